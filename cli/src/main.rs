@@ -1,0 +1,2 @@
+//! The robeing command line.
+fn main() {}

@@ -1,0 +1,33 @@
+//! The replicated state machine of a fleet: agents, tasks and their scheduling.
+//!
+//! Pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random number and iterates nothing
+//! in an unordered way, so that the same log gives the same state on every coordinator, byte for byte.
+
+mod agent;
+mod codec;
+mod command;
+mod effect;
+mod fleet;
+mod ids;
+pub mod limits;
+mod query;
+mod queue;
+mod reply;
+mod scheduler;
+mod scoring;
+mod task;
+mod timers;
+
+pub use agent::{Agent, AgentState, Held, HeldState, PoolView, TrackRecord};
+pub use codec::{CodecError, decode_command, decode_reply, encode_command, encode_reply};
+pub use command::{
+    AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy, Role,
+    SubmitTask, Weights,
+};
+pub use effect::{CancelCause, Effect};
+pub use fleet::{FLEET_VERSION, Fleet, Totals};
+pub use ids::{AgentId, SessionId, TaskId, UnixMillis};
+pub use query::{TaskFilter, TaskPage};
+pub use reply::{Refusal, Reply, StaleReason};
+pub use scoring::ScoreTerms;
+pub use task::{Attempt, AttemptEnd, Task, TaskState};

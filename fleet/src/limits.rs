@@ -1,0 +1,44 @@
+//! Every bound of the state machine, with its default where it can be set.
+
+/// Largest input or output, bytes.
+pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
+/// Longest kind, specialization, submitter, agent name, pool name, address or version, bytes.
+pub const MAX_NAME_BYTES: usize = 253;
+/// Longest idempotency key, bytes.
+pub const MAX_KEY_BYTES: usize = 512;
+/// Longest failure message, cancel reason or tail of stderr that is kept, bytes.
+pub const MAX_TEXT_BYTES: usize = 8 * 1024;
+/// Specializations of one agent.
+pub const MAX_SPECIALIZATIONS: usize = 16;
+/// Slots of one agent.
+pub const MAX_SLOTS: u32 = 4096;
+/// Agents of a fleet, the remembered lost ones included.
+pub const MAX_AGENTS: u32 = 20_000;
+/// Attempts a retry policy may allow.
+pub const MAX_ATTEMPTS: u32 = 1_000;
+/// Attempts kept with a task for reading, newest last.
+pub const MAX_KEPT_ATTEMPTS: usize = 16;
+/// Longest duration a task or the configuration may name, ms: 366 days.
+pub const MAX_DURATION_MS: u64 = 366 * 24 * 3600 * 1000;
+/// Kinds whose mean duration is remembered for relative speed; the one not seen for longest makes room.
+pub const MAX_TIMED_KINDS: usize = 256;
+/// Tasks a page of a listing may have.
+pub const MAX_PAGE: usize = 1_000;
+/// Default of `FleetConfig::max_queued`.
+pub const DEFAULT_MAX_QUEUED: u32 = 100_000;
+/// Default of `FleetConfig::max_tasks`.
+pub const DEFAULT_MAX_TASKS: u32 = 1_000_000;
+/// Default of `FleetConfig::max_bytes`: 1 GiB.
+pub const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// Default of `FleetConfig::result_ttl`, ms: one hour.
+pub const DEFAULT_RESULT_TTL_MS: u64 = 3600 * 1000;
+/// Default of `FleetConfig::lost_agent_ttl`, ms: ten minutes.
+pub const DEFAULT_LOST_AGENT_TTL_MS: u64 = 600 * 1000;
+/// Default attempts of a task.
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
+/// Default pause before the second attempt, ms.
+pub const DEFAULT_INITIAL_BACKOFF_MS: u64 = 1_000;
+/// Default longest pause, ms.
+pub const DEFAULT_MAX_BACKOFF_MS: u64 = 60_000;
+/// Default growth of the pause, percent.
+pub const DEFAULT_MULTIPLIER_PERCENT: u32 = 200;
