@@ -1,0 +1,219 @@
+//! Files, as few operations on them as the log, the snapshots and the node's identity need. Each completes only when the
+//! operating system has done it; only what is named `sync` is durable.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::fcntl::{Flock, FlockArg};
+
+/// A file system.
+#[async_trait]
+pub trait Disk: Send + Sync + 'static {
+    /// Makes a directory and those above it; one that exists is fine.
+    async fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Names of the files in a directory, sorted.
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Opens a file for reading and writing; `create` makes an empty one when missing.
+    async fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>>;
+    /// The whole of a file.
+    async fn read(&self, path: &Path) -> io::Result<Bytes>;
+    /// Renames over whatever is there. Durable after [`Disk::sync_dir`].
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file. Durable after [`Disk::sync_dir`].
+    async fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes what was created, renamed or removed in a directory durable.
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Locks a file against other processes until the lock is dropped. `WouldBlock`: somebody has it.
+    async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
+
+    /// Writes a file so that a crash leaves the old content or the new, never a part: written aside, synced, renamed,
+    /// directory synced.
+    async fn write_atomic(&self, path: &Path, content: Bytes) -> io::Result<()> {
+        let aside = path.with_extension("tmp");
+        match self.remove(&aside).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = self.open(&aside, true).await?;
+        file.write_at_and_sync(0, content).await?;
+        self.rename(&aside, path).await?;
+        match path.parent() {
+            Some(dir) => self.sync_dir(dir).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// An open file.
+#[async_trait]
+pub trait DiskFile: Send + Sync + 'static {
+    /// Writes all of `data` at `offset` and makes it durable (`fdatasync`).
+    async fn write_at_and_sync(&self, offset: u64, data: Bytes) -> io::Result<()>;
+    /// Reads `len` bytes at `offset`; fewer at the end of the file.
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// Its length, bytes.
+    async fn len(&self) -> io::Result<u64>;
+    /// Fills the file with zeros up to `len` and makes that durable, so that later writes within it change no metadata and
+    /// sync in half the time.
+    async fn fill_to(&self, len: u64) -> io::Result<()>;
+}
+
+/// A lock on a file, released when dropped.
+pub trait DiskLock: Send + Sync + 'static {}
+
+/// The real file system. Blocking calls run on tokio's blocking threads.
+pub struct FileSystem;
+
+struct OpenFile(Arc<fs::File>);
+struct FileLock(#[expect(dead_code, reason = "held for its drop")] Flock<fs::File>);
+
+impl DiskLock for FileLock {}
+
+/// How much of a file [`DiskFile::fill_to`] writes at once, bytes.
+const FILL_CHUNK: usize = 256 * 1024;
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(io::Error::other(format!("a file operation did not finish: {e}"))),
+    }
+}
+
+/// Says which path an error is about, which the operating system does not.
+fn at(path: &Path, verb: &str, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot {verb} {}: {e}", path.display()))
+}
+
+#[async_trait]
+impl Disk for FileSystem {
+    async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_path_buf();
+        blocking(move || fs::create_dir_all(&dir).map_err(|e| at(&dir, "create directory", e))).await
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let dir = dir.to_path_buf();
+        blocking(move || {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&dir).map_err(|e| at(&dir, "list directory", e))? {
+                if let Ok(name) = entry?.file_name().into_string() {
+                    names.push(name);
+                }
+            }
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
+
+    async fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        let path = path.to_path_buf();
+        blocking(move || {
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(create)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|e| at(&path, "open", e))?;
+            Ok(Arc::new(OpenFile(Arc::new(file))) as Arc<dyn DiskFile>)
+        })
+        .await
+    }
+
+    async fn read(&self, path: &Path) -> io::Result<Bytes> {
+        let path = path.to_path_buf();
+        blocking(move || fs::read(&path).map(Bytes::from).map_err(|e| at(&path, "read", e))).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_path_buf(), to.to_path_buf());
+        blocking(move || fs::rename(&from, &to).map_err(|e| at(&from, "rename", e))).await
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_path_buf();
+        blocking(move || fs::remove_file(&path).map_err(|e| at(&path, "remove", e))).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_path_buf();
+        blocking(move || fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(|e| at(&dir, "sync directory", e))).await
+    }
+
+    async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let path: PathBuf = path.to_path_buf();
+        blocking(move || {
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|e| at(&path, "open", e))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => Ok(Box::new(FileLock(lock)) as Box<dyn DiskLock>),
+                Err((_, errno)) => Err(at(&path, "lock", errno.into())),
+            }
+        })
+        .await
+    }
+}
+
+
+#[async_trait]
+impl DiskFile for OpenFile {
+    async fn write_at_and_sync(&self, offset: u64, data: Bytes) -> io::Result<()> {
+        let file = Arc::clone(&self.0);
+        blocking(move || {
+            file.write_all_at(&data, offset)?;
+            file.sync_data()
+        })
+        .await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let file = Arc::clone(&self.0);
+        blocking(move || {
+            let mut buffer = vec![0; len];
+            let mut filled = 0;
+            while filled < len {
+                match file.read_at(&mut buffer[filled..], offset + filled as u64)? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            buffer.truncate(filled);
+            Ok(Bytes::from(buffer))
+        })
+        .await
+    }
+
+    async fn len(&self) -> io::Result<u64> {
+        let file = Arc::clone(&self.0);
+        blocking(move || Ok(file.metadata()?.len())).await
+    }
+
+    async fn fill_to(&self, len: u64) -> io::Result<()> {
+        let file = Arc::clone(&self.0);
+        blocking(move || {
+            let zeros = vec![0; FILL_CHUNK];
+            let mut offset = file.metadata()?.len();
+            while offset < len {
+                let n = zeros.len().min((len - offset) as usize);
+                file.write_all_at(&zeros[..n], offset)?;
+                offset += n as u64;
+            }
+            file.sync_all()
+        })
+        .await
+    }
+}

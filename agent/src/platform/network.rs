@@ -1,0 +1,128 @@
+//! Sockets. Addresses are strings (`host:port`), resolved at each connect, since pods come back with other addresses.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+use tonic::transport::server::Connected;
+
+/// A byte stream in both directions.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// Something that makes connections and listeners.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Connects to `host:port`. No deadline of its own.
+    async fn connect(&self, address: &str) -> io::Result<Connection>;
+    /// Listens on `host:port`; port 0 picks a free one.
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>>;
+}
+
+/// Something that accepts connections.
+#[async_trait]
+pub trait Listener: Send + 'static {
+    /// The next connection. Cancellation-safe.
+    async fn accept(&mut self) -> io::Result<Connection>;
+    /// Where it listens, with the real port.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// One established connection.
+pub struct Connection {
+    io: Box<dyn Io>,
+    /// The other side.
+    pub peer: Option<SocketAddr>,
+}
+
+impl Connection {
+    /// Wraps a stream.
+    pub fn new(io: impl Io, peer: Option<SocketAddr>) -> Self {
+        Self { io: Box::new(io), peer }
+    }
+}
+
+/// What request handlers can learn of the connection a request came on.
+#[derive(Clone, Debug)]
+pub struct ConnectInfo {
+    /// The other side.
+    pub peer: Option<SocketAddr>,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectInfo;
+
+    fn connect_info(&self) -> ConnectInfo {
+        ConnectInfo { peer: self.peer }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// TCP, without Nagle's delay.
+pub struct TcpNetwork;
+
+#[async_trait]
+impl Network for TcpNetwork {
+    async fn connect(&self, address: &str) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let peer = stream.peer_addr().ok();
+        Ok(Connection::new(stream, peer))
+    }
+
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
+        Ok(Box::new(TcpListener::bind(address).await?))
+    }
+}
+
+#[async_trait]
+impl Listener for TcpListener {
+    async fn accept(&mut self) -> io::Result<Connection> {
+        let (stream, peer) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection::new(stream, Some(peer)))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpListener::local_addr(self)
+    }
+}

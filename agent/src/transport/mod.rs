@@ -1,0 +1,153 @@
+//! Every gRPC channel and every listener of this crate is made here, on the network it is given, so that what holds for all
+//! of them (deadlines, keep-alive, windows, limits, and who may connect at all) is said once.
+
+mod incoming;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use robeing_proto::MAX_MESSAGE_BYTES;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Channel, Endpoint, Server, Uri},
+};
+
+use crate::platform::{Listener, Network};
+
+/// The longest a connection may take to be established.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a connection with open calls is asked whether it still works.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it has to answer.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes in flight on one stream; on one connection it is four times as many.
+pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// Connections a listener holds at once; further ones wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Calls at once on one connection.
+pub const MAX_STREAMS_PER_CONNECTION: u32 = 1_024;
+/// Header bytes of one call.
+pub const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// How long open calls may go on after a server was asked to stop.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// An address that gRPC cannot be spoken to.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is not an address: give host:port")]
+pub struct BadAddress {
+    /// What was given.
+    pub address: String,
+}
+
+/// Makes channels and listeners on one network. Cheap to clone.
+#[derive(Clone)]
+pub struct Transport {
+    network: Arc<dyn Network>,
+}
+
+impl Transport {
+    /// On this network.
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        Self { network }
+    }
+
+    /// A channel to `host:port`. It connects when first used, and again whenever the connection was lost.
+    pub fn channel(&self, address: &str) -> Result<Channel, BadAddress> {
+        let bad = || BadAddress { address: address.to_owned() };
+        let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(bad());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|_| bad())?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * 4);
+        let (network, target) = (Arc::clone(&self.network), address.to_owned());
+        let connector = tower::service_fn(move |_: Uri| {
+            let (network, target) = (Arc::clone(&network), target.clone());
+            async move { network.connect(&target).await.map(TokioIo::new) }
+        });
+        Ok(endpoint.connect_with_connector_lazy(connector))
+    }
+
+    /// Whether a process listens at `host:port`: `Some(false)` when the host answers that none does, `None` when there is no
+    /// answer within the time.
+    pub async fn probe(&self, address: &str, within: Duration) -> Option<bool> {
+        match tokio::time::timeout(within, self.network.connect(address)).await {
+            Ok(Ok(_)) => Some(true),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Some(false),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// Listens on `host:port`.
+    ///
+    /// # Errors
+    /// What the operating system says, with the address.
+    pub async fn bind(&self, address: &str) -> io::Result<Bound> {
+        let listener = self
+            .network
+            .listen(address)
+            .await
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
+        Ok(Bound { listener })
+    }
+}
+
+/// A listener that serves nothing yet.
+pub struct Bound {
+    listener: Box<dyn Listener>,
+}
+
+impl Bound {
+    /// Where it listens, with the real port.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The listener itself, for a protocol other than gRPC.
+    pub fn into_listener(self) -> Box<dyn Listener> {
+        self.listener
+    }
+
+    /// Serves gRPC until `stop` is cancelled and open calls have ended, or [`SHUTDOWN_GRACE`] has passed.
+    pub async fn serve(self, routes: Routes, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * 4)
+            .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming::accepted(self.listener), stop.clone().cancelled_owned());
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(SHUTDOWN_GRACE).await;
+        };
+        tokio::select! {
+            served = server => served,
+            () = overdue => Ok(()),
+        }
+    }
+}
+
+/// Gives a generated client or server the message limits that hold everywhere.
+#[macro_export]
+macro_rules! limited {
+    ($service:expr) => {
+        $service
+            .max_decoding_message_size($crate::transport::message_limit())
+            .max_encoding_message_size($crate::transport::message_limit())
+    };
+}
+
+/// The largest message, bytes.
+pub const fn message_limit() -> usize {
+    MAX_MESSAGE_BYTES
+}
