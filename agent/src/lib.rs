@@ -1,4 +1,6 @@
 //! The one agent binary of Robeing: coordinator, agent session and executors.
 
+pub mod config;
 pub mod platform;
+pub mod telemetry;
 pub mod transport;

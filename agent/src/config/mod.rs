@@ -1,0 +1,5 @@
+//! What a process of this crate is told at its start, by flags and environment. Knows names and forms; starts nothing.
+
+mod coordinator;
+
+pub use coordinator::*;
