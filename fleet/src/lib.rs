@@ -4,30 +4,41 @@
 //! in an unordered way, so that the same log gives the same state on every coordinator, byte for byte.
 
 mod agent;
+mod attempts;
+mod audit;
 mod codec;
 mod command;
+mod config;
+mod due;
 mod effect;
 mod fleet;
 mod ids;
+mod indexes;
 pub mod limits;
 mod query;
 mod queue;
 mod reply;
 mod scheduler;
 mod scoring;
+mod sessions;
+mod submission;
 mod task;
 mod timers;
+mod timings;
 
-pub use agent::{Agent, AgentState, Held, HeldState, PoolView, TrackRecord};
-pub use codec::{CodecError, decode_command, decode_reply, encode_command, encode_reply};
+pub use agent::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
+pub use codec::{
+    CodecError, decode_command, decode_reply, encode_command, encode_reply, take_command,
+    take_reply,
+};
 pub use command::{
-    AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy, Role,
-    SubmitTask, Weights,
+    AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome,
+    PoolShape, RetryPolicy, Role, SubmitTask, Weights,
 };
 pub use effect::{CancelCause, Effect};
 pub use fleet::{FLEET_VERSION, Fleet, Totals};
 pub use ids::{AgentId, SessionId, TaskId, UnixMillis};
-pub use query::{TaskFilter, TaskPage};
+pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use scoring::ScoreTerms;
 pub use task::{Attempt, AttemptEnd, Task, TaskState};

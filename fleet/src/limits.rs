@@ -42,3 +42,19 @@ pub const DEFAULT_INITIAL_BACKOFF_MS: u64 = 1_000;
 pub const DEFAULT_MAX_BACKOFF_MS: u64 = 60_000;
 /// Default growth of the pause, percent.
 pub const DEFAULT_MULTIPLIER_PERCENT: u32 = 200;
+/// Highest priority; the lowest is 1.
+pub const MAX_PRIORITY: u8 = 10;
+/// Largest growth of the pause between attempts, percent.
+pub const MAX_MULTIPLIER_PERCENT: u32 = 10_000;
+/// Largest weight of a score's term, either way, points.
+pub const MAX_WEIGHT: i32 = 1_000_000;
+/// How long after an attempt's own time the coordinators end it themselves, ms; an agent ends it in time and says so.
+pub const ATTEMPT_GRACE_MS: u64 = 5_000;
+/// Hand-backs of one task at no cost; further ones count as attempts, so that no task goes round for ever.
+pub const MAX_FREE_HAND_BACKS: u32 = 100;
+/// Timers that one command fires at most; what is due beyond that waits for the next command.
+pub const MAX_FIRINGS: usize = 10_000;
+/// Tasks that one call of a listing looks at; a page may be short, even empty, and still have a next one.
+pub const MAX_SCANNED: usize = 100_000;
+/// Latest time the state machine knows, ms: the end of the year 9999. Later times are taken as this one.
+pub const MAX_TIME_MS: u64 = 253_402_300_799_999;

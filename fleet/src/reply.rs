@@ -56,19 +56,25 @@ pub enum Refusal {
         limit: u32,
     },
     /// Too many tasks kept.
-    #[error("{limit} tasks are kept, which is the limit; submit again when results have expired, or use a shorter result TTL")]
+    #[error(
+        "{limit} tasks are kept, which is the limit; submit again when results have expired, or use a shorter result TTL"
+    )]
     TooManyTasks {
         /// The limit.
         limit: u32,
     },
     /// Too many bytes kept.
-    #[error("inputs and results fill {limit} bytes, which is the limit; submit again when results have expired")]
+    #[error(
+        "inputs and results fill {limit} bytes, which is the limit; submit again when results have expired"
+    )]
     StorageFull {
         /// The limit.
         limit: u64,
     },
     /// Input over the limit.
-    #[error("the input has {bytes} bytes, the limit is {limit}; store it elsewhere and submit a reference")]
+    #[error(
+        "the input has {bytes} bytes, the limit is {limit}; store it elsewhere and submit a reference"
+    )]
     InputTooLarge {
         /// Its size.
         bytes: u64,
@@ -84,7 +90,9 @@ pub enum Refusal {
         problem: String,
     },
     /// The id or key belongs to a task with other content.
-    #[error("{what} belongs to task {task}, which was submitted with another kind or input; use a new one")]
+    #[error(
+        "{what} belongs to task {task}, which was submitted with another kind or input; use a new one"
+    )]
     Conflict {
         /// "the id" or "the idempotency key".
         what: String,
@@ -107,7 +115,9 @@ pub enum Refusal {
     #[error("the session is over or belongs to another process")]
     StaleSession,
     /// The version can't be taken.
-    #[error("fleet version {asked} can't be taken: this fleet is at {current} and this coordinator knows up to {known}")]
+    #[error(
+        "fleet version {asked} can't be taken: this fleet is at {current} and this coordinator knows up to {known}"
+    )]
     Version {
         /// Asked for.
         asked: u32,

@@ -1,0 +1,385 @@
+//! The course of attempts: assigning, completing, cancelling, running out of time, trying again.
+
+use bytes::Bytes;
+
+use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES};
+use crate::scoring::score;
+use crate::{
+    Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure,
+    FailureKind, Fleet, HeldState, Outcome, Refusal, Reply, StaleReason, Task, TaskId, TaskState,
+    UnixMillis, Weights,
+};
+
+/// The attempt that begins when `agent`, as it is, gets `task`.
+fn attempt_of(
+    task: &Task,
+    agent: &Agent,
+    candidates: u32,
+    weights: &Weights,
+    now: UnixMillis,
+) -> Attempt {
+    let matched = agent.has_specialization(task.needs().domain);
+    Attempt {
+        number: task.next_attempt(),
+        agent: agent.id,
+        agent_name: agent.name.clone(),
+        session: agent.session,
+        assigned_at: now,
+        ended_at: None,
+        end: None,
+        score: score(weights, agent, matched),
+        candidates,
+        failure: None,
+    }
+}
+
+fn assignment(task: &Task, attempt: &Attempt) -> Effect {
+    Effect::Assign {
+        agent: attempt.agent,
+        session: attempt.session,
+        task: task.id,
+        attempt: attempt.number,
+    }
+}
+
+/// Cuts `text` to [`MAX_TEXT_BYTES`] at a character's edge: its end if `tail`, else its beginning.
+fn cut(text: &mut String, tail: bool) {
+    if text.len() <= MAX_TEXT_BYTES {
+        return;
+    }
+    if tail {
+        let mut from = text.len() - MAX_TEXT_BYTES;
+        while !text.is_char_boundary(from) {
+            from += 1;
+        }
+        text.drain(..from);
+    } else {
+        let mut to = MAX_TEXT_BYTES;
+        while !text.is_char_boundary(to) {
+            to -= 1;
+        }
+        text.truncate(to);
+    }
+}
+
+pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
+    Failure {
+        kind,
+        message: message.to_owned(),
+        code: None,
+        stderr_tail: String::new(),
+        retryable,
+    }
+}
+
+impl Fleet {
+    /// Gives a task that is not in the state yet to the best agent, if there is one with a free slot.
+    pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
+        let weights = self.state.config.weights;
+        let Some(id) = self.indexes.free.best(task.needs(), &weights) else {
+            return;
+        };
+        let candidates = self.indexes.free.count(task.needs());
+        let now = self.state.now;
+        let key = (task.id, task.next_attempt());
+        let attempt = self.change_work(id, |agent| {
+            let attempt = attempt_of(task, agent, candidates, &weights, now);
+            agent.held.insert(key, HeldState::Active);
+            attempt
+        });
+        let Some(attempt) = attempt else { return };
+        effects.push(assignment(task, &attempt));
+        task.begin_attempt(attempt);
+    }
+
+    /// Gives a queued task to the best agent, if it is ready and there is one with a free slot.
+    pub(crate) fn place(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+        let weights = &self.state.config.weights;
+        let best = self
+            .state
+            .tasks
+            .get(&seq)
+            .filter(|task| task.is_ready())
+            .and_then(|task| self.indexes.free.best(task.needs(), weights));
+        if let Some(agent) = best {
+            self.assign(seq, agent, effects);
+        }
+    }
+
+    /// Gives `agent` what is queued for it, for as long as it has a free slot.
+    pub(crate) fn pull(&mut self, agent: AgentId, effects: &mut Vec<Effect>) {
+        while let Some(next) = self
+            .state
+            .agents
+            .get(&agent)
+            .filter(|a| a.free_slots() > 0)
+            .and_then(|a| self.indexes.queue.next_for(a))
+        {
+            self.assign(next, agent, effects);
+        }
+    }
+
+    /// Gives a ready task to an agent with a free slot.
+    fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
+        let now = self.state.now;
+        let weights = self.state.config.weights;
+        let (Some(task), Some(agent)) = (self.state.tasks.get(&seq), self.state.agents.get(&id))
+        else {
+            return;
+        };
+        let candidates = self.indexes.free.count(task.needs());
+        let attempt = attempt_of(task, agent, candidates, &weights, now);
+        effects.push(assignment(task, &attempt));
+        let key = (task.id, attempt.number);
+        self.change_work(id, |agent| agent.held.insert(key, HeldState::Active));
+        self.change_task(seq, |task| task.begin_attempt(attempt));
+    }
+
+    pub(crate) fn complete(&mut self, completion: Completion, effects: &mut Vec<Effect>) -> Reply {
+        let Completion {
+            agent: id,
+            session,
+            task,
+            attempt,
+            ran_us,
+            outcome,
+        } = completion;
+        let agent = self.state.agents.get(&id);
+        let in_session = agent.filter(|a| a.session == session && a.state != AgentState::Lost);
+        let Some(agent) = in_session else {
+            return self.stale(StaleReason::SessionEnded);
+        };
+        match agent.held.get(&(task, attempt)) {
+            Some(HeldState::Active) => {}
+            Some(HeldState::Stopping) => {
+                self.change_agent(id, |a| a.held.remove(&(task, attempt)));
+                self.pull(id, effects);
+                if matches!(outcome, Outcome::Stopped | Outcome::HandedBack) {
+                    return Reply::Done;
+                }
+                return self.stale(self.why_stale(task));
+            }
+            None => return self.stale(self.why_stale(task)),
+        }
+        let Some(seq) = self.indexes.ids.get(&task).copied() else {
+            return self.stale(StaleReason::UnknownTask);
+        };
+        match outcome {
+            Outcome::Succeeded(output) if output.len() <= MAX_INPUT_BYTES => {
+                self.succeeded(seq, id, (task, attempt), ran_us, output, effects);
+            }
+            Outcome::Succeeded(output) => {
+                let message = format!(
+                    "the output has {} bytes, the limit is {MAX_INPUT_BYTES}; store it elsewhere and return a reference",
+                    output.len()
+                );
+                let failure = own_failure(FailureKind::OutputTooLarge, &message, false);
+                self.failed(seq, id, (task, attempt), failure, effects);
+            }
+            Outcome::Failed(failure) => self.failed(seq, id, (task, attempt), failure, effects),
+            Outcome::Stopped | Outcome::HandedBack => {
+                self.change_work(id, |agent| agent.held.remove(&(task, attempt)));
+                self.give_back(seq, effects);
+                self.pull(id, effects);
+                self.place(seq, effects);
+            }
+        }
+        Reply::Completed
+    }
+
+    fn stale(&mut self, reason: StaleReason) -> Reply {
+        let refused = &mut self.state.totals.stale_refused;
+        *refused = refused.saturating_add(1);
+        Reply::Stale(reason)
+    }
+
+    fn why_stale(&self, task: TaskId) -> StaleReason {
+        match self.task(task) {
+            None => StaleReason::UnknownTask,
+            Some(task) if task.state.is_final() => StaleReason::Finished,
+            Some(_) => StaleReason::NotCurrent,
+        }
+    }
+
+    fn succeeded(
+        &mut self,
+        seq: u64,
+        id: AgentId,
+        held: (TaskId, u32),
+        ran_us: u64,
+        output: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let speed = match self.state.tasks.get(&seq) {
+            Some(task) => self
+                .state
+                .kinds
+                .note(&task.kind, ran_us, self.state.revision),
+            None => return,
+        };
+        self.finish(seq, TaskState::Succeeded, effects, |task, now| {
+            task.end_attempt(now, AttemptEnd::Succeeded, None);
+            task.output = Some(output);
+            task.finish(now, TaskState::Succeeded, None);
+        });
+        self.change_work(id, |agent| {
+            agent.held.remove(&held);
+            agent.record.note_success(speed);
+        });
+        self.pull(id, effects);
+    }
+
+    fn failed(
+        &mut self,
+        seq: u64,
+        id: AgentId,
+        held: (TaskId, u32),
+        mut failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        cut(&mut failure.message, false);
+        cut(&mut failure.stderr_tail, true);
+        let counts = failure.kind != FailureKind::Deadline;
+        self.change_work(id, |agent| {
+            agent.held.remove(&held);
+            if counts {
+                agent.record.note_failure(1);
+            }
+        });
+        let end = match failure.kind {
+            FailureKind::TimedOut | FailureKind::Deadline => AttemptEnd::TimedOut,
+            _ => AttemptEnd::Failed,
+        };
+        self.fail_attempt(seq, end, failure, effects);
+        self.pull(id, effects);
+        self.place(seq, effects);
+    }
+
+    /// Ends the current attempt with a failure: the task waits for its next attempt, or ends if there is none.
+    pub(crate) fn fail_attempt(
+        &mut self,
+        seq: u64,
+        end: AttemptEnd,
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(task) = self.state.tasks.get(&seq) else {
+            return;
+        };
+        let again = failure.retryable && failure.kind != FailureKind::Deadline;
+        if again && !task.is_used_up() {
+            let now = self.state.now;
+            let pause = task.retry.backoff(task.attempts_used);
+            self.change_task(seq, |task| {
+                task.end_attempt(now, end, Some(failure));
+                task.requeue(now, pause);
+            });
+            return;
+        }
+        let unanswered = again && matches!(end, AttemptEnd::TimedOut | AttemptEnd::Lost);
+        let state = if unanswered {
+            TaskState::DeadLettered
+        } else {
+            TaskState::Failed
+        };
+        self.finish(seq, state, effects, |task, now| {
+            task.end_attempt(now, end, Some(failure.clone()));
+            task.finish(now, state, Some(failure));
+        });
+    }
+
+    /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
+    pub(crate) fn lose_attempt(
+        &mut self,
+        seq: u64,
+        message: &str,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let failure = own_failure(FailureKind::AgentLost, message, true);
+        let Some(task) = self.state.tasks.get(&seq) else {
+            return false;
+        };
+        if task.is_used_up() {
+            self.fail_attempt(seq, AttemptEnd::Lost, failure, effects);
+            return false;
+        }
+        let now = self.state.now;
+        self.change_task(seq, |task| {
+            task.end_attempt(now, AttemptEnd::Lost, Some(failure));
+            task.requeue(now, 0);
+        });
+        true
+    }
+
+    /// The current attempt was handed back: the task is queued again at its old place, at no cost unless it goes round for
+    /// ever.
+    pub(crate) fn give_back(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+        let Some(task) = self.state.tasks.get(&seq) else {
+            return;
+        };
+        let free = task.hand_backs < MAX_FREE_HAND_BACKS;
+        if !free && task.is_used_up() {
+            let message = "every agent that got it handed it back unfinished";
+            let failure = own_failure(FailureKind::Internal, message, true);
+            self.fail_attempt(seq, AttemptEnd::Lost, failure, effects);
+            return;
+        }
+        let now = self.state.now;
+        self.change_task(seq, |task| {
+            task.hand_backs = task.hand_backs.saturating_add(1);
+            if free {
+                task.attempts_used = task.attempts_used.saturating_sub(1);
+            }
+            task.end_attempt(now, AttemptEnd::HandedBack, None);
+            task.requeue(now, 0);
+        });
+    }
+
+    pub(crate) fn cancel(
+        &mut self,
+        id: TaskId,
+        mut reason: String,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        let known = self.indexes.ids.get(&id).copied();
+        let state = self.task(id).map(|task| task.state);
+        let (Some(seq), Some(state)) = (known, state) else {
+            return Reply::Refused(Refusal::UnknownTask { task: id });
+        };
+        if state.is_final() {
+            return Reply::Cancelled(state);
+        }
+        cut(&mut reason, false);
+        self.stop_current(seq, CancelCause::Cancelled, effects);
+        self.finish(seq, TaskState::Cancelled, effects, |task, now| {
+            task.end_attempt(now, AttemptEnd::Cancelled, None);
+            task.cancel_reason = Some(reason);
+            task.finish(now, TaskState::Cancelled, None);
+        });
+        Reply::Cancelled(TaskState::Cancelled)
+    }
+
+    /// Tells the agent of the current attempt, if there is one, to stop it. Its slot stays taken until it says so.
+    pub(crate) fn stop_current(&mut self, seq: u64, cause: CancelCause, effects: &mut Vec<Effect>) {
+        let Some(task) = self.state.tasks.get(&seq) else {
+            return;
+        };
+        let Some(current) = task.current() else {
+            return;
+        };
+        let (id, session, key) = (current.agent, current.session, (task.id, current.number));
+        self.change_agent(id, |agent| {
+            agent.held.insert(key, HeldState::Stopping);
+            if cause == CancelCause::TimedOut {
+                agent.record.note_failure(1);
+            }
+        });
+        effects.push(Effect::Stop {
+            agent: id,
+            session,
+            task: key.0,
+            attempt: key.1,
+            cause,
+        });
+    }
+}

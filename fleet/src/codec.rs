@@ -1,0 +1,131 @@
+//! Bytes of commands, replies and the whole fleet.
+//!
+//! Each starts with a format byte; what follows is postcard. Old logs and snapshots must stay readable, so within a format
+//! an enum only grows at its end and a struct never changes: a new field is a new variant, or a new format.
+
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::State;
+use crate::{Command, FLEET_VERSION, Fleet, Reply, audit};
+
+/// Of commands and replies.
+const MESSAGE_FORMAT: u8 = 1;
+/// Of snapshots.
+const SNAPSHOT_FORMAT: u8 = 1;
+
+/// Why bytes can't be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CodecError {
+    /// A newer binary wrote them, or they are none of ours.
+    #[error("unknown format {0} of a {1}; a newer version of this program may read it")]
+    Format(u8, &'static str),
+    /// They break off, or say nothing sensible.
+    #[error("malformed {0}: {1}")]
+    Malformed(&'static str, postcard::Error),
+    /// Something follows.
+    #[error("{0} bytes follow the end of a {1}")]
+    Trailing(usize, &'static str),
+    /// The state was changed by rules that this binary does not know.
+    #[error(
+        "the snapshot is of fleet version {found}, this program knows up to {known}; use a newer one"
+    )]
+    Version {
+        /// Of the snapshot.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// Well-formed, but not the state of any fleet.
+    #[error("the snapshot contradicts itself: {0}")]
+    Inconsistent(String),
+}
+
+fn encode(format: u8, value: &impl Serialize, out: &mut Vec<u8>) {
+    out.push(format);
+    let written = postcard::to_extend(value, std::mem::take(out));
+    *out = written.expect("a vector takes any bytes, and no type here has an unknown length");
+}
+
+fn take<'a, T: Deserialize<'a>>(
+    format: u8,
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<(T, &'a [u8]), CodecError> {
+    let Some((first, rest)) = bytes.split_first() else {
+        let end = postcard::Error::DeserializeUnexpectedEnd;
+        return Err(CodecError::Malformed(what, end));
+    };
+    if *first != format {
+        return Err(CodecError::Format(*first, what));
+    }
+    postcard::take_from_bytes(rest).map_err(|e| CodecError::Malformed(what, e))
+}
+
+fn decode<'a, T: Deserialize<'a>>(
+    format: u8,
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, CodecError> {
+    let (value, rest) = take(format, what, bytes)?;
+    match rest.len() {
+        0 => Ok(value),
+        more => Err(CodecError::Trailing(more, what)),
+    }
+}
+
+/// Appends a command.
+pub fn encode_command(command: &Command, out: &mut Vec<u8>) {
+    encode(MESSAGE_FORMAT, command, out);
+}
+
+/// Reads a command that fills `bytes`.
+pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
+    decode(MESSAGE_FORMAT, "command", bytes)
+}
+
+/// Reads the command at the start of `bytes`, and gives what follows it.
+pub fn take_command(bytes: &[u8]) -> Result<(Command, &[u8]), CodecError> {
+    take(MESSAGE_FORMAT, "command", bytes)
+}
+
+/// Appends a reply.
+pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
+    encode(MESSAGE_FORMAT, reply, out);
+}
+
+/// Reads a reply that fills `bytes`.
+pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
+    decode(MESSAGE_FORMAT, "reply", bytes)
+}
+
+/// Reads the reply at the start of `bytes`, and gives what follows it.
+pub fn take_reply(bytes: &[u8]) -> Result<(Reply, &[u8]), CodecError> {
+    take(MESSAGE_FORMAT, "reply", bytes)
+}
+
+impl Fleet {
+    /// The whole state in canonical form: equal states give equal bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(1024 + self.stored_bytes() as usize);
+        encode(SNAPSHOT_FORMAT, &self.state, &mut out);
+        out
+    }
+
+    /// Reads what [`Fleet::encode`] gave. Anything else is refused, whatever it is.
+    pub fn decode(bytes: &[u8]) -> Result<Fleet, CodecError> {
+        let state: State = decode(SNAPSHOT_FORMAT, "snapshot", bytes)?;
+        if state.version > FLEET_VERSION {
+            return Err(CodecError::Version {
+                found: state.version,
+                known: FLEET_VERSION,
+            });
+        }
+        audit::check_state(&state).map_err(CodecError::Inconsistent)?;
+        Ok(Fleet::from_state(state))
+    }
+
+    /// CRC-32C of the canonical form.
+    pub fn checksum(&self) -> u32 {
+        crc32c::crc32c(&self.encode())
+    }
+}

@@ -1,0 +1,130 @@
+//! Defaults and bounds of what a fleet is configured with.
+
+use crate::limits::*;
+use crate::{FleetConfig, Refusal, RetryPolicy, Weights};
+
+impl Default for Weights {
+    fn default() -> Self {
+        Weights {
+            specialization: 50,
+            load: -10,
+            performance: 20,
+        }
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        RetryPolicy {
+            max_attempts: DEFAULT_MAX_ATTEMPTS,
+            initial_backoff: DEFAULT_INITIAL_BACKOFF_MS,
+            max_backoff: DEFAULT_MAX_BACKOFF_MS,
+            multiplier_percent: DEFAULT_MULTIPLIER_PERCENT,
+        }
+    }
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        FleetConfig {
+            weights: Weights::default(),
+            retry: RetryPolicy::default(),
+            result_ttl: DEFAULT_RESULT_TTL_MS,
+            max_queued: DEFAULT_MAX_QUEUED,
+            max_tasks: DEFAULT_MAX_TASKS,
+            max_bytes: DEFAULT_MAX_BYTES,
+            lost_agent_ttl: DEFAULT_LOST_AGENT_TTL_MS,
+        }
+    }
+}
+
+pub(crate) fn invalid(field: &str, problem: impl Into<String>) -> Refusal {
+    Refusal::Invalid {
+        field: field.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+/// Refuses a duration in milliseconds that is under `least` or over [`MAX_DURATION_MS`].
+pub(crate) fn check_duration(field: &str, value: Option<u64>, least: u64) -> Result<(), Refusal> {
+    match value {
+        Some(ms) if ms < least => Err(invalid(field, format!("must be at least {least} ms"))),
+        Some(ms) if ms > MAX_DURATION_MS => Err(invalid(
+            field,
+            format!("is {ms} ms, the most is {MAX_DURATION_MS} ms (366 days)"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a name that is over [`MAX_NAME_BYTES`], or empty.
+pub(crate) fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
+    if value.is_empty() {
+        return Err(invalid(field, "must not be empty"));
+    }
+    check_length(field, value, MAX_NAME_BYTES)
+}
+
+/// Refuses a text that is over `most` bytes.
+pub(crate) fn check_length(field: &str, value: &str, most: usize) -> Result<(), Refusal> {
+    if value.len() > most {
+        let problem = format!("has {} bytes, the most is {most}", value.len());
+        return Err(invalid(field, problem));
+    }
+    Ok(())
+}
+
+fn check_weight(field: &str, value: i32, least: i32) -> Result<(), Refusal> {
+    if !(least..=MAX_WEIGHT).contains(&value) {
+        return Err(invalid(
+            field,
+            format!("is {value}, must be {least} to {MAX_WEIGHT}"),
+        ));
+    }
+    Ok(())
+}
+
+impl RetryPolicy {
+    /// Refuses a policy that is out of its bounds; `field` is the name of what holds it.
+    pub fn check(&self, field: &str) -> Result<(), Refusal> {
+        if !(1..=MAX_ATTEMPTS).contains(&self.max_attempts) {
+            let problem = format!("is {}, must be 1 to {MAX_ATTEMPTS}", self.max_attempts);
+            return Err(invalid(&format!("{field}.max_attempts"), problem));
+        }
+        let backoffs = [
+            ("initial_backoff", self.initial_backoff),
+            ("max_backoff", self.max_backoff),
+        ];
+        for (name, value) in backoffs {
+            check_duration(&format!("{field}.{name}"), Some(value), 0)?;
+        }
+        if !(100..=MAX_MULTIPLIER_PERCENT).contains(&self.multiplier_percent) {
+            let problem = format!(
+                "is {}, must be 100 to {MAX_MULTIPLIER_PERCENT}",
+                self.multiplier_percent
+            );
+            return Err(invalid(&format!("{field}.multiplier_percent"), problem));
+        }
+        Ok(())
+    }
+}
+
+impl FleetConfig {
+    /// Refuses a configuration that is out of its bounds.
+    pub fn check(&self) -> Result<(), Refusal> {
+        // A negative bonus would break the order in which the scheduler looks for the best agent.
+        check_weight("weights.specialization", self.weights.specialization, 0)?;
+        check_weight("weights.load", self.weights.load, -MAX_WEIGHT)?;
+        check_weight("weights.performance", self.weights.performance, -MAX_WEIGHT)?;
+        self.retry.check("retry")?;
+        check_duration("result_ttl", Some(self.result_ttl), 0)?;
+        check_duration("lost_agent_ttl", Some(self.lost_agent_ttl), 0)?;
+        if self.max_queued == 0 {
+            return Err(invalid("max_queued", "must be at least 1"));
+        }
+        if self.max_tasks == 0 {
+            return Err(invalid("max_tasks", "must be at least 1"));
+        }
+        Ok(())
+    }
+}

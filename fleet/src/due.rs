@@ -1,0 +1,44 @@
+//! What happens when a timer is due: deadlines, attempts that take too long, delays and backoffs that end, things that are
+//! forgotten.
+
+use crate::attempts::own_failure;
+use crate::timers::Timer;
+use crate::{AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState};
+
+impl Fleet {
+    pub(crate) fn fire(&mut self, timer: Timer, effects: &mut Vec<Effect>) {
+        match timer {
+            Timer::Deadline(seq) => self.deadline_passed(seq, effects),
+            Timer::Attempt(seq) => self.attempt_ran_out(seq, effects),
+            Timer::Ready(seq) => {
+                self.change_task(seq, |task| task.not_before = None);
+                self.place(seq, effects);
+            }
+            Timer::Expiry(seq) => {
+                if let Some(task) = self.state.tasks.remove(&seq) {
+                    self.indexes.drop_task(&task);
+                    self.next_revision();
+                }
+            }
+            Timer::Forget(agent) => self.forget(agent),
+        }
+    }
+
+    fn deadline_passed(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+        self.stop_current(seq, CancelCause::Deadline, effects);
+        let message = "the deadline passed before the task was finished";
+        let failure = own_failure(FailureKind::Deadline, message, false);
+        self.finish(seq, TaskState::Failed, effects, |task, now| {
+            task.end_attempt(now, AttemptEnd::TimedOut, Some(failure.clone()));
+            task.finish(now, TaskState::Failed, Some(failure));
+        });
+    }
+
+    fn attempt_ran_out(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+        self.stop_current(seq, CancelCause::TimedOut, effects);
+        let message = "the attempt took longer than it may, and its agent did not end it";
+        let failure = own_failure(FailureKind::TimedOut, message, true);
+        self.fail_attempt(seq, AttemptEnd::TimedOut, failure, effects);
+        self.place(seq, effects);
+    }
+}

@@ -1,0 +1,230 @@
+//! The fleet: its state, and `apply`, which is the only way to change it. What each command does is in the modules
+//! `submission`, `attempts`, `sessions` and `pools`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::indexes::Indexes;
+use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
+use crate::timings::KindTimes;
+use crate::{
+    Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Task, TaskState, UnixMillis,
+};
+
+/// The newest version of what apply does that this crate knows.
+pub const FLEET_VERSION: u32 = 1;
+
+/// Sums since the fleet began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Tasks accepted.
+    pub submitted: u64,
+    /// Tasks that succeeded.
+    pub succeeded: u64,
+    /// Tasks that failed.
+    pub failed: u64,
+    /// Tasks that were cancelled.
+    pub cancelled: u64,
+    /// Tasks that were dead-lettered.
+    pub dead_lettered: u64,
+    /// Attempts of lost agents that were queued again.
+    pub redistributed: u64,
+    /// Completions that were refused because their attempt was not current.
+    pub stale_refused: u64,
+}
+
+/// A pool, as the newest join described it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Pool {
+    pub replicas: Option<u32>,
+    pub standby: u32,
+}
+
+/// What a snapshot holds. Everything else is computed from it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub version: u32,
+    pub config: FleetConfig,
+    /// The latest time seen.
+    pub now: UnixMillis,
+    pub revision: u64,
+    pub next_seq: u64,
+    pub next_agent: u32,
+    pub next_session: u64,
+    pub totals: Totals,
+    pub kinds: KindTimes,
+    pub pools: BTreeMap<String, Pool>,
+    pub agents: BTreeMap<AgentId, Agent>,
+    /// By order of acceptance.
+    pub tasks: BTreeMap<u64, Box<Task>>,
+}
+
+/// A fleet's replicated state.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    pub(crate) state: State,
+    pub(crate) indexes: Indexes,
+}
+
+impl Fleet {
+    /// An empty fleet. A configuration that [`FleetConfig::check`] refuses is replaced by the default one.
+    pub fn new(config: FleetConfig) -> Fleet {
+        let config = match config.check() {
+            Ok(()) => config,
+            Err(_) => FleetConfig::default(),
+        };
+        let state = State {
+            version: FLEET_VERSION,
+            config,
+            now: 0,
+            revision: 0,
+            next_seq: 1,
+            next_agent: 1,
+            next_session: 1,
+            totals: Totals::default(),
+            kinds: KindTimes::default(),
+            pools: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+        };
+        Fleet::from_state(state)
+    }
+
+    pub(crate) fn from_state(state: State) -> Fleet {
+        let indexes = Indexes::rebuild(&state);
+        Fleet { state, indexes }
+    }
+
+    /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then does what `command` says. Effects are appended.
+    /// Time that goes backwards is taken as the latest seen. A command that is refused changes nothing of its own.
+    pub fn apply(&mut self, now: UnixMillis, command: Command, effects: &mut Vec<Effect>) -> Reply {
+        self.state.now = now.min(MAX_TIME_MS).max(self.state.now);
+        self.fire_due(effects);
+        match command {
+            Command::Submit(submission) => self.submit(submission, effects),
+            Command::Cancel { task, reason } => self.cancel(task, reason, effects),
+            Command::AgentJoined(join) => self.join(join, effects),
+            Command::AgentLost {
+                agent,
+                session,
+                reason,
+            } => self.lose(agent, session, reason, effects),
+            Command::AgentDraining { agent, session } => self.drain(agent, session, effects),
+            Command::AgentLeft { agent, session } => self.leave(agent, session, effects),
+            Command::Complete(completion) => self.complete(completion, effects),
+            Command::Tick => Reply::Done,
+            Command::Configure(config) => self.configure(config),
+            Command::RaiseVersion(version) => self.raise_version(version),
+        }
+    }
+
+    fn fire_due(&mut self, effects: &mut Vec<Effect>) {
+        for _ in 0..MAX_FIRINGS {
+            let Some(timer) = self.indexes.timers.pop_due(self.state.now) else {
+                return;
+            };
+            self.fire(timer, effects);
+        }
+    }
+
+    fn configure(&mut self, config: FleetConfig) -> Reply {
+        if let Err(refusal) = config.check() {
+            return Reply::Refused(refusal);
+        }
+        self.state.config = config;
+        // Every agent's place in the scheduler's order may be another one now.
+        self.indexes = Indexes::rebuild(&self.state);
+        Reply::Done
+    }
+
+    fn raise_version(&mut self, asked: u32) -> Reply {
+        let current = self.state.version;
+        if asked < current || asked > FLEET_VERSION {
+            return Reply::Refused(Refusal::Version {
+                asked,
+                current,
+                known: FLEET_VERSION,
+            });
+        }
+        self.state.version = asked;
+        Reply::Done
+    }
+
+    pub(crate) fn next_revision(&mut self) -> u64 {
+        self.state.revision += 1;
+        self.state.revision
+    }
+
+    /// Changes a task and keeps every index in step. Nothing if there is no such task.
+    pub(crate) fn change_task<R>(
+        &mut self,
+        seq: u64,
+        change: impl FnOnce(&mut Task) -> R,
+    ) -> Option<R> {
+        let task = self.state.tasks.get_mut(&seq)?;
+        self.indexes.leave_task(task);
+        let result = change(task);
+        self.state.revision += 1;
+        task.revision = self.state.revision;
+        self.indexes.enter_task(task);
+        Some(result)
+    }
+
+    /// Changes anything of an agent but its name, and keeps every index in step.
+    pub(crate) fn change_agent<R>(
+        &mut self,
+        id: AgentId,
+        change: impl FnOnce(&mut Agent) -> R,
+    ) -> Option<R> {
+        let agent = self.state.agents.get_mut(&id)?;
+        let weights = &self.state.config.weights;
+        self.indexes.leave_agent(agent, weights);
+        let result = change(agent);
+        self.state.revision += 1;
+        agent.revision = self.state.revision;
+        self.indexes.enter_agent(agent, weights);
+        Some(result)
+    }
+
+    /// As [`Fleet::change_agent`], for changes of active attempts or the record alone, at less cost.
+    pub(crate) fn change_work<R>(
+        &mut self,
+        id: AgentId,
+        change: impl FnOnce(&mut Agent) -> R,
+    ) -> Option<R> {
+        let agent = self.state.agents.get_mut(&id)?;
+        let weights = &self.state.config.weights;
+        self.indexes.leave_work(agent, weights);
+        let result = change(agent);
+        self.state.revision += 1;
+        agent.revision = self.state.revision;
+        self.indexes.enter_work(agent, weights);
+        Some(result)
+    }
+
+    /// Brings a task to its final state and tells.
+    pub(crate) fn finish(
+        &mut self,
+        seq: u64,
+        state: TaskState,
+        effects: &mut Vec<Effect>,
+        change: impl FnOnce(&mut Task, UnixMillis),
+    ) {
+        let now = self.state.now;
+        let finished = self.change_task(seq, |task| {
+            change(task, now);
+            task.id
+        });
+        let Some(task) = finished else { return };
+        let totals = &mut self.state.totals;
+        let total = match state {
+            TaskState::Succeeded => &mut totals.succeeded,
+            TaskState::Cancelled => &mut totals.cancelled,
+            TaskState::DeadLettered => &mut totals.dead_lettered,
+            _ => &mut totals.failed,
+        };
+        *total = total.saturating_add(1);
+        effects.push(Effect::Finished { task });
+    }
+}

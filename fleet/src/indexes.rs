@@ -1,0 +1,203 @@
+//! Everything that can be computed from the state and is kept so that nothing has to be searched for. A change of a task or
+//! an agent is bracketed by `leave` and `enter`; rebuilding from the state gives the same, which the audit checks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+
+use crate::fleet::State;
+use crate::queue::ReadyQueue;
+use crate::scheduler::FreeAgents;
+use crate::timers::Timers;
+use crate::{Agent, AgentId, AgentState, HeldState, Task, TaskId, TrackRecord, Weights};
+
+/// Keyed without randomness, and never iterated.
+pub(crate) type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+
+/// The agents of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PoolMembers {
+    pub live: u32,
+    pub standby: BTreeSet<AgentId>,
+    pub draining: u32,
+    pub lost: u32,
+}
+
+/// Sums over all agents that are known, for the record of a newcomer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RecordSums {
+    pub agents: u64,
+    pub success: u64,
+    pub speed: u64,
+}
+
+/// See the module.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Indexes {
+    pub ids: FixedMap<TaskId, u64>,
+    pub keys: FixedMap<String, u64>,
+    pub names: BTreeMap<Arc<str>, AgentId>,
+    pub task_revisions: BTreeMap<u64, u64>,
+    pub agent_revisions: BTreeMap<u64, AgentId>,
+    pub timers: Timers,
+    pub queue: ReadyQueue,
+    pub free: FreeAgents,
+    pub pools: BTreeMap<String, PoolMembers>,
+    pub counts: [u32; 6],
+    pub bytes: u64,
+    pub records: RecordSums,
+    /// Attempts that were ended and not yet confirmed as stopped.
+    pub stopping: BTreeSet<(TaskId, u32, AgentId)>,
+}
+
+impl Indexes {
+    /// From the state alone.
+    pub(crate) fn rebuild(state: &State) -> Indexes {
+        let mut indexes = Indexes::default();
+        for task in state.tasks.values() {
+            indexes.add_task(task);
+        }
+        for agent in state.agents.values() {
+            indexes.enter_agent(agent, &state.config.weights);
+        }
+        indexes
+    }
+
+    /// A task came into being.
+    pub(crate) fn add_task(&mut self, task: &Task) {
+        self.ids.insert(task.id, task.seq);
+        if let Some(key) = &task.idempotency_key {
+            self.keys.insert(key.clone(), task.seq);
+        }
+        self.enter_task(task);
+    }
+
+    /// A task is forgotten.
+    pub(crate) fn drop_task(&mut self, task: &Task) {
+        self.leave_task(task);
+        self.ids.remove(&task.id);
+        if let Some(key) = &task.idempotency_key {
+            self.keys.remove(key);
+        }
+    }
+
+    /// After a change of a task.
+    pub(crate) fn enter_task(&mut self, task: &Task) {
+        self.task_revisions.insert(task.revision, task.seq);
+        self.counts[task.state as usize] += 1;
+        self.bytes += task.stored_bytes();
+        self.timers.set_task(task);
+        if task.is_ready() {
+            self.queue.insert(task);
+        }
+    }
+
+    /// Before a change of a task.
+    pub(crate) fn leave_task(&mut self, task: &Task) {
+        self.task_revisions.remove(&task.revision);
+        self.counts[task.state as usize] -= 1;
+        self.bytes -= task.stored_bytes();
+        self.timers.clear_task(task);
+        if task.is_ready() {
+            self.queue.remove(task);
+        }
+    }
+
+    /// After a change of an agent.
+    pub(crate) fn enter_agent(&mut self, agent: &Agent, weights: &Weights) {
+        self.names.insert(agent.name.clone(), agent.id);
+        self.enter_work(agent, weights);
+        self.timers.set_agent(agent);
+        for ((task, attempt), held) in &agent.held {
+            if *held == HeldState::Stopping {
+                self.stopping.insert((*task, *attempt, agent.id));
+            }
+        }
+        let Some(pool) = &agent.pool else { return };
+        let members = self.pools.entry(pool.clone()).or_default();
+        match agent.state {
+            AgentState::Live => members.live += 1,
+            AgentState::Draining => members.draining += 1,
+            AgentState::Lost => members.lost += 1,
+            AgentState::Standby => {
+                members.standby.insert(agent.id);
+            }
+        }
+    }
+
+    /// Before a change of an agent.
+    pub(crate) fn leave_agent(&mut self, agent: &Agent, weights: &Weights) {
+        self.names.remove(&agent.name);
+        self.leave_work(agent, weights);
+        self.timers.clear_agent(agent);
+        for ((task, attempt), held) in &agent.held {
+            if *held == HeldState::Stopping {
+                self.stopping.remove(&(*task, *attempt, agent.id));
+            }
+        }
+        let Some(members) = agent.pool.as_ref().and_then(|p| self.pools.get_mut(p)) else {
+            return;
+        };
+        match agent.state {
+            AgentState::Live => members.live -= 1,
+            AgentState::Draining => members.draining -= 1,
+            AgentState::Lost => members.lost -= 1,
+            AgentState::Standby => {
+                members.standby.remove(&agent.id);
+            }
+        }
+    }
+
+    /// After a change of what an agent holds, or of its record, and of nothing else.
+    pub(crate) fn enter_work(&mut self, agent: &Agent, weights: &Weights) {
+        self.agent_revisions.insert(agent.revision, agent.id);
+        self.free.insert(agent, weights);
+        self.records.agents += 1;
+        self.records.success += u64::from(agent.record.success);
+        self.records.speed += u64::from(agent.record.speed);
+    }
+
+    /// Before a change of what an agent holds, or of its record, and of nothing else.
+    pub(crate) fn leave_work(&mut self, agent: &Agent, weights: &Weights) {
+        self.agent_revisions.remove(&agent.revision);
+        self.free.remove(agent, weights);
+        self.records.agents -= 1;
+        self.records.success -= u64::from(agent.record.success);
+        self.records.speed -= u64::from(agent.record.speed);
+    }
+
+    /// The record a newcomer starts with: the mean of all.
+    pub(crate) fn newcomer(&self) -> TrackRecord {
+        let sums = self.records;
+        if sums.agents == 0 {
+            return TrackRecord::BLANK;
+        }
+        TrackRecord {
+            success: (sums.success / sums.agents) as u32,
+            speed: (sums.speed / sums.agents) as u32,
+            ..TrackRecord::BLANK
+        }
+    }
+
+    /// The highest fencing number that an agent may still be stopping under this id.
+    pub(crate) fn highest_stopping(&self, task: TaskId) -> u32 {
+        let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
+        let last = self.stopping.range(range).next_back();
+        last.map_or(0, |(_, attempt, _)| *attempt)
+    }
+
+    /// Whether the pool has no member left.
+    pub(crate) fn pool_is_empty(&self, pool: &str) -> bool {
+        self.pools
+            .get(pool)
+            .is_none_or(|m| *m == PoolMembers::default())
+    }
+}
+
+impl PoolMembers {
+    /// How many should be live, for a pool of this shape. Where no number is fixed, at least one.
+    pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {
+        let known = self.live + self.draining + self.lost + self.standby.len() as u32;
+        replicas.unwrap_or_else(|| known.saturating_sub(standby).max(u32::from(known > 0)))
+    }
+}

@@ -1,0 +1,86 @@
+//! Which task an agent takes: the queued tasks that are ready, ordered by priority and then by acceptance, per required
+//! role, and per required role and domain.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::limits::MAX_PRIORITY;
+use crate::{Agent, Role, Task};
+
+/// Place of a task in the queue: the higher priority first, then the earlier accepted.
+pub(crate) type Rank = (u8, u64);
+
+/// One set per required role; the first is for tasks that require none.
+type ByRole = [BTreeSet<Rank>; 5];
+
+/// The queued tasks that are ready.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct ReadyQueue {
+    /// Tasks that require no specialization.
+    general: ByRole,
+    /// All tasks, by what is matched with specializations: the required one, else the kind.
+    domains: BTreeMap<String, ByRole>,
+}
+
+pub(crate) fn rank(task: &Task) -> Rank {
+    (MAX_PRIORITY.saturating_sub(task.priority), task.seq)
+}
+
+fn column(role: Option<Role>) -> usize {
+    role.map_or(0, |role| role as usize + 1)
+}
+
+impl ReadyQueue {
+    /// Queues a task.
+    pub(crate) fn insert(&mut self, task: &Task) {
+        let (needs, rank) = (task.needs(), rank(task));
+        let column = column(needs.role);
+        if !needs.specialization_required {
+            self.general[column].insert(rank);
+        }
+        let sets = match self.domains.get_mut(needs.domain) {
+            Some(sets) => sets,
+            None => self.domains.entry(needs.domain.to_owned()).or_default(),
+        };
+        sets[column].insert(rank);
+    }
+
+    /// Takes a task out.
+    pub(crate) fn remove(&mut self, task: &Task) {
+        let (needs, rank) = (task.needs(), rank(task));
+        let column = column(needs.role);
+        self.general[column].remove(&rank);
+        if let Some(sets) = self.domains.get_mut(needs.domain) {
+            sets[column].remove(&rank);
+            if sets.iter().all(BTreeSet::is_empty) {
+                self.domains.remove(needs.domain);
+            }
+        }
+    }
+
+    /// The acceptance number of the task that `agent` should take next. A specialist takes one of its domain first;
+    /// everyone else, and a specialist without such a task, the first by priority and acceptance.
+    pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
+        let own = column(Some(agent.role));
+        let domain = agent
+            .specializations
+            .iter()
+            .filter_map(|name| self.domains.get(name.as_ref()))
+            .flat_map(|sets| [sets[0].first(), sets[own].first()])
+            .flatten()
+            .min();
+        if agent.role == Role::Specialist && domain.is_some() {
+            return domain.map(|(_, seq)| *seq);
+        }
+        let everyone = match agent.role {
+            Role::Worker | Role::Specialist => self.general[0].first(),
+            Role::Messenger | Role::Guardian => None,
+        };
+        let general = [everyone, self.general[own].first()];
+        general
+            .into_iter()
+            .flatten()
+            .chain(domain)
+            .min()
+            .map(|(_, seq)| *seq)
+    }
+}

@@ -1,0 +1,164 @@
+//! Which agent takes a task: the agents with a free slot, ordered by score, per role and per role and specialization, so
+//! that the best of any number of agents is among the first of a few ordered sets.
+//!
+//! The part of a score that depends on the task is one bonus for a match. It is never negative, so the best matching agent
+//! is the first of its specialization's set, and the best other one, if it can win at all, the first of its role's.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::scoring::{match_bonus, score};
+use crate::{Agent, AgentId, Role, Weights};
+
+/// What an agent must be to take a task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs<'a> {
+    /// Of this role.
+    pub role: Option<Role>,
+    /// `domain` must be among its specializations.
+    pub specialization_required: bool,
+    /// What is matched with specializations: the required one, else the task's kind.
+    pub domain: &'a str,
+}
+
+impl Needs<'_> {
+    /// Whether an agent of this role, with (`matched`) or without the domain, may take the task.
+    pub(crate) fn fit(&self, role: Role, matched: bool) -> bool {
+        if self.specialization_required && !matched {
+            return false;
+        }
+        match self.role {
+            Some(required) => required == role,
+            None => matched || matches!(role, Role::Worker | Role::Specialist),
+        }
+    }
+}
+
+pub(crate) const ROLES: [Role; 4] = [
+    Role::Worker,
+    Role::Specialist,
+    Role::Messenger,
+    Role::Guardian,
+];
+
+/// Place of an agent in the order of a set: score without the match bonus (best first), load per thousand, number.
+type Rank = (Reverse<i64>, u32, AgentId);
+
+type ByRole = [BTreeSet<Rank>; 4];
+
+/// The agents with a free slot.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct FreeAgents {
+    any: ByRole,
+    specialized: BTreeMap<Arc<str>, ByRole>,
+    #[cfg(test)]
+    pub steps: StepCount,
+}
+
+/// Set operations so far, for the test that holds their number; not part of what is compared.
+#[cfg(test)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StepCount(pub std::cell::Cell<u64>);
+
+#[cfg(test)]
+impl PartialEq for StepCount {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+fn rank(agent: &Agent, weights: &Weights) -> Rank {
+    let base = score(weights, agent, false).total;
+    (Reverse(base), agent.load(), agent.id)
+}
+
+impl FreeAgents {
+    #[cfg(test)]
+    fn step(&self) {
+        self.steps.0.set(self.steps.0.get() + 1);
+    }
+
+    #[cfg(not(test))]
+    fn step(&self) {}
+
+    /// Lists `agent`, if it has a free slot. Its load and record must not change until it is removed.
+    pub(crate) fn insert(&mut self, agent: &Agent, weights: &Weights) {
+        if agent.free_slots() == 0 {
+            return;
+        }
+        let rank = rank(agent, weights);
+        self.step();
+        self.any[agent.role as usize].insert(rank);
+        for name in &agent.specializations {
+            self.step();
+            let sets = match self.specialized.get_mut(name.as_ref()) {
+                Some(sets) => sets,
+                None => self.specialized.entry(name.clone()).or_default(),
+            };
+            sets[agent.role as usize].insert(rank);
+        }
+    }
+
+    /// Takes `agent`, as it was inserted, off the lists.
+    pub(crate) fn remove(&mut self, agent: &Agent, weights: &Weights) {
+        if agent.free_slots() == 0 {
+            return;
+        }
+        let rank = rank(agent, weights);
+        self.step();
+        self.any[agent.role as usize].remove(&rank);
+        for name in &agent.specializations {
+            self.step();
+            let Some(sets) = self.specialized.get_mut(name.as_ref()) else {
+                continue;
+            };
+            sets[agent.role as usize].remove(&rank);
+            if sets.iter().all(BTreeSet::is_empty) {
+                self.specialized.remove(name.as_ref());
+            }
+        }
+    }
+
+    /// The sets in which an agent for `needs` may be, with the role and whether its agents match.
+    fn sets<'a>(
+        &'a self,
+        needs: Needs<'a>,
+    ) -> impl Iterator<Item = (Role, bool, &'a BTreeSet<Rank>)> {
+        let matching = self.specialized.get(needs.domain);
+        let matching = matching.into_iter().flat_map(move |sets| {
+            ROLES
+                .into_iter()
+                .filter(move |role| needs.fit(*role, true))
+                .map(|role| (role, true, &sets[role as usize]))
+        });
+        let any = ROLES
+            .into_iter()
+            .filter(move |role| needs.fit(*role, false))
+            .map(|role| (role, false, &self.any[role as usize]));
+        matching.chain(any)
+    }
+
+    /// The agent with the best score. Of equal ones a matching one, then the first role of worker, specialist, messenger
+    /// and guardian, then the least loaded, then the one with the lowest number.
+    pub(crate) fn best(&self, needs: Needs<'_>, weights: &Weights) -> Option<AgentId> {
+        self.sets(needs)
+            .filter_map(|(role, matched, set)| {
+                self.step();
+                let (Reverse(base), load, id) = *set.first()?;
+                let bonus = if matched { match_bonus(weights) } else { 0 };
+                Some((Reverse(base + bonus), !matched, role, load, id))
+            })
+            .min()
+            .map(|(.., id)| id)
+    }
+
+    /// How many agents with a free slot fit.
+    pub(crate) fn count(&self, needs: Needs<'_>) -> u32 {
+        // An agent that matches is also in its role's set: count it there if that set is counted at all.
+        self.sets(needs)
+            .filter(|(role, matched, _)| !(*matched && needs.fit(*role, false)))
+            .map(|(_, _, set)| set.len() as u32)
+            .sum()
+    }
+}

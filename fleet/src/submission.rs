@@ -1,0 +1,119 @@
+//! Accepting tasks: what is valid, what was submitted before, what there is room for.
+
+use crate::config::{check_duration, check_length, check_name, invalid};
+use crate::limits::{MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY};
+use crate::{Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskState};
+
+impl SubmitTask {
+    /// Refuses a submission that is out of its bounds, whatever the fleet's state.
+    pub fn check(&self) -> Result<(), Refusal> {
+        check_name("kind", &self.kind)?;
+        if self.input.len() > MAX_INPUT_BYTES {
+            return Err(Refusal::InputTooLarge {
+                bytes: self.input.len() as u64,
+                limit: MAX_INPUT_BYTES as u64,
+            });
+        }
+        if !(1..=MAX_PRIORITY).contains(&self.priority) {
+            let problem = format!("is {}, must be 1 to {MAX_PRIORITY}", self.priority);
+            return Err(invalid("priority", problem));
+        }
+        check_duration("deadline", self.deadline_in, 1)?;
+        check_duration("delay", self.delay, 0)?;
+        check_duration("attempt_timeout", self.attempt_timeout, 1)?;
+        check_duration("result_ttl", self.result_ttl, 0)?;
+        if let Some(retry) = &self.retry {
+            retry.check("retry")?;
+        }
+        if let Some(name) = &self.required_specialization {
+            check_name("required_specialization", name)?;
+        }
+        if let Some(key) = &self.idempotency_key {
+            if key.is_empty() {
+                return Err(invalid(
+                    "idempotency_key",
+                    "must not be empty; leave it out",
+                ));
+            }
+            check_length("idempotency_key", key, MAX_KEY_BYTES)?;
+        }
+        check_length("submitter", &self.submitter, MAX_NAME_BYTES)
+    }
+
+    fn is_same_as(&self, task: &Task) -> bool {
+        self.kind == task.kind && self.input == task.input
+    }
+}
+
+impl Fleet {
+    pub(crate) fn submit(&mut self, submission: SubmitTask, effects: &mut Vec<Effect>) -> Reply {
+        if let Err(refusal) = submission.check() {
+            return Reply::Refused(refusal);
+        }
+        if let Some(reply) = self.submitted_before(&submission) {
+            return reply;
+        }
+        if let Err(refusal) = self.check_room(submission.input.len() as u64) {
+            return Reply::Refused(refusal);
+        }
+        self.state.totals.submitted = self.state.totals.submitted.saturating_add(1);
+        let seq = self.state.next_seq;
+        self.state.next_seq += 1;
+        let floor = self.indexes.highest_stopping(submission.id);
+        let now = self.state.now;
+        let mut task = Task::accept(submission, seq, now, &self.state.config, floor);
+        let id = task.id;
+        if task.is_ready() {
+            self.assign_new(&mut task, effects);
+        }
+        task.revision = self.next_revision();
+        self.indexes.add_task(&task);
+        self.state.tasks.insert(seq, Box::new(task));
+        Reply::Submitted {
+            task: id,
+            existing: false,
+        }
+    }
+
+    /// The answer, if the id or the idempotency key is known.
+    fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
+        let by_id = self.indexes.ids.get(&submission.id);
+        let by_key = || self.indexes.keys.get(submission.idempotency_key.as_ref()?);
+        let (seq, what) = match by_id {
+            Some(seq) => (seq, "the id"),
+            None => (by_key()?, "the idempotency key"),
+        };
+        let task = self.state.tasks.get(seq)?;
+        if submission.is_same_as(task) {
+            return Some(Reply::Submitted {
+                task: task.id,
+                existing: true,
+            });
+        }
+        Some(Reply::Refused(Refusal::Conflict {
+            what: what.to_owned(),
+            task: task.id,
+        }))
+    }
+
+    fn check_room(&self, input: u64) -> Result<(), Refusal> {
+        let config = &self.state.config;
+        let count = |state: TaskState| self.indexes.counts[state as usize];
+        if count(TaskState::Queued) + count(TaskState::Assigned) >= config.max_queued {
+            return Err(Refusal::QueueFull {
+                limit: config.max_queued,
+            });
+        }
+        if self.state.tasks.len() >= config.max_tasks as usize {
+            return Err(Refusal::TooManyTasks {
+                limit: config.max_tasks,
+            });
+        }
+        if self.indexes.bytes.saturating_add(input) > config.max_bytes {
+            return Err(Refusal::StorageFull {
+                limit: config.max_bytes,
+            });
+        }
+        Ok(())
+    }
+}
