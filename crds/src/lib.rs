@@ -1,1 +1,47 @@
-//! To be written.
+//! The `RobeingCluster` custom resource: its types, its schema and its validation.
+//!
+//! The Rust types here are the only source of the schema. [`crd`] turns them into a
+//! `CustomResourceDefinition`, [`crd_yaml`] prints it, and `crds/robeingclusters.yaml` is that text, kept in
+//! step by a test. [`parse_manifest`] reads a manifest the way the API server would: it applies the schema's
+//! defaults, then checks the schema and its CEL rules, and reports every problem with its path and line.
+//!
+//! This crate knows Kubernetes types but no cluster: nothing in it does I/O.
+
+mod consensus;
+mod coordinators;
+mod duration;
+mod embedded;
+pub mod limits;
+mod manifest;
+mod pool;
+mod recovery;
+mod rules;
+mod scheduling;
+mod schema;
+mod spec;
+mod status;
+mod threshold;
+
+pub use consensus::Consensus;
+pub use coordinators::{Coordinators, Storage};
+pub use duration::{Duration, ParseDurationError};
+pub use manifest::{ManifestError, Place, Problem, check_update, parse_manifest, parse_manifests};
+pub use pool::{CommandExecutor, Executor, HttpExecutor, PodOverrides, Pool, Role};
+pub use recovery::Recovery;
+pub use scheduling::{Scheduling, Weights};
+pub use schema::{crd, crd_yaml};
+pub use spec::{RobeingCluster, RobeingClusterSpec};
+pub use status::{
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts,
+    condition_types,
+};
+pub use threshold::{ParseThresholdError, Threshold};
+
+/// The API group of every Robeing resource.
+pub const GROUP: &str = "robeing.io";
+/// The version of [`RobeingCluster`] that this crate describes.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of a [`RobeingCluster`], the group and the version together.
+pub const API_VERSION: &str = "robeing.io/v1alpha1";
+/// `kind` of a [`RobeingCluster`].
+pub const KIND: &str = "RobeingCluster";

@@ -1,0 +1,37 @@
+//! How the fleet's ballots are decided.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Duration, Threshold, rules};
+
+/// How ballots among agents are decided, unless a ballot says otherwise.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Consensus {
+    /// The share of the electorate that must approve, as a fraction such as `2/3` or a percentage such as `66%`.
+    #[serde(default = "default_threshold")]
+    pub threshold: Threshold,
+
+    /// How long a ballot stays open.
+    #[serde(default = "default_deadline")]
+    #[x_kube(validation = rules::duration_between("deadline", "100ms", "24h"))]
+    pub deadline: Duration,
+}
+
+impl Default for Consensus {
+    fn default() -> Self {
+        Self {
+            threshold: default_threshold(),
+            deadline: default_deadline(),
+        }
+    }
+}
+
+fn default_threshold() -> Threshold {
+    Threshold::TWO_THIRDS
+}
+
+fn default_deadline() -> Duration {
+    Duration::from_secs(30)
+}

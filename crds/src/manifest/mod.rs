@@ -1,0 +1,158 @@
+//! Reading manifests as the API server would: YAML, then the schema's defaults, then the schema itself, then its
+//! CEL rules, with every problem reported at once. Works on text alone; where the text comes from is the
+//! caller's business.
+
+mod problem;
+mod rules_check;
+mod schema_check;
+mod spelling;
+mod yaml;
+
+use std::sync::LazyLock;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use serde_json::{Map, Value, json};
+
+pub use problem::{ManifestError, Place, Problem};
+
+use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
+use problem::Report;
+use yaml::Document;
+
+/// The schema that manifests are checked against: the definition's own, with `apiVersion`, `kind` and the fields
+/// of `metadata`, which the API server knows by itself.
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let mut schema = schema::openapi();
+    let mut generator = schemars::generate::SchemaSettings::openapi3()
+        .with(|s| s.inline_subschemas = true)
+        .into_generator();
+    schema["properties"]["metadata"] = embedded::slim::<ObjectMeta>(&mut generator).to_value();
+    schema["properties"]["metadata"]["required"] = json!(["name"]);
+    for field in ["apiVersion", "kind"] {
+        schema["properties"][field] = json!({ "type": "string" });
+    }
+    schema
+});
+
+/// Reads a manifest that holds one `RobeingCluster`, with the schema's defaults filled in.
+///
+/// # Errors
+/// As [`parse_manifests`], and [`ManifestError::Several`] when there is more than one.
+pub fn parse_manifest(text: &str) -> Result<RobeingCluster, ManifestError> {
+    let mut clusters = parse_manifests(text)?;
+    match (clusters.pop(), clusters.len()) {
+        (Some(cluster), 0) => Ok(cluster),
+        (Some(last), _) => {
+            clusters.push(last);
+            Err(ManifestError::Several {
+                names: clusters.iter().map(ResourceExt::name_any).collect(),
+            })
+        }
+        (None, _) => Err(ManifestError::Empty),
+    }
+}
+
+/// Reads a manifest of one or more `RobeingCluster`s, separated by `---`, with the schema's defaults filled in.
+/// Never returns an empty list. A `status` in the manifest is ignored, as the API server ignores it.
+///
+/// # Errors
+/// [`ManifestError`] says what is wrong and where. All problems of all documents are reported, up to
+/// [`crate::limits::MAX_PROBLEMS`]; only text that is no YAML at all ends the reading at once.
+pub fn parse_manifests(text: &str) -> Result<Vec<RobeingCluster>, ManifestError> {
+    let documents = yaml::read(text)?;
+    let many = documents.len() > 1;
+    let mut clusters = Vec::with_capacity(documents.len());
+    let mut problems = Vec::new();
+    for (index, document) in documents.into_iter().enumerate() {
+        let mut report = Report::new(many.then_some(index + 1), &document.places);
+        match check_document(&document, &mut report) {
+            Some(cluster) if report.is_empty() => clusters.push(cluster),
+            _ => problems.append(&mut report.into_problems()),
+        }
+        if problems.len() >= MAX_PROBLEMS {
+            break;
+        }
+    }
+    match (problems.is_empty(), clusters.is_empty()) {
+        (false, _) => {
+            problems.truncate(MAX_PROBLEMS);
+            Err(ManifestError::Invalid { problems })
+        }
+        (true, true) => Err(ManifestError::Empty),
+        (true, false) => Ok(clusters),
+    }
+}
+
+/// Checks whether `old` may be replaced by `new`: the rules for any cluster, and the rules for changes, such as
+/// that the coordinators' storage stays as it is.
+///
+/// # Errors
+/// [`ManifestError::Invalid`] with every problem; problems have no line, because there is no text.
+pub fn check_update(old: &RobeingCluster, new: &RobeingCluster) -> Result<(), ManifestError> {
+    let as_json = |cluster| {
+        serde_json::to_value(cluster).expect("a cluster is plain data, which has a JSON form")
+    };
+    let (old, new): (Value, Value) = (as_json(old), as_json(new));
+    let places = yaml::Places::default();
+    let mut report = Report::new(None, &places);
+    schema_check::check(&SCHEMA, &new, &mut report);
+    rules_check::check(&SCHEMA, &new, Some(&old), &mut report);
+    match report.is_empty() {
+        true => Ok(()),
+        false => Err(ManifestError::Invalid {
+            problems: report.into_problems(),
+        }),
+    }
+}
+
+/// The cluster of one document, or nothing with at least one problem reported.
+fn check_document(document: &Document, report: &mut Report) -> Option<RobeingCluster> {
+    let Value::Object(fields) = &document.value else {
+        report.add("", format!("A manifest must be a map that starts with apiVersion: {API_VERSION} and kind: {KIND}."));
+        return None;
+    };
+    check_type(fields, report);
+    if !report.is_empty() {
+        // Something else than a RobeingCluster; its other fields mean nothing here.
+        return None;
+    }
+    let mut value = document.value.clone();
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("status");
+    }
+    schema_check::drop_nulls(&SCHEMA, &mut value);
+    let value = kube::core::cel::apply_defaults(&SCHEMA, &value);
+    schema_check::check(&SCHEMA, &value, report);
+    rules_check::check(&SCHEMA, &value, None, report);
+    if !report.is_empty() {
+        return None;
+    }
+    match serde_json::from_value(value) {
+        Ok(cluster) => Some(cluster),
+        Err(error) => {
+            report.add(
+                "",
+                format!("The manifest has the right form but cannot be read: {error}."),
+            );
+            None
+        }
+    }
+}
+
+fn check_type(fields: &Map<String, Value>, report: &mut Report) {
+    for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+        match fields.get(field) {
+            Some(Value::String(found)) if found == expected => {}
+            Some(Value::String(found)) => report.add(
+                field,
+                format!("{field} must be {expected}, but is {found:?}."),
+            ),
+            Some(_) => report.add(field, format!("{field} must be {expected}.")),
+            None => report.add(
+                "",
+                format!("{field} is missing; write {field}: {expected}."),
+            ),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! From text to JSON values that remember where in the text they stood. YAML is read with tight limits, because
+//! a few lines of aliases can stand for gigabytes.
+
+use std::{collections::HashMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Number, Value};
+use serde_yaml::{Options, Spanned};
+
+use crate::limits::{
+    MAX_MANIFEST_ALIASED, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_DOCUMENTS,
+};
+
+use super::{ManifestError, Place};
+
+/// One document of a manifest.
+pub(super) struct Document {
+    pub(super) value: Value,
+    pub(super) places: Places,
+}
+
+/// Where the fields of a document stand in its text, by path.
+#[derive(Default)]
+pub(super) struct Places(HashMap<String, Place>);
+
+impl Places {
+    /// The place of the field at `path`, or of the nearest one around it.
+    pub(super) fn nearest(&self, path: &str) -> Option<Place> {
+        let mut path = path;
+        loop {
+            match (self.0.get(path), path.rfind(['.', '['])) {
+                (Some(place), _) => return Some(*place),
+                (None, Some(end)) => path = &path[..end],
+                (None, None) => return self.0.get("").copied(),
+            }
+        }
+    }
+}
+
+/// Reads the documents of `text`; empty ones are left out.
+pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
+    if text.len() > MAX_MANIFEST_BYTES {
+        return Err(ManifestError::TooLarge { bytes: text.len() });
+    }
+    let nodes: Vec<Node> =
+        serde_yaml::from_multiple_with_options(text, options()).map_err(|error| syntax(&error))?;
+    if nodes.is_empty() {
+        return Err(ManifestError::Empty);
+    }
+    Ok(nodes.into_iter().map(document).collect())
+}
+
+fn options() -> Options {
+    serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_depth: MAX_MANIFEST_DEPTH,
+            max_documents: MAX_MANIFEST_DOCUMENTS,
+        },
+        alias_limits: serde_yaml::alias_limits! {
+            max_total_replayed_events: MAX_MANIFEST_ALIASED,
+        },
+        with_snippet: false,
+    }
+}
+
+fn syntax(error: &serde_yaml::Error) -> ManifestError {
+    let place = error.location().map(|at| Place {
+        line: at.line(),
+        column: at.column(),
+    });
+    let mut reason = error.without_snippet().to_string().replace('\n', " ");
+    if let Some(place) = place {
+        // The parser ends its sentence with the place, which the message already begins with.
+        reason = reason.replace(
+            &format!(" at line {}, column {}", place.line, place.column),
+            "",
+        );
+    }
+    ManifestError::Syntax { place, reason }
+}
+
+fn document(root: Node) -> Document {
+    let mut places = Places::default();
+    let value = flatten(root, String::new(), &mut places);
+    Document { value, places }
+}
+
+/// Turns a node into its value, and notes where everything in it stands.
+fn flatten(node: Node, path: String, places: &mut Places) -> Value {
+    let (place, content) = node.into_parts();
+    let value = match content {
+        Content::Scalar(value) => value,
+        Content::List(items) => items
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| flatten(item, format!("{path}[{index}]"), places))
+            .collect(),
+        Content::Map(entries) => {
+            let mut fields = serde_json::Map::new();
+            for (key, item) in entries {
+                let key_place = place_of(&key.referenced);
+                let item_path = if path.is_empty() {
+                    key.value.clone()
+                } else {
+                    format!("{path}.{}", key.value)
+                };
+                fields.insert(key.value, flatten(item, item_path.clone(), places));
+                if let Some(at) = key_place {
+                    // A field is best found by its key: a map that is its value begins a line later.
+                    places.0.insert(item_path, at);
+                }
+            }
+            Value::Object(fields)
+        }
+    };
+    if let Some(at) = place {
+        places.0.entry(path).or_insert(at);
+    }
+    value
+}
+
+fn place_of(at: &serde_yaml::Location) -> Option<Place> {
+    (at.line() > 0).then(|| Place {
+        line: at.line(),
+        column: at.column(),
+    })
+}
+
+#[derive(Deserialize)]
+struct Node(Spanned<Content>);
+
+impl Node {
+    fn into_parts(self) -> (Option<Place>, Content) {
+        (place_of(&self.0.referenced), self.0.value)
+    }
+}
+
+enum Content {
+    Scalar(Value),
+    List(Vec<Node>),
+    Map(Vec<(Spanned<String>, Node)>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+struct ContentVisitor;
+
+impl<'de> Visitor<'de> for ContentVisitor {
+    type Value = Content;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Content, E> {
+        Ok(Content::Scalar(Value::Null))
+    }
+
+    fn visit_none<E>(self) -> Result<Content, E> {
+        Ok(Content::Scalar(Value::Null))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Content, D::Error> {
+        Content::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Content, E> {
+        Ok(Content::Scalar(Value::Bool(value)))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Content, E> {
+        Ok(Content::Scalar(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Content, E> {
+        Ok(Content::Scalar(value.into()))
+    }
+
+    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Content, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Content, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Content, E> {
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("a number must be finite"))?;
+        Ok(Content::Scalar(Value::Number(number)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Content, E> {
+        Ok(Content::Scalar(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Content, E> {
+        Ok(Content::Scalar(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Content::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Content::Map(entries))
+    }
+}

@@ -1,0 +1,265 @@
+//! Pools of agents: their role and skills, what running a task means for them, and how their pods differ from
+//! the usual.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements,
+    Toleration, TopologySpreadConstraint, Volume,
+};
+use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    embedded,
+    limits::{
+        MAX_ARG, MAX_ARGV, MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS,
+        MAX_POOL_STANDBY, MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
+    },
+    rules,
+};
+
+/// Agents of one kind, all with the same role, skills and executor.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::specialist_has_skill(), validation = rules::resources_in_one_place())]
+pub struct Pool {
+    /// The name of the pool, unlike that of any other pool of the cluster. Its Deployment is named after it.
+    #[schemars(length(min = 1, max = MAX_POOL_NAME))]
+    #[x_kube(validation = rules::pool_name_form(), validation = rules::pool_name_reserved())]
+    pub name: String,
+
+    /// What the agents are for: Worker, Specialist, Messenger or Guardian.
+    #[serde(default)]
+    pub role: Role,
+
+    /// The skills of the agents, such as `data_processing`. A task that asks for one goes to an agent that has it.
+    #[serde(default)]
+    #[schemars(schema_with = "specializations")]
+    pub specializations: Vec<String>,
+
+    /// How many agents. When it is not set, the pool starts with one and is left to an autoscaler that targets its
+    /// Deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_POOL_REPLICAS))]
+    pub replicas: Option<u32>,
+
+    /// How many further agents are kept warm. They get work only when another agent of the pool is lost.
+    #[serde(default)]
+    #[schemars(range(max = MAX_POOL_STANDBY))]
+    pub standby: u32,
+
+    /// How many tasks an agent runs at once.
+    #[serde(default = "default_slots")]
+    #[schemars(range(min = 1, max = MAX_SLOTS))]
+    pub slots: u32,
+
+    /// What running a task means. Exactly one of command, http, worker and echo.
+    pub executor: Executor,
+
+    /// The container that tasks run in, as in a pod but without a name. When it is not set, the agents' own image is
+    /// used. With the command executor the agent runs inside it; with http and worker it runs as it is, and the
+    /// agent beside it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "embedded::serialize_nameless"
+    )]
+    #[schemars(schema_with = "embedded::nameless_container")]
+    pub container: Option<Container>,
+
+    /// CPU and memory of each agent's container, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "embedded::resources")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// What is different about the pool's pods: where they may run, their environment, their volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PodOverrides>,
+}
+
+fn default_slots() -> u32 {
+    1
+}
+
+fn specializations(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": MAX_SPECIALIZATIONS,
+        "x-kubernetes-list-type": "set",
+        "items": {
+            "type": "string",
+            "maxLength": MAX_SPECIALIZATION_NAME,
+            "x-kubernetes-validations": rules::as_json(&[rules::specialization_form()]),
+        },
+    })
+}
+
+/// What the agents of a pool are for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[schemars(inline)]
+pub enum Role {
+    /// Takes any task.
+    #[default]
+    Worker,
+    /// Takes the tasks that ask for one of its specializations.
+    Specialist,
+    /// Relays and translates messages.
+    Messenger,
+    /// Validates, watches for anomalies and can quarantine an agent.
+    Guardian,
+}
+
+/// What running a task means.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum Executor {
+    /// Run a program for each task: the task's input on its standard input, its standard output is the output.
+    Command(CommandExecutor),
+    /// POST each task's input to a URL; the body of a 2xx answer is the output.
+    Http(HttpExecutor),
+    /// The user's own process attaches over local gRPC and takes tasks from there.
+    Worker {},
+    /// Return the input as the output, for trials and benchmarks.
+    Echo {},
+}
+
+impl JsonSchema for Executor {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Executor".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        ExecutorFields::json_schema(generator)
+    }
+}
+
+/// How an [`Executor`] looks in the schema. A structural schema has no variants, so the choice is a rule over
+/// optional fields, which also gives a better sentence than `oneOf` would.
+#[derive(KubeSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_executor())]
+struct ExecutorFields {
+    /// Run a program for each task. It gets the task's input on its standard input, and its standard output is the
+    /// task's output; any exit code but 0 is a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<CommandExecutor>,
+
+    /// POST each task's input to a URL; the body of a 2xx answer is the task's output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<HttpExecutor>,
+
+    /// A process of the user's attaches over local gRPC, in any language, and takes tasks from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<NoSettings>,
+
+    /// Return each task's input as its output, for trials and benchmarks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    echo: Option<NoSettings>,
+}
+
+/// An executor without settings, written `{}`.
+#[derive(KubeSchema, Serialize)]
+struct NoSettings {}
+
+/// Runs a program for each task.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandExecutor {
+    /// The program and its arguments. It is not run through a shell; for one, write `[/bin/sh, -c, "..."]`.
+    #[schemars(length(min = 1, max = MAX_ARGV), inner(length(max = MAX_ARG)))]
+    #[x_kube(validation = rules::argv_names_a_program())]
+    pub argv: Vec<String>,
+}
+
+/// Posts each task to a URL.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpExecutor {
+    /// Where to POST the input, such as `http://127.0.0.1:9000/run` for a server in the pool's own container.
+    #[schemars(length(min = 1, max = MAX_URL))]
+    #[x_kube(validation = rules::http_url())]
+    pub url: String,
+}
+
+/// What is different about a pool's pods. Everything here means what it means in a pod's spec.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodOverrides {
+    /// Labels to add to the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "embedded::string_map")]
+    pub labels: BTreeMap<String, String>,
+
+    /// Annotations to add to the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "embedded::string_map")]
+    pub annotations: BTreeMap<String, String>,
+
+    /// Labels a node must have for the pods to run on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "embedded::string_map")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints of nodes that the pods put up with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "embedded::list_of::<Toleration>", length(max = MAX_POD_LIST))]
+    pub tolerations: Vec<Toleration>,
+
+    /// Which nodes and neighbours the pods prefer or need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "embedded::slim::<Affinity>")]
+    pub affinity: Option<Affinity>,
+
+    /// How the pods are spread over nodes and zones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "embedded::list_of::<TopologySpreadConstraint>", length(max = MAX_POD_LIST))]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+
+    /// Environment variables to add to the container that tasks run in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "embedded::list_of::<EnvVar>", length(max = MAX_POD_LIST))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub env: Vec<EnvVar>,
+
+    /// Volumes to add to the pods; mount them with `container.volumeMounts`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "embedded::list_of::<Volume>", length(max = MAX_POD_LIST))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub volumes: Vec<Volume>,
+
+    /// Secrets to pull the images with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "embedded::list_of::<LocalObjectReference>", length(max = MAX_POD_LIST))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Security settings of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "embedded::slim::<PodSecurityContext>")]
+    pub security_context: Option<PodSecurityContext>,
+
+    /// The service account that the pods run as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
+    pub service_account_name: Option<String>,
+
+    /// The PriorityClass of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
+    pub priority_class_name: Option<String>,
+
+    /// The RuntimeClass of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
+    pub runtime_class_name: Option<String>,
+
+    /// How many seconds an agent that is stopped has to finish or hand back its tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub termination_grace_period_seconds: Option<i64>,
+}

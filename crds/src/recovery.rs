@@ -1,0 +1,60 @@
+//! How the loss of an agent is noticed and how often its work is tried again.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Duration, limits::MAX_ATTEMPTS, rules};
+
+/// How the loss of an agent is noticed, and how often its tasks are tried again.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::heartbeats_within_session())]
+pub struct Recovery {
+    /// How often an agent tells the leader that it is alive.
+    #[serde(default = "default_heartbeat_interval")]
+    #[x_kube(validation = rules::duration_between("heartbeatInterval", "10ms", "1m"))]
+    pub heartbeat_interval: Duration,
+
+    /// How long an agent may be silent before its tasks are given to others. At least twice heartbeatInterval. A
+    /// connection that drops is noticed at once and does not wait for this.
+    #[serde(default = "default_session_timeout")]
+    #[x_kube(validation = rules::duration_between("sessionTimeout", "50ms", "10m"))]
+    pub session_timeout: Duration,
+
+    /// How often the health of every agent and coordinator is examined beyond its heartbeats.
+    #[serde(default = "default_health_check_interval")]
+    #[x_kube(validation = rules::duration_between("healthCheckInterval", "100ms", "1h"))]
+    pub health_check_interval: Duration,
+
+    /// How often a task is attempted before it is given up, unless the task says otherwise.
+    #[serde(default = "default_max_attempts")]
+    #[schemars(range(min = 1, max = MAX_ATTEMPTS))]
+    pub max_attempts: u32,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: default_heartbeat_interval(),
+            session_timeout: default_session_timeout(),
+            health_check_interval: default_health_check_interval(),
+            max_attempts: default_max_attempts(),
+        }
+    }
+}
+
+fn default_heartbeat_interval() -> Duration {
+    Duration::from_millis(500)
+}
+
+fn default_session_timeout() -> Duration {
+    Duration::from_secs(2)
+}
+
+fn default_health_check_interval() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_max_attempts() -> u32 {
+    5
+}

@@ -1,0 +1,211 @@
+//! The CEL rules of the schema, each with the sentence a user reads when it is broken. The API server runs them
+//! on every write and [`crate::parse_manifest`] on every manifest, so a sentence says what to change; the path
+//! to where is added by whoever reports it.
+
+use kube::core::{Message, Rule};
+use serde_json::{Value, json};
+
+use crate::limits::{MAX_CLUSTER_AND_POOL_NAME, MAX_CLUSTER_NAME};
+
+/// A duration as this schema takes it: digits with an optional fraction and a unit, repeated. Its limits on
+/// digits keep every accepted value within the API server's 64-bit nanoseconds.
+pub(crate) const DURATION_FORM: &str = r"^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h))+$";
+
+fn rule(rule: impl Into<String>, message: impl AsRef<str>) -> Rule {
+    Rule::new(rule).message(message.as_ref())
+}
+
+/// A rule in the form in which it stands in a schema, for schemas that are written out by hand.
+pub(crate) fn as_json(rules: &[Rule]) -> Value {
+    Value::Array(
+        rules
+            .iter()
+            .map(|rule| {
+                let mut entry = json!({ "rule": rule.rule });
+                match &rule.message {
+                    Some(Message::Message(text)) => entry["message"] = json!(text),
+                    Some(Message::Expression(text)) => entry["messageExpression"] = json!(text),
+                    None => {}
+                }
+                entry
+            })
+            .collect(),
+    )
+}
+
+pub(crate) fn cluster_name_form() -> Rule {
+    rule(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "The name of a RobeingCluster must be lower-case letters, digits and '-', start with a letter and end with \
+         a letter or digit, because its Services are named after it.",
+    )
+    .field_path(".metadata.name")
+}
+
+pub(crate) fn cluster_name_length() -> Rule {
+    rule(
+        format!("size(self.metadata.name) <= {MAX_CLUSTER_NAME}"),
+        format!(
+            "The name of a RobeingCluster may have at most {MAX_CLUSTER_NAME} characters, to leave room for the names \
+             derived from it; choose a shorter one."
+        ),
+    )
+    .field_path(".metadata.name")
+}
+
+// The sentence does not name the pool: the API server holds a message that is computed from a list to be too costly.
+pub(crate) fn derived_names() -> Rule {
+    rule(
+        format!(
+            "!has(self.spec.pools) || self.spec.pools.all(p, size(self.metadata.name) + size(p.name) <= {MAX_CLUSTER_AND_POOL_NAME})"
+        ),
+        format!(
+            "The name of the cluster and that of a pool may have at most {MAX_CLUSTER_AND_POOL_NAME} characters together, to \
+             leave room for the names of the pool's pods; shorten metadata.name or the longest pool name."
+        ),
+    )
+    .field_path(".spec.pools")
+}
+
+pub(crate) fn odd_coordinators() -> Rule {
+    rule(
+        "self % 2 != 0",
+        "The number of coordinators must be odd (1, 3, 5 or 7): an even one survives no more losses than the odd one below it.",
+    )
+}
+
+pub(crate) fn storage_is_immutable() -> Rule {
+    rule(
+        "has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)",
+        "The storage of the coordinators cannot be changed, added or removed after the cluster was made; put it back, or make a \
+         new RobeingCluster.",
+    )
+    .field_path(".storage")
+}
+
+pub(crate) fn storage_size() -> Rule {
+    rule(
+        "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+        "The size must be a Kubernetes quantity above zero, such as 1Gi.",
+    )
+}
+
+pub(crate) fn resource_quantity() -> Rule {
+    rule(
+        "isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",
+        "The amount must be a Kubernetes quantity that is not negative, such as 500m, 2 or 1Gi.",
+    )
+}
+
+pub(crate) fn image() -> Rule {
+    rule(
+        "self.matches('^[^[:space:]]+$')",
+        "The image must be a reference without spaces, such as registry.example/robeing:1.0.",
+    )
+}
+
+pub(crate) fn pool_name_form() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "The name of a pool must be lower-case letters, digits and '-', and start and end with a letter or digit.",
+    )
+}
+
+pub(crate) fn pool_name_reserved() -> Rule {
+    rule(
+        "!(self in ['coordinator', 'coordinators'])",
+        "This name belongs to the coordinators' own objects; give the pool another.",
+    )
+}
+
+pub(crate) fn specialization_form() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-_a-z0-9]*[a-z0-9])?$')",
+        "A specialization must be lower-case letters, digits, '-' and '_', and start and end with a letter or digit, such as \
+         data_processing.",
+    )
+}
+
+pub(crate) fn specialist_has_skill() -> Rule {
+    rule(
+        "self.role != 'Specialist' || size(self.specializations) > 0",
+        "A pool of specialists must name at least one specialization; add one, or set the role to Worker.",
+    )
+    .field_path(".specializations")
+}
+
+pub(crate) fn resources_in_one_place() -> Rule {
+    rule(
+        "!(has(self.resources) && has(self.container) && has(self.container.resources))",
+        "Resources are set on the pool and on its container; keep one of the two.",
+    )
+    .field_path(".resources")
+}
+
+pub(crate) fn one_executor() -> Rule {
+    let set = |name: &str| format!("(has(self.{name}) ? 1 : 0)");
+    let count = ["command", "http", "worker", "echo"].map(set).join(" + ");
+    rule(
+        format!("{count} == 1"),
+        "An executor must set exactly one of command, http, worker and echo.",
+    )
+}
+
+pub(crate) fn argv_names_a_program() -> Rule {
+    rule(
+        "size(self) == 0 || size(self[0]) > 0",
+        "The first word of argv is the program to run; it must not be empty.",
+    )
+}
+
+pub(crate) fn http_url() -> Rule {
+    rule(
+        "isURL(self) && (self.startsWith('http://') || self.startsWith('https://')) && url(self).getHostname() != ''",
+        "The URL must start with http:// or https:// and name a host, such as http://127.0.0.1:9000/run.",
+    )
+}
+
+pub(crate) fn duration_form() -> Rule {
+    rule(
+        format!("self.matches('{DURATION_FORM}')"),
+        "A duration must be numbers with the units ms, s, m or h, such as 500ms, 2s or 1m30s.",
+    )
+}
+
+/// `field` must lie in `least..=most`. Says nothing about a text that is no duration; [`duration_form`] does.
+pub(crate) fn duration_between(field: &str, least: &str, most: &str) -> Rule {
+    rule(
+        format!(
+            "!self.matches('{DURATION_FORM}') || (duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
+        ),
+        format!("{field} must be at least {least} and at most {most}."),
+    )
+}
+
+pub(crate) fn heartbeats_within_session() -> Rule {
+    let well_formed = |field: &str| format!("self.{field}.matches('{DURATION_FORM}')");
+    rule(
+        format!(
+            "!({} && {}) || duration(self.heartbeatInterval) + duration(self.heartbeatInterval) <= duration(self.sessionTimeout)",
+            well_formed("heartbeatInterval"),
+            well_formed("sessionTimeout")
+        ),
+        "sessionTimeout must be at least twice heartbeatInterval, so that one late heartbeat does not lose an agent; lengthen \
+         sessionTimeout or shorten heartbeatInterval.",
+    )
+    .field_path(".sessionTimeout")
+}
+
+pub(crate) fn threshold_form() -> Rule {
+    rule(
+        "self.matches('^([1-9][0-9]{0,3}/[1-9][0-9]{0,3}|[1-9][0-9]?%|100%)$')",
+        "The threshold must be a fraction such as 2/3 or a percentage from 1% to 100%.",
+    )
+}
+
+pub(crate) fn threshold_at_most_one() -> Rule {
+    rule(
+        "!self.matches('^[0-9]{1,4}/[0-9]{1,4}$') || int(self.split('/')[0]) <= int(self.split('/')[1])",
+        "The threshold must be at most the whole electorate: its numerator may not exceed its denominator.",
+    )
+}

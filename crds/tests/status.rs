@@ -1,0 +1,68 @@
+//! The status type: what an empty and a full one look like on the wire.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use robeing_crds::{
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts,
+    condition_types,
+};
+use serde_json::json;
+
+#[test]
+fn an_empty_status_is_read_and_written_with_zeros() {
+    let status: RobeingClusterStatus =
+        serde_json::from_value(json!({})).expect("every field has a default");
+    assert_eq!(status, RobeingClusterStatus::default());
+    insta::assert_yaml_snapshot!(status);
+}
+
+#[test]
+fn a_full_status_survives_the_wire() {
+    let conditions = [
+        condition_types::READY,
+        condition_types::PROGRESSING,
+        condition_types::DEGRADED,
+        condition_types::QUORUM_HEALTHY,
+        condition_types::SUSPENDED,
+    ]
+    .map(|name| {
+        serde_json::from_value::<Condition>(json!({
+            "type": name, "status": "True", "reason": "Tested", "message": "m", "lastTransitionTime": "2026-11-01T00:00:00Z",
+        }))
+        .expect("a condition")
+    });
+    let status = RobeingClusterStatus {
+        observed_generation: Some(7),
+        phase: Some(Phase::Running),
+        leader: Some("c-coordinators-1".into()),
+        term: Some(12),
+        agents: AgentCounts {
+            ready: 5,
+            desired: 6,
+            standby: 1,
+        },
+        coordinators: CoordinatorCounts {
+            ready: 3,
+            desired: 3,
+            voters: 3,
+        },
+        tasks: TaskCounts {
+            queued: 1,
+            running: 2,
+            succeeded: 3,
+            failed: 4,
+        },
+        pools: vec![PoolStatus {
+            name: "data".into(),
+            ready: 5,
+            desired: 6,
+        }],
+        selector: Some("robeing.io/cluster=c".into()),
+        conditions: conditions.into(),
+    };
+    let wire = serde_json::to_value(&status).expect("a status has a JSON form");
+    assert_eq!(
+        serde_json::from_value::<RobeingClusterStatus>(wire).expect("read back"),
+        status
+    );
+    insta::assert_yaml_snapshot!(status);
+}
