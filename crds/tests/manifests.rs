@@ -222,3 +222,33 @@ fn an_update_is_held_to_every_rule() {
     let error = check_update(&old, &new).expect_err("an even number");
     assert_eq!(error.problems()[0].path, "spec.coordinators.replicas");
 }
+
+#[test]
+fn every_limit_is_reached_but_not_passed() {
+    let list = |count: u32| {
+        (0..count)
+            .map(|i| format!("w{i}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let text = |over: u32| {
+        let fields = format!(
+            "image: {}, recovery: {{maxAttempts: {}}}, pools: [{{name: a, replicas: {}, standby: {}, slots: {}, \
+             specializations: [{}], executor: {{command: {{argv: [{}]}}}}}}, \
+             {{name: b, specializations: [{}], executor: {{http: {{url: \"http://{}\"}}}}}}]",
+            "i".repeat((limits::MAX_IMAGE + over) as usize),
+            limits::MAX_ATTEMPTS + over,
+            limits::MAX_POOL_REPLICAS + over,
+            limits::MAX_POOL_STANDBY + over,
+            limits::MAX_SLOTS + over,
+            list(limits::MAX_SPECIALIZATIONS + over),
+            list(limits::MAX_ARGV + over),
+            "s".repeat((limits::MAX_SPECIALIZATION_NAME + over) as usize),
+            "u".repeat((limits::MAX_URL + over) as usize - "http://".len()),
+        );
+        SMALLEST.replace("spec: {}", &format!("spec: {{{fields}}}"))
+    };
+    parse_manifest(&text(0)).unwrap_or_else(|error| panic!("{error}"));
+    let error = parse_manifest(&text(1)).expect_err("everything is one over its limit");
+    assert_eq!(error.problems().len(), 9, "{error}");
+}

@@ -67,19 +67,68 @@ fn options() -> Options {
 }
 
 fn syntax(error: &serde_yaml::Error) -> ManifestError {
+    let error = error.without_snippet();
     let place = error.location().map(|at| Place {
         line: at.line(),
         column: at.column(),
     });
-    let mut reason = error.without_snippet().to_string().replace('\n', " ");
-    if let Some(place) = place {
-        // The parser ends its sentence with the place, which the message already begins with.
-        reason = reason.replace(
-            &format!(" at line {}, column {}", place.line, place.column),
-            "",
-        );
+    ManifestError::Syntax {
+        place,
+        reason: reason(error, place),
     }
-    ManifestError::Syntax { place, reason }
+}
+
+/// Why the text was not read, as a sentence. The parser's own words are kept only where they speak of the text
+/// and not of the parser's options.
+fn reason(error: &serde_yaml::Error, place: Option<Place>) -> String {
+    use serde_yaml::{Error, budget::BudgetBreach};
+    match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("The field {key:?} stands here a second time; keep one.")
+        }
+        Error::DuplicateMappingKey { .. } => {
+            "A field stands here a second time; keep one.".to_owned()
+        }
+        Error::Unexpected {
+            expected: "string scalar",
+            ..
+        } => "A field's name must be plain text; put text that begins with '{' or '[' in quotes."
+            .to_owned(),
+        Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. }
+        | Error::AliasError { .. } => {
+            format!(
+                "The aliases stand for more than {MAX_MANIFEST_ALIASED} values; write them out instead."
+            )
+        }
+        Error::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => {
+            format!(
+                "Maps and lists are nested more than {MAX_MANIFEST_DEPTH} deep; is it the right file?"
+            )
+        }
+        Error::Budget {
+            breach: BudgetBreach::Documents { .. },
+            ..
+        } => {
+            format!("There are more than {MAX_MANIFEST_DOCUMENTS} documents; split the file.")
+        }
+        other => {
+            let mut text = other.to_string().replace('\n', " ");
+            if let Some(place) = place {
+                // The parser ends its sentence with the place, which the message already begins with.
+                text = text.replace(
+                    &format!(" at line {}, column {}", place.line, place.column),
+                    "",
+                );
+            }
+            format!("The parser says: {}.", text.trim_end_matches('.'))
+        }
+    }
 }
 
 fn document(root: Node) -> Document {

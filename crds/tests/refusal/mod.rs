@@ -1,0 +1,45 @@
+//! Manifests with one thing wrong, and how their refusal is checked.
+
+use robeing_crds::parse_manifest;
+
+/// A manifest whose spec is the given flow mapping, for a cluster named `c`.
+pub fn manifest(spec: &str) -> String {
+    format!(
+        "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {{name: c}}\nspec: {spec}\n"
+    )
+}
+
+/// A manifest with one pool of the given fields besides its name and executor.
+pub fn pool(fields: &str) -> String {
+    manifest(&format!(
+        "{{pools: [{{name: p, executor: {{echo: {{}}}}, {fields}}}]}}"
+    ))
+}
+
+/// A manifest with the given metadata and one pool named `p`.
+pub fn named(metadata: &str) -> String {
+    manifest("{pools: [{name: p, executor: {echo: {}}}]}").replace("{name: c}", metadata)
+}
+
+/// The one problem of a manifest.
+pub fn only_problem(text: &str) -> (String, String) {
+    let error = parse_manifest(text).expect_err(text);
+    match error.problems() {
+        [problem] => {
+            assert!(problem.place.is_some(), "a place is known: {error}");
+            (problem.path.clone(), problem.message.clone())
+        }
+        _ => panic!("one problem was expected in\n{text}\nbut: {error}"),
+    }
+}
+
+pub fn assert_refused(cases: &[(String, &str, &str)]) {
+    for (text, path, sentence) in cases {
+        let (found_path, message) = only_problem(text);
+        assert_eq!(
+            (found_path.as_str(), message.as_str()),
+            (*path, *sentence),
+            "{text}"
+        );
+    }
+}
