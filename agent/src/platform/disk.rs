@@ -145,7 +145,8 @@ impl Disk for FileSystem {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_path_buf();
-        blocking(move || fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(|e| at(&dir, "sync directory", e))).await
+        blocking(move || fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(|e| at(&dir, "sync directory", e)))
+            .await
     }
 
     async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
@@ -167,7 +168,6 @@ impl Disk for FileSystem {
         .await
     }
 }
-
 
 #[async_trait]
 impl DiskFile for OpenFile {

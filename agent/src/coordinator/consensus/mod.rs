@@ -1,0 +1,88 @@
+//! Consensus among coordinators: the only module that knows the consensus library (`openraft`, an alpha, pinned). It turns
+//! commands into a replicated log and the log into the fleet's state.
+
+mod network;
+mod server;
+mod snapshot;
+mod store;
+mod types;
+pub mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{Config, SnapshotPolicy};
+
+pub use self::{
+    network::PeerNetwork,
+    server::ConsensusServer,
+    snapshot::{SnapshotError, SnapshotFile},
+    store::{Observer, SharedFleet, StateMachine},
+    types::{
+        Batch, Entry, LogId, NodeId, Peer, Replies, Runtime, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+    },
+};
+use super::log::Log;
+
+/// The library's handle of this node.
+pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+/// Why the library stopped.
+pub type Fatal = openraft::errors::Fatal<TypeConfig>;
+
+/// Log entries kept behind a snapshot, for followers that are a little behind.
+const ENTRIES_BEHIND_SNAPSHOT: u64 = 500;
+/// Entries in one replication request.
+const MAX_ENTRIES_PER_APPEND: u64 = 64;
+/// Entries behind the leader at which a follower gets a snapshot instead of the log.
+const SNAPSHOT_LAG: u64 = 20_000;
+
+/// Timing of consensus.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Shortest time without a leader before an election.
+    pub election_min: Duration,
+    /// Longest.
+    pub election_max: Duration,
+}
+
+impl Timing {
+    /// Pause between the leader's heartbeats: three may be lost before anybody stands for election.
+    pub fn heartbeat(&self) -> Duration {
+        (self.election_min / 4).max(Duration::from_millis(1))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// Starts this node's consensus. `seed` is where its random numbers come from.
+///
+/// # Errors
+/// The timing is contradictory, or storage failed; in words.
+pub async fn start(
+    id: NodeId,
+    timing: Timing,
+    network: PeerNetwork,
+    log: Log,
+    state_machine: StateMachine,
+    seed: u64,
+) -> Result<Raft, String> {
+    let config = Config {
+        cluster_name: "robeing".to_owned(),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        heartbeat_interval: millis(timing.heartbeat()),
+        max_payload_entries: MAX_ENTRIES_PER_APPEND,
+        // Snapshots are asked for by size of the log, not by count of entries; see the housekeeping of the coordinator.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: ENTRIES_BEHIND_SNAPSHOT,
+        replication_lag_threshold: SNAPSHOT_LAG,
+        install_snapshot_timeout: 60_000,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    let config = Arc::new(config.validate().map_err(|e| format!("consensus can't be configured so: {e}"))?);
+    Runtime::scope(seed, openraft::Raft::new(id, config, network, log, state_machine))
+        .await
+        .map_err(|e| format!("consensus can't be started: {e}"))
+}

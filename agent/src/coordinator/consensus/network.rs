@@ -1,0 +1,242 @@
+//! The client side of what coordinators say to each other.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use openraft::{
+    OptionalSend, RaftNetworkFactory,
+    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{
+        Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    },
+    raft::{SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
+};
+use robeing_proto::v1::{self, raft_client::RaftClient};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::{
+    NodeId, Peer, TypeConfig, Vote,
+    wire::{self, AppendRequest, AppendResult, Malformed},
+};
+use crate::{limited, transport::Transport};
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK: usize = 1024 * 1024;
+/// Shortest pause before an unreachable coordinator is tried again.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// Longest pause.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+type RpcError = RPCError<TypeConfig>;
+/// A snapshot of the library with our data.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
+
+/// Makes clients for the other coordinators.
+#[derive(Clone)]
+pub struct PeerNetwork {
+    transport: Transport,
+}
+
+impl PeerNetwork {
+    /// Over this transport.
+    pub fn new(transport: Transport) -> Self {
+        Self { transport }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
+        let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
+        PeerClient { target, channel }
+    }
+}
+
+/// Speaks with one other coordinator.
+pub struct PeerClient {
+    target: NodeId,
+    channel: Result<Channel, String>,
+}
+
+fn unreachable(error: impl ToString) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(error))
+}
+
+impl PeerClient {
+    fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
+        let channel = self.channel.clone().map_err(unreachable)?;
+        Ok(limited!(RaftClient::new(channel)))
+    }
+
+    fn message(&self, body: &impl serde::Serialize) -> v1::VoteMessage {
+        v1::VoteMessage { target: self.target, json: wire::json(body) }
+    }
+}
+
+/// Runs a call within its time.
+async fn within<T>(option: &RPCOption, call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
+    match tokio::time::timeout(option.soft_ttl(), call).await {
+        Ok(result) => result,
+        Err(_) => Err(unreachable(format!("no answer within {:?}", option.soft_ttl()))),
+    }
+}
+
+fn malformed(error: Malformed) -> RpcError {
+    unreachable(error)
+}
+
+/// When each request still unanswered was sent.
+#[derive(Clone, Default)]
+struct Outstanding(Arc<Mutex<VecDeque<Instant>>>);
+
+impl Outstanding {
+    fn sent(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
+    }
+
+    fn answered(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).front().copied()
+    }
+}
+
+/// The next answer, unless the oldest request waits for too long.
+async fn next_answer(
+    answers: &mut tonic::Streaming<v1::AppendResponse>,
+    outstanding: &Outstanding,
+    ttl: Duration,
+) -> Option<Result<AppendResult, RpcError>> {
+    loop {
+        let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + ttl;
+        match tokio::time::timeout_at(look_again, answers.next()).await {
+            Ok(None) => return None,
+            Ok(Some(Err(status))) => return Some(Err(unreachable(status))),
+            Ok(Some(Ok(response))) => {
+                outstanding.answered();
+                return Some(wire::result_from_wire(response).map_err(malformed));
+            }
+            Err(_) if outstanding.oldest().is_some_and(|sent| sent.elapsed() >= ttl) => {
+                return Some(Err(unreachable(format!("no answer within {ttl:?}"))));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+type AppendAnswers<'s> = BoxStream<'s, Result<AppendResult, RpcError>>;
+
+impl NetStreamAppend<TypeConfig> for PeerClient {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendAnswers<'s>, RpcError>>
+    where
+        S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    {
+        let target = self.target;
+        let client = self.client();
+        Box::pin(async move {
+            let outstanding = Outstanding::default();
+            let sent = outstanding.clone();
+            let requests = input.map(move |request| {
+                sent.sent();
+                wire::append_to_wire(target, request)
+            });
+            let mut client = client?;
+            let opened = async { client.append(requests).await.map_err(unreachable) };
+            let answers = within(&option, opened).await?.into_inner();
+            let ttl = option.soft_ttl();
+            let stream = futures::stream::unfold(Some((answers, outstanding)), move |state| async move {
+                let (mut answers, outstanding) = state?;
+                let answer = next_answer(&mut answers, &outstanding, ttl).await?;
+                let go_on = matches!(answer, Ok(Ok(_)));
+                Some((answer, go_on.then_some((answers, outstanding))))
+            });
+            Ok(Box::pin(stream) as AppendAnswers<'s>)
+        })
+    }
+}
+
+impl NetVote<TypeConfig> for PeerClient {
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let (mut client, message) = (self.client()?, self.message(&rpc));
+        let call = async { client.vote(message).await.map_err(unreachable) };
+        let answer = within(&option, call).await?.into_inner();
+        wire::from_json("vote response", &answer.json).map_err(malformed)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let (mut client, message) = (self.client()?, self.message(&rpc));
+        let call = async { client.pre_vote(message).await.map_err(unreachable) };
+        let answer = within(&option, call).await?.into_inner();
+        wire::from_json("vote response", &answer.json).map_err(malformed)
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for PeerClient {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let (mut client, message) = (self.client()?, self.message(&request));
+        let call = async { client.transfer_leader(message).await.map_err(unreachable) };
+        let answer = within(&option, call).await?.into_inner();
+        wire::from_json("transfer response", &answer.json).map_err(malformed)
+    }
+}
+
+impl NetSnapshot<TypeConfig> for PeerClient {
+    type SnapshotData = Bytes;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let first = v1::SnapshotChunk {
+            target: self.target,
+            vote_json: wire::json(&vote),
+            meta_json: wire::json(&snapshot.meta),
+            data: Bytes::new(),
+        };
+        let data = snapshot.snapshot;
+        let chunks = (0..data.len()).step_by(SNAPSHOT_CHUNK).map(move |start| {
+            let end = data.len().min(start + SNAPSHOT_CHUNK);
+            v1::SnapshotChunk { data: data.slice(start..end), ..Default::default() }
+        });
+        let chunks = futures::stream::iter(std::iter::once(first).chain(chunks));
+        let mut client = self.client()?;
+        let call = async { client.install_snapshot(chunks).await.map_err(unreachable) };
+        let answer = tokio::select! {
+            answer = within(&option, call) => answer?.into_inner(),
+            closed = cancel => return Err(closed.into()),
+        };
+        Ok(wire::from_json("snapshot response", &answer.json).map_err(malformed)?)
+    }
+}
+
+impl NetBackoff<TypeConfig> for PeerClient {
+    fn backoff(&self) -> Option<Backoff> {
+        let pauses = std::iter::successors(Some(BACKOFF_MIN), |pause| Some((*pause * 2).min(BACKOFF_MAX)));
+        Some(Backoff::new(pauses))
+    }
+}

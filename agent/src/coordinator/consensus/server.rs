@@ -1,0 +1,127 @@
+//! The server side of replication: what other coordinators ask of this node's consensus.
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use robeing_proto::v1;
+use tonic::Status;
+
+use super::{
+    NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote,
+    network::Snapshot,
+    wire::{self, Malformed},
+};
+
+/// Largest snapshot taken from another coordinator, bytes.
+pub const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
+
+/// Answers for one node.
+#[derive(Clone)]
+pub struct ConsensusServer {
+    id: NodeId,
+    raft: Raft,
+    /// For the tasks that the library spawns in a caller's context.
+    seed: u64,
+}
+
+fn malformed(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("this coordinator's consensus has stopped: {error}"))
+}
+
+/// Answers of [`ConsensusServer::append`].
+pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
+
+impl ConsensusServer {
+    /// For this node.
+    pub fn new(id: NodeId, raft: Raft, seed: u64) -> Self {
+        Self { id, raft, seed }
+    }
+
+    /// Refuses what is meant for a node that had this address before.
+    fn check_target(&self, target: u64) -> Result<(), Status> {
+        if target == self.id {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("this is coordinator {:016x}, not {target:016x}", self.id)))
+    }
+
+    /// Log replication.
+    pub async fn append(
+        &self,
+        requests: impl Stream<Item = Result<v1::AppendRequest, Status>> + Send + 'static,
+    ) -> Result<AppendStream, Status> {
+        let this = self.clone();
+        // A request that can't be read ends the stream; the sender opens another and starts from what was confirmed.
+        let requests = requests
+            .map_err(|_| ())
+            .and_then(move |request| {
+                let checked = this.check_target(request.target).map_err(|_| ());
+                let read = checked.and_then(|()| wire::append_from_wire(request).map_err(|_| ()));
+                futures::future::ready(read)
+            })
+            .take_while(|request| futures::future::ready(request.is_ok()))
+            .filter_map(|request| futures::future::ready(request.ok()));
+        let raft = self.raft.clone();
+        let seed = self.seed;
+        let answers = async_stream::stream! {
+            let mut answers = std::pin::pin!(Runtime::scope(seed, async { raft.stream_append(requests) }).await);
+            while let Some(answer) = answers.next().await {
+                yield answer.map(wire::result_to_wire).map_err(stopped);
+            }
+        };
+        Ok(answers.boxed())
+    }
+
+    /// A vote.
+    pub async fn vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+        self.check_target(message.target)?;
+        let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
+        let response = self.raft.vote(request).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+
+    /// Whether a vote would be granted.
+    pub async fn pre_vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+        self.check_target(message.target)?;
+        let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
+        let response = self.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+
+    /// The leader wants this node, or another, to lead.
+    pub async fn transfer_leader(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+        self.check_target(message.target)?;
+        let request: TransferLeaderRequest<TypeConfig> =
+            wire::from_json("transfer request", &message.json).map_err(malformed)?;
+        let response = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+
+    /// A whole snapshot.
+    pub async fn install_snapshot(
+        &self,
+        mut chunks: impl Stream<Item = Result<v1::SnapshotChunk, Status>> + Send + Unpin + 'static,
+    ) -> Result<v1::VoteMessage, Status> {
+        let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))??;
+        self.check_target(first.target)?;
+        let vote: Vote = wire::from_json("vote", &first.vote_json).map_err(malformed)?;
+        let meta: SnapshotMeta = wire::from_json("snapshot meta", &first.meta_json).map_err(malformed)?;
+        let mut data = BytesMut::from(&first.data[..]);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?.data;
+            if data.len() + chunk.len() > MAX_SNAPSHOT_BYTES {
+                return Err(Status::resource_exhausted(format!("a snapshot of more than {MAX_SNAPSHOT_BYTES} bytes")));
+            }
+            data.extend_from_slice(&chunk);
+        }
+        let snapshot = Snapshot { meta, snapshot: Bytes::from(data) };
+        let raft = self.raft.clone();
+        let install = async move { raft.install_full_snapshot(vote, snapshot).await };
+        let response = Runtime::scope(self.seed, install).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+}

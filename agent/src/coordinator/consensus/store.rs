@@ -1,0 +1,164 @@
+//! The fleet's state machine as the consensus library drives it: applies committed batches in order, and writes and installs
+//! snapshots.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, entry::RaftEntry, storage::{EntryResponder, RaftStateMachine},
+};
+use robeing_fleet::{Effect, Fleet, Reply, decode_command};
+
+use super::{
+    Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
+    network::Snapshot,
+    snapshot::{SnapshotError, SnapshotFile},
+};
+
+/// Is told what was applied, while the state can't change. Must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// These effects follow from what was just applied.
+    fn applied(&self, fleet: &Fleet, effects: &[Effect]);
+    /// The whole state was replaced.
+    fn installed(&self, fleet: &Fleet);
+}
+
+/// The fleet, shared by the state machine that writes it and the services that read it.
+#[derive(Clone)]
+pub struct SharedFleet(Arc<RwLock<Fleet>>);
+
+impl SharedFleet {
+    /// Shares this fleet.
+    pub fn new(fleet: Fleet) -> Self {
+        Self(Arc::new(RwLock::new(fleet)))
+    }
+
+    /// The fleet as it is now. Short reads only: applying waits.
+    pub fn read(&self) -> RwLockReadGuard<'_, Fleet> {
+        // Poisoned means that a reader or `apply` panicked; openraft stops the node for the latter.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Fleet> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state machine.
+pub struct StateMachine {
+    fleet: SharedFleet,
+    observer: Arc<dyn Observer>,
+    file: SnapshotFile,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    effects: Vec<Effect>,
+}
+
+impl StateMachine {
+    /// From the newest snapshot, or with this fleet when there is none.
+    ///
+    /// # Errors
+    /// A snapshot that is damaged, or that this version can't read.
+    pub async fn open(file: SnapshotFile, fleet: SharedFleet, observer: Arc<dyn Observer>) -> Result<Self, SnapshotError> {
+        let (mut applied, mut membership) = (None, StoredMembership::default());
+        if let Some((meta, data)) = file.read().await? {
+            *fleet.write() = decode(&data)?;
+            (applied, membership) = (meta.last_log_id, meta.last_membership);
+        }
+        Ok(Self { fleet, observer, file, applied, membership, effects: Vec::new() })
+    }
+
+    /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
+    fn apply_batch(&mut self, batch: &Batch) -> io::Result<Vec<Reply>> {
+        let halt = |e: &dyn std::fmt::Display| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("a committed command can't be applied: {e}; run a version that knows it"))
+        };
+        let (now, commands) = batch.open().map_err(|e| halt(&e))?;
+        let commands: Vec<_> =
+            commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
+        self.effects.clear();
+        let mut fleet = self.fleet.write();
+        let replies = commands.into_iter().map(|command| fleet.apply(now, command, &mut self.effects)).collect();
+        self.observer.applied(&fleet, &self.effects);
+        Ok(replies)
+    }
+}
+
+fn decode(data: &Bytes) -> io::Result<Fleet> {
+    Fleet::decode(data)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot's content can't be read: {e}")))
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let id = entry.log_id();
+            let replies = match entry.payload {
+                EntryPayload::Blank => Vec::new(),
+                EntryPayload::Normal(batch) => self.apply_batch(&batch)?,
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(id), membership);
+                    Vec::new()
+                }
+            };
+            self.applied = Some(id);
+            if let Some(responder) = responder {
+                responder.send(Replies(Arc::new(replies)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        // Encoded here, between two entries, so that state, log id and membership belong together.
+        let data = Bytes::from(self.fleet.read().encode());
+        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        SnapshotBuilder { snapshot: Snapshot { meta, snapshot: data }, file: self.file.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
+        let fleet = decode(&snapshot)?;
+        self.file.write(meta, &snapshot).await?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        let mut shared = self.fleet.write();
+        *shared = fleet;
+        self.observer.installed(&shared);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let found = self.file.read().await.map_err(io::Error::other)?;
+        Ok(found.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// Writes one snapshot.
+pub struct SnapshotBuilder {
+    snapshot: Snapshot,
+    file: SnapshotFile,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        self.file.write(&self.snapshot.meta, &self.snapshot.snapshot).await?;
+        Ok(self.snapshot.clone())
+    }
+}

@@ -1,0 +1,131 @@
+//! What the consensus library is instantiated with.
+
+use std::{fmt, sync::Arc};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft_rt::deterministic_rng::DeterministicRng;
+use robeing_fleet::{Reply, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+/// Identifies a data directory: drawn once, never reused, so that no vote is ever cast twice in one name.
+pub type NodeId = u64;
+
+/// The runtime: tokio, with random numbers derived from one seed, so that the simulator can replay a run.
+pub type Runtime = DeterministicRng<openraft::impls::TokioRuntime>;
+
+openraft::declare_raft_types!(
+    /// Consensus over batches of fleet commands.
+    pub TypeConfig:
+        D = Batch,
+        R = Replies,
+        NodeId = NodeId,
+        Node = Peer,
+        AsyncRuntime = Runtime,
+);
+
+/// A log entry.
+pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+/// Names a log entry: the leader that proposed it, and its index.
+pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+/// A vote, or the leadership it led to.
+pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+/// The members as of some log entry.
+pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+/// What a snapshot covers.
+pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+
+/// A coordinator as the others know it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// host:port.
+    pub address: String,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, self.address)
+    }
+}
+
+/// The payload of a log entry: commands gathered while the entry before was written, and the leader's time. Kept encoded, so
+/// that an entry is encoded once and decoded once on each coordinator:
+/// `time: u64 LE`, then for each command `length: u32 LE` and its bytes.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Batch(pub Bytes);
+
+/// A batch whose bytes are not one.
+#[derive(Debug, thiserror::Error)]
+#[error("a log entry's batch of {len} bytes is cut short")]
+pub struct BadBatch {
+    len: usize,
+}
+
+impl Batch {
+    /// Of these encoded commands, at this time.
+    pub fn new<'a>(now: UnixMillis, commands: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut bytes = BytesMut::with_capacity(4096);
+        bytes.put_u64_le(now);
+        for command in commands {
+            bytes.put_u32_le(command.len() as u32);
+            bytes.put_slice(command);
+        }
+        Self(bytes.freeze())
+    }
+
+    /// The time and the encoded commands.
+    pub fn open(&self) -> Result<(UnixMillis, Vec<Bytes>), BadBatch> {
+        let bad = || BadBatch { len: self.0.len() };
+        let mut rest = self.0.clone();
+        let now = rest.try_get_u64_le().map_err(|_| bad())?;
+        let mut commands = Vec::new();
+        while rest.has_remaining() {
+            let len = rest.try_get_u32_le().map_err(|_| bad())? as usize;
+            if rest.remaining() < len {
+                return Err(bad());
+            }
+            commands.push(rest.split_to(len));
+        }
+        Ok((now, commands))
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The answers to a batch's commands, in order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Replies(pub Arc<Vec<Reply>>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_gives_back_its_time_and_commands() {
+        let batch = Batch::new(7, [b"one".as_slice(), b"", b"three"]);
+        let (now, commands) = batch.open().unwrap();
+        assert_eq!(now, 7);
+        assert_eq!(commands, vec![Bytes::from("one"), Bytes::new(), Bytes::from("three")]);
+    }
+
+    #[test]
+    fn a_batch_cut_anywhere_within_a_command_is_refused() {
+        let whole = Batch::new(7, [b"one".as_slice(), b"three"]).0;
+        let at_boundaries = [8, 8 + 4 + 3, whole.len()];
+        for cut in 0..=whole.len() {
+            let opened = Batch(whole.slice(..cut)).open();
+            assert_eq!(opened.is_ok(), at_boundaries.contains(&cut), "cut at {cut}");
+        }
+    }
+}

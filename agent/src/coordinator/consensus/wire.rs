@@ -1,0 +1,118 @@
+//! Between the consensus library's types and the protos that carry them.
+
+use openraft::{
+    EntryPayload,
+    entry::RaftEntry,
+    vote::{RaftLeaderId, leader_id_adv::LeaderId},
+};
+use robeing_proto::v1;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Batch, Entry, LogId, TypeConfig};
+
+/// A request that is not of this protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed {what}: {problem}")]
+pub struct Malformed {
+    what: &'static str,
+    problem: String,
+}
+
+/// The JSON form of one of the library's messages.
+pub fn json(value: &impl Serialize) -> bytes::Bytes {
+    serde_json::to_vec(value).expect("the library's messages are made to be serialized").into()
+}
+
+/// Back from JSON.
+pub fn from_json<T: DeserializeOwned>(what: &'static str, json: &[u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(json).map_err(|e| Malformed { what, problem: e.to_string() })
+}
+
+/// A log id for the wire.
+pub fn log_id_to_wire(id: LogId) -> v1::LogId {
+    let leader = id.committed_leader_id();
+    v1::LogId { term: leader.term, node_id: leader.node_id, index: id.index() }
+}
+
+/// A log id from the wire.
+pub fn log_id_from_wire(id: &v1::LogId) -> LogId {
+    LogId::new(LeaderId::new(id.term, id.node_id).to_committed(), id.index)
+}
+
+/// An entry for the wire. Its batch is shared, not copied.
+fn entry_to_wire(entry: Entry) -> v1::LogEntry {
+    use v1::log_entry::Payload;
+    let log_id = Some(log_id_to_wire(entry.log_id()));
+    let payload = match entry.payload {
+        EntryPayload::Blank => Payload::Blank(true),
+        EntryPayload::Normal(batch) => Payload::Batch(batch.0),
+        EntryPayload::Membership(membership) => Payload::MembershipJson(json(&membership)),
+    };
+    v1::LogEntry { log_id, payload: Some(payload) }
+}
+
+fn entry_from_wire(entry: v1::LogEntry) -> Result<Entry, Malformed> {
+    use v1::log_entry::Payload;
+    let missing = |problem: &str| Malformed { what: "log entry", problem: problem.to_owned() };
+    let id = entry.log_id.ok_or_else(|| missing("it has no log id"))?;
+    let payload = match entry.payload.ok_or_else(|| missing("it has no payload"))? {
+        Payload::Blank(_) => EntryPayload::Blank,
+        Payload::Batch(batch) => EntryPayload::Normal(Batch(batch)),
+        Payload::MembershipJson(bytes) => EntryPayload::Membership(from_json("membership", &bytes)?),
+    };
+    Ok(Entry::new(log_id_from_wire(&id), payload))
+}
+
+/// A request of the library.
+pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
+/// What it is answered with.
+pub type AppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
+
+/// A replication request for the wire.
+pub fn append_to_wire(target: u64, request: AppendRequest) -> v1::AppendRequest {
+    v1::AppendRequest {
+        target,
+        vote_json: json(&request.vote),
+        prev: request.prev_log_id.map(log_id_to_wire),
+        entries: request.entries.into_iter().map(entry_to_wire).collect(),
+        commit: request.leader_commit.map(log_id_to_wire),
+    }
+}
+
+/// A replication request from the wire.
+pub fn append_from_wire(request: v1::AppendRequest) -> Result<AppendRequest, Malformed> {
+    Ok(AppendRequest {
+        vote: from_json("vote", &request.vote_json)?,
+        prev_log_id: request.prev.as_ref().map(log_id_from_wire),
+        entries: request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        leader_commit: request.commit.as_ref().map(log_id_from_wire),
+    })
+}
+
+/// A replication answer for the wire.
+pub fn result_to_wire(result: AppendResult) -> v1::AppendResponse {
+    use openraft::raft::StreamAppendError;
+    use v1::append_response::Result as Wire;
+    let matched = |id: Option<LogId>| v1::Matched { log_id: id.map(log_id_to_wire) };
+    let result = match result {
+        Ok(id) => Wire::Matched(matched(id)),
+        Err(StreamAppendError::Conflict(id)) => Wire::Conflict(matched(Some(id))),
+        Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVoteJson(json(&vote)),
+    };
+    v1::AppendResponse { result: Some(result) }
+}
+
+/// A replication answer from the wire.
+pub fn result_from_wire(response: v1::AppendResponse) -> Result<AppendResult, Malformed> {
+    use openraft::raft::StreamAppendError;
+    use v1::append_response::Result as Wire;
+    let bad = |problem: &str| Malformed { what: "append response", problem: problem.to_owned() };
+    Ok(match response.result.ok_or_else(|| bad("it is empty"))? {
+        Wire::Matched(m) => Ok(m.log_id.as_ref().map(log_id_from_wire)),
+        Wire::Conflict(m) => {
+            let id = m.log_id.as_ref().ok_or_else(|| bad("a conflict without log id"))?;
+            Err(StreamAppendError::Conflict(log_id_from_wire(id)))
+        }
+        Wire::HigherVoteJson(vote) => Err(StreamAppendError::HigherVote(from_json("vote", &vote)?)),
+    })
+}

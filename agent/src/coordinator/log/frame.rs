@@ -1,0 +1,109 @@
+//! Frames: the unit that is written and synced at once. A frame is whole or it is nothing: its checksum covers its place in
+//! the log (segment salt, sequence number, length) and its body, so that neither a torn write nor what a reused file held
+//! before can pass for one.
+//!
+//! ```text
+//! magic u32 | body length u32 | sequence u64 | crc32c u32 | zero u32 | body … | padding to 8
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Bytes before the body.
+pub const HEADER: usize = 24;
+/// Frames start at multiples of this.
+pub const ALIGN: usize = 8;
+const MAGIC: u32 = u32::from_le_bytes(*b"RBF1");
+
+/// Bytes a frame with this body takes.
+pub fn frame_len(body: usize) -> usize {
+    (HEADER + body).next_multiple_of(ALIGN)
+}
+
+fn checksum(salt: u64, seq: u64, body: &[u8]) -> u32 {
+    let mut place = [0; 20];
+    place[..8].copy_from_slice(&salt.to_le_bytes());
+    place[8..16].copy_from_slice(&seq.to_le_bytes());
+    place[16..].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&place), body)
+}
+
+/// A frame of `body`, ready to be written.
+pub fn encode(salt: u64, seq: u64, body: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(frame_len(body.len()));
+    frame.put_u32_le(MAGIC);
+    frame.put_u32_le(body.len() as u32);
+    frame.put_u64_le(seq);
+    frame.put_u32_le(checksum(salt, seq, body));
+    frame.put_u32_le(0);
+    frame.put_slice(body);
+    frame.resize(frame_len(body.len()), 0);
+    frame.freeze()
+}
+
+/// The whole frame at `offset`, if there is one: its sequence number and body.
+pub fn decode_at(salt: u64, segment: &Bytes, offset: usize) -> Option<(u64, Bytes)> {
+    let header = segment.get(offset..offset + HEADER)?;
+    let u32_at = |i: usize| header[i..i + 4].try_into().map(u32::from_le_bytes).ok();
+    if u32_at(0)? != MAGIC {
+        return None;
+    }
+    let len = u32_at(4)? as usize;
+    let seq = u64::from_le_bytes(header[8..16].try_into().ok()?);
+    let start = offset + HEADER;
+    let body = segment.get(start..start.checked_add(len)?)?;
+    (checksum(salt, seq, body) == u32_at(16)?).then(|| (seq, segment.slice(start..start + len)))
+}
+
+/// The first whole frame at or after `from` whose sequence number is at least `min_seq`: its offset.
+pub fn find_from(salt: u64, segment: &Bytes, from: usize, min_seq: u64) -> Option<usize> {
+    (from.next_multiple_of(ALIGN)..segment.len().saturating_sub(HEADER - 1))
+        .step_by(ALIGN)
+        .find(|&offset| decode_at(salt, segment, offset).is_some_and(|(seq, _)| seq >= min_seq))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_read_back() {
+        let frame = encode(1, 2, b"body");
+        assert_eq!(frame.len() % ALIGN, 0);
+        assert_eq!(decode_at(1, &frame, 0), Some((2, Bytes::from("body"))));
+    }
+
+    #[test]
+    fn a_frame_of_another_segment_is_none() {
+        assert_eq!(decode_at(9, &encode(1, 2, b"body"), 0), None);
+    }
+
+    #[test]
+    fn a_frame_with_any_bit_flipped_is_none() {
+        let frame = encode(1, 2, b"some body");
+        let significant = HEADER + 9;
+        for bit in 0..significant * 8 {
+            let unused = (20 * 8..24 * 8).contains(&bit);
+            let mut bytes = frame.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_at(1, &bytes.into(), 0).is_some(), unused, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_is_none() {
+        let frame = encode(1, 2, b"some body");
+        for len in 0..HEADER + 9 {
+            assert_eq!(decode_at(1, &frame.slice(..len), 0), None, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_later_frame_is_found_behind_garbage() {
+        let mut segment = vec![0xaa; 64];
+        segment.extend_from_slice(&encode(1, 5, b"later"));
+        let segment = Bytes::from(segment);
+        assert_eq!(find_from(1, &segment, 0, 5), Some(64));
+        assert_eq!(find_from(1, &segment, 0, 6), None);
+        assert_eq!(find_from(2, &segment, 0, 5), None);
+    }
+}

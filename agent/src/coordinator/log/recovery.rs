@@ -1,0 +1,194 @@
+//! Reads a log back after a stop of any kind.
+//!
+//! One frame at a time is written and synced before the next is begun, so at most the last one can be torn. Hence: a frame
+//! that is not whole, with nothing whole behind it, is what the crash cut off and was never acknowledged; it is dropped. One
+//! with something whole behind it was synced once and is damaged now; nothing may be dropped, and the log is refused.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    frame,
+    index::{Index, Misfit, Place},
+    record::{self, BadRecord, Record},
+    segment,
+};
+use crate::{coordinator::consensus::LogId, platform::Disk};
+
+/// A log that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Damage before the end.
+    #[error(
+        "the log is damaged in {file} at byte {offset}: {detail}. Entries that were acknowledged may be in the damaged part, so \
+         nothing is dropped; restore the file, or remove this coordinator's whole data directory to let it join again as a new member"
+    )]
+    Damaged {
+        /// Which file.
+        file: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// How it was seen.
+        detail: String,
+    },
+    /// A file is missing.
+    #[error("the log segment {missing} is missing while {found} exists; restore it, or remove this coordinator's whole data directory to let it join again as a new member")]
+    MissingSegment {
+        /// What should be there.
+        missing: PathBuf,
+        /// What is.
+        found: PathBuf,
+    },
+}
+
+/// A log as it was read back.
+pub struct Recovered {
+    /// Its content.
+    pub index: Index,
+    /// Segments, oldest first, each with the highest entry index in it.
+    pub segments: Vec<(u64, Option<u64>)>,
+    /// Where to go on in the newest segment.
+    pub tail: u64,
+    /// The next frame's sequence number.
+    pub next_seq: u64,
+    /// Bytes of a torn frame that was dropped.
+    pub torn_bytes: u64,
+}
+
+struct Reader<'a> {
+    dir: &'a Path,
+    salt: u64,
+    index: Index,
+    next_seq: Option<u64>,
+}
+
+/// Reads the log in `dir`. `files` are the names in it.
+pub async fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log_salt: u64,
+    files: &[String],
+) -> Result<Recovered, RecoveryError> {
+    let numbers: Vec<u64> = files.iter().filter_map(|name| segment::number(name)).collect();
+    for pair in numbers.windows(2) {
+        if pair[0] + 1 != pair[1] {
+            return Err(RecoveryError::MissingSegment {
+                missing: segment::path(dir, pair[0] + 1),
+                found: segment::path(dir, pair[1]),
+            });
+        }
+    }
+    let mut reader = Reader { dir, salt: log_salt, index: Index::default(), next_seq: None };
+    // Segments whose entries were all purged may be gone, so what was purged must be known before the first entry is read.
+    reader.index.purged = newest_purge(disk, dir, log_salt, &numbers).await?;
+    let mut segments: Vec<(u64, Option<u64>)> = Vec::new();
+    let (mut tail, mut torn_bytes) = (0, 0);
+    // Where the previous segment ended before its end, in case nothing follows it.
+    let mut stopped: Option<(u64, usize, Bytes)> = None;
+    for &number in &numbers {
+        let content = disk.read(&segment::path(dir, number)).await?;
+        let (end, highest) = reader.read_segment(number, &content)?;
+        if end == 0 {
+            // Begun but never written to, or damaged at its very start; only the newest may be the former.
+            reader.refuse_if_more(number, 0, &content)?;
+            if number != numbers[numbers.len() - 1] {
+                return Err(reader.damaged(number, 0, "its first frame is not whole, and a newer segment exists"));
+            }
+            disk.remove(&segment::path(dir, number)).await?;
+            break;
+        }
+        tail = end as u64;
+        segments.push((number, highest));
+        stopped = Some((number, end, content));
+    }
+    if let Some((number, end, content)) = stopped {
+        reader.refuse_if_more(number, end, &content)?;
+        torn_bytes = content[end..].iter().rposition(|&b| b != 0).map_or(0, |last| last as u64 + 1);
+    }
+    Ok(Recovered { index: reader.index, segments, tail, next_seq: reader.next_seq.unwrap_or(1), torn_bytes })
+}
+
+/// The furthest purge on record.
+async fn newest_purge(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log_salt: u64,
+    numbers: &[u64],
+) -> Result<Option<LogId>, RecoveryError> {
+    let mut newest: Option<LogId> = None;
+    for &number in numbers {
+        let content = disk.read(&segment::path(dir, number)).await?;
+        let salt = segment::salt(log_salt, number);
+        let mut offset = 0;
+        while let Some((_, body)) = frame::decode_at(salt, &content, offset) {
+            offset += frame::frame_len(body.len());
+            // What can't be decoded is refused by the pass that follows.
+            for record in record::decode(body).unwrap_or_default() {
+                if let Record::Purged(id) = record
+                    && newest.is_none_or(|n| n.index() < id.index())
+                {
+                    newest = Some(id);
+                }
+            }
+        }
+    }
+    Ok(newest)
+}
+
+impl Reader<'_> {
+    fn damaged(&self, number: u64, offset: usize, detail: impl ToString) -> RecoveryError {
+        RecoveryError::Damaged {
+            file: segment::path(self.dir, number),
+            offset: offset as u64,
+            detail: detail.to_string(),
+        }
+    }
+
+    /// Replays a segment's frames: the offset behind the last whole one, and the highest entry index seen.
+    fn read_segment(&mut self, number: u64, content: &Bytes) -> Result<(usize, Option<u64>), RecoveryError> {
+        let salt = segment::salt(self.salt, number);
+        let (mut offset, mut highest) = (0, None);
+        while let Some((seq, body)) = frame::decode_at(salt, content, offset) {
+            if self.next_seq.is_some_and(|expected| seq != expected) {
+                let expected = self.next_seq.unwrap_or_default();
+                return Err(self.damaged(number, offset, format!("frame {seq} where frame {expected} belongs")));
+            }
+            let len = frame::frame_len(body.len());
+            let place = Place { segment: number, offset: offset as u64, len };
+            let records = record::decode(body).map_err(|e: BadRecord| self.damaged(number, offset, e))?;
+            for record in records {
+                if let Record::Start(said) = record
+                    && said != number
+                {
+                    return Err(self.damaged(number, offset, format!("it says it is segment {said}")));
+                }
+                if let Record::Entry(entry) = &record {
+                    let index = openraft::entry::RaftEntry::index(entry);
+                    highest = highest.max(Some(index));
+                }
+                self.index.replay(record, place).map_err(|e: Misfit| self.damaged(number, offset, e))?;
+                self.index.evict();
+            }
+            self.next_seq = Some(seq + 1);
+            offset += len;
+        }
+        Ok((offset.min(content.len()), highest))
+    }
+
+    /// Refuses a segment that has a whole frame behind one that is not.
+    fn refuse_if_more(&self, number: u64, end: usize, content: &Bytes) -> Result<(), RecoveryError> {
+        let salt = segment::salt(self.salt, number);
+        match frame::find_from(salt, content, end, self.next_seq.unwrap_or(0)) {
+            Some(later) => Err(self.damaged(number, end, format!("a whole frame follows at byte {later}"))),
+            None => Ok(()),
+        }
+    }
+}

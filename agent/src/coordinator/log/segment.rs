@@ -1,0 +1,100 @@
+//! Segments: files of one size, filled with zeros in advance so that writing within them changes no metadata, and used again
+//! when everything in them was purged. Their names say what they are: `0000000000000007.log`, or `spare-3` for one to be used.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::platform::{Disk, DiskFile};
+
+/// Size of a segment, bytes. Also the largest frame.
+pub const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
+/// Spare segments kept.
+pub const MAX_SPARES: usize = 2;
+
+/// The salt of a segment's frames: another one in every segment of every log.
+pub fn salt(log_salt: u64, number: u64) -> u64 {
+    // SplitMix64's finalizer: neighbouring numbers get unrelated salts.
+    let z = log_salt ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Where segment `number` is.
+pub fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.log"))
+}
+
+/// The number in a segment's file name.
+pub fn number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
+}
+
+/// The spare files of a log.
+pub struct Spares {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    size: usize,
+    names: Vec<String>,
+    next: u64,
+}
+
+impl Spares {
+    /// Those among these files.
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, size: usize, files: &[String]) -> Self {
+        let names: Vec<String> = files.iter().filter(|name| name.starts_with("spare-")).cloned().collect();
+        let highest = names.iter().filter_map(|name| name["spare-".len()..].parse::<u64>().ok()).max();
+        Self { disk, dir, size, names, next: highest.map_or(0, |n| n.wrapping_add(1)) }
+    }
+
+    /// Whether one is there.
+    pub fn ready(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    fn next_name(&mut self) -> String {
+        self.next = self.next.wrapping_add(1);
+        format!("spare-{}", self.next)
+    }
+
+    /// Makes one.
+    pub async fn prepare(&mut self) -> io::Result<()> {
+        let name = self.next_name();
+        let file = self.disk.open(&self.dir.join(&name), true).await?;
+        file.fill_to(self.size as u64).await?;
+        self.names.push(name);
+        Ok(())
+    }
+
+    /// Takes one, making it first if there is none, as segment `number`. Durable only with the directory's sync, which this does.
+    pub async fn take(&mut self, number: u64) -> io::Result<Arc<dyn DiskFile>> {
+        if self.names.is_empty() {
+            self.prepare().await?;
+        }
+        let name = self.names.pop().ok_or_else(|| io::Error::other("a spare segment was made and is gone"))?;
+        let to = path(&self.dir, number);
+        self.disk.rename(&self.dir.join(name), &to).await?;
+        self.disk.sync_dir(&self.dir).await?;
+        let file = self.disk.open(&to, false).await?;
+        // A crash may have left a spare half filled.
+        file.fill_to(self.size as u64).await?;
+        Ok(file)
+    }
+
+    /// Takes back a segment that is not needed any more.
+    pub async fn give_back(&mut self, number: u64) -> io::Result<()> {
+        let from = path(&self.dir, number);
+        if self.names.len() >= MAX_SPARES {
+            self.disk.remove(&from).await?;
+        } else {
+            let name = self.next_name();
+            self.disk.rename(&from, &self.dir.join(&name)).await?;
+            self.names.push(name);
+        }
+        self.disk.sync_dir(&self.dir).await
+    }
+}

@@ -1,0 +1,238 @@
+//! The task that writes: everything that was handed over while the last sync ran goes into one frame, and is acknowledged by
+//! one sync (group commit).
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::BytesMut;
+use openraft::{entry::RaftEntry, storage::IOFlushed};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Shared, frame,
+    index::Place,
+    record::{self, Record},
+    segment::{self, Spares},
+};
+use crate::{
+    coordinator::consensus::{Entry, LogId, TypeConfig, Vote},
+    platform::DiskFile,
+};
+
+/// Operations handed over and not yet taken by the writer.
+pub const MAX_PENDING: usize = 1_024;
+/// Bytes after which a frame takes no further operation.
+pub const FRAME_TARGET: usize = 4 * 1024 * 1024;
+
+/// One operation on the log.
+pub enum Operation {
+    /// Write entries, then call back.
+    Append(Vec<Entry>, IOFlushed<TypeConfig>),
+    /// Write a record, then answer.
+    Record(Record, oneshot::Sender<io::Result<()>>),
+}
+
+enum Waiting {
+    Append(IOFlushed<TypeConfig>),
+    Record(oneshot::Sender<io::Result<()>>),
+}
+
+impl Waiting {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Self::Append(callback) => callback.io_completed(result),
+            // Nobody waits any more when the library is shutting down.
+            Self::Record(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// The writer's own state.
+pub struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) dir: PathBuf,
+    pub(super) spares: Spares,
+    pub(super) segments: VecDeque<(u64, Option<u64>)>,
+    pub(super) file: Option<Arc<dyn DiskFile>>,
+    pub(super) tail: u64,
+    pub(super) next_seq: u64,
+    pub(super) segment_bytes: usize,
+    pub(super) durable: Durable,
+}
+
+/// What is on disk for certain, of what a new segment must repeat.
+#[derive(Default)]
+pub(super) struct Durable {
+    pub(super) vote: Option<Vote>,
+    pub(super) purged: Option<LogId>,
+}
+
+/// What goes into one frame.
+#[derive(Default)]
+struct Group {
+    body: BytesMut,
+    entries: Vec<LogId>,
+    waiting: Vec<Waiting>,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+}
+
+impl Writer {
+    /// Writes until every handle of the log is gone.
+    pub async fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
+        let mut failed: Option<String> = None;
+        while let Some(first) = operations.recv().await {
+            let mut group = Group::default();
+            let mut next = Some(first);
+            let mut result = Ok(());
+            while let Some(operation) = next {
+                if let Err(e) = self.gather(operation, &mut group).await {
+                    result = Err(e);
+                }
+                next = (group.body.len() < FRAME_TARGET).then(|| operations.try_recv().ok()).flatten();
+            }
+            // After a failed write nothing is known of the disk's content: no later operation may be acknowledged.
+            if failed.is_none() && result.is_ok() {
+                result = self.flush(&mut group).await;
+            }
+            if let (None, Err(error)) = (&failed, &result) {
+                tracing::error!(%error, dir = %self.dir.display(), "the log can't be written; this coordinator must stop");
+                failed = Some(error.to_string());
+            }
+            for waiting in group.waiting {
+                waiting.tell(failed.clone().map_or(Ok(()), |e| Err(io::Error::other(e))));
+            }
+            if failed.is_none() {
+                self.reclaim().await;
+            }
+            if failed.is_none() && self.tail as usize > self.segment_bytes / 2 && !self.spares.ready() {
+                // Making a spare ahead of need keeps the fill out of an append's way, mostly.
+                if let Err(error) = self.spares.prepare().await {
+                    tracing::warn!(%error, "no spare log segment could be made ahead of need");
+                }
+            }
+        }
+    }
+
+    /// Puts an operation's records into the group, writing out a full one first.
+    async fn gather(&mut self, operation: Operation, group: &mut Group) -> io::Result<()> {
+        match operation {
+            Operation::Append(entries, callback) => {
+                let mut result = Ok(());
+                for entry in &entries {
+                    if result.is_ok() && !group.body.is_empty() && group.body.len() + record::entry_len(entry) > FRAME_TARGET {
+                        result = self.flush(group).await;
+                    }
+                    record::put_entry(&mut group.body, entry);
+                    group.entries.push(entry.log_id());
+                }
+                group.waiting.push(Waiting::Append(callback));
+                result
+            }
+            Operation::Record(record, sender) => {
+                match &record {
+                    Record::Vote(vote) => group.vote = Some(*vote),
+                    Record::Purged(id) => group.purged = Some(*id),
+                    _ => {}
+                }
+                record::put_record(&mut group.body, &record);
+                group.waiting.push(Waiting::Record(sender));
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes and syncs the group's records.
+    async fn flush(&mut self, group: &mut Group) -> io::Result<()> {
+        if let Some(committed) = self.shared.take_unsaved_commit() {
+            record::put_record(&mut group.body, &Record::Committed(Some(committed)));
+        }
+        if group.body.is_empty() {
+            return Ok(());
+        }
+        let place = self.write(&group.body).await?;
+        let highest = group.entries.iter().map(|id| id.index()).max();
+        if let Some(newest) = self.segments.back_mut() {
+            newest.1 = newest.1.max(highest);
+        }
+        // Before anything else is written: the next segment must repeat these.
+        self.durable.vote = group.vote.take().or(self.durable.vote);
+        self.durable.purged = group.purged.take().or(self.durable.purged);
+        let mut index = self.shared.index();
+        for id in group.entries.drain(..) {
+            index.placed(id, place);
+        }
+        index.evict();
+        group.body.clear();
+        Ok(())
+    }
+
+    async fn write(&mut self, body: &[u8]) -> io::Result<Place> {
+        let len = frame::frame_len(body.len());
+        if len > self.segment_bytes {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a frame of {len} bytes does not fit a segment of {}", self.segment_bytes),
+            ));
+        }
+        if self.file.is_none() || self.tail as usize + len > self.segment_bytes {
+            self.begin_segment(len).await?;
+        }
+        let file = self.file.clone().ok_or_else(|| io::Error::other("no segment is open"))?;
+        let number = self.segments.back().map_or(0, |(number, _)| *number);
+        let frame = frame::encode(segment::salt(self.shared.salt, number), self.next_seq, body);
+        let place = Place { segment: number, offset: self.tail, len };
+        self.shared.stats.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        file.write_at_and_sync(self.tail, frame).await?;
+        self.shared.stats.syncs.fetch_add(1, Ordering::Relaxed);
+        self.tail += len as u64;
+        self.next_seq += 1;
+        Ok(place)
+    }
+
+    /// Goes on in a new segment, which starts with what must be known without the older ones.
+    async fn begin_segment(&mut self, need: usize) -> io::Result<()> {
+        let number = self.segments.back().map_or(1, |(number, _)| number + 1);
+        let file = self.spares.take(number).await?;
+        let mut body = BytesMut::new();
+        record::put_record(&mut body, &Record::Start(number));
+        // Only what is on disk already may be repeated here: the rest comes in its turn.
+        if let Some(vote) = &self.durable.vote {
+            record::put_record(&mut body, &Record::Vote(*vote));
+        }
+        if let Some(purged) = self.durable.purged {
+            record::put_record(&mut body, &Record::Purged(purged));
+        }
+        let frame = frame::encode(segment::salt(self.shared.salt, number), self.next_seq, &body);
+        if frame.len() + need > self.segment_bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame does not fit a segment beside its start"));
+        }
+        let len = frame.len() as u64;
+        file.write_at_and_sync(0, frame).await?;
+        self.shared.stats.syncs.fetch_add(1, Ordering::Relaxed);
+        self.next_seq += 1;
+        self.tail = len;
+        self.file = Some(file);
+        self.segments.push_back((number, None));
+        Ok(())
+    }
+
+    /// Gives back the oldest segments when everything in them was purged.
+    async fn reclaim(&mut self) {
+        let Some(purged) = self.durable.purged else { return };
+        while self.segments.len() > 1 && self.segments[0].1.is_none_or(|highest| highest <= purged.index()) {
+            let (number, _) = self.segments[0];
+            self.shared.forget_file(number);
+            if let Err(error) = self.spares.give_back(number).await {
+                // Only space is lost; the next purge tries again.
+                tracing::warn!(%error, number, "a purged log segment could not be given back");
+                return;
+            }
+            self.segments.pop_front();
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The coordinator.
+
+pub mod consensus;
+pub mod log;
