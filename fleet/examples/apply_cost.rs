@@ -1,0 +1,135 @@
+//! Prints what a command costs: `cargo run --release -p robeing-fleet --example apply_cost`.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use robeing_fleet::{
+    AgentJoin, Command, Completion, Effect, Fleet, FleetConfig, Outcome, Reply, Role, SubmitTask, TaskId,
+    decode_command, encode_command,
+};
+
+const TASKS: u128 = 200_000;
+
+fn join(n: u32, slots: u32) -> Command {
+    Command::AgentJoined(AgentJoin {
+        name: format!("worker-{n}"),
+        incarnation: 1,
+        role: Role::Worker,
+        pool: None,
+        specializations: vec!["sum".to_owned()],
+        slots,
+        address: "127.0.0.1:1".to_owned(),
+        pid: 1,
+        version: "1".to_owned(),
+    })
+}
+
+fn submit(n: u128) -> Command {
+    Command::Submit(SubmitTask {
+        // Spread as random ids are.
+        id: TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)),
+        kind: "sum".to_owned(),
+        input: Bytes::from_static(&[7; 64]),
+        priority: 5,
+        deadline_in: None,
+        delay: None,
+        attempt_timeout: None,
+        retry: None,
+        required_role: None,
+        required_specialization: None,
+        idempotency_key: None,
+        result_ttl: None,
+        submitter: "bench".to_owned(),
+    })
+}
+
+fn per_command(name: &str, commands: u128, run: impl FnOnce()) {
+    let start = Instant::now();
+    run();
+    let ns = start.elapsed().as_nanos() / commands;
+    println!("{name:<58} {:>7.2} µs", ns as f64 / 1000.0);
+}
+
+/// Completes what `effects` assign until nothing is assigned any more.
+fn complete_all(fleet: &mut Fleet, effects: &mut Vec<Effect>) -> u128 {
+    let mut done = 0;
+    let mut next = Vec::new();
+    while !effects.is_empty() {
+        for effect in effects.drain(..) {
+            let Effect::Assign { agent, session, task, attempt } = effect else {
+                continue;
+            };
+            let completion = Completion {
+                agent,
+                session,
+                task,
+                attempt,
+                ran_us: 10 + done as u64 % 7,
+                outcome: Outcome::Succeeded(Bytes::from_static(&[1; 16])),
+            };
+            let reply = fleet.apply(2_000, Command::Complete(completion), &mut next);
+            assert_eq!(reply, Reply::Completed);
+            done += 1;
+        }
+        std::mem::swap(effects, &mut next);
+    }
+    done
+}
+
+fn run(agents: u32, slots: u32) {
+    println!("{agents} agents with {slots} slots, {TASKS} tasks");
+    let config = FleetConfig { max_queued: u32::MAX, ..FleetConfig::default() };
+    let mut fleet = Fleet::new(config);
+    let mut effects = Vec::new();
+    for n in 0..agents {
+        fleet.apply(1_000, join(n, slots), &mut effects);
+    }
+    let commands: Vec<Command> = (1..=TASKS).map(submit).collect();
+    per_command("  submit (assigned while there are slots, then queued)", TASKS, || {
+        for command in commands {
+            fleet.apply(1_000, command, &mut effects);
+        }
+    });
+    per_command("  complete (and assign the next)", TASKS, || {
+        assert_eq!(complete_all(&mut fleet, &mut effects), TASKS);
+    });
+    let mut snapshot = Vec::new();
+    per_command("  encode, per task", TASKS, || snapshot = fleet.encode());
+    per_command("  decode, per task", TASKS, || {
+        Fleet::decode(&snapshot).expect("own snapshot");
+    });
+    let mut one_by_one = Fleet::new(FleetConfig::default());
+    for n in 0..agents {
+        one_by_one.apply(1_000, join(n, slots), &mut effects);
+    }
+    let commands: Vec<Command> = (1..=TASKS).map(submit).collect();
+    per_command("  submit, assign and complete, nothing queued", TASKS, || {
+        for command in commands {
+            one_by_one.apply(1_000, command, &mut effects);
+            complete_all(&mut one_by_one, &mut effects);
+        }
+    });
+    per_command("  expire", TASKS, || {
+        while one_by_one.next_due().is_some() {
+            one_by_one.apply(u64::MAX, Command::Tick, &mut effects);
+        }
+    });
+}
+
+fn main() {
+    run(5, 4);
+    run(10_000, 4);
+    let commands: Vec<Command> = (1..=TASKS).map(submit).collect();
+    let mut bytes = Vec::new();
+    per_command("encode a submission", TASKS, || {
+        for command in &commands {
+            bytes.clear();
+            encode_command(command, &mut bytes);
+        }
+    });
+    per_command("decode a submission", TASKS, || {
+        for _ in 0..TASKS {
+            decode_command(&bytes).expect("own command");
+        }
+    });
+}

@@ -1,0 +1,179 @@
+//! A fleet under a clock that the test moves, with short ways to say what happens to it. Audits it after every command.
+
+use bytes::Bytes;
+use robeing_fleet::{
+    AgentId, AgentJoin, Command, Completion, Effect, Failure, FailureKind, Fleet, FleetConfig, LossReason, Outcome,
+    PoolShape, Reply, RetryPolicy, Role, SessionId, SubmitTask, Task, TaskId, TaskState,
+};
+
+pub struct Trial {
+    pub fleet: Fleet,
+    pub now: u64,
+    /// Of the last command.
+    pub effects: Vec<Effect>,
+}
+
+/// An agent in one of its stays.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stay {
+    pub agent: AgentId,
+    pub session: SessionId,
+}
+
+pub fn task(n: u128) -> SubmitTask {
+    SubmitTask {
+        id: TaskId(n),
+        kind: "sum".to_owned(),
+        input: Bytes::from_static(b"1 2"),
+        priority: 5,
+        deadline_in: None,
+        delay: None,
+        attempt_timeout: None,
+        retry: None,
+        required_role: None,
+        required_specialization: None,
+        idempotency_key: None,
+        result_ttl: None,
+        submitter: "test".to_owned(),
+    }
+}
+
+/// A worker with one slot, in no pool.
+pub fn worker(name: &str) -> AgentJoin {
+    AgentJoin {
+        name: name.to_owned(),
+        incarnation: 1,
+        role: Role::Worker,
+        pool: None,
+        specializations: Vec::new(),
+        slots: 1,
+        address: "127.0.0.1:1".to_owned(),
+        pid: 1,
+        version: "0.1.0".to_owned(),
+    }
+}
+
+pub fn specialist(name: &str, skill: &str) -> AgentJoin {
+    AgentJoin { role: Role::Specialist, specializations: vec![skill.to_owned()], ..worker(name) }
+}
+
+pub fn pooled(name: &str, replicas: Option<u32>, standby: u32) -> AgentJoin {
+    AgentJoin { pool: Some(PoolShape { name: "data".to_owned(), replicas, standby }), ..worker(name) }
+}
+
+pub fn retry(max_attempts: u32) -> Option<RetryPolicy> {
+    Some(RetryPolicy { max_attempts, ..RetryPolicy::default() })
+}
+
+pub fn failure(retryable: bool) -> Outcome {
+    Outcome::Failed(Failure {
+        kind: FailureKind::Exit,
+        message: "exit code 1".to_owned(),
+        code: Some(1),
+        stderr_tail: "oops".to_owned(),
+        retryable,
+    })
+}
+
+pub fn success() -> Outcome {
+    Outcome::Succeeded(Bytes::from_static(b"3"))
+}
+
+impl Trial {
+    pub fn new() -> Trial {
+        Trial::with(FleetConfig::default())
+    }
+
+    pub fn with(config: FleetConfig) -> Trial {
+        Trial { fleet: Fleet::new(config), now: 1_000_000, effects: Vec::new() }
+    }
+
+    pub fn apply(&mut self, command: Command) -> Reply {
+        self.effects.clear();
+        let reply = self.fleet.apply(self.now, command, &mut self.effects);
+        if let Err(problem) = self.fleet.audit() {
+            panic!("after {reply:?}: {problem}");
+        }
+        reply
+    }
+
+    pub fn after(&mut self, ms: u64) -> &mut Trial {
+        self.now += ms;
+        self.apply(Command::Tick);
+        self
+    }
+
+    pub fn submit(&mut self, task: SubmitTask) -> TaskId {
+        match self.apply(Command::Submit(task)) {
+            Reply::Submitted { task, .. } => task,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    pub fn cancel(&mut self, task: TaskId) -> Reply {
+        let reason = "not needed".to_owned();
+        self.apply(Command::Cancel { task, reason })
+    }
+
+    pub fn join(&mut self, join: AgentJoin) -> Stay {
+        match self.apply(Command::AgentJoined(join)) {
+            Reply::Joined { agent, session } => Stay { agent, session },
+            other => panic!("not joined: {other:?}"),
+        }
+    }
+
+    pub fn lose(&mut self, stay: Stay) -> Reply {
+        self.apply(Command::AgentLost { agent: stay.agent, session: stay.session, reason: LossReason::Silent })
+    }
+
+    pub fn drain(&mut self, stay: Stay) -> Reply {
+        let Stay { agent, session } = stay;
+        self.apply(Command::AgentDraining { agent, session })
+    }
+
+    pub fn leave(&mut self, stay: Stay) -> Reply {
+        let Stay { agent, session } = stay;
+        self.apply(Command::AgentLeft { agent, session })
+    }
+
+    /// `stay` says that its attempt `attempt` of `task` ended so.
+    pub fn complete(&mut self, stay: Stay, task: TaskId, attempt: u32, outcome: Outcome) -> Reply {
+        self.complete_after(stay, task, attempt, outcome, 1000)
+    }
+
+    pub fn complete_after(&mut self, stay: Stay, task: TaskId, attempt: u32, outcome: Outcome, ran_us: u64) -> Reply {
+        self.apply(Command::Complete(Completion {
+            agent: stay.agent,
+            session: stay.session,
+            task,
+            attempt,
+            ran_us,
+            outcome,
+        }))
+    }
+
+    pub fn task(&self, id: TaskId) -> &Task {
+        match self.fleet.task(id) {
+            Some(task) => task,
+            None => panic!("task {id} is not there"),
+        }
+    }
+
+    pub fn state(&self, id: TaskId) -> TaskState {
+        self.task(id).state
+    }
+
+    /// Who has the task now.
+    pub fn holder(&self, id: TaskId) -> Option<AgentId> {
+        self.task(id).current().map(|a| a.agent)
+    }
+
+    /// The tasks that the last command assigned, in that order, with the fencing numbers.
+    pub fn assigned(&self) -> Vec<(TaskId, u32)> {
+        let assigned = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Assign { task, attempt, .. } => Some((*task, *attempt)),
+            _ => None,
+        });
+        assigned.collect()
+    }
+}

@@ -1,0 +1,15 @@
+//! The state machine seen from outside, in one test binary.
+
+mod attempts;
+mod codec;
+mod fixture;
+mod histories;
+mod history;
+mod limits;
+mod naive;
+mod queries;
+mod scheduling;
+mod sessions;
+mod standby;
+mod submission;
+mod timers;

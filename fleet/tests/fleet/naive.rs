@@ -1,0 +1,82 @@
+//! The scheduler's rules in their plainest form, over what anyone can read of a fleet, to hold the indexed ones to.
+
+use robeing_fleet::{Agent, AgentId, AgentState, Fleet, Role, ScoreTerms, SubmitTask, Task, TaskId};
+
+/// What matters of a task for choosing.
+pub struct Wanted<'a> {
+    pub role: Option<Role>,
+    pub skill: Option<&'a str>,
+    pub kind: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    pub fn by_submission(s: &'a SubmitTask) -> Wanted<'a> {
+        Wanted { role: s.required_role, skill: s.required_specialization.as_deref(), kind: &s.kind }
+    }
+
+    pub fn by(task: &'a Task) -> Wanted<'a> {
+        Wanted { role: task.required_role, skill: task.required_specialization.as_deref(), kind: &task.kind }
+    }
+
+    fn matches(&self, agent: &Agent) -> bool {
+        let domain = self.skill.unwrap_or(self.kind);
+        agent.specializations.iter().any(|s| s.as_ref() == domain)
+    }
+
+    fn fits(&self, agent: &Agent) -> bool {
+        if self.skill.is_some() && !self.matches(agent) {
+            return false;
+        }
+        match (self.role, agent.role) {
+            (Some(required), role) => required == role,
+            (None, Role::Worker | Role::Specialist) => true,
+            (None, Role::Messenger | Role::Guardian) => self.matches(agent),
+        }
+    }
+}
+
+fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
+    let weights = fleet.config().weights;
+    let used = u64::from(agent.used_slots());
+    let load = (used * 1000 / u64::from(agent.slots)) as i64;
+    let success = u64::from(agent.record.success) * 70 / 100;
+    let speed = u64::from(agent.record.speed) * 30 / 100;
+    let performance = (success * 10 + speed * 10) / 10_000;
+    let specialization = i64::from(weights.specialization) * 1000 * i64::from(matched);
+    let load = i64::from(weights.load) * load;
+    // Rounding of the two halves may differ by one from rounding their sum; take the agent's own figure then.
+    let own = i64::from(agent.record.performance());
+    assert!((own - performance as i64).abs() <= 1);
+    let performance = i64::from(weights.performance) * own;
+    ScoreTerms { specialization, load, performance, total: specialization + load + performance }
+}
+
+/// The agent that should take such a task now, its score, and how many could.
+pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, u32)> {
+    let free = |a: &&Agent| a.state == AgentState::Live && a.used_slots() < a.slots;
+    let candidates: Vec<&Agent> = fleet.agents().filter(free).filter(|a| wanted.fits(a)).collect();
+    let mut ranked: Vec<_> = candidates
+        .iter()
+        .map(|agent| {
+            let matched = wanted.matches(agent);
+            let terms = terms(fleet, agent, matched);
+            let load = u64::from(agent.used_slots()) * 1000 / u64::from(agent.slots);
+            let order = (-terms.total, !matched, agent.role, load, agent.id);
+            (order, agent.id, terms)
+        })
+        .collect();
+    ranked.sort_by(|a, b| a.0.cmp(&b.0));
+    let (_, id, terms) = ranked.into_iter().next()?;
+    Some((id, terms, candidates.len() as u32))
+}
+
+/// The queued task that this agent should take next.
+pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
+    let mut queued: Vec<&Task> =
+        fleet.changed_tasks_since(0).filter(|t| t.is_ready() && Wanted::by(t).fits(agent)).collect();
+    queued.sort_by_key(|t| {
+        let domain = agent.role == Role::Specialist && Wanted::by(t).matches(agent);
+        (!domain, 10 - t.priority, t.seq)
+    });
+    queued.first().map(|t| t.id)
+}
