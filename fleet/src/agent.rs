@@ -133,18 +133,12 @@ impl Agent {
 
     /// Its taken slots, by task.
     pub fn held(&self) -> impl Iterator<Item = Held> + '_ {
-        self.held.iter().map(|((task, attempt), state)| Held {
-            task: *task,
-            attempt: *attempt,
-            state: *state,
-        })
+        self.held.iter().map(|((task, attempt), state)| Held { task: *task, attempt: *attempt, state: *state })
     }
 
     /// Whether it has this specialization.
     pub fn has_specialization(&self, name: &str) -> bool {
-        self.specializations
-            .binary_search_by(|s| s.as_ref().cmp(name))
-            .is_ok()
+        self.specializations.binary_search_by(|s| s.as_ref().cmp(name)).is_ok()
     }
 
     /// Taken slots per thousand.
@@ -161,12 +155,8 @@ impl TrackRecord {
     const MEMORY: i64 = 8;
 
     /// Of a newcomer to a fleet without any record.
-    pub(crate) const BLANK: TrackRecord = TrackRecord {
-        success: Self::ONE,
-        speed: Self::ONE / 2,
-        succeeded: 0,
-        failed: 0,
-    };
+    pub(crate) const BLANK: TrackRecord =
+        TrackRecord { success: Self::ONE, speed: Self::ONE / 2, succeeded: 0, failed: 0 };
 
     /// 0 to 1000: seven tenths success, three tenths speed.
     pub fn performance(&self) -> u32 {

@@ -5,19 +5,12 @@ use bytes::Bytes;
 use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES};
 use crate::scoring::score;
 use crate::{
-    Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure,
-    FailureKind, Fleet, HeldState, Outcome, Refusal, Reply, StaleReason, Task, TaskId, TaskState,
-    UnixMillis, Weights,
+    Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
+    HeldState, Outcome, Refusal, Reply, StaleReason, Task, TaskId, TaskState, UnixMillis, Weights,
 };
 
 /// The attempt that begins when `agent`, as it is, gets `task`.
-fn attempt_of(
-    task: &Task,
-    agent: &Agent,
-    candidates: u32,
-    weights: &Weights,
-    now: UnixMillis,
-) -> Attempt {
+fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, now: UnixMillis) -> Attempt {
     let matched = agent.has_specialization(task.needs().domain);
     Attempt {
         number: task.next_attempt(),
@@ -34,12 +27,7 @@ fn attempt_of(
 }
 
 fn assignment(task: &Task, attempt: &Attempt) -> Effect {
-    Effect::Assign {
-        agent: attempt.agent,
-        session: attempt.session,
-        task: task.id,
-        attempt: attempt.number,
-    }
+    Effect::Assign { agent: attempt.agent, session: attempt.session, task: task.id, attempt: attempt.number }
 }
 
 /// Cuts `text` to [`MAX_TEXT_BYTES`] at a character's edge: its end if `tail`, else its beginning.
@@ -63,13 +51,7 @@ fn cut(text: &mut String, tail: bool) {
 }
 
 pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
-    Failure {
-        kind,
-        message: message.to_owned(),
-        code: None,
-        stderr_tail: String::new(),
-        retryable,
-    }
+    Failure { kind, message: message.to_owned(), code: None, stderr_tail: String::new(), retryable }
 }
 
 impl Fleet {
@@ -108,12 +90,8 @@ impl Fleet {
 
     /// Gives `agent` what is queued for it, for as long as it has a free slot.
     pub(crate) fn pull(&mut self, agent: AgentId, effects: &mut Vec<Effect>) {
-        while let Some(next) = self
-            .state
-            .agents
-            .get(&agent)
-            .filter(|a| a.free_slots() > 0)
-            .and_then(|a| self.indexes.queue.next_for(a))
+        while let Some(next) =
+            self.state.agents.get(&agent).filter(|a| a.free_slots() > 0).and_then(|a| self.indexes.queue.next_for(a))
         {
             self.assign(next, agent, effects);
         }
@@ -123,8 +101,7 @@ impl Fleet {
     fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
         let now = self.state.now;
         let weights = self.state.config.weights;
-        let (Some(task), Some(agent)) = (self.state.tasks.get(&seq), self.state.agents.get(&id))
-        else {
+        let (Some(task), Some(agent)) = (self.state.tasks.get(&seq), self.state.agents.get(&id)) else {
             return;
         };
         let candidates = self.indexes.free.count(task.needs());
@@ -136,14 +113,7 @@ impl Fleet {
     }
 
     pub(crate) fn complete(&mut self, completion: Completion, effects: &mut Vec<Effect>) -> Reply {
-        let Completion {
-            agent: id,
-            session,
-            task,
-            attempt,
-            ran_us,
-            outcome,
-        } = completion;
+        let Completion { agent: id, session, task, attempt, ran_us, outcome } = completion;
         let agent = self.state.agents.get(&id);
         let in_session = agent.filter(|a| a.session == session && a.state != AgentState::Lost);
         let Some(agent) = in_session else {
@@ -211,10 +181,7 @@ impl Fleet {
         effects: &mut Vec<Effect>,
     ) {
         let speed = match self.state.tasks.get(&seq) {
-            Some(task) => self
-                .state
-                .kinds
-                .note(&task.kind, ran_us, self.state.revision),
+            Some(task) => self.state.kinds.note(&task.kind, ran_us, self.state.revision),
             None => return,
         };
         self.finish(seq, TaskState::Succeeded, effects, |task, now| {
@@ -229,14 +196,7 @@ impl Fleet {
         self.pull(id, effects);
     }
 
-    fn failed(
-        &mut self,
-        seq: u64,
-        id: AgentId,
-        held: (TaskId, u32),
-        mut failure: Failure,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn failed(&mut self, seq: u64, id: AgentId, held: (TaskId, u32), mut failure: Failure, effects: &mut Vec<Effect>) {
         cut(&mut failure.message, false);
         cut(&mut failure.stderr_tail, true);
         let counts = failure.kind != FailureKind::Deadline;
@@ -256,13 +216,7 @@ impl Fleet {
     }
 
     /// Ends the current attempt with a failure: the task waits for its next attempt, or ends if there is none.
-    pub(crate) fn fail_attempt(
-        &mut self,
-        seq: u64,
-        end: AttemptEnd,
-        failure: Failure,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn fail_attempt(&mut self, seq: u64, end: AttemptEnd, failure: Failure, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.get(&seq) else {
             return;
         };
@@ -277,11 +231,7 @@ impl Fleet {
             return;
         }
         let unanswered = again && matches!(end, AttemptEnd::TimedOut | AttemptEnd::Lost);
-        let state = if unanswered {
-            TaskState::DeadLettered
-        } else {
-            TaskState::Failed
-        };
+        let state = if unanswered { TaskState::DeadLettered } else { TaskState::Failed };
         self.finish(seq, state, effects, |task, now| {
             task.end_attempt(now, end, Some(failure.clone()));
             task.finish(now, state, Some(failure));
@@ -289,12 +239,7 @@ impl Fleet {
     }
 
     /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
-    pub(crate) fn lose_attempt(
-        &mut self,
-        seq: u64,
-        message: &str,
-        effects: &mut Vec<Effect>,
-    ) -> bool {
+    pub(crate) fn lose_attempt(&mut self, seq: u64, message: &str, effects: &mut Vec<Effect>) -> bool {
         let failure = own_failure(FailureKind::AgentLost, message, true);
         let Some(task) = self.state.tasks.get(&seq) else {
             return false;
@@ -335,12 +280,7 @@ impl Fleet {
         });
     }
 
-    pub(crate) fn cancel(
-        &mut self,
-        id: TaskId,
-        mut reason: String,
-        effects: &mut Vec<Effect>,
-    ) -> Reply {
+    pub(crate) fn cancel(&mut self, id: TaskId, mut reason: String, effects: &mut Vec<Effect>) -> Reply {
         let known = self.indexes.ids.get(&id).copied();
         let state = self.task(id).map(|task| task.state);
         let (Some(seq), Some(state)) = (known, state) else {
@@ -374,12 +314,6 @@ impl Fleet {
                 agent.record.note_failure(1);
             }
         });
-        effects.push(Effect::Stop {
-            agent: id,
-            session,
-            task: key.0,
-            attempt: key.1,
-            cause,
-        });
+        effects.push(Effect::Stop { agent: id, session, task: key.0, attempt: key.1, cause });
     }
 }

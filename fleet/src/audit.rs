@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use crate::fleet::State;
 use crate::indexes::Indexes;
 use crate::limits::*;
-use crate::{
-    Agent, AgentState, FLEET_VERSION, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord,
-};
+use crate::{Agent, AgentState, FLEET_VERSION, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord};
 
 /// Counters of a state that is not made up leave this much room to count on.
 const COUNTER_ROOM: u64 = u64::MAX / 2;
@@ -23,9 +21,7 @@ impl Fleet {
     /// ready task waits while an agent that fits it has a free slot. The error says what does not hold.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
-        ensure(self.indexes == Indexes::rebuild(&self.state), || {
-            "an index is not what the state gives".to_owned()
-        })?;
+        ensure(self.indexes == Indexes::rebuild(&self.state), || "an index is not what the state gives".to_owned())?;
         self.check_work_conserving()
     }
 
@@ -35,9 +31,7 @@ impl Fleet {
             let needs = task.needs();
             for agent in &free {
                 let fits = needs.fit(agent.role, agent.has_specialization(needs.domain));
-                ensure(!fits, || {
-                    format!("task {} waits though agent {} is free", task.id, agent.name)
-                })?;
+                ensure(!fits, || format!("task {} waits though agent {} is free", task.id, agent.name))?;
             }
         }
         Ok(())
@@ -46,27 +40,19 @@ impl Fleet {
 
 /// Checks what must hold of any state, so that nothing that apply does with it can go wrong.
 pub(crate) fn check_state(state: &State) -> Check {
-    ensure((1..=FLEET_VERSION).contains(&state.version), || {
-        format!("version {}", state.version)
-    })?;
+    ensure((1..=FLEET_VERSION).contains(&state.version), || format!("version {}", state.version))?;
     state.config.check().map_err(|e| e.to_string())?;
     ensure(state.now <= MAX_TIME_MS, || "time".to_owned())?;
     let counters = [state.revision, state.next_seq, state.next_session];
-    ensure(counters.iter().all(|c| *c < COUNTER_ROOM), || {
-        "a counter is out of range".to_owned()
-    })?;
+    ensure(counters.iter().all(|c| *c < COUNTER_ROOM), || "a counter is out of range".to_owned())?;
     ensure(state.kinds.is_sound(), || "kinds".to_owned())?;
-    ensure(state.agents.len() <= MAX_AGENTS as usize, || {
-        format!("{} agents", state.agents.len())
-    })?;
+    ensure(state.agents.len() <= MAX_AGENTS as usize, || format!("{} agents", state.agents.len()))?;
     let mut revisions = BTreeSet::new();
     check_tasks(state, &mut revisions)?;
     check_agents(state, &mut revisions)?;
     for name in state.pools.keys() {
         let member = |a: &Agent| a.pool.as_ref() == Some(name);
-        ensure(state.agents.values().any(member), || {
-            format!("pool {name} has no member")
-        })?;
+        ensure(state.agents.values().any(member), || format!("pool {name} has no member"))?;
     }
     check_slots(state)
 }
@@ -105,50 +91,30 @@ fn check_task(task: &Task, now: u64) -> Check {
                 && (1..=MAX_PRIORITY).contains(&task.priority)
                 && task.retry.check("retry").is_ok()
                 && task.input.len() <= MAX_INPUT_BYTES
-                && task
-                    .output
-                    .as_ref()
-                    .is_none_or(|o| o.len() <= MAX_INPUT_BYTES)
+                && task.output.as_ref().is_none_or(|o| o.len() <= MAX_INPUT_BYTES)
                 && task.result_ttl <= MAX_DURATION_MS
                 && task.attempt_timeout.is_none_or(|t| t <= MAX_DURATION_MS),
         ),
-        (
-            "times",
-            times.into_iter().flatten().all(|t| t <= last) && task.submitted_at <= now,
-        ),
+        ("times", times.into_iter().flatten().all(|t| t <= last) && task.submitted_at <= now),
         (
             "final state",
             task.state.is_final() == task.finished_at.is_some()
                 && task.finished_at.is_some() == task.expires_at.is_some()
                 && task.finished_at <= Some(now),
         ),
-        (
-            "output",
-            task.output.is_some() == (task.state == TaskState::Succeeded),
-        ),
-        (
-            "backoff",
-            task.not_before.is_none() || task.state == TaskState::Queued,
-        ),
+        ("output", task.output.is_some() == (task.state == TaskState::Succeeded)),
+        ("backoff", task.not_before.is_none() || task.state == TaskState::Queued),
         ("kept attempts", kept.len() <= MAX_KEPT_ATTEMPTS),
         (
             "fencing",
-            kept.windows(2).all(|w| w[0].number < w[1].number)
-                && latest.is_none_or(|a| a.number == task.attempt),
+            kept.windows(2).all(|w| w[0].number < w[1].number) && latest.is_none_or(|a| a.number == task.attempt),
         ),
         (
             "one current attempt",
-            earlier.iter().all(|a| a.end.is_some())
-                && task.current().is_some() == (task.state == TaskState::Assigned),
+            earlier.iter().all(|a| a.end.is_some()) && task.current().is_some() == (task.state == TaskState::Assigned),
         ),
-        (
-            "attempt number",
-            u64::from(task.attempt) < COUNTER_ROOM >> 32,
-        ),
-        (
-            "attempts used",
-            task.attempts_used <= task.retry.max_attempts,
-        ),
+        ("attempt number", u64::from(task.attempt) < COUNTER_ROOM >> 32),
+        ("attempts used", task.attempts_used <= task.retry.max_attempts),
     ];
     match rules.into_iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(what.to_owned()),
@@ -169,41 +135,17 @@ fn check_agents(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
                     && agent.session.0 < state.next_session
                     && names.insert(&agent.name),
             ),
-            (
-                "revision",
-                agent.revision <= state.revision && revisions.insert(agent.revision),
-            ),
-            (
-                "record",
-                record.success <= TrackRecord::ONE && record.speed <= TrackRecord::ONE,
-            ),
-            (
-                "attempt numbers",
-                agent
-                    .held
-                    .keys()
-                    .all(|(_, n)| u64::from(*n) < COUNTER_ROOM >> 32),
-            ),
-            (
-                "slots",
-                (1..=MAX_SLOTS).contains(&agent.slots) && agent.held.len() <= agent.slots as usize,
-            ),
-            (
-                "specializations",
-                skills.len() <= MAX_SPECIALIZATIONS && skills.is_sorted_by(|a, b| a < b),
-            ),
+            ("revision", agent.revision <= state.revision && revisions.insert(agent.revision)),
+            ("record", record.success <= TrackRecord::ONE && record.speed <= TrackRecord::ONE),
+            ("attempt numbers", agent.held.keys().all(|(_, n)| u64::from(*n) < COUNTER_ROOM >> 32)),
+            ("slots", (1..=MAX_SLOTS).contains(&agent.slots) && agent.held.len() <= agent.slots as usize),
+            ("specializations", skills.len() <= MAX_SPECIALIZATIONS && skills.is_sorted_by(|a, b| a < b)),
             (
                 "loss",
                 (agent.state == AgentState::Lost) == agent.lost.is_some()
                     && (agent.lost.is_none() || agent.held.is_empty()),
             ),
-            (
-                "pool",
-                agent
-                    .pool
-                    .as_ref()
-                    .is_none_or(|p| state.pools.contains_key(p)),
-            ),
+            ("pool", agent.pool.as_ref().is_none_or(|p| state.pools.contains_key(p))),
         ];
         if let Some((what, _)) = rules.into_iter().find(|(_, holds)| !holds) {
             return Err(format!("agent {}: {what}", agent.name));
@@ -228,13 +170,11 @@ fn check_slots(state: &State) -> Check {
                 HeldState::Active => {
                     active.insert(slot);
                 }
-                HeldState::Stopping => ensure(!current.contains(&slot), || {
-                    format!("agent {} is to stop a current attempt", agent.name)
-                })?,
+                HeldState::Stopping => {
+                    ensure(!current.contains(&slot), || format!("agent {} is to stop a current attempt", agent.name))?
+                }
             }
         }
     }
-    ensure(active == current, || {
-        "taken slots and current attempts differ".to_owned()
-    })
+    ensure(active == current, || "taken slots and current attempts differ".to_owned())
 }

@@ -26,9 +26,7 @@ pub enum CodecError {
     #[error("{0} bytes follow the end of a {1}")]
     Trailing(usize, &'static str),
     /// The state was changed by rules that this binary does not know.
-    #[error(
-        "the snapshot is of fleet version {found}, this program knows up to {known}; use a newer one"
-    )]
+    #[error("the snapshot is of fleet version {found}, this program knows up to {known}; use a newer one")]
     Version {
         /// Of the snapshot.
         found: u32,
@@ -46,11 +44,7 @@ fn encode(format: u8, value: &impl Serialize, out: &mut Vec<u8>) {
     *out = written.expect("a vector takes any bytes, and no type here has an unknown length");
 }
 
-fn take<'a, T: Deserialize<'a>>(
-    format: u8,
-    what: &'static str,
-    bytes: &'a [u8],
-) -> Result<(T, &'a [u8]), CodecError> {
+fn take<'a, T: Deserialize<'a>>(format: u8, what: &'static str, bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
     let Some((first, rest)) = bytes.split_first() else {
         let end = postcard::Error::DeserializeUnexpectedEnd;
         return Err(CodecError::Malformed(what, end));
@@ -61,11 +55,7 @@ fn take<'a, T: Deserialize<'a>>(
     postcard::take_from_bytes(rest).map_err(|e| CodecError::Malformed(what, e))
 }
 
-fn decode<'a, T: Deserialize<'a>>(
-    format: u8,
-    what: &'static str,
-    bytes: &'a [u8],
-) -> Result<T, CodecError> {
+fn decode<'a, T: Deserialize<'a>>(format: u8, what: &'static str, bytes: &'a [u8]) -> Result<T, CodecError> {
     let (value, rest) = take(format, what, bytes)?;
     match rest.len() {
         0 => Ok(value),
@@ -115,10 +105,7 @@ impl Fleet {
     pub fn decode(bytes: &[u8]) -> Result<Fleet, CodecError> {
         let state: State = decode(SNAPSHOT_FORMAT, "snapshot", bytes)?;
         if state.version > FLEET_VERSION {
-            return Err(CodecError::Version {
-                found: state.version,
-                known: FLEET_VERSION,
-            });
+            return Err(CodecError::Version { found: state.version, known: FLEET_VERSION });
         }
         audit::check_state(&state).map_err(CodecError::Inconsistent)?;
         Ok(Fleet::from_state(state))

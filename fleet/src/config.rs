@@ -5,11 +5,7 @@ use crate::{FleetConfig, Refusal, RetryPolicy, Weights};
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights {
-            specialization: 50,
-            load: -10,
-            performance: 20,
-        }
+        Weights { specialization: 50, load: -10, performance: 20 }
     }
 }
 
@@ -39,20 +35,16 @@ impl Default for FleetConfig {
 }
 
 pub(crate) fn invalid(field: &str, problem: impl Into<String>) -> Refusal {
-    Refusal::Invalid {
-        field: field.to_owned(),
-        problem: problem.into(),
-    }
+    Refusal::Invalid { field: field.to_owned(), problem: problem.into() }
 }
 
 /// Refuses a duration in milliseconds that is under `least` or over [`MAX_DURATION_MS`].
 pub(crate) fn check_duration(field: &str, value: Option<u64>, least: u64) -> Result<(), Refusal> {
     match value {
         Some(ms) if ms < least => Err(invalid(field, format!("must be at least {least} ms"))),
-        Some(ms) if ms > MAX_DURATION_MS => Err(invalid(
-            field,
-            format!("is {ms} ms, the most is {MAX_DURATION_MS} ms (366 days)"),
-        )),
+        Some(ms) if ms > MAX_DURATION_MS => {
+            Err(invalid(field, format!("is {ms} ms, the most is {MAX_DURATION_MS} ms (366 days)")))
+        }
         _ => Ok(()),
     }
 }
@@ -76,10 +68,7 @@ pub(crate) fn check_length(field: &str, value: &str, most: usize) -> Result<(), 
 
 fn check_weight(field: &str, value: i32, least: i32) -> Result<(), Refusal> {
     if !(least..=MAX_WEIGHT).contains(&value) {
-        return Err(invalid(
-            field,
-            format!("is {value}, must be {least} to {MAX_WEIGHT}"),
-        ));
+        return Err(invalid(field, format!("is {value}, must be {least} to {MAX_WEIGHT}")));
     }
     Ok(())
 }
@@ -91,18 +80,12 @@ impl RetryPolicy {
             let problem = format!("is {}, must be 1 to {MAX_ATTEMPTS}", self.max_attempts);
             return Err(invalid(&format!("{field}.max_attempts"), problem));
         }
-        let backoffs = [
-            ("initial_backoff", self.initial_backoff),
-            ("max_backoff", self.max_backoff),
-        ];
+        let backoffs = [("initial_backoff", self.initial_backoff), ("max_backoff", self.max_backoff)];
         for (name, value) in backoffs {
             check_duration(&format!("{field}.{name}"), Some(value), 0)?;
         }
         if !(100..=MAX_MULTIPLIER_PERCENT).contains(&self.multiplier_percent) {
-            let problem = format!(
-                "is {}, must be 100 to {MAX_MULTIPLIER_PERCENT}",
-                self.multiplier_percent
-            );
+            let problem = format!("is {}, must be 100 to {MAX_MULTIPLIER_PERCENT}", self.multiplier_percent);
             return Err(invalid(&format!("{field}.multiplier_percent"), problem));
         }
         Ok(())

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::indexes::Indexes;
 use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
 use crate::timings::KindTimes;
-use crate::{
-    Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Task, TaskState, UnixMillis,
-};
+use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Task, TaskState, UnixMillis};
 
 /// The newest version of what apply does that this crate knows.
 pub const FLEET_VERSION: u32 = 1;
@@ -105,11 +103,7 @@ impl Fleet {
             Command::Submit(submission) => self.submit(submission, effects),
             Command::Cancel { task, reason } => self.cancel(task, reason, effects),
             Command::AgentJoined(join) => self.join(join, effects),
-            Command::AgentLost {
-                agent,
-                session,
-                reason,
-            } => self.lose(agent, session, reason, effects),
+            Command::AgentLost { agent, session, reason } => self.lose(agent, session, reason, effects),
             Command::AgentDraining { agent, session } => self.drain(agent, session, effects),
             Command::AgentLeft { agent, session } => self.leave(agent, session, effects),
             Command::Complete(completion) => self.complete(completion, effects),
@@ -141,11 +135,7 @@ impl Fleet {
     fn raise_version(&mut self, asked: u32) -> Reply {
         let current = self.state.version;
         if asked < current || asked > FLEET_VERSION {
-            return Reply::Refused(Refusal::Version {
-                asked,
-                current,
-                known: FLEET_VERSION,
-            });
+            return Reply::Refused(Refusal::Version { asked, current, known: FLEET_VERSION });
         }
         self.state.version = asked;
         Reply::Done
@@ -157,11 +147,7 @@ impl Fleet {
     }
 
     /// Changes a task and keeps every index in step. Nothing if there is no such task.
-    pub(crate) fn change_task<R>(
-        &mut self,
-        seq: u64,
-        change: impl FnOnce(&mut Task) -> R,
-    ) -> Option<R> {
+    pub(crate) fn change_task<R>(&mut self, seq: u64, change: impl FnOnce(&mut Task) -> R) -> Option<R> {
         let task = self.state.tasks.get_mut(&seq)?;
         self.indexes.leave_task(task);
         let result = change(task);
@@ -172,11 +158,7 @@ impl Fleet {
     }
 
     /// Changes anything of an agent but its name, and keeps every index in step.
-    pub(crate) fn change_agent<R>(
-        &mut self,
-        id: AgentId,
-        change: impl FnOnce(&mut Agent) -> R,
-    ) -> Option<R> {
+    pub(crate) fn change_agent<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.get_mut(&id)?;
         let weights = &self.state.config.weights;
         self.indexes.leave_agent(agent, weights);
@@ -188,11 +170,7 @@ impl Fleet {
     }
 
     /// As [`Fleet::change_agent`], for changes of active attempts or the record alone, at less cost.
-    pub(crate) fn change_work<R>(
-        &mut self,
-        id: AgentId,
-        change: impl FnOnce(&mut Agent) -> R,
-    ) -> Option<R> {
+    pub(crate) fn change_work<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.get_mut(&id)?;
         let weights = &self.state.config.weights;
         self.indexes.leave_work(agent, weights);

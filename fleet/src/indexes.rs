@@ -188,9 +188,7 @@ impl Indexes {
 
     /// Whether the pool has no member left.
     pub(crate) fn pool_is_empty(&self, pool: &str) -> bool {
-        self.pools
-            .get(pool)
-            .is_none_or(|m| *m == PoolMembers::default())
+        self.pools.get(pool).is_none_or(|m| *m == PoolMembers::default())
     }
 }
 

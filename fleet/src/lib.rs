@@ -27,13 +27,10 @@ mod timers;
 mod timings;
 
 pub use agent::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
-pub use codec::{
-    CodecError, decode_command, decode_reply, encode_command, encode_reply, take_command,
-    take_reply,
-};
+pub use codec::{CodecError, decode_command, decode_reply, encode_command, encode_reply, take_command, take_reply};
 pub use command::{
-    AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome,
-    PoolShape, RetryPolicy, Role, SubmitTask, Weights,
+    AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy,
+    Role, SubmitTask, Weights,
 };
 pub use effect::{CancelCause, Effect};
 pub use fleet::{FLEET_VERSION, Fleet, Totals};

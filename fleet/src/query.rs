@@ -4,8 +4,7 @@ use std::ops::Bound;
 
 use crate::limits::{MAX_PAGE, MAX_SCANNED};
 use crate::{
-    Agent, AgentId, AgentState, Fleet, FleetConfig, Held, PoolView, Task, TaskId, TaskState,
-    Totals, UnixMillis,
+    Agent, AgentId, AgentState, Fleet, FleetConfig, Held, PoolView, Task, TaskId, TaskState, Totals, UnixMillis,
 };
 
 /// Which tasks a listing is about. Empty: all.
@@ -122,12 +121,7 @@ impl Fleet {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut tasks = Vec::new();
         let mut last = None;
-        for (scanned, (seq, task)) in self
-            .state
-            .tasks
-            .range((start, Bound::Unbounded))
-            .enumerate()
-        {
+        for (scanned, (seq, task)) in self.state.tasks.range((start, Bound::Unbounded)).enumerate() {
             if tasks.len() == limit || scanned == MAX_SCANNED {
                 return TaskPage { tasks, next: last };
             }

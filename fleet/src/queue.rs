@@ -76,11 +76,6 @@ impl ReadyQueue {
             Role::Messenger | Role::Guardian => None,
         };
         let general = [everyone, self.general[own].first()];
-        general
-            .into_iter()
-            .flatten()
-            .chain(domain)
-            .min()
-            .map(|(_, seq)| *seq)
+        general.into_iter().flatten().chain(domain).min().map(|(_, seq)| *seq)
     }
 }

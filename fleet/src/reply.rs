@@ -64,17 +64,13 @@ pub enum Refusal {
         limit: u32,
     },
     /// Too many bytes kept.
-    #[error(
-        "inputs and results fill {limit} bytes, which is the limit; submit again when results have expired"
-    )]
+    #[error("inputs and results fill {limit} bytes, which is the limit; submit again when results have expired")]
     StorageFull {
         /// The limit.
         limit: u64,
     },
     /// Input over the limit.
-    #[error(
-        "the input has {bytes} bytes, the limit is {limit}; store it elsewhere and submit a reference"
-    )]
+    #[error("the input has {bytes} bytes, the limit is {limit}; store it elsewhere and submit a reference")]
     InputTooLarge {
         /// Its size.
         bytes: u64,
@@ -90,9 +86,7 @@ pub enum Refusal {
         problem: String,
     },
     /// The id or key belongs to a task with other content.
-    #[error(
-        "{what} belongs to task {task}, which was submitted with another kind or input; use a new one"
-    )]
+    #[error("{what} belongs to task {task}, which was submitted with another kind or input; use a new one")]
     Conflict {
         /// "the id" or "the idempotency key".
         what: String,

@@ -35,12 +35,7 @@ impl Needs<'_> {
     }
 }
 
-pub(crate) const ROLES: [Role; 4] = [
-    Role::Worker,
-    Role::Specialist,
-    Role::Messenger,
-    Role::Guardian,
-];
+pub(crate) const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
 
 /// Place of an agent in the order of a set: score without the match bonus (best first), load per thousand, number.
 type Rank = (Reverse<i64>, u32, AgentId);
@@ -121,16 +116,10 @@ impl FreeAgents {
     }
 
     /// The sets in which an agent for `needs` may be, with the role and whether its agents match.
-    fn sets<'a>(
-        &'a self,
-        needs: Needs<'a>,
-    ) -> impl Iterator<Item = (Role, bool, &'a BTreeSet<Rank>)> {
+    fn sets<'a>(&'a self, needs: Needs<'a>) -> impl Iterator<Item = (Role, bool, &'a BTreeSet<Rank>)> {
         let matching = self.specialized.get(needs.domain);
         let matching = matching.into_iter().flat_map(move |sets| {
-            ROLES
-                .into_iter()
-                .filter(move |role| needs.fit(*role, true))
-                .map(|role| (role, true, &sets[role as usize]))
+            ROLES.into_iter().filter(move |role| needs.fit(*role, true)).map(|role| (role, true, &sets[role as usize]))
         });
         let any = ROLES
             .into_iter()

@@ -27,10 +27,5 @@ pub(crate) fn score(weights: &Weights, agent: &Agent, matched: bool) -> ScoreTer
     let specialization = if matched { match_bonus(weights) } else { 0 };
     let load = i64::from(weights.load) * i64::from(agent.load());
     let performance = i64::from(weights.performance) * i64::from(agent.record.performance());
-    ScoreTerms {
-        specialization,
-        load,
-        performance,
-        total: specialization + load + performance,
-    }
+    ScoreTerms { specialization, load, performance, total: specialization + load + performance }
 }

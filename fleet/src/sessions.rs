@@ -8,8 +8,8 @@ use crate::config::{check_length, check_name, invalid};
 use crate::fleet::Pool;
 use crate::limits::{MAX_AGENTS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
 use crate::{
-    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, HeldState, LossReason, Refusal, Reply,
-    SessionId, agent::Loss, queue,
+    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, HeldState, LossReason, Refusal, Reply, SessionId,
+    agent::Loss, queue,
 };
 
 impl AgentJoin {
@@ -21,10 +21,7 @@ impl AgentJoin {
             return Err(invalid("slots", problem));
         }
         if self.specializations.len() > MAX_SPECIALIZATIONS {
-            let problem = format!(
-                "has {} entries, the most is {MAX_SPECIALIZATIONS}",
-                self.specializations.len()
-            );
+            let problem = format!("has {} entries, the most is {MAX_SPECIALIZATIONS}", self.specializations.len());
             return Err(invalid("specializations", problem));
         }
         for name in &self.specializations {
@@ -103,10 +100,7 @@ impl Fleet {
 
     fn shape_pool(&mut self, join: &AgentJoin) -> Option<String> {
         let shape = join.pool.as_ref()?;
-        let pool = Pool {
-            replicas: shape.replicas,
-            standby: shape.standby,
-        };
+        let pool = Pool { replicas: shape.replicas, standby: shape.standby };
         self.state.pools.insert(shape.name.clone(), pool);
         Some(shape.name.clone())
     }
@@ -189,12 +183,7 @@ impl Fleet {
         Reply::Done
     }
 
-    pub(crate) fn drain(
-        &mut self,
-        id: AgentId,
-        session: SessionId,
-        effects: &mut Vec<Effect>,
-    ) -> Reply {
+    pub(crate) fn drain(&mut self, id: AgentId, session: SessionId, effects: &mut Vec<Effect>) -> Reply {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
@@ -206,12 +195,7 @@ impl Fleet {
         Reply::Done
     }
 
-    pub(crate) fn leave(
-        &mut self,
-        id: AgentId,
-        session: SessionId,
-        effects: &mut Vec<Effect>,
-    ) -> Reply {
+    pub(crate) fn leave(&mut self, id: AgentId, session: SessionId, effects: &mut Vec<Effect>) -> Reply {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
@@ -230,12 +214,7 @@ impl Fleet {
 
     /// Ends a session, as a loss or (`None`) in good order, and queues what the agent held. Gives what was queued, in the
     /// order of the queue.
-    fn end_session(
-        &mut self,
-        id: AgentId,
-        loss: Option<LossReason>,
-        effects: &mut Vec<Effect>,
-    ) -> Vec<u64> {
+    fn end_session(&mut self, id: AgentId, loss: Option<LossReason>, effects: &mut Vec<Effect>) -> Vec<u64> {
         let now = self.state.now;
         let forget_at = now.saturating_add(self.state.config.lost_agent_ttl.max(1));
         let ended = self.change_agent(id, |agent| {
@@ -245,11 +224,7 @@ impl Fleet {
                 agent.record.note_failure(active);
             }
             agent.state = AgentState::Lost;
-            agent.lost = Some(Loss {
-                at: now,
-                reason: loss.unwrap_or(LossReason::Disconnected),
-                forget_at,
-            });
+            agent.lost = Some(Loss { at: now, reason: loss.unwrap_or(LossReason::Disconnected), forget_at });
             (held, agent.session, agent.name.clone())
         });
         let Some((held, session, name)) = ended else {

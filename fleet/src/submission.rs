@@ -9,10 +9,7 @@ impl SubmitTask {
     pub fn check(&self) -> Result<(), Refusal> {
         check_name("kind", &self.kind)?;
         if self.input.len() > MAX_INPUT_BYTES {
-            return Err(Refusal::InputTooLarge {
-                bytes: self.input.len() as u64,
-                limit: MAX_INPUT_BYTES as u64,
-            });
+            return Err(Refusal::InputTooLarge { bytes: self.input.len() as u64, limit: MAX_INPUT_BYTES as u64 });
         }
         if !(1..=MAX_PRIORITY).contains(&self.priority) {
             let problem = format!("is {}, must be 1 to {MAX_PRIORITY}", self.priority);
@@ -30,10 +27,7 @@ impl SubmitTask {
         }
         if let Some(key) = &self.idempotency_key {
             if key.is_empty() {
-                return Err(invalid(
-                    "idempotency_key",
-                    "must not be empty; leave it out",
-                ));
+                return Err(invalid("idempotency_key", "must not be empty; leave it out"));
             }
             check_length("idempotency_key", key, MAX_KEY_BYTES)?;
         }
@@ -69,10 +63,7 @@ impl Fleet {
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
         self.state.tasks.insert(seq, Box::new(task));
-        Reply::Submitted {
-            task: id,
-            existing: false,
-        }
+        Reply::Submitted { task: id, existing: false }
     }
 
     /// The answer, if the id or the idempotency key is known.
@@ -85,34 +76,22 @@ impl Fleet {
         };
         let task = self.state.tasks.get(seq)?;
         if submission.is_same_as(task) {
-            return Some(Reply::Submitted {
-                task: task.id,
-                existing: true,
-            });
+            return Some(Reply::Submitted { task: task.id, existing: true });
         }
-        Some(Reply::Refused(Refusal::Conflict {
-            what: what.to_owned(),
-            task: task.id,
-        }))
+        Some(Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: task.id }))
     }
 
     fn check_room(&self, input: u64) -> Result<(), Refusal> {
         let config = &self.state.config;
         let count = |state: TaskState| self.indexes.counts[state as usize];
         if count(TaskState::Queued) + count(TaskState::Assigned) >= config.max_queued {
-            return Err(Refusal::QueueFull {
-                limit: config.max_queued,
-            });
+            return Err(Refusal::QueueFull { limit: config.max_queued });
         }
         if self.state.tasks.len() >= config.max_tasks as usize {
-            return Err(Refusal::TooManyTasks {
-                limit: config.max_tasks,
-            });
+            return Err(Refusal::TooManyTasks { limit: config.max_tasks });
         }
         if self.indexes.bytes.saturating_add(input) > config.max_bytes {
-            return Err(Refusal::StorageFull {
-                limit: config.max_bytes,
-            });
+            return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
         Ok(())
     }

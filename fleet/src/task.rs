@@ -8,10 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS};
 use crate::scheduler::Needs;
-use crate::{
-    AgentId, Failure, FleetConfig, RetryPolicy, Role, ScoreTerms, SessionId, SubmitTask, TaskId,
-    UnixMillis,
-};
+use crate::{AgentId, Failure, FleetConfig, RetryPolicy, Role, ScoreTerms, SessionId, SubmitTask, TaskId, UnixMillis};
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -148,13 +145,7 @@ pub struct Task {
 
 impl Task {
     /// The task of a valid submission, queued. `floor` is the highest fencing number ever seen with its id.
-    pub(crate) fn accept(
-        s: SubmitTask,
-        seq: u64,
-        now: UnixMillis,
-        config: &FleetConfig,
-        floor: u32,
-    ) -> Task {
+    pub(crate) fn accept(s: SubmitTask, seq: u64, now: UnixMillis, config: &FleetConfig, floor: u32) -> Task {
         Task {
             seq,
             id: s.id,
@@ -200,23 +191,13 @@ impl Task {
     pub fn attempt_due(&self) -> Option<UnixMillis> {
         let timeout = self.attempt_timeout?;
         let current = self.current()?;
-        Some(
-            current
-                .assigned_at
-                .saturating_add(timeout)
-                .saturating_add(ATTEMPT_GRACE_MS),
-        )
+        Some(current.assigned_at.saturating_add(timeout).saturating_add(ATTEMPT_GRACE_MS))
     }
 
     /// Bytes it counts for against the fleet's budget: input, output and what failures and cancellation say.
     pub fn stored_bytes(&self) -> u64 {
         let text = |f: &Failure| f.message.len() + f.stderr_tail.len();
-        let attempts: usize = self
-            .attempts
-            .iter()
-            .filter_map(|a| a.failure.as_ref())
-            .map(text)
-            .sum();
+        let attempts: usize = self.attempts.iter().filter_map(|a| a.failure.as_ref()).map(text).sum();
         let total = self.input.len()
             + self.output.as_ref().map_or(0, Bytes::len)
             + self.failure.as_ref().map_or(0, text)
@@ -230,10 +211,7 @@ impl Task {
         Needs {
             role: self.required_role,
             specialization_required: self.required_specialization.is_some(),
-            domain: self
-                .required_specialization
-                .as_deref()
-                .unwrap_or(&self.kind),
+            domain: self.required_specialization.as_deref().unwrap_or(&self.kind),
         }
     }
 
@@ -255,12 +233,7 @@ impl Task {
     }
 
     /// Ends the current attempt.
-    pub(crate) fn end_attempt(
-        &mut self,
-        now: UnixMillis,
-        end: AttemptEnd,
-        failure: Option<Failure>,
-    ) {
+    pub(crate) fn end_attempt(&mut self, now: UnixMillis, end: AttemptEnd, failure: Option<Failure>) {
         if let Some(current) = self.attempts.last_mut().filter(|a| a.end.is_none()) {
             current.end = Some(end);
             current.ended_at = Some(now);

@@ -40,8 +40,7 @@ impl KindTimes {
         if self.kinds.len() >= MAX_TIMED_KINDS {
             self.forget_oldest();
         }
-        self.kinds
-            .insert(kind.to_owned(), KindTime { mean_us: ran, seen });
+        self.kinds.insert(kind.to_owned(), KindTime { mean_us: ran, seen });
         TrackRecord::ONE / 2
     }
 
@@ -55,10 +54,7 @@ impl KindTimes {
     /// Whether it is within its bounds, as anything read from a snapshot must be.
     pub(crate) fn is_sound(&self) -> bool {
         self.kinds.len() <= MAX_TIMED_KINDS
-            && self
-                .kinds
-                .values()
-                .all(|t| (1..=MAX_DURATION_MS * 1000).contains(&t.mean_us))
+            && self.kinds.values().all(|t| (1..=MAX_DURATION_MS * 1000).contains(&t.mean_us))
     }
 }
 

@@ -1,1 +1,219 @@
-//! Later.
+//! Each limit at its edge: the last value that is taken and the first that is not.
+
+use bytes::Bytes;
+use robeing_fleet::limits::*;
+use robeing_fleet::{
+    AgentJoin, Command, FailureKind, FleetConfig, Outcome, Refusal, Reply, RetryPolicy, SubmitTask, TaskState, Weights,
+};
+
+use crate::fixture::{Trial, failure, retry, success, task, worker};
+
+/// Asserts that the first is taken, and that the second is refused for this field.
+fn edge(field: &str, good: SubmitTask, bad: SubmitTask) {
+    assert_eq!(good.check(), Ok(()), "{field}");
+    match bad.check() {
+        Err(Refusal::Invalid { field: named, .. }) => assert_eq!(named, field),
+        other => panic!("{field}: {other:?}"),
+    }
+}
+
+fn text(bytes: usize) -> String {
+    "x".repeat(bytes)
+}
+
+#[test]
+fn submissions_are_held_to_their_limits() {
+    let of = |change: fn(&mut SubmitTask, u64), value| {
+        let mut submission = task(1);
+        change(&mut submission, value);
+        submission
+    };
+    let name = MAX_NAME_BYTES as u64;
+    let long = MAX_DURATION_MS;
+    type Change = fn(&mut SubmitTask, u64);
+    let cases: [(&str, Change, u64, u64); 17] = [
+        ("kind", |s, n| s.kind = text(n as usize), name, name + 1),
+        ("kind", |s, n| s.kind = text(n as usize), 1, 0),
+        ("priority", |s, n| s.priority = n as u8, 1, 0),
+        ("priority", |s, n| s.priority = n as u8, 10, 11),
+        ("deadline", |s, n| s.deadline_in = Some(n), 1, 0),
+        ("deadline", |s, n| s.deadline_in = Some(n), long, long + 1),
+        ("delay", |s, n| s.delay = Some(n), long, long + 1),
+        ("attempt_timeout", |s, n| s.attempt_timeout = Some(n), 1, 0),
+        ("attempt_timeout", |s, n| s.attempt_timeout = Some(n), long, u64::MAX),
+        ("result_ttl", |s, n| s.result_ttl = Some(n), long, long + 1),
+        ("submitter", |s, n| s.submitter = text(n as usize), name, name + 1),
+        ("required_specialization", |s, n| s.required_specialization = Some(text(n as usize)), name, name + 1),
+        ("required_specialization", |s, n| s.required_specialization = Some(text(n as usize)), 1, 0),
+        (
+            "idempotency_key",
+            |s, n| s.idempotency_key = Some(text(n as usize)),
+            MAX_KEY_BYTES as u64,
+            MAX_KEY_BYTES as u64 + 1,
+        ),
+        ("idempotency_key", |s, n| s.idempotency_key = Some(text(n as usize)), 1, 0),
+        ("retry.max_attempts", |s, n| s.retry = retry(n as u32), 1, 0),
+        ("retry.max_attempts", |s, n| s.retry = retry(n as u32), u64::from(MAX_ATTEMPTS), u64::from(MAX_ATTEMPTS) + 1),
+    ];
+    for (field, change, good, bad) in cases {
+        edge(field, of(change, good), of(change, bad));
+    }
+}
+
+#[test]
+fn an_input_of_the_largest_size_is_taken_and_a_byte_more_is_refused() {
+    let sized = |bytes: usize| SubmitTask { input: Bytes::from(vec![0; bytes]), ..task(1) };
+    assert_eq!(sized(MAX_INPUT_BYTES).check(), Ok(()));
+    assert_eq!(
+        sized(MAX_INPUT_BYTES + 1).check(),
+        Err(Refusal::InputTooLarge { bytes: MAX_INPUT_BYTES as u64 + 1, limit: MAX_INPUT_BYTES as u64 })
+    );
+}
+
+#[test]
+fn an_output_over_the_limit_fails_the_task() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let largest = trial.submit(task(1));
+    let output = |bytes: usize| Outcome::Succeeded(Bytes::from(vec![0; bytes]));
+    trial.complete(stay, largest, 1, output(MAX_INPUT_BYTES));
+    assert_eq!(trial.state(largest), TaskState::Succeeded);
+    let over = trial.submit(task(2));
+    trial.complete(stay, over, 1, output(MAX_INPUT_BYTES + 1));
+    assert_eq!(trial.state(over), TaskState::Failed);
+    let failure = trial.task(over).failure.clone().map(|f| f.kind);
+    assert_eq!(failure, Some(FailureKind::OutputTooLarge));
+}
+
+#[test]
+fn joins_are_held_to_their_limits() {
+    let skills = |n| AgentJoin { specializations: vec!["x".to_owned(); n], ..worker("a") };
+    let slots = |slots| AgentJoin { slots, ..worker("a") };
+    assert_eq!(skills(MAX_SPECIALIZATIONS).check(), Ok(()));
+    assert!(skills(MAX_SPECIALIZATIONS + 1).check().is_err());
+    assert_eq!(slots(MAX_SLOTS).check(), Ok(()));
+    assert!(slots(MAX_SLOTS + 1).check().is_err());
+    assert!(slots(0).check().is_err());
+    assert_eq!(worker(&text(MAX_NAME_BYTES)).check(), Ok(()));
+    assert!(worker(&text(MAX_NAME_BYTES + 1)).check().is_err());
+    assert!(worker("").check().is_err());
+}
+
+#[test]
+fn configurations_are_held_to_their_limits() {
+    let weights = |specialization, load| FleetConfig {
+        weights: Weights { specialization, load, ..Weights::default() },
+        ..FleetConfig::default()
+    };
+    assert_eq!(weights(MAX_WEIGHT, -MAX_WEIGHT).check(), Ok(()));
+    assert!(weights(MAX_WEIGHT + 1, 0).check().is_err());
+    assert!(weights(-1, 0).check().is_err());
+    assert!(weights(0, -MAX_WEIGHT - 1).check().is_err());
+    let growth = |multiplier_percent| FleetConfig {
+        retry: RetryPolicy { multiplier_percent, ..RetryPolicy::default() },
+        ..FleetConfig::default()
+    };
+    assert_eq!(growth(MAX_MULTIPLIER_PERCENT).check(), Ok(()));
+    assert!(growth(MAX_MULTIPLIER_PERCENT + 1).check().is_err());
+    assert_eq!(growth(100).check(), Ok(()));
+    assert!(growth(99).check().is_err());
+    let mut trial = Trial::new();
+    let reply = trial.apply(Command::Configure(growth(99)));
+    assert!(matches!(reply, Reply::Refused(_)));
+    assert_eq!(trial.fleet.config(), &FleetConfig::default());
+}
+
+#[test]
+fn a_fleet_full_of_agents_forgets_the_longest_lost_one_for_a_newcomer_and_else_refuses() {
+    let mut trial = Trial::new();
+    let mut effects = Vec::new();
+    let mut join = |trial: &mut Trial, n: u32| {
+        let join = Command::AgentJoined(worker(&format!("w{n}")));
+        trial.fleet.apply(trial.now, join, &mut effects)
+    };
+    for n in 0..MAX_AGENTS {
+        assert!(matches!(join(&mut trial, n), Reply::Joined { .. }));
+    }
+    let full = Reply::Refused(Refusal::TooManyAgents { limit: MAX_AGENTS });
+    assert_eq!(join(&mut trial, MAX_AGENTS), full);
+    let lost = trial.fleet.agent_by_name("w7").map(|a| (a.id, a.session));
+    let (agent, session) = lost.expect("it joined");
+    trial.lose(crate::fixture::Stay { agent, session });
+    assert!(matches!(join(&mut trial, MAX_AGENTS), Reply::Joined { .. }));
+    assert!(trial.fleet.agent_by_name("w7").is_none());
+}
+
+#[test]
+fn only_the_newest_attempts_are_kept() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask {
+        retry: Some(RetryPolicy { max_attempts: 100, initial_backoff: 0, ..RetryPolicy::default() }),
+        ..task(1)
+    });
+    let last = MAX_KEPT_ATTEMPTS as u32 + 3;
+    for attempt in 1..last {
+        trial.complete(stay, id, attempt, failure(true));
+    }
+    let kept: Vec<u32> = trial.task(id).attempts.iter().map(|a| a.number).collect();
+    assert_eq!(kept, (4..=last).collect::<Vec<_>>());
+    assert_eq!(trial.task(id).attempts_used, last);
+}
+
+#[test]
+fn long_texts_are_cut_at_a_character_the_message_behind_and_stderr_in_front() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(task(1));
+    let long = "é".repeat(MAX_TEXT_BYTES);
+    let Outcome::Failed(mut given) = failure(false) else {
+        panic!("a failure");
+    };
+    given.message = format!("a{long}");
+    given.stderr_tail = format!("{long}z");
+    trial.complete(stay, id, 1, Outcome::Failed(given));
+    let kept = trial.task(id).failure.clone().expect("it failed");
+    assert!(kept.message.starts_with('a') && kept.message.len() == MAX_TEXT_BYTES - 1);
+    assert!(kept.stderr_tail.ends_with('z') && kept.stderr_tail.len() == MAX_TEXT_BYTES - 1);
+}
+
+#[test]
+fn hand_backs_are_free_up_to_a_limit_and_then_count_as_attempts() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { retry: retry(2), ..task(1) });
+    for attempt in 1..=MAX_FREE_HAND_BACKS {
+        trial.complete(stay, id, attempt, Outcome::HandedBack);
+        assert_eq!(trial.task(id).attempts_used, 1, "the one that runs");
+    }
+    trial.complete(stay, id, MAX_FREE_HAND_BACKS + 1, Outcome::HandedBack);
+    assert_eq!(trial.task(id).attempts_used, 2);
+    trial.complete(stay, id, MAX_FREE_HAND_BACKS + 2, Outcome::HandedBack);
+    assert_eq!(trial.state(id), TaskState::DeadLettered);
+}
+
+#[test]
+fn one_command_fires_a_bounded_number_of_timers_and_the_next_one_goes_on() {
+    let mut trial = Trial::new();
+    let more = MAX_FIRINGS as u128 + 5;
+    let mut effects = Vec::new();
+    for n in 0..more {
+        let submission = SubmitTask { deadline_in: Some(10), ..task(n) };
+        trial.fleet.apply(trial.now, Command::Submit(submission), &mut effects);
+    }
+    trial.after(10);
+    assert_eq!(trial.fleet.counts().failed, MAX_FIRINGS as u32);
+    assert!(trial.fleet.next_due() <= Some(trial.now), "there is more");
+    trial.after(0);
+    assert_eq!(trial.fleet.counts().failed, more as u32);
+}
+
+#[test]
+fn times_beyond_the_last_one_known_do_no_harm() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    trial.now = u64::MAX;
+    let id = trial.submit(SubmitTask { deadline_in: Some(MAX_DURATION_MS), ..task(1) });
+    assert_eq!(trial.complete(stay, id, 1, success()), Reply::Completed);
+    assert_eq!(trial.fleet.now(), MAX_TIME_MS);
+}

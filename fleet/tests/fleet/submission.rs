@@ -1,1 +1,109 @@
-//! Later.
+//! What is accepted, what is the same task, what is refused.
+
+use bytes::Bytes;
+use robeing_fleet::{Command, FleetConfig, Refusal, Reply, SubmitTask, TaskId, TaskState};
+
+use crate::fixture::{Trial, success, task, worker};
+
+fn refusal(trial: &mut Trial, submission: SubmitTask) -> Refusal {
+    match trial.apply(Command::Submit(submission)) {
+        Reply::Refused(refusal) => refusal,
+        other => panic!("accepted: {other:?}"),
+    }
+}
+
+#[test]
+fn a_task_is_assigned_in_the_same_command_if_an_agent_is_free_and_queued_otherwise() {
+    let mut trial = Trial::new();
+    trial.join(worker("a"));
+    let first = trial.submit(task(1));
+    assert_eq!(trial.assigned(), [(first, 1)]);
+    let second = trial.submit(task(2));
+    assert_eq!(trial.assigned(), []);
+    assert_eq!(trial.state(first), TaskState::Assigned);
+    assert_eq!(trial.state(second), TaskState::Queued);
+}
+
+#[test]
+fn a_second_submission_with_the_same_id_is_the_same_task_even_when_it_is_finished() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(task(1));
+    let again = Reply::Submitted { task: id, existing: true };
+    assert_eq!(trial.apply(Command::Submit(task(1))), again);
+    trial.complete(stay, id, 1, success());
+    assert_eq!(trial.apply(Command::Submit(task(1))), again);
+    assert_eq!(trial.fleet.totals().submitted, 1);
+}
+
+#[test]
+fn the_same_id_with_another_kind_or_input_is_a_conflict() {
+    let mut trial = Trial::new();
+    let id = trial.submit(task(1));
+    let conflict = Refusal::Conflict { what: "the id".to_owned(), task: id };
+    let mut other = task(1);
+    other.kind = "parse".to_owned();
+    assert_eq!(refusal(&mut trial, other), conflict);
+    let mut other = task(1);
+    other.input = Bytes::from_static(b"2 3");
+    assert_eq!(refusal(&mut trial, other), conflict);
+}
+
+#[test]
+fn an_idempotency_key_finds_its_task_for_as_long_as_that_is_kept() {
+    let mut trial = Trial::new();
+    let keyed = |n| SubmitTask { idempotency_key: Some("order-7".to_owned()), result_ttl: Some(50), ..task(n) };
+    let first = trial.submit(keyed(1));
+    assert_eq!(trial.submit(keyed(2)), first);
+    let mut other = keyed(3);
+    other.input = Bytes::from_static(b"else");
+    let refused = refusal(&mut trial, other);
+    assert_eq!(
+        refused.to_string(),
+        "the idempotency key belongs to task 00000000-0000-0000-0000-000000000001, which was \
+         submitted with another kind or input; use a new one"
+    );
+    trial.cancel(first);
+    trial.after(50);
+    assert_eq!(trial.submit(keyed(4)), TaskId(4));
+}
+
+#[test]
+fn a_full_queue_refuses_and_takes_again_when_a_task_has_finished() {
+    let mut trial = Trial::with(FleetConfig { max_queued: 2, ..FleetConfig::default() });
+    trial.submit(task(1));
+    let second = trial.submit(task(2));
+    assert_eq!(refusal(&mut trial, task(3)), Refusal::QueueFull { limit: 2 });
+    trial.cancel(second);
+    trial.submit(task(3));
+}
+
+#[test]
+fn finished_tasks_count_against_the_number_of_tasks_until_they_expire() {
+    let mut trial = Trial::with(FleetConfig { max_tasks: 1, result_ttl: 10, ..FleetConfig::default() });
+    let id = trial.submit(task(1));
+    trial.cancel(id);
+    assert_eq!(refusal(&mut trial, task(2)), Refusal::TooManyTasks { limit: 1 });
+    trial.after(10);
+    trial.submit(task(2));
+}
+
+#[test]
+fn inputs_and_outputs_fill_the_budget_and_an_output_is_taken_even_beyond_it() {
+    let mut trial = Trial::with(FleetConfig { max_bytes: 3, ..FleetConfig::default() });
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(task(1));
+    assert_eq!(trial.fleet.stored_bytes(), 3);
+    assert_eq!(refusal(&mut trial, task(2)), Refusal::StorageFull { limit: 3 });
+    assert_eq!(trial.complete(stay, id, 1, success()), Reply::Completed);
+    assert_eq!(trial.fleet.stored_bytes(), 4);
+}
+
+#[test]
+fn a_refused_submission_changes_nothing() {
+    let mut trial = Trial::new();
+    trial.submit(task(1));
+    let before = trial.fleet.encode();
+    refusal(&mut trial, SubmitTask { priority: 11, ..task(2) });
+    assert_eq!(trial.fleet.encode(), before);
+}

@@ -1,1 +1,113 @@
-//! Later.
+//! What time does by itself.
+
+use robeing_fleet::limits::ATTEMPT_GRACE_MS;
+use robeing_fleet::{AttemptEnd, CancelCause, Command, Effect, FailureKind, Outcome, Reply, SubmitTask, TaskState};
+
+use crate::fixture::{Trial, retry, success, task, worker};
+
+#[test]
+fn a_delayed_task_starts_when_its_delay_has_passed() {
+    let mut trial = Trial::new();
+    trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { delay: Some(500), ..task(1) });
+    assert_eq!(trial.fleet.next_due(), Some(trial.now + 500));
+    assert_eq!(trial.fleet.waiting_for(id).as_deref(), Some("the end of its delay, 500 ms from now"));
+    trial.after(499);
+    assert_eq!(trial.state(id), TaskState::Queued);
+    trial.after(1);
+    assert_eq!(trial.assigned(), [(id, 1)]);
+}
+
+#[test]
+fn a_deadline_fails_a_queued_task_and_an_assigned_one() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let due = |n| SubmitTask { deadline_in: Some(100), ..task(n) };
+    let ids = [trial.submit(due(1)), trial.submit(due(2))];
+    trial.after(99);
+    assert_eq!(trial.state(ids[1]), TaskState::Queued);
+    trial.after(1);
+    for id in ids {
+        assert_eq!(trial.state(id), TaskState::Failed);
+        let kind = trial.task(id).failure.as_ref().map(|f| f.kind);
+        assert_eq!(kind, Some(FailureKind::Deadline));
+    }
+    assert!(trial.effects.contains(&Effect::Stop {
+        agent: stay.agent,
+        session: stay.session,
+        task: ids[0],
+        attempt: 1,
+        cause: CancelCause::Deadline,
+    }));
+    let late = trial.complete(stay, ids[0], 1, success());
+    assert!(matches!(late, Reply::Stale(_)));
+    assert_eq!(trial.fleet.held(stay.agent).count(), 0);
+}
+
+#[test]
+fn a_deadline_is_kept_by_whatever_command_comes_next() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { deadline_in: Some(100), ..task(1) });
+    trial.now += 100;
+    let late = trial.complete(stay, id, 1, success());
+    assert!(matches!(late, Reply::Stale(_)));
+    assert_eq!(trial.state(id), TaskState::Failed);
+}
+
+#[test]
+fn an_attempt_that_its_agent_does_not_end_in_time_is_ended_and_tried_elsewhere() {
+    let mut trial = Trial::new();
+    let stuck = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { attempt_timeout: Some(1_000), retry: retry(2), ..task(1) });
+    let other = trial.join(worker("b"));
+    trial.after(1_000 + ATTEMPT_GRACE_MS - 1);
+    assert_eq!(trial.holder(id), Some(stuck.agent));
+    trial.after(1);
+    assert!(matches!(trial.effects[..], [Effect::Stop { cause: CancelCause::TimedOut, attempt: 1, .. }]));
+    assert_eq!(trial.task(id).attempts[0].end, Some(AttemptEnd::TimedOut));
+    let backoff = trial.task(id).retry.initial_backoff;
+    trial.after(backoff);
+    assert_eq!(trial.holder(id), Some(other.agent), "the stuck one's slot is taken");
+    trial.after(1_000 + ATTEMPT_GRACE_MS);
+    assert_eq!(trial.state(id), TaskState::DeadLettered);
+    assert_eq!(trial.complete(stuck, id, 1, Outcome::Stopped), Reply::Done);
+}
+
+#[test]
+fn a_finished_task_is_kept_for_its_time_and_then_forgotten() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { result_ttl: Some(50), ..task(1) });
+    trial.complete(stay, id, 1, success());
+    trial.after(49);
+    assert_eq!(trial.state(id), TaskState::Succeeded);
+    trial.after(1);
+    assert!(trial.fleet.task(id).is_none());
+    assert_eq!(trial.fleet.stored_bytes(), 0);
+    assert_eq!(trial.fleet.next_due(), None);
+}
+
+#[test]
+fn a_result_without_any_time_to_live_can_be_read_until_time_goes_on() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { result_ttl: Some(0), ..task(1) });
+    trial.complete(stay, id, 1, success());
+    trial.after(0);
+    assert_eq!(trial.state(id), TaskState::Succeeded);
+    trial.after(1);
+    assert!(trial.fleet.task(id).is_none());
+}
+
+#[test]
+fn time_that_goes_back_is_taken_as_the_latest_seen() {
+    let mut trial = Trial::new();
+    let id = trial.submit(task(1));
+    let accepted = trial.now;
+    trial.now -= 500;
+    trial.apply(Command::Tick);
+    assert_eq!(trial.fleet.now(), accepted);
+    let second = trial.submit(task(2));
+    assert_eq!(trial.task(second).submitted_at, trial.task(id).submitted_at);
+}
