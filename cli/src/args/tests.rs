@@ -1,0 +1,91 @@
+//! Command lines as users write them, and the help they get.
+
+use super::*;
+
+fn parsed(line: &str) -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = std::iter::once("robeing").chain(line.split(' ')).map(OsString::from).collect();
+    parse(&words)
+}
+
+fn help_of(path: &[&str]) -> String {
+    let mut command = grammar("robeing").term_width(100);
+    command.build();
+    for name in path {
+        command = command.find_subcommand(name).unwrap_or_else(|| panic!("there is no {name}")).clone();
+    }
+    command.term_width(100).render_long_help().to_string()
+}
+
+#[test]
+fn the_grammar_is_sound() {
+    grammar("robeing").debug_assert();
+}
+
+#[test]
+fn the_help_texts() {
+    let commands = ["dev", "submit", "tasks", "task", "cancel", "agents", "status", "crd", "completions"];
+    let mut text = help_of(&[]);
+    for command in commands {
+        text.push_str(&format!("\n==== {command}\n{}", help_of(&[command])));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_name_is_the_one_it_is_called_by() {
+    for (program, name) in [
+        ("robeing", "robeing"),
+        ("/usr/bin/robeing", "robeing"),
+        ("kubectl-robeing", "kubectl robeing"),
+        ("/home/ada/.krew/bin/kubectl-robeing", "kubectl robeing"),
+    ] {
+        assert_eq!(called_as(program), name, "{program}");
+    }
+    let line = ["/bin/kubectl-robeing", "tasks", "--help"].map(OsString::from);
+    let help = parse(&line).expect_err("help was asked for").to_string();
+    assert!(help.contains("Usage: kubectl robeing tasks"), "{help}");
+}
+
+#[test]
+fn endpoints_are_repeated_or_separated_by_commas() {
+    let cli = parsed("status --endpoint a:1,b:2 --endpoint c:3 -o yaml").expect("it is right");
+    let Command::Status(args) = cli.command else { panic!("{cli:?} is not status") };
+    assert_eq!(args.connection.endpoint, ["a:1", "b:2", "c:3"]);
+    assert_eq!(args.output.output, Format::Yaml);
+}
+
+#[test]
+fn submissions_are_read() {
+    let line = "submit --kind k --inputs in.jsonl --priority 10 --deadline 1m --retries 0 --role guardian --wait --wait-timeout 5s";
+    let Command::Submit(args) = parsed(line).expect("it is right").command else { panic!("not submit") };
+    assert_eq!((args.priority, args.retries, args.role), (Some(10), Some(0), Some(AgentRole::Guardian)));
+    assert_eq!((args.deadline, args.wait_timeout), (Some(Duration::from_secs(60)), Some(Duration::from_secs(5))));
+}
+
+#[test]
+fn wrong_lines_are_refused_with_a_reason() {
+    for (line, reason) in [
+        ("submit", "--kind <KIND>"),
+        ("submit --kind k --input a --inputs b", "cannot be used with"),
+        ("submit --kind k --inputs b --key c", "cannot be used with"),
+        ("submit --kind k --retries 1 --max-attempts 2", "cannot be used with"),
+        ("submit --kind k --retries 4294967295", "invalid value"),
+        ("submit --kind k --max-attempts 0", "invalid value"),
+        ("submit --kind k --priority 0", "invalid value"),
+        ("submit --kind k --priority 11", "invalid value"),
+        ("submit --kind k --deadline soon", "invalid value"),
+        ("submit --kind k --wait-timeout 1s", "--wait"),
+        ("task", "<ID>"),
+        ("task x --why --watch", "cannot be used with"),
+        ("cancel", "<IDS>"),
+        ("dev", "--filename <MANIFEST>"),
+        ("dev -f m --port 0", "invalid value"),
+        ("dev -f m --port 65536", "invalid value"),
+        ("tasks --state done", "invalid value"),
+        ("nonsense", "unrecognized subcommand"),
+    ] {
+        let error = parsed(line).expect_err(line);
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
+        assert!(error.to_string().contains(reason), "{line}: {error}");
+    }
+}

@@ -1,0 +1,373 @@
+//! Submission of many tasks over streams, so that each is accepted once though streams break: what was not answered
+//! is sent again under the same id, perhaps to another coordinator, and what was accepted is watched until it has
+//! finished, never submitted anew, because a result that expired meanwhile would make it a new task.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use prost::Message;
+use robeing_proto::v1::{
+    StreamedAnswer, StreamedTask, SubmitResult, SubmitStreamRequest, SubmitStreamResponse, Task, TaskSpec,
+    WatchTasksRequest, WatchTasksResponse, streamed_answer::Answer,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, TaskWatch, Tries, is_finished, new_task_id};
+
+/// Tasks in one message of a stream, at most.
+const BATCH_TASKS: usize = 256;
+/// Bytes of tasks after which a message of a stream is sent.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Messages that wait for the connection.
+const OUTBOUND_MESSAGES: usize = 8;
+/// Pause before a task is sent again that the fleet could not take at the time.
+const RESUBMIT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How [`FleetClient::submit_many`] goes about it.
+#[derive(Clone, Debug)]
+pub struct SubmitOptions {
+    /// Tasks that are sent and not yet answered, at most.
+    pub window: usize,
+    /// Tasks that are sent and not yet finished, at most. Only when results are waited for.
+    pub unfinished: usize,
+    /// Wait for the results.
+    pub wait: bool,
+}
+
+impl Default for SubmitOptions {
+    fn default() -> Self {
+        Self { window: 1_024, unfinished: usize::MAX, wait: false }
+    }
+}
+
+/// What became known of a task that [`FleetClient::submit_many`] submits. `index` counts the tasks from 0.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubmitEvent {
+    /// It was accepted, or refused.
+    Submitted {
+        /// Which task.
+        index: usize,
+        /// The fleet's answer.
+        result: SubmitResult,
+    },
+    /// It has finished, whether it succeeded or not. Only when results are waited for.
+    Finished {
+        /// Which task.
+        index: usize,
+        /// The task with its output.
+        task: Box<Task>,
+    },
+    /// It was accepted, but its result expired before it could be read.
+    Expired {
+        /// Which task.
+        index: usize,
+        /// Its id.
+        task_id: String,
+    },
+}
+
+impl FleetClient {
+    /// Submits tasks and tells what becomes of each, in the order in which it becomes known. Tasks without an id get
+    /// one, so that each is one task however often it must be sent. Tasks are drawn as there is room for them.
+    ///
+    /// # Errors
+    /// When the fleet refuses the stream as a whole, or does not answer for as long as the client's settings allow.
+    /// Tasks that were not answered until then may or may not have been accepted. A task that is refused is no error
+    /// but an event.
+    pub async fn submit_many<I, F>(&self, tasks: I, options: SubmitOptions, on_event: F) -> Result<(), ClientError>
+    where
+        I: IntoIterator<Item = TaskSpec>,
+        F: FnMut(SubmitEvent),
+    {
+        let mut submission = Submission {
+            client: self.clone(),
+            options,
+            source: tasks.into_iter(),
+            exhausted: false,
+            drawn: 0,
+            to_send: VecDeque::new(),
+            postponed: None,
+            unanswered: BTreeMap::new(),
+            unfinished: HashMap::new(),
+            watched: HashMap::new(),
+            watch: None,
+            tries: Tries::new(self),
+            on_event,
+        };
+        self.contact().await?;
+        submission.tries.succeeded();
+        submission.draw();
+        while !submission.is_done() {
+            let target = self.current();
+            let broke = submission.converse(target).await?;
+            if let Some(status) = broke {
+                submission.recover();
+                submission.tries.failed(target, status).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything known of a submission. A task is identified by its tag: its index.
+struct Submission<I, F> {
+    client: FleetClient,
+    options: SubmitOptions,
+    source: I,
+    exhausted: bool,
+    drawn: u64,
+    to_send: VecDeque<u64>,
+    /// Tasks to be sent again, and when.
+    postponed: Option<(Instant, Vec<u64>)>,
+    unanswered: BTreeMap<u64, TaskSpec>,
+    /// Accepted on the present stream, which will tell their results. With the task's id.
+    unfinished: HashMap<u64, String>,
+    /// Accepted on a stream that broke, by the task's id. Several submissions may be one task, by their key.
+    watched: HashMap<String, Vec<u64>>,
+    watch: Option<TaskWatch>,
+    /// Time and tries since the last answer.
+    tries: Tries,
+    on_event: F,
+}
+
+impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
+    fn is_done(&self) -> bool {
+        self.exhausted && self.unanswered.is_empty() && self.unfinished.is_empty() && self.watched.is_empty()
+    }
+
+    /// Draws tasks from the source while the window has room.
+    fn draw(&mut self) {
+        let waiting_before = !self.unanswered.is_empty();
+        while !self.exhausted
+            && self.unanswered.len() < self.options.window.max(1)
+            && self.unanswered.len() + self.unfinished.len() + self.watched.len() < self.options.unfinished.max(1)
+        {
+            let Some(mut spec) = self.source.next() else {
+                self.exhausted = true;
+                break;
+            };
+            if spec.id.is_empty() {
+                spec.id = new_task_id();
+            }
+            self.to_send.push_back(self.drawn);
+            self.unanswered.insert(self.drawn, spec);
+            self.drawn += 1;
+        }
+        if !waiting_before && !self.unanswered.is_empty() {
+            self.tries.succeeded();
+        }
+    }
+
+    /// After a stream broke: everything unanswered is sent again, and everything accepted is watched.
+    fn recover(&mut self) {
+        self.postponed = None;
+        self.to_send = self.unanswered.keys().copied().collect();
+        if !self.unfinished.is_empty() {
+            for (tag, task_id) in self.unfinished.drain() {
+                self.watched.entry(task_id).or_default().push(tag);
+            }
+            self.watch = None;
+        }
+    }
+
+    /// Opens a stream at an endpoint and uses it until all is done (`None`) or it breaks.
+    async fn converse(&mut self, target: usize) -> Result<Option<Status>, ClientError> {
+        if self.unanswered.is_empty() {
+            return self.await_watched().await;
+        }
+        let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
+        // The first message goes ahead of the answer's headers, which a server may send only after it.
+        if outbound.try_send(self.next_batch()).is_err() {
+            return Ok(Some(Status::unavailable("the stream took no message")));
+        }
+        let mut rpc = self.client.rpc(target);
+        let opening = rpc.submit_stream(ReceiverStream::new(messages));
+        let mut answers = match timeout_at(self.tries.attempt_ends(), opening).await {
+            Ok(Ok(answers)) => answers.into_inner(),
+            Ok(Err(status)) => return Ok(Some(status)),
+            Err(_) => return Ok(Some(self.silent(target))),
+        };
+        self.exchange(target, &outbound, &mut answers).await
+    }
+
+    async fn exchange(
+        &mut self,
+        target: usize,
+        outbound: &mpsc::Sender<SubmitStreamRequest>,
+        answers: &mut Streaming<SubmitStreamResponse>,
+    ) -> Result<Option<Status>, ClientError> {
+        let mut patience = self.patience();
+        loop {
+            if self.unanswered.is_empty() {
+                patience = self.patience();
+            }
+            self.draw();
+            if self.is_done() {
+                return Ok(None);
+            }
+            let resend_at = self.postponed.as_ref().map_or_else(Instant::now, |(at, _)| *at);
+            tokio::select! {
+                permit = outbound.reserve(), if !self.to_send.is_empty() => match permit {
+                    Ok(permit) => {
+                        permit.send(self.next_batch());
+                        patience = self.patience();
+                    }
+                    // The answers say why.
+                    Err(_) => self.to_send.clear(),
+                },
+                told = answers.message() => match told {
+                    Ok(Some(told)) => {
+                        patience = self.patience();
+                        self.take_answers(told)?;
+                    }
+                    Ok(None) => return Ok(Some(Status::unavailable("the coordinator ended the stream"))),
+                    Err(status) => return Ok(Some(status)),
+                },
+                told = next_change(&mut self.watch, &self.client, &self.watched) => {
+                    let told = told?;
+                    self.take_changes(told);
+                }
+                () = sleep_until(resend_at), if self.postponed.is_some() => {
+                    if self.client.inner.targets.len() > 1 && self.tries.began.elapsed() >= ATTEMPT_TIMEOUT {
+                        return Ok(Some(Status::unavailable("the coordinator can take no tasks at present")));
+                    }
+                    self.to_send.extend(self.postponed.take().map(|(_, tags)| tags).unwrap_or_default());
+                }
+                () = sleep_until(patience), if !self.unanswered.is_empty() => return Ok(Some(self.silent(target))),
+            }
+        }
+    }
+
+    /// With nothing left to submit, no stream is needed.
+    async fn await_watched(&mut self) -> Result<Option<Status>, ClientError> {
+        while !self.watched.is_empty() && self.unanswered.is_empty() {
+            let told = next_change(&mut self.watch, &self.client, &self.watched).await?;
+            self.take_changes(told);
+            self.draw();
+        }
+        Ok(None)
+    }
+
+    /// When a coordinator that owes answers and says nothing is given up.
+    fn patience(&self) -> Instant {
+        Instant::now()
+            + if self.client.inner.targets.len() > 1 {
+                ATTEMPT_TIMEOUT
+            } else {
+                self.client.inner.settings.request_timeout
+            }
+    }
+
+    fn silent(&self, target: usize) -> Status {
+        Status::unavailable(format!("{} did not answer in time", self.client.address(target)))
+    }
+
+    fn next_batch(&mut self) -> SubmitStreamRequest {
+        let mut batch = SubmitStreamRequest::default();
+        let mut bytes = 0;
+        while batch.tasks.len() < BATCH_TASKS && bytes < BATCH_BYTES {
+            let Some(tag) = self.to_send.pop_front() else { break };
+            let Some(spec) = self.unanswered.get(&tag) else { continue };
+            bytes += spec.encoded_len();
+            batch.tasks.push(StreamedTask { tag, task: Some(spec.clone()), wait: self.options.wait });
+        }
+        batch
+    }
+
+    fn take_answers(&mut self, told: SubmitStreamResponse) -> Result<(), ClientError> {
+        for StreamedAnswer { tag, answer } in told.answers {
+            match answer {
+                Some(Answer::Submitted(result)) => self.take_result(tag, result)?,
+                Some(Answer::Finished(task)) => {
+                    if self.unanswered.contains_key(&tag) {
+                        let result = SubmitResult { task_id: task.id.clone(), existing: true, refusal: None };
+                        self.take_result(tag, result)?;
+                    }
+                    if self.unfinished.remove(&tag).is_some() {
+                        self.tell_finished(tag, task);
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take_result(&mut self, tag: u64, result: SubmitResult) -> Result<(), ClientError> {
+        if !self.unanswered.contains_key(&tag) {
+            return Ok(());
+        }
+        if let Some(refusal) = &result.refusal
+            && is_passing(&refusal.code)
+        {
+            if Instant::now() + RESUBMIT_PAUSE >= self.tries.ends() {
+                return Err(ClientError::Unavailable {
+                    endpoints: self.client.endpoints().join(", "),
+                    waited: self.tries.began.elapsed(),
+                    cause: refusal.message.clone(),
+                });
+            }
+            let at = Instant::now() + RESUBMIT_PAUSE;
+            self.postponed.get_or_insert_with(|| (at, Vec::new())).1.push(tag);
+            return Ok(());
+        }
+        self.tries.succeeded();
+        self.unanswered.remove(&tag);
+        if result.refusal.is_none() && self.options.wait {
+            self.unfinished.insert(tag, result.task_id.clone());
+        }
+        (self.on_event)(SubmitEvent::Submitted { index: tag as usize, result });
+        Ok(())
+    }
+
+    fn take_changes(&mut self, told: WatchTasksResponse) {
+        for task in told.tasks {
+            if !is_finished(task.state()) {
+                continue;
+            }
+            for tag in self.watched.remove(&task.id).unwrap_or_default() {
+                self.tell_finished(tag, task.clone());
+            }
+        }
+        for task_id in told.gone_ids {
+            for tag in self.watched.remove(&task_id).unwrap_or_default() {
+                (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id: task_id.clone() });
+            }
+        }
+        if self.watched.is_empty() {
+            self.watch = None;
+        }
+    }
+
+    fn tell_finished(&mut self, tag: u64, task: Task) {
+        (self.on_event)(SubmitEvent::Finished { index: tag as usize, task: Box::new(task) });
+    }
+}
+
+/// The next changes of the watched tasks; waits for ever while there are none.
+async fn next_change(
+    watch: &mut Option<TaskWatch>,
+    client: &FleetClient,
+    watched: &HashMap<String, Vec<u64>>,
+) -> Result<WatchTasksResponse, ClientError> {
+    if watched.is_empty() {
+        return std::future::pending().await;
+    }
+    let watch = watch.get_or_insert_with(|| {
+        let ids = watched.keys().cloned().collect();
+        client.watch_tasks(WatchTasksRequest { ids, include_output: true, ..Default::default() })
+    });
+    watch.next().await
+}
+
+/// Whether a refusal is of the moment, as while there is no leader, and no answer to the task itself.
+fn is_passing(code: &str) -> bool {
+    matches!(code, "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" | "ABORTED")
+}

@@ -1,0 +1,411 @@
+//! The client against a stub of a fleet: several endpoints that share what was accepted, and can each be told to
+//! misbehave.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use futures::Stream;
+use robeing_proto::v1::{
+    ListAgentsResponse, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult, SubmitStreamRequest,
+    SubmitStreamResponse, TaskSpec, WatchTasksRequest, WatchTasksResponse,
+    fleet_server::{Fleet, FleetServer},
+    streamed_answer::Answer,
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Streaming, transport::Server};
+
+use super::*;
+
+/// What all endpoints of a stub share, as a fleet does.
+#[derive(Default)]
+struct Shared {
+    /// How often each id was new.
+    accepted: HashMap<String, usize>,
+    /// Most tasks that were unanswered at a time.
+    most_unanswered: usize,
+    watches: Vec<WatchTasksRequest>,
+    calls: usize,
+}
+
+/// How one endpoint behaves.
+#[derive(Clone, Default)]
+struct Manners {
+    /// Calls that are answered UNAVAILABLE at first.
+    unavailable: usize,
+    /// Break a submission's stream after so many answers, once.
+    break_after: Option<usize>,
+    /// Tasks refused with UNAVAILABLE at first.
+    refuse: usize,
+    /// Answer submissions only in batches of so many.
+    hold: usize,
+    /// End every watch after its first answer.
+    end_watches: bool,
+    /// Never answer anything.
+    silent: bool,
+}
+
+#[derive(Clone)]
+struct Stub {
+    shared: Arc<Mutex<Shared>>,
+    manners: Arc<Mutex<Manners>>,
+}
+
+type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Stub {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("no test panics while it holds this")
+    }
+
+    fn manners(&self) -> MutexGuard<'_, Manners> {
+        self.manners.lock().expect("no test panics while it holds this")
+    }
+
+    async fn begin(&self) -> Result<(), Status> {
+        self.shared().calls += 1;
+        if self.manners().silent {
+            std::future::pending::<()>().await;
+        }
+        let mut manners = self.manners();
+        if manners.unavailable > 0 {
+            manners.unavailable -= 1;
+            return Err(Status::unavailable("no leader is known now"));
+        }
+        Ok(())
+    }
+
+    fn accept(&self, tag: u64, spec: &TaskSpec) -> StreamedAnswer {
+        let mut manners = self.manners();
+        let mut result = SubmitResult { task_id: spec.id.clone(), ..Default::default() };
+        if manners.refuse > 0 {
+            manners.refuse -= 1;
+            result.refusal = Some(Refusal { code: "UNAVAILABLE".into(), message: "no leader".into() });
+        } else {
+            let mut shared = self.shared();
+            let times = shared.accepted.entry(spec.id.clone()).or_default();
+            result.existing = *times > 0;
+            *times += usize::from(*times == 0);
+        }
+        StreamedAnswer { tag, answer: Some(Answer::Submitted(result)) }
+    }
+
+    /// Whether the stream is to break now.
+    fn breaks(&self, answered: usize) -> bool {
+        let mut manners = self.manners();
+        let breaks = manners.break_after.is_some_and(|limit| answered >= limit);
+        if breaks {
+            manners.break_after = None;
+        }
+        breaks
+    }
+
+    /// Answers one stream of submissions. Tasks finish at once when they are waited for, except on a stream that is
+    /// going to break.
+    async fn serve_submissions(
+        self,
+        mut inbound: Streaming<SubmitStreamRequest>,
+        told: mpsc::Sender<Result<SubmitStreamResponse, Status>>,
+    ) {
+        let finishes = self.manners().break_after.is_none();
+        let hold = self.manners().hold;
+        let mut held = Vec::new();
+        let mut answered = 0;
+        while let Ok(Some(batch)) = inbound.message().await {
+            held.extend(batch.tasks);
+            {
+                let mut shared = self.shared();
+                shared.most_unanswered = shared.most_unanswered.max(held.len());
+            }
+            if held.len() < hold {
+                continue;
+            }
+            for task in held.drain(..) {
+                if self.breaks(answered) {
+                    let _ = told.send(Err(Status::unavailable("shutting down"))).await;
+                    return;
+                }
+                answered += 1;
+                let spec = task.task.unwrap_or_default();
+                let accepted = self.accept(task.tag, &spec);
+                let is_refused =
+                    matches!(&accepted.answer, Some(Answer::Submitted(SubmitResult { refusal: Some(_), .. })));
+                let mut answers = vec![accepted];
+                if task.wait && finishes && !is_refused {
+                    answers.push(StreamedAnswer { tag: task.tag, answer: Some(Answer::Finished(finished(&spec.id))) });
+                }
+                if told.send(Ok(SubmitStreamResponse { answers })).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn finished(id: &str) -> Task {
+    Task { id: id.into(), state: TaskState::Succeeded.into(), ..Default::default() }
+}
+
+#[tonic::async_trait]
+impl Fleet for Stub {
+    type SubmitStreamStream = Told<SubmitStreamResponse>;
+    type WatchTasksStream = Told<WatchTasksResponse>;
+
+    async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        Err(Status::unimplemented("the client submits on streams"))
+    }
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        self.begin().await?;
+        let (told, answers) = mpsc::channel(8);
+        tokio::spawn(self.clone().serve_submissions(request.into_inner(), told));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn get_task(&self, request: Request<GetTaskRequest>) -> Result<Response<Task>, Status> {
+        self.begin().await?;
+        Err(Status::not_found(format!("there is no task {}", request.into_inner().id)))
+    }
+
+    async fn list_tasks(&self, _: Request<ListTasksRequest>) -> Result<Response<ListTasksResponse>, Status> {
+        self.begin().await?;
+        Err(Status::invalid_argument("page_size is over 1,000"))
+    }
+
+    async fn watch_tasks(
+        &self,
+        request: Request<WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        self.begin().await?;
+        let request = request.into_inner();
+        let tasks = request.ids.iter().filter(|id| *id != "gone").map(|id| finished(id)).collect();
+        let gone_ids = request.ids.iter().filter(|id| *id == "gone").cloned().collect();
+        let changes = WatchTasksResponse { tasks, revision: request.from_revision + 7, gone_ids };
+        self.shared().watches.push(request);
+        let first = futures::stream::iter([Ok(changes)]);
+        if self.manners().end_watches {
+            return Ok(Response::new(Box::pin(first)));
+        }
+        Ok(Response::new(Box::pin(first.chain(futures::stream::pending()))))
+    }
+
+    async fn cancel_tasks(&self, _: Request<CancelTasksRequest>) -> Result<Response<CancelTasksResponse>, Status> {
+        self.begin().await?;
+        Ok(Response::new(CancelTasksResponse::default()))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        self.begin().await?;
+        Ok(Response::new(ListAgentsResponse::default()))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
+        self.begin().await?;
+        Ok(Response::new(FleetStatus { cluster_id: "stub".into(), ..Default::default() }))
+    }
+}
+
+/// A running stub; its servers end with it.
+struct Running {
+    stub: Stub,
+    endpoints: Vec<String>,
+    servers: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for server in &self.servers {
+            server.abort();
+        }
+    }
+}
+
+impl Running {
+    fn client(&self) -> FleetClient {
+        let settings = Settings { request_timeout: Duration::from_secs(20), ..Settings::default() };
+        FleetClient::new(&self.endpoints, settings).expect("the endpoints are good")
+    }
+}
+
+/// A stub with one endpoint for each of these manners.
+async fn stub(all: &[Manners]) -> Running {
+    let shared = Arc::new(Mutex::new(Shared::default()));
+    let (mut endpoints, mut servers, mut first) = (Vec::new(), Vec::new(), None);
+    for manners in all {
+        let stub = Stub { shared: shared.clone(), manners: Arc::new(Mutex::new(manners.clone())) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        endpoints.push(listener.local_addr().expect("it is bound").to_string());
+        let served = Server::builder()
+            .add_service(FleetServer::new(stub.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        servers.push(tokio::spawn(async move {
+            let _ = served.await;
+        }));
+        first.get_or_insert(stub);
+    }
+    Running { stub: first.expect("there is a first endpoint"), endpoints, servers }
+}
+
+/// A port that nothing listens on.
+async fn closed_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+fn specs(count: usize) -> Vec<TaskSpec> {
+    (0..count).map(|_| TaskSpec { kind: "k".into(), ..Default::default() }).collect()
+}
+
+/// Submits and checks that every task is told as often as it should be.
+async fn submit(client: &FleetClient, count: usize, options: SubmitOptions) -> Vec<String> {
+    let (mut submitted, mut finished) = (vec![0; count], vec![0; count]);
+    let mut ids = Vec::new();
+    let wait = options.wait;
+    client
+        .submit_many(specs(count), options, |event| match event {
+            SubmitEvent::Submitted { index, result } => {
+                assert_eq!(result.refusal, None, "task {index} was refused");
+                submitted[index] += 1;
+                ids.push(result.task_id);
+            }
+            SubmitEvent::Finished { index, .. } => finished[index] += 1,
+            SubmitEvent::Expired { index, .. } => panic!("task {index} did not expire"),
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(submitted, vec![1; count], "each task is told once to be accepted");
+    assert_eq!(finished, vec![usize::from(wait); count], "each task is told once to be finished");
+    ids
+}
+
+#[tokio::test]
+async fn a_fleet_that_is_not_there_is_told_in_one_sentence() {
+    let port = closed_port().await;
+    let client = FleetClient::new(&[&port, &port], Settings::default()).expect("the endpoints are good");
+    let error = client.status(Consistency::Local).await.expect_err("nothing listens").to_string();
+    assert_eq!(error, format!("no fleet answers at http://{port}, http://{port} (connection refused)"));
+}
+
+#[tokio::test]
+async fn a_live_endpoint_is_found_among_dead_ones() {
+    let mut running = stub(&[Manners::default()]).await;
+    running.endpoints.insert(0, closed_port().await);
+    let status = running.client().status(Consistency::Local).await.expect("one endpoint lives");
+    assert_eq!(status.cluster_id, "stub");
+}
+
+#[tokio::test]
+async fn a_call_is_repeated_while_there_is_no_leader() {
+    let running = stub(&[Manners { unavailable: 3, ..Default::default() }]).await;
+    running.client().status(Consistency::Linearizable).await.expect("the fourth try succeeds");
+    assert_eq!(running.stub.shared().calls, 4);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_dies_is_replaced() {
+    let running = stub(&[Manners::default(), Manners::default()]).await;
+    let client = running.client();
+    client.status(Consistency::Local).await.expect("both live");
+    running.servers[client.current()].abort();
+    client.status(Consistency::Local).await.expect("one still lives");
+}
+
+#[tokio::test]
+async fn a_silent_endpoint_is_left_for_another() {
+    let running = stub(&[Manners { silent: true, ..Default::default() }, Manners::default()]).await;
+    let client = running.client();
+    client.contact().await.expect("both take connections");
+    client.inner.current.store(0, Ordering::Relaxed);
+    client.status(Consistency::Local).await.expect("the other one answers");
+}
+
+#[tokio::test]
+async fn a_fleet_without_a_leader_is_given_up_in_time() {
+    let running = stub(&[Manners { unavailable: usize::MAX, ..Default::default() }]).await;
+    let settings = Settings { request_timeout: Duration::from_millis(200), ..Settings::default() };
+    let client = FleetClient::new(&running.endpoints, settings).expect("the endpoints are good");
+    let error = client.status(Consistency::Linearizable).await.expect_err("it never answers");
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("(no leader is known now)"), "{error}");
+    let error = client.submit_many(specs(3), SubmitOptions::default(), |_| {}).await.expect_err("nor to submissions");
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_says_no_is_not_asked_for_again() {
+    let running = stub(&[Manners::default(), Manners::default()]).await;
+    let client = running.client();
+    let error = client.get_task(GetTaskRequest { id: "x".into(), ..Default::default() }).await.expect_err("unknown");
+    assert!(matches!(&error, ClientError::NotFound { message } if message == "there is no task x"), "{error:?}");
+    let error = client.list_tasks(ListTasksRequest::default()).await.expect_err("refused");
+    assert!(matches!(error, ClientError::Refused { code: Code::InvalidArgument, .. }), "{error:?}");
+    assert_eq!(running.stub.shared().calls, 2);
+}
+
+#[tokio::test]
+async fn tasks_are_submitted_once_over_a_stream_that_breaks() {
+    for wait in [false, true] {
+        let breaking = Manners { break_after: Some(100), ..Default::default() };
+        let running = stub(&[breaking.clone(), breaking]).await;
+        let ids = submit(&running.client(), 1_000, SubmitOptions { wait, ..Default::default() }).await;
+        let shared = running.stub.shared();
+        assert_eq!(shared.accepted.len(), 1_000, "each task has an id of its own");
+        assert!(ids.iter().all(|id| shared.accepted.get(id) == Some(&1)), "each task was accepted once");
+        assert_eq!(shared.watches.is_empty(), !wait, "only results that are waited for are watched");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_could_not_be_taken_at_the_time_is_sent_again() {
+    let running = stub(&[Manners { refuse: 5, ..Default::default() }]).await;
+    submit(&running.client(), 20, SubmitOptions { wait: true, ..Default::default() }).await;
+    assert_eq!(running.stub.shared().accepted.len(), 20);
+}
+
+#[tokio::test]
+async fn no_more_tasks_are_under_way_than_the_window_allows() {
+    let running = stub(&[Manners { hold: 10, ..Default::default() }]).await;
+    let options = SubmitOptions { window: 10, ..Default::default() };
+    submit(&running.client(), 100, options).await;
+    assert_eq!(running.stub.shared().most_unanswered, 10);
+    let options = SubmitOptions { unfinished: 10, wait: true, ..Default::default() };
+    submit(&running.client(), 100, options).await;
+    assert_eq!(running.stub.shared().most_unanswered, 10);
+}
+
+#[tokio::test]
+async fn a_result_that_expired_during_an_outage_is_told() {
+    let breaking = Manners { break_after: Some(1), ..Default::default() };
+    let running = stub(&[breaking]).await;
+    let tasks = ["gone", "b"].map(|id| TaskSpec { id: id.into(), ..Default::default() });
+    let mut events = Vec::new();
+    let options = SubmitOptions { wait: true, ..Default::default() };
+    running.client().submit_many(tasks, options, |event| events.push(event)).await.expect("it recovers");
+    assert!(events.contains(&SubmitEvent::Expired { index: 0, task_id: "gone".into() }), "{events:?}");
+    let is_finished = |event: &SubmitEvent| matches!(event, SubmitEvent::Finished { index: 1, .. });
+    assert!(events.iter().any(is_finished), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_from_its_last_revision() {
+    let ending = Manners { end_watches: true, ..Default::default() };
+    let running = stub(&[ending.clone(), ending]).await;
+    let mut watch = running.client().watch_tasks(WatchTasksRequest { from_revision: 3, ..Default::default() });
+    for revision in [10, 17, 24] {
+        assert_eq!(watch.next().await.expect("it goes on").revision, revision);
+    }
+    let asked: Vec<_> = running.stub.shared().watches.iter().map(|request| request.from_revision).collect();
+    assert_eq!(asked, [3, 10, 17]);
+}
+
+#[test]
+fn ids_sort_by_time() {
+    let ids: Vec<_> = (0..100).map(|_| new_task_id()).collect();
+    assert!(ids.is_sorted(), "{ids:?}");
+}

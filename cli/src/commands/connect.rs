@@ -1,0 +1,83 @@
+//! From the command line to a client: which fleet is meant.
+
+use robeing_proto::v1::Consistency;
+
+use crate::{
+    args::{Connection, Reading},
+    client::{FleetClient, Settings},
+    dev::registry::{self, RunningFleet},
+    error::CliError,
+    render::note,
+};
+
+/// The endpoint where nothing names another.
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
+
+/// A client of the fleet that is meant.
+pub(super) fn client(connection: &Connection) -> Result<FleetClient, CliError> {
+    let endpoints = if connection.endpoint.is_empty() || connection.fleet.is_some() {
+        choose(registry::running(), connection.fleet.as_deref())?
+    } else {
+        connection.endpoint.clone()
+    };
+    let settings = Settings { request_timeout: connection.request_timeout, ..Settings::default() };
+    Ok(FleetClient::new(&endpoints, settings)?)
+}
+
+/// The endpoints of the fleet of that name, or of the newest one, or the default.
+fn choose(mut fleets: Vec<RunningFleet>, name: Option<&str>) -> Result<Vec<String>, CliError> {
+    fleets.sort_by_key(|fleet| fleet.started_unix_ms);
+    if let Some(name) = name {
+        return match fleets.iter().rfind(|fleet| fleet.name == name) {
+            Some(fleet) => Ok(fleet.endpoints.clone()),
+            None => Err(CliError::NoDevFleet {
+                name: name.into(),
+                others: fleets.into_iter().map(|fleet| fleet.name).collect(),
+            }),
+        };
+    }
+    let several = fleets.len() > 1;
+    let Some(newest) = fleets.pop() else { return Ok(vec![DEFAULT_ENDPOINT.into()]) };
+    if several {
+        note(&format!(
+            "note: {} fleets of `robeing dev` run; this is about the newest, {} (choose with --fleet or --endpoint)",
+            fleets.len() + 1,
+            newest.name
+        ));
+    }
+    Ok(newest.endpoints)
+}
+
+/// How fresh answers must be.
+pub(super) fn consistency(reading: &Reading) -> Consistency {
+    if reading.local { Consistency::Local } else { Consistency::Linearizable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(name: &str, started_unix_ms: u64) -> RunningFleet {
+        RunningFleet {
+            name: name.into(),
+            pid: 1,
+            started_unix_ms,
+            endpoints: vec![format!("http://127.0.0.1:{started_unix_ms}")],
+            data: "/tmp".into(),
+        }
+    }
+
+    #[test]
+    fn without_a_running_fleet_the_default_is_meant() {
+        assert_eq!(choose(vec![], None).expect("there is a default"), [DEFAULT_ENDPOINT]);
+    }
+
+    #[test]
+    fn the_newest_fleet_is_meant_unless_one_is_named() {
+        let fleets = || vec![fleet("a", 3), fleet("b", 9), fleet("a", 5)];
+        assert_eq!(choose(fleets(), None).expect("some run"), ["http://127.0.0.1:9"]);
+        assert_eq!(choose(fleets(), Some("a")).expect("two have the name"), ["http://127.0.0.1:5"]);
+        let error = choose(fleets(), Some("c")).expect_err("none has the name");
+        assert_eq!(error.to_string(), "no fleet of `robeing dev` named \"c\" runs; these do: a, a, b");
+    }
+}

@@ -1,0 +1,68 @@
+//! The commands, each in a module of its own: they ask the fleet and print.
+
+mod connect;
+mod submit;
+mod tasks;
+mod view;
+
+use std::io;
+
+use clap_complete::generate;
+
+use crate::{
+    args::{Cli, Command, CrdArgs, Format, grammar},
+    dev,
+    error::CliError,
+    exit::Exit,
+    render::{note, write_document},
+};
+
+/// Runs a command to its end, or until Ctrl-C.
+///
+/// # Errors
+/// Why it had no success; [`CliError::exit`] tells the exit code.
+pub async fn run(cli: Cli) -> Result<Exit, CliError> {
+    // `dev` has an orderly end of its own.
+    if let Command::Dev(args) = cli.command {
+        return dev::run(args).await;
+    }
+    tokio::select! {
+        ended = run_command(cli.command) => ended,
+        interrupted = tokio::signal::ctrl_c() => match interrupted {
+            Ok(()) => {
+                note("interrupted; what was submitted goes on");
+                Ok(Exit::Interrupted)
+            }
+            Err(error) => Err(CliError::Output(error)),
+        },
+    }
+}
+
+async fn run_command(command: Command) -> Result<Exit, CliError> {
+    match command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::Submit(args) => submit::run(*args).await,
+        Command::Tasks(args) => tasks::list(args).await,
+        Command::Task(args) => tasks::show(args).await,
+        Command::Cancel(args) => tasks::cancel(args).await,
+        Command::Agents(args) => view::agents(args).await,
+        Command::Status(args) => view::status(args).await,
+        Command::Crd(args) => crd(&args),
+        Command::Completions(args) => {
+            // Written to memory first: the generator panics on a reader that has gone.
+            let mut script = Vec::new();
+            generate(args.shell, &mut grammar("robeing"), "robeing", &mut script);
+            io::Write::write_all(&mut io::stdout().lock(), &script)?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+fn crd(args: &CrdArgs) -> Result<Exit, CliError> {
+    let mut out = io::stdout().lock();
+    match args.output {
+        Format::Json => write_document(&mut out, Format::Json, &robeing_crds::crd())?,
+        Format::Yaml | Format::Table => io::Write::write_all(&mut out, robeing_crds::crd_yaml().as_bytes())?,
+    }
+    Ok(Exit::Success)
+}

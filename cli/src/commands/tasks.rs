@@ -1,0 +1,208 @@
+//! `robeing tasks`, `robeing task` and `robeing cancel`.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use robeing_proto::v1::{
+    CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Task, TaskState, WatchTasksRequest,
+};
+
+use super::connect::{client, consistency};
+use crate::{
+    args::{CancelArgs, Format, StateFilter, TaskArgs, TasksArgs},
+    client::{FleetClient, is_finished},
+    error::CliError,
+    exit::Exit,
+    render::{
+        Document, change_line, note, print_list, print_one, state_word, table, task_text, tasks_table, write_line,
+    },
+};
+
+/// The most tasks a fleet puts on one page, or cancels in one call.
+const PAGE: usize = 1_000;
+
+pub(super) async fn list(args: TasksArgs) -> Result<Exit, CliError> {
+    let client = client(&args.connection)?;
+    let limit = if args.limit == 0 { usize::MAX } else { args.limit };
+    let mut request = ListTasksRequest {
+        states: args.state.iter().map(|state| TaskState::from(*state).into()).collect(),
+        kind: args.kind.unwrap_or_default(),
+        submitter: args.submitter.unwrap_or_default(),
+        agent: args.agent.unwrap_or_default(),
+        page_token: args.page.unwrap_or_default(),
+        consistency: consistency(&args.reading).into(),
+        ..Default::default()
+    };
+    let mut tasks = Vec::new();
+    loop {
+        request.page_size = PAGE.min(limit - tasks.len()) as u32;
+        let page = client.list_tasks(request.clone()).await?;
+        tasks.extend(page.tasks);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || tasks.len() >= limit {
+            break;
+        }
+    }
+    print_list(&mut io::stdout().lock(), args.output.output, &tasks, |tasks| tasks_table(tasks, Timestamp::now()))?;
+    if !request.page_token.is_empty() {
+        note(&format!("there are more: --page {} goes on, --limit 0 lists all", request.page_token));
+    }
+    Ok(Exit::Success)
+}
+
+impl From<StateFilter> for TaskState {
+    fn from(filter: StateFilter) -> Self {
+        match filter {
+            StateFilter::Queued => Self::Queued,
+            StateFilter::Assigned => Self::Assigned,
+            StateFilter::Succeeded => Self::Succeeded,
+            StateFilter::Failed => Self::Failed,
+            StateFilter::Cancelled => Self::Cancelled,
+            StateFilter::DeadLettered => Self::DeadLettered,
+        }
+    }
+}
+
+pub(super) async fn show(args: TaskArgs) -> Result<Exit, CliError> {
+    let client = client(&args.connection)?;
+    let request = GetTaskRequest {
+        id: args.id.clone(),
+        include_input: !args.watch && !args.result,
+        consistency: consistency(&args.reading).into(),
+    };
+    let task = client.get_task(request).await?;
+    if args.watch {
+        return watch(&client, task, args.output.output).await;
+    }
+    let mut out = io::stdout().lock();
+    if args.result {
+        return write_result(&mut out, &task);
+    }
+    print_one(&mut out, args.output.output, &task, |task| task_text(task, args.why, Timestamp::now()))?;
+    Ok(Exit::Success)
+}
+
+/// Writes the output of a task that succeeded as it is; of another, says on standard error how it ended.
+pub(super) fn write_result(out: &mut dyn Write, task: &Task) -> Result<Exit, CliError> {
+    if task.state() == TaskState::Succeeded {
+        out.write_all(&task.output)?;
+        out.flush()?;
+        return Ok(Exit::Success);
+    }
+    if !is_finished(task.state()) {
+        note(&format!("task {} has not finished: {}", task.id, state_word(task.state())));
+        return Ok(Exit::TaskFailed);
+    }
+    let failure = task.failure.clone().unwrap_or_default();
+    if !failure.stderr_tail.is_empty() {
+        note(failure.stderr_tail.trim_end());
+    }
+    let reason = if failure.message.is_empty() { &task.cancel_reason } else { &failure.message };
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    note(&format!("task {} ended as {}{reason}", task.id, state_word(task.state())));
+    Ok(Exit::TaskFailed)
+}
+
+async fn watch(client: &FleetClient, mut task: Task, format: Format) -> Result<Exit, CliError> {
+    let mut watch = client.watch_tasks(WatchTasksRequest {
+        from_revision: task.revision,
+        ids: vec![task.id.clone()],
+        include_output: true,
+        ..Default::default()
+    });
+    loop {
+        print_change(&task, format)?;
+        if is_finished(task.state()) {
+            return Ok(if task.state() == TaskState::Succeeded { Exit::Success } else { Exit::TaskFailed });
+        }
+        task = loop {
+            let changes = watch.next().await?;
+            if let Some(newest) = changes.tasks.into_iter().rfind(|changed| changed.id == task.id) {
+                break newest;
+            }
+            if changes.gone_ids.contains(&task.id) {
+                return Err(CliError::NotFound(format!("task {} finished and its result expired meanwhile", task.id)));
+            }
+        };
+    }
+}
+
+fn print_change(task: &Task, format: Format) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Table => out.write_all(change_line(task, Timestamp::now()).as_bytes())?,
+        Format::Json | Format::Yaml => write_line(&mut out, format, &Document::of(task)?)?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+pub(super) async fn cancel(args: CancelArgs) -> Result<Exit, CliError> {
+    let client = client(&args.connection)?;
+    let mut results = Vec::new();
+    for ids in args.ids.chunks(PAGE) {
+        let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };
+        results.extend(client.cancel_tasks(request).await?.results);
+    }
+    print_list(&mut io::stdout().lock(), args.output.output, &results, cancel_table)?;
+    Ok(cancel_exit(&results))
+}
+
+fn cancel_table(results: &[CancelResult]) -> String {
+    table(
+        ["ID", "STATE", "PROBLEM"],
+        results.iter().map(|result| match &result.refusal {
+            Some(refusal) => [result.task_id.clone(), String::new(), refusal.message.clone()],
+            None => [result.task_id.clone(), state_word(result.state()), String::new()],
+        }),
+    )
+}
+
+/// A task that is refused for another reason than being unknown weighs more.
+fn cancel_exit(results: &[CancelResult]) -> Exit {
+    let mut exit = Exit::Success;
+    for refusal in results.iter().filter_map(|result| result.refusal.as_ref()) {
+        match refusal.code.as_str() {
+            "NOT_FOUND" if exit == Exit::Success => exit = Exit::NotFound,
+            "NOT_FOUND" => {}
+            _ => exit = Exit::Refused,
+        }
+    }
+    exit
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_proto::v1::Refusal;
+
+    use super::*;
+
+    fn refused(code: &str) -> CancelResult {
+        let refusal = Some(Refusal { code: code.into(), message: "because".into() });
+        CancelResult { task_id: "t".into(), state: 0, refusal }
+    }
+
+    #[test]
+    fn the_exit_code_of_cancel_tells_the_worst() {
+        let done = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), refusal: None };
+        assert_eq!(cancel_exit(std::slice::from_ref(&done)), Exit::Success);
+        assert_eq!(cancel_exit(&[done, refused("NOT_FOUND")]), Exit::NotFound);
+        assert_eq!(cancel_exit(&[refused("RESOURCE_EXHAUSTED"), refused("NOT_FOUND")]), Exit::Refused);
+    }
+
+    #[test]
+    fn a_result_is_written_as_it_is() {
+        let task = Task { state: TaskState::Succeeded.into(), output: vec![0, 255, 10].into(), ..Default::default() };
+        let mut out = Vec::new();
+        assert_eq!(write_result(&mut out, &task).expect("memory takes it"), Exit::Success);
+        assert_eq!(out, [0, 255, 10]);
+    }
+
+    #[test]
+    fn a_task_that_failed_writes_nothing() {
+        let task = Task { state: TaskState::DeadLettered.into(), output: vec![1].into(), ..Default::default() };
+        let mut out = Vec::new();
+        assert_eq!(write_result(&mut out, &task).expect("memory takes it"), Exit::TaskFailed);
+        assert!(out.is_empty());
+    }
+}

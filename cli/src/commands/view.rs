@@ -1,0 +1,27 @@
+//! `robeing agents` and `robeing status`.
+
+use std::io;
+
+use jiff::Timestamp;
+
+use super::connect::{client, consistency};
+use crate::{
+    args::{AgentsArgs, StatusArgs},
+    error::CliError,
+    exit::Exit,
+    render::{agents_table, print_list, print_one, status_text},
+};
+
+pub(super) async fn agents(args: AgentsArgs) -> Result<Exit, CliError> {
+    let client = client(&args.connection)?;
+    let agents = client.list_agents(args.all, consistency(&args.reading)).await?;
+    print_list(&mut io::stdout().lock(), args.output.output, &agents, |agents| agents_table(agents, Timestamp::now()))?;
+    Ok(Exit::Success)
+}
+
+pub(super) async fn status(args: StatusArgs) -> Result<Exit, CliError> {
+    let client = client(&args.connection)?;
+    let status = client.status(consistency(&args.reading)).await?;
+    print_one(&mut io::stdout().lock(), args.output.output, &status, status_text)?;
+    Ok(Exit::Success)
+}

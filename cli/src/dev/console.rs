@@ -1,0 +1,285 @@
+//! `robeing dev` as a command: reads the manifest, runs the fleet, shows it until a signal comes, and stops it.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Read, Write},
+    path::Path,
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use robeing_crds::{RobeingCluster, parse_manifest};
+use robeing_proto::v1::{Agent, Consistency, FleetStatus};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::broadcast::error::RecvError,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use super::{DevError, DevFleet, DevOptions, plan::Plan};
+use crate::{
+    args::DevArgs,
+    client::{FleetClient, Settings},
+    error::CliError,
+    exit::Exit,
+    inputs::STDIN,
+    render::live_view,
+};
+
+/// How often the fleet is asked how it is.
+const POLL: Duration = Duration::from_millis(500);
+/// How long it has for the answer.
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs `robeing dev` until a signal ends it.
+///
+/// # Errors
+/// When the manifest is wrong or the fleet can't be started.
+pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
+    // From here on a signal ends the fleet in order, also while it starts.
+    let mut signals = Signals::new().map_err(DevError::Signals)?;
+    let cluster = read_manifest(&args.filename)?;
+    let options = DevOptions { data: args.data, name: args.name, port: args.port, agent_bin: args.agent_bin };
+    let is_kept = options.data.is_some();
+    let (mut fleet, mut events) = DevFleet::start(&cluster, &options).await?;
+    let mut screen = Screen::new(!args.plain && io::stdout().is_terminal());
+    let mut failure = greet(&mut screen, &fleet, is_kept).err();
+    let mut poll = interval(POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut observer = Observer::new(fleet.plan().clone())?;
+    while failure.is_none() {
+        tokio::select! {
+            () = signals.next() => break,
+            event = events.recv() => match event {
+                Ok(event) => failure = screen.line(&event.to_string()).err(),
+                Err(RecvError::Lagged(missed)) => failure = screen.line(&format!("({missed} events were missed)")).err(),
+                Err(RecvError::Closed) => break,
+            },
+            _ = poll.tick(), if observer.is_idle() => observer.ask(),
+            seen = observer.seen(), if !observer.is_idle() => {
+                failure = show(&mut screen, &mut observer, seen).err();
+            }
+        }
+    }
+    observer.end();
+    screen.clear();
+    // A reader that has gone ends the fleet as well as a signal does, and must not keep it from ending in order.
+    let _ = screen.line("stopping; again to kill");
+    let was_stopped = {
+        let mut stopping = std::pin::pin!(fleet.stop());
+        loop {
+            tokio::select! {
+                () = &mut stopping => break true,
+                () = signals.next() => break false,
+                Ok(event) = events.recv() => { let _ = screen.line(&event.to_string()); }
+            }
+        }
+    };
+    if !was_stopped {
+        fleet.kill().await;
+    }
+    while let Ok(event) = events.try_recv() {
+        let _ = screen.line(&event.to_string());
+    }
+    let _ = screen.line("stopped");
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(Exit::Success),
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<RobeingCluster, DevError> {
+    let is_stdin = path.as_os_str() == STDIN;
+    let file = if is_stdin { "on standard input".to_owned() } else { path.display().to_string() };
+    let text = if is_stdin {
+        let mut text = String::new();
+        io::stdin().lock().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| DevError::Read { file: file.clone(), error })?;
+    parse_manifest(&text).map_err(|error| DevError::Manifest { file, error: Box::new(error) })
+}
+
+/// Says what was started and how to talk to it.
+fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) -> io::Result<()> {
+    let plan = fleet.plan();
+    let (working, standby) = plan.agents;
+    let agents = match (plan.suspended, standby) {
+        (true, _) => "no agents (the manifest says suspend: true)".to_owned(),
+        (false, 0) => format!("{working} agents"),
+        (false, _) => format!("{working} agents and {standby} standby"),
+    };
+    let data = fleet.data_dir().display();
+    screen.line(&format!("fleet {}: {} coordinators, {agents}", plan.name, plan.coordinators.len()))?;
+    screen.line(&format!(
+        "data:      {data}{}",
+        if is_kept { "" } else { " (removed at the end; --data DIR keeps it)" }
+    ))?;
+    screen.line(&format!("logs:      {data}/logs"))?;
+    screen.line(&format!("endpoints: {}", fleet.endpoints().join(",")))?;
+    screen.line(&format!(
+        "try:       robeing status            (other commands find this fleet; from elsewhere: ROBEING_ENDPOINT={})",
+        fleet.endpoints().join(",")
+    ))
+}
+
+fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) -> io::Result<()> {
+    let Some(seen) = seen else { return Ok(()) };
+    for news in observer.news(&seen) {
+        screen.line(&news)?;
+    }
+    screen.frame(&live_view(&seen.status, &seen.agents, Timestamp::now()));
+    Ok(())
+}
+
+/// SIGINT, SIGTERM and SIGHUP.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Where events and the live view go: lines, and at a terminal a frame under them that is drawn anew.
+struct Screen {
+    live: Option<ProgressBar>,
+}
+
+impl Screen {
+    fn new(is_live: bool) -> Self {
+        let live = is_live.then(|| {
+            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style);
+            bar.set_message("waiting for the coordinators");
+            bar
+        });
+        Self { live }
+    }
+
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        match &self.live {
+            Some(bar) => {
+                bar.println(line);
+                Ok(())
+            }
+            None => {
+                let mut out = io::stdout().lock();
+                writeln!(out, "{line}")?;
+                out.flush()
+            }
+        }
+    }
+
+    fn frame(&mut self, text: &str) {
+        if let Some(bar) = &self.live {
+            bar.set_message(format!("\n{}", text.trim_end()));
+            bar.tick();
+        }
+    }
+
+    /// Takes the frame away; lines go on without it.
+    fn clear(&mut self) {
+        if let Some(bar) = self.live.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What one look at the fleet saw.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    status: FleetStatus,
+    agents: Vec<Agent>,
+}
+
+/// Asks the fleet how it is, one question at a time, and tells what changed.
+struct Observer {
+    client: FleetClient,
+    plan: Plan,
+    asking: Option<JoinHandle<Option<Seen>>>,
+    leader: String,
+    agents: (u32, u32, u32),
+    was_ready: bool,
+}
+
+impl Observer {
+    fn new(plan: Plan) -> Result<Self, CliError> {
+        let settings = Settings { connect_timeout: POLL_TIMEOUT, request_timeout: POLL_TIMEOUT };
+        let client = FleetClient::new(&plan.endpoints(), settings)?;
+        Ok(Self { client, plan, asking: None, leader: String::new(), agents: (0, 0, 0), was_ready: false })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.asking.is_none()
+    }
+
+    fn ask(&mut self) {
+        let client = self.client.clone();
+        self.asking = Some(tokio::spawn(async move {
+            let look = async {
+                let status = client.status(Consistency::Local).await.ok()?;
+                let agents = client.list_agents(false, Consistency::Local).await.ok()?;
+                Some(Seen { status, agents })
+            };
+            timeout(POLL_TIMEOUT, look).await.ok().flatten()
+        }));
+    }
+
+    /// The answer to what was asked last.
+    async fn seen(&mut self) -> Option<Seen> {
+        let asking = self.asking.as_mut()?;
+        let seen = asking.await.ok().flatten();
+        self.asking = None;
+        seen
+    }
+
+    fn end(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
+    }
+
+    /// What is new since the last look, in lines.
+    fn news(&mut self, seen: &Seen) -> Vec<String> {
+        let mut news = Vec::new();
+        let counts = seen.status.agents.unwrap_or_default();
+        if seen.status.leader != self.leader {
+            news.push(match seen.status.leader.as_str() {
+                "" => "leader  none for the time being".to_owned(),
+                leader => format!("leader  {leader} (term {})", seen.status.term),
+            });
+            self.leader.clone_from(&seen.status.leader);
+        }
+        let agents = (counts.live, counts.standby, counts.draining);
+        if agents != self.agents {
+            news.push(format!("agents  {} live, {} standby, {} draining", agents.0, agents.1, agents.2));
+            self.agents = agents;
+        }
+        let (working, standby) = self.plan.agents;
+        if !self.was_ready && !self.leader.is_empty() && counts.live + counts.standby >= working + standby {
+            news.push(format!("ready   fleet {}: submit tasks with robeing submit", self.plan.name));
+            self.was_ready = true;
+        }
+        news
+    }
+}

@@ -1,0 +1,212 @@
+//! The directory a fleet keeps its data in: one `robeing dev` at a time uses it, and it remembers the fleet's name
+//! and the coordinators' ports, by which the coordinators know each other.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::{DevError, ports};
+
+const LOCK_FILE: &str = "lock";
+const STATE_FILE: &str = "dev.json";
+const LOGS: &str = "logs";
+/// Version of the state file's form.
+const STATE_VERSION: u32 = 1;
+
+/// What the directory remembers of its fleet.
+#[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
+struct State {
+    version: u32,
+    name: String,
+    ports: Vec<u16>,
+}
+
+/// A data directory in use by this process.
+#[derive(Debug)]
+pub(super) struct DataDir {
+    path: PathBuf,
+    /// Locked for as long as it is open.
+    _lock: File,
+    /// Removed when it is dropped.
+    _temporary: Option<TempDir>,
+}
+
+impl DataDir {
+    /// Takes a directory, or a temporary one, into use.
+    pub(super) fn open(wanted: Option<&Path>) -> Result<Self, DevError> {
+        let (path, temporary) = match wanted {
+            Some(path) => {
+                fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+                (fs::canonicalize(path).map_err(|error| failed(path, error))?, None)
+            }
+            None => {
+                let made = tempfile::Builder::new().prefix("robeing-dev-").tempdir();
+                let made = made.map_err(|error| failed(&std::env::temp_dir(), error))?;
+                (made.path().to_owned(), Some(made))
+            }
+        };
+        let lock = lock(&path)?;
+        fs::create_dir_all(path.join(LOGS)).map_err(|error| failed(&path, error))?;
+        Ok(Self { path, _lock: lock, _temporary: temporary })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the output of a process goes.
+    pub(super) fn log_file(&self, name: &str) -> PathBuf {
+        self.path.join(LOGS).join(format!("{name}.log"))
+    }
+
+    /// The coordinators' ports: those of before, those that are wanted, or free ones; remembered for the next time.
+    pub(super) async fn agree_on(&self, name: &str, count: usize, base: Option<u16>) -> Result<Vec<u16>, DevError> {
+        let wanted = base.map(|base| ports::from_base(base, count)).transpose()?;
+        if let Some(held) = self.read_state()? {
+            self.check_same(&held, name, count, wanted.as_deref())?;
+            ports::ensure_free(&held.ports, "the fleet in this directory must have it again: stop what listens there")
+                .await?;
+            return Ok(held.ports);
+        }
+        let ports = match wanted {
+            Some(ports) => {
+                ports::ensure_free(&ports, "choose another --port, or leave it out to take free ones").await?;
+                ports
+            }
+            None => ports::free(count)?,
+        };
+        self.write_state(&State { version: STATE_VERSION, name: name.into(), ports: ports.clone() })?;
+        Ok(ports)
+    }
+
+    fn check_same(&self, held: &State, name: &str, count: usize, wanted: Option<&[u16]>) -> Result<(), DevError> {
+        let differ = |held: String, wanted: String| Err(DevError::OtherFleet { dir: self.path.clone(), held, wanted });
+        if held.name != name {
+            return differ(format!("the fleet {:?}", held.name), format!("{name:?}"));
+        }
+        if held.ports.len() != count {
+            let coordinators = |count| format!("{count} coordinator{}", if count == 1 { "" } else { "s" });
+            return differ(
+                format!("a fleet of {}", coordinators(held.ports.len())),
+                format!("one of {}", coordinators(count)),
+            );
+        }
+        match wanted {
+            Some(wanted) if wanted != held.ports => {
+                differ(format!("a fleet on the ports {:?}", held.ports), format!("one on {wanted:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read_state(&self) -> Result<Option<State>, DevError> {
+        let text = match fs::read(self.path.join(STATE_FILE)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(&self.path, error)),
+        };
+        let invalid = |problem: String| {
+            let problem = format!("its {STATE_FILE} can't be read ({problem})");
+            failed(&self.path, io::Error::new(io::ErrorKind::InvalidData, problem))
+        };
+        let state: State = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+        if state.version != STATE_VERSION {
+            return Err(invalid(format!("version {} is not {STATE_VERSION}", state.version)));
+        }
+        Ok(Some(state))
+    }
+
+    fn write_state(&self, state: &State) -> Result<(), DevError> {
+        let aside = self.path.join(format!("{STATE_FILE}.new"));
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&aside)?;
+            file.write_all(serde_json::to_string_pretty(state)?.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&aside, self.path.join(STATE_FILE))
+        };
+        write().map_err(|error| failed(&self.path, error))
+    }
+}
+
+fn failed(dir: &Path, error: io::Error) -> DevError {
+    DevError::Data { dir: dir.to_owned(), error }
+}
+
+fn lock(dir: &Path) -> Result<File, DevError> {
+    let path = dir.join(LOCK_FILE);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| failed(dir, error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(DevError::DataInUse { dir: dir.to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(dir, error)),
+    }
+    let note = |file: &mut File| -> io::Result<()> {
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())
+    };
+    note(&mut file).map_err(|error| failed(dir, error))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_is_used_by_one_and_remembers_its_fleet() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::open(Some(dir.path())).expect("free");
+        let ports = data.agree_on("a", 3, None).await.expect("there are free ports");
+        let error = DataDir::open(Some(dir.path())).expect_err("in use").to_string();
+        assert!(
+            error.contains(&format!("in use by another `robeing dev` (process {})", std::process::id())),
+            "{error}"
+        );
+        drop(data);
+        let data = DataDir::open(Some(dir.path())).expect("free again");
+        assert_eq!(data.agree_on("a", 3, None).await.expect("the same fleet"), ports);
+        for (name, count, base, words) in [
+            ("b", 3, None, r#"holds the fleet "a", but "b" is asked for"#),
+            ("a", 1, None, "holds a fleet of 3 coordinators, but one of 1 coordinator is asked for"),
+            ("a", 3, Some(1), "but one on [1, 2, 3] is asked for"),
+        ] {
+            let error = data.agree_on(name, count, base).await.expect_err("another fleet").to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_state_is_told_and_kept() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let state = dir.path().join(STATE_FILE);
+        fs::write(&state, "{").expect("written");
+        let data = DataDir::open(Some(dir.path())).expect("free");
+        let error = data.agree_on("a", 1, None).await.expect_err("damaged").to_string();
+        assert!(error.contains("its dev.json can't be read"), "{error}");
+        assert_eq!(fs::read_to_string(&state).expect("still there"), "{");
+    }
+
+    #[test]
+    fn a_temporary_directory_goes_with_its_fleet() {
+        let data = DataDir::open(None).expect("made");
+        let path = data.path().to_owned();
+        assert!(path.join(LOGS).is_dir());
+        drop(data);
+        assert!(!path.exists());
+    }
+}

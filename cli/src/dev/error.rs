@@ -1,0 +1,104 @@
+//! Why a fleet of local processes could not be started.
+
+use std::{io, path::PathBuf};
+
+use robeing_crds::ManifestError;
+
+/// Why a fleet of local processes could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// The manifest can't be read as a file.
+    #[error("can't read the manifest {file}: {error}")]
+    Read {
+        /// Which file.
+        file: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The manifest is wrong.
+    #[error("the manifest {file} can't be used:\n{error}")]
+    Manifest {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        error: Box<ManifestError>,
+    },
+    /// The name can't be one of a fleet.
+    #[error(
+        "{name:?} can't be the name of a fleet: it has 1 to 63 lower-case letters, digits and dashes, no dash at an end"
+    )]
+    Name {
+        /// What was asked for.
+        name: String,
+    },
+    /// There is no agent program where it was said to be.
+    #[error("{} is no program that can be run ({problem}); --agent-bin or ROBEING_AGENT_BIN names it", .path.display())]
+    AgentProgram {
+        /// What was named.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is no agent program anywhere.
+    #[error(
+        "robeing-agent is neither beside this program{} nor in PATH; build it with `cargo build -p robeing-agent`, or \
+         name it with --agent-bin or ROBEING_AGENT_BIN",
+        .beside.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default()
+    )]
+    NoAgentProgram {
+        /// The directory of this program.
+        beside: Option<PathBuf>,
+    },
+    /// Another process listens there.
+    #[error("port {port} of 127.0.0.1 is busy; {remedy}")]
+    PortBusy {
+        /// Which.
+        port: u16,
+        /// What to do.
+        remedy: String,
+    },
+    /// The ports after the base are not there.
+    #[error("--port {base} leaves no room for {count} coordinators; the last port is 65535")]
+    NoSuchPorts {
+        /// The first one.
+        base: u16,
+        /// How many are needed.
+        count: usize,
+    },
+    /// The system gives no port.
+    #[error("can't listen on 127.0.0.1: {0}")]
+    Listen(io::Error),
+    /// Another `robeing dev` uses the directory.
+    #[error("{} is in use by another `robeing dev`{}; stop that one or take another directory", .dir.display(), by(.pid))]
+    DataInUse {
+        /// Which directory.
+        dir: PathBuf,
+        /// The process that uses it.
+        pid: Option<u32>,
+    },
+    /// The directory holds another fleet.
+    #[error("{} holds {held}, but {wanted} is asked for; take another --data directory", .dir.display())]
+    OtherFleet {
+        /// Which directory.
+        dir: PathBuf,
+        /// What is in it.
+        held: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The directory can't be used.
+    #[error("can't use the data directory {}: {error}", .dir.display())]
+    Data {
+        /// Which directory.
+        dir: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Signals can't be received.
+    #[error("can't receive signals: {0}")]
+    Signals(io::Error),
+}
+
+fn by(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}

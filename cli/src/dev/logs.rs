@@ -1,0 +1,78 @@
+//! The log files of processes: opened for appending, kept within a limit, and read for their last line.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+/// Bytes of a log file above which it is put aside; the one put aside before is lost.
+pub(super) const LOG_LIMIT: u64 = 64 * 1024 * 1024;
+/// Bytes at the end of a log that are searched for its last line.
+const TAIL: u64 = 8 * 1024;
+/// Characters of the last line that are shown.
+const SHOWN: usize = 300;
+
+/// Opens a log for appending and tells where it ends now.
+pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    let end = file.metadata()?.len();
+    Ok((file, end))
+}
+
+/// Copies a log that has grown over the limit aside and empties it. The process goes on writing to the same file, at
+/// its end; a line it writes at that moment may be lost.
+pub(super) fn rotate(path: &Path, limit: u64) -> io::Result<bool> {
+    if fs::metadata(path)?.len() <= limit {
+        return Ok(false);
+    }
+    fs::copy(path, path.with_extension("log.old"))?;
+    OpenOptions::new().write(true).open(path)?.set_len(0)?;
+    Ok(true)
+}
+
+/// The last line that is not empty and was written after `start`.
+pub(super) fn last_line(path: &Path, start: u64) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    // A log that was emptied meanwhile begins anew.
+    let start = if length < start { 0 } else { start };
+    file.seek(SeekFrom::Start(start.max(length.saturating_sub(TAIL)))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_of_this_run() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.log");
+        fs::write(&path, "old run\n").expect("written");
+        let (mut file, start) = open(&path).expect("opened");
+        assert_eq!(last_line(&path, start), None);
+        file.write_all(b"first\nlast \x1b[31mred\n\n").expect("written");
+        assert_eq!(last_line(&path, start).as_deref(), Some("last  [31mred"));
+    }
+
+    #[test]
+    fn a_log_over_the_limit_is_put_aside_while_it_is_written() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.log");
+        let (mut file, _) = open(&path).expect("opened");
+        file.write_all(b"12345678").expect("written");
+        assert!(!rotate(&path, 8).expect("at the limit"));
+        assert!(rotate(&path, 7).expect("over the limit"));
+        file.write_all(b"more").expect("written");
+        assert_eq!(fs::read(&path).expect("read"), b"more");
+        assert_eq!(fs::read(dir.path().join("a.log.old")).expect("read"), b"12345678");
+        assert_eq!(last_line(&path, 8).as_deref(), Some("more"));
+    }
+}

@@ -1,0 +1,185 @@
+//! `robeing dev`: the fleet of a manifest as processes on this machine. [`plan`] says which processes there should
+//! be and is pure; the rest keeps them there: the data directory, the ports, a supervisor for each process, and the
+//! console that shows them.
+
+mod agent_binary;
+mod backoff;
+mod console;
+mod data;
+mod error;
+mod event;
+mod logs;
+pub mod plan;
+mod ports;
+pub mod registry;
+mod supervisor;
+
+use std::{path::PathBuf, time::Duration};
+
+use robeing_crds::RobeingCluster;
+use tokio::{sync::broadcast, time::timeout};
+
+pub use console::run;
+pub use error::DevError;
+pub use event::DevEvent;
+
+use agent_binary::find_agent_binary;
+use data::DataDir;
+use plan::{Plan, ProcessKind};
+use registry::Registration;
+use supervisor::Supervisor;
+
+/// Time that agents have to hand back their tasks and leave when the fleet stops, and then the coordinators.
+pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Events that a slow reader may be behind; older ones are lost to it.
+const EVENTS: usize = 1_024;
+/// Characters of a fleet's name, at most.
+const MAX_NAME: usize = 63;
+
+/// How a [`DevFleet`] is run.
+#[derive(Clone, Debug, Default)]
+pub struct DevOptions {
+    /// Where to keep its data; without it, a temporary directory that is removed at the end.
+    pub data: Option<PathBuf>,
+    /// Its name, instead of the manifest's.
+    pub name: Option<String>,
+    /// The port of the first coordinator; the others take those after it. Without it, free ports, or those of the
+    /// data directory.
+    pub port: Option<u16>,
+    /// The `robeing-agent` program; without it, the one beside this program, or in `PATH`.
+    pub agent_bin: Option<PathBuf>,
+}
+
+/// A process of a fleet, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessStatus {
+    /// Name of the coordinator or agent.
+    pub name: String,
+    /// What it is.
+    pub kind: ProcessKind,
+    /// Its process id, while it runs.
+    pub pid: Option<u32>,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+/// A fleet of local processes. Ended in good order by [`DevFleet::stop`]; when it is dropped, its processes are
+/// killed.
+#[derive(Debug)]
+pub struct DevFleet {
+    plan: Plan,
+    // Agents end before coordinators, and everything before the directory goes.
+    agents: Vec<Supervisor>,
+    coordinators: Vec<Supervisor>,
+    events: broadcast::Sender<DevEvent>,
+    _registration: Option<Registration>,
+    data: DataDir,
+}
+
+impl DevFleet {
+    /// Starts the processes of a cluster. Answers when they were told to start, not when they are ready. The
+    /// receiver tells everything that happens to them from the beginning.
+    ///
+    /// # Errors
+    /// When the fleet can't be started at all: no agent program, no free port, a data directory in use. A process
+    /// that fails later is an event.
+    pub async fn start(
+        cluster: &RobeingCluster,
+        options: &DevOptions,
+    ) -> Result<(Self, broadcast::Receiver<DevEvent>), DevError> {
+        let name = options.name.clone().or_else(|| cluster.metadata.name.clone()).unwrap_or_default();
+        check_name(&name)?;
+        let count = cluster.spec.coordinators.replicas as usize;
+        let program = find_agent_binary(options.agent_bin.as_deref())?;
+        let data = DataDir::open(options.data.as_deref())?;
+        let ports = data.agree_on(&name, count, options.port).await?;
+        let plan = Plan::of(&cluster.spec, &name, &ports, data.path());
+        // A fleet that can't be registered runs as well; it only has to be named by its endpoints.
+        let registration = Registration::write(&plan.name, &plan.endpoints(), data.path()).ok();
+        let (events, receiver) = broadcast::channel(EVENTS);
+        let mut coordinators = Vec::new();
+        let mut agents = Vec::new();
+        for process in &plan.processes {
+            let supervisor = Supervisor::start(&program, process.clone(), data.log_file(&process.name), events.clone());
+            match process.kind {
+                ProcessKind::Coordinator => coordinators.push(supervisor),
+                ProcessKind::Agent { .. } => agents.push(supervisor),
+            }
+        }
+        Ok((Self { plan, agents, coordinators, events, _registration: registration, data }, receiver))
+    }
+
+    /// What the fleet is made of.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The endpoints of the coordinators, as URLs.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.plan.endpoints()
+    }
+
+    /// Where its data is.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
+    /// Further receivers of what happens, from now on.
+    pub fn events(&self) -> broadcast::Receiver<DevEvent> {
+        self.events.subscribe()
+    }
+
+    /// The processes as they are now, coordinators first.
+    pub fn processes(&self) -> Vec<ProcessStatus> {
+        self.coordinators.iter().chain(&self.agents).map(Supervisor::status).collect()
+    }
+
+    /// Ends all processes: the agents, then the coordinators; each with SIGTERM, and with SIGKILL after
+    /// [`STOP_GRACE`], or at once where [`DevFleet::kill`] is called meanwhile. Then removes a temporary directory.
+    pub async fn stop(&mut self) {
+        for group in [&mut self.agents, &mut self.coordinators] {
+            for supervisor in group.iter() {
+                supervisor.stop();
+            }
+            let ended = timeout(STOP_GRACE, futures::future::join_all(group.iter_mut().map(Supervisor::ended))).await;
+            if ended.is_err() {
+                for supervisor in group.iter() {
+                    supervisor.kill();
+                }
+                futures::future::join_all(group.iter_mut().map(Supervisor::ended)).await;
+            }
+        }
+    }
+
+    /// Ends all processes with SIGKILL.
+    pub async fn kill(&mut self) {
+        for supervisor in self.agents.iter().chain(&self.coordinators) {
+            supervisor.kill();
+        }
+        futures::future::join_all(self.agents.iter_mut().chain(&mut self.coordinators).map(Supervisor::ended)).await;
+    }
+}
+
+/// A name goes into file names and addresses, so it is a DNS label.
+fn check_name(name: &str) -> Result<(), DevError> {
+    let is_label = (1..=MAX_NAME).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if is_label { Ok(()) } else { Err(DevError::Name { name: name.into() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_label() {
+        for name in ["a", "fleet-01", &"x".repeat(MAX_NAME)] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "-a", "a-", "A", "a/b", "..", "a b", &"x".repeat(MAX_NAME + 1)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

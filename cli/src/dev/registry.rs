@@ -1,0 +1,173 @@
+//! The running fleets of `robeing dev`, so that other commands of the same user find them. Each has a file that only
+//! the user may read, and holds a lock on it for as long as it runs; so a file that is left behind by a fleet that
+//! was killed is known as such.
+
+use std::{
+    env,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+/// A running fleet.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunningFleet {
+    /// Its name.
+    pub name: String,
+    /// The process of `robeing dev`.
+    pub pid: u32,
+    /// When it was started, milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// The coordinators, as URLs.
+    pub endpoints: Vec<String>,
+    /// Where its data is.
+    pub data: PathBuf,
+}
+
+/// A fleet's entry among the running ones; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Registration {
+    path: PathBuf,
+    _locked: File,
+}
+
+/// The directory of this user's entries.
+fn directory() -> PathBuf {
+    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(runtime) => runtime.join("robeing"),
+        None => env::temp_dir().join(format!("robeing-{}", geteuid())),
+    }
+}
+
+/// Whether a directory is the user's own and nobody else can write to it. In a directory for temporary files,
+/// another user could have made it.
+fn is_trusted(directory: &Path) -> bool {
+    fs::symlink_metadata(directory)
+        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0)
+}
+
+impl Registration {
+    /// Enters a fleet among the running ones.
+    ///
+    /// # Errors
+    /// When the entry can't be written.
+    pub fn write(name: &str, endpoints: &[String], data: &Path) -> io::Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let fleet = RunningFleet {
+            name: name.into(),
+            pid: std::process::id(),
+            started_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            endpoints: endpoints.to_vec(),
+            data: data.to_owned(),
+        };
+        Self::write_in(&directory(), &fleet)
+    }
+
+    fn write_in(directory: &Path, fleet: &RunningFleet) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        if !is_trusted(directory) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is not the user's own"));
+        }
+        // The port makes it unlike that of another fleet of the same process.
+        let port = fleet.endpoints.first().and_then(|endpoint| endpoint.rsplit(':').next()).unwrap_or_default();
+        let path = directory.join(format!("{}-{}-{port}.json", fleet.name, fleet.pid));
+        let aside = path.with_extension("new");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+        file.lock()?;
+        file.write_all(&serde_json::to_vec(fleet)?)?;
+        fs::rename(&aside, &path)?;
+        Ok(Self { path, _locked: file })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The fleets of `robeing dev` that run for this user, in no order.
+pub fn running() -> Vec<RunningFleet> {
+    running_in(&directory())
+}
+
+fn running_in(directory: &Path) -> Vec<RunningFleet> {
+    if !is_trusted(directory) {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| read_entry(&entry.path())).collect()
+}
+
+/// The fleet of an entry; one that no longer runs is removed.
+fn read_entry(path: &Path) -> Option<RunningFleet> {
+    if path.extension()? != "json" {
+        return None;
+    }
+    let file = File::open(path).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => serde_json::from_reader(file).ok(),
+        Err(TryLockError::Error(_)) => None,
+        Ok(()) => {
+            let _ = fs::remove_file(path);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn fleet(name: &str) -> RunningFleet {
+        RunningFleet {
+            name: name.into(),
+            pid: 7,
+            started_unix_ms: 1,
+            endpoints: vec!["http://127.0.0.1:4000".into()],
+            data: "/data".into(),
+        }
+    }
+
+    #[test]
+    fn a_fleet_is_found_while_it_runs() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = base.path().join("robeing");
+        assert_eq!(running_in(&dir), []);
+        let registration = Registration::write_in(&dir, &fleet("a")).expect("written");
+        let mode = fs::metadata(&registration.path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(running_in(&dir), [fleet("a")]);
+        drop(registration);
+        assert_eq!(running_in(&dir), []);
+    }
+
+    #[test]
+    fn what_a_killed_fleet_left_is_removed() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = base.path().join("robeing");
+        DirBuilder::new().mode(0o700).create(&dir).expect("made");
+        let left = dir.join("a-7-4000.json");
+        fs::write(&left, serde_json::to_vec(&fleet("a")).expect("plain data")).expect("written");
+        assert_eq!(running_in(&dir), []);
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_not_believed() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = base.path().join("robeing");
+        let _registration = Registration::write_in(&dir, &fleet("a")).expect("written");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("changed");
+        assert_eq!(running_in(&dir), []);
+        assert!(Registration::write_in(&dir, &fleet("b")).is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! Keeps one process running: starts it, and starts it again when it dies, until the fleet stops. The process's
+//! standard input is a pipe that this side holds open and never writes to: when this process is gone, however it
+//! went, the child reads the end of it and leaves.
+
+use std::{
+    fs::File,
+    hash::{BuildHasher, RandomState},
+    io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    sync::{broadcast, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{DevEvent, ProcessStatus, backoff::Backoff, logs, plan::Process};
+
+/// How often the size of a log is looked at.
+const LOG_CHECK: Duration = Duration::from_secs(30);
+
+/// The supervisor of one process.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    process: Process,
+    log: PathBuf,
+    pid: watch::Receiver<Option<u32>>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    task: JoinHandle<()>,
+    has_ended: bool,
+}
+
+impl Supervisor {
+    pub(super) fn start(program: &Path, process: Process, log: PathBuf, events: broadcast::Sender<DevEvent>) -> Self {
+        let (pid_told, pid) = watch::channel(None);
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let run = Run {
+            program: program.to_owned(),
+            process: process.clone(),
+            log: log.clone(),
+            events,
+            pid: pid_told,
+            stop: stop.clone(),
+            kill: kill.clone(),
+            backoff: Backoff::default(),
+        };
+        Self { process, log, pid, stop, kill, task: tokio::spawn(run.keep()), has_ended: false }
+    }
+
+    pub(super) fn status(&self) -> ProcessStatus {
+        ProcessStatus {
+            name: self.process.name.clone(),
+            kind: self.process.kind.clone(),
+            pid: *self.pid.borrow(),
+            log: self.log.clone(),
+        }
+    }
+
+    /// Ends the process with SIGTERM, for good.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends the process with SIGKILL, for good.
+    pub(super) fn kill(&self) {
+        self.kill.cancel();
+        self.stop.cancel();
+    }
+
+    /// Waits until the process has ended for good.
+    pub(super) async fn ended(&mut self) {
+        if !self.has_ended {
+            // A supervisor that panicked has ended, too; its child was killed as it was dropped.
+            let _ = (&mut self.task).await;
+            self.has_ended = true;
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the task of a supervisor owns.
+struct Run {
+    program: PathBuf,
+    process: Process,
+    log: PathBuf,
+    events: broadcast::Sender<DevEvent>,
+    pid: watch::Sender<Option<u32>>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    backoff: Backoff,
+}
+
+impl Run {
+    async fn keep(mut self) {
+        while !self.stop.is_cancelled() {
+            let pause = self.run_once().await;
+            let Some(pause) = pause else { break };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Runs the process until it ends. Answers how long to wait before the next start, or nothing when it was
+    /// stopped.
+    async fn run_once(&mut self) -> Option<Duration> {
+        let began = Instant::now();
+        let (mut child, log_start) = match self.spawn() {
+            Ok(started) => started,
+            Err(error) => {
+                let restart_in = self.backoff.after_death(Duration::ZERO, random());
+                let name = self.process.name.clone();
+                self.tell(DevEvent::NotStarted { name, problem: error.to_string(), restart_in });
+                return Some(restart_in);
+            }
+        };
+        // Taken from the child, because waiting for it would close the pipe.
+        let _stdin = child.stdin.take();
+        let pid = child.id().unwrap_or_default();
+        self.pid.send_replace(Some(pid));
+        self.tell(DevEvent::Started { name: self.process.name.clone(), pid });
+        let died = tokio::select! {
+            ended = child.wait() => Some(ended),
+            () = self.stop.cancelled() => None,
+            () = tend_log(&self.log) => None,
+        };
+        let Some(ended) = died else {
+            self.end(&mut child).await;
+            self.pid.send_replace(None);
+            self.tell(DevEvent::Stopped { name: self.process.name.clone() });
+            return None;
+        };
+        self.pid.send_replace(None);
+        let restart_in = self.backoff.after_death(began.elapsed(), random());
+        self.tell(DevEvent::Died {
+            name: self.process.name.clone(),
+            pid,
+            how: ended.map_or_else(|error| error.to_string(), how_it_ended),
+            last_line: logs::last_line(&self.log, log_start),
+            log: self.log.clone(),
+            restart_in,
+        });
+        Some(restart_in)
+    }
+
+    /// Starts the process, in a process group of its own: Ctrl-C at the terminal is for `robeing dev`, which ends
+    /// its processes in order.
+    fn spawn(&self) -> io::Result<(Child, u64)> {
+        let (log, start) = logs::open(&self.log)?;
+        let output = |log: &File| log.try_clone().map(Stdio::from);
+        let child = Command::new(&self.program)
+            .args(&self.process.arguments)
+            .stdin(Stdio::piped())
+            .stdout(output(&log)?)
+            .stderr(output(&log)?)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok((child, start))
+    }
+
+    async fn end(&self, child: &mut Child) {
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
+            // It may have ended by itself this moment. One that is frozen has to run to see the signal.
+            let _ = kill(pid, Signal::SIGTERM);
+            let _ = kill(pid, Signal::SIGCONT);
+        }
+        tokio::select! {
+            _ = child.wait() => {}
+            () = self.kill.cancelled() => {
+                let _ = child.kill().await;
+            }
+        }
+    }
+
+    /// Nobody may be listening, which is fine.
+    fn tell(&self, event: DevEvent) {
+        let _ = self.events.send(event);
+    }
+}
+
+/// Keeps a log within its limit; never ends.
+async fn tend_log(log: &Path) {
+    let mut ticks = interval(LOG_CHECK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A log that can't be looked at now will be another time.
+        let _ = logs::rotate(log, logs::LOG_LIMIT);
+    }
+}
+
+/// From 0 to 1, for jitter.
+fn random() -> f64 {
+    RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(number)) => match Signal::try_from(number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        (None, None) => status.to_string(),
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a command had no success: one sentence for the user, and the exit code.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::{client::ClientError, dev::DevError, exit::Exit, inputs::InputError};
+
+/// A command that had no success.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The fleet was not reached, or refused.
+    #[error("{error}{}", hint(.error))]
+    Client {
+        /// What happened.
+        #[from]
+        error: ClientError,
+    },
+    /// The inputs of tasks can't be used.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// `robeing dev` could not start its fleet.
+    #[error(transparent)]
+    Dev(#[from] DevError),
+    /// An argument that can't be used, beyond what the parser finds.
+    #[error("{0}")]
+    Usage(String),
+    /// A task that does not exist, in words.
+    #[error("{0}")]
+    NotFound(String),
+    /// No running `robeing dev` has the name that was asked for.
+    #[error("no fleet of `robeing dev` named {name:?} runs{}", running(.others))]
+    NoDevFleet {
+        /// What was asked for.
+        name: String,
+        /// Those that run.
+        others: Vec<String>,
+    },
+    /// Results did not come in time. The tasks go on.
+    #[error("{unfinished} of {total} tasks had not finished after {}; they go on", humantime::format_duration(*.waited))]
+    WaitTimedOut {
+        /// Tasks without a result.
+        unfinished: usize,
+        /// Tasks in all.
+        total: usize,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A file could not be read.
+    #[error("can't read {}: {error}", .path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The output could not be written.
+    #[error("can't write the output: {0}")]
+    Output(#[from] io::Error),
+    /// A message could not be put into the form that was asked for.
+    #[error("can't write the answer as {form}: {problem}")]
+    Render {
+        /// json or yaml.
+        form: &'static str,
+        /// Why not.
+        problem: String,
+    },
+}
+
+fn hint(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Unreachable { .. } => {
+            "; start one with `robeing dev -f MANIFEST`, or name a coordinator with --endpoint or ROBEING_ENDPOINT"
+        }
+        ClientError::Unavailable { .. } => {
+            "; a majority of its coordinators must run: see `robeing status --local`, or wait longer with --request-timeout"
+        }
+        ClientError::BadEndpoint { .. } | ClientError::NotFound { .. } | ClientError::Refused { .. } => "",
+    }
+}
+
+fn running(others: &[String]) -> String {
+    match others {
+        [] => "; none does at all".into(),
+        others => format!("; these do: {}", others.join(", ")),
+    }
+}
+
+impl CliError {
+    /// The exit code that says so.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Client { error } => match error {
+                ClientError::BadEndpoint { .. } => Exit::Usage,
+                ClientError::Unreachable { .. } | ClientError::Unavailable { .. } => Exit::Unreachable,
+                ClientError::NotFound { .. } => Exit::NotFound,
+                ClientError::Refused { .. } => Exit::Refused,
+            },
+            Self::Input(InputError::TooLarge { .. }) => Exit::Refused,
+            Self::Dev(DevError::Manifest { .. } | DevError::Name { .. } | DevError::NoSuchPorts { .. }) => Exit::Usage,
+            Self::Input(_) | Self::Usage(_) => Exit::Usage,
+            Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
+            Self::WaitTimedOut { .. } => Exit::TimedOut,
+            Self::Dev(_) | Self::Read { .. } | Self::Output(_) | Self::Render { .. } => Exit::Local,
+        }
+    }
+
+    /// The reader of the output has gone, as `head` does: nothing to complain about.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,87 @@
+//! What the exit code of `robeing` means.
+
+/// How a command ended. The number is the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything asked for was done.
+    Success = 0,
+    /// A task that was waited for did not succeed.
+    TaskFailed = 1,
+    /// The command line or an input file can't be understood.
+    Usage = 2,
+    /// The fleet refused.
+    Refused = 3,
+    /// There is no such task.
+    NotFound = 4,
+    /// No coordinator answers.
+    Unreachable = 5,
+    /// What was waited for did not happen in time.
+    TimedOut = 6,
+    /// Something on this machine failed.
+    Local = 7,
+    /// Ended by Ctrl-C.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Self; 9] = [
+        Self::Success,
+        Self::TaskFailed,
+        Self::Usage,
+        Self::Refused,
+        Self::NotFound,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Local,
+        Self::Interrupted,
+    ];
+
+    /// The process's exit code.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What the help says of it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Success => "everything asked for was done",
+            Self::TaskFailed => {
+                "a task that was waited for failed, was cancelled or dead-lettered, or its result expired"
+            }
+            Self::Usage => "the command line, a manifest or an input file is wrong",
+            Self::Refused => "the fleet refused, or an input is over a limit",
+            Self::NotFound => "there is no such task",
+            Self::Unreachable => "no coordinator answers, or the fleet has no leader",
+            Self::TimedOut => "what was waited for did not happen in the time given",
+            Self::Local => "something on this machine failed: a file, a port, a process",
+            Self::Interrupted => "ended by Ctrl-C",
+        }
+    }
+
+    /// The list of exit codes, for help texts.
+    pub fn table() -> String {
+        let mut text = String::from("Exit codes:\n");
+        for exit in Self::ALL {
+            text.push_str(&format!("{:>5}  {}\n", exit.code(), exit.meaning()));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented_once() {
+        let table = Exit::table();
+        for exit in Exit::ALL {
+            assert_eq!(table.matches(exit.meaning()).count(), 1, "{exit:?}");
+        }
+        let mut codes = Exit::ALL.map(Exit::code);
+        codes.sort_unstable();
+        assert!(codes.windows(2).all(|pair| pair[0] < pair[1]), "two exits share a code: {codes:?}");
+    }
+}

@@ -1,0 +1,12 @@
+//! The `robeing` command line, as a library: a client of a fleet that fails over between coordinators
+//! ([`client`]), a fleet of local processes ([`dev`]), and the commands themselves. It knows the gRPC contract and
+//! the `RobeingCluster` types, and nothing of how coordinators and agents work inside.
+
+pub mod args;
+pub mod client;
+pub mod commands;
+pub mod dev;
+pub mod error;
+pub mod exit;
+pub mod inputs;
+pub mod render;

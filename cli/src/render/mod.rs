@@ -1,0 +1,60 @@
+//! How messages of the API are printed: as documents for programs, as tables for people. Pure: time comes in as a
+//! value.
+
+mod document;
+mod status;
+mod table;
+mod task;
+mod words;
+
+use std::io::{self, Write};
+
+pub use document::{Document, Named, documents, write_document, write_line};
+pub use status::{agents_table, live_view, status_text};
+pub use table::table;
+pub use task::{change_line, results_table, task_text, tasks_table};
+pub use words::{preview, role_word, short_duration, state_word};
+
+use crate::{args::Format, error::CliError};
+
+/// Prints one message: as a document, or as `text` says for people.
+///
+/// # Errors
+/// When the output can't be written.
+pub fn print_one<M: Named>(
+    out: &mut dyn Write,
+    format: Format,
+    message: &M,
+    text: impl FnOnce(&M) -> String,
+) -> Result<(), CliError> {
+    match format {
+        Format::Table => out.write_all(text(message).as_bytes())?,
+        _ => write_document(out, format, &Document::of(message)?)?,
+    }
+    Ok(())
+}
+
+/// Prints a list of messages: as one array, or as `text` says for people.
+///
+/// # Errors
+/// When the output can't be written.
+pub fn print_list<M: Named>(
+    out: &mut dyn Write,
+    format: Format,
+    messages: &[M],
+    text: impl FnOnce(&[M]) -> String,
+) -> Result<(), CliError> {
+    match format {
+        Format::Table => out.write_all(text(messages).as_bytes())?,
+        _ => write_document(out, format, &documents(messages)?)?,
+    }
+    Ok(())
+}
+
+/// Prints a sentence on standard error; a reader that has gone is no failure of the command.
+pub fn note(sentence: &str) {
+    let _ = writeln!(io::stderr(), "{sentence}");
+}
+
+#[cfg(test)]
+mod tests;

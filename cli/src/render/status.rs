@@ -1,0 +1,153 @@
+//! The fleet for people: its agents, its state, and both together as the live view of `robeing dev`.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use robeing_proto::v1::{Agent, AgentState, Coordinator, FleetStatus, TaskCounts};
+
+use super::{
+    table::table,
+    words::{age, agent_word, coordinator_word, role_word},
+};
+
+/// The list of `robeing agents`.
+pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
+    if agents.is_empty() {
+        return "no agents\n".into();
+    }
+    table(
+        [
+            "NAME",
+            "ROLE",
+            "STATE",
+            "POOL",
+            "SLOTS",
+            "SUCCEEDED",
+            "FAILED",
+            "PERFORMANCE",
+            "PID",
+            "ADDRESS",
+            "AGE",
+            "SPECIALIZATIONS",
+        ],
+        agents.iter().map(|agent| {
+            [
+                agent.name.clone(),
+                role_word(agent.role()),
+                agent_state(agent),
+                agent.pool.clone(),
+                format!("{}/{}", agent.used_slots, agent.slots),
+                agent.succeeded.to_string(),
+                agent.failed.to_string(),
+                format!("{:.2}", agent.performance),
+                agent.pid.to_string(),
+                agent.address.clone(),
+                age(agent.joined_at.as_ref(), now),
+                agent.specializations.join(","),
+            ]
+        }),
+    )
+}
+
+fn agent_state(agent: &Agent) -> String {
+    let word = agent_word(agent.state());
+    match agent.state() {
+        AgentState::Lost if !agent.lost_reason.is_empty() => format!("{word} ({})", agent.lost_reason),
+        _ => word,
+    }
+}
+
+/// What `robeing status` prints.
+pub fn status_text(status: &FleetStatus) -> String {
+    let mut text = String::new();
+    let leader = match status.leader.as_str() {
+        "" => "none (no majority of coordinators agrees on one now)".to_owned(),
+        leader => format!("{leader} at {}, term {}", status.leader_address, status.term),
+    };
+    let agents = status.agents.unwrap_or_default();
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "Fleet:          {}", status.cluster_id);
+    let _ = writeln!(text, "Leader:         {leader}");
+    let _ = writeln!(
+        text,
+        "Agents:         {} live, {} standby, {} draining, {} lost",
+        agents.live, agents.standby, agents.draining, agents.lost
+    );
+    let _ = writeln!(text, "Tasks:          {}", counts_text(&status.tasks.unwrap_or_default()));
+    let _ = writeln!(text, "Finished:       {} since the fleet began", finished_text(status));
+    let _ = writeln!(
+        text,
+        "Takeovers:      {} ({} stale answers refused)",
+        status.redistributed_total, status.stale_refused_total
+    );
+    let _ = writeln!(
+        text,
+        "Log:            applied {}, snapshot {}, revision {}",
+        status.log_applied_index, status.log_snapshot_index, status.revision
+    );
+    if !status.coordinators.is_empty() {
+        text.push('\n');
+        text.push_str(&coordinators_table(&status.coordinators));
+    }
+    if !status.pools.is_empty() {
+        text.push('\n');
+        text.push_str(&table(
+            ["POOL", "LIVE", "STANDBY", "DESIRED"],
+            status.pools.iter().map(|pool| {
+                [pool.name.clone(), pool.live.to_string(), pool.standby.to_string(), pool.desired.to_string()]
+            }),
+        ));
+    }
+    text
+}
+
+fn counts_text(tasks: &TaskCounts) -> String {
+    format!(
+        "{} queued, {} running, {} succeeded, {} failed, {} cancelled, {} dead-lettered",
+        tasks.queued, tasks.running, tasks.succeeded, tasks.failed, tasks.cancelled, tasks.dead_lettered
+    )
+}
+
+fn finished_text(status: &FleetStatus) -> String {
+    let total = status.finished_total.unwrap_or_default();
+    format!(
+        "{} succeeded, {} failed, {} cancelled, {} dead-lettered",
+        total.succeeded, total.failed, total.cancelled, total.dead_lettered
+    )
+}
+
+fn coordinators_table(coordinators: &[Coordinator]) -> String {
+    table(
+        ["COORDINATOR", "STATE", "VOTER", "MATCHED", "LEADER SCORE", "PID", "ADDRESS", "VERSION"],
+        coordinators.iter().map(|coordinator| {
+            [
+                coordinator.name.clone(),
+                coordinator_word(coordinator.state()),
+                if coordinator.voter { "yes" } else { "no" }.into(),
+                coordinator.matched_index.to_string(),
+                coordinator.leader_score.map(|score| format!("{:.2}", score.total)).unwrap_or_default(),
+                coordinator.pid.to_string(),
+                coordinator.address.clone(),
+                coordinator.version.clone(),
+            ]
+        }),
+    )
+}
+
+/// The frame that `robeing dev` shows at a terminal: coordinators, tasks and agents.
+pub fn live_view(status: &FleetStatus, agents: &[Agent], now: Timestamp) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{}   leader {}   term {}   takeovers {}",
+        status.cluster_id,
+        if status.leader.is_empty() { "none" } else { &status.leader },
+        status.term,
+        status.redistributed_total
+    );
+    let _ = writeln!(text, "tasks   {}\n", counts_text(&status.tasks.unwrap_or_default()));
+    text.push_str(&coordinators_table(&status.coordinators));
+    text.push('\n');
+    text.push_str(&agents_table(agents, now));
+    text
+}

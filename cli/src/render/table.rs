@@ -1,0 +1,33 @@
+//! Tables as kubectl prints them: upper-case headers, three spaces between columns, no lines.
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+/// Spaces between two columns.
+const GAP: u16 = 3;
+
+/// A table of rows under headers, each line ended.
+pub fn table<const N: usize>(headers: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headers);
+    for row in rows {
+        table.add_row(row.map(one_line));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, GAP));
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A cell without anything that could break the row: a terminal's control characters become spaces.
+fn one_line(cell: String) -> String {
+    if cell.is_empty() {
+        return "-".into();
+    }
+    cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,195 @@
+//! Tasks for people: lists, one task in full, and why it is where it is.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use robeing_proto::v1::{Attempt, Failure, Task, TaskState};
+
+use super::{
+    table::table,
+    words::{age, attempt_word, between, failure_word, instant, preview, role_word, short_duration, state_word},
+};
+
+/// Name of the agent that has, or last had, the task.
+fn agent_of(task: &Task) -> String {
+    task.attempts.last().map(|attempt| attempt.agent.clone()).unwrap_or_default()
+}
+
+/// The list of `robeing tasks`.
+pub fn tasks_table(tasks: &[Task], now: Timestamp) -> String {
+    if tasks.is_empty() {
+        return "no tasks\n".into();
+    }
+    table(
+        ["ID", "KIND", "STATE", "PRIORITY", "ATTEMPT", "AGENT", "SUBMITTER", "AGE"],
+        tasks.iter().map(|task| {
+            [
+                task.id.clone(),
+                task.kind.clone(),
+                state_word(task.state()),
+                task.priority.to_string(),
+                format!("{}/{}", task.attempt, task.max_attempts),
+                agent_of(task),
+                task.submitter.clone(),
+                age(task.submitted_at.as_ref(), now),
+            ]
+        }),
+    )
+}
+
+/// The list of `robeing submit --wait` with many tasks.
+pub fn results_table(tasks: &[Task]) -> String {
+    table(
+        ["ID", "STATE", "ATTEMPTS", "AGENT", "TOOK", "RESULT"],
+        tasks.iter().map(|task| {
+            let result = match task.state() {
+                TaskState::Succeeded => preview(&task.output),
+                TaskState::Cancelled => preview(task.cancel_reason.as_bytes()),
+                _ => task.failure.as_ref().map(failure_text).unwrap_or_default(),
+            };
+            [task.id.clone(), state_word(task.state()), task.attempt.to_string(), agent_of(task), took(task), result]
+        }),
+    )
+}
+
+/// From acceptance to the end.
+fn took(task: &Task) -> String {
+    match (instant(task.submitted_at.as_ref()), instant(task.finished_at.as_ref())) {
+        (Some(submitted), Some(finished)) => short_duration(between(submitted, finished)),
+        _ => String::new(),
+    }
+}
+
+fn failure_text(failure: &Failure) -> String {
+    match failure.message.as_str() {
+        "" => failure_word(failure.kind()),
+        message => format!("{}: {message}", failure_word(failure.kind())),
+    }
+}
+
+/// One line for a change of a task, as `robeing task ID --watch` prints it.
+pub fn change_line(task: &Task, now: Timestamp) -> String {
+    let mut line = format!("{:.3}  {}", now, state_word(task.state()));
+    let detail = match task.state() {
+        TaskState::Assigned => format!("to {}, attempt {} of {}", agent_of(task), task.attempt, task.max_attempts),
+        TaskState::Queued => task.waiting_for.clone(),
+        TaskState::Succeeded => format!("by {} after {}", agent_of(task), took(task)),
+        TaskState::Cancelled => task.cancel_reason.clone(),
+        _ => task.failure.as_ref().map(failure_text).unwrap_or_default(),
+    };
+    if !detail.is_empty() {
+        line.push_str("  ");
+        line.push_str(&preview_line(&detail));
+    }
+    line.push('\n');
+    line
+}
+
+fn preview_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// One task in full. With `why`, its attempts with their scores, or what it waits for.
+pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{:<16}{}", format!("{name}:"), preview_line(&value));
+        }
+    };
+    line("ID", task.id.clone());
+    line("Kind", task.kind.clone());
+    line("State", state_word(task.state()));
+    line("Waiting for", task.waiting_for.clone());
+    line("Priority", task.priority.to_string());
+    line("Attempts", format!("{} ({} of {} count)", task.attempt, task.attempts_used, task.max_attempts));
+    line("Agent", agent_of(task));
+    line("Submitter", task.submitter.clone());
+    line("Key", task.idempotency_key.clone());
+    line("Role", if task.required_role == 0 { String::new() } else { role_word(task.required_role()) });
+    line("Specialization", task.required_specialization.clone());
+    line("Submitted", moment(task.submitted_at.as_ref(), now));
+    line("Not before", moment(task.not_before.as_ref(), now));
+    line("Deadline", moment(task.deadline.as_ref(), now));
+    line("Finished", moment(task.finished_at.as_ref(), now));
+    line("Took", took(task));
+    line("Kept until", moment(task.expires_at.as_ref(), now));
+    line("Cancelled", task.cancel_reason.clone());
+    if let Some(failure) = &task.failure {
+        line("Failure", failure_text(failure));
+        line("Code", failure.code.map(|code| code.to_string()).unwrap_or_default());
+    }
+    line("Input", preview(&task.input));
+    line("Output", preview(&task.output));
+    if let Some(failure) = task.failure.as_ref().filter(|failure| !failure.stderr_tail.is_empty()) {
+        text.push_str("Stderr:\n");
+        for line in failure.stderr_tail.lines() {
+            let _ = writeln!(text, "  {}", preview_line(line));
+        }
+    }
+    if why {
+        text.push_str(&why_text(task, now));
+    }
+    text
+}
+
+/// A time, and how far it is.
+fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
+    match instant(time) {
+        None => String::new(),
+        Some(time) if time > now => format!("{time:.3} (in {})", short_duration(between(now, time))),
+        Some(time) => format!("{time:.3} ({} ago)", short_duration(between(time, now))),
+    }
+}
+
+fn why_text(task: &Task, now: Timestamp) -> String {
+    let mut text = String::from("\n");
+    if task.attempts.is_empty() {
+        text.push_str("No agent has had it.\n");
+    } else {
+        text.push_str(&table(
+            [
+                "ATTEMPT",
+                "AGENT",
+                "STATE",
+                "BEGAN",
+                "TOOK",
+                "SCORE",
+                "SPECIALIZATION",
+                "LOAD",
+                "PERFORMANCE",
+                "CANDIDATES",
+                "FAILURE",
+            ],
+            task.attempts.iter().map(|attempt| attempt_row(attempt, now)),
+        ));
+        text.push_str(
+            "\nThe score is the sum of its three terms; of the candidates, the agent with the highest gets the task.\n",
+        );
+    }
+    if task.state() == TaskState::Queued {
+        let waits = if task.waiting_for.is_empty() { "an agent" } else { &task.waiting_for };
+        let _ = writeln!(text, "It waits for: {}", preview_line(waits));
+    }
+    text
+}
+
+fn attempt_row(attempt: &Attempt, now: Timestamp) -> [String; 11] {
+    let score = attempt.score.unwrap_or_default();
+    let began = instant(attempt.assigned_at.as_ref());
+    let ended = instant(attempt.ended_at.as_ref());
+    [
+        attempt.number.to_string(),
+        attempt.agent.clone(),
+        attempt_word(attempt.state()),
+        began.map(|began| format!("{} ago", short_duration(between(began, now)))).unwrap_or_default(),
+        began.zip(ended).map(|(began, ended)| short_duration(between(began, ended))).unwrap_or_default(),
+        format!("{:.1}", score.total),
+        format!("{:+.1}", score.specialization),
+        format!("{:+.1}", score.load),
+        format!("{:+.1}", score.performance),
+        attempt.candidates.to_string(),
+        attempt.failure.as_ref().map(failure_text).unwrap_or_default(),
+    ]
+}

@@ -1,0 +1,267 @@
+//! What users see, as snapshots.
+
+use jiff::Timestamp;
+use robeing_proto::v1::{
+    Agent, AgentCounts, AgentState, Attempt, AttemptState, Coordinator, CoordinatorState, Failure, FailureKind,
+    FleetStatus, LeaderScore, PoolStatus, Role, Score, Task, TaskCounts, TaskState,
+};
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).expect("a time of this century")
+}
+
+fn ago(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: NOW - seconds, nanos: 0 })
+}
+
+fn succeeded() -> Task {
+    Task {
+        id: "0190a5c8-0000-7000-8000-000000000001".into(),
+        kind: "data_processing".into(),
+        state: TaskState::Succeeded.into(),
+        priority: 5,
+        submitter: "ada".into(),
+        input: "eins zwei\n".into(),
+        output: "2\n".into(),
+        max_attempts: 5,
+        attempts: vec![
+            Attempt {
+                number: 1,
+                agent: "data-0".into(),
+                state: AttemptState::Lost.into(),
+                assigned_at: ago(60),
+                ended_at: ago(58),
+                score: Some(Score { specialization: 50.0, load: -2.5, performance: 10.0, total: 57.5 }),
+                candidates: 3,
+                failure: Some(Failure {
+                    kind: FailureKind::AgentLost.into(),
+                    message: "data-0 was lost: its connection dropped".into(),
+                    retryable: true,
+                    ..Default::default()
+                }),
+            },
+            Attempt {
+                number: 2,
+                agent: "data-1".into(),
+                state: AttemptState::Succeeded.into(),
+                assigned_at: ago(58),
+                ended_at: ago(57),
+                score: Some(Score { specialization: 50.0, load: 0.0, performance: 9.25, total: 59.25 }),
+                candidates: 2,
+                failure: None,
+            },
+        ],
+        submitted_at: ago(60),
+        finished_at: ago(57),
+        revision: 42,
+        attempt: 2,
+        attempts_used: 2,
+        ..Default::default()
+    }
+}
+
+fn failed() -> Task {
+    Task {
+        id: "0190a5c8-0000-7000-8000-000000000002".into(),
+        kind: "résumé".into(),
+        state: TaskState::Failed.into(),
+        priority: 9,
+        input: vec![0xff, 0x00].into(),
+        max_attempts: 1,
+        failure: Some(Failure {
+            kind: FailureKind::Exit.into(),
+            message: "the command exited with code 3".into(),
+            code: Some(3),
+            stderr_tail: "line one\n\x1b[31mline two\n".into(),
+            retryable: false,
+        }),
+        submitted_at: ago(7_200),
+        finished_at: ago(7_199),
+        attempt: 1,
+        attempts_used: 1,
+        ..Default::default()
+    }
+}
+
+fn queued() -> Task {
+    Task {
+        id: "0190a5c8-0000-7000-8000-000000000003".into(),
+        kind: "k".into(),
+        state: TaskState::Queued.into(),
+        priority: 1,
+        max_attempts: 5,
+        submitted_at: ago(1),
+        waiting_for: "an agent with the specialization \"gpu\"; none is in the fleet".into(),
+        required_specialization: "gpu".into(),
+        deadline: ago(-30),
+        ..Default::default()
+    }
+}
+
+fn agent(name: &str, state: AgentState) -> Agent {
+    Agent {
+        name: name.into(),
+        role: Role::Specialist.into(),
+        state: state.into(),
+        pool: "data".into(),
+        specializations: vec!["data_processing".into(), "text".into()],
+        slots: 4,
+        used_slots: 1,
+        address: "127.0.0.1:40000".into(),
+        pid: 4242,
+        joined_at: ago(300),
+        succeeded: 17,
+        performance: 0.875,
+        session: u64::MAX,
+        ..Default::default()
+    }
+}
+
+fn status() -> FleetStatus {
+    FleetStatus {
+        cluster_id: "example".into(),
+        leader: "coordinator-1".into(),
+        leader_address: "127.0.0.1:4002".into(),
+        term: 3,
+        revision: 99,
+        coordinators: vec![
+            Coordinator {
+                name: "coordinator-0".into(),
+                state: CoordinatorState::Unreachable.into(),
+                voter: true,
+                ..Default::default()
+            },
+            Coordinator {
+                name: "coordinator-1".into(),
+                node_id: "00ff".into(),
+                address: "127.0.0.1:4002".into(),
+                state: CoordinatorState::Leader.into(),
+                voter: true,
+                matched_index: 120,
+                pid: 77,
+                leader_score: Some(LeaderScore { total: 0.91, ..Default::default() }),
+                version: "0.1.0".into(),
+            },
+        ],
+        agents: Some(AgentCounts { live: 3, standby: 1, draining: 0, lost: 2 }),
+        tasks: Some(TaskCounts { queued: 5, running: 2, succeeded: 10, ..Default::default() }),
+        finished_total: Some(TaskCounts { succeeded: 1_000_000_000_000, ..Default::default() }),
+        pools: vec![PoolStatus { name: "data".into(), live: 3, standby: 1, desired: 3 }],
+        redistributed_total: 4,
+        ..Default::default()
+    }
+}
+
+fn printed(format: Format, tasks: &[Task]) -> String {
+    let mut out = Vec::new();
+    print_list(&mut out, format, tasks, |tasks| tasks_table(tasks, now())).expect("memory takes it");
+    String::from_utf8(out).expect("the output is text")
+}
+
+#[test]
+fn tasks_as_a_table() {
+    insta::assert_snapshot!(printed(Format::Table, &[succeeded(), failed(), queued()]));
+}
+
+#[test]
+fn tasks_as_json() {
+    insta::assert_snapshot!(printed(Format::Json, &[succeeded(), failed()]));
+}
+
+#[test]
+fn tasks_as_yaml() {
+    insta::assert_snapshot!(printed(Format::Yaml, &[succeeded(), failed()]));
+}
+
+#[test]
+fn json_and_yaml_say_the_same() {
+    let tasks = [succeeded(), failed(), queued()];
+    let json: serde_json::Value = serde_json::from_str(&printed(Format::Json, &tasks)).expect("it is JSON");
+    let yaml: serde_json::Value = serde_yaml::from_str(&printed(Format::Yaml, &tasks)).expect("it is YAML");
+    assert_eq!(json, yaml);
+}
+
+#[test]
+fn an_empty_list_is_an_empty_array() {
+    assert_eq!(printed(Format::Json, &[]), "[]\n");
+    assert_eq!(printed(Format::Yaml, &[]), "[]\n");
+    assert_eq!(printed(Format::Table, &[]), "no tasks\n");
+}
+
+#[test]
+fn large_numbers_are_strings_and_text_is_beside_bytes() {
+    let form =
+        serde_json::to_value(Document::of(&agent("a", AgentState::Live)).expect("it has a form")).expect("plain");
+    assert_eq!(form["session"], u64::MAX.to_string());
+    let form = serde_json::to_value(Document::of(&succeeded()).expect("it has a form")).expect("plain");
+    assert_eq!((&form["output"], &form["outputText"]), (&"Mgo=".into(), &"2\n".into()));
+    let form = serde_json::to_value(Document::of(&failed()).expect("it has a form")).expect("plain");
+    assert_eq!((&form["input"], form.get("inputText")), (&"/wA=".into(), None));
+}
+
+#[test]
+fn every_message_that_is_printed_has_a_form() {
+    use robeing_proto::v1::{CancelResult, SubmitResult};
+    Document::of(&SubmitResult::default()).expect("a form");
+    Document::of(&CancelResult::default()).expect("a form");
+    Document::of(&status()).expect("a form");
+}
+
+#[test]
+fn a_task_in_full_and_why() {
+    insta::assert_snapshot!(task_text(&succeeded(), true, now()));
+}
+
+#[test]
+fn a_failed_task_in_full() {
+    insta::assert_snapshot!(task_text(&failed(), false, now()));
+}
+
+#[test]
+fn why_a_task_waits() {
+    insta::assert_snapshot!(task_text(&queued(), true, now()));
+}
+
+#[test]
+fn changes_of_a_task_are_lines() {
+    let lines: String = [queued(), succeeded(), failed()].iter().map(|task| change_line(task, now())).collect();
+    insta::assert_snapshot!(lines);
+}
+
+#[test]
+fn results_as_a_table() {
+    insta::assert_snapshot!(results_table(&[succeeded(), failed()]));
+}
+
+#[test]
+fn agents_as_a_table() {
+    let mut lost = agent("data-1", AgentState::Lost);
+    lost.lost_reason = "its connection dropped".into();
+    insta::assert_snapshot!(agents_table(&[agent("data-0", AgentState::Live), lost], now()));
+}
+
+#[test]
+fn the_status_in_words() {
+    insta::assert_snapshot!(status_text(&status()));
+}
+
+#[test]
+fn the_status_as_json() {
+    let mut out = Vec::new();
+    print_one(&mut out, Format::Json, &status(), status_text).expect("memory takes it");
+    insta::assert_snapshot!(String::from_utf8(out).expect("the output is text"));
+}
+
+#[test]
+fn a_status_without_a_leader_says_so() {
+    assert!(status_text(&FleetStatus::default()).contains("Leader:         none (no majority"));
+}
+
+#[test]
+fn the_live_view_shows_all() {
+    insta::assert_snapshot!(live_view(&status(), &[agent("data-0", AgentState::Standby)], now()));
+}
