@@ -2,6 +2,7 @@
 //! a time that the user sets. Every call here may be repeated safely, because the caller draws the ids of tasks.
 
 mod address;
+mod awaited;
 mod error;
 mod submit;
 mod watch;
@@ -35,7 +36,7 @@ use uuid::Uuid;
 
 pub use address::Address;
 pub use error::ClientError;
-pub use submit::{SubmitEvent, SubmitOptions};
+pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 pub use watch::TaskWatch;
 
 /// Time in which one of the endpoints must take a connection before the fleet counts as unreachable.

@@ -10,7 +10,7 @@ use std::{
 use prost::Message;
 use robeing_proto::v1::{
     StreamedAnswer, StreamedTask, SubmitResult, SubmitStreamRequest, SubmitStreamResponse, Task, TaskSpec,
-    WatchTasksRequest, WatchTasksResponse, streamed_answer::Answer,
+    WatchTasksResponse, streamed_answer::Answer,
 };
 use tokio::{
     sync::mpsc,
@@ -19,8 +19,13 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, TaskWatch, Tries, is_finished, new_task_id};
+use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, Tries, awaited::Awaited, is_finished, new_task_id};
 
+/// Tasks that are sent and not yet answered, at most, unless [`SubmitOptions`] say otherwise.
+pub const DEFAULT_WINDOW: usize = 1_024;
+/// Tasks that are sent and not yet finished, at most, unless [`SubmitOptions`] say otherwise. A coordinator reads no
+/// further from a stream with 16,384 of them, which would look as if it did not answer.
+pub const DEFAULT_UNFINISHED: usize = 8_192;
 /// Tasks in one message of a stream, at most.
 const BATCH_TASKS: usize = 256;
 /// Bytes of tasks after which a message of a stream is sent.
@@ -43,7 +48,7 @@ pub struct SubmitOptions {
 
 impl Default for SubmitOptions {
     fn default() -> Self {
-        Self { window: 1_024, unfinished: usize::MAX, wait: false }
+        Self { window: DEFAULT_WINDOW, unfinished: DEFAULT_UNFINISHED, wait: false }
     }
 }
 
@@ -97,7 +102,7 @@ impl FleetClient {
             unanswered: BTreeMap::new(),
             unfinished: HashMap::new(),
             watched: HashMap::new(),
-            watch: None,
+            awaited: Awaited::new(self),
             tries: Tries::new(self),
             on_event,
         };
@@ -131,7 +136,7 @@ struct Submission<I, F> {
     unfinished: HashMap<u64, String>,
     /// Accepted on a stream that broke, by the task's id. Several submissions may be one task, by their key.
     watched: HashMap<String, Vec<u64>>,
-    watch: Option<TaskWatch>,
+    awaited: Awaited,
     /// Time and tries since the last answer.
     tries: Tries,
     on_event: F,
@@ -169,12 +174,15 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
     fn recover(&mut self) {
         self.postponed = None;
         self.to_send = self.unanswered.keys().copied().collect();
-        if !self.unfinished.is_empty() {
-            for (tag, task_id) in self.unfinished.drain() {
-                self.watched.entry(task_id).or_default().push(tag);
+        let mut unwatched = Vec::new();
+        for (tag, task_id) in self.unfinished.drain() {
+            let tags = self.watched.entry(task_id.clone()).or_default();
+            if tags.is_empty() {
+                unwatched.push(task_id);
             }
-            self.watch = None;
+            tags.push(tag);
         }
+        self.awaited.add(unwatched);
     }
 
     /// Opens a stream at an endpoint and uses it until all is done (`None`) or it breaks.
@@ -230,7 +238,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                     Ok(None) => return Ok(Some(Status::unavailable("the coordinator ended the stream"))),
                     Err(status) => return Ok(Some(status)),
                 },
-                told = next_change(&mut self.watch, &self.client, &self.watched) => {
+                told = self.awaited.next(), if !self.watched.is_empty() => {
                     let told = told?;
                     self.take_changes(told);
                 }
@@ -248,7 +256,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
     /// With nothing left to submit, no stream is needed.
     async fn await_watched(&mut self) -> Result<Option<Status>, ClientError> {
         while !self.watched.is_empty() && self.unanswered.is_empty() {
-            let told = next_change(&mut self.watch, &self.client, &self.watched).await?;
+            let told = self.awaited.next().await?;
             self.take_changes(told);
             self.draw();
         }
@@ -287,7 +295,8 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 Some(Answer::Submitted(result)) => self.take_result(tag, result)?,
                 Some(Answer::Finished(task)) => {
                     if self.unanswered.contains_key(&tag) {
-                        let result = SubmitResult { task_id: task.id.clone(), existing: true, refusal: None };
+                        // Its end can be known before its acceptance was told.
+                        let result = SubmitResult { task_id: task.id.clone(), existing: false, refusal: None };
                         self.take_result(tag, result)?;
                     }
                     if self.unfinished.remove(&tag).is_some() {
@@ -341,30 +350,11 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id: task_id.clone() });
             }
         }
-        if self.watched.is_empty() {
-            self.watch = None;
-        }
     }
 
     fn tell_finished(&mut self, tag: u64, task: Task) {
         (self.on_event)(SubmitEvent::Finished { index: tag as usize, task: Box::new(task) });
     }
-}
-
-/// The next changes of the watched tasks; waits for ever while there are none.
-async fn next_change(
-    watch: &mut Option<TaskWatch>,
-    client: &FleetClient,
-    watched: &HashMap<String, Vec<u64>>,
-) -> Result<WatchTasksResponse, ClientError> {
-    if watched.is_empty() {
-        return std::future::pending().await;
-    }
-    let watch = watch.get_or_insert_with(|| {
-        let ids = watched.keys().cloned().collect();
-        client.watch_tasks(WatchTasksRequest { ids, include_output: true, ..Default::default() })
-    });
-    watch.next().await
 }
 
 /// Whether a refusal is of the moment, as while there is no leader, and no answer to the task itself.

@@ -349,6 +349,16 @@ async fn an_answer_that_says_no_is_not_asked_for_again() {
 }
 
 #[tokio::test]
+async fn more_tasks_than_one_watch_takes_are_awaited() {
+    let breaking = Manners { break_after: Some(1_500), ..Default::default() };
+    let running = stub(&[breaking]).await;
+    submit(&running.client(), 2_000, SubmitOptions { window: 2_000, wait: true, ..Default::default() }).await;
+    let mut watched: Vec<_> = running.stub.shared().watches.iter().map(|request| request.ids.len()).collect();
+    watched.sort_unstable();
+    assert_eq!(watched, [500, 1_000]);
+}
+
+#[tokio::test]
 async fn tasks_are_submitted_once_over_a_stream_that_breaks() {
     for wait in [false, true] {
         let breaking = Manners { break_after: Some(100), ..Default::default() };
