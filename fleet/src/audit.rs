@@ -18,11 +18,21 @@ fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 
 impl Fleet {
     /// Checks every invariant: slots are conserved, one current attempt per assigned task, indexes as computed afresh, no
-    /// ready task waits while an agent that fits it has a free slot. The error says what does not hold.
+    /// pool lacks live agents while some are on standby, no ready task waits while an agent that fits it has a free slot. The error says what does not hold.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
         ensure(self.indexes == Indexes::rebuild(&self.state), || "an index is not what the state gives".to_owned())?;
+        self.check_pools()?;
         self.check_work_conserving()
+    }
+
+    fn check_pools(&self) -> Check {
+        for pool in self.pools() {
+            ensure(pool.live >= pool.desired || pool.standby == 0, || {
+                format!("pool {} lacks live agents though some are on standby", pool.name)
+            })?;
+        }
+        Ok(())
     }
 
     fn check_work_conserving(&self) -> Check {

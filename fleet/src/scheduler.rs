@@ -151,3 +151,62 @@ impl FreeAgents {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use crate::{AgentJoin, Command, Fleet, FleetConfig, Role, SubmitTask, TaskId};
+
+    fn join(n: u32) -> Command {
+        let role = if n.is_multiple_of(2) { Role::Worker } else { Role::Specialist };
+        Command::AgentJoined(AgentJoin {
+            name: format!("agent-{n}"),
+            incarnation: 1,
+            role,
+            pool: None,
+            specializations: vec![format!("kind-{}", n % 7)],
+            slots: 4,
+            address: String::new(),
+            pid: 1,
+            version: String::new(),
+        })
+    }
+
+    fn submit(n: u32) -> Command {
+        Command::Submit(SubmitTask {
+            id: TaskId(u128::from(n)),
+            kind: format!("kind-{}", n % 11),
+            input: Bytes::new(),
+            priority: 5,
+            deadline_in: None,
+            delay: None,
+            attempt_timeout: None,
+            retry: None,
+            required_role: None,
+            required_specialization: None,
+            idempotency_key: None,
+            result_ttl: None,
+            submitter: String::new(),
+        })
+    }
+
+    #[test]
+    fn choosing_among_ten_thousand_agents_takes_as_many_steps_as_among_ten() {
+        const TASKS: u32 = 20_000;
+        let mut effects = Vec::new();
+        let mut fleet = Fleet::new(FleetConfig::default());
+        for n in 0..10_000 {
+            fleet.apply(1, join(n), &mut effects);
+        }
+        let steps = |fleet: &Fleet| fleet.indexes.free.steps.0.get();
+        let before = steps(&fleet);
+        for n in 0..TASKS {
+            fleet.apply(1, submit(n), &mut effects);
+        }
+        assert_eq!(fleet.counts().assigned, TASKS);
+        // Six sets to look at; two to leave and two to enter for the agent that is chosen.
+        let each = 6 + 2 + 2;
+        assert!(steps(&fleet) - before <= u64::from(TASKS) * each);
+    }
+}

@@ -39,15 +39,11 @@ fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
     let weights = fleet.config().weights;
     let used = u64::from(agent.used_slots());
     let load = (used * 1000 / u64::from(agent.slots)) as i64;
-    let success = u64::from(agent.record.success) * 70 / 100;
-    let speed = u64::from(agent.record.speed) * 30 / 100;
-    let performance = (success * 10 + speed * 10) / 10_000;
+    let record = agent.record;
+    let performance = (u64::from(record.success) * 7 + u64::from(record.speed) * 3) / 10_000;
     let specialization = i64::from(weights.specialization) * 1000 * i64::from(matched);
     let load = i64::from(weights.load) * load;
-    // Rounding of the two halves may differ by one from rounding their sum; take the agent's own figure then.
-    let own = i64::from(agent.record.performance());
-    assert!((own - performance as i64).abs() <= 1);
-    let performance = i64::from(weights.performance) * own;
+    let performance = i64::from(weights.performance) * performance as i64;
     ScoreTerms { specialization, load, performance, total: specialization + load + performance }
 }
 
@@ -65,7 +61,7 @@ pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, 
             (order, agent.id, terms)
         })
         .collect();
-    ranked.sort_by(|a, b| a.0.cmp(&b.0));
+    ranked.sort_by_key(|(order, ..)| *order);
     let (_, id, terms) = ranked.into_iter().next()?;
     Some((id, terms, candidates.len() as u32))
 }

@@ -28,7 +28,9 @@ fn a_listing_goes_on_from_its_cursor_whatever_changed_in_between() {
 #[test]
 fn a_page_that_ends_with_the_last_task_is_the_last() {
     let mut trial = Trial::new();
-    (0..4).for_each(|n| drop(trial.submit(task(n))));
+    for n in 0..4 {
+        trial.submit(task(n));
+    }
     let filter = TaskFilter::default();
     assert_eq!(trial.fleet.tasks(&filter, None, 4).next, None);
     assert!(trial.fleet.tasks(&filter, None, 3).next.is_some());

@@ -1,7 +1,7 @@
 //! The stays of agents: joining, being lost, draining, leaving.
 
 use robeing_fleet::{
-    AgentJoin, AgentState, Effect, FailureKind, LossReason, Outcome, Refusal, Reply, SubmitTask, TaskState,
+    AgentJoin, AgentState, Effect, FailureKind, LossReason, Outcome, Refusal, Reply, StaleReason, SubmitTask, TaskState,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -48,6 +48,10 @@ fn another_process_of_the_name_ends_the_old_session_and_its_attempts() {
     assert!(trial.effects.contains(&Effect::SessionEnded { agent: old.agent, session: old.session }));
     assert_eq!(trial.assigned(), [(id, 2)]);
     assert_eq!(trial.fleet.totals().redistributed, 1);
+    for attempt in [1, 2] {
+        let late = trial.complete(old, id, attempt, success());
+        assert_eq!(late, Reply::Stale(StaleReason::SessionEnded));
+    }
 }
 
 #[test]
