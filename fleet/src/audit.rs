@@ -18,7 +18,8 @@ fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 
 impl Fleet {
     /// Checks every invariant: slots are conserved, one current attempt per assigned task, indexes as computed afresh, no
-    /// pool lacks live agents while some are on standby, no ready task waits while an agent that fits it has a free slot. The error says what does not hold.
+    /// pool lacks live agents while some are on standby, no ready task waits while an agent that fits it has a free slot.
+    /// The error says what does not hold.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
         ensure(self.indexes == Indexes::rebuild(&self.state), || "an index is not what the state gives".to_owned())?;

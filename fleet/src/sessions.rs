@@ -75,12 +75,15 @@ impl Fleet {
         let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
         let after = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        self.drop_empty_pool(before.as_deref());
         self.pull(id, effects);
-        self.fill(before.as_deref(), effects);
-        if after != before {
-            self.fill(after.as_deref(), effects);
-        }
+        self.refill(before.as_deref(), after.as_deref(), effects);
+    }
+
+    /// Sees to the pools that an agent came from and went to.
+    fn refill(&mut self, from: Option<&str>, to: Option<&str>, effects: &mut Vec<Effect>) {
+        self.drop_empty_pool(from);
+        self.fill(from, effects);
+        self.fill(to, effects);
     }
 
     /// Takes what a join says about an agent that is known, and its word about the pool.
@@ -160,9 +163,8 @@ impl Fleet {
             self.change_agent(id, |agent| agent.state = AgentState::Live);
             self.pull(id, effects);
         }
-        self.drop_empty_pool(before.as_deref());
-        // The join may have asked for more agents than the newcomer alone.
-        self.fill(pool.as_deref(), effects);
+        // The join may have asked for more agents than the newcomer alone, or taken it from another pool.
+        self.refill(before.as_deref(), pool.as_deref(), effects);
         Reply::Joined { agent: id, session }
     }
 

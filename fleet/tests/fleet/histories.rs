@@ -13,7 +13,7 @@ fn replay(fleet: &mut Fleet, log: &[(u64, Command)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_invariants_hold_after_every_command(steps in steps()) {

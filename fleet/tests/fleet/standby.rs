@@ -93,15 +93,18 @@ fn without_a_fixed_number_an_agent_that_leaves_is_not_replaced() {
 }
 
 #[test]
-fn an_agent_that_changes_its_pool_is_missed_in_the_old_one() {
-    let mut trial = Trial::new();
-    join(&mut trial, &["a", "b"], Some(1), 1);
-    let mut elsewhere = pooled("a", Some(1), 0);
-    elsewhere.pool.as_mut().expect("it has one").name = "mail".to_owned();
-    trial.join(elsewhere);
-    assert_eq!(states(&trial), [Live, Live]);
-    let names: Vec<String> = trial.fleet.pools().into_iter().map(|p| p.name).collect();
-    assert_eq!(names, ["data", "mail"]);
+fn an_agent_that_changes_its_pool_is_missed_in_the_old_one_in_the_same_session_or_a_new_one() {
+    for incarnation in [1, 2] {
+        let mut trial = Trial::new();
+        join(&mut trial, &["a", "b"], Some(1), 1);
+        let mut elsewhere = pooled("a", Some(1), 0);
+        elsewhere.incarnation = incarnation;
+        elsewhere.pool.as_mut().expect("it has one").name = "mail".to_owned();
+        trial.join(elsewhere);
+        assert_eq!(states(&trial), [Live, Live]);
+        let names: Vec<String> = trial.fleet.pools().into_iter().map(|p| p.name).collect();
+        assert_eq!(names, ["data", "mail"]);
+    }
 }
 
 #[test]
