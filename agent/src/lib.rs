@@ -4,3 +4,4 @@ pub mod config;
 pub mod platform;
 pub mod telemetry;
 pub mod transport;
+pub mod coordinator;

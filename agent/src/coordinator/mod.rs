@@ -1,4 +1,297 @@
-//! The coordinator.
+//! The coordinator: agrees with the others on a log of commands, applies them to the fleet, and serves users, agents and the
+//! other coordinators.
+//!
+//! ```text
+//! fleet_service ─┐                          ┌─► log (disk)            hub ─► watches, submissions
+//! session_service┼─► proposer ─► consensus ─┤                          ▲
+//! housekeeping  ─┘                          └─► store ─► fleet::apply ─┴──► registry ─► session_service
+//! ```
 
 pub mod consensus;
+mod errors;
+mod fleet_service;
+mod housekeeping;
+mod hub;
+mod identity;
+mod leadership;
+mod liveness;
 pub mod log;
+mod membership;
+mod metrics;
+mod node;
+mod preference;
+mod proposer;
+mod raft_service;
+mod registry;
+mod session_service;
+mod submissions;
+mod view;
+mod watches;
+
+use std::{io, sync::Arc, time::Duration};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use robeing_fleet::{Fleet, FleetConfig};
+use robeing_proto::v1::{fleet_server::FleetServer, raft_server::RaftServer, session_server::SessionServer};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+use tracing::{error, info, warn};
+
+use self::{
+    consensus::{
+        ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, SnapshotFile, StateMachine, Timing,
+    },
+    fleet_service::FleetService,
+    hub::Hub,
+    identity::{DataDir, DataError},
+    leadership::Standing,
+    log::{Log, RecoveryError},
+    node::Node,
+    proposer::Proposer,
+    raft_service::RaftService,
+    registry::{Registry, SessionTiming},
+    session_service::SessionService,
+};
+use crate::{
+    config::{CoordinatorConfig, advertised_address},
+    limited,
+    platform::Platform,
+    telemetry::Metrics,
+    transport::{Bound, Transport},
+};
+
+/// How long tasks may take to end once the node stops.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// How long a successor may take to take over.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a coordinator could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The data directory can't be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The log can't be used.
+    #[error(transparent)]
+    Log(#[from] RecoveryError),
+    /// The snapshot can't be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The address can't be listened on.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// Consensus could not be started.
+    #[error("{0}")]
+    Consensus(String),
+    /// Consensus stopped: the disk failed, or a command could not be applied.
+    #[error("consensus stopped: {0}")]
+    Stopped(String),
+    /// The server failed.
+    #[error("the server stopped: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs a coordinator until `shutdown` is cancelled, or it can't go on.
+///
+/// # Errors
+/// Everything that keeps it from starting, and everything after which it must not go on, such as a failed disk.
+pub async fn run(
+    config: CoordinatorConfig,
+    platform: Platform,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), CoordinatorError> {
+    let transport = Transport::new(Arc::clone(&platform.network));
+    let bound = transport.bind(&config.listen).await?;
+    let data = identity::open(&platform, &config.data, &config.cluster_id, &config.name).await?;
+    let opened = Log::open(Arc::clone(&platform.disk), &config.data, data.identity.log_salt).await?;
+    if opened.torn_bytes > 0 {
+        warn!(bytes = opened.torn_bytes, "the end of the log was torn by a crash and was cut at the last whole record");
+    }
+    // The node stops before those who write for it.
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let node = start_node(&config, &platform, &transport, &bound, &data, opened.log, &stop, &tasks).await?;
+    let stopped = serve(&config, Arc::clone(&node), bound, metrics, &tasks, shutdown).await;
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(STOP_GRACE, tasks.wait()).await.is_err() {
+        warn!("some tasks did not end in time");
+    }
+    if let Err(error) = node.raft.shutdown().await {
+        warn!(%error, "consensus did not end well");
+    }
+    drop(node);
+    if tokio::time::timeout(STOP_GRACE, opened.writer).await.is_err() {
+        warn!("the log's writer did not end in time");
+    }
+    drop(data.lock);
+    stopped
+}
+
+fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
+    let mut fleet = FleetConfig::default();
+    fleet.weights.specialization = config.weights.specialization;
+    fleet.weights.load = config.weights.load;
+    fleet.weights.performance = config.weights.performance;
+    fleet.retry.max_attempts = config.max_attempts;
+    fleet.max_queued = config.limits.max_queued.unwrap_or(fleet.max_queued);
+    fleet.max_tasks = config.limits.max_tasks.unwrap_or(fleet.max_tasks);
+    fleet.max_bytes = config.limits.max_bytes.unwrap_or(fleet.max_bytes);
+    fleet.result_ttl = config.limits.result_ttl.map_or(fleet.result_ttl, |ttl| ttl.as_millis() as u64);
+    fleet
+}
+
+#[expect(clippy::too_many_arguments, reason = "the one place where all parts of a node meet")]
+async fn start_node(
+    config: &CoordinatorConfig,
+    platform: &Platform,
+    transport: &Transport,
+    bound: &Bound,
+    data: &DataDir,
+    log: Log,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Arc<Node>, CoordinatorError> {
+    let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
+    let timing = SessionTiming {
+        heartbeat_interval: config.heartbeat_interval,
+        timeout: config.session_timeout,
+        grace: config.disconnect_grace,
+    };
+    let hub = Arc::new(Hub::new(Registry::new(timing, Arc::clone(&platform.clock))));
+    let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
+    let snapshot = SnapshotFile::new(Arc::clone(&platform.disk), &config.data);
+    let state_machine = StateMachine::open(snapshot, fleet.clone(), Arc::clone(&hub) as _).await?;
+    let id = data.identity.node_id;
+    let timing = Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max };
+    let network = PeerNetwork::new(transport.clone());
+    let seed = platform.random.next_u64();
+    let raft = consensus::start(id, timing, network, log.clone(), state_machine, seed)
+        .await
+        .map_err(CoordinatorError::Consensus)?;
+    let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
+    tasks.spawn(until(stop, leadership::watch(id, raft.clone(), standing)));
+    let (proposer, driver) =
+        Proposer::new(raft.clone(), standing_receiver.clone(), transport.clone(), Arc::clone(&platform.clock));
+    tasks.spawn(until(stop, driver.run()));
+    info!(name = config.name, node_id = format!("{id:016x}"), address, "coordinator started");
+    Ok(Arc::new(Node {
+        identity: data.identity.clone(),
+        address,
+        pid: std::process::id(),
+        raft,
+        fleet,
+        hub,
+        proposer,
+        standing: standing_receiver,
+        transport: transport.clone(),
+        platform: platform.clone(),
+        log,
+        scores: preference::Scores::default(),
+        started: Instant::now(),
+        stop: stop.clone(),
+    }))
+}
+
+/// Runs a task until the node stops.
+fn until<T: Future + Send + 'static>(stop: &CancellationToken, task: T) -> impl Future<Output = ()> + Send + use<T> {
+    let stop = stop.clone();
+    async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = task => {}
+        }
+    }
+}
+
+async fn serve(
+    config: &CoordinatorConfig,
+    node: Arc<Node>,
+    bound: Bound,
+    metrics: Metrics,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<(), CoordinatorError> {
+    let stop = node.stop.clone();
+    let mut configured = config.initial_coordinators.clone();
+    if configured.is_empty() {
+        configured.push((config.name.clone(), node.address.clone()));
+    }
+    tasks.spawn(until(&stop, membership::settle(Arc::clone(&node), configured)));
+    tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, housekeeping::timers(Arc::clone(&node))));
+    tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node))));
+    tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
+    tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics)));
+    let routes = routes(&node, tasks).await;
+    let serve_until = stop.child_token();
+    let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
+    tokio::select! {
+        served = &mut server => served.map_err(Into::into),
+        reason = fatal(node.raft.clone()) => {
+            error!(reason, "this coordinator must stop");
+            Err(CoordinatorError::Stopped(reason))
+        }
+        () = shutdown.cancelled() => {
+            info!("stopping");
+            hand_over(&node).await;
+            stop.cancel();
+            server.await.map_err(Into::into)
+        }
+    }
+}
+
+async fn routes(node: &Arc<Node>, tasks: &TaskTracker) -> Routes {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<FleetServer<FleetService>>().await;
+    health.set_serving::<SessionServer<SessionService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(robeing_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    let consensus = ConsensusServer::new(node.identity.node_id, node.raft.clone(), node.platform.random.next_u64());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(limited!(FleetServer::new(FleetService::new(Arc::clone(node), tasks.clone()))))
+        .add_service(limited!(SessionServer::new(SessionService::new(Arc::clone(node), tasks.clone()))))
+        .add_service(limited!(RaftServer::new(RaftService::new(Arc::clone(node), consensus))))
+        .add_service(health_service);
+    match reflection {
+        Ok(reflection) => {
+            routes.add_service(reflection);
+        }
+        Err(error) => warn!(%error, "no gRPC reflection"),
+    }
+    routes.routes()
+}
+
+/// Returns when consensus can't go on, with the reason.
+async fn fatal(raft: Raft) -> String {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            return fatal.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            return "its task has ended".to_owned();
+        }
+    }
+}
+
+/// A leader that stops names a successor first, so that nobody has to wait for an election.
+async fn hand_over(node: &Node) {
+    if node.standing.borrow().leading().is_none() {
+        return;
+    }
+    let Some(target) = preference::successor(node).await else { return };
+    if node.raft.trigger().transfer_leader(target).await.is_ok() {
+        let mut standing = node.standing.clone();
+        let gone = leadership::until(&mut standing, |standing| !matches!(standing, Standing::Leading { .. }));
+        // Without it, the others elect a leader by themselves.
+        let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, gone).await;
+    }
+}

@@ -4,6 +4,7 @@
 
 mod clock;
 pub mod disk;
+mod host;
 mod network;
 mod random;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, DiskFile, DiskLock, FileSystem};
+pub use host::{Host, LinuxHost};
 pub use network::{Connection, Io, Listener, Network, TcpNetwork};
 pub use random::{OsRandom, Random, jittered, uuid_v7};
 
@@ -25,6 +27,8 @@ pub struct Platform {
     pub random: Arc<dyn Random>,
     /// Files.
     pub disk: Arc<dyn Disk>,
+    /// The machine.
+    pub host: Arc<dyn Host>,
 }
 
 impl Platform {
@@ -35,6 +39,7 @@ impl Platform {
             clock: Arc::new(SystemClock),
             random: Arc::new(OsRandom),
             disk: Arc::new(FileSystem),
+            host: Arc::new(LinuxHost),
         }
     }
 }

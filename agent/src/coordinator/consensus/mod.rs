@@ -14,7 +14,7 @@ use openraft::{Config, SnapshotPolicy};
 
 pub use self::{
     network::PeerNetwork,
-    server::ConsensusServer,
+    server::{AppendStream, ConsensusServer},
     snapshot::{SnapshotError, SnapshotFile},
     store::{Observer, SharedFleet, StateMachine},
     types::{

@@ -25,6 +25,8 @@ pub trait Observer: Send + Sync + 'static {
     fn applied(&self, fleet: &Fleet, effects: &[Effect]);
     /// The whole state was replaced.
     fn installed(&self, fleet: &Fleet);
+    /// Everything up to this log index is applied.
+    fn progressed(&self, index: u64);
 }
 
 /// The fleet, shared by the state machine that writes it and the services that read it.
@@ -68,6 +70,7 @@ impl StateMachine {
         if let Some((meta, data)) = file.read().await? {
             *fleet.write() = decode(&data)?;
             (applied, membership) = (meta.last_log_id, meta.last_membership);
+            observer.installed(&fleet.read());
         }
         Ok(Self { fleet, observer, file, applied, membership, effects: Vec::new() })
     }
@@ -117,6 +120,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
             };
             self.applied = Some(id);
+            self.observer.progressed(id.index());
             if let Some(responder) = responder {
                 responder.send(Replies(Arc::new(replies)));
             }
@@ -139,6 +143,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut shared = self.fleet.write();
         *shared = fleet;
         self.observer.installed(&shared);
+        if let Some(last) = meta.last_log_id {
+            self.observer.progressed(last.index());
+        }
         Ok(())
     }
 

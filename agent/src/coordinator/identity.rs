@@ -1,0 +1,145 @@
+//! Who this coordinator is: a node id drawn once for each data directory, so that no vote is ever cast twice in one name. A
+//! coordinator that comes back with an empty directory is a new node.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::consensus::NodeId;
+use crate::platform::{DiskLock, Platform};
+
+const FILE: &str = "identity.json";
+const LOCK: &str = "lock";
+
+/// What is written down once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// The cluster that the data belongs to.
+    pub cluster_id: String,
+    /// The coordinator's name.
+    pub name: String,
+    /// Its node id.
+    pub node_id: NodeId,
+    /// Salt of its log.
+    pub log_salt: u64,
+}
+
+/// A data directory that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Another process uses it.
+    #[error("the data directory {dir} is in use by another process; give each coordinator a directory of its own")]
+    InUse {
+        /// Which.
+        dir: PathBuf,
+    },
+    /// The file can't be read.
+    #[error("{file} is damaged ({problem}); without it the node id is lost, so remove the whole directory to let this coordinator join again as a new member")]
+    Damaged {
+        /// Which.
+        file: PathBuf,
+        /// How.
+        problem: String,
+    },
+    /// It is another coordinator's.
+    #[error("the data directory {dir} belongs to {what} {found:?}, not {wanted:?}; use its own directory")]
+    Foreign {
+        /// Which.
+        dir: PathBuf,
+        /// "cluster" or "coordinator".
+        what: &'static str,
+        /// Whose it is.
+        found: String,
+        /// Who wants it.
+        wanted: String,
+    },
+}
+
+/// A data directory in use.
+pub struct DataDir {
+    /// Who this is.
+    pub identity: Identity,
+    /// Keeps other processes out.
+    pub lock: Box<dyn DiskLock>,
+}
+
+/// Takes the directory, making it and an identity when there are none.
+pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str) -> Result<DataDir, DataError> {
+    let disk = &platform.disk;
+    disk.create_dir_all(dir).await?;
+    let lock = match disk.lock(&dir.join(LOCK)).await {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(DataError::InUse { dir: dir.to_owned() }),
+        lock => lock?,
+    };
+    let file = dir.join(FILE);
+    let identity = match disk.read(&file).await {
+        Ok(content) => {
+            let damaged = |e: serde_json::Error| DataError::Damaged { file: file.clone(), problem: e.to_string() };
+            let identity: Identity = serde_json::from_slice(&content).map_err(damaged)?;
+            check(dir, "cluster", &identity.cluster_id, cluster_id)?;
+            check(dir, "coordinator", &identity.name, name)?;
+            identity
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let identity = Identity {
+                cluster_id: cluster_id.to_owned(),
+                name: name.to_owned(),
+                node_id: platform.random.next_u64(),
+                log_salt: platform.random.next_u64(),
+            };
+            let content = serde_json::to_vec_pretty(&identity).map_err(io::Error::other)?;
+            disk.write_atomic(&file, Bytes::from(content)).await?;
+            identity
+        }
+        Err(e) => return Err(e.into()),
+    };
+    Ok(DataDir { identity, lock })
+}
+
+fn check(dir: &Path, what: &'static str, found: &str, wanted: &str) -> Result<(), DataError> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(DataError::Foreign { dir: dir.to_owned(), what, found: found.to_owned(), wanted: wanted.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_keeps_its_node_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::real();
+        let first = open(&platform, dir.path(), "c", "n").await.unwrap().identity;
+        let second = open(&platform, dir.path(), "c", "n").await.unwrap().identity;
+        assert_eq!(first, second);
+    }
+
+    #[tokio::test]
+    async fn a_directory_in_use_or_of_somebody_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::real();
+        let taken = open(&platform, dir.path(), "c", "n").await.unwrap();
+        assert!(matches!(open(&platform, dir.path(), "c", "n").await, Err(DataError::InUse { .. })));
+        drop(taken);
+        assert!(matches!(open(&platform, dir.path(), "d", "n").await, Err(DataError::Foreign { what: "cluster", .. })));
+        assert!(matches!(open(&platform, dir.path(), "c", "m").await, Err(DataError::Foreign { what: "coordinator", .. })));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_identity_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::real();
+        drop(open(&platform, dir.path(), "c", "n").await.unwrap());
+        std::fs::write(dir.path().join(FILE), b"{").unwrap();
+        assert!(matches!(open(&platform, dir.path(), "c", "n").await, Err(DataError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,153 @@
+//! What the services of one coordinator share, and the reads that must see everything accepted before.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{Instant as _, ReadPolicy, async_runtime::watch::WatchReceiver};
+use robeing_fleet::Fleet;
+use robeing_proto::v1::{self, raft_client::RaftClient};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{
+    consensus::{NodeId, Peer, Raft, SharedFleet},
+    hub::Hub,
+    identity::Identity,
+    leadership::Standing,
+    log::Log,
+    preference::Scores,
+    proposer::Proposer,
+};
+use crate::{limited, platform::Platform, transport::Transport};
+
+/// How long a read waits for a leader and for what it must have seen.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one question to another coordinator may take.
+pub const PEER_TIMEOUT: Duration = Duration::from_millis(300);
+/// Pause before a read asks again for a leader.
+const READ_RETRY: Duration = Duration::from_millis(10);
+
+/// One coordinator.
+pub struct Node {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where others reach it, host:port.
+    pub address: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its consensus.
+    pub raft: Raft,
+    /// The state.
+    pub fleet: SharedFleet,
+    /// Who waits for what.
+    pub hub: Arc<Hub>,
+    /// Where commands go.
+    pub proposer: Proposer,
+    /// Its place among the coordinators.
+    pub standing: watch::Receiver<Standing>,
+    /// Connections.
+    pub transport: Transport,
+    /// The world.
+    pub platform: Platform,
+    /// The log.
+    pub log: Log,
+    /// What is known of the members while this one leads.
+    pub scores: Scores,
+    /// When it started.
+    pub started: Instant,
+    /// Cancelled when it stops.
+    pub stop: CancellationToken,
+}
+
+impl Node {
+    /// The members as this node knows them: id, whereabouts, voter or not.
+    pub fn members(&self) -> Vec<(NodeId, Peer, bool)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let mut members: Vec<_> =
+            membership.nodes().map(|(id, peer)| (*id, peer.clone(), voters.contains(id))).collect();
+        members.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        members
+    }
+
+    /// The addresses of all members.
+    pub fn addresses(&self) -> Vec<String> {
+        self.members().into_iter().map(|(_, peer, _)| peer.address).collect()
+    }
+
+    /// How long ago a majority was last heard of by this leader; `None` for a leader on its own.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let metrics = self.raft.server_metrics();
+        if metrics.borrow_watched().membership_config.membership().voter_ids().count() <= 1 {
+            return Some(Duration::ZERO);
+        }
+        let data = self.raft.data_metrics();
+        let acked = data.borrow_watched().last_quorum_acked;
+        acked.map(|at| at.elapsed())
+    }
+
+    /// Consensus' own part of the status.
+    pub fn consensus_status(&self, status: &mut v1::FleetStatus) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        status.term = metrics.current_term;
+        status.log_applied_index = metrics.last_applied.map_or(0, |id| id.index());
+        status.log_snapshot_index = metrics.snapshot.map_or(0, |id| id.index());
+    }
+
+    /// The log index up to which a linearizable read must have applied, from this node as leader.
+    pub async fn read_index(&self) -> Option<Option<u64>> {
+        let (read, _) = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await.ok()?;
+        Some(Some(read.log_id().index()))
+    }
+
+    async fn leaders_read_index(&self) -> Option<Option<u64>> {
+        let standing = self.standing.borrow().clone();
+        match standing {
+            Standing::Leading { .. } => self.read_index().await,
+            Standing::Following { peer, .. } => {
+                let mut client = limited!(RaftClient::new(self.transport.channel(&peer.address).ok()?));
+                let call = client.read_index(v1::ReadIndexRequest {});
+                let response = timeout(PEER_TIMEOUT, call).await.ok()?.ok()?.into_inner();
+                Some(response.has_index.then_some(response.index))
+            }
+            Standing::Leaderless => None,
+        }
+    }
+
+    async fn barrier(&self) {
+        let index = loop {
+            if let Some(index) = self.leaders_read_index().await {
+                break index;
+            }
+            tokio::time::sleep(READ_RETRY).await;
+        };
+        let Some(index) = index else { return };
+        let mut applied = self.hub.applied_indexes();
+        // The sender lives in the hub, which this node holds.
+        let _ = applied.wait_for(|applied| *applied > index).await;
+    }
+
+    /// Waits until this node has applied everything that was accepted before the call, unless `local` is asked for.
+    pub async fn ready_to_read(&self, consistency: i32) -> Result<(), Status> {
+        if v1::Consistency::try_from(consistency) == Ok(v1::Consistency::Local) {
+            return Ok(());
+        }
+        timeout(READ_TIMEOUT, self.barrier()).await.map_err(|_| {
+            Status::unavailable(format!(
+                "no coordinator led for {READ_TIMEOUT:?}; a majority of them must be up and reach each other (a read with \
+                 consistency LOCAL does without)"
+            ))
+        })
+    }
+
+    /// Looks at the state. Short: applying waits.
+    pub fn look<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
+        look(&self.fleet.read())
+    }
+}

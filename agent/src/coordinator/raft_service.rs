@@ -1,0 +1,99 @@
+//! What coordinators ask each other, as a gRPC service.
+
+use std::sync::Arc;
+
+use robeing_fleet::encode_reply;
+use robeing_proto::v1;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    consensus::{AppendStream, ConsensusServer},
+    membership,
+    node::Node,
+    preference,
+    proposer::{MAX_BATCH_COMMANDS, ProposeError},
+};
+
+/// The service.
+pub struct RaftService {
+    node: Arc<Node>,
+    consensus: ConsensusServer,
+}
+
+impl RaftService {
+    /// Of this node.
+    pub fn new(node: Arc<Node>, consensus: ConsensusServer) -> Self {
+        Self { node, consensus }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::raft_server::Raft for RaftService {
+    type AppendStream = AppendStream;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        self.consensus.append(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn vote(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {
+        self.consensus.vote(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pre_vote(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {
+        self.consensus.pre_vote(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<v1::SnapshotChunk>>,
+    ) -> Result<Response<v1::VoteMessage>, Status> {
+        self.consensus.install_snapshot(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn transfer_leader(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {
+        self.consensus.transfer_leader(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeResponse>, Status> {
+        let commands = request.into_inner().commands;
+        // One request of a follower may be larger than the target of a batch, but not without end.
+        if commands.len() > MAX_BATCH_COMMANDS * 16 {
+            return Err(super::errors::too_many("commands", commands.len(), MAX_BATCH_COMMANDS * 16));
+        }
+        if let Some(problem) = commands.iter().find_map(|command| robeing_fleet::decode_command(command).err()) {
+            return Err(Status::invalid_argument(format!("a command can't be read: {problem}")));
+        }
+        match self.node.proposer.propose_encoded(commands, false).await {
+            Ok(replies) => {
+                let encode = |reply| {
+                    let mut bytes = Vec::with_capacity(48);
+                    encode_reply(reply, &mut bytes);
+                    bytes.into()
+                };
+                let replies = replies.iter().map(encode).collect();
+                Ok(Response::new(v1::ProposeResponse { replies, not_leader: false }))
+            }
+            Err(ProposeError::NotLeader) => {
+                Ok(Response::new(v1::ProposeResponse { replies: Vec::new(), not_leader: true }))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        membership::admit(&self.node, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_index(&self, _: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexResponse>, Status> {
+        let index = self.node.read_index().await;
+        let index = index.ok_or_else(|| Status::unavailable("this coordinator does not lead"))?;
+        Ok(Response::new(v1::ReadIndexResponse { index: index.unwrap_or(0), has_index: index.is_some() }))
+    }
+
+    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
+        Ok(Response::new(preference::describe(&self.node)))
+    }
+}

@@ -1,0 +1,317 @@
+//! The sessions that this coordinator serves as leader: who is connected, when each agent was last heard of, and what waits to
+//! be sent to it. Heartbeats are noted here and nowhere else; only their absence becomes a command.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use robeing_fleet::{AgentId, AgentState, Fleet, HeldState, SessionId, TaskId};
+use robeing_proto::v1::{Assignment, AttemptRef, CompletionAck};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::platform::Clock;
+
+/// What waits to be sent to one agent. Bounded by the agent's slots and by the completions it has sent.
+#[derive(Default)]
+pub struct Outbox {
+    /// Work.
+    pub assignments: Vec<Assignment>,
+    /// Attempts to stop.
+    pub stops: Vec<AttemptRef>,
+    /// Completions that were applied.
+    pub acks: Vec<CompletionAck>,
+    /// The newest heartbeat to be answered.
+    pub heartbeat: Option<u64>,
+    /// The drain was taken note of.
+    pub drained: bool,
+    /// The session is over, and why.
+    pub ended: Option<String>,
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.assignments.is_empty()
+            && self.stops.is_empty()
+            && self.acks.is_empty()
+            && self.heartbeat.is_none()
+            && !self.drained
+            && self.ended.is_none()
+    }
+}
+
+/// One connection of an agent.
+#[derive(Default)]
+pub struct Link {
+    outbox: Mutex<Outbox>,
+    news: Notify,
+}
+
+impl Link {
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what waits to be sent.
+    pub fn put(&self, change: impl FnOnce(&mut Outbox)) {
+        change(&mut self.outbox());
+        self.news.notify_one();
+    }
+
+    /// Takes all that waits, when there is something. Cancellation-safe.
+    pub async fn take(&self) -> Outbox {
+        loop {
+            let content = std::mem::take(&mut *self.outbox());
+            if !content.is_empty() {
+                return content;
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
+/// An agent that has a session.
+struct Entry {
+    session: SessionId,
+    address: String,
+    heard: Instant,
+    link: Option<Arc<Link>>,
+    /// Since when there is no connection.
+    dropped: Option<Instant>,
+    /// When its process is to be looked for.
+    probe_at: Option<Instant>,
+    /// Its loss was proposed.
+    losing: bool,
+}
+
+/// What is to be done about an agent that is not heard of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Suspicion {
+    /// It had its time: lost.
+    Silent(AgentId, SessionId),
+    /// Its connection broke: look whether its process is still there.
+    Probe(AgentId, SessionId, String),
+}
+
+/// Timing of sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionTiming {
+    /// How often agents send heartbeats.
+    pub heartbeat_interval: Duration,
+    /// After how long without one an agent is lost.
+    pub timeout: Duration,
+    /// How long after a connection broke the agent's process is looked for.
+    pub grace: Duration,
+}
+
+impl SessionTiming {
+    /// How old the leader's last contact with a majority may be when it answers a heartbeat. The agent counts its lease from
+    /// when it sent the heartbeat, less this share of the timeout, so that a leader that was replaced without knowing can't
+    /// keep an agent working longer than the new leader waits for it.
+    pub fn lease_margin(&self) -> Duration {
+        self.timeout / 4
+    }
+}
+
+/// Pause between two looks at the same process.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The sessions of one coordinator. Empty while it does not lead.
+pub struct Registry {
+    /// The timing.
+    pub timing: SessionTiming,
+    clock: Arc<dyn Clock>,
+    entries: Mutex<BTreeMap<AgentId, Entry>>,
+}
+
+impl Registry {
+    /// With no session.
+    pub fn new(timing: SessionTiming, clock: Arc<dyn Clock>) -> Self {
+        Self { timing, clock, entries: Mutex::default() }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<AgentId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This coordinator begins to lead: every agent has a whole session timeout to come back, and those whose processes died
+    /// with the old leader are looked for soon.
+    pub fn begin(&self, fleet: &Fleet, now: Instant) {
+        let known = fleet.agents().filter(|agent| agent.state != AgentState::Lost);
+        let mut entries = self.entries();
+        entries.clear();
+        entries.extend(known.map(|agent| {
+            let entry = Entry {
+                session: agent.session,
+                address: agent.address.clone(),
+                heard: now,
+                link: None,
+                dropped: Some(now),
+                probe_at: Some(now + self.timing.grace * 4),
+                losing: false,
+            };
+            (agent.id, entry)
+        }));
+    }
+
+    /// This coordinator does not lead any more: every session is over here, but goes on at the next leader.
+    pub fn end(&self) {
+        self.entries().clear();
+    }
+
+    /// A connection of an agent: replaces an earlier one.
+    pub fn connected(&self, agent: AgentId, session: SessionId, address: String, now: Instant) -> Arc<Link> {
+        let link = Arc::new(Link::default());
+        let entry = Entry {
+            session,
+            address,
+            heard: now,
+            link: Some(Arc::clone(&link)),
+            dropped: None,
+            probe_at: None,
+            losing: false,
+        };
+        let before = self.entries().insert(agent, entry);
+        if let Some(old) = before.and_then(|entry| entry.link) {
+            old.put(|outbox| outbox.ended = Some("the agent opened another connection".into()));
+        }
+        link
+    }
+
+    /// A connection broke.
+    pub fn disconnected(&self, agent: AgentId, link: &Arc<Link>, now: Instant) {
+        if let Some(entry) = self.entries().get_mut(&agent)
+            && entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link))
+        {
+            entry.link = None;
+            entry.dropped = Some(now);
+            entry.probe_at = Some(now + self.timing.grace);
+        }
+    }
+
+    /// An agent left in good order, or its session ended.
+    pub fn ended(&self, agent: AgentId, session: SessionId) {
+        let mut entries = self.entries();
+        if entries.get(&agent).is_some_and(|entry| entry.session == session)
+            && let Some(link) = entries.remove(&agent).and_then(|entry| entry.link)
+        {
+            link.put(|outbox| outbox.ended = Some("the session is over".into()));
+        }
+    }
+
+    /// Something was heard of an agent on this connection.
+    pub fn heard(&self, agent: AgentId, link: &Arc<Link>, now: Instant) {
+        if let Some(entry) = self.entries().get_mut(&agent)
+            && entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link))
+        {
+            entry.heard = now;
+        }
+    }
+
+    /// What must be done about agents that are not heard of. Each suspicion is told once, until it is taken back.
+    pub fn suspicions(&self, now: Instant) -> Vec<Suspicion> {
+        let mut found = Vec::new();
+        for (&agent, entry) in self.entries().iter_mut().filter(|(_, entry)| !entry.losing) {
+            if now.duration_since(entry.heard) >= self.timing.timeout {
+                entry.losing = true;
+                found.push(Suspicion::Silent(agent, entry.session));
+            } else if entry.probe_at.is_some_and(|at| at <= now) {
+                entry.probe_at = None;
+                found.push(Suspicion::Probe(agent, entry.session, entry.address.clone()));
+            }
+        }
+        found
+    }
+
+    /// The process of a disconnected agent was looked for: whether the agent is lost.
+    pub fn probed(&self, agent: AgentId, session: SessionId, alive: Option<bool>, now: Instant) -> bool {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&agent) else { return false };
+        if entry.session != session || entry.link.is_some() || entry.losing {
+            return false;
+        }
+        if alive == Some(false) {
+            entry.losing = true;
+            return true;
+        }
+        entry.probe_at = Some(now + PROBE_PAUSE);
+        false
+    }
+
+    /// A loss could not be proposed: to be suspected again.
+    pub fn take_back(&self, agent: AgentId, session: SessionId) {
+        if let Some(entry) = self.entries().get_mut(&agent)
+            && entry.session == session
+        {
+            entry.losing = false;
+        }
+    }
+
+    /// This coordinator was held up itself: nobody could be heard meanwhile.
+    pub fn excuse(&self, pause: Duration) {
+        for entry in self.entries().values_mut() {
+            entry.heard += pause;
+        }
+    }
+
+    fn link(&self, agent: AgentId, session: SessionId) -> Option<Arc<Link>> {
+        let entries = self.entries();
+        let entry = entries.get(&agent).filter(|entry| entry.session == session)?;
+        entry.link.clone()
+    }
+
+    /// Hands an attempt to its agent, if it is connected here. Otherwise the agent gets it when it connects.
+    pub fn assign(&self, fleet: &Fleet, agent: AgentId, session: SessionId, task: TaskId, attempt: u32) {
+        let Some(link) = self.link(agent, session) else { return };
+        if let Some(assignment) = assignment(fleet, task, attempt, self.clock.unix_millis()) {
+            link.put(|outbox| outbox.assignments.push(assignment));
+        }
+    }
+
+    /// Has an attempt stopped, if its agent is connected here. Otherwise the agent is told when it connects.
+    pub fn stop(&self, agent: AgentId, session: SessionId, task: TaskId, attempt: u32) {
+        if let Some(link) = self.link(agent, session) {
+            link.put(|outbox| outbox.stops.push(AttemptRef { task_id: task.to_string(), attempt }));
+        }
+    }
+}
+
+/// An attempt as its agent gets it; `None` if it is not current (any more).
+pub fn assignment(fleet: &Fleet, id: TaskId, attempt: u32, now: u64) -> Option<Assignment> {
+    let task = fleet.task(id)?;
+    let current = task.current().filter(|current| current.number == attempt)?;
+    // What is left of the attempt's own time: an agent that gets it late has less.
+    let left = |limit: u64| (current.assigned_at + limit).saturating_sub(now).max(1);
+    Some(Assignment {
+        task_id: id.to_string(),
+        attempt,
+        kind: task.kind.clone(),
+        input: task.input.clone(),
+        deadline_unix_ms: task.deadline.unwrap_or(0),
+        time_limit_ms: task.attempt_timeout.map_or(0, left),
+    })
+}
+
+/// What an agent that connects must be told, given what it holds: attempts it lacks, and attempts it must stop.
+pub fn reconcile(fleet: &Fleet, agent: AgentId, held: &[AttemptRef], now: u64) -> (Vec<Assignment>, Vec<AttemptRef>) {
+    let has = |task: TaskId, attempt: u32| {
+        let id = task.to_string();
+        held.iter().any(|held| held.attempt == attempt && held.task_id == id)
+    };
+    let known: Vec<_> = fleet.held(agent).collect();
+    let lacking = known
+        .iter()
+        .filter(|held| held.state == HeldState::Active && !has(held.task, held.attempt))
+        .filter_map(|held| assignment(fleet, held.task, held.attempt, now))
+        .collect();
+    let active = |wanted: &AttemptRef| {
+        let is = |held: &robeing_fleet::Held| held.attempt == wanted.attempt && held.task.to_string() == wanted.task_id;
+        known.iter().any(|held| held.state == HeldState::Active && is(held))
+    };
+    let mut surplus: Vec<AttemptRef> = held.iter().filter(|held| !active(held)).cloned().collect();
+    // Stops that were sent and lost with a connection, for attempts the agent never knew: it answers that they are stopped.
+    let stopping = known.iter().filter(|held| held.state == HeldState::Stopping && !has(held.task, held.attempt));
+    surplus.extend(stopping.map(|held| AttemptRef { task_id: held.task.to_string(), attempt: held.attempt }));
+    (lacking, surplus)
+}

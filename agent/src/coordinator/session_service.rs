@@ -1,0 +1,377 @@
+//! The leader's side of agents' sessions: one task for each connection.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
+use robeing_fleet::{AgentId, AgentJoin, AgentState, Command, Completion, Outcome, PoolShape, Reply, SessionId, StaleReason};
+use robeing_proto::v1::{
+    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent, coordinator_message::Message as ToAgent,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info};
+
+use super::{
+    leadership::{Standing, until, until_not_leading},
+    node::Node,
+    proposer::ProposeError,
+    registry::{Link, Outbox, reconcile},
+    view,
+};
+
+/// Messages on their way to one agent; what waits beyond that is gathered in its outbox.
+const SEND_BUFFER: usize = 4;
+/// How long a new connection has to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a coordinator that just won an election is waited for.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
+const MAX_COMPLETING: usize = 64;
+/// Bytes of inputs in one message, about.
+const MESSAGE_TARGET: usize = 4 * 1024 * 1024;
+
+/// The service.
+pub struct SessionService {
+    node: Arc<Node>,
+    tasks: TaskTracker,
+}
+
+impl SessionService {
+    /// Of this node; its tasks end when the node stops.
+    pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
+        Self { node, tasks }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::session_server::Session for SessionService {
+    type OpenStream = BoxStream<'static, Result<CoordinatorMessage, Status>>;
+
+    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
+        let (sender, receiver) = mpsc::channel(SEND_BUFFER);
+        let node = Arc::clone(&self.node);
+        let inbound = request.into_inner();
+        self.tasks.spawn(async move {
+            let stop = node.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                served = serve(node, inbound, &sender) => {
+                    if let Err(status) = served {
+                        // Nobody listens any more when the agent went first.
+                        let _ = sender.send(Err(status)).await;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+}
+
+type Sender = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+
+fn message(message: ToAgent) -> CoordinatorMessage {
+    CoordinatorMessage { message: Some(message) }
+}
+
+fn redirect(node: &Node) -> ToAgent {
+    let leader_address = match &*node.standing.borrow() {
+        Standing::Following { peer, .. } => peer.address.clone(),
+        _ => String::new(),
+    };
+    ToAgent::Redirect(v1::Redirect { leader_address, coordinators: node.addresses() })
+}
+
+async fn serve(node: Arc<Node>, mut inbound: Streaming<AgentMessage>, sender: &Sender) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
+    let hello = match first.transpose()?.and_then(|m| m.message) {
+        Some(FromAgent::Hello(hello)) => hello,
+        _ => return Err(Status::invalid_argument("the first message of a session is hello")),
+    };
+    if hello.cluster_id != node.identity.cluster_id {
+        return Err(Status::permission_denied(format!(
+            "this is cluster {:?}; the agent is configured for {:?}",
+            node.identity.cluster_id, hello.cluster_id
+        )));
+    }
+    let mut standing = node.standing.clone();
+    let settled = until(&mut standing, |standing| !matches!(standing, Standing::Leading { ready: false, .. }));
+    let settled = tokio::time::timeout(READY_TIMEOUT, settled).await;
+    let term = settled.ok().flatten().and_then(|standing| standing.leading());
+    let Some(term) = term else {
+        let _ = sender.send(Ok(message(redirect(&node)))).await;
+        return Ok(());
+    };
+    let session = match Session::open(&node, hello, term).await {
+        Ok(opened) => opened,
+        Err(JoinFailed::NotLeading) => {
+            let _ = sender.send(Ok(message(redirect(&node)))).await;
+            return Ok(());
+        }
+        Err(JoinFailed::Refused(status)) => return Err(status),
+    };
+    let (mut session, welcome) = session;
+    if sender.send(Ok(message(welcome))).await.is_ok() {
+        session.run(inbound, sender).await;
+    }
+    node.hub.registry.disconnected(session.agent, &session.link, Instant::now());
+    Ok(())
+}
+
+enum JoinFailed {
+    NotLeading,
+    Refused(Status),
+}
+
+impl From<ProposeError> for JoinFailed {
+    fn from(error: ProposeError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+struct Session {
+    node: Arc<Node>,
+    agent: AgentId,
+    session: SessionId,
+    link: Arc<Link>,
+    term: u64,
+    completing: FuturesUnordered<BoxFuture<'static, Completed>>,
+}
+
+/// Completions whose fate is known, or not (then the agent sends them again).
+type Completed = Option<Vec<v1::CompletionAck>>;
+
+fn join(hello: &v1::Hello) -> Result<AgentJoin, Status> {
+    let role = v1::Role::try_from(hello.role).unwrap_or_default();
+    let pool = (!hello.pool.is_empty()).then(|| PoolShape {
+        name: hello.pool.clone(),
+        replicas: (hello.pool_replicas > 0).then_some(hello.pool_replicas),
+        standby: hello.pool_standby,
+    });
+    Ok(AgentJoin {
+        name: hello.name.clone(),
+        incarnation: hello.incarnation,
+        role: view::agent_role(role)?,
+        pool,
+        specializations: hello.specializations.clone(),
+        slots: hello.slots,
+        address: hello.address.clone(),
+        pid: hello.pid,
+        version: hello.version.clone(),
+    })
+}
+
+impl Session {
+    async fn open(node: &Arc<Node>, hello: v1::Hello, term: u64) -> Result<(Self, ToAgent), JoinFailed> {
+        let known = node.look(|fleet| {
+            let agent = fleet.agent_by_name(&hello.name)?;
+            let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
+            (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session))
+        });
+        let resumed = known.is_some();
+        let (agent, session) = match known {
+            Some(known) => known,
+            None => {
+                let join = join(&hello).map_err(JoinFailed::Refused)?;
+                match node.proposer.propose_one(Command::AgentJoined(join)).await? {
+                    Reply::Joined { agent, session } => (agent, session),
+                    Reply::Refused(refusal) => {
+                        return Err(JoinFailed::Refused(Status::failed_precondition(refusal.to_string())));
+                    }
+                    other => return Err(JoinFailed::Refused(Status::internal(format!("unexpected reply {other:?}")))),
+                }
+            }
+        };
+        // Leadership may have gone while the join was written; another leader serves the session then.
+        if node.standing.borrow().leading() != Some(term) {
+            return Err(JoinFailed::NotLeading);
+        }
+        let link = node.hub.registry.connected(agent, session, hello.address.clone(), Instant::now());
+        // After the link is there, so that nothing assigned meanwhile is missed; told twice does no harm.
+        let held = if resumed { &hello.held[..] } else { &[] };
+        let now = node.platform.clock.unix_millis();
+        let (assignments, stops) = node.look(|fleet| reconcile(fleet, agent, held, now));
+        link.put(|outbox| {
+            outbox.assignments.extend(assignments);
+            outbox.stops.extend(stops);
+        });
+        info!(agent = hello.name, session = session.0, resumed, "agent connected");
+        let timing = node.hub.registry.timing;
+        let welcome = ToAgent::Welcome(v1::Welcome {
+            session: session.0,
+            term,
+            heartbeat_interval_ms: timing.heartbeat_interval.as_millis() as u32,
+            session_timeout_ms: timing.timeout.as_millis() as u32,
+            coordinators: node.addresses(),
+            resumed,
+        });
+        let node = Arc::clone(node);
+        Ok((Self { node, agent, session, link, term, completing: FuturesUnordered::new() }, welcome))
+    }
+
+    async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Sender) {
+        let mut standing = self.node.standing.clone();
+        let term = self.term;
+        let mut pending: VecDeque<ToAgent> = VecDeque::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = until_not_leading(&mut standing, term) => {
+                    let _ = sender.try_send(Ok(message(redirect(&self.node))));
+                    return;
+                }
+                permit = sender.reserve(), if !pending.is_empty() => {
+                    let (Ok(permit), Some(told)) = (permit, pending.pop_front()) else { return };
+                    let ended = matches!(told, ToAgent::SessionEnded(_));
+                    permit.send(Ok(message(told)));
+                    if ended {
+                        return;
+                    }
+                }
+                // Taken only when all before is sent, so that a slow agent's outbox gathers instead of queueing messages.
+                outbox = self.link.take(), if pending.is_empty() => pending.extend(messages(outbox)),
+                Some(completed) = self.completing.next() => {
+                    if let Some(acks) = completed {
+                        self.link.put(|outbox| outbox.acks.extend(acks));
+                    }
+                }
+                next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
+                    Some(Ok(AgentMessage { message: Some(said) })) => {
+                        self.node.hub.registry.heard(self.agent, &self.link, Instant::now());
+                        if !self.handle(said).await {
+                            return;
+                        }
+                    }
+                    Some(Ok(AgentMessage { message: None })) => {}
+                    Some(Err(status)) => {
+                        debug!(agent = self.agent.0, %status, "session broke");
+                        return;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Handles a message: whether to go on.
+    async fn handle(&mut self, said: FromAgent) -> bool {
+        let (agent, session) = (self.agent, self.session);
+        match said {
+            FromAgent::Hello(_) => return false,
+            FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
+            FromAgent::Completions(completions) => self.complete(completions.completions),
+            FromAgent::Drain(_) => {
+                let draining = Command::AgentDraining { agent, session };
+                if self.node.proposer.propose_one(draining).await.is_ok() {
+                    self.link.put(|outbox| outbox.drained = true);
+                }
+            }
+            FromAgent::Leave(_) => {
+                let left = Command::AgentLeft { agent, session };
+                // Told again by the agent if it can't be written; its absence is noticed in the end, too.
+                let _ = self.node.proposer.propose_one(left).await;
+            }
+        }
+        true
+    }
+
+    /// A heartbeat counts only while this leader is sure to lead: it must have heard of a majority lately.
+    fn answer_heartbeat(&self, seq: u64) {
+        let margin = self.node.hub.registry.timing.lease_margin();
+        if self.node.quorum_age().is_some_and(|age| age <= margin) {
+            self.link.put(|outbox| outbox.heartbeat = Some(seq));
+        }
+    }
+
+    fn complete(&mut self, completions: Vec<v1::Completion>) {
+        let mut commands = Vec::with_capacity(completions.len());
+        let mut about = Vec::with_capacity(completions.len());
+        let mut refused = Vec::new();
+        for completion in completions {
+            let key = (completion.task_id.clone(), completion.attempt);
+            match self.completion(completion) {
+                Ok(command) => {
+                    commands.push(Command::Complete(command));
+                    about.push(key);
+                }
+                Err(reason) => refused.push(ack(key, Err(reason))),
+            }
+        }
+        if !refused.is_empty() {
+            self.link.put(|outbox| outbox.acks.extend(refused));
+        }
+        let proposer = self.node.proposer.clone();
+        self.completing.push(Box::pin(async move {
+            let replies = proposer.propose(&commands).await.ok()?;
+            Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
+        }));
+    }
+
+    fn completion(&self, completion: v1::Completion) -> Result<Completion, String> {
+        use v1::completion::Outcome as Wire;
+        let task = view::task_id(&completion.task_id).map_err(|e| e.to_string())?;
+        let outcome = match completion.outcome.ok_or("a completion without outcome")? {
+            Wire::Output(output) => Outcome::Succeeded(output),
+            Wire::Failure(failure) => Outcome::Failed(view::failure_from_wire(failure)),
+            Wire::Stopped(_) => Outcome::Stopped,
+            Wire::HandedBack(_) => Outcome::HandedBack,
+        };
+        let (agent, session) = (self.agent, self.session);
+        Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
+    }
+}
+
+fn verdict(reply: &Reply) -> Result<(), String> {
+    match reply {
+        Reply::Completed => Ok(()),
+        Reply::Stale(reason) => Err(match reason {
+            StaleReason::UnknownTask => "the task is not known (any more)",
+            StaleReason::Finished => "the task had been finished",
+            StaleReason::NotCurrent => "the attempt is not current: the task was given to another agent, or the attempt was ended",
+            StaleReason::SessionEnded => "the session is over",
+        }
+        .to_owned()),
+        Reply::Refused(refusal) => Err(refusal.to_string()),
+        other => Err(format!("unexpected reply {other:?}")),
+    }
+}
+
+fn ack((task_id, attempt): (String, u32), verdict: Result<(), String>) -> v1::CompletionAck {
+    let accepted = verdict.is_ok();
+    v1::CompletionAck { task_id, attempt, accepted, reason: verdict.err().unwrap_or_default() }
+}
+
+fn messages(outbox: Outbox) -> Vec<ToAgent> {
+    let mut messages = Vec::new();
+    if let Some(seq) = outbox.heartbeat {
+        messages.push(ToAgent::HeartbeatAck(v1::HeartbeatAck { seq }));
+    }
+    if !outbox.acks.is_empty() {
+        messages.push(ToAgent::CompletionAcks(v1::CompletionAcks { acks: outbox.acks }));
+    }
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    for assignment in outbox.assignments {
+        bytes += assignment.input.len();
+        if bytes > MESSAGE_TARGET && !group.is_empty() {
+            let assignments = std::mem::take(&mut group);
+            messages.push(ToAgent::Assignments(v1::Assignments { assignments }));
+            bytes = assignment.input.len();
+        }
+        group.push(assignment);
+    }
+    if !group.is_empty() {
+        messages.push(ToAgent::Assignments(v1::Assignments { assignments: group }));
+    }
+    if !outbox.stops.is_empty() {
+        messages.push(ToAgent::Cancels(v1::Cancels { attempts: outbox.stops }));
+    }
+    if outbox.drained {
+        messages.push(ToAgent::Drained(v1::Drained {}));
+    }
+    if let Some(reason) = outbox.ended {
+        messages.push(ToAgent::SessionEnded(v1::SessionEnded { reason }));
+    }
+    messages
+}

@@ -1,0 +1,384 @@
+//! The fleet's types in the form of the API, and what is submitted in the form of the fleet.
+
+use std::str::FromStr;
+
+use prost_types::{Duration as WireDuration, Timestamp};
+use robeing_fleet::{
+    self as fleet, Agent, Attempt, AttemptEnd, Command, Failure, FailureKind, Refusal, RetryPolicy, Role, ScoreTerms,
+    SubmitTask, Task, TaskId, TaskState, UnixMillis,
+};
+use robeing_proto::v1;
+
+/// A field of a request that can't be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct BadField {
+    field: &'static str,
+    problem: String,
+}
+
+fn bad(field: &'static str, problem: impl ToString) -> BadField {
+    BadField { field, problem: problem.to_string() }
+}
+
+/// Unix milliseconds as the API says them.
+pub fn timestamp(millis: UnixMillis) -> Timestamp {
+    Timestamp { seconds: (millis / 1000) as i64, nanos: (millis % 1000) as i32 * 1_000_000 }
+}
+
+/// A task id from its text.
+pub fn task_id(text: &str) -> Result<TaskId, BadField> {
+    let uuid = uuid::Uuid::from_str(text).map_err(|_| bad("id", format!("{text:?} is not a task id; it is a UUID")))?;
+    Ok(TaskId(uuid.as_u128()))
+}
+
+fn millis(field: &'static str, duration: Option<WireDuration>) -> Result<Option<u64>, BadField> {
+    let Some(duration) = duration else { return Ok(None) };
+    let duration = std::time::Duration::try_from(duration).map_err(|_| bad(field, "it must not be negative"))?;
+    let millis = u64::try_from(duration.as_millis()).map_err(|_| bad(field, "it is too long"))?;
+    if millis == 0 && !duration.is_zero() {
+        return Err(bad(field, "it is shorter than a millisecond"));
+    }
+    Ok(Some(millis))
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn submitted_role(role: i32) -> Result<Option<Role>, BadField> {
+    match v1::Role::try_from(role) {
+        Ok(v1::Role::Unspecified) => Ok(None),
+        Ok(role) => agent_role(role).map(Some).map_err(|_| bad("required_role", "coordinators run no tasks")),
+        Err(_) => Err(bad("required_role", format!("unknown role {role}"))),
+    }
+}
+
+/// The role of an agent.
+pub fn agent_role(role: v1::Role) -> Result<Role, BadField> {
+    match role {
+        v1::Role::Worker => Ok(Role::Worker),
+        v1::Role::Specialist => Ok(Role::Specialist),
+        v1::Role::Messenger => Ok(Role::Messenger),
+        v1::Role::Guardian => Ok(Role::Guardian),
+        v1::Role::Coordinator | v1::Role::Unspecified => Err(bad("role", "an agent is a worker, specialist, messenger or guardian")),
+    }
+}
+
+fn retry(policy: Option<v1::RetryPolicy>, default: RetryPolicy) -> Result<Option<RetryPolicy>, BadField> {
+    let Some(policy) = policy else { return Ok(None) };
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let initial_backoff = millis("retry.initial_backoff", policy.initial_backoff)?.unwrap_or(default.initial_backoff);
+    let max_backoff = millis("retry.max_backoff", policy.max_backoff)?;
+    Ok(Some(RetryPolicy {
+        max_attempts: or(policy.max_attempts, default.max_attempts),
+        initial_backoff,
+        max_backoff: max_backoff.unwrap_or(default.max_backoff.max(initial_backoff)),
+        multiplier_percent: or(policy.multiplier_percent, default.multiplier_percent),
+    }))
+}
+
+/// A submission as a command. `fresh` is the id for one that brings none.
+pub fn submission(spec: v1::TaskSpec, default_retry: RetryPolicy, fresh: impl FnOnce() -> u128) -> Result<Command, BadField> {
+    let id = if spec.id.is_empty() { TaskId(fresh()) } else { task_id(&spec.id)? };
+    let priority = match spec.priority {
+        0 => 5,
+        priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
+    };
+    Ok(Command::Submit(SubmitTask {
+        id,
+        kind: spec.kind,
+        input: spec.input,
+        priority,
+        deadline_in: millis("deadline_in", spec.deadline_in)?,
+        delay: millis("delay", spec.delay)?,
+        attempt_timeout: millis("attempt_timeout", spec.attempt_timeout)?,
+        retry: retry(spec.retry, default_retry)?,
+        required_role: submitted_role(spec.required_role)?,
+        required_specialization: some(spec.required_specialization),
+        idempotency_key: some(spec.idempotency_key),
+        result_ttl: millis("result_ttl", spec.result_ttl)?,
+        submitter: spec.submitter,
+    }))
+}
+
+/// A failure from an agent's report.
+pub fn failure_from_wire(failure: v1::Failure) -> Failure {
+    let kind = match v1::FailureKind::try_from(failure.kind).unwrap_or_default() {
+        v1::FailureKind::Exit => FailureKind::Exit,
+        v1::FailureKind::Signal => FailureKind::Signal,
+        v1::FailureKind::Spawn => FailureKind::Spawn,
+        v1::FailureKind::TimedOut => FailureKind::TimedOut,
+        v1::FailureKind::OutputTooLarge => FailureKind::OutputTooLarge,
+        v1::FailureKind::Http => FailureKind::Http,
+        v1::FailureKind::Unreachable => FailureKind::Unreachable,
+        v1::FailureKind::AgentLost => FailureKind::AgentLost,
+        v1::FailureKind::Deadline => FailureKind::Deadline,
+        v1::FailureKind::Internal | v1::FailureKind::Unspecified => FailureKind::Internal,
+    };
+    Failure {
+        kind,
+        message: failure.message,
+        code: failure.code,
+        stderr_tail: failure.stderr_tail,
+        retryable: failure.retryable,
+    }
+}
+
+fn failure(failure: &Failure) -> v1::Failure {
+    let kind = match failure.kind {
+        FailureKind::Exit => v1::FailureKind::Exit,
+        FailureKind::Signal => v1::FailureKind::Signal,
+        FailureKind::Spawn => v1::FailureKind::Spawn,
+        FailureKind::TimedOut => v1::FailureKind::TimedOut,
+        FailureKind::OutputTooLarge => v1::FailureKind::OutputTooLarge,
+        FailureKind::Http => v1::FailureKind::Http,
+        FailureKind::Unreachable => v1::FailureKind::Unreachable,
+        FailureKind::AgentLost => v1::FailureKind::AgentLost,
+        FailureKind::Deadline => v1::FailureKind::Deadline,
+        FailureKind::Internal => v1::FailureKind::Internal,
+    };
+    v1::Failure {
+        kind: kind.into(),
+        message: failure.message.clone(),
+        code: failure.code,
+        stderr_tail: failure.stderr_tail.clone(),
+        retryable: failure.retryable,
+    }
+}
+
+/// A role as the API says it.
+pub fn role(role: Role) -> v1::Role {
+    match role {
+        Role::Worker => v1::Role::Worker,
+        Role::Specialist => v1::Role::Specialist,
+        Role::Messenger => v1::Role::Messenger,
+        Role::Guardian => v1::Role::Guardian,
+    }
+}
+
+/// A task's state as the API says it.
+pub fn task_state(state: TaskState) -> v1::TaskState {
+    match state {
+        TaskState::Queued => v1::TaskState::Queued,
+        TaskState::Assigned => v1::TaskState::Assigned,
+        TaskState::Succeeded => v1::TaskState::Succeeded,
+        TaskState::Failed => v1::TaskState::Failed,
+        TaskState::Cancelled => v1::TaskState::Cancelled,
+        TaskState::DeadLettered => v1::TaskState::DeadLettered,
+    }
+}
+
+/// States to filter by.
+pub fn task_states(states: &[i32]) -> Result<Vec<TaskState>, BadField> {
+    let known = |state: &i32| match v1::TaskState::try_from(*state) {
+        Ok(v1::TaskState::Queued) => Ok(TaskState::Queued),
+        Ok(v1::TaskState::Assigned) => Ok(TaskState::Assigned),
+        Ok(v1::TaskState::Succeeded) => Ok(TaskState::Succeeded),
+        Ok(v1::TaskState::Failed) => Ok(TaskState::Failed),
+        Ok(v1::TaskState::Cancelled) => Ok(TaskState::Cancelled),
+        Ok(v1::TaskState::DeadLettered) => Ok(TaskState::DeadLettered),
+        Ok(v1::TaskState::Unspecified) | Err(_) => Err(bad("states", format!("unknown state {state}"))),
+    };
+    states.iter().map(known).collect()
+}
+
+fn score(terms: &ScoreTerms) -> v1::Score {
+    let points = |millipoints: i64| millipoints as f64 / 1000.0;
+    v1::Score {
+        specialization: points(terms.specialization),
+        load: points(terms.load),
+        performance: points(terms.performance),
+        total: points(terms.total),
+    }
+}
+
+fn attempt(attempt: &Attempt) -> v1::Attempt {
+    let state = match attempt.end {
+        None => v1::AttemptState::Running,
+        Some(AttemptEnd::Succeeded) => v1::AttemptState::Succeeded,
+        Some(AttemptEnd::Failed) => v1::AttemptState::Failed,
+        Some(AttemptEnd::TimedOut) => v1::AttemptState::TimedOut,
+        Some(AttemptEnd::Cancelled) => v1::AttemptState::Cancelled,
+        Some(AttemptEnd::Lost) => v1::AttemptState::Lost,
+        Some(AttemptEnd::HandedBack) => v1::AttemptState::HandedBack,
+    };
+    v1::Attempt {
+        number: attempt.number,
+        agent: attempt.agent_name.to_string(),
+        state: state.into(),
+        assigned_at: Some(timestamp(attempt.assigned_at)),
+        ended_at: attempt.ended_at.map(timestamp),
+        score: Some(score(&attempt.score)),
+        candidates: attempt.candidates,
+        failure: attempt.failure.as_ref().map(failure),
+    }
+}
+
+/// Which of a task's large parts to tell.
+#[derive(Clone, Copy, Default)]
+pub struct Parts {
+    /// The input.
+    pub input: bool,
+    /// The output.
+    pub output: bool,
+    /// The attempts.
+    pub attempts: bool,
+}
+
+/// A task as the API says it.
+pub fn task(task: &Task, parts: Parts) -> v1::Task {
+    let attempts = if parts.attempts { &task.attempts[..] } else { &[] };
+    v1::Task {
+        id: task.id.to_string(),
+        kind: task.kind.clone(),
+        state: task_state(task.state).into(),
+        priority: task.priority.into(),
+        submitter: task.submitter.clone(),
+        input: if parts.input { task.input.clone() } else { Default::default() },
+        output: task.output.as_ref().filter(|_| parts.output).cloned().unwrap_or_default(),
+        failure: task.failure.as_ref().map(failure),
+        cancel_reason: task.cancel_reason.clone().unwrap_or_default(),
+        max_attempts: task.retry.max_attempts,
+        attempts: attempts.iter().map(attempt).collect(),
+        submitted_at: Some(timestamp(task.submitted_at)),
+        finished_at: task.finished_at.map(timestamp),
+        deadline: task.deadline.map(timestamp),
+        not_before: task.not_before.map(timestamp),
+        expires_at: task.expires_at.map(timestamp),
+        required_role: task.required_role.map_or(v1::Role::Unspecified, role).into(),
+        required_specialization: task.required_specialization.clone().unwrap_or_default(),
+        idempotency_key: task.idempotency_key.clone().unwrap_or_default(),
+        revision: task.revision,
+        waiting_for: String::new(),
+        attempt: task.attempt,
+        attempts_used: task.attempts_used,
+    }
+}
+
+struct RoleTraits {
+    responsibilities: &'static [&'static str],
+    capabilities: &'static [&'static str],
+    priority: u32,
+}
+
+/// What a role is for, can do, and how early it is served.
+fn traits(role: Role) -> RoleTraits {
+    let (responsibilities, capabilities, priority): (&[_], &[_], _) = match role {
+        Role::Specialist => {
+            (&["domain_expertise", "deep_analysis"], &["specialized_processing", "expert_knowledge"], 2)
+        }
+        Role::Guardian => (&["security", "monitoring", "validation"], &["threat_detection", "access_control"], 2),
+        Role::Worker => (&["task_execution", "data_processing"], &["parallel_processing", "batch_operations"], 3),
+        Role::Messenger => (&["communication", "data_transfer"], &["protocol_handling", "format_conversion"], 4),
+    };
+    RoleTraits { responsibilities, capabilities, priority }
+}
+
+/// An agent as the API says it.
+pub fn agent(agent: &Agent) -> v1::Agent {
+    let state = match agent.state {
+        fleet::AgentState::Live => v1::AgentState::Live,
+        fleet::AgentState::Standby => v1::AgentState::Standby,
+        fleet::AgentState::Draining => v1::AgentState::Draining,
+        fleet::AgentState::Lost => v1::AgentState::Lost,
+    };
+    let share = |millionths: u32| f64::from(millionths) / 1e6;
+    let RoleTraits { responsibilities, capabilities, priority } = traits(agent.role);
+    let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    v1::Agent {
+        name: agent.name.to_string(),
+        role: role(agent.role).into(),
+        state: state.into(),
+        pool: agent.pool.clone().unwrap_or_default(),
+        specializations: agent.specializations.iter().map(ToString::to_string).collect(),
+        slots: agent.slots,
+        used_slots: agent.used_slots(),
+        address: agent.address.clone(),
+        pid: agent.pid,
+        version: agent.version.clone(),
+        incarnation: format!("{:016x}", agent.incarnation),
+        session: agent.session.0,
+        joined_at: Some(timestamp(agent.joined_at)),
+        lost_at: agent.lost.as_ref().map(|loss| timestamp(loss.at)),
+        lost_reason: agent.lost.as_ref().map(|loss| loss_reason(loss.reason).to_owned()).unwrap_or_default(),
+        succeeded: agent.record.succeeded,
+        failed: agent.record.failed,
+        performance: share(agent.record.performance()),
+        success_rate: share(agent.record.success),
+        relative_speed: share(agent.record.speed),
+        responsibilities: owned(responsibilities),
+        capabilities: owned(capabilities),
+        role_priority: priority,
+        revision: agent.revision,
+    }
+}
+
+fn loss_reason(reason: fleet::LossReason) -> &'static str {
+    match reason {
+        fleet::LossReason::Disconnected => "its process is gone",
+        fleet::LossReason::Silent => "no heartbeat for the session timeout",
+        fleet::LossReason::Replaced => "another process of its name joined",
+    }
+}
+
+/// A refusal as the API says it. The gRPC codes of refusals are chosen here.
+pub fn refusal(refusal: &Refusal) -> v1::Refusal {
+    let code = match refusal {
+        Refusal::QueueFull { .. }
+        | Refusal::TooManyTasks { .. }
+        | Refusal::StorageFull { .. }
+        | Refusal::TooManyAgents { .. } => "RESOURCE_EXHAUSTED",
+        Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => "INVALID_ARGUMENT",
+        Refusal::Conflict { .. } => "ALREADY_EXISTS",
+        Refusal::UnknownTask { .. } => "NOT_FOUND",
+        Refusal::StaleSession | Refusal::Version { .. } => "FAILED_PRECONDITION",
+    };
+    v1::Refusal { code: code.to_owned(), message: refusal.to_string() }
+}
+
+/// A field that can't be taken, as the API says it.
+pub fn bad_field(error: &BadField) -> v1::Refusal {
+    v1::Refusal { code: "INVALID_ARGUMENT".to_owned(), message: error.to_string() }
+}
+
+/// The fleet's own part of its status.
+pub fn status(fleet: &fleet::Fleet) -> v1::FleetStatus {
+    let (counts, totals, agents) = (fleet.counts(), fleet.totals(), fleet.agent_counts());
+    let pools = fleet.pools().into_iter().map(|pool| v1::PoolStatus {
+        name: pool.name,
+        live: pool.live,
+        standby: pool.standby,
+        desired: pool.desired,
+    });
+    v1::FleetStatus {
+        revision: fleet.revision(),
+        agents: Some(v1::AgentCounts {
+            live: agents.live,
+            standby: agents.standby,
+            draining: agents.draining,
+            lost: agents.lost,
+        }),
+        tasks: Some(v1::TaskCounts {
+            queued: counts.queued.into(),
+            running: counts.assigned.into(),
+            succeeded: counts.succeeded.into(),
+            failed: counts.failed.into(),
+            cancelled: counts.cancelled.into(),
+            dead_lettered: counts.dead_lettered.into(),
+        }),
+        finished_total: Some(v1::TaskCounts {
+            queued: 0,
+            running: 0,
+            succeeded: totals.succeeded,
+            failed: totals.failed,
+            cancelled: totals.cancelled,
+            dead_lettered: totals.dead_lettered,
+        }),
+        pools: pools.collect(),
+        fleet_version: fleet.version(),
+        redistributed_total: totals.redistributed,
+        stale_refused_total: totals.stale_refused,
+        ..Default::default()
+    }
+}

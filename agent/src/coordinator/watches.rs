@@ -1,0 +1,98 @@
+//! Watching tasks: what changed since a revision, then changes as they happen. Nothing is queued for a watcher: it reads the
+//! state in the order of revisions, so one that is slow, or was away, just sees fewer of the states in between.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::Stream;
+use robeing_fleet::{Fleet, Task, TaskFilter, TaskId};
+use robeing_proto::v1;
+use tonic::Status;
+
+use super::{
+    node::Node,
+    view::{self, Parts},
+};
+
+/// Tasks in one message.
+const MAX_TASKS: usize = 500;
+/// Tasks looked at in one go, so that applying does not wait long.
+const MAX_LOOKED_AT: usize = 5_000;
+
+struct Watch {
+    filter: TaskFilter,
+    ids: BTreeSet<TaskId>,
+    parts: Parts,
+    cursor: u64,
+}
+
+impl Watch {
+    fn wants(&self, task: &Task) -> bool {
+        (self.ids.is_empty() || self.ids.contains(&task.id)) && self.filter.matches(task)
+    }
+
+    /// The next changes, and whether there may be more already.
+    fn step(&mut self, fleet: &Fleet) -> (Vec<v1::Task>, bool) {
+        let (mut tasks, mut looked_at) = (Vec::new(), 0);
+        for task in fleet.changed_tasks_since(self.cursor) {
+            self.cursor = task.revision;
+            looked_at += 1;
+            if self.wants(task) {
+                tasks.push(view::task(task, self.parts));
+            }
+            if tasks.len() == MAX_TASKS || looked_at == MAX_LOOKED_AT {
+                return (tasks, true);
+            }
+        }
+        self.cursor = self.cursor.max(fleet.revision());
+        (tasks, false)
+    }
+
+    /// Those of the ids that are not there.
+    fn gone(&self, fleet: &Fleet) -> Vec<String> {
+        self.ids.iter().filter(|id| fleet.task(**id).is_none()).map(TaskId::to_string).collect()
+    }
+}
+
+/// The changes a request asks for.
+pub fn watch(
+    node: Arc<Node>,
+    request: v1::WatchTasksRequest,
+) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    let mut watch = Watch {
+        filter: TaskFilter {
+            states: view::task_states(&request.states)?,
+            kind: some(request.kind),
+            submitter: some(request.submitter),
+            agent: None,
+        },
+        ids: request.ids.iter().map(|id| view::task_id(id)).collect::<Result<_, _>>()?,
+        parts: Parts { input: false, output: request.include_output, attempts: true },
+        cursor: request.from_revision,
+    };
+    Ok(async_stream::stream! {
+        let mut revisions = node.hub.revisions();
+        let gone_ids = node.look(|fleet| watch.gone(fleet));
+        if !gone_ids.is_empty() {
+            yield Ok(v1::WatchTasksResponse { tasks: Vec::new(), revision: watch.cursor, gone_ids });
+        }
+        loop {
+            revisions.mark_unchanged();
+            let before = watch.cursor;
+            let (tasks, more) = node.look(|fleet| watch.step(fleet));
+            // Told when it is caught up, too, so that a watcher knows that it has seen everything.
+            if !tasks.is_empty() || (!more && watch.cursor != before && watch.ids.is_empty()) {
+                yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids: Vec::new() });
+            }
+            if !more {
+                tokio::select! {
+                    () = node.stop.cancelled() => {
+                        yield Err(Status::unavailable("this coordinator is stopping; watch on at another from the last revision"));
+                        return;
+                    }
+                    changed = revisions.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    })
+}
