@@ -73,6 +73,7 @@ fn hint(error: &ClientError) -> &'static str {
         ClientError::Unavailable { .. } => {
             "; a majority of its coordinators must run: see `robeing status --local`, or wait longer with --request-timeout"
         }
+        ClientError::NotAFleet { .. } => "; name one with --endpoint or ROBEING_ENDPOINT",
         ClientError::BadEndpoint { .. } | ClientError::NotFound { .. } | ClientError::Refused { .. } => "",
     }
 }
@@ -90,7 +91,9 @@ impl CliError {
         match self {
             Self::Client { error } => match error {
                 ClientError::BadEndpoint { .. } => Exit::Usage,
-                ClientError::Unreachable { .. } | ClientError::Unavailable { .. } => Exit::Unreachable,
+                ClientError::Unreachable { .. } | ClientError::Unavailable { .. } | ClientError::NotAFleet { .. } => {
+                    Exit::Unreachable
+                }
                 ClientError::NotFound { .. } => Exit::NotFound,
                 ClientError::Refused { .. } => Exit::Refused,
             },

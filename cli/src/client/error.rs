@@ -33,6 +33,14 @@ pub enum ClientError {
         /// The last failure.
         cause: String,
     },
+    /// Something else than a coordinator listens there.
+    #[error("what answers at {endpoint} is no coordinator of a fleet ({cause})")]
+    NotAFleet {
+        /// Which endpoint.
+        endpoint: String,
+        /// How that was seen.
+        cause: String,
+    },
     /// The fleet has no such thing.
     #[error("{message}")]
     NotFound {

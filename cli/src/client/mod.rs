@@ -289,6 +289,10 @@ impl Tries {
     /// # Errors
     /// The failure as the user's, when another try is of no use or there is no time for one.
     pub(crate) async fn failed(&mut self, target: usize, status: Status) -> Result<(), ClientError> {
+        if is_foreign(&status) {
+            let endpoint = self.client.address(target).to_string();
+            return Err(ClientError::NotAFleet { endpoint, cause: error::cause(&status) });
+        }
         if !may_retry(&status) {
             return Err(ClientError::refused(status));
         }
@@ -309,6 +313,17 @@ impl Tries {
         }
         Ok(())
     }
+}
+
+/// How the HTTP/2 library words that the other side does not speak HTTP/2.
+const NO_HTTP2: [&str; 2] = ["frame with invalid size", "unspecific protocol error detected"];
+
+/// Whether the answer is that of a server without this service, or of one that does not speak gRPC.
+fn is_foreign(status: &Status) -> bool {
+    let cause = error::cause(status);
+    status.code() == Code::Unimplemented
+        || cause.starts_with("grpc-status header missing")
+        || NO_HTTP2.iter().any(|words| cause.contains(words))
 }
 
 /// Whether another coordinator, or the same one a little later, may well answer. A status with a source was made on

@@ -414,6 +414,38 @@ async fn a_watch_goes_on_from_its_last_revision() {
     assert_eq!(asked, [3, 10, 17]);
 }
 
+#[tokio::test]
+async fn a_server_of_another_kind_is_told_as_such() {
+    let running = stub(&[Manners::default()]).await;
+    let client = running.client();
+    let answer = client.call(|mut rpc| async move { rpc.submit(SubmitRequest::default()).await }).await;
+    let error = answer.expect_err("the stub has no such call");
+    assert!(matches!(&error, ClientError::NotAFleet { .. }), "{error:?}");
+    assert!(error.to_string().contains("is no coordinator of a fleet"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_is_told_as_such() {
+    use tokio::io::AsyncWriteExt;
+    for banner in
+        ["SSH-2.0-OpenSSH_9.6 and more that is not HTTP\r\n", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let endpoint = listener.local_addr().expect("it is bound").to_string();
+        let server = tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let _ = connection.write_all(banner.as_bytes()).await;
+                // Until the client has seen enough.
+                let _ = tokio::io::copy(&mut connection, &mut tokio::io::sink()).await;
+            }
+        });
+        let client = FleetClient::new(&[endpoint], Settings::default()).expect("the endpoint is good");
+        let error = client.status(Consistency::Local).await.expect_err("it is no fleet");
+        assert!(matches!(&error, ClientError::NotAFleet { .. }), "{error:?}");
+        server.abort();
+    }
+}
+
 #[test]
 fn ids_sort_by_time() {
     let ids: Vec<_> = (0..100).map(|_| new_task_id()).collect();
