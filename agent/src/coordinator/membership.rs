@@ -79,6 +79,10 @@ fn own(node: &Node) -> Peer {
 }
 
 async fn initialize(node: &Node, others: Vec<(v1::DescribeResponse, String)>) {
+    // Written already, and not yet to be seen in the members.
+    if node.raft.is_initialized().await.unwrap_or(true) {
+        return;
+    }
     let mut members: BTreeMap<NodeId, Peer> =
         others.into_iter().map(|(said, address)| (said.node_id, Peer { name: said.name, address })).collect();
     members.insert(node.identity.node_id, own(node));

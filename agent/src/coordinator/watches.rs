@@ -21,6 +21,8 @@ const MAX_LOOKED_AT: usize = 5_000;
 struct Watch {
     filter: TaskFilter,
     ids: BTreeSet<TaskId>,
+    /// Ids that were not told to be gone.
+    present: BTreeSet<TaskId>,
     parts: Parts,
     cursor: u64,
 }
@@ -47,9 +49,13 @@ impl Watch {
         (tasks, false)
     }
 
-    /// Those of the ids that are not there.
-    fn gone(&self, fleet: &Fleet) -> Vec<String> {
-        self.ids.iter().filter(|id| fleet.task(**id).is_none()).map(TaskId::to_string).collect()
+    /// Those of the ids that are not there (any more). Each is told once.
+    fn gone(&mut self, fleet: &Fleet) -> Vec<String> {
+        let gone: Vec<TaskId> = self.present.iter().filter(|id| fleet.task(**id).is_none()).copied().collect();
+        for id in &gone {
+            self.present.remove(id);
+        }
+        gone.iter().map(TaskId::to_string).collect()
     }
 }
 
@@ -59,6 +65,7 @@ pub fn watch(
     request: v1::WatchTasksRequest,
 ) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
     let some = |text: String| (!text.is_empty()).then_some(text);
+    let ids: BTreeSet<TaskId> = request.ids.iter().map(|id| view::task_id(id)).collect::<Result<_, _>>()?;
     let mut watch = Watch {
         filter: TaskFilter {
             states: view::task_states(&request.states)?,
@@ -66,23 +73,21 @@ pub fn watch(
             submitter: some(request.submitter),
             agent: None,
         },
-        ids: request.ids.iter().map(|id| view::task_id(id)).collect::<Result<_, _>>()?,
+        present: ids.clone(),
+        ids,
         parts: Parts { input: false, output: request.include_output, attempts: true },
         cursor: request.from_revision,
     };
     Ok(async_stream::stream! {
         let mut revisions = node.hub.revisions();
-        let gone_ids = node.look(|fleet| watch.gone(fleet));
-        if !gone_ids.is_empty() {
-            yield Ok(v1::WatchTasksResponse { tasks: Vec::new(), revision: watch.cursor, gone_ids });
-        }
         loop {
             revisions.mark_unchanged();
             let before = watch.cursor;
-            let (tasks, more) = node.look(|fleet| watch.step(fleet));
+            let ((tasks, more), gone_ids) = node.look(|fleet| (watch.step(fleet), watch.gone(fleet)));
             // Told when it is caught up, too, so that a watcher knows that it has seen everything.
-            if !tasks.is_empty() || (!more && watch.cursor != before && watch.ids.is_empty()) {
-                yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids: Vec::new() });
+            let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
+            if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
+                yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
             }
             if !more {
                 tokio::select! {
