@@ -1,6 +1,7 @@
 //! The one agent binary of Robeing: coordinator, agent session and executors.
 
 pub mod config;
+pub mod executor;
 pub mod platform;
 pub mod telemetry;
 pub mod transport;

@@ -1,0 +1,26 @@
+//! The `echo` executor: answers with its input. For trials and benchmarks; it knows nothing.
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::{Attempt, Executor, Outcome};
+
+/// Returns each input as the output, at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EchoExecutor;
+
+#[async_trait]
+impl Executor for EchoExecutor {
+    async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
+        if cancel.is_cancelled() {
+            return Outcome::Cancelled;
+        }
+        Outcome::Succeeded {
+            output: attempt.input,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "echo"
+    }
+}

@@ -1,0 +1,194 @@
+//! What running a task means on an agent: an [`Executor`] is handed one attempt and answers with one [`Outcome`].
+//!
+//! An executor knows processes, pipes and HTTP. It knows nothing of sessions, coordinators or the fleet; it decides
+//! whether an attempt that failed is worth another one, and nothing else about retries. Everything an attempt started
+//! is gone when `run` returns or its future is dropped.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+pub mod command;
+pub mod echo;
+pub mod guard;
+pub mod http;
+pub mod reaper;
+
+mod launcher;
+mod pipes;
+mod process_group;
+mod text;
+
+pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE};
+pub use echo::EchoExecutor;
+pub use guard::Guard;
+pub use http::{HttpConfig, HttpExecutor};
+
+/// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.
+pub const DEFAULT_MAX_OUTPUT: usize = 1 << 20;
+/// Default of [`Limits::stderr_tail`]: 4 KiB.
+pub const DEFAULT_STDERR_TAIL: usize = 4 << 10;
+/// Default of [`Limits::kill_grace`].
+pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs attempts at tasks.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Runs one attempt to its end, or until `cancel` fires or the attempt's time limit passes.
+    ///
+    /// Dropping the future stops the attempt at once, without a grace period.
+    async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome;
+
+    /// The executor's name as it is written in a manifest: `command`, `http` or `echo`.
+    fn name(&self) -> &'static str;
+}
+
+/// One attempt at a task, as handed to an executor.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The task's id, the same in every attempt.
+    pub task_id: String,
+    /// The attempt's fencing number: higher in each attempt of a task.
+    pub attempt: u32,
+    /// The task's kind, as its submitter named it.
+    pub kind: String,
+    /// The task's input.
+    pub input: Bytes,
+    /// Wall-clock deadline in Unix milliseconds after which the result is worthless. Only told to the task; what
+    /// stops it is `time_limit`.
+    pub deadline_unix_ms: Option<u64>,
+    /// Time this attempt may still take, measured on the monotonic clock from the moment `run` is called.
+    pub time_limit: Option<Duration>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The task did its work.
+    Succeeded {
+        /// What it answered.
+        output: Bytes,
+    },
+    /// The task did not do its work.
+    Failed(Failure),
+    /// The attempt was stopped because `cancel` fired.
+    Cancelled,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// A sentence for people: what happened, to what, and what to do where that is known.
+    pub message: String,
+    /// The command's exit code or the HTTP status.
+    pub code: Option<i32>,
+    /// The end of what the command wrote to stderr, or the start of an HTTP error's body; at most
+    /// [`Limits::stderr_tail`] bytes, with invalid UTF-8 replaced.
+    pub stderr_tail: String,
+    /// Whether another attempt, perhaps on another agent, may do better.
+    pub retryable: bool,
+}
+
+impl Failure {
+    fn new(kind: FailureKind, retryable: bool, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            code: None,
+            stderr_tail: String::new(),
+            retryable,
+        }
+    }
+}
+
+/// What went wrong in an attempt that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The command exited with a code other than 0.
+    Exit,
+    /// The command was ended by a signal that the agent did not send.
+    Signal,
+    /// The command could not be started.
+    Spawn,
+    /// The attempt's time limit passed.
+    TimedOut,
+    /// The answer is larger than [`Limits::max_output`].
+    OutputTooLarge,
+    /// The HTTP server answered with a status other than 2xx.
+    Http,
+    /// The HTTP server could not be reached, or the connection broke before its answer was whole.
+    Unreachable,
+    /// The attempt itself can't be handed over, such as a kind with a character no HTTP header can carry.
+    InvalidAttempt,
+}
+
+/// What an attempt may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The most output an attempt may give, in bytes; one more and it fails with [`FailureKind::OutputTooLarge`].
+    pub max_output: usize,
+    /// How much of the end of stderr is kept, in bytes.
+    pub stderr_tail: usize,
+    /// How long a command has between SIGTERM and SIGKILL.
+    pub kill_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_output: DEFAULT_MAX_OUTPUT,
+            stderr_tail: DEFAULT_STDERR_TAIL,
+            kill_grace: DEFAULT_KILL_GRACE,
+        }
+    }
+}
+
+/// Why an executor can't be made from its configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecutorError {
+    /// `argv` is empty, or its first word is.
+    #[error(
+        "the command executor has no program to run; name one as the first word of executor.command.argv"
+    )]
+    NoProgram,
+    /// A word of `argv` contains a NUL character, which no process can be given.
+    #[error(
+        "word {index} of executor.command.argv contains a NUL character, which no program can be given; remove it"
+    )]
+    NulInArgv {
+        /// The word's place in `argv`, from 0.
+        index: usize,
+    },
+    /// The URL does not parse, or is not an absolute http or https URL.
+    #[error(
+        "executor.http.url {url:?} is not a URL that can be called ({reason}); write it as http://HOST:PORT/PATH"
+    )]
+    BadUrl {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system's trusted certificates can't be read, so an https URL can't be called.
+    #[error(
+        "the trusted certificates needed to call {url:?} can't be read: {source}; install ca-certificates in the \
+         image or set SSL_CERT_FILE"
+    )]
+    Certificates {
+        /// The URL as given.
+        url: String,
+        /// What reading them gave.
+        source: std::io::Error,
+    },
+    /// The thread that starts commands can't be started.
+    #[error(
+        "the thread that starts commands can't be started: {0}; the agent may be at its limit of processes"
+    )]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,173 @@
+//! One command's process group, from its start until the last process in it is gone.
+//!
+//! Knows processes, signals and the guard; not what the command is for. Whoever drops it before [`finish`] has it
+//! killed: no path leads to a command that outlives its attempt.
+//!
+//! [`finish`]: ProcessGroup::finish
+
+use std::io;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::Child;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{guard::Guard, reaper};
+
+/// How long a group may take to be gone after SIGKILL. Longer means a process held in the kernel, by a lost network
+/// disk for one, which no signal ends.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+/// The first and the longest pause between two looks at a group that is being killed.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
+
+/// The pause from which a group that is still there is looked at in `/proc`, to see if it is more than zombies.
+const LOOK_CLOSER: Duration = Duration::from_millis(2);
+
+/// A running command: the leader of a process group, and the group.
+pub(super) struct ProcessGroup {
+    id: Pid,
+    /// Taken when the group is finished.
+    leader: Option<Child>,
+    guard: Option<Arc<Guard>>,
+    runtime: Handle,
+}
+
+impl ProcessGroup {
+    /// Takes charge of the group that `leader`, just started with process group 0 under `runtime`, leads.
+    pub(super) fn new(id: Pid, leader: Child, guard: Option<Arc<Guard>>, runtime: Handle) -> Self {
+        Self {
+            id,
+            leader: Some(leader),
+            guard,
+            runtime,
+        }
+    }
+
+    /// Waits for the leader to exit. Others of the group may still run then. Cancel-safe.
+    pub(super) async fn leader_exited(&mut self) -> io::Result<ExitStatus> {
+        match &mut self.leader {
+            Some(leader) => leader.wait().await,
+            None => Err(io::Error::other("the command is already finished")),
+        }
+    }
+
+    /// Asks every process of the group to end.
+    pub(super) fn terminate(&self) {
+        signal(self.id, Signal::SIGTERM);
+    }
+
+    /// Kills what is left of the group and waits, for a bounded time, until it is gone.
+    pub(super) async fn finish(&mut self) {
+        if let Some(leader) = &mut self.leader {
+            bury(self.id, leader, self.guard.as_deref()).await;
+            self.leader = None;
+        }
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        let Some(mut leader) = self.leader.take() else {
+            return;
+        };
+        signal(self.id, Signal::SIGKILL);
+        let (id, guard) = (self.id, self.guard.take());
+        // Ends by itself within twice GONE_WITHIN; and with the runtime, whose end is the agent's.
+        self.runtime
+            .spawn(async move { bury(id, &mut leader, guard.as_deref()).await });
+    }
+}
+
+/// Sends a signal to every process of a group; true if there is any, be it a zombie.
+fn signal(group: Pid, signal: impl Into<Option<Signal>>) -> bool {
+    // EPERM: there are processes, but they have become another user's.
+    !matches!(killpg(group, signal), Err(Errno::ESRCH))
+}
+
+async fn bury(group: Pid, leader: &mut Child, guard: Option<&Guard>) {
+    let give_up = Instant::now() + GONE_WITHIN;
+    signal(group, Signal::SIGKILL);
+    let exited = timeout_at(give_up, leader.wait()).await.is_ok();
+    reaper::disown(group);
+    if exited && gone(group, give_up).await {
+        if let Some(guard) = guard {
+            guard.forget(group);
+        }
+    } else {
+        // It stays registered with the guard, which tries once more when the agent ends.
+        tracing::warn!(%group, "a command's process group is still there {GONE_WITHIN:?} after SIGKILL");
+    }
+    reaper::sweep();
+}
+
+/// Waits until no process of the group is left; false if some still is at `give_up`.
+async fn gone(group: Pid, give_up: Instant) -> bool {
+    let (mut pause, longest) = LOOK_AGAIN;
+    loop {
+        reaper::reap_group(group);
+        if !signal(group, Signal::SIGKILL) {
+            return true;
+        }
+        // Zombies that another process has to reap, and may never, do nothing any more and hold nothing open.
+        if pause >= LOOK_CLOSER && only_zombies(group) {
+            return true;
+        }
+        if Instant::now() >= give_up {
+            return false;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Whether no process of the group is more than a zombie, as far as can be seen.
+fn only_zombies(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    !processes.flatten().any(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat"));
+        stat.is_ok_and(|stat| is_running_member(&stat, group))
+    })
+}
+
+/// Whether a `/proc/PID/stat` is of a process that runs and belongs to the group.
+fn is_running_member(stat: &str, group: Pid) -> bool {
+    // "PID (NAME) STATE PARENT GROUP ...", where NAME may contain anything, even ") ".
+    let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let state = fields.next();
+    let member = fields.nth(1).and_then(|field| field.parse().ok()) == Some(group.as_raw());
+    member && !matches!(state, Some("Z" | "X"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_member_of_a_group_is_told_from_zombies_and_strangers() {
+        let group = Pid::from_raw(70);
+        assert!(is_running_member(
+            "71 (sleep) S 1 70 70 0 -1 4194304",
+            group
+        ));
+        assert!(is_running_member(
+            "71 (odd) Z 1 7) D 1 70 70 0 -1 4194304",
+            group
+        ));
+        assert!(!is_running_member(
+            "71 (sleep) Z 1 70 70 0 -1 4194304",
+            group
+        ));
+        assert!(!is_running_member(
+            "71 (sleep) S 70 71 70 0 -1 4194304",
+            group
+        ));
+        assert!(!is_running_member("", group));
+    }
+}

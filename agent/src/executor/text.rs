@@ -1,0 +1,44 @@
+//! The few texts that every executor writes alike: deadlines, durations and bytes shown to people. Pure.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{Failure, FailureKind};
+
+/// The last instant RFC 3339 can write: 9999-12-31T23:59:59.999Z, in Unix milliseconds.
+const LATEST_RFC3339_MS: u64 = 253_402_300_799_999;
+
+/// A deadline as RFC 3339 in UTC with milliseconds. Later ones than the format can write become the last it can.
+pub(super) fn rfc3339(unix_ms: u64) -> String {
+    let since_epoch = Duration::from_millis(unix_ms.min(LATEST_RFC3339_MS));
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
+}
+
+/// Bytes of unknown encoding as text, with what is not UTF-8 replaced.
+pub(super) fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The failure of an attempt that was stopped at its time limit.
+pub(super) fn timed_out(limit: Duration) -> Failure {
+    Failure::new(
+        FailureKind::TimedOut,
+        true,
+        format!(
+            "the attempt was stopped at its time limit of {}",
+            humantime::format_duration(limit)
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_written_as_rfc3339_up_to_the_last_it_can_write() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_428_000_123), "2026-11-23T10:00:00.123Z");
+        assert_eq!(rfc3339(LATEST_RFC3339_MS), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+}

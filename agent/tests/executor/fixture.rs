@@ -1,0 +1,131 @@
+//! What the tests share: attempts, shell commands, and looks at what processes are there.
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use robeing_agent::executor::{
+    Attempt, CommandConfig, CommandExecutor, Executor, Failure, Limits, Outcome,
+};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How long anything these tests wait for may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// An attempt at a task whose id no other attempt of any test has.
+pub fn attempt(input: impl Into<Bytes>) -> Attempt {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Attempt {
+        task_id: format!("task-{}-{number}", std::process::id()),
+        attempt: 1,
+        kind: "test".into(),
+        input: input.into(),
+        deadline_unix_ms: None,
+        time_limit: None,
+    }
+}
+
+pub fn limits() -> Limits {
+    Limits {
+        kill_grace: Duration::from_millis(50),
+        ..Limits::default()
+    }
+}
+
+pub fn command(argv: &[&str]) -> CommandExecutor {
+    let argv = argv.iter().map(ToString::to_string).collect();
+    CommandExecutor::new(CommandConfig {
+        argv,
+        limits: limits(),
+        guard: None,
+    })
+    .expect("a good configuration")
+}
+
+pub fn shell(script: &str) -> CommandExecutor {
+    command(&["/bin/sh", "-c", script])
+}
+
+/// Runs an attempt that nobody cancels.
+pub async fn run(executor: &impl Executor, attempt: Attempt) -> Outcome {
+    tokio::time::timeout(SOON, executor.run(attempt, CancellationToken::new()))
+        .await
+        .expect("the attempt must end by itself")
+}
+
+/// Runs an attempt that must succeed, and gives its output as text.
+pub async fn output(executor: &impl Executor, attempt: Attempt) -> String {
+    match run(executor, attempt).await {
+        Outcome::Succeeded { output } => String::from_utf8(output.to_vec()).expect("text"),
+        other => panic!("expected success, got {other:?}"),
+    }
+}
+
+/// Runs an attempt that must fail.
+pub async fn failure(executor: &impl Executor, attempt: Attempt) -> Failure {
+    match run(executor, attempt).await {
+        Outcome::Failed(failure) => failure,
+        other => panic!("expected a failure, got {other:?}"),
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + SOON;
+    while !condition() {
+        assert!(
+            Instant::now() < give_up,
+            "waited {SOON:?} in vain until {what}"
+        );
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The processes that were started for a task and are still running, wherever they are.
+pub fn running(task_id: &str) -> Vec<i32> {
+    let wanted = format!("ROBEING_TASK_ID={task_id}");
+    let environment = |pid: i32| fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    pids()
+        .into_iter()
+        .filter(|pid| {
+            environment(*pid)
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == wanted.as_bytes())
+        })
+        .collect()
+}
+
+/// The state letter of a process, such as `S` or `Z`; none if there is no such process.
+pub fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Whether a process is there and not a zombie.
+pub fn alive(pid: i32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+pub fn kill(pid: i32) {
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    );
+}
+
+/// The numbers in a text, a line each.
+pub fn numbers(text: &str) -> Vec<i32> {
+    text.lines()
+        .map(|line| line.trim().parse().expect("a number a line"))
+        .collect()
+}
+
+fn pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}

@@ -1,0 +1,9 @@
+//! Executors with real processes and real HTTP servers on loopback.
+#![allow(missing_docs)]
+
+mod command;
+mod fixture;
+mod guard;
+mod http;
+mod orphans;
+mod stopping;
