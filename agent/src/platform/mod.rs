@@ -7,6 +7,7 @@ pub mod disk;
 mod host;
 mod network;
 mod random;
+pub mod simulated;
 
 use std::sync::Arc;
 

@@ -98,3 +98,87 @@ fn parse(content: Bytes) -> Result<(SnapshotMeta, Bytes), String> {
     }
     Ok((meta, body))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{coordinator::consensus::LogId, platform::simulated::SimulatedDisk};
+    use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let id = LogId::new(LeaderId::new(3, 1).to_committed(), index);
+        SnapshotMeta { last_log_id: Some(id), ..SnapshotMeta::default() }
+    }
+
+    async fn written() -> (SimulatedDisk, SnapshotFile) {
+        let disk = SimulatedDisk::new(0);
+        disk.create_dir_all(Path::new("/data")).await.unwrap();
+        let file = SnapshotFile::new(Arc::new(disk.clone()), Path::new("/data"));
+        file.write(&meta(1), &Bytes::from("old")).await.unwrap();
+        (disk, file)
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_read_back_and_an_absent_one_is_none() {
+        let (disk, file) = written().await;
+        assert_eq!(file.read().await.unwrap(), Some((meta(1), Bytes::from("old"))));
+        disk.remove(Path::new("/data/snapshot")).await.unwrap();
+        assert_eq!(file.read().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_damaged_or_cut_anywhere_is_refused() {
+        let (disk, file) = written().await;
+        let path = Path::new("/data/snapshot");
+        let whole = disk.content(path).unwrap();
+        for byte in 0..whole.len() as u64 {
+            disk.flip(path, byte, byte as u32 % 8).unwrap();
+            assert!(matches!(file.read().await, Err(SnapshotError::Damaged { .. })), "flipped byte {byte}");
+            disk.flip(path, byte, byte as u32 % 8).unwrap();
+        }
+        for len in (0..whole.len() as u64).rev() {
+            disk.cut(path, len).unwrap();
+            assert!(matches!(file.read().await, Err(SnapshotError::Damaged { .. })), "cut to {len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn lengths_that_lie_are_refused_even_with_a_right_checksum() {
+        let (disk, file) = written().await;
+        let path = Path::new("/data/snapshot");
+        let whole = disk.content(path).unwrap();
+        for offset in [MAGIC.len(), whole.len() - 4 - 3 - 8] {
+            let mut lying = whole[..whole.len() - 4].to_vec();
+            lying[offset..offset + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            lying.extend_from_slice(&crc32c::crc32c(&lying).to_le_bytes());
+            disk.overwrite(path, 0, &lying).unwrap();
+            assert!(matches!(file.read().await, Err(SnapshotError::Damaged { .. })), "length at {offset}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_crash_at_any_operation_leaves_the_old_snapshot_or_the_new() {
+        let (disk, file) = written().await;
+        let before = disk.operations();
+        file.write(&meta(2), &Bytes::from(vec![9; 5000])).await.unwrap();
+        let operations = disk.operations() - before;
+        let (mut old, mut new) = (0, 0);
+        for operation in 1..=operations {
+            for seed in 0..16 {
+                let (disk, file) = written().await;
+                disk.power_off_during(operation);
+                file.write(&meta(2), &Bytes::from(vec![9; 5000])).await.unwrap_err();
+                disk.crash(seed);
+                match file.read().await.unwrap() {
+                    Some((m, data)) if m == meta(1) && data == "old" => old += 1,
+                    Some((m, data)) if m == meta(2) && data == vec![9; 5000] => new += 1,
+                    other => panic!("operation {operation}, seed {seed}: {other:?}"),
+                }
+                file.write(&meta(3), &Bytes::from("third")).await.unwrap();
+                disk.crash(seed);
+                assert_eq!(file.read().await.unwrap(), Some((meta(3), Bytes::from("third"))));
+            }
+        }
+        assert!(old > 0 && new > 0, "old {old}, new {new}");
+    }
+}

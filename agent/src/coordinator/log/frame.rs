@@ -54,6 +54,14 @@ pub fn decode_at(salt: u64, segment: &Bytes, offset: usize) -> Option<(u64, Byte
     (checksum(salt, seq, body) == u32_at(16)?).then(|| (seq, segment.slice(start..start + len)))
 }
 
+/// How long a frame that was begun at `offset` and is not whole was to be, as far as it got; 0 if its header did not arrive.
+pub fn torn_len(segment: &Bytes, offset: usize, seq: u64) -> u64 {
+    let Some(header) = segment.get(offset..offset + HEADER) else { return 0 };
+    let begun = header[..4] == MAGIC.to_le_bytes() && header[8..16] == seq.to_le_bytes();
+    let body = header[4..8].try_into().map_or(0, u32::from_le_bytes);
+    if begun { frame_len(body as usize).min(segment.len() - offset) as u64 } else { 0 }
+}
+
 /// The first whole frame at or after `from` whose sequence number is at least `min_seq`: its offset.
 pub fn find_from(salt: u64, segment: &Bytes, from: usize, min_seq: u64) -> Option<usize> {
     (from.next_multiple_of(ALIGN)..segment.len().saturating_sub(HEADER - 1))

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use openraft::entry::RaftEntry;
 
-use super::record::{Record, entry_len};
+use super::{
+    record::{Record, entry_len},
+    segment,
+};
 use crate::coordinator::consensus::{Entry, LogId, Vote};
 
 /// Bytes of entries kept in memory; older ones are read from disk when asked for.
@@ -79,7 +82,10 @@ impl Index {
 
     /// Index of the first entry held.
     fn first(&self) -> u64 {
-        self.purged.map_or(0, |id| id.index() + 1)
+        match self.slots.front() {
+            Some(slot) => slot.id.index(),
+            None => self.purged.map_or(0, |id| id.index() + 1),
+        }
     }
 
     fn position(&self, index: u64) -> Option<usize> {
@@ -87,15 +93,14 @@ impl Index {
         (position < self.slots.len()).then_some(position)
     }
 
-    /// Adds an entry that follows the last. `place` is where it is, when it is written.
+    /// Adds an entry that follows the last; the very first may be any. `place` is where it is, when it is written.
     pub fn push(&mut self, entry: Entry, place: Option<Place>) -> Result<(), Misfit> {
         let id = entry.log_id();
         let last = self.last().map(|id| id.index());
-        if !self.slots.is_empty() || self.purged.is_some() || id.index() != 0 {
-            let fits = last.is_some_and(|last| last + 1 == id.index());
-            if !fits {
-                return Err(Misfit::Hole { after: last, found: id.index() });
-            }
+        let nothing_before = id.index() == 0 || place.is_none_or(|place| place.segment == segment::FIRST);
+        let fits = last.map_or(nothing_before, |last| last.checked_add(1) == Some(id.index()));
+        if !fits {
+            return Err(Misfit::Hole { after: last, found: id.index() });
         }
         let bytes = entry_len(&entry);
         self.cached += bytes;
@@ -143,7 +148,7 @@ impl Index {
         if self.purged.is_some_and(|purged| purged.index() >= upto.index()) {
             return;
         }
-        let gone = (upto.index() + 1 - self.first()).min(self.slots.len() as u64) as usize;
+        let gone = (upto.index() + 1).saturating_sub(self.first()).min(self.slots.len() as u64) as usize;
         for slot in self.slots.drain(..gone) {
             if slot.entry.is_some() {
                 self.cached -= slot.bytes;

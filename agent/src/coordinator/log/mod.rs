@@ -34,12 +34,12 @@ use openraft::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
-pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use self::{
     index::{Found, Index, Place},
     record::Record,
     writer::{Durable, MAX_PENDING, Operation, Writer},
 };
+pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use crate::{
     coordinator::consensus::{Entry, LogId, TypeConfig, Vote},
     platform::{Disk, DiskFile},
@@ -99,7 +99,19 @@ impl Shared {
         Ok(file)
     }
 
-    /// The entry named `id` in the frame at `place`.
+    /// The entry named `id` in the frame at `place`. `last` keeps the frame for the next entry of it.
+    async fn read_entry(&self, id: LogId, place: Place, last: &mut Option<(Place, Vec<Entry>)>) -> io::Result<Entry> {
+        if last.as_ref().is_none_or(|(at, _)| *at != place) {
+            *last = Some((place, self.read_entries(place).await?));
+        }
+        let mut of_frame = last.iter().flat_map(|(_, entries)| entries);
+        let entry = of_frame.find(|entry| entry.log_id() == id).cloned();
+        entry.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("log entry {id} is not where it was written"))
+        })
+    }
+
+    /// The entries in the frame at `place`.
     async fn read_entries(&self, place: Place) -> io::Result<Vec<Entry>> {
         let content = self.file(place.segment).await?.read_at(place.offset, place.len).await?;
         let damaged = |detail: String| {
@@ -157,7 +169,13 @@ impl Log {
         let file = match recovered.segments.last() {
             Some((number, _)) => {
                 let file = disk.open(&segment::path(dir, *number), false).await?;
+                // The last frame was perhaps never synced, or its sync failed, which a later sync does not make up for:
+                // it was read from the system's cache, and now it counts. So it is written again.
+                if let Some((offset, frame)) = recovered.last_frame {
+                    file.write_at_and_sync(offset, frame).await?;
+                }
                 file.fill_to(segment_bytes as u64).await?;
+                disk.sync_dir(dir).await?;
                 Some(file)
             }
             None => None,
@@ -183,6 +201,8 @@ impl Log {
             next_seq: recovered.next_seq,
             segment_bytes,
             durable,
+            failed: None,
+            spare_tried: false,
         };
         let writer = tokio::spawn(writer.run(receiver));
         Ok(Opened { log: Self { shared, operations }, writer, torn_bytes: recovered.torn_bytes })
@@ -218,14 +238,12 @@ impl Log {
         for found in found {
             let entry = match found {
                 Found::Here(entry) => entry,
-                Found::At(id, place) => {
-                    if frame.as_ref().is_none_or(|(at, _)| *at != place) {
-                        frame = Some((place, self.shared.read_entries(place).await?));
-                    }
-                    let of_frame = frame.iter().flat_map(|(_, entries)| entries);
-                    let entry = of_frame.into_iter().find(|entry| entry.log_id() == id).cloned();
-                    entry.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("log entry {id} is not where it was written")))?
-                }
+                Found::At(id, place) => match self.shared.read_entry(id, place, &mut frame).await {
+                    Ok(entry) => entry,
+                    // Purged meanwhile, and its segment used again.
+                    Err(_) if self.shared.index().purged.is_some_and(|p| p.index() >= id.index()) => continue,
+                    Err(error) => return Err(error),
+                },
             };
             bytes += record::entry_len(&entry);
             if limited && !entries.is_empty() && bytes > READ_BYTES {
@@ -240,11 +258,11 @@ impl Log {
 fn limits(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let from = match range.start_bound() {
         Bound::Included(&n) => n,
-        Bound::Excluded(&n) => n + 1,
+        Bound::Excluded(&n) => n.saturating_add(1),
         Bound::Unbounded => 0,
     };
     let to = match range.end_bound() {
-        Bound::Included(&n) => n + 1,
+        Bound::Included(&n) => n.saturating_add(1),
         Bound::Excluded(&n) => n,
         Bound::Unbounded => u64::MAX,
     };

@@ -40,7 +40,9 @@ pub enum RecoveryError {
         detail: String,
     },
     /// A file is missing.
-    #[error("the log segment {missing} is missing while {found} exists; restore it, or remove this coordinator's whole data directory to let it join again as a new member")]
+    #[error(
+        "the log segment {missing} is missing while {found} exists; restore it, or remove this coordinator's whole data directory to let it join again as a new member"
+    )]
     MissingSegment {
         /// What should be there.
         missing: PathBuf,
@@ -59,7 +61,9 @@ pub struct Recovered {
     pub tail: u64,
     /// The next frame's sequence number.
     pub next_seq: u64,
-    /// Bytes of a torn frame that was dropped.
+    /// Where the last whole frame is in the newest segment, and its bytes.
+    pub last_frame: Option<(u64, Bytes)>,
+    /// Bytes of a torn frame that was dropped, as far as its header tells.
     pub torn_bytes: u64,
 }
 
@@ -68,6 +72,7 @@ struct Reader<'a> {
     salt: u64,
     index: Index,
     next_seq: Option<u64>,
+    last_frame: Option<(u64, Bytes)>,
 }
 
 /// Reads the log in `dir`. `files` are the names in it.
@@ -86,7 +91,7 @@ pub async fn recover(
             });
         }
     }
-    let mut reader = Reader { dir, salt: log_salt, index: Index::default(), next_seq: None };
+    let mut reader = Reader { dir, salt: log_salt, index: Index::default(), next_seq: None, last_frame: None };
     // Segments whose entries were all purged may be gone, so what was purged must be known before the first entry is read.
     reader.index.purged = newest_purge(disk, dir, log_salt, &numbers).await?;
     let mut segments: Vec<(u64, Option<u64>)> = Vec::new();
@@ -111,9 +116,16 @@ pub async fn recover(
     }
     if let Some((number, end, content)) = stopped {
         reader.refuse_if_more(number, end, &content)?;
-        torn_bytes = content[end..].iter().rposition(|&b| b != 0).map_or(0, |last| last as u64 + 1);
+        torn_bytes = frame::torn_len(&content, end, reader.next_seq.unwrap_or(1));
     }
-    Ok(Recovered { index: reader.index, segments, tail, next_seq: reader.next_seq.unwrap_or(1), torn_bytes })
+    Ok(Recovered {
+        index: reader.index,
+        segments,
+        tail,
+        next_seq: reader.next_seq.unwrap_or(1),
+        last_frame: reader.last_frame,
+        torn_bytes,
+    })
 }
 
 /// The furthest purge on record.
@@ -178,9 +190,10 @@ impl Reader<'_> {
                 self.index.evict();
             }
             self.next_seq = Some(seq + 1);
+            self.last_frame = Some((offset as u64, content.slice(offset..content.len().min(offset + len))));
             offset += len;
         }
-        Ok((offset.min(content.len()), highest))
+        Ok((offset, highest))
     }
 
     /// Refuses a segment that has a whole frame behind one that is not.

@@ -11,6 +11,8 @@ use crate::platform::{Disk, DiskFile};
 
 /// Size of a segment, bytes. Also the largest frame.
 pub const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
+/// Number of a log's first segment.
+pub const FIRST: u64 = 1;
 /// Spare segments kept.
 pub const MAX_SPARES: usize = 2;
 
@@ -64,8 +66,13 @@ impl Spares {
     /// Makes one.
     pub async fn prepare(&mut self) -> io::Result<()> {
         let name = self.next_name();
-        let file = self.disk.open(&self.dir.join(&name), true).await?;
-        file.fill_to(self.size as u64).await?;
+        let path = self.dir.join(&name);
+        let file = self.disk.open(&path, true).await?;
+        if let Err(error) = file.fill_to(self.size as u64).await {
+            // A full disk must not stay full of half a spare.
+            drop(self.disk.remove(&path).await);
+            return Err(error);
+        }
         self.names.push(name);
         Ok(())
     }
@@ -88,12 +95,16 @@ impl Spares {
     /// Takes back a segment that is not needed any more.
     pub async fn give_back(&mut self, number: u64) -> io::Result<()> {
         let from = path(&self.dir, number);
-        if self.names.len() >= MAX_SPARES {
-            self.disk.remove(&from).await?;
-        } else {
-            let name = self.next_name();
-            self.disk.rename(&from, &self.dir.join(&name)).await?;
-            self.names.push(name);
+        let name = (self.names.len() < MAX_SPARES).then(|| self.next_name());
+        let moved = match &name {
+            Some(name) => self.disk.rename(&from, &self.dir.join(name)).await,
+            None => self.disk.remove(&from).await,
+        };
+        match moved {
+            Ok(()) => self.names.extend(name),
+            // It was given back before, and only the directory's sync failed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
         }
         self.disk.sync_dir(&self.dir).await
     }

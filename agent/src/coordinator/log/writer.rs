@@ -25,8 +25,8 @@ use crate::{
 
 /// Operations handed over and not yet taken by the writer.
 pub const MAX_PENDING: usize = 1_024;
-/// Bytes after which a frame takes no further operation.
-pub const FRAME_TARGET: usize = 4 * 1024 * 1024;
+/// A frame takes no further operation once it fills this part of a segment (4 MiB of a segment of the usual size).
+pub const FRAME_SHARE: usize = 4;
 
 /// One operation on the log.
 pub enum Operation {
@@ -62,6 +62,11 @@ pub struct Writer {
     pub(super) next_seq: u64,
     pub(super) segment_bytes: usize,
     pub(super) durable: Durable,
+    /// Why nothing can be written any more. After a failed write nothing is known of the disk's content, so nothing is
+    /// written and nothing acknowledged until the log was opened anew.
+    pub(super) failed: Option<String>,
+    /// Whether a spare was made ahead, or tried in vain, since this segment was begun.
+    pub(super) spare_tried: bool,
 }
 
 /// What is on disk for certain, of what a new segment must repeat.
@@ -84,54 +89,51 @@ struct Group {
 impl Writer {
     /// Writes until every handle of the log is gone.
     pub async fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
-        let mut failed: Option<String> = None;
         while let Some(first) = operations.recv().await {
             let mut group = Group::default();
             let mut next = Some(first);
-            let mut result = Ok(());
             while let Some(operation) = next {
-                if let Err(e) = self.gather(operation, &mut group).await {
-                    result = Err(e);
-                }
-                next = (group.body.len() < FRAME_TARGET).then(|| operations.try_recv().ok()).flatten();
+                self.gather(operation, &mut group).await;
+                next = (group.body.len() < self.frame_target()).then(|| operations.try_recv().ok()).flatten();
             }
-            // After a failed write nothing is known of the disk's content: no later operation may be acknowledged.
-            if failed.is_none() && result.is_ok() {
-                result = self.flush(&mut group).await;
-            }
-            if let (None, Err(error)) = (&failed, &result) {
-                tracing::error!(%error, dir = %self.dir.display(), "the log can't be written; this coordinator must stop");
-                failed = Some(error.to_string());
-            }
+            self.flush(&mut group).await;
             for waiting in group.waiting {
-                waiting.tell(failed.clone().map_or(Ok(()), |e| Err(io::Error::other(e))));
+                waiting.tell(self.failed.clone().map_or(Ok(()), |e| Err(io::Error::other(e))));
             }
-            if failed.is_none() {
+            if self.failed.is_none() {
                 self.reclaim().await;
-            }
-            if failed.is_none() && self.tail as usize > self.segment_bytes / 2 && !self.spares.ready() {
-                // Making a spare ahead of need keeps the fill out of an append's way, mostly.
-                if let Err(error) = self.spares.prepare().await {
-                    tracing::warn!(%error, "no spare log segment could be made ahead of need");
-                }
+                self.prepare_spare().await;
             }
         }
     }
 
+    fn frame_target(&self) -> usize {
+        self.segment_bytes / FRAME_SHARE
+    }
+
+    /// Makes a spare ahead of need, which keeps the fill out of an append's way, mostly.
+    async fn prepare_spare(&mut self) {
+        if self.spare_tried || self.spares.ready() || self.tail < self.segment_bytes as u64 / 2 {
+            return;
+        }
+        self.spare_tried = true;
+        if let Err(error) = self.spares.prepare().await {
+            tracing::warn!(%error, "no spare log segment could be made ahead of need");
+        }
+    }
+
     /// Puts an operation's records into the group, writing out a full one first.
-    async fn gather(&mut self, operation: Operation, group: &mut Group) -> io::Result<()> {
+    async fn gather(&mut self, operation: Operation, group: &mut Group) {
         match operation {
             Operation::Append(entries, callback) => {
-                let mut result = Ok(());
                 for entry in &entries {
-                    if result.is_ok() && !group.body.is_empty() && group.body.len() + record::entry_len(entry) > FRAME_TARGET {
-                        result = self.flush(group).await;
+                    if !group.body.is_empty() && group.body.len() + record::entry_len(entry) > self.frame_target() {
+                        self.flush(group).await;
                     }
                     record::put_entry(&mut group.body, entry);
                     group.entries.push(entry.log_id());
                 }
                 group.waiting.push(Waiting::Append(callback));
-                result
             }
             Operation::Record(record, sender) => {
                 match &record {
@@ -141,13 +143,22 @@ impl Writer {
                 }
                 record::put_record(&mut group.body, &record);
                 group.waiting.push(Waiting::Record(sender));
-                Ok(())
             }
         }
     }
 
-    /// Writes and syncs the group's records.
-    async fn flush(&mut self, group: &mut Group) -> io::Result<()> {
+    /// Writes and syncs the group's records, unless a write failed before.
+    async fn flush(&mut self, group: &mut Group) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.try_flush(group).await {
+            tracing::error!(%error, dir = %self.dir.display(), "the log can't be written; this coordinator must stop");
+            self.failed = Some(error.to_string());
+        }
+    }
+
+    async fn try_flush(&mut self, group: &mut Group) -> io::Result<()> {
         if let Some(committed) = self.shared.take_unsaved_commit() {
             record::put_record(&mut group.body, &Record::Committed(Some(committed)));
         }
@@ -196,7 +207,7 @@ impl Writer {
 
     /// Goes on in a new segment, which starts with what must be known without the older ones.
     async fn begin_segment(&mut self, need: usize) -> io::Result<()> {
-        let number = self.segments.back().map_or(1, |(number, _)| number + 1);
+        let number = self.segments.back().map_or(segment::FIRST, |(number, _)| number + 1);
         let file = self.spares.take(number).await?;
         let mut body = BytesMut::new();
         record::put_record(&mut body, &Record::Start(number));
@@ -218,6 +229,7 @@ impl Writer {
         self.tail = len;
         self.file = Some(file);
         self.segments.push_back((number, None));
+        self.spare_tried = false;
         Ok(())
     }
 

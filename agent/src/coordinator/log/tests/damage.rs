@@ -1,0 +1,159 @@
+//! Damage: what a crash can do is repaired, everything else is refused.
+
+use std::path::{Path, PathBuf};
+
+use super::{DIR, Rig, SALT, entry, filled, id, indexes};
+use crate::{
+    coordinator::log::{RecoveryError, frame, segment},
+    platform::simulated::SimulatedDisk,
+};
+use openraft::storage::RaftLogStorage;
+
+fn path(number: u64) -> PathBuf {
+    segment::path(Path::new(DIR), number)
+}
+
+/// The frames of a segment: offset, and offset of the byte behind the body.
+fn frames(disk: &SimulatedDisk, number: u64) -> Vec<(usize, usize)> {
+    let content = disk.content(&path(number)).unwrap();
+    let (mut offset, mut frames) = (0, Vec::new());
+    while let Some((_, body)) = frame::decode_at(segment::salt(SALT, number), &content, offset) {
+        frames.push((offset, offset + frame::HEADER + body.len()));
+        offset += frame::frame_len(body.len());
+    }
+    frames
+}
+
+/// The same disk, to be damaged once more.
+fn copy_of(disk: &SimulatedDisk, numbers: &[u64]) -> impl AsyncFn() -> SimulatedDisk {
+    let contents: Vec<_> = numbers.iter().map(|&n| (n, disk.content(&path(n)).unwrap())).collect();
+    async move || {
+        let copy = super::new_disk().await;
+        for (number, content) in &contents {
+            let file = crate::platform::Disk::open(&copy, &path(*number), true).await.unwrap();
+            file.write_at_and_sync(0, content.clone()).await.unwrap();
+        }
+        crate::platform::Disk::sync_dir(&copy, Path::new(DIR)).await.unwrap();
+        copy
+    }
+}
+
+#[tokio::test]
+async fn a_log_cut_at_any_byte_goes_on_after_its_last_whole_frame() {
+    const SEGMENT: usize = 4096;
+    let disk = filled(SEGMENT, 5, 20).await.close().await;
+    let frames = frames(&disk, 1);
+    let copy = copy_of(&disk, &[1]);
+    let (_, written) = frames[frames.len() - 1];
+    for cut in 0..=written {
+        let whole = frames.iter().filter(|(_, end)| *end <= cut).count();
+        let expected: Vec<u64> = (0..whole.saturating_sub(1) as u64).collect();
+        for zeroed in [true, false] {
+            let disk = copy().await;
+            match zeroed {
+                true => disk.overwrite(&path(1), cut as u64, &vec![0; SEGMENT - cut]).unwrap(),
+                false => disk.cut(&path(1), cut as u64).unwrap(),
+            }
+            let mut rig = Rig::open(&disk, SEGMENT).await;
+            assert_eq!(indexes(&rig.content().await), expected, "cut at {cut}, zeroed: {zeroed}");
+            let next = expected.len() as u64;
+            rig.append(vec![entry(2, next, 33)]).await.unwrap();
+            let content = rig.reopen().await.content().await;
+            assert_eq!(content.last(), Some(id(2, next)), "it goes on after a cut at {cut}, zeroed: {zeroed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_told() {
+    let disk = filled(4096, 2, 20).await.close().await;
+    let (start, end) = *frames(&disk, 1).last().unwrap();
+    disk.flip(&path(1), end as u64 - 1, 0).unwrap();
+    let opened = Rig::try_open(&disk, 4096).await.unwrap();
+    assert_eq!(opened.log.entries(), 1);
+    drop(opened);
+    let shared = std::sync::Arc::new(disk.clone());
+    disk.flip(&path(1), end as u64 - 1, 0).unwrap();
+    disk.flip(&path(1), end as u64 - 1, 1).unwrap();
+    let opened = super::Log::open_sized(shared, Path::new(DIR), SALT, 4096).await.unwrap();
+    assert_eq!(opened.torn_bytes as usize, (end - start).next_multiple_of(frame::ALIGN));
+}
+
+#[tokio::test]
+async fn any_flipped_byte_before_the_last_frame_is_refused() {
+    const SEGMENT: usize = 1024;
+    let disk = filled(SEGMENT, 24, 40).await.close().await;
+    let numbers = [1, 2, 3];
+    assert!(disk.content(&path(3)).is_ok() && disk.content(&path(4)).is_err(), "three segments");
+    let copy = copy_of(&disk, &numbers);
+    for number in numbers {
+        let mut frames = frames(&disk, number);
+        if number == 3 {
+            frames.pop();
+        }
+        for byte in 0..frames[frames.len() - 1].1 {
+            let frame = frames.iter().find(|(start, end)| (*start..*end).contains(&byte));
+            // The padding between frames and the header's reserved bytes carry nothing.
+            let unused = frame.is_none_or(|(start, _)| (start + 20..start + 24).contains(&byte));
+            let disk = copy().await;
+            disk.flip(&path(number), byte as u64, byte as u32 % 8).unwrap();
+            match Rig::try_open(&disk, SEGMENT).await {
+                Ok(mut rig) => {
+                    assert!(unused, "segment {number} byte {byte} went unnoticed");
+                    assert_eq!(rig.content().await.entries.len(), 24);
+                }
+                Err(RecoveryError::Damaged { file, .. }) => {
+                    assert!(!unused, "segment {number} byte {byte} means nothing");
+                    assert!(file.starts_with(DIR));
+                }
+                Err(e) => panic!("segment {number} byte {byte}: {e}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_segment_is_refused() {
+    for missing in [1, 2] {
+        let disk = filled(1024, 24, 40).await.close().await;
+        crate::platform::Disk::remove(&disk, &path(missing)).await.unwrap();
+        let refused = Rig::try_open(&disk, 1024).await.err().expect("a hole must be refused");
+        match refused {
+            RecoveryError::MissingSegment { missing: named, .. } => assert_eq!(named, path(missing)),
+            // Nothing precedes the first, but its entries are missing.
+            RecoveryError::Damaged { detail, .. } => assert!(missing == 1 && detail.contains("missing"), "{detail}"),
+            RecoveryError::Io(e) => panic!("{e}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_version_is_refused() {
+    let disk = filled(4096, 1, 20).await.close().await;
+    let (_, end) = *frames(&disk, 1).last().unwrap();
+    let offset = end.next_multiple_of(frame::ALIGN);
+    let unknown = frame::encode(segment::salt(SALT, 1), 3, &[99, 0, 0, 0, 0]);
+    disk.overwrite(&path(1), offset as u64, &unknown).unwrap();
+    let refused = Rig::try_open(&disk, 4096).await.err().expect("must be refused").to_string();
+    assert!(refused.contains("record kind 99") && refused.contains(&format!("byte {offset}")), "{refused}");
+}
+
+#[tokio::test]
+async fn segments_are_used_again_and_what_they_held_never_comes_back() {
+    const SEGMENT: usize = 1024;
+    let mut rig = Rig::open(&super::new_disk().await, SEGMENT).await;
+    for index in 0..200 {
+        rig.append(vec![entry(1, index, (index * 7 % 90) as usize)]).await.unwrap();
+        if index % 8 == 7 {
+            rig.log.purge(id(1, index - 4)).await.unwrap();
+        }
+        if index % 5 == 0 {
+            rig = rig.crash(index).await;
+            let content = rig.content().await;
+            assert_eq!(content.last(), Some(id(1, index)));
+            assert!(content.entries.iter().all(|e| *e == entry(1, e.log_id.index, (e.log_id.index * 7 % 90) as usize)));
+        }
+    }
+    let names = crate::platform::Disk::list(&rig.disk, Path::new(DIR)).await.unwrap();
+    assert!(names.len() <= 3 + segment::MAX_SPARES, "purged segments are given back: {names:?}");
+}

@@ -1,0 +1,40 @@
+//! The consensus library's own tests of a storage, run against this log and the state machine.
+
+use std::{path::Path, sync::Arc};
+
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
+use robeing_fleet::{Effect, Fleet, FleetConfig};
+
+use super::{Rig, new_disk};
+use crate::coordinator::{
+    consensus::{Observer, SharedFleet, SnapshotFile, StateMachine, TypeConfig},
+    log::Log,
+};
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn applied(&self, _: &Fleet, _: &[Effect]) {}
+    fn installed(&self, _: &Fleet) {}
+    fn progressed(&self, _: u64) {}
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, Log, StateMachine> for Builder {
+    async fn build(&self) -> Result<((), Log, StateMachine), StorageError<TypeConfig>> {
+        let rig = Rig::open(&new_disk().await, 16 * 1024).await;
+        let file = SnapshotFile::new(Arc::new(rig.disk.clone()), Path::new("/data"));
+        let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
+        let state_machine = StateMachine::open(file, fleet, Arc::new(Nobody)).await.unwrap();
+        Ok(((), rig.log, state_machine))
+    }
+}
+
+#[tokio::test]
+async fn the_librarys_own_suite_passes() {
+    Suite::test_all(Builder).await.unwrap();
+}

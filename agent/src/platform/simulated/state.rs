@@ -1,0 +1,243 @@
+//! The whole of a simulated disk: directories, files, locks, and the faults it was told to have.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{SplitMix, file::File};
+
+/// How long a sync takes, in the time of `tokio::time`: uniform between the two.
+#[derive(Clone, Copy, Debug)]
+pub struct Latency {
+    /// Shortest.
+    pub min: Duration,
+    /// Longest.
+    pub max: Duration,
+}
+
+/// A change of a directory that is not durable yet.
+enum Change {
+    Link(String, u64),
+    Unlink(String),
+    Rename(String, String),
+}
+
+impl Change {
+    fn apply(self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            Self::Link(name, file) => drop(names.insert(name, file)),
+            Self::Unlink(name) => drop(names.remove(&name)),
+            Self::Rename(from, to) => {
+                if let Some(file) = names.remove(&from) {
+                    names.insert(to, file);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Directory {
+    names: BTreeMap<String, u64>,
+    durable: BTreeMap<String, u64>,
+    changes: Vec<Change>,
+}
+
+pub(super) struct State {
+    pub(super) random: SplitMix,
+    pub(super) latency: Option<Latency>,
+    /// Counts crashes: what was opened before one is of no use after.
+    pub(super) epoch: u64,
+    pub(super) locks: BTreeSet<PathBuf>,
+    pub(super) files: BTreeMap<u64, File>,
+    /// Operations that may change something, so far.
+    pub(super) operations: u64,
+    /// Of those, how many still work.
+    pub(super) power_left: Option<u64>,
+    /// Successful syncs before the next one that fails.
+    pub(super) sync_failure_in: Option<u64>,
+    /// Bytes that all files together may have.
+    pub(super) capacity: Option<u64>,
+    /// Says "synced" and is not.
+    pub(super) lying: bool,
+    pub(super) trace: u32,
+    directories: BTreeMap<PathBuf, Directory>,
+    next_file: u64,
+}
+
+/// Whether an operation that may change something goes through.
+#[derive(PartialEq)]
+pub(super) enum Power {
+    On,
+    /// The power goes while it runs: it has begun, and nothing of it is durable.
+    Fails,
+}
+
+pub(super) fn power_is_off() -> io::Error {
+    io::Error::other("the simulated power is off")
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            random: SplitMix(seed),
+            latency: None,
+            epoch: 0,
+            locks: BTreeSet::new(),
+            files: BTreeMap::new(),
+            operations: 0,
+            power_left: None,
+            sync_failure_in: None,
+            capacity: None,
+            lying: false,
+            trace: 0,
+            directories: BTreeMap::new(),
+            next_file: 0,
+        }
+    }
+
+    /// Counts an operation that may change something.
+    pub(super) fn operate(&mut self, what: &str, path: &Path, data: &[u8]) -> io::Result<Power> {
+        self.operations += 1;
+        for part in [what.as_bytes(), path.as_os_str().as_encoded_bytes(), data] {
+            self.trace = crc32c::crc32c_append(self.trace, part);
+        }
+        match &mut self.power_left {
+            Some(0) => Err(power_is_off()),
+            Some(left) => {
+                *left -= 1;
+                Ok(if *left == 0 { Power::Fails } else { Power::On })
+            }
+            None => Ok(Power::On),
+        }
+    }
+
+    /// Whether this sync is the one that fails.
+    pub(super) fn sync_fails(&mut self) -> bool {
+        match &mut self.sync_failure_in {
+            Some(0) => {
+                self.sync_failure_in = None;
+                true
+            }
+            Some(n) => {
+                *n -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// How long the sync that begins now takes.
+    pub(super) fn draw_latency(&mut self) -> Option<Duration> {
+        let Latency { min, max } = self.latency?;
+        let spread = max.saturating_sub(min).as_micros() as u64;
+        Some(min + Duration::from_micros(self.random.below(spread + 1)))
+    }
+
+    /// Bytes that may still be added.
+    pub(super) fn room(&self) -> u64 {
+        let used: u64 = self.files.values().map(File::len).sum();
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used))
+    }
+
+    pub(super) fn make_directory(&mut self, dir: &Path) {
+        for part in dir.ancestors() {
+            self.directories.entry(part.to_owned()).or_default();
+        }
+    }
+
+    fn directory(&mut self, dir: &Path) -> io::Result<&mut Directory> {
+        self.directories.get_mut(dir).ok_or_else(|| not_found(dir))
+    }
+
+    fn split(path: &Path) -> io::Result<(&Path, String)> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.parent().zip(name).map(|(dir, name)| (dir, name.to_owned())).ok_or_else(|| not_found(path))
+    }
+
+    pub(super) fn names(&mut self, dir: &Path) -> io::Result<Vec<String>> {
+        Ok(self.directory(dir)?.names.keys().cloned().collect())
+    }
+
+    /// The file of this name.
+    pub(super) fn find(&mut self, path: &Path) -> io::Result<u64> {
+        let (dir, name) = Self::split(path)?;
+        self.directory(dir)?.names.get(&name).copied().ok_or_else(|| not_found(path))
+    }
+
+    pub(super) fn file(&mut self, path: &Path) -> io::Result<&mut File> {
+        let number = self.find(path)?;
+        self.files.get_mut(&number).ok_or_else(|| not_found(path))
+    }
+
+    pub(super) fn create(&mut self, path: &Path) -> io::Result<u64> {
+        let (dir, name) = Self::split(path)?;
+        self.next_file += 1;
+        let number = self.next_file;
+        let directory = self.directory(dir)?;
+        directory.names.insert(name.clone(), number);
+        directory.changes.push(Change::Link(name, number));
+        self.files.insert(number, File::default());
+        Ok(number)
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.find(from)?;
+        let ((dir, from), (other, to)) = (Self::split(from)?, Self::split(to)?);
+        if dir != other {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the simulated disk renames within a directory only",
+            ));
+        }
+        let directory = self.directory(dir)?;
+        Change::Rename(from.clone(), to.clone()).apply(&mut directory.names);
+        directory.changes.push(Change::Rename(from, to));
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.find(path)?;
+        let (dir, name) = Self::split(path)?;
+        let directory = self.directory(dir)?;
+        directory.names.remove(&name);
+        directory.changes.push(Change::Unlink(name));
+        Ok(())
+    }
+
+    pub(super) fn sync_directory(&mut self, dir: &Path) -> io::Result<()> {
+        let directory = self.directory(dir)?;
+        directory.changes.clear();
+        directory.durable = directory.names.clone();
+        Ok(())
+    }
+
+    /// The power goes and comes back.
+    pub(super) fn crash(&mut self, seed: u64) {
+        let mut random = SplitMix(seed);
+        self.epoch += 1;
+        self.locks.clear();
+        (self.power_left, self.sync_failure_in) = (None, None);
+        let mut linked = BTreeSet::new();
+        for directory in self.directories.values_mut() {
+            for change in std::mem::take(&mut directory.changes) {
+                if random.coin() {
+                    change.apply(&mut directory.durable);
+                }
+            }
+            directory.names = directory.durable.clone();
+            linked.extend(directory.durable.values().copied());
+        }
+        self.files.retain(|number, _| linked.contains(number));
+        for file in self.files.values_mut() {
+            file.crash(&mut random);
+        }
+    }
+}
