@@ -14,6 +14,10 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+
+    /// Which fleet to talk to.
+    #[command(flatten)]
+    pub connection: Connection,
 }
 
 /// What to do.
@@ -46,15 +50,28 @@ pub struct Connection {
     /// Where a coordinator listens, host:port or http://host:port. Repeat it, or separate several by commas: any
     /// coordinator will do, and the next is asked when one does not answer. Without it: the newest fleet that
     /// `robeing dev` runs for this user, else http://127.0.0.1:8080
-    #[arg(long, env = "ROBEING_ENDPOINT", hide_env_values = true, value_name = "URL", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "ROBEING_ENDPOINT",
+        hide_env_values = true,
+        value_name = "URL",
+        value_delimiter = ','
+    )]
     pub endpoint: Vec<String>,
 
     /// Talk to the fleet of this name that `robeing dev` runs for this user, whatever ROBEING_ENDPOINT says
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub fleet: Option<String>,
 
     /// For how long a call is tried while the fleet does not answer, as when it elects a leader
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = humantime::parse_duration
+    )]
     pub request_timeout: Duration,
 }
 
@@ -196,9 +213,6 @@ pub struct SubmitArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// Which fleet.
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// The roles that take tasks.
@@ -264,9 +278,6 @@ pub struct TasksArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// Which fleet.
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// Arguments of `task`.
@@ -293,9 +304,6 @@ pub struct TaskArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// Which fleet.
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// Arguments of `cancel`.
@@ -312,9 +320,6 @@ pub struct CancelArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// Which fleet.
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// Arguments of `agents`.
@@ -330,9 +335,6 @@ pub struct AgentsArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// Which fleet.
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// Arguments of `status`.
@@ -344,9 +346,6 @@ pub struct StatusArgs {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
-    /// Which fleet.
-    #[command(flatten)]
-    pub connection: Connection,
 }
 
 /// Arguments of `crd`.

@@ -325,7 +325,8 @@ impl Session {
 
 fn verdict(reply: &Reply) -> Result<(), String> {
     match reply {
-        Reply::Completed => Ok(()),
+        // `Done` answers the end of an attempt that had been asked to stop.
+        Reply::Completed | Reply::Done => Ok(()),
         Reply::Stale(reason) => Err(match reason {
             StaleReason::UnknownTask => "the task is not known (any more)",
             StaleReason::Finished => "the task had been finished",

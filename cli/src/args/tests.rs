@@ -49,9 +49,16 @@ fn the_name_is_the_one_it_is_called_by() {
 #[test]
 fn endpoints_are_repeated_or_separated_by_commas() {
     let cli = parsed("status --endpoint a:1,b:2 --endpoint c:3 -o yaml").expect("it is right");
+    assert_eq!(cli.connection.endpoint, ["a:1", "b:2", "c:3"]);
     let Command::Status(args) = cli.command else { panic!("{cli:?} is not status") };
-    assert_eq!(args.connection.endpoint, ["a:1", "b:2", "c:3"]);
     assert_eq!(args.output.output, Format::Yaml);
+}
+
+#[test]
+fn the_fleet_may_be_named_before_the_command_too() {
+    let cli = parsed("--endpoint a:1 --fleet f tasks").expect("it is right");
+    assert_eq!(cli.connection.endpoint, ["a:1"]);
+    assert_eq!(cli.connection.fleet.as_deref(), Some("f"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::io;
 use clap_complete::generate;
 
 use crate::{
-    args::{Cli, Command, CrdArgs, Format, grammar},
+    args::{Cli, Command, Connection, CrdArgs, Format, grammar},
     dev,
     error::CliError,
     exit::Exit,
@@ -27,7 +27,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         return dev::run(args).await;
     }
     tokio::select! {
-        ended = run_command(cli.command) => ended,
+        ended = run_command(cli.command, &cli.connection) => ended,
         interrupted = tokio::signal::ctrl_c() => match interrupted {
             Ok(()) => {
                 note("interrupted; what was submitted goes on");
@@ -38,15 +38,15 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     }
 }
 
-async fn run_command(command: Command) -> Result<Exit, CliError> {
+async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
         Command::Dev(args) => dev::run(args).await,
-        Command::Submit(args) => submit::run(*args).await,
-        Command::Tasks(args) => tasks::list(args).await,
-        Command::Task(args) => tasks::show(args).await,
-        Command::Cancel(args) => tasks::cancel(args).await,
-        Command::Agents(args) => view::agents(args).await,
-        Command::Status(args) => view::status(args).await,
+        Command::Submit(args) => submit::run(*args, fleet).await,
+        Command::Tasks(args) => tasks::list(args, fleet).await,
+        Command::Task(args) => tasks::show(args, fleet).await,
+        Command::Cancel(args) => tasks::cancel(args, fleet).await,
+        Command::Agents(args) => view::agents(args, fleet).await,
+        Command::Status(args) => view::status(args, fleet).await,
         Command::Crd(args) => crd(&args),
         Command::Completions(args) => {
             // Written to memory first: the generator panics on a reader that has gone.

@@ -11,7 +11,7 @@ use robeing_proto::v1::{Refusal, RetryPolicy, Role, SubmitResult, Task, TaskSpec
 
 use super::{connect::client, tasks::write_result};
 use crate::{
-    args::{AgentRole, Format, SubmitArgs},
+    args::{AgentRole, Connection, Format, SubmitArgs},
     client::{FleetClient, SubmitEvent, SubmitOptions},
     error::CliError,
     exit::Exit,
@@ -24,9 +24,9 @@ const TOLD_REFUSALS: usize = 10;
 /// Tasks from which on a progress bar is shown.
 const MANY: usize = 2;
 
-pub(super) async fn run(args: SubmitArgs) -> Result<Exit, CliError> {
+pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let specs = specs(&args, args.read_inputs()?);
-    let client = client(&args.connection)?;
+    let client = client(fleet)?;
     let total = specs.len();
     let mut outcome = Outcome::new(total, args.wait);
     let began = Instant::now();

@@ -9,7 +9,7 @@ use robeing_proto::v1::{
 
 use super::connect::{client, consistency};
 use crate::{
-    args::{CancelArgs, Format, StateFilter, TaskArgs, TasksArgs},
+    args::{CancelArgs, Connection, Format, StateFilter, TaskArgs, TasksArgs},
     client::{FleetClient, is_finished},
     error::CliError,
     exit::Exit,
@@ -21,8 +21,8 @@ use crate::{
 /// The most tasks a fleet puts on one page, or cancels in one call.
 const PAGE: usize = 1_000;
 
-pub(super) async fn list(args: TasksArgs) -> Result<Exit, CliError> {
-    let client = client(&args.connection)?;
+pub(super) async fn list(args: TasksArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let client = client(fleet)?;
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     let mut request = ListTasksRequest {
         states: args.state.iter().map(|state| TaskState::from(*state).into()).collect(),
@@ -63,8 +63,8 @@ impl From<StateFilter> for TaskState {
     }
 }
 
-pub(super) async fn show(args: TaskArgs) -> Result<Exit, CliError> {
-    let client = client(&args.connection)?;
+pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let client = client(fleet)?;
     let request = GetTaskRequest {
         id: args.id.clone(),
         include_input: !args.watch && !args.result,
@@ -137,8 +137,8 @@ fn print_change(task: &Task, format: Format) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) async fn cancel(args: CancelArgs) -> Result<Exit, CliError> {
-    let client = client(&args.connection)?;
+pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let client = client(fleet)?;
     let mut results = Vec::new();
     for ids in args.ids.chunks(PAGE) {
         let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };

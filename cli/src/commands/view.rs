@@ -6,21 +6,21 @@ use jiff::Timestamp;
 
 use super::connect::{client, consistency};
 use crate::{
-    args::{AgentsArgs, StatusArgs},
+    args::{AgentsArgs, Connection, StatusArgs},
     error::CliError,
     exit::Exit,
     render::{agents_table, print_list, print_one, status_text},
 };
 
-pub(super) async fn agents(args: AgentsArgs) -> Result<Exit, CliError> {
-    let client = client(&args.connection)?;
+pub(super) async fn agents(args: AgentsArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let client = client(fleet)?;
     let agents = client.list_agents(args.all, consistency(&args.reading)).await?;
     print_list(&mut io::stdout().lock(), args.output.output, &agents, |agents| agents_table(agents, Timestamp::now()))?;
     Ok(Exit::Success)
 }
 
-pub(super) async fn status(args: StatusArgs) -> Result<Exit, CliError> {
-    let client = client(&args.connection)?;
+pub(super) async fn status(args: StatusArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let client = client(fleet)?;
     let status = client.status(consistency(&args.reading)).await?;
     print_one(&mut io::stdout().lock(), args.output.output, &status, status_text)?;
     Ok(Exit::Success)

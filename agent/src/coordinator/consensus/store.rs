@@ -11,10 +11,10 @@ use futures::{Stream, StreamExt};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, entry::RaftEntry, storage::{EntryResponder, RaftStateMachine},
 };
-use robeing_fleet::{Effect, Fleet, Reply, decode_command};
+use robeing_fleet::{Effect, Fleet, Refusal, Reply, decode_command};
 
 use super::{
-    Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
+    Batch, audit, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
     network::Snapshot,
     snapshot::{SnapshotError, SnapshotFile},
 };
@@ -85,10 +85,19 @@ impl StateMachine {
             commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
         self.effects.clear();
         let mut fleet = self.fleet.write();
-        let replies = commands.into_iter().map(|command| fleet.apply(now, command, &mut self.effects)).collect();
+        let replies: Vec<Reply> =
+            commands.into_iter().map(|command| fleet.apply(now, command, &mut self.effects)).collect();
+        if let Some(refusal) = replies.iter().find(|reply| is_too_new(reply)) {
+            return Err(halt(&format!("{refusal:?}")));
+        }
         self.observer.applied(&fleet, &self.effects);
         Ok(replies)
     }
+}
+
+/// Whether the fleet was raised to a version that this binary does not know. Others took the raise: going on would diverge.
+fn is_too_new(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(Refusal::Version { asked, known, .. }) if asked > known)
 }
 
 fn decode(data: &Bytes) -> io::Result<Fleet> {
@@ -113,7 +122,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let id = entry.log_id();
             let replies = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
-                EntryPayload::Normal(batch) => self.apply_batch(&batch)?,
+                EntryPayload::Normal(batch) => {
+                    let replies = self.apply_batch(&batch)?;
+                    audit::tell(id.index(), &self.fleet.read(), &self.effects);
+                    replies
+                }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(id), membership);
                     Vec::new()
