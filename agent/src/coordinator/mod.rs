@@ -181,7 +181,7 @@ async fn start_node(
     Ok(Arc::new(Node {
         identity: data.identity.clone(),
         address,
-        pid: std::process::id(),
+        pid: platform.host.pid(),
         raft,
         fleet,
         hub,

@@ -172,9 +172,9 @@ impl Driver {
                 }
                 () = async { tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
                     self.retry_at = None;
-                    self.expire();
                 }
             }
+            self.expire();
             while in_flight.len() < MAX_IN_FLIGHT && self.retry_at.is_none() && !self.backlog.is_empty() {
                 match self.launch() {
                     Some(batch) => in_flight.push(batch),
@@ -262,10 +262,7 @@ impl Driver {
                 let channel = self.channel_to(peer.address);
                 Some(async move { Outcome { replies: forward(channel, commands).await, requests } }.boxed())
             }
-            Standing::Leaderless => {
-                self.expire();
-                None
-            }
+            Standing::Leaderless => None,
         }
     }
 }

@@ -106,11 +106,11 @@ pub struct SessionTiming {
 }
 
 impl SessionTiming {
-    /// How old the leader's last contact with a majority may be when it answers a heartbeat. The agent counts its lease from
-    /// when it sent the heartbeat, less this share of the timeout, so that a leader that was replaced without knowing can't
-    /// keep an agent working longer than the new leader waits for it.
+    /// How old the leader's last contact with a majority may be when it answers a heartbeat: half of the quarter of the
+    /// timeout by which an agent's lease ends early. So a leader that was replaced without knowing can't keep an agent working
+    /// longer than the new leader waits for it, and the agent has the other half for stopping.
     pub fn lease_margin(&self) -> Duration {
-        self.timeout / 4
+        self.timeout / 8
     }
 }
 

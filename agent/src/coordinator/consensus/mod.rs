@@ -1,6 +1,7 @@
 //! Consensus among coordinators: the only module that knows the consensus library (`openraft`, an alpha, pinned). It turns
 //! commands into a replicated log and the log into the fleet's state.
 
+pub mod audit;
 mod network;
 mod server;
 mod snapshot;
