@@ -3,6 +3,7 @@
 pub mod config;
 pub mod executor;
 pub mod platform;
+pub mod session;
 pub mod telemetry;
 pub mod transport;
 pub mod coordinator;

@@ -66,11 +66,7 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self {
-            specialization: 50,
-            load: -10,
-            performance: 20,
-        }
+        Self { specialization: 50, load: -10, performance: 20 }
     }
 }
 
@@ -108,26 +104,14 @@ mod tests {
 
     #[test]
     fn a_port_that_was_picked_is_the_one_advertised() {
-        assert_eq!(
-            advertised_address(None, "localhost:0", bound()),
-            "localhost:4711"
-        );
-        assert_eq!(
-            advertised_address(Some("10.0.0.7:0"), "0.0.0.0:0", bound()),
-            "10.0.0.7:4711"
-        );
+        assert_eq!(advertised_address(None, "localhost:0", bound()), "localhost:4711");
+        assert_eq!(advertised_address(Some("10.0.0.7:0"), "0.0.0.0:0", bound()), "10.0.0.7:4711");
         assert_eq!(advertised_address(None, "[::1]:0", bound()), "[::1]:4711");
     }
 
     #[test]
     fn an_advertised_port_is_kept() {
-        assert_eq!(
-            advertised_address(Some("agent-0:80"), "0.0.0.0:8080", bound()),
-            "agent-0:80"
-        );
-        assert_eq!(
-            advertised_address(None, "127.0.0.1:4711", bound()),
-            "127.0.0.1:4711"
-        );
+        assert_eq!(advertised_address(Some("agent-0:80"), "0.0.0.0:8080", bound()), "agent-0:80");
+        assert_eq!(advertised_address(None, "127.0.0.1:4711", bound()), "127.0.0.1:4711");
     }
 }

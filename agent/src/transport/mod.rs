@@ -13,7 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint, Server, Uri},
 };
 
-use crate::platform::{Listener, Network};
+use crate::platform::{Connection, Listener, Network};
 
 /// The longest a connection may take to be established.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,6 +40,50 @@ pub struct BadAddress {
     pub address: String,
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is none.
+    #[error(transparent)]
+    BadAddress(#[from] BadAddress),
+    /// It could not be reached.
+    #[error("cannot connect to {address}: {reason}")]
+    Failed {
+        /// Where to.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// The `host:port` in an address, which may be written as an http URL.
+fn target(address: &str) -> Result<&str, BadAddress> {
+    let target = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    match target.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(target),
+        _ => Err(BadAddress { address: address.to_owned() }),
+    }
+}
+
+fn endpoint(target: &str) -> Result<Endpoint, BadAddress> {
+    Ok(Endpoint::from_shared(format!("http://{target}"))
+        .map_err(|_| BadAddress { address: target.to_owned() })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * 4))
+}
+
+/// What an error comes from, which says more than its own text.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 /// Makes channels and listeners on one network. Cheap to clone.
 #[derive(Clone)]
 pub struct Transport {
@@ -54,25 +98,36 @@ impl Transport {
 
     /// A channel to `host:port`. It connects when first used, and again whenever the connection was lost.
     pub fn channel(&self, address: &str) -> Result<Channel, BadAddress> {
-        let bad = || BadAddress { address: address.to_owned() };
-        let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(bad());
+        let target = target(address)?;
+        Ok(endpoint(target)?.connect_with_connector_lazy(self.connector(target)))
+    }
+
+    /// A channel to `host:port` that is connected already.
+    ///
+    /// # Errors
+    /// When the address is none, or there is no connection within the time.
+    pub async fn connect(&self, address: &str, within: Duration) -> Result<Channel, ConnectError> {
+        let target = target(address)?;
+        let endpoint = endpoint(target)?.connect_timeout(within);
+        let connecting = endpoint.connect_with_connector(self.connector(target));
+        let failed = |reason: String| ConnectError::Failed { address: target.to_owned(), reason };
+        match tokio::time::timeout(within, connecting).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(failed(innermost(&error))),
+            Err(_) => Err(failed(format!("no connection within {} ms", within.as_millis()))),
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| bad())?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(STREAM_WINDOW * 4);
-        let (network, target) = (Arc::clone(&self.network), address.to_owned());
-        let connector = tower::service_fn(move |_: Uri| {
+    }
+
+    fn connector(
+        &self,
+        target: &str,
+    ) -> impl tower::Service<Uri, Response = TokioIo<Connection>, Error = io::Error, Future: Send> + Send + 'static
+    {
+        let (network, target) = (Arc::clone(&self.network), target.to_owned());
+        tower::service_fn(move |_: Uri| {
             let (network, target) = (Arc::clone(&network), target.clone());
             async move { network.connect(&target).await.map(TokioIo::new) }
-        });
-        Ok(endpoint.connect_with_connector_lazy(connector))
+        })
     }
 
     /// Whether a process listens at `host:port`: `Some(false)` when the host answers that none does, `None` when there is no

@@ -1,0 +1,92 @@
+//! What an agent process is told at its start.
+
+use std::time::Duration;
+
+use robeing_proto::v1;
+use serde::Deserialize;
+
+/// Default of [`AgentConfig::drain_timeout`].
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An agent's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentConfig {
+    /// Its name, the same after a restart.
+    pub name: String,
+    /// The cluster it belongs to.
+    pub cluster_id: String,
+    /// What it is for.
+    pub role: AgentRole,
+    /// Addresses of coordinators, host:port, at least one; any of them leads to the leader.
+    pub coordinators: Vec<String>,
+    /// Where to listen, host:port; port 0 takes a free one.
+    pub listen: String,
+    /// Where others reach it, host:port; see [`advertised_address`](super::advertised_address).
+    pub advertise: Option<String>,
+    /// The pool it is of; empty: none.
+    pub pool: String,
+    /// Agents of the pool that work; 0: not fixed.
+    pub pool_replicas: u32,
+    /// Agents of the pool that wait as standby.
+    pub pool_standby: u32,
+    /// Its skills.
+    pub specializations: Vec<String>,
+    /// Tasks it runs at once, at least 1.
+    pub slots: u32,
+    /// How long running tasks may go on after the agent was asked to stop; what is left then is handed back.
+    pub drain_timeout: Duration,
+    /// Where to serve metrics and probes over HTTP, host:port.
+    pub metrics_listen: Option<String>,
+}
+
+/// What an agent is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentRole {
+    /// Takes any task.
+    Worker,
+    /// Takes the tasks of its specializations.
+    Specialist,
+    /// Relays and translates messages.
+    Messenger,
+    /// Validates, watches for anomalies.
+    Guardian,
+}
+
+impl From<AgentRole> for v1::Role {
+    fn from(role: AgentRole) -> Self {
+        match role {
+            AgentRole::Worker => v1::Role::Worker,
+            AgentRole::Specialist => v1::Role::Specialist,
+            AgentRole::Messenger => v1::Role::Messenger,
+            AgentRole::Guardian => v1::Role::Guardian,
+        }
+    }
+}
+
+/// What running a task means, in the form of a manifest's `executor`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ExecutorSpec {
+    /// A program for each task.
+    Command(CommandSpec),
+    /// A request to a server for each task.
+    Http(HttpSpec),
+    /// The input is the output.
+    Echo {},
+}
+
+/// See [`ExecutorSpec::Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CommandSpec {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+}
+
+/// See [`ExecutorSpec::Http`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpSpec {
+    /// Where to POST the input.
+    pub url: String,
+}

@@ -1,0 +1,541 @@
+//! The one loop of an agent: it waits for the next event, checks the lease, and acts. Nothing in it blocks: sending waits
+//! like everything else, so time is kept whatever the coordinator does. Attempts are polled here too, without a task each.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use robeing_proto::v1::{
+    self, AgentMessage, CoordinatorMessage, agent_message::Message as Say, completion,
+    coordinator_message::Message as Heard,
+};
+use tokio::{
+    sync::mpsc::OwnedPermit,
+    time::{Instant, Sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{debug, info, warn};
+
+use super::{
+    SessionError,
+    drain::{Drain, Due, LEAVE_WITHIN, Phase},
+    held::{Held, Key},
+    lease::Lease,
+    link::{self, Greeting, Link, LinkError},
+    metrics::SessionMetrics,
+    search::{Search, Step},
+    wire,
+};
+use crate::{
+    config::AgentConfig,
+    executor::{Executor, Outcome},
+    platform::Platform,
+    telemetry::Readiness,
+    transport::Transport,
+};
+
+/// Attempts that ended and are taken note of before anything else is looked at.
+const DONE_AT_ONCE: usize = 1_024;
+/// How long completions may stay unacknowledged on a stream that works before they are sent again. A leader drops those it
+/// could not write down, without a word.
+pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How far ahead the timer is set when nothing is due.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub config: AgentConfig,
+    pub platform: Platform,
+    pub transport: Transport,
+    pub executor: Arc<dyn Executor>,
+    pub metrics: SessionMetrics,
+    pub readiness: Readiness,
+    /// Where others reach the agent.
+    pub address: String,
+}
+
+/// How an attempt ended, and after how long.
+type Done = (Key, Outcome, Duration);
+
+/// The way to the leader.
+enum Way {
+    /// Nobody is asked before then.
+    Pausing(Instant),
+    /// A coordinator was said hello.
+    Greeting(String, BoxFuture<'static, Result<Greeting, LinkError>>),
+    /// A session is open.
+    Open(Box<Link>),
+}
+
+struct Session {
+    id: u64,
+    lease: Lease,
+}
+
+/// What the loop waits for.
+enum Event {
+    /// The timer that [`Driver::keep_time`] asked for, or the wish to stop: both are looked at in every round.
+    Time,
+    Done(Done),
+    Greeted(Result<Greeting, LinkError>),
+    Heard(Option<Result<CoordinatorMessage, Status>>),
+    MaySay(Option<OwnedPermit<AgentMessage>>),
+}
+
+pub(super) struct Driver {
+    parts: Parts,
+    incarnation: u64,
+    search: Search,
+    way: Way,
+    session: Option<Session>,
+    held: Held,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    phase: Phase,
+    /// The coordinator at the other end does not know yet that the agent drains.
+    drain_unsaid: bool,
+    leave_unsaid: bool,
+    welcomed_before: bool,
+    complaint: String,
+    /// When completions were last sent or acknowledged.
+    progress: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Driver {
+    pub fn new(parts: Parts) -> Self {
+        let now = Instant::now();
+        Self {
+            incarnation: parts.platform.random.next_u64(),
+            search: Search::new(parts.config.coordinators.clone(), now, &*parts.platform.random),
+            way: Way::Pausing(now),
+            session: None,
+            held: Held::new(parts.config.slots),
+            running: FuturesUnordered::new(),
+            phase: Phase::Working,
+            drain_unsaid: false,
+            leave_unsaid: false,
+            welcomed_before: false,
+            complaint: String::new(),
+            progress: now,
+            timer: Box::pin(tokio::time::sleep(IDLE)),
+            parts,
+        }
+    }
+
+    /// Runs until `shutdown` is cancelled and the agent has drained.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), SessionError> {
+        loop {
+            let now = Instant::now();
+            if self.phase == Phase::Working && shutdown.is_cancelled() {
+                self.begin_drain(now);
+            }
+            if let Some(end) = self.keep_time(now) {
+                self.parts.readiness.set(false);
+                return end;
+            }
+            self.start_waiting(now);
+            let event = self.next_event(&shutdown).await;
+            // What was waited for may have taken longer than the lease: a stopped process wakes up here.
+            if !self.fence_if_over(Instant::now()) {
+                self.act(event);
+            }
+        }
+    }
+
+    async fn next_event(&mut self, shutdown: &CancellationToken) -> Event {
+        let wants_to_say = self.wants_to_say();
+        let working = self.phase == Phase::Working;
+        let Self { way, running, timer, .. } = self;
+        tokio::select! {
+            biased;
+            () = timer.as_mut() => Event::Time,
+            () = shutdown.cancelled(), if working => Event::Time,
+            Some(done) = running.next() => Event::Done(done),
+            event = Self::way_event(way, wants_to_say) => event,
+        }
+    }
+
+    async fn way_event(way: &mut Way, wants_to_say: bool) -> Event {
+        match way {
+            Way::Pausing(_) => std::future::pending().await,
+            Way::Greeting(_, greeting) => Event::Greeted(greeting.await),
+            Way::Open(link) => {
+                let outgoing = link.outgoing.clone().filter(|_| wants_to_say);
+                let may_say = async {
+                    match outgoing {
+                        Some(outgoing) => outgoing.reserve_owned().await.ok(),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    heard = link.incoming.next() => Event::Heard(heard),
+                    permit = may_say => Event::MaySay(permit),
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, event: Event) {
+        match event {
+            Event::Time => {}
+            Event::Done(done) => self.done(done),
+            Event::Greeted(Ok(Greeting::Welcome(link, welcome, sent))) => self.welcomed(link, &welcome, sent),
+            Event::Greeted(Ok(Greeting::Redirect(redirect))) => {
+                self.search.redirected(&redirect.leader_address, &redirect.coordinators);
+                self.search_on();
+            }
+            Event::Greeted(Err(error)) => self.not_greeted(&error),
+            Event::Heard(Some(Ok(message))) => self.heard(message),
+            Event::Heard(Some(Err(status))) => self.broken(status.message(), false),
+            Event::Heard(None) => self.broken("the coordinator ended the stream", false),
+            Event::MaySay(Some(permit)) => self.say(permit),
+            Event::MaySay(None) => self.broken("the stream to the coordinator is closed", false),
+        }
+    }
+
+    // ---- Time ----
+
+    /// Does what is due and sets the timer for what is due next. `Some`: the agent is at its end.
+    fn keep_time(&mut self, now: Instant) -> Option<Result<(), SessionError>> {
+        self.fence_if_over(now);
+        if matches!(self.way, Way::Open(_)) && self.session.as_ref().is_some_and(|s| now >= s.lease.silent_from()) {
+            self.broken("the coordinator has fallen silent", true);
+        }
+        let mut next = now + IDLE;
+        match self.end_is_due(now) {
+            Ok(until) => next = next.min(until.unwrap_or(next)),
+            Err(end) => return Some(end),
+        }
+        if let Way::Pausing(until) = self.way {
+            if now >= until {
+                self.search_on();
+            }
+            if let Way::Pausing(until) = self.way {
+                next = next.min(until);
+            }
+        }
+        if let Some(session) = &self.session {
+            next = next.min(session.lease.until());
+            if matches!(self.way, Way::Open(_)) {
+                next = next.min(session.lease.silent_from());
+                let beat = session.lease.next_heartbeat();
+                if self.held.has_unacknowledged() {
+                    if now >= self.progress + SEND_AGAIN_AFTER {
+                        self.held.send_again();
+                        self.progress = now;
+                    }
+                    next = next.min(self.progress + SEND_AGAIN_AFTER);
+                }
+                // One that is due waits for room on the stream, not for time.
+                next = if beat > now { next.min(beat) } else { next };
+            }
+        }
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+        None
+    }
+
+    /// Takes the next step of the way out. `Err`: the last one was taken. Otherwise when the next is due, if ever.
+    fn end_is_due(&mut self, now: Instant) -> Result<Option<Instant>, Result<(), SessionError>> {
+        loop {
+            let connected = matches!(self.way, Way::Open(_));
+            let drain = match &mut self.phase {
+                Phase::Working => return Ok(None),
+                Phase::Leaving(until) if now < *until && connected => return Ok(Some(*until)),
+                Phase::Leaving(_) => return Err(Ok(())),
+                Phase::Draining(_) if self.session.is_none() => return Err(Ok(())),
+                Phase::Draining(drain) => drain,
+            };
+            match drain.due(now, connected, self.held.len()) {
+                Due::Wait(until) => return Ok(Some(until)),
+                Due::HandBack => {
+                    drain.handed_back = true;
+                    self.hand_back_running();
+                }
+                Due::Leave => {
+                    self.leave_unsaid = true;
+                    self.phase = Phase::Leaving(now + LEAVE_WITHIN);
+                }
+                Due::GiveUp => {
+                    self.running.clear();
+                    let attempts = self.held.len();
+                    return Err(if attempts == 0 { Ok(()) } else { Err(SessionError::Unacknowledged { attempts }) });
+                }
+            }
+        }
+    }
+
+    /// Stops everything if the lease is over, and gives whether it was.
+    fn fence_if_over(&mut self, now: Instant) -> bool {
+        let over = self.session.as_ref().is_some_and(|session| session.lease.is_over(now));
+        if over {
+            warn!(
+                running = self.held.running(),
+                "the lease on the session is over: everything of it is stopped, and a new session begins"
+            );
+            self.parts.metrics.fences.inc();
+            self.void();
+            self.begin_search(now, true);
+        }
+        over
+    }
+
+    // ---- Attempts ----
+
+    fn start_waiting(&mut self, now: Instant) {
+        while let Some((waiting, cancel)) = self.held.start_next() {
+            let key = Key::from(&waiting.assignment);
+            let waited = now.saturating_duration_since(waiting.received);
+            match wire::attempt(waiting, waited) {
+                Ok(attempt) => {
+                    let executor = Arc::clone(&self.parts.executor);
+                    self.running.push(Box::pin(async move {
+                        let started = Instant::now();
+                        let outcome = executor.run(attempt, cancel).await;
+                        (key, outcome, started.elapsed())
+                    }));
+                }
+                Err(outcome) => self.ended(key, outcome, Duration::ZERO),
+            }
+        }
+        self.parts.metrics.running.set(self.held.running() as i64);
+    }
+
+    /// Takes note of an attempt that ended, and of all others that have by now, so that they are sent together.
+    fn done(&mut self, done: Done) {
+        let mut next = Some(done);
+        for _ in 0..DONE_AT_ONCE {
+            let Some((key, outcome, ran)) = next else {
+                return;
+            };
+            self.ended(key, wire::outcome(outcome), ran);
+            next = self.running.next().now_or_never().flatten();
+        }
+        if let Some((key, outcome, ran)) = next {
+            self.ended(key, wire::outcome(outcome), ran);
+        }
+    }
+
+    fn ended(&mut self, key: Key, outcome: completion::Outcome, ran: Duration) {
+        self.parts.metrics.ended(&outcome);
+        self.held.finished(key, outcome, u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn hand_back_running(&mut self) {
+        warn!(running = self.held.running(), "the drain timeout passed: what still runs is stopped and handed back");
+        self.running.clear();
+        self.held.hand_back_running();
+    }
+
+    /// Stops and forgets everything of the session, and the session.
+    fn void(&mut self) {
+        // Dropping an attempt kills what it runs, at once.
+        self.running.clear();
+        self.held.void();
+        self.session = None;
+        self.parts.metrics.running.set(0);
+        self.parts.readiness.set(false);
+    }
+
+    fn begin_drain(&mut self, now: Instant) {
+        info!(held = self.held.len(), "asked to stop: nothing new is taken, and what runs is finished");
+        self.phase = Phase::Draining(Drain::begin(now, self.parts.config.drain_timeout));
+        self.drain_unsaid = true;
+        self.held.hand_back_waiting();
+        self.parts.readiness.set(false);
+    }
+
+    // ---- The way to the leader ----
+
+    /// The stream is of no more use; the session may be.
+    fn broken(&mut self, why: &str, suspect: bool) {
+        if let Way::Open(link) = &self.way {
+            let held = self.held.len();
+            info!(leader = link.address, why, held, "the connection to the leader is lost; looking for the leader");
+        }
+        self.begin_search(Instant::now(), suspect);
+    }
+
+    fn begin_search(&mut self, now: Instant, suspect: bool) {
+        match std::mem::replace(&mut self.way, Way::Pausing(now)) {
+            Way::Open(link) => self.search.begin(now, &link.address, now - link.opened, suspect),
+            Way::Greeting(address, _) => self.search.failed(&address, now),
+            Way::Pausing(until) => self.way = Way::Pausing(until),
+        }
+    }
+
+    fn search_on(&mut self) {
+        let now = Instant::now();
+        self.way = match self.search.next(now, &*self.parts.platform.random) {
+            Step::Pause(pause) => Way::Pausing(now + pause),
+            Step::Try(address) => {
+                let greeting = link::greet(self.parts.transport.clone(), address.clone(), self.hello());
+                Way::Greeting(address, greeting.boxed())
+            }
+        };
+    }
+
+    fn not_greeted(&mut self, error: &LinkError) {
+        if let Way::Greeting(address, _) = &self.way {
+            self.search.failed(address, Instant::now());
+            let complaint = format!("{address}: {error}");
+            if complaint == self.complaint {
+                debug!(coordinator = address, %error, "no session yet");
+            } else {
+                warn!(coordinator = address, %error, "no session yet; trying on");
+                self.complaint = complaint;
+            }
+        }
+        self.search_on();
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let config = &self.parts.config;
+        v1::Hello {
+            cluster_id: config.cluster_id.clone(),
+            name: config.name.clone(),
+            incarnation: self.incarnation,
+            role: v1::Role::from(config.role).into(),
+            pool: config.pool.clone(),
+            pool_replicas: config.pool_replicas,
+            pool_standby: config.pool_standby,
+            specializations: config.specializations.clone(),
+            slots: config.slots,
+            address: self.parts.address.clone(),
+            pid: self.parts.platform.host.pid(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            session: self.session.as_ref().map_or(0, |session| session.id),
+            held: self.held.refs(),
+        }
+    }
+
+    fn welcomed(&mut self, link: Box<Link>, welcome: &v1::Welcome, sent: Instant) {
+        let goes_on = welcome.resumed && self.session.as_ref().is_some_and(|session| session.id == welcome.session);
+        if !goes_on && self.session.is_some() {
+            warn!(
+                held = self.held.len(),
+                "the coordinators count this agent as lost: a new session begins with nothing"
+            );
+            self.void();
+        }
+        info!(
+            leader = link.address,
+            session = welcome.session,
+            term = welcome.term,
+            resumed = goes_on,
+            held = self.held.len(),
+            "the session is open"
+        );
+        let now = Instant::now();
+        match &mut self.session {
+            Some(session) => session.lease.resumed(now),
+            None => {
+                let timeout = Duration::from_millis(welcome.session_timeout_ms.into());
+                let interval = Duration::from_millis(welcome.heartbeat_interval_ms.into());
+                self.session = Some(Session { id: welcome.session, lease: Lease::new(sent, now, timeout, interval) });
+            }
+        }
+        self.progress = now;
+        self.search.learn(&welcome.coordinators);
+        self.held.send_again();
+        self.way = Way::Open(link);
+        self.complaint.clear();
+        if let Phase::Draining(drain) = &mut self.phase {
+            drain.drained = false;
+            self.drain_unsaid = true;
+        }
+        if std::mem::replace(&mut self.welcomed_before, true) {
+            self.parts.metrics.reconnects.inc();
+        }
+        self.parts.readiness.set(self.phase == Phase::Working);
+    }
+
+    // ---- Messages ----
+
+    fn heard(&mut self, message: CoordinatorMessage) {
+        match message.message {
+            Some(Heard::HeartbeatAck(ack)) => self.heartbeat_acknowledged(ack.seq),
+            Some(Heard::Assignments(assignments)) => self.assigned(assignments.assignments),
+            Some(Heard::Cancels(cancels)) => {
+                for v1::AttemptRef { task_id, attempt } in cancels.attempts {
+                    self.held.cancel(Key { task_id, attempt });
+                }
+            }
+            Some(Heard::CompletionAcks(acks)) => self.acknowledged(acks.acks),
+            Some(Heard::SessionEnded(ended)) => {
+                warn!(reason = ended.reason, held = self.held.len(), "the coordinator ended the session");
+                self.void();
+                self.begin_search(Instant::now(), false);
+            }
+            Some(Heard::Drained(_)) => {
+                if let Phase::Draining(drain) = &mut self.phase {
+                    drain.drained = true;
+                }
+            }
+            Some(Heard::Redirect(redirect)) => {
+                self.broken("the coordinator does not lead any more", false);
+                self.search.redirected(&redirect.leader_address, &redirect.coordinators);
+            }
+            // A newer coordinator's message, or a Welcome out of place: neither changes anything.
+            Some(Heard::Welcome(_)) | None => debug!("a message that means nothing here"),
+        }
+    }
+
+    fn heartbeat_acknowledged(&mut self, seq: u64) {
+        if let Some(session) = &mut self.session
+            && let Some(sent) = session.lease.acknowledged(seq)
+        {
+            self.parts.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
+        }
+    }
+
+    fn assigned(&mut self, assignments: Vec<v1::Assignment>) {
+        let now = Instant::now();
+        for assignment in assignments {
+            self.held.assigned(assignment, now);
+        }
+        if self.phase != Phase::Working {
+            self.held.hand_back_waiting();
+        }
+    }
+
+    fn acknowledged(&mut self, acks: Vec<v1::CompletionAck>) {
+        for v1::CompletionAck { task_id, attempt, accepted, reason } in acks {
+            if !accepted {
+                info!(task = task_id, attempt, reason, "the coordinator does not take this result");
+            }
+            self.held.acknowledged(&Key { task_id, attempt });
+        }
+        self.progress = Instant::now();
+    }
+
+    fn wants_to_say(&self) -> bool {
+        let beat_is_due = self.session.as_ref().is_some_and(|s| Instant::now() >= s.lease.next_heartbeat());
+        beat_is_due || self.drain_unsaid || self.leave_unsaid || self.held.has_unsent()
+    }
+
+    /// Says the most urgent of what is to be said.
+    fn say(&mut self, permit: OwnedPermit<AgentMessage>) {
+        let now = Instant::now();
+        let message = match &mut self.session {
+            Some(session) if now >= session.lease.next_heartbeat() => {
+                Say::Heartbeat(v1::Heartbeat { seq: session.lease.beat(now) })
+            }
+            _ if std::mem::take(&mut self.drain_unsaid) => Say::Drain(v1::Drain {}),
+            _ if self.held.has_unsent() => {
+                self.progress = now;
+                Say::Completions(v1::Completions { completions: self.held.batch() })
+            }
+            _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(v1::Leave {}),
+            _ => return,
+        };
+        let leaves = matches!(message, Say::Leave(_));
+        permit.send(AgentMessage { message: Some(message) });
+        if leaves && let Way::Open(link) = &mut self.way {
+            info!("left the fleet");
+            link.outgoing = None;
+        }
+    }
+}

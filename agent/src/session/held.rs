@@ -1,0 +1,364 @@
+//! What the agent holds of its session: attempts that wait for a slot, that run, and whose completion was not acknowledged
+//! yet. Knows nothing of how attempts are run or completions travel. Ordered maps only, so that a simulated run repeats
+//! exactly.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use robeing_proto::v1::{self, completion};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Assignments that wait for a slot; further ones are handed back. The leader gives out no more than there are slots, so
+/// only those wait whose slot is still being cleared.
+pub const MAX_WAITING: usize = 1_024;
+/// Bytes of unacknowledged completions above which nothing is started.
+pub const MAX_UNACKNOWLEDGED_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of completions in one message, unless a single one is larger.
+pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Completions in one message.
+pub const BATCH_COMPLETIONS: usize = 1_024;
+/// What a completion is counted with besides its output.
+const COMPLETION_OVERHEAD: usize = 128;
+
+/// One attempt at a task.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The task.
+    pub task_id: String,
+    /// The attempt's fencing number.
+    pub attempt: u32,
+}
+
+impl From<&v1::Assignment> for Key {
+    fn from(assignment: &v1::Assignment) -> Self {
+        Self { task_id: assignment.task_id.clone(), attempt: assignment.attempt }
+    }
+}
+
+/// An assignment that waits, and when it arrived.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What to run.
+    pub assignment: v1::Assignment,
+    /// Its time limit counts from then.
+    pub received: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Running(CancellationToken),
+    /// Its number among the completions.
+    Finished(u64),
+}
+
+/// Everything held. Attempts go from waiting to running to finished, and are forgotten when acknowledged.
+#[derive(Debug)]
+pub struct Held {
+    slots: usize,
+    states: BTreeMap<Key, State>,
+    waiting: VecDeque<Waiting>,
+    running: usize,
+    finished: BTreeMap<u64, v1::Completion>,
+    finished_bytes: usize,
+    next_finished: u64,
+    /// Completions from this number on were not sent on this connection.
+    unsent: u64,
+}
+
+impl Held {
+    /// Nothing held, `slots` to run at once.
+    pub fn new(slots: u32) -> Self {
+        Self {
+            slots: slots.max(1) as usize,
+            states: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            running: 0,
+            finished: BTreeMap::new(),
+            finished_bytes: 0,
+            next_finished: 0,
+            unsent: 0,
+        }
+    }
+
+    /// Takes an assignment. One that is held already changes nothing; one too many is handed back.
+    pub fn assigned(&mut self, assignment: v1::Assignment, now: Instant) {
+        let key = Key::from(&assignment);
+        if self.states.contains_key(&key) {
+            return;
+        }
+        if self.waiting.len() == MAX_WAITING {
+            return self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+        }
+        self.states.insert(key, State::Waiting);
+        self.waiting.push_back(Waiting { assignment, received: now });
+    }
+
+    /// The next one to start, now marked as running until [`Held::finished`], with the token that cancels it. `None`: no
+    /// slot is free, nothing waits, or too much waits to be acknowledged.
+    pub fn start_next(&mut self) -> Option<(Waiting, CancellationToken)> {
+        if self.running >= self.slots || self.finished_bytes > MAX_UNACKNOWLEDGED_BYTES {
+            return None;
+        }
+        let next = self.waiting.pop_front()?;
+        let cancel = CancellationToken::new();
+        self.states.insert(Key::from(&next.assignment), State::Running(cancel.clone()));
+        self.running += 1;
+        Some((next, cancel))
+    }
+
+    /// Takes how an attempt ended, to be sent until it is acknowledged.
+    pub fn finished(&mut self, key: Key, outcome: completion::Outcome, ran_us: u64) {
+        let number = self.next_finished;
+        self.next_finished += 1;
+        match self.states.insert(key.clone(), State::Finished(number)) {
+            Some(State::Running(_)) => self.running -= 1,
+            Some(State::Finished(earlier)) => self.forget(earlier),
+            Some(State::Waiting) | None => {}
+        }
+        let completion = v1::Completion { task_id: key.task_id, attempt: key.attempt, ran_us, outcome: Some(outcome) };
+        self.finished_bytes += size(&completion);
+        self.finished.insert(number, completion);
+    }
+
+    /// The coordinator wants an attempt stopped: one that runs is cancelled and ends in its own time, one that waits, or is
+    /// not known at all, has stopped already.
+    pub fn cancel(&mut self, key: Key) {
+        match self.states.get(&key) {
+            Some(State::Finished(_)) => return,
+            Some(State::Running(cancel)) => return cancel.cancel(),
+            Some(State::Waiting) => self.waiting.retain(|w| Key::from(&w.assignment) != key),
+            None => {}
+        }
+        self.finished(key, completion::Outcome::Stopped(v1::Stopped {}), 0);
+    }
+
+    /// The coordinator has taken note of a completion.
+    pub fn acknowledged(&mut self, key: &Key) {
+        if let Some(State::Finished(number)) = self.states.get(key) {
+            let number = *number;
+            self.states.remove(key);
+            self.forget(number);
+        }
+    }
+
+    /// Gives back all that wait.
+    pub fn hand_back_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            let key = Key::from(&waiting.assignment);
+            self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+        }
+    }
+
+    /// Gives back all that run, which the caller has stopped.
+    pub fn hand_back_running(&mut self) {
+        let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running(_)));
+        let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+        }
+    }
+
+    /// Forgets everything: the session is over. The caller has stopped what runs.
+    pub fn void(&mut self) {
+        *self = Self::new(u32::try_from(self.slots).unwrap_or(u32::MAX));
+    }
+
+    /// All attempts held, for a Hello.
+    pub fn refs(&self) -> Vec<v1::AttemptRef> {
+        let keys = self.states.keys();
+        keys.map(|key| v1::AttemptRef { task_id: key.task_id.clone(), attempt: key.attempt }).collect()
+    }
+
+    /// On a new connection everything unacknowledged is sent again.
+    pub fn send_again(&mut self) {
+        self.unsent = 0;
+    }
+
+    /// Whether [`Held::batch`] has something to give.
+    pub fn has_unsent(&self) -> bool {
+        self.finished.last_key_value().is_some_and(|(last, _)| *last >= self.unsent)
+    }
+
+    /// Whether something was sent that is not acknowledged.
+    pub fn has_unacknowledged(&self) -> bool {
+        self.finished.first_key_value().is_some_and(|(first, _)| *first < self.unsent)
+    }
+
+    /// The next completions to send, now marked as sent.
+    pub fn batch(&mut self) -> Vec<v1::Completion> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (number, completion) in self.finished.range(self.unsent..).take(BATCH_COMPLETIONS) {
+            bytes += size(completion);
+            if bytes > BATCH_BYTES && !batch.is_empty() {
+                break;
+            }
+            batch.push(completion.clone());
+            self.unsent = number + 1;
+        }
+        batch
+    }
+
+    /// How many are held in all.
+    pub fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// How many run.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    fn forget(&mut self, number: u64) {
+        if let Some(completion) = self.finished.remove(&number) {
+            self.finished_bytes -= size(&completion);
+        }
+    }
+}
+
+fn size(completion: &v1::Completion) -> usize {
+    let outcome = match &completion.outcome {
+        Some(completion::Outcome::Output(output)) => output.len(),
+        Some(completion::Outcome::Failure(failure)) => failure.message.len() + failure.stderr_tail.len(),
+        _ => 0,
+    };
+    COMPLETION_OVERHEAD + completion.task_id.len() + outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn assignment(n: usize) -> v1::Assignment {
+        v1::Assignment { task_id: format!("task-{n}"), attempt: 1, ..Default::default() }
+    }
+
+    fn key(n: usize) -> Key {
+        Key::from(&assignment(n))
+    }
+
+    fn output(bytes: usize) -> completion::Outcome {
+        completion::Outcome::Output(Bytes::from(vec![0; bytes]))
+    }
+
+    fn with(slots: u32, assignments: usize) -> Held {
+        let mut held = Held::new(slots);
+        for n in 0..assignments {
+            held.assigned(assignment(n), Instant::now());
+        }
+        held
+    }
+
+    #[test]
+    fn as_many_run_as_there_are_slots_and_in_the_order_they_came() {
+        let mut held = with(2, 3);
+        let started: Vec<String> =
+            std::iter::from_fn(|| held.start_next()).map(|(w, _)| w.assignment.task_id).collect();
+        assert_eq!(started, ["task-0", "task-1"]);
+        held.finished(key(1), output(0), 1);
+        assert_eq!(held.start_next().map(|(w, _)| w.assignment.task_id).as_deref(), Some("task-2"));
+    }
+
+    #[test]
+    fn an_attempt_that_is_held_is_not_taken_twice() {
+        let mut held = with(4, 1);
+        held.assigned(assignment(0), Instant::now());
+        assert!(held.start_next().is_some());
+        held.assigned(assignment(0), Instant::now());
+        assert!(held.start_next().is_none());
+        held.finished(key(0), output(0), 1);
+        held.assigned(assignment(0), Instant::now());
+        assert!(held.start_next().is_none());
+        assert_eq!(held.len(), 1);
+    }
+
+    #[test]
+    fn an_assignment_beyond_the_limit_is_handed_back() {
+        let mut held = with(1, MAX_WAITING);
+        assert!(!held.has_unsent());
+        held.assigned(assignment(MAX_WAITING), Instant::now());
+        let batch = held.batch();
+        assert_eq!(batch.len(), 1);
+        assert_eq!(batch[0].task_id, format!("task-{MAX_WAITING}"));
+        assert!(matches!(batch[0].outcome, Some(completion::Outcome::HandedBack(_))));
+    }
+
+    #[test]
+    fn a_completion_is_sent_once_on_each_connection_until_acknowledged() {
+        let mut held = with(2, 2);
+        while held.start_next().is_some() {}
+        held.finished(key(0), output(3), 7);
+        assert_eq!(held.batch().len(), 1);
+        assert!(!held.has_unsent());
+        held.send_again();
+        held.finished(key(1), output(3), 7);
+        assert_eq!(held.batch().len(), 2);
+        held.acknowledged(&key(0));
+        held.acknowledged(&key(1));
+        held.send_again();
+        assert!(!held.has_unsent() && held.is_empty());
+        assert_eq!(held.finished_bytes, 0);
+    }
+
+    #[test]
+    fn a_batch_ends_at_its_limits() {
+        let mut held = with(3, 3);
+        while held.start_next().is_some() {}
+        held.finished(key(0), output(BATCH_BYTES + 1), 1);
+        held.finished(key(1), output(BATCH_BYTES - 4 * COMPLETION_OVERHEAD), 1);
+        held.finished(key(2), output(0), 1);
+        assert_eq!(held.batch().len(), 1, "one that is too large goes alone");
+        assert_eq!(held.batch().len(), 2);
+        assert!(!held.has_unsent());
+        let mut held = with(BATCH_COMPLETIONS as u32 + 1, 0);
+        for n in 0..=BATCH_COMPLETIONS {
+            held.finished(key(n), output(0), 1);
+        }
+        assert_eq!(held.batch().len(), BATCH_COMPLETIONS);
+        assert_eq!(held.batch().len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_started_while_too_much_waits_to_be_acknowledged() {
+        let mut held = with(3, 3);
+        held.start_next();
+        held.finished(key(0), output(MAX_UNACKNOWLEDGED_BYTES), 1);
+        assert!(held.start_next().is_none());
+        held.acknowledged(&key(0));
+        assert!(held.start_next().is_some());
+    }
+
+    #[test]
+    fn a_cancelled_attempt_that_waits_or_is_unknown_has_stopped_and_a_running_one_is_told() {
+        let mut held = with(1, 2);
+        let (_, cancel) = held.start_next().expect("a slot is free");
+        held.cancel(key(0));
+        assert!(cancel.is_cancelled());
+        held.cancel(key(1));
+        held.cancel(key(9));
+        let stopped: Vec<String> = held.batch().into_iter().map(|c| c.task_id).collect();
+        assert_eq!(stopped, ["task-1", "task-9"]);
+        held.finished(key(0), output(1), 1);
+        held.cancel(key(0));
+        assert!(matches!(held.batch()[..], [v1::Completion { outcome: Some(completion::Outcome::Output(_)), .. }]));
+    }
+
+    #[test]
+    fn after_a_session_nothing_is_left() {
+        let mut held = with(1, 3);
+        held.start_next();
+        held.finished(key(0), output(5), 1);
+        held.start_next();
+        held.void();
+        assert!(held.is_empty() && !held.has_unsent() && held.refs().is_empty());
+        assert_eq!(held.running(), 0);
+    }
+}

@@ -1,0 +1,181 @@
+//! The agent's lease on its session: until when it may act on what it was given. Pure arithmetic on monotonic instants.
+//!
+//! The leader counts an agent as lost `session_timeout` after the last heartbeat that it *received*. The agent counts from
+//! when it *sent* the last one that was acknowledged, which is earlier, and stops [`MARGIN`] of the timeout before that,
+//! which is the time it has for stopping what runs. The Welcome of a new session counts as the acknowledgement of its Hello,
+//! since the join was agreed upon after it. So an attempt is never given away while the agent still runs it, as
+//! long as both clocks run at about the same rate.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+/// Share of the session timeout that is kept for stopping: one in so many.
+pub const MARGIN: u32 = 4;
+/// Heartbeats fit into the session timeout at least so many times, whatever interval was asked for.
+pub const HEARTBEATS_PER_TIMEOUT: u32 = 4;
+/// The share of the session timeout without an acknowledgement after which the connection counts as dead, one in so many;
+/// early enough to find the leader elsewhere before the lease ends.
+pub const SILENCE: u32 = 2;
+/// Heartbeats whose sending time is remembered; of the older ones an acknowledgement renews nothing.
+pub const MAX_UNACKNOWLEDGED_HEARTBEATS: usize = 64;
+/// The shortest session timeout that is believed.
+const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// A session's lease and the heartbeats that renew it.
+#[derive(Debug)]
+pub struct Lease {
+    timeout: Duration,
+    interval: Duration,
+    /// When what was last acknowledged was sent.
+    renewed: Instant,
+    /// When the stream it is renewed over was opened.
+    opened: Instant,
+    next_heartbeat: Instant,
+    seq: u64,
+    unacknowledged: VecDeque<(u64, Instant)>,
+}
+
+impl Lease {
+    /// A lease granted in answer to what was sent at `sent`.
+    pub fn new(sent: Instant, now: Instant, session_timeout: Duration, heartbeat_interval: Duration) -> Self {
+        let timeout = session_timeout.max(MIN_SESSION_TIMEOUT);
+        let interval = heartbeat_interval.max(timeout / 100).min(timeout / HEARTBEATS_PER_TIMEOUT);
+        Self {
+            timeout,
+            interval,
+            renewed: sent,
+            opened: now,
+            next_heartbeat: now + interval,
+            seq: 0,
+            unacknowledged: VecDeque::new(),
+        }
+    }
+
+    /// The session goes on over a stream that was opened `now`. That alone renews nothing: a coordinator that was deposed
+    /// and does not know it yet would say the same. A heartbeat is due at once, which only a leader acknowledges.
+    pub fn resumed(&mut self, now: Instant) {
+        self.opened = now;
+        self.next_heartbeat = now;
+        self.unacknowledged.clear();
+    }
+
+    /// When it ends. From then on nothing of the session may be begun, and what runs must be stopped at once.
+    pub fn until(&self) -> Instant {
+        self.renewed + (self.timeout - self.timeout / MARGIN)
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self, now: Instant) -> bool {
+        now >= self.until()
+    }
+
+    /// When the connection counts as dead, unless an acknowledgement arrives before.
+    pub fn silent_from(&self) -> Instant {
+        self.renewed.max(self.opened) + self.timeout / SILENCE
+    }
+
+    /// When the next heartbeat is due.
+    pub fn next_heartbeat(&self) -> Instant {
+        self.next_heartbeat
+    }
+
+    /// The number of a heartbeat that is sent now.
+    pub fn beat(&mut self, now: Instant) -> u64 {
+        self.seq += 1;
+        self.next_heartbeat = now + self.interval;
+        if self.unacknowledged.len() == MAX_UNACKNOWLEDGED_HEARTBEATS {
+            self.unacknowledged.pop_front();
+        }
+        self.unacknowledged.push_back((self.seq, now));
+        self.seq
+    }
+
+    /// Takes an acknowledgement. Gives when that heartbeat was sent; `None` for one that was not sent or is forgotten.
+    pub fn acknowledged(&mut self, seq: u64) -> Option<Instant> {
+        let position = self.unacknowledged.iter().position(|(sent, _)| *sent == seq)?;
+        let (_, sent) = self.unacknowledged.drain(..=position).next_back()?;
+        self.renewed = self.renewed.max(sent);
+        Some(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lease(sent: Instant) -> Lease {
+        Lease::new(sent, sent, 2 * SECOND, SECOND / 2)
+    }
+
+    #[test]
+    fn it_ends_a_quarter_of_the_timeout_early_counted_from_the_sending() {
+        let sent = Instant::now();
+        let lease = Lease::new(sent, sent + SECOND, 2 * SECOND, SECOND / 2);
+        let end = sent + Duration::from_millis(1_500);
+        assert_eq!(lease.until(), end);
+        assert!(!lease.is_over(end - Duration::from_nanos(1)));
+        assert!(lease.is_over(end));
+    }
+
+    #[test]
+    fn an_acknowledgement_renews_from_when_its_heartbeat_was_sent() {
+        let start = Instant::now();
+        let mut lease = lease(start);
+        let first = lease.beat(start + SECOND / 2);
+        let second = lease.beat(start + SECOND);
+        assert_eq!(lease.acknowledged(first), Some(start + SECOND / 2));
+        assert_eq!(lease.until(), start + 2 * SECOND);
+        assert_eq!(lease.acknowledged(second), Some(start + SECOND));
+        assert_eq!(lease.until(), start + Duration::from_millis(2_500));
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_or_already_acknowledged_renews_nothing() {
+        let start = Instant::now();
+        let mut lease = lease(start);
+        let seq = lease.beat(start + SECOND);
+        assert_eq!(lease.acknowledged(seq + 1), None);
+        assert!(lease.acknowledged(seq).is_some());
+        assert_eq!(lease.acknowledged(seq), None);
+        assert_eq!(lease.until(), start + Duration::from_millis(2_500));
+    }
+
+    #[test]
+    fn a_new_stream_renews_nothing_and_asks_for_a_heartbeat_at_once() {
+        let start = Instant::now();
+        let mut lease = lease(start);
+        let old = lease.beat(start + SECOND / 2);
+        let opened = start + Duration::from_millis(1_200);
+        lease.resumed(opened);
+        assert_eq!(lease.until(), start + Duration::from_millis(1_500));
+        assert_eq!(lease.next_heartbeat(), opened);
+        assert_eq!(lease.silent_from(), opened + SECOND);
+        assert_eq!(lease.acknowledged(old), None, "it was sent on the stream before");
+        let new = lease.beat(opened);
+        assert!(lease.acknowledged(new).is_some());
+        assert_eq!(lease.until(), opened + Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn heartbeats_beyond_the_limit_are_forgotten_oldest_first() {
+        let start = Instant::now();
+        let mut lease = lease(start);
+        for _ in 0..=MAX_UNACKNOWLEDGED_HEARTBEATS {
+            lease.beat(start + SECOND);
+        }
+        assert_eq!(lease.acknowledged(1), None, "one more than the limit was sent");
+        assert!(lease.acknowledged(2).is_some());
+    }
+
+    #[test]
+    fn heartbeats_are_frequent_enough_for_the_lease_whatever_interval_is_asked_for() {
+        let start = Instant::now();
+        let lease = Lease::new(start, start, 2 * SECOND, 10 * SECOND);
+        assert_eq!(lease.next_heartbeat(), start + SECOND / 2);
+        let lease = Lease::new(start, start, Duration::ZERO, Duration::ZERO);
+        assert!(lease.next_heartbeat() > start && lease.next_heartbeat() < lease.until());
+    }
+}

@@ -1,0 +1,85 @@
+//! The agent side of the session: the agent finds the leader, keeps one stream to it, runs what it is assigned and says how
+//! it ended. Knows the protocol and the [`Executor`] trait; every socket, clock and random number comes from the
+//! [`Platform`], so that the simulator runs this very code.
+//!
+//! What always holds:
+//!
+//! 1. **Lease.** An attempt runs, begins, or has its result sent only while the agent's lease on its session lasts: from when
+//!    the last acknowledged heartbeat was *sent*, by the monotonic clock, for the session timeout less a margin (see
+//!    [`lease`]). The lease is checked before anything that was waited for is acted on, so also first thing when a stopped
+//!    process goes on. When it is over the agent fences itself: everything running is killed without grace, all results of the
+//!    session are dropped, the session is forgotten, and only then a new one is asked for.
+//! 2. **One session at a time.** When the coordinator says that a session is over, or opens another one instead, everything
+//!    of the old one is stopped before anything of the new one begins, and none of its results is sent.
+//! 3. **A broken stream stops nothing.** Only the lease does. The agent finds the leader and goes on with the session, naming
+//!    all it holds.
+//! 4. **No result is lost.** A completion is kept, and sent again on each new stream, until the coordinator acknowledged it,
+//!    whether it was accepted or refused.
+//! 5. **No attempt runs twice.** An assignment of what is already held is ignored.
+//! 6. **Bounded.** No more than `slots` attempts run; what waits, and what is kept, has limits, beyond which work is handed
+//!    back or not begun.
+//! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
+//!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
+
+mod drain;
+mod driver;
+pub mod held;
+pub mod lease;
+mod link;
+mod listener;
+mod metrics;
+pub mod search;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+pub use drain::{DRAINED_WITHIN, HAND_BACK_WITHIN, LEAVE_WITHIN};
+pub use driver::SEND_AGAIN_AFTER;
+pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
+
+use crate::{config::AgentConfig, executor::Executor, platform::Platform, telemetry::Metrics, transport::Transport};
+
+/// Why an agent ended otherwise than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// It cannot listen.
+    #[error("{0}; another process may listen there, or the address is not of this machine: change --listen")]
+    Listen(#[source] io::Error),
+    /// It was asked to stop, and no coordinator took what it held in time. The coordinators give it to others once the
+    /// session times out.
+    #[error("stopped without an acknowledgement for {attempts} attempts: no coordinator could be reached in time")]
+    Unacknowledged {
+        /// How many.
+        attempts: usize,
+    },
+}
+
+/// Runs an agent until `shutdown` is cancelled and it has drained.
+///
+/// # Errors
+/// When it cannot listen, and when what it held could not be handed back.
+pub async fn run(
+    config: AgentConfig,
+    platform: Platform,
+    executor: Arc<dyn Executor>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), SessionError> {
+    let transport = Transport::new(Arc::clone(&platform.network));
+    let listening = listener::listen(&config, &transport).await.map_err(SessionError::Listen)?;
+    let parts = driver::Parts {
+        metrics: metrics::SessionMetrics::new(&metrics, config.slots),
+        readiness: metrics.readiness().clone(),
+        address: listening.advertised.clone(),
+        config,
+        platform,
+        transport,
+        executor,
+    };
+    driver::Driver::new(parts).run(shutdown).await
+}

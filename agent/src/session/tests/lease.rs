@@ -1,0 +1,123 @@
+//! The lease: what runs is stopped when it ends, and nothing of it is told afterwards.
+
+use std::time::Duration;
+
+use robeing_proto::v1::{HeartbeatAck, agent_message::Message as FromAgent, coordinator_message::Message};
+use tokio::time::Instant;
+
+use super::{
+    network::MemoryNetwork,
+    script::{Agent, C0, C1, Coordinator, LEASE, TIMEOUT, config},
+};
+
+#[tokio::test(start_paused = true)]
+async fn acknowledged_heartbeats_keep_a_session_for_ever() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let mut agent = Agent::start(&network, config(1, &[C0]));
+    let (mut call, _) = leader.welcome(1, false).await;
+    call.assign(&["a"]).await;
+    let mut started = agent.started().await;
+    call.quiet_for(Duration::from_secs(60)).await;
+    assert!(started.is_running());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_acknowledgements_everything_stops_before_it_is_given_away() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let mut agent = Agent::start(&network, config(2, &[C0]));
+    let (mut call, _) = leader.welcome(1, false).await;
+    call.assign(&["a", "b"]).await;
+    let mut a = agent.started().await;
+    let b = agent.started().await;
+    a.succeed();
+    call.completions().await;
+    let Some(FromAgent::Heartbeat(beat)) = call.any().await else { panic!("expected a heartbeat") };
+    let renewed = Instant::now();
+    call.say(Message::HeartbeatAck(HeartbeatAck { seq: beat.seq })).await;
+    // From here on the leader is mute, on this stream and on every new one.
+    let stopped = b.gone().await;
+    assert!(stopped >= renewed + LEASE - Duration::from_millis(10), "stopped {:?} early", renewed + LEASE - stopped);
+    assert!(stopped < renewed + TIMEOUT, "stopped {:?} after it was given away", stopped - renewed - TIMEOUT);
+    loop {
+        let mut call = leader.call().await;
+        let Some(FromAgent::Hello(hello)) = call.any().await else { continue };
+        if hello.session == 0 {
+            assert!(hello.held.is_empty(), "nothing of the old session is left: {:?}", hello.held);
+            break;
+        }
+        assert!(Instant::now() < renewed + TIMEOUT, "it still asks for the session it lost");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
+    let network = MemoryNetwork::default();
+    let mut old = Coordinator::start(&network, C0).await;
+    let mut agent = Agent::start(&network, config(1, &[C0]));
+    let (call, _) = old.welcome(3, false).await;
+    call.say(Message::Welcome(Default::default())).await;
+    let mut new = Coordinator::start(&network, C1).await;
+    drop(agent);
+    agent = Agent::start(&network, {
+        let mut config = config(1, &[C0, C1]);
+        config.listen = "10.0.0.9:7001".into();
+        config
+    });
+    // Whichever it asks first sends it to the old leader, which then falls silent.
+    let (mut call, _) = tokio::select! {
+        welcomed = old.welcome(4, false) => welcomed,
+        mut call = new.call() => {
+            call.hello().await;
+            let to_old = robeing_proto::v1::Redirect { leader_address: C0.into(), coordinators: Vec::new() };
+            call.say(Message::Redirect(to_old)).await;
+            old.welcome(4, false).await
+        }
+    };
+    call.assign(&["a"]).await;
+    call.answers_heartbeats = false;
+    let mut started = agent.started().await;
+    network.black_hole(C0);
+    let (mut call, hello) = new.welcome(4, true).await;
+    assert_eq!((hello.session, hello.held.len()), (4, 1));
+    call.quiet_for(Duration::from_secs(10)).await;
+    assert!(started.is_running(), "the session went on without a break");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_stopped_fences_itself_before_it_says_or_starts_anything() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let mut agent = Agent::start(&network, config(1, &[C0]));
+    let (mut call, _) = leader.welcome(1, false).await;
+    call.assign(&["a"]).await;
+    let mut a = agent.started().await;
+    // While it is stopped, its task ends and an assignment arrives.
+    a.succeed();
+    call.assign(&["b"]).await;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    while let Some(message) = call.any().await {
+        assert!(!matches!(message, FromAgent::Completions(_)), "a result of the lost session: {message:?}");
+    }
+    let (mut call, hello) = leader.welcome(2, false).await;
+    assert_eq!((hello.session, hello.held.len()), (0, 0));
+    call.quiet_for(Duration::from_secs(5)).await;
+    assert!(!agent.has_started_another(), "an assignment of the lost session was started");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_welcome_that_comes_too_late_for_its_own_lease_is_worth_nothing() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let mut agent = Agent::start(&network, config(1, &[C0]));
+    let (call, _) = leader.welcome(1, false).await;
+    call.assign(&["a"]).await;
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let (mut call, hello) = leader.welcome(2, false).await;
+    assert_eq!(hello.session, 0);
+    call.quiet_for(Duration::from_secs(5)).await;
+    assert!(!agent.has_started_another());
+    call.assign(&["b"]).await;
+    assert_eq!(agent.started().await.attempt.task_id, "b");
+}

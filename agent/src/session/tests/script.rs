@@ -1,0 +1,300 @@
+//! A coordinator and an executor that do what a test says, and nothing else.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use robeing_proto::v1::{
+    self, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
+    coordinator_message::Message as FromCoordinator, session_server,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+
+use super::network::MemoryNetwork;
+use crate::{
+    config::{AgentConfig, AgentRole},
+    executor::{Attempt, Executor, Outcome},
+    platform::Platform,
+    session::{SessionError, run},
+    telemetry::Metrics,
+    transport::Transport,
+};
+
+pub const INTERVAL: Duration = Duration::from_millis(500);
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+pub const LEASE: Duration = Duration::from_millis(1_500);
+const CALLS: usize = 256;
+
+/// Waits, but not for ever.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
+}
+
+/// A coordinator whose every call is answered by the test.
+pub struct Coordinator {
+    calls: mpsc::Receiver<Call>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+struct Service(mpsc::Sender<Call>);
+
+#[async_trait]
+impl session_server::Session for Service {
+    type OpenStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+
+    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
+        let (outgoing, messages) = mpsc::channel(CALLS);
+        let call = Call { incoming: request.into_inner(), outgoing, answers_heartbeats: true };
+        self.0.send(call).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+impl Coordinator {
+    pub async fn start(network: &MemoryNetwork, address: &str) -> Self {
+        let (sender, calls) = mpsc::channel(CALLS);
+        let bound = Transport::new(Arc::new(network.clone())).bind(address).await.expect("the address is free");
+        let routes = Routes::new(session_server::SessionServer::new(Service(sender)));
+        let serving = tokio::spawn(async move {
+            bound.serve(routes, CancellationToken::new()).await.expect("it serves");
+        });
+        Self { calls, _serving: AbortOnDropHandle::new(serving) }
+    }
+
+    /// The next stream an agent opens.
+    pub async fn call(&mut self) -> Call {
+        soon("a call", self.calls.recv()).await.expect("the service lives")
+    }
+
+    /// The next stream, with its Hello answered by this session.
+    pub async fn welcome(&mut self, session: u64, resumed: bool) -> (Call, Hello) {
+        let mut call = self.call().await;
+        let hello = call.hello().await;
+        call.say(FromCoordinator::Welcome(v1::Welcome {
+            session,
+            term: 1,
+            heartbeat_interval_ms: INTERVAL.as_millis() as u32,
+            session_timeout_ms: TIMEOUT.as_millis() as u32,
+            coordinators: Vec::new(),
+            resumed,
+        }))
+        .await;
+        (call, hello)
+    }
+
+    /// How many calls came by now without being taken.
+    pub fn untaken_calls(&self) -> usize {
+        self.calls.len()
+    }
+}
+
+/// One stream of an agent.
+pub struct Call {
+    incoming: Streaming<AgentMessage>,
+    outgoing: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    pub answers_heartbeats: bool,
+}
+
+impl Call {
+    pub async fn say(&self, message: FromCoordinator) {
+        // An agent that is gone does not hear it, which a test sees elsewhere.
+        let _ = self.outgoing.send(Ok(CoordinatorMessage { message: Some(message) })).await;
+    }
+
+    pub async fn refuse(&self, status: Status) {
+        let _ = self.outgoing.send(Err(status)).await;
+    }
+
+    /// The next message, whatever it is; `None` when the stream ended.
+    pub async fn any(&mut self) -> Option<FromAgent> {
+        match soon("a message", self.incoming.next()).await {
+            Some(Ok(message)) => message.message,
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// The next message that is no heartbeat; heartbeats are acknowledged meanwhile.
+    pub async fn next(&mut self) -> Option<FromAgent> {
+        loop {
+            match self.any().await {
+                Some(FromAgent::Heartbeat(beat)) if self.answers_heartbeats => {
+                    self.say(FromCoordinator::HeartbeatAck(v1::HeartbeatAck { seq: beat.seq })).await;
+                }
+                Some(FromAgent::Heartbeat(_)) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub async fn hello(&mut self) -> Hello {
+        match self.next().await {
+            Some(FromAgent::Hello(hello)) => hello,
+            other => panic!("expected Hello, got {other:?}"),
+        }
+    }
+
+    pub async fn completions(&mut self) -> Vec<v1::Completion> {
+        match self.next().await {
+            Some(FromAgent::Completions(completions)) => completions.completions,
+            other => panic!("expected completions, got {other:?}"),
+        }
+    }
+
+    /// Answers heartbeats for so long, during which nothing else is said.
+    pub async fn quiet_for(&mut self, duration: Duration) {
+        if let Ok(message) = timeout(duration, self.next()).await {
+            panic!("expected nothing but heartbeats for {duration:?}, got {message:?}");
+        }
+    }
+
+    pub async fn assign(&self, tasks: &[&str]) {
+        let assignments = tasks.iter().map(|task| assignment(task)).collect();
+        self.say(FromCoordinator::Assignments(v1::Assignments { assignments })).await;
+    }
+
+    pub async fn acknowledge(&self, completions: &[v1::Completion], accepted: bool) {
+        let ack = |c: &v1::Completion| v1::CompletionAck {
+            task_id: c.task_id.clone(),
+            attempt: c.attempt,
+            accepted,
+            reason: String::new(),
+        };
+        let acks = completions.iter().map(ack).collect();
+        self.say(FromCoordinator::CompletionAcks(v1::CompletionAcks { acks })).await;
+    }
+}
+
+pub fn assignment(task: &str) -> v1::Assignment {
+    v1::Assignment {
+        task_id: task.to_owned(),
+        attempt: 1,
+        kind: "k".to_owned(),
+        input: task.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+pub fn reference(task: &str) -> v1::AttemptRef {
+    v1::AttemptRef { task_id: task.to_owned(), attempt: 1 }
+}
+
+/// An executor whose every attempt ends when the test says so.
+pub struct Manual(mpsc::Sender<Started>);
+
+/// An attempt that runs.
+pub struct Started {
+    pub attempt: Attempt,
+    pub at: Instant,
+    finish: Option<oneshot::Sender<Outcome>>,
+    /// When it was dropped or ended.
+    gone: oneshot::Receiver<Instant>,
+}
+
+struct TellWhenDropped(Option<oneshot::Sender<Instant>>);
+
+impl Drop for TellWhenDropped {
+    fn drop(&mut self) {
+        let _ = self.0.take().map(|tell| tell.send(Instant::now()));
+    }
+}
+
+impl Started {
+    pub fn succeed(&mut self) {
+        let output = self.attempt.input.clone();
+        self.finish(Outcome::Succeeded { output });
+    }
+
+    pub fn finish(&mut self, outcome: Outcome) {
+        let finish = self.finish.take().expect("it was not finished before");
+        assert!(finish.send(outcome).is_ok(), "{} does not run any more", self.attempt.task_id);
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.gone.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
+
+    /// When it stopped running.
+    pub async fn gone(self) -> Instant {
+        soon("the end of an attempt", self.gone).await.expect("it tells")
+    }
+}
+
+#[async_trait]
+impl Executor for Manual {
+    async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
+        let ((finish, finished), (tell, gone)) = (oneshot::channel(), oneshot::channel());
+        let _tell = TellWhenDropped(Some(tell));
+        let started = Started { attempt, at: Instant::now(), finish: Some(finish), gone };
+        self.0.send(started).await.expect("the test listens");
+        tokio::select! {
+            biased;
+            outcome = finished => outcome.unwrap_or(Outcome::Cancelled),
+            () = cancel.cancelled() => Outcome::Cancelled,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "manual"
+    }
+}
+
+/// An agent under test.
+pub struct Agent {
+    pub task: JoinHandle<Result<(), SessionError>>,
+    pub shutdown: CancellationToken,
+    started: mpsc::Receiver<Started>,
+}
+
+pub const AGENT: &str = "10.0.0.9:7000";
+pub const C0: &str = "10.0.0.1:8080";
+pub const C1: &str = "10.0.0.2:8080";
+
+pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
+    AgentConfig {
+        name: "data-0".into(),
+        cluster_id: "fleet".into(),
+        role: AgentRole::Specialist,
+        coordinators: coordinators.iter().map(|c| (*c).to_owned()).collect(),
+        listen: AGENT.into(),
+        advertise: None,
+        pool: "data".into(),
+        pool_replicas: 3,
+        pool_standby: 1,
+        specializations: vec!["sums".into()],
+        slots,
+        drain_timeout: Duration::from_secs(30),
+        metrics_listen: None,
+    }
+}
+
+pub fn platform(network: &MemoryNetwork) -> Platform {
+    Platform { network: Arc::new(network.clone()), ..Platform::real() }
+}
+
+impl Agent {
+    pub fn start(network: &MemoryNetwork, config: AgentConfig) -> Self {
+        let (sender, started) = mpsc::channel(CALLS);
+        let shutdown = CancellationToken::new();
+        let session = run(config, platform(network), Arc::new(Manual(sender)), Metrics::default(), shutdown.clone());
+        Self { task: tokio::spawn(session), shutdown, started }
+    }
+
+    /// The next attempt that is started.
+    pub async fn started(&mut self) -> Started {
+        soon("the start of an attempt", self.started.recv()).await.expect("the agent lives")
+    }
+
+    pub fn has_started_another(&self) -> bool {
+        !self.started.is_empty()
+    }
+
+    pub async fn end(self) -> Result<(), SessionError> {
+        soon("the agent's end", self.task).await.expect("no panic")
+    }
+}

@@ -1,0 +1,56 @@
+//! How assignments become attempts and outcomes become completions.
+
+use std::time::Duration;
+
+use robeing_proto::v1::{self, completion};
+
+use super::held::Waiting;
+use crate::executor::{Attempt, Failure, FailureKind, Outcome};
+
+/// The attempt an assignment asks for, of whose time limit `waited` is gone. `Err`: all of it.
+pub(super) fn attempt(waiting: Waiting, waited: Duration) -> Result<Attempt, completion::Outcome> {
+    let v1::Assignment { task_id, attempt, kind, input, deadline_unix_ms, time_limit_ms } = waiting.assignment;
+    let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
+    let time_limit = limit.map(|limit| limit.saturating_sub(waited));
+    if time_limit == Some(Duration::ZERO) {
+        return Err(completion::Outcome::Failure(v1::Failure {
+            kind: v1::FailureKind::TimedOut.into(),
+            message: format!(
+                "the attempt's time limit of {time_limit_ms} ms passed before a slot of the agent was free"
+            ),
+            retryable: true,
+            ..Default::default()
+        }));
+    }
+    let deadline_unix_ms = (deadline_unix_ms > 0).then_some(deadline_unix_ms);
+    Ok(Attempt { task_id, attempt, kind, input, deadline_unix_ms, time_limit })
+}
+
+/// How an outcome is told to the coordinator.
+pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
+    match outcome {
+        Outcome::Succeeded { output } => completion::Outcome::Output(output),
+        Outcome::Failed(failure) => completion::Outcome::Failure(self::failure(failure)),
+        Outcome::Cancelled => completion::Outcome::Stopped(v1::Stopped {}),
+    }
+}
+
+fn failure(failure: Failure) -> v1::Failure {
+    let kind = match failure.kind {
+        FailureKind::Exit => v1::FailureKind::Exit,
+        FailureKind::Signal => v1::FailureKind::Signal,
+        FailureKind::Spawn => v1::FailureKind::Spawn,
+        FailureKind::TimedOut => v1::FailureKind::TimedOut,
+        FailureKind::OutputTooLarge => v1::FailureKind::OutputTooLarge,
+        FailureKind::Http => v1::FailureKind::Http,
+        FailureKind::Unreachable => v1::FailureKind::Unreachable,
+        FailureKind::InvalidAttempt => v1::FailureKind::Internal,
+    };
+    v1::Failure {
+        kind: kind.into(),
+        message: failure.message,
+        code: failure.code,
+        stderr_tail: failure.stderr_tail,
+        retryable: failure.retryable,
+    }
+}
