@@ -1,0 +1,12 @@
+//! The payload of a log entry is opened or refused.
+#![no_main]
+
+use bytes::Bytes;
+use robeing_agent::coordinator::consensus::Batch;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok((now, commands)) = Batch(Bytes::copy_from_slice(bytes)).open() {
+        let again = Batch::new(now, commands.iter().map(|command| &command[..]));
+        assert_eq!(&again.0[..], bytes);
+    }
+});

@@ -1,0 +1,67 @@
+//! What the documentation shows is what works.
+
+use std::{fs, path::PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn documents() -> Vec<(String, String)> {
+    let mut paths = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
+    let docs = fs::read_dir(root().join("docs")).expect("there is a docs folder");
+    paths.extend(docs.map(|entry| entry.expect("the folder can be listed").path()));
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{} can't be read: {e}", path.display()));
+        (path.display().to_string(), text)
+    };
+    paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "md")).map(read).collect()
+}
+
+/// The content of the fenced blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    text.split(&opening).skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
+}
+
+#[test]
+fn every_manifest_in_the_documentation_is_taken() {
+    let mut taken = 0;
+    for (path, text) in documents() {
+        for block in blocks(&text, "yaml").iter().filter(|block| block.contains("kind: RobeingCluster")) {
+            if let Err(error) = robeing_crds::parse_manifests(block) {
+                panic!("a manifest in {path} is refused:\n{error}\n{block}");
+            }
+            taken += 1;
+        }
+    }
+    assert!(taken > 0, "the README shows a manifest");
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for (path, text) in documents() {
+        let folder = PathBuf::from(&path).parent().expect("a file is in a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(link, _)| link)) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !file.contains("://") {
+                assert!(folder.join(file).exists(), "{path} links to {link}, which is not there");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_make_target_in_the_documentation_exists() {
+    let makefile = fs::read_to_string(root().join("Makefile")).expect("there is a Makefile");
+    for (path, text) in documents() {
+        for block in blocks(&text, "sh") {
+            for line in block.lines().filter_map(|line| line.strip_prefix("make ")) {
+                let words = line.split('#').next().unwrap_or_default().split_whitespace();
+                for target in words.filter(|word| !word.contains('=')) {
+                    let defined = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+                    assert!(defined, "{path} says `make {target}`, which the Makefile does not have");
+                }
+            }
+        }
+    }
+}
