@@ -69,22 +69,14 @@ impl CommandExecutor {
             return Err(ExecutorError::NulInArgv { index });
         }
         let launcher = Launcher::start(config.guard).map_err(ExecutorError::Thread)?;
-        Ok(Self {
-            argv: config.argv.into(),
-            limits: config.limits,
-            launcher,
-        })
+        Ok(Self { argv: config.argv.into(), limits: config.limits, launcher })
     }
 
     fn program(&self) -> &str {
         &self.argv[0]
     }
 
-    async fn launch(
-        &self,
-        attempt: &Attempt,
-        cancel: &CancellationToken,
-    ) -> Result<Launched, Failure> {
+    async fn launch(&self, attempt: &Attempt, cancel: &CancellationToken) -> Result<Launched, Failure> {
         let launch = Launch {
             argv: Arc::clone(&self.argv),
             env: [
@@ -95,31 +87,17 @@ impl CommandExecutor {
             ],
             has_input: !attempt.input.is_empty(),
         };
-        if let Some((name, _)) = launch
-            .env
-            .iter()
-            .find(|(_, value)| value.as_ref().is_some_and(|v| v.contains('\0')))
-        {
-            let message =
-                format!("{name} would contain a NUL character, which no program can be given");
+        if let Some((name, _)) = launch.env.iter().find(|(_, value)| value.as_ref().is_some_and(|v| v.contains('\0'))) {
+            let message = format!("{name} would contain a NUL character, which no program can be given");
             return Err(Failure::new(FailureKind::InvalidAttempt, false, message));
         }
-        self.launcher
-            .launch(launch, cancel.clone())
-            .await
-            .map_err(|error| not_started(self.program(), &error))
+        self.launcher.launch(launch, cancel.clone()).await.map_err(|error| not_started(self.program(), &error))
     }
 
     fn pipes(&self, launched: &mut Launched, input: Bytes) -> Pipes {
         let stdin = launched.stdin.take().map(|pipe| (pipe, input));
         let (stdout, stderr) = (launched.stdout.take(), launched.stderr.take());
-        Pipes::new(
-            stdin,
-            stdout,
-            stderr,
-            self.limits.max_output,
-            self.limits.stderr_tail,
-        )
+        Pipes::new(stdin, stdout, stderr, self.limits.max_output, self.limits.stderr_tail)
     }
 
     /// Sees a started command through to the end of its group.
@@ -154,9 +132,7 @@ impl Executor for CommandExecutor {
             Err(failure) => return Outcome::Failed(failure),
         };
         let mut pipes = self.pipes(&mut launched, attempt.input);
-        let end = self
-            .see_through(&mut launched.group, &mut pipes, &stop)
-            .await;
+        let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
         conclude(self.program(), &self.limits, end, pipes)
     }
 
@@ -221,21 +197,15 @@ fn conclude(program: &str, limits: &Limits, end: End, pipes: Pipes) -> Outcome {
         End::Overflowed => too_large(program, limits),
         End::Exited(_) if overflowed => too_large(program, limits),
         End::Exited(Ok(status)) if status.success() => {
-            return Outcome::Succeeded {
-                output: output.into(),
-            };
+            return Outcome::Succeeded { output: output.into() };
         }
         End::Exited(Ok(status)) => exited(program, status),
         End::Exited(Err(error)) => {
-            let message =
-                format!("the end of the command {program:?} could not be learned: {error}");
+            let message = format!("the end of the command {program:?} could not be learned: {error}");
             Failure::new(FailureKind::Exit, true, message)
         }
     };
-    Outcome::Failed(Failure {
-        stderr_tail: lossy(&stderr_tail),
-        ..failure
-    })
+    Outcome::Failed(Failure { stderr_tail: lossy(&stderr_tail), ..failure })
 }
 
 fn too_large(program: &str, limits: &Limits) -> Failure {
@@ -252,21 +222,13 @@ fn exited(program: &str, status: ExitStatus) -> Failure {
         (Some(code), _) => {
             let retryable = code != PERMANENT_FAILURE_EXIT_CODE;
             let message = format!("the command {program:?} exited with code {code}");
-            Failure {
-                code: Some(code),
-                ..Failure::new(FailureKind::Exit, retryable, message)
-            }
+            Failure { code: Some(code), ..Failure::new(FailureKind::Exit, retryable, message) }
         }
         (None, number) => {
             let number = number.unwrap_or_default();
             let name = Signal::try_from(number).map_or("an unknown signal", Signal::as_str);
-            let hint = if number == Signal::SIGKILL as i32 {
-                "; it may have run out of memory"
-            } else {
-                ""
-            };
-            let message =
-                format!("the command {program:?} was ended by {name} (signal {number}){hint}");
+            let hint = if number == Signal::SIGKILL as i32 { "; it may have run out of memory" } else { "" };
+            let message = format!("the command {program:?} was ended by {name} (signal {number}){hint}");
             Failure::new(FailureKind::Signal, true, message)
         }
     }
@@ -284,9 +246,7 @@ fn not_started(program: &str, error: &io::Error) -> Failure {
              the agent runs as"
         ),
         io::ErrorKind::ArgumentListTooLong => {
-            format!(
-                "the command {program:?} can't be started: its arguments and environment are too large"
-            )
+            format!("the command {program:?} can't be started: its arguments and environment are too large")
         }
         _ if error.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32) => format!(
             "the command {program:?} is not a program this agent can run; a script needs a first line such as \

@@ -15,9 +15,7 @@ impl Executor for EchoExecutor {
         if cancel.is_cancelled() {
             return Outcome::Cancelled;
         }
-        Outcome::Succeeded {
-            output: attempt.input,
-        }
+        Outcome::Succeeded { output: attempt.input }
     }
 
     fn name(&self) -> &'static str {

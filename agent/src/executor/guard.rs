@@ -59,22 +59,11 @@ impl Guard {
     ///
     /// # Errors
     /// When the process can't be started.
-    pub fn spawn_with<A: Into<OsString>>(
-        program: &Path,
-        args: impl IntoIterator<Item = A>,
-    ) -> io::Result<Self> {
+    pub fn spawn_with<A: Into<OsString>>(program: &Path, args: impl IntoIterator<Item = A>) -> io::Result<Self> {
         let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
         let (process, registry) = start(program, &args)?;
-        let state = State {
-            process,
-            registry,
-            groups: HashSet::new(),
-        };
-        Ok(Self {
-            program: program.to_owned(),
-            args,
-            state: Mutex::new(state),
-        })
+        let state = State { process, registry, groups: HashSet::new() };
+        Ok(Self { program: program.to_owned(), args, state: Mutex::new(state) })
     }
 
     /// The guard's process id.
@@ -91,7 +80,10 @@ impl Guard {
     pub(super) fn registered(&self, group: Pid, used: &Arc<OwnedFd>) {
         let mut state = self.lock();
         state.groups.insert(group.as_raw());
-        if !Arc::ptr_eq(used, &state.registry) && send(&state.registry, group.as_raw()).is_err() {
+        // A guard that is being killed may have taken the record and never read it.
+        let dead = !matches!(state.process.try_wait(), Ok(None));
+        let replaced = !Arc::ptr_eq(used, &state.registry);
+        if dead || (replaced && send(&state.registry, group.as_raw()).is_err()) {
             self.replace_and_log(&mut state);
         }
     }
@@ -116,10 +108,7 @@ impl Guard {
     }
 
     fn replace_in(&self, state: &mut State) -> io::Result<()> {
-        tracing::warn!(
-            pid = state.process.id(),
-            "the guard died or hangs; starting another"
-        );
+        tracing::warn!(pid = state.process.id(), "the guard died or hangs; starting another");
         end(&mut state.process);
         let (process, registry) = start(&self.program, &self.args)?;
         state.process = process;
@@ -157,11 +146,7 @@ fn start(program: &Path, args: &[OsString]) -> io::Result<(Child, Arc<OwnedFd>)>
         // A group of its own: what is sent to the agent's whole group, such as Ctrl-C, must not end the guard first.
         .process_group(0)
         .spawn()?;
-    let registry: OwnedFd = process
-        .stdin
-        .take()
-        .ok_or(io::ErrorKind::BrokenPipe)?
-        .into();
+    let registry: OwnedFd = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?.into();
     // A guard that no longer reads must show as an error, not as an agent that hangs.
     let flags = OFlag::from_bits_truncate(fcntl(&registry, FcntlArg::F_GETFL)?);
     fcntl(&registry, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -192,12 +177,7 @@ fn send(registry: &OwnedFd, group: i32) -> Result<(), Errno> {
 pub fn main() -> ! {
     // Only the agent's end ends the guard. SIGKILL still does; the agent then starts another.
     let mut ignored = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         ignored.add(signal);
     }
     // Neither can fail with these arguments, and the guard is of use without either.

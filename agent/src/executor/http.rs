@@ -61,14 +61,8 @@ impl HttpExecutor {
     /// # Errors
     /// When the URL is none that can be called, or it is https and the trusted certificates can't be read.
     pub fn new(config: HttpConfig) -> Result<Self, ExecutorError> {
-        let bad_url = |reason: String| ExecutorError::BadUrl {
-            url: config.url.clone(),
-            reason,
-        };
-        let url: Uri = config
-            .url
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| bad_url(error.to_string()))?;
+        let bad_url = |reason: String| ExecutorError::BadUrl { url: config.url.clone(), reason };
+        let url: Uri = config.url.parse().map_err(|error: http::uri::InvalidUri| bad_url(error.to_string()))?;
         if url.host().is_none_or(str::is_empty) {
             return Err(bad_url("it names no host".into()));
         }
@@ -76,32 +70,20 @@ impl HttpExecutor {
         tcp.set_connect_timeout(Some(CONNECT_WITHIN));
         tcp.set_nodelay(true);
         let mut builder = Client::builder(TokioExecutor::new());
-        builder
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(KEEP_IDLE);
+        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE);
         let client = match url.scheme_str() {
             Some("http") => Transport::Plain(builder.build(tcp)),
             Some("https") => {
                 tcp.enforce_http(false);
                 let tls = HttpsConnectorBuilder::new().with_native_roots();
-                let tls = tls.map_err(|source| ExecutorError::Certificates {
-                    url: config.url.clone(),
-                    source,
-                })?;
+                let tls = tls.map_err(|source| ExecutorError::Certificates { url: config.url.clone(), source })?;
                 Transport::Tls(builder.build(tls.https_only().enable_http1().wrap_connector(tcp)))
             }
             scheme => {
-                return Err(bad_url(format!(
-                    "its scheme is {:?}, not http or https",
-                    scheme.unwrap_or("none")
-                )));
+                return Err(bad_url(format!("its scheme is {:?}, not http or https", scheme.unwrap_or("none"))));
             }
         };
-        Ok(Self {
-            url,
-            limits: config.limits,
-            client,
-        })
+        Ok(Self { url, limits: config.limits, client })
     }
 
     async fn call(&self, attempt: Attempt) -> Result<Bytes, Failure> {
@@ -122,10 +104,7 @@ impl HttpExecutor {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         let headers = request.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/octet-stream"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         headers.insert("robeing-attempt", attempt.attempt.into());
         insert(headers, "robeing-task-id", &attempt.task_id)?;
         insert(headers, "robeing-kind", &attempt.kind)?;
@@ -156,15 +135,10 @@ impl HttpExecutor {
 
     async fn refused(&self, answer: Response<Incoming>) -> Failure {
         let status = answer.status();
-        let location = answer
-            .headers()
-            .get(LOCATION)
-            .map(|to| lossy(to.as_bytes()));
+        let location = answer.headers().get(LOCATION).map(|to| lossy(to.as_bytes()));
         let mut message = format!("{} answered {status}", self.url);
         if let Some(location) = location.filter(|_| status.is_redirection()) {
-            message += &format!(
-                ", a redirect to {location:?}, which is not followed; set executor.http.url to it"
-            );
+            message += &format!(", a redirect to {location:?}, which is not followed; set executor.http.url to it");
         }
         let start = start_of(answer.into_body(), self.limits.stderr_tail).await;
         Failure {
@@ -184,22 +158,14 @@ impl HttpExecutor {
 
     fn unreachable(&self, error: &Error) -> Failure {
         if error.is_connect() {
-            let message = format!(
-                "{} can't be reached: {}; is the server up?",
-                self.url,
-                causes(error)
-            );
+            let message = format!("{} can't be reached: {}; is the server up?", self.url, causes(error));
             return Failure::new(FailureKind::Unreachable, true, message);
         }
         self.broken(error)
     }
 
     fn broken(&self, error: &dyn std::error::Error) -> Failure {
-        let message = format!(
-            "the connection to {} broke before the answer was whole: {}",
-            self.url,
-            causes(error)
-        );
+        let message = format!("the connection to {} broke before the answer was whole: {}", self.url, causes(error));
         Failure::new(FailureKind::Unreachable, true, message)
     }
 }
@@ -234,18 +200,12 @@ impl Executor for HttpExecutor {
 }
 
 fn worth_another_attempt(status: StatusCode) -> bool {
-    status.is_server_error()
-        || matches!(
-            status,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-        )
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), Failure> {
     let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-        let message = format!(
-            "{value:?} can't be sent as the header {name}: it contains a control character"
-        );
+        let message = format!("{value:?} can't be sent as the header {name}: it contains a control character");
         Failure::new(FailureKind::InvalidAttempt, false, message)
     })?;
     headers.insert(name, value);

@@ -66,37 +66,18 @@ impl Launcher {
     /// Starts the thread.
     pub(super) fn start(guard: Option<Arc<Guard>>) -> io::Result<Self> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let thread = thread::Builder::new()
-            .name("robeing-launcher".into())
-            .spawn(move || serve(queue, guard.as_ref()))?;
-        Ok(Self {
-            requests: Some(requests),
-            thread: Some(thread),
-        })
+        let thread =
+            thread::Builder::new().name("robeing-launcher".into()).spawn(move || serve(queue, guard.as_ref()))?;
+        Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
     /// Starts a command, unless `cancel` fires before its turn comes, which is an error then. If the future is dropped
     /// meanwhile, the command is not started or killed at once.
-    pub(super) async fn launch(
-        &self,
-        launch: Launch,
-        cancel: CancellationToken,
-    ) -> io::Result<Launched> {
+    pub(super) async fn launch(&self, launch: Launch, cancel: CancellationToken) -> io::Result<Launched> {
         let (reply, launched) = oneshot::channel();
-        let request = Request {
-            launch,
-            cancel,
-            runtime: Handle::current(),
-            reply,
-        };
-        let gone =
-            || io::Error::other("the thread that starts commands has ended; restart the agent");
-        self.requests
-            .as_ref()
-            .ok_or_else(gone)?
-            .send(request)
-            .await
-            .map_err(|_| gone())?;
+        let request = Request { launch, cancel, runtime: Handle::current(), reply };
+        let gone = || io::Error::other("the thread that starts commands has ended; restart the agent");
+        self.requests.as_ref().ok_or_else(gone)?.send(request).await.map_err(|_| gone())?;
         launched.await.map_err(|_| gone())?
     }
 }
@@ -112,13 +93,7 @@ impl Drop for Launcher {
 }
 
 fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
-    while let Some(Request {
-        launch,
-        cancel,
-        runtime,
-        reply,
-    }) = queue.blocking_recv()
-    {
+    while let Some(Request { launch, cancel, runtime, reply }) = queue.blocking_recv() {
         if reply.is_closed() {
             continue;
         }
@@ -130,9 +105,7 @@ fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
         if let (Err(error), Some(guard)) = (&launched, guard)
             && error.raw_os_error() == Some(UNGUARDED as i32)
         {
-            launched = guard
-                .replace()
-                .and_then(|()| spawn(&launch, Some(guard), &runtime));
+            launched = guard.replace().and_then(|()| spawn(&launch, Some(guard), &runtime));
         }
         // If no one waits for it any more, the group is dropped here, which kills it.
         let _ = reply.send(launched);
@@ -140,18 +113,11 @@ fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
 }
 
 fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::Result<Launched> {
-    let (program, args) = launch
-        .argv
-        .split_first()
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let (program, args) = launch.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command
         .args(args)
-        .stdin(if launch.has_input {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if launch.has_input { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -177,12 +143,7 @@ fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::R
         guard.registered(id, registry);
     }
     let group = ProcessGroup::new(id, child, guard.cloned(), runtime.clone());
-    Ok(Launched {
-        group,
-        stdin,
-        stdout,
-        stderr,
-    })
+    Ok(Launched { group, stdin, stdout, stderr })
 }
 
 /// Makes the command die with the agent: itself by the kernel, its group by the guard.

@@ -95,13 +95,7 @@ pub struct Failure {
 
 impl Failure {
     fn new(kind: FailureKind, retryable: bool, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            code: None,
-            stderr_tail: String::new(),
-            retryable,
-        }
+        Self { kind, message: message.into(), code: None, stderr_tail: String::new(), retryable }
     }
 }
 
@@ -140,11 +134,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_output: DEFAULT_MAX_OUTPUT,
-            stderr_tail: DEFAULT_STDERR_TAIL,
-            kill_grace: DEFAULT_KILL_GRACE,
-        }
+        Self { max_output: DEFAULT_MAX_OUTPUT, stderr_tail: DEFAULT_STDERR_TAIL, kill_grace: DEFAULT_KILL_GRACE }
     }
 }
 
@@ -153,22 +143,16 @@ impl Default for Limits {
 #[non_exhaustive]
 pub enum ExecutorError {
     /// `argv` is empty, or its first word is.
-    #[error(
-        "the command executor has no program to run; name one as the first word of executor.command.argv"
-    )]
+    #[error("the command executor has no program to run; name one as the first word of executor.command.argv")]
     NoProgram,
     /// A word of `argv` contains a NUL character, which no process can be given.
-    #[error(
-        "word {index} of executor.command.argv contains a NUL character, which no program can be given; remove it"
-    )]
+    #[error("word {index} of executor.command.argv contains a NUL character, which no program can be given; remove it")]
     NulInArgv {
         /// The word's place in `argv`, from 0.
         index: usize,
     },
     /// The URL does not parse, or is not an absolute http or https URL.
-    #[error(
-        "executor.http.url {url:?} is not a URL that can be called ({reason}); write it as http://HOST:PORT/PATH"
-    )]
+    #[error("executor.http.url {url:?} is not a URL that can be called ({reason}); write it as http://HOST:PORT/PATH")]
     BadUrl {
         /// The URL as given.
         url: String,
@@ -187,8 +171,6 @@ pub enum ExecutorError {
         source: std::io::Error,
     },
     /// The thread that starts commands can't be started.
-    #[error(
-        "the thread that starts commands can't be started: {0}; the agent may be at its limit of processes"
-    )]
+    #[error("the thread that starts commands can't be started: {0}; the agent may be at its limit of processes")]
     Thread(#[source] std::io::Error),
 }

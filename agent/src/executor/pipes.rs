@@ -32,24 +32,14 @@ impl Pipes {
         max_output: usize,
         stderr_tail: usize,
     ) -> Self {
-        Self {
-            stdin,
-            stdout,
-            stderr,
-            output: Output::new(max_output),
-            tail: Tail::new(stderr_tail),
-        }
+        Self { stdin, stdout, stderr, output: Output::new(max_output), tail: Tail::new(stderr_tail) }
     }
 
     /// Moves data for as long as it is polled. Ends only once the output is over its limit. Cancel-safe.
     pub(super) async fn pump_until_overflow(&mut self) {
         std::future::poll_fn(|cx| {
             self.poll_move(cx);
-            if self.output.overflowed() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
+            if self.output.overflowed() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -132,11 +122,7 @@ fn poll_write_all(pipe: &mut ChildStdin, input: &mut Bytes, cx: &mut Context<'_>
 }
 
 /// Ready at the pipe's end. A pipe that can't be read has ended as far as anyone can tell.
-fn poll_read_all(
-    pipe: &mut (impl AsyncRead + Unpin),
-    cx: &mut Context<'_>,
-    mut take: impl FnMut(&[u8]),
-) -> Poll<()> {
+fn poll_read_all(pipe: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>, mut take: impl FnMut(&[u8])) -> Poll<()> {
     let mut chunk = [MaybeUninit::uninit(); CHUNK];
     loop {
         let mut buffer = ReadBuf::uninit(&mut chunk);
@@ -175,12 +161,7 @@ struct Output {
 
 impl Output {
     fn new(limit: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            limit,
-            overflowed: false,
-            discarding: false,
-        }
+        Self { bytes: Vec::new(), limit, overflowed: false, discarding: false }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -214,11 +195,7 @@ struct Tail {
 
 impl Tail {
     fn new(limit: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            limit,
-            lost_some: false,
-        }
+        Self { bytes: Vec::new(), limit, lost_some: false }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -241,12 +218,7 @@ impl Tail {
     fn into_bytes(mut self) -> Vec<u8> {
         self.cut();
         if self.lost_some {
-            let inside_character = self
-                .bytes
-                .iter()
-                .take(3)
-                .take_while(|byte| *byte & 0xC0 == 0x80)
-                .count();
+            let inside_character = self.bytes.iter().take(3).take_while(|byte| *byte & 0xC0 == 0x80).count();
             self.bytes.drain(..inside_character);
         }
         self.bytes
@@ -262,10 +234,7 @@ mod tests {
         let mut output = Output::new(4);
         output.push(b"ab");
         output.push(b"cd");
-        assert_eq!(
-            (output.bytes.as_slice(), output.overflowed()),
-            (b"abcd".as_slice(), false)
-        );
+        assert_eq!((output.bytes.as_slice(), output.overflowed()), (b"abcd".as_slice(), false));
         output.push(b"e");
         assert!(output.overflowed());
         assert_eq!(output.bytes.capacity(), 0, "what was held must be let go");
@@ -277,11 +246,7 @@ mod tests {
             let mut tail = Tail::new(4);
             for part in b"0123456789ab".chunks(step) {
                 tail.push(part);
-                assert!(
-                    tail.bytes.len() <= 8,
-                    "the tail grew to {} bytes in steps of {step}",
-                    tail.bytes.len()
-                );
+                assert!(tail.bytes.len() <= 8, "the tail grew to {} bytes in steps of {step}", tail.bytes.len());
             }
             assert_eq!(tail.into_bytes(), b"89ab", "in steps of {step}");
         }

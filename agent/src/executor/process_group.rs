@@ -40,12 +40,7 @@ pub(super) struct ProcessGroup {
 impl ProcessGroup {
     /// Takes charge of the group that `leader`, just started with process group 0 under `runtime`, leads.
     pub(super) fn new(id: Pid, leader: Child, guard: Option<Arc<Guard>>, runtime: Handle) -> Self {
-        Self {
-            id,
-            leader: Some(leader),
-            guard,
-            runtime,
-        }
+        Self { id, leader: Some(leader), guard, runtime }
     }
 
     /// Waits for the leader to exit. Others of the group may still run then. Cancel-safe.
@@ -78,8 +73,7 @@ impl Drop for ProcessGroup {
         signal(self.id, Signal::SIGKILL);
         let (id, guard) = (self.id, self.guard.take());
         // Ends by itself within twice GONE_WITHIN; and with the runtime, whose end is the agent's.
-        self.runtime
-            .spawn(async move { bury(id, &mut leader, guard.as_deref()).await });
+        self.runtime.spawn(async move { bury(id, &mut leader, guard.as_deref()).await });
     }
 }
 
@@ -115,6 +109,8 @@ async fn gone(group: Pid, give_up: Instant) -> bool {
         }
         // Zombies that another process has to reap, and may never, do nothing any more and hold nothing open.
         if pause >= LOOK_CLOSER && only_zombies(group) {
+            // Some may have come to this process since the look above.
+            reaper::reap_group(group);
             return true;
         }
         if Instant::now() >= give_up {
@@ -152,22 +148,10 @@ mod tests {
     #[test]
     fn a_running_member_of_a_group_is_told_from_zombies_and_strangers() {
         let group = Pid::from_raw(70);
-        assert!(is_running_member(
-            "71 (sleep) S 1 70 70 0 -1 4194304",
-            group
-        ));
-        assert!(is_running_member(
-            "71 (odd) Z 1 7) D 1 70 70 0 -1 4194304",
-            group
-        ));
-        assert!(!is_running_member(
-            "71 (sleep) Z 1 70 70 0 -1 4194304",
-            group
-        ));
-        assert!(!is_running_member(
-            "71 (sleep) S 70 71 70 0 -1 4194304",
-            group
-        ));
+        assert!(is_running_member("71 (sleep) S 1 70 70 0 -1 4194304", group));
+        assert!(is_running_member("71 (odd) Z 1 7) D 1 70 70 0 -1 4194304", group));
+        assert!(!is_running_member("71 (sleep) Z 1 70 70 0 -1 4194304", group));
+        assert!(!is_running_member("71 (sleep) S 70 71 70 0 -1 4194304", group));
         assert!(!is_running_member("", group));
     }
 }

@@ -76,16 +76,11 @@ pub(super) fn sweep() {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, peek) {
         let Some(zombie) = status.pid() else { return };
-        let is_owned = owned
-            .as_ref()
-            .is_some_and(|owned| owned.contains(&zombie.as_raw()));
+        let is_owned = owned.as_ref().is_some_and(|owned| owned.contains(&zombie.as_raw()));
         if is_owned || getpgid(Some(zombie)).is_ok_and(|group| group == getpgrp()) {
             return;
         }
-        if !is_a_child(waitid(
-            Id::Pid(zombie),
-            WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG,
-        )) {
+        if !is_a_child(waitid(Id::Pid(zombie), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)) {
             return;
         }
     }

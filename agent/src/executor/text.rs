@@ -23,10 +23,7 @@ pub(super) fn timed_out(limit: Duration) -> Failure {
     Failure::new(
         FailureKind::TimedOut,
         true,
-        format!(
-            "the attempt was stopped at its time limit of {}",
-            humantime::format_duration(limit)
-        ),
+        format!("the attempt was stopped at its time limit of {}", humantime::format_duration(limit)),
     )
 }
 

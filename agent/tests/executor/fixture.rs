@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use robeing_agent::executor::{
-    Attempt, CommandConfig, CommandExecutor, Executor, Failure, Limits, Outcome,
-};
+use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Executor, Failure, Limits, Outcome};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -29,20 +27,12 @@ pub fn attempt(input: impl Into<Bytes>) -> Attempt {
 }
 
 pub fn limits() -> Limits {
-    Limits {
-        kill_grace: Duration::from_millis(50),
-        ..Limits::default()
-    }
+    Limits { kill_grace: Duration::from_millis(50), ..Limits::default() }
 }
 
 pub fn command(argv: &[&str]) -> CommandExecutor {
     let argv = argv.iter().map(ToString::to_string).collect();
-    CommandExecutor::new(CommandConfig {
-        argv,
-        limits: limits(),
-        guard: None,
-    })
-    .expect("a good configuration")
+    CommandExecutor::new(CommandConfig { argv, limits: limits(), guard: None }).expect("a good configuration")
 }
 
 pub fn shell(script: &str) -> CommandExecutor {
@@ -76,10 +66,7 @@ pub async fn failure(executor: &impl Executor, attempt: Attempt) -> Failure {
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let give_up = Instant::now() + SOON;
     while !condition() {
-        assert!(
-            Instant::now() < give_up,
-            "waited {SOON:?} in vain until {what}"
-        );
+        assert!(Instant::now() < give_up, "waited {SOON:?} in vain until {what}");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -90,11 +77,7 @@ pub fn running(task_id: &str) -> Vec<i32> {
     let environment = |pid: i32| fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     pids()
         .into_iter()
-        .filter(|pid| {
-            environment(*pid)
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == wanted.as_bytes())
-        })
+        .filter(|pid| environment(*pid).split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()))
         .collect()
 }
 
@@ -110,22 +93,21 @@ pub fn alive(pid: i32) -> bool {
 }
 
 pub fn kill(pid: i32) {
-    let _ = nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    );
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Kills what is left of the process group that a process leads or led.
+pub fn kill_group(leader: i32) {
+    let leader = nix::unistd::Pid::from_raw(leader);
+    let _ = nix::sys::signal::killpg(leader, nix::sys::signal::Signal::SIGKILL);
 }
 
 /// The numbers in a text, a line each.
 pub fn numbers(text: &str) -> Vec<i32> {
-    text.lines()
-        .map(|line| line.trim().parse().expect("a number a line"))
-        .collect()
+    text.lines().map(|line| line.trim().parse().expect("a number a line")).collect()
 }
 
 fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc");
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }

@@ -17,8 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use robeing_agent::executor::{
-    Attempt, EchoExecutor, Executor, ExecutorError, FailureKind, HttpConfig, HttpExecutor, Limits,
-    Outcome,
+    Attempt, EchoExecutor, Executor, ExecutorError, FailureKind, HttpConfig, HttpExecutor, Limits, Outcome,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,11 +53,7 @@ impl Server {
                 served.spawn(serve(connection));
             }
         });
-        Self {
-            address,
-            connections,
-            task: task.abort_handle(),
-        }
+        Self { address, connections, task: task.abort_handle() }
     }
 
     /// Answers each request with `answer`.
@@ -73,9 +68,7 @@ impl Server {
                     let answer = answer(request);
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
-                let _ = http1::Builder::new()
-                    .serve_connection(TokioIo::new(connection), service)
-                    .await;
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
             }
         })
         .await
@@ -87,11 +80,7 @@ impl Server {
 
     fn executor(&self) -> HttpExecutor {
         let url = format!("http://{}/run?x=1", self.address);
-        HttpExecutor::new(HttpConfig {
-            url,
-            limits: Limits::default(),
-        })
-        .expect("a good configuration")
+        HttpExecutor::new(HttpConfig { url, limits: Limits::default() }).expect("a good configuration")
     }
 }
 
@@ -111,50 +100,18 @@ fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
 async fn the_input_is_posted_and_the_body_of_the_answer_is_the_output() {
     let server = Server::new(|request: Request<Incoming>| async move {
         let (head, body) = request.into_parts();
-        let header = |name: &str| {
-            head.headers
-                .get(name)
-                .map_or("unset", |v| v.to_str().expect("text"))
-                .to_owned()
-        };
+        let header = |name: &str| head.headers.get(name).map_or("unset", |v| v.to_str().expect("text")).to_owned();
         let body = body.collect().await.expect("a body").to_bytes();
-        let names = [
-            "robeing-task-id",
-            "robeing-attempt",
-            "robeing-kind",
-            "robeing-deadline",
-        ];
+        let names = ["robeing-task-id", "robeing-attempt", "robeing-kind", "robeing-deadline"];
         let headers = names.map(header).join(" ");
-        answer(
-            201,
-            format!(
-                "{} {} {headers} {}",
-                head.method,
-                head.uri,
-                String::from_utf8_lossy(&body)
-            ),
-        )
+        answer(201, format!("{} {} {headers} {}", head.method, head.uri, String::from_utf8_lossy(&body)))
     })
     .await;
-    let base = Attempt {
-        task_id: "t-1".into(),
-        attempt: 7,
-        kind: "count".into(),
-        ..attempt("input")
-    };
-    assert_eq!(
-        output(&server.executor(), base.clone()).await,
-        "POST /run?x=1 t-1 7 count unset input"
-    );
-    let with_deadline = Attempt {
-        deadline_unix_ms: Some(1_795_428_000_123),
-        ..base
-    };
+    let base = Attempt { task_id: "t-1".into(), attempt: 7, kind: "count".into(), ..attempt("input") };
+    assert_eq!(output(&server.executor(), base.clone()).await, "POST /run?x=1 t-1 7 count unset input");
+    let with_deadline = Attempt { deadline_unix_ms: Some(1_795_428_000_123), ..base };
     let answered = output(&server.executor(), with_deadline).await;
-    assert_eq!(
-        answered,
-        "POST /run?x=1 t-1 7 count 2026-11-23T10:00:00.123Z input"
-    );
+    assert_eq!(answered, "POST /run?x=1 t-1 7 count 2026-11-23T10:00:00.123Z input");
     assert_eq!(server.executor().name(), "http");
 }
 
@@ -170,31 +127,15 @@ async fn connections_are_used_again() {
 
 #[tokio::test]
 async fn the_status_says_whether_another_attempt_is_worth_it() {
-    let cases = [
-        (300, false),
-        (400, false),
-        (404, false),
-        (422, false),
-        (408, true),
-        (429, true),
-        (500, true),
-        (503, true),
-    ];
+    let cases =
+        [(300, false), (400, false), (404, false), (422, false), (408, true), (429, true), (500, true), (503, true)];
     for (status, retryable) in cases {
         let server = Server::always(status, "what went wrong").await;
         let failed = failure(&server.executor(), attempt("input")).await;
         let got = (failed.kind, failed.code, failed.retryable);
-        assert_eq!(
-            got,
-            (FailureKind::Http, Some(i32::from(status)), retryable),
-            "status {status}"
-        );
+        assert_eq!(got, (FailureKind::Http, Some(i32::from(status)), retryable), "status {status}");
         assert_eq!(failed.stderr_tail, "what went wrong", "status {status}");
-        assert!(
-            failed.message.contains(&format!("answered {status}")),
-            "{}",
-            failed.message
-        );
+        assert!(failed.message.contains(&format!("answered {status}")), "{}", failed.message);
     }
 }
 
@@ -202,68 +143,35 @@ async fn the_status_says_whether_another_attempt_is_worth_it() {
 async fn a_redirect_is_not_followed_but_told() {
     let server = Server::new(|_| async {
         let mut answer = answer(307, "");
-        answer.headers_mut().insert(
-            "location",
-            "http://127.0.0.1:1/elsewhere".parse().expect("a header"),
-        );
+        answer.headers_mut().insert("location", "http://127.0.0.1:1/elsewhere".parse().expect("a header"));
         answer
     })
     .await;
     let failed = failure(&server.executor(), attempt("")).await;
     assert_eq!((failed.code, failed.retryable), (Some(307), false));
-    assert!(
-        failed
-            .message
-            .contains(r#"a redirect to "http://127.0.0.1:1/elsewhere""#),
-        "{}",
-        failed.message
-    );
+    assert!(failed.message.contains(r#"a redirect to "http://127.0.0.1:1/elsewhere""#), "{}", failed.message);
     assert_eq!(server.connections.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn an_answer_is_allowed_up_to_its_limit_and_not_a_byte_more() {
-    let limits = Limits {
-        max_output: 10,
-        stderr_tail: 4,
-        ..Limits::default()
-    };
+    let limits = Limits { max_output: 10, stderr_tail: 4, ..Limits::default() };
     // Told in advance and not, for a client that trusts the length and for one that counts.
     for chunked in [false, true] {
         let server = Server::new(move |request: Request<Incoming>| async move {
-            let body = request
-                .into_body()
-                .collect()
-                .await
-                .expect("a body")
-                .to_bytes();
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
             if !chunked {
                 return answer(200, body);
             }
-            let chunks: Vec<_> = body
-                .chunks(3)
-                .map(|c| Ok(Frame::data(Bytes::copy_from_slice(c))))
-                .collect();
+            let chunks: Vec<_> = body.chunks(3).map(|c| Ok(Frame::data(Bytes::copy_from_slice(c)))).collect();
             Response::new(BodyExt::boxed(StreamBody::new(stream::iter(chunks))))
         })
         .await;
         let url = format!("http://{}/", server.address);
-        let executor = HttpExecutor::new(HttpConfig {
-            url,
-            limits: limits.clone(),
-        })
-        .expect("good");
-        assert_eq!(
-            output(&executor, attempt("0123456789")).await,
-            "0123456789",
-            "chunked: {chunked}"
-        );
+        let executor = HttpExecutor::new(HttpConfig { url, limits: limits.clone() }).expect("good");
+        assert_eq!(output(&executor, attempt("0123456789")).await, "0123456789", "chunked: {chunked}");
         let failed = failure(&executor, attempt("0123456789a")).await;
-        assert_eq!(
-            (failed.kind, failed.retryable),
-            (FailureKind::OutputTooLarge, false),
-            "chunked: {chunked}"
-        );
+        assert_eq!((failed.kind, failed.retryable), (FailureKind::OutputTooLarge, false), "chunked: {chunked}");
     }
     let server = Server::always(500, "0123456789").await;
     let url = format!("http://{}/", server.address);
@@ -278,52 +186,24 @@ async fn an_answer_without_end_is_cut() {
         Response::new(BodyExt::boxed(StreamBody::new(endless)))
     })
     .await;
-    assert_eq!(
-        failure(&server.executor(), attempt("")).await.kind,
-        FailureKind::OutputTooLarge
-    );
+    assert_eq!(failure(&server.executor(), attempt("")).await.kind, FailureKind::OutputTooLarge);
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named_in_a_sentence() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port")
-        .local_addr()
-        .expect("its address");
+    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
     let url = format!("http://{nobody}/run");
-    let executor = HttpExecutor::new(HttpConfig {
-        url: url.clone(),
-        limits: Limits::default(),
-    })
-    .expect("good");
+    let executor = HttpExecutor::new(HttpConfig { url: url.clone(), limits: Limits::default() }).expect("good");
     let failed = failure(&executor, attempt("input")).await;
-    assert_eq!(
-        (failed.kind, failed.retryable),
-        (FailureKind::Unreachable, true)
-    );
-    assert!(
-        failed
-            .message
-            .starts_with(&format!("{url} can't be reached: ")),
-        "{}",
-        failed.message
-    );
-    assert!(
-        failed.message.contains("Connection refused"),
-        "{}",
-        failed.message
-    );
+    assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
+    assert!(failed.message.starts_with(&format!("{url} can't be reached: ")), "{}", failed.message);
+    assert!(failed.message.contains("Connection refused"), "{}", failed.message);
 }
 
 #[tokio::test]
 async fn a_connection_that_breaks_is_worth_another_attempt() {
-    let beginnings = [
-        "",
-        "HTTP/1.1 200 OK\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345",
-        "garbage\r\n\r\n",
-    ];
+    let beginnings =
+        ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", "garbage\r\n\r\n"];
     for beginning in beginnings {
         let server = Server::raw(move |mut connection| async move {
             let _ = connection.read(&mut [0; 4096]).await;
@@ -331,11 +211,7 @@ async fn a_connection_that_breaks_is_worth_another_attempt() {
         })
         .await;
         let failed = failure(&server.executor(), attempt("input")).await;
-        assert_eq!(
-            (failed.kind, failed.retryable),
-            (FailureKind::Unreachable, true),
-            "{beginning:?}"
-        );
+        assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true), "{beginning:?}");
     }
 }
 
@@ -343,9 +219,7 @@ async fn a_connection_that_breaks_is_worth_another_attempt() {
 async fn a_server_that_closed_a_kept_connection_is_called_anew() {
     let server = Server::raw(|mut connection| async move {
         let _ = connection.read(&mut [0; 4096]).await;
-        let _ = connection
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            .await;
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
     })
     .await;
     let executor = server.executor();
@@ -354,9 +228,7 @@ async fn a_server_that_closed_a_kept_connection_is_called_anew() {
         let outcome = run(&executor, attempt("")).await;
         let fine = match &outcome {
             Outcome::Succeeded { output } => output == "ok",
-            Outcome::Failed(failure) => {
-                failure.kind == FailureKind::Unreachable && failure.retryable
-            }
+            Outcome::Failed(failure) => failure.kind == FailureKind::Unreachable && failure.retryable,
             Outcome::Cancelled => false,
         };
         assert!(fine, "got {outcome:?}");
@@ -367,21 +239,13 @@ async fn a_server_that_closed_a_kept_connection_is_called_anew() {
 async fn past_its_time_limit_a_call_is_given_up() {
     let silent = Server::new(|_| std::future::pending()).await;
     let slow = Server::new(|_| async {
-        Response::new(BodyExt::boxed(StreamBody::new(stream::pending::<
-            Result<Frame<Bytes>, Infallible>,
-        >())))
+        Response::new(BodyExt::boxed(StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>())))
     })
     .await;
     for server in [silent, slow] {
-        let task = Attempt {
-            time_limit: Some(Duration::from_millis(100)),
-            ..attempt("")
-        };
+        let task = Attempt { time_limit: Some(Duration::from_millis(100)), ..attempt("") };
         let failed = failure(&server.executor(), task).await;
-        assert_eq!(
-            (failed.kind, failed.retryable),
-            (FailureKind::TimedOut, true)
-        );
+        assert_eq!((failed.kind, failed.retryable), (FailureKind::TimedOut, true));
     }
 }
 
@@ -394,11 +258,7 @@ async fn a_cancelled_call_is_hung_up() {
             let mut buffer = [0; 4096];
             let _ = connection.read(&mut buffer).await;
             let _ = seen.send("called").await;
-            while connection
-                .read(&mut buffer)
-                .await
-                .is_ok_and(|read| read > 0)
-            {}
+            while connection.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
             let _ = seen.send("hung up").await;
         }
     })
@@ -410,36 +270,17 @@ async fn a_cancelled_call_is_hung_up() {
     cancel.cancel();
     let (outcome, _executor) = outcome.await.expect("no panic");
     assert_eq!(outcome, Outcome::Cancelled);
-    let hung_up = tokio::time::timeout(SOON, events.recv())
-        .await
-        .expect("the connection must be closed");
+    let hung_up = tokio::time::timeout(SOON, events.recv()).await.expect("the connection must be closed");
     assert_eq!(hung_up, Some("hung up"));
 }
 
 #[tokio::test]
 async fn a_task_that_no_header_can_carry_is_refused() {
     let server = Server::always(200, "ok").await;
-    let failed = failure(
-        &server.executor(),
-        Attempt {
-            kind: "a\nb".into(),
-            ..attempt("")
-        },
-    )
-    .await;
-    assert_eq!(
-        (failed.kind, failed.retryable),
-        (FailureKind::InvalidAttempt, false)
-    );
-    assert!(
-        failed.message.contains("robeing-kind"),
-        "{}",
-        failed.message
-    );
-    let umlaut = Attempt {
-        kind: "zähl".into(),
-        ..attempt("")
-    };
+    let failed = failure(&server.executor(), Attempt { kind: "a\nb".into(), ..attempt("") }).await;
+    assert_eq!((failed.kind, failed.retryable), (FailureKind::InvalidAttempt, false));
+    assert!(failed.message.contains("robeing-kind"), "{}", failed.message);
+    let umlaut = Attempt { kind: "zähl".into(), ..attempt("") };
     assert_eq!(output(&server.executor(), umlaut).await, "ok");
 }
 
@@ -448,40 +289,20 @@ async fn https_is_spoken_where_the_url_says_so() {
     // Not TLS, so the handshake fails: that is what shows that one was tried.
     let server = Server::always(200, "ok").await;
     let url = format!("https://{}/", server.address);
-    let executor = match HttpExecutor::new(HttpConfig {
-        url,
-        limits: Limits::default(),
-    }) {
+    let executor = match HttpExecutor::new(HttpConfig { url, limits: Limits::default() }) {
         Ok(executor) => executor,
         Err(ExecutorError::Certificates { .. }) => return,
         Err(other) => panic!("got {other}"),
     };
     let failed = failure(&executor, attempt("")).await;
-    assert_eq!(
-        (failed.kind, failed.retryable),
-        (FailureKind::Unreachable, true)
-    );
+    assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
 }
 
 #[test]
 fn a_url_that_can_not_be_called_is_refused() {
-    for url in [
-        "",
-        "/run",
-        "127.0.0.1:9000/run",
-        "ftp://host/",
-        "http://",
-        "http:///run",
-        "http://a b/",
-    ] {
-        let refused = HttpExecutor::new(HttpConfig {
-            url: url.into(),
-            limits: Limits::default(),
-        });
-        assert!(
-            matches!(refused, Err(ExecutorError::BadUrl { .. })),
-            "{url:?} must be refused"
-        );
+    for url in ["", "/run", "127.0.0.1:9000/run", "ftp://host/", "http://", "http:///run", "http://a b/"] {
+        let refused = HttpExecutor::new(HttpConfig { url: url.into(), limits: Limits::default() });
+        assert!(matches!(refused, Err(ExecutorError::BadUrl { .. })), "{url:?} must be refused");
     }
 }
 
@@ -491,8 +312,5 @@ async fn echo_returns_its_input() {
     assert_eq!(EchoExecutor.name(), "echo");
     let cancel = CancellationToken::new();
     cancel.cancel();
-    assert_eq!(
-        EchoExecutor.run(attempt(""), cancel).await,
-        Outcome::Cancelled
-    );
+    assert_eq!(EchoExecutor.run(attempt(""), cancel).await, Outcome::Cancelled);
 }
