@@ -1,0 +1,197 @@
+//! How soon work goes on: a task's next attempt after its agent was killed or frozen, taken from when the command really
+//! starts, and the next acceptance of a task after the leader was killed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
+use robeing_proto::v1::{CancelTasksRequest, Consistency, GetTaskRequest, TaskSpec};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    BenchOptions,
+    measure::Spread,
+    report::{Failure, Takeovers},
+};
+use crate::local_fleet::{LocalFleet, Place, signal};
+
+const POLL: Duration = Duration::from_millis(5);
+/// Longest a takeover may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest until the fleet has recovered from a trial; a process that dies often is started again after up to 10 s.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// Time between the submissions of the client that keeps submitting.
+const PACE: Duration = Duration::from_millis(10);
+
+/// An agent of each pool appends the number of the attempt and the time to the file that its task names, and then waits.
+const MANIFEST: &str = r#"
+apiVersion: robeing.io/v1alpha1
+kind: RobeingCluster
+metadata: {name: takeover}
+spec:
+  coordinators: {replicas: 3}
+  pools:
+  - name: marks
+    role: Worker
+    replicas: 3
+    standby: 1
+    slots: 4
+    executor:
+      command:
+        argv: [/bin/sh, -c, 'read -r file && echo "$ROBEING_ATTEMPT $(date +%s%N)" >> "$file" && exec sleep 600']
+"#;
+
+/// Measures all kinds of failures.
+///
+/// # Errors
+/// When the fleet can't be started, or nobody takes over.
+pub async fn measure(options: &BenchOptions, place: &Place, tell: &mut dyn FnMut(String)) -> Result<Vec<Takeovers>> {
+    let mut fleet = LocalFleet::start(MANIFEST, place).await?;
+    let mut measured = Ok(Vec::new());
+    for failure in Failure::ALL {
+        let Ok(done) = &mut measured else { break };
+        match measure_failure(&fleet, failure, options.trials, tell).await {
+            Ok(takeovers) => done.push(takeovers),
+            Err(error) => measured = Err(error),
+        }
+    }
+    if measured.is_err() {
+        tell(format!("logs are kept in {}", fleet.keep_directory().display()));
+    }
+    fleet.stop().await;
+    measured
+}
+
+async fn measure_failure(
+    fleet: &LocalFleet,
+    failure: Failure,
+    trials: usize,
+    tell: &mut dyn FnMut(String),
+) -> Result<Takeovers> {
+    let client = fleet.client()?;
+    let mut took = Vec::with_capacity(trials);
+    for trial in 0..trials {
+        fleet.whole(&client, RECOVERY).await?;
+        let one = match failure {
+            Failure::AgentKilled => agent_trial(fleet, &client, Signal::SIGKILL, trial).await,
+            Failure::AgentFrozen => agent_trial(fleet, &client, Signal::SIGSTOP, trial).await,
+            Failure::LeaderKilled => leader_trial(fleet, &client).await,
+        };
+        took.push(one.with_context(|| format!("trial {} of {failure}", trial + 1))?);
+    }
+    let spread = Spread::of(took.clone());
+    tell(format!(
+        "{failure}: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms over {trials} trials",
+        spread.p50_ms, spread.p99_ms, spread.max_ms
+    ));
+    let trials_ms = took.iter().map(|took| took.as_secs_f64() * 1e3).collect();
+    Ok(Takeovers { failure, spread, trials_ms })
+}
+
+/// The time from a signal to an agent that runs a task until the task's next attempt runs on another one.
+async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, sent: Signal, trial: usize) -> Result<Duration> {
+    let marks = fleet.directory().join(format!("marks-{sent}-{trial}"));
+    let id = submit(client, &marks).await?;
+    mark(&marks, 1).await?;
+    let (victim, _) = holder(client, &id).await?;
+    let pid = fleet.pid_of(&victim).with_context(|| format!("{victim} has no process"))?;
+    let sent_at = SystemTime::now();
+    signal(pid, sent)?;
+    let ran_at = mark(&marks, 2).await;
+    if sent == Signal::SIGSTOP {
+        signal(pid, Signal::SIGCONT)?;
+    }
+    let (successor, attempt) = holder(client, &id).await?;
+    ensure!(successor != victim, "attempt {attempt} is still with {victim}");
+    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "measured".into() }).await?;
+    Ok(ran_at?.duration_since(sent_at).unwrap_or_default())
+}
+
+/// The time from the kill of the leader until the next task is accepted of a client that keeps submitting.
+async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<Duration> {
+    let status = client.status(Consistency::Linearizable).await?;
+    let pid = fleet.leader_pid(&status)?;
+    let nowhere = PathBuf::from("/dev/null");
+    submit_and_forget(client, &nowhere).await?;
+    sleep(PACE).await;
+    let killed = Instant::now();
+    signal(pid, Signal::SIGKILL)?;
+    submit_and_forget(client, &nowhere).await?;
+    let took = killed.elapsed();
+    let now_leads = client.status(Consistency::Linearizable).await?.leader;
+    ensure!(now_leads != status.leader, "{now_leads} was killed and leads again, so that nobody took over");
+    Ok(took)
+}
+
+/// A task that only has to be accepted.
+async fn submit_and_forget(client: &FleetClient, file: &Path) -> Result<()> {
+    let id = submit(client, file).await?;
+    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "accepted".into() }).await?;
+    Ok(())
+}
+
+/// Submits a task that marks a file. Answers its id when it is accepted.
+async fn submit(client: &FleetClient, file: &Path) -> Result<String> {
+    let input = format!("{}\n", file.display()).into_bytes().into();
+    let spec = TaskSpec { kind: "mark".into(), input, ..TaskSpec::default() };
+    let mut answer = None;
+    let note = |event| {
+        if let SubmitEvent::Submitted { result, .. } = event {
+            answer = Some(result);
+        }
+    };
+    client.submit_many([spec], SubmitOptions::default(), note).await?;
+    let result = answer.context("the submission was not answered")?;
+    match result.refusal {
+        None => Ok(result.task_id),
+        Some(refusal) => bail!("the task was refused ({}): {}", refusal.code, refusal.message),
+    }
+}
+
+/// The agent that has a task, and the number of the attempt.
+async fn holder(client: &FleetClient, id: &str) -> Result<(String, u32)> {
+    let task = client.get_task(GetTaskRequest { id: id.into(), ..GetTaskRequest::default() }).await?;
+    let attempt = task.attempts.last().with_context(|| format!("task {id} has no attempt"))?;
+    Ok((attempt.agent.clone(), attempt.number))
+}
+
+/// Waits until an attempt has marked its beginning, and answers when that was.
+async fn mark(file: &Path, attempt: u32) -> Result<SystemTime> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        if let Some(at) = text.lines().find_map(|line| read_mark(line, attempt)) {
+            return Ok(at);
+        }
+        ensure!(Instant::now() < deadline, "attempt {attempt} has not begun after {PATIENCE:?}");
+        sleep(POLL).await;
+    }
+}
+
+fn read_mark(line: &str, attempt: u32) -> Option<SystemTime> {
+    let (number, nanos) = line.split_once(' ')?;
+    let nanos: u64 = nanos.parse().ok()?;
+    (number.parse() == Ok(attempt)).then(|| UNIX_EPOCH + Duration::from_nanos(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_one() {
+        robeing_crds::parse_manifest(MANIFEST).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn a_mark_is_read_by_its_attempt() {
+        assert_eq!(read_mark("2 1500000000", 2), Some(UNIX_EPOCH + Duration::from_millis(1_500)));
+        assert_eq!(read_mark("2 1500000000", 1), None);
+        assert_eq!(read_mark("2 ", 2), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! A fleet of real processes on this machine, as the demo and the benchmark use it: started from a manifest, waited for
+//! until it is whole, its leader and agents found by their process ids, ended with its directory. It knows the
+//! fleet's API and processes, and nothing of what they are used for.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use robeing::{
+    client::{FleetClient, Settings},
+    dev::{DevEvent, DevFleet, DevOptions},
+};
+use robeing_crds::RobeingCluster;
+use robeing_proto::v1::{Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus};
+use tempfile::TempDir;
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+/// How often the state of the fleet is looked at while it is waited for.
+const POLL: Duration = Duration::from_millis(20);
+/// For how long a call of the client is tried.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a fleet is started.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The agent program; without it, the one beside this program.
+    pub agent_bin: Option<PathBuf>,
+    /// The directory in which the fleet's own directory is made; without it, the one for temporary files.
+    pub parent: Option<PathBuf>,
+}
+
+/// A running fleet of local processes. When it is dropped its processes are killed and its directory is removed.
+pub struct LocalFleet {
+    fleet: DevFleet,
+    cluster: RobeingCluster,
+    pids: Arc<Mutex<BTreeSet<u32>>>,
+    watcher: JoinHandle<()>,
+    directory: TempDir,
+}
+
+impl LocalFleet {
+    /// Starts the fleet of a manifest. It is not ready yet; see [`LocalFleet::whole`].
+    ///
+    /// # Errors
+    /// When the manifest is wrong or the processes can't be started.
+    pub async fn start(manifest: &str, place: &Place) -> Result<Self> {
+        let cluster = robeing_crds::parse_manifest(manifest)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("robeing-");
+        let directory = match &place.parent {
+            Some(parent) => builder.tempdir_in(parent),
+            None => builder.tempdir(),
+        }
+        .context("no directory for the fleet's data could be made")?;
+        let options = DevOptions {
+            data: Some(directory.path().to_owned()),
+            agent_bin: place.agent_bin.clone(),
+            ..DevOptions::default()
+        };
+        let (fleet, events) = DevFleet::start(&cluster, &options).await?;
+        let pids = Arc::new(Mutex::new(BTreeSet::new()));
+        let watcher = tokio::spawn(note_pids(events, Arc::clone(&pids)));
+        Ok(Self { fleet, cluster, pids, watcher, directory })
+    }
+
+    /// The processes.
+    pub fn processes(&self) -> &DevFleet {
+        &self.fleet
+    }
+
+    /// A new client of all coordinators.
+    ///
+    /// # Errors
+    /// Not when the fleet's own endpoints are well formed.
+    pub fn client(&self) -> Result<FleetClient> {
+        Ok(FleetClient::new(&self.fleet.endpoints(), settings())?)
+    }
+
+    /// A new client of some coordinators.
+    ///
+    /// # Errors
+    /// When an endpoint can't be read.
+    pub fn client_of(&self, endpoints: &[String]) -> Result<FleetClient> {
+        Ok(FleetClient::new(endpoints, settings())?)
+    }
+
+    /// Where logs and data are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Every process id that the fleet's processes have had so far.
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.extend(self.fleet.processes().iter().filter_map(|process| process.pid));
+        pids.iter().copied().collect()
+    }
+
+    /// Waits until there is a leader, every coordinator is a voter that the leader hears from, and every pool has all
+    /// its agents and standbys.
+    ///
+    /// # Errors
+    /// When that is not so within `patience`, saying what was missing.
+    pub async fn whole(&self, client: &FleetClient, patience: Duration) -> Result<FleetStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let missing = match client.status(Consistency::Linearizable).await {
+                Ok(status) => match self.missing(&status) {
+                    None => return Ok(status),
+                    Some(missing) => missing,
+                },
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= deadline {
+                bail!("the fleet is not whole after {patience:?}: {missing}");
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    fn missing(&self, status: &FleetStatus) -> Option<String> {
+        if status.leader.is_empty() {
+            return Some("there is no leader".into());
+        }
+        let wanted = self.cluster.spec.coordinators.replicas as usize;
+        let voting =
+            |c: &&Coordinator| c.voter && matches!(c.state(), CoordinatorState::Leader | CoordinatorState::Follower);
+        let voters = status.coordinators.iter().filter(voting).count();
+        if voters < wanted {
+            return Some(format!("{voters} of {wanted} coordinators vote"));
+        }
+        let (live, standby) = self.fleet.plan().agents;
+        let agents = status.agents.unwrap_or_default();
+        if agents.live < live || agents.standby < standby {
+            return Some(format!("{} of {live} agents work and {} of {standby} stand by", agents.live, agents.standby));
+        }
+        None
+    }
+
+    /// The process of the leader that a status names.
+    ///
+    /// # Errors
+    /// When there is no leader, or its process is not known.
+    pub fn leader_pid(&self, status: &FleetStatus) -> Result<u32> {
+        self.pid_of(&status.leader)
+            .with_context(|| format!("the leader {:?} has no process in this fleet", status.leader))
+    }
+
+    /// The process id of a coordinator or agent, while it runs.
+    pub fn pid_of(&self, name: &str) -> Option<u32> {
+        self.fleet.processes().into_iter().find(|process| process.name == name).and_then(|process| process.pid)
+    }
+
+    /// Ends all processes in good order and says which process ids there were.
+    pub async fn stop(&mut self) -> Vec<u32> {
+        let pids = self.pids();
+        self.fleet.stop().await;
+        pids
+    }
+
+    /// Keeps the directory, so that logs can be read; for after a failure.
+    pub fn keep_directory(&mut self) -> &Path {
+        self.directory.disable_cleanup(true);
+        self.directory.path()
+    }
+}
+
+impl Drop for LocalFleet {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+fn settings() -> Settings {
+    Settings { request_timeout: PATIENCE, ..Settings::default() }
+}
+
+async fn note_pids(mut events: broadcast::Receiver<DevEvent>, pids: Arc<Mutex<BTreeSet<u32>>>) {
+    loop {
+        match events.recv().await {
+            Ok(DevEvent::Started { pid, .. }) => {
+                pids.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// The agents that work and have tasks, the busiest first.
+///
+/// # Errors
+/// When the fleet does not answer.
+pub async fn busy_agents(client: &FleetClient) -> Result<Vec<Agent>> {
+    let mut agents = client.list_agents(false, Consistency::Linearizable).await?;
+    agents.retain(|agent| agent.state() == AgentState::Live && agent.used_slots > 0);
+    agents.sort_by_key(|agent| std::cmp::Reverse(agent.used_slots));
+    Ok(agents)
+}
+
+/// Sends a signal to one process.
+///
+/// # Errors
+/// When there is no such process.
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).with_context(|| format!("{pid} is no process id"))?;
+    kill(Pid::from_raw(pid), signal).with_context(|| format!("process {pid} could not be sent {signal}"))
+}
