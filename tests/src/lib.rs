@@ -1,1 +1,18 @@
-//! To be written.
+//! What the suites share: fleets of real processes that can be killed and frozen, tasks that are shell scripts, a
+//! recorded history with its checks, and the outsides of a fleet (a proxy that cuts agents off, an agent written by
+//! hand); the demo and the benchmark. See the modules.
+
+pub mod bench;
+pub mod demo;
+pub mod fleet;
+pub mod hand_agent;
+pub mod history;
+pub mod load;
+pub mod local_fleet;
+pub mod ports;
+pub mod processes;
+pub mod program;
+pub mod proxy;
+pub mod script;
+pub mod terminal;
+pub mod wait;

@@ -1,0 +1,514 @@
+//! A fleet of real processes, started by the command lines that `robeing dev` uses, but without its restarts: what a
+//! test kills stays dead until the test starts it again. Everything ends when the fleet is dropped, also by a panic.
+
+use std::{collections::BTreeMap, fs::File, path::PathBuf, process::ExitStatus, thread, time::Duration};
+
+use nix::sys::signal::Signal;
+use robeing::{
+    client::{FleetClient, Settings, SubmitEvent, SubmitOptions, is_finished},
+    dev::plan::{Plan, ProcessKind},
+};
+use robeing_proto::v1::{
+    Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus, GetTaskRequest, Task, TaskSpec,
+    TaskState,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    ports::Ports,
+    processes::Process,
+    program::{AGENT, program},
+    script::{Execution, Gate, executions, shell_executor},
+    wait::{check, eventually},
+};
+
+/// For how long a client of a test tries a call: longer than anything a test does to a fleet.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Lines of each log that are shown when a test fails.
+const SHOWN_LINES: usize = 40;
+
+/// A pool of agents.
+#[derive(Clone, Debug)]
+pub struct PoolSpec {
+    name: String,
+    agents: u32,
+    standby: u32,
+    slots: u32,
+    role: &'static str,
+    specializations: Vec<String>,
+    executor: Option<Value>,
+    flags: Vec<(String, String)>,
+}
+
+impl PoolSpec {
+    /// So many workers, which run the tasks' inputs as shell scripts.
+    pub fn new(name: &str, agents: u32) -> Self {
+        Self {
+            name: name.into(),
+            agents,
+            standby: 0,
+            slots: 4,
+            role: "Worker",
+            specializations: Vec::new(),
+            executor: None,
+            flags: Vec::new(),
+        }
+    }
+
+    /// Further agents that wait as standby.
+    pub fn standby(mut self, standby: u32) -> Self {
+        self.standby = standby;
+        self
+    }
+
+    /// Tasks an agent runs at once.
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// Specialists instead of workers.
+    pub fn specialists(mut self, specialization: &str) -> Self {
+        self.role = "Specialist";
+        self.specializations = vec![specialization.into()];
+        self
+    }
+
+    /// Another executor, in the form of a manifest.
+    pub fn executor(mut self, executor: Value) -> Self {
+        self.executor = Some(executor);
+        self
+    }
+
+    /// A flag of the agents' command line, without the dashes; replaces one of the same name.
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// What a fleet is made of.
+#[derive(Clone, Debug)]
+pub struct FleetSpec {
+    coordinators: u32,
+    pools: Vec<PoolSpec>,
+    session_timeout: &'static str,
+    flags: Vec<(String, String)>,
+}
+
+impl FleetSpec {
+    /// So many coordinators and no agents.
+    pub fn new(coordinators: u32) -> Self {
+        Self { coordinators, pools: Vec::new(), session_timeout: "2s", flags: Vec::new() }
+    }
+
+    /// With a pool.
+    pub fn pool(mut self, pool: PoolSpec) -> Self {
+        self.pools.push(pool);
+        self
+    }
+
+    /// With another session timeout, for tests in which no loss but a certain one may be seen.
+    pub fn session_timeout(mut self, timeout: &'static str) -> Self {
+        self.session_timeout = timeout;
+        self
+    }
+
+    /// A flag of the coordinators' command line, without the dashes; replaces one of the same name.
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.push((name.into(), value.into()));
+        self
+    }
+
+    fn manifest(&self, executions: &std::path::Path) -> String {
+        let pool = |pool: &PoolSpec| {
+            json!({
+                "name": pool.name,
+                "role": pool.role,
+                "specializations": pool.specializations,
+                "replicas": pool.agents,
+                "standby": pool.standby,
+                "slots": pool.slots,
+                "executor": pool.executor.clone().unwrap_or_else(|| shell_executor(executions)),
+            })
+        };
+        let pools: Vec<Value> = self.pools.iter().map(pool).collect();
+        // JSON is YAML.
+        json!({
+            "apiVersion": "robeing.io/v1alpha1",
+            "kind": "RobeingCluster",
+            "metadata": {"name": "tested"},
+            "spec": {
+                "coordinators": {"replicas": self.coordinators},
+                "pools": pools,
+                "recovery": {"heartbeatInterval": "500ms", "sessionTimeout": self.session_timeout},
+            },
+        })
+        .to_string()
+    }
+}
+
+/// A running fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    // Processes end before their directory goes.
+    running: BTreeMap<String, Process>,
+    arguments: BTreeMap<String, Vec<String>>,
+    plan: Plan,
+    ports: Ports,
+    dir: TempDir,
+}
+
+/// Sets a flag in a command line, in place of one of the same name.
+fn set_flag(arguments: &mut Vec<String>, name: &str, value: &str) {
+    let prefix = format!("--{name}=");
+    arguments.retain(|argument| !argument.starts_with(&prefix));
+    arguments.push(format!("{prefix}{value}"));
+}
+
+impl Fleet {
+    /// Starts a fleet and waits until it has a leader and all its agents.
+    pub async fn start(spec: FleetSpec) -> Self {
+        let mut fleet = Self::prepare(spec);
+        fleet.start_all();
+        fleet.ready().await;
+        fleet
+    }
+
+    /// A fleet of which nothing runs yet.
+    ///
+    /// # Panics
+    /// When the specification makes no valid manifest.
+    pub fn prepare(spec: FleetSpec) -> Self {
+        let dir = tempfile::Builder::new().prefix("robeing-test-").tempdir().expect("a temporary directory");
+        File::create(dir.path().join("executions")).expect("the directory can be written to");
+        // One for each coordinator's metrics, too.
+        let ports = Ports::take(2 * spec.coordinators as usize);
+        let manifest = spec.manifest(&dir.path().join("executions"));
+        let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
+        let (listen, metrics) = ports.numbers().split_at(spec.coordinators as usize);
+        let plan = Plan::of(&cluster.spec, "tested", listen, dir.path());
+        let mut arguments = BTreeMap::new();
+        let mut metrics = metrics.iter();
+        for process in &plan.processes {
+            let mut line = process.arguments.clone();
+            let flags = match &process.kind {
+                ProcessKind::Coordinator => {
+                    let port = metrics.next().expect("a port was taken for each coordinator");
+                    set_flag(&mut line, "metrics-listen", &format!("127.0.0.1:{port}"));
+                    &spec.flags
+                }
+                ProcessKind::Agent { pool } => {
+                    let pool = spec.pools.iter().find(|of| of.name == *pool);
+                    &pool.expect("the plan has the manifest's pools alone").flags
+                }
+            };
+            for (name, value) in flags {
+                set_flag(&mut line, name, value);
+            }
+            arguments.insert(process.name.clone(), line);
+        }
+        Self { running: BTreeMap::new(), arguments, plan, ports, dir }
+    }
+
+    /// The test's directory: data, logs, and what a test puts there.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// The data directory of a coordinator.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A closed gate for scripts.
+    pub fn gate(&self, name: &str) -> Gate {
+        Gate::closed(self.dir.path(), name)
+    }
+
+    /// The file in which executions are noted.
+    pub fn executions_file(&self) -> PathBuf {
+        self.dir.path().join("executions")
+    }
+
+    /// The executions of a task that began, in order.
+    pub fn executions_of(&self, task: &str) -> Vec<Execution> {
+        executions(&self.executions_file()).into_iter().filter(|execution| execution.task == task).collect()
+    }
+
+    /// Address of a coordinator, host:port.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn address(&self, name: &str) -> String {
+        let index = self.coordinators().iter().position(|known| known == name);
+        self.plan.coordinators[index.unwrap_or_else(|| panic!("no coordinator {name}"))].clone()
+    }
+
+    /// Where a coordinator serves its metrics, host:port.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn metrics_address(&self, name: &str) -> String {
+        let index = self.coordinators().iter().position(|known| known == name);
+        let index = index.unwrap_or_else(|| panic!("no coordinator {name}"));
+        format!("127.0.0.1:{}", self.ports.numbers()[self.plan.coordinators.len() + index])
+    }
+
+    /// The coordinators' endpoints.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.plan.endpoints()
+    }
+
+    /// Names of the coordinators.
+    pub fn coordinators(&self) -> Vec<String> {
+        self.names(|kind| *kind == ProcessKind::Coordinator)
+    }
+
+    /// Names of the agents.
+    pub fn agent_names(&self) -> Vec<String> {
+        self.names(|kind| *kind != ProcessKind::Coordinator)
+    }
+
+    fn names(&self, of: impl Fn(&ProcessKind) -> bool) -> Vec<String> {
+        self.plan.processes.iter().filter(|process| of(&process.kind)).map(|process| process.name.clone()).collect()
+    }
+
+    /// Sets a flag of a process for its next start.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn set_flag(&mut self, name: &str, flag: &str, value: &str) {
+        set_flag(self.arguments.get_mut(name).unwrap_or_else(|| panic!("no process {name}")), flag, value);
+    }
+
+    /// Starts a process that does not run.
+    ///
+    /// # Panics
+    /// When there is no such process, or it runs.
+    pub fn start_one(&mut self, name: &str) {
+        if let Some(running) = self.running.get_mut(name) {
+            assert!(running.ended().is_some(), "{name} runs already");
+        }
+        let arguments = self.arguments.get(name).unwrap_or_else(|| panic!("no process {name}"));
+        let log = self.dir.path().join(format!("{name}.log"));
+        let process = Process::start(name, &program(AGENT), arguments, &log);
+        self.running.insert(name.into(), process);
+    }
+
+    /// Starts all processes.
+    pub fn start_all(&mut self) {
+        for name in self.names(|_| true) {
+            self.start_one(&name);
+        }
+    }
+
+    /// A process that was started.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        self.running.get_mut(name).unwrap_or_else(|| panic!("{name} was not started"))
+    }
+
+    /// SIGKILLs a process.
+    pub fn kill(&mut self, name: &str) {
+        self.process(name).kill();
+    }
+
+    /// Stops a process with SIGSTOP.
+    pub fn freeze(&mut self, name: &str) {
+        self.process(name).signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&mut self, name: &str) {
+        self.process(name).signal(Signal::SIGCONT);
+    }
+
+    /// Asks a process to end, with SIGTERM.
+    pub fn terminate(&mut self, name: &str) {
+        self.process(name).signal(Signal::SIGTERM);
+    }
+
+    /// Waits until a process has ended by itself.
+    pub async fn ended(&mut self, name: &str) -> ExitStatus {
+        self.process(name).wait().await
+    }
+
+    /// A client of all coordinators.
+    pub fn client(&self) -> FleetClient {
+        self.client_of(&self.coordinators())
+    }
+
+    /// A client of some coordinators.
+    ///
+    /// # Panics
+    /// Never with names of this fleet's coordinators.
+    pub fn client_of<S: AsRef<str>>(&self, names: &[S]) -> FleetClient {
+        let addresses: Vec<String> = names.iter().map(|name| self.address(name.as_ref())).collect();
+        let settings = Settings { request_timeout: CALL_TIMEOUT, ..Settings::default() };
+        FleetClient::new(&addresses, settings).expect("the addresses are well formed")
+    }
+
+    /// Waits until the fleet has a leader and all its agents.
+    pub async fn ready(&self) {
+        let agents = self.plan.agents.0 + self.plan.agents.1;
+        eventually("a leader and all agents", async || {
+            // Not before a coordinator listens, so that the client does not give up.
+            let client = self.client();
+            let status = client.status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
+            let counts = status.agents.unwrap_or_default();
+            check(!status.leader.is_empty() && counts.live + counts.standby == agents, (), format!("{status:?}"))
+        })
+        .await;
+    }
+
+    /// How the fleet is.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn status(&self) -> FleetStatus {
+        self.client().status(Consistency::Linearizable).await.unwrap_or_else(|error| panic!("no status: {error}"))
+    }
+
+    /// Waits until all coordinators are up, follow one leader and have applied what it has.
+    pub async fn coordinators_agree(&self) -> FleetStatus {
+        eventually("all coordinators up, voters, and as far as the leader", async || {
+            let status = self.client().status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
+            let leader = status.coordinators.iter().find(|one| one.state() == CoordinatorState::Leader);
+            let applied = leader.map(|leader| leader.matched_index);
+            let is_up = |one: &Coordinator| {
+                one.voter
+                    && matches!(one.state(), CoordinatorState::Leader | CoordinatorState::Follower)
+                    && Some(one.matched_index) >= applied
+            };
+            let agree = applied.is_some()
+                && status.coordinators.len() == self.plan.coordinators.len()
+                && status.coordinators.iter().all(is_up);
+            check(agree, status.clone(), format!("{status:?}"))
+        })
+        .await
+    }
+
+    /// Waits until there is a leader, and answers its name.
+    pub async fn leader(&self) -> String {
+        eventually("a leader", async || {
+            let status = self.client().status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
+            check(!status.leader.is_empty(), status.leader.clone(), format!("{status:?}"))
+        })
+        .await
+    }
+
+    /// Waits until another coordinator than this one leads, and answers its name.
+    pub async fn leader_other_than(&self, old: &str) -> String {
+        let others: Vec<String> = self.coordinators().into_iter().filter(|name| name != old).collect();
+        eventually("another leader", async || {
+            let client = self.client_of(&others);
+            let status = client.status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
+            check(!status.leader.is_empty() && status.leader != old, status.leader.clone(), format!("{status:?}"))
+        })
+        .await
+    }
+
+    /// The agents, those that were lost included.
+    ///
+    /// # Panics
+    /// When the fleet does not answer.
+    pub async fn agents(&self) -> Vec<Agent> {
+        let listed = self.client().list_agents(true, Consistency::Linearizable).await;
+        listed.unwrap_or_else(|error| panic!("no agents: {error}"))
+    }
+
+    /// Waits until an agent is in this state.
+    pub async fn agent_is(&self, name: &str, state: AgentState) -> Agent {
+        self.agent_such(name, &format!("agent {name} {state:?}"), |agent| agent.state() == state).await
+    }
+
+    /// Waits until this holds for an agent.
+    pub async fn agent_such(&self, name: &str, expected: &str, holds: impl Fn(&Agent) -> bool) -> Agent {
+        eventually(expected, async || {
+            let agents = self.agents().await;
+            let found = agents.iter().find(|agent| agent.name == name && holds(agent));
+            found.cloned().ok_or(agents)
+        })
+        .await
+    }
+
+    /// Submits tasks, and answers their ids.
+    ///
+    /// # Panics
+    /// When one is not accepted.
+    pub async fn submit(&self, tasks: Vec<TaskSpec>) -> Vec<String> {
+        let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
+        let accept = |event| {
+            if let SubmitEvent::Submitted { result, .. } = event {
+                assert_eq!(result.refusal, None, "the task is accepted");
+            }
+        };
+        let submitted = self.client().submit_many(tasks, SubmitOptions::default(), accept).await;
+        submitted.unwrap_or_else(|error| panic!("the fleet did not take tasks: {error}"));
+        ids
+    }
+
+    /// Submits one task, and answers its id.
+    pub async fn submit_one(&self, task: TaskSpec) -> String {
+        self.submit(vec![task]).await.remove(0)
+    }
+
+    /// A task with its output.
+    ///
+    /// # Panics
+    /// When the fleet does not answer, or does not know it.
+    pub async fn task(&self, id: &str) -> Task {
+        let request = GetTaskRequest { id: id.into(), ..GetTaskRequest::default() };
+        self.client().get_task(request).await.unwrap_or_else(|error| panic!("no task {id}: {error}"))
+    }
+
+    /// Waits until this holds for a task.
+    pub async fn task_such(&self, id: &str, expected: &str, holds: impl Fn(&Task) -> bool) -> Task {
+        eventually(expected, async || {
+            let task = self.task(id).await;
+            check(holds(&task), task.clone(), task)
+        })
+        .await
+    }
+
+    /// Waits until a task has ended, and that in this state.
+    ///
+    /// # Panics
+    /// When it ended in another one.
+    pub async fn finished(&self, id: &str, state: TaskState) -> Task {
+        let task = self.task_such(id, "the end of the task", |task| is_finished(task.state())).await;
+        assert_eq!(task.state(), state, "how the task ended: {task:#?}");
+        task
+    }
+
+    /// Waits until an attempt of a task really executes, and answers the process group of its command.
+    pub async fn executing(&self, id: &str, attempt: u32) -> u32 {
+        eventually(&format!("the execution of attempt {attempt} of {id}"), async || {
+            let executions = self.executions_of(id);
+            let found = executions.iter().find(|execution| execution.attempt == attempt);
+            found.map(|execution| execution.group).ok_or(executions)
+        })
+        .await
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for (name, process) in &self.running {
+                let log = process.log();
+                let lines: Vec<&str> = log.lines().collect();
+                let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+                eprintln!("--- the end of the log of {name}\n{}", shown.join("\n"));
+            }
+        }
+        // Agents first, so that none is busy with coordinators that go.
+        for process in self.running.values_mut().rev() {
+            process.kill();
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! An agent that a test plays itself, message by message, so that it can say what no right agent says.
+
+use robeing_proto::v1::{
+    AgentMessage, Assignment, Completion, CompletionAck, Completions, CoordinatorMessage, Hello, Role, Welcome,
+    agent_message::Message as Said, completion::Outcome, coordinator_message::Message as Told,
+    session_client::SessionClient,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::wait::in_time;
+
+/// A session in hand.
+#[derive(Debug)]
+pub struct HandAgent {
+    say: mpsc::Sender<AgentMessage>,
+    told: Streaming<CoordinatorMessage>,
+    /// What the leader answered to Hello.
+    pub welcome: Welcome,
+}
+
+/// The Hello of a worker of the test fleet, of a port on which nothing listens.
+pub fn hello(name: &str) -> Hello {
+    Hello {
+        cluster_id: "tested".into(),
+        name: name.into(),
+        incarnation: u64::from(std::process::id()) << 32 | 1,
+        role: Role::Worker.into(),
+        slots: 4,
+        address: "127.0.0.1:9".into(),
+        pid: std::process::id(),
+        version: "by hand".into(),
+        ..Hello::default()
+    }
+}
+
+/// A completion with an output.
+pub fn completion(assignment: &Assignment, attempt: u32, output: &str) -> Completion {
+    Completion {
+        task_id: assignment.task_id.clone(),
+        attempt,
+        ran_us: 1,
+        outcome: Some(Outcome::Output(output.to_owned().into())),
+    }
+}
+
+impl HandAgent {
+    /// Opens a session at a coordinator.
+    ///
+    /// # Errors
+    /// What it answers instead of a welcome.
+    ///
+    /// # Panics
+    /// When it answers nothing, or something else.
+    pub async fn open(address: &str, hello: Hello) -> Result<Self, Status> {
+        let mut client = SessionClient::connect(format!("http://{address}")).await.expect("a coordinator listens");
+        let (say, said) = mpsc::channel(16);
+        say.send(AgentMessage { message: Some(Said::Hello(hello)) }).await.expect("the receiver is in hand");
+        let mut told = in_time("an answer to Hello", client.open(ReceiverStream::new(said))).await?.into_inner();
+        let first = in_time("a first message", told.message()).await?;
+        match first.and_then(|first| first.message) {
+            Some(Told::Welcome(welcome)) => Ok(Self { say, told, welcome }),
+            other => panic!("instead of a welcome: {other:?}"),
+        }
+    }
+
+    /// Says something.
+    ///
+    /// # Panics
+    /// When the session is over.
+    pub async fn say(&self, said: Said) {
+        let message = AgentMessage { message: Some(said) };
+        self.say.send(message).await.expect("the coordinator keeps the session");
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// The status with which the session ended.
+    pub async fn next(&mut self) -> Result<Option<Told>, Status> {
+        let message = in_time("a message", self.told.message()).await?;
+        Ok(message.and_then(|message| message.message))
+    }
+
+    /// The next assignment; other messages are passed over.
+    ///
+    /// # Panics
+    /// When the session ends.
+    pub async fn assignment(&mut self) -> Assignment {
+        loop {
+            match self.next().await {
+                Ok(Some(Told::Assignments(mut given))) => {
+                    assert_eq!(given.assignments.len(), 1, "assignments at once: {given:?}");
+                    return given.assignments.remove(0);
+                }
+                Ok(Some(_)) => {}
+                ended => panic!("the session ended: {ended:?}"),
+            }
+        }
+    }
+
+    /// Completes an attempt, and answers what the coordinator thinks of it.
+    ///
+    /// # Panics
+    /// When the session ends.
+    pub async fn complete(&mut self, completion: Completion) -> CompletionAck {
+        let (task_id, attempt) = (completion.task_id.clone(), completion.attempt);
+        self.say(Said::Completions(Completions { completions: vec![completion] })).await;
+        loop {
+            match self.next().await {
+                Ok(Some(Told::CompletionAcks(acks))) => {
+                    let ack = acks.acks.into_iter().find(|ack| ack.task_id == task_id && ack.attempt == attempt);
+                    if let Some(ack) = ack {
+                        return ack;
+                    }
+                }
+                Ok(Some(_)) => {}
+                ended => panic!("the session ended: {ended:?}"),
+            }
+        }
+    }
+}

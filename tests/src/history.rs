@@ -1,0 +1,255 @@
+//! A record of what a test submitted and of every ending it saw of each task, by whatever call, and the checks that
+//! such a record must pass: nothing accepted is lost, a task ends once and for all, its result is right, and it is the
+//! result of one attempt that really ran.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use robeing::client::is_finished;
+use robeing_proto::v1::{AttemptState, Task, TaskState};
+
+use crate::script::{Execution, executions};
+
+/// By which call the end of a task was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seen {
+    /// On the stream that submitted it.
+    Stream,
+    /// By a watch.
+    Watch,
+    /// By asking for it.
+    Get,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Record {
+    /// What the task answers.
+    text: String,
+    accepted: bool,
+    refused: Option<String>,
+    endings: Vec<(Seen, Task)>,
+}
+
+/// The record. Shared between those who submit and those who watch.
+#[derive(Debug, Default)]
+pub struct History {
+    records: Mutex<BTreeMap<String, Record>>,
+}
+
+impl History {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task is submitted that answers this text, by [`answer`](crate::script::answer).
+    pub fn submitted(&self, id: &str, text: &str) {
+        self.records().entry(id.into()).or_default().text = text.into();
+    }
+
+    /// It was accepted.
+    pub fn accepted(&self, id: &str) {
+        self.records().entry(id.into()).or_default().accepted = true;
+    }
+
+    /// It was refused.
+    pub fn refused(&self, id: &str, why: &str) {
+        self.records().entry(id.into()).or_default().refused = Some(why.into());
+    }
+
+    /// A task was seen; counts when it has ended and is one of this record.
+    pub fn seen(&self, how: Seen, task: &Task) {
+        if is_finished(task.state())
+            && let Some(record) = self.records().get_mut(&task.id)
+        {
+            record.endings.push((how, task.clone()));
+        }
+    }
+
+    /// Ids of the accepted tasks.
+    pub fn accepted_ids(&self) -> Vec<String> {
+        self.records().iter().filter(|(_, record)| record.accepted).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// How many were accepted.
+    pub fn accepted_count(&self) -> usize {
+        self.records().values().filter(|record| record.accepted).count()
+    }
+
+    /// How many ended, as far as was seen.
+    pub fn ended_count(&self) -> usize {
+        self.records().values().filter(|record| !record.endings.is_empty()).count()
+    }
+
+    /// Ids of the accepted tasks whose end was not seen by such a call.
+    pub fn unseen_by(&self, how: Seen) -> Vec<String> {
+        let unseen = |record: &Record| record.accepted && !record.endings.iter().any(|(by, _)| *by == how);
+        self.records().iter().filter(|(_, record)| unseen(record)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// What is wrong, in sentences. `executions` are those that really began.
+    pub fn violations(&self, executions: &[Execution]) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut ran: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+        for Execution { task, attempt, .. } in executions {
+            if !ran.entry(task).or_default().insert(*attempt) {
+                found.push(format!("attempt {attempt} of {task} was executed twice"));
+            }
+        }
+        let records = self.records();
+        for (id, record) in &*records {
+            let none = BTreeSet::new();
+            check_task(id, record, ran.get(id.as_str()).unwrap_or(&none), &mut found);
+        }
+        found.extend(ran.keys().filter(|id| !records.contains_key(**id)).map(|id| format!("{id} ran, unasked for")));
+        found
+    }
+
+    /// Checks the record against the executions noted in a file.
+    ///
+    /// # Panics
+    /// When anything is wrong.
+    pub fn assert_sound(&self, file: &Path) {
+        let executions = executions(file);
+        let found = self.violations(&executions);
+        assert!(found.is_empty(), "{} tasks, {} violations: {found:#?}", self.records().len(), found.len());
+    }
+}
+
+fn check_task(id: &str, record: &Record, ran: &BTreeSet<u32>, found: &mut Vec<String>) {
+    if record.refused.is_some() && !record.accepted && !(ran.is_empty() && record.endings.is_empty()) {
+        found.push(format!("{id} was refused and ran all the same: attempts {ran:?}"));
+    }
+    let Some((_, first)) = record.endings.first() else {
+        if record.accepted {
+            found.push(format!("{id} was accepted and its end was never seen"));
+        }
+        return;
+    };
+    for (how, task) in &record.endings {
+        let same = task.state == first.state
+            && task.output == first.output
+            && task.failure == first.failure
+            && task.attempt == first.attempt
+            && task.finished_at == first.finished_at;
+        if !same {
+            found.push(format!("{id} ended twice: {first:?}, and by {how:?} {task:?}"));
+        }
+    }
+    if first.state() == TaskState::Succeeded {
+        check_result(id, record, first, ran, found);
+    }
+}
+
+fn check_result(id: &str, record: &Record, task: &Task, ran: &BTreeSet<u32>, found: &mut Vec<String>) {
+    let expected = format!("{id} {} {}\n", task.attempt, record.text);
+    if task.output != expected.as_bytes() {
+        let output = String::from_utf8_lossy(&task.output);
+        found.push(format!("{id} answered {output:?}, {expected:?} would be right"));
+    }
+    if !ran.contains(&task.attempt) {
+        found.push(format!("{id} has the result of attempt {}, but {ran:?} ran", task.attempt));
+    }
+    let succeeded = task.attempts.iter().filter(|attempt| attempt.state() == AttemptState::Succeeded);
+    let numbers: Vec<u32> = succeeded.map(|attempt| attempt.number).collect();
+    if numbers != [task.attempt] {
+        found.push(format!("{id} has the result of attempt {}, but attempts {numbers:?} succeeded", task.attempt));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_proto::v1::Attempt;
+
+    use super::*;
+
+    fn ended(id: &str, attempt: u32) -> Task {
+        Task {
+            id: id.into(),
+            state: TaskState::Succeeded.into(),
+            attempt,
+            output: format!("{id} {attempt} text\n").into(),
+            attempts: vec![Attempt { number: attempt, state: AttemptState::Succeeded.into(), ..Attempt::default() }],
+            ..Task::default()
+        }
+    }
+
+    fn execution(task: &str, attempt: u32) -> Execution {
+        Execution { task: task.into(), attempt, group: 1 }
+    }
+
+    fn history() -> History {
+        let history = History::default();
+        history.submitted("a", "text");
+        history.accepted("a");
+        history
+    }
+
+    fn assert_finds(history: &History, executions: &[Execution], words: &str) {
+        let found = history.violations(executions);
+        assert!(found.iter().any(|sentence| sentence.contains(words)), "{words:?} is not in {found:?}");
+    }
+
+    #[test]
+    fn a_right_history_passes() {
+        let history = history();
+        history.seen(Seen::Stream, &ended("a", 2));
+        history.seen(Seen::Get, &ended("a", 2));
+        assert_eq!(history.violations(&[execution("a", 1), execution("a", 2)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lost_task_is_found() {
+        assert_finds(&history(), &[execution("a", 1)], "never seen");
+    }
+
+    #[test]
+    fn two_endings_are_found() {
+        let history = history();
+        history.seen(Seen::Stream, &ended("a", 1));
+        history.seen(Seen::Watch, &ended("a", 2));
+        assert_finds(&history, &[execution("a", 1), execution("a", 2)], "ended twice");
+    }
+
+    #[test]
+    fn a_wrong_answer_is_found() {
+        let history = history();
+        let task = Task { output: "a 2 text\n".into(), ..ended("a", 1) };
+        history.seen(Seen::Get, &task);
+        assert_finds(&history, &[execution("a", 1)], "would be right");
+    }
+
+    #[test]
+    fn a_result_of_nothing_is_found() {
+        let history = history();
+        history.seen(Seen::Get, &ended("a", 2));
+        assert_finds(&history, &[execution("a", 1)], "but {1} ran");
+    }
+
+    #[test]
+    fn two_accepted_attempts_are_found() {
+        let history = history();
+        let mut task = ended("a", 2);
+        task.attempts.insert(0, Attempt { number: 1, ..task.attempts[0].clone() });
+        history.seen(Seen::Get, &task);
+        assert_finds(&history, &[execution("a", 1), execution("a", 2)], "attempts [1, 2] succeeded");
+    }
+
+    #[test]
+    fn an_attempt_that_ran_twice_is_found() {
+        let history = history();
+        history.seen(Seen::Get, &ended("a", 1));
+        assert_finds(&history, &[execution("a", 1), execution("a", 1)], "executed twice");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_found() {
+        let history = history();
+        history.seen(Seen::Get, &ended("a", 1));
+        history.refused("b", "full");
+        assert_finds(&history, &[execution("a", 1), execution("c", 1)], "unasked for");
+        assert_finds(&history, &[execution("a", 1), execution("b", 1)], "was refused and ran");
+    }
+}

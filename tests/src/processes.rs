@@ -1,0 +1,153 @@
+//! Processes: one that is under a test's control, and what the kernel knows of others.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::wait::eventually;
+
+/// A process that a test started. Killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program, its output going to the end of `log`. Its standard input is a pipe that ends with this process.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn start(name: &str, program: &Path, arguments: &[String], log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("a log in the test's directory");
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone().expect("a file can be shared"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} can't be started: {error}", program.display()));
+        Self { name: name.into(), child, log: log.into() }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it said, and its predecessors with the same log.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn signal(&mut self, signal: Signal) {
+        assert!(self.ended().is_none(), "{} is to get {signal} and has ended already: {}", self.name, self.log());
+        send(self.pid(), signal);
+    }
+
+    /// SIGKILLs it and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub async fn wait(&mut self) -> ExitStatus {
+        let expected = format!("the end of {}", self.name);
+        eventually(&expected, async || self.ended().ok_or_else(|| self.log())).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends a signal to a process that may be gone.
+pub fn send(pid: u32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid.try_into().expect("a process id is positive and small")), signal);
+}
+
+/// What `/proc/PID/stat` says of a process: its state, parent and process group.
+fn stat(pid: u32) -> Option<(char, u32, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may hold anything.
+    let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn all_pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process runs; one that is dead and not yet reaped does not.
+pub fn is_running(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, ..)| state != 'Z' && state != 'X')
+}
+
+/// The running processes of a process group.
+pub fn group_members(group: u32) -> Vec<u32> {
+    let belongs = |pid: &u32| stat(*pid).is_some_and(|(state, _, of)| of == group && state != 'Z' && state != 'X');
+    all_pids().into_iter().filter(belongs).collect()
+}
+
+/// All running processes below this one, children of children included.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> =
+        all_pids().into_iter().filter_map(|of| stat(of).map(|(_, parent, _)| (of, parent))).collect();
+    let mut found = vec![pid];
+    let mut looked = 0;
+    while looked < found.len() {
+        let children = parents.iter().filter(|(_, parent)| *parent == found[looked]).map(|(child, _)| *child);
+        let children: Vec<u32> = children.collect();
+        found.extend(children);
+        looked += 1;
+    }
+    found.retain(|found| *found != pid && is_running(*found));
+    found
+}
+
+/// The process that has the other end of a TCP connection over the loopback address: the one whose local port is
+/// `port`, among these.
+pub fn owner_of_port(port: u16, among: &[u32]) -> io::Result<Option<u32>> {
+    let wanted = format!(":{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp")?;
+    let sockets: Vec<String> = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(1).is_some_and(|local| local.ends_with(&wanted)))
+        .filter_map(|fields| fields.get(9).map(|inode| format!("socket:[{inode}]")))
+        .collect();
+    let owns = |pid: &u32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| fs::read_link(file.path()).ok())
+            .any(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str()))
+    };
+    Ok(among.iter().copied().find(owns))
+}

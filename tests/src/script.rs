@@ -1,0 +1,101 @@
+//! Tasks that are shell scripts: the executor of [`shell_executor`] notes each execution in a file and then runs the
+//! task's input. Gates let a test decide when a script goes on.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use robeing::client::new_task_id;
+use robeing_proto::v1::TaskSpec;
+use serde_json::{Value, json};
+
+/// Notes the execution, and an overlap with an earlier attempt that still runs; then runs the input. `$1` is the file.
+/// A line is written at once, with O_APPEND, so lines of several processes do not mix.
+const RUN: &str = r#"
+[ "$ROBEING_ATTEMPT" = 1 ] || grep "^$ROBEING_TASK_ID " "$1" | while read -r task attempt group; do
+    if kill -0 "-$group" 2>/dev/null; then echo "$task $attempt $ROBEING_ATTEMPT" >> "$1.overlaps"; fi
+done
+echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT $$" >> "$1"
+eval "$(cat)"
+"#;
+
+/// The executor, which notes executions in this file.
+pub fn shell_executor(executions: &Path) -> Value {
+    json!({"command": {"argv": ["/bin/sh", "-c", RUN, "sh", executions]}})
+}
+
+/// A task that runs a script.
+pub fn task(script: &str) -> TaskSpec {
+    TaskSpec { id: new_task_id(), kind: "shell".into(), input: script.to_owned().into(), ..TaskSpec::default() }
+}
+
+/// A script that answers with its task, its attempt and this text, as [`History`](crate::history::History) checks it.
+pub fn answer(text: &str) -> String {
+    format!("echo \"$ROBEING_TASK_ID $ROBEING_ATTEMPT {text}\"")
+}
+
+/// One execution that began.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Execution {
+    /// The task.
+    pub task: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// The process group of the command, which is its first process's id.
+    pub group: u32,
+}
+
+/// The executions noted in a file, in the order in which they began.
+pub fn executions(file: &Path) -> Vec<Execution> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let parse = |line: &str| {
+        let mut words = line.split(' ');
+        let (task, attempt, group) = (words.next()?, words.next()?, words.next()?);
+        Some(Execution { task: task.into(), attempt: attempt.parse().ok()?, group: group.parse().ok()? })
+    };
+    // A line that is not ended is being written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| parse(line).unwrap_or_else(|| panic!("{line:?} is no execution"))).collect()
+}
+
+/// Executions that began while an earlier attempt of their task still ran: lines of task, earlier and later attempt.
+pub fn overlaps(file: &Path) -> Vec<String> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".overlaps");
+    fs::read_to_string(name).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// Something that scripts wait for. Opened when it is dropped, so that none waits for ever.
+#[derive(Debug)]
+pub struct Gate {
+    closed: PathBuf,
+}
+
+impl Gate {
+    /// A closed gate.
+    ///
+    /// # Panics
+    /// When the directory can't be written to.
+    pub fn closed(dir: &Path, name: &str) -> Self {
+        let closed = dir.join(format!("gate-{name}"));
+        File::create(&closed).expect("the test's directory can be written to");
+        Self { closed }
+    }
+
+    /// A script that goes on when the gate is open.
+    pub fn wait(&self) -> String {
+        format!("while [ -e '{}' ]; do sleep 0.05; done", self.closed.display())
+    }
+
+    /// Lets all scripts go on.
+    pub fn open(&self) {
+        let _ = fs::remove_file(&self.closed);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}

@@ -1,0 +1,181 @@
+//! The command line as users run it: commands that end, and `robeing dev`.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    processes::send,
+    program::{CLI, program},
+    wait::{eventually, in_time},
+};
+
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it said aside.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Its output, of a command that succeeded.
+    ///
+    /// # Panics
+    /// When it did not succeed.
+    pub fn success(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        &self.stdout
+    }
+
+    /// Its output as JSON.
+    ///
+    /// # Panics
+    /// When it did not succeed, or wrote something else.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(self.success()).unwrap_or_else(|error| panic!("no JSON: {error}: {self:?}"))
+    }
+
+    /// Checks that it failed in this way.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn assert_failed(&self, code: i32, words: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(self.stderr.contains(words), "{words:?} is not in {self:?}");
+    }
+}
+
+/// A user's place: a directory, and no fleets but those that were started from here.
+#[derive(Debug)]
+pub struct Terminal {
+    dir: TempDir,
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self { dir: tempfile::Builder::new().prefix("robeing-test-").tempdir().expect("a temporary directory") }
+    }
+}
+
+impl Terminal {
+    /// The directory in which commands run.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file.
+    ///
+    /// # Panics
+    /// When the directory can't be written to.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).expect("the test's directory can be written to");
+        path
+    }
+
+    fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(program(CLI));
+        command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
+        for name in ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn run(&self, line: &[&str]) -> Ended {
+        let mut command = tokio::process::Command::from(self.command(line));
+        command.kill_on_drop(true);
+        let output = in_time(&format!("robeing {}", line.join(" ")), command.output()).await;
+        let output = output.expect("the program can be started");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Starts `robeing dev` with these further arguments.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn dev(&self, line: &[&str]) -> Dev {
+        let mut command = self.command(&[&["dev"], line].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
+        let stdout = child.stdout.take().expect("it is piped");
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let read = Arc::clone(&lines);
+        // Ends with the process.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                read.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        Dev { child, lines }
+    }
+}
+
+/// A running `robeing dev`. Killed when it is dropped, and all of its fleet with it.
+#[derive(Debug)]
+pub struct Dev {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Dev {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said so far.
+    pub fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a line with all of these parts, and answers it.
+    pub async fn line_with(&self, parts: &[&str]) -> String {
+        eventually(&format!("a line with {parts:?}"), async || {
+            let lines = self.lines().clone();
+            let found = lines.iter().find(|line| parts.iter().all(|part| line.contains(part)));
+            found.cloned().ok_or(lines)
+        })
+        .await
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("the end of robeing dev", async || {
+            self.child.try_wait().expect("it is our child").ok_or_else(|| self.lines().clone())
+        })
+        .await
+    }
+}

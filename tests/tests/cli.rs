@@ -1,0 +1,101 @@
+//! The command line against a live fleet: what it prints, in every form, and its exit codes.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    script::answer,
+    terminal::Terminal,
+};
+use serde_json::{Value, json};
+
+const LINES: usize = 200;
+
+#[tokio::test]
+async fn a_user_submits_and_looks() {
+    let spec = FleetSpec::new(1).pool(PoolSpec::new("work", 1).slots(8)).session_timeout("10s");
+    let mut fleet = Fleet::start(spec).await;
+    let endpoint = fleet.address("coordinator-0");
+    let pid = fleet.process("work-0").pid();
+    let terminal = Terminal::default();
+    let run = async |line: &[&str]| terminal.run(&[line, &["--endpoint", &endpoint]].concat()).await;
+
+    // One task, waited for: its output as it is.
+    terminal.write("input", "printf 'a\\nb'");
+    let ended = run(&["submit", "--kind", "shell", "--input", "input", "--wait"]).await;
+    assert_eq!(ended.success(), "a\nb");
+
+    // Many, waited for: each input has its own result.
+    let mut lines = String::new();
+    for number in 0..LINES {
+        let _ = writeln!(lines, "{}", json!(format!("echo $(({number} * {number}))")));
+    }
+    terminal.write("inputs.jsonl", &lines);
+    let submit = ["submit", "--kind", "squares", "--inputs", "inputs.jsonl", "--wait", "-o", "json"];
+    let tasks = run(&submit).await.json();
+    let tasks = tasks.as_array().expect("a list").clone();
+    assert_eq!(tasks.len(), LINES);
+    for (number, task) in tasks.iter().enumerate() {
+        assert_eq!(task["state"], "TASK_STATE_SUCCEEDED", "{task}");
+        assert_eq!(task["outputText"], format!("{}\n", number * number), "{task}");
+    }
+    let ids: BTreeSet<&str> = tasks.iter().filter_map(|task| task["id"].as_str()).collect();
+    assert_eq!(ids.len(), LINES, "as many tasks as lines");
+
+    // Lists, in each form.
+    let listed = run(&["tasks", "--kind", "squares", "--limit", "0", "-o", "json"]).await.json();
+    let listed: BTreeSet<&str> =
+        listed.as_array().expect("a list").iter().filter_map(|task| task["id"].as_str()).collect();
+    assert_eq!(listed, ids);
+    let table = run(&["tasks", "--kind", "squares", "--limit", "3"]).await;
+    assert_eq!(table.success().lines().count(), 1 + 3, "a head and three tasks: {table:?}");
+    assert!(table.stderr.contains("--page"), "how to go on: {table:?}");
+    for what in ["tasks", "agents", "status"] {
+        let as_json = run(&[what, "-o", "json"]).await.json();
+        let as_yaml = run(&[what, "-o", "yaml"]).await;
+        let as_yaml: Value =
+            serde_yaml::from_str(as_yaml.success()).unwrap_or_else(|error| panic!("{error}: {as_yaml:?}"));
+        let list_of = |value: &Value| value.as_array().map(Vec::len);
+        assert_eq!(list_of(&as_yaml), list_of(&as_json), "{what}");
+        assert!(!run(&[what]).await.success().is_empty());
+    }
+    let agents = run(&["agents", "-o", "json"]).await.json();
+    assert_eq!((&agents[0]["name"], &agents[0]["pid"]), (&json!("work-0"), &json!(pid)), "{agents}");
+    let table = run(&["agents"]).await;
+    assert!(table.success().contains("work-0") && table.stdout.contains(&pid.to_string()), "{table:?}");
+    let status = run(&["status", "-o", "json"]).await.json();
+    assert_eq!(status["leader"], "coordinator-0", "{status}");
+    assert_eq!(status["finishedTotal"]["succeeded"], json!((LINES + 1).to_string()), "64 bits are text: {status}");
+
+    // Exit codes.
+    terminal.write("failing", "echo 'out of paper' >&2; exit 9");
+    let failing = ["submit", "--kind", "shell", "--input", "failing", "--max-attempts", "1", "--wait"];
+    run(&failing).await.assert_failed(1, "out of paper");
+    let nobody = robeing::client::new_task_id();
+    run(&["task", &nobody]).await.assert_failed(4, &nobody);
+    run(&["cancel", &nobody]).await.assert_failed(4, &nobody);
+    let gate = fleet.gate("never");
+    terminal.write("endless", &gate.wait());
+    let ended = run(&["submit", "--kind", "shell", "--input", "endless", "--wait", "--wait-timeout", "200ms"]).await;
+    ended.assert_failed(6, "had not finished");
+    let running = run(&["tasks", "--state", "assigned", "-o", "json"]).await.json();
+    let id = running[0]["id"].as_str().unwrap_or_else(|| panic!("the task goes on: {running}")).to_owned();
+    run(&["cancel", &id, "--reason", "enough"]).await.success();
+    let ended = run(&["task", &id, "--watch"]).await;
+    assert_eq!(ended.code, Some(1), "a cancelled task did not succeed: {ended:?}");
+    let task = run(&["task", &id, "-o", "json"]).await.json();
+    assert_eq!((&task["state"], &task["cancelReason"]), (&json!("TASK_STATE_CANCELLED"), &json!("enough")), "{task}");
+
+    // Why, and the result alone; twice the same key.
+    terminal.write("keyed", &answer("keyed"));
+    let keyed = ["submit", "--kind", "shell", "--input", "keyed", "--key", "one"];
+    let first = run(&keyed).await.success().trim().to_owned();
+    assert_eq!(run(&keyed).await.success().trim(), first, "the same key is the same task");
+    run(&["task", &first, "--watch"]).await.success();
+    assert_eq!(run(&["task", &first, "--result"]).await.success(), format!("{first} 1 keyed\n"));
+    let why = run(&["task", &first, "--why"]).await;
+    assert!(why.success().contains("work-0"), "{why:?}");
+
+    fleet.kill("coordinator-0");
+    run(&["status"]).await.assert_failed(5, "no fleet answers");
+}

@@ -1,0 +1,158 @@
+//! Coordinators that die, one or all, come back, or come back with nothing: nothing that was accepted is lost.
+
+use std::{collections::BTreeMap, fs};
+
+use robeing_proto::v1::{AgentState, CoordinatorState};
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    load::Load,
+    wait::{check, eventually},
+};
+
+const TASKS: usize = 300;
+const IN_FLIGHT: usize = 24;
+
+async fn fleet() -> Fleet {
+    // No agent is to be lost in these tests, however busy the machine is.
+    Fleet::start(FleetSpec::new(3).pool(PoolSpec::new("work", 2)).session_timeout("10s")).await
+}
+
+/// Session and incarnation of each agent.
+async fn sessions(fleet: &Fleet) -> BTreeMap<String, (u64, String)> {
+    let agents = fleet.agents().await;
+    agents.into_iter().map(|agent| (agent.name, (agent.session, agent.incarnation))).collect()
+}
+
+async fn assert_agents_kept(fleet: &Fleet, before: &BTreeMap<String, (u64, String)>) {
+    assert_eq!(&sessions(fleet).await, before, "sessions go on under a new leader");
+    let agents = fleet.agents().await;
+    assert!(agents.iter().all(|agent| agent.state() == AgentState::Live), "nobody is lost: {agents:#?}");
+    assert_eq!(fleet.status().await.redistributed_total, 0, "no task was taken from a healthy agent");
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_replaced_and_nothing_is_lost() {
+    let mut fleet = fleet().await;
+    let before = sessions(&fleet).await;
+    let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
+    load.ended(TASKS / 6).await;
+    let old = fleet.leader().await;
+    fleet.kill(&old);
+    fleet.leader_other_than(&old).await;
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), TASKS);
+    history.assert_sound(&fleet.executions_file());
+    assert_agents_kept(&fleet, &before).await;
+
+    fleet.start_one(&old);
+    fleet.coordinators_agree().await;
+}
+
+#[tokio::test]
+async fn all_coordinators_killed_at_once_lose_nothing() {
+    let mut fleet = fleet().await;
+    let before = sessions(&fleet).await;
+    let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
+    load.ended(TASKS / 6).await;
+    let ended_before = load.history().ended_count();
+    for name in fleet.coordinators() {
+        fleet.kill(&name);
+    }
+    for name in fleet.coordinators() {
+        fleet.start_one(&name);
+    }
+    assert!(ended_before < TASKS, "they died in the middle of the load");
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), TASKS);
+    history.assert_sound(&fleet.executions_file());
+    assert_agents_kept(&fleet, &before).await;
+    // Once more, with nothing going on: results are read from the disk.
+    for name in fleet.coordinators() {
+        fleet.kill(&name);
+    }
+    for name in fleet.coordinators() {
+        fleet.start_one(&name);
+    }
+    fleet.ready().await;
+    for id in history.accepted_ids() {
+        history.seen(robeing_tests::history::Seen::Get, &fleet.task(&id).await);
+    }
+    history.assert_sound(&fleet.executions_file());
+}
+
+#[tokio::test]
+async fn a_follower_that_was_away_catches_up() {
+    let mut fleet = fleet().await;
+    let leader = fleet.leader().await;
+    let follower = fleet.coordinators().into_iter().find(|name| *name != leader).expect("two follow");
+    fleet.kill(&follower);
+    let mut load = Load::start(&fleet.client(), 100, IN_FLIGHT, "");
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), 100, "two of three accept tasks");
+    fleet.start_one(&follower);
+    fleet.coordinators_agree().await;
+    // What it has itself, without asking the leader.
+    let client = fleet.client_of(&[&follower]);
+    for id in history.accepted_ids() {
+        let request = robeing_proto::v1::GetTaskRequest {
+            id: id.clone(),
+            consistency: robeing_proto::v1::Consistency::Local.into(),
+            ..Default::default()
+        };
+        let task = client.get_task(request).await.unwrap_or_else(|error| panic!("{follower} lacks {id}: {error}"));
+        history.seen(robeing_tests::history::Seen::Get, &task);
+    }
+    history.assert_sound(&fleet.executions_file());
+}
+
+#[tokio::test]
+async fn a_coordinator_with_an_emptied_directory_joins_as_a_new_member() {
+    let mut fleet = fleet().await;
+    let leader = fleet.leader().await;
+    let emptied = fleet.coordinators().into_iter().find(|name| *name != leader).expect("two follow");
+    let node_id = |status: &robeing_proto::v1::FleetStatus| {
+        let coordinator = status.coordinators.iter().find(|one| one.name == emptied);
+        coordinator.map(|one| one.node_id.clone())
+    };
+    let old = node_id(&fleet.coordinators_agree().await).expect("it is a member");
+    let mut load = Load::start(&fleet.client(), 60, IN_FLIGHT, "");
+    load.ended(20).await;
+    fleet.kill(&emptied);
+    fs::remove_dir_all(fleet.data(&emptied)).expect("it is the test's directory");
+    fleet.start_one(&emptied);
+    let status = eventually("a new member in place of the old one", async || {
+        let status = fleet.coordinators_agree().await;
+        check(node_id(&status).is_some_and(|id| id != old), status.clone(), status)
+    })
+    .await;
+    assert!(status.coordinators.iter().all(|one| one.node_id != old), "the old node is gone: {status:#?}");
+    load.complete().await.assert_sound(&fleet.executions_file());
+
+    // Its vote counts: with another one gone, it makes the majority.
+    let third = fleet.coordinators().into_iter().find(|name| *name != leader && *name != emptied).expect("a third");
+    fleet.kill(&third);
+    let mut load = Load::start(&fleet.client(), 20, IN_FLIGHT, "");
+    assert_eq!(load.complete().await.accepted_count(), 20);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_asked_to_stop_hands_over() {
+    let mut fleet = fleet().await;
+    let before = sessions(&fleet).await;
+    let old = fleet.leader().await;
+    let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
+    load.ended(TASKS / 6).await;
+    fleet.terminate(&old);
+    let status = fleet.ended(&old).await;
+    assert!(status.success(), "it ends in good order: {status}");
+    let log = fleet.process(&old).log();
+    assert!(log.contains("stopping"), "{log}");
+    fleet.leader_other_than(&old).await;
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), TASKS);
+    history.assert_sound(&fleet.executions_file());
+    assert_agents_kept(&fleet, &before).await;
+    let status = fleet.status().await;
+    let gone = status.coordinators.iter().find(|one| one.name == old).expect("it is still a member");
+    assert_eq!(gone.state(), CoordinatorState::Unreachable, "{status:#?}");
+}

@@ -1,0 +1,149 @@
+//! Damaged data: a torn end of the log is cut off and told, and nothing is lost; any other damage is refused loudly.
+
+use std::{
+    fs::{self, File},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use robeing_proto::v1::{RetryPolicy, TaskSpec, TaskState};
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    load::Load,
+    script::task,
+    wait::{check, eventually},
+};
+use serde_json::json;
+
+/// Frames of the log begin at multiples of this.
+const ALIGN: u64 = 8;
+
+/// The newest segment of a coordinator's log, below its data directory.
+fn newest_segment(data: &Path) -> PathBuf {
+    let mut found: Vec<PathBuf> = Vec::new();
+    let mut dirs = vec![data.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).expect("the data directory can be read").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "log") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found.pop().unwrap_or_else(|| panic!("no log segment in {}", data.display()))
+}
+
+/// Where the content of a file ends; behind it, it is filled with zeros.
+fn content_end(file: &Path) -> u64 {
+    let bytes = fs::read(file).expect("it is the test's file");
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+}
+
+fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
+    let mut file = File::options().write(true).open(file).expect("it is the test's file");
+    file.seek(SeekFrom::Start(at)).expect("within the file");
+    file.write_all(bytes).expect("it can be written to");
+}
+
+fn flip_byte(file: &Path, at: u64) {
+    let bytes = fs::read(file).expect("it is the test's file");
+    overwrite(file, at, &[!bytes[at as usize]]);
+}
+
+/// Starts a coordinator that must refuse to, and checks that it names the file.
+async fn assert_refuses(fleet: &mut Fleet, name: &str, file: &Path) {
+    let before = fleet.process(name).log().len();
+    fleet.start_one(name);
+    let status = fleet.ended(name).await;
+    assert!(!status.success(), "it must not start: {status}");
+    let log = fleet.process(name).log()[before..].to_owned();
+    let file = file.display().to_string();
+    assert!(log.contains(&file) && log.contains("damaged"), "{file} is not in what it says: {log}");
+}
+
+#[tokio::test]
+async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(PoolSpec::new("work", 1)).session_timeout("10s")).await;
+    let mut load = Load::start(&fleet.client(), 60, 16, "");
+    let history = load.complete().await;
+    drop(load);
+    fleet.coordinators_agree().await;
+    for name in fleet.coordinators() {
+        fleet.kill(&name);
+    }
+
+    // One was writing a frame: its head is there, with some of its body. Another one's last frame lost its end.
+    let segments: Vec<PathBuf> = fleet.coordinators().iter().map(|name| newest_segment(&fleet.data(name))).collect();
+    let end = content_end(&segments[0]).next_multiple_of(ALIGN);
+    overwrite(&segments[0], end, b"RBF1\x40\x00\x00\x00 and some of a body");
+    let end = content_end(&segments[1]);
+    File::options().write(true).open(&segments[1]).and_then(|file| file.set_len(end - 3)).expect("it can be cut");
+    for name in fleet.coordinators() {
+        fleet.start_one(&name);
+    }
+    fleet.ready().await;
+    fleet.coordinators_agree().await;
+    for name in ["coordinator-0", "coordinator-1"] {
+        let log = fleet.process(name).log();
+        assert!(log.contains("torn by a crash"), "{name} says so: {log}");
+    }
+    for id in history.accepted_ids() {
+        history.seen(robeing_tests::history::Seen::Get, &fleet.task(&id).await);
+    }
+    history.assert_sound(&fleet.executions_file());
+
+    // Damage before the end was acknowledged once, so nothing is dropped.
+    fleet.kill("coordinator-2");
+    let segment = newest_segment(&fleet.data("coordinator-2"));
+    let middle = content_end(&segment) / 2;
+    flip_byte(&segment, middle);
+    assert_refuses(&mut fleet, "coordinator-2", &segment).await;
+    // The others go on, and it comes back when it is repaired.
+    let mut load = Load::start(&fleet.client(), 20, 8, "");
+    load.complete().await.violations(&[]);
+    flip_byte(&segment, middle);
+    fleet.start_one("coordinator-2");
+    fleet.coordinators_agree().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_read_back_and_a_damaged_one_is_refused() {
+    let echo = PoolSpec::new("work", 1).executor(json!({"echo": {}}));
+    let mut fleet = Fleet::start(FleetSpec::new(1).pool(echo).session_timeout("10s")).await;
+    let kept = fleet.submit_one(task("kept")).await;
+    let kept = fleet.finished(&kept, TaskState::Succeeded).await;
+    // A log that is much larger than the state, because large results expire at once.
+    let snapshot = fleet.data("coordinator-0").join("snapshot");
+    let large = |_| TaskSpec {
+        input: vec![b'x'; 1024 * 1024].into(),
+        result_ttl: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
+        retry: Some(RetryPolicy::default()),
+        ..task("")
+    };
+    eventually("a snapshot", async || {
+        if !snapshot.exists() {
+            fleet.submit((0..8).map(large).collect()).await;
+        }
+        check(snapshot.exists(), (), fleet.status().await.log_applied_index)
+    })
+    .await;
+    fleet.kill("coordinator-0");
+    fleet.start_one("coordinator-0");
+    fleet.ready().await;
+    assert_eq!(fleet.task(&kept.id).await, kept, "what was before the snapshot is there");
+    let again = fleet.submit_one(task("again")).await;
+    fleet.finished(&again, TaskState::Succeeded).await;
+
+    fleet.kill("coordinator-0");
+    let middle = content_end(&snapshot) / 2;
+    flip_byte(&snapshot, middle);
+    assert_refuses(&mut fleet, "coordinator-0", &snapshot).await;
+    // It said the truth: repaired, it starts.
+    flip_byte(&snapshot, middle);
+    fleet.start_one("coordinator-0");
+    fleet.ready().await;
+    assert_eq!(fleet.task(&kept.id).await, kept);
+}

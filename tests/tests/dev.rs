@@ -1,0 +1,103 @@
+//! `robeing dev` with real coordinators and agents: it leaves nothing behind, fleets live side by side, and what dies
+//! is started again.
+
+use nix::sys::signal::Signal;
+use robeing_tests::{
+    processes::{descendants, is_running, send},
+    terminal::{Dev, Terminal},
+    wait::{check, eventually},
+};
+use serde_json::Value;
+
+const MANIFEST: &str = "
+apiVersion: robeing.io/v1alpha1
+kind: RobeingCluster
+metadata: {name: first}
+spec:
+  coordinators: {replicas: 1}
+  pools:
+  - {name: work, replicas: 1, executor: {command: {argv: [/bin/sh, -s]}}}
+";
+
+/// Starts a fleet, waits until it is ready, and lets a task run in it without end. Answers the processes of all that.
+async fn busy_fleet(terminal: &Terminal) -> (Dev, Vec<u32>) {
+    terminal.write("manifest.yaml", MANIFEST);
+    terminal.write("endless", "while :; do sleep 0.1; done");
+    let dev = terminal.dev(&["-f", "manifest.yaml"]);
+    dev.line_with(&["ready"]).await;
+    terminal.run(&["submit", "--kind", "shell", "--input", "endless"]).await.success();
+    let processes = eventually("coordinator, agent, the agent's guard and the command", async || {
+        // The command's own children come and go.
+        let found: Vec<u32> = descendants(dev.pid());
+        let running = terminal.run(&["tasks", "--state", "assigned", "-o", "json"]).await.json();
+        let is_busy = running.as_array().is_some_and(|tasks| tasks.len() == 1);
+        check(is_busy && found.len() >= 4, found.clone(), found)
+    })
+    .await;
+    (dev, processes)
+}
+
+async fn all_end(processes: &[u32]) {
+    eventually("the end of all processes of the fleet", async || {
+        let left: Vec<u32> = processes.iter().copied().filter(|pid| is_running(*pid)).collect();
+        check(left.is_empty(), (), left)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_the_fleet_and_its_commands() {
+    let terminal = Terminal::default();
+    let (mut dev, processes) = busy_fleet(&terminal).await;
+    dev.signal(Signal::SIGINT);
+    let status = dev.ended().await;
+    assert!(status.success(), "{status}: {:#?}", dev.lines());
+    let left: Vec<u32> = processes.into_iter().filter(|pid| is_running(*pid)).collect();
+    assert_eq!(left, Vec::<u32>::new(), "nothing outlives a fleet that was stopped");
+}
+
+#[tokio::test]
+async fn a_killed_dev_leaves_nothing_behind() {
+    let terminal = Terminal::default();
+    let (mut dev, processes) = busy_fleet(&terminal).await;
+    dev.signal(Signal::SIGKILL);
+    dev.ended().await;
+    all_end(&processes).await;
+}
+
+#[tokio::test]
+async fn two_fleets_run_side_by_side_and_a_killed_agent_comes_back() {
+    let terminal = Terminal::default();
+    terminal.write("manifest.yaml", MANIFEST);
+    let first = terminal.dev(&["-f", "manifest.yaml"]);
+    let second = terminal.dev(&["-f", "manifest.yaml", "--name", "second"]);
+    first.line_with(&["ready", "first"]).await;
+    second.line_with(&["ready", "second"]).await;
+    terminal.write("task", "echo hello");
+    for fleet in ["first", "second"] {
+        let status = terminal.run(&["status", "--fleet", fleet, "-o", "json"]).await.json();
+        assert_eq!(status["clusterId"], fleet, "{status}");
+        let line = ["submit", "--fleet", fleet, "--kind", "shell", "--input", "task", "--wait"];
+        assert_eq!(terminal.run(&line).await.success(), "hello\n");
+        let tasks = terminal.run(&["tasks", "--fleet", fleet, "-o", "json"]).await.json();
+        assert_eq!(tasks.as_array().map(Vec::len), Some(1), "each has its own tasks: {tasks}");
+    }
+
+    let agent = async || -> Value {
+        let agents = terminal.run(&["agents", "--fleet", "first", "-o", "json"]).await.json();
+        agents.as_array().and_then(|agents| agents.first().cloned()).unwrap_or_default()
+    };
+    let pid = agent().await["pid"].as_u64().expect("it is told");
+    let pid = u32::try_from(pid).expect("process ids are small");
+    assert!(descendants(first.pid()).contains(&pid), "it is of that fleet");
+    send(pid, Signal::SIGKILL);
+    first.line_with(&["died", "work-0", "SIGKILL"]).await;
+    eventually("the agent as a new process", async || {
+        let agent = agent().await;
+        let is_new = agent["pid"].as_u64().is_some_and(|new| new != u64::from(pid));
+        check(is_new && agent["state"] == "AGENT_STATE_LIVE", (), agent)
+    })
+    .await;
+    let line = ["submit", "--fleet", "first", "--kind", "shell", "--input", "task", "--wait"];
+    assert_eq!(terminal.run(&line).await.success(), "hello\n", "and it works");
+}

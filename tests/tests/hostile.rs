@@ -1,0 +1,240 @@
+//! What no right client says: malformed and stale messages, and bytes that are no messages at all. Each is refused,
+//! and the fleet goes on working.
+
+use std::{hash::BuildHasher, time::Duration};
+
+use prost_types::Any;
+use robeing_proto::v1::{
+    self, AgentState, Heartbeat, Hello, Role, TaskState, agent_message::Message as Said, raft_client::RaftClient,
+};
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    hand_agent::{HandAgent, completion, hello},
+    load::Load,
+    script::{answer, task},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic_prost::ProstCodec;
+
+/// How long garbage may be read before the test goes on; the other side need not close a connection.
+const LISTEN: Duration = Duration::from_millis(200);
+/// Connections that say nothing, for each port.
+const SILENT: usize = 40;
+
+fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, words: &str) {
+    let status = answer.expect_err("it should be refused");
+    assert_eq!(status.code(), code, "{status:?}");
+    assert!(status.message().contains(words), "{words:?} is not in {status:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_keep_to_the_protocol_is_refused() {
+    // By hand, nobody sends heartbeats.
+    let fleet = Fleet::start(FleetSpec::new(1).session_timeout("60s")).await;
+    let address = fleet.address("coordinator-0");
+    let of = |change: fn(&mut Hello)| {
+        let mut hello = hello("bad");
+        change(&mut hello);
+        HandAgent::open(&address, hello)
+    };
+    assert_refused(of(|hello| hello.cluster_id = "another".into()).await, Code::PermissionDenied, "tested");
+    assert_refused(of(|hello| hello.name.clear()).await, Code::FailedPrecondition, "name");
+    assert_refused(of(|hello| hello.slots = 0).await, Code::FailedPrecondition, "slots");
+    assert_refused(of(|hello| hello.slots = u32::MAX).await, Code::FailedPrecondition, "slots");
+    assert_refused(of(|hello| hello.role = Role::Coordinator.into()).await, Code::InvalidArgument, "role");
+    assert_refused(of(|hello| hello.role = 77).await, Code::InvalidArgument, "role");
+    assert_refused(of(|hello| hello.name = "x".repeat(10_000)).await, Code::FailedPrecondition, "name");
+    assert_eq!(fleet.agents().await, [], "none of them is in the fleet");
+}
+
+#[tokio::test]
+async fn a_completion_of_what_is_not_current_is_refused() {
+    let fleet = Fleet::start(FleetSpec::new(1).session_timeout("60s")).await;
+    let address = fleet.address("coordinator-0");
+    let mut first = HandAgent::open(&address, hello("first")).await.expect("a right hello");
+    let id = fleet.submit_one(task("done by hand")).await;
+    let given = first.assignment().await;
+    assert_eq!((given.task_id.as_str(), given.attempt), (id.as_str(), 1));
+
+    // Attempts that do not exist, tasks that do not exist, ids that are none, no outcome at all.
+    for wrong in [
+        completion(&given, 0, "wrong"),
+        completion(&given, 2, "wrong"),
+        completion(&given, u32::MAX, "wrong"),
+        v1::Completion { task_id: robeing::client::new_task_id(), ..completion(&given, 1, "wrong") },
+        v1::Completion { task_id: "no id".into(), ..completion(&given, 1, "wrong") },
+        v1::Completion { outcome: None, ..completion(&given, 1, "wrong") },
+    ] {
+        let ack = first.complete(wrong.clone()).await;
+        assert!(!ack.accepted && !ack.reason.is_empty(), "{wrong:?} was answered with {ack:?}");
+    }
+    // What another agent has.
+    let mut second = HandAgent::open(&address, hello("second")).await.expect("a right hello");
+    let ack = second.complete(completion(&given, 1, "stolen")).await;
+    assert!(!ack.accepted, "{ack:?}");
+    assert_eq!(fleet.task(&id).await.state(), TaskState::Assigned, "nothing of that counted");
+
+    // The first one's process is another one now: its task goes to the second, and what is said of the first attempt is
+    // refused, by the old session and by the new one.
+    let before = fleet.status().await.stale_refused_total;
+    let again = Hello { incarnation: 7, ..hello("first") };
+    let mut reborn = HandAgent::open(&address, again).await.expect("a right hello");
+    assert!(!reborn.welcome.resumed && reborn.welcome.session != first.welcome.session);
+    let ack = reborn.complete(completion(&given, 1, "late")).await;
+    assert!(!ack.accepted, "{ack:?}");
+    assert!(fleet.status().await.stale_refused_total > before, "it is counted");
+    let task = fleet.task_such(&id, "the second attempt", |task| task.attempt == 2).await;
+    let holder = if task.attempts[1].agent == "second" { &mut second } else { &mut reborn };
+    let given = holder.assignment().await;
+    assert_eq!((given.task_id.as_str(), given.attempt), (id.as_str(), 2));
+    let ack = holder.complete(completion(&given, 2, "right")).await;
+    assert!(ack.accepted, "{ack:?}");
+    let ended = fleet.finished(&id, TaskState::Succeeded).await;
+    assert_eq!(ended.output, "right");
+    let ack = holder.complete(completion(&given, 2, "more")).await;
+    assert!(!ack.accepted, "once is enough: {ack:?}");
+    assert_eq!(fleet.task(&id).await, ended);
+    holder.say(Said::Heartbeat(Heartbeat { seq: 1 })).await;
+}
+
+/// Calls a method with a message that is not its own.
+async fn call_with_garbage(channel: &Channel, method: &'static str, message: Any) -> Status {
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.expect("it is connected");
+    let codec: ProstCodec<Any, Any> = ProstCodec::default();
+    let answer = grpc.unary(Request::new(message), PathAndQuery::from_static(method), codec).await;
+    answer.err().unwrap_or_else(|| panic!("{method} took garbage"))
+}
+
+async fn malformed_calls(address: &str) {
+    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect().await;
+    let channel = channel.expect("it listens");
+    let garbage = Any { type_url: "\u{1}\u{2}garbage".into(), value: vec![0xff; 100] };
+    for method in [
+        "/robeing.v1.Fleet/Submit",
+        "/robeing.v1.Fleet/GetTask",
+        "/robeing.v1.Fleet/ListTasks",
+        "/robeing.v1.Fleet/CancelTasks",
+        "/robeing.v1.Raft/Vote",
+        "/robeing.v1.Raft/Propose",
+        "/robeing.v1.Raft/Join",
+        "/robeing.v1.Nothing/AtAll",
+    ] {
+        call_with_garbage(&channel, method, garbage.clone()).await;
+    }
+    let huge = Any { type_url: "x".repeat(40 * 1024 * 1024), value: Vec::new() };
+    call_with_garbage(&channel, "/robeing.v1.Fleet/Submit", huge).await;
+    malformed_raft(channel).await;
+}
+
+async fn malformed_raft(channel: Channel) {
+    let mut raft = RaftClient::new(channel);
+    let vote = v1::VoteMessage { target: 1, json: "{\"vote\": ".into() };
+    assert!(raft.vote(vote.clone()).await.is_err());
+    assert!(raft.pre_vote(vote.clone()).await.is_err());
+    assert!(raft.transfer_leader(vote).await.is_err());
+    let propose = v1::ProposeRequest { commands: vec![vec![0xff; 64].into(), Vec::new().into()] };
+    assert!(raft.propose(propose).await.is_err());
+    let chunk = v1::SnapshotChunk { meta_json: "[]".into(), data: "garbage".into(), ..Default::default() };
+    assert!(raft.install_snapshot(tokio_stream::iter([chunk])).await.is_err());
+    let append = v1::AppendRequest { vote_json: "null".into(), ..Default::default() };
+    if let Ok(answers) = raft.append(tokio_stream::iter([append])).await {
+        let answer = answers.into_inner().message().await;
+        assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
+    }
+    let join = v1::JoinRequest {
+        cluster_id: "another".into(),
+        name: "coordinator-0".into(),
+        node_id: 1,
+        address: "127.0.0.1:9".into(),
+    };
+    assert_refused(raft.join(join.clone()).await, Code::PermissionDenied, "tested");
+    let stranger = v1::JoinRequest { cluster_id: "tested".into(), name: "stranger".into(), ..join };
+    let answer = raft.join(stranger).await;
+    assert!(!matches!(&answer, Ok(answer) if answer.get_ref().joined), "{answer:?}");
+}
+
+/// Bytes without a pattern; their content does not matter to the test.
+fn noise(length: usize) -> Vec<u8> {
+    let state = std::hash::RandomState::new();
+    (0..length.div_ceil(8)).flat_map(|index| state.hash_one(index).to_le_bytes()).collect()
+}
+
+/// Sends garbage of all kinds to a port. Answers connections that stay open and say nothing, or half of something.
+async fn garbage(address: &str) -> Vec<TcpStream> {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // A frame of headers that is said to be long and never is.
+    let endless = [0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 1];
+    for bytes in [
+        noise(100_000),
+        vec![0; 100_000],
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        b"POST /robeing.v1.Fleet/Submit HTTP/1.1\r\nContent-Length: 99999999\r\n\r\nx".to_vec(),
+        [&preface[..], &noise(10_000)].concat(),
+        [&preface[..], &settings, &endless, &noise(1_000)].concat(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        // The other side may close at any time.
+        let _ = timeout(LISTEN, stream.write_all(&bytes)).await;
+        let _ = timeout(LISTEN, stream.read_to_end(&mut Vec::new())).await;
+    }
+    let mut open = Vec::new();
+    for index in 0..SILENT {
+        let mut stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        match index % 3 {
+            0 => {}
+            1 => drop(stream.write_all(&preface[..10]).await),
+            _ => drop(stream.write_all(&[&preface[..], &settings, &endless].concat()).await),
+        }
+        open.push(stream);
+    }
+    open
+}
+
+#[tokio::test]
+async fn garbage_on_every_port_leaves_the_fleet_working() {
+    let pool = PoolSpec::new("work", 1);
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pool).session_timeout("20s")).await;
+    let agents = fleet.agents().await;
+    let members = fleet.coordinators_agree().await;
+    for name in fleet.coordinators() {
+        malformed_calls(&fleet.address(&name)).await;
+    }
+    let mut ports: Vec<String> = agents.iter().map(|agent| agent.address.clone()).collect();
+    for name in fleet.coordinators() {
+        ports.push(fleet.address(&name));
+        ports.push(fleet.metrics_address(&name));
+    }
+    let mut open = Vec::new();
+    for port in &ports {
+        open.extend(garbage(port).await);
+    }
+
+    // All connections are still open, and work goes on.
+    let mut load = Load::start(&fleet.client(), 40, 8, "");
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), 40);
+    history.assert_sound(&fleet.executions_file());
+    drop(open);
+    let id = fleet.submit_one(task(&answer("fine"))).await;
+    fleet.finished(&id, TaskState::Succeeded).await;
+    let after = fleet.agents().await;
+    assert!(after.iter().all(|agent| agent.state() == AgentState::Live), "{after:#?}");
+    let sessions = |agents: &[v1::Agent]| agents.iter().map(|agent| agent.session).collect::<Vec<_>>();
+    assert_eq!(sessions(&after), sessions(&agents), "no session broke");
+    let nodes = |status: &v1::FleetStatus| {
+        status.coordinators.iter().map(|one| (one.name.clone(), one.node_id.clone(), one.pid)).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(&fleet.status().await), nodes(&members), "no process ended, and nobody joined");
+    for name in fleet.coordinators().into_iter().chain(fleet.agent_names()) {
+        let log = fleet.process(&name).log();
+        assert!(!log.contains("panicked"), "{name} panicked: {log}");
+    }
+}
