@@ -1,0 +1,62 @@
+# What there is to do with this repository. `make` alone says so.
+
+CARGO ?= cargo
+# Where cargo puts what it builds.
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+# Seeds of the simulator.
+SEEDS ?= 50
+# Further arguments for the demo and the benchmark, such as ARGS='--only takeover --trials 5'.
+ARGS ?=
+
+# cargo-nextest where it is installed.
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.DEFAULT_GOAL := help
+.PHONY: help build fmt fmt-check lint test demo bench sim crds docs-check ci
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the programs for use: target/release/robeing and robeing-agent
+	$(CARGO) build --release --package robeing --package robeing-agent --bins
+
+fmt: ## Format all code
+	$(CARGO) fmt --all
+
+fmt-check: ## Fail when code is not formatted
+	$(CARGO) fmt --all --check
+
+lint: ## Check all code with clippy; a warning is an error
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+test: ## Run all tests, those over real processes included
+	$(CARGO) build --workspace --bins
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --workspace
+	$(CARGO) test --workspace --doc
+else
+	$(CARGO) test --workspace
+endif
+
+demo: ## Run the example fleet, kill an agent and the leader under 500 tasks, check every result
+	$(CARGO) build --bins --package robeing-agent --package robeing-tests
+	$(TARGET)/debug/robeing-demo $(ARGS)
+
+bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' says how
+	$(CARGO) build --release --package robeing-agent --bin robeing-agent
+	$(CARGO) build --release --package robeing-tests --bin robeing-bench
+	$(TARGET)/release/robeing-bench --data $(TARGET)/bench $(ARGS)
+
+sim: ## Run SEEDS simulated fleets under faults, a process for each seed, and check their invariants
+	$(CARGO) build --package robeing-tests --bin robeing-sim
+	$(TARGET)/debug/robeing-sim --seeds $(SEEDS)
+
+crds: ## Generate crds/robeingclusters.yaml from the types
+	$(CARGO) run --quiet --package robeing-crds --bin crdgen > crds/robeingclusters.yaml.new
+	mv crds/robeingclusters.yaml.new crds/robeingclusters.yaml
+
+docs-check: ## Build the reference of all crates; a broken link is an error
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+
+ci: ## Run what CI runs, installing what is missing
+	bash .ci/run
