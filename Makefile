@@ -1,4 +1,5 @@
-# What there is to do with this repository. `make` alone says so.
+# What there is to do with this repository. `make` alone says so. Every build is of the whole workspace, so that all
+# share one compilation of the dependencies.
 
 CARGO ?= cargo
 # Where cargo puts what it builds.
@@ -18,7 +19,7 @@ help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the programs for use: target/release/robeing and robeing-agent
-	$(CARGO) build --release --package robeing --package robeing-agent --bins
+	$(CARGO) build --release --workspace --bin robeing --bin robeing-agent
 
 fmt: ## Format all code
 	$(CARGO) fmt --all
@@ -39,16 +40,15 @@ else
 endif
 
 demo: ## Run the example fleet, kill an agent and the leader under 500 tasks, check every result
-	$(CARGO) build --bins --package robeing-agent --package robeing-tests
+	$(CARGO) build --workspace --bin robeing-agent --bin robeing-demo
 	$(TARGET)/debug/robeing-demo $(ARGS)
 
 bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' says how
-	$(CARGO) build --release --package robeing-agent --bin robeing-agent
-	$(CARGO) build --release --package robeing-tests --bin robeing-bench
+	$(CARGO) build --release --workspace --bin robeing-agent --bin robeing-bench
 	$(TARGET)/release/robeing-bench --data $(TARGET)/bench $(ARGS)
 
 sim: ## Run SEEDS simulated fleets under faults, a process for each seed, and check their invariants
-	$(CARGO) build --package robeing-tests --bin robeing-sim
+	$(CARGO) build --workspace --bin robeing-sim
 	$(TARGET)/debug/robeing-sim --seeds $(SEEDS)
 
 crds: ## Generate crds/robeingclusters.yaml from the types
