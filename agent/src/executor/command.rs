@@ -53,6 +53,7 @@ pub struct CommandExecutor {
     argv: Arc<[String]>,
     limits: Limits,
     launcher: Launcher,
+    guard: Option<Arc<Guard>>,
 }
 
 impl CommandExecutor {
@@ -68,8 +69,8 @@ impl CommandExecutor {
         if let Some(index) = config.argv.iter().position(|word| word.contains('\0')) {
             return Err(ExecutorError::NulInArgv { index });
         }
-        let launcher = Launcher::start(config.guard).map_err(ExecutorError::Thread)?;
-        Ok(Self { argv: config.argv.into(), limits: config.limits, launcher })
+        let launcher = Launcher::start(config.guard.clone()).map_err(ExecutorError::Thread)?;
+        Ok(Self { argv: config.argv.into(), limits: config.limits, launcher, guard: config.guard })
     }
 
     fn program(&self) -> &str {
@@ -134,6 +135,12 @@ impl Executor for CommandExecutor {
         let mut pipes = self.pipes(&mut launched, attempt.input);
         let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
         conclude(self.program(), &self.limits, end, pipes)
+    }
+
+    fn lease(&self, left: Option<Duration>) {
+        if let Some(guard) = &self.guard {
+            guard.lease(left);
+        }
     }
 
     fn name(&self) -> &'static str {

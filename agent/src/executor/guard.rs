@@ -7,18 +7,24 @@
 //! A command adds its own group between fork and exec, so there is no moment at which it runs unguarded. Each record
 //! is a process-group id as four little-endian bytes, positive to add and negative to remove; a pipe takes so few
 //! bytes whole or not at all.
+//!
+//! An agent that is stopped (SIGSTOP, a debugger, a paused container) can't stop its commands either, though its lease on
+//! them ends. So the agent tells the guard for how long the lease holds ([`LEASE`], then milliseconds), and a guard that
+//! hears nothing new by then kills every group it knows.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
 
@@ -94,6 +100,14 @@ impl Guard {
         if state.groups.remove(&group.as_raw()) && send(&state.registry, -group.as_raw()).is_err() {
             self.replace_and_log(&mut state);
         }
+    }
+
+    /// Tells the guard for how much longer the agent may run what it runs; `None`: until it says otherwise. A guard that is
+    /// gone is noticed with the next command.
+    pub fn lease(&self, left: Option<Duration>) {
+        let millis = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1));
+        let state = self.lock();
+        let _ = nix::unistd::write(state.registry.as_fd(), &lease_record(millis));
     }
 
     /// Replaces a guard that died or stopped reading, and hands its successor the groups that are running.
@@ -183,33 +197,112 @@ pub fn main() -> ! {
     // Neither can fail with these arguments, and the guard is of use without either.
     let _ = ignored.thread_block();
     let _ = nix::sys::prctl::set_name(PROCESS_NAME);
-    for group in follow(io::stdin().lock()) {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
+    let stdin = io::stdin();
+    let mut watch = Watch::default();
+    while watch.wait(stdin.as_fd()) {}
+    kill(&watch.groups);
     std::process::exit(0)
 }
 
-/// The groups that are registered when `records` ends, or can't be read any more.
-fn follow(mut records: impl Read) -> HashSet<i32> {
-    let mut groups = HashSet::new();
-    let mut record = [0; RECORD];
-    while records.read_exact(&mut record).is_ok() {
-        match i32::from_le_bytes(record) {
-            // 0 and 1 are no command's group; killing either would reach far more than one.
-            group @ 2.. => groups.insert(group),
-            group => groups.remove(&group.saturating_neg()),
-        };
+fn kill(groups: &HashSet<i32>) {
+    for group in groups {
+        // One that is gone by itself is as good.
+        let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
     }
-    groups
+}
+
+/// What the guard knows.
+#[derive(Default)]
+struct Watch {
+    groups: HashSet<i32>,
+    lease_ends: Option<Instant>,
+    /// Bytes of records that are not whole yet.
+    partial: Vec<u8>,
+}
+
+impl Watch {
+    /// Waits for the next records, or for the end of the lease: whether the agent is still there.
+    fn wait(&mut self, records: BorrowedFd<'_>) -> bool {
+        let left = self.lease_ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+        // Rounded up, so that it does not wake a moment too early and spin.
+        let millis = left.map(|left| left.as_millis().saturating_add(1));
+        let timeout = millis.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
+        match poll(&mut [PollFd::new(records, PollFlags::POLLIN)], timeout) {
+            Ok(0) => {
+                self.check_lease();
+                return true;
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+        let mut bytes = [0; 4096];
+        match nix::unistd::read(records, &mut bytes) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.take(&bytes[..n], Instant::now());
+                true
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn check_lease(&mut self) {
+        if self.lease_ends.is_some_and(|ends| ends <= Instant::now()) {
+            kill(&self.groups);
+            self.lease_ends = None;
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], now: Instant) {
+        self.partial.extend_from_slice(bytes);
+        let whole = |at: usize, bytes: &[u8]| bytes.get(at..at + RECORD)?.try_into().map(i32::from_le_bytes).ok();
+        let mut at = 0;
+        while let Some(record) = whole(at, &self.partial) {
+            at += RECORD;
+            match record {
+                LEASE => {
+                    let Some(millis) = whole(at, &self.partial) else {
+                        at -= RECORD;
+                        break;
+                    };
+                    at += RECORD;
+                    let left = Duration::from_millis(u64::from(millis.cast_unsigned()));
+                    self.lease_ends = (!left.is_zero()).then(|| now + left);
+                }
+                // 0 is no command's group; killing it would reach far more than one.
+                group @ 2.. => drop(self.groups.insert(group)),
+                group => drop(self.groups.remove(&group.saturating_neg())),
+            }
+        }
+        self.partial.drain(..at);
+    }
+}
+
+/// Announces a lease: its milliseconds follow. No command's group has this number.
+const LEASE: i32 = 1;
+
+/// The lease ends after so many milliseconds, or never (0).
+fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
+    let mut record = [0; 2 * RECORD];
+    record[..RECORD].copy_from_slice(&LEASE.to_le_bytes());
+    record[RECORD..].copy_from_slice(&millis.to_le_bytes());
+    record
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn left_after(records: &[i32]) -> Vec<i32> {
+    fn watch_after(records: &[i32]) -> Watch {
         let bytes: Vec<u8> = records.iter().flat_map(|group| record(*group)).collect();
-        let mut groups: Vec<i32> = follow(bytes.as_slice()).into_iter().collect();
+        let mut watch = Watch::default();
+        watch.take(&bytes, Instant::now());
+        watch
+    }
+
+    fn left_after(records: &[i32]) -> Vec<i32> {
+        let mut groups: Vec<i32> = watch_after(records).groups.into_iter().collect();
         groups.sort_unstable();
         groups
     }
@@ -223,11 +316,26 @@ mod tests {
 
     #[test]
     fn no_record_reaches_every_process_or_the_guards_own_group() {
-        assert_eq!(left_after(&[0, 1, -1, i32::MIN, i32::MAX]), [i32::MAX]);
+        assert_eq!(left_after(&[0, -1, i32::MIN, i32::MAX]), [i32::MAX]);
     }
 
     #[test]
-    fn a_record_that_is_cut_off_is_not_acted_on() {
-        assert!(follow([7, 0, 0].as_slice()).is_empty());
+    fn records_may_arrive_in_pieces() {
+        let bytes: Vec<u8> = [record(7).as_slice(), &lease_record(500), &record(9)].concat();
+        for cut in 0..=bytes.len() {
+            let (mut watch, now) = (Watch::default(), Instant::now());
+            watch.take(&bytes[..cut], now);
+            watch.take(&bytes[cut..], now);
+            assert_eq!(watch.groups, HashSet::from([7, 9]), "cut at {cut}");
+            assert_eq!(watch.lease_ends, Some(now + Duration::from_millis(500)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_lease_can_be_called_off() {
+        let mut watch = Watch::default();
+        watch.take(&lease_record(5), Instant::now());
+        watch.take(&lease_record(0), Instant::now());
+        assert_eq!(watch.lease_ends, None);
     }
 }

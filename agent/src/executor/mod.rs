@@ -41,6 +41,12 @@ pub trait Executor: Send + Sync + 'static {
     /// Dropping the future stops the attempt at once, without a grace period.
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome;
 
+    /// For how much longer attempts may run without another word from the agent; `None`: until it says otherwise. An
+    /// executor whose attempts outlive a stopped agent process must see to their end by itself.
+    fn lease(&self, left: Option<Duration>) {
+        let _ = left;
+    }
+
     /// The executor's name as it is written in a manifest: `command`, `http` or `echo`.
     fn name(&self) -> &'static str;
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{
     SessionError,
@@ -291,11 +291,13 @@ impl Driver {
             match wire::attempt(waiting, waited) {
                 Ok(attempt) => {
                     let executor = Arc::clone(&self.parts.executor);
-                    self.running.push(Box::pin(async move {
+                    let span = debug_span!("attempt", task = key.task_id, attempt = key.attempt, kind = attempt.kind);
+                    let run = async move {
                         let started = Instant::now();
                         let outcome = executor.run(attempt, cancel).await;
                         (key, outcome, started.elapsed())
-                    }));
+                    };
+                    self.running.push(Box::pin(run.instrument(span)));
                 }
                 Err(outcome) => self.ended(key, outcome, Duration::ZERO),
             }
@@ -335,6 +337,7 @@ impl Driver {
         self.running.clear();
         self.held.void();
         self.session = None;
+        self.tell_lease();
         self.parts.metrics.running.set(0);
         self.parts.readiness.set(false);
     }
@@ -437,6 +440,7 @@ impl Driver {
                 self.session = Some(Session { id: welcome.session, lease: Lease::new(sent, now, timeout, interval) });
             }
         }
+        self.tell_lease();
         self.progress = now;
         self.search.learn(&welcome.coordinators);
         self.held.send_again();
@@ -488,7 +492,14 @@ impl Driver {
             && let Some(sent) = session.lease.acknowledged(seq)
         {
             self.parts.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
+            self.tell_lease();
         }
+    }
+
+    /// Tells the executor until when attempts may run, in case this process is stopped by then.
+    fn tell_lease(&self) {
+        let left = self.session.as_ref().map(|s| s.lease.until().saturating_duration_since(Instant::now()));
+        self.parts.executor.lease(left);
     }
 
     fn assigned(&mut self, assignments: Vec<v1::Assignment>) {

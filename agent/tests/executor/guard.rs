@@ -18,6 +18,9 @@ const PART: &str = "ROBEING_TEST_PART";
 /// Where the agent's commands report.
 const DIRECTORY: &str = "ROBEING_TEST_DIRECTORY";
 
+/// How long the agent that is stopped may let its commands run.
+const LEASE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Ignores what can be ignored, has children, and writes all their pids to `$0`.
 const STUBBORN: &str = "trap '' TERM HUP INT; sleep 600 & a=$!; (sleep 600 & echo $! >$0.sub; wait) & b=$!; \
      while [ ! -s $0.sub ]; do sleep 0.01; done; { echo $$; echo $a; echo $b; cat $0.sub; } >$0.tmp; \
@@ -49,6 +52,11 @@ impl Agent {
         let file = self.directory.path().join(name);
         eventually(&format!("{name} has reported"), || file.exists()).await;
         numbers(&fs::read_to_string(file).expect("pids"))
+    }
+
+    fn stop(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("to stop the agent");
     }
 
     fn kill(&mut self) {
@@ -89,6 +97,16 @@ async fn a_guard_that_died_is_replaced_and_its_successor_knows_every_group() {
     assert!(pids.iter().all(|pid| alive(*pid)), "all of {pids:?} should be running");
     agent.kill();
     eventually(&format!("all of {pids:?} are gone"), || !pids.iter().any(|pid| alive(*pid))).await;
+}
+
+#[tokio::test]
+async fn a_stopped_agents_commands_end_with_its_lease() {
+    let mut agent = Agent::start("agent-that-is-stopped");
+    let pids = agent.pids("first").await;
+    agent.pids("guard").await;
+    agent.stop();
+    eventually(&format!("all of {pids:?} are gone"), || !pids.iter().any(|pid| alive(*pid))).await;
+    agent.kill();
 }
 
 #[tokio::test]
@@ -151,6 +169,9 @@ async fn plays_the_agent() {
     };
     let (first, report) = start("first");
     eventually("the first command has reported", || report.exists()).await;
+    if let (Some(guard), "agent-that-is-stopped") = (&guard, part.as_str()) {
+        guard.lease(Some(LEASE));
+    }
     let mut guards = guard.iter().map(|guard| guard.pid()).collect::<Vec<_>>();
     if let (Some(guard), "agent-that-lost-its-guard") = (&guard, part.as_str()) {
         kill(guards[0].cast_signed());
