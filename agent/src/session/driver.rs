@@ -277,6 +277,9 @@ impl Driver {
             );
             self.parts.metrics.fences.inc();
             self.void();
+            // A new stay, also where the coordinators have not missed the old one: they then count what it ran as lost, and
+            // no attempt is begun a second time under the same number.
+            self.incarnation = self.parts.platform.random.next_u64();
             self.begin_search(now, true);
         }
         over

@@ -1,7 +1,9 @@
 //! What a process tells about itself: logs, traces, metrics and probes.
 
+mod logs;
 mod metrics;
 mod monitor;
 
+pub use logs::*;
 pub use metrics::{Metrics, PREFIX};
 pub use monitor::*;

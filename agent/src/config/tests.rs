@@ -1,0 +1,294 @@
+//! Flags and environment, right and wrong.
+
+use std::time::Duration;
+
+use super::*;
+
+const ECHO: &str = r#"{"echo":{}}"#;
+
+fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Startup, ConfigError> {
+    let args = std::iter::once("robeing-agent").chain(args.iter().copied()).map(OsString::from);
+    let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    parse(args, &move |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+}
+
+fn agent(args: &[&str], env: &[(&str, &str)]) -> AgentConfig {
+    match read(args, env).unwrap_or_else(|error| panic!("{error}")).process {
+        Process::Agent(config, _) => config,
+        other => panic!("expected an agent, got {other:?}"),
+    }
+}
+
+fn coordinator(args: &[&str], env: &[(&str, &str)]) -> CoordinatorConfig {
+    match read(args, env).unwrap_or_else(|error| panic!("{error}")).process {
+        Process::Coordinator(config) => config,
+        other => panic!("expected a coordinator, got {other:?}"),
+    }
+}
+
+fn wrong(args: &[&str], env: &[(&str, &str)]) -> String {
+    match read(args, env) {
+        Err(ConfigError::Wrong(sentence)) => sentence,
+        other => panic!("expected a sentence, got {other:?}"),
+    }
+}
+
+const COORDINATOR: [&str; 4] = ["--role=coordinator", "--name=c-0", "--cluster-id=f", "--listen=127.0.0.1:1"];
+
+fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    base.iter().chain(more).copied().collect()
+}
+
+/// A worker's flags, of which `more` replaces those of the same name.
+fn worker<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let base = [
+        "--role=worker",
+        "--name=w-0",
+        "--cluster-id=f",
+        "--listen=127.0.0.1:0",
+        "--coordinators=127.0.0.1:1",
+        r#"--executor={"echo":{}}"#,
+    ];
+    let flag = |arg: &'a str| arg.split('=').next();
+    let kept = base.into_iter().filter(|arg| !more.iter().any(|given| flag(given) == flag(arg)));
+    kept.chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn the_flags_of_an_agent_are_read() {
+    let args = [
+        "--role=specialist",
+        "--name=data-0",
+        "--cluster-id=fleet",
+        "--coordinators=127.0.0.1:1,127.0.0.1:2",
+        "--listen=127.0.0.1:0",
+        "--pool=data",
+        "--pool-replicas=3",
+        "--pool-standby=1",
+        "--specializations=a,b",
+        "--slots=4",
+        r#"--executor={"command":{"argv":["/bin/sh","-c","wc -w"]}}"#,
+        "--drain-timeout=5s",
+        "--exit-with-parent",
+    ];
+    let startup = read(&args, &[]).expect("it is right");
+    assert!(startup.exit_with_parent);
+    let Process::Agent(config, executor) = startup.process else { panic!("it is an agent") };
+    assert_eq!(
+        executor,
+        ExecutorSpec::Command(CommandSpec { argv: vec!["/bin/sh".into(), "-c".into(), "wc -w".into()] })
+    );
+    let expected = AgentConfig {
+        name: "data-0".into(),
+        cluster_id: "fleet".into(),
+        role: AgentRole::Specialist,
+        coordinators: vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()],
+        listen: "127.0.0.1:0".into(),
+        advertise: None,
+        pool: "data".into(),
+        pool_replicas: 3,
+        pool_standby: 1,
+        specializations: vec!["a".into(), "b".into()],
+        slots: 4,
+        drain_timeout: Duration::from_secs(5),
+        metrics_listen: None,
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_flags_of_a_coordinator_are_read() {
+    let more = [
+        "--data=/tmp/d",
+        "--initial-coordinators=c-0=127.0.0.1:1,c-1=127.0.0.1:2",
+        "--heartbeat-interval=250ms",
+        "--session-timeout=1s",
+        "--max-attempts=3",
+        "--weights=load=-20,specialization=40",
+        "--election-timeout=100ms..200ms",
+        "--metrics-listen=127.0.0.1:0",
+        "--max-queued=10",
+    ];
+    let config = coordinator(&with(&COORDINATOR, &more), &[]);
+    assert_eq!(config.data, PathBuf::from("/tmp/d"));
+    assert_eq!(config.initial_coordinators[1], ("c-1".to_owned(), "127.0.0.1:2".to_owned()));
+    assert_eq!(
+        (config.heartbeat_interval, config.session_timeout),
+        (Duration::from_millis(250), Duration::from_secs(1))
+    );
+    assert_eq!(config.weights, Weights { specialization: 40, load: -20, performance: 20 });
+    assert_eq!(config.election_timeout_max, Duration::from_millis(200));
+    assert_eq!((config.max_attempts, config.limits.max_queued), (3, Some(10)));
+    assert_eq!(config.metrics_listen.as_deref(), Some("127.0.0.1:0"));
+    assert_eq!(config.advertise.as_deref(), Some("127.0.0.1:1"), "it is its own entry");
+}
+
+#[test]
+fn a_classic_deployment_needs_no_flags() {
+    let env = [
+        ("ROLE", "COORDINATOR"),
+        ("CLUSTER_ID", "robeing-cluster-01"),
+        ("AGENT_COUNT", "5"),
+        ("HOSTNAME", "coordinator-0"),
+        ("COORDINATOR_URL", "http://coordinator:8080"),
+    ];
+    let config = coordinator(&[], &env);
+    assert_eq!((config.name.as_str(), config.listen.as_str()), ("coordinator-0", "0.0.0.0:8080"));
+    assert_eq!((config.expected_agents, config.advertise.as_deref()), (Some(5), Some("coordinator-0:8080")));
+    assert_eq!((config.max_attempts, config.data), (5, PathBuf::from(DEFAULT_DATA)));
+    let env = [
+        ("AGENT_ROLE", "SPECIALIST"),
+        ("ROLE", "ignored: the other name counts"),
+        ("CLUSTER_ID", "robeing-cluster-01"),
+        ("SPECIALIZATION", "data_processing, text"),
+        ("AGENT_COUNT", "5"),
+        ("AGENT_ID", "agent-7"),
+        ("HOSTNAME", "pod-x"),
+        ("POD_IP", "10.1.2.3"),
+        ("COORDINATOR_URL", "http://coordinator:8080/,http://other"),
+        ("ROBEING_EXECUTOR", ECHO),
+    ];
+    let config = agent(&[], &env);
+    assert_eq!((config.name.as_str(), config.role), ("agent-7", AgentRole::Specialist));
+    assert_eq!(config.coordinators, ["coordinator:8080", "other:8080"]);
+    assert_eq!(config.specializations, ["data_processing", "text"]);
+    assert_eq!(config.advertise.as_deref(), Some("10.1.2.3:8080"));
+    assert_eq!((config.pool_replicas, config.slots), (0, 1), "every process is one agent");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_empty_variables_count_for_nothing() {
+    let env = [("ROBEING_SLOTS", "9"), ("ROBEING_POOL", ""), ("AGENT_ROLE", "GUARDIAN")];
+    assert_eq!(agent(&worker(&["--slots=2"]), &env).slots, 2);
+    let config = agent(&worker(&[]), &env);
+    assert_eq!((config.slots, config.pool.as_str(), config.role), (9, "", AgentRole::Worker));
+}
+
+#[test]
+fn ipv6_addresses_are_taken() {
+    let config = agent(&worker(&["--coordinators=[::1]:7,http://[fd00::2]"]), &[]);
+    assert_eq!(config.coordinators, ["[::1]:7", "[fd00::2]:8080"]);
+    let config = agent(&worker(&["--listen=[::]:7"]), &[("POD_IP", "fd00::9")]);
+    assert_eq!(config.advertise.as_deref(), Some("[fd00::9]:7"));
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_flag_and_the_variable_that_give_it() {
+    assert_eq!(wrong(&[], &[]), "it is not said whether this is a coordinator or an agent: give --role or set ROLE");
+    assert_eq!(
+        wrong(&["--role=coordinator"], &[]),
+        "it is not said what the process is called: give --name or set HOSTNAME"
+    );
+    assert_eq!(
+        wrong(&["--role=coordinator", "--name=c"], &[]),
+        "it is not said which cluster it belongs to: give --cluster-id or set CLUSTER_ID"
+    );
+    let args = ["--role=worker", "--name=w", "--cluster-id=f", "--listen=127.0.0.1:0"];
+    assert!(wrong(&args, &[]).contains("give --executor or set ROBEING_EXECUTOR"));
+    let args = with(&args, &["--executor", ECHO]);
+    assert!(wrong(&args, &[]).contains("give --coordinators or set COORDINATOR_URL"));
+    let args = ["--role=coordinator", "--name=c", "--cluster-id=f"];
+    assert_eq!(
+        wrong(&args, &[]),
+        "it listens on every address (0.0.0.0:8080), of which others can't reach any: give --advertise HOST:PORT or set POD_IP"
+    );
+}
+
+#[test]
+fn contradictions_are_told() {
+    assert_eq!(
+        wrong(&with(&COORDINATOR, &["--slots=2"]), &[]),
+        "--slots is for agents, and --role says coordinator: remove one of the two"
+    );
+    assert_eq!(
+        wrong(&worker(&["--data=/d"]), &[]),
+        "--data is for coordinators, and --role says worker: remove one of the two"
+    );
+    assert_eq!(
+        wrong(&with(&COORDINATOR, &["--heartbeat-interval=2s"]), &[]),
+        "the heartbeat interval (2s) is not shorter than the session timeout (2s): change --heartbeat-interval or \
+         --session-timeout"
+    );
+    assert!(wrong(&worker(&["--pool-replicas=3"]), &[]).contains("give --pool too"));
+    assert!(
+        wrong(&worker(&["--role=specialist"]), &[]).starts_with("a specialist without a specialization gets no tasks")
+    );
+    let twice = "--initial-coordinators=c-0=127.0.0.1:1,c-0=127.0.0.1:2";
+    assert!(wrong(&with(&COORDINATOR, &[twice]), &[]).contains("each coordinator once"));
+}
+
+#[test]
+fn malformed_values_are_told_with_where_they_come_from_and_what_to_give() {
+    assert_eq!(wrong(&worker(&["--slots=0"]), &[]), "--slots is \"0\": give a whole number from 1 to 4096");
+    assert_eq!(
+        wrong(&worker(&[]), &[("ROBEING_SLOTS", "4097")]),
+        "ROBEING_SLOTS is \"4097\": give a whole number from 1 to 4096"
+    );
+    assert_eq!(wrong(&worker(&["--listen=8080"]), &[]), "--listen is \"8080\": give host:port, such as 127.0.0.1:8080");
+    assert_eq!(
+        wrong(&["--role=boss"], &[]),
+        "--role is \"boss\": give coordinator, worker, specialist, messenger or guardian"
+    );
+    for (flag, value) in [
+        ("--drain-timeout", "soon"),
+        ("--coordinators", "https://a:1"),
+        ("--coordinators", "a:0"),
+        ("--coordinators", ","),
+        ("--coordinators", "a b:1"),
+        ("--name", "a b"),
+        ("--pool", "a/b"),
+        ("--agent-count", "five"),
+        ("--log-format", "xml"),
+        ("--advertise", "host"),
+        ("--executor", "wc -w"),
+        ("--executor", "{}"),
+        ("--executor", r#"{"worker":{}}"#),
+        ("--executor", r#"{"echo":{},"http":{"url":"http://a/"}}"#),
+        ("--executor", r#"{"command":{"argv":["a"],"shell":true}}"#),
+    ] {
+        let given = format!("{flag}={value}");
+        let args = worker(&[&given]);
+        let sentence = wrong(&args, &[]);
+        assert!(sentence.starts_with(&format!("{flag} is ")) && sentence.contains(": give "), "{given}: {sentence}");
+    }
+    for (flag, value) in [
+        ("--weights", "size=3"),
+        ("--weights", "load=1000001"),
+        ("--election-timeout", "300ms..150ms"),
+        ("--election-timeout", "300ms"),
+        ("--session-timeout", "1ms"),
+        ("--session-timeout", "400days"),
+        ("--max-attempts", "1001"),
+        ("--initial-coordinators", "127.0.0.1:1"),
+    ] {
+        let given = format!("{flag}={value}");
+        let sentence = wrong(&with(&COORDINATOR, &[&given]), &[]);
+        assert!(sentence.starts_with(&format!("{flag} is ")) && sentence.contains(": give "), "{given}: {sentence}");
+    }
+}
+
+#[test]
+fn limits_hold_at_their_edges() {
+    let skills = |n: usize| (0..n).map(|n| format!("s{n}")).collect::<Vec<_>>().join(",");
+    let most = robeing_fleet::limits::MAX_SPECIALIZATIONS;
+    let (fits, too_many) =
+        (format!("--specializations={}", skills(most)), format!("--specializations={}", skills(most + 1)));
+    assert_eq!(agent(&worker(&[&fits]), &[]).specializations.len(), most);
+    assert!(wrong(&worker(&[&too_many]), &[]).contains("at most 16"));
+    let name = |n: usize| format!("--pool={}", "a".repeat(n));
+    assert_eq!(agent(&worker(&[&name(253)]), &[]).pool.len(), 253);
+    assert!(wrong(&worker(&[&name(254)]), &[]).contains("253"));
+    assert_eq!(agent(&worker(&["--slots=4096"]), &[]).slots, 4096);
+    let many = |n: usize| (0..n).map(|n| format!("h{n}:1")).collect::<Vec<_>>().join(",");
+    let of = |n: usize| format!("--coordinators={}", many(n));
+    assert_eq!(agent(&worker(&[&of(MAX_COORDINATORS)]), &[]).coordinators.len(), MAX_COORDINATORS);
+    assert!(wrong(&worker(&[&of(MAX_COORDINATORS + 1)]), &[]).contains("1 to 64"));
+    let shortest = coordinator(&with(&COORDINATOR, &["--heartbeat-interval=10ms"]), &[]);
+    assert_eq!(shortest.heartbeat_interval, MIN_INTERVAL);
+    assert!(wrong(&with(&COORDINATOR, &["--heartbeat-interval=9ms"]), &[]).contains("from 10ms"));
+}
+
+#[test]
+fn the_help_lists_every_setting() {
+    insta::assert_snapshot!(settings::command().term_width(120).render_long_help());
+}

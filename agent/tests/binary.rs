@@ -1,0 +1,193 @@
+//! The agent binary as a user or an operator meets it: settings, exit codes, probes and its end.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_robeing-agent"));
+    command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn refused(args: &[&str]) -> (Option<i32>, String) {
+    let output = program(args).output().expect("it starts");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+/// A process that is killed when the test ends, and the lines of its log.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("it starts");
+        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process's stderr.
+        thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines }
+    }
+
+    /// The next line that contains `what`.
+    fn line(&self, what: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            if line.contains(what) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("expected a line with {what:?}, got {seen:#?}");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("it lives");
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.child.try_wait().expect("it is a child") {
+                Some(status) => return status,
+                None if Instant::now() > until => panic!("it did not end"),
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Flags of an agent that finds no coordinator.
+fn lonely(more: &[&str]) -> Command {
+    let mut command = program(&["--role=worker", "--name=w-0", "--cluster-id=f", "--listen=127.0.0.1:0"]);
+    command.args(["--coordinators=127.0.0.1:9", r#"--executor={"echo":{}}"#]).args(more);
+    command
+}
+
+#[test]
+fn wrong_settings_are_one_sentence_and_exit_code_2() {
+    for (args, expected) in [
+        (&[][..], "robeing-agent: it is not said whether this is a coordinator or an agent: give --role or set ROLE\n"),
+        (
+            &["--role", "boss"],
+            "robeing-agent: --role is \"boss\": give coordinator, worker, specialist, messenger or guardian\n",
+        ),
+    ] {
+        assert_eq!(refused(args), (Some(2), expected.to_owned()));
+    }
+    let (code, said) = refused(&["--colour=red"]);
+    assert!(code == Some(2) && said.contains("--colour"), "{code:?} {said}");
+    let executor = r#"--executor={"command":{"argv":[]}}"#;
+    let args = ["--role=worker", "--name=w", "--cluster-id=f", "--listen=127.0.0.1:0", "--coordinators=a:1", executor];
+    let (code, said) = refused(&args);
+    assert!(code == Some(2) && said.contains("no program to run"), "{code:?} {said}");
+    let output = lonely(&[]).env("RUST_LOG", "=loud=").output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("RUST_LOG is not a filter"), "{said}");
+}
+
+#[test]
+fn help_and_version_are_no_failure() {
+    for (flag, expected) in [("--help", "--initial-coordinators"), ("--version", env!("CARGO_PKG_VERSION"))] {
+        let output = program(&[flag]).output().expect("it starts");
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stdout).contains(expected));
+    }
+}
+
+#[test]
+fn a_busy_port_is_told_with_what_to_change() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    for flag in ["--metrics-listen", "--listen"] {
+        let mut command = program(&["--role=worker", "--name=w-0", "--cluster-id=f", "--coordinators=127.0.0.1:9"]);
+        command.args([r#"--executor={"echo":{}}"#, &format!("{flag}={address}")]);
+        if flag != "--listen" {
+            command.arg("--listen=127.0.0.1:0");
+        }
+        let output = command.output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("cannot listen on {address}")) && said.contains(&format!("change {flag}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_agent_serves_probes_and_ends_in_order_when_asked() {
+    let mut agent = Running::start(lonely(&["--metrics-listen=127.0.0.1:0", "--log-format=json"]));
+    let line = agent.line("metrics and probes are served");
+    let (_, rest) = line.split_once(r#""local":""#).expect("the address is a field of the JSON line");
+    let address = rest.split('"').next().expect("it ends");
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers");
+        text
+    };
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").starts_with("HTTP/1.1 503"), "it has no session");
+    agent.line("no session yet");
+    assert!(get("/metrics").contains("robeing_agent_slots 1\n"));
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.ended().code(), Some(0));
+}
+
+#[test]
+fn an_agent_tied_to_its_parent_ends_when_stdin_does() {
+    let mut command = lonely(&["--exit-with-parent"]);
+    command.stdin(Stdio::piped());
+    let mut agent = Running::start(command);
+    agent.line("listening");
+    drop(agent.child.stdin.take());
+    assert_eq!(agent.ended().code(), Some(0));
+}
+
+#[test]
+fn a_frozen_agent_tied_to_its_parent_dies_with_it() {
+    let agent = env!("CARGO_BIN_EXE_robeing-agent");
+    let flags =
+        "--role=worker --name=w --cluster-id=f --listen=127.0.0.1:0 --coordinators=127.0.0.1:9 --exit-with-parent";
+    let script = format!(r#"{agent} {flags} --executor='{{"echo":{{}}}}' <&3 & echo "agent $!" >&2; wait"#);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &format!("exec 3<&0; {script}")]);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut parent = Running::start(shell);
+    let line = parent.line("agent ");
+    let pid: i32 = line.trim_start_matches("agent ").trim().parse().expect("its pid");
+    parent.line("listening");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it lives");
+    parent.signal(Signal::SIGKILL);
+    parent.ended();
+    let until = Instant::now() + DEADLINE;
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < until, "the agent is still there");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
