@@ -31,6 +31,10 @@ use crate::{limited, transport::Transport};
 const SNAPSHOT_CHUNK: usize = 1024 * 1024;
 /// Shortest pause before an unreachable coordinator is tried again.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// How long the answer to entries may take before the stream is opened anew. It has nothing to do with elections, for
+/// which heartbeats are sent beside it: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
+/// and giving it up would only send it again.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pause.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -85,8 +89,12 @@ impl PeerClient {
 async fn within<T>(option: &RPCOption, call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
     match tokio::time::timeout(option.soft_ttl(), call).await {
         Ok(result) => result,
-        Err(_) => Err(unreachable(format!("no answer within {:?}", option.soft_ttl()))),
+        Err(_) => Err(no_answer(option.soft_ttl())),
     }
+}
+
+fn no_answer(within: Duration) -> RpcError {
+    unreachable(format!("no answer within {within:?}"))
 }
 
 fn malformed(error: Malformed) -> RpcError {
@@ -115,10 +123,9 @@ impl Outstanding {
 async fn next_answer(
     answers: &mut tonic::Streaming<v1::AppendResponse>,
     outstanding: &Outstanding,
-    ttl: Duration,
 ) -> Option<Result<AppendResult, RpcError>> {
     loop {
-        let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + ttl;
+        let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + APPEND_TIMEOUT;
         match tokio::time::timeout_at(look_again, answers.next()).await {
             Ok(None) => return None,
             Ok(Some(Err(status))) => return Some(Err(unreachable(status))),
@@ -126,8 +133,8 @@ async fn next_answer(
                 outstanding.answered();
                 return Some(wire::result_from_wire(response).map_err(malformed));
             }
-            Err(_) if outstanding.oldest().is_some_and(|sent| sent.elapsed() >= ttl) => {
-                return Some(Err(unreachable(format!("no answer within {ttl:?}"))));
+            Err(_) if outstanding.oldest().is_some_and(|sent| sent.elapsed() >= APPEND_TIMEOUT) => {
+                return Some(Err(no_answer(APPEND_TIMEOUT)));
             }
             Err(_) => {}
         }
@@ -140,7 +147,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> BoxFuture<'s, Result<AppendAnswers<'s>, RpcError>>
     where
         S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
@@ -156,11 +163,11 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             });
             let mut client = client?;
             let opened = async { client.append(requests).await.map_err(unreachable) };
-            let answers = within(&option, opened).await?.into_inner();
-            let ttl = option.soft_ttl();
+            let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
+            let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
             let stream = futures::stream::unfold(Some((answers, outstanding)), move |state| async move {
                 let (mut answers, outstanding) = state?;
-                let answer = next_answer(&mut answers, &outstanding, ttl).await?;
+                let answer = next_answer(&mut answers, &outstanding).await?;
                 let go_on = matches!(answer, Ok(Ok(_)));
                 Some((answer, go_on.then_some((answers, outstanding))))
             });
