@@ -304,7 +304,7 @@ pub fn agent(agent: &Agent) -> v1::Agent {
         lost_reason: agent.lost.as_ref().map(|loss| loss_reason(loss.reason).to_owned()).unwrap_or_default(),
         succeeded: agent.record.succeeded,
         failed: agent.record.failed,
-        performance: share(agent.record.performance()),
+        performance: f64::from(agent.record.performance()) / 1000.0,
         success_rate: share(agent.record.success),
         relative_speed: share(agent.record.speed),
         responsibilities: owned(responsibilities),
