@@ -74,13 +74,16 @@ async fn measure_failure(
     tell: &mut dyn FnMut(String),
 ) -> Result<Takeovers> {
     let client = fleet.client()?;
-    let mut took = Vec::with_capacity(trials);
+    let (mut took, mut returned) = (Vec::with_capacity(trials), 0);
     for trial in 0..trials {
         fleet.whole(&client, RECOVERY).await?;
         let one = match failure {
             Failure::AgentKilled => agent_trial(fleet, &client, Signal::SIGKILL, trial).await,
             Failure::AgentFrozen => agent_trial(fleet, &client, Signal::SIGSTOP, trial).await,
-            Failure::LeaderKilled => leader_trial(fleet, &client).await,
+            Failure::LeaderKilled => leader_trial(fleet, &client).await.map(|(took, again)| {
+                returned += usize::from(again);
+                took
+            }),
         };
         took.push(one.with_context(|| format!("trial {} of {failure}", trial + 1))?);
     }
@@ -89,6 +92,9 @@ async fn measure_failure(
         "{failure}: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms over {trials} trials",
         spread.p50_ms, spread.p99_ms, spread.max_ms
     ));
+    if returned > 0 {
+        tell(format!("in {returned} of them the killed leader was started again so soon that it went on leading"));
+    }
     let trials_ms = took.iter().map(|took| took.as_secs_f64() * 1e3).collect();
     Ok(Takeovers { failure, spread, trials_ms })
 }
@@ -112,8 +118,9 @@ async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, sent: Signal, tri
     Ok(ran_at?.duration_since(sent_at).unwrap_or_default())
 }
 
-/// The time from the kill of the leader until the next task is accepted of a client that keeps submitting.
-async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<Duration> {
+/// The time from the kill of the leader until the next task is accepted of a client that keeps submitting, and whether
+/// the killed one leads again.
+async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<(Duration, bool)> {
     let status = client.status(Consistency::Linearizable).await?;
     let pid = fleet.leader_pid(&status)?;
     let nowhere = PathBuf::from("/dev/null");
@@ -123,9 +130,7 @@ async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<Durati
     signal(pid, Signal::SIGKILL)?;
     submit_and_forget(client, &nowhere).await?;
     let took = killed.elapsed();
-    let now_leads = client.status(Consistency::Linearizable).await?.leader;
-    ensure!(now_leads != status.leader, "{now_leads} was killed and leads again, so that nobody took over");
-    Ok(took)
+    Ok((took, client.status(Consistency::Linearizable).await?.leader == status.leader))
 }
 
 /// A task that only has to be accepted.
