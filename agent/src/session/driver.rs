@@ -87,6 +87,8 @@ pub(super) struct Driver {
     incarnation: u64,
     search: Search,
     way: Way,
+    /// A stream that fell silent. It is kept until another is open, since its end would count as the agent's.
+    silent: Option<Box<Link>>,
     session: Option<Session>,
     held: Held,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -108,6 +110,7 @@ impl Driver {
             incarnation: parts.platform.random.next_u64(),
             search: Search::new(parts.config.coordinators.clone(), now, &*parts.platform.random),
             way: Way::Pausing(now),
+            silent: None,
             session: None,
             held: Held::new(parts.config.slots),
             running: FuturesUnordered::new(),
@@ -276,11 +279,11 @@ impl Driver {
                 "the lease on the session is over: everything of it is stopped, and a new session begins"
             );
             self.parts.metrics.fences.inc();
-            self.void();
             // A new stay, also where the coordinators have not missed the old one: they then count what it ran as lost, and
             // no attempt is begun a second time under the same number.
             self.incarnation = self.parts.platform.random.next_u64();
             self.begin_search(now, true);
+            self.void();
         }
         over
     }
@@ -339,6 +342,7 @@ impl Driver {
         // Dropping an attempt kills what it runs, at once.
         self.running.clear();
         self.held.void();
+        self.silent = None;
         self.session = None;
         self.tell_lease();
         self.parts.metrics.running.set(0);
@@ -366,7 +370,10 @@ impl Driver {
 
     fn begin_search(&mut self, now: Instant, suspect: bool) {
         match std::mem::replace(&mut self.way, Way::Pausing(now)) {
-            Way::Open(link) => self.search.begin(now, &link.address, now - link.opened, suspect),
+            Way::Open(link) => {
+                self.search.begin(now, &link.address, now - link.opened, suspect);
+                self.silent = Some(link).filter(|_| suspect);
+            }
             Way::Greeting(address, _) => self.search.failed(&address, now),
             Way::Pausing(until) => self.way = Way::Pausing(until),
         }
@@ -448,6 +455,7 @@ impl Driver {
         self.search.learn(&welcome.coordinators);
         self.held.send_again();
         self.way = Way::Open(link);
+        self.silent = None;
         self.complaint.clear();
         if let Phase::Draining(drain) = &mut self.phase {
             drain.drained = false;

@@ -79,7 +79,14 @@ async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
     call.answers_heartbeats = false;
     let mut started = agent.started().await;
     network.black_hole(C0);
-    let (mut call, hello) = new.welcome(4, true).await;
+    let mut silent = call;
+    let next = tokio::select! {
+        biased;
+        ended = silent.next() => panic!("the silent stream is kept until there is another: {ended:?}"),
+        next = new.call() => next,
+    };
+    let (mut call, hello) = next.welcome(4, true).await;
+    assert!(silent.next().await.is_none(), "and then no longer");
     assert_eq!((hello.session, hello.held.len()), (4, 1));
     call.quiet_for(Duration::from_secs(10)).await;
     assert!(started.is_running(), "the session went on without a break");

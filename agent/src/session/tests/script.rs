@@ -74,18 +74,7 @@ impl Coordinator {
 
     /// The next stream, with its Hello answered by this session.
     pub async fn welcome(&mut self, session: u64, resumed: bool) -> (Call, Hello) {
-        let mut call = self.call().await;
-        let hello = call.hello().await;
-        call.say(FromCoordinator::Welcome(v1::Welcome {
-            session,
-            term: 1,
-            heartbeat_interval_ms: INTERVAL.as_millis() as u32,
-            session_timeout_ms: TIMEOUT.as_millis() as u32,
-            coordinators: Vec::new(),
-            resumed,
-        }))
-        .await;
-        (call, hello)
+        self.call().await.welcome(session, resumed).await
     }
 
     /// How many calls came by now without being taken.
@@ -102,6 +91,21 @@ pub struct Call {
 }
 
 impl Call {
+    /// Answers its Hello by this session.
+    pub async fn welcome(mut self, session: u64, resumed: bool) -> (Self, Hello) {
+        let hello = self.hello().await;
+        self.say(FromCoordinator::Welcome(v1::Welcome {
+            session,
+            term: 1,
+            heartbeat_interval_ms: INTERVAL.as_millis() as u32,
+            session_timeout_ms: TIMEOUT.as_millis() as u32,
+            coordinators: Vec::new(),
+            resumed,
+        }))
+        .await;
+        (self, hello)
+    }
+
     pub async fn say(&self, message: FromCoordinator) {
         // An agent that is gone does not hear it, which a test sees elsewhere.
         let _ = self.outgoing.send(Ok(CoordinatorMessage { message: Some(message) })).await;
