@@ -6,6 +6,11 @@ use std::fs;
 pub trait Host: Send + Sync + 'static {
     /// Free share of the machine's scarcest resource, 0 to 1.
     fn free_share(&self) -> f64;
+
+    /// This process, as the machine numbers it.
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
 }
 
 /// The real machine, as Linux tells of it. Where it can't be told, half is free.

@@ -80,6 +80,9 @@ pub async fn start(
         replication_lag_threshold: SNAPSHOT_LAG,
         install_snapshot_timeout: 60_000,
         enable_pre_vote: Some(true),
+        // A leader replicates entries while it still writes them itself. One that lost power may come back without some that
+        // the others have; were it to lead on in its old term, it would give their indexes to other entries.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     let config = Arc::new(config.validate().map_err(|e| format!("consensus can't be configured so: {e}"))?);

@@ -85,6 +85,11 @@ impl SimulatedDisk {
         self.state().sync_failure_in = Some(good);
     }
 
+    /// Syncs that failed so far.
+    pub fn failures(&self) -> u64 {
+        self.state().failures
+    }
+
     /// Files can't grow beyond this many bytes together.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;

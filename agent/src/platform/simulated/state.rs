@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) power_left: Option<u64>,
     /// Successful syncs before the next one that fails.
     pub(super) sync_failure_in: Option<u64>,
+    /// Syncs that failed so far.
+    pub(super) failures: u64,
     /// Bytes that all files together may have.
     pub(super) capacity: Option<u64>,
     /// Says "synced" and is not.
@@ -95,6 +97,7 @@ impl State {
             operations: 0,
             power_left: None,
             sync_failure_in: None,
+            failures: 0,
             capacity: None,
             lying: false,
             trace: 0,
@@ -124,6 +127,7 @@ impl State {
         match &mut self.sync_failure_in {
             Some(0) => {
                 self.sync_failure_in = None;
+                self.failures += 1;
                 true
             }
             Some(n) => {
