@@ -25,9 +25,9 @@ pub async fn run(node: Arc<Node>) {
     loop {
         let Some(term) = until_leading(&mut standing).await else { return };
         let now = Instant::now();
-        node.look(|fleet| node.hub.registry.begin(fleet, now));
+        node.look(|fleet| node.hub.registry.begin(term, fleet, now));
         watch(&node, term).await;
-        node.hub.registry.end();
+        node.hub.registry.end(term);
     }
 }
 

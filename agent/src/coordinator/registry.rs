@@ -74,6 +74,8 @@ impl Link {
 /// An agent that has a session.
 struct Entry {
     session: SessionId,
+    /// Of the leadership that it is served under.
+    term: u64,
     address: String,
     heard: Instant,
     link: Option<Arc<Link>>,
@@ -136,35 +138,36 @@ impl Registry {
     }
 
     /// This coordinator begins to lead: every agent has a whole session timeout to come back, and those whose processes died
-    /// with the old leader are looked for soon.
-    pub fn begin(&self, fleet: &Fleet, now: Instant) {
+    /// with the old leader are looked for soon. Agents that were quicker and have come back already stay as they are.
+    pub fn begin(&self, term: u64, fleet: &Fleet, now: Instant) {
         let known = fleet.agents().filter(|agent| agent.state != AgentState::Lost);
         let mut entries = self.entries();
-        entries.clear();
-        entries.extend(known.map(|agent| {
-            let entry = Entry {
+        entries.retain(|_, entry| entry.term >= term);
+        for agent in known {
+            entries.entry(agent.id).or_insert_with(|| Entry {
                 session: agent.session,
+                term,
                 address: agent.address.clone(),
                 heard: now,
                 link: None,
                 dropped: Some(now),
                 probe_at: Some(now + self.timing.grace * 4),
                 losing: false,
-            };
-            (agent.id, entry)
-        }));
+            });
+        }
     }
 
-    /// This coordinator does not lead any more: every session is over here, but goes on at the next leader.
-    pub fn end(&self) {
-        self.entries().clear();
+    /// This coordinator does not lead in this term any more: every session of it is over here, but goes on at the next leader.
+    pub fn end(&self, term: u64) {
+        self.entries().retain(|_, entry| entry.term > term);
     }
 
-    /// A connection of an agent: replaces an earlier one.
-    pub fn connected(&self, agent: AgentId, session: SessionId, address: String, now: Instant) -> Arc<Link> {
+    /// A connection of an agent under the leadership of this term: replaces an earlier one.
+    pub fn connected(&self, term: u64, agent: AgentId, session: SessionId, address: String, now: Instant) -> Arc<Link> {
         let link = Arc::new(Link::default());
         let entry = Entry {
             session,
+            term,
             address,
             heard: now,
             link: Some(Arc::clone(&link)),
@@ -314,4 +317,58 @@ pub fn reconcile(fleet: &Fleet, agent: AgentId, held: &[AttemptRef], now: u64) -
     let stopping = known.iter().filter(|held| held.state == HeldState::Stopping && !has(held.task, held.attempt));
     surplus.extend(stopping.map(|held| AttemptRef { task_id: held.task.to_string(), attempt: held.attempt }));
     (lacking, surplus)
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::{AgentJoin, Command, FleetConfig, Reply, Role};
+
+    use super::*;
+    use crate::platform::Platform;
+
+    const TIMING: SessionTiming = SessionTiming {
+        heartbeat_interval: Duration::from_millis(500),
+        timeout: Duration::from_secs(2),
+        grace: Duration::from_millis(50),
+    };
+
+    fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let join = AgentJoin {
+            name: "a".into(),
+            incarnation: 1,
+            role: Role::Worker,
+            pool: None,
+            specializations: Vec::new(),
+            slots: 1,
+            address: "127.0.0.1:1".into(),
+            pid: 1,
+            version: String::new(),
+        };
+        match fleet.apply(1, Command::AgentJoined(join), &mut Vec::new()) {
+            Reply::Joined { agent, session } => (fleet, agent, session),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_agent_that_came_back_before_the_leader_began_keeps_its_connection() {
+        let (fleet, agent, session) = fleet_with_agent();
+        let registry = Registry::new(TIMING, Platform::real().clock);
+        let start = Instant::now();
+        registry.begin(1, &fleet, start);
+        registry.end(1);
+        let link = registry.connected(2, agent, session, "127.0.0.1:1".into(), start);
+        registry.begin(2, &fleet, start);
+        let late = start + TIMING.timeout;
+        registry.heard(agent, &link, late);
+        assert_eq!(registry.suspicions(late), []);
+        // Of an earlier term nothing stays, and an agent that does not come back is missed.
+        registry.end(1);
+        registry.heard(agent, &link, late);
+        assert_eq!(registry.suspicions(late), [], "the end of an earlier term is none of this one's");
+        registry.begin(3, &fleet, start);
+        registry.heard(agent, &link, late);
+        assert_eq!(registry.suspicions(late), [Suspicion::Silent(agent, session)]);
+    }
 }

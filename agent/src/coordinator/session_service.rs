@@ -3,9 +3,12 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
-use robeing_fleet::{AgentId, AgentJoin, AgentState, Command, Completion, Outcome, PoolShape, Reply, SessionId, StaleReason};
+use robeing_fleet::{
+    AgentId, AgentJoin, AgentState, Command, Completion, Outcome, PoolShape, Reply, SessionId, StaleReason,
+};
 use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent, coordinator_message::Message as ToAgent,
+    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+    coordinator_message::Message as ToAgent,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
@@ -188,7 +191,7 @@ impl Session {
         if node.standing.borrow().leading() != Some(term) {
             return Err(JoinFailed::NotLeading);
         }
-        let link = node.hub.registry.connected(agent, session, hello.address.clone(), Instant::now());
+        let link = node.hub.registry.connected(term, agent, session, hello.address.clone(), Instant::now());
         // After the link is there, so that nothing assigned meanwhile is missed; told twice does no harm.
         let held = if resumed { &hello.held[..] } else { &[] };
         let now = node.platform.clock.unix_millis();
@@ -330,7 +333,9 @@ fn verdict(reply: &Reply) -> Result<(), String> {
         Reply::Stale(reason) => Err(match reason {
             StaleReason::UnknownTask => "the task is not known (any more)",
             StaleReason::Finished => "the task had been finished",
-            StaleReason::NotCurrent => "the attempt is not current: the task was given to another agent, or the attempt was ended",
+            StaleReason::NotCurrent => {
+                "the attempt is not current: the task was given to another agent, or the attempt was ended"
+            }
             StaleReason::SessionEnded => "the session is over",
         }
         .to_owned()),
