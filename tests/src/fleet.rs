@@ -27,6 +27,8 @@ use crate::{
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Lines of each log that are shown when a test fails.
 const SHOWN_LINES: usize = 40;
+/// When this is set, the directory of a fleet whose test fails is kept.
+const KEEP: &str = "ROBEING_TEST_KEEP";
 
 /// A pool of agents.
 #[derive(Clone, Debug)]
@@ -504,6 +506,12 @@ impl Drop for Fleet {
                 let lines: Vec<&str> = log.lines().collect();
                 let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
                 eprintln!("--- the end of the log of {name}\n{}", shown.join("\n"));
+            }
+            if std::env::var_os(KEEP).is_some() {
+                self.dir.disable_cleanup(true);
+                eprintln!("--- kept in {}", self.dir.path().display());
+            } else {
+                eprintln!("--- with {KEEP}=1 the logs and data are kept");
             }
         }
         // Agents first, so that none is busy with coordinators that go.

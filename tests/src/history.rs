@@ -93,9 +93,11 @@ impl History {
     pub fn violations(&self, executions: &[Execution]) -> Vec<String> {
         let mut found = Vec::new();
         let mut ran: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
-        for Execution { task, attempt, .. } in executions {
+        for execution @ Execution { task, attempt, .. } in executions {
             if !ran.entry(task).or_default().insert(*attempt) {
-                found.push(format!("attempt {attempt} of {task} was executed twice"));
+                let same = |other: &&Execution| other.task == *task && other.attempt == *attempt;
+                let first = executions.iter().find(same);
+                found.push(format!("attempt {attempt} of {task} was executed twice: {first:?} and {execution:?}"));
             }
         }
         let records = self.records();
@@ -177,7 +179,7 @@ mod tests {
     }
 
     fn execution(task: &str, attempt: u32) -> Execution {
-        Execution { task: task.into(), attempt, group: 1 }
+        Execution { task: task.into(), attempt, group: 1, agent: 1 }
     }
 
     fn history() -> History {

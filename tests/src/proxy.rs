@@ -14,14 +14,21 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{ports::Ports, processes::owner_of_port};
+use crate::{ports::Ports, processes::tcp_ports_of};
+
+/// What is cut off. The kernel tells whose a connection is, so no process needs to be known before.
+#[derive(Clone, Debug, Default)]
+struct Cut {
+    pids: BTreeSet<u32>,
+    /// The ports their connections are from.
+    ports: BTreeSet<u16>,
+}
 
 /// Proxies in front of addresses, in their order.
 #[derive(Debug)]
 pub struct Network {
     addresses: Vec<String>,
-    /// Processes that are cut off. The kernel tells who has a connection, so they need not be known before.
-    cut: watch::Sender<BTreeSet<u32>>,
+    cut: watch::Sender<Cut>,
     proxies: Vec<JoinHandle<()>>,
     _ports: Ports,
 }
@@ -41,7 +48,7 @@ impl Network {
     /// When no ports can be had.
     pub async fn to(targets: &[String]) -> Self {
         let ports = Ports::take(targets.len());
-        let (cut, _) = watch::channel(BTreeSet::new());
+        let (cut, _) = watch::channel(Cut::default());
         let (mut addresses, mut proxies) = (Vec::new(), Vec::new());
         for (target, port) in targets.iter().zip(ports.numbers()) {
             let listener = TcpListener::bind(("127.0.0.1", *port)).await.expect("the port was taken for this");
@@ -57,19 +64,35 @@ impl Network {
     }
 
     /// Cuts a process off.
+    ///
+    /// # Panics
+    /// When the kernel does not tell its connections.
     pub fn cut(&self, pid: u32) {
+        let ports = tcp_ports_of(pid).expect("the kernel tells of connections");
+        assert!(!ports.is_empty(), "process {pid} has no connections to be cut");
         self.cut.send_modify(|cut| {
-            cut.insert(pid);
+            cut.pids.insert(pid);
+            cut.ports.extend(ports);
         });
     }
 
     /// Connects all again. What was sent meanwhile arrives now, late.
     pub fn mend(&self) {
-        self.cut.send_modify(BTreeSet::clear);
+        self.cut.send_replace(Cut::default());
     }
 }
 
-async fn serve(listener: TcpListener, target: String, cut: watch::Sender<BTreeSet<u32>>) {
+/// Notes a new connection that is from a process which is cut off.
+fn note(cut: &watch::Sender<Cut>, port: u16) {
+    let pids = cut.borrow().pids.clone();
+    if pids.into_iter().any(|pid| tcp_ports_of(pid).is_ok_and(|ports| ports.contains(&port))) {
+        cut.send_modify(|cut| {
+            cut.ports.insert(port);
+        });
+    }
+}
+
+async fn serve(listener: TcpListener, target: String, cut: watch::Sender<Cut>) {
     let cut = Arc::new(cut);
     let mut connections = JoinSet::new();
     loop {
@@ -80,6 +103,7 @@ async fn serve(listener: TcpListener, target: String, cut: watch::Sender<BTreeSe
             let Ok(server) = TcpStream::connect(&target).await else { return };
             let (Ok(port), Ok(_)) = (port, client.set_nodelay(true)) else { return };
             let _ = server.set_nodelay(true);
+            note(&cut, port);
             let (client_in, client_out) = client.into_split();
             let (server_in, server_out) = server.into_split();
             // The connection ends when either side does.
@@ -93,15 +117,14 @@ async fn serve(listener: TcpListener, target: String, cut: watch::Sender<BTreeSe
 }
 
 /// Passes bytes on from one side, while the process whose connection it is, known by its port, is not cut off.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, port: u16, mut cut: watch::Receiver<BTreeSet<u32>>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, port: u16, mut cut: watch::Receiver<Cut>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(count) = from.read(&mut buffer).await else { return };
-        let is_through = |cut: &BTreeSet<u32>| {
-            let among: Vec<u32> = cut.iter().copied().collect();
-            cut.is_empty() || matches!(owner_of_port(port, &among), Ok(None))
-        };
-        if cut.wait_for(is_through).await.is_err() || count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+        if cut.wait_for(|cut| !cut.ports.contains(&port)).await.is_err() {
+            return;
+        }
+        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 /// Notes the execution, and an overlap with an earlier attempt that still runs; then runs the input. `$1` is the file.
 /// A line is written at once, with O_APPEND, so lines of several processes do not mix.
 const RUN: &str = r#"
-[ "$ROBEING_ATTEMPT" = 1 ] || grep "^$ROBEING_TASK_ID " "$1" | while read -r task attempt group; do
+[ "$ROBEING_ATTEMPT" = 1 ] || grep "^$ROBEING_TASK_ID " "$1" | while read -r task attempt group agent; do
     if kill -0 "-$group" 2>/dev/null; then echo "$task $attempt $ROBEING_ATTEMPT" >> "$1.overlaps"; fi
 done
-echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT $$" >> "$1"
+echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT $$ $PPID" >> "$1"
 eval "$(cat)"
 "#;
 
@@ -44,6 +44,8 @@ pub struct Execution {
     pub attempt: u32,
     /// The process group of the command, which is its first process's id.
     pub group: u32,
+    /// The agent's process.
+    pub agent: u32,
 }
 
 /// The executions noted in a file, in the order in which they began.
@@ -51,8 +53,9 @@ pub fn executions(file: &Path) -> Vec<Execution> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let parse = |line: &str| {
         let mut words = line.split(' ');
-        let (task, attempt, group) = (words.next()?, words.next()?, words.next()?);
-        Some(Execution { task: task.into(), attempt: attempt.parse().ok()?, group: group.parse().ok()? })
+        let task = words.next()?.to_owned();
+        let mut number = || words.next()?.parse().ok();
+        Some(Execution { task, attempt: number()?, group: number()?, agent: number()? })
     };
     // A line that is not ended is being written.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);

@@ -1,6 +1,6 @@
 //! Commands that behave badly, end to end: their tasks fail with a reason, and nothing of them stays.
 
-use robeing_proto::v1::{FailureKind, RetryPolicy, Task, TaskSpec, TaskState};
+use robeing_proto::v1::{FailureKind, RetryPolicy, Role, Task, TaskSpec, TaskState};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     processes::{group_members, is_running},
@@ -9,8 +9,10 @@ use robeing_tests::{
 };
 use serde_json::json;
 
+/// A task for a worker, tried once.
 fn once(script: &str) -> TaskSpec {
-    TaskSpec { retry: Some(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }), ..task(script) }
+    let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+    TaskSpec { retry: Some(retry), required_role: Role::Worker.into(), ..task(script) }
 }
 
 fn assert_failed(task: &Task, kind: FailureKind, words: &str) {
@@ -32,7 +34,8 @@ async fn badly_behaved_commands_fail_and_leave_nothing_behind() {
         .session_timeout("10s");
     let fleet = Fleet::start(spec).await;
 
-    let not_there = fleet.submit_one(TaskSpec { required_specialization: "nothing".into(), ..once("") }).await;
+    let of_specialist = TaskSpec { required_role: Role::Specialist.into(), ..once("") };
+    let not_there = fleet.submit_one(of_specialist).await;
     let ended = fleet.finished(&not_there, TaskState::Failed).await;
     assert_failed(&ended, FailureKind::Spawn, "/no/such/program");
 

@@ -15,8 +15,11 @@ use robeing_tests::{
 };
 use serde_json::json;
 
-/// Frames of the log begin at multiples of this.
-const ALIGN: u64 = 8;
+/// What a frame of the log begins with. Then come the length of its body and, 24 bytes from its start, the body; frames
+/// begin at multiples of 8.
+const FRAME: [u8; 4] = *b"RBF1";
+const FRAME_HEAD: usize = 24;
+const FRAME_ALIGN: usize = 8;
 
 /// The newest segment of a coordinator's log, below its data directory.
 fn newest_segment(data: &Path) -> PathBuf {
@@ -36,10 +39,19 @@ fn newest_segment(data: &Path) -> PathBuf {
     found.pop().unwrap_or_else(|| panic!("no log segment in {}", data.display()))
 }
 
-/// Where the content of a file ends; behind it, it is filled with zeros.
-fn content_end(file: &Path) -> u64 {
-    let bytes = fs::read(file).expect("it is the test's file");
-    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+/// The frames of a segment: where each begins and ends, the padding included.
+fn frames(segment: &Path) -> Vec<(u64, u64)> {
+    let bytes = fs::read(segment).expect("it is the test's file");
+    let mut found = Vec::new();
+    let mut at = 0;
+    while bytes.get(at..at + 4) == Some(&FRAME) {
+        let length = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().expect("four bytes"));
+        let end = (at + FRAME_HEAD + length as usize).next_multiple_of(FRAME_ALIGN);
+        found.push((at as u64, end as u64));
+        at = end;
+    }
+    assert!(found.len() > 3, "a log with some content: {found:?}");
+    found
 }
 
 fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
@@ -77,10 +89,11 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
 
     // One was writing a frame: its head is there, with some of its body. Another one's last frame lost its end.
     let segments: Vec<PathBuf> = fleet.coordinators().iter().map(|name| newest_segment(&fleet.data(name))).collect();
-    let end = content_end(&segments[0]).next_multiple_of(ALIGN);
+    let (_, end) = *frames(&segments[0]).last().expect("there are some");
     overwrite(&segments[0], end, b"RBF1\x40\x00\x00\x00 and some of a body");
-    let end = content_end(&segments[1]);
-    File::options().write(true).open(&segments[1]).and_then(|file| file.set_len(end - 3)).expect("it can be cut");
+    let (begin, _) = *frames(&segments[1]).last().expect("there are some");
+    let cut = begin + FRAME_HEAD as u64 + 1;
+    File::options().write(true).open(&segments[1]).and_then(|file| file.set_len(cut)).expect("it can be cut");
     for name in fleet.coordinators() {
         fleet.start_one(&name);
     }
@@ -98,12 +111,13 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     // Damage before the end was acknowledged once, so nothing is dropped.
     fleet.kill("coordinator-2");
     let segment = newest_segment(&fleet.data("coordinator-2"));
-    let middle = content_end(&segment) / 2;
+    let written = frames(&segment);
+    let middle = written[written.len() / 2].0 + FRAME_HEAD as u64;
     flip_byte(&segment, middle);
     assert_refuses(&mut fleet, "coordinator-2", &segment).await;
     // The others go on, and it comes back when it is repaired.
     let mut load = Load::start(&fleet.client(), 20, 8, "");
-    load.complete().await.violations(&[]);
+    assert_eq!(load.complete().await.accepted_count(), 20);
     flip_byte(&segment, middle);
     fleet.start_one("coordinator-2");
     fleet.coordinators_agree().await;
@@ -138,7 +152,7 @@ async fn a_snapshot_is_read_back_and_a_damaged_one_is_refused() {
     fleet.finished(&again, TaskState::Succeeded).await;
 
     fleet.kill("coordinator-0");
-    let middle = content_end(&snapshot) / 2;
+    let middle = fs::metadata(&snapshot).expect("it is there").len() / 2;
     flip_byte(&snapshot, middle);
     assert_refuses(&mut fleet, "coordinator-0", &snapshot).await;
     // It said the truth: repaired, it starts.

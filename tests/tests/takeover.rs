@@ -113,7 +113,8 @@ async fn tasks_of_a_frozen_agent_run_elsewhere_and_what_it_says_later_is_refused
     }
 }
 
-#[tokio::test]
+// The proxies must not wait for the test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
     let mut fleet = Fleet::prepare(FleetSpec::new(3).pool(PoolSpec::new("work", 2)));
     // Everybody talks to everybody through the network, which can cut one off.
