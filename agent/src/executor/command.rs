@@ -236,7 +236,7 @@ fn exited(program: &str, status: ExitStatus) -> Failure {
             let name = Signal::try_from(number).map_or("an unknown signal", Signal::as_str);
             let hint = if number == Signal::SIGKILL as i32 { "; it may have run out of memory" } else { "" };
             let message = format!("the command {program:?} was ended by {name} (signal {number}){hint}");
-            Failure::new(FailureKind::Signal, true, message)
+            Failure { code: Some(number), ..Failure::new(FailureKind::Signal, true, message) }
         }
     }
 }

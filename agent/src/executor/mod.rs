@@ -90,7 +90,7 @@ pub struct Failure {
     pub kind: FailureKind,
     /// A sentence for people: what happened, to what, and what to do where that is known.
     pub message: String,
-    /// The command's exit code or the HTTP status.
+    /// The command's exit code, the number of the signal that ended it, or the HTTP status.
     pub code: Option<i32>,
     /// The end of what the command wrote to stderr, or the start of an HTTP error's body; at most
     /// [`Limits::stderr_tail`] bytes, with invalid UTF-8 replaced.

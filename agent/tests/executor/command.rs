@@ -69,7 +69,7 @@ async fn only_the_tail_of_stderr_is_kept() {
 #[tokio::test]
 async fn a_signal_is_named() {
     let failed = failure(&shell("echo last words >&2; kill -SEGV $$"), attempt("")).await;
-    assert_eq!((failed.kind, failed.code, failed.retryable), (FailureKind::Signal, None, true));
+    assert_eq!((failed.kind, failed.code, failed.retryable), (FailureKind::Signal, Some(11), true));
     assert!(failed.message.contains("SIGSEGV (signal 11)"), "{}", failed.message);
     assert_eq!(failed.stderr_tail, "last words\n");
 }
