@@ -2,16 +2,23 @@
 //! starts, and the next acceptance of a task after the leader was killed.
 
 use std::{
+    cell::Cell,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
-use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
+use robeing::{
+    client::{FleetClient, SubmitEvent, SubmitOptions},
+    dev::DevEvent,
+};
 use robeing_proto::v1::{CancelTasksRequest, Consistency, GetTaskRequest, TaskSpec};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::{Instant, sleep},
+};
 
 use super::{
     BenchOptions,
@@ -25,8 +32,6 @@ const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest until the fleet has recovered from a trial; a process that dies often is started again after up to 10 s.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// Time between the submissions of the client that keeps submitting.
-const PACE: Duration = Duration::from_millis(10);
 
 /// An agent of each pool appends the number of the attempt and the time to the file that its task names, and then waits.
 const MANIFEST: &str = r#"
@@ -74,16 +79,13 @@ async fn measure_failure(
     tell: &mut dyn FnMut(String),
 ) -> Result<Takeovers> {
     let client = fleet.client()?;
-    let (mut took, mut returned) = (Vec::with_capacity(trials), 0);
+    let mut took = Vec::with_capacity(trials);
     for trial in 0..trials {
         fleet.whole(&client, RECOVERY).await?;
         let one = match failure {
             Failure::AgentKilled => agent_trial(fleet, &client, Signal::SIGKILL, trial).await,
             Failure::AgentFrozen => agent_trial(fleet, &client, Signal::SIGSTOP, trial).await,
-            Failure::LeaderKilled => leader_trial(fleet, &client).await.map(|(took, again)| {
-                returned += usize::from(again);
-                took
-            }),
+            Failure::LeaderKilled => leader_trial(fleet, &client).await,
         };
         took.push(one.with_context(|| format!("trial {} of {failure}", trial + 1))?);
     }
@@ -92,9 +94,6 @@ async fn measure_failure(
         "{failure}: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms over {trials} trials",
         spread.p50_ms, spread.p99_ms, spread.max_ms
     ));
-    if returned > 0 {
-        tell(format!("in {returned} of them the killed leader was started again so soon that it went on leading"));
-    }
     let trials_ms = took.iter().map(|took| took.as_secs_f64() * 1e3).collect();
     Ok(Takeovers { failure, spread, trials_ms })
 }
@@ -114,29 +113,56 @@ async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, sent: Signal, tri
     }
     let (successor, attempt) = holder(client, &id).await?;
     ensure!(successor != victim, "attempt {attempt} is still with {victim}");
-    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "measured".into() }).await?;
+    forget(client, id).await?;
     Ok(ran_at?.duration_since(sent_at).unwrap_or_default())
 }
 
-/// The time from the kill of the leader until the next task is accepted of a client that keeps submitting, and whether
-/// the killed one leads again.
-async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<(Duration, bool)> {
-    let status = client.status(Consistency::Linearizable).await?;
-    let pid = fleet.leader_pid(&status)?;
-    let nowhere = PathBuf::from("/dev/null");
-    submit_and_forget(client, &nowhere).await?;
-    sleep(PACE).await;
+/// The time from the kill of the leader until the next task is accepted of a client that keeps submitting. The killed
+/// coordinator is kept from running again meanwhile: started at once, it could go on leading, and nobody would take over.
+async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<Duration> {
+    let leader = client.status(Consistency::Linearizable).await?;
+    let pid = fleet.leader_pid(&leader)?;
+    let nowhere = Path::new("/dev/null");
+    submit_and_forget(client, nowhere).await?;
+    let mut events = fleet.processes().events();
     let killed = Instant::now();
     signal(pid, Signal::SIGKILL)?;
-    submit_and_forget(client, &nowhere).await?;
+    let held = Cell::new(None);
+    let accepted = tokio::select! {
+        accepted = submit(client, nowhere) => accepted,
+        failed = hold_back(&mut events, &leader.leader, &held) => Err(failed),
+    };
     let took = killed.elapsed();
-    Ok((took, client.status(Consistency::Linearizable).await?.leader == status.leader))
+    if let Some(pid) = held.get() {
+        signal(pid, Signal::SIGCONT)?;
+    }
+    forget(client, accepted?).await?;
+    Ok(took)
+}
+
+/// Freezes a coordinator as soon as it is started again, before it listens. Ends only when it can't.
+async fn hold_back(events: &mut broadcast::Receiver<DevEvent>, name: &str, held: &Cell<Option<u32>>) -> Error {
+    loop {
+        match events.recv().await {
+            Ok(DevEvent::Started { name: started, pid }) if started == name => match signal(pid, Signal::SIGSTOP) {
+                Ok(()) => held.set(Some(pid)),
+                Err(error) => return error,
+            },
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return anyhow!("the fleet has ended"),
+        }
+    }
 }
 
 /// A task that only has to be accepted.
 async fn submit_and_forget(client: &FleetClient, file: &Path) -> Result<()> {
     let id = submit(client, file).await?;
-    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "accepted".into() }).await?;
+    forget(client, id).await
+}
+
+/// Cancels a task that has served its purpose.
+async fn forget(client: &FleetClient, id: String) -> Result<()> {
+    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "measured".into() }).await?;
     Ok(())
 }
 
