@@ -15,8 +15,8 @@ use robeing_tests::{
 };
 use serde_json::json;
 
-/// What a frame of the log begins with. Then come the length of its body and, 24 bytes from its start, the body; frames
-/// begin at multiples of 8.
+/// What a frame of the log begins with. Then come the length of its body, its number and, 24 bytes from its start, the
+/// body; frames begin at multiples of 8.
 const FRAME: [u8; 4] = *b"RBF1";
 const FRAME_HEAD: usize = 24;
 const FRAME_ALIGN: usize = 8;
@@ -54,6 +54,14 @@ fn frames(segment: &Path) -> Vec<(u64, u64)> {
     found
 }
 
+/// What a crash leaves of the frame that would come after this one: its head and some of its body.
+fn half_of_the_next(segment: &Path, last: u64) -> Vec<u8> {
+    let bytes = fs::read(segment).expect("it is the test's file");
+    let number = &bytes[last as usize + 8..last as usize + 16];
+    let next = u64::from_le_bytes(number.try_into().expect("eight bytes")) + 1;
+    [&FRAME[..], &64_u32.to_le_bytes(), &next.to_le_bytes(), b"checksum", b"some of a body"].concat()
+}
+
 fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
     let mut file = File::options().write(true).open(file).expect("it is the test's file");
     file.seek(SeekFrom::Start(at)).expect("within the file");
@@ -89,8 +97,8 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
 
     // One was writing a frame: its head is there, with some of its body. Another one's last frame lost its end.
     let segments: Vec<PathBuf> = fleet.coordinators().iter().map(|name| newest_segment(&fleet.data(name))).collect();
-    let (_, end) = *frames(&segments[0]).last().expect("there are some");
-    overwrite(&segments[0], end, b"RBF1\x40\x00\x00\x00 and some of a body");
+    let (last, end) = *frames(&segments[0]).last().expect("there are some");
+    overwrite(&segments[0], end, &half_of_the_next(&segments[0], last));
     let (begin, _) = *frames(&segments[1]).last().expect("there are some");
     let cut = begin + FRAME_HEAD as u64 + 1;
     File::options().write(true).open(&segments[1]).and_then(|file| file.set_len(cut)).expect("it can be cut");

@@ -151,6 +151,6 @@ async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
     let expected = "the agent back in a new session";
     let back = fleet.agent_such(&victim, expected, |agent| agent.state() == AgentState::Live).await;
     assert_ne!(back.session, before.session);
-    assert_eq!(back.incarnation, before.incarnation, "its process is the same");
+    assert_eq!(back.pid, before.pid, "its process is the same");
     assert_eq!(fleet.task(&id).await, ended, "the result stands");
 }
