@@ -32,6 +32,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
 const MAX_COMPLETING: usize = 64;
+/// Pause before it is looked again whether a heartbeat may be answered.
+const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 /// Bytes of inputs in one message, about.
 const MESSAGE_TARGET: usize = 4 * 1024 * 1024;
 
@@ -141,6 +143,8 @@ struct Session {
     link: Arc<Link>,
     term: u64,
     completing: FuturesUnordered<BoxFuture<'static, Completed>>,
+    /// The newest heartbeat that is not answered, because this leader has not heard of a majority lately.
+    unanswered: Option<(u64, Instant)>,
 }
 
 /// Completions whose fate is known, or not (then the agent sends them again).
@@ -211,7 +215,7 @@ impl Session {
             resumed,
         });
         let node = Arc::clone(node);
-        Ok((Self { node, agent, session, link, term, completing: FuturesUnordered::new() }, welcome))
+        Ok((Self { node, agent, session, link, term, completing: FuturesUnordered::new(), unanswered: None }, welcome))
     }
 
     async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Sender) {
@@ -235,6 +239,9 @@ impl Session {
                 }
                 // Taken only when all before is sent, so that a slow agent's outbox gathers instead of queueing messages.
                 outbox = self.link.take(), if pending.is_empty() => pending.extend(messages(outbox)),
+                () = again(self.unanswered), if self.unanswered.is_some() => {
+                    self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
+                }
                 Some(completed) = self.completing.next() => {
                     if let Some(acks) = completed {
                         self.link.put(|outbox| outbox.acks.extend(acks));
@@ -281,10 +288,12 @@ impl Session {
     }
 
     /// A heartbeat counts only while this leader is sure to lead: it must have heard of a majority lately.
-    fn answer_heartbeat(&self, seq: u64) {
+    fn answer_heartbeat(&mut self, seq: u64) {
         let margin = self.node.hub.registry.timing.lease_margin();
         if self.node.quorum_age().is_some_and(|age| age <= margin) {
             self.link.put(|outbox| outbox.heartbeat = Some(seq));
+        } else {
+            self.unanswered = Some((seq, Instant::now() + ANSWER_AGAIN));
         }
     }
 
@@ -323,6 +332,13 @@ impl Session {
         };
         let (agent, session) = (self.agent, self.session);
         Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
+    }
+}
+
+/// Waits until it is time to look again whether a heartbeat may be answered.
+async fn again(unanswered: Option<(u64, Instant)>) {
+    if let Some((_, at)) = unanswered {
+        tokio::time::sleep_until(at).await;
     }
 }
 
