@@ -1,9 +1,9 @@
 //! The one agent binary of Robeing: coordinator, agent session and executors.
 
 pub mod config;
+pub mod coordinator;
 pub mod executor;
 pub mod platform;
 pub mod session;
 pub mod telemetry;
 pub mod transport;
-pub mod coordinator;

@@ -144,7 +144,9 @@ impl v1::fleet_server::Fleet for FleetService {
         let after = match request.page_token.as_str() {
             "" => None,
             token => Some(token.parse().map_err(|_| {
-                Status::invalid_argument(format!("page_token {token:?} is not one that a listing gave; leave it empty to start"))
+                Status::invalid_argument(format!(
+                    "page_token {token:?} is not one that a listing gave; leave it empty to start"
+                ))
             })?),
         };
         let size = match request.page_size as usize {
@@ -209,9 +211,8 @@ impl v1::fleet_server::Fleet for FleetService {
         let request = request.into_inner();
         self.node.ready_to_read(request.consistency).await?;
         Ok(Response::new(self.node.look(|fleet| {
-            let shown = |agent: &&robeing_fleet::Agent| {
-                request.include_lost || agent.state != robeing_fleet::AgentState::Lost
-            };
+            let shown =
+                |agent: &&robeing_fleet::Agent| request.include_lost || agent.state != robeing_fleet::AgentState::Lost;
             let mut agents: Vec<_> = fleet.agents().filter(shown).map(view::agent).collect();
             agents.sort_by(|a, b| a.name.cmp(&b.name));
             v1::ListAgentsResponse { agents, revision: fleet.revision() }

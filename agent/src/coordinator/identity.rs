@@ -41,7 +41,9 @@ pub enum DataError {
         dir: PathBuf,
     },
     /// The file can't be read.
-    #[error("{file} is damaged ({problem}); without it the node id is lost, so remove the whole directory to let this coordinator join again as a new member")]
+    #[error(
+        "{file} is damaged ({problem}); without it the node id is lost, so remove the whole directory to let this coordinator join again as a new member"
+    )]
     Damaged {
         /// Which.
         file: PathBuf,
@@ -131,7 +133,10 @@ mod tests {
         assert!(matches!(open(&platform, dir.path(), "c", "n").await, Err(DataError::InUse { .. })));
         drop(taken);
         assert!(matches!(open(&platform, dir.path(), "d", "n").await, Err(DataError::Foreign { what: "cluster", .. })));
-        assert!(matches!(open(&platform, dir.path(), "c", "m").await, Err(DataError::Foreign { what: "coordinator", .. })));
+        assert!(matches!(
+            open(&platform, dir.path(), "c", "m").await,
+            Err(DataError::Foreign { what: "coordinator", .. })
+        ));
     }
 
     #[tokio::test]

@@ -51,7 +51,13 @@ pub async fn settle(node: Arc<Node>, configured: Vec<(String, String)>) {
                     others.push((said, address.clone()));
                 }
                 Some(said) => {
-                    warn!(name, address, found = said.name, cluster = said.cluster_id, "not the coordinator that is configured");
+                    warn!(
+                        name,
+                        address,
+                        found = said.name,
+                        cluster = said.cluster_id,
+                        "not the coordinator that is configured"
+                    );
                     waiting_for.push(name.as_str());
                 }
                 None => waiting_for.push(name.as_str()),
@@ -151,8 +157,11 @@ pub async fn admit(node: &Node, request: v1::JoinRequest) -> Result<v1::JoinResp
     if members.iter().any(|(id, _, voter)| *id == request.node_id && *voter) {
         return Ok(v1::JoinResponse { joined: true, ..Default::default() });
     }
-    let replaced: Vec<NodeId> =
-        members.iter().filter(|(id, peer, _)| peer.name == request.name && *id != request.node_id).map(|m| m.0).collect();
+    let replaced: Vec<NodeId> = members
+        .iter()
+        .filter(|(id, peer, _)| peer.name == request.name && *id != request.node_id)
+        .map(|m| m.0)
+        .collect();
     if replaced.is_empty() {
         return Err(Status::failed_precondition(format!(
             "no member is called {:?}; a new node joins only in place of one that had its name",
@@ -165,7 +174,11 @@ pub async fn admit(node: &Node, request: v1::JoinRequest) -> Result<v1::JoinResp
             request.name
         )));
     }
-    info!(name = request.name, new = format!("{:016x}", request.node_id), "taking in a new coordinator in place of the old one");
+    info!(
+        name = request.name,
+        new = format!("{:016x}", request.node_id),
+        "taking in a new coordinator in place of the old one"
+    );
     let seed = node.platform.random.next_u64();
     Runtime::scope(seed, replace(node, request, replaced)).await
 }

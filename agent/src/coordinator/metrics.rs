@@ -31,11 +31,11 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
     let syncs = gauge("log_syncs", "Syncs of the log since the start");
     let bytes = gauge("log_written_bytes", "Bytes written to the log since the start");
     loop {
-        let (counts, totals, agents, held) = node.look(|fleet| {
-            (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes())
-        });
+        let (counts, totals, agents, held) =
+            node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(matches!(*node.standing.borrow(), Standing::Leading { .. })));
-        let serves = matches!(*node.standing.borrow(), Standing::Leading { ready: true, .. } | Standing::Following { .. });
+        let serves =
+            matches!(*node.standing.borrow(), Standing::Leading { ready: true, .. } | Standing::Following { .. });
         metrics.readiness().set(serves);
         queued.set(counts.queued.into());
         running.set(counts.assigned.into());

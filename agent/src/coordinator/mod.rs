@@ -39,9 +39,7 @@ use tonic::service::Routes;
 use tracing::{error, info, warn};
 
 use self::{
-    consensus::{
-        ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, SnapshotFile, StateMachine, Timing,
-    },
+    consensus::{ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, SnapshotFile, StateMachine, Timing},
     fleet_service::FleetService,
     hub::Hub,
     identity::{DataDir, DataError},

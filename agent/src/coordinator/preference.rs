@@ -76,13 +76,7 @@ struct Record {
 
 impl Default for Record {
     fn default() -> Self {
-        Self {
-            reliability: 1.0,
-            availability: 1.0,
-            score: LeaderScore::default(),
-            caught_up: false,
-            answering: false,
-        }
+        Self { reliability: 1.0, availability: 1.0, score: LeaderScore::default(), caught_up: false, answering: false }
     }
 }
 
@@ -207,7 +201,10 @@ async fn round(node: &Node, choice: &mut Choice) {
     let applied = node.hub.applied_indexes().borrow().saturating_sub(1);
     let candidates = node.scores.note(&answers, applied);
     let Some(target) = choice.step(node.identity.node_id, &candidates, Instant::now()) else { return };
-    info!(target = format!("{target:016x}"), "another coordinator is clearly better for a while; handing leadership over");
+    info!(
+        target = format!("{target:016x}"),
+        "another coordinator is clearly better for a while; handing leadership over"
+    );
     if let Err(error) = node.raft.trigger().transfer_leader(target).await {
         warn!(%error, "leadership could not be handed over");
     }

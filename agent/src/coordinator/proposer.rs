@@ -78,7 +78,12 @@ pub struct Proposer {
 
 impl Proposer {
     /// A proposer and the task behind it, to be run until the node stops.
-    pub fn new(raft: Raft, standing: watch::Receiver<Standing>, transport: Transport, clock: Arc<dyn Clock>) -> (Self, Driver) {
+    pub fn new(
+        raft: Raft,
+        standing: watch::Receiver<Standing>,
+        transport: Transport,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, Driver) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
         let driver = Driver {
             raft,
@@ -220,7 +225,8 @@ impl Driver {
     fn take_batch(&mut self) -> Vec<Request> {
         let (mut batch, mut commands, mut bytes) = (Vec::new(), 0, 0);
         while let Some(request) = self.backlog.front() {
-            let full = commands + request.commands.len() > MAX_BATCH_COMMANDS || bytes + request.bytes > MAX_BATCH_BYTES;
+            let full =
+                commands + request.commands.len() > MAX_BATCH_COMMANDS || bytes + request.bytes > MAX_BATCH_BYTES;
             if full && !batch.is_empty() {
                 break;
             }
@@ -258,7 +264,8 @@ impl Driver {
                 if requests.is_empty() {
                     return None;
                 }
-                let commands: Vec<Bytes> = requests.iter().flat_map(|request| request.commands.iter().cloned()).collect();
+                let commands: Vec<Bytes> =
+                    requests.iter().flat_map(|request| request.commands.iter().cloned()).collect();
                 let channel = self.channel_to(peer.address);
                 Some(async move { Outcome { replies: forward(channel, commands).await, requests } }.boxed())
             }

@@ -61,7 +61,9 @@ pub fn agent_role(role: v1::Role) -> Result<Role, BadField> {
         v1::Role::Specialist => Ok(Role::Specialist),
         v1::Role::Messenger => Ok(Role::Messenger),
         v1::Role::Guardian => Ok(Role::Guardian),
-        v1::Role::Coordinator | v1::Role::Unspecified => Err(bad("role", "an agent is a worker, specialist, messenger or guardian")),
+        v1::Role::Coordinator | v1::Role::Unspecified => {
+            Err(bad("role", "an agent is a worker, specialist, messenger or guardian"))
+        }
     }
 }
 
@@ -79,7 +81,11 @@ fn retry(policy: Option<v1::RetryPolicy>, default: RetryPolicy) -> Result<Option
 }
 
 /// A submission as a command. `fresh` is the id for one that brings none.
-pub fn submission(spec: v1::TaskSpec, default_retry: RetryPolicy, fresh: impl FnOnce() -> u128) -> Result<Command, BadField> {
+pub fn submission(
+    spec: v1::TaskSpec,
+    default_retry: RetryPolicy,
+    fresh: impl FnOnce() -> u128,
+) -> Result<Command, BadField> {
     let id = if spec.id.is_empty() { TaskId(fresh()) } else { task_id(&spec.id)? };
     let priority = match spec.priority {
         0 => 5,

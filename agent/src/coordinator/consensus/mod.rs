@@ -18,9 +18,7 @@ pub use self::{
     server::{AppendStream, ConsensusServer},
     snapshot::{SnapshotError, SnapshotFile},
     store::{Observer, SharedFleet, StateMachine},
-    types::{
-        Batch, Entry, LogId, NodeId, Peer, Replies, Runtime, SnapshotMeta, StoredMembership, TypeConfig, Vote,
-    },
+    types::{Batch, Entry, LogId, NodeId, Peer, Replies, Runtime, SnapshotMeta, StoredMembership, TypeConfig, Vote},
 };
 use super::log::Log;
 

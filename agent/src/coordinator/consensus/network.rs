@@ -12,9 +12,7 @@ use futures::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
 use openraft::{
     OptionalSend, RaftNetworkFactory,
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::{
-        Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
-    },
+    network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption},
     raft::{SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
 };
 use robeing_proto::v1::{self, raft_client::RaftClient};
@@ -177,7 +175,11 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
 }
 
 impl NetVote<TypeConfig> for PeerClient {
-    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&rpc));
         let call = async { client.vote(message).await.map_err(unreachable) };
         let answer = within(&option, call).await?.into_inner();

@@ -9,12 +9,14 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder, entry::RaftEntry, storage::{EntryResponder, RaftStateMachine},
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    entry::RaftEntry,
+    storage::{EntryResponder, RaftStateMachine},
 };
 use robeing_fleet::{Effect, Fleet, Refusal, Reply, decode_command};
 
 use super::{
-    Batch, audit, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
+    Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig, audit,
     network::Snapshot,
     snapshot::{SnapshotError, SnapshotFile},
 };
@@ -65,7 +67,11 @@ impl StateMachine {
     ///
     /// # Errors
     /// A snapshot that is damaged, or that this version can't read.
-    pub async fn open(file: SnapshotFile, fleet: SharedFleet, observer: Arc<dyn Observer>) -> Result<Self, SnapshotError> {
+    pub async fn open(
+        file: SnapshotFile,
+        fleet: SharedFleet,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         if let Some((meta, data)) = file.read().await? {
             *fleet.write() = decode(&data)?;
@@ -78,7 +84,10 @@ impl StateMachine {
     /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
     fn apply_batch(&mut self, batch: &Batch) -> io::Result<Vec<Reply>> {
         let halt = |e: &dyn std::fmt::Display| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("a committed command can't be applied: {e}; run a version that knows it"))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a committed command can't be applied: {e}; run a version that knows it"),
+            )
         };
         let (now, commands) = batch.open().map_err(|e| halt(&e))?;
         let commands: Vec<_> =
