@@ -21,10 +21,7 @@ pub struct Consensus {
 
 impl Default for Consensus {
     fn default() -> Self {
-        Self {
-            threshold: default_threshold(),
-            deadline: default_deadline(),
-        }
+        Self { threshold: default_threshold(), deadline: default_deadline() }
     }
 }
 

@@ -1,8 +1,6 @@
 //! The coordinators' part of a cluster's spec.
 
-use k8s_openapi::{
-    api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity,
-};
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,11 +35,7 @@ pub struct Coordinators {
 
 impl Default for Coordinators {
     fn default() -> Self {
-        Self {
-            replicas: default_replicas(),
-            storage: None,
-            resources: None,
-        }
+        Self { replicas: default_replicas(), storage: None, resources: None }
     }
 }
 

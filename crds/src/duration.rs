@@ -14,9 +14,7 @@ pub struct Duration(time::Duration);
 
 /// A text is no [`Duration`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is not a duration; write numbers with the units ms, s, m or h, such as 500ms, 2s or 1m30s"
-)]
+#[error("{text:?} is not a duration; write numbers with the units ms, s, m or h, such as 500ms, 2s or 1m30s")]
 pub struct ParseDurationError {
     text: String,
 }
@@ -60,9 +58,7 @@ impl FromStr for Duration {
     type Err = ParseDurationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fail = || ParseDurationError {
-            text: text.chars().take(2 * MAX_DURATION as usize).collect(),
-        };
+        let fail = || ParseDurationError { text: text.chars().take(2 * MAX_DURATION as usize).collect() };
         if text.is_empty() || text.len() > MAX_DURATION as usize {
             return Err(fail());
         }
@@ -84,9 +80,7 @@ fn leading_term(text: &str) -> Option<(u64, &str)> {
         Some(after_point) => leading_digits(after_point, MAX_FRACTION_DIGITS)?,
         None => ("0", rest),
     };
-    let unit_end = rest
-        .find(|c: char| !c.is_ascii_lowercase())
-        .unwrap_or(rest.len());
+    let unit_end = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
     let (unit, rest) = rest.split_at(unit_end);
     let (_, unit_micros) = UNITS.iter().find(|(name, _)| *name == unit)?;
     let scale = 10_u64.pow(u32::try_from(fraction.len()).ok()?);
@@ -96,9 +90,7 @@ fn leading_term(text: &str) -> Option<(u64, &str)> {
 }
 
 fn leading_digits(text: &str, most: usize) -> Option<(&str, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     (1..=most).contains(&end).then(|| text.split_at(end))
 }
 
@@ -131,9 +123,7 @@ impl Serialize for Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -171,11 +161,7 @@ mod tests {
             ("1h0m0.001s", 3_600_001),
         ] {
             let duration: Duration = text.parse().unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(
-                duration.get(),
-                time::Duration::from_millis(millis),
-                "{text}"
-            );
+            assert_eq!(duration.get(), time::Duration::from_millis(millis), "{text}");
         }
     }
 
@@ -200,10 +186,7 @@ mod tests {
             "1s1s1s1s1s1s1s1s1s1s1s",
         ] {
             let error = text.parse::<Duration>().expect_err(text);
-            assert!(
-                error.to_string().contains("such as 500ms, 2s or 1m30s"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("such as 500ms, 2s or 1m30s"), "{error}");
         }
     }
 
@@ -216,16 +199,7 @@ mod tests {
 
     #[test]
     fn printing_and_reading_are_inverse() {
-        for text in [
-            "500ms",
-            "2s",
-            "1m30s",
-            "1h1ms",
-            "0s",
-            "0.500ms",
-            "1s1.250ms",
-            "48h",
-        ] {
+        for text in ["500ms", "2s", "1m30s", "1h1ms", "0s", "0.500ms", "1s1.250ms", "48h"] {
             let duration: Duration = text.parse().expect(text);
             assert_eq!(duration.to_string(), text);
         }

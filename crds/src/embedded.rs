@@ -97,10 +97,7 @@ fn strip_descriptions(schema: &mut Map<String, Value>) {
         match (keyword.as_str(), value) {
             ("properties", Value::Object(properties)) => {
                 let by_name: BTreeMap<_, _> = properties.iter_mut().collect();
-                by_name
-                    .into_values()
-                    .filter_map(Value::as_object_mut)
-                    .for_each(strip_descriptions);
+                by_name.into_values().filter_map(Value::as_object_mut).for_each(strip_descriptions);
             }
             ("items" | "additionalProperties", Value::Object(inner)) => strip_descriptions(inner),
             _ => {}

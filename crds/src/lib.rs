@@ -32,8 +32,7 @@ pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
 pub use spec::{RobeingCluster, RobeingClusterSpec};
 pub use status::{
-    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts,
-    condition_types,
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
 pub use threshold::{ParseThresholdError, Threshold};
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements,
-    Toleration, TopologySpreadConstraint, Volume,
+    Affinity, Container, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+    TopologySpreadConstraint, Volume,
 };
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     embedded,
     limits::{
-        MAX_ARG, MAX_ARGV, MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS,
-        MAX_POOL_STANDBY, MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
+        MAX_ARG, MAX_ARGV, MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY,
+        MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
     },
     rules,
 };
@@ -61,11 +61,7 @@ pub struct Pool {
     /// The container that tasks run in, as in a pod but without a name. When it is not set, the agents' own image is
     /// used. With the command executor the agent runs inside it; with http and worker it runs as it is, and the
     /// agent beside it.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "embedded::serialize_nameless"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "embedded::serialize_nameless")]
     #[schemars(schema_with = "embedded::nameless_container")]
     pub container: Option<Container>,
 

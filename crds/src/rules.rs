@@ -145,17 +145,11 @@ pub(crate) fn resources_in_one_place() -> Rule {
 pub(crate) fn one_executor() -> Rule {
     let set = |name: &str| format!("(has(self.{name}) ? 1 : 0)");
     let count = ["command", "http", "worker", "echo"].map(set).join(" + ");
-    rule(
-        format!("{count} == 1"),
-        "An executor must set exactly one of command, http, worker and echo.",
-    )
+    rule(format!("{count} == 1"), "An executor must set exactly one of command, http, worker and echo.")
 }
 
 pub(crate) fn argv_names_a_program() -> Rule {
-    rule(
-        "size(self) == 0 || size(self[0]) > 0",
-        "The first word of argv is the program to run; it must not be empty.",
-    )
+    rule("size(self) == 0 || size(self[0]) > 0", "The first word of argv is the program to run; it must not be empty.")
 }
 
 pub(crate) fn http_url() -> Rule {

@@ -36,11 +36,7 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self {
-            specialization: default_specialization(),
-            load: default_load(),
-            performance: default_performance(),
-        }
+        Self { specialization: default_specialization(), load: default_load(), performance: default_performance() }
     }
 }
 

@@ -6,43 +6,33 @@ use serde_json::{Map, Value, json};
 
 use crate::{RobeingCluster, limits::MAX_OBJECT_NAME};
 
-const HEADER: &str =
-    "# Generated from the Rust types by `cargo run -p robeing-crds --bin crdgen`. Do not edit.\n";
+const HEADER: &str = "# Generated from the Rust types by `cargo run -p robeing-crds --bin crdgen`. Do not edit.\n";
 
 /// The definition of `RobeingCluster`, ready to be applied to a Kubernetes cluster.
 ///
 /// Prefer it to `RobeingCluster::crd()`: it differs in that no field is nullable. The API server then drops
 /// a `null` and applies the field's default, and a CEL rule never meets one.
 pub fn crd() -> CustomResourceDefinition {
-    let mut value = serde_json::to_value(RobeingCluster::crd())
-        .expect("a definition is plain data, which has a JSON form");
-    if let Some(schema) = value
-        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
-        .and_then(Value::as_object_mut)
-    {
+    let mut value =
+        serde_json::to_value(RobeingCluster::crd()).expect("a definition is plain data, which has a JSON form");
+    if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema").and_then(Value::as_object_mut) {
         tidy(schema);
         // A rule can report a field only if the schema declares it, and costs less when its length is bounded.
-        schema["properties"]["metadata"] = json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": MAX_OBJECT_NAME } } });
+        schema["properties"]["metadata"] =
+            json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": MAX_OBJECT_NAME } } });
     }
-    serde_json::from_value(value)
-        .expect("only keywords of the schema were dropped or respelt, which keeps its type")
+    serde_json::from_value(value).expect("only keywords of the schema were dropped or respelt, which keeps its type")
 }
 
 /// The definition of `RobeingCluster` as YAML, as it stands in `crds/robeingclusters.yaml`.
 pub fn crd_yaml() -> String {
-    let yaml =
-        serde_yaml::to_string(&crd()).expect("a definition is plain data, which has a YAML form");
+    let yaml = serde_yaml::to_string(&crd()).expect("a definition is plain data, which has a YAML form");
     format!("{HEADER}{yaml}")
 }
 
 /// The OpenAPI schema of the resource, as JSON.
 pub(crate) fn openapi() -> Value {
-    let schema = crd()
-        .spec
-        .versions
-        .into_iter()
-        .next()
-        .and_then(|version| version.schema);
+    let schema = crd().spec.versions.into_iter().next().and_then(|version| version.schema);
     serde_json::to_value(schema.and_then(|schema| schema.open_api_v3_schema))
         .expect("a schema is plain data, which has a JSON form")
 }
@@ -61,19 +51,12 @@ fn tidy(schema: &mut Map<String, Value>) {
         _ => {}
     }
     if let Some(Value::String(text)) = schema.get_mut("description") {
-        *text = text
-            .split("\n\n")
-            .map(|part| part.replace('\n', " "))
-            .collect::<Vec<_>>()
-            .join("\n\n");
+        *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
     }
     for (keyword, value) in schema.iter_mut() {
         match (keyword.as_str(), value) {
             ("properties", Value::Object(properties)) => {
-                properties
-                    .values_mut()
-                    .filter_map(Value::as_object_mut)
-                    .for_each(tidy);
+                properties.values_mut().filter_map(Value::as_object_mut).for_each(tidy);
             }
             ("items" | "additionalProperties", Value::Object(inner)) => tidy(inner),
             _ => {}

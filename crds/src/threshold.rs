@@ -18,9 +18,7 @@ pub struct Threshold {
 
 /// A text is no [`Threshold`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is not a threshold; write a fraction such as 2/3 or a percentage from 1% to 100%"
-)]
+#[error("{text:?} is not a threshold; write a fraction such as 2/3 or a percentage from 1% to 100%")]
 pub struct ParseThresholdError {
     text: String,
 }
@@ -29,11 +27,7 @@ const GREATEST_TERM: u32 = 9_999;
 
 impl Threshold {
     /// Two thirds, the default.
-    pub const TWO_THIRDS: Self = Self {
-        numerator: 2,
-        denominator: 3,
-        percent: false,
-    };
+    pub const TWO_THIRDS: Self = Self { numerator: 2, denominator: 3, percent: false };
 
     /// The upper number of the fraction; of a percentage, the percents.
     pub const fn numerator(self) -> u32 {
@@ -57,21 +51,16 @@ impl FromStr for Threshold {
     type Err = ParseThresholdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fail = || ParseThresholdError {
-            text: text.chars().take(2 * MAX_THRESHOLD as usize).collect(),
-        };
-        let (numerator, denominator, percent) = match (text.split_once('/'), text.strip_suffix('%'))
-        {
+        let fail = || ParseThresholdError { text: text.chars().take(2 * MAX_THRESHOLD as usize).collect() };
+        let (numerator, denominator, percent) = match (text.split_once('/'), text.strip_suffix('%')) {
             (Some((upper, lower)), None) => (term(upper), term(lower), false),
             (None, Some(percents)) => (term(percents), Some(100), true),
             _ => return Err(fail()),
         };
         match (numerator, denominator) {
-            (Some(numerator), Some(denominator)) if numerator <= denominator => Ok(Self {
-                numerator,
-                denominator,
-                percent,
-            }),
+            (Some(numerator), Some(denominator)) if numerator <= denominator => {
+                Ok(Self { numerator, denominator, percent })
+            }
             _ => Err(fail()),
         }
     }
@@ -80,9 +69,7 @@ impl FromStr for Threshold {
 /// A number from 1 to [`GREATEST_TERM`] without sign or leading zero.
 fn term(text: &str) -> Option<u32> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    text.parse()
-        .ok()
-        .filter(|number| plain && *number <= GREATEST_TERM)
+    text.parse().ok().filter(|number| plain && *number <= GREATEST_TERM)
 }
 
 impl fmt::Display for Threshold {
@@ -102,9 +89,7 @@ impl Serialize for Threshold {
 
 impl<'de> Deserialize<'de> for Threshold {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -132,21 +117,11 @@ mod tests {
 
     #[test]
     fn rounds_the_approvals_up() {
-        for (text, electorate, needed) in [
-            ("2/3", 3, 2),
-            ("2/3", 4, 3),
-            ("2/3", 0, 0),
-            ("1/2", 5, 3),
-            ("66%", 3, 2),
-            ("67%", 3, 3),
-            ("100%", 7, 7),
-        ] {
+        for (text, electorate, needed) in
+            [("2/3", 3, 2), ("2/3", 4, 3), ("2/3", 0, 0), ("1/2", 5, 3), ("66%", 3, 2), ("67%", 3, 3), ("100%", 7, 7)]
+        {
             let threshold: Threshold = text.parse().expect(text);
-            assert_eq!(
-                threshold.approvals_needed(electorate),
-                needed,
-                "{text} of {electorate}"
-            );
+            assert_eq!(threshold.approvals_needed(electorate), needed, "{text} of {electorate}");
             assert_eq!(threshold.to_string(), text);
         }
         let whole: Threshold = "9999/9999".parse().expect("the greatest terms");
@@ -155,21 +130,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_share() {
-        for text in [
-            "",
-            "2",
-            "3/2",
-            "0/3",
-            "2/0",
-            "0%",
-            "101%",
-            "066%",
-            "+2/3",
-            "2/3%",
-            "1/2/3",
-            "10000/10000",
-            "66.6%",
-        ] {
+        for text in
+            ["", "2", "3/2", "0/3", "2/0", "0%", "101%", "066%", "+2/3", "2/3%", "1/2/3", "10000/10000", "66.6%"]
+        {
             let error = text.parse::<Threshold>().expect_err(text);
             assert!(error.to_string().contains("such as 2/3"), "{error}");
         }

@@ -7,14 +7,8 @@ use robeing_crds::{API_VERSION, GROUP, KIND, RobeingCluster, VERSION, crd, crd_y
 use serde_json::Value;
 
 fn schema() -> Value {
-    let schema = crd()
-        .spec
-        .versions
-        .remove(0)
-        .schema
-        .and_then(|schema| schema.open_api_v3_schema);
-    serde_json::to_value(schema.expect("the definition has a schema"))
-        .expect("a schema has a JSON form")
+    let schema = crd().spec.versions.remove(0).schema.and_then(|schema| schema.open_api_v3_schema);
+    serde_json::to_value(schema.expect("the definition has a schema")).expect("a schema has a JSON form")
 }
 
 /// Calls `visit` with the path of every schema in `schema`, itself included.
@@ -53,60 +47,25 @@ fn the_file_reads_back_as_the_definition() {
 #[test]
 fn names_and_columns_are_what_kubectl_shows() {
     let spec = crd().spec;
-    assert_eq!(
-        (spec.group.as_str(), spec.scope.as_str()),
-        ("robeing.io", "Namespaced")
-    );
+    assert_eq!((spec.group.as_str(), spec.scope.as_str()), ("robeing.io", "Namespaced"));
     assert_eq!(spec.names.plural, "robeingclusters");
     assert_eq!(spec.names.short_names, Some(vec!["rbc".to_owned()]));
     let version = &spec.versions[0];
-    assert!(
-        version
-            .subresources
-            .as_ref()
-            .is_some_and(|s| s.status.is_some()),
-        "status is a subresource"
-    );
-    let columns: Vec<String> = version
-        .additional_printer_columns
-        .iter()
-        .flatten()
-        .map(|column| column.name.to_uppercase())
-        .collect();
-    assert_eq!(
-        columns,
-        [
-            "PHASE",
-            "LEADER",
-            "COORDINATORS",
-            "AGENTS",
-            "RUNNING",
-            "QUEUED",
-            "AGE"
-        ]
-    );
+    assert!(version.subresources.as_ref().is_some_and(|s| s.status.is_some()), "status is a subresource");
+    let columns: Vec<String> =
+        version.additional_printer_columns.iter().flatten().map(|column| column.name.to_uppercase()).collect();
+    assert_eq!(columns, ["PHASE", "LEADER", "COORDINATORS", "AGENTS", "RUNNING", "QUEUED", "AGE"]);
     assert_eq!(API_VERSION, format!("{GROUP}/{VERSION}"));
     assert_eq!(<RobeingCluster as kube::Resource>::kind(&()), KIND);
-    assert_eq!(
-        <RobeingCluster as kube::Resource>::api_version(&()),
-        API_VERSION
-    );
+    assert_eq!(<RobeingCluster as kube::Resource>::api_version(&()), API_VERSION);
 }
 
 #[test]
 fn every_field_of_ours_is_explained() {
     let mut silent = Vec::new();
     walk(&schema(), "", &mut |path, schema| {
-        let embedded = [
-            "resources.",
-            "container.",
-            "template.",
-            "conditions[]",
-            "[][]",
-            ".metadata",
-            ".apiVersion",
-            ".kind",
-        ];
+        let embedded =
+            ["resources.", "container.", "template.", "conditions[]", "[][]", ".metadata", ".apiVersion", ".kind"];
         let list_item = path.ends_with("[]");
         if !path.is_empty()
             && !list_item
@@ -116,10 +75,7 @@ fn every_field_of_ours_is_explained() {
             silent.push(path.to_owned());
         }
     });
-    assert!(
-        silent.is_empty(),
-        "`kubectl explain` would say nothing about {silent:?}"
-    );
+    assert!(silent.is_empty(), "`kubectl explain` would say nothing about {silent:?}");
 }
 
 #[test]
@@ -151,10 +107,7 @@ fn the_reader_of_manifests_knows_every_keyword() {
     .into();
     walk(&schema(), "", &mut |path, schema| {
         for keyword in schema.as_object().expect("a schema is an object").keys() {
-            assert!(
-                known.contains(keyword.as_str()),
-                "{path} uses {keyword}, which parse_manifest does not check"
-            );
+            assert!(known.contains(keyword.as_str()), "{path} uses {keyword}, which parse_manifest does not check");
         }
     });
 }
@@ -164,43 +117,22 @@ fn rules_are_within_the_cost_that_the_api_server_allows() {
     let mut rules = 0;
     walk(&schema(), "", &mut |path, schema| {
         let compiled = compile_schema(schema);
-        assert!(
-            !compiled.has_errors(),
-            "{path}: {:?}",
-            compiled.compilation_errors()
-        );
-        for rule in schema["x-kubernetes-validations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
+        assert!(!compiled.has_errors(), "{path}: {:?}", compiled.compilation_errors());
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
             rules += 1;
             let warnings = estimate_rule_cost(rule["rule"].as_str().expect("a rule"), &compiled);
             assert!(warnings.is_empty(), "{path}: {warnings:?}");
-            let sentence = rule["message"]
-                .as_str()
-                .or(rule["messageExpression"].as_str())
-                .expect("a rule has a sentence");
-            assert!(
-                sentence.trim_end_matches('\'').ends_with('.'),
-                "{path}: {sentence:?} is no sentence"
-            );
+            let sentence =
+                rule["message"].as_str().or(rule["messageExpression"].as_str()).expect("a rule has a sentence");
+            assert!(sentence.trim_end_matches('\'').ends_with('.'), "{path}: {sentence:?} is no sentence");
         }
     });
-    assert!(
-        rules > 15,
-        "the rules are in the schema, but only {rules} were found"
-    );
+    assert!(rules > 15, "the rules are in the schema, but only {rules} were found");
 }
 
 #[test]
 fn a_client_side_apply_fits_in_its_annotation() {
     let largest = 262_144;
-    let size = serde_json::to_vec(&crd())
-        .expect("a definition has a JSON form")
-        .len();
-    assert!(
-        size < largest / 2,
-        "the definition has {size} bytes as JSON; kubectl apply can keep {largest}"
-    );
+    let size = serde_json::to_vec(&crd()).expect("a definition has a JSON form").len();
+    assert!(size < largest / 2, "the definition has {size} bytes as JSON; kubectl apply can keep {largest}");
 }

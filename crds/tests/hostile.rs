@@ -14,56 +14,34 @@ fn misspelt_fields() {
             "spec.coordinator",
             "There is no field \"coordinator\" here; did you mean coordinators?",
         ),
-        (
-            pool("replica: 3"),
-            "spec.pools[0].replica",
-            "There is no field \"replica\" here; did you mean replicas?",
-        ),
+        (pool("replica: 3"), "spec.pools[0].replica", "There is no field \"replica\" here; did you mean replicas?"),
         (
             pool("container: {imgae: x}"),
             "spec.pools[0].container.imgae",
             "There is no field \"imgae\" here; did you mean image?",
         ),
-        (
-            pool("container: {name: x}"),
-            "spec.pools[0].container.name",
-            "There is no field \"name\" here; remove it.",
-        ),
+        (pool("container: {name: x}"), "spec.pools[0].container.name", "There is no field \"name\" here; remove it."),
         (
             manifest("{recovery: {timeout: 2s}}"),
             "spec.recovery.timeout",
             "There is no field \"timeout\" here; remove it. The fields here are healthCheckInterval, heartbeatInterval, \
              maxAttempts, sessionTimeout.",
         ),
-        (
-            named("{name: c, lables: {}}"),
-            "metadata.lables",
-            "There is no field \"lables\" here; did you mean labels?",
-        ),
+        (named("{name: c, lables: {}}"), "metadata.lables", "There is no field \"lables\" here; did you mean labels?"),
     ]);
 }
 
 #[test]
 fn something_else_than_a_cluster() {
-    let kind = |api_version: &str, kind: &str| {
-        format!("apiVersion: {api_version}\nkind: {kind}\nspec: {{odd: 1}}\n")
-    };
+    let kind = |api_version: &str, kind: &str| format!("apiVersion: {api_version}\nkind: {kind}\nspec: {{odd: 1}}\n");
     assert_refused(&[
         (
             kind("robeing.io/v1", "RobeingCluster"),
             "apiVersion",
             "apiVersion must be robeing.io/v1alpha1, but is \"robeing.io/v1\".",
         ),
-        (
-            kind("robeing.io/v1alpha1", "Robeing"),
-            "kind",
-            "kind must be RobeingCluster, but is \"Robeing\".",
-        ),
-        (
-            "kind: RobeingCluster\n".into(),
-            "",
-            "apiVersion is missing; write apiVersion: robeing.io/v1alpha1.",
-        ),
+        (kind("robeing.io/v1alpha1", "Robeing"), "kind", "kind must be RobeingCluster, but is \"Robeing\"."),
+        ("kind: RobeingCluster\n".into(), "", "apiVersion is missing; write apiVersion: robeing.io/v1alpha1."),
         (
             "- a\n- b\n".into(),
             "",
@@ -108,63 +86,33 @@ spec:
 
 #[test]
 fn problems_say_which_document_they_are_in() {
-    let text = format!(
-        "{}---\n{}",
-        manifest("{}"),
-        manifest("{coordinators: {replicas: 2}}")
-    );
+    let text = format!("{}---\n{}", manifest("{}"), manifest("{coordinators: {replicas: 2}}"));
     let error = parse_manifests(&text).expect_err("the second is wrong");
     assert!(
-        error.to_string().contains(
-            "\n  - document 2, spec.coordinators.replicas (line 9, column 23): The number of"
-        ),
+        error.to_string().contains("\n  - document 2, spec.coordinators.replicas (line 9, column 23): The number of"),
         "{error}"
     );
 }
 
 #[test]
 fn as_many_problems_as_the_limit_are_reported() {
-    let fields = |count: usize| {
-        (0..count)
-            .map(|i| format!("unknown{i}: 1"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    for (found, reported) in [
-        (limits::MAX_PROBLEMS - 1, limits::MAX_PROBLEMS - 1),
-        (limits::MAX_PROBLEMS + 9, limits::MAX_PROBLEMS),
-    ] {
-        let error = parse_manifest(&manifest(&format!("{{{}}}", fields(found))))
-            .expect_err("unknown fields");
+    let fields = |count: usize| (0..count).map(|i| format!("unknown{i}: 1")).collect::<Vec<_>>().join(", ");
+    for (found, reported) in
+        [(limits::MAX_PROBLEMS - 1, limits::MAX_PROBLEMS - 1), (limits::MAX_PROBLEMS + 9, limits::MAX_PROBLEMS)]
+    {
+        let error = parse_manifest(&manifest(&format!("{{{}}}", fields(found)))).expect_err("unknown fields");
         assert_eq!(error.problems().len(), reported);
     }
-    let error =
-        parse_manifest(&manifest(&format!("{{{}}}", fields(500)))).expect_err("unknown fields");
-    assert!(
-        error
-            .to_string()
-            .starts_with("The manifest has 50 problems or more:"),
-        "{error}"
-    );
+    let error = parse_manifest(&manifest(&format!("{{{}}}", fields(500)))).expect_err("unknown fields");
+    assert!(error.to_string().starts_with("The manifest has 50 problems or more:"), "{error}");
 }
 
 #[test]
 fn text_that_holds_no_manifest() {
-    for text in [
-        "",
-        "\n\n",
-        "# a comment\n",
-        "---\n",
-        "--- \n---\n",
-        "null\n",
-        "~",
-    ] {
+    for text in ["", "\n\n", "# a comment\n", "---\n", "--- \n---\n", "null\n", "~"] {
         assert_eq!(parse_manifest(text), Err(ManifestError::Empty), "{text:?}");
     }
-    assert_eq!(
-        ManifestError::Empty.to_string(),
-        "The manifest is empty; it must hold a RobeingCluster."
-    );
+    assert_eq!(ManifestError::Empty.to_string(), "The manifest is empty; it must hold a RobeingCluster.");
 }
 
 #[test]
@@ -192,12 +140,7 @@ fn text_that_is_no_yaml() {
         }
     }
     let error = parse_manifest("kind: RobeingCluster\nspec: [\n").expect_err("a list without end");
-    assert!(
-        error
-            .to_string()
-            .starts_with("The manifest cannot be read as YAML (line "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("The manifest cannot be read as YAML (line "), "{error}");
 }
 
 #[test]
@@ -208,14 +151,8 @@ fn text_that_is_no_yaml_is_explained() {
             "kind: a\nkind: b\n".to_owned(),
             "(line 2, column 1): The field \"kind\" stands here a second time; keep one.",
         ),
-        (
-            "image: {{ .Values.image }}\n".to_owned(),
-            "A field's name must be plain text",
-        ),
-        (
-            format!("{nested}{}", "]".repeat(nested.len())),
-            "nested more than 48 deep; is it the right file?",
-        ),
+        ("image: {{ .Values.image }}\n".to_owned(), "A field's name must be plain text"),
+        (format!("{nested}{}", "]".repeat(nested.len())), "nested more than 48 deep; is it the right file?"),
         (
             vec!["a: 1\n"; limits::MAX_MANIFEST_DOCUMENTS + 1].join("---\n"),
             "There are more than 64 documents; split the file.",
@@ -223,10 +160,7 @@ fn text_that_is_no_yaml_is_explained() {
         ("a: 'b\n".to_owned(), "The parser says: "),
     ] {
         let error = parse_manifests(&text).expect_err(&text).to_string();
-        assert!(
-            error.starts_with("The manifest cannot be read as YAML (line "),
-            "{error}"
-        );
+        assert!(error.starts_with("The manifest cannot be read as YAML (line "), "{error}");
         assert!(error.contains(sentence), "{error}");
     }
 }
@@ -260,29 +194,15 @@ fn garbage_of_every_sort_is_refused_without_a_panic() {
 
 #[test]
 fn wrong_types_everywhere_are_problems_and_no_panics() {
-    let whole = manifest("{}")
-        .replace("{name: c}", "NAME")
-        .replace("spec: {}", "spec: SPEC");
-    for value in [
-        "1",
-        "text",
-        "[]",
-        "[1]",
-        "{}",
-        "true",
-        "-1.5",
-        "99999999999999999999999999",
-        "[[[]]]",
-        "{a: {b: c}}",
-    ] {
+    let whole = manifest("{}").replace("{name: c}", "NAME").replace("spec: {}", "spec: SPEC");
+    for value in ["1", "text", "[]", "[1]", "{}", "true", "-1.5", "99999999999999999999999999", "[[[]]]", "{a: {b: c}}"]
+    {
         for spec in [
             value.to_owned(),
             format!("{{coordinators: {value}}}"),
             format!("{{pools: {value}}}"),
             format!("{{pools: [{value}]}}"),
-            format!(
-                "{{pools: [{{name: {value}, role: {value}, specializations: {value}, executor: {value}}}]}}"
-            ),
+            format!("{{pools: [{{name: {value}, role: {value}, specializations: {value}, executor: {value}}}]}}"),
             format!(
                 "{{recovery: {{heartbeatInterval: {value}, maxAttempts: {value}}}, consensus: {{threshold: {value}}}}}"
             ),
@@ -291,14 +211,8 @@ fn wrong_types_everywhere_are_problems_and_no_panics() {
             for name in ["{name: c}", value, &format!("{{name: {value}}}")] {
                 let text = whole.replace("NAME", name).replace("SPEC", &spec);
                 if let Err(error) = parse_manifest(&text) {
-                    assert!(
-                        !error.to_string().contains("cannot be checked"),
-                        "{text}\n{error}"
-                    );
-                    assert!(
-                        !error.to_string().contains("cannot be read"),
-                        "{text}\n{error}"
-                    );
+                    assert!(!error.to_string().contains("cannot be checked"), "{text}\n{error}");
+                    assert!(!error.to_string().contains("cannot be read"), "{text}\n{error}");
                 }
             }
         }
@@ -318,20 +232,9 @@ fn nesting_up_to_the_limit_is_read() {
 
 #[test]
 fn documents_up_to_the_limit_are_read() {
-    let text = |count: usize| {
-        (0..count)
-            .map(|_| manifest("{}"))
-            .collect::<Vec<_>>()
-            .join("---\n")
-    };
-    assert_eq!(
-        parse_manifests(&text(limits::MAX_MANIFEST_DOCUMENTS))
-            .expect("as many as allowed")
-            .len(),
-        64
-    );
-    let error =
-        parse_manifests(&text(limits::MAX_MANIFEST_DOCUMENTS + 1)).expect_err("one too many");
+    let text = |count: usize| (0..count).map(|_| manifest("{}")).collect::<Vec<_>>().join("---\n");
+    assert_eq!(parse_manifests(&text(limits::MAX_MANIFEST_DOCUMENTS)).expect("as many as allowed").len(), 64);
+    let error = parse_manifests(&text(limits::MAX_MANIFEST_DOCUMENTS + 1)).expect_err("one too many");
     assert!(matches!(error, ManifestError::Syntax { .. }), "{error}");
 }
 
@@ -354,9 +257,7 @@ spec:
     }
     let error = parse_manifest(&bomb).expect_err("a billion values");
     assert!(
-        error
-            .to_string()
-            .ends_with("The aliases stand for more than 10000 values; write them out instead."),
+        error.to_string().ends_with("The aliases stand for more than 10000 values; write them out instead."),
         "{error}"
     );
 }

@@ -3,8 +3,7 @@
 use std::{fs, path::Path, time};
 
 use robeing_crds::{
-    Executor, ManifestError, RobeingCluster, Role, check_update, limits, parse_manifest,
-    parse_manifests,
+    Executor, ManifestError, RobeingCluster, Role, check_update, limits, parse_manifest, parse_manifests,
 };
 
 const SMALLEST: &str = "
@@ -16,8 +15,7 @@ spec: {}
 
 fn example() -> RobeingCluster {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/robeingcluster.yaml");
-    let text =
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     parse_manifest(&text).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -46,25 +44,11 @@ spec:
 fn the_example_is_a_fleet_with_takeover() {
     let spec = example().spec;
     assert_eq!(spec.coordinators.replicas, 3);
-    let names: Vec<_> = spec
-        .pools
-        .iter()
-        .map(|pool| (pool.name.as_str(), pool.role))
-        .collect();
+    let names: Vec<_> = spec.pools.iter().map(|pool| (pool.name.as_str(), pool.role)).collect();
     assert_eq!(names, [("data", Role::Worker), ("text", Role::Specialist)]);
-    assert_eq!(
-        (
-            spec.pools[0].replicas,
-            spec.pools[0].standby,
-            spec.pools[0].slots
-        ),
-        (Some(3), 1, 4)
-    );
+    assert_eq!((spec.pools[0].replicas, spec.pools[0].standby, spec.pools[0].slots), (Some(3), 1, 4));
     assert!(matches!(spec.pools[0].executor, Executor::Command(_)));
-    assert_eq!(
-        time::Duration::from(spec.recovery.session_timeout),
-        time::Duration::from_secs(2)
-    );
+    assert_eq!(time::Duration::from(spec.recovery.session_timeout), time::Duration::from_secs(2));
 }
 
 #[test]
@@ -80,12 +64,7 @@ fn the_examples_commands_compute_what_they_promise() {
             .stdout(process::Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{:?}: {error}", command.argv));
-        child
-            .stdin
-            .take()
-            .expect("piped")
-            .write_all(b"a b\nc\n")
-            .expect("the command reads its input");
+        child.stdin.take().expect("piped").write_all(b"a b\nc\n").expect("the command reads its input");
         let output = child.wait_with_output().expect("the command ends");
         assert!(output.status.success(), "{output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
@@ -122,14 +101,8 @@ spec:
 "#;
     let cluster = parse_manifest(text).unwrap_or_else(|error| panic!("{error}"));
     let written = serde_yaml::to_string(&cluster).expect("a cluster has a YAML form");
-    assert!(
-        !written.contains("name: \"\""),
-        "the container has no name: {written}"
-    );
-    assert_eq!(
-        parse_manifest(&written).unwrap_or_else(|error| panic!("{error}\n{written}")),
-        cluster
-    );
+    assert!(!written.contains("name: \"\""), "the container has no name: {written}");
+    assert_eq!(parse_manifest(&written).unwrap_or_else(|error| panic!("{error}\n{written}")), cluster);
     insta::assert_yaml_snapshot!(cluster);
 }
 
@@ -137,11 +110,8 @@ spec:
 fn several_documents_are_several_clusters() {
     let second = SMALLEST.replace("small", "second");
     let text = format!("---\n{SMALLEST}\n---\n# nothing here\n---\n{second}\n---\n");
-    let names: Vec<_> = parse_manifests(&text)
-        .expect("two clusters")
-        .into_iter()
-        .filter_map(|cluster| cluster.metadata.name)
-        .collect();
+    let names: Vec<_> =
+        parse_manifests(&text).expect("two clusters").into_iter().filter_map(|cluster| cluster.metadata.name).collect();
     assert_eq!(names, ["small", "second"]);
     let error = parse_manifest(&text).expect_err("one was expected");
     assert_eq!(
@@ -153,12 +123,7 @@ fn several_documents_are_several_clusters() {
 #[test]
 fn a_status_in_a_manifest_is_ignored() {
     let text = format!("{SMALLEST}status: {{phase: Wrong, anything: 1}}\n");
-    assert_eq!(
-        parse_manifest(&text)
-            .expect("the status does not matter")
-            .status,
-        None
-    );
+    assert_eq!(parse_manifest(&text).expect("the status does not matter").status, None);
 }
 
 #[test]
@@ -168,12 +133,7 @@ fn a_manifest_as_large_as_allowed_is_read() {
     assert_eq!(text.len(), limits::MAX_MANIFEST_BYTES);
     parse_manifest(&text).unwrap_or_else(|error| panic!("{error}"));
     let error = parse_manifest(&format!("{text}x")).expect_err("one byte too many");
-    assert_eq!(
-        error,
-        ManifestError::TooLarge {
-            bytes: limits::MAX_MANIFEST_BYTES + 1
-        }
-    );
+    assert_eq!(error, ManifestError::TooLarge { bytes: limits::MAX_MANIFEST_BYTES + 1 });
     assert_eq!(
         error.to_string(),
         "The manifest has 1048577 bytes, but at most 1048576 are read; is it the right file?"
@@ -183,10 +143,7 @@ fn a_manifest_as_large_as_allowed_is_read() {
 #[test]
 fn storage_stays_as_it_was_made() {
     let with = |storage: &str| {
-        let text = SMALLEST.replace(
-            "spec: {}",
-            &format!("spec: {{coordinators: {{{storage}}}}}"),
-        );
+        let text = SMALLEST.replace("spec: {}", &format!("spec: {{coordinators: {{{storage}}}}}"));
         parse_manifest(&text).unwrap_or_else(|error| panic!("{error}"))
     };
     let fast = with("storage: {size: 1Gi, storageClassName: fast}");
@@ -194,20 +151,15 @@ fn storage_stays_as_it_was_made() {
     let mut scaled = fast.clone();
     scaled.spec.coordinators.replicas = 5;
     check_update(&fast, &scaled).expect("coordinators may be added");
-    let others = [
-        "storage: {size: 1Gi, storageClassName: slow}",
-        "storage: {size: 2Gi, storageClassName: fast}",
-        "replicas: 3",
-    ];
+    let others =
+        ["storage: {size: 1Gi, storageClassName: slow}", "storage: {size: 2Gi, storageClassName: fast}", "replicas: 3"];
     for other in others.map(with) {
         for (old, new) in [(&fast, &other), (&other, &fast)] {
             let error = check_update(old, new).expect_err("the storage changed");
             assert_eq!(error.problems().len(), 1, "{error}");
             assert_eq!(error.problems()[0].path, "spec.coordinators.storage");
             assert!(
-                error.problems()[0]
-                    .message
-                    .starts_with("The storage of the coordinators cannot be changed"),
+                error.problems()[0].message.starts_with("The storage of the coordinators cannot be changed"),
                 "{error}"
             );
         }
@@ -225,12 +177,7 @@ fn an_update_is_held_to_every_rule() {
 
 #[test]
 fn every_limit_is_reached_but_not_passed() {
-    let list = |count: u32| {
-        (0..count)
-            .map(|i| format!("w{i}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let list = |count: u32| (0..count).map(|i| format!("w{i}")).collect::<Vec<_>>().join(", ");
     let text = |over: u32| {
         let fields = format!(
             "image: {}, recovery: {{maxAttempts: {}}}, pools: [{{name: a, replicas: {}, standby: {}, slots: {}, \

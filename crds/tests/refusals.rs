@@ -15,13 +15,10 @@ fn rules_about_names() {
     let long_cluster = "c".repeat(limits::MAX_CLUSTER_NAME as usize + 1);
     let form = "The name of a RobeingCluster must be lower-case letters, digits and '-', start with a letter and end with a \
                 letter or digit, because its Services are named after it.";
-    let pool_form = "The name of a pool must be lower-case letters, digits and '-', and start and end with a letter or digit.";
+    let pool_form =
+        "The name of a pool must be lower-case letters, digits and '-', and start and end with a letter or digit.";
     let reserved = "This name belongs to the coordinators' own objects; give the pool another.";
-    let pool_named = |name: &str| {
-        manifest(&format!(
-            "{{pools: [{{name: {name}, executor: {{echo: {{}}}}}}]}}"
-        ))
-    };
+    let pool_named = |name: &str| manifest(&format!("{{pools: [{{name: {name}, executor: {{echo: {{}}}}}}]}}"));
     assert_refused(&[
         (named("{name: My_Fleet}"), "metadata.name", form),
         (named("{name: 1st}"), "metadata.name", form),
@@ -32,11 +29,7 @@ fn rules_about_names() {
             "The name of a RobeingCluster may have at most 36 characters, to leave room for the names derived from it; choose \
              a shorter one.",
         ),
-        (
-            named("{labels: {a: b}}"),
-            "metadata",
-            "The field name is missing; add it.",
-        ),
+        (named("{labels: {a: b}}"), "metadata", "The field name is missing; add it."),
         (pool_named("Data"), "spec.pools[0].name", pool_form),
         (pool_named("data_x"), "spec.pools[0].name", pool_form),
         (pool_named("data-"), "spec.pools[0].name", pool_form),
@@ -48,9 +41,7 @@ fn rules_about_names() {
             "This may have at most 32 characters, but has 33.",
         ),
         (
-            manifest(
-                "{pools: [{name: a, executor: {echo: {}}}, {name: a, executor: {worker: {}}}]}",
-            ),
+            manifest("{pools: [{name: a, executor: {echo: {}}}, {name: a, executor: {worker: {}}}]}"),
             "spec.pools[1]",
             "Item 0 of this list has the name \"a\" too; give one of them another name.",
         ),
@@ -60,14 +51,14 @@ fn rules_about_names() {
 #[test]
 fn names_leave_room_for_those_derived_from_them() {
     let cluster = "c".repeat(limits::MAX_CLUSTER_NAME as usize);
-    let longest_pool =
-        "p".repeat((limits::MAX_CLUSTER_AND_POOL_NAME - limits::MAX_CLUSTER_NAME) as usize);
+    let longest_pool = "p".repeat((limits::MAX_CLUSTER_AND_POOL_NAME - limits::MAX_CLUSTER_NAME) as usize);
     let of = |pool: &str| {
-        manifest(&format!("{{pools: [{{name: ok, executor: {{echo: {{}}}}}}, {{name: {pool}, executor: {{echo: {{}}}}}}]}}"))
-            .replace("{name: c}", &format!("{{name: {cluster}}}"))
+        manifest(&format!(
+            "{{pools: [{{name: ok, executor: {{echo: {{}}}}}}, {{name: {pool}, executor: {{echo: {{}}}}}}]}}"
+        ))
+        .replace("{name: c}", &format!("{{name: {cluster}}}"))
     };
-    parse_manifest(&of(&longest_pool))
-        .unwrap_or_else(|error| panic!("the longest is allowed: {error}"));
+    parse_manifest(&of(&longest_pool)).unwrap_or_else(|error| panic!("the longest is allowed: {error}"));
     let (path, message) = only_problem(&of(&format!("{longest_pool}p")));
     assert_eq!(path, "spec.pools");
     assert_eq!(
@@ -82,79 +73,33 @@ fn rules_about_coordinators() {
     let odd = "The number of coordinators must be odd (1, 3, 5 or 7): an even one survives no more losses than the odd one \
                below it.";
     let size = "The size must be a Kubernetes quantity above zero, such as 1Gi.";
-    let amount =
-        "The amount must be a Kubernetes quantity that is not negative, such as 500m, 2 or 1Gi.";
+    let amount = "The amount must be a Kubernetes quantity that is not negative, such as 500m, 2 or 1Gi.";
     let coordinators = |fields: &str| manifest(&format!("{{coordinators: {{{fields}}}}}"));
     for replicas in [1, 3, 5, limits::MAX_COORDINATORS] {
-        parse_manifest(&coordinators(&format!("replicas: {replicas}")))
-            .unwrap_or_else(|error| panic!("{error}"));
+        parse_manifest(&coordinators(&format!("replicas: {replicas}"))).unwrap_or_else(|error| panic!("{error}"));
     }
     assert_refused(&[
-        (
-            coordinators("replicas: 2"),
-            "spec.coordinators.replicas",
-            odd,
-        ),
-        (
-            coordinators("replicas: 6"),
-            "spec.coordinators.replicas",
-            odd,
-        ),
-        (
-            coordinators("replicas: 9"),
-            "spec.coordinators.replicas",
-            "This must be at most 7, but is 9.",
-        ),
-        (
-            coordinators("replicas: -1"),
-            "spec.coordinators.replicas",
-            "This must be at least 1, but is -1.",
-        ),
+        (coordinators("replicas: 2"), "spec.coordinators.replicas", odd),
+        (coordinators("replicas: 6"), "spec.coordinators.replicas", odd),
+        (coordinators("replicas: 9"), "spec.coordinators.replicas", "This must be at most 7, but is 9."),
+        (coordinators("replicas: -1"), "spec.coordinators.replicas", "This must be at least 1, but is -1."),
         (
             coordinators("replicas: \"3\""),
             "spec.coordinators.replicas",
             "This must be a whole number, but is the text \"3\"; remove the quotes.",
         ),
-        (
-            coordinators("replicas: 1.5"),
-            "spec.coordinators.replicas",
-            "This must be a whole number, but is 1.5.",
-        ),
-        (
-            coordinators("storage: {size: plenty}"),
-            "spec.coordinators.storage.size",
-            size,
-        ),
-        (
-            coordinators("storage: {size: \"0\"}"),
-            "spec.coordinators.storage.size",
-            size,
-        ),
-        (
-            coordinators("storage: {size: -1Gi}"),
-            "spec.coordinators.storage.size",
-            size,
-        ),
+        (coordinators("replicas: 1.5"), "spec.coordinators.replicas", "This must be a whole number, but is 1.5."),
+        (coordinators("storage: {size: plenty}"), "spec.coordinators.storage.size", size),
+        (coordinators("storage: {size: \"0\"}"), "spec.coordinators.storage.size", size),
+        (coordinators("storage: {size: -1Gi}"), "spec.coordinators.storage.size", size),
         (
             coordinators("storage: {storageClassName: fast}"),
             "spec.coordinators.storage",
             "The field size is missing; add it.",
         ),
-        (
-            coordinators("resources: {limits: {cpu: lots}}"),
-            "spec.coordinators.resources.limits.cpu",
-            amount,
-        ),
-        (
-            coordinators("resources: {requests: {memory: -1}}"),
-            "spec.coordinators.resources.requests.memory",
-            amount,
-        ),
-        (
-            coordinators("resources: {requests: {memory: -1Gi}}"),
-            "spec.coordinators.resources.requests.memory",
-            amount,
-        ),
+        (coordinators("resources: {limits: {cpu: lots}}"), "spec.coordinators.resources.limits.cpu", amount),
+        (coordinators("resources: {requests: {memory: -1}}"), "spec.coordinators.resources.requests.memory", amount),
+        (coordinators("resources: {requests: {memory: -1Gi}}"), "spec.coordinators.resources.requests.memory", amount),
     ]);
 }
 
@@ -162,30 +107,12 @@ fn rules_about_coordinators() {
 fn rules_about_pools() {
     let skill = "A specialization must be lower-case letters, digits, '-' and '_', and start and end with a letter or digit, \
                  such as data_processing.";
-    let many: Vec<String> = (0..=limits::MAX_SPECIALIZATIONS)
-        .map(|i| format!("s{i}"))
-        .collect();
+    let many: Vec<String> = (0..=limits::MAX_SPECIALIZATIONS).map(|i| format!("s{i}")).collect();
     assert_refused(&[
-        (
-            pool("specializations: [Data]"),
-            "spec.pools[0].specializations[0]",
-            skill,
-        ),
-        (
-            pool("specializations: [ok, \"\"]"),
-            "spec.pools[0].specializations[1]",
-            skill,
-        ),
-        (
-            pool("specializations: [a b]"),
-            "spec.pools[0].specializations[0]",
-            skill,
-        ),
-        (
-            pool("specializations: [_a]"),
-            "spec.pools[0].specializations[0]",
-            skill,
-        ),
+        (pool("specializations: [Data]"), "spec.pools[0].specializations[0]", skill),
+        (pool("specializations: [ok, \"\"]"), "spec.pools[0].specializations[1]", skill),
+        (pool("specializations: [a b]"), "spec.pools[0].specializations[0]", skill),
+        (pool("specializations: [_a]"), "spec.pools[0].specializations[0]", skill),
         (
             pool("specializations: [a, b, a]"),
             "spec.pools[0].specializations[2]",
@@ -211,31 +138,11 @@ fn rules_about_pools() {
             "spec.pools[0].role",
             "This must be Worker, Specialist, Messenger or Guardian, but is the text \"Leader\".",
         ),
-        (
-            pool("slots: 0"),
-            "spec.pools[0].slots",
-            "This must be at least 1, but is 0.",
-        ),
-        (
-            pool("slots: 1025"),
-            "spec.pools[0].slots",
-            "This must be at most 1024, but is 1025.",
-        ),
-        (
-            pool("replicas: 10001"),
-            "spec.pools[0].replicas",
-            "This must be at most 10000, but is 10001.",
-        ),
-        (
-            pool("replicas: -1"),
-            "spec.pools[0].replicas",
-            "This must be at least 0, but is -1.",
-        ),
-        (
-            pool("standby: 1001"),
-            "spec.pools[0].standby",
-            "This must be at most 1000, but is 1001.",
-        ),
+        (pool("slots: 0"), "spec.pools[0].slots", "This must be at least 1, but is 0."),
+        (pool("slots: 1025"), "spec.pools[0].slots", "This must be at most 1024, but is 1025."),
+        (pool("replicas: 10001"), "spec.pools[0].replicas", "This must be at most 10000, but is 10001."),
+        (pool("replicas: -1"), "spec.pools[0].replicas", "This must be at least 0, but is -1."),
+        (pool("standby: 1001"), "spec.pools[0].standby", "This must be at most 1000, but is 1001."),
         (
             pool("resources: {limits: {cpu: 1}}, container: {resources: {limits: {cpu: 1}}}"),
             "spec.pools[0].resources",
@@ -257,19 +164,11 @@ fn rules_about_pools() {
             "The image must be a reference without spaces, such as registry.example/robeing:1.0.",
         ),
     ]);
-    let pools: Vec<String> = (0..=limits::MAX_POOLS)
-        .map(|i| format!("{{name: p{i}, executor: {{echo: {{}}}}}}"))
-        .collect();
-    parse_manifest(&manifest(&format!(
-        "{{pools: [{}]}}",
-        pools[1..].join(", ")
-    )))
-    .expect("as many pools as allowed");
+    let pools: Vec<String> =
+        (0..=limits::MAX_POOLS).map(|i| format!("{{name: p{i}, executor: {{echo: {{}}}}}}")).collect();
+    parse_manifest(&manifest(&format!("{{pools: [{}]}}", pools[1..].join(", ")))).expect("as many pools as allowed");
     let (path, message) = only_problem(&manifest(&format!("{{pools: [{}]}}", pools.join(", "))));
-    assert_eq!(
-        (path.as_str(), message.as_str()),
-        ("spec.pools", "This may have at most 64 items, but has 65.")
-    );
+    assert_eq!((path.as_str(), message.as_str()), ("spec.pools", "This may have at most 64 items, but has 65."));
 }
 
 #[test]
@@ -279,21 +178,9 @@ fn rules_about_executors() {
     assert_refused(&[
         (executor("{}"), "spec.pools[0].executor", one),
         (executor("{echo: null}"), "spec.pools[0].executor", one),
-        (
-            executor("{echo: {}, worker: {}}"),
-            "spec.pools[0].executor",
-            one,
-        ),
-        (
-            executor("{command: {argv: [a]}, http: {url: \"http://a\"}}"),
-            "spec.pools[0].executor",
-            one,
-        ),
-        (
-            manifest("{pools: [{name: p}]}"),
-            "spec.pools[0]",
-            "The field executor is missing; add it.",
-        ),
+        (executor("{echo: {}, worker: {}}"), "spec.pools[0].executor", one),
+        (executor("{command: {argv: [a]}, http: {url: \"http://a\"}}"), "spec.pools[0].executor", one),
+        (manifest("{pools: [{name: p}]}"), "spec.pools[0]", "The field executor is missing; add it."),
         (
             executor("{command: {argv: []}}"),
             "spec.pools[0].executor.command.argv",
@@ -314,21 +201,9 @@ fn rules_about_executors() {
             "spec.pools[0].executor.command.argv[1]",
             "This must be text, but is 5; put it in quotes.",
         ),
-        (
-            executor("{http: {url: \"127.0.0.1:9000\"}}"),
-            "spec.pools[0].executor.http.url",
-            url,
-        ),
-        (
-            executor("{http: {url: \"ftp://a/b\"}}"),
-            "spec.pools[0].executor.http.url",
-            url,
-        ),
-        (
-            executor("{http: {url: \"http://\"}}"),
-            "spec.pools[0].executor.http.url",
-            url,
-        ),
+        (executor("{http: {url: \"127.0.0.1:9000\"}}"), "spec.pools[0].executor.http.url", url),
+        (executor("{http: {url: \"ftp://a/b\"}}"), "spec.pools[0].executor.http.url", url),
+        (executor("{http: {url: \"http://\"}}"), "spec.pools[0].executor.http.url", url),
         (
             executor("{echo: {loud: true}}"),
             "spec.pools[0].executor.echo.loud",
@@ -339,8 +214,7 @@ fn rules_about_executors() {
 
 #[test]
 fn rules_about_consensus_recovery_and_scheduling() {
-    let form =
-        "A duration must be numbers with the units ms, s, m or h, such as 500ms, 2s or 1m30s.";
+    let form = "A duration must be numbers with the units ms, s, m or h, such as 500ms, 2s or 1m30s.";
     let threshold = "The threshold must be a fraction such as 2/3 or a percentage from 1% to 100%.";
     let order = "sessionTimeout must be at least twice heartbeatInterval, so that one late heartbeat does not lose an agent; \
                  lengthen sessionTimeout or shorten heartbeatInterval.";
@@ -348,31 +222,11 @@ fn rules_about_consensus_recovery_and_scheduling() {
     let consensus = |fields: &str| manifest(&format!("{{consensus: {{{fields}}}}}"));
     let weights = |fields: &str| manifest(&format!("{{scheduling: {{weights: {{{fields}}}}}}}"));
     assert_refused(&[
-        (
-            recovery("sessionTimeout: 999ms"),
-            "spec.recovery.sessionTimeout",
-            order,
-        ),
-        (
-            recovery("heartbeatInterval: 2s"),
-            "spec.recovery.sessionTimeout",
-            order,
-        ),
-        (
-            recovery("heartbeatInterval: fast"),
-            "spec.recovery.heartbeatInterval",
-            form,
-        ),
-        (
-            recovery("heartbeatInterval: -1s"),
-            "spec.recovery.heartbeatInterval",
-            form,
-        ),
-        (
-            recovery("heartbeatInterval: \"\""),
-            "spec.recovery.heartbeatInterval",
-            form,
-        ),
+        (recovery("sessionTimeout: 999ms"), "spec.recovery.sessionTimeout", order),
+        (recovery("heartbeatInterval: 2s"), "spec.recovery.sessionTimeout", order),
+        (recovery("heartbeatInterval: fast"), "spec.recovery.heartbeatInterval", form),
+        (recovery("heartbeatInterval: -1s"), "spec.recovery.heartbeatInterval", form),
+        (recovery("heartbeatInterval: \"\""), "spec.recovery.heartbeatInterval", form),
         (
             recovery("heartbeatInterval: 0s"),
             "spec.recovery.heartbeatInterval",
@@ -393,56 +247,20 @@ fn rules_about_consensus_recovery_and_scheduling() {
             "spec.recovery.healthCheckInterval",
             "This must be text, but is 10; put it in quotes.",
         ),
-        (
-            recovery("maxAttempts: 0"),
-            "spec.recovery.maxAttempts",
-            "This must be at least 1, but is 0.",
-        ),
-        (
-            recovery("maxAttempts: 101"),
-            "spec.recovery.maxAttempts",
-            "This must be at most 100, but is 101.",
-        ),
-        (
-            consensus("deadline: 25h"),
-            "spec.consensus.deadline",
-            "deadline must be at least 100ms and at most 24h.",
-        ),
-        (
-            consensus("deadline: 1.5.5s"),
-            "spec.consensus.deadline",
-            form,
-        ),
-        (
-            consensus("threshold: most"),
-            "spec.consensus.threshold",
-            threshold,
-        ),
-        (
-            consensus("threshold: 0/3"),
-            "spec.consensus.threshold",
-            threshold,
-        ),
-        (
-            consensus("threshold: 101%"),
-            "spec.consensus.threshold",
-            threshold,
-        ),
+        (recovery("maxAttempts: 0"), "spec.recovery.maxAttempts", "This must be at least 1, but is 0."),
+        (recovery("maxAttempts: 101"), "spec.recovery.maxAttempts", "This must be at most 100, but is 101."),
+        (consensus("deadline: 25h"), "spec.consensus.deadline", "deadline must be at least 100ms and at most 24h."),
+        (consensus("deadline: 1.5.5s"), "spec.consensus.deadline", form),
+        (consensus("threshold: most"), "spec.consensus.threshold", threshold),
+        (consensus("threshold: 0/3"), "spec.consensus.threshold", threshold),
+        (consensus("threshold: 101%"), "spec.consensus.threshold", threshold),
         (
             consensus("threshold: 3/2"),
             "spec.consensus.threshold",
             "The threshold must be at most the whole electorate: its numerator may not exceed its denominator.",
         ),
-        (
-            weights("load: 10"),
-            "spec.scheduling.weights.load",
-            "This must be at most 0, but is 10.",
-        ),
-        (
-            weights("performance: -1"),
-            "spec.scheduling.weights.performance",
-            "This must be at least 0, but is -1.",
-        ),
+        (weights("load: 10"), "spec.scheduling.weights.load", "This must be at most 0, but is 10."),
+        (weights("performance: -1"), "spec.scheduling.weights.performance", "This must be at least 0, but is -1."),
         (
             weights("specialization: 1001"),
             "spec.scheduling.weights.specialization",
@@ -454,6 +272,5 @@ fn rules_about_consensus_recovery_and_scheduling() {
             "This must be true or false, but is the text \"true\"; remove the quotes.",
         ),
     ]);
-    parse_manifest(&recovery("heartbeatInterval: 1s, sessionTimeout: 2s"))
-        .expect("exactly twice is enough");
+    parse_manifest(&recovery("heartbeatInterval: 1s, sessionTimeout: 2s")).expect("exactly twice is enough");
 }

@@ -2,15 +2,13 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use robeing_crds::{
-    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts,
-    condition_types,
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
 use serde_json::json;
 
 #[test]
 fn an_empty_status_is_read_and_written_with_zeros() {
-    let status: RobeingClusterStatus =
-        serde_json::from_value(json!({})).expect("every field has a default");
+    let status: RobeingClusterStatus = serde_json::from_value(json!({})).expect("every field has a default");
     assert_eq!(status, RobeingClusterStatus::default());
     insta::assert_yaml_snapshot!(status);
 }
@@ -35,34 +33,14 @@ fn a_full_status_survives_the_wire() {
         phase: Some(Phase::Running),
         leader: Some("c-coordinators-1".into()),
         term: Some(12),
-        agents: AgentCounts {
-            ready: 5,
-            desired: 6,
-            standby: 1,
-        },
-        coordinators: CoordinatorCounts {
-            ready: 3,
-            desired: 3,
-            voters: 3,
-        },
-        tasks: TaskCounts {
-            queued: 1,
-            running: 2,
-            succeeded: 3,
-            failed: 4,
-        },
-        pools: vec![PoolStatus {
-            name: "data".into(),
-            ready: 5,
-            desired: 6,
-        }],
+        agents: AgentCounts { ready: 5, desired: 6, standby: 1 },
+        coordinators: CoordinatorCounts { ready: 3, desired: 3, voters: 3 },
+        tasks: TaskCounts { queued: 1, running: 2, succeeded: 3, failed: 4 },
+        pools: vec![PoolStatus { name: "data".into(), ready: 5, desired: 6 }],
         selector: Some("robeing.io/cluster=c".into()),
         conditions: conditions.into(),
     };
     let wire = serde_json::to_value(&status).expect("a status has a JSON form");
-    assert_eq!(
-        serde_json::from_value::<RobeingClusterStatus>(wire).expect("read back"),
-        status
-    );
+    assert_eq!(serde_json::from_value::<RobeingClusterStatus>(wire).expect("read back"), status);
     insta::assert_yaml_snapshot!(status);
 }

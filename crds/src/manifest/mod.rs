@@ -24,9 +24,8 @@ use yaml::Document;
 /// of `metadata`, which the API server knows by itself.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let mut schema = schema::openapi();
-    let mut generator = schemars::generate::SchemaSettings::openapi3()
-        .with(|s| s.inline_subschemas = true)
-        .into_generator();
+    let mut generator =
+        schemars::generate::SchemaSettings::openapi3().with(|s| s.inline_subschemas = true).into_generator();
     schema["properties"]["metadata"] = embedded::slim::<ObjectMeta>(&mut generator).to_value();
     schema["properties"]["metadata"]["required"] = json!(["name"]);
     for field in ["apiVersion", "kind"] {
@@ -45,9 +44,7 @@ pub fn parse_manifest(text: &str) -> Result<RobeingCluster, ManifestError> {
         (Some(cluster), 0) => Ok(cluster),
         (Some(last), _) => {
             clusters.push(last);
-            Err(ManifestError::Several {
-                names: clusters.iter().map(ResourceExt::name_any).collect(),
-            })
+            Err(ManifestError::Several { names: clusters.iter().map(ResourceExt::name_any).collect() })
         }
         (None, _) => Err(ManifestError::Empty),
     }
@@ -90,9 +87,7 @@ pub fn parse_manifests(text: &str) -> Result<Vec<RobeingCluster>, ManifestError>
 /// # Errors
 /// [`ManifestError::Invalid`] with every problem; problems have no line, because there is no text.
 pub fn check_update(old: &RobeingCluster, new: &RobeingCluster) -> Result<(), ManifestError> {
-    let as_json = |cluster| {
-        serde_json::to_value(cluster).expect("a cluster is plain data, which has a JSON form")
-    };
+    let as_json = |cluster| serde_json::to_value(cluster).expect("a cluster is plain data, which has a JSON form");
     let (old, new): (Value, Value) = (as_json(old), as_json(new));
     let places = yaml::Places::default();
     let mut report = Report::new(None, &places);
@@ -100,16 +95,15 @@ pub fn check_update(old: &RobeingCluster, new: &RobeingCluster) -> Result<(), Ma
     rules_check::check(&SCHEMA, &new, Some(&old), &mut report);
     match report.is_empty() {
         true => Ok(()),
-        false => Err(ManifestError::Invalid {
-            problems: report.into_problems(),
-        }),
+        false => Err(ManifestError::Invalid { problems: report.into_problems() }),
     }
 }
 
 /// The cluster of one document, or nothing with at least one problem reported.
 fn check_document(document: &Document, report: &mut Report) -> Option<RobeingCluster> {
     let Value::Object(fields) = &document.value else {
-        report.add("", format!("A manifest must be a map that starts with apiVersion: {API_VERSION} and kind: {KIND}."));
+        report
+            .add("", format!("A manifest must be a map that starts with apiVersion: {API_VERSION} and kind: {KIND}."));
         return None;
     };
     check_type(fields, report);
@@ -131,10 +125,7 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
     match serde_json::from_value(value) {
         Ok(cluster) => Some(cluster),
         Err(error) => {
-            report.add(
-                "",
-                format!("The manifest has the right form but cannot be read: {error}."),
-            );
+            report.add("", format!("The manifest has the right form but cannot be read: {error}."));
             None
         }
     }
@@ -144,15 +135,9 @@ fn check_type(fields: &Map<String, Value>, report: &mut Report) {
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         match fields.get(field) {
             Some(Value::String(found)) if found == expected => {}
-            Some(Value::String(found)) => report.add(
-                field,
-                format!("{field} must be {expected}, but is {found:?}."),
-            ),
+            Some(Value::String(found)) => report.add(field, format!("{field} must be {expected}, but is {found:?}.")),
             Some(_) => report.add(field, format!("{field} must be {expected}.")),
-            None => report.add(
-                "",
-                format!("{field} is missing; write {field}: {expected}."),
-            ),
+            None => report.add("", format!("{field} is missing; write {field}: {expected}.")),
         }
     }
 }

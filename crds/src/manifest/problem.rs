@@ -48,9 +48,7 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// The text is larger than [`MAX_MANIFEST_BYTES`].
-    #[error(
-        "The manifest has {bytes} bytes, but at most {MAX_MANIFEST_BYTES} are read; is it the right file?"
-    )]
+    #[error("The manifest has {bytes} bytes, but at most {MAX_MANIFEST_BYTES} are read; is it the right file?")]
     TooLarge {
         /// How large it is, in bytes.
         bytes: usize,
@@ -111,11 +109,7 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(document: Option<usize>, places: &'a Places) -> Self {
-        Self {
-            document,
-            places,
-            problems: Vec::new(),
-        }
+        Self { document, places, problems: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -125,20 +119,15 @@ impl<'a> Report<'a> {
     /// Adds a problem, unless there are already as many as are reported.
     pub(super) fn add(&mut self, path: &str, message: String) {
         if self.problems.len() < MAX_PROBLEMS {
-            let problem = Problem {
-                document: self.document,
-                path: path.to_owned(),
-                place: self.places.nearest(path),
-                message,
-            };
+            let problem =
+                Problem { document: self.document, path: path.to_owned(), place: self.places.nearest(path), message };
             self.problems.push(problem);
         }
     }
 
     /// The problems in the order of the text.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        self.problems
-            .sort_by(|a, b| (a.place, &a.path).cmp(&(b.place, &b.path)));
+        self.problems.sort_by(|a, b| (a.place, &a.path).cmp(&(b.place, &b.path)));
         self.problems
     }
 }

@@ -13,9 +13,8 @@ pub(super) fn check(schema: &Value, object: &Value, old: Option<&Value>, report:
     let Err(errors) = Validator::new().validate(schema, object, old) else {
         return;
     };
-    let (broken, not_evaluated): (Vec<_>, Vec<_>) = errors
-        .into_iter()
-        .partition(|error| error.kind == ErrorKind::ValidationFailure);
+    let (broken, not_evaluated): (Vec<_>, Vec<_>) =
+        errors.into_iter().partition(|error| error.kind == ErrorKind::ValidationFailure);
     for error in broken {
         report.add(error.field_path.trim_start_matches('.'), error.message);
     }

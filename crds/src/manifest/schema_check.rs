@@ -45,14 +45,7 @@ fn check_at(schema: &Value, value: &Value, path: &str, report: &mut Report) {
         Value::Array(items) => check_items(schema, items, path, report),
         Value::String(text) => {
             let length = text.chars().count();
-            check_count(
-                schema,
-                ("minLength", "maxLength"),
-                length,
-                ("character", "characters"),
-                path,
-                report,
-            );
+            check_count(schema, ("minLength", "maxLength"), length, ("character", "characters"), path, report);
         }
         Value::Number(number) => check_range(schema, number, path, report),
         Value::Null | Value::Bool(_) => {}
@@ -63,10 +56,7 @@ fn check_at(schema: &Value, value: &Value, path: &str, report: &mut Report) {
 fn check_type(schema: &Value, value: &Value, path: &str, report: &mut Report) -> bool {
     let whole = |number: &serde_json::Number| number.is_i64() || number.is_u64();
     let (fits, expected) = if flag(schema, "x-kubernetes-int-or-string") {
-        (
-            value.is_string() || value.as_number().is_some_and(whole),
-            "a whole number or text",
-        )
+        (value.is_string() || value.as_number().is_some_and(whole), "a whole number or text")
     } else {
         match schema.get("type").and_then(Value::as_str) {
             Some("object") => (value.is_object(), "a map of fields"),
@@ -88,13 +78,7 @@ fn check_type(schema: &Value, value: &Value, path: &str, report: &mut Report) ->
             }
             _ => "",
         };
-        report.add(
-            path,
-            format!(
-                "This must be {expected}, but is {}{advice}.",
-                describe(value)
-            ),
-        );
+        report.add(path, format!("This must be {expected}, but is {}{advice}.", describe(value)));
     }
     fits
 }
@@ -107,48 +91,20 @@ fn check_enum(schema: &Value, value: &Value, path: &str, report: &mut Report) {
         return;
     }
     let words: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-    let meant = value
-        .as_str()
-        .and_then(|word| spelling::nearest(word, words.iter().copied()));
-    let advice = meant
-        .map(|word| format!("; did you mean {word}?"))
-        .unwrap_or_else(|| ".".to_owned());
-    report.add(
-        path,
-        format!(
-            "This must be {}, but is {}{advice}",
-            any_of(&words),
-            describe(value)
-        ),
-    );
+    let meant = value.as_str().and_then(|word| spelling::nearest(word, words.iter().copied()));
+    let advice = meant.map(|word| format!("; did you mean {word}?")).unwrap_or_else(|| ".".to_owned());
+    report.add(path, format!("This must be {}, but is {}{advice}", any_of(&words), describe(value)));
 }
 
 fn check_fields(schema: &Value, fields: &Map<String, Value>, path: &str, report: &mut Report) {
-    for name in schema
-        .get("required")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
+    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(name) {
             report.add(path, format!("The field {name} is missing; add it."));
         }
     }
-    check_count(
-        schema,
-        ("minProperties", "maxProperties"),
-        fields.len(),
-        ("entry", "entries"),
-        path,
-        report,
-    );
+    check_count(schema, ("minProperties", "maxProperties"), fields.len(), ("entry", "entries"), path, report);
     for (name, field) in fields {
-        let field_path = if path.is_empty() {
-            name.clone()
-        } else {
-            format!("{path}.{name}")
-        };
+        let field_path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         match field_schema(schema, name) {
             Some(inner) => check_at(inner, field, &field_path, report),
             None if preserves_unknown(schema) => {}
@@ -172,24 +128,14 @@ fn unknown_field(schema: &Value, name: &str) -> String {
             format!("There is no field {name_shown} here, nor any other; remove it.")
         }
         None if known.len() <= LISTED_FIELDS => {
-            format!(
-                "There is no field {name_shown} here; remove it. The fields here are {}.",
-                known.join(", ")
-            )
+            format!("There is no field {name_shown} here; remove it. The fields here are {}.", known.join(", "))
         }
         None => format!("There is no field {name_shown} here; remove it."),
     }
 }
 
 fn check_items(schema: &Value, items: &[Value], path: &str, report: &mut Report) {
-    check_count(
-        schema,
-        ("minItems", "maxItems"),
-        items.len(),
-        ("item", "items"),
-        path,
-        report,
-    );
+    check_count(schema, ("minItems", "maxItems"), items.len(), ("item", "items"), path, report);
     match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
         Some("set") => check_unique(
             items,
@@ -199,9 +145,7 @@ fn check_items(schema: &Value, items: &[Value], path: &str, report: &mut Report)
             |_, text| format!("{text} stands in this list already; remove one."),
         ),
         Some("map") => {
-            let keys = schema
-                .get("x-kubernetes-list-map-keys")
-                .and_then(Value::as_array);
+            let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
             if let Some(key) = keys.and_then(|keys| keys.first()).and_then(Value::as_str) {
                 check_unique(
                     items,
@@ -209,9 +153,7 @@ fn check_items(schema: &Value, items: &[Value], path: &str, report: &mut Report)
                     report,
                     |item| item.get(key)?.as_str().map(shorten),
                     |first, text| {
-                        format!(
-                            "Item {first} of this list has the {key} {text} too; give one of them another {key}."
-                        )
+                        format!("Item {first} of this list has the {key} {text} too; give one of them another {key}.")
                     },
                 );
             }
@@ -253,30 +195,14 @@ fn check_count(
     path: &str,
     report: &mut Report,
 ) {
-    let limit = |keyword: &str| {
-        schema
-            .get(keyword)
-            .and_then(Value::as_u64)
-            .and_then(|limit| usize::try_from(limit).ok())
-    };
+    let limit =
+        |keyword: &str| schema.get(keyword).and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
     let noun = |count: usize| if count == 1 { one } else { several };
     if let Some(least) = limit(least).filter(|least| count < *least) {
-        report.add(
-            path,
-            format!(
-                "This must have at least {least} {}, but has {count}.",
-                noun(least)
-            ),
-        );
+        report.add(path, format!("This must have at least {least} {}, but has {count}.", noun(least)));
     }
     if let Some(most) = limit(most).filter(|most| count > *most) {
-        report.add(
-            path,
-            format!(
-                "This may have at most {most} {}, but has {count}.",
-                noun(most)
-            ),
-        );
+        report.add(path, format!("This may have at most {most} {}, but has {count}.", noun(most)));
     }
 }
 
@@ -284,16 +210,10 @@ fn check_range(schema: &Value, number: &serde_json::Number, path: &str, report: 
     let Some(value) = number.as_f64() else { return };
     let limit = |keyword: &str| schema.get(keyword).and_then(Value::as_f64);
     if let Some(least) = limit("minimum").filter(|least| value < *least) {
-        report.add(
-            path,
-            format!("This must be at least {least}, but is {number}."),
-        );
+        report.add(path, format!("This must be at least {least}, but is {number}."));
     }
     if let Some(most) = limit("maximum").filter(|most| value > *most) {
-        report.add(
-            path,
-            format!("This must be at most {most}, but is {number}."),
-        );
+        report.add(path, format!("This must be at most {most}, but is {number}."));
     }
     let (least, most) = match schema.get("format").and_then(Value::as_str) {
         Some("int32") => (f64::from(i32::MIN), f64::from(i32::MAX)),
@@ -301,22 +221,13 @@ fn check_range(schema: &Value, number: &serde_json::Number, path: &str, report: 
     };
     let is_integer = schema.get("type").and_then(Value::as_str) != Some("number");
     if is_integer && limit("maximum").is_none() && !(least..=most).contains(&value) {
-        report.add(
-            path,
-            format!("The number {number} is too large for this field."),
-        );
+        report.add(path, format!("The number {number} is too large for this field."));
     }
 }
 
 fn field_schema<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
-    let declared = schema
-        .get("properties")
-        .and_then(|properties| properties.get(name));
-    declared.or_else(|| {
-        schema
-            .get("additionalProperties")
-            .filter(|inner| inner.is_object())
-    })
+    let declared = schema.get("properties").and_then(|properties| properties.get(name));
+    declared.or_else(|| schema.get("additionalProperties").filter(|inner| inner.is_object()))
 }
 
 /// Whether a map may hold fields that the schema does not name. A map without any declared field is free.

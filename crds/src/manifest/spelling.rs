@@ -4,22 +4,14 @@
 const LONGEST: usize = 64;
 
 /// The candidate nearest to `word`, when it is near enough to be what was meant.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     if length > LONGEST {
         return None;
     }
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                distance(&word.to_lowercase(), &candidate.to_lowercase()),
-                candidate,
-            )
-        })
+        .map(|candidate| (distance(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= (length.min(candidate.len()) / 3).max(1))
         .min()
         .map(|(_, candidate)| candidate)
@@ -51,14 +43,7 @@ mod tests {
 
     #[test]
     fn finds_what_was_meant() {
-        let fields = [
-            "replicas",
-            "role",
-            "resources",
-            "executor",
-            "specializations",
-            "slots",
-        ];
+        let fields = ["replicas", "role", "resources", "executor", "specializations", "slots"];
         for (typo, meant) in [
             ("replica", Some("replicas")),
             ("executer", Some("executor")),
@@ -75,10 +60,7 @@ mod tests {
     #[test]
     fn compares_words_up_to_the_longest_only() {
         let longest = "a".repeat(LONGEST);
-        assert_eq!(
-            nearest(&longest, [longest.as_str()]),
-            Some(longest.as_str())
-        );
+        assert_eq!(nearest(&longest, [longest.as_str()]), Some(longest.as_str()));
         let longer = "a".repeat(LONGEST + 1);
         assert_eq!(nearest(&longer, [longer.as_str()]), None);
     }

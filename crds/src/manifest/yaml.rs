@@ -10,9 +10,7 @@ use serde::{
 use serde_json::{Number, Value};
 use serde_yaml::{Options, Spanned};
 
-use crate::limits::{
-    MAX_MANIFEST_ALIASED, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_DOCUMENTS,
-};
+use crate::limits::{MAX_MANIFEST_ALIASED, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_DOCUMENTS};
 
 use super::{ManifestError, Place};
 
@@ -45,8 +43,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
     if text.len() > MAX_MANIFEST_BYTES {
         return Err(ManifestError::TooLarge { bytes: text.len() });
     }
-    let nodes: Vec<Node> =
-        serde_yaml::from_multiple_with_options(text, options()).map_err(|error| syntax(&error))?;
+    let nodes: Vec<Node> = serde_yaml::from_multiple_with_options(text, options()).map_err(|error| syntax(&error))?;
     if nodes.is_empty() {
         return Err(ManifestError::Empty);
     }
@@ -68,14 +65,8 @@ fn options() -> Options {
 
 fn syntax(error: &serde_yaml::Error) -> ManifestError {
     let error = error.without_snippet();
-    let place = error.location().map(|at| Place {
-        line: at.line(),
-        column: at.column(),
-    });
-    ManifestError::Syntax {
-        place,
-        reason: reason(error, place),
-    }
+    let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
+    ManifestError::Syntax { place, reason: reason(error, place) }
 }
 
 /// Why the text was not read, as a sentence. The parser's own words are kept only where they speak of the text
@@ -86,45 +77,28 @@ fn reason(error: &serde_yaml::Error, place: Option<Place>) -> String {
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("The field {key:?} stands here a second time; keep one.")
         }
-        Error::DuplicateMappingKey { .. } => {
-            "A field stands here a second time; keep one.".to_owned()
+        Error::DuplicateMappingKey { .. } => "A field stands here a second time; keep one.".to_owned(),
+        Error::Unexpected { expected: "string scalar", .. } => {
+            "A field's name must be plain text; put text that begins with '{' or '[' in quotes.".to_owned()
         }
-        Error::Unexpected {
-            expected: "string scalar",
-            ..
-        } => "A field's name must be plain text; put text that begins with '{' or '[' in quotes."
-            .to_owned(),
         Error::AliasReplayCounterOverflow { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
         | Error::AliasError { .. } => {
-            format!(
-                "The aliases stand for more than {MAX_MANIFEST_ALIASED} values; write them out instead."
-            )
+            format!("The aliases stand for more than {MAX_MANIFEST_ALIASED} values; write them out instead.")
         }
-        Error::Budget {
-            breach: BudgetBreach::Depth { .. },
-            ..
-        } => {
-            format!(
-                "Maps and lists are nested more than {MAX_MANIFEST_DEPTH} deep; is it the right file?"
-            )
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("Maps and lists are nested more than {MAX_MANIFEST_DEPTH} deep; is it the right file?")
         }
-        Error::Budget {
-            breach: BudgetBreach::Documents { .. },
-            ..
-        } => {
+        Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
             format!("There are more than {MAX_MANIFEST_DOCUMENTS} documents; split the file.")
         }
         other => {
             let mut text = other.to_string().replace('\n', " ");
             if let Some(place) = place {
                 // The parser ends its sentence with the place, which the message already begins with.
-                text = text.replace(
-                    &format!(" at line {}, column {}", place.line, place.column),
-                    "",
-                );
+                text = text.replace(&format!(" at line {}, column {}", place.line, place.column), "");
             }
             format!("The parser says: {}.", text.trim_end_matches('.'))
         }
@@ -151,11 +125,7 @@ fn flatten(node: Node, path: String, places: &mut Places) -> Value {
             let mut fields = serde_json::Map::new();
             for (key, item) in entries {
                 let key_place = place_of(&key.referenced);
-                let item_path = if path.is_empty() {
-                    key.value.clone()
-                } else {
-                    format!("{path}.{}", key.value)
-                };
+                let item_path = if path.is_empty() { key.value.clone() } else { format!("{path}.{}", key.value) };
                 fields.insert(key.value, flatten(item, item_path.clone(), places));
                 if let Some(at) = key_place {
                     // A field is best found by its key: a map that is its value begins a line later.
@@ -172,10 +142,7 @@ fn flatten(node: Node, path: String, places: &mut Places) -> Value {
 }
 
 fn place_of(at: &serde_yaml::Location) -> Option<Place> {
-    (at.line() > 0).then(|| Place {
-        line: at.line(),
-        column: at.column(),
-    })
+    (at.line() > 0).then(|| Place { line: at.line(), column: at.column() })
 }
 
 #[derive(Deserialize)]

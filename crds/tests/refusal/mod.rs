@@ -4,16 +4,12 @@ use robeing_crds::parse_manifest;
 
 /// A manifest whose spec is the given flow mapping, for a cluster named `c`.
 pub fn manifest(spec: &str) -> String {
-    format!(
-        "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {{name: c}}\nspec: {spec}\n"
-    )
+    format!("apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {{name: c}}\nspec: {spec}\n")
 }
 
 /// A manifest with one pool of the given fields besides its name and executor.
 pub fn pool(fields: &str) -> String {
-    manifest(&format!(
-        "{{pools: [{{name: p, executor: {{echo: {{}}}}, {fields}}}]}}"
-    ))
+    manifest(&format!("{{pools: [{{name: p, executor: {{echo: {{}}}}, {fields}}}]}}"))
 }
 
 /// A manifest with the given metadata and one pool named `p`.
@@ -36,10 +32,6 @@ pub fn only_problem(text: &str) -> (String, String) {
 pub fn assert_refused(cases: &[(String, &str, &str)]) {
     for (text, path, sentence) in cases {
         let (found_path, message) = only_problem(text);
-        assert_eq!(
-            (found_path.as_str(), message.as_str()),
-            (*path, *sentence),
-            "{text}"
-        );
+        assert_eq!((found_path.as_str(), message.as_str()), (*path, *sentence), "{text}");
     }
 }
