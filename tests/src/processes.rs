@@ -1,9 +1,7 @@
 //! Processes: one that is under a test's control, and what the kernel knows of others.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
-    io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -130,23 +128,4 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     }
     found.retain(|found| *found != pid && is_running(*found));
     found
-}
-
-/// The local ports of the TCP connections that a process has over IPv4.
-///
-/// # Errors
-/// When the kernel does not tell its connections at all.
-pub fn tcp_ports_of(pid: u32) -> io::Result<BTreeSet<u16>> {
-    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let links = files.filter_map(|file| fs::read_link(file.path()).ok());
-    let sockets: BTreeSet<String> = links.map(|link| link.display().to_string()).collect();
-    // One line for each connection: its number, local address, …, and as tenth field the socket's inode.
-    let table = fs::read_to_string("/proc/net/tcp")?;
-    let port = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let is_own = sockets.contains(&format!("socket:[{}]", fields.get(9)?));
-        let (_, port) = fields.get(1)?.rsplit_once(':')?;
-        is_own.then(|| u16::from_str_radix(port, 16).ok())?
-    };
-    Ok(table.lines().skip(1).filter_map(port).collect())
 }

@@ -136,7 +136,7 @@ async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
     let (id, victim) = gated_task(&fleet, &gate).await;
     let before = fleet.agent_is(&victim, AgentState::Live).await;
     let group = fleet.executing(&id, 1).await;
-    network.cut(fleet.process(&victim).pid());
+    network.cut(&victim);
 
     fleet.agent_is(&victim, AgentState::Lost).await;
     fleet.executing(&id, 2).await;
