@@ -8,6 +8,7 @@ mod executor;
 mod faults;
 mod network;
 mod record;
+mod time;
 mod world;
 
 use std::{

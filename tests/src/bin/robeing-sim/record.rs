@@ -120,10 +120,7 @@ struct Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        // A packet's content. HTTP servers put the real time into their answers' headers, so it is not the same again.
-        if field.name() != "protocol" {
-            let _ = write!(self.line, " {}={value:?}", field.name());
-        }
+        let _ = write!(self.line, " {}={value:?}", field.name());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

@@ -30,6 +30,7 @@ use crate::{
     faults::{self, Action, Host, Size},
     network::{Down, SimulatedClock, SimulatedHost, SimulatedNetwork},
     record::Record,
+    time,
 };
 
 const SIZE: Size = Size { coordinators: 3, agents: 5 };
@@ -363,6 +364,7 @@ impl<'a> World<'a> {
         loop {
             let now = self.sim.elapsed();
             self.shared.record.notes().now = now;
+            time::set(EPOCH + now);
             while actions.last().is_some_and(|(at, _)| *at <= now && *at < FAULTS_TO) {
                 if let Some((_, action)) = actions.pop() {
                     self.act(action);
@@ -392,6 +394,7 @@ impl<'a> World<'a> {
 
 /// Runs one seed and tells of it: whether everything held.
 pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>) -> bool {
+    time::set(EPOCH);
     let record = Record::default();
     record.listen(verbose);
     let shared = Shared {
