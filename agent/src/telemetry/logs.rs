@@ -10,8 +10,9 @@ use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt
 
 use crate::config::LogFormat;
 
-/// What is logged unless `RUST_LOG` says otherwise.
-pub const DEFAULT_LOG: &str = "info,openraft=warn,h2=warn,hyper=warn,tonic=warn";
+/// What is logged unless `RUST_LOG` says otherwise. The consensus library warns of every single message that fails, dozens a
+/// second while a coordinator is down.
+pub const DEFAULT_LOG: &str = "info,openraft=error,h2=warn,hyper=warn,tonic=warn";
 /// Environment names of which either turns traces on.
 pub const OTLP_ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
