@@ -279,11 +279,8 @@ impl Driver {
                 "the lease on the session is over: everything of it is stopped, and a new session begins"
             );
             self.parts.metrics.fences.inc();
-            // A new stay, also where the coordinators have not missed the old one: they then count what it ran as lost, and
-            // no attempt is begun a second time under the same number.
-            self.incarnation = self.parts.platform.random.next_u64();
             self.begin_search(now, true);
-            self.void();
+            self.begin_anew();
         }
         over
     }
@@ -335,6 +332,13 @@ impl Driver {
         warn!(running = self.held.running(), "the drain timeout passed: what still runs is stopped and handed back");
         self.running.clear();
         self.held.hand_back_running();
+    }
+
+    /// The next session is a new stay, also where the coordinators have not missed this one: they then count what it ran as
+    /// lost, and no attempt is begun a second time under the same number.
+    fn begin_anew(&mut self) {
+        self.incarnation = self.parts.platform.random.next_u64();
+        self.void();
     }
 
     /// Stops and forgets everything of the session, and the session.
@@ -481,7 +485,7 @@ impl Driver {
             Some(Heard::CompletionAcks(acks)) => self.acknowledged(acks.acks),
             Some(Heard::SessionEnded(ended)) => {
                 warn!(reason = ended.reason, held = self.held.len(), "the coordinator ended the session");
-                self.void();
+                self.begin_anew();
                 self.begin_search(Instant::now(), false);
             }
             Some(Heard::Drained(_)) => {
