@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["types", "fleet", "session", "raft"].map(|name| format!("robeing/v1/{name}.proto"));
+    let files = ["types", "fleet", "session", "raft", "admin"].map(|name| format!("robeing/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }
