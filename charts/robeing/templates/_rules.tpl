@@ -10,7 +10,7 @@ namespace. Above each is what it is for.
 # It reports what a fleet is.
 - apiGroups: [robeing.io]
   resources: [robeingclusters/status]
-  verbs: [patch, update]
+  verbs: [patch]
 # What it makes is owned by the RobeingCluster and blocks its deletion in the foreground. Where the admission plugin
 # OwnerReferencesPermissionEnforcement is on, as on OpenShift, setting such an owner takes this right.
 - apiGroups: [robeing.io]
@@ -47,5 +47,5 @@ namespace. Above each is what it is for.
 # It says on a RobeingCluster what happened to it.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}
