@@ -12,8 +12,14 @@ ARGS ?=
 # cargo-nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
+# The image: what pods call it, and the target its programs are built for, which links them statically.
+IMAGE ?= robeing:0.1.0
+IMAGE_TARGET ?= $(shell uname -m)-unknown-linux-musl
+IMAGE_PROGRAMS := robeing-operator robeing-agent robeing
+IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
+
 .DEFAULT_GOAL := help
-.PHONY: help build fmt fmt-check lint test demo bench sim crds docs-check ci
+.PHONY: help build fmt fmt-check lint test demo bench sim crds image docs-check ci
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,9 +57,20 @@ sim: ## Run SEEDS simulated fleets under faults, a process for each seed, and ch
 	$(CARGO) build --workspace --bin robeing-sim
 	$(TARGET)/debug/robeing-sim --seeds $(SEEDS)
 
-crds: ## Generate crds/robeingclusters.yaml from the types
+crds: ## Generate crds/robeingclusters.yaml, and the chart's copy, from the types
 	$(CARGO) run --quiet --package robeing-crds --bin crdgen > crds/robeingclusters.yaml.new
 	mv crds/robeingclusters.yaml.new crds/robeingclusters.yaml
+	cp crds/robeingclusters.yaml charts/robeing-crds/files/robeingclusters.yaml
+
+# The same image as the Dockerfile's. Needs musl-gcc (Debian's musl-tools) and the target, which rustup adds.
+image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE
+	CC_$(subst -,_,$(IMAGE_TARGET))=musl-gcc $(CARGO) build --locked --profile image --target $(IMAGE_TARGET) --workspace \
+	  $(IMAGE_PROGRAMS:%=--bin %)
+	mkdir -p $(TARGET)/image
+	$(CARGO) build --workspace --bin devkube
+	$(TARGET)/debug/devkube image --name $(IMAGE) --output $(TARGET)/image/robeing.tar \
+	  $(foreach program,$(IMAGE_PROGRAMS),--file $(IMAGE_BUILT)/$(program):/$(program):0755) \
+	  --user 65532:65532 --entrypoint /robeing-agent
 
 docs-check: ## Build the reference of all crates; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
