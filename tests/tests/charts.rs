@@ -1,0 +1,418 @@
+//! The Helm charts: what they render, what they refuse, and what rights they give. Needs helm, and no cluster.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+/// Says which helm to use.
+const HELM: &str = "HELM";
+/// Says where `devkube build` keeps its programs.
+const DEVKUBE_CACHE: &str = "DEVKUBE_CACHE";
+/// The Kubernetes whose objects are rendered: helm alone knows of none.
+const KUBERNETES: &str = "1.34.0";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path} can't be read: {error}"))
+}
+
+/// What `HELM` says, else the one in `PATH`, else one that `devkube build` made.
+fn helm() -> PathBuf {
+    if let Some(helm) = env::var_os(HELM) {
+        return helm.into();
+    }
+    let in_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let cache = env::var_os(DEVKUBE_CACHE).map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/robeing-devkube")));
+    let built = cache.and_then(|cache| fs::read_dir(cache).ok()).into_iter().flatten().flatten();
+    let folders = in_path.into_iter().chain(built.map(|entry| entry.path().join("bin")));
+    folders.map(|folder| folder.join("helm")).find(|helm| helm.is_file()).unwrap_or_else(|| {
+        panic!("there is no helm 3: install it, set {HELM} to it, or build it with `cargo run -p devkube -- build`")
+    })
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let helm = helm();
+    let mut command = Command::new(&helm);
+    command.args(arguments).current_dir(root());
+    // Neither a cluster of this machine nor its user's settings have a say.
+    command.env_remove("KUBECONFIG").env("HELM_NAMESPACE", "robeing-system");
+    command.output().unwrap_or_else(|error| panic!("{} can't be started: {error}", helm.display()))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The text that a chart renders to.
+fn rendered(release: &str, chart: &str, settings: &[&str]) -> String {
+    let base = ["template", release, chart, "--kube-version", KUBERNETES];
+    let output = run(&[&base, settings].concat());
+    assert!(output.status.success(), "{chart} {settings:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Why a chart does not render.
+fn refusal(chart: &str, settings: &[&str]) -> String {
+    let base = ["template", "robeing", chart, "--kube-version", KUBERNETES];
+    let output = run(&[&base, settings].concat());
+    assert!(!output.status.success(), "{chart} takes {settings:?}");
+    text(&output.stderr)
+}
+
+fn documents(rendered: &str) -> Vec<Value> {
+    let documents: Vec<Value> =
+        serde_yaml::from_multiple(rendered).unwrap_or_else(|error| panic!("{error}\n{rendered}"));
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+fn operator(settings: &[&str]) -> Vec<Value> {
+    documents(&rendered("robeing", "charts/robeing", settings))
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+fn only<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    match of_kind(objects, kind)[..] {
+        [only] => only,
+        ref others => panic!("expected one {kind}, got {}", others.len()),
+    }
+}
+
+fn words(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Every settings file of the chart, and its own.
+fn all_settings() -> Vec<Vec<String>> {
+    let mut all = vec![vec![]];
+    for entry in fs::read_dir(root().join("charts/robeing/ci")).expect("the chart has settings to try") {
+        let path = entry.expect("the folder can be listed").path();
+        all.push(vec!["--values".to_owned(), path.display().to_string()]);
+    }
+    assert!(all.len() > 3, "there are several");
+    all
+}
+
+#[test]
+fn helm_finds_nothing_to_criticise() {
+    for settings in all_settings() {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let output =
+            run(&[&["lint", "--strict", "--kube-version", KUBERNETES, "charts/robeing"], &settings[..]].concat());
+        assert!(output.status.success(), "{settings:?}: {}", text(&output.stdout));
+    }
+    let output = run(&["lint", "--strict", "--kube-version", KUBERNETES, "charts/robeing-crds"]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn the_objects_of_the_operator_are_these() {
+    let file = |name: &str| format!("charts/robeing/ci/{name}-values.yaml");
+    insta::assert_snapshot!("default", rendered("robeing", "charts/robeing", &[]));
+    insta::assert_snapshot!("full", rendered("robeing", "charts/robeing", &["--values", &file("full")]));
+    insta::assert_snapshot!("namespaced", rendered("robeing", "charts/robeing", &["--values", &file("namespaced")]));
+    insta::assert_snapshot!("least", rendered("fleet", "charts/robeing", &["--values", &file("least")]));
+}
+
+#[test]
+fn the_definition_is_the_generated_one() {
+    assert_eq!(
+        read("charts/robeing-crds/files/robeingclusters.yaml"),
+        read("crds/robeingclusters.yaml"),
+        "the chart's copy is old: run `make crds`"
+    );
+    let objects = documents(&rendered("robeing-crds", "charts/robeing-crds", &[]));
+    let mut definition = only(&objects, "CustomResourceDefinition").clone();
+    assert_eq!(definition["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    let metadata = definition["metadata"].as_object_mut().expect("it has metadata");
+    metadata.retain(|key, _| key == "name");
+    let generated: Value = serde_yaml::from_str(&read("crds/robeingclusters.yaml")).expect("it is YAML");
+    assert!(definition == generated, "nothing but labels and annotations is added");
+}
+
+#[test]
+fn the_definition_can_go_with_its_release_and_carry_more() {
+    let settings = ["--set", "keep=false,annotations.a=b,labels.team=fleet"];
+    let objects = documents(&rendered("robeing-crds", "charts/robeing-crds", &settings));
+    let metadata = &only(&objects, "CustomResourceDefinition")["metadata"];
+    assert_eq!(metadata["annotations"], serde_json::json!({"a": "b"}));
+    assert_eq!(metadata["labels"]["team"], "fleet");
+    let kept = ["--set", "annotations.helm\\.sh/resource-policy=drop"];
+    let objects = documents(&rendered("robeing-crds", "charts/robeing-crds", &kept));
+    let annotations = &only(&objects, "CustomResourceDefinition")["metadata"]["annotations"];
+    assert_eq!(annotations["helm.sh/resource-policy"], "keep", "keep says whether it is kept");
+}
+
+#[test]
+fn the_definition_is_no_part_of_the_operators_chart() {
+    // Helm never upgrades what is in crds/.
+    for chart in ["charts/robeing", "charts/robeing-crds"] {
+        assert!(!root().join(chart).join("crds").exists(), "{chart}");
+    }
+    assert_eq!(of_kind(&operator(&[]), "CustomResourceDefinition").len(), 0);
+}
+
+#[test]
+fn no_setting_is_mistaken() {
+    let refused = [
+        ("replica=3", "replica"),
+        ("replicas=0", "/replicas"),
+        ("replicas=6", "/replicas"),
+        ("replicas=two", "/replicas"),
+        ("watchNamespaces=team-a", "/watchNamespaces"),
+        ("watchNamespaces={Team_A}", "/watchNamespaces/0"),
+        ("watchNamespaces={a,a}", "/watchNamespaces"),
+        ("image.tag=a b", "/image/tag"),
+        ("image.digest=sha256:12", "/image/digest"),
+        ("image.repository=", "/image/repository"),
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("image.name=robeing", "/image"),
+        ("log.format=xml", "/log/format"),
+        ("lease.duration=15", "/lease/duration"),
+        ("serviceAccount.create=false", "/serviceAccount"),
+        ("rbac.clusterAdmin=true", "/rbac"),
+        ("networkPolicy.apiServerPorts={0}", "/networkPolicy/apiServerPorts/0"),
+        ("networkPolicy.apiServerPorts={65536}", "/networkPolicy/apiServerPorts/0"),
+        ("serviceMonitor.interval=often", "/serviceMonitor/interval"),
+        ("resources.request.cpu=1", "/resources"),
+        ("fullnameOverride=Not_A_Name", "/fullnameOverride"),
+    ];
+    for (setting, place) in refused {
+        let reason = refusal("charts/robeing", &["--set", setting]);
+        assert!(reason.contains("schema") && reason.contains(place), "{setting}: {reason}");
+    }
+    for setting in ["keeep=true", "keep=maybe", "labels.a=1"] {
+        let reason = refusal("charts/robeing-crds", &["--set", setting]);
+        assert!(reason.contains("schema"), "{setting}: {reason}");
+    }
+}
+
+#[test]
+fn every_setting_is_in_the_schema_and_every_one_there_has_a_default() {
+    for chart in ["charts/robeing", "charts/robeing-crds"] {
+        let values: Value = serde_yaml::from_str(&read(&format!("{chart}/values.yaml"))).expect("it is YAML");
+        let schema: Value = serde_json::from_str(&read(&format!("{chart}/values.schema.json"))).expect("it is JSON");
+        let keys =
+            |of: &Value| of.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<BTreeSet<_>>();
+        let mut known = keys(&schema["properties"]);
+        // Helm adds it by itself.
+        known.remove("global");
+        assert_eq!(keys(&values), known, "{chart}");
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            if property["additionalProperties"] == false {
+                assert_eq!(keys(&values[name]), keys(&property["properties"]), "{chart}: {name}");
+            }
+        }
+    }
+}
+
+/// The rules of all roles, with the name of their role.
+fn rules(objects: &[Value]) -> Vec<(String, Value)> {
+    let roles = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")));
+    let of = |role: &Value| {
+        let name = role["metadata"]["name"].as_str().expect("a role has a name").to_owned();
+        let rules = role["rules"].as_array().expect("a role has rules").clone();
+        rules.into_iter().map(move |rule| (name.clone(), rule))
+    };
+    roles.flat_map(of).collect()
+}
+
+#[test]
+fn no_right_is_a_wildcard_and_none_reaches_secrets_or_rights() {
+    let forbidden =
+        ["*", "secrets", "roles", "clusterroles", "rolebindings", "clusterrolebindings", "nodes", "pods/exec"];
+    for settings in all_settings() {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        for (role, rule) in rules(&operator(&settings)) {
+            for list in ["apiGroups", "resources", "verbs"] {
+                let words = words(&rule[list]);
+                assert!(!words.is_empty(), "{role}: {rule}");
+                assert!(words.iter().all(|word| !word.contains('*') && !forbidden.contains(word)), "{role}: {rule}");
+            }
+            let verbs = words(&rule["verbs"]);
+            assert!(!verbs.iter().any(|verb| ["bind", "escalate", "impersonate"].contains(verb)), "{role}: {rule}");
+        }
+    }
+}
+
+#[test]
+fn the_operator_writes_no_spec_and_one_lease() {
+    for (role, rule) in rules(&operator(&["--set", "rbac.userRoles=false"])) {
+        let (resources, verbs) = (words(&rule["resources"]), words(&rule["verbs"]));
+        if resources.contains(&"robeingclusters") {
+            assert_eq!(verbs, ["get", "list", "watch"], "{role}");
+        }
+        if resources.contains(&"leases") {
+            assert_eq!(role, "robeing-operator-lease");
+            let named = words(&rule["resourceNames"]) == ["robeing-operator"];
+            assert!(named || verbs == ["create"], "{rule}");
+        }
+    }
+}
+
+#[test]
+fn with_namespaces_named_nothing_is_cluster_wide() {
+    let objects = operator(&["--set", "watchNamespaces={a,b}"]);
+    let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    assert!(!kinds.iter().any(|kind| kind.starts_with("Cluster")), "{kinds:?}");
+    let namespace = |object: &Value| object["metadata"]["namespace"].as_str().unwrap_or("none at all").to_owned();
+    for object in &objects {
+        assert_ne!(namespace(object), "none at all", "{object}");
+    }
+    for kind in ["Role", "RoleBinding"] {
+        let places: Vec<String> = of_kind(&objects, kind).into_iter().map(namespace).collect();
+        assert_eq!(places, ["a", "b", "robeing-system"], "{kind}");
+    }
+    // What it may do there is what it may do elsewhere with a ClusterRole.
+    let rules_of = |objects: &[Value], role: &str| -> Vec<Value> {
+        rules(objects).into_iter().filter(|(name, _)| name == role).map(|(_, rule)| rule).collect()
+    };
+    let everywhere = rules_of(&operator(&[]), "robeing-system-robeing-operator");
+    assert_eq!(rules_of(&objects, "robeing-operator"), [&everywhere[..], &everywhere[..]].concat());
+    assert!(arguments(&objects).contains(&"--watch-namespaces=a,b".to_owned()));
+}
+
+#[test]
+fn the_reason_stands_above_every_rule() {
+    for template in ["_rules.tpl", "rbac.yaml", "user-roles.yaml"] {
+        let text = read(&format!("charts/robeing/templates/{template}"));
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let rules: Vec<usize> = (0..lines.len()).filter(|line| lines[*line].starts_with("- apiGroups:")).collect();
+        assert!(!rules.is_empty(), "{template} has rules");
+        for line in rules {
+            assert!(lines[line - 1].starts_with("# "), "{template}:{}: {}", line + 1, lines[line]);
+        }
+    }
+}
+
+fn arguments(objects: &[Value]) -> Vec<String> {
+    let container = &only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    words(&container["args"]).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_operators_pods_meet_the_restricted_standard() {
+    for settings in all_settings() {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let objects = operator(&settings);
+        let pod = &only(&objects, "Deployment")["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["runAsUser"], 65_532);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        let containers = pod["containers"].as_array().expect("it has containers");
+        for container in containers {
+            let security = &container["securityContext"];
+            assert_eq!(security["allowPrivilegeEscalation"], false);
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(words(&security["capabilities"]["drop"]), ["ALL"]);
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{container}");
+        }
+        for forbidden in ["hostNetwork", "hostPID", "hostIPC", "volumes"] {
+            assert!(pod[forbidden].is_null(), "{forbidden}");
+        }
+    }
+}
+
+#[test]
+fn what_selects_the_operator_is_not_what_the_operator_makes() {
+    // The operator removes what has its labels and is in no spec.
+    for settings in all_settings() {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        for object in operator(&settings) {
+            assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/name"], "robeing-operator", "{object}");
+        }
+        let objects = operator(&settings);
+        let spec = &only(&objects, "Deployment")["spec"];
+        let labels = &spec["template"]["metadata"]["labels"];
+        for (key, value) in spec["selector"]["matchLabels"].as_object().expect("it selects") {
+            assert_eq!(&labels[key], value);
+        }
+    }
+}
+
+#[test]
+fn an_image_is_named_by_tag_or_digest() {
+    let version = env!("CARGO_PKG_VERSION");
+    let image = |settings: &str| {
+        let objects = operator(&["--set", settings]);
+        let image = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"];
+        let image = image.as_str().expect("an image").to_owned();
+        assert!(arguments(&objects).contains(&format!("--image={image}")), "fleets get the same one");
+        image
+    };
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    assert_eq!(image("replicas=2"), format!("robeing:{version}"));
+    assert_eq!(image("image.repository=r.example/a,image.tag=x"), "r.example/a:x");
+    assert_eq!(image(&format!("image.digest={digest}")), format!("robeing:{version}@{digest}"));
+}
+
+#[test]
+fn there_is_no_budget_that_would_keep_a_node_from_being_drained() {
+    assert_eq!(of_kind(&operator(&["--set", "replicas=1"]), "PodDisruptionBudget").len(), 0);
+    assert_eq!(of_kind(&operator(&["--set", "replicas=2"]), "PodDisruptionBudget").len(), 1);
+}
+
+#[test]
+fn names_are_dns_labels_however_long_the_release_is_called() {
+    for release in ["r", "robeing", &"a".repeat(53), &format!("{}-robeing-x", "a".repeat(43))] {
+        let objects = documents(&rendered(release, "charts/robeing", &[]));
+        let name = only(&objects, "Deployment")["metadata"]["name"].as_str().expect("a name");
+        // A Deployment adds up to 17 characters for a pod's name.
+        assert!(name.len() <= 63 - 17 && !name.contains("--"), "{name}");
+    }
+}
+
+/// What a chart says after it was installed. Helm shows it to a cluster alone, so here it is rendered as an object.
+fn notes(chart: &str, settings: &[&str]) -> String {
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    copy_folder(&root().join(chart), copy.path());
+    let notes = copy.path().join("templates/NOTES.txt");
+    let text = fs::read_to_string(&notes).expect("it has notes");
+    let indented: String = text.lines().map(|line| format!("  {line}\n")).collect();
+    fs::write(copy.path().join("templates/notes.yaml"), format!("notes: |\n{indented}")).expect("it can be written to");
+    let settings = [&["--show-only", "templates/notes.yaml"], settings].concat();
+    let objects = documents(&rendered("robeing", &copy.path().display().to_string(), &settings));
+    objects[0]["notes"].as_str().expect("they are text").to_owned()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("it can be made");
+    for entry in fs::read_dir(from).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        let target = to.join(path.file_name().expect("it has a name"));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("it can be copied");
+        }
+    }
+}
+
+#[test]
+fn the_notes_say_what_to_do_next() {
+    insta::assert_snapshot!("notes_default", notes("charts/robeing", &[]));
+    let known = ["--api-versions", "robeing.io/v1alpha1", "--set", "watchNamespaces={a,b},replicas=1"];
+    insta::assert_snapshot!("notes_namespaced", notes("charts/robeing", &known));
+    insta::assert_snapshot!("notes_crds", notes("charts/robeing-crds", &[]));
+    insta::assert_snapshot!("notes_crds_not_kept", notes("charts/robeing-crds", &["--set", "keep=false"]));
+}
+
+#[test]
+fn charts_and_programs_have_one_version() {
+    for chart in ["charts/robeing", "charts/robeing-crds"] {
+        let about: Value = serde_yaml::from_str(&read(&format!("{chart}/Chart.yaml"))).expect("it is YAML");
+        assert_eq!(about["version"], env!("CARGO_PKG_VERSION"), "{chart}");
+        assert_eq!(about["appVersion"], env!("CARGO_PKG_VERSION"), "{chart}");
+    }
+}
