@@ -61,11 +61,18 @@ pub(crate) fn check_state(state: &State) -> Check {
     let mut revisions = BTreeSet::new();
     check_tasks(state, &mut revisions)?;
     check_agents(state, &mut revisions)?;
-    for name in state.pools.keys() {
-        let member = |a: &Agent| a.pool.as_ref() == Some(name);
-        ensure(state.agents.values().any(member), || format!("pool {name} has no member"))?;
-    }
+    check_kept_pools(state)?;
     check_slots(state)
+}
+
+/// A pool has a member, or its size was set.
+fn check_kept_pools(state: &State) -> Check {
+    let members: BTreeSet<&String> = state.agents.values().filter_map(|agent| agent.pool.as_ref()).collect();
+    for (name, pool) in &state.pools {
+        ensure(pool.set || members.contains(name), || format!("pool {name} has no member"))?;
+    }
+    let set = state.pools.values().filter(|pool| pool.set);
+    ensure(set.count() <= MAX_POOLS, || "too many pools are set".to_owned())
 }
 
 fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check {

@@ -3,6 +3,8 @@
 //! Each starts with a format byte; what follows is postcard. Old logs and snapshots must stay readable, so within a format
 //! an enum only grows at its end and a struct never changes: a new field is a new variant, or a new format.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::State;
@@ -10,8 +12,11 @@ use crate::{Command, FLEET_VERSION, Fleet, Reply, audit};
 
 /// Of commands and replies.
 const MESSAGE_FORMAT: u8 = 1;
-/// Of snapshots.
+/// Of snapshots: the state.
 const SNAPSHOT_FORMAT: u8 = 1;
+/// Of snapshots of a fleet in which pools are set: the state and their names. Without such pools the first format is
+/// written, so that equal states give equal bytes.
+const SNAPSHOT_FORMAT_POOLS: u8 = 2;
 
 /// Why bytes can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -93,17 +98,40 @@ pub fn take_reply(bytes: &[u8]) -> Result<(Reply, &[u8]), CodecError> {
     take(MESSAGE_FORMAT, "reply", bytes)
 }
 
+fn decode_with_pools(bytes: &[u8]) -> Result<State, CodecError> {
+    let (mut state, set): (State, BTreeSet<String>) = decode(SNAPSHOT_FORMAT_POOLS, "snapshot", bytes)?;
+    let wrong = |problem: String| Err(CodecError::Inconsistent(problem));
+    if set.is_empty() {
+        return wrong("it is of the form with set pools and has none".to_owned());
+    }
+    for name in set {
+        match state.pools.get_mut(&name) {
+            Some(pool) => pool.set = true,
+            None => return wrong(format!("pool {name} is set and not there")),
+        }
+    }
+    Ok(state)
+}
+
 impl Fleet {
     /// The whole state in canonical form: equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024 + self.stored_bytes() as usize);
-        encode(SNAPSHOT_FORMAT, &self.state, &mut out);
+        let set: BTreeSet<&String> =
+            self.state.pools.iter().filter(|(_, pool)| pool.set).map(|(name, _)| name).collect();
+        match set.is_empty() {
+            true => encode(SNAPSHOT_FORMAT, &self.state, &mut out),
+            false => encode(SNAPSHOT_FORMAT_POOLS, &(&self.state, set), &mut out),
+        }
         out
     }
 
     /// Reads what [`Fleet::encode`] gave. Anything else is refused, whatever it is.
     pub fn decode(bytes: &[u8]) -> Result<Fleet, CodecError> {
-        let state: State = decode(SNAPSHOT_FORMAT, "snapshot", bytes)?;
+        let state = match bytes.first() {
+            Some(&SNAPSHOT_FORMAT_POOLS) => decode_with_pools(bytes)?,
+            _ => decode(SNAPSHOT_FORMAT, "snapshot", bytes)?,
+        };
         if state.version > FLEET_VERSION {
             return Err(CodecError::Version { found: state.version, known: FLEET_VERSION });
         }

@@ -63,6 +63,9 @@ pub enum Command {
     Configure(FleetConfig),
     /// Raise the version of what apply does. Lower or unknown versions are refused.
     RaiseVersion(u32),
+    /// Fix how large the named pools should be, by the word of whoever runs the fleet. It beats what joining agents say, for
+    /// as long as the pool is named in the newest such command.
+    SetPools(Vec<PoolShape>),
 }
 
 /// A task as submitted. Durations are in milliseconds from acceptance.
@@ -132,7 +135,7 @@ pub struct AgentJoin {
     pub version: String,
 }
 
-/// How many agents a pool should have. The newest join's word counts.
+/// How many agents a pool should have. Unless the fleet was told by [`Command::SetPools`], the newest join's word counts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PoolShape {
     /// Its name.

@@ -32,11 +32,15 @@ pub struct Totals {
     pub stale_refused: u64,
 }
 
-/// A pool, as the newest join described it.
+/// A pool, as the newest join described it, or whoever runs the fleet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Pool {
     pub replicas: Option<u32>,
     pub standby: u32,
+    /// The newest `SetPools` named it: what joins say about its size does not count, and it is kept without agents. Which
+    /// pools these are is told beside the state in its encoded form (see `codec`).
+    #[serde(skip)]
+    pub set: bool,
 }
 
 /// What a snapshot holds. Everything else is computed from it.
@@ -110,6 +114,7 @@ impl Fleet {
             Command::Tick => Reply::Done,
             Command::Configure(config) => self.configure(config),
             Command::RaiseVersion(version) => self.raise_version(version),
+            Command::SetPools(shapes) => self.set_pools(shapes, effects),
         }
     }
 

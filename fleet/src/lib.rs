@@ -15,6 +15,7 @@ mod fleet;
 mod ids;
 mod indexes;
 pub mod limits;
+mod pools;
 mod query;
 mod queue;
 mod reply;

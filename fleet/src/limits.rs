@@ -14,6 +14,8 @@ pub const MAX_SPECIALIZATIONS: usize = 16;
 pub const MAX_SLOTS: u32 = 4096;
 /// Agents of a fleet, the remembered lost ones included.
 pub const MAX_AGENTS: u32 = 20_000;
+/// Pools that one [`crate::Command::SetPools`] may name.
+pub const MAX_POOLS: usize = 64;
 /// Attempts a retry policy may allow.
 pub const MAX_ATTEMPTS: u32 = 1_000;
 /// Attempts kept with a task for reading, newest last.

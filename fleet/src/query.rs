@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 
+use crate::indexes::PoolMembers;
 use crate::limits::{MAX_PAGE, MAX_SCANNED};
 use crate::{
     Agent, AgentId, AgentState, Fleet, FleetConfig, Held, PoolView, Task, TaskId, TaskState, Totals, UnixMillis,
@@ -162,17 +163,18 @@ impl Fleet {
         counts
     }
 
-    /// The pools, by name.
+    /// The pools, by name; those whose size was set also while they have no agent.
     pub fn pools(&self) -> Vec<PoolView> {
         let pools = self.state.pools.iter();
-        let view = pools.filter_map(|(name, pool)| {
-            let members = self.indexes.pools.get(name)?;
-            Some(PoolView {
+        let empty = PoolMembers::default();
+        let view = pools.map(|(name, pool)| {
+            let members = self.indexes.pools.get(name).unwrap_or(&empty);
+            PoolView {
                 name: name.clone(),
                 live: members.live,
                 standby: members.standby.len() as u32,
                 desired: members.desired(pool.replicas, pool.standby),
-            })
+            }
         });
         view.collect()
     }

@@ -31,6 +31,11 @@ pub enum Reply {
     Done,
     /// Refused; nothing changed.
     Refused(Refusal),
+    /// The pools should be so from here on.
+    PoolsSet {
+        /// Of the fleet, after it.
+        revision: u64,
+    },
 }
 
 /// Why a completion did not count.

@@ -1,11 +1,9 @@
-//! The stays of agents in the fleet: joining, being lost, draining, leaving, and the pools that decide who waits as
-//! standby.
+//! The stays of agents in the fleet: joining, being lost, draining, leaving. Who of them waits as standby is in `pools`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{check_length, check_name, invalid};
-use crate::fleet::Pool;
 use crate::limits::{MAX_AGENTS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
 use crate::{
     Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, HeldState, LossReason, Refusal, Reply, SessionId,
@@ -79,16 +77,9 @@ impl Fleet {
         self.refill(before.as_deref(), after.as_deref(), effects);
     }
 
-    /// Sees to the pools that an agent came from and went to.
-    fn refill(&mut self, from: Option<&str>, to: Option<&str>, effects: &mut Vec<Effect>) {
-        self.drop_empty_pool(from);
-        self.fill(from, effects);
-        self.fill(to, effects);
-    }
-
     /// Takes what a join says about an agent that is known, and its word about the pool.
     fn describe(&mut self, id: AgentId, join: AgentJoin) {
-        let pool = self.shape_pool(&join);
+        let pool = self.note_pool(join.pool.as_ref());
         self.change_agent(id, |agent| {
             agent.role = join.role;
             agent.pool = pool;
@@ -99,13 +90,6 @@ impl Fleet {
             agent.pid = join.pid;
             agent.version = join.version;
         });
-    }
-
-    fn shape_pool(&mut self, join: &AgentJoin) -> Option<String> {
-        let shape = join.pool.as_ref()?;
-        let pool = Pool { replicas: shape.replicas, standby: shape.standby };
-        self.state.pools.insert(shape.name.clone(), pool);
-        Some(shape.name.clone())
     }
 
     fn join_new(&mut self, join: AgentJoin, effects: &mut Vec<Effect>) -> Reply {
@@ -271,38 +255,6 @@ impl Fleet {
     fn place_all(&mut self, tasks: Vec<u64>, effects: &mut Vec<Effect>) {
         for seq in tasks {
             self.place(seq, effects);
-        }
-    }
-
-    /// How many live agents the pool lacks. An agent without a pool is always wanted.
-    fn lacking(&self, pool: Option<&str>) -> u32 {
-        let Some(name) = pool else { return 1 };
-        let shape = self.state.pools.get(name);
-        let (Some(shape), Some(members)) = (shape, self.indexes.pools.get(name)) else {
-            return 0;
-        };
-        let desired = members.desired(shape.replicas, shape.standby);
-        desired.saturating_sub(members.live)
-    }
-
-    /// Activates standby agents, those with the lowest numbers first, for as long as the pool lacks live ones.
-    fn fill(&mut self, pool: Option<&str>, effects: &mut Vec<Effect>) {
-        let Some(name) = pool else { return };
-        while self.lacking(pool) > 0 {
-            let members = self.indexes.pools.get(name);
-            let Some(id) = members.and_then(|m| m.standby.first().copied()) else {
-                return;
-            };
-            self.change_agent(id, |agent| agent.state = AgentState::Live);
-            effects.push(Effect::StandbyActivated { agent: id });
-            self.pull(id, effects);
-        }
-    }
-
-    fn drop_empty_pool(&mut self, pool: Option<&str>) {
-        if let Some(name) = pool.filter(|name| self.indexes.pool_is_empty(name)) {
-            self.state.pools.remove(name);
-            self.indexes.pools.remove(name);
         }
     }
 

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, CodecError, Command, Completion, FLEET_VERSION, Failure, FailureKind, Fleet, FleetConfig, LossReason,
-    Outcome, Refusal, Reply, Role, SessionId, StaleReason, SubmitTask, TaskId, TaskState, decode_command, decode_reply,
-    encode_command, encode_reply, take_command,
+    Outcome, PoolShape, Refusal, Reply, Role, SessionId, StaleReason, SubmitTask, TaskId, TaskState, decode_command,
+    decode_reply, encode_command, encode_reply, take_command,
 };
 
 use crate::fixture::{Trial, pooled, retry, specialist, success, task, worker};
@@ -58,7 +58,12 @@ fn commands() -> Vec<Command> {
         Command::Tick,
         Command::Configure(FleetConfig::default()),
         Command::RaiseVersion(2),
+        Command::SetPools(vec![shape(Some(3), 1), PoolShape { name: "mail".to_owned(), ..shape(None, 0) }]),
     ]
+}
+
+fn shape(replicas: Option<u32>, standby: u32) -> PoolShape {
+    PoolShape { name: "data".to_owned(), replicas, standby }
 }
 
 fn replies() -> Vec<Reply> {
@@ -80,6 +85,7 @@ fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::TooManyAgents { limit: 9 }),
         Reply::Refused(Refusal::StaleSession),
         Reply::Refused(Refusal::Version { asked: 3, current: 1, known: 2 }),
+        Reply::PoolsSet { revision: 300 },
     ]
 }
 
@@ -109,6 +115,7 @@ fn busy() -> Trial {
     trial.complete(stay, first, 1, success());
     trial.cancel(TaskId(3));
     trial.lose(lost);
+    trial.set_pools(vec![shape(Some(1), 1)]);
     trial
 }
 
@@ -138,6 +145,37 @@ fn the_bytes_of_a_snapshot_are_what_they_always_were() {
     trial.submit(task(2));
     trial.complete(stay, id, 1, success());
     insta::assert_snapshot!(hex(&trial.fleet.encode()));
+}
+
+/// Set pools are in a format of their own, and the plain one holds without them, so that what was written before they were
+/// known can be read, and a program that does not know them says so.
+#[test]
+fn a_snapshot_with_set_pools_has_a_format_of_its_own() {
+    let mut trial = Trial::new();
+    assert_eq!(trial.fleet.encode()[0], 1);
+    trial.join(pooled("a", Some(1), 0));
+    let plain = trial.fleet.encode();
+    trial.set_pools(vec![shape(Some(2), 0), PoolShape { name: "mail".to_owned(), ..shape(Some(1), 0) }]);
+    let set = trial.fleet.encode();
+    assert_eq!(set[0], 2);
+    let mut restored = Fleet::decode(&set).expect("a fleet's own snapshot");
+    assert_eq!(restored.encode(), set);
+    assert_eq!(restored.pools(), trial.fleet.pools());
+    let join = Command::AgentJoined(pooled("b", Some(7), 0));
+    restored.apply(trial.now, join, &mut Vec::new());
+    assert_eq!(restored.pools()[0].desired, 2, "what was set still counts");
+
+    let mut without_names = plain.clone();
+    without_names[0] = 2;
+    without_names.push(0);
+    assert!(
+        matches!(Fleet::decode(&without_names), Err(CodecError::Inconsistent(_))),
+        "a second form of the same state"
+    );
+    let mut of_nobody = plain;
+    of_nobody[0] = 2;
+    of_nobody.extend([1, 1, b'x']);
+    assert!(matches!(Fleet::decode(&of_nobody), Err(CodecError::Inconsistent(_))));
 }
 
 #[test]

@@ -122,6 +122,13 @@ impl Trial {
         }
     }
 
+    pub fn set_pools(&mut self, shapes: Vec<PoolShape>) -> u64 {
+        match self.apply(Command::SetPools(shapes)) {
+            Reply::PoolsSet { revision } => revision,
+            other => panic!("not set: {other:?}"),
+        }
+    }
+
     pub fn lose(&mut self, stay: Stay) -> Reply {
         self.apply(Command::AgentLost { agent: stay.agent, session: stay.session, reason: LossReason::Silent })
     }

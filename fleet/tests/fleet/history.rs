@@ -38,6 +38,7 @@ pub enum Op {
     Tick,
     Configure(FleetConfig),
     Raise(u32),
+    SetPools(Vec<PoolShape>),
 }
 
 fn name_of(n: u8) -> String {
@@ -134,6 +135,13 @@ prop_compose! {
     }
 }
 
+/// At times with a name twice, which is refused, and with a pool that no agent joins.
+fn pools() -> impl Strategy<Value = Vec<PoolShape>> {
+    let shape = (0..3u8, prop::option::weighted(0.8, 0..5u32), 0..3u32);
+    let shape = shape.prop_map(|(n, replicas, standby)| PoolShape { name: format!("pool-{n}"), replicas, standby });
+    prop::collection::vec(shape, 0..3)
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let lie = prop::sample::select(vec![
         Lie::None,
@@ -158,6 +166,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => Just(Op::Tick),
         1 => configuration().prop_map(Op::Configure),
         1 => (0..3u32).prop_map(Op::Raise),
+        3 => pools().prop_map(Op::SetPools),
     ]
 }
 
@@ -186,6 +195,8 @@ pub struct History {
     fencing: BTreeMap<Option<u64>, u32>,
     finished: u64,
     accepted_results: u64,
+    /// What the newest accepted word on pools was.
+    set: Vec<PoolShape>,
 }
 
 impl History {
@@ -199,6 +210,7 @@ impl History {
             fencing: BTreeMap::new(),
             finished: 0,
             accepted_results: 0,
+            set: Vec::new(),
         }
     }
 
@@ -221,6 +233,7 @@ impl History {
                 assert_eq!(effects.len(), usize::from(current.is_some()));
             }
             Command::Complete(completion) => self.complete(completion.clone()),
+            Command::SetPools(shapes) => self.set_pools(shapes.clone()),
             _ => {
                 self.apply(command);
             }
@@ -258,6 +271,29 @@ impl History {
         }
     }
 
+    /// The named pools are there, with the number of agents they should have. Nobody goes to standby or stops working.
+    fn set_pools(&mut self, shapes: Vec<PoolShape>) {
+        let idle = |fleet: &Fleet| -> Vec<AgentId> {
+            fleet.agents().filter(|a| a.state != AgentState::Live).map(|a| a.id).collect()
+        };
+        let before = idle(&self.fleet);
+        if PoolShape::check_all(&shapes).is_ok() {
+            self.set.clone_from(&shapes);
+        }
+        let (reply, _) = self.apply(Command::SetPools(shapes.clone()));
+        if let Reply::Refused(_) = reply {
+            return;
+        }
+        assert_eq!(reply, Reply::PoolsSet { revision: self.fleet.revision() });
+        assert!(idle(&self.fleet).iter().all(|id| before.contains(id)), "a live agent was stopped");
+        let pools = self.fleet.pools();
+        for shape in &shapes {
+            let found = pools.iter().find(|pool| pool.name == shape.name);
+            let desired = found.map(|pool| pool.desired);
+            assert!(desired.is_some() && shape.replicas.is_none_or(|n| desired == Some(n)), "{shape:?}: {found:?}");
+        }
+    }
+
     fn resolve(&self, op: &Op) -> Command {
         let agents: Vec<_> = self.fleet.agents().map(|a| (a.id, a.session)).collect();
         let pick = |n: u16| match agents.is_empty() {
@@ -286,6 +322,7 @@ impl History {
             Op::Tick => Command::Tick,
             Op::Configure(config) => Command::Configure(config.clone()),
             Op::Raise(version) => Command::RaiseVersion(*version),
+            Op::SetPools(shapes) => Command::SetPools(shapes.clone()),
         }
     }
 
@@ -327,6 +364,7 @@ impl History {
         }
         self.check_effects(effects);
         self.check_tasks(revision);
+        self.check_pools();
         let totals = self.fleet.totals();
         let finals = totals.succeeded + totals.failed + totals.cancelled + totals.dead_lettered;
         assert_eq!(finals, self.finished, "each final state is told once");
@@ -334,6 +372,15 @@ impl History {
         let agents: Vec<u64> = self.fleet.changed_agents_since(0).map(|a| a.revision).collect();
         assert!(agents.is_sorted_by(|a, b| a < b));
         assert_eq!(agents.len(), self.fleet.agents().count());
+    }
+
+    /// What was set stays, whatever agents say when they join, and however few there are.
+    fn check_pools(&self) {
+        let pools = self.fleet.pools();
+        for shape in self.set.iter().filter(|shape| shape.replicas.is_some()) {
+            let found = pools.iter().find(|pool| pool.name == shape.name);
+            assert_eq!(found.map(|pool| pool.desired), shape.replicas, "{shape:?}");
+        }
     }
 
     fn check_effects(&mut self, effects: &[Effect]) {

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use robeing_fleet::limits::*;
 use robeing_fleet::{
-    AgentJoin, Command, FailureKind, FleetConfig, Outcome, Refusal, Reply, RetryPolicy, SubmitTask, TaskState, Weights,
+    AgentJoin, Command, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, SubmitTask,
+    TaskState, Weights,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -97,6 +98,28 @@ fn joins_are_held_to_their_limits() {
     assert_eq!(worker(&text(MAX_NAME_BYTES)).check(), Ok(()));
     assert!(worker(&text(MAX_NAME_BYTES + 1)).check().is_err());
     assert!(worker("").check().is_err());
+}
+
+#[test]
+fn set_pools_are_held_to_their_limits() {
+    let shape = |n: usize| PoolShape { name: format!("p{n}"), replicas: Some(MAX_AGENTS), standby: MAX_AGENTS };
+    let shapes = |count: usize| (0..count).map(shape).collect::<Vec<_>>();
+    assert_eq!(PoolShape::check_all(&shapes(MAX_POOLS)), Ok(()));
+    assert!(PoolShape::check_all(&shapes(MAX_POOLS + 1)).is_err());
+    assert!(PoolShape::check_all(&[shape(1), shape(1)]).is_err(), "each name once");
+    let one = |change: fn(&mut PoolShape)| {
+        let mut one = shape(1);
+        change(&mut one);
+        PoolShape::check_all(&[one])
+    };
+    assert!(one(|s| s.replicas = Some(MAX_AGENTS + 1)).is_err());
+    assert!(one(|s| s.standby = MAX_AGENTS + 1).is_err());
+    assert!(one(|s| s.name = text(MAX_NAME_BYTES)).is_ok());
+    assert!(one(|s| s.name = text(MAX_NAME_BYTES + 1)).is_err());
+    assert!(one(|s| s.name.clear()).is_err());
+    let mut trial = Trial::new();
+    assert!(matches!(trial.apply(Command::SetPools(shapes(MAX_POOLS + 1))), Reply::Refused(_)));
+    assert_eq!(trial.fleet.pools(), []);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod histories;
 mod history;
 mod limits;
 mod naive;
+mod pools;
 mod queries;
 mod scheduling;
 mod sessions;

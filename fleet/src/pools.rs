@@ -1,0 +1,119 @@
+//! Pools: how many agents of each should work, and who waits as standby.
+//!
+//! How large a pool should be is said by the agents that join it, until whoever runs the fleet says it; then that word alone
+//! counts. Nobody is sent back to standby: which agents of a pool that shrank go is not decided here.
+
+use std::collections::BTreeSet;
+
+use crate::config::{check_name, invalid};
+use crate::fleet::Pool;
+use crate::limits::{MAX_AGENTS, MAX_POOLS};
+use crate::{AgentState, Effect, Fleet, PoolShape, Refusal, Reply};
+
+impl PoolShape {
+    /// Refuses a shape that is out of its bounds, as it may be set.
+    fn check(&self) -> Result<(), Refusal> {
+        check_name("pools.name", &self.name)?;
+        for (field, value) in [("replicas", self.replicas.unwrap_or(0)), ("standby", self.standby)] {
+            if value > MAX_AGENTS {
+                let problem = format!("is {value} for pool {:?}, the most is {MAX_AGENTS}", self.name);
+                return Err(invalid(&format!("pools.{field}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses shapes that can't be set together: too many, one of them out of its bounds, or two of one name.
+    pub fn check_all(shapes: &[PoolShape]) -> Result<(), Refusal> {
+        if shapes.len() > MAX_POOLS {
+            return Err(invalid("pools", format!("has {} entries, the most is {MAX_POOLS}", shapes.len())));
+        }
+        let mut names = BTreeSet::new();
+        for shape in shapes {
+            shape.check()?;
+            if !names.insert(&shape.name) {
+                return Err(invalid("pools.name", format!("{:?} is there twice", shape.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fleet {
+    /// Takes the word of whoever runs the fleet.
+    pub(crate) fn set_pools(&mut self, shapes: Vec<PoolShape>, effects: &mut Vec<Effect>) -> Reply {
+        if let Err(refusal) = PoolShape::check_all(&shapes) {
+            return Reply::Refused(refusal);
+        }
+        let before = self.state.pools.clone();
+        for pool in self.state.pools.values_mut() {
+            pool.set = false;
+        }
+        let names: Vec<String> = shapes.iter().map(|shape| shape.name.clone()).collect();
+        for PoolShape { name, replicas, standby } in shapes {
+            self.state.pools.insert(name, Pool { replicas, standby, set: true });
+        }
+        for name in before.keys() {
+            self.drop_empty_pool(Some(name));
+        }
+        if self.state.pools != before {
+            self.next_revision();
+        }
+        for name in &names {
+            self.fill(Some(name), effects);
+        }
+        Reply::PoolsSet { revision: self.revision() }
+    }
+
+    /// What a join says about its pool, as far as it counts: the pool's name.
+    pub(crate) fn note_pool(&mut self, shape: Option<&PoolShape>) -> Option<String> {
+        let PoolShape { name, replicas, standby } = shape?;
+        let pool = Pool { replicas: *replicas, standby: *standby, set: false };
+        let known = self.state.pools.entry(name.clone()).or_insert(pool);
+        if !known.set {
+            *known = pool;
+        }
+        Some(name.clone())
+    }
+
+    /// Sees to the pools that an agent came from and went to.
+    pub(crate) fn refill(&mut self, from: Option<&str>, to: Option<&str>, effects: &mut Vec<Effect>) {
+        self.drop_empty_pool(from);
+        self.fill(from, effects);
+        self.fill(to, effects);
+    }
+
+    /// How many live agents the pool lacks. An agent without a pool is always wanted.
+    pub(crate) fn lacking(&self, pool: Option<&str>) -> u32 {
+        let Some(name) = pool else { return 1 };
+        let shape = self.state.pools.get(name);
+        let (Some(shape), Some(members)) = (shape, self.indexes.pools.get(name)) else {
+            return 0;
+        };
+        let desired = members.desired(shape.replicas, shape.standby);
+        desired.saturating_sub(members.live)
+    }
+
+    /// Activates standby agents, those with the lowest numbers first, for as long as the pool lacks live ones.
+    pub(crate) fn fill(&mut self, pool: Option<&str>, effects: &mut Vec<Effect>) {
+        let Some(name) = pool else { return };
+        while self.lacking(pool) > 0 {
+            let members = self.indexes.pools.get(name);
+            let Some(id) = members.and_then(|m| m.standby.first().copied()) else {
+                return;
+            };
+            self.change_agent(id, |agent| agent.state = AgentState::Live);
+            effects.push(Effect::StandbyActivated { agent: id });
+            self.pull(id, effects);
+        }
+    }
+
+    /// Forgets a pool that has no member any more, unless its size is set.
+    pub(crate) fn drop_empty_pool(&mut self, pool: Option<&str>) {
+        let Some(name) = pool.filter(|name| self.indexes.pool_is_empty(name)) else { return };
+        self.indexes.pools.remove(name);
+        if self.state.pools.get(name).is_some_and(|pool| !pool.set) {
+            self.state.pools.remove(name);
+        }
+    }
+}
