@@ -1,0 +1,274 @@
+//! Brings the API server's objects to the desired ones: server-side apply under one field manager, and deletion of what is
+//! ours and no longer desired. What to call is a pure decision; an object that is as the last apply left it is not touched.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::{build::Desired, names, observe::Live};
+
+/// For how long after an apply the watch cache may still show what was before.
+pub const CACHE_LAG: Duration = Duration::from_secs(5);
+/// An annotation that the Deployment controller counts up; it says nothing about the desired state.
+const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
+
+/// The operator's parameters of a server-side apply. Conflicts are decided for the operator: what it says, it owns.
+pub fn field_manager() -> PatchParams {
+    PatchParams::apply(names::OPERATOR).force()
+}
+
+/// What this process did to an object last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    desired: u64,
+    before: Option<u64>,
+    after: u64,
+    at: Instant,
+}
+
+/// What this process did to a cluster's objects, by kind and name.
+pub type Records = BTreeMap<(String, String), Record>;
+
+/// What to do about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is as the last apply left it.
+    Leave,
+    /// It was applied so lately that the cache does not show it yet.
+    Await,
+    /// Apply it.
+    Apply,
+    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take.
+    Look,
+    /// It belongs to somebody else.
+    Foreign,
+}
+
+/// What to do about an object of which `live` is in the cache. `owner` is the uid of the cluster.
+pub fn judge(
+    desired: &DynamicObject,
+    live: Option<&DynamicObject>,
+    record: Option<&Record>,
+    owner: &str,
+    now: Instant,
+) -> Verdict {
+    let same_wish = record.filter(|record| record.desired == fingerprint(desired));
+    let lagging = |record: &&Record| now.duration_since(record.at) < CACHE_LAG;
+    let Some(live) = live else {
+        return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
+    };
+    if !is_owned(live, owner) {
+        return Verdict::Foreign;
+    }
+    let seen = fingerprint(live);
+    match same_wish {
+        Some(record) if record.after == seen => Verdict::Leave,
+        Some(record) if record.before == Some(seen) && lagging(&record) => Verdict::Await,
+        _ => Verdict::Apply,
+    }
+}
+
+/// Whether the cluster with this uid controls an object.
+pub fn is_owned(object: &DynamicObject, owner: &str) -> bool {
+    object.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
+}
+
+/// A number that changes when anything about an object does that an apply could set.
+pub fn fingerprint(object: &DynamicObject) -> u64 {
+    let mut annotations = object.annotations().clone();
+    annotations.remove(DEPLOYMENT_REVISION);
+    let mut data = object.data.clone();
+    if let Some(fields) = data.as_object_mut() {
+        fields.remove("status");
+    }
+    let meta = &object.metadata;
+    let text = json!([meta.labels, annotations, meta.owner_references, meta.deletion_timestamp, data]).to_string();
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What could not be applied or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An object of the name belongs to somebody else.
+    #[error(
+        "{kind} {name} exists and does not belong to this RobeingCluster; rename the cluster or the pool, or delete the {kind}"
+    )]
+    Foreign {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// The API server refused it.
+    #[error("the API server refused to {verb} {kind} {name}: {message}")]
+    Refused {
+        /// What was asked.
+        verb: &'static str,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The API server's words.
+        message: String,
+    },
+    /// The API server did not answer.
+    #[error("the API server did not answer when asked to {verb} {kind} {name}: {source}")]
+    Unreachable {
+        /// What was asked.
+        verb: &'static str,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    /// Whether nothing else needs to be tried now.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    pub(crate) fn of(verb: &'static str, kind: &str, name: &str, error: kube::Error) -> Self {
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        match error {
+            kube::Error::Api(status) => Self::Refused { verb, kind, name, message: status.message.clone() },
+            source => Self::Unreachable { verb, kind, name, source: Box::new(source) },
+        }
+    }
+}
+
+/// Whether the API server says that there is no such object, or another one of its name.
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if is(status, 404) || is(status, 409))
+}
+
+fn is(status: &kube::core::Status, code: u16) -> bool {
+    status.code == code
+}
+
+/// What came of applying.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What failed.
+    pub errors: Vec<Error>,
+    /// Something was changed now, or so lately that the cache does not show it yet.
+    pub changing: bool,
+}
+
+/// Applies the desired objects and deletes the orphans. One failure keeps nothing else from being applied, unless the API
+/// server is gone.
+pub async fn apply(
+    client: &Client,
+    namespace: &str,
+    owner: &str,
+    desired: &[Desired],
+    live: &[Live],
+    records: &mut Records,
+) -> Applied {
+    let mut applied = Applied::default();
+    for wish in desired {
+        match apply_one(client, namespace, owner, wish, live, records).await {
+            Ok(changing) => applied.changing |= changing,
+            Err(error) => {
+                let unreachable = error.is_unreachable();
+                applied.errors.push(error);
+                if unreachable {
+                    return applied;
+                }
+            }
+        }
+    }
+    let wanted: HashSet<(&str, &str)> = desired.iter().map(|wish| (wish.kind.kind.as_str(), wish.name())).collect();
+    for orphan in live.iter().filter(|live| !wanted.contains(&(live.kind.as_str(), &live.object.name_any()))) {
+        let object = &orphan.object;
+        if object.metadata.deletion_timestamp.is_some() || !is_owned(object, owner) {
+            continue;
+        }
+        records.remove(&(orphan.kind.clone(), object.name_any()));
+        applied.changing = true;
+        if let Err(error) = delete(client, namespace, orphan).await {
+            applied.errors.push(error);
+        }
+    }
+    applied
+}
+
+/// Whether the object was changed, now or very lately.
+async fn apply_one(
+    client: &Client,
+    namespace: &str,
+    owner: &str,
+    wish: &Desired,
+    live: &[Live],
+    records: &mut Records,
+) -> Result<bool, Error> {
+    let (kind, name) = (&wish.kind.kind, wish.name());
+    let key = (kind.clone(), name.to_owned());
+    let live = live.iter().find(|live| live.kind == *kind && live.object.name_any() == name);
+    let live = live.map(|live| live.object.as_ref());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
+    let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
+    match judge(&wish.object, live, records.get(&key), owner, Instant::now()) {
+        Verdict::Leave => return Ok(false),
+        Verdict::Await => return Ok(true),
+        Verdict::Foreign => return Err(foreign()),
+        Verdict::Apply => {}
+        Verdict::Look => {
+            let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
+            if found.is_some_and(|found| !is_owned(&found, owner)) {
+                return Err(foreign());
+            }
+        }
+    }
+    let applied = api.patch(name, &field_manager(), &Patch::Apply(&wish.object)).await;
+    let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
+    tracing::info!(kind, name, "applied");
+    let record = Record {
+        desired: fingerprint(&wish.object),
+        before: live.map(fingerprint),
+        after: fingerprint(&applied),
+        at: Instant::now(),
+    };
+    records.insert(key, record);
+    Ok(true)
+}
+
+async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {
+    let name = orphan.object.name_any();
+    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| resource.kind == orphan.kind)
+    else {
+        return Ok(());
+    };
+    tracing::info!(kind = orphan.kind, name, "deleting what is no longer desired");
+    delete_exactly(client, namespace, &resource, &name, orphan.object.uid()).await
+}
+
+/// Deletes the object of that name if it is still the one that was seen.
+pub async fn delete_exactly(
+    client: &Client,
+    namespace: &str,
+    resource: &ApiResource,
+    name: &str,
+    uid: Option<String>,
+) -> Result<(), Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
+    let only = Preconditions { uid, resource_version: None };
+    match api.delete(name, &DeleteParams::background().preconditions(only)).await {
+        Err(error) if !is_gone(&error) => Err(Error::of("delete", &resource.kind, name, error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,86 @@
+//! Who may do what: ServiceAccounts without a token, and who may connect to whom.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        core::v1::ServiceAccount,
+        networking::v1::{
+            NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+        },
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+use super::metadata;
+use crate::{
+    names::{self, Component, GRPC_PORT, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME, METRICS_PORT},
+    validate::{Fleet, FleetPool},
+};
+
+/// The label that every namespace has, with its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+pub(super) fn coordinators_account(fleet: &Fleet) -> ServiceAccount {
+    account(fleet, names::coordinators(&fleet.name))
+}
+
+pub(super) fn pool_account(fleet: &Fleet, pool: &FleetPool) -> ServiceAccount {
+    account(fleet, names::pool(&fleet.name, &pool.name))
+}
+
+/// Neither coordinators nor agents talk to the API server.
+fn account(fleet: &Fleet, name: String) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(fleet, name),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+/// Coordinators take calls from the cluster's namespace, where agents and users are, and from the operator.
+pub(super) fn coordinators_policy(fleet: &Fleet) -> NetworkPolicy {
+    let operator = LabelSelector {
+        match_labels: Some(BTreeMap::from([(NAMESPACE_NAME.to_owned(), fleet.operator_namespace.clone())])),
+        ..LabelSelector::default()
+    };
+    let from = vec![
+        NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() },
+        NetworkPolicyPeer { namespace_selector: Some(operator), ..NetworkPolicyPeer::default() },
+    ];
+    policy(fleet, names::coordinators(&fleet.name), Component::Coordinator, from)
+}
+
+/// Agents are called by their coordinators alone, which probe whether a process is gone.
+pub(super) fn agents_policy(fleet: &Fleet) -> NetworkPolicy {
+    let coordinators = component(fleet, Component::Coordinator);
+    let from = vec![NetworkPolicyPeer { pod_selector: Some(coordinators), ..NetworkPolicyPeer::default() }];
+    policy(fleet, names::agents(&fleet.name), Component::Agent, from)
+}
+
+fn component(fleet: &Fleet, component: Component) -> LabelSelector {
+    let pairs = [(LABEL_NAME, names::APP), (LABEL_INSTANCE, &fleet.name), (LABEL_COMPONENT, component.label())];
+    let labels = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
+fn policy(fleet: &Fleet, name: String, of: Component, from: Vec<NetworkPolicyPeer>) -> NetworkPolicy {
+    let rule = |number: i32, from: Option<Vec<NetworkPolicyPeer>>| NetworkPolicyIngressRule {
+        from,
+        ports: Some(vec![NetworkPolicyPort {
+            port: Some(IntOrString::Int(number)),
+            protocol: Some("TCP".into()),
+            end_port: None,
+        }]),
+    };
+    NetworkPolicy {
+        metadata: metadata(fleet, name),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(component(fleet, of)),
+            policy_types: Some(vec!["Ingress".into()]),
+            // Metrics say nothing secret, and who scrapes them is not known here.
+            ingress: Some(vec![rule(GRPC_PORT, Some(from)), rule(METRICS_PORT, None)]),
+            egress: None,
+        }),
+    }
+}

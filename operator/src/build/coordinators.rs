@@ -1,0 +1,177 @@
+//! The coordinators: their StatefulSet and the budget of its disruptions.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
+        core::v1::{
+            Container, EmptyDirVolumeSource, EnvVar, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec,
+            PodTemplateSpec, Volume, VolumeMount, VolumeResourceRequirements,
+        },
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use robeing_crds::Storage;
+
+use super::{
+    metadata,
+    pod::{self, env},
+};
+use crate::{
+    names::{self, Component, DATA_DIRECTORY, DATA_VOLUME},
+    validate::Fleet,
+};
+
+/// Said where coordinators have no storage.
+pub const EPHEMERAL_WARNING: &str = "The coordinators have no storage: each keeps its log in its pod and loses it with the pod, \
+     and tasks are lost when a majority is. Make the cluster with spec.coordinators.storage to keep them.";
+/// Fewest coordinators of which one may be evicted while the others go on.
+const BUDGETED: u32 = 3;
+const GRACE_SECONDS: i64 = 30;
+
+/// The members of the first membership, `name=host:port,...`.
+pub fn first_membership(fleet: &Fleet) -> String {
+    let member = |ordinal| {
+        let address = names::coordinator_address(&fleet.name, &fleet.namespace, ordinal);
+        format!("{}={address}", names::coordinator(&fleet.name, ordinal))
+    };
+    (0..fleet.coordinators).map(member).collect::<Vec<_>>().join(",")
+}
+
+/// All start at once, because they wait for each other; and none is replaced by the StatefulSet controller, because it does
+/// not know who leads and who has a vote.
+pub(super) fn stateful_set(fleet: &Fleet, replicas: u32) -> StatefulSet {
+    let name = names::coordinators(&fleet.name);
+    let mut metadata = metadata(fleet, name.clone());
+    metadata.labels = Some(names::component_labels(&fleet.name, Component::Coordinator, None));
+    if fleet.image_is_default {
+        metadata.annotations = Some([(names::ANNOTATION_DEFAULT_IMAGE.to_owned(), fleet.image.clone())].into());
+    }
+    let keep = || Some("Retain".to_owned());
+    StatefulSet {
+        metadata,
+        spec: Some(StatefulSetSpec {
+            replicas: i32::try_from(replicas).ok(),
+            service_name: Some(name),
+            pod_management_policy: Some("Parallel".into()),
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),
+            revision_history_limit: Some(5),
+            selector: LabelSelector {
+                match_labels: Some(names::selector(&fleet.name, Component::Coordinator, None)),
+                ..LabelSelector::default()
+            },
+            template: template(fleet),
+            volume_claim_templates: fleet.storage.as_ref().map(|storage| vec![claim(storage)]),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: keep(),
+                when_scaled: keep(),
+            }),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn template(fleet: &Fleet) -> PodTemplateSpec {
+    let empty =
+        Volume { name: DATA_VOLUME.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::component_labels(&fleet.name, Component::Coordinator, None)),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            containers: vec![container(fleet)],
+            service_account_name: Some(names::coordinators(&fleet.name)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            security_context: Some(pod::pod_security()),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            topology_spread_constraints: Some(pod::spread(
+                names::selector(&fleet.name, Component::Coordinator, None),
+                None,
+            )),
+            volumes: fleet.storage.is_none().then(|| vec![empty]),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(fleet: &Fleet) -> Container {
+    let mut container = Container {
+        name: "coordinator".into(),
+        image: Some(fleet.image.clone()),
+        command: Some(vec![names::AGENT_PROGRAM.into()]),
+        env: Some(environment(fleet)),
+        resources: fleet.resources.clone(),
+        security_context: Some(pod::container_security(None, true)),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        volume_mounts: Some(vec![VolumeMount {
+            name: DATA_VOLUME.into(),
+            mount_path: DATA_DIRECTORY.into(),
+            ..VolumeMount::default()
+        }]),
+        ..Container::default()
+    };
+    pod::observed(&mut container);
+    container
+}
+
+fn environment(fleet: &Fleet) -> Vec<EnvVar> {
+    let name = names::coordinators(&fleet.name);
+    let advertise = format!("$(ROBEING_NAME).{name}.{}.svc:{}", fleet.namespace, names::GRPC_PORT);
+    let weights = &fleet.weights;
+    let points =
+        [("specialization", weights.specialization), ("load", weights.load), ("performance", weights.performance)];
+    let weights: Vec<String> = points.iter().map(|(term, points)| format!("{term}={points}")).collect();
+    let mut environment = pod::identity("COORDINATOR", &fleet.name);
+    environment.extend([
+        env("ROBEING_ADVERTISE", advertise),
+        env("ROBEING_DATA", DATA_DIRECTORY),
+        pod::env_from_config("ROBEING_INITIAL_COORDINATORS", name, names::INITIAL_COORDINATORS),
+        env("ROBEING_HEARTBEAT_INTERVAL", fleet.recovery.heartbeat_interval.to_string()),
+        env("ROBEING_SESSION_TIMEOUT", fleet.recovery.session_timeout.to_string()),
+        env("ROBEING_MAX_ATTEMPTS", fleet.recovery.max_attempts.to_string()),
+        env("ROBEING_WEIGHTS", weights.join(",")),
+    ]);
+    environment
+}
+
+fn claim(storage: &Storage) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta { name: Some(DATA_VOLUME.into()), ..ObjectMeta::default() },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            storage_class_name: storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), storage.size.clone())].into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// A budget for one coordinator or two could never let a node be drained, so there is none.
+pub(super) fn disruption_budget(fleet: &Fleet) -> Option<PodDisruptionBudget> {
+    (fleet.coordinators >= BUDGETED).then(|| PodDisruptionBudget {
+        metadata: metadata(fleet, names::coordinators(&fleet.name)),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(LabelSelector {
+                match_labels: Some(names::selector(&fleet.name, Component::Coordinator, None)),
+                ..LabelSelector::default()
+            }),
+            // A pod that is not ready has no vote to lose; it must not keep its node from being drained.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    })
+}

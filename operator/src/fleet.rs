@@ -1,0 +1,153 @@
+//! Calls to a cluster's coordinators. Every call has a deadline; which coordinator is asked is decided here, what is asked
+//! elsewhere. Connections are kept from one look to the next.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use robeing_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{self, admin_client::AdminClient, fleet_client::FleetClient},
+};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// How long a coordinator may take to answer a question.
+pub const QUESTION_DEADLINE: Duration = Duration::from_millis(1_500);
+/// How long a change of the members may take: a new one learns the whole log first.
+pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(45);
+/// How long setting pools or handing over may take.
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What the coordinators say of the fleet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// Of a leader that a majority just confirmed.
+    pub status: v1::FleetStatus,
+    /// The agents, the lost ones that are still remembered included.
+    pub agents: Vec<v1::Agent>,
+    /// The coordinator that answered, host:port; asked first next time.
+    pub from: String,
+}
+
+/// A call came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is nobody to ask.
+    #[error("no coordinator's pod has an address yet")]
+    NoAddress,
+    /// An answer that is no.
+    #[error("{method} at {address}: {message} ({code:?})")]
+    Refused {
+        /// Of the API.
+        method: &'static str,
+        /// host:port.
+        address: String,
+        /// gRPC's.
+        code: Code,
+        /// The coordinator's words.
+        message: String,
+    },
+}
+
+/// The connections to all clusters' coordinators.
+#[derive(Debug, Default)]
+pub struct Coordinators {
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl Coordinators {
+    /// Asks for the fleet's state: the first address, then all others at once. Any coordinator answers for the leader, and
+    /// none does while a majority is not to be had.
+    pub async fn ask(&self, addresses: &[String]) -> Result<Answer, Error> {
+        let (first, others) = addresses.split_first().ok_or(Error::NoAddress)?;
+        let mut failure = match self.ask_one(first).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let mut asked: FuturesUnordered<_> = others.iter().map(|address| self.ask_one(address)).collect();
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn ask_one(&self, address: &str) -> Result<Answer, Error> {
+        let channel = self.channel(address)?;
+        let mut client = FleetClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let status = client.get_status(within(QUESTION_DEADLINE, v1::GetStatusRequest::default())).await;
+        let status = status.map_err(|status| refused("GetStatus", address, &status))?.into_inner();
+        if status.leader.is_empty() {
+            return Err(refused("GetStatus", address, &Status::unavailable("no coordinator leads")));
+        }
+        let request = v1::ListAgentsRequest { include_lost: true, consistency: v1::Consistency::Linearizable.into() };
+        let agents = client.list_agents(within(QUESTION_DEADLINE, request)).await;
+        let agents = agents.map_err(|status| refused("ListAgents", address, &status))?.into_inner().agents;
+        Ok(Answer { status, agents, from: address.to_owned() })
+    }
+
+    /// Says how many agents the pools should have.
+    pub async fn set_pools(&self, address: &str, pools: Vec<v1::PoolSize>) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, v1::SetPoolsRequest { pools });
+        let answer = AdminClient::new(self.channel(address)?).set_pools(request).await;
+        answer.map(drop).map_err(|status| refused("SetPools", address, &status))
+    }
+
+    /// Gives a coordinator a vote.
+    pub async fn add(&self, address: &str, name: String, of: String) -> Result<(), Error> {
+        let request = within(MEMBERSHIP_DEADLINE, v1::AddCoordinatorRequest { name, address: of });
+        let answer = AdminClient::new(self.channel(address)?).add_coordinator(request).await;
+        answer.map(drop).map_err(|status| refused("AddCoordinator", address, &status))
+    }
+
+    /// Takes a coordinator's vote.
+    pub async fn remove(&self, address: &str, name: String) -> Result<(), Error> {
+        let request = within(MEMBERSHIP_DEADLINE, v1::RemoveCoordinatorRequest { name });
+        let answer = AdminClient::new(self.channel(address)?).remove_coordinator(request).await;
+        answer.map(drop).map_err(|status| refused("RemoveCoordinator", address, &status))
+    }
+
+    /// Lets another voter lead.
+    pub async fn transfer(&self, address: &str, to: String) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, v1::TransferLeadershipRequest { to });
+        let answer = AdminClient::new(self.channel(address)?).transfer_leadership(request).await;
+        answer.map(drop).map_err(|status| refused("TransferLeadership", address, &status))
+    }
+
+    /// Closes the connections to all but these addresses.
+    pub fn keep_only(&self, addresses: &HashSet<String>) {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).retain(|address, _| addresses.contains(address));
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Error> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| refused("connect", address, &Status::invalid_argument(error.to_string())))?;
+        let channel = endpoint.connect_timeout(CONNECT_DEADLINE).tcp_nodelay(true).connect_lazy();
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
+/// The deadline holds here, too, and not only where the call arrives.
+fn within<T>(deadline: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+fn refused(method: &'static str, address: &str, status: &Status) -> Error {
+    Error::Refused { method, address: address.to_owned(), code: status.code(), message: status.message().to_owned() }
+}

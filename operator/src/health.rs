@@ -1,0 +1,196 @@
+//! What is wrong with a pod, in words. Pure: a pod's own status says it.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStatus, Pod},
+    jiff::Timestamp,
+};
+use kube::ResourceExt;
+
+use crate::observe::NODE_GONE_AFTER;
+
+/// For how long after a restart a container that was restarted more than once still counts as failing.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// Longest part of a container's last words that is repeated, characters.
+const MAX_WORDS: usize = 300;
+
+/// What kind of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Its container ends again and again.
+    CrashLooping,
+    /// Its image can't be had.
+    ImagePull,
+    /// Its container can't be made.
+    ContainerConfig,
+    /// No node takes it.
+    Unschedulable,
+    /// Its node does not answer.
+    NodeGone,
+}
+
+impl Kind {
+    /// For a condition.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::CrashLooping => "CrashLooping",
+            Self::ImagePull => "ImagePullFailed",
+            Self::ContainerConfig => "ContainerConfigWrong",
+            Self::Unschedulable => "Unschedulable",
+            Self::NodeGone => "NodeGone",
+        }
+    }
+}
+
+/// What is wrong with a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its name.
+    pub pod: String,
+    /// Of what kind.
+    pub kind: Kind,
+    /// The container, where it is one's.
+    pub container: Option<String>,
+    /// In words.
+    pub words: String,
+}
+
+impl Failure {
+    /// As a part of a sentence.
+    pub fn text(&self) -> String {
+        match &self.container {
+            Some(container) => format!("container {container:?} of pod {}: {}", self.pod, self.words),
+            None => format!("pod {}: {}", self.pod, self.words),
+        }
+    }
+
+    /// Whether another template may help: not where a node is missing.
+    pub fn at_fault(&self) -> bool {
+        self.kind != Kind::NodeGone
+    }
+}
+
+/// Whether a pod is ready.
+pub fn ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
+}
+
+/// Whether its first container has run in this pod.
+pub fn has_run(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut states = statuses.flat_map(|status| [&status.state, &status.last_state]).flatten();
+    states.any(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+fn condition<'a>(pod: &'a Pod, of: &str) -> Option<(&'a str, Option<&'a str>)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == of)?;
+    Some((&found.status, found.message.as_deref()))
+}
+
+/// What is wrong with a pod, if something is.
+pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
+    let of = |kind, container: Option<&str>, words: String| {
+        Some(Failure { pod: pod.name_any(), kind, container: container.map(ToOwned::to_owned), words })
+    };
+    if let Some(deleted) = &pod.metadata.deletion_timestamp {
+        // The timestamp is when its grace period ends.
+        let overdue = now.duration_since(deleted.0);
+        return (overdue.unsigned_abs() > NODE_GONE_AFTER && overdue.is_positive())
+            .then(|| of(Kind::NodeGone, None, node_gone(pod)))?;
+    }
+    for status in statuses(pod) {
+        if let Some((kind, words)) = container_failure(status, now) {
+            return of(kind, Some(&status.name), words);
+        }
+    }
+    match condition(pod, "PodScheduled") {
+        Some(("False", message)) => of(Kind::Unschedulable, None, unschedulable(pod, message)),
+        _ => None,
+    }
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let statuses = pod.status.iter();
+    statuses.flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    })
+}
+
+fn node_gone(pod: &Pod) -> String {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("it was on");
+    let disks = claims(pod);
+    let disk = if disks.is_empty() {
+        String::new()
+    } else {
+        format!(" Its disk is PersistentVolumeClaim {}; delete that too if it is lost with the node.", disks.join(", "))
+    };
+    format!(
+        "node {node} does not confirm its end. If the node will not come back, delete the Node object, or the pod with \
+         --force.{disk}"
+    )
+}
+
+fn unschedulable(pod: &Pod, message: Option<&str>) -> String {
+    let message = message.unwrap_or("no node takes it");
+    match &claims(pod)[..] {
+        [] => message.to_owned(),
+        disks => format!("{message} (its disk is PersistentVolumeClaim {})", disks.join(", ")),
+    }
+}
+
+fn claims(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
+}
+
+fn container_failure(status: &ContainerStatus, now: Timestamp) -> Option<(Kind, String)> {
+    let state = status.state.as_ref()?;
+    let last = status.last_state.as_ref();
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.as_deref().unwrap_or_default();
+        let message = waiting.message.as_deref().unwrap_or(reason);
+        return match reason {
+            "CrashLoopBackOff" => Some((Kind::CrashLooping, crash(status, last))),
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+                Some((Kind::ImagePull, format!("image {:?}: {}", status.image, shorten(message))))
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                Some((Kind::ContainerConfig, shorten(message)))
+            }
+            _ => None,
+        };
+    }
+    if status.restart_count < 2 {
+        return None;
+    }
+    if let Some(running) = &state.running {
+        let since = running.started_at.as_ref().map(|at| now.duration_since(at.0));
+        return since
+            .is_some_and(|since| since.unsigned_abs() < STABLE_AFTER)
+            .then(|| (Kind::CrashLooping, crash(status, last)));
+    }
+    state.terminated.is_some().then(|| (Kind::CrashLooping, crash(status, Some(state))))
+}
+
+fn crash(status: &ContainerStatus, ended: Option<&ContainerState>) -> String {
+    let restarts = format!("it ended {} times", status.restart_count);
+    let Some(ended) = ended.and_then(|state| state.terminated.as_ref()) else { return restarts };
+    let reason = ended.reason.as_deref().unwrap_or("Error");
+    let signal = ended.signal.filter(|signal| *signal != 0).map(|signal| format!(", signal {signal}"));
+    let how = format!("last with exit code {}{} ({reason})", ended.exit_code, signal.unwrap_or_default());
+    match ended.message.as_deref().map(str::trim) {
+        None | Some("") => format!("{restarts}, {how}"),
+        Some(words) => format!("{restarts}, {how}: {}", shorten(words)),
+    }
+}
+
+/// The end of a text, where the reason usually is, on one line.
+fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().rev().nth(MAX_WORDS - 1) {
+        Some((start, _)) if start > 0 => format!("…{}", &line[start..]),
+        _ => line,
+    }
+}

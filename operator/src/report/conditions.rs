@@ -1,0 +1,262 @@
+//! The five conditions, each with a reason for machines and a sentence for people. A condition's time moves only when its
+//! status does.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use robeing_crds::{RobeingClusterStatus, condition_types as types};
+use serde_json::Value;
+
+use super::{Outcome, PoolView};
+use crate::{
+    build::EPHEMERAL_WARNING,
+    health::Failure,
+    names::Component,
+    observe::{Live, Observation},
+    rollout::Step as Rollout,
+    scale::Step as Scale,
+};
+
+/// Longest message of a condition, characters; the API server takes 32,768.
+pub const MAX_MESSAGE: usize = 1_024;
+
+/// What a condition says.
+struct Said {
+    state: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+fn said(state: &'static str, reason: &'static str, message: impl Into<String>) -> Said {
+    Said { state, reason, message: message.into() }
+}
+
+/// The status of a condition: `True`, `False` or `Unknown`.
+pub fn state<'a>(status: &'a RobeingClusterStatus, of: &str) -> Option<&'a str> {
+    status.conditions.iter().find(|condition| condition.type_ == of).map(|condition| condition.status.as_str())
+}
+
+pub(super) fn conditions(
+    observation: &Observation,
+    outcome: &Outcome,
+    pools: &[PoolView],
+    previous: Option<&RobeingClusterStatus>,
+) -> Vec<Condition> {
+    let quorum = quorum_healthy(observation, previous);
+    let degraded = degraded(observation, outcome, previous);
+    let progressing = progressing(observation, outcome, pools, previous);
+    let suspended = suspended(observation, pools);
+    let ready = ready(observation, outcome, pools, &quorum);
+    let told = [
+        (types::READY, ready),
+        (types::PROGRESSING, progressing),
+        (types::DEGRADED, degraded),
+        (types::QUORUM_HEALTHY, quorum),
+        (types::SUSPENDED, suspended),
+    ];
+    let condition = |(of, said): (&str, Said)| {
+        let before = previous.and_then(|previous| previous.conditions.iter().find(|condition| condition.type_ == of));
+        let since =
+            before.filter(|before| before.status == said.state).map(|before| before.last_transition_time.clone());
+        Condition {
+            type_: of.to_owned(),
+            status: said.state.to_owned(),
+            reason: said.reason.to_owned(),
+            message: said.message.chars().take(MAX_MESSAGE).collect(),
+            observed_generation: observation.cluster.metadata.generation,
+            last_transition_time: since.unwrap_or_else(|| Time(whole_second(observation.now))),
+        }
+    };
+    told.into_iter().map(condition).collect()
+}
+
+/// The API server keeps seconds; a finer time would differ from what comes back.
+fn whole_second(at: k8s_openapi::jiff::Timestamp) -> k8s_openapi::jiff::Timestamp {
+    k8s_openapi::jiff::Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn quorum_healthy(observation: &Observation, previous: Option<&RobeingClusterStatus>) -> Said {
+    match (&observation.fleet, observation.membership()) {
+        (Ok(answer), Some(membership)) => {
+            let (voters, healthy) = (membership.voter_count(), membership.healthy_count());
+            let leads = format!("{} leads in term {}", membership.leader, answer.status.term);
+            if healthy >= membership.majority() {
+                said("True", "LeaderElected", format!("{leads}; {healthy} of {voters} voters are up and caught up."))
+            } else {
+                said("False", "VotersBehind", format!("{leads}, but only {healthy} of {voters} voters are caught up."))
+            }
+        }
+        _ if previous.is_none_or(|previous| previous.term.is_none()) => {
+            said("False", "Starting", "The coordinators have not elected a leader yet.")
+        }
+        _ => {
+            let ready = observation.coordinator_pods().values().filter(|pod| pod.ready).count();
+            let wanted = observation.cluster.spec.coordinators.replicas;
+            said(
+                "False",
+                "NoLeader",
+                format!(
+                    "No coordinator answers for a majority, so no tasks are accepted; {ready} of {wanted} coordinator pods \
+                     are ready. Tasks that were accepted are kept."
+                ),
+            )
+        }
+    }
+}
+
+fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&RobeingClusterStatus>) -> Said {
+    if let Some(why) = &outcome.unbuildable {
+        return said("True", "SpecRefused", format!("Nothing is built: {why}."));
+    }
+    if let Some(pool) = outcome.fleet.iter().flat_map(|fleet| &fleet.refused).next() {
+        return said("True", pool.reason, pool.message.clone());
+    }
+    if let [first, ..] = &outcome.refused[..] {
+        return said("True", "ApplyFailed", format!("{first}."));
+    }
+    if let Rollout::Paused { reason, message } = &outcome.rollout {
+        return said("True", reason, message.clone());
+    }
+    if let Some(failed) = worst(observation.failures(Component::Coordinator, None), "A coordinator fails") {
+        return failed;
+    }
+    for pool in &observation.cluster.spec.pools {
+        let failures = observation.failures(Component::Agent, Some(&pool.name));
+        if let Some(failed) = worst(failures, &format!("Pool {:?} fails", pool.name)) {
+            return failed;
+        }
+        if let Some(stuck) = observation.deployment(&pool.name).and_then(stuck) {
+            return said("True", "PoolNotProgressing", format!("Pool {:?} makes no progress: {stuck}", pool.name));
+        }
+    }
+    let was_up = previous.is_some_and(|previous| previous.term.is_some());
+    if observation.fleet.is_err() && was_up {
+        return said("True", "NoLeader", "No coordinator answers for a majority; see QuorumHealthy.");
+    }
+    if observation.cluster.spec.coordinators.storage.is_none() {
+        return said("False", "EphemeralStorage", EPHEMERAL_WARNING);
+    }
+    said("False", "AsExpected", "Nothing is wrong.")
+}
+
+fn worst(mut failures: Vec<Failure>, what: &str) -> Option<Said> {
+    failures.sort_by(|a, b| (a.kind, &a.pod).cmp(&(b.kind, &b.pod)));
+    let first = failures.first()?;
+    let more = match failures.len() {
+        1 => String::new(),
+        number => format!(" {} more pods fail, too.", number - 1),
+    };
+    Some(said("True", first.kind.reason(), format!("{what}: {}.{more}", first.text().trim_end_matches('.'))))
+}
+
+/// Why a Deployment is stuck, in its controller's words.
+fn stuck(deployment: &Live) -> Option<String> {
+    let conditions = deployment.object.data.pointer("/status/conditions")?.as_array()?;
+    let field = |condition: &Value, name: &str| condition.get(name)?.as_str().map(ToOwned::to_owned);
+    let stuck = conditions.iter().find(|condition| {
+        field(condition, "type").as_deref() == Some("Progressing")
+            && field(condition, "status").as_deref() == Some("False")
+    })?;
+    field(stuck, "message")
+}
+
+fn rolling(previous: Option<&RobeingClusterStatus>) -> bool {
+    let told = previous.iter().flat_map(|previous| &previous.conditions);
+    told.filter(|condition| condition.type_ == types::PROGRESSING)
+        .any(|condition| condition.reason == "RollingCoordinators")
+}
+
+fn progressing(
+    observation: &Observation,
+    outcome: &Outcome,
+    pools: &[PoolView],
+    previous: Option<&RobeingClusterStatus>,
+) -> Said {
+    let declined = outcome.declined.first().map(|why| format!(" ({why})")).unwrap_or_default();
+    match &outcome.scale.step {
+        Scale::Settled => {}
+        Scale::Add(ordinal) => {
+            return said("True", "AddingCoordinator", format!("Coordinator {ordinal} is getting its vote{declined}."));
+        }
+        Scale::Remove(ordinal) => {
+            return said(
+                "True",
+                "RemovingCoordinator",
+                format!("Coordinator {ordinal} is giving up its vote{declined}."),
+            );
+        }
+        Scale::DeleteClaim(ordinal) => {
+            return said("True", "RemovingCoordinator", format!("The disk of coordinator {ordinal} is being deleted."));
+        }
+        Scale::Wait(why) => return said("True", "ScalingCoordinators", format!("Waiting: {why}.")),
+    }
+    match &outcome.rollout {
+        Rollout::Done => {}
+        Rollout::Settling(why) if rolling(previous) => {
+            return said("True", "RollingCoordinators", format!("Waiting: {why}."));
+        }
+        Rollout::Settling(why) => return said("True", "StartingCoordinators", format!("Waiting: {why}.")),
+        Rollout::Paused { reason, message } => return said("False", reason, message.clone()),
+        Rollout::Replace { pod, .. } => {
+            return said("True", "RollingCoordinators", format!("{pod} is being replaced{declined}."));
+        }
+        Rollout::Transfer { to } => {
+            return said("True", "RollingCoordinators", format!("{to} is taking the lead{declined}."));
+        }
+        Rollout::Wait(why) => return said("True", "RollingCoordinators", format!("Waiting: {why}.")),
+    }
+    if let Some(pool) = observation.cluster.spec.pools.iter().find(|pool| rolls(observation, &pool.name)) {
+        return said("True", "RollingPool", format!("Pool {:?} is being brought to its newest template.", pool.name));
+    }
+    let short = |pool: &&PoolView| pool.live + pool.standby < pool.desired;
+    if let Some(pool) = pools.iter().find(short).filter(|_| outcome.fleet.is_some()) {
+        let there = pool.live + pool.standby;
+        return said("True", "StartingAgents", format!("Pool {:?} has {there} of {} agents.", pool.name, pool.desired));
+    }
+    if outcome.changing {
+        return said("True", "Applying", "What the spec says was just applied.");
+    }
+    if observation.fleet.is_err() {
+        return said("True", "Starting", "The coordinators are electing a leader.");
+    }
+    said("False", "AsSpecified", "The fleet is what the spec says.")
+}
+
+fn rolls(observation: &Observation, pool: &str) -> bool {
+    let Some(live) = observation.deployment(pool) else { return false };
+    let seen = live.object.data.pointer("/status/observedGeneration").and_then(Value::as_i64);
+    let wanted = live.number("/spec/replicas").unwrap_or(1);
+    let updated = live.number("/status/updatedReplicas").unwrap_or(0);
+    let all = live.number("/status/replicas").unwrap_or(0);
+    seen < live.object.metadata.generation || updated < wanted || all > updated
+}
+
+fn suspended(observation: &Observation, pools: &[PoolView]) -> Said {
+    if !observation.cluster.spec.suspend {
+        return said("False", "NotSuspended", "The fleet is not suspended.");
+    }
+    let left: u32 = pools.iter().map(|pool| pool.live + pool.standby).sum();
+    let coordinators = "the coordinators keep what they know; set spec.suspend to false to resume";
+    match left {
+        0 => said("True", "Suspended", format!("No agents run; {coordinators}.")),
+        left => said("True", "Suspending", format!("{left} agents finish or hand back their tasks; {coordinators}.")),
+    }
+}
+
+fn ready(observation: &Observation, outcome: &Outcome, pools: &[PoolView], quorum: &Said) -> Said {
+    if quorum.state != "True" {
+        return said("False", quorum.reason, quorum.message.clone());
+    }
+    if observation.cluster.spec.suspend {
+        return said("False", "Suspended", "The fleet is suspended by its spec.");
+    }
+    if outcome.fleet.is_none() {
+        return said("False", "SpecRefused", "The spec is refused; see Degraded.");
+    }
+    let short = |pool: &&PoolView| pool.live + pool.standby < pool.desired;
+    if let Some(pool) = pools.iter().find(short) {
+        let there = pool.live + pool.standby;
+        let message = format!("Pool {:?} has {there} of {} agents.", pool.name, pool.desired);
+        return said("False", "AgentsMissing", message);
+    }
+    let agents: u32 = pools.iter().map(|pool| pool.live + pool.standby).sum();
+    said("True", "FleetReady", format!("The fleet has a leader and all {agents} agents."))
+}

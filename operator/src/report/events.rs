@@ -1,0 +1,231 @@
+//! The events a person would want to read, from two successive looks at a fleet. What the status keeps (leader, conditions)
+//! is compared with the status, so that a restart of the operator misses nothing; the rest with what this process saw last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use robeing_crds::{RobeingClusterStatus, condition_types as types};
+use robeing_proto::v1::{self, AgentState};
+
+use super::Outcome;
+use crate::{observe::Observation, rollout::Step};
+
+/// How much it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Importance {
+    /// Things go as they should.
+    Normal,
+    /// Somebody may want to look.
+    Warning,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// How much it matters.
+    pub importance: Importance,
+    /// In a word.
+    pub reason: String,
+    /// What was done.
+    pub action: &'static str,
+    /// In a sentence.
+    pub note: String,
+}
+
+fn normal(reason: &str, action: &'static str, note: String) -> Happened {
+    Happened { importance: Importance::Normal, reason: reason.to_owned(), action, note }
+}
+
+fn warning(reason: &str, action: &'static str, note: String) -> Happened {
+    Happened { importance: Importance::Warning, reason: reason.to_owned(), action, note }
+}
+
+/// What is remembered from one look to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    agents: BTreeMap<String, (AgentState, u64)>,
+    voters: BTreeSet<String>,
+    redistributed: u64,
+    pools: BTreeMap<String, u32>,
+}
+
+impl Snapshot {
+    /// Of what was just seen; `None` while no leader answers, so that the one before still counts.
+    pub fn of(observation: &Observation) -> Option<Self> {
+        let answer = observation.fleet.as_ref().ok()?;
+        let agents = &answer.agents;
+        let pools = &observation.cluster.spec.pools;
+        Some(Self {
+            agents: agents.iter().map(|agent| (agent.name.clone(), (agent.state(), agent.session))).collect(),
+            voters: observation.membership()?.voters().map(|member| member.name.clone()).collect(),
+            redistributed: answer.status.redistributed_total,
+            pools: pools
+                .iter()
+                .filter_map(|pool| Some((pool.name.clone(), scaled(observation, &pool.name)?)))
+                .collect(),
+        })
+    }
+}
+
+fn scaled(observation: &Observation, pool: &str) -> Option<u32> {
+    observation.deployment(pool)?.number("/spec/replicas")
+}
+
+/// What happened between two looks. `before` and `after` are the status then and now.
+pub fn happened(
+    observation: &Observation,
+    outcome: &Outcome,
+    seen: Option<&Snapshot>,
+    before: Option<&RobeingClusterStatus>,
+    after: &RobeingClusterStatus,
+) -> Vec<Happened> {
+    let mut events = Vec::new();
+    leadership(before, after, &mut events);
+    if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation)) {
+        membership(seen, &now, &mut events);
+        agents(observation, seen, &now, &mut events);
+        pools(seen, &now, &mut events);
+    }
+    rollout(outcome, before, &mut events);
+    conditions(before, after, &mut events);
+    events
+}
+
+fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<Happened>) {
+    let (Some(leader), Some(term)) = (&after.leader, after.term) else { return };
+    let earlier = before.and_then(|before| before.term);
+    if earlier == Some(term) {
+        return;
+    }
+    let instead = match before.and_then(|before| before.leader.as_ref()) {
+        Some(other) if other != leader => format!(", after {other}"),
+        _ => String::new(),
+    };
+    events.push(normal("LeaderChanged", "Elect", format!("{leader} leads now, in term {term}{instead}.")));
+}
+
+fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
+    let voters = now.voters.len();
+    for name in now.voters.difference(&seen.voters) {
+        events.push(normal("CoordinatorAdded", "AddVoter", format!("{name} has a vote now; there are {voters}.")));
+    }
+    for name in seen.voters.difference(&now.voters) {
+        events.push(normal(
+            "CoordinatorRemoved",
+            "RemoveVoter",
+            format!("{name} has no vote any more; there are {voters}."),
+        ));
+    }
+}
+
+fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
+    let known = observation.agents();
+    for (name, (state, session)) in &now.agents {
+        let Some(agent) = known.get(name.as_str()) else { continue };
+        let before = seen.agents.get(name);
+        let newly = before.is_none_or(|(earlier, stay)| (earlier, stay) != (state, session));
+        match (before.map(|before| before.0), state) {
+            (_, AgentState::Lost) if newly => events.push(lost(agent)),
+            (Some(AgentState::Standby), AgentState::Live) => events.push(normal(
+                "StandbyActivated",
+                "Activate",
+                format!("Agent {name} of pool {:?} stood by and works now.", agent.pool),
+            )),
+            _ => {}
+        }
+    }
+    let moved = now.redistributed.saturating_sub(seen.redistributed);
+    if moved > 0 {
+        let note = format!("{moved} tasks of lost agents were given to others.");
+        events.push(normal("TasksRedistributed", "Redistribute", note));
+    }
+}
+
+fn lost(agent: &v1::Agent) -> Happened {
+    let why = if agent.lost_reason.is_empty() { "for an unknown reason" } else { &agent.lost_reason };
+    warning("AgentLost", "Lose", format!("Agent {} of pool {:?} was lost: {why}.", agent.name, agent.pool))
+}
+
+fn pools(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
+    for (name, size) in &now.pools {
+        match seen.pools.get(name) {
+            Some(before) if before != size => {
+                let note = format!("Pool {name:?} was scaled from {before} to {size} agents.");
+                events.push(normal("PoolScaled", "Scale", note));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn reason<'a>(status: Option<&'a RobeingClusterStatus>, of: &str) -> Option<&'a str> {
+    let condition = status?.conditions.iter().find(|condition| condition.type_ == of)?;
+    Some(condition.reason.as_str())
+}
+
+/// Whether the status tells of a rollout of the coordinators that goes on or is paused.
+fn rolled(status: Option<&RobeingClusterStatus>) -> Option<&str> {
+    reason(status, types::PROGRESSING)
+        .filter(|reason| ["RollingCoordinators", "UpdatedPodFails", "WouldLoseTasks"].contains(reason))
+}
+
+fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mut Vec<Happened>) {
+    let earlier = rolled(before);
+    match (&outcome.rollout, earlier) {
+        (Step::Replace { pod, .. }, None) => {
+            let note = format!("The coordinators are being replaced one by one, beginning with {pod}.");
+            events.push(normal("RolloutStarted", "Rollout", note));
+        }
+        (Step::Paused { reason, message }, earlier) if earlier != Some(reason) => {
+            events.push(warning("RolloutPaused", "Rollout", message.clone()));
+        }
+        (Step::Done, Some(_)) => {
+            let note = "Every coordinator runs what the spec says.".to_owned();
+            events.push(normal("RolloutCompleted", "Rollout", note));
+        }
+        _ => {}
+    }
+    if let Step::Transfer { to } = &outcome.rollout {
+        let note = format!("{to} is asked to lead, so that the leader can be replaced last.");
+        events.push(normal("LeadershipTransfer", "Rollout", note));
+    }
+}
+
+/// Degraded and its end, the quorum and its loss, suspension: once each, when it changes.
+fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<Happened>) {
+    let find = |status: Option<&RobeingClusterStatus>, of: &str| {
+        let condition = status?.conditions.iter().find(|condition| condition.type_ == of)?;
+        Some((condition.status == "True", condition.reason.clone(), condition.message.clone()))
+    };
+    let was = find(before, types::DEGRADED);
+    if let Some((true, reason, message)) = find(Some(after), types::DEGRADED) {
+        let told = was.as_ref().is_some_and(|(degraded, earlier, _)| *degraded && *earlier == reason);
+        let paused = events.iter().any(|event| event.reason == "RolloutPaused");
+        if !told && !paused {
+            events.push(warning(&reason, "Check", message));
+        }
+    } else if was.is_some_and(|(degraded, ..)| degraded) {
+        events.push(normal("Recovered", "Check", "What was wrong with the fleet is over.".into()));
+    }
+    if let (None, Some("EphemeralStorage")) = (before, reason(Some(after), types::DEGRADED)) {
+        events.push(warning("EphemeralStorage", "Check", crate::build::EPHEMERAL_WARNING.into()));
+    }
+    let quorum = |status| find(status, types::QUORUM_HEALTHY).map(|(healthy, ..)| healthy);
+    match (quorum(before), quorum(Some(after))) {
+        (Some(true), Some(false)) => {
+            let message = find(Some(after), types::QUORUM_HEALTHY).map(|found| found.2).unwrap_or_default();
+            events.push(warning("QuorumLost", "Check", message));
+        }
+        (Some(false), Some(true)) => {
+            events.push(normal("QuorumReached", "Check", "A majority of the coordinators agrees on a leader.".into()));
+        }
+        _ => {}
+    }
+    let suspended = |status| find(status, types::SUSPENDED).map(|(suspended, ..)| suspended);
+    match (suspended(before).unwrap_or(false), suspended(Some(after)).unwrap_or(false)) {
+        (false, true) => events.push(normal("Suspended", "Suspend", "The pools are scaled to nothing.".into())),
+        (true, false) => {
+            events.push(normal("Resumed", "Suspend", "The pools are scaled to what the spec says.".into()))
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,159 @@
+//! The status and the events: what was seen and done, in the terms of the resource. Pure; whoever calls it patches and
+//! publishes.
+
+mod conditions;
+mod events;
+#[cfg(test)]
+mod tests;
+
+use robeing_crds::{
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
+};
+use robeing_proto::v1;
+
+pub use conditions::state;
+pub use events::{Happened, Importance, Snapshot, happened};
+
+use crate::{
+    names::{self, Component},
+    observe::Observation,
+    rollout, scale,
+    validate::Fleet,
+};
+
+/// What was decided and done in a round.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The fleet that was built; `None` with [`Outcome::unbuildable`].
+    pub fleet: Option<Fleet>,
+    /// Why nothing was built.
+    pub unbuildable: Option<String>,
+    /// What could not be applied, as sentences.
+    pub refused: Vec<String>,
+    /// Something was applied in this round, or so lately that the cache does not show it yet.
+    pub changing: bool,
+    /// Where the number of coordinators is on its way.
+    pub scale: scale::Plan,
+    /// Where a rollout of the coordinators is.
+    pub rollout: rollout::Step,
+    /// What the coordinators did not do when asked to, as sentences.
+    pub declined: Vec<String>,
+}
+
+/// How many agents of a pool there are and should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// Agents that work.
+    pub live: u32,
+    /// Agents that wait.
+    pub standby: u32,
+    /// Agents there should be, the standby ones included.
+    pub desired: u32,
+}
+
+/// The pools of the spec with their counts, the refused ones included.
+pub fn pools(observation: &Observation) -> Vec<PoolView> {
+    let spec = &observation.cluster.spec;
+    let agents = observation.agents();
+    let count = |pool: &str, state: v1::AgentState| {
+        let of = |agent: &&&v1::Agent| agent.pool == pool && agent.state() == state;
+        u32::try_from(agents.values().filter(of).count()).unwrap_or(u32::MAX)
+    };
+    let view = |pool: &robeing_crds::Pool| {
+        // An autoscaled pool should be what its Deployment was scaled to.
+        let scaled = || observation.deployment(&pool.name).and_then(|live| live.number("/spec/replicas"));
+        let desired = match pool.replicas {
+            _ if spec.suspend => 0,
+            Some(replicas) => replicas + pool.standby,
+            None => scaled().unwrap_or(1),
+        };
+        PoolView {
+            name: pool.name.clone(),
+            live: count(&pool.name, v1::AgentState::Live),
+            standby: count(&pool.name, v1::AgentState::Standby),
+            desired,
+        }
+    };
+    spec.pools.iter().map(view).collect()
+}
+
+/// The status of a cluster. `previous` keeps the times of conditions that did not change.
+pub fn status(
+    observation: &Observation,
+    outcome: &Outcome,
+    previous: Option<&RobeingClusterStatus>,
+) -> RobeingClusterStatus {
+    let pools = pools(observation);
+    let conditions = conditions::conditions(observation, outcome, &pools, previous);
+    let answer = observation.fleet.as_ref().ok().map(|answer| &answer.status);
+    let membership = observation.membership();
+    let selector = names::selector(&observation.name(), Component::Agent, None);
+    let mut status = RobeingClusterStatus {
+        observed_generation: observation.cluster.metadata.generation,
+        phase: None,
+        leader: answer.map(|answer| answer.leader.clone()),
+        // Terms only grow, so the last one that was known is still worth telling.
+        term: answer.map(|answer| answer.term).or_else(|| previous?.term),
+        agents: agents(&pools),
+        coordinators: CoordinatorCounts {
+            ready: count(observation.coordinator_pods().values().filter(|pod| pod.ready).count()),
+            desired: observation.cluster.spec.coordinators.replicas,
+            voters: membership.map_or_else(
+                || previous.map_or(0, |previous| previous.coordinators.voters),
+                |membership| count(membership.voter_count()),
+            ),
+        },
+        tasks: answer.map_or_else(|| previous.map(|previous| previous.tasks.clone()).unwrap_or_default(), tasks),
+        pools: pools
+            .iter()
+            .map(|pool| PoolStatus { name: pool.name.clone(), ready: pool.live + pool.standby, desired: pool.desired })
+            .collect(),
+        selector: Some(names::selector_text(&selector)),
+        conditions,
+    };
+    status.phase = Some(phase(&status, previous));
+    status
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn agents(pools: &[PoolView]) -> AgentCounts {
+    let mut counts = AgentCounts::default();
+    for pool in pools {
+        counts.ready += pool.live + pool.standby;
+        counts.standby += pool.standby;
+        counts.desired += pool.desired;
+    }
+    counts
+}
+
+fn tasks(status: &v1::FleetStatus) -> TaskCounts {
+    let (kept, total) = (status.tasks.unwrap_or_default(), status.finished_total.unwrap_or_default());
+    TaskCounts {
+        queued: kept.queued,
+        running: kept.running,
+        succeeded: total.succeeded,
+        // Both ended without an answer.
+        failed: total.failed + total.dead_lettered,
+    }
+}
+
+fn phase(status: &RobeingClusterStatus, previous: Option<&RobeingClusterStatus>) -> Phase {
+    let is = |of: &str| state(status, of) == Some("True");
+    let had_leader = previous.is_some_and(|previous| previous.term.is_some());
+    if is(condition_types::SUSPENDED) {
+        Phase::Suspended
+    } else if is(condition_types::DEGRADED) {
+        Phase::Degraded
+    } else if !is(condition_types::QUORUM_HEALTHY) {
+        if had_leader { Phase::Degraded } else { Phase::Pending }
+    } else if is(condition_types::PROGRESSING) || !is(condition_types::READY) {
+        Phase::Progressing
+    } else {
+        Phase::Running
+    }
+}

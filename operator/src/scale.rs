@@ -1,0 +1,109 @@
+//! How the number of coordinators comes to what the spec says, one voter at a time. The spec is the truth: what is observed
+//! says only what the next step is, never what the goal is. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::{names, quorum::Membership};
+
+/// What is known when the next step is chosen.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Coordinators the spec asks for.
+    pub wanted: u32,
+    /// `replicas` of the StatefulSet; `None` before there is one.
+    pub current: Option<u32>,
+    /// The voters; `None` while no leader answers.
+    pub membership: Option<&'a Membership>,
+    /// Ordinals whose pod exists.
+    pub pods: &'a BTreeSet<u32>,
+    /// Ordinals whose pod has an address, is not being deleted and has not failed.
+    pub running: &'a BTreeSet<u32>,
+    /// Ordinals that have a disk.
+    pub claims: &'a BTreeSet<u32>,
+}
+
+/// What to do besides having that many pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Settled,
+    /// Give this coordinator a vote.
+    Add(u32),
+    /// Take this coordinator's vote.
+    Remove(u32),
+    /// Delete the disk of a coordinator that is no member any more. A coordinator that came back with it would have the node
+    /// id of one that was removed.
+    DeleteClaim(u32),
+    /// Something that was begun needs time, or somebody's help.
+    Wait(String),
+}
+
+/// How many pods the StatefulSet should have now, and the next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// `replicas` of the StatefulSet.
+    pub replicas: u32,
+    /// What to do.
+    pub step: Step,
+}
+
+/// The next step from the coordinators there are to those there should be.
+pub fn plan(view: &View<'_>) -> Plan {
+    let Some(current) = view.current else { return Plan { replicas: view.wanted, step: Step::Settled } };
+    let Some(membership) = view.membership else { return without_a_leader(view, current) };
+    let ordinals: BTreeSet<u32> =
+        membership.members.iter().filter_map(|member| names::ordinal(view.cluster, &member.name)).collect();
+    let needed = ordinals.last().map_or(0, |highest| highest + 1);
+    if let Some(claim) = obsolete_claim(view, &ordinals, current) {
+        return Plan { replicas: current, step: Step::DeleteClaim(claim) };
+    }
+    if current < view.wanted {
+        // The new pods must not start on disks of coordinators that were removed; those are gone by now.
+        return Plan { replicas: view.wanted, step: Step::Wait("pods of new coordinators are being made".into()) };
+    }
+    // One that leaves takes its pod with it only when its vote is gone.
+    let replicas = if current > view.wanted { view.wanted.max(needed.min(current)) } else { current };
+    let step = removal(view, membership, &ordinals).or_else(|| addition(view, membership)).unwrap_or_else(|| {
+        if replicas > view.wanted { Step::Wait("a coordinator's pod is being removed".into()) } else { Step::Settled }
+    });
+    Plan { replicas, step }
+}
+
+/// Nobody says who has a vote, so nothing shrinks and no disk goes.
+fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
+    let leftovers = view.claims.iter().any(|ordinal| *ordinal >= current && *ordinal < view.wanted);
+    let replicas = if leftovers { current } else { current.max(view.wanted) };
+    let step = if replicas == view.wanted && current == view.wanted {
+        Step::Settled
+    } else {
+        Step::Wait("no coordinator leads, so it is not known who has a vote".into())
+    };
+    Plan { replicas, step }
+}
+
+fn obsolete_claim(view: &View<'_>, members: &BTreeSet<u32>, current: u32) -> Option<u32> {
+    let obsolete = |ordinal: &u32| *ordinal >= current && !members.contains(ordinal) && !view.pods.contains(ordinal);
+    view.claims.iter().copied().rfind(obsolete)
+}
+
+fn removal(view: &View<'_>, membership: &Membership, members: &BTreeSet<u32>) -> Option<Step> {
+    let leaving = members.iter().copied().rfind(|ordinal| *ordinal >= view.wanted)?;
+    let name = names::coordinator(view.cluster, leaving);
+    if membership.votes(&name) && !membership.can_remove(&name) {
+        return Some(Step::Wait(format!(
+            "the voters that remain without {name} and are caught up would be no majority"
+        )));
+    }
+    Some(Step::Remove(leaving))
+}
+
+fn addition(view: &View<'_>, membership: &Membership) -> Option<Step> {
+    let lacks = |ordinal: &u32| !membership.votes(&names::coordinator(view.cluster, *ordinal));
+    let joining = (0..view.wanted).find(lacks)?;
+    if view.running.contains(&joining) {
+        return Some(Step::Add(joining));
+    }
+    Some(Step::Wait(format!("{} does not run yet", names::coordinator(view.cluster, joining))))
+}
