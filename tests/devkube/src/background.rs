@@ -1,0 +1,96 @@
+//! The process behind `devkube up`: it holds the cluster, and with it the way in from 127.0.0.1, after `up` has returned. The
+//! two speak through the holder's stderr: progress, and a last line once the cluster is up.
+
+use std::{io::Write as _, process::Stdio};
+
+use devkube::{Cluster, Error, Options, Result};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::Up;
+
+/// Begins the line that says that a cluster is up; its folder follows.
+const IS_UP: &str = "devkube: up: ";
+
+/// Starts a holder, and returns when its cluster is up.
+pub(crate) async fn start(up: &Up) -> Result<()> {
+    let failed = |source| Error::Start { command: "devkube supervise".into(), source };
+    let mut command = Command::new("setsid");
+    command.arg(std::env::current_exe().map_err(failed)?).arg("supervise");
+    command.args(["--nodes", &up.nodes.to_string(), "--volumes", &up.volumes.to_string()]);
+    if let Some(run) = &up.run {
+        command.arg("--run").arg(run);
+    }
+    if up.keep_failed {
+        command.arg("--keep-failed");
+    }
+    // Not in this process's folder, which somebody may want to unmount.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stderr = child.stderr.take();
+    let mut lines = stderr.map(|stderr| BufReader::new(stderr).lines());
+    loop {
+        let line = async {
+            match &mut lines {
+                Some(lines) => lines.next_line().await.ok().flatten(),
+                None => None,
+            }
+        };
+        let line = tokio::select! {
+            line = line => line,
+            _ = interrupted.recv() => {
+                end(&mut child);
+                continue;
+            }
+        };
+        let Some(line) = line else { break };
+        eprintln!("{line}");
+        if let Some(run) = line.strip_prefix(IS_UP) {
+            println!("{run}");
+            return Ok(());
+        }
+    }
+    let status = child.wait().await.map_err(failed)?;
+    let stderr = "it said why, above".into();
+    Err(Error::Command { command: "devkube supervise".into(), status: status.to_string(), stderr })
+}
+
+/// Asks the holder to remove what it made so far.
+fn end(child: &mut Child) {
+    use nix::{sys::signal, unistd::Pid};
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // One that ended already needs no asking.
+        let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM);
+    }
+}
+
+/// Makes a cluster and holds it until a signal, which removes it; or until `down`, which kills this process.
+pub(crate) async fn hold(options: Options) -> Result<()> {
+    let failed = |source| Error::Start { command: "the wait for signals".into(), source };
+    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut ended = async || {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    };
+    let cluster = tokio::select! {
+        cluster = Cluster::up(options, &tell) => cluster?,
+        // Dropping an unfinished cluster removes it.
+        () = ended() => return Ok(()),
+    };
+    tell(&format!("kubectl and helm: eval \"$(devkube env --run {})\"", cluster.run().display()));
+    tell(&format!("up: {}", cluster.run().display()));
+    ended().await;
+    cluster.down().await
+}
+
+/// Writes a line that nobody may be there to read.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "devkube: {text}");
+}

@@ -1,0 +1,131 @@
+//! Running a program to its end, with a deadline and an error that says what it said. Knows nothing of clusters.
+
+use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::Command,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::error::{Error, Result};
+
+/// How much of a program's stderr an error repeats, bytes.
+const STDERR_KEPT: usize = 2_000;
+/// How often a condition is looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a command looks like to a person.
+pub(crate) fn shown(command: &std::process::Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// A command whose end is waited for, and which doesn't outlive its caller.
+pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(name);
+    command.kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command and gives what it wrote to stdout; `input` is its stdin.
+///
+/// # Errors
+/// When it can't be started, ends with an error, or takes longer than `deadline`.
+pub(crate) async fn run(mut command: Command, input: Option<&[u8]>, deadline: Duration) -> Result<String> {
+    let shown = shown(command.as_std());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let start = |source| Error::Start { command: shown.clone(), source };
+    let mut child = command.spawn().map_err(start)?;
+    let stdin = child.stdin.take();
+    let feeding = async {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            // A program that ends before it read everything says why on its stderr.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let both = async { tokio::join!(feeding, child.wait_with_output()).1 };
+    let late = |_| Error::Deadline { what: format!("the end of `{shown}`"), after: deadline, last: String::new() };
+    let output = timeout(deadline, both).await.map_err(late)?.map_err(start)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::Command { command: shown, status: output.status.to_string(), stderr: tail(&output.stderr, STDERR_KEPT) })
+}
+
+/// The last bytes of a text, from the start of a line where there is one.
+pub(crate) fn tail(text: &[u8], most: usize) -> String {
+    let cut = text.len().saturating_sub(most);
+    let kept = String::from_utf8_lossy(&text[cut..]);
+    let kept = if cut == 0 { &kept[..] } else { kept.split_once('\n').map_or(&kept[..], |(_, rest)| rest) };
+    kept.trim().to_owned()
+}
+
+/// Looks at a condition until it holds. `look` gives `Ok` when it does, and what it saw when it does not.
+///
+/// # Errors
+/// [`Error::Deadline`], with what was seen last.
+pub(crate) async fn eventually<T, F>(what: &str, deadline: Duration, mut look: F) -> Result<T>
+where
+    F: AsyncFnMut() -> Result<T, String>,
+{
+    let end = Instant::now() + deadline;
+    loop {
+        let last = match look().await {
+            Ok(value) => return Ok(value),
+            Err(last) => last,
+        };
+        if Instant::now() >= end {
+            return Err(Error::Deadline { what: what.into(), after: deadline, last });
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+/// Where a program is, if `PATH` leads to it.
+pub(crate) fn which(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_command_is_fed_and_heard() {
+        assert_eq!(run(program("cat"), Some(b"hello"), SOON).await.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_failure_repeats_what_the_command_said() {
+        let mut command = program("sh");
+        command.args(["-c", "echo no such thing >&2; exit 3"]);
+        let error = run(command, None, SOON).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("no such thing"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_takes_too_long_is_given_up() {
+        let mut command = program("sleep");
+        command.arg("1000");
+        let error = run(command, None, Duration::from_millis(20)).await.unwrap_err();
+        assert!(matches!(error, Error::Deadline { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_tail_starts_with_a_whole_line() {
+        assert_eq!(tail(b"one\ntwo\nthree\n", 10), "three");
+        assert_eq!(tail(b"one\ntwo\n", 100), "one\ntwo");
+    }
+}

@@ -1,0 +1,154 @@
+//! A machine of the cluster: namespaces of the kernel that look like a computer. Its network namespace stays; the others
+//! (processes and mounts) live as long as its first process, and end with everything in them when that is killed, as if the power
+//! was cut. In it, `/run` is empty memory and `/var/lib` and `/var/log` are the machine's own disk.
+
+use std::{fs::File, path::Path, process::Stdio, time::Duration};
+
+use tokio::process::{Child, Command};
+
+use crate::{
+    command::{eventually, program, run, tail},
+    error::{Error, Result},
+    network::namespace_path,
+    plan::Place,
+    record::{Process, Run, Running, create_folder},
+    tools::Tools,
+};
+
+/// Folders of the host that a machine sees its own in place of.
+pub(crate) const HIDDEN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+/// How long the kernel may take to make or end a machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// How much of a log an error repeats, bytes.
+const LOG_KEPT: usize = 2_000;
+
+/// Gives the machine its disk and mounts, in its own view.
+const MOUNT: &str = r#"mount -t tmpfs -o mode=755 devkube /run
+mkdir -p /run/lock
+mount --bind "$0/lib" /var/lib
+mount --bind "$0/log" /var/log"#;
+
+/// A machine that runs.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    place: Place,
+    run: Run,
+    running: Running,
+}
+
+/// A program that runs on a machine. It goes on when this is dropped, until the machine ends.
+#[derive(Debug)]
+pub(crate) struct Service {
+    name: String,
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Machine {
+    /// Switches a machine on. Its network namespace must be there.
+    pub(crate) async fn start(place: &Place, folder: &Run, tools: &Tools) -> Result<Self> {
+        let disk = folder.disk(&place.name);
+        create_folder(&disk.join("lib/devkube"))?;
+        create_folder(&disk.join("log"))?;
+        let mut command = Command::new("setsid");
+        command.arg("nsenter").arg(format!("--net={}", namespace_path(&place.namespace).display()));
+        command.args(["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(["--propagation", "private"]).arg(tools.program("pause"));
+        let child = spawn(command, &folder.log(&place.name))?;
+        let holder = identify(&child).ok_or_else(|| ended(&place.name, &folder.log(&place.name)))?;
+        // The holder's child is there once the namespaces are.
+        let inside = eventually(&format!("the start of machine {}", place.name), DEADLINE, async || {
+            holder.child().filter(|pid| is_first(*pid)).ok_or_else(|| String::from("it has no process yet"))
+        })
+        .await;
+        let inside = match inside {
+            Ok(inside) => inside,
+            Err(error) => {
+                holder.kill();
+                return Err(error);
+            }
+        };
+        let running = Running { holder, inside };
+        folder.machine_runs(&place.name, &running)?;
+        let machine = Self { place: place.clone(), run: folder.clone(), running };
+        let mut mounting = machine.enter("sh");
+        mounting.kill_on_drop(true).args(["-ec", MOUNT]).arg(&disk);
+        run(mounting, None, DEADLINE).await?;
+        Ok(machine)
+    }
+
+    /// A machine that is on, whichever process switched it on.
+    pub(crate) fn find(place: &Place, folder: &Run) -> Result<Self> {
+        let running = folder.machine(&place.name).ok().filter(|running| running.holder.is_alive());
+        let running = running.ok_or_else(|| Error::NodeDown(place.name.clone()))?;
+        Ok(Self { place: place.clone(), run: folder.clone(), running })
+    }
+
+    /// Cuts its power: all its processes are gone when this returns.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.running.holder.kill();
+        let inside = self.running.inside;
+        eventually(&format!("the end of machine {}", self.place.name), DEADLINE, async || {
+            let gone = !self.running.holder.is_alive() && Process::of(inside).is_none();
+            if gone { Ok(()) } else { Err(String::from("its first process is still there")) }
+        })
+        .await?;
+        self.run.machine_ended(&self.place.name)
+    }
+
+    /// A command that runs on the machine.
+    pub(crate) fn enter(&self, name: impl AsRef<Path>) -> Command {
+        let mut command = program("nsenter");
+        command.kill_on_drop(false).arg(format!("--target={}", self.running.inside));
+        command.args(["--pid", "--mount", "--net", "--"]).arg(name.as_ref());
+        command
+    }
+
+    /// Starts a program that stays.
+    pub(crate) fn serve(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Service> {
+        let name = format!("{}/{name}", self.place.name);
+        let log = self.run.log(&name.replace('/', "-"));
+        let inner = self.enter(program);
+        // A session of its own: a Ctrl-C at the terminal is for the caller alone.
+        let mut command = Command::new("setsid");
+        command.arg(inner.as_std().get_program()).args(inner.as_std().get_args()).args(arguments);
+        Ok(Service { child: spawn(command, &log)?, name, log })
+    }
+}
+
+impl Service {
+    /// Fails when the program has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            _ => Err(ended(&self.name, &self.log)),
+        }
+    }
+}
+
+fn ended(service: &str, log: &Path) -> Error {
+    let text = std::fs::read(log).unwrap_or_default();
+    Error::ServiceEnded { service: service.into(), log: log.into(), tail: tail(&text, LOG_KEPT) }
+}
+
+fn identify(child: &Child) -> Option<Process> {
+    Process::of(i32::try_from(child.id()?).ok()?)
+}
+
+/// Whether a process is the first of its process namespace, and has its program loaded.
+fn is_first(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    status.starts_with("Name:\tpause\n") && ids.split_whitespace().next_back() == Some("1")
+}
+
+fn spawn(mut command: Command, log: &Path) -> Result<Child> {
+    let file = |source| Error::File { action: "written", path: log.into(), source };
+    if let Some(folder) = log.parent() {
+        create_folder(folder)?;
+    }
+    let out = File::options().create(true).append(true).open(log).map_err(file)?;
+    command.stdin(Stdio::null()).stdout(out.try_clone().map_err(file)?).stderr(out);
+    command.current_dir("/");
+    command.spawn().map_err(|source| Error::Start { command: crate::command::shown(command.as_std()), source })
+}

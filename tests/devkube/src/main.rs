@@ -1,0 +1,173 @@
+//! The command `devkube`: a cluster of its library, held by a process in the background until `down`.
+
+mod background;
+mod image;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use devkube::{Cluster, Error, NODES, Options, Result, Tools, VOLUMES_PER_NODE, Wanted};
+
+/// A throwaway Kubernetes of several nodes on one machine, for tests and demos.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build the programs that are missing, and nothing else
+    Build,
+    /// Bring up a cluster; it runs in the background until `down`
+    Up(Up),
+    /// Remove a cluster, and everything that it left anywhere
+    Down {
+        #[command(flatten)]
+        which: Which,
+        /// Remove all clusters in the temporary folder
+        #[arg(long, conflicts_with = "run")]
+        all: bool,
+    },
+    /// Give every node images, from OCI archives
+    Load {
+        #[command(flatten)]
+        which: Which,
+        /// The archives, as `devkube image`, `docker save` or `podman save --format oci-archive` write them
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Cut a node off all others
+    Partition(Node),
+    /// Cut a node's power: everything that runs on it is gone
+    Crash(Node),
+    /// Connect a node again, and switch it on if it is off
+    Heal(Node),
+    /// Print what a shell needs for kubectl and helm: eval "$(devkube env)"
+    Env {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write an OCI archive of one layer, from files
+    Image(image::Arguments),
+    /// Hold a cluster: what `up` runs in the background
+    #[command(hide = true)]
+    Supervise(Up),
+}
+
+/// What cluster to make.
+#[derive(Args, Clone)]
+struct Up {
+    /// How many nodes
+    #[arg(long, default_value_t = NODES)]
+    nodes: usize,
+    /// How many local volumes on each node
+    #[arg(long, default_value_t = VOLUMES_PER_NODE)]
+    volumes: usize,
+    /// Its folder, empty or new [default: a new one in the temporary folder]
+    #[arg(long, env = "DEVKUBE_RUN")]
+    run: Option<PathBuf>,
+    /// Leave a cluster that didn't come up as it is, for a look at its logs; then `down`
+    #[arg(long)]
+    keep_failed: bool,
+}
+
+/// Which cluster.
+#[derive(Args)]
+struct Which {
+    /// Its folder [default: the only one in the temporary folder]
+    #[arg(long, env = "DEVKUBE_RUN")]
+    run: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Node {
+    #[command(flatten)]
+    which: Which,
+    /// Its name, such as n2
+    node: String,
+}
+
+impl From<Up> for Options {
+    fn from(up: Up) -> Self {
+        Self {
+            nodes: up.nodes,
+            volumes_per_node: up.volumes,
+            run: up.run,
+            supervised: true,
+            keep_failed: up.keep_failed,
+        }
+    }
+}
+
+impl Which {
+    fn cluster(&self) -> Result<Cluster> {
+        match &self.run {
+            Some(run) => Cluster::attach(run),
+            None => match &Cluster::list()[..] {
+                [] => Err(Error::NoCluster),
+                [only] => Cluster::attach(only),
+                several => Err(Error::SeveralClusters(several.to_vec())),
+            },
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("devkube: no threads could be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(act(arguments.action)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("devkube: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(action: Action) -> Result<()> {
+    match action {
+        Action::Build => {
+            let tools = Tools::ensure(Wanted::Cluster, &say).await?;
+            println!("{}", tools.path().display());
+            Ok(())
+        }
+        Action::Up(up) => background::start(&up).await,
+        Action::Supervise(up) => background::hold(up.into()).await,
+        Action::Down { all: true, .. } => {
+            for run in Cluster::list() {
+                Cluster::attach(&run)?.down().await?;
+            }
+            Ok(())
+        }
+        Action::Down { which, .. } => which.cluster()?.down().await,
+        Action::Load { which, archives } => {
+            let cluster = which.cluster()?;
+            for archive in archives {
+                cluster.load(&archive).await?;
+            }
+            Ok(())
+        }
+        Action::Partition(node) => node.which.cluster()?.partition(&node.node).await,
+        Action::Crash(node) => node.which.cluster()?.crash(&node.node).await,
+        Action::Heal(node) => node.which.cluster()?.heal(&node.node).await,
+        Action::Env { which } => {
+            let clients = which.cluster()?.clients();
+            println!("export KUBECONFIG='{}'", clients.kubeconfig().display());
+            println!("export PATH='{}':\"$PATH\"", clients.path().display());
+            Ok(())
+        }
+        Action::Image(arguments) => image::write(&arguments),
+    }
+}
+
+fn say(text: &str) {
+    eprintln!("devkube: {text}");
+}

@@ -1,0 +1,75 @@
+//! What runs on a node: containerd with its images, then the kubelet and kube-proxy.
+
+use std::{path::Path, time::Duration};
+
+use crate::{
+    cgroup,
+    command::{eventually, run},
+    config::{self, CONTAINERD_SOCKET, cni_config, containerd_config, kubelet_config, proxy_config},
+    error::Result,
+    machine::{Machine, Service},
+    network,
+    plan::Place,
+    record::{Run, create_folder, read, write},
+    tools::Tools,
+};
+
+/// How long containerd may take to listen.
+const CONTAINERD: Duration = Duration::from_secs(30);
+/// How long the import of an image may take.
+const IMPORT: Duration = Duration::from_secs(120);
+
+/// Writes what a new node has on its disk.
+pub(crate) fn prepare(place: &Place, folder: &Run, volumes: usize) -> Result<()> {
+    let disk = folder.disk(&place.name).join("lib/devkube");
+    for index in 1..=volumes {
+        create_folder(&disk.join("volumes").join(index.to_string()))?;
+    }
+    if let Some(pods) = place.pods {
+        write(&disk.join("cni/10-devkube.conflist"), cni_config(pods))?;
+    }
+    write(&disk.join("containerd.toml"), containerd_config())?;
+    write(&disk.join("kubelet.json"), kubelet_config(folder, place))?;
+    write(&disk.join("kube-proxy.json"), proxy_config(folder, place))?;
+    // No name server but the cluster's own.
+    write(&disk.join("resolv.conf"), "")
+}
+
+/// Switches a node on: containerd listens when this returns.
+pub(crate) async fn boot(place: &Place, folder: &Run, tools: &Tools) -> Result<(Machine, Service)> {
+    cgroup::create(&place.namespace)?;
+    let machine = Machine::start(place, folder, tools).await?;
+    network::forget_pods(place).await?;
+    let arguments = [format!("--config={}/containerd.toml", config::OWN)];
+    let mut containerd = machine.serve("containerd", Path::new("containerd"), &arguments)?;
+    eventually(&format!("containerd on {}", place.name), CONTAINERD, async || {
+        let mut version = ctr(&machine);
+        version.kill_on_drop(true).arg("version");
+        run(version, None, CONTAINERD).await.map_err(|error| error.to_string())
+    })
+    .await
+    .map_err(|error| containerd.check().err().unwrap_or(error))?;
+    Ok((machine, containerd))
+}
+
+/// Lets a node take part: starts its kubelet and kube-proxy.
+pub(crate) fn join(machine: &Machine, place: &Place, folder: &Run, tools: &Tools) -> Result<Vec<Service>> {
+    let kubelet = machine.serve("kubelet", &tools.program("kubelet"), &config::kubelet(folder, place))?;
+    let arguments = [format!("--config={}/kube-proxy.json", config::OWN)];
+    let proxy = machine.serve("kube-proxy", &tools.program("kube-proxy"), &arguments)?;
+    Ok(vec![kubelet, proxy])
+}
+
+/// Gives a node an image. The archive goes through a pipe: the node need not see the file.
+pub(crate) async fn import(machine: &Machine, archive: &Path) -> Result<()> {
+    let bytes = read(archive)?;
+    let mut command = ctr(machine);
+    command.kill_on_drop(true).args(["--namespace", "k8s.io", "images", "import", "-"]);
+    run(command, Some(&bytes), IMPORT).await.map(drop)
+}
+
+fn ctr(machine: &Machine) -> tokio::process::Command {
+    let mut command = machine.enter("ctr");
+    command.args(["--address", CONTAINERD_SOCKET]);
+    command
+}

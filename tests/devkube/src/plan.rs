@@ -1,0 +1,157 @@
+//! Names and addresses of a cluster's parts. Pure.
+//!
+//! Every cluster has the same addresses: its network is a bridge in a namespace of its own, with no link to the host or
+//! to another cluster, so that nothing can collide and nothing leaves it. Only names in the host's view carry the
+//! cluster's id.
+
+use std::net::Ipv4Addr;
+
+use crate::error::{Error, Result};
+
+/// The most nodes that a cluster may have: what the address plan has room for.
+pub const MAX_NODES: usize = 50;
+/// How the API server is called in certificates of the cluster's own DNS.
+pub const DOMAIN: &str = "cluster.local";
+
+/// The machine that runs the API server, etcd, the scheduler and the controllers. It is no node.
+pub const CONTROL_PLANE: &str = "cp";
+/// Host number of the control plane on the LAN; node `i` has this plus `i`.
+const FIRST_HOST: u8 = 10;
+
+/// Who is who in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    id: String,
+    nodes: usize,
+}
+
+/// One machine of a cluster: the control plane, or a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// `cp`, or `n1`, `n2`, ...
+    pub name: String,
+    /// Its network namespace, as `ip netns` knows it.
+    pub namespace: String,
+    /// Its address on the cluster's LAN.
+    pub address: Ipv4Addr,
+    /// The network of its pods, of 24 bits; none for the control plane.
+    pub pods: Option<Ipv4Addr>,
+}
+
+impl Plan {
+    /// A cluster of `nodes` nodes, called `id` (lower-case letters and digits).
+    ///
+    /// # Errors
+    /// [`Error::Nodes`] outside `1..=MAX_NODES`.
+    pub fn new(id: &str, nodes: usize) -> Result<Self> {
+        if (1..=MAX_NODES).contains(&nodes) {
+            Ok(Self { id: id.into(), nodes })
+        } else {
+            Err(Error::Nodes { asked: nodes, most: MAX_NODES })
+        }
+    }
+
+    /// What every name of this cluster on the host begins with.
+    pub fn prefix(&self) -> String {
+        format!("devkube-{}-", self.id)
+    }
+
+    /// The namespace of the bridge that joins the machines.
+    pub fn lan(&self) -> String {
+        format!("{}lan", self.prefix())
+    }
+
+    /// The control plane's machine.
+    pub fn control_plane(&self) -> Place {
+        self.place(CONTROL_PLANE.into(), 0)
+    }
+
+    /// The nodes, in order.
+    pub fn nodes(&self) -> Vec<Place> {
+        (1..=self.nodes).map(|index| self.place(format!("n{index}"), index)).collect()
+    }
+
+    /// All machines, the control plane first.
+    pub fn places(&self) -> Vec<Place> {
+        std::iter::once(self.control_plane()).chain(self.nodes()).collect()
+    }
+
+    /// The node called `name`.
+    ///
+    /// # Errors
+    /// [`Error::NoNode`].
+    pub fn node(&self, name: &str) -> Result<Place> {
+        let nodes = self.nodes();
+        nodes.iter().find(|node| node.name == name).cloned().ok_or_else(|| Error::NoNode {
+            name: name.into(),
+            known: nodes.into_iter().map(|node| node.name).collect(),
+        })
+    }
+
+    fn place(&self, name: String, index: usize) -> Place {
+        // No loss: `index` is at most MAX_NODES.
+        let index = index as u8;
+        Place {
+            namespace: format!("{}{name}", self.prefix()),
+            address: Ipv4Addr::new(10, 123, 0, FIRST_HOST + index),
+            pods: (index > 0).then(|| Ipv4Addr::new(10, 244, index, 0)),
+            name,
+        }
+    }
+
+    /// Where Services have their addresses.
+    pub const SERVICES: &'static str = "10.96.0.0/16";
+    /// Where pods have theirs.
+    pub const PODS: &'static str = "10.244.0.0/16";
+    /// The Service `kubernetes`.
+    pub const KUBERNETES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+    /// The Service `kube-dns`.
+    pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+    /// The API server's port on the control plane's machine.
+    pub const API_PORT: u16 = 6443;
+}
+
+impl Place {
+    /// The name of this machine's port on the LAN's bridge.
+    pub fn port(&self) -> String {
+        format!("p-{}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_machine_has_an_address_of_its_own() {
+        let plan = Plan::new("ab12", MAX_NODES).unwrap();
+        let mut addresses: Vec<_> = plan.places().iter().map(|place| place.address).collect();
+        addresses.dedup();
+        assert_eq!(addresses.len(), MAX_NODES + 1);
+        assert!(addresses.iter().all(|address| address.octets()[3] < 255));
+    }
+
+    #[test]
+    fn names_carry_the_id_and_fit_where_they_go() {
+        let plan = Plan::new("0123abcd", MAX_NODES).unwrap();
+        let last = plan.node("n50").unwrap();
+        assert_eq!(last.namespace, "devkube-0123abcd-n50");
+        assert_eq!(last.pods, Some(Ipv4Addr::new(10, 244, 50, 0)));
+        // The kernel's limit for the name of an interface.
+        assert!(last.port().len() < 16);
+        assert_eq!(plan.control_plane().pods, None);
+    }
+
+    #[test]
+    fn sizes_at_the_edge() {
+        assert!(Plan::new("a", 1).is_ok());
+        assert!(matches!(Plan::new("a", 0), Err(Error::Nodes { asked: 0, most: MAX_NODES })));
+        assert!(matches!(Plan::new("a", MAX_NODES + 1), Err(Error::Nodes { .. })));
+    }
+
+    #[test]
+    fn an_unknown_node_is_answered_with_the_known_ones() {
+        let error = Plan::new("a", 2).unwrap().node("n3").unwrap_err().to_string();
+        assert_eq!(error, r#"there is no node "n3": this cluster has n1, n2"#);
+    }
+}

@@ -1,0 +1,87 @@
+//! What this machine must have for a cluster, and what of it is missing. Looks at `PATH` and nothing else.
+
+use std::path::Path;
+
+use crate::{
+    command::which,
+    error::{Error, Missing, Result, Source},
+};
+
+/// What the nodes run on.
+const NODE: &[Missing] = &[
+    Missing { program: "containerd", source: Source::Debian("containerd") },
+    Missing { program: "ctr", source: Source::Debian("containerd") },
+    Missing { program: "containerd-shim-runc-v2", source: Source::Debian("containerd") },
+    Missing { program: "runc", source: Source::Debian("runc") },
+    Missing { program: "iptables", source: Source::Debian("iptables") },
+    Missing { program: "conntrack", source: Source::Debian("conntrack") },
+    Missing { program: "ip", source: Source::Debian("iproute2") },
+    Missing { program: "sysctl", source: Source::Debian("procps") },
+    Missing { program: "nsenter", source: Source::Debian("util-linux") },
+    Missing { program: "unshare", source: Source::Debian("util-linux") },
+    Missing { program: "setsid", source: Source::Debian("util-linux") },
+    Missing { program: "mount", source: Source::Debian("mount") },
+];
+
+/// What the programs are built with.
+const BUILD: &[Missing] = &[
+    Missing { program: "go", source: Source::Other("1.26 or later, from https://go.dev/dl") },
+    Missing { program: "cc", source: Source::Debian("gcc libc6-dev") },
+];
+
+/// Where Debian puts the plugins of the container network.
+pub(crate) const CNI: &str = "/usr/lib/cni";
+/// A busybox that needs no library.
+pub const BUSYBOX: &str = "/bin/busybox";
+
+/// Checks that a cluster can run here.
+///
+/// # Errors
+/// [`Error::NotRoot`], or [`Error::Missing`] with all that is missing.
+pub(crate) fn check_node() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let mut missing = lacking(NODE, |program| which(program).is_some());
+    if !Path::new(CNI).join("bridge").exists() {
+        missing.push(Missing { program: "the CNI plugins", source: Source::Debian("containernetworking-plugins") });
+    }
+    none(missing)
+}
+
+/// Checks that the programs can be built here.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub(crate) fn check_build() -> Result<()> {
+    none(lacking(BUILD, |program| which(program).is_some()))
+}
+
+/// The static busybox of this machine, for images with a userland.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub fn busybox() -> Result<Vec<u8>> {
+    let missing = || Error::Missing(vec![Missing { program: "busybox", source: Source::Debian("busybox-static") }]);
+    std::fs::read(BUSYBOX).map_err(|_| missing())
+}
+
+fn lacking(wanted: &[Missing], present: impl Fn(&str) -> bool) -> Vec<Missing> {
+    wanted.iter().filter(|wanted| !present(wanted.program)).copied().collect()
+}
+
+fn none(missing: Vec<Missing>) -> Result<()> {
+    if missing.is_empty() { Ok(()) } else { Err(Error::Missing(missing)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_missing_is_told_at_once() {
+        let missing = lacking(NODE, |program| program != "runc" && program != "ip");
+        let error = none(missing).unwrap_err().to_string();
+        assert!(error.contains("lacks runc, ip") && error.contains("apt-get install runc iproute2"), "{error}");
+    }
+}

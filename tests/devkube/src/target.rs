@@ -1,0 +1,327 @@
+//! The cluster that a test suite runs on: one that it is given, one that kind makes where Docker runs, or devkube's own.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    clients::Clients,
+    cluster::{Cluster, NODES, Options},
+    command::{program, run, which},
+    error::{Error, Result},
+    record::{Process, create_folder},
+    tools::{Tools, Wanted},
+};
+
+/// How long Docker may take to say that it is there.
+const DOCKER: Duration = Duration::from_secs(10);
+/// How long kind may take to make a cluster: it downloads its nodes' image first.
+const KIND: Duration = Duration::from_secs(15 * 60);
+/// How long a command inside a kind node may take.
+const INSIDE: Duration = Duration::from_secs(60);
+/// The rules that cut a kind node off: everything that crosses its cable, but nothing inside it.
+const CABLE: [(&str, &str); 3] = [("INPUT", "-i"), ("OUTPUT", "-o"), ("FORWARD", "-i")];
+
+/// A cluster for tests, of whichever kind. What the suite made is removed when this is dropped; [`TestCluster::down`] also
+/// says when that fails.
+#[derive(Debug)]
+pub struct TestCluster {
+    target: Target,
+    clients: Clients,
+}
+
+#[derive(Debug)]
+enum Target {
+    Given,
+    Kind(Kind),
+    // Large, and there is one.
+    Devkube(Box<Cluster>),
+}
+
+/// Which kind of cluster to take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Choice {
+    Given(PathBuf),
+    Kind,
+    Devkube { because: String },
+}
+
+impl Cluster {
+    /// The cluster for a test suite: the one of `KUBECONFIG` when that is set, else a new one, by kind where Docker runs and
+    /// kind is installed, else devkube's. Says on stderr which one it took, and why.
+    ///
+    /// # Errors
+    /// When that cluster can't be used or made.
+    pub async fn for_tests() -> Result<TestCluster> {
+        Self::for_tests_with(Options::default()).await
+    }
+
+    /// As [`Cluster::for_tests`]; the options are for devkube's own cluster, and the number of nodes for kind's too.
+    ///
+    /// # Errors
+    /// As [`Cluster::for_tests`].
+    pub async fn for_tests_with(options: Options) -> Result<TestCluster> {
+        let kubeconfig = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let docker = if kubeconfig.is_none() { docker_runs().await } else { Err(String::new()) };
+        let choice = choose(kubeconfig, docker, which("kind").is_some());
+        match choice {
+            Choice::Given(kubeconfig) => {
+                say(&format!("taking the cluster of KUBECONFIG={}", kubeconfig.display()));
+                let clients = Clients::new(kubeconfig, Tools::ensure(Wanted::Clients, &say).await?);
+                clients.kubectl(&["version"]).await?;
+                Ok(TestCluster { target: Target::Given, clients })
+            }
+            Choice::Kind => {
+                say("taking a new cluster of kind: KUBECONFIG is not set, and Docker runs");
+                let tools = Tools::ensure(Wanted::Clients, &say).await?;
+                let kind = Kind::up(options.nodes).await?;
+                let clients = Clients::new(kind.kubeconfig(), tools);
+                Ok(TestCluster { target: Target::Kind(kind), clients })
+            }
+            Choice::Devkube { because } => {
+                say(&format!("taking a new cluster of devkube: KUBECONFIG is not set, and {because}"));
+                let cluster = Self::up(options, &say).await?;
+                let clients = cluster.clients();
+                Ok(TestCluster { target: Target::Devkube(Box::new(cluster)), clients })
+            }
+        }
+    }
+}
+
+impl TestCluster {
+    /// A file with the credentials of an administrator; its server can be reached from this process.
+    pub fn kubeconfig(&self) -> &Path {
+        self.clients.kubeconfig()
+    }
+
+    /// `kubectl` and `helm`.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Runs `kubectl` and gives its stdout.
+    ///
+    /// # Errors
+    /// As [`Clients::kubectl`].
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.clients.kubectl(arguments).await
+    }
+
+    /// Runs `kubectl` with something on its stdin.
+    ///
+    /// # Errors
+    /// As [`Clients::kubectl`].
+    pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        self.clients.kubectl_with(arguments, input).await
+    }
+
+    /// Runs `helm` and gives its stdout.
+    ///
+    /// # Errors
+    /// As [`Clients::kubectl`].
+    pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
+        self.clients.helm(arguments).await
+    }
+
+    /// The names of the nodes that pods may be put on.
+    ///
+    /// # Errors
+    /// As [`Clients::kubectl`].
+    pub async fn nodes(&self) -> Result<Vec<String>> {
+        let query = "--output=jsonpath={range .items[?(!@.spec.taints)]}{.metadata.name}{\"\\n\"}{end}";
+        Ok(self.kubectl(&["get", "nodes", query]).await?.lines().map(String::from).collect())
+    }
+
+    /// The devkube cluster under this, if it is one.
+    pub fn devkube(&self) -> Option<&Cluster> {
+        match &self.target {
+            Target::Devkube(cluster) => Some(cluster),
+            Target::Given | Target::Kind(_) => None,
+        }
+    }
+
+    /// Gives every node an image from an OCI archive.
+    ///
+    /// # Errors
+    /// [`Error::NotPossible`] on a given cluster; else when a node refuses it.
+    pub async fn load_image(&self, archive: &Path) -> Result<()> {
+        match &self.target {
+            Target::Given => {
+                Err(self.not_possible("loading an image", "push it to a registry that its nodes pull from"))
+            }
+            Target::Kind(kind) => kind.load(archive).await,
+            Target::Devkube(cluster) => cluster.load(archive).await,
+        }
+    }
+
+    /// Cuts a node off the others, until [`TestCluster::heal`].
+    ///
+    /// # Errors
+    /// [`Error::NotPossible`] on a given cluster; else when there is no such node.
+    pub async fn partition(&self, node: &str) -> Result<()> {
+        match &self.target {
+            Target::Given => Err(self.not_possible("partitioning a node", "unset KUBECONFIG for a cluster that can")),
+            Target::Kind(kind) => kind.partition(node).await,
+            Target::Devkube(cluster) => cluster.partition(node).await,
+        }
+    }
+
+    /// Kills everything on a node at once, until [`TestCluster::heal`].
+    ///
+    /// # Errors
+    /// As [`TestCluster::partition`].
+    pub async fn crash(&self, node: &str) -> Result<()> {
+        match &self.target {
+            Target::Given => Err(self.not_possible("crashing a node", "unset KUBECONFIG for a cluster that can")),
+            Target::Kind(_) => docker(&["kill", node]).await,
+            Target::Devkube(cluster) => cluster.crash(node).await,
+        }
+    }
+
+    /// Ends a partition or a crash.
+    ///
+    /// # Errors
+    /// As [`TestCluster::partition`].
+    pub async fn heal(&self, node: &str) -> Result<()> {
+        match &self.target {
+            Target::Given => Err(self.not_possible("healing a node", "unset KUBECONFIG for a cluster that can")),
+            Target::Kind(kind) => kind.heal(node).await,
+            Target::Devkube(cluster) => cluster.heal(node).await,
+        }
+    }
+
+    /// Removes what was made; a given cluster stays.
+    ///
+    /// # Errors
+    /// When something of it is left.
+    pub async fn down(self) -> Result<()> {
+        match self.target {
+            Target::Given => Ok(()),
+            Target::Kind(kind) => kind.down().await,
+            Target::Devkube(cluster) => cluster.down().await,
+        }
+    }
+
+    fn not_possible(&self, what: &'static str, instead: &'static str) -> Error {
+        Error::NotPossible { what, cluster: format!("the given cluster ({})", self.kubeconfig().display()), instead }
+    }
+}
+
+fn choose(kubeconfig: Option<PathBuf>, docker: Result<(), String>, kind: bool) -> Choice {
+    match (kubeconfig, docker) {
+        (Some(kubeconfig), _) => Choice::Given(kubeconfig),
+        (None, Ok(())) if kind => Choice::Kind,
+        (None, Ok(())) => Choice::Devkube { because: "kind is not installed".into() },
+        (None, Err(why)) => Choice::Devkube { because: why },
+    }
+}
+
+async fn docker_runs() -> Result<(), String> {
+    if which("docker").is_none() {
+        return Err("docker is not installed".into());
+    }
+    let mut command = program("docker");
+    command.args(["info", "--format", "{{.ServerVersion}}"]);
+    run(command, None, DOCKER).await.map(drop).map_err(|_| "no Docker engine answers".into())
+}
+
+fn say(text: &str) {
+    eprintln!("devkube: {text}");
+}
+
+/// A cluster that kind made.
+#[derive(Debug)]
+struct Kind {
+    name: String,
+    folder: PathBuf,
+    held: bool,
+}
+
+impl Kind {
+    async fn up(nodes: usize) -> Result<Self> {
+        let process = Process::myself().map_or(0, |process| process.started);
+        let name = format!("devkube-{}-{process}", std::process::id());
+        let kind = Self { folder: std::env::temp_dir().join(format!("kind-{name}")), name, held: true };
+        create_folder(&kind.folder)?;
+        let mut description = String::from("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n");
+        description.push_str("- role: control-plane\n");
+        description.push_str(&"- role: worker\n".repeat(if nodes == 0 { NODES } else { nodes }));
+        let mut command = program("kind");
+        command.args(["create", "cluster", "--config=-", "--wait=5m", "--name", &kind.name]);
+        command.arg("--kubeconfig").arg(kind.kubeconfig());
+        run(command, Some(description.as_bytes()), KIND).await?;
+        Ok(kind)
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    async fn load(&self, archive: &Path) -> Result<()> {
+        let mut command = program("kind");
+        command.args(["load", "image-archive", "--name", &self.name]).arg(archive);
+        run(command, None, KIND).await.map(drop)
+    }
+
+    async fn partition(&self, node: &str) -> Result<()> {
+        for (chain, direction) in CABLE {
+            docker(&["exec", node, "iptables", "-I", chain, direction, "eth0", "-j", "DROP"]).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes out the rules of a partition; a node that was killed lost them, so that only starting it can fail.
+    async fn heal(&self, node: &str) -> Result<()> {
+        docker(&["start", node]).await?;
+        for (chain, direction) in CABLE {
+            let _ = docker(&["exec", node, "iptables", "-D", chain, direction, "eth0", "-j", "DROP"]).await;
+        }
+        Ok(())
+    }
+
+    async fn down(mut self) -> Result<()> {
+        self.held = false;
+        let mut command = program("kind");
+        command.args(["delete", "cluster", "--name", &self.name]).arg("--kubeconfig").arg(self.kubeconfig());
+        run(command, None, KIND).await?;
+        let removed = std::fs::remove_dir_all(&self.folder);
+        removed.map_err(|source| Error::File { action: "removed", path: self.folder.clone(), source })
+    }
+}
+
+impl Drop for Kind {
+    fn drop(&mut self) {
+        if self.held {
+            let mut command = std::process::Command::new("kind");
+            command.args(["delete", "cluster", "--name", &self.name]).arg("--kubeconfig").arg(self.kubeconfig());
+            if !command.status().is_ok_and(|status| status.success()) {
+                say(&format!("kind cluster {} could not be deleted: try `kind delete cluster --name {0}`", self.name));
+            }
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+async fn docker(arguments: &[&str]) -> Result<()> {
+    let mut command = program("docker");
+    command.args(arguments);
+    run(command, None, INSIDE).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_cluster_comes_before_kind_and_kind_before_devkube() {
+        let given = Some(PathBuf::from("/k"));
+        let no_docker = || Err("no Docker engine answers".to_owned());
+        let devkube = |because: &str| Choice::Devkube { because: because.into() };
+        assert_eq!(choose(given.clone(), Ok(()), true), Choice::Given("/k".into()));
+        assert_eq!(choose(given, no_docker(), false), Choice::Given("/k".into()));
+        assert_eq!(choose(None, Ok(()), true), Choice::Kind);
+        assert_eq!(choose(None, Ok(()), false), devkube("kind is not installed"));
+        assert_eq!(choose(None, no_docker(), true), devkube("no Docker engine answers"));
+    }
+}

@@ -1,0 +1,264 @@
+//! A real cluster of three nodes, as a test suite uses it: pods with volumes and Services, a lost node, and nothing left at the
+//! end. Runs on whatever `Cluster::for_tests` takes; says which, and what of it a given cluster can't show.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use devkube::{Cluster, Error, Options, TestCluster, busybox, oci::Image};
+
+/// For what the kubelets and controllers do in seconds, on a machine that may be busy.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+const WORKLOAD: &str = include_str!("workload.yaml");
+const NAMESPACE: &str = "--namespace=devkube-test";
+
+/// Three pods, one on each node, each with a volume that holds its name, and a Service of their own.
+struct Workload<'a> {
+    cluster: &'a TestCluster,
+}
+
+impl<'a> Workload<'a> {
+    async fn start(cluster: &'a TestCluster) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let archive = folder.path().join("tools.tar");
+        let image = Image::userland(busybox().expect("a static busybox")).user("65532:65532");
+        fs::write(&archive, image.archive("devkube-tools:test").expect("an image")).expect("an archive");
+        cluster.load_image(&archive).await.expect("an image on every node");
+        let workload = Self { cluster };
+        cluster.kubectl_with(&["apply", "-f", "-"], WORKLOAD).await.expect("a workload");
+        workload.kubectl(&["rollout", "status", "statefulset/web", "--timeout=180s"]).await;
+        workload
+    }
+
+    async fn kubectl(&self, arguments: &[&str]) -> String {
+        let all: Vec<_> = std::iter::once(NAMESPACE).chain(arguments.iter().copied()).collect();
+        self.cluster.kubectl(&all).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What a shell in a pod says.
+    async fn shell(&self, pod: &str, script: &str) -> Result<String, String> {
+        let arguments = [NAMESPACE, "exec", pod, "--", "sh", "-c", script];
+        self.cluster.kubectl(&arguments).await.map_err(|error| error.to_string())
+    }
+
+    async fn field(&self, object: &str, path: &str) -> String {
+        self.kubectl(&["get", object, &format!("--output=jsonpath={{{path}}}")]).await
+    }
+
+    /// What a pod gets when it asks an address.
+    async fn fetch(&self, pod: &str, address: &str) -> Result<String, String> {
+        self.shell(pod, &format!("timeout 5 wget -q -O - http://{address}/")).await.map(|text| text.trim().to_owned())
+    }
+}
+
+/// Looks until something is as wanted.
+async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(last) => assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}; last: {last}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn node_is(cluster: &TestCluster, node: &str, wanted: &str) {
+    let query = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    eventually(&format!("{node} Ready={wanted}"), async || {
+        let status = cluster.kubectl(&["get", "node", node, query]).await.map_err(|error| error.to_string())?;
+        if status == wanted { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_runs_pods_loses_a_node_and_leaves_nothing() {
+    let cluster = Cluster::for_tests().await.unwrap_or_else(|error| panic!("{error}"));
+
+    let workload = Workload::start(&cluster).await;
+    each_pod_has_its_volume(&workload).await;
+    pods_reach_each_other_by_address_service_and_name(&workload).await;
+    let node = workload.field("pod/web-1", ".spec.nodeName").await;
+    if cluster.devkube().is_some() || cluster.partition(&node).await.is_ok() {
+        a_partition_is_noticed_and_heals(&workload, &node).await;
+        a_crashed_node_comes_back_with_its_volume(&workload, &node).await;
+    } else {
+        eprintln!("this cluster was given: it can't be partitioned, so the loss of a node is not tried");
+    }
+    cluster.kubectl(&["delete", "namespace", "devkube-test", "--wait=false"]).await.expect("a namespace that goes");
+
+    let traces = cluster.devkube().map(|own| Traces::of(own.run()));
+    cluster.down().await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(traces.map(|traces| traces.found()).unwrap_or_default(), Vec::<String>::new(), "something is left");
+}
+
+async fn each_pod_has_its_volume(workload: &Workload<'_>) {
+    for pod in ["web-0", "web-1", "web-2"] {
+        assert_eq!(workload.shell(pod, "cat /data/index.html").await.as_deref().map(str::trim), Ok(pod));
+        assert_eq!(workload.kubectl(&["logs", pod]).await.trim(), format!("{pod} is up"));
+    }
+    assert_eq!(workload.shell("web-0", "id -u").await.as_deref().map(str::trim), Ok("65532"));
+}
+
+async fn pods_reach_each_other_by_address_service_and_name(workload: &Workload<'_>) {
+    let mut nodes = BTreeSet::new();
+    for pod in ["web-0", "web-1", "web-2"] {
+        let address = workload.field(&format!("pod/{pod}"), ".status.podIP").await;
+        assert_eq!(workload.fetch("web-0", &format!("{address}:8080")).await.as_deref(), Ok(pod));
+        nodes.insert(workload.field(&format!("pod/{pod}"), ".spec.nodeName").await);
+    }
+    assert_eq!(nodes.len(), 3, "the pods share nodes: {nodes:?}");
+    let service = workload.field("service/web", ".spec.clusterIP").await;
+    let mut answers = BTreeSet::new();
+    eventually("all pods behind the Service", async || {
+        answers.insert(workload.fetch("web-2", &format!("{service}:80")).await?);
+        if answers.len() == 3 { Ok(()) } else { Err(format!("{answers:?}")) }
+    })
+    .await;
+    let found = eventually("the name of the Service", async || {
+        workload.shell("web-1", "nslookup web.devkube-test.svc.cluster.local").await
+    })
+    .await;
+    assert!(found.contains(&service), "{found}");
+}
+
+async fn a_partition_is_noticed_and_heals(workload: &Workload<'_>, node: &str) {
+    let cluster = workload.cluster;
+    cluster.partition(node).await.expect("a partition");
+    node_is(cluster, node, "Unknown").await;
+    cluster.heal(node).await.expect("its end");
+    node_is(cluster, node, "True").await;
+    reaches_the_others(workload).await;
+}
+
+async fn a_crashed_node_comes_back_with_its_volume(workload: &Workload<'_>, node: &str) {
+    let cluster = workload.cluster;
+    cluster.crash(node).await.expect("a crash");
+    node_is(cluster, node, "Unknown").await;
+    cluster.heal(node).await.expect("its end");
+    node_is(cluster, node, "True").await;
+    reaches_the_others(workload).await;
+    let starts = workload.shell("web-1", "wc -l < /data/starts").await;
+    assert!(
+        starts.as_deref().is_ok_and(|starts| starts.trim() >= "2"),
+        "the volume forgot its first start: {starts:?}"
+    );
+}
+
+/// The pod of the lost node answers, and reaches the one of another node.
+async fn reaches_the_others(workload: &Workload<'_>) {
+    eventually("web-1 after its node came back", async || {
+        let address = workload.field("pod/web-0", ".status.podIP").await;
+        workload.fetch("web-1", &format!("{address}:8080")).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_clusters_run_side_by_side_and_one_outlives_the_other() {
+    if std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty()) {
+        eprintln!("KUBECONFIG is set: what devkube itself does is tried nevertheless, on clusters of its own");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let up = async |name: &str| {
+        let options = Options { nodes: 1, run: Some(folder.path().join(name)), ..Options::default() };
+        Cluster::up(options, &|step| eprintln!("{name}: {step}")).await.unwrap_or_else(|error| panic!("{error}"))
+    };
+    let (one, other) = (up("one").await, up("other").await);
+    let names = async |cluster: &Cluster| cluster.clients().kubectl(&["get", "nodes", "--output=name"]).await;
+    assert_eq!(names(&one).await.expect("an answer"), "node/n1\n");
+    // A later process removes it from its folder, whoever holds it.
+    Cluster::attach(&folder.path().join("one")).expect("its folder").down().await.expect("its end");
+    assert!(!folder.path().join("one").exists());
+    assert_eq!(names(&other).await.expect("the other one stays"), "node/n1\n");
+    assert!(matches!(other.crash("n2").await, Err(Error::NoNode { .. })));
+    other.crash("n1").await.expect("a crash");
+    assert!(matches!(other.crash("n1").await, Err(Error::NodeDown(_))));
+    let run = other.run().to_owned();
+    drop(other);
+    assert!(!run.exists(), "a dropped cluster is left");
+}
+
+#[tokio::test]
+async fn a_killed_holder_leaves_nothing_that_down_does_not_remove() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = folder.path().join("run");
+    let devkube = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_devkube"));
+        let output = command.args(arguments).arg("--run").arg(&run).output().expect("devkube runs");
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {said}{errors}");
+        said.into_owned()
+    };
+    devkube(&["up", "--nodes", "1"]);
+    let shell = devkube(&["env"]);
+    let script = format!("{shell}\nkubectl get --raw /readyz");
+    let ready = Command::new("sh").args(["-ec", &script]).output().expect("a shell runs");
+    assert_eq!(String::from_utf8_lossy(&ready.stdout), "ok", "{}", String::from_utf8_lossy(&ready.stderr));
+    let traces = Traces::of(&run);
+    assert!(traces.processes().len() > 8, "all the programs of a cluster are seen: {:?}", traces.processes());
+    let description = fs::read(run.join("cluster.json")).expect("its description");
+    let description: serde_json::Value = serde_json::from_slice(&description).expect("JSON");
+    let owner = description["owner"]["pid"].to_string();
+    let killed = Command::new("kill").args(["-KILL", &owner]).status().expect("kill runs");
+    assert!(killed.success());
+    devkube(&["down"]);
+    assert_eq!(traces.found(), Vec::<String>::new(), "something is left");
+}
+
+/// How a cluster is found on a machine: namespaces and cgroups by its name, processes by where they run.
+struct Traces {
+    run: PathBuf,
+    prefix: String,
+    machines: BTreeSet<PathBuf>,
+}
+
+impl Traces {
+    /// Of a cluster that is up.
+    fn of(run: &Path) -> Self {
+        let read = |path: PathBuf| -> serde_json::Value {
+            serde_json::from_slice(&fs::read(path).expect("a record")).expect("JSON")
+        };
+        let id = read(run.join("cluster.json"))["id"].as_str().expect("an id").to_owned();
+        let records = fs::read_dir(run.join("machines")).expect("its machines").flatten().map(|entry| entry.path());
+        let records = records.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let machines = records.map(|path| {
+            let inside = read(path)["inside"].as_i64().expect("a process");
+            fs::read_link(format!("/proc/{inside}/ns/pid")).expect("a machine that runs")
+        });
+        Self { run: run.into(), prefix: format!("devkube-{id}-"), machines: machines.collect() }
+    }
+
+    /// Everything that is there now.
+    fn found(&self) -> Vec<String> {
+        let mut found = self.processes();
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+        for folder in hierarchies.chain(["/sys/fs/cgroup", "/run/netns"].map(PathBuf::from)) {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            let own = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&self.prefix));
+            found.extend(own.map(|entry| entry.path().display().to_string()));
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let run = self.run.display().to_string();
+        found
+            .extend(mounts.lines().filter(|line| line.contains(&run) || line.contains(&self.prefix)).map(String::from));
+        found.extend(self.run.exists().then_some(run));
+        found
+    }
+
+    /// Those of the machines themselves, and those in the cgroups of pods.
+    fn processes(&self) -> Vec<String> {
+        let folders = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = folders.filter(|folder| {
+            let inside = fs::read_link(folder.join("ns/pid")).is_ok_and(|namespace| self.machines.contains(&namespace));
+            inside || fs::read_to_string(folder.join("cgroup")).is_ok_and(|cgroups| cgroups.contains(&self.prefix))
+        });
+        own.map(|folder| folder.display().to_string()).collect()
+    }
+}
