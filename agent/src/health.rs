@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,8 @@ pub const SUBCOMMAND: &str = "health";
 
 /// What is asked unless the arguments say otherwise: where the image's own deployments serve their probes.
 const DEFAULT_URL: &str = "http://127.0.0.1:9090/readyz";
+/// The arguments are wrong.
+const MISCONFIGURED: u8 = 2;
 /// How long an answer may take in all.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are looked at; its status comes first.
@@ -52,6 +55,22 @@ fn command() -> Command {
         .about("Asks a coordinator's or an agent's probe")
         .after_help("Exit codes: 0 well; 1 unwell, or no answer within 2 seconds; 2 wrong arguments.")
         .arg(Arg::new("url").value_name("URL").default_value(DEFAULT_URL).help("What to ask, over http"))
+}
+
+/// Does what the arguments after the program's name say, and says on stderr why it is not well.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(HealthError::CommandLine(error)) => {
+            // A closed terminal is nothing to report to.
+            let _ = error.print();
+            if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS }
+        }
+        Err(error) => {
+            eprintln!("robeing-agent: {error}");
+            if matches!(error, HealthError::Url(_)) { MISCONFIGURED.into() } else { ExitCode::FAILURE }
+        }
+    }
 }
 
 /// Asks what the arguments after the program's name say.
