@@ -67,7 +67,7 @@ pub fn judge(
         return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
     };
     if !is_owned(live, owner) {
-        return Verdict::Foreign;
+        return if is_leftover(live, desired) { Verdict::Await } else { Verdict::Foreign };
     }
     let seen = fingerprint(live);
     match same_wish {
@@ -80,6 +80,15 @@ pub fn judge(
 /// Whether the cluster with this uid controls an object.
 pub fn is_owned(object: &DynamicObject, owner: &str) -> bool {
     object.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
+}
+
+/// Whether an object is of an earlier cluster of the same name, and so about to be deleted by the garbage collector.
+fn is_leftover(live: &DynamicObject, desired: &DynamicObject) -> bool {
+    let of = |object: &DynamicObject| {
+        let owner = object.owner_references().iter().find(|reference| reference.controller == Some(true))?;
+        Some((owner.kind.clone(), owner.name.clone()))
+    };
+    of(live).is_some() && of(live) == of(desired)
 }
 
 /// A number that changes when anything about an object does that an apply could set.
@@ -229,8 +238,10 @@ async fn apply_one(
         Verdict::Apply => {}
         Verdict::Look => {
             let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
-            if found.is_some_and(|found| !is_owned(&found, owner)) {
-                return Err(foreign());
+            match found.filter(|found| !is_owned(found, owner)) {
+                Some(found) if is_leftover(&found, &wish.object) => return Ok(true),
+                Some(_) => return Err(foreign()),
+                None => {}
             }
         }
     }
@@ -272,3 +283,7 @@ pub async fn delete_exactly(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -183,7 +183,12 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
 async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Memory) -> Observation {
     let name = cluster.name_any();
     let addresses = observe::addresses(&name, &context.caches.pods(cluster), memory.asked.as_deref());
-    let fleet = context.coordinators.ask(&addresses).await;
+    let mut fleet = context.coordinators.ask(&addresses).await;
+    if fleet.is_err() && memory.asked.is_some() {
+        // A new leader is found within a second; that is no news but the leader's name.
+        tokio::time::sleep(SOON).await;
+        fleet = context.coordinators.ask(&addresses).await;
+    }
     let fleet = fleet.and_then(|answer| {
         // An address may be another pod's by now.
         if answer.status.cluster_id == name { Ok(answer) } else { Err(fleet::Error::NoAddress) }

@@ -20,7 +20,7 @@ use tonic::{
 /// How long a coordinator may take to answer a question.
 pub const QUESTION_DEADLINE: Duration = Duration::from_millis(1_500);
 /// How long a change of the members may take: a new one learns the whole log first.
-pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(45);
+pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(20);
 /// How long setting pools or handing over may take.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStatus, Pod},
+    api::core::v1::{ContainerState, ContainerStatus, PersistentVolumeClaim, Pod, PodCondition},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
@@ -12,6 +12,8 @@ use crate::observe::NODE_GONE_AFTER;
 
 /// For how long after a restart a container that was restarted more than once still counts as failing.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// How long the scheduler may take, also while a disk is being made.
+const SCHEDULED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest part of a container's last words that is repeated, characters.
 const MAX_WORDS: usize = 300;
 
@@ -73,7 +75,7 @@ impl Failure {
 
 /// Whether a pod is ready.
 pub fn ready(pod: &Pod) -> bool {
-    condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
+    condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
 /// Whether its first container has run in this pod.
@@ -83,10 +85,13 @@ pub fn has_run(pod: &Pod) -> bool {
     states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
-fn condition<'a>(pod: &'a Pod, of: &str) -> Option<(&'a str, Option<&'a str>)> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let found = conditions.iter().find(|condition| condition.type_ == of)?;
-    Some((&found.status, found.message.as_deref()))
+/// Whether the volume of a claim is gone for good.
+pub fn disk_lost(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost"))
+}
+
+fn condition<'a>(pod: &'a Pod, of: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == of)
 }
 
 /// What is wrong with a pod, if something is.
@@ -105,10 +110,11 @@ pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
             return of(kind, Some(&status.name), words);
         }
     }
-    match condition(pod, "PodScheduled") {
-        Some(("False", message)) => of(Kind::Unschedulable, None, unschedulable(pod, message)),
-        _ => None,
-    }
+    let unscheduled = condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False")?;
+    let waits = unscheduled.last_transition_time.as_ref().map(|since| now.duration_since(since.0));
+    waits
+        .is_some_and(|waits| waits.is_positive() && waits.unsigned_abs() > SCHEDULED_WITHIN)
+        .then(|| of(Kind::Unschedulable, None, unschedulable(pod, unscheduled.message.as_deref())))?
 }
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {

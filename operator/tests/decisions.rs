@@ -125,42 +125,48 @@ fn a_voter_counts_as_caught_up_just_within_the_limit() {
     }
 }
 
-prop_compose! {
-    fn any_pod(ordinal: u32)(
-        updated: bool, ready: bool, terminating in prop::bool::weighted(0.1), has_run: bool, fails: bool,
-    ) -> CoordinatorPod {
-        CoordinatorPod {
-            updated,
+fn any_pod(ordinal: u32) -> impl Strategy<Value = CoordinatorPod> {
+    let terminating = prop::bool::weighted(0.1);
+    (any::<bool>(), any::<bool>(), terminating, any::<bool>(), any::<bool>()).prop_map(
+        move |(updated, ready, terminating, has_run, fails)| CoordinatorPod {
             ready,
             terminating,
             has_run,
             failure: (fails && !ready).then(|| "it ended 3 times".into()),
             ..pod(ordinal, updated)
-        }
-    }
+        },
+    )
 }
 
-prop_compose! {
-    fn any_group()(size in prop::sample::select(vec![1_u32, 2, 3, 4, 5, 7]))(
-        pods in (0..size).map(any_pod).collect::<Vec<_>>(),
-        missing in prop::collection::vec(prop::bool::weighted(0.1), size as usize),
-        caught_up in prop::collection::vec(prop::bool::weighted(0.8), size as usize),
-        voters in prop::collection::vec(prop::bool::weighted(0.9), size as usize),
-        leader in 0..size,
-        known in prop::bool::weighted(0.9),
-        durable: bool,
-        settled in prop::bool::weighted(0.9),
-        size in Just(size),
-    ) -> (u32, Pods, Option<Membership>, bool, bool) {
-        let there = pods.into_iter().enumerate().filter(|(index, _)| !missing[*index]);
-        let pods = there.map(|(index, pod)| (index as u32, pod)).collect();
-        let members = (0..size).map(|ordinal| Member {
-            voter: voters[ordinal as usize] || ordinal == leader,
-            ..member(ordinal, caught_up[ordinal as usize])
-        });
-        let membership = Membership { members: members.collect(), leader: name(leader), applied: APPLIED };
-        (size, pods, known.then_some(membership), durable, settled)
-    }
+/// A member that may be behind, or have no vote.
+fn any_member(ordinal: u32) -> impl Strategy<Value = Member> {
+    let (caught_up, voter) = (prop::bool::weighted(0.8), prop::bool::weighted(0.9));
+    (caught_up, voter).prop_map(move |(caught_up, voter)| Member { voter, ..member(ordinal, caught_up) })
+}
+
+/// What may be seen of a group.
+#[derive(Clone, Debug)]
+struct Group {
+    size: u32,
+    pods: Pods,
+    membership: Option<Membership>,
+    durable: bool,
+    settled: bool,
+}
+
+fn any_group() -> impl Strategy<Value = Group> {
+    prop::sample::select(vec![1_u32, 2, 3, 4, 5, 7]).prop_flat_map(|size| {
+        let pods = (0..size).map(|ordinal| prop::option::weighted(0.9, any_pod(ordinal))).collect::<Vec<_>>();
+        let members = (0..size).map(any_member).collect::<Vec<_>>();
+        let flags = (prop::bool::weighted(0.9), any::<bool>(), prop::bool::weighted(0.9));
+        (pods, members, 0..size, flags).prop_map(move |(pods, mut members, leader, (known, durable, settled))| {
+            members[leader as usize].voter = true;
+            let there = pods.into_iter().enumerate();
+            let pods = there.filter_map(|(ordinal, pod)| Some((ordinal as u32, pod?))).collect();
+            let membership = Membership { members, leader: name(leader), applied: APPLIED };
+            Group { size, pods, membership: known.then_some(membership), durable, settled }
+        })
+    })
 }
 
 proptest! {
@@ -168,7 +174,8 @@ proptest! {
 
     /// Whatever is seen: the pod that goes is outdated and alone, and no majority is lost that was there.
     #[test]
-    fn no_step_of_a_rollout_loses_a_majority((size, pods, membership, durable, settled) in any_group()) {
+    fn no_step_of_a_rollout_loses_a_majority(group in any_group()) {
+        let Group { size, pods, membership, durable, settled } = group;
         let view = rollout::View {
             replicas: size,
             pods: &pods,

@@ -2,13 +2,14 @@
 //! status does.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
 use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use serde_json::Value;
 
 use super::{Outcome, PoolView};
 use crate::{
     build::EPHEMERAL_WARNING,
-    health::Failure,
+    health::{self, Failure},
     names::Component,
     observe::{Live, Observation},
     rollout::Step as Rollout,
@@ -127,6 +128,14 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
             return said("True", "PoolNotProgressing", format!("Pool {:?} makes no progress: {stuck}", pool.name));
         }
     }
+    if let Some(lost) = observation.claims.iter().find(|claim| health::disk_lost(claim)) {
+        let name = lost.name_any();
+        let message = format!(
+            "PersistentVolumeClaim {name} lost its volume. Delete it, and the coordinator's pod: it comes back empty and \
+             copies what the others have."
+        );
+        return said("True", "DiskLost", message);
+    }
     let was_up = previous.is_some_and(|previous| previous.term.is_some());
     if observation.fleet.is_err() && was_up {
         return said("True", "NoLeader", "No coordinator answers for a majority; see QuorumHealthy.");
@@ -204,7 +213,7 @@ fn progressing(
         Rollout::Wait(why) => return said("True", "RollingCoordinators", format!("Waiting: {why}.")),
     }
     if let Some(pool) = observation.cluster.spec.pools.iter().find(|pool| rolls(observation, &pool.name)) {
-        return said("True", "RollingPool", format!("Pool {:?} is being brought to its newest template.", pool.name));
+        return said("True", "UpdatingPool", format!("Pool {:?} is being brought to what the spec says.", pool.name));
     }
     let short = |pool: &&PoolView| pool.live + pool.standby < pool.desired;
     if let Some(pool) = pools.iter().find(short).filter(|_| outcome.fleet.is_some()) {

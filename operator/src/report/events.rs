@@ -200,7 +200,8 @@ fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
     if let Some((true, reason, message)) = find(Some(after), types::DEGRADED) {
         let told = was.as_ref().is_some_and(|(degraded, earlier, _)| *degraded && *earlier == reason);
         let paused = events.iter().any(|event| event.reason == "RolloutPaused");
-        if !told && !paused {
+        // The loss of the quorum has an event of its own.
+        if !told && !paused && reason != "NoLeader" {
             events.push(warning(&reason, "Check", message));
         }
     } else if was.is_some_and(|(degraded, ..)| degraded) {

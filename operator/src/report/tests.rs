@@ -1,1 +1,367 @@
+use std::sync::Arc;
 
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Pod},
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::api::DynamicObject;
+use robeing_crds::{RobeingCluster, RobeingClusterStatus, parse_manifest};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::*;
+use crate::{
+    fleet,
+    observe::Live,
+    validate::{Surroundings, validate},
+};
+
+const MANIFEST: &str = "
+apiVersion: robeing.io/v1alpha1
+kind: RobeingCluster
+metadata: {name: fleet, namespace: apps, uid: u, generation: 2}
+spec:
+  coordinators: {replicas: 3, storage: {size: 1Gi}}
+  pools:
+  - {name: data, replicas: 2, standby: 1, executor: {echo: {}}}
+  - {name: auto, executor: {echo: {}}}
+";
+const NOW: &str = "2026-11-23T12:00:00.5Z";
+
+/// A fleet in which all is well, to be changed by each test.
+struct Scene {
+    observation: Observation,
+    outcome: Outcome,
+}
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("well-formed")
+}
+
+fn live(kind: &str, value: Value) -> Live {
+    Live { kind: kind.into(), object: Arc::new(from::<DynamicObject>(value)) }
+}
+
+fn deployment(name: &str, replicas: u32) -> Live {
+    let value = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "apps", "generation": 1},
+        "spec": {"replicas": replicas},
+        "status": {"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas},
+    });
+    live("Deployment", value)
+}
+
+fn pod(name: &str, labels: Value, status: Value) -> Arc<Pod> {
+    let mut labels = labels;
+    labels["app.kubernetes.io/instance"] = "fleet".into();
+    Arc::new(from(
+        json!({"metadata": {"name": name, "namespace": "apps", "uid": name, "labels": labels}, "status": status}),
+    ))
+}
+
+fn coordinator(ordinal: u32) -> Arc<Pod> {
+    let labels = json!({"app.kubernetes.io/component": "coordinator", "controller-revision-hash": "new"});
+    let status = json!({"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]});
+    pod(&names::coordinator("fleet", ordinal), labels, status)
+}
+
+fn agent_pod(name: &str, status: Value) -> Arc<Pod> {
+    pod(name, json!({"app.kubernetes.io/component": "agent", "robeing.io/pool": "data"}), status)
+}
+
+fn agent(name: &str, pool: &str, state: v1::AgentState) -> v1::Agent {
+    v1::Agent { name: name.into(), pool: pool.into(), state: state.into(), session: 1, ..v1::Agent::default() }
+}
+
+fn answer() -> fleet::Answer {
+    let member = |ordinal: u32| v1::Coordinator {
+        name: names::coordinator("fleet", ordinal),
+        voter: true,
+        state: if ordinal == 1 { v1::CoordinatorState::Leader } else { v1::CoordinatorState::Follower }.into(),
+        matched_index: 100,
+        ..v1::Coordinator::default()
+    };
+    let status = v1::FleetStatus {
+        cluster_id: "fleet".into(),
+        leader: names::coordinator("fleet", 1),
+        term: 4,
+        coordinators: (0..3).map(member).collect(),
+        tasks: Some(v1::TaskCounts { queued: 3, running: 2, ..v1::TaskCounts::default() }),
+        finished_total: Some(v1::TaskCounts {
+            succeeded: 10,
+            failed: 1,
+            dead_lettered: 2,
+            ..v1::TaskCounts::default()
+        }),
+        log_applied_index: 100,
+        ..v1::FleetStatus::default()
+    };
+    let (live, standby) = (v1::AgentState::Live, v1::AgentState::Standby);
+    let agents = [("a", "data", live), ("b", "data", live), ("c", "data", standby), ("d", "auto", live)];
+    let agents = agents.map(|(name, pool, state)| agent(name, pool, state)).into();
+    fleet::Answer { status, agents, from: "10.0.0.1:8080".into() }
+}
+
+fn cluster(manifest: &str) -> Arc<RobeingCluster> {
+    Arc::new(parse_manifest(manifest).unwrap_or_else(|error| panic!("{error}")))
+}
+
+fn scene() -> Scene {
+    let cluster = cluster(MANIFEST);
+    let surroundings = Surroundings { default_image: "robeing:1".into(), operator_namespace: "system".into() };
+    let fleet = validate(&cluster, &surroundings, None).expect("valid");
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": "fleet-coordinators", "namespace": "apps", "generation": 1},
+        "spec": {"replicas": 3}, "status": {"observedGeneration": 1, "updateRevision": "new"},
+    });
+    Scene {
+        observation: Observation {
+            cluster,
+            objects: vec![live("StatefulSet", set), deployment("fleet-data", 3), deployment("fleet-auto", 1)],
+            pods: (0..3).map(coordinator).collect(),
+            claims: Vec::<Arc<PersistentVolumeClaim>>::new(),
+            fleet: Ok(answer()),
+            now: NOW.parse().expect("a time"),
+        },
+        outcome: Outcome {
+            fleet: Some(fleet),
+            unbuildable: None,
+            refused: vec![],
+            changing: false,
+            scale: scale::Plan { replicas: 3, step: scale::Step::Settled },
+            rollout: rollout::Step::Done,
+            declined: vec![],
+        },
+    }
+}
+
+impl Scene {
+    fn status(&self, previous: Option<&RobeingClusterStatus>) -> RobeingClusterStatus {
+        status(&self.observation, &self.outcome, previous)
+    }
+
+    fn answer(&mut self) -> &mut fleet::Answer {
+        self.observation.fleet.as_mut().expect("an answer")
+    }
+
+    fn leaderless(&mut self) {
+        self.observation.fleet = Err(fleet::Error::Refused {
+            method: "GetStatus",
+            address: "10.0.0.1:8080".into(),
+            code: Code::Unavailable,
+            message: "no coordinator leads".into(),
+        });
+    }
+
+    fn events(&self, seen: &Scene, before: Option<&RobeingClusterStatus>) -> Vec<String> {
+        let snapshot = Snapshot::of(&seen.observation);
+        let after = self.status(before);
+        let events = happened(&self.observation, &self.outcome, snapshot.as_ref(), before, &after);
+        events.into_iter().map(|event| format!("{:?} {}: {}", event.importance, event.reason, event.note)).collect()
+    }
+}
+
+fn says<'a>(status: &'a RobeingClusterStatus, of: &str) -> (&'a str, &'a str, &'a str) {
+    let condition = status.conditions.iter().find(|condition| condition.type_ == of).expect("the condition is there");
+    (&condition.status, &condition.reason, &condition.message)
+}
+
+#[test]
+fn a_fleet_that_is_well_says_so() {
+    insta::assert_yaml_snapshot!(scene().status(None));
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut scene = scene();
+    let first = scene.status(None);
+    scene.observation.now += SignedDuration::from_secs(60);
+    assert_eq!(scene.status(Some(&first)), first, "nothing changed, so nothing is patched");
+    scene.answer().agents.pop();
+    let second = scene.status(Some(&first));
+    let time = |status: &RobeingClusterStatus, of: &str| {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == of).expect("there");
+        condition.last_transition_time.0
+    };
+    assert_eq!(time(&second, "QuorumHealthy"), time(&first, "QuorumHealthy"));
+    assert_eq!(time(&second, "Ready"), time(&first, "Ready") + SignedDuration::from_secs(60));
+    let expected: Timestamp = "2026-11-23T12:00:00Z".parse().expect("a time");
+    assert_eq!(time(&first, "Ready"), expected, "the API server keeps whole seconds");
+}
+
+#[test]
+fn a_lost_leader_leaves_what_is_known_and_says_that_nothing_is_accepted() {
+    let mut scene = scene();
+    let before = scene.status(None);
+    scene.leaderless();
+    let status = scene.status(Some(&before));
+    assert_eq!((status.leader.as_ref(), status.term, status.phase), (None, Some(4), Some(Phase::Degraded)));
+    assert_eq!(status.tasks, before.tasks);
+    let (state, reason, message) = says(&status, "QuorumHealthy");
+    assert_eq!((state, reason), ("False", "NoLeader"));
+    assert!(message.contains("3 of 3 coordinator pods are ready"), "{message}");
+    let events = scene.events(&scene, Some(&before));
+    assert!(events.iter().any(|event| event.starts_with("Warning QuorumLost")), "{events:?}");
+}
+
+#[test]
+fn a_fleet_that_never_had_a_leader_is_pending_and_not_degraded() {
+    let mut scene = scene();
+    scene.leaderless();
+    let status = scene.status(None);
+    assert_eq!(status.phase, Some(Phase::Pending));
+    assert_eq!(says(&status, "QuorumHealthy").1, "Starting");
+    assert_eq!(says(&status, "Degraded").0, "False");
+}
+
+#[test]
+fn a_crash_loop_is_told_with_its_pool_container_reason_and_last_words() {
+    let mut scene = scene();
+    let crash = json!({
+        "conditions": [{"type": "Ready", "status": "False"}],
+        "containerStatuses": [{
+            "name": "agent", "image": "x", "imageID": "", "ready": false, "restartCount": 4,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 1m20s"}},
+            "lastState": {"terminated": {"exitCode": 127, "reason": "Error", "message": "no such program\n"}},
+        }],
+    });
+    scene.observation.pods.push(agent_pod("fleet-data-1", crash));
+    let status = scene.status(None);
+    assert_eq!(status.phase, Some(Phase::Degraded));
+    insta::assert_snapshot!(says(&status, "Degraded").2, @r#"Pool "data" fails: container "agent" of pod fleet-data-1: it ended 4 times, last with exit code 127 (Error): no such program."#);
+    assert_eq!(says(&status, "Degraded").1, "CrashLooping");
+}
+
+#[test]
+fn pods_that_no_node_takes_and_images_that_are_not_there_are_told() {
+    for (status, reason, words) in [
+        (
+            json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "lastTransitionTime": "2026-11-23T11:59:00Z", "message": "0/3 nodes are available: insufficient cpu."}]}),
+            "Unschedulable",
+            "insufficient cpu",
+        ),
+        (
+            json!({"containerStatuses": [{"name": "agent", "image": "nowhere:1", "imageID": "", "ready": false,
+                "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}),
+            "ImagePullFailed",
+            "nowhere:1",
+        ),
+    ] {
+        let mut scene = scene();
+        scene.observation.pods.push(agent_pod("fleet-data-1", status));
+        let status = scene.status(None);
+        let (state, said, message) = says(&status, "Degraded");
+        assert_eq!((state, said), ("True", reason));
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_coordinator_whose_node_is_gone_is_told_with_its_disk() {
+    let mut scene = scene();
+    let mut gone = Pod::clone(&scene.observation.pods[2]);
+    gone.metadata.deletion_timestamp = Some(from(json!("2026-11-23T11:58:00Z")));
+    gone.spec = Some(from(json!({
+        "nodeName": "n3", "containers": [],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data-fleet-coordinators-2"}}],
+    })));
+    scene.observation.pods[2] = Arc::new(gone);
+    let status = scene.status(None);
+    let (state, reason, message) = says(&status, "Degraded");
+    assert_eq!((state, reason), ("True", "NodeGone"));
+    assert!(message.contains("n3") && message.contains("data-fleet-coordinators-2"), "{message}");
+}
+
+#[test]
+fn missing_agents_are_counted_and_a_pool_that_is_left_to_an_autoscaler_should_be_what_it_was_scaled_to() {
+    let mut scene = scene();
+    scene.observation.objects[2] = deployment("fleet-auto", 4);
+    let status = scene.status(None);
+    assert_eq!((status.agents.ready, status.agents.desired, status.agents.standby), (4, 7, 1));
+    let (state, reason, message) = says(&status, "Ready");
+    assert_eq!((state, reason, message), ("False", "AgentsMissing", "Pool \"auto\" has 1 of 4 agents."));
+}
+
+#[test]
+fn a_rollout_that_is_paused_is_degraded_and_does_not_progress() {
+    let mut scene = scene();
+    let before = scene.status(None);
+    let message = "fleet-coordinators-2 was made from the new template and does not run".to_owned();
+    scene.outcome.rollout = rollout::Step::Paused { reason: "UpdatedPodFails", message };
+    let status = scene.status(Some(&before));
+    assert_eq!(says(&status, "Progressing").0, "False");
+    assert_eq!(says(&status, "Degraded").1, "UpdatedPodFails");
+    assert_eq!(says(&status, "Ready").0, "True", "the fleet still works");
+    let events = scene.events(&scene, Some(&before));
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(events[0].starts_with("Warning RolloutPaused"), "{events:?}");
+    assert!(scene.events(&scene, Some(&status)).is_empty(), "it is told once");
+}
+
+#[test]
+fn a_rollout_is_told_from_its_start_to_its_end() {
+    let mut scene = scene();
+    let before = scene.status(None);
+    scene.outcome.rollout = rollout::Step::Replace { pod: "fleet-coordinators-2".into(), uid: "u".into() };
+    assert!(scene.events(&scene, Some(&before))[0].contains("RolloutStarted"));
+    let rolling = scene.status(Some(&before));
+    scene.outcome.rollout = rollout::Step::Settling("fleet-coordinators-2 is not ready yet".into());
+    let settling = scene.status(Some(&rolling));
+    assert_eq!(says(&settling, "Progressing").1, "RollingCoordinators");
+    scene.outcome.rollout = rollout::Step::Done;
+    let events = scene.events(&scene, Some(&settling));
+    assert_eq!(events, ["Normal RolloutCompleted: Every coordinator runs what the spec says."]);
+}
+
+#[test]
+fn what_happens_between_two_looks_is_told() {
+    let seen = scene();
+    let before = seen.status(None);
+    let mut now = scene();
+    now.observation.objects[1] = deployment("fleet-data", 6);
+    let answer = now.answer();
+    answer.status.leader = names::coordinator("fleet", 2);
+    answer.status.term = 5;
+    answer.status.redistributed_total = 3;
+    answer.status.coordinators.remove(0);
+    answer.agents[0].state = v1::AgentState::Lost.into();
+    answer.agents[0].lost_reason = "its process is gone".into();
+    answer.agents[2].state = v1::AgentState::Live.into();
+    let events: Vec<String> = now.events(&seen, Some(&before));
+    insta::assert_snapshot!(events.join("\n"));
+}
+
+#[test]
+fn a_first_look_tells_no_old_news() {
+    let scene = scene();
+    let status = scene.status(None);
+    let events = happened(&scene.observation, &scene.outcome, None, Some(&status), &status);
+    assert!(events.is_empty(), "{events:?}");
+}
+
+#[test]
+fn a_suspended_fleet_is_suspended_and_wants_no_agents() {
+    let mut scene = scene();
+    scene.observation.cluster = cluster(&format!("{MANIFEST}  suspend: true\n"));
+    let status = scene.status(None);
+    assert_eq!((status.phase, status.agents.desired), (Some(Phase::Suspended), 0));
+    assert_eq!(says(&status, "Suspended").1, "Suspending");
+    scene.answer().agents.clear();
+    assert_eq!(says(&scene.status(None), "Suspended").1, "Suspended");
+}
+
+#[test]
+fn coordinators_without_a_disk_are_warned_of_without_being_degraded() {
+    let mut scene = scene();
+    let manifest = MANIFEST.replace(", storage: {size: 1Gi}", "");
+    scene.observation.cluster = cluster(&manifest);
+    let status = scene.status(None);
+    let (state, reason, message) = says(&status, "Degraded");
+    assert_eq!((state, reason), ("False", "EphemeralStorage"));
+    assert!(message.contains("spec.coordinators.storage"), "{message}");
+    let events = scene.events(&scene, None);
+    assert!(events.iter().any(|event| event.starts_with("Warning EphemeralStorage")), "{events:?}");
+}

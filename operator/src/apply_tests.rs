@@ -1,0 +1,196 @@
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::client::Body;
+use serde_json::Value;
+
+use super::*;
+
+const OWNER: &str = "uid-of-the-cluster";
+
+fn object(value: Value) -> DynamicObject {
+    serde_json::from_value(value).expect("an object")
+}
+
+fn config(text: &str) -> DynamicObject {
+    object(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "name": "a", "namespace": "n", "labels": {"app.kubernetes.io/instance": "c"},
+            "ownerReferences": [{"apiVersion": "v", "kind": "k", "name": "c", "uid": OWNER, "controller": true}],
+        },
+        "data": {"key": text},
+    }))
+}
+
+fn desired(text: &str) -> Desired {
+    Desired { kind: ApiResource::erase::<ConfigMap>(&()), object: config(text) }
+}
+
+/// An API server that keeps one object, and the calls that it got.
+#[derive(Clone, Default)]
+struct Server {
+    state: Arc<Mutex<(Option<Value>, Vec<String>)>>,
+}
+
+impl Server {
+    fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        Client::new(service, "n")
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        let mut state = self.state.lock().expect("no panic");
+        state.1.push(format!("{method} {path}"));
+        let (code, answer) = match (&method, &state.0) {
+            (&Method::PATCH, _) => {
+                assert!(query.contains("force=true") && query.contains("fieldManager=robeing-operator"), "{query}");
+                let mut applied: Value = serde_json::from_slice(&body).expect("JSON");
+                applied["metadata"]["resourceVersion"] = state.1.len().to_string().into();
+                applied["metadata"]["uid"] = "u".into();
+                state.0 = Some(applied.clone());
+                (200, applied)
+            }
+            (&Method::GET, Some(object)) => (200, object.clone()),
+            (&Method::DELETE, Some(_)) => {
+                let options: Value = serde_json::from_slice(&body).expect("JSON");
+                assert_eq!(options["preconditions"]["uid"], "u", "only the object that was seen is deleted");
+                state.0 = None;
+                (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+            }
+            _ => (
+                404,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}),
+            ),
+        };
+        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+    }
+
+    /// What a watch cache that is up to date would hold.
+    fn live(&self) -> Vec<Live> {
+        let object_ = self.state.lock().expect("no panic").0.clone();
+        object_.into_iter().map(|value| Live { kind: "ConfigMap".into(), object: Arc::new(object(value)) }).collect()
+    }
+
+    fn put(&self, value: &DynamicObject) {
+        self.state.lock().expect("no panic").0 = Some(serde_json::to_value(value).expect("JSON"));
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().expect("no panic").1)
+    }
+
+    async fn apply(&self, desired: &[Desired], live: &[Live], records: &mut Records) -> Applied {
+        apply(&self.client(), "n", OWNER, desired, live, records).await
+    }
+}
+
+const READ: &str = "GET /api/v1/namespaces/n/configmaps/a";
+const APPLY: &str = "PATCH /api/v1/namespaces/n/configmaps/a";
+const DELETE: &str = "DELETE /api/v1/namespaces/n/configmaps/a";
+
+#[tokio::test(start_paused = true)]
+async fn an_object_is_made_once_and_then_left_alone() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let wish = [desired("x")];
+    assert!(server.apply(&wish, &[], &mut records).await.changing);
+    assert_eq!(server.calls(), [READ, APPLY]);
+    assert!(server.apply(&wish, &[], &mut records).await.changing, "the cache does not show it yet");
+    assert!(!server.apply(&wish, &server.live(), &mut records).await.changing);
+    tokio::time::advance(CACHE_LAG * 10).await;
+    assert!(!server.apply(&wish, &server.live(), &mut records).await.changing);
+    assert!(server.calls().is_empty(), "nothing changed, so nothing is called");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drift_and_a_new_wish_are_applied_and_a_restarted_operator_applies_once() {
+    let (server, mut records) = (Server::default(), Records::new());
+    server.apply(&[desired("x")], &[], &mut records).await;
+    server.put(&config("edited by hand"));
+    server.calls();
+    server.apply(&[desired("x")], &server.live(), &mut records).await;
+    assert_eq!(server.calls(), [APPLY], "drift");
+    server.apply(&[desired("y")], &server.live(), &mut records).await;
+    assert_eq!(server.calls(), [APPLY], "a new wish");
+    let mut forgotten = Records::new();
+    server.apply(&[desired("y")], &server.live(), &mut forgotten).await;
+    server.apply(&[desired("y")], &server.live(), &mut forgotten).await;
+    assert_eq!(server.calls(), [APPLY], "a restart");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_was_deleted_by_hand_comes_back() {
+    let (server, mut records) = (Server::default(), Records::new());
+    server.apply(&[desired("x")], &[], &mut records).await;
+    server.apply(&[desired("x")], &server.live(), &mut records).await;
+    server.state.lock().expect("no panic").0 = None;
+    server.calls();
+    tokio::time::advance(CACHE_LAG).await;
+    server.apply(&[desired("x")], &[], &mut records).await;
+    assert_eq!(server.calls(), [READ, APPLY]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_belongs_to_somebody_else_is_not_taken() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let mut foreign = config("theirs");
+    foreign.metadata.owner_references = None;
+    server.put(&foreign);
+    for live in [vec![], server.live()] {
+        let applied = server.apply(&[desired("x")], &live, &mut records).await;
+        let [error] = &applied.errors[..] else { panic!("one error: {applied:?}") };
+        assert!(error.to_string().contains("does not belong to this RobeingCluster"), "{error}");
+    }
+    assert_eq!(server.calls(), [READ], "looked at and left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_cluster_of_the_name_left_is_waited_for() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let mut leftover = config("old");
+    leftover.metadata.owner_references.as_mut().expect("owners")[0].uid = "uid-of-the-earlier-cluster".into();
+    server.put(&leftover);
+    for live in [vec![], server.live()] {
+        let applied = server.apply(&[desired("x")], &live, &mut records).await;
+        assert!(applied.errors.is_empty() && applied.changing, "{applied:?}");
+    }
+    assert_eq!(server.calls(), [READ]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orphan_of_ours_is_deleted_and_no_other() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let mut ours = config("x");
+    ours.metadata.uid = Some("u".into());
+    server.put(&ours);
+    server.apply(&[], &server.live(), &mut records).await;
+    assert_eq!(server.calls(), [DELETE]);
+    let mut theirs = ours.clone();
+    theirs.metadata.owner_references = None;
+    server.put(&theirs);
+    server.apply(&[], &server.live(), &mut records).await;
+    assert!(server.calls().is_empty());
+}
+
+#[test]
+fn what_an_apply_cannot_set_does_not_count() {
+    let mut other = config("x");
+    other.metadata.resource_version = Some("7".into());
+    other.metadata.generation = Some(3);
+    other.metadata.annotations = Some([(DEPLOYMENT_REVISION.to_owned(), "4".to_owned())].into());
+    other.data["status"] = json!({"ready": 1});
+    assert_eq!(fingerprint(&other), fingerprint(&config("x")));
+    assert_ne!(fingerprint(&config("y")), fingerprint(&config("x")));
+}
