@@ -58,7 +58,11 @@ impl Machine {
         let holder = identify(&child).ok_or_else(|| ended(&place.name, &folder.log(&place.name)))?;
         // The holder's child is there once the namespaces are.
         let inside = eventually(&format!("the start of machine {}", place.name), DEADLINE, async || {
-            holder.child().filter(|pid| is_first(*pid)).ok_or_else(|| String::from("it has no process yet"))
+            holder
+                .child()
+                .filter(|pid| is_first(*pid))
+                .and_then(Process::of)
+                .ok_or_else(|| String::from("it has no process yet"))
         })
         .await;
         let inside = match inside {
@@ -89,7 +93,7 @@ impl Machine {
         self.running.holder.kill();
         let inside = self.running.inside;
         eventually(&format!("the end of machine {}", self.place.name), DEADLINE, async || {
-            let gone = !self.running.holder.is_alive() && Process::of(inside).is_none();
+            let gone = !self.running.holder.is_alive() && !inside.is_alive();
             if gone { Ok(()) } else { Err(String::from("its first process is still there")) }
         })
         .await?;
@@ -99,7 +103,7 @@ impl Machine {
     /// A command that runs on the machine.
     pub(crate) fn enter(&self, name: impl AsRef<Path>) -> Command {
         let mut command = program("nsenter");
-        command.kill_on_drop(false).arg(format!("--target={}", self.running.inside));
+        command.kill_on_drop(false).arg(format!("--target={}", self.running.inside.pid));
         command.args(["--pid", "--mount", "--net", "--"]).arg(name.as_ref());
         command
     }

@@ -83,8 +83,8 @@ pub(crate) struct Description {
 pub(crate) struct Running {
     /// Ends all processes of the machine when it is killed.
     pub(crate) holder: Process,
-    /// The first process inside, through which one enters.
-    pub(crate) inside: i32,
+    /// The first process inside, through which one enters. The kernel lets it end last.
+    pub(crate) inside: Process,
 }
 
 /// A cluster's folder.
@@ -242,7 +242,7 @@ mod tests {
             Description { id: "ab".into(), nodes: 3, owner, supervised: true, tools: PathBuf::from("/tools") };
         run.describe(&description).unwrap();
         assert_eq!(run.description().unwrap(), description);
-        let running = Running { holder: owner, inside: 7 };
+        let running = Running { holder: owner, inside: owner };
         run.machine_runs("n1", &running).unwrap();
         assert_eq!(run.machines(), vec![running]);
         run.machine_ended("n1").unwrap();

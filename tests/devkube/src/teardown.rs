@@ -53,8 +53,8 @@ fn sweep(run: &Run, prefix: &str) -> Vec<String> {
     let mut left = Vec::new();
     for running in run.machines() {
         running.holder.kill();
-        let inside = Process::of(running.inside).filter(|_| running.holder.is_alive());
-        left.extend(inside.map(|process| format!("process {}", process.pid)));
+        let alive = [running.holder, running.inside].into_iter().filter(|process| process.is_alive());
+        left.extend(alive.map(|process| format!("process {}", process.pid)));
     }
     let namespaces = namespaces(prefix);
     for process in processes_in(&namespaces) {

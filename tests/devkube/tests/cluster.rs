@@ -229,7 +229,7 @@ impl Traces {
         let records = fs::read_dir(run.join("machines")).expect("its machines").flatten().map(|entry| entry.path());
         let records = records.filter(|path| path.extension().is_some_and(|end| end == "json"));
         let machines = records.map(|path| {
-            let inside = read(path)["inside"].as_i64().expect("a process");
+            let inside = read(path)["inside"]["pid"].as_i64().expect("a process");
             fs::read_link(format!("/proc/{inside}/ns/pid")).expect("a machine that runs")
         });
         Self { run: run.into(), prefix: format!("devkube-{id}-"), machines: machines.collect() }
@@ -256,6 +256,11 @@ impl Traces {
     fn processes(&self) -> Vec<String> {
         let folders = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
         let own = folders.filter(|folder| {
+            let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
+            if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) {
+                // It has ended; the first process of this machine will notice.
+                return false;
+            }
             let inside = fs::read_link(folder.join("ns/pid")).is_ok_and(|namespace| self.machines.contains(&namespace));
             inside || fs::read_to_string(folder.join("cgroup")).is_ok_and(|cgroups| cgroups.contains(&self.prefix))
         });
