@@ -1,7 +1,11 @@
 //! The process behind `devkube up`: it holds the cluster, and with it the way in from 127.0.0.1, after `up` has returned. The
 //! two speak through the holder's stderr: progress, and a last line once the cluster is up.
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    io::Write as _,
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitCode, Stdio},
+};
 
 use devkube::{Cluster, Error, Options, Result};
 use tokio::{
@@ -15,8 +19,8 @@ use crate::Up;
 /// Begins the line that says that a cluster is up; its folder follows.
 const IS_UP: &str = "devkube: up: ";
 
-/// Starts a holder, and returns when its cluster is up.
-pub(crate) async fn start(up: &Up) -> Result<()> {
+/// Starts a holder, and returns when its cluster is up, or it has said why it is not.
+pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
     let failed = |source| Error::Start { command: "devkube supervise".into(), source };
     let mut command = Command::new("setsid");
     command.arg(std::env::current_exe().map_err(failed)?).arg("supervise");
@@ -51,12 +55,14 @@ pub(crate) async fn start(up: &Up) -> Result<()> {
         eprintln!("{line}");
         if let Some(run) = line.strip_prefix(IS_UP) {
             println!("{run}");
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
     }
     let status = child.wait().await.map_err(failed)?;
-    let stderr = "it said why, above".into();
-    Err(Error::Command { command: "devkube supervise".into(), status: status.to_string(), stderr })
+    if let Some(signal) = status.signal() {
+        eprintln!("devkube: the holder was ended by signal {signal}: remove what it made with `devkube down`");
+    }
+    Ok(ExitCode::FAILURE)
 }
 
 /// Asks the holder to remove what it made so far.
@@ -82,7 +88,10 @@ pub(crate) async fn hold(options: Options) -> Result<()> {
     let cluster = tokio::select! {
         cluster = Cluster::up(options, &tell) => cluster?,
         // Dropping an unfinished cluster removes it.
-        () = ended() => return Ok(()),
+        () = ended() => {
+            tell("interrupted: what was made is removed");
+            return Ok(());
+        }
     };
     tell(&format!("kubectl and helm: eval \"$(devkube env --run {})\"", cluster.run().display()));
     tell(&format!("up: {}", cluster.run().display()));

@@ -124,7 +124,7 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(act(arguments.action)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("devkube: {error}");
             ExitCode::FAILURE
@@ -132,40 +132,37 @@ fn main() -> ExitCode {
     }
 }
 
-async fn act(action: Action) -> Result<()> {
+async fn act(action: Action) -> Result<ExitCode> {
     match action {
         Action::Build => {
             let tools = Tools::ensure(Wanted::Cluster, &say).await?;
             println!("{}", tools.path().display());
-            Ok(())
         }
-        Action::Up(up) => background::start(&up).await,
-        Action::Supervise(up) => background::hold(up.into()).await,
+        Action::Up(up) => return background::start(&up).await,
+        Action::Supervise(up) => background::hold(up.into()).await?,
         Action::Down { all: true, .. } => {
             for run in Cluster::list() {
                 Cluster::attach(&run)?.down().await?;
             }
-            Ok(())
         }
-        Action::Down { which, .. } => which.cluster()?.down().await,
+        Action::Down { which, .. } => which.cluster()?.down().await?,
         Action::Load { which, archives } => {
             let cluster = which.cluster()?;
             for archive in archives {
                 cluster.load(&archive).await?;
             }
-            Ok(())
         }
-        Action::Partition(node) => node.which.cluster()?.partition(&node.node).await,
-        Action::Crash(node) => node.which.cluster()?.crash(&node.node).await,
-        Action::Heal(node) => node.which.cluster()?.heal(&node.node).await,
+        Action::Partition(node) => node.which.cluster()?.partition(&node.node).await?,
+        Action::Crash(node) => node.which.cluster()?.crash(&node.node).await?,
+        Action::Heal(node) => node.which.cluster()?.heal(&node.node).await?,
         Action::Env { which } => {
             let clients = which.cluster()?.clients();
             println!("export KUBECONFIG='{}'", clients.kubeconfig().display());
             println!("export PATH='{}':\"$PATH\"", clients.path().display());
-            Ok(())
         }
-        Action::Image(arguments) => image::write(&arguments),
+        Action::Image(arguments) => image::write(&arguments)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn say(text: &str) {
