@@ -149,44 +149,46 @@ impl Cluster {
         try_join_all(imports).await.map(drop)
     }
 
-    /// Cuts a node off all others, as if its cable was pulled.
+    /// Cuts a node off all others, as if its cable was pulled. `cp` cuts off the control plane, which the host still reaches.
     ///
     /// # Errors
-    /// When there is no such node.
-    pub async fn partition(&self, node: &str) -> Result<()> {
-        network::plug(&self.plan, &self.plan.node(node)?, false).await
+    /// When there is no such machine.
+    pub async fn partition(&self, machine: &str) -> Result<()> {
+        network::plug(&self.plan, &self.plan.machine(machine)?, false).await
     }
 
-    /// Cuts a node's power: it falls silent, and all its processes are gone. Its disk stays.
+    /// Cuts a node's power: it falls silent, and all its processes are gone. Its disk stays. `cp` takes the control plane away.
     ///
     /// # Errors
-    /// When there is no such node, or it is off already.
-    pub async fn crash(&self, node: &str) -> Result<()> {
-        let place = self.plan.node(node)?;
+    /// When there is no such machine, or it is off already.
+    pub async fn crash(&self, machine: &str) -> Result<()> {
+        let place = self.plan.machine(machine)?;
         let machine = Machine::find(&place, &self.run)?;
         network::plug(&self.plan, &place, false).await?;
         machine.stop().await?;
         // A computer that starts again has no cgroups; the kubelet would take seconds over each that it finds.
-        eventually(&format!("the end of the cgroups of {node}"), GONE, async || {
+        eventually(&format!("the end of the cgroups of {}", place.name), GONE, async || {
             let left = cgroup::remove(|name| name == place.namespace);
             left.first().map_or(Ok(()), |left| Err(left.display().to_string()))
         })
         .await
     }
 
-    /// Connects a node again, and switches it on if it is off.
+    /// Connects a node again, and switches it on if it is off; or `cp`, the control plane, which is ready then.
     ///
     /// # Errors
-    /// When there is no such node, or it doesn't start.
-    pub async fn heal(&self, node: &str) -> Result<()> {
-        let place = self.plan.node(node)?;
-        if Machine::find(&place, &self.run).is_err() {
-            let (machine, _) = node::boot(&place, &self.run, &self.tools).await?;
-            network::plug(&self.plan, &place, true).await?;
-            node::join(&machine, &place, &self.run, &self.tools)?;
+    /// When there is no such machine, or it doesn't start.
+    pub async fn heal(&self, machine: &str) -> Result<()> {
+        let place = self.plan.machine(machine)?;
+        network::plug(&self.plan, &place, true).await?;
+        if Machine::find(&place, &self.run).is_ok() {
             return Ok(());
         }
-        network::plug(&self.plan, &place, true).await
+        if place.pods.is_none() {
+            return control_plane::start(&self.run, &self.plan, &self.tools).await.map(drop);
+        }
+        let (machine, _) = node::boot(&place, &self.run, &self.tools).await?;
+        node::join(&machine, &place, &self.run, &self.tools).map(drop)
     }
 
     /// Removes the cluster, whoever holds it.

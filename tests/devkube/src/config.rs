@@ -340,7 +340,7 @@ mod tests {
 
     fn fixture() -> (Run, Plan, Place) {
         let plan = Plan::new("ab12", 2).unwrap();
-        let node = plan.node("n2").unwrap();
+        let node = plan.machine("n2").unwrap();
         (Run::new("/tmp/devkube-ab12".into()), plan, node)
     }
 

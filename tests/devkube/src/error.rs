@@ -53,18 +53,18 @@ pub enum Error {
         most: usize,
     },
 
-    /// No node of this name.
-    #[error("there is no node {name:?}: this cluster has {}", .known.join(", "))]
-    NoNode {
+    /// No machine of this name.
+    #[error("there is no machine {name:?}: this cluster has {}", .known.join(", "))]
+    NoMachine {
         /// What was asked for.
         name: String,
-        /// The nodes there are.
+        /// The machines there are.
         known: Vec<String>,
     },
 
-    /// The node has no power.
-    #[error("node {0} is off: `devkube heal {0}` switches it on")]
-    NodeDown(String),
+    /// The machine has no power.
+    #[error("machine {0} is off: `devkube heal {0}` switches it on")]
+    Off(String),
 
     /// A command could not be started.
     #[error("{command} could not be started: {source}")]

@@ -35,7 +35,7 @@ mod tools;
 pub use clients::{CALL_DEADLINE, Clients};
 pub use cluster::{Cluster, NODES, Options, Progress, VOLUMES_PER_NODE};
 pub use error::{Error, Missing, Result, Source};
-pub use plan::MAX_NODES;
+pub use plan::{CONTROL_PLANE, MAX_NODES};
 pub use requirements::{BUSYBOX, busybox};
 pub use target::TestCluster;
 pub use tools::{CACHE_VARIABLE, Tools, Wanted};

@@ -84,7 +84,7 @@ impl Machine {
     /// A machine that is on, whichever process switched it on.
     pub(crate) fn find(place: &Place, folder: &Run) -> Result<Self> {
         let running = folder.machine(&place.name).ok().filter(|running| running.holder.is_alive());
-        let running = running.ok_or_else(|| Error::NodeDown(place.name.clone()))?;
+        let running = running.ok_or_else(|| Error::Off(place.name.clone()))?;
         Ok(Self { place: place.clone(), run: folder.clone(), running })
     }
 

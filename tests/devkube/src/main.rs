@@ -85,7 +85,7 @@ struct Which {
 struct Node {
     #[command(flatten)]
     which: Which,
-    /// Its name, such as n2
+    /// Its name, such as n2; or cp, the control plane
     node: String,
 }
 

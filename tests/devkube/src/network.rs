@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn each_node_knows_the_way_to_the_others_pods() {
         let plan = Plan::new("ab", 3).unwrap();
-        let lines = configure(&plan, &plan.node("n2").unwrap());
+        let lines = configure(&plan, &plan.machine("n2").unwrap());
         insta::assert_snapshot!("node_network", lines);
         insta::assert_snapshot!("control_plane_port", join(&plan.control_plane()));
     }

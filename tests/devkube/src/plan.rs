@@ -76,15 +76,15 @@ impl Plan {
         std::iter::once(self.control_plane()).chain(self.nodes()).collect()
     }
 
-    /// The node called `name`.
+    /// The machine called `name`.
     ///
     /// # Errors
-    /// [`Error::NoNode`].
-    pub fn node(&self, name: &str) -> Result<Place> {
-        let nodes = self.nodes();
-        nodes.iter().find(|node| node.name == name).cloned().ok_or_else(|| Error::NoNode {
+    /// [`Error::NoMachine`].
+    pub fn machine(&self, name: &str) -> Result<Place> {
+        let places = self.places();
+        places.iter().find(|place| place.name == name).cloned().ok_or_else(|| Error::NoMachine {
             name: name.into(),
-            known: nodes.into_iter().map(|node| node.name).collect(),
+            known: places.into_iter().map(|place| place.name).collect(),
         })
     }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn names_carry_the_id_and_fit_where_they_go() {
         let plan = Plan::new("0123abcd", MAX_NODES).unwrap();
-        let last = plan.node("n50").unwrap();
+        let last = plan.machine("n50").unwrap();
         assert_eq!(last.namespace, "devkube-0123abcd-n50");
         assert_eq!(last.pods, Some(Ipv4Addr::new(10, 244, 50, 0)));
         // The kernel's limit for the name of an interface.
@@ -150,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_node_is_answered_with_the_known_ones() {
-        let error = Plan::new("a", 2).unwrap().node("n3").unwrap_err().to_string();
-        assert_eq!(error, r#"there is no node "n3": this cluster has n1, n2"#);
+    fn an_unknown_machine_is_answered_with_the_known_ones() {
+        let error = Plan::new("a", 2).unwrap().machine("n3").unwrap_err().to_string();
+        assert_eq!(error, r#"there is no machine "n3": this cluster has cp, n1, n2"#);
     }
 }

@@ -93,10 +93,9 @@ async fn carry(listener: TcpListener, target: SocketAddr) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let mut connections = JoinSet::new();
     loop {
-        while connections.len() >= CONNECTIONS || connections.try_join_next().is_some() {
-            if connections.len() >= CONNECTIONS {
-                connections.join_next().await;
-            }
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= CONNECTIONS {
+            connections.join_next().await;
         }
         match listener.accept().await {
             Ok((near, _)) => drop(connections.spawn(forward(near, target))),

@@ -5,11 +5,14 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use crate::{
     clients::Clients,
     cluster::{Cluster, NODES, Options},
     command::{program, run, which},
     error::{Error, Result},
+    plan::CONTROL_PLANE,
     record::{Process, create_folder},
     tools::{Tools, Wanted},
 };
@@ -124,13 +127,26 @@ impl TestCluster {
         self.clients.helm(arguments).await
     }
 
-    /// The names of the nodes that pods may be put on.
+    /// The names of the nodes that are there for pods, whether or not they are ready.
     ///
     /// # Errors
     /// As [`Clients::kubectl`].
     pub async fn nodes(&self) -> Result<Vec<String>> {
-        let query = "--output=jsonpath={range .items[?(!@.spec.taints)]}{.metadata.name}{\"\\n\"}{end}";
-        Ok(self.kubectl(&["get", "nodes", query]).await?.lines().map(String::from).collect())
+        let list = self.kubectl(&["get", "nodes", "--output=json"]).await?;
+        let damaged = |error: serde_json::Error| Error::Damaged {
+            path: "the answer of kubectl get nodes".into(),
+            problem: error.to_string(),
+        };
+        Ok(workers(&serde_json::from_str(&list).map_err(damaged)?))
+    }
+
+    /// The name of the machine that runs the API server, for [`TestCluster::crash`] and the like; none in a given cluster.
+    pub fn control_plane(&self) -> Option<String> {
+        match &self.target {
+            Target::Given => None,
+            Target::Kind(kind) => Some(format!("{}-control-plane", kind.name)),
+            Target::Devkube(_) => Some(CONTROL_PLANE.into()),
+        }
     }
 
     /// The devkube cluster under this, if it is one.
@@ -206,6 +222,16 @@ impl TestCluster {
     fn not_possible(&self, what: &'static str, instead: &'static str) -> Error {
         Error::NotPossible { what, cluster: format!("the given cluster ({})", self.kubeconfig().display()), instead }
     }
+}
+
+/// The nodes of a list but those kept for the control plane.
+fn workers(list: &Value) -> Vec<String> {
+    let kept = |node: &Value| {
+        let taints = node["spec"]["taints"].as_array().into_iter().flatten();
+        taints.into_iter().any(|taint| taint["key"] == "node-role.kubernetes.io/control-plane")
+    };
+    let nodes = list["items"].as_array().into_iter().flatten().filter(|node| !kept(node));
+    nodes.filter_map(|node| node["metadata"]["name"].as_str()).map(String::from).collect()
 }
 
 fn choose(kubeconfig: Option<PathBuf>, docker: Result<(), String>, kind: bool) -> Choice {
@@ -311,7 +337,20 @@ async fn docker(arguments: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_lost_node_is_one_for_pods_and_the_control_planes_is_not() {
+        let node = |name: &str, taint: &str| json!({"metadata": {"name": name}, "spec": {"taints": [{"key": taint}]}});
+        let list = json!({"items": [
+            {"metadata": {"name": "n1"}, "spec": {}},
+            node("n2", "node.kubernetes.io/unreachable"),
+            node("cp", "node-role.kubernetes.io/control-plane"),
+        ]});
+        assert_eq!(workers(&list), ["n1", "n2"]);
+    }
 
     #[test]
     fn a_given_cluster_comes_before_kind_and_kind_before_devkube() {

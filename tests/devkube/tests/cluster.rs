@@ -88,6 +88,7 @@ async fn a_cluster_runs_pods_loses_a_node_and_leaves_nothing() {
     if cluster.devkube().is_some() || cluster.partition(&node).await.is_ok() {
         a_partition_is_noticed_and_heals(&workload, &node).await;
         a_crashed_node_comes_back_with_its_volume(&workload, &node).await;
+        the_api_server_goes_and_comes_back(&cluster).await;
     } else {
         eprintln!("this cluster was given: it can't be partitioned, so the loss of a node is not tried");
     }
@@ -151,6 +152,17 @@ async fn a_crashed_node_comes_back_with_its_volume(workload: &Workload<'_>, node
     );
 }
 
+async fn the_api_server_goes_and_comes_back(cluster: &TestCluster) {
+    let machine = cluster.control_plane().expect("a cluster of our own has one");
+    cluster.crash(&machine).await.expect("a crash");
+    let refused = cluster.kubectl(&["get", "nodes", "--request-timeout=5s"]).await;
+    assert!(refused.is_err(), "the API server still answers: {refused:?}");
+    cluster.heal(&machine).await.expect("its end");
+    for node in cluster.nodes().await.expect("an answer") {
+        node_is(cluster, &node, "True").await;
+    }
+}
+
 /// The pod of the lost node answers, and reaches the one of another node.
 async fn reaches_the_others(workload: &Workload<'_>) {
     eventually("web-1 after its node came back", async || {
@@ -177,9 +189,9 @@ async fn two_clusters_run_side_by_side_and_one_outlives_the_other() {
     Cluster::attach(&folder.path().join("one")).expect("its folder").down().await.expect("its end");
     assert!(!folder.path().join("one").exists());
     assert_eq!(names(&other).await.expect("the other one stays"), "node/n1\n");
-    assert!(matches!(other.crash("n2").await, Err(Error::NoNode { .. })));
+    assert!(matches!(other.crash("n2").await, Err(Error::NoMachine { .. })));
     other.crash("n1").await.expect("a crash");
-    assert!(matches!(other.crash("n1").await, Err(Error::NodeDown(_))));
+    assert!(matches!(other.crash("n1").await, Err(Error::Off(_))));
     let run = other.run().to_owned();
     drop(other);
     assert!(!run.exists(), "a dropped cluster is left");
