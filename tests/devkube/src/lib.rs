@@ -37,5 +37,5 @@ pub use cluster::{Cluster, NODES, Options, Progress, VOLUMES_PER_NODE};
 pub use error::{Error, Missing, Result, Source};
 pub use plan::{CONTROL_PLANE, MAX_NODES};
 pub use requirements::{BUSYBOX, busybox};
-pub use target::TestCluster;
+pub use target::{LOAD_VARIABLE, TestCluster};
 pub use tools::{CACHE_VARIABLE, Tools, Wanted};

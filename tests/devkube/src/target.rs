@@ -21,6 +21,10 @@ use crate::{
 const DOCKER: Duration = Duration::from_secs(10);
 /// How long kind may take to make a cluster: it downloads its nodes' image first.
 const KIND: Duration = Duration::from_secs(15 * 60);
+/// Variable that says how a given cluster gets an image: a command of the shell, to which the archive's path is added.
+pub const LOAD_VARIABLE: &str = "DEVKUBE_LOAD";
+/// How long that command may take.
+const LOAD: Duration = Duration::from_secs(5 * 60);
 /// How long a command inside a kind node may take.
 const INSIDE: Duration = Duration::from_secs(60);
 /// The rules that cut a kind node off: everything that crosses its cable, but nothing inside it.
@@ -157,15 +161,19 @@ impl TestCluster {
         }
     }
 
-    /// Gives every node an image from an OCI archive.
+    /// Gives every node an image from an OCI archive. A given cluster does it by the command of [`LOAD_VARIABLE`].
     ///
     /// # Errors
-    /// [`Error::NotPossible`] on a given cluster; else when a node refuses it.
+    /// [`Error::NotPossible`] on a given cluster without that command; else when it fails, or a node refuses it.
     pub async fn load_image(&self, archive: &Path) -> Result<()> {
         match &self.target {
-            Target::Given => {
-                Err(self.not_possible("loading an image", "push it to a registry that its nodes pull from"))
-            }
+            Target::Given => match std::env::var(LOAD_VARIABLE) {
+                Ok(loader) => load_by(&loader, archive).await,
+                Err(_) => Err(self.not_possible(
+                    "loading an image",
+                    "set DEVKUBE_LOAD to a command that does it when an archive is added, such as `minikube image load`",
+                )),
+            },
             Target::Kind(kind) => kind.load(archive).await,
             Target::Devkube(cluster) => cluster.load(archive).await,
         }
@@ -250,6 +258,12 @@ async fn docker_runs() -> Result<(), String> {
     let mut command = program("docker");
     command.args(["info", "--format", "{{.ServerVersion}}"]);
     run(command, None, DOCKER).await.map(drop).map_err(|_| "no Docker engine answers".into())
+}
+
+async fn load_by(loader: &str, archive: &Path) -> Result<()> {
+    let mut command = program("sh");
+    command.args(["-ec", &format!("{loader} \"$0\"")]).arg(archive);
+    run(command, None, LOAD).await.map(drop)
 }
 
 fn say(text: &str) {
@@ -350,6 +364,13 @@ mod tests {
             node("cp", "node-role.kubernetes.io/control-plane"),
         ]});
         assert_eq!(workers(&list), ["n1", "n2"]);
+    }
+
+    #[tokio::test]
+    async fn a_given_clusters_loader_gets_the_archive() {
+        let archive = Path::new("/tmp/an image.tar");
+        load_by("test '/tmp/an image.tar' =", archive).await.unwrap();
+        assert!(matches!(load_by("test other =", archive).await, Err(Error::Command { .. })));
     }
 
     #[test]
