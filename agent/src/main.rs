@@ -1,10 +1,19 @@
 //! The agent binary: reads its settings, sets up what every process needs, and runs a coordinator or an agent until it is
-//! asked to stop.
+//! asked to stop. Or it copies itself to where it is wanted, or asks another one how it is.
 
+mod health;
+mod install;
 mod lifetime;
 
-use std::{env, fmt::Display, process::ExitCode, sync::Arc};
+use std::{
+    env,
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
+use install::InstallError;
 use mimalloc::MiMalloc;
 use robeing_agent::{
     config::{self, AgentConfig, ConfigError, CoordinatorConfig, ExecutorSpec, Process, Startup},
@@ -18,14 +27,16 @@ use robeing_agent::{
     telemetry::{self, Metrics, Monitor},
     transport::Transport,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Threads that run tasks. Two keep an agent small, and a coordinator's log has a thread of its own.
-const WORKERS: usize = 2;
+/// Threads that run an agent's own tasks: its session, and what it exchanges with executors.
+const AGENT_WORKERS: usize = 1;
+/// Threads that run a coordinator's: one may be busy with a snapshot while heartbeats go on. Its log has a thread of its own.
+const COORDINATOR_WORKERS: usize = 2;
 /// Threads for what blocks, such as files. They end when idle.
 const BLOCKING: usize = 16;
 
@@ -37,6 +48,12 @@ const MISCONFIGURED: u8 = 2;
 fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
         guard::main();
+    }
+    if env::args_os().nth(1).is_some_and(|first| first == install::SUBCOMMAND) {
+        return install();
+    }
+    if env::args_os().nth(1).is_some_and(|first| first == health::SUBCOMMAND) {
+        return health::main(env::args_os().skip(1));
     }
     let startup = match config::parse(env::args_os(), &|name| env::var(name).ok()) {
         Ok(startup) => startup,
@@ -52,19 +69,43 @@ fn main() -> ExitCode {
     {
         return say(&format!("it can't be tied to the process that started it: {error}"), FAILED);
     }
+    let workers = match &startup.process {
+        Process::Coordinator(_) => COORDINATOR_WORKERS,
+        Process::Agent(..) => AGENT_WORKERS,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(workers)
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build();
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(run(startup));
+            // On a worker: what runs in `block_on` itself costs a change of threads each time it is woken.
+            let code = runtime.block_on(runtime.spawn(run(startup)));
+            // A panic has said what there is to say.
+            let code = code.unwrap_or(ExitCode::FAILURE);
             // What still blocks, such as a look-up of a name, is not waited for.
             runtime.shutdown_background();
             code
         }
         Err(error) => say(&format!("the runtime can't be started: {error}"), FAILED),
+    }
+}
+
+/// Puts a copy of this program where the arguments say.
+fn install() -> ExitCode {
+    match install::run(env::args_os().skip(2)) {
+        Ok(path) => {
+            // A closed output is no reason to fail: the file is there.
+            let _ = writeln!(io::stdout(), "installed {}", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(InstallError::CommandLine(error)) => {
+            let _ = error.print();
+            if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS }
+        }
+        Err(error @ InstallError::NoFile(_)) => say(&error, MISCONFIGURED),
+        Err(error) => say(&error, FAILED),
     }
 }
 
@@ -79,14 +120,15 @@ async fn run(startup: Startup) -> ExitCode {
         Process::Coordinator(config) => (&config.cluster_id, &config.name, &config.metrics_listen),
         Process::Agent(config, _) => (&config.cluster_id, &config.name, &config.metrics_listen),
     };
-    let logs = match telemetry::init(startup.log_format, cluster_id, name, &|name| env::var(name).ok()) {
-        Ok(logs) => logs,
-        Err(error) => return say(&error, MISCONFIGURED),
-    };
+    // First of all, since process 1 of a container gets no signal that it has not asked for.
     let shutdown = CancellationToken::new();
     if let Err(error) = lifetime::stop_on_signals(shutdown.clone()) {
         return say(&format!("signals can't be handled: {error}"), FAILED);
     }
+    let logs = match telemetry::init(startup.log_format, cluster_id, name, &|name| env::var(name).ok()) {
+        Ok(logs) => logs,
+        Err(error) => return say(&error, MISCONFIGURED),
+    };
     let platform = Platform::real();
     let metrics = Metrics::default();
     let monitor = match metrics_listen {
@@ -99,10 +141,12 @@ async fn run(startup: Startup) -> ExitCode {
         }
         None => None,
     };
+    let reaping = AbortOnDropHandle::new(tokio::spawn(reaper::keep_sweeping()));
     let code = match startup.process {
         Process::Coordinator(config) => run_coordinator(config, platform, metrics, shutdown).await,
         Process::Agent(config, executor) => run_agent(config, &executor, platform, metrics, shutdown).await,
     };
+    drop(reaping);
     drop(monitor);
     logs.finish();
     code

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -189,5 +190,54 @@ fn a_frozen_agent_tied_to_its_parent_dies_with_it() {
     while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
         assert!(Instant::now() < until, "the agent is still there");
         thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn it_installs_a_copy_of_itself_that_runs_in_place_of_what_was_there() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("robeing-agent");
+    let text = path.to_str().expect("the path is text");
+    for before in [None, Some("what was there")] {
+        if let Some(content) = before {
+            std::fs::write(&path, content).expect("it can be written");
+        }
+        let output = program(&["install", text]).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let meta = std::fs::metadata(&path).expect("it is there");
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o755);
+        let version = Command::new(&path).arg("--version").output().expect("the copy starts");
+        assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+    }
+    // While it runs it can be replaced, too.
+    let output = Command::new(&path).args(["install", text]).output().expect("the copy starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("it is there").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["robeing-agent"], "nothing is left aside");
+}
+
+#[test]
+fn what_can_not_be_installed_is_told_and_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let missing = dir.path().join("no/such/robeing-agent");
+    let (code, said) = refused(&["install", missing.to_str().expect("text")]);
+    assert!(code == Some(1) && said.contains("can't be made: No such file or directory"), "{code:?} {said}");
+    let (code, said) = refused(&["install", dir.path().to_str().expect("text")]);
+    assert!(code == Some(2) && said.contains("is not the path of a file"), "{code:?} {said}");
+    let (code, said) = refused(&["install"]);
+    assert!(code == Some(2) && said.contains("<PATH>"), "{code:?} {said}");
+    let help = program(&["install", "--help"]).output().expect("it starts");
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("Exit codes"));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);
+}
+
+#[test]
+fn it_ends_when_asked_to_while_it_starts() {
+    for _ in 0..5 {
+        let mut agent = Running::start(lonely(&[]));
+        // Its first words, long before it has found anybody.
+        agent.line("starting an agent");
+        agent.signal(Signal::SIGTERM);
+        assert_eq!(agent.ended().code(), Some(0));
     }
 }

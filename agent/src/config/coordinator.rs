@@ -8,6 +8,10 @@ pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Default of [`CoordinatorConfig::max_attempts`].
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
+/// Default of [`CoordinatorConfig::snapshot_after`].
+pub const DEFAULT_SNAPSHOT_AFTER: u32 = 50_000;
+/// Least of it: a snapshot costs far more than an entry.
+pub const MIN_SNAPSHOT_AFTER: u32 = 100;
 /// Default of [`CoordinatorConfig::election_timeout_min`].
 pub const DEFAULT_ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(150);
 /// Default of [`CoordinatorConfig::election_timeout_max`].
@@ -47,6 +51,9 @@ pub struct CoordinatorConfig {
     pub disconnect_grace: Duration,
     /// Bounds of the state; `None` takes the state machine's default.
     pub limits: FleetLimits,
+    /// Entries of the log after which a snapshot is written. A hundredth of them stay behind one, for coordinators that are a
+    /// little behind.
+    pub snapshot_after: u32,
     /// Agents the deployment says it has (`AGENT_COUNT`). Shown, never enforced.
     pub expected_agents: Option<u32>,
     /// Where to serve metrics and probes over HTTP, host:port.

@@ -123,6 +123,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
             max_bytes: optional_number(sources, "max-bytes", 1, u64::MAX)?,
             result_ttl: duration(sources, "result-ttl", std::time::Duration::ZERO)?,
         },
+        snapshot_after: number(sources, "snapshot-after", MIN_SNAPSHOT_AFTER, u32::MAX, DEFAULT_SNAPSHOT_AFTER)?,
         expected_agents: optional_number(sources, "agent-count", 0, MAX_AGENTS)?,
         initial_coordinators,
         name: common.name,

@@ -148,6 +148,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How long a finished task is kept (1h)",
     ),
     setting(
+        For::Coordinators,
+        "snapshot-after",
+        &["ROBEING_SNAPSHOT_AFTER"],
+        "ENTRIES",
+        "Entries of the log after which a snapshot is written (50000)",
+    ),
+    setting(
         For::Agents,
         "coordinators",
         &["ROBEING_COORDINATORS", "COORDINATOR_URL"],
@@ -196,6 +203,9 @@ pub(super) const SETTINGS: &[Setting] = &[
 
 const AFTER_HELP: &str = "\
 Durations are written like 500ms, 2s or 1m30s. What is in parentheses is the default.
+
+robeing-agent install PATH copies this program to PATH, for an init container whose image has no shell; see
+robeing-agent install --help.
 
 OTEL_EXPORTER_OTLP_ENDPOINT turns tracing to an OpenTelemetry collector on (gRPC).
 

@@ -1,8 +1,75 @@
-//! gRPC codes: which error is told with which. Refusals of single tasks within a call that succeeds are in `view`.
+//! gRPC codes: which error is told with which.
 
-use tonic::Status;
+use std::error::Error;
 
-use super::{proposer::ProposeError, view::BadField};
+use robeing_fleet::Refusal;
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use super::{proposer::ProposeError, reconfiguration::ChangeError, view::BadField};
+
+/// Marks the answer of a coordinator that does not lead.
+const NOT_LEADER: &str = "robeing-not-leader";
+
+impl From<ChangeError> for Status {
+    fn from(error: ChangeError) -> Self {
+        use ChangeError as E;
+        let code = match &error {
+            E::Busy => Code::Aborted,
+            E::Invalid(_) => Code::InvalidArgument,
+            E::NotLeader | E::NoAnswer { .. } | E::NoQuorum | E::NotTakenOver | E::Failed(_) | E::Stopping => {
+                Code::Unavailable
+            }
+            E::Behind | E::NotCommitted => Code::DeadlineExceeded,
+            E::Another { .. }
+            | E::NameInUse { .. }
+            | E::Elsewhere { .. }
+            | E::LastVoter { .. }
+            | E::TooFew { .. }
+            | E::NoSuccessor(_) => Code::FailedPrecondition,
+        };
+        let mut status = Self::new(code, error.to_string());
+        if error == ChangeError::NotLeader {
+            status.metadata_mut().insert(NOT_LEADER, MetadataValue::from_static("1"));
+        }
+        status
+    }
+}
+
+/// Whether a call failed because the coordinator that was asked does not lead, or is not there (any more).
+pub fn is_not_there(status: &Status) -> bool {
+    // What a server said has no source; what this side found out about the connection has.
+    status.metadata().contains_key(NOT_LEADER) || status.source().is_some()
+}
+
+/// The code of a refusal of the state machine.
+fn code_of(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::QueueFull { .. }
+        | Refusal::TooManyTasks { .. }
+        | Refusal::StorageFull { .. }
+        | Refusal::TooManyAgents { .. } => Code::ResourceExhausted,
+        Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
+        Refusal::Conflict { .. } => Code::AlreadyExists,
+        Refusal::UnknownTask { .. } => Code::NotFound,
+        Refusal::StaleSession | Refusal::Version { .. } => Code::FailedPrecondition,
+    }
+}
+
+/// The name of the code of a refusal within a call that succeeds.
+pub fn code_name(refusal: &Refusal) -> &'static str {
+    match code_of(refusal) {
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::NotFound => "NOT_FOUND",
+        _ => "FAILED_PRECONDITION",
+    }
+}
+
+/// A refusal that is the answer to a whole call.
+pub fn refused(refusal: &Refusal) -> Status {
+    Status::new(code_of(refusal), refusal.to_string())
+}
 
 impl From<ProposeError> for Status {
     fn from(error: ProposeError) -> Self {

@@ -5,21 +5,18 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use robeing_fleet::{Command, Reply, TaskFilter, limits::MAX_PAGE};
-use robeing_proto::v1::{self, raft_client::RaftClient};
-use tokio::time::timeout;
+use robeing_proto::v1;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     errors,
     leadership::Standing,
-    node::{Node, PEER_TIMEOUT},
+    node::Node,
     preference, submissions,
     view::{self, Parts},
     watches,
 };
-use crate::limited;
-
 /// Tasks in one submission, and ids in one cancellation or watch.
 pub const MAX_ITEMS: usize = 1_000;
 /// Tasks of a page when the request does not say.
@@ -37,21 +34,9 @@ impl FleetService {
         Self { node, tasks }
     }
 
-    /// What another member says of itself, if it answers in time.
-    async fn describe(&self, address: &str) -> Option<v1::DescribeResponse> {
-        let mut client = limited!(RaftClient::new(self.node.transport.channel(address).ok()?));
-        let call = client.describe(v1::DescribeRequest {});
-        Some(timeout(PEER_TIMEOUT, call).await.ok()?.ok()?.into_inner())
-    }
-
     async fn coordinators(&self) -> Vec<v1::Coordinator> {
         let members = self.node.members();
-        let descriptions = members.iter().map(|(id, peer, _)| async move {
-            if *id == self.node.identity.node_id {
-                return Some(preference::describe(&self.node));
-            }
-            self.describe(&peer.address).await.filter(|said| said.node_id == *id)
-        });
+        let descriptions = members.iter().map(|(id, peer, _)| preference::ask(&self.node, *id, &peer.address));
         let descriptions = join_all(descriptions).await;
         let leader = match &*self.node.standing.borrow() {
             Standing::Leading { .. } => Some(self.node.identity.node_id),

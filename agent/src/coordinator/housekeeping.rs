@@ -19,8 +19,6 @@ use super::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of log after which a snapshot is written, if the state is smaller than that.
 pub const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
-/// Entries after which one is written.
-pub const SNAPSHOT_AFTER_ENTRIES: usize = 50_000;
 /// Pause after a tick could not be written.
 const TICK_RETRY: Duration = Duration::from_millis(200);
 /// Ticks come no denser than this.
@@ -51,15 +49,15 @@ pub async fn timers(node: Arc<Node>) {
     }
 }
 
-/// Writes snapshots. Runs until the node stops.
-pub async fn snapshots(node: Arc<Node>) {
+/// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. Runs until the node stops.
+pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
     let mut written_at = 0;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let bytes = node.log.stats().entry_bytes.load(Ordering::Relaxed);
         let state = node.look(|fleet| fleet.stored_bytes());
         let grown = bytes.saturating_sub(written_at) > SNAPSHOT_AFTER_BYTES.max(state);
-        if !grown && node.log.entries() < SNAPSHOT_AFTER_ENTRIES {
+        if !grown && node.log.entries() < after_entries as usize {
             continue;
         }
         let started = Instant::now();

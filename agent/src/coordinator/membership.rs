@@ -2,7 +2,8 @@
 //!
 //! At the first start the coordinator whose name sorts first waits until all that are configured answer, learns their node
 //! ids, and writes the first membership. One that starts with an empty disk while the others have a membership already is a
-//! new node: it asks the leader to take it in place of the node that had its name.
+//! new node: it asks the leader to take it in place of the node that had its name. One of another name, and one that was
+//! removed, waits until it is added.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,16 +11,16 @@ use std::{
     time::Duration,
 };
 
-use openraft::{ChangeMembers, Instant as _, async_runtime::watch::WatchReceiver};
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::{
     consensus::{NodeId, Peer, Runtime},
     leadership::Standing,
-    node::{Node, PEER_TIMEOUT},
+    node::{Node, SILENCE},
+    reconfiguration::{self, CATCH_UP_TIMEOUT, ChangeError, Newcomer},
 };
 use crate::{limited, platform::jittered};
 
@@ -27,14 +28,13 @@ use crate::{limited, platform::jittered};
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a wait for others is told in the log.
 const TELL_EVERY: u32 = 50;
-/// How long a newcomer may take to catch up.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
-/// A member that answered within this is not replaced.
-const ALIVE: Duration = Duration::from_secs(2);
+/// How long the leader may take to take this node in: it has to catch up.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2 * CATCH_UP_TIMEOUT.as_secs());
+/// How often a coordinator that hears nothing looks whether it is still a member.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 async fn describe(node: &Node, address: &str) -> Option<v1::DescribeResponse> {
-    let mut client = limited!(RaftClient::new(node.transport.channel(address).ok()?));
-    Some(timeout(PEER_TIMEOUT, client.describe(v1::DescribeRequest {})).await.ok()?.ok()?.into_inner())
+    node.peers.ask(address, |mut peer| async move { peer.describe(v1::DescribeRequest {}).await }).await
 }
 
 /// Makes this node a member, if it is none. Returns when it is, or when the node stops. `configured` are the names and
@@ -42,6 +42,7 @@ async fn describe(node: &Node, address: &str) -> Option<v1::DescribeResponse> {
 pub async fn settle(node: Arc<Node>, configured: Vec<(String, String)>) {
     let first = configured.iter().map(|(name, _)| name).min() == Some(&node.identity.name);
     let mut round = 0;
+    let mut last = None;
     while !member(&node) {
         let mut waiting_for = Vec::new();
         let mut others = Vec::new();
@@ -64,7 +65,16 @@ pub async fn settle(node: Arc<Node>, configured: Vec<(String, String)>) {
             }
         }
         if others.iter().any(|(said, _)| said.initialized) {
-            ask_to_join(&node, others).await;
+            let addresses = others.into_iter().map(|(_, address)| address).collect();
+            let asked = ask_to_join(&node, addresses).await;
+            if last.as_ref() != Some(&asked) {
+                match &asked {
+                    Asked::Member => info!("joined as a new member"),
+                    Asked::Refused(reason) => info!(reason, "waiting to be added"),
+                    Asked::NotYet(reason) => info!(reason, "not joined yet"),
+                }
+            }
+            last = Some(asked);
         } else if first && waiting_for.is_empty() {
             initialize(&node, others).await;
         }
@@ -72,7 +82,8 @@ pub async fn settle(node: Arc<Node>, configured: Vec<(String, String)>) {
         if round % TELL_EVERY == 0 {
             info!(?waiting_for, "not a member yet");
         }
-        tokio::time::sleep(jittered(&*node.platform.random, PAUSE)).await;
+        let pause = if matches!(last, Some(Asked::Refused(_))) { LOOK_EVERY } else { PAUSE };
+        tokio::time::sleep(jittered(&*node.platform.random, pause)).await;
     }
 }
 
@@ -99,9 +110,19 @@ async fn initialize(node: &Node, others: Vec<(v1::DescribeResponse, String)>) {
     }
 }
 
-/// Asks whoever leads to take this node in.
-async fn ask_to_join(node: &Node, others: Vec<(v1::DescribeResponse, String)>) {
-    let mut addresses: Vec<String> = others.into_iter().map(|(_, address)| address).collect();
+/// What came of asking to be a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asked {
+    /// It is a voter.
+    Member,
+    /// The leader takes no such coordinator in by itself.
+    Refused(String),
+    /// Not now, for this reason.
+    NotYet(String),
+}
+
+/// Asks whoever leads to take this node in, beginning with those at these addresses.
+async fn ask_to_join(node: &Node, mut addresses: Vec<String>) -> Asked {
     let request = v1::JoinRequest {
         cluster_id: node.identity.cluster_id.clone(),
         name: node.identity.name.clone(),
@@ -109,28 +130,57 @@ async fn ask_to_join(node: &Node, others: Vec<(v1::DescribeResponse, String)>) {
         address: node.address.clone(),
     };
     let mut asked = BTreeSet::new();
+    let mut answer = Asked::NotYet("no coordinator answers".to_owned());
     while let Some(address) = addresses.pop() {
         if !asked.insert(address.clone()) {
             continue;
         }
         let Ok(channel) = node.transport.channel(&address) else { continue };
         let mut client = limited!(RaftClient::new(channel));
-        let call = timeout(CATCH_UP_TIMEOUT * 2, client.join(request.clone())).await;
-        match call {
+        match timeout(JOIN_TIMEOUT, client.join(request.clone())).await {
             Ok(Ok(response)) => {
                 let response = response.into_inner();
                 if response.joined {
-                    info!("joined as a new member");
-                    return;
+                    return Asked::Member;
                 }
                 if !response.leader_address.is_empty() {
                     addresses.push(response.leader_address);
                 } else if !response.reason.is_empty() {
-                    info!(reason = response.reason, "not joined yet");
+                    answer = Asked::NotYet(response.reason);
                 }
             }
-            Ok(Err(status)) => info!(%status, address, "not joined yet"),
-            Err(_) => {}
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                return Asked::Refused(status.message().to_owned());
+            }
+            Ok(Err(status)) if status.code() == Code::PermissionDenied => {
+                answer = Asked::NotYet(status.message().to_owned());
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    answer
+}
+
+/// Notices when this coordinator was removed, while it was away or at work, and says so in the log. It takes part in nothing
+/// then, sends its clients away, and does not disturb the others, until it is added again. Runs until the node stops.
+pub async fn notice_removal(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if node.heard.ago() < SILENCE || matches!(*node.standing.borrow(), Standing::Leading { .. }) {
+            if node.removed.send_replace(false) {
+                info!("this coordinator hears from a leader again");
+            }
+            continue;
+        }
+        let own = node.identity.node_id;
+        let others = node.members().into_iter().filter(|(id, ..)| *id != own).map(|(_, peer, _)| peer.address);
+        if let Asked::Refused(reason) = ask_to_join(&node, others.collect()).await
+            && !node.removed.send_replace(true)
+        {
+            warn!(
+                reason,
+                "this coordinator was removed from the fleet; it waits until it is added again, and may be stopped"
+            );
         }
     }
 }
@@ -139,9 +189,8 @@ fn not_joined(reason: impl Into<String>) -> v1::JoinResponse {
     v1::JoinResponse { joined: false, reason: reason.into(), leader_address: String::new() }
 }
 
-/// Takes a new node in, as leader: it learns the log first, and becomes a voter, in place of the one that had its name, when
-/// it is caught up.
-pub async fn admit(node: &Node, request: v1::JoinRequest) -> Result<v1::JoinResponse, Status> {
+/// Takes a new node in, as leader, in place of the one that had its name.
+pub async fn admit(node: &Arc<Node>, request: v1::JoinRequest) -> Result<v1::JoinResponse, Status> {
     if request.cluster_id != node.identity.cluster_id {
         return Err(Status::permission_denied(format!("this is cluster {:?}", node.identity.cluster_id)));
     }
@@ -157,56 +206,28 @@ pub async fn admit(node: &Node, request: v1::JoinRequest) -> Result<v1::JoinResp
     if members.iter().any(|(id, _, voter)| *id == request.node_id && *voter) {
         return Ok(v1::JoinResponse { joined: true, ..Default::default() });
     }
-    let replaced: Vec<NodeId> = members
-        .iter()
-        .filter(|(id, peer, _)| peer.name == request.name && *id != request.node_id)
-        .map(|m| m.0)
-        .collect();
-    if replaced.is_empty() {
+    if !members.iter().any(|(id, peer, _)| peer.name == request.name && *id != request.node_id) {
         return Err(Status::failed_precondition(format!(
-            "no member is called {:?}; a new node joins only in place of one that had its name",
+            "no member is called {:?}; a new node joins by itself only in place of one that had its name, and else has to be \
+             added",
             request.name
         )));
     }
-    if let Some(alive) = replaced.iter().find(|id| answered_lately(node, **id)) {
-        return Ok(not_joined(format!(
-            "coordinator {alive:016x} has the name {:?} and was heard of in the last {ALIVE:?}",
-            request.name
-        )));
+    let newcomer = Newcomer { id: request.node_id, peer: Peer { name: request.name, address: request.address } };
+    let replacing = {
+        let node = Arc::clone(node);
+        async move {
+            let replaced = reconfiguration::replaced_by(&node, &newcomer)?;
+            if replaced.is_empty() {
+                return Err(ChangeError::Invalid(
+                    "the one it was to take the place of is no member any more".to_owned(),
+                ));
+            }
+            reconfiguration::take_in(&node, newcomer, replaced).await
+        }
+    };
+    match reconfiguration::exclusively(node, replacing).await {
+        Ok(()) => Ok(v1::JoinResponse { joined: true, ..Default::default() }),
+        Err(error) => Ok(not_joined(error.to_string())),
     }
-    info!(
-        name = request.name,
-        new = format!("{:016x}", request.node_id),
-        "taking in a new coordinator in place of the old one"
-    );
-    let seed = node.platform.random.next_u64();
-    Runtime::scope(seed, replace(node, request, replaced)).await
-}
-
-fn answered_lately(node: &Node, id: NodeId) -> bool {
-    if id == node.identity.node_id {
-        return true;
-    }
-    let metrics = node.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let acked = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(&id).cloned().flatten());
-    acked.is_some_and(|at| at.elapsed() < ALIVE)
-}
-
-async fn replace(node: &Node, request: v1::JoinRequest, replaced: Vec<NodeId>) -> Result<v1::JoinResponse, Status> {
-    let failed = |step: &str, error: &dyn std::fmt::Display| not_joined(format!("{step}: {error}"));
-    let peer = Peer { name: request.name, address: request.address };
-    let learning = node.raft.add_learner(request.node_id, peer, true);
-    match timeout(CATCH_UP_TIMEOUT, learning).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Ok(failed("it could not be made a learner", &error)),
-        Err(_) => return Ok(not_joined("it did not catch up in time")),
-    }
-    let mut voters: BTreeSet<NodeId> = node.members().into_iter().filter(|m| m.2).map(|m| m.0).collect();
-    voters.retain(|id| !replaced.contains(id));
-    voters.insert(request.node_id);
-    if let Err(error) = node.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await {
-        return Ok(failed("the membership could not be changed", &error));
-    }
-    Ok(v1::JoinResponse { joined: true, ..Default::default() })
 }

@@ -16,6 +16,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 pub async fn run(node: Arc<Node>, metrics: Metrics) {
     let gauge = |name: &str, help: &str| -> Gauge { metrics.gauge(name, help) };
     let leading = gauge("coordinator_leading", "1 while this coordinator leads");
+    let voters = gauge("coordinators_voting", "Coordinators with a vote, as far as this one knows");
+    let learners = gauge("coordinators_learning", "Coordinators that learn the log and have no vote yet");
     let queued = gauge("tasks_queued", "Tasks that wait");
     let running = gauge("tasks_running", "Tasks that run");
     let succeeded = gauge("tasks_succeeded", "Tasks that succeeded since the fleet began");
@@ -34,9 +36,11 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
         let (counts, totals, agents, held) =
             node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(matches!(*node.standing.borrow(), Standing::Leading { .. })));
-        let serves =
-            matches!(*node.standing.borrow(), Standing::Leading { ready: true, .. } | Standing::Following { .. });
-        metrics.readiness().set(serves);
+        metrics.readiness().set(node.is_ready());
+        let members = node.members();
+        let known = members.iter().filter(|(_, _, voter)| *voter).count();
+        voters.set(known as i64);
+        learners.set((members.len() - known) as i64);
         queued.set(counts.queued.into());
         running.set(counts.assigned.into());
         succeeded.set(totals.succeeded as i64);

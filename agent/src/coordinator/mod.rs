@@ -7,6 +7,7 @@
 //! housekeeping  ─┘                          └─► store ─► fleet::apply ─┴──► registry ─► session_service
 //! ```
 
+mod admin_service;
 pub mod consensus;
 mod errors;
 mod fleet_service;
@@ -19,12 +20,15 @@ pub mod log;
 mod membership;
 mod metrics;
 mod node;
+mod peers;
 mod preference;
 mod proposer;
 mod raft_service;
+mod reconfiguration;
 mod registry;
 mod session_service;
 mod submissions;
+mod succession;
 mod view;
 mod watches;
 
@@ -32,20 +36,23 @@ use std::{io, sync::Arc, time::Duration};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use robeing_fleet::{Fleet, FleetConfig};
-use robeing_proto::v1::{fleet_server::FleetServer, raft_server::RaftServer, session_server::SessionServer};
+use robeing_proto::v1::{
+    admin_server::AdminServer, fleet_server::FleetServer, raft_server::RaftServer, session_server::SessionServer,
+};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use tracing::{error, info, warn};
 
 use self::{
+    admin_service::AdminService,
     consensus::{ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, SnapshotFile, StateMachine, Timing},
     fleet_service::FleetService,
     hub::Hub,
     identity::{DataDir, DataError},
     leadership::Standing,
     log::{Log, RecoveryError},
-    node::Node,
+    node::{Heard, Node},
     proposer::Proposer,
     raft_service::RaftService,
     registry::{Registry, SessionTiming},
@@ -102,9 +109,19 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), CoordinatorError> {
     let transport = Transport::new(Arc::clone(&platform.network));
-    let bound = transport.bind(&config.listen).await?;
-    let data = identity::open(&platform, &config.data, &config.cluster_id, &config.name).await?;
-    let opened = Log::open(Arc::clone(&platform.disk), &config.data, data.identity.log_salt).await?;
+    let opening = async {
+        let bound = transport.bind(&config.listen).await?;
+        let data = identity::open(&platform, &config.data, &config.cluster_id, &config.name).await?;
+        let opened = Log::open(Arc::clone(&platform.disk), &config.data, data.identity.log_salt).await?;
+        Ok::<_, CoordinatorError>((bound, data, opened))
+    };
+    let (bound, data, opened) = tokio::select! {
+        opened = opening => opened?,
+        () = shutdown.cancelled() => {
+            info!("asked to stop before it was up");
+            return Ok(());
+        }
+    };
     if opened.torn_bytes > 0 {
         warn!(bytes = opened.torn_bytes, "the end of the log was torn by a crash and was cut at the last whole record");
     }
@@ -142,6 +159,9 @@ fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
     fleet
 }
 
+/// Of the entries between two snapshots, this part stays behind each.
+const ENTRIES_KEPT_SHARE: u32 = 100;
+
 #[expect(clippy::too_many_arguments, reason = "the one place where all parts of a node meet")]
 async fn start_node(
     config: &CoordinatorConfig,
@@ -167,7 +187,8 @@ async fn start_node(
     let timing = Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max };
     let network = PeerNetwork::new(transport.clone());
     let seed = platform.random.next_u64();
-    let raft = consensus::start(id, timing, network, log.clone(), state_machine, seed)
+    let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
+    let raft = consensus::start(id, timing, kept, network, log.clone(), state_machine, seed)
         .await
         .map_err(CoordinatorError::Consensus)?;
     let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
@@ -186,10 +207,15 @@ async fn start_node(
         proposer,
         standing: standing_receiver,
         transport: transport.clone(),
+        peers: peers::Peers::new(transport.clone()),
         platform: platform.clone(),
         log,
         scores: preference::Scores::default(),
         started: Instant::now(),
+        heard: Heard::default(),
+        removed: watch::Sender::new(false),
+        changing: Arc::default(),
+        tasks: tasks.clone(),
         stop: stop.clone(),
     }))
 }
@@ -219,13 +245,14 @@ async fn serve(
         configured.push((config.name.clone(), node.address.clone()));
     }
     tasks.spawn(until(&stop, membership::settle(Arc::clone(&node), configured)));
+    tasks.spawn(until(&stop, membership::notice_removal(Arc::clone(&node))));
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, housekeeping::timers(Arc::clone(&node))));
-    tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node))));
+    tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
     tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
-    tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics)));
-    let routes = routes(&node, tasks).await;
+    tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
+    let routes = routes(&node, tasks, &metrics).await;
     let serve_until = stop.child_token();
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
@@ -243,10 +270,11 @@ async fn serve(
     }
 }
 
-async fn routes(node: &Arc<Node>, tasks: &TaskTracker) -> Routes {
+async fn routes(node: &Arc<Node>, tasks: &TaskTracker, metrics: &Metrics) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FleetServer<FleetService>>().await;
     health.set_serving::<SessionServer<SessionService>>().await;
+    health.set_serving::<AdminServer<AdminService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(robeing_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -256,6 +284,7 @@ async fn routes(node: &Arc<Node>, tasks: &TaskTracker) -> Routes {
     routes
         .add_service(limited!(FleetServer::new(FleetService::new(Arc::clone(node), tasks.clone()))))
         .add_service(limited!(SessionServer::new(SessionService::new(Arc::clone(node), tasks.clone()))))
+        .add_service(limited!(AdminServer::new(AdminService::new(Arc::clone(node), metrics))))
         .add_service(limited!(RaftServer::new(RaftService::new(Arc::clone(node), consensus))))
         .add_service(health_service);
     match reflection {
@@ -285,11 +314,6 @@ async fn hand_over(node: &Node) {
     if node.standing.borrow().leading().is_none() {
         return;
     }
-    let Some(target) = preference::successor(node).await else { return };
-    if node.raft.trigger().transfer_leader(target).await.is_ok() {
-        let mut standing = node.standing.clone();
-        let gone = leadership::until(&mut standing, |standing| !matches!(standing, Standing::Leading { .. }));
-        // Without it, the others elect a leader by themselves.
-        let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, gone).await;
-    }
+    // Without it, the others elect a leader by themselves.
+    let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, succession::hand_over(node, None)).await;
 }

@@ -1,15 +1,21 @@
 //! What the services of one coordinator share, and the reads that must see everything accepted before.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use openraft::{Instant as _, ReadPolicy, async_runtime::watch::WatchReceiver};
 use robeing_fleet::Fleet;
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::{
-    sync::watch,
+    sync::{Mutex, watch},
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use super::{
@@ -18,15 +24,16 @@ use super::{
     identity::Identity,
     leadership::Standing,
     log::Log,
-    preference::Scores,
+    peers::Peers,
+    preference::{CAUGHT_UP, Scores},
     proposer::Proposer,
 };
-use crate::{limited, platform::Platform, transport::Transport};
+use crate::{platform::Platform, transport::Transport};
 
 /// How long a read waits for a leader and for what it must have seen.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one question to another coordinator may take.
-pub const PEER_TIMEOUT: Duration = Duration::from_millis(300);
+/// Without word from a leader, or from a majority, for so long, a coordinator is out of touch.
+pub const SILENCE: Duration = Duration::from_secs(3);
 /// Pause before a read asks again for a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
 
@@ -50,6 +57,8 @@ pub struct Node {
     pub standing: watch::Receiver<Standing>,
     /// Connections.
     pub transport: Transport,
+    /// Short questions to the others.
+    pub peers: Peers,
     /// The world.
     pub platform: Platform,
     /// The log.
@@ -58,8 +67,41 @@ pub struct Node {
     pub scores: Scores,
     /// When it started.
     pub started: Instant,
+    /// When a leader was last heard of.
+    pub heard: Heard,
+    /// Whether it was removed from the fleet, as far as it knows.
+    pub removed: watch::Sender<bool>,
+    /// Held while the membership or the leader is changed on purpose.
+    pub changing: Arc<Mutex<()>>,
+    /// Tasks that end before the node does.
+    pub tasks: TaskTracker,
     /// Cancelled when it stops.
     pub stop: CancellationToken,
+}
+
+/// When a leader was last heard of. What consensus itself says does not tell: a coordinator that is cut off or was removed
+/// asks for votes in vain and keeps the leader it knew.
+pub struct Heard {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { start: Instant::now(), millis: AtomicU64::new(0) }
+    }
+}
+
+impl Heard {
+    /// Now.
+    pub fn note(&self) {
+        self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// How long ago; since this coordinator started, if never.
+    pub fn ago(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
+    }
 }
 
 impl Node {
@@ -91,6 +133,32 @@ impl Node {
         acked.map(|at| at.elapsed())
     }
 
+    /// Waits until this coordinator can't serve streams any more, because it stops, or was removed and learns nothing new.
+    /// Cancellation-safe.
+    pub async fn leaves(&self) {
+        let mut removed = self.removed.subscribe();
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            // The sender is this node's.
+            _ = removed.wait_for(|removed| *removed) => {}
+        }
+    }
+
+    /// Whether it can do its work: it has a vote, leads with a majority or hears from a leader, and has applied about all
+    /// that it knows to be committed.
+    pub fn is_ready(&self) -> bool {
+        let in_touch = match &*self.standing.borrow() {
+            Standing::Leading { ready, .. } => *ready && self.quorum_age().is_some_and(|age| age < SILENCE),
+            Standing::Following { .. } => self.heard.ago() < SILENCE,
+            Standing::Leaderless => false,
+        };
+        let data = self.raft.data_metrics();
+        let data = data.borrow_watched();
+        let committed = data.cluster_committed.map_or(0, |id| id.index());
+        let is_current = data.last_applied.map_or(0, |id| id.index()) + CAUGHT_UP >= committed;
+        in_touch && is_current && self.members().iter().any(|(id, _, voter)| *id == self.identity.node_id && *voter)
+    }
+
     /// Consensus' own part of the status.
     pub fn consensus_status(&self, status: &mut v1::FleetStatus) {
         let metrics = self.raft.metrics();
@@ -111,9 +179,8 @@ impl Node {
         match standing {
             Standing::Leading { .. } => self.read_index().await,
             Standing::Following { peer, .. } => {
-                let mut client = limited!(RaftClient::new(self.transport.channel(&peer.address).ok()?));
-                let call = client.read_index(v1::ReadIndexRequest {});
-                let response = timeout(PEER_TIMEOUT, call).await.ok()?.ok()?.into_inner();
+                let ask = |mut peer: RaftClient<_>| async move { peer.read_index(v1::ReadIndexRequest {}).await };
+                let response = self.peers.ask(&peer.address, ask).await?;
                 Some(response.has_index.then_some(response.index))
             }
             Standing::Leaderless => None,

@@ -16,16 +16,11 @@ use std::{
 use futures::future::join_all;
 use robeing_fleet::FLEET_VERSION;
 use robeing_proto::v1::{self, LeaderScore, raft_client::RaftClient};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
+use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use super::{
-    consensus::NodeId,
-    leadership::until_leading,
-    node::{Node, PEER_TIMEOUT},
-};
-use crate::limited;
-
+use super::{consensus::NodeId, leadership::until_leading, node::Node};
 /// How often the leader asks the others.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// By how much another must be better.
@@ -33,7 +28,7 @@ pub const MARGIN: f64 = 0.15;
 /// For how long it must be.
 pub const HOLD: Duration = Duration::from_secs(30);
 /// Log entries another may be behind and still be caught up.
-const CAUGHT_UP: u64 = 100;
+pub const CAUGHT_UP: u64 = 100;
 /// Running time that counts for half of all experience.
 const HALF_EXPERIENCE: Duration = Duration::from_secs(600);
 /// Weight of one answer in reliability, and in availability.
@@ -43,7 +38,6 @@ const FAST: f64 = 1.0 / 30.0;
 /// What this coordinator says of itself.
 pub fn describe(node: &Node) -> v1::DescribeResponse {
     let up = node.started.elapsed().as_secs_f64();
-    let applied = *node.hub.applied_indexes().borrow();
     v1::DescribeResponse {
         cluster_id: node.identity.cluster_id.clone(),
         name: node.identity.name.clone(),
@@ -55,9 +49,19 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
         experience: up / (up + HALF_EXPERIENCE.as_secs_f64()),
         max_fleet_version: FLEET_VERSION,
         initialized: !node.members().is_empty(),
-        applied_index: applied.saturating_sub(1),
+        applied_index: applied(node),
         scores: node.scores.told(),
     }
+}
+
+/// The index of the newest entry that is applied here.
+pub fn applied(node: &Node) -> u64 {
+    node.hub.applied_indexes().borrow().saturating_sub(1)
+}
+
+/// Whether another is about as far as this leader, which has applied so much.
+pub fn is_caught_up(said: &v1::DescribeResponse, applied: u64) -> bool {
+    said.applied_index + CAUGHT_UP >= applied
 }
 
 fn weigh(experience: f64, reliability: f64, resources: f64, availability: f64) -> LeaderScore {
@@ -105,7 +109,7 @@ impl Scores {
             record.availability += FAST * (answered - record.availability);
             record.answering = said.is_some();
             if let Some(said) = said {
-                record.caught_up = said.applied_index + CAUGHT_UP >= leader_applied;
+                record.caught_up = is_caught_up(said, leader_applied);
                 record.score = weigh(said.experience, record.reliability, said.resources, record.availability);
             }
         }
@@ -157,13 +161,13 @@ impl Choice {
     }
 }
 
-async fn ask(node: &Node, id: NodeId, address: &str) -> Option<v1::DescribeResponse> {
+/// What a member says of itself, if it answers in time and is the one that is meant.
+pub async fn ask(node: &Node, id: NodeId, address: &str) -> Option<v1::DescribeResponse> {
     if id == node.identity.node_id {
         return Some(describe(node));
     }
-    let mut client = limited!(RaftClient::new(node.transport.channel(address).ok()?));
-    let said = timeout(PEER_TIMEOUT, client.describe(v1::DescribeRequest {})).await.ok()?.ok()?.into_inner();
-    (said.node_id == id).then_some(said)
+    let describe = |mut peer: RaftClient<Channel>| async move { peer.describe(v1::DescribeRequest {}).await };
+    node.peers.ask(address, describe).await.filter(|said| said.node_id == id)
 }
 
 /// Asks the members as long as this coordinator leads, and hands leadership over when that is better. Runs until the node
@@ -188,8 +192,8 @@ pub async fn successor(node: &Node) -> Option<NodeId> {
     let own = node.identity.node_id;
     let others = node.members().into_iter().filter(|(id, _, voter)| *voter && *id != own);
     let answers = join_all(others.map(|(id, peer, _)| async move { ask(node, id, &peer.address).await })).await;
-    let applied = node.hub.applied_indexes().borrow().saturating_sub(1);
-    let fit = answers.into_iter().flatten().filter(|said| said.applied_index + CAUGHT_UP >= applied);
+    let applied = applied(node);
+    let fit = answers.into_iter().flatten().filter(|said| is_caught_up(said, applied));
     fit.max_by(|a, b| a.experience.total_cmp(&b.experience)).map(|said| said.node_id)
 }
 
@@ -198,8 +202,7 @@ async fn round(node: &Node, choice: &mut Choice) {
     let voters = members.into_iter().filter(|(_, _, voter)| *voter);
     let answers = voters.map(|(id, peer, _)| async move { (id, ask(node, id, &peer.address).await) });
     let answers = join_all(answers).await;
-    let applied = node.hub.applied_indexes().borrow().saturating_sub(1);
-    let candidates = node.scores.note(&answers, applied);
+    let candidates = node.scores.note(&answers, applied(node));
     let Some(target) = choice.step(node.identity.node_id, &candidates, Instant::now()) else { return };
     info!(
         target = format!("{target:016x}"),

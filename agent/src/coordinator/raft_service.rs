@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt};
 use robeing_fleet::encode_reply;
 use robeing_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,7 +36,14 @@ impl v1::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        self.consensus.append(request.into_inner()).await.map(Response::new)
+        let answers = self.consensus.append(request.into_inner()).await?;
+        let node = Arc::clone(&self.node);
+        let heard = answers.inspect_ok(move |answer| {
+            if !matches!(answer.result, Some(v1::append_response::Result::HigherVoteJson(_))) {
+                node.heard.note();
+            }
+        });
+        Ok(Response::new(heard.boxed()))
     }
 
     async fn vote(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {

@@ -109,7 +109,7 @@ pub fn stream(
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + use<> {
     let (sender, receiver) = mpsc::channel(4);
     tasks.spawn(async move {
-        let stop = node.stop.clone();
+        let leaving = Arc::clone(&node);
         let mut serving = Serving {
             node,
             mailbox: Arc::new(Mailbox::default()),
@@ -118,9 +118,9 @@ pub fn stream(
             proposing: FuturesUnordered::new(),
         };
         tokio::select! {
-            () = stop.cancelled() => {
-                let stopping = Status::unavailable("this coordinator is stopping; ask another");
-                let _ = sender.try_send(Err(stopping));
+            () = leaving.leaves() => {
+                let leaves = Status::unavailable("this coordinator leaves; ask another");
+                let _ = sender.try_send(Err(leaves));
             }
             () = sender.closed() => {}
             served = serving.run(inbound, &sender) => {

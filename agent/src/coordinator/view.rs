@@ -9,6 +9,8 @@ use robeing_fleet::{
 };
 use robeing_proto::v1;
 
+use super::errors;
+
 /// A field of a request that can't be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -328,19 +330,9 @@ fn loss_reason(reason: fleet::LossReason) -> &'static str {
     }
 }
 
-/// A refusal as the API says it. The gRPC codes of refusals are chosen here.
+/// A refusal as the API says it.
 pub fn refusal(refusal: &Refusal) -> v1::Refusal {
-    let code = match refusal {
-        Refusal::QueueFull { .. }
-        | Refusal::TooManyTasks { .. }
-        | Refusal::StorageFull { .. }
-        | Refusal::TooManyAgents { .. } => "RESOURCE_EXHAUSTED",
-        Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => "INVALID_ARGUMENT",
-        Refusal::Conflict { .. } => "ALREADY_EXISTS",
-        Refusal::UnknownTask { .. } => "NOT_FOUND",
-        Refusal::StaleSession | Refusal::Version { .. } => "FAILED_PRECONDITION",
-    };
-    v1::Refusal { code: code.to_owned(), message: refusal.to_string() }
+    v1::Refusal { code: errors::code_name(refusal).to_owned(), message: refusal.to_string() }
 }
 
 /// A field that can't be taken, as the API says it.

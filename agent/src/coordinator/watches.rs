@@ -91,8 +91,8 @@ pub fn watch(
             }
             if !more {
                 tokio::select! {
-                    () = node.stop.cancelled() => {
-                        yield Err(Status::unavailable("this coordinator is stopping; watch on at another from the last revision"));
+                    () = node.leaves() => {
+                        yield Err(Status::unavailable("this coordinator leaves; watch on at another from the last revision"));
                         return;
                     }
                     changed = revisions.changed() => if changed.is_err() { return },

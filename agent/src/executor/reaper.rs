@@ -11,12 +11,16 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 /// Children that someone in this process will wait for, of those that lead a process group of their own.
 static OWNED: Mutex<Option<HashSet<i32>>> = Mutex::new(None);
+/// How long a zombie that nobody waits for may be there.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
 /// Whether orphans come to this process because it asked for them.
 static ADOPTING: AtomicBool = AtomicBool::new(false);
 
@@ -32,6 +36,14 @@ pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     ADOPTING.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// Reaps adopted orphans every now and then: those that end while no command does. Runs until it is dropped.
+pub async fn keep_sweeping() {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        sweep();
+    }
 }
 
 /// Keeps [`sweep`] away while a child is being started and is not yet [`own`]ed.

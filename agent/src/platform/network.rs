@@ -29,7 +29,7 @@ pub trait Network: Send + Sync + 'static {
 
 /// Something that accepts connections.
 #[async_trait]
-pub trait Listener: Send + 'static {
+pub trait Listener: Send + Sync + 'static {
     /// The next connection. Cancellation-safe.
     async fn accept(&mut self) -> io::Result<Connection>;
     /// Where it listens, with the real port.

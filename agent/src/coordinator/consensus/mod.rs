@@ -27,8 +27,6 @@ pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 /// Why the library stopped.
 pub type Fatal = openraft::errors::Fatal<TypeConfig>;
 
-/// Log entries kept behind a snapshot, for followers that are a little behind.
-const ENTRIES_BEHIND_SNAPSHOT: u64 = 500;
 /// Entries in one replication request.
 const MAX_ENTRIES_PER_APPEND: u64 = 64;
 /// Entries behind the leader at which a follower gets a snapshot instead of the log.
@@ -54,13 +52,15 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-/// Starts this node's consensus. `seed` is where its random numbers come from.
+/// Starts this node's consensus. `entries_kept` stay in the log behind a snapshot, for followers that are a little behind.
+/// `seed` is where its random numbers come from.
 ///
 /// # Errors
 /// The timing is contradictory, or storage failed; in words.
 pub async fn start(
     id: NodeId,
     timing: Timing,
+    entries_kept: u64,
     network: PeerNetwork,
     log: Log,
     state_machine: StateMachine,
@@ -74,7 +74,7 @@ pub async fn start(
         max_payload_entries: MAX_ENTRIES_PER_APPEND,
         // Snapshots are asked for by size of the log, not by count of entries; see the housekeeping of the coordinator.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: ENTRIES_BEHIND_SNAPSHOT,
+        max_in_snapshot_log_to_keep: entries_kept,
         replication_lag_threshold: SNAPSHOT_LAG,
         install_snapshot_timeout: 60_000,
         enable_pre_vote: Some(true),
