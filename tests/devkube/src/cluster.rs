@@ -294,20 +294,24 @@ fn unready(list: &Value, wanted: &BTreeSet<String>) -> Result<(), String> {
     }
 }
 
-/// Makes a folder that is this cluster's alone.
+/// Makes a folder that is this cluster's alone, and for this user alone.
 fn run_folder(id: &str, asked: Option<&Path>) -> Result<Run> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let path = match asked {
         Some(path) => absolute(path)?,
         None => std::env::temp_dir().join(format!("{RUN_PREFIX}{id}")),
     };
     visible(&path, "--run")?;
-    create_folder(&path)?;
-    let created = |source| Error::File { action: "used as a run folder", path: path.clone(), source };
-    if std::fs::read_dir(&path).map_err(created)?.next().is_some() {
-        return Err(created(std::io::ErrorKind::DirectoryNotEmpty.into()));
+    let unusable = |source| Error::File { action: "used as a run folder", path: path.clone(), source };
+    if asked.is_none() {
+        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(unusable)?;
+        return Ok(Run::new(path));
     }
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).map_err(created)?;
+    create_folder(&path)?;
+    if std::fs::read_dir(&path).map_err(unusable)?.next().is_some() {
+        return Err(unusable(std::io::ErrorKind::DirectoryNotEmpty.into()));
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     Ok(Run::new(path))
 }
 

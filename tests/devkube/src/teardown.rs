@@ -82,10 +82,17 @@ fn sweep(run: &Run, prefix: &str) -> Vec<String> {
 pub(crate) fn runs_in(folder: &Path) -> Vec<Run> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let named = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(RUN_PREFIX));
-    let runs = named.map(|entry| Run::new(entry.path())).filter(|run| run.join("cluster.json").exists());
+    let runs = named.map(|entry| entry.path()).filter(|path| is_own(path)).map(Run::new);
+    let runs = runs.filter(|run| run.join("cluster.json").exists());
     let mut runs: Vec<_> = runs.collect();
     runs.sort_by(|one, other| one.path().cmp(other.path()));
     runs
+}
+
+/// Whether a folder is this user's own. The temporary folder is anybody's, and what a run folder says is acted on.
+fn is_own(folder: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own)
 }
 
 /// The network namespaces that carry a cluster's name.
@@ -143,6 +150,8 @@ mod tests {
         fs::write(folder.path().join("devkube-ab/cluster.json"), "{}").unwrap();
         let found: Vec<_> = runs_in(folder.path()).iter().map(|run| run.path().to_owned()).collect();
         assert_eq!(found, [folder.path().join("devkube-ab")]);
+        std::os::unix::fs::symlink(folder.path().join("devkube-ab"), folder.path().join("devkube-link")).unwrap();
+        assert_eq!(runs_in(folder.path()).len(), 1, "a link may lead anywhere");
     }
 
     #[test]
