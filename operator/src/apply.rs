@@ -247,15 +247,13 @@ async fn apply_one(
     }
     let applied = api.patch(name, &field_manager(), &Patch::Apply(&wish.object)).await;
     let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
-    tracing::info!(kind, name, "applied");
-    let record = Record {
-        desired: fingerprint(&wish.object),
-        before: live.map(fingerprint),
-        after: fingerprint(&applied),
-        at: Instant::now(),
-    };
-    records.insert(key, record);
-    Ok(true)
+    let (before, after) = (live.map(fingerprint), fingerprint(&applied));
+    let changed = before != Some(after);
+    if changed {
+        tracing::info!(kind, name, namespace, "applied");
+    }
+    records.insert(key, Record { desired: fingerprint(&wish.object), before, after, at: Instant::now() });
+    Ok(changed)
 }
 
 async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {

@@ -7,33 +7,23 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::{
-        core::v1::{PersistentVolumeClaim, Pod},
-        events::v1::Event,
-    },
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{ApiResource, Patch, PatchParams, PostParams},
-};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, ResourceExt};
 use kube_runtime::controller::Action;
-use robeing_crds::{API_VERSION, KIND, RobeingCluster, RobeingClusterStatus};
+use robeing_crds::{RobeingCluster, RobeingClusterStatus};
 use robeing_proto::v1;
-use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
     apply, build, fleet,
     metrics::Metrics,
-    names::{self, Component},
+    names,
     observe::{self, Observation},
-    quorum::Membership,
-    report::{self, Importance, Outcome},
+    publish::{patch_status, publish},
+    report::{self, Outcome},
     rollout, scale,
     scope::Caches,
+    steps::{next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
     validate::{self, Fleet, Surroundings},
 };
 
@@ -66,16 +56,16 @@ pub struct Context {
 
 /// What is kept of a cluster from one round to the next. All of it may be lost.
 #[derive(Debug, Default)]
-struct Memory {
+pub(crate) struct Memory {
     /// Of the cluster; another one of its name begins anew.
-    uid: Option<String>,
-    records: apply::Records,
-    seen: Option<report::Snapshot>,
-    patched: Option<(RobeingClusterStatus, Instant)>,
-    pools: Option<Vec<v1::PoolSize>>,
-    told_to_go: Option<String>,
-    asked: Option<String>,
-    failures: u32,
+    pub(crate) uid: Option<String>,
+    pub(crate) records: apply::Records,
+    pub(crate) seen: Option<report::Snapshot>,
+    pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
+    pub(crate) pools: Option<Vec<v1::PoolSize>>,
+    pub(crate) told_to_go: Option<String>,
+    pub(crate) asked: Option<String>,
+    pub(crate) failures: u32,
 }
 
 /// A round came to nothing.
@@ -245,162 +235,6 @@ async fn act(
     Ok(Outcome { fleet: Some(fleet), unbuildable: None, refused, changing: applied.changing, scale, rollout, declined })
 }
 
-fn plan(observation: &Observation, fleet: &Fleet, membership: Option<&Membership>) -> scale::Plan {
-    let pods = observation.coordinator_pods();
-    let has_address = |name: &str| {
-        let pod = observation.pods.iter().find(|pod| pod.name_any() == name);
-        pod.and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()).is_some()
-    };
-    let runs = |pod: &crate::quorum::CoordinatorPod| {
-        !pod.terminating && pod.failure.is_none() && pod.has_run && has_address(&pod.name)
-    };
-    scale::plan(&scale::View {
-        cluster: &fleet.name,
-        wanted: fleet.coordinators,
-        current: observation.stateful_set().map(|set| set.number("/spec/replicas").unwrap_or(1)),
-        membership,
-        pods: &pods.keys().copied().collect(),
-        running: &pods.iter().filter(|(_, pod)| runs(pod)).map(|(ordinal, _)| *ordinal).collect(),
-        claims: &observation.claim_ordinals(),
-    })
-}
-
-fn next_rollout_step(
-    observation: &Observation,
-    fleet: &Fleet,
-    membership: Option<&Membership>,
-    scale: &scale::Plan,
-    memory: &mut Memory,
-) -> rollout::Step {
-    if !observation.template_seen() {
-        return rollout::Step::Settling("the StatefulSet controller has not seen the newest template yet".into());
-    }
-    let pods = observation.coordinator_pods();
-    // A pod that is gone from the cache need not be remembered.
-    memory.told_to_go = memory.told_to_go.take().filter(|uid| pods.values().any(|pod| pod.uid == *uid));
-    rollout::next(&rollout::View {
-        replicas: scale.replicas,
-        pods: &pods,
-        membership,
-        durable: fleet.storage.is_some(),
-        members_settled: scale.step == scale::Step::Settled,
-        told_to_go: memory.told_to_go.as_deref(),
-    })
-}
-
-/// Tells the coordinators how large the pools should be, when they do not know.
-async fn size_pools(
-    observation: &Observation,
-    fleet: &Fleet,
-    context: &Context,
-    memory: &mut Memory,
-) -> Result<(), fleet::Error> {
-    let Ok(answer) = &observation.fleet else { return Ok(()) };
-    let size = |pool: &validate::FleetPool| v1::PoolSize {
-        name: pool.name.clone(),
-        replicas: if fleet.suspend { Some(0) } else { pool.replicas },
-        standby: if fleet.suspend { 0 } else { pool.standby },
-    };
-    let wanted: Vec<v1::PoolSize> = fleet.pools.iter().map(size).collect();
-    let known = |pool: &v1::PoolSize| {
-        let known = answer.status.pools.iter().find(|known| known.name == pool.name);
-        known.is_some_and(|known| pool.replicas.is_none_or(|replicas| known.desired == replicas))
-    };
-    if memory.pools.as_ref() == Some(&wanted) && wanted.iter().all(known) {
-        return Ok(());
-    }
-    context.coordinators.set_pools(&answer.from, wanted.clone()).await?;
-    memory.pools = Some(wanted);
-    Ok(())
-}
-
-/// Before a pool shrinks, says of each of its pods how much work its end would disturb, so that the idle ones go.
-async fn spare_the_busy(observation: &Observation, fleet: &Fleet, context: &Context) -> Result<(), Error> {
-    let agents = observation.agents();
-    for pool in &fleet.pools {
-        let shrinks = pool.pods(fleet.suspend).is_some_and(|pods| {
-            let live = observation.deployment(&pool.name).and_then(|live| live.number("/spec/replicas"));
-            pods > 0 && live.is_some_and(|live| pods < live)
-        });
-        if !shrinks || observation.fleet.is_err() {
-            continue;
-        }
-        let api: Api<Pod> = Api::namespaced(context.client.clone(), &fleet.namespace);
-        for pod in observation.pods_of(Component::Agent, Some(&pool.name)) {
-            let name = pod.name_any();
-            let cost = agents.get(name.as_str()).map_or(0, |agent| agent.used_slots).to_string();
-            let known = pod.annotations().get(names::ANNOTATION_DELETION_COST).map_or("0", String::as_str);
-            if known == cost {
-                continue;
-            }
-            let patch = json!({"metadata": {"annotations": {names::ANNOTATION_DELETION_COST: cost}}});
-            let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            match patched {
-                Err(error) if !apply::is_gone(&error) => Err(apply::Error::of("annotate", "Pod", &name, error))?,
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-type Asked = Result<Result<(), fleet::Error>, Error>;
-
-/// Adds or removes a voter, or deletes the disk of one that is gone.
-async fn scale_step(observation: &Observation, fleet: &Fleet, step: &scale::Step, context: &Context) -> Asked {
-    let name = |ordinal: u32| names::coordinator(&fleet.name, ordinal);
-    let from = observation.fleet.as_ref().map(|answer| answer.from.clone()).unwrap_or_default();
-    match *step {
-        scale::Step::Settled | scale::Step::Wait(_) => Ok(Ok(())),
-        scale::Step::Add(ordinal) => {
-            tracing::info!(cluster = fleet.name, name = name(ordinal), "adding a coordinator");
-            let address = names::coordinator_address(&fleet.name, &fleet.namespace, ordinal);
-            Ok(context.coordinators.add(&from, name(ordinal), address).await)
-        }
-        scale::Step::Remove(ordinal) => {
-            tracing::info!(cluster = fleet.name, name = name(ordinal), "removing a coordinator");
-            Ok(context.coordinators.remove(&from, name(ordinal)).await)
-        }
-        scale::Step::DeleteClaim(ordinal) => {
-            let claim = names::claim(&fleet.name, ordinal);
-            let seen = observation.claims.iter().find(|seen| seen.name_any() == claim);
-            if let Some(seen) = seen.filter(|seen| seen.metadata.deletion_timestamp.is_none()) {
-                tracing::info!(cluster = fleet.name, claim, "deleting the disk of a coordinator that was removed");
-                let kind = ApiResource::erase::<PersistentVolumeClaim>(&());
-                apply::delete_exactly(&context.client, &fleet.namespace, &kind, &claim, seen.uid()).await?;
-            }
-            Ok(Ok(()))
-        }
-    }
-}
-
-/// Replaces a coordinator's pod, or has another one lead.
-async fn rollout_step(
-    observation: &Observation,
-    fleet: &Fleet,
-    step: &rollout::Step,
-    context: &Context,
-    memory: &mut Memory,
-) -> Asked {
-    match step {
-        rollout::Step::Replace { pod, uid } => {
-            tracing::info!(cluster = fleet.name, pod, "replacing a coordinator");
-            let kind = ApiResource::erase::<Pod>(&());
-            apply::delete_exactly(&context.client, &fleet.namespace, &kind, pod, Some(uid.clone())).await?;
-            memory.told_to_go = Some(uid.clone());
-            Ok(Ok(()))
-        }
-        rollout::Step::Transfer { to } => {
-            tracing::info!(cluster = fleet.name, to, "transferring leadership");
-            let from = observation.fleet.as_ref().map(|answer| answer.from.clone()).unwrap_or_default();
-            Ok(context.coordinators.transfer(&from, to.clone()).await)
-        }
-        rollout::Step::Done | rollout::Step::Settling(_) | rollout::Step::Wait(_) | rollout::Step::Paused { .. } => {
-            Ok(Ok(()))
-        }
-    }
-}
-
 /// Patches the status if it changed, and publishes what happened. Whether nothing is under way.
 async fn report(
     observation: &Observation,
@@ -428,55 +262,6 @@ async fn report(
     }
     let under_way = report::state(&status, robeing_crds::condition_types::PROGRESSING) == Some("True");
     Ok(!under_way)
-}
-
-async fn patch_status(context: &Context, cluster: &RobeingCluster, status: &RobeingClusterStatus) -> Result<(), Error> {
-    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
-    let api: Api<RobeingCluster> = Api::namespaced(context.client.clone(), &namespace);
-    let patch = json!({"apiVersion": API_VERSION, "kind": KIND, "status": status});
-    let patched = api.patch_status(&name, &apply::field_manager(), &Patch::Apply(patch)).await;
-    match patched {
-        Err(error) if !apply::is_gone(&error) => Err(apply::Error::of("report the status of", KIND, &name, error))?,
-        _ => Ok(()),
-    }
-}
-
-/// An event that is lost is a pity and no more.
-async fn publish(context: &Context, cluster: &RobeingCluster, happened: report::Happened) {
-    let now = Timestamp::now();
-    let namespace = cluster.namespace().unwrap_or_default();
-    let api: Api<Event> = Api::namespaced(context.client.clone(), &namespace);
-    let type_ = match happened.importance {
-        Importance::Normal => "Normal",
-        Importance::Warning => "Warning",
-    };
-    let event = Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{}.{:x}", cluster.name_any(), rand_suffix(now))),
-            namespace: Some(namespace),
-            ..ObjectMeta::default()
-        },
-        action: Some(happened.action.to_owned()),
-        reason: Some(happened.reason),
-        note: Some(happened.note.chars().take(MAX_NOTE).collect()),
-        event_time: Some(MicroTime(now)),
-        regarding: Some(cluster.object_ref(&())),
-        reporting_controller: Some(names::OPERATOR.to_owned()),
-        reporting_instance: Some(context.instance.clone()),
-        type_: Some(type_.to_owned()),
-        ..Event::default()
-    };
-    if let Err(error) = api.create(&PostParams::default(), &event).await {
-        tracing::warn!(%error, "an event could not be published");
-    }
-}
-
-/// Longest note of an event, characters; the API server takes 1,024 bytes.
-const MAX_NOTE: usize = 250;
-
-/// Two events of one nanosecond must not have one name.
-fn rand_suffix(now: Timestamp) -> u128 {
-    uuid::Uuid::new_v4().as_u128() >> 64 ^ now.as_nanosecond().unsigned_abs()
 }
 
 /// The addresses of all coordinators that are known, to which connections are kept.

@@ -12,6 +12,8 @@ use crate::observe::NODE_GONE_AFTER;
 
 /// For how long after a restart a container that was restarted more than once still counts as failing.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// How long a coordinator may take to be back.
+const RESTARTED_WITHIN: Duration = Duration::from_secs(15);
 /// How long the scheduler may take, also while a disk is being made.
 const SCHEDULED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest part of a container's last words that is repeated, characters.
@@ -85,6 +87,13 @@ pub fn has_run(pod: &Pod) -> bool {
     states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
+/// Whether a pod has not been ready for longer than a restart takes.
+pub fn not_ready_for_long(pod: &Pod, now: Timestamp) -> bool {
+    let Some(ready) = condition(pod, "Ready").filter(|ready| ready.status != "True") else { return false };
+    let since = ready.last_transition_time.as_ref().map(|since| now.duration_since(since.0));
+    since.is_some_and(|since| since.is_positive() && since.unsigned_abs() > RESTARTED_WITHIN)
+}
+
 /// Whether the volume of a claim is gone for good.
 pub fn disk_lost(claim: &PersistentVolumeClaim) -> bool {
     claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost"))
@@ -146,7 +155,8 @@ fn unschedulable(pod: &Pod, message: Option<&str>) -> String {
     }
 }
 
-fn claims(pod: &Pod) -> Vec<String> {
+/// The claims of a pod's disks.
+pub fn claims(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
 }
@@ -162,6 +172,7 @@ fn container_failure(status: &ContainerStatus, now: Timestamp) -> Option<(Kind, 
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
                 Some((Kind::ImagePull, format!("image {:?}: {}", status.image, shorten(message))))
             }
+            "RunContainerError" if status.restart_count > 0 => Some((Kind::CrashLooping, crash(status, last))),
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
                 Some((Kind::ContainerConfig, shorten(message)))
             }

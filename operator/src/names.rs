@@ -30,8 +30,9 @@ pub const GRPC_PORT: i32 = 8080;
 pub const METRICS_PORT: i32 = 9090;
 /// The agent's program in the Robeing image.
 pub const AGENT_PROGRAM: &str = "/robeing-agent";
-/// Directory of the agent's program in a container that is not of the Robeing image.
-pub const AGENT_DIRECTORY: &str = "/robeing";
+/// Directory of the agent's program in a container that is not of the Robeing image. In that image `/robeing` is the command
+/// line, a file, so that nothing can be mounted there.
+pub const AGENT_DIRECTORY: &str = "/opt/robeing";
 /// Directory of a coordinator's log.
 pub const DATA_DIRECTORY: &str = "/var/lib/robeing";
 /// Name of the volume, and of the template of the claim, of a coordinator's log.

@@ -7,6 +7,10 @@ pub fn begin(json: bool) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=warn,tower=warn"));
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
-    let begun = if json { log.json().flatten_event(true).try_init() } else { log.try_init() };
+    let begun = if json {
+        log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    } else {
+        log.try_init()
+    };
     drop(begun);
 }

@@ -103,47 +103,73 @@ fn quorum_healthy(observation: &Observation, previous: Option<&RobeingClusterSta
     }
 }
 
+/// Everything that is wrong, the worst first; the condition's reason is the first one's.
 fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&RobeingClusterStatus>) -> Said {
+    let mut wrong = Vec::new();
     if let Some(why) = &outcome.unbuildable {
-        return said("True", "SpecRefused", format!("Nothing is built: {why}."));
+        wrong.push(said("True", "SpecRefused", format!("Nothing is built: {why}.")));
     }
-    if let Some(pool) = outcome.fleet.iter().flat_map(|fleet| &fleet.refused).next() {
-        return said("True", pool.reason, pool.message.clone());
-    }
-    if let [first, ..] = &outcome.refused[..] {
-        return said("True", "ApplyFailed", format!("{first}."));
-    }
+    let refused = outcome.fleet.iter().flat_map(|fleet| &fleet.refused);
+    wrong.extend(refused.map(|pool| said("True", pool.reason, pool.message.clone())));
+    wrong.extend(outcome.refused.iter().map(|why| said("True", "ApplyFailed", format!("{why}."))));
     if let Rollout::Paused { reason, message } = &outcome.rollout {
-        return said("True", reason, message.clone());
+        wrong.push(said("True", reason, message.clone()));
+    } else {
+        wrong.extend(worst(observation.failures(Component::Coordinator, None), "A coordinator fails"));
     }
-    if let Some(failed) = worst(observation.failures(Component::Coordinator, None), "A coordinator fails") {
-        return failed;
-    }
+    wrong.extend(coordinator_down(observation).map(|down| said("True", "CoordinatorDown", down)));
+    wrong.extend(disks_lost(observation));
     for pool in &observation.cluster.spec.pools {
         let failures = observation.failures(Component::Agent, Some(&pool.name));
+        let stuck = || observation.deployment(&pool.name).and_then(stuck);
         if let Some(failed) = worst(failures, &format!("Pool {:?} fails", pool.name)) {
-            return failed;
+            wrong.push(failed);
+        } else if let Some(stuck) = stuck() {
+            let message = format!("Pool {:?} makes no progress: {stuck}", pool.name);
+            wrong.push(said("True", "PoolNotProgressing", message));
         }
-        if let Some(stuck) = observation.deployment(&pool.name).and_then(stuck) {
-            return said("True", "PoolNotProgressing", format!("Pool {:?} makes no progress: {stuck}", pool.name));
+    }
+    if observation.fleet.is_err() && previous.is_some_and(|previous| previous.term.is_some()) {
+        let message = "No coordinator answers for a majority; see QuorumHealthy.";
+        wrong.push(said("True", "NoLeader", message));
+    }
+    let messages: Vec<String> = wrong.iter().map(|said| said.message.clone()).collect();
+    match wrong.into_iter().next() {
+        Some(first) => Said { message: messages.join(" Also: "), ..first },
+        None if observation.cluster.spec.coordinators.storage.is_none() => {
+            said("False", "EphemeralStorage", EPHEMERAL_WARNING)
         }
+        None => said("False", "AsExpected", "Nothing is wrong."),
     }
-    if let Some(lost) = observation.claims.iter().find(|claim| health::disk_lost(claim)) {
-        let name = lost.name_any();
-        let message = format!(
-            "PersistentVolumeClaim {name} lost its volume. Delete it, and the coordinator's pod: it comes back empty and \
-             copies what the others have."
-        );
-        return said("True", "DiskLost", message);
-    }
-    let was_up = previous.is_some_and(|previous| previous.term.is_some());
-    if observation.fleet.is_err() && was_up {
-        return said("True", "NoLeader", "No coordinator answers for a majority; see QuorumHealthy.");
-    }
-    if observation.cluster.spec.coordinators.storage.is_none() {
-        return said("False", "EphemeralStorage", EPHEMERAL_WARNING);
-    }
-    said("False", "AsExpected", "Nothing is wrong.")
+}
+
+fn disks_lost(observation: &Observation) -> Option<Said> {
+    let lost = observation.claims.iter().find(|claim| health::disk_lost(claim))?;
+    let message = format!(
+        "PersistentVolumeClaim {} lost its volume. Delete it, and the coordinator's pod: it comes back empty and copies what \
+         the others have.",
+        lost.name_any()
+    );
+    Some(said("True", "DiskLost", message))
+}
+
+/// A voter that the leader does not reach and whose pod has not been ready for longer than a restart takes.
+fn coordinator_down(observation: &Observation) -> Option<String> {
+    let membership = observation.membership()?;
+    let down = observation.pods_of(Component::Coordinator, None).find(|pod| {
+        let name = pod.name_any();
+        membership.votes(&name) && !membership.healthy(&name) && health::not_ready_for_long(pod, observation.now)
+    })?;
+    let node = down.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("none");
+    let disk = match &health::claims(down)[..] {
+        [] => String::new(),
+        disks => format!(", disk {}", disks.join(", ")),
+    };
+    Some(format!(
+        "{} (node {node}{disk}) does not answer the leader. If the node is gone for good, delete its Node object, and the \
+         disk's PersistentVolumeClaim if that was on it.",
+        down.name_any()
+    ))
 }
 
 fn worst(mut failures: Vec<Failure>, what: &str) -> Option<Said> {

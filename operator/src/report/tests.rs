@@ -260,6 +260,19 @@ fn pods_that_no_node_takes_and_images_that_are_not_there_are_told() {
 }
 
 #[test]
+fn everything_that_is_wrong_is_told_and_the_reason_is_the_worst() {
+    let mut scene = scene();
+    scene.outcome.refused.push("Service fleet exists and does not belong to this RobeingCluster".into());
+    let waiting = json!({"containerStatuses": [{"name": "agent", "image": "nowhere:1", "imageID": "", "ready": false,
+        "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}]});
+    scene.observation.pods.push(agent_pod("fleet-data-1", waiting));
+    let status = scene.status(None);
+    let (_, reason, message) = says(&status, "Degraded");
+    assert_eq!(reason, "ApplyFailed");
+    assert!(message.contains("Also: Pool \"data\" fails"), "{message}");
+}
+
+#[test]
 fn a_coordinator_whose_node_is_gone_is_told_with_its_disk() {
     let mut scene = scene();
     let mut gone = Pod::clone(&scene.observation.pods[2]);
@@ -273,6 +286,26 @@ fn a_coordinator_whose_node_is_gone_is_told_with_its_disk() {
     let (state, reason, message) = says(&status, "Degraded");
     assert_eq!((state, reason), ("True", "NodeGone"));
     assert!(message.contains("n3") && message.contains("data-fleet-coordinators-2"), "{message}");
+}
+
+#[test]
+fn a_voter_that_stays_away_is_told_with_its_node() {
+    let mut scene = scene();
+    scene.answer().status.coordinators[2].set_state(v1::CoordinatorState::Unreachable);
+    let mut away = Pod::clone(&scene.observation.pods[2]);
+    away.spec = Some(from(json!({"nodeName": "n3", "containers": []})));
+    let not_ready = |since: &str| -> k8s_openapi::api::core::v1::PodStatus {
+        from(json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": since}]}))
+    };
+    for (since, reason) in [("2026-11-23T11:59:50Z", "AsExpected"), ("2026-11-23T11:59:40Z", "CoordinatorDown")] {
+        away.status = Some(not_ready(since));
+        scene.observation.pods[2] = Arc::new(away.clone());
+        let status = scene.status(None);
+        assert_eq!(says(&status, "Degraded").1, reason, "not ready since {since}");
+    }
+    let status = scene.status(None);
+    assert!(says(&status, "Degraded").2.contains("node n3"), "{}", says(&status, "Degraded").2);
+    assert_eq!(says(&status, "QuorumHealthy").0, "True");
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! What is told to the API server about a cluster: its status and its events.
+
+use k8s_openapi::{
+    api::events::v1::Event,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PostParams},
+};
+use robeing_crds::{API_VERSION, KIND, RobeingCluster, RobeingClusterStatus};
+use serde_json::json;
+
+use crate::{
+    apply,
+    controller::Context,
+    names,
+    report::{Happened, Importance},
+};
+
+/// Writes the status. A cluster that is gone needs none.
+pub(crate) async fn patch_status(
+    context: &Context,
+    cluster: &RobeingCluster,
+    status: &RobeingClusterStatus,
+) -> Result<(), apply::Error> {
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
+    let api: Api<RobeingCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let patch = json!({"apiVersion": API_VERSION, "kind": KIND, "status": status});
+    let patched = api.patch_status(&name, &apply::field_manager(), &Patch::Apply(patch)).await;
+    match patched {
+        Err(error) if !apply::is_gone(&error) => Err(apply::Error::of("report the status of", KIND, &name, error)),
+        _ => Ok(()),
+    }
+}
+
+/// An event that is lost is a pity and no more.
+pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happened: Happened) {
+    let now = Timestamp::now();
+    let namespace = cluster.namespace().unwrap_or_default();
+    let api: Api<Event> = Api::namespaced(context.client.clone(), &namespace);
+    let type_ = match happened.importance {
+        Importance::Normal => "Normal",
+        Importance::Warning => "Warning",
+    };
+    let event = Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:x}", cluster.name_any(), rand_suffix(now))),
+            namespace: Some(namespace),
+            ..ObjectMeta::default()
+        },
+        action: Some(happened.action.to_owned()),
+        reason: Some(happened.reason),
+        note: Some(shortened(happened.note)),
+        event_time: Some(MicroTime(now)),
+        regarding: Some(cluster.object_ref(&())),
+        reporting_controller: Some(names::OPERATOR.to_owned()),
+        reporting_instance: Some(context.instance.clone()),
+        type_: Some(type_.to_owned()),
+        ..Event::default()
+    };
+    if let Err(error) = api.create(&PostParams::default(), &event).await {
+        tracing::warn!(%error, "an event could not be published");
+    }
+}
+
+/// Longest note of an event, bytes; the API server takes 1,024.
+const MAX_NOTE: usize = 1_000;
+
+fn shortened(mut note: String) -> String {
+    note.truncate(note.floor_char_boundary(MAX_NOTE));
+    note
+}
+
+/// Two events of one nanosecond must not have one name.
+fn rand_suffix(now: Timestamp) -> u128 {
+    uuid::Uuid::new_v4().as_u128() >> 64 ^ now.as_nanosecond().unsigned_abs()
+}
