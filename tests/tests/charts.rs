@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
+use robeing_tests::program::program;
 use serde_json::Value;
 
 /// Says which helm to use.
@@ -415,4 +416,47 @@ fn charts_and_programs_have_one_version() {
         assert_eq!(about["version"], env!("CARGO_PKG_VERSION"), "{chart}");
         assert_eq!(about["appVersion"], env!("CARGO_PKG_VERSION"), "{chart}");
     }
+}
+
+#[test]
+fn the_documentations_helm_commands_are_right() {
+    let mut tried = 0;
+    for document in [
+        "docs/kubernetes.md",
+        "README.md",
+        "charts/robeing/templates/NOTES.txt",
+        "charts/robeing-crds/templates/NOTES.txt",
+    ] {
+        let text = read(document).replace("{{ .Release.Namespace }}", "robeing-system");
+        for line in text.lines().map(str::trim) {
+            let command = line.split('#').next().unwrap_or_default();
+            let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+            let ["helm", "install" | "upgrade", release, chart, settings @ ..] = &words[..] else { continue };
+            // These are of an installation alone.
+            let about_the_cluster = ["--create-namespace", "--reuse-values", "--install"];
+            let settings: Vec<&str> =
+                settings.iter().copied().filter(|word| !about_the_cluster.contains(word)).collect();
+            rendered(release, chart, &settings);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 5, "{tried} commands");
+}
+
+#[test]
+fn the_operator_takes_the_arguments_that_it_is_given() {
+    // What stands before --help is read first.
+    let taken = |arguments: &[String]| {
+        let output = Command::new(program("robeing-operator")).args(arguments).arg("--help").env_clear().output();
+        let output = output.expect("the operator starts");
+        (output.status.success(), text(&output.stderr))
+    };
+    for settings in all_settings() {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let arguments = arguments(&operator(&settings));
+        assert!(arguments.len() > 5, "{arguments:?}");
+        let (is_taken, complaint) = taken(&arguments);
+        assert!(is_taken, "{arguments:?}: {complaint}");
+    }
+    assert!(!taken(&["--no-such-flag=1".into()]).0 && !taken(&["--lease-duration=soon".into()]).0, "others are not");
 }

@@ -65,3 +65,36 @@ fn every_make_target_in_the_documentation_exists() {
         }
     }
 }
+
+/// The texts that stand right after this in a source.
+fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
+    let text = |rest: &'a str| rest.trim_start().strip_prefix('"')?.split('"').next();
+    source.split(this).skip(1).filter_map(text).collect()
+}
+
+#[test]
+fn every_reason_and_event_of_the_operator_is_explained() {
+    let read =
+        |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path} can't be read: {e}"));
+    let marks = [
+        ("report/conditions.rs", r#"said("True","#),
+        ("report/conditions.rs", r#"said("False","#),
+        ("report/events.rs", "normal("),
+        ("report/events.rs", "warning("),
+        ("health.rs", "=>"),
+        ("rollout.rs", "reason:"),
+        ("validate.rs", "Err(("),
+    ];
+    let guide = read("docs/kubernetes.md");
+    let mut known = 0;
+    for (file, mark) in marks {
+        let source = read(&format!("operator/src/{file}"));
+        let reasons = texts_after(&source, mark);
+        assert!(!reasons.is_empty(), "operator/src/{file} has reasons after {mark}");
+        for reason in reasons {
+            assert!(guide.contains(&format!("`{reason}`")), "docs/kubernetes.md does not explain {reason}");
+            known += 1;
+        }
+    }
+    assert!(known > 40, "the operator has more than {known} reasons");
+}
