@@ -34,7 +34,9 @@ pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a coordinator that is to be added may take to say who it is.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a leader may take to hear from a majority before anything is changed.
-const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// A member that answered within this is not replaced.
 const ALIVE: Duration = Duration::from_secs(2);
 /// Rounds of asking those who would remain.
@@ -276,12 +278,17 @@ pub fn leading(node: &Node) -> Result<(), ChangeError> {
 /// That a majority answers this leader now. A change that it does not take is in force all the same until it is undone, so
 /// none is begun without.
 async fn quorum(node: &Node) -> Result<(), ChangeError> {
-    leading(node)?;
-    match timeout(QUORUM_TIMEOUT, node.read_index()).await {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => leading(node).and(Err(ChangeError::NoQuorum)),
-        Err(_) => Err(ChangeError::NoQuorum),
-    }
+    let asking = async {
+        loop {
+            leading(node)?;
+            if node.read_index().await.is_some() {
+                return Ok(());
+            }
+            // One answer that was late is no majority that is gone.
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    timeout(QUORUM_TIMEOUT, asking).await.unwrap_or(Err(ChangeError::NoQuorum))
 }
 
 async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, ChangeError> {
