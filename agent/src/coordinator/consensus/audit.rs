@@ -6,6 +6,10 @@ use tracing::Level;
 
 /// Target of the events.
 pub const APPLIED: &str = "robeing::applied";
+/// What is said when a snapshot was written.
+pub const SNAPSHOT_WRITTEN: &str = "a snapshot was written";
+/// What is said when the state was replaced by a snapshot from the leader.
+pub const SNAPSHOT_INSTALLED: &str = "a snapshot was installed";
 
 /// Tells of the log entry `index`, which had these effects.
 pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {

@@ -17,7 +17,7 @@ use openraft::{
 };
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::time::Instant;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use super::{
     NodeId, Peer, TypeConfig, Vote,
@@ -119,7 +119,7 @@ impl Outstanding {
 
 /// The next answer, unless the oldest request waits for too long.
 async fn next_answer(
-    answers: &mut tonic::Streaming<v1::AppendResponse>,
+    answers: &mut (impl Stream<Item = Result<v1::AppendResponse, Status>> + Unpin),
     outstanding: &Outstanding,
 ) -> Option<Result<AppendResult, RpcError>> {
     loop {
@@ -247,5 +247,45 @@ impl NetBackoff<TypeConfig> for PeerClient {
     fn backoff(&self) -> Option<Backoff> {
         let pauses = std::iter::successors(Some(BACKOFF_MIN), |pause| Some((*pause * 2).min(BACKOFF_MAX)));
         Some(Backoff::new(pauses))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    fn success() -> v1::AppendResponse {
+        let result: AppendResult = Ok(None);
+        wire::result_to_wire(result)
+    }
+
+    /// The answer to a request that was sent now, from a coordinator that takes this long for it.
+    async fn answer_after(delay: Duration) -> Option<Result<AppendResult, RpcError>> {
+        let outstanding = Outstanding::default();
+        outstanding.sent();
+        let answer = async move {
+            tokio::time::sleep(delay).await;
+            Ok(success())
+        };
+        next_answer(&mut Box::pin(stream::once(answer)), &outstanding).await
+    }
+
+    /// A large batch takes many heartbeats to be written; it must not be given up and sent again for that.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_waited_for_and_a_missing_one_is_not() {
+        let slow = answer_after(APPEND_TIMEOUT - Duration::from_millis(1)).await;
+        assert!(matches!(slow, Some(Ok(_))), "{slow:?}");
+        let missing = answer_after(APPEND_TIMEOUT + Duration::from_millis(1)).await;
+        assert!(matches!(missing, Some(Err(RPCError::Unreachable(_)))), "{missing:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_without_a_question_is_left_open() {
+        let outstanding = Outstanding::default();
+        let mut silent = stream::pending::<Result<v1::AppendResponse, Status>>();
+        let waiting = tokio::time::timeout(APPEND_TIMEOUT * 10, next_answer(&mut silent, &outstanding)).await;
+        assert!(waiting.is_err(), "given up though nothing was asked");
     }
 }

@@ -14,9 +14,11 @@ use openraft::{
     storage::{EntryResponder, RaftStateMachine},
 };
 use robeing_fleet::{Effect, Fleet, Refusal, Reply, decode_command};
+use tracing::info;
 
 use super::{
-    Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig, audit,
+    Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
+    audit::{self, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN},
     network::Snapshot,
     snapshot::{SnapshotError, SnapshotFile},
 };
@@ -160,6 +162,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let fleet = decode(&snapshot)?;
         self.file.write(meta, &snapshot).await?;
+        info!(bytes = snapshot.len(), up_to = ?meta.last_log_id.map(|id| id.index()), "{SNAPSHOT_INSTALLED}");
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         let mut shared = self.fleet.write();
@@ -188,6 +191,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         self.file.write(&self.snapshot.meta, &self.snapshot.snapshot).await?;
+        let up_to = self.snapshot.meta.last_log_id.map(|id| id.index());
+        info!(bytes = self.snapshot.snapshot.len(), ?up_to, "{SNAPSHOT_WRITTEN}");
         Ok(self.snapshot.clone())
     }
 }

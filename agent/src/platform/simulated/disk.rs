@@ -68,6 +68,11 @@ impl SimulatedDisk {
         self.state().crash(seed);
     }
 
+    /// Replaced by an empty one. Open files and locks are void.
+    pub fn wipe(&self) {
+        self.state().wipe();
+    }
+
     /// The power goes during the `operations`-th operation from now (counting those that may change something); it and later
     /// ones fail. Then call [`SimulatedDisk::crash`].
     pub fn power_off_during(&self, operations: u64) {

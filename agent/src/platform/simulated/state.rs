@@ -223,6 +223,15 @@ impl State {
         Ok(())
     }
 
+    /// Nothing is left.
+    pub(super) fn wipe(&mut self) {
+        self.epoch += 1;
+        self.locks.clear();
+        self.files.clear();
+        self.directories.clear();
+        (self.power_left, self.sync_failure_in) = (None, None);
+    }
+
     /// The power goes and comes back.
     pub(super) fn crash(&mut self, seed: u64) {
         let mut random = SplitMix(seed);

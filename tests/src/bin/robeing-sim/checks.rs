@@ -48,11 +48,13 @@ pub fn summary(notes: &Notes) -> String {
         counts.join(", ")
     };
     format!(
-        "{} tasks ({}), {} attempts, {} log entries, faults: {}; {} events",
+        "{} tasks ({}), {} attempts, {} log entries, {} snapshots, {} of them sent, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),
         notes.applied.len(),
+        notes.snapshots_written,
+        notes.snapshots_installed,
         list(notes.faults.iter().map(|(kind, n)| (*kind, *n)).collect()),
         notes.events,
     )

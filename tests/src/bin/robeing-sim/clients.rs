@@ -6,16 +6,15 @@ use robeing_agent::{
     platform::{Platform, Random},
     transport::Transport,
 };
-use robeing_proto::v1::{self, TaskState, fleet_client::FleetClient};
+use robeing_proto::v1::{self, fleet_client::FleetClient, streamed_answer::Answer};
 use tonic::{Code, Response, Status, transport::Channel};
 
-use crate::{
-    executor::Course,
-    record::{Accepted, Record},
-};
+use crate::{executor::Course, record::Record, results};
 
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the next answer on a stream may take.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One submitter.
 pub struct Submitter {
@@ -36,37 +35,6 @@ pub struct Submitter {
 /// A number below `bound`, which is not 0.
 pub fn below(random: &dyn Random, bound: u64) -> u64 {
     random.next_u64() % bound
-}
-
-fn final_state(task: &v1::Task) -> bool {
-    !matches!(task.state(), TaskState::Unspecified | TaskState::Queued | TaskState::Assigned)
-}
-
-/// Everything of a finished task that must never change.
-fn ending(task: &v1::Task) -> String {
-    format!(
-        "{:?} {:?} {:?} {:?} attempt {} at {:?}",
-        task.state(),
-        task.output,
-        task.failure,
-        task.cancel_reason,
-        task.attempt,
-        task.finished_at
-    )
-}
-
-/// What is wrong with a finished task's result.
-fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<String> {
-    match task.state() {
-        TaskState::Succeeded => {
-            let last = task.attempts.last()?;
-            let expected = format!("{} {} {}", task.id, last.number, last.agent);
-            let current = last.number == task.attempt && task.output == expected.as_bytes();
-            (!current).then(|| format!("its output {:?} is not that of its last attempt: {last:?}", task.output))
-        }
-        TaskState::Cancelled if !accepted.cancelled => Some("it is cancelled, and nobody asked for it".to_owned()),
-        _ => None,
-    }
 }
 
 impl Submitter {
@@ -135,8 +103,45 @@ impl Submitter {
         }
     }
 
+    /// Submits on a stream and waits there for the result, as long as the stream lasts: what was answered.
+    async fn submit_and_wait(&self, spec: &v1::TaskSpec) -> Option<v1::SubmitResult> {
+        let task = v1::StreamedTask { tag: 1, task: Some(spec.clone()), wait: true };
+        // The open end keeps the stream: nothing more is submitted, but results are told.
+        let request = futures::stream::iter([v1::SubmitStreamRequest { tasks: vec![task] }]);
+        let stream = self.call(self.any(), async |mut fleet| fleet.submit_stream(request).await).await;
+        let mut stream = stream.ok()?;
+        let mut submitted = None;
+        while let Ok(Ok(Some(response))) = tokio::time::timeout(STREAM_TIMEOUT, stream.message()).await {
+            for answer in response.answers {
+                match answer.answer {
+                    Some(Answer::Submitted(result)) if result.refusal.is_some() => return None,
+                    Some(Answer::Submitted(result)) => {
+                        self.record.notes().accepted.entry(result.task_id.clone()).or_default();
+                        submitted = Some(result);
+                    }
+                    Some(Answer::Finished(task)) if submitted.is_none() => {
+                        self.record.violation(format!("task {} was finished before it was accepted", task.id));
+                    }
+                    Some(Answer::Finished(task)) => {
+                        if !results::note(&self.record, &task) {
+                            self.record.violation(format!("task {} was told as finished and is not", task.id));
+                        }
+                        return submitted;
+                    }
+                    None => {}
+                }
+            }
+        }
+        submitted
+    }
+
     /// Submits until it is answered.
     async fn submit(&self, spec: &v1::TaskSpec) -> v1::SubmitResult {
+        if self.below(4) == 0
+            && let Some(result) = self.submit_and_wait(spec).await
+        {
+            return result;
+        }
         loop {
             let request = v1::SubmitRequest { tasks: vec![spec.clone()] };
             let answer = self.call(self.any(), async |mut fleet| fleet.submit(request).await).await;
@@ -158,7 +163,7 @@ impl Submitter {
         if first.task_id != spec.id {
             self.record.violation(format!("task {} was accepted as {}", spec.id, first.task_id));
         }
-        self.record.notes().accepted.insert(spec.id.clone(), Accepted::default());
+        self.record.notes().accepted.entry(spec.id.clone()).or_default();
         if self.below(6) == 0 {
             let second = self.submit(&spec).await;
             if !second.existing || second.task_id != spec.id {
@@ -188,26 +193,7 @@ impl Submitter {
             }
             Err(_) => return false,
         };
-        if !final_state(&task) {
-            return false;
-        }
-        let known = self.record.notes().accepted.get(id).cloned().unwrap_or_default();
-        if let Some(problem) = wrong(&task, &known) {
-            self.record.violation(format!("task {id}: {problem}"));
-        }
-        let ended = ending(&task);
-        match known.ended {
-            Some(before) if before != ended => {
-                self.record.violation(format!("task {id} was finished and changed: {before}, now {ended}"));
-            }
-            Some(_) => {}
-            None => {
-                if let Some(accepted) = self.record.notes().accepted.get_mut(id) {
-                    accepted.ended = Some(ended);
-                }
-            }
-        }
-        true
+        results::note(&self.record, &task)
     }
 
     /// Does all of it; returns when every task is finished, and every coordinator says so.

@@ -15,6 +15,9 @@ pub enum Action {
     PowerLoss(Host),
     /// All coordinators at once.
     PowerLossOfAll,
+    /// The process is gone, and its machine's disk is replaced by an empty one. Happens to one coordinator of a run at most:
+    /// what only a minority has may be lost, but two emptied disks are a majority.
+    EmptyDisk(Host),
     /// The process is asked to stop.
     Stop(Host),
     /// The process starts again, if it does not run.
@@ -65,6 +68,7 @@ impl Action {
             Self::Kill(_) => "kill",
             Self::PowerLoss(_) => "power loss",
             Self::PowerLossOfAll => "power loss of all",
+            Self::EmptyDisk(_) => "emptied disk",
             Self::Stop(_) => "stop",
             Self::FailSync(_) => "failed sync",
             Self::Cut(..) => "cut",
@@ -105,6 +109,9 @@ pub fn plan(seed: u64, size: Size, from: Duration, to: Duration) -> Vec<(Duratio
     if below(&plan.random, 3) == 0 {
         plan.actions.push((from, Action::Lossy));
     }
+    if below(&plan.random, 3) == 0 {
+        plan.empty_disk(from, to);
+    }
     plan.actions.sort_by_key(|(at, _)| *at);
     plan.actions
 }
@@ -128,6 +135,14 @@ impl Plan {
             b = self.host();
         }
         (a, b)
+    }
+
+    fn empty_disk(&mut self, from: Duration, to: Duration) {
+        let host = self.coordinator();
+        let at = from + Duration::from_millis(below(&self.random, (to - from).as_millis() as u64));
+        let back = at + Duration::from_millis(50 + below(&self.random, 3_000));
+        self.actions.push((at, Action::EmptyDisk(host)));
+        self.actions.push((back, Action::Start(host)));
     }
 
     fn fault(&mut self, at: Duration) {

@@ -8,7 +8,9 @@ mod executor;
 mod faults;
 mod network;
 mod record;
+mod results;
 mod time;
+mod watcher;
 mod world;
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_agent::coordinator::consensus::audit::APPLIED;
+use robeing_agent::coordinator::consensus::audit::{APPLIED, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -51,6 +51,10 @@ pub struct Notes {
     pub begun: BTreeMap<(String, u32), u32>,
     /// Faults injected, by kind.
     pub faults: BTreeMap<&'static str, u32>,
+    /// Snapshots that coordinators wrote.
+    pub snapshots_written: u32,
+    /// Snapshots that they got from their leader.
+    pub snapshots_installed: u32,
     /// What must not have happened.
     pub violations: Vec<String>,
     /// Simulated time at the beginning of this step.
@@ -112,6 +116,7 @@ struct Recorder {
 #[derive(Default)]
 struct Fields {
     line: String,
+    message: String,
     index: u64,
     checksum: u64,
     finished: String,
@@ -120,6 +125,9 @@ struct Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
         let _ = write!(self.line, " {}={value:?}", field.name());
     }
 
@@ -168,6 +176,11 @@ impl<S: Subscriber> Layer<S> for Recorder {
         }
         notes.events += 1;
         notes.trace = crc32c::crc32c_append(notes.trace, line.as_bytes());
+        match fields.message.as_str() {
+            SNAPSHOT_WRITTEN => notes.snapshots_written += 1,
+            SNAPSHOT_INSTALLED => notes.snapshots_installed += 1,
+            _ => {}
+        }
         if target == APPLIED {
             let finished = fields.finished.split_whitespace().map(str::to_owned).collect();
             notes.applied(fields.index, Applied { checksum: fields.checksum, finished }, &fields.broken);

@@ -31,11 +31,13 @@ use crate::{
     network::{Down, SimulatedClock, SimulatedHost, SimulatedNetwork},
     record::Record,
     time,
+    watcher::Watcher,
 };
 
 const SIZE: Size = Size { coordinators: 3, agents: 5 };
 const SUBMITTERS: usize = 3;
 const TASKS_EACH: usize = 25;
+const WATCHER: &str = "watcher";
 const PORT: u16 = 7000;
 /// Simulated time at which faults begin.
 const FAULTS_FROM: Duration = Duration::from_secs(2);
@@ -45,6 +47,8 @@ const LIES_FROM: Duration = Duration::from_millis(1_800);
 const FAULTS_TO: Duration = Duration::from_secs(12);
 /// By when everything is finished. Hanging tasks and their retries are the slowest.
 const ALL_DONE: Duration = Duration::from_secs(120);
+/// Entries between two snapshots: few, so that logs are cut and newcomers and stragglers get snapshots.
+const SNAPSHOT_AFTER: u32 = 30;
 /// How long a process that ended by itself stays away.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// Start of simulated time: any fixed moment will do.
@@ -130,6 +134,7 @@ fn coordinator_config(name: String) -> CoordinatorConfig {
         election_timeout_max: Duration::from_millis(300),
         disconnect_grace: Duration::from_millis(50),
         limits: FleetLimits::default(),
+        snapshot_after: SNAPSHOT_AFTER,
         expected_agents: None,
         metrics_listen: None,
     }
@@ -205,7 +210,7 @@ fn hosts() -> Vec<Host> {
 /// Everybody on the network.
 fn everybody() -> Vec<String> {
     let submitters = (0..SUBMITTERS).map(|n| format!("submitter-{n}"));
-    hosts().into_iter().map(Host::name).chain(submitters).collect()
+    hosts().into_iter().map(Host::name).chain(submitters).chain([WATCHER.to_owned()]).collect()
 }
 
 impl<'a> World<'a> {
@@ -262,6 +267,16 @@ impl<'a> World<'a> {
                 Ok(())
             });
         }
+        let watcher = Watcher {
+            platform: shared.platform(WATCHER, SimulatedDisk::new(0)),
+            coordinators: coordinators().into_iter().map(|(_, address)| address).collect(),
+            tasks: SUBMITTERS * TASKS_EACH,
+            record: shared.record.clone(),
+        };
+        sim.client(WATCHER, async move {
+            watcher.run().await;
+            Ok(())
+        });
         Self { sim, shared, disks, random, restarts: BTreeMap::new(), held_down: BTreeSet::new() }
     }
 
@@ -311,6 +326,12 @@ impl<'a> World<'a> {
                 self.held_down.insert(host);
                 if let Some(stop) = self.shared.stops.borrow().get(&host.name()) {
                     stop.cancel();
+                }
+            }
+            Action::EmptyDisk(host) => {
+                self.crash(host);
+                if let Host::Coordinator(n) = host {
+                    self.disks[n].wipe();
                 }
             }
             Action::Start(host) => self.start(host),

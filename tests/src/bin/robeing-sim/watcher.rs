@@ -1,0 +1,56 @@
+//! A watcher: it follows all tasks from the first revision, resumes at any coordinator when its watch breaks, and must be told
+//! the end of every task that was accepted.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use robeing_agent::{platform::Platform, transport::Transport};
+use robeing_proto::v1::{self, fleet_client::FleetClient};
+use tonic::Streaming;
+
+use crate::{clients::below, record::Record, results};
+
+/// A watch that tells nothing for so long is taken up elsewhere.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One watcher.
+pub struct Watcher {
+    /// Its world.
+    pub platform: Platform,
+    /// Addresses of the coordinators.
+    pub coordinators: Vec<String>,
+    /// Tasks there will be.
+    pub tasks: usize,
+    /// Where it is noted.
+    pub record: Record,
+}
+
+impl Watcher {
+    async fn watch(&self, from_revision: u64) -> Option<Streaming<v1::WatchTasksResponse>> {
+        let transport = Transport::new(Arc::clone(&self.platform.network));
+        let at = below(&*self.platform.random, self.coordinators.len() as u64) as usize;
+        let mut fleet = FleetClient::new(transport.channel(&self.coordinators[at]).ok()?);
+        let request = v1::WatchTasksRequest { from_revision, include_output: true, ..Default::default() };
+        let answer = tokio::time::timeout(PATIENCE, fleet.watch_tasks(request)).await;
+        Some(answer.ok()?.ok()?.into_inner())
+    }
+
+    /// Watches until it was told the end of every task.
+    pub async fn run(self) {
+        let mut revision = 0;
+        let mut finished = BTreeSet::new();
+        while finished.len() < self.tasks {
+            let Some(mut watch) = self.watch(revision).await else {
+                tokio::time::sleep(Duration::from_millis(1 + below(&*self.platform.random, 300))).await;
+                continue;
+            };
+            while let Ok(Ok(Some(told))) = tokio::time::timeout(PATIENCE, watch.message()).await {
+                if told.revision < revision {
+                    let went_back = format!("a watch went back from revision {revision} to {}", told.revision);
+                    self.record.violation(went_back);
+                }
+                revision = told.revision;
+                finished.extend(told.tasks.into_iter().filter(|task| results::note(&self.record, task)).map(|t| t.id));
+            }
+        }
+    }
+}
