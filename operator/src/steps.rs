@@ -21,6 +21,11 @@ use crate::{
 };
 
 pub(crate) fn plan(observation: &Observation, fleet: &Fleet, membership: Option<&Membership>) -> scale::Plan {
+    if observation.stateful_set().is_some_and(|set| !apply::is_owned(&set.object, &fleet.uid)) {
+        // Those voters and disks are not this cluster's to remove.
+        let why = "what an earlier cluster of this name left is being deleted";
+        return scale::Plan { replicas: fleet.coordinators, step: scale::Step::Wait(why.into()) };
+    }
     let pods = observation.coordinator_pods();
     let has_address = |name: &str| {
         let pod = observation.pods.iter().find(|pod| pod.name_any() == name);

@@ -325,20 +325,22 @@ fn a_coordinator_stays_while_the_others_would_be_no_majority_without_it() {
         membership.members[behind] = member(behind as u32, false);
     }
     let all: BTreeSet<u32> = (0..5).collect();
-    let view = |membership| scale::View {
-        cluster: CLUSTER,
-        wanted: 3,
-        current: Some(5),
-        membership: Some(membership),
-        pods: &all,
-        running: &all,
-        claims: &all,
+    let plan = |membership: &Membership| {
+        scale::plan(&scale::View {
+            cluster: CLUSTER,
+            wanted: 3,
+            current: Some(5),
+            membership: Some(membership),
+            pods: &all,
+            running: &all,
+            claims: &all,
+        })
     };
-    let plan = scale::plan(&view(&membership));
-    assert_eq!(plan.replicas, 5, "the pods stay, too");
-    assert!(matches!(plan.step, scale::Step::Wait(_)), "{plan:?}");
+    let stays = plan(&membership);
+    assert_eq!(stays.replicas, 5, "the pods stay, too");
+    assert!(matches!(stays.step, scale::Step::Wait(_)), "{stays:?}");
     membership.members[1] = member(1, true);
-    assert_eq!(scale::plan(&view(&membership)).step, scale::Step::Remove(4));
+    assert_eq!(plan(&membership).step, scale::Step::Remove(4));
 }
 
 #[test]

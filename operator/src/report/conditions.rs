@@ -293,5 +293,5 @@ fn ready(observation: &Observation, outcome: &Outcome, pools: &[PoolView], quoru
         return said("False", "AgentsMissing", message);
     }
     let agents: u32 = pools.iter().map(|pool| pool.live + pool.standby).sum();
-    said("True", "FleetReady", format!("The fleet has a leader and all {agents} agents."))
+    said("True", "FleetReady", format!("The fleet has a leader and all its agents: {agents}."))
 }
