@@ -16,6 +16,8 @@ NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 IMAGE ?= robeing:0.1.0
 IMAGE_TARGET ?= $(shell uname -m)-unknown-linux-musl
 IMAGE_PROGRAMS := robeing-operator robeing-agent robeing
+# Init containers copy from it, and every node pulls it.
+IMAGE_MOST_BYTES := 40000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help
@@ -71,6 +73,8 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 	$(TARGET)/debug/devkube image --name $(IMAGE) --output $(TARGET)/image/robeing.tar \
 	  $(foreach program,$(IMAGE_PROGRAMS),--file $(IMAGE_BUILT)/$(program):/$(program):0755) \
 	  --user 65532:65532 --entrypoint /robeing-agent
+	@size=$$(stat --format %s $(TARGET)/image/robeing.tar); echo "$(TARGET)/image/robeing.tar: $$size bytes"; \
+	  if [ $$size -gt $(IMAGE_MOST_BYTES) ]; then echo "that is more than $(IMAGE_MOST_BYTES)"; exit 1; fi
 
 docs-check: ## Build the reference of all crates; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
