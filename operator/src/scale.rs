@@ -66,7 +66,7 @@ pub fn plan(view: &View<'_>) -> Plan {
     // One that leaves takes its pod with it only when its vote is gone.
     let replicas = if current > view.wanted { view.wanted.max(needed.min(current)) } else { current };
     let step = removal(view, membership, &ordinals).or_else(|| addition(view, membership)).unwrap_or_else(|| {
-        if replicas > view.wanted { Step::Wait("a coordinator's pod is being removed".into()) } else { Step::Settled }
+        if current > view.wanted { Step::Wait("a coordinator's pod is being removed".into()) } else { Step::Settled }
     });
     Plan { replicas, step }
 }

@@ -280,11 +280,12 @@ impl World {
 }
 
 proptest! {
-    /// 1, 3, 5 and 7 in any order: every step is safe, and the end is what the spec says.
+    /// 1, 3, 5 and 7 in any order: every step is safe, and the end is what the spec says. For a while the leader may not
+    /// answer, and pods and disks may lag behind.
     #[test]
     fn any_size_is_reached_from_any_other(
         sizes in prop::collection::vec(prop::sample::select(vec![1_u32, 3, 5, 7]), 2..5),
-        late in prop::collection::vec(any::<(bool, bool)>(), 400),
+        late in prop::collection::vec(any::<(bool, bool)>(), 0..100),
     ) {
         let mut world = World::of(sizes[0]);
         let mut late = late.into_iter();
