@@ -114,6 +114,7 @@ pub fn stream(
             node,
             mailbox: Arc::new(Mailbox::default()),
             waiting: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             proposed: 0,
             proposing: FuturesUnordered::new(),
         };
@@ -148,6 +149,9 @@ struct Serving {
     mailbox: Arc<Mailbox>,
     /// Tags whose results are waited for.
     waiting: BTreeMap<u64, TaskId>,
+    /// Of those, the ones whose acceptance is not told yet, with the results that came before it: a proposal that was repeated
+    /// after a change of leaders may be answered after its task has run.
+    unsettled: BTreeMap<u64, Vec<Answer>>,
     proposed: usize,
     proposing: FuturesUnordered<BoxFuture<'static, Proposed>>,
 }
@@ -165,12 +169,7 @@ impl Serving {
             tokio::select! {
                 Some(done) = self.proposing.next() => self.settle(done)?,
                 () = mailbox.news(), if pending.is_empty() => {
-                    pending = mailbox.take(MAX_ANSWERS);
-                    for answer in &pending {
-                        if let Some(Answer::Finished(_)) = answer.answer {
-                            self.waiting.remove(&answer.tag);
-                        }
-                    }
+                    pending = self.tellable(mailbox.take(MAX_ANSWERS));
                 }
                 permit = sender.reserve(), if !pending.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
@@ -185,6 +184,23 @@ impl Serving {
         Ok(())
     }
 
+    /// What may be told now: a result only after the acceptance.
+    fn tellable(&mut self, answers: Vec<v1::StreamedAnswer>) -> Vec<v1::StreamedAnswer> {
+        let mut told = Vec::with_capacity(answers.len());
+        for v1::StreamedAnswer { tag, answer } in answers {
+            match (answer, self.unsettled.get_mut(&tag)) {
+                (Some(result @ Answer::Finished(_)), Some(early)) => early.push(result),
+                (answer, _) => {
+                    if let Some(Answer::Finished(_)) = answer {
+                        self.waiting.remove(&tag);
+                    }
+                    told.push(v1::StreamedAnswer { tag, answer });
+                }
+            }
+        }
+        told
+    }
+
     fn take(&mut self, tasks: Vec<v1::StreamedTask>) -> Result<(), Status> {
         if tasks.len() > MAX_OUTSTANDING {
             return Err(errors::too_many("tasks", tasks.len(), MAX_OUTSTANDING));
@@ -197,6 +213,7 @@ impl Serving {
                     let id = submitted_id(&command);
                     if task.wait {
                         self.await_result(task.tag, id);
+                        self.unsettled.entry(task.tag).or_default();
                     }
                     asked.push(Asked { tag: task.tag, id, wait: task.wait });
                     commands.push(command);
@@ -226,6 +243,9 @@ impl Serving {
             let existing = matches!(reply, Reply::Submitted { existing: true, .. });
             let (task, answer) = result(id, reply);
             self.mailbox.put(tag, Answer::Submitted(answer));
+            for early in self.unsettled.remove(&tag).unwrap_or_default() {
+                self.mailbox.put(tag, early);
+            }
             if !wait {
                 continue;
             }

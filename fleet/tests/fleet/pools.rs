@@ -65,7 +65,7 @@ fn a_set_pool_without_agents_is_kept_for_those_that_come() {
     let mut trial = Trial::new();
     trial.set_pools(data(1, 0));
     let empty = PoolView { name: "data".to_owned(), live: 0, standby: 0, desired: 1 };
-    assert_eq!(trial.fleet.pools(), [empty.clone()]);
+    assert_eq!(trial.fleet.pools(), std::slice::from_ref(&empty));
     let stays = join(&mut trial, &["a"], None, 0);
     trial.leave(stays[0]);
     assert_eq!(trial.fleet.pools(), [empty]);

@@ -81,10 +81,19 @@ pub fn append_to_wire(target: u64, request: AppendRequest) -> v1::AppendRequest 
 
 /// A replication request from the wire.
 pub fn append_from_wire(request: v1::AppendRequest) -> Result<AppendRequest, Malformed> {
+    let prev_log_id = request.prev.as_ref().map(log_id_from_wire);
+    let entries: Vec<Entry> = request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
+    // The library does not check it, and a gap in the log would be a gap in the state.
+    for (entry, expected) in entries.iter().zip(prev_log_id.map_or(0, |id| id.index().saturating_add(1))..) {
+        if entry.index() != expected {
+            let problem = format!("entry {} stands where entry {expected} belongs", entry.index());
+            return Err(Malformed { what: "append request", problem });
+        }
+    }
     Ok(AppendRequest {
         vote: from_json("vote", &request.vote_json)?,
-        prev_log_id: request.prev.as_ref().map(log_id_from_wire),
-        entries: request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        prev_log_id,
+        entries,
         leader_commit: request.commit.as_ref().map(log_id_from_wire),
     })
 }
@@ -115,4 +124,38 @@ pub fn result_from_wire(response: v1::AppendResponse) -> Result<AppendResult, Ma
         }
         Wire::HigherVoteJson(vote) => Err(StreamAppendError::HigherVote(from_json("vote", &vote)?)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::consensus::Vote;
+
+    fn request(prev: Option<u64>, indexes: &[u64]) -> v1::AppendRequest {
+        let id = |index| v1::LogId { term: 1, node_id: 7, index };
+        let entry =
+            |index: &u64| v1::LogEntry { log_id: Some(id(*index)), payload: Some(v1::log_entry::Payload::Blank(true)) };
+        v1::AppendRequest {
+            target: 1,
+            vote_json: json(&Vote::new(1, 7)),
+            prev: prev.map(id),
+            entries: indexes.iter().map(entry).collect(),
+            commit: None,
+        }
+    }
+
+    #[test]
+    fn entries_that_follow_each_other_are_taken() {
+        for (prev, indexes) in [(None, &[0, 1][..]), (Some(51), &[52, 53]), (Some(51), &[])] {
+            assert!(append_from_wire(request(prev, indexes)).is_ok(), "{prev:?} {indexes:?}");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_refused_wherever_it_is() {
+        for (prev, indexes) in [(None, &[1][..]), (Some(51), &[106]), (Some(51), &[52, 54]), (Some(51), &[52, 52])] {
+            let refused = append_from_wire(request(prev, indexes)).expect_err("there is a gap").to_string();
+            assert!(refused.contains("stands where entry"), "{refused}");
+        }
+    }
 }

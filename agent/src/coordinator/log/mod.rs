@@ -240,8 +240,11 @@ impl Log {
                 Found::Here(entry) => entry,
                 Found::At(id, place) => match self.shared.read_entry(id, place, &mut frame).await {
                     Ok(entry) => entry,
-                    // Purged meanwhile, and its segment used again.
-                    Err(_) if self.shared.index().purged.is_some_and(|p| p.index() >= id.index()) => continue,
+                    // Purged meanwhile, and its segment used again; so are those before it.
+                    Err(_) if self.shared.index().purged.is_some_and(|p| p.index() >= id.index()) => {
+                        entries.clear();
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 },
             };
@@ -279,7 +282,10 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, true).await
+        let entries = self.read(start, end, true).await?;
+        // What is purged belongs to a snapshot that the library is about to send; a stream of replication that it has given
+        // up may still ask for it, and would send the rest with a gap before it. Nothing at all is taken for a heartbeat.
+        Ok(if entries.first().is_some_and(|first| first.index() > start) { Vec::new() } else { entries })
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

@@ -35,6 +35,18 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_log_is_opened_ane
     assert_eq!(content.vote, None);
 }
 
+/// A stream of replication that was given up may still ask for entries that were purged since.
+#[tokio::test]
+async fn replication_never_reads_past_a_gap() {
+    let mut rig = filled(4096, 12, 20).await;
+    rig.log.purge(id(1, 5)).await.unwrap();
+    assert!(rig.log.limited_get_log_entries(3, 9).await.unwrap().is_empty(), "entries 3 to 5 are gone");
+    let kept = rig.log.limited_get_log_entries(6, 9).await.unwrap();
+    assert_eq!(kept.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [6, 7, 8]);
+    let applied = rig.log.try_get_log_entries(3..9).await.unwrap();
+    assert_eq!(applied.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [6, 7, 8]);
+}
+
 #[tokio::test]
 async fn what_is_read_back_after_a_failed_sync_is_made_durable_before_it_counts() {
     let mut rig = filled(4096, 3, 20).await;
