@@ -2,10 +2,12 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource,
+};
 use clap_complete::Shell;
 
-use crate::{exit::Exit, inputs};
+use crate::{exit::Exit, inputs, kubernetes::Place};
 
 /// Work with a fleet of agents: submit tasks, follow them, and see how the fleet is.
 #[derive(Debug, Parser)]
@@ -48,8 +50,9 @@ pub enum Command {
 #[command(next_help_heading = "Fleet")]
 pub struct Connection {
     /// Where a coordinator listens, host:port or http://host:port. Repeat it, or separate several by commas: any
-    /// coordinator will do, and the next is asked when one does not answer. Without it: the newest fleet that
-    /// `robeing dev` runs for this user, else http://127.0.0.1:8080
+    /// coordinator will do, and the next is asked when one does not answer. Without it and --cluster: the newest fleet
+    /// that `robeing dev` runs for this user, else http://127.0.0.1:8080; as `kubectl robeing`, the RobeingCluster of the
+    /// current namespace
     #[arg(
         long,
         global = true,
@@ -64,6 +67,24 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "NAME")]
     pub fleet: Option<String>,
 
+    /// Talk to the fleet of the RobeingCluster of this name on Kubernetes, through the API server, whatever
+    /// ROBEING_ENDPOINT says. May be left out where the namespace has one alone and --namespace is given
+    #[arg(long, global = true, value_name = "NAME", value_parser = object_name)]
+    pub cluster: Option<String>,
+
+    /// The namespace of the RobeingCluster; the kubeconfig's current one unless given
+    #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = object_name)]
+    pub namespace: Option<String>,
+
+    /// The context of the kubeconfig; its current one unless given
+    #[arg(long, global = true, value_name = "CONTEXT")]
+    pub context: Option<String>,
+
+    /// The kubeconfig, which says how to reach Kubernetes. Without it: those of KUBECONFIG, else ~/.kube/config, else the
+    /// service account of the pod this runs in
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
     /// For how long a call is tried while the fleet does not answer, as when it elects a leader
     #[arg(
         long,
@@ -73,6 +94,65 @@ pub struct Connection {
         value_parser = humantime::parse_duration
     )]
     pub request_timeout: Duration,
+
+    /// Called as kubectl's plugin, whose fleets are on Kubernetes.
+    #[arg(skip)]
+    pub is_plugin: bool,
+}
+
+/// Where the fleet is that the arguments mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meant {
+    /// At these endpoints.
+    Endpoints(Vec<String>),
+    /// On this machine, run by `robeing dev` under this name.
+    Dev(String),
+    /// On Kubernetes.
+    Kubernetes(Place),
+    /// Nothing was said.
+    Unsaid,
+}
+
+impl Connection {
+    /// Where the fleet is that these arguments mean; what is named by a flag goes before the environment.
+    pub fn meant(&self) -> Meant {
+        if let Some(name) = &self.fleet {
+            return Meant::Dev(name.clone());
+        }
+        let place = Place {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: self.namespace.clone(),
+            cluster: self.cluster.clone(),
+        };
+        if place != Place::default() {
+            return Meant::Kubernetes(place);
+        }
+        match (self.endpoint.is_empty(), self.is_plugin) {
+            (false, _) => Meant::Endpoints(self.endpoint.clone()),
+            (true, true) => Meant::Kubernetes(place),
+            (true, false) => Meant::Unsaid,
+        }
+    }
+}
+
+/// Longest name of an object of Kubernetes.
+const MAX_OBJECT_NAME: usize = 253;
+
+/// A name that an object of Kubernetes may have. It becomes part of a URL.
+fn object_name(text: &str) -> Result<String, String> {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let is_outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if text.len() > MAX_OBJECT_NAME {
+        return Err(format!("a name has at most {MAX_OBJECT_NAME} characters"));
+    }
+    if !text.chars().all(is_inner) || !is_outer(text.chars().next()) || !is_outer(text.chars().last()) {
+        return Err(
+            "a name is of lower-case letters, digits, '-' and '.', and begins and ends with one of the first two"
+                .into(),
+        );
+    }
+    Ok(text.into())
 }
 
 /// The form of what is printed.
@@ -363,10 +443,13 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
+/// The program's own name.
+const PROGRAM: &str = "robeing";
+
 /// The name a user calls the program by: `kubectl robeing` where it is kubectl's plugin.
 pub fn called_as(program: &str) -> &'static str {
     let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
-    if file == "kubectl-robeing" || file == "kubectl-robeing.exe" { "kubectl robeing" } else { "robeing" }
+    if file == "kubectl-robeing" || file == "kubectl-robeing.exe" { "kubectl robeing" } else { PROGRAM }
 }
 
 /// The command line's grammar under the name it is called by.
@@ -381,8 +464,19 @@ pub fn grammar(name: &'static str) -> clap::Command {
 pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
     let program = line.first().cloned().unwrap_or_default();
     let name = called_as(&program.to_string_lossy());
-    let matches = grammar(name).try_get_matches_from(line)?;
-    Cli::from_arg_matches(&matches)
+    let mut grammar = grammar(name);
+    let matches = grammar.try_get_matches_from_mut(line)?;
+    // What the environment says gives way to the command line.
+    let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let elsewhere = ["endpoint", "fleet"].into_iter().find(is_given);
+    let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig"].into_iter().find(is_given);
+    if let (Some(one), Some(other)) = (elsewhere, on_kubernetes) {
+        let sentence = format!("the argument '--{one}' cannot be used with '--{other}': they name different fleets");
+        return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
+    }
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.connection.is_plugin = name != PROGRAM;
+    Ok(cli)
 }
 
 impl SubmitArgs {

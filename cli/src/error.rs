@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::{client::ClientError, dev::DevError, exit::Exit, inputs::InputError};
+use crate::{client::ClientError, dev::DevError, exit::Exit, inputs::InputError, kubernetes::KubernetesError};
 
 /// A command that had no success.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,9 @@ pub enum CliError {
         #[from]
         error: ClientError,
     },
+    /// The fleet on Kubernetes was not reached.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The inputs of tasks can't be used.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -97,6 +100,7 @@ impl CliError {
                 ClientError::NotFound { .. } => Exit::NotFound,
                 ClientError::Refused { .. } => Exit::Refused,
             },
+            Self::Kubernetes(error) => error.exit(),
             Self::Input(InputError::TooLarge { .. }) => Exit::Refused,
             Self::Dev(DevError::Manifest { .. } | DevError::Name { .. } | DevError::NoSuchPorts { .. }) => Exit::Usage,
             Self::Input(_) | Self::Usage(_) => Exit::Usage,

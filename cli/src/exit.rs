@@ -10,9 +10,9 @@ pub enum Exit {
     TaskFailed = 1,
     /// The command line or an input file can't be understood.
     Usage = 2,
-    /// The fleet refused.
+    /// The fleet refused, or Kubernetes did.
     Refused = 3,
-    /// There is no such task.
+    /// There is no such task, or no such fleet.
     NotFound = 4,
     /// No coordinator answers.
     Unreachable = 5,
@@ -51,8 +51,8 @@ impl Exit {
                 "a task that was waited for failed, was cancelled or dead-lettered, or its result expired"
             }
             Self::Usage => "the command line, a manifest or an input file is wrong",
-            Self::Refused => "the fleet refused, or an input is over a limit",
-            Self::NotFound => "there is no such task",
+            Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
+            Self::NotFound => "there is no such task, or no such fleet",
             Self::Unreachable => "no coordinator answers, or the fleet has no leader",
             Self::TimedOut => "what was waited for did not happen in the time given",
             Self::Local => "something on this machine failed: a file, a port, a process",

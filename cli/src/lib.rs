@@ -1,5 +1,6 @@
 //! The `robeing` command line, as a library: a client of a fleet that fails over between coordinators
-//! ([`client`]), a fleet of local processes ([`dev`]), and the commands themselves. It knows the gRPC contract and
+//! ([`client`]), a fleet of local processes ([`dev`]), the way to a fleet on Kubernetes ([`kubernetes`]), and the commands
+//! themselves. It knows the gRPC contract and
 //! the `RobeingCluster` types, and nothing of how coordinators and agents work inside.
 
 pub mod args;
@@ -9,4 +10,5 @@ pub mod dev;
 pub mod error;
 pub mod exit;
 pub mod inputs;
+pub mod kubernetes;
 pub mod render;

@@ -74,7 +74,11 @@ impl Bench {
     fn command_of(&self, program: &Path, line: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
-        for name in ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER"] {
+        // No kubeconfig, and no service account of a pod.
+        command.env("HOME", self.dir.path());
+        for name in
+            ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"]
+        {
             command.env_remove(name);
         }
         command
@@ -347,6 +351,39 @@ fn a_fleet_comes_back_on_its_ports_and_refuses_another_in_its_place() {
     bench
         .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "data", "--name", "other"])
         .assert(7, "holds the fleet \"example\", but \"other\" is asked for");
+}
+
+#[test]
+fn the_plugin_of_kubectl_looks_on_kubernetes() {
+    let bench = Bench::new();
+    let plugin = bench.path("kubectl-robeing");
+    symlink(env!("CARGO_BIN_EXE_robeing"), &plugin).expect("the directory can be written to");
+    let run = |line: &[&str]| Ended::of(bench.command_of(&plugin, line).output().expect("the program can be started"));
+    run(&["status"]).assert(7, &format!("no kubeconfig at {}/.kube/config; name one with", bench.dir.path().display()));
+    run(&["status", "--endpoint", "127.0.0.1:1"]).assert(5, "no fleet answers at http://127.0.0.1:1 ");
+    bench.run(&["status", "--cluster", "c"]).assert(7, "no kubeconfig at ");
+    bench.run(&["status", "--cluster", "c", "--fleet", "f"]).assert(2, "cannot be used with");
+}
+
+#[test]
+fn a_kubeconfig_is_looked_for_in_all_files_that_are_named() {
+    let bench = Bench::new();
+    let kubeconfig = "
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]
+contexts: [{name: here, context: {cluster: c, user: u}}]
+";
+    let file = bench.write("kubeconfig", kubeconfig);
+    let missing = bench.path("missing");
+    let run = |files: &[&Path]| {
+        let files = std::env::join_paths(files).expect("no name has a colon");
+        let mut command = bench.command(&["status", "-n", "default"]);
+        Ended::of(command.env("KUBECONFIG", files).output().expect("the program can be started"))
+    };
+    run(&[&missing, &file]).assert(5, "the API server of Kubernetes at http://127.0.0.1:1 does not answer");
+    run(&[&missing, &missing]).assert(7, &format!("no kubeconfig at {}", missing.display()));
 }
 
 #[test]

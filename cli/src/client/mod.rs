@@ -3,6 +3,7 @@
 
 mod address;
 mod awaited;
+mod dialer;
 mod error;
 mod submit;
 mod watch;
@@ -35,7 +36,9 @@ use tonic::{
 use uuid::Uuid;
 
 pub use address::Address;
+pub use dialer::{ByteStream, Dialer};
 pub use error::ClientError;
+pub(crate) use error::io_cause;
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 pub use watch::TaskWatch;
 
@@ -83,7 +86,10 @@ struct Inner {
 }
 
 struct Target {
-    address: Address,
+    /// What users call it.
+    name: String,
+    /// Where its socket is; `None` where a dialer opens its connections.
+    address: Option<Address>,
     channel: Channel,
 }
 
@@ -118,11 +124,9 @@ impl FleetClient {
             let endpoint = Endpoint::from_shared(address.to_string())
                 .map_err(|error| ClientError::BadEndpoint { given: given.as_ref().into(), problem: error.to_string() })?
                 .connect_timeout(settings.connect_timeout)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .keep_alive_while_idle(true);
-            targets.push(Target { address, channel: endpoint.connect_lazy() });
+                .tcp_nodelay(true);
+            let channel = kept_alive(endpoint).connect_lazy();
+            targets.push(Target { name: address.to_string(), address: Some(address), channel });
         }
         if targets.is_empty() {
             return Err(ClientError::BadEndpoint { given: String::new(), problem: "there is none".into() });
@@ -131,9 +135,31 @@ impl FleetClient {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The endpoints, as URLs.
+    /// A client of a fleet that was found and whose connections `dialer` opens, for `slots` coordinators (at least 1),
+    /// of which `first` is asked first. Users know the fleet by `name`. Needs a tokio runtime.
+    pub fn over(name: &str, dialer: Arc<dyn Dialer>, slots: usize, first: usize, settings: Settings) -> Self {
+        // Nobody resolves the name: it only stands in the requests.
+        let endpoint = kept_alive(Endpoint::from_static("http://coordinator"));
+        let targets = (0..slots.max(1)).map(|slot| Target {
+            name: name.into(),
+            address: None,
+            channel: dialer::channel(&endpoint, Arc::clone(&dialer), slot),
+        });
+        let inner = Inner {
+            targets: targets.collect(),
+            current: AtomicUsize::new(first % slots.max(1)),
+            contacted: AtomicBool::new(true),
+            settings,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What the fleet is reached at: its endpoints as URLs, or its name.
     pub fn endpoints(&self) -> Vec<String> {
-        self.inner.targets.iter().map(|target| target.address.to_string()).collect()
+        let targets = &self.inner.targets;
+        // All slots of a dialer have the fleet's own name.
+        let distinct = if targets[0].address.is_some() { targets.len() } else { 1 };
+        targets[..distinct].iter().map(|target| target.name.clone()).collect()
     }
 
     /// One task. `NotFound` when it does not exist, or its result expired.
@@ -191,7 +217,7 @@ impl FleetClient {
             let status = match timeout_at(ends, attempt(self.rpc(target))).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => status,
-                Err(_) => Status::unavailable(format!("{} did not answer in time", self.address(target))),
+                Err(_) => Status::unavailable(format!("{} did not answer in time", self.name(target))),
             };
             tries.failed(target, status).await?;
         }
@@ -208,7 +234,8 @@ impl FleetClient {
             .iter()
             .enumerate()
             .map(async |(index, target)| {
-                let dialled = timeout(inner.settings.connect_timeout, TcpStream::connect(target.address.dial())).await;
+                let Some(address) = &target.address else { return Ok(index) };
+                let dialled = timeout(inner.settings.connect_timeout, TcpStream::connect(address.dial())).await;
                 match dialled {
                     Ok(Ok(_)) => Ok(index),
                     Ok(Err(error)) => Err(error::io_cause(&error)),
@@ -235,8 +262,8 @@ impl FleetClient {
         self.inner.current.load(Ordering::Relaxed)
     }
 
-    fn address(&self, target: usize) -> &Address {
-        &self.inner.targets[target].address
+    fn name(&self, target: usize) -> &str {
+        &self.inner.targets[target].name
     }
 
     fn rpc(&self, target: usize) -> Rpc<Channel> {
@@ -250,6 +277,10 @@ impl FleetClient {
         let next = (target + 1) % self.inner.targets.len();
         let _ = self.inner.current.compare_exchange(target, next, Ordering::Relaxed, Ordering::Relaxed);
     }
+}
+
+fn kept_alive(endpoint: Endpoint) -> Endpoint {
+    endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true)
 }
 
 /// The tries of one call: how long they may go on, and when to pause.
@@ -290,7 +321,7 @@ impl Tries {
     /// The failure as the user's, when another try is of no use or there is no time for one.
     pub(crate) async fn failed(&mut self, target: usize, status: Status) -> Result<(), ClientError> {
         if is_foreign(&status) {
-            let endpoint = self.client.address(target).to_string();
+            let endpoint = self.client.name(target).to_owned();
             return Err(ClientError::NotAFleet { endpoint, cause: error::cause(&status) });
         }
         if !may_retry(&status) {
@@ -337,5 +368,7 @@ fn retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted)
 }
 
+#[cfg(test)]
+pub(crate) mod stub;
 #[cfg(test)]
 mod tests;

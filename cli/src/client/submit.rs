@@ -274,7 +274,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
     }
 
     fn silent(&self, target: usize) -> Status {
-        Status::unavailable(format!("{} did not answer in time", self.client.address(target)))
+        Status::unavailable(format!("{} did not answer in time", self.client.name(target)))
     }
 
     fn next_batch(&mut self) -> SubmitStreamRequest {

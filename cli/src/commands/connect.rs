@@ -3,25 +3,39 @@
 use robeing_proto::v1::Consistency;
 
 use crate::{
-    args::{Connection, Reading},
+    args::{Connection, Meant, Reading},
     client::{FleetClient, Settings},
     dev::registry::{self, RunningFleet},
     error::CliError,
+    kubernetes::{self, Resource},
     render::note,
 };
 
 /// The endpoint where nothing names another.
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
 
-/// A client of the fleet that is meant.
-pub(super) fn client(connection: &Connection) -> Result<FleetClient, CliError> {
-    let endpoints = if connection.endpoint.is_empty() || connection.fleet.is_some() {
-        choose(registry::running(), connection.fleet.as_deref())?
-    } else {
-        connection.endpoint.clone()
-    };
+/// A client of the fleet that is meant. On Kubernetes, coordinators that are not ready are asked only where old answers
+/// will do.
+pub(super) async fn client(connection: &Connection, reading: Option<&Reading>) -> Result<FleetClient, CliError> {
+    Ok(reach(connection, reading).await?.0)
+}
+
+/// The same, with the resource that describes the fleet where it is on Kubernetes.
+pub(super) async fn reach(
+    connection: &Connection,
+    reading: Option<&Reading>,
+) -> Result<(FleetClient, Option<Resource>), CliError> {
     let settings = Settings { request_timeout: connection.request_timeout, ..Settings::default() };
-    Ok(FleetClient::new(&endpoints, settings)?)
+    let endpoints = match connection.meant() {
+        Meant::Kubernetes(place) => {
+            let found = kubernetes::find(&place, reading.is_some_and(|reading| reading.local), settings).await?;
+            return Ok((found.client, Some(found.resource)));
+        }
+        Meant::Endpoints(endpoints) => endpoints,
+        Meant::Dev(name) => choose(registry::running(), Some(&name))?,
+        Meant::Unsaid => choose(registry::running(), None)?,
+    };
+    Ok((FleetClient::new(&endpoints, settings)?, None))
 }
 
 /// The endpoints of the fleet of that name, or of the newest one, or the default.

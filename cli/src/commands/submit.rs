@@ -26,7 +26,7 @@ const MANY: usize = 2;
 
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let specs = specs(&args, args.read_inputs()?);
-    let client = client(fleet)?;
+    let client = client(fleet, None).await?;
     let total = specs.len();
     let mut outcome = Outcome::new(total, args.wait);
     let began = Instant::now();

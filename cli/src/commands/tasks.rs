@@ -22,7 +22,7 @@ use crate::{
 const PAGE: usize = 1_000;
 
 pub(super) async fn list(args: TasksArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet)?;
+    let client = client(fleet, Some(&args.reading)).await?;
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     let mut request = ListTasksRequest {
         states: args.state.iter().map(|state| TaskState::from(*state).into()).collect(),
@@ -64,7 +64,7 @@ impl From<StateFilter> for TaskState {
 }
 
 pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet)?;
+    let client = client(fleet, Some(&args.reading)).await?;
     let request = GetTaskRequest {
         id: args.id.clone(),
         include_input: !args.watch && !args.result,
@@ -138,7 +138,7 @@ fn print_change(task: &Task, format: Format) -> Result<(), CliError> {
 }
 
 pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet)?;
+    let client = client(fleet, None).await?;
     let mut results = Vec::new();
     for ids in args.ids.chunks(PAGE) {
         let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };

@@ -9,6 +9,7 @@ use super::{
     table::table,
     words::{age, agent_word, coordinator_word, role_word},
 };
+use crate::kubernetes::Resource;
 
 /// The list of `robeing agents`.
 pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
@@ -55,6 +56,25 @@ fn agent_state(agent: &Agent) -> String {
         AgentState::Lost if !agent.lost_reason.is_empty() => format!("{word} ({})", agent.lost_reason),
         _ => word,
     }
+}
+
+/// What `robeing status` prints first of a fleet on Kubernetes: what its resource says.
+pub fn resource_text(resource: &Resource) -> String {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "RobeingCluster: {}/{}", resource.metadata.namespace, resource.metadata.name);
+    let _ = writeln!(text, "Phase:          {}", resource.phase());
+    text.push('\n');
+    if !resource.status.conditions.is_empty() {
+        text.push_str(&table(
+            ["CONDITION", "STATUS", "REASON", "MESSAGE"],
+            resource.status.conditions.iter().map(|condition| {
+                [&condition.kind, &condition.status, &condition.reason, &condition.message].map(String::clone)
+            }),
+        ));
+        text.push('\n');
+    }
+    text
 }
 
 /// What `robeing status` prints.

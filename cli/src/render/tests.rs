@@ -7,6 +7,7 @@ use robeing_proto::v1::{
 };
 
 use super::*;
+use crate::kubernetes::{Condition, Resource};
 
 const NOW: i64 = 1_700_000_000;
 
@@ -259,6 +260,28 @@ fn the_status_as_json() {
 #[test]
 fn a_status_without_a_leader_says_so() {
     assert!(status_text(&FleetStatus::default()).contains("Leader:         none (no majority"));
+}
+
+#[test]
+fn a_fleet_on_kubernetes_is_told_with_its_phase_and_conditions() {
+    let mut resource = Resource::default();
+    resource.metadata.namespace = "team".into();
+    resource.metadata.name = "first".into();
+    assert_eq!(resource_text(&resource), "RobeingCluster: team/first\nPhase:          not yet seen by an operator\n\n");
+    resource.status.phase = Some("Degraded".into());
+    resource.status.conditions = vec![Condition {
+        kind: "Ready".into(),
+        status: "False".into(),
+        reason: "AgentsMissing".into(),
+        message: "1 of 2 agents\nare there".into(),
+    }];
+    insta::assert_snapshot!(resource_text(&resource), @"
+    RobeingCluster: team/first
+    Phase:          Degraded
+
+    CONDITION   STATUS   REASON          MESSAGE
+    Ready       False    AgentsMissing   1 of 2 agents are there
+    ");
 }
 
 #[test]

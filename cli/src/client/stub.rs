@@ -1,0 +1,252 @@
+//! A stub of a fleet for tests: several endpoints that share what was accepted, and can each be told to misbehave.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use futures::Stream;
+use robeing_proto::v1::{
+    ListAgentsResponse, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult, SubmitStreamRequest,
+    SubmitStreamResponse, TaskSpec, WatchTasksRequest, WatchTasksResponse,
+    fleet_server::{Fleet, FleetServer},
+    streamed_answer::Answer,
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Streaming, transport::Server};
+
+use super::*;
+
+/// What all endpoints of a stub share, as a fleet does.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// How often each id was new.
+    pub accepted: HashMap<String, usize>,
+    /// Most tasks that were unanswered at a time.
+    pub most_unanswered: usize,
+    pub watches: Vec<WatchTasksRequest>,
+    pub calls: usize,
+}
+
+/// How one endpoint behaves.
+#[derive(Clone, Default)]
+pub(crate) struct Manners {
+    /// Calls that are answered UNAVAILABLE at first.
+    pub unavailable: usize,
+    /// Break a submission's stream after so many answers, once.
+    pub break_after: Option<usize>,
+    /// Tasks refused with UNAVAILABLE at first.
+    pub refuse: usize,
+    /// Answer submissions only in batches of so many.
+    pub hold: usize,
+    /// End every watch after its first answer.
+    pub end_watches: bool,
+    /// Never answer anything.
+    pub silent: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Stub {
+    pub shared: Arc<Mutex<Shared>>,
+    pub manners: Arc<Mutex<Manners>>,
+}
+
+type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Stub {
+    pub fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("no test panics while it holds this")
+    }
+
+    pub fn manners(&self) -> MutexGuard<'_, Manners> {
+        self.manners.lock().expect("no test panics while it holds this")
+    }
+
+    async fn begin(&self) -> Result<(), Status> {
+        self.shared().calls += 1;
+        if self.manners().silent {
+            std::future::pending::<()>().await;
+        }
+        let mut manners = self.manners();
+        if manners.unavailable > 0 {
+            manners.unavailable -= 1;
+            return Err(Status::unavailable("no leader is known now"));
+        }
+        Ok(())
+    }
+
+    fn accept(&self, tag: u64, spec: &TaskSpec) -> StreamedAnswer {
+        let mut manners = self.manners();
+        let mut result = SubmitResult { task_id: spec.id.clone(), ..Default::default() };
+        if manners.refuse > 0 {
+            manners.refuse -= 1;
+            result.refusal = Some(Refusal { code: "UNAVAILABLE".into(), message: "no leader".into() });
+        } else {
+            let mut shared = self.shared();
+            let times = shared.accepted.entry(spec.id.clone()).or_default();
+            result.existing = *times > 0;
+            *times += usize::from(*times == 0);
+        }
+        StreamedAnswer { tag, answer: Some(Answer::Submitted(result)) }
+    }
+
+    /// Whether the stream is to break now.
+    fn breaks(&self, answered: usize) -> bool {
+        let mut manners = self.manners();
+        let breaks = manners.break_after.is_some_and(|limit| answered >= limit);
+        if breaks {
+            manners.break_after = None;
+        }
+        breaks
+    }
+
+    /// Answers one stream of submissions. Tasks finish at once when they are waited for, except on a stream that is
+    /// going to break.
+    async fn serve_submissions(
+        self,
+        mut inbound: Streaming<SubmitStreamRequest>,
+        told: mpsc::Sender<Result<SubmitStreamResponse, Status>>,
+    ) {
+        let finishes = self.manners().break_after.is_none();
+        let hold = self.manners().hold;
+        let mut held = Vec::new();
+        let mut answered = 0;
+        while let Ok(Some(batch)) = inbound.message().await {
+            held.extend(batch.tasks);
+            {
+                let mut shared = self.shared();
+                shared.most_unanswered = shared.most_unanswered.max(held.len());
+            }
+            if held.len() < hold {
+                continue;
+            }
+            for task in held.drain(..) {
+                if self.breaks(answered) {
+                    let _ = told.send(Err(Status::unavailable("shutting down"))).await;
+                    return;
+                }
+                answered += 1;
+                let spec = task.task.unwrap_or_default();
+                let accepted = self.accept(task.tag, &spec);
+                let is_refused =
+                    matches!(&accepted.answer, Some(Answer::Submitted(SubmitResult { refusal: Some(_), .. })));
+                let mut answers = vec![accepted];
+                if task.wait && finishes && !is_refused {
+                    answers.push(StreamedAnswer { tag: task.tag, answer: Some(Answer::Finished(finished(&spec.id))) });
+                }
+                if told.send(Ok(SubmitStreamResponse { answers })).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn finished(id: &str) -> Task {
+    Task { id: id.into(), state: TaskState::Succeeded.into(), ..Default::default() }
+}
+
+#[tonic::async_trait]
+impl Fleet for Stub {
+    type SubmitStreamStream = Told<SubmitStreamResponse>;
+    type WatchTasksStream = Told<WatchTasksResponse>;
+
+    async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
+        Err(Status::unimplemented("the client submits on streams"))
+    }
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        self.begin().await?;
+        let (told, answers) = mpsc::channel(8);
+        tokio::spawn(self.clone().serve_submissions(request.into_inner(), told));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn get_task(&self, request: Request<GetTaskRequest>) -> Result<Response<Task>, Status> {
+        self.begin().await?;
+        Err(Status::not_found(format!("there is no task {}", request.into_inner().id)))
+    }
+
+    async fn list_tasks(&self, _: Request<ListTasksRequest>) -> Result<Response<ListTasksResponse>, Status> {
+        self.begin().await?;
+        Err(Status::invalid_argument("page_size is over 1,000"))
+    }
+
+    async fn watch_tasks(
+        &self,
+        request: Request<WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        self.begin().await?;
+        let request = request.into_inner();
+        let tasks = request.ids.iter().filter(|id| *id != "gone").map(|id| finished(id)).collect();
+        let gone_ids = request.ids.iter().filter(|id| *id == "gone").cloned().collect();
+        let changes = WatchTasksResponse { tasks, revision: request.from_revision + 7, gone_ids };
+        self.shared().watches.push(request);
+        let first = futures::stream::iter([Ok(changes)]);
+        if self.manners().end_watches {
+            return Ok(Response::new(Box::pin(first)));
+        }
+        Ok(Response::new(Box::pin(first.chain(futures::stream::pending()))))
+    }
+
+    async fn cancel_tasks(&self, _: Request<CancelTasksRequest>) -> Result<Response<CancelTasksResponse>, Status> {
+        self.begin().await?;
+        Ok(Response::new(CancelTasksResponse::default()))
+    }
+
+    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        self.begin().await?;
+        Ok(Response::new(ListAgentsResponse::default()))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
+        self.begin().await?;
+        Ok(Response::new(FleetStatus { cluster_id: "stub".into(), ..Default::default() }))
+    }
+}
+
+/// A running stub; its servers end with it.
+pub(crate) struct Running {
+    pub stub: Stub,
+    pub endpoints: Vec<String>,
+    pub servers: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for server in &self.servers {
+            server.abort();
+        }
+    }
+}
+
+impl Running {
+    pub fn client(&self) -> FleetClient {
+        let settings = Settings { request_timeout: Duration::from_secs(20), ..Settings::default() };
+        FleetClient::new(&self.endpoints, settings).expect("the endpoints are good")
+    }
+}
+
+/// A stub with one endpoint for each of these manners.
+pub(crate) async fn stub(all: &[Manners]) -> Running {
+    let shared = Arc::new(Mutex::new(Shared::default()));
+    let (mut endpoints, mut servers, mut first) = (Vec::new(), Vec::new(), None);
+    for manners in all {
+        let stub = Stub { shared: shared.clone(), manners: Arc::new(Mutex::new(manners.clone())) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        endpoints.push(listener.local_addr().expect("it is bound").to_string());
+        let served = Server::builder()
+            .add_service(FleetServer::new(stub.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        servers.push(tokio::spawn(async move {
+            let _ = served.await;
+        }));
+        first.get_or_insert(stub);
+    }
+    Running { stub: first.expect("there is a first endpoint"), endpoints, servers }
+}
