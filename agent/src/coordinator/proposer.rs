@@ -16,7 +16,7 @@ use tokio::{
 use tonic::transport::Channel;
 
 use super::{
-    consensus::{Batch, Raft},
+    consensus::{Batch, NodeId, Raft},
     leadership::Standing,
 };
 use crate::{limited, platform::Clock, transport::Transport};
@@ -259,7 +259,7 @@ impl Driver {
                 let raft = self.raft.clone();
                 Some(async move { Outcome { replies: write(raft, batch).await, requests } }.boxed())
             }
-            Standing::Following { peer, .. } => {
+            Standing::Following { leader, peer } => {
                 let requests = self.take_batch();
                 if requests.is_empty() {
                     return None;
@@ -267,7 +267,9 @@ impl Driver {
                 let commands: Vec<Bytes> =
                     requests.iter().flat_map(|request| request.commands.iter().cloned()).collect();
                 let channel = self.channel_to(peer.address);
-                Some(async move { Outcome { replies: forward(channel, commands).await, requests } }.boxed())
+                let standing = self.standing.clone();
+                let forwarded = while_following(standing, leader, forward(channel, commands));
+                Some(async move { Outcome { replies: forwarded.await.flatten(), requests } }.boxed())
             }
             Standing::Leaderless => None,
         }
@@ -281,6 +283,21 @@ async fn write(raft: Raft, batch: Batch) -> Option<Vec<Reply>> {
     Some(Arc::try_unwrap(written.data.0).unwrap_or_else(|shared| (*shared).clone()))
 }
 
+/// What a call to the leader gives, or `None` as soon as it is not the leader any more: one that is frozen or cut off answers
+/// nothing, and its successor should not have to wait for that.
+async fn while_following<T>(
+    mut standing: watch::Receiver<Standing>,
+    of: NodeId,
+    call: impl Future<Output = T>,
+) -> Option<T> {
+    let follows = |standing: &Standing| matches!(standing, Standing::Following { leader, .. } if *leader == of);
+    tokio::select! {
+        answer = call => Some(answer),
+        // An error is the end of this node, which ends this, too.
+        _ = standing.wait_for(|standing| !follows(standing)) => None,
+    }
+}
+
 async fn forward(channel: Option<Channel>, commands: Vec<Bytes>) -> Option<Vec<Reply>> {
     let count = commands.len();
     let mut client = limited!(RaftClient::new(channel?));
@@ -290,4 +307,30 @@ async fn forward(channel: Option<Channel>, commands: Vec<Bytes>) -> Option<Vec<R
         return None;
     }
     response.replies.iter().map(|reply| decode_reply(reply).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::consensus::Peer;
+
+    fn following(leader: NodeId) -> Standing {
+        Standing::Following { leader, peer: Peer { name: "leader".into(), address: "127.0.0.1:1".into() } }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_answers_nothing_is_waited_for_only_while_it_leads() {
+        let (standing, receiver) = watch::channel(following(1));
+        let mut call = tokio::spawn(while_following(receiver, 1, futures::future::pending::<()>()));
+        let waited = tokio::time::timeout(FORWARD_TIMEOUT * 2, &mut call).await;
+        assert!(waited.is_err(), "given up though the leader is the same");
+        standing.send_replace(following(2));
+        assert_eq!(call.await.unwrap(), None, "there is another leader to ask");
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_the_leader_counts() {
+        let (_standing, receiver) = watch::channel(following(1));
+        assert_eq!(while_following(receiver, 1, async { 7 }).await, Some(7));
+    }
 }
