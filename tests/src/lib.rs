@@ -1,12 +1,13 @@
 //! What the suites share: fleets of real processes that can be killed and frozen, tasks that are shell scripts, a
 //! recorded history with its checks, and the outsides of a fleet (a proxy that cuts agents off, an agent written by
-//! hand); the demo and the benchmark. See the modules.
+//! hand); Robeing on Kubernetes; the demo and the benchmark. See the modules.
 
 pub mod bench;
 pub mod demo;
 pub mod fleet;
 pub mod hand_agent;
 pub mod history;
+pub mod kubernetes;
 pub mod load;
 pub mod local_fleet;
 pub mod ports;

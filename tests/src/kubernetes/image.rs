@@ -1,0 +1,101 @@
+//! The images: Robeing's own under two tags, so that one can be rolled out after the other, and a userland that knows
+//! nothing of Robeing.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use devkube::oci::Image;
+
+/// Variable with the archive of Robeing's image, where it is not in the target directory.
+pub const IMAGE_VARIABLE: &str = "ROBEING_IMAGE_ARCHIVE";
+/// The image as `make image` names it.
+pub const FIRST: &str = "robeing:0.1.0";
+/// The same under the tag of a later version.
+pub const SECOND: &str = "robeing:0.1.1";
+/// An image that nobody has.
+pub const MISSING: &str = "robeing:0.1.x";
+/// The image that tasks run in.
+pub const USERLAND: &str = "userland:1";
+
+const BLOCK: usize = 512;
+
+/// The archive that `make image` writes.
+///
+/// # Panics
+/// When it is not there.
+pub(super) fn archive() -> PathBuf {
+    let beside = || {
+        let test = env::current_exe().expect("a test knows its own path");
+        let folders = test.ancestors().map(|folder| folder.join("image/robeing.tar"));
+        folders.into_iter().find(|path| path.is_file())
+    };
+    let found = env::var_os(IMAGE_VARIABLE).map(PathBuf::from).filter(|path| path.is_file()).or_else(beside);
+    found.unwrap_or_else(|| {
+        panic!(
+            "Robeing's image is not there: build it with `make image`, which writes image/robeing.tar into cargo's target \
+             directory, or say in {IMAGE_VARIABLE} where it is"
+        )
+    })
+}
+
+/// Writes the archives of all images into a folder.
+///
+/// # Panics
+/// When one of them can't be made.
+pub(super) fn write_all(folder: &Path) -> Vec<PathBuf> {
+    let first = archive();
+    let mut bytes = fs::read(&first).unwrap_or_else(|error| panic!("{}: {error}", first.display()));
+    let renamed = rename(&mut bytes, FIRST, SECOND);
+    assert!(renamed > 0, "{} holds no image {FIRST}: build it with `make image`", first.display());
+    let second = folder.join("second.tar");
+    fs::write(&second, bytes).expect("the test's folder takes an archive");
+    let busybox = devkube::busybox().unwrap_or_else(|error| panic!("{error}"));
+    let userland = Image::userland(busybox).user("65532:65532").archive(USERLAND).expect("a userland makes an image");
+    let third = folder.join("userland.tar");
+    fs::write(&third, userland).expect("the test's folder takes an archive");
+    vec![first, second, third]
+}
+
+/// Gives an image another name of the same length, in the lists that an archive begins or ends with. Says how often the name
+/// was there.
+fn rename(archive: &mut [u8], from: &str, to: &str) -> usize {
+    assert_eq!(from.len(), to.len(), "the archive keeps its form");
+    let (mut at, mut renamed) = (0, 0);
+    while let Some(header) = archive.get(at..at + BLOCK) {
+        let text = |range: std::ops::Range<usize>| {
+            String::from_utf8_lossy(&header[range]).trim_matches(['\0', ' ']).to_owned()
+        };
+        let (name, size) = (text(0..100), usize::from_str_radix(&text(124..136), 8).unwrap_or(0));
+        let content = at + BLOCK..(at + BLOCK + size).min(archive.len());
+        if ["index.json", "manifest.json"].contains(&name.as_str()) {
+            renamed += replace(&mut archive[content], from.as_bytes(), to.as_bytes());
+        }
+        at += BLOCK + size.next_multiple_of(BLOCK);
+    }
+    renamed
+}
+
+fn replace(content: &mut [u8], from: &[u8], to: &[u8]) -> usize {
+    let places = content.windows(from.len()).enumerate().filter(|(_, window)| *window == from);
+    let places: Vec<usize> = places.map(|(at, _)| at).collect();
+    for at in &places {
+        content[*at..at + to.len()].copy_from_slice(to);
+    }
+    places.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_of_an_image_changes() {
+        let image = || Image::new().file("/robeing:0.1.0", 0o644, b"robeing:0.1.0".to_vec());
+        let mut archive = image().archive(FIRST).unwrap();
+        assert!(rename(&mut archive, FIRST, SECOND) > 0);
+        assert_eq!(archive, image().archive(SECOND).unwrap());
+        assert_eq!(rename(&mut archive, FIRST, SECOND), 0);
+    }
+}

@@ -1,0 +1,195 @@
+//! Every rule of the resource, each with a manifest that breaks it and the sentence that must come back.
+
+use serde_json::{Value, json};
+
+use super::{CLUSTER, Deployed, NAMESPACE};
+
+/// A manifest that the API server must refuse.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What is wrong with it.
+    pub what: &'static str,
+    /// The manifest.
+    pub manifest: Value,
+    /// The beginning of the sentence that says so.
+    pub sentence: &'static str,
+}
+
+fn with_spec(what: &'static str, spec: Value, sentence: &'static str) -> Refused {
+    Refused { what, manifest: manifest("refused", spec), sentence }
+}
+
+fn manifest(name: &str, spec: Value) -> Value {
+    let metadata = json!({"name": name, "namespace": NAMESPACE});
+    json!({"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": metadata, "spec": spec})
+}
+
+/// A spec with one pool that echoes, but for these fields.
+fn pool(changed: Value) -> Value {
+    let mut pool = json!({"name": "echo", "executor": {"echo": {}}});
+    if let (Some(pool), Some(changed)) = (pool.as_object_mut(), changed.as_object()) {
+        pool.extend(changed.clone());
+    }
+    json!({"pools": [pool]})
+}
+
+/// A manifest for each way to break a rule of a new cluster.
+pub fn refused() -> Vec<Refused> {
+    let mut all = names();
+    all.extend(coordinators());
+    all.extend(pools());
+    all.extend(times());
+    all
+}
+
+fn names() -> Vec<Refused> {
+    let named = |what, name: &str, sentence| Refused { what, manifest: manifest(name, json!({})), sentence };
+    vec![
+        named(
+            "a name too long for its derived names",
+            &"n".repeat(37),
+            "The name of a RobeingCluster may have at most 36",
+        ),
+        named("a name that begins with a digit", "1st", "The name of a RobeingCluster must be lower-case letters"),
+        Refused {
+            what: "names too long together",
+            manifest: manifest(&"n".repeat(30), pool(json!({"name": "p".repeat(16)}))),
+            sentence: "The name of the cluster and that of a pool may have at most 45 characters together",
+        },
+    ]
+}
+
+fn coordinators() -> Vec<Refused> {
+    vec![
+        with_spec(
+            "an even number of coordinators",
+            json!({"coordinators": {"replicas": 2}}),
+            "The number of coordinators must be odd",
+        ),
+        with_spec(
+            "too many coordinators",
+            json!({"coordinators": {"replicas": 9}}),
+            "should be less than or equal to 7",
+        ),
+        with_spec(
+            "a disk without a size",
+            json!({"coordinators": {"storage": {"size": "0"}}}),
+            "The size must be a Kubernetes quantity above zero",
+        ),
+        with_spec(
+            "less than no memory",
+            json!({"coordinators": {"resources": {"limits": {"memory": "-1"}}}}),
+            "The amount must be a Kubernetes quantity that is not negative",
+        ),
+        with_spec("an image with a space", json!({"image": "a b"}), "The image must be a reference without spaces"),
+    ]
+}
+
+fn pools() -> Vec<Refused> {
+    let twice = json!({"pools": [{"name": "a", "executor": {"echo": {}}}, {"name": "a", "executor": {"echo": {}}}]});
+    let one = "An executor must set exactly one of command, http, worker and echo.";
+    let amount = json!({"requests": {"cpu": "1"}});
+    vec![
+        with_spec("two pools of one name", twice, "Duplicate value: {\"name\":\"a\"}"),
+        with_spec("no executor", pool(json!({"executor": {}})), one),
+        with_spec("two executors", pool(json!({"executor": {"echo": {}, "worker": {}}})), one),
+        with_spec(
+            "a pool that is shouted",
+            pool(json!({"name": "Echo"})),
+            "The name of a pool must be lower-case letters",
+        ),
+        with_spec(
+            "a reserved name",
+            pool(json!({"name": "coordinators"})),
+            "This name belongs to the coordinators' own objects",
+        ),
+        with_spec(
+            "a specialist of nothing",
+            pool(json!({"role": "Specialist"})),
+            "A pool of specialists must name at least one",
+        ),
+        with_spec(
+            "a skill with a space",
+            pool(json!({"specializations": ["a b"]})),
+            "A specialization must be lower-case letters",
+        ),
+        with_spec(
+            "resources in two places",
+            pool(json!({"resources": amount, "container": {"resources": amount}})),
+            "Resources are set on the pool and on its container",
+        ),
+        with_spec(
+            "a command without a program",
+            pool(json!({"executor": {"command": {"argv": [""]}}})),
+            "The first word of argv is the program to run",
+        ),
+        with_spec(
+            "a URL of another kind",
+            pool(json!({"executor": {"http": {"url": "ftp://127.0.0.1/run"}}})),
+            "The URL must start with http:// or https://",
+        ),
+    ]
+}
+
+fn times() -> Vec<Refused> {
+    let recovery = |what, recovery: Value, sentence| with_spec(what, json!({"recovery": recovery}), sentence);
+    let threshold =
+        |what, threshold: &str, sentence| with_spec(what, json!({"consensus": {"threshold": threshold}}), sentence);
+    let twice = "sessionTimeout must be at least twice heartbeatInterval";
+    vec![
+        recovery("heartbeats as long as a session", json!({"heartbeatInterval": "2s", "sessionTimeout": "2s"}), twice),
+        recovery("heartbeats longer than a session", json!({"heartbeatInterval": "3s", "sessionTimeout": "2s"}), twice),
+        recovery("a time without a unit", json!({"sessionTimeout": "2"}), "A duration must be numbers with the units"),
+        recovery("heartbeats too fast", json!({"heartbeatInterval": "1ms"}), "heartbeatInterval must be at least 10ms"),
+        recovery(
+            "too long a session",
+            json!({"sessionTimeout": "1h"}),
+            "sessionTimeout must be at least 50ms and at most 10m",
+        ),
+        recovery(
+            "checks too fast",
+            json!({"healthCheckInterval": "1ms"}),
+            "healthCheckInterval must be at least 100ms",
+        ),
+        with_spec("too short a ballot", json!({"consensus": {"deadline": "1ms"}}), "deadline must be at least 100ms"),
+        threshold("a majority in words", "most", "The threshold must be a fraction such as 2/3"),
+        threshold("more than all", "3/2", "The threshold must be at most the whole electorate"),
+    ]
+}
+
+/// Changes of a cluster with disks that it must refuse, as patches.
+pub fn later_changes() -> Vec<(&'static str, Value)> {
+    vec![
+        ("another storage class", json!({"spec": {"coordinators": {"storage": {"storageClassName": "other"}}}})),
+        ("another size", json!({"spec": {"coordinators": {"storage": {"size": "2Gi"}}}})),
+        ("no disks", json!({"spec": {"coordinators": {"storage": null}}})),
+    ]
+}
+
+impl Deployed {
+    /// Tries a manifest; answers what the API server says against it.
+    ///
+    /// # Errors
+    /// When it says nothing against it.
+    pub async fn refusal(&self, refused: &Refused) -> Result<String, String> {
+        let manifest = refused.manifest.to_string();
+        let tried = self.cluster().kubectl_with(&["create", "--dry-run=server", "-f", "-"], &manifest);
+        match tried.await {
+            Ok(_) => Err(format!("{} is taken", refused.what)),
+            Err(error) => Ok(error.to_string()),
+        }
+    }
+
+    /// Tries a change of the fleet; answers what the API server says against it.
+    ///
+    /// # Errors
+    /// When it says nothing against it.
+    pub async fn refusal_of_change(&self, patch: &Value) -> Result<String, String> {
+        let patch = patch.to_string();
+        let arguments = ["patch", "rbc", CLUSTER, "--dry-run=server", "--type=merge", "--patch", &patch];
+        match self.try_kubectl(&arguments).await {
+            Ok(_) => Err(format!("{patch} is taken")),
+            Err(said) => Ok(said),
+        }
+    }
+}
