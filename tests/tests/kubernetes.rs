@@ -46,7 +46,11 @@ async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_installed_used_hurt_changed_and_deleted() {
     let deployed = step("a cluster with both charts", Deployed::start()).await;
-    let deployed = &deployed;
+    use_it(&deployed).await;
+    step("removal", deployed.down()).await;
+}
+
+async fn use_it(deployed: &Deployed) {
     step("every rule refuses what breaks it", every_rule_refuses(deployed)).await;
     step("a fleet becomes ready", a_fleet_becomes_ready(deployed)).await;
     step("what is changed too late is refused", later_changes_are_refused(deployed)).await;
