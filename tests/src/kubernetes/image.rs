@@ -70,11 +70,17 @@ fn rename(archive: &mut [u8], from: &str, to: &str) -> usize {
         let (name, size) = (text(0..100), usize::from_str_radix(&text(124..136), 8).unwrap_or(0));
         let content = at + BLOCK..(at + BLOCK + size).min(archive.len());
         if ["index.json", "manifest.json"].contains(&name.as_str()) {
-            renamed += replace(&mut archive[content], from.as_bytes(), to.as_bytes());
+            renamed += replace(&mut archive[content.clone()], from.as_bytes(), to.as_bytes());
+            // The tag also stands alone.
+            replace(&mut archive[content], quoted_tag(from).as_bytes(), quoted_tag(to).as_bytes());
         }
         at += BLOCK + size.next_multiple_of(BLOCK);
     }
     renamed
+}
+
+fn quoted_tag(image: &str) -> String {
+    format!("{:?}", image.rsplit(':').next().unwrap_or(image))
 }
 
 fn replace(content: &mut [u8], from: &[u8], to: &[u8]) -> usize {
