@@ -74,14 +74,14 @@ fn flip_byte(file: &Path, at: u64) {
 }
 
 /// Starts a coordinator that must refuse to, and checks that it names the file.
-async fn assert_refuses(fleet: &mut Fleet, name: &str, file: &Path) {
+async fn assert_refuses(fleet: &mut Fleet, name: &str, file: &Path, problem: &str) {
     let before = fleet.process(name).log().len();
     fleet.start_one(name);
     let status = fleet.ended(name).await;
     assert!(!status.success(), "it must not start: {status}");
     let log = fleet.process(name).log()[before..].to_owned();
     let file = file.display().to_string();
-    assert!(log.contains(&file) && log.contains("damaged"), "{file} is not in what it says: {log}");
+    assert!(log.contains(&file) && log.contains(problem), "{file} is not in what it says: {log}");
 }
 
 #[tokio::test]
@@ -122,11 +122,24 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     let written = frames(&segment);
     let middle = written[written.len() / 2].0 + FRAME_HEAD as u64;
     flip_byte(&segment, middle);
-    assert_refuses(&mut fleet, "coordinator-2", &segment).await;
+    assert_refuses(&mut fleet, "coordinator-2", &segment, "damaged").await;
     // The others go on, and it comes back when it is repaired.
     let mut load = Load::start(&fleet.client(), 20, 8, "");
     assert_eq!(load.complete().await.accepted_count(), 20);
     flip_byte(&segment, middle);
+    fleet.start_one("coordinator-2");
+    fleet.coordinators_agree().await;
+
+    // Its votes would be lost with the log, so it must not start under its old identity, nor forget that there was a log.
+    fleet.kill("coordinator-2");
+    let data = fleet.data("coordinator-2");
+    for segment in fs::read_dir(&data).expect("it is there").map(|entry| entry.expect("it can be read").path()) {
+        if segment.extension().is_some_and(|extension| extension == "log") {
+            fs::remove_file(segment).expect("it can be removed");
+        }
+    }
+    assert_refuses(&mut fleet, "coordinator-2", &data, "is gone or was emptied").await;
+    fs::remove_dir_all(&data).expect("it can be removed");
     fleet.start_one("coordinator-2");
     fleet.coordinators_agree().await;
 }
@@ -162,7 +175,7 @@ async fn a_snapshot_is_read_back_and_a_damaged_one_is_refused() {
     fleet.kill("coordinator-0");
     let middle = fs::metadata(&snapshot).expect("it is there").len() / 2;
     flip_byte(&snapshot, middle);
-    assert_refuses(&mut fleet, "coordinator-0", &snapshot).await;
+    assert_refuses(&mut fleet, "coordinator-0", &snapshot, "damaged").await;
     // It said the truth: repaired, it starts.
     flip_byte(&snapshot, middle);
     fleet.start_one("coordinator-0");

@@ -26,6 +26,17 @@ pub struct Identity {
     pub node_id: NodeId,
     /// Salt of its log.
     pub log_salt: u64,
+    /// Something was written to its log: from then on an empty log is a lost one.
+    #[serde(default)]
+    pub log_begun: bool,
+}
+
+impl Identity {
+    /// Notes in the directory that the log has something in it.
+    pub async fn note_log_begun(&self, platform: &Platform, dir: &Path) -> io::Result<()> {
+        let content = serde_json::to_vec_pretty(&Self { log_begun: true, ..self.clone() }).map_err(io::Error::other)?;
+        platform.disk.write_atomic(&dir.join(FILE), Bytes::from(content)).await
+    }
 }
 
 /// A data directory that can't be used.
@@ -49,6 +60,14 @@ pub enum DataError {
         file: PathBuf,
         /// How.
         problem: String,
+    },
+    /// The log is gone, though the identity is there.
+    #[error(
+        "the log in {dir} is gone or was emptied, though this coordinator had written to it; restore it, or remove the whole directory to let this coordinator join again as a new member"
+    )]
+    LogLost {
+        /// Where it was.
+        dir: PathBuf,
     },
     /// It is another coordinator's.
     #[error("the data directory {dir} belongs to {what} {found:?}, not {wanted:?}; use its own directory")]
@@ -95,6 +114,7 @@ pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str)
                 name: name.to_owned(),
                 node_id: platform.random.next_u64(),
                 log_salt: platform.random.next_u64(),
+                log_begun: false,
             };
             let content = serde_json::to_vec_pretty(&identity).map_err(io::Error::other)?;
             disk.write_atomic(&file, Bytes::from(content)).await?;
@@ -137,6 +157,17 @@ mod tests {
             open(&platform, dir.path(), "c", "m").await,
             Err(DataError::Foreign { what: "coordinator", .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn that_the_log_has_begun_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::real();
+        let first = open(&platform, dir.path(), "c", "n").await.unwrap().identity;
+        assert!(!first.log_begun);
+        first.note_log_begun(&platform, dir.path()).await.unwrap();
+        let second = open(&platform, dir.path(), "c", "n").await.unwrap().identity;
+        assert_eq!(second, Identity { log_begun: true, ..first });
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ mod succession;
 mod view;
 mod watches;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use robeing_fleet::{Fleet, FleetConfig};
@@ -113,6 +113,9 @@ pub async fn run(
         let bound = transport.bind(&config.listen).await?;
         let data = identity::open(&platform, &config.data, &config.cluster_id, &config.name).await?;
         let opened = Log::open(Arc::clone(&platform.disk), &config.data, data.identity.log_salt).await?;
+        if opened.blank && data.identity.log_begun {
+            return Err(DataError::LogLost { dir: config.data.clone() }.into());
+        }
         Ok::<_, CoordinatorError>((bound, data, opened))
     };
     let (bound, data, opened) = tokio::select! {
@@ -246,6 +249,9 @@ async fn serve(
     }
     tasks.spawn(until(&stop, membership::settle(Arc::clone(&node), configured)));
     tasks.spawn(until(&stop, membership::notice_removal(Arc::clone(&node))));
+    if !node.identity.log_begun {
+        tasks.spawn(until(&stop, note_log_begun(Arc::clone(&node), config.data.clone())));
+    }
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, housekeeping::timers(Arc::clone(&node))));
@@ -267,6 +273,17 @@ async fn serve(
             stop.cancel();
             server.await.map_err(Into::into)
         }
+    }
+}
+
+/// Notes, once the first entry is applied and so is on disk, that this coordinator has a log to lose.
+async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
+    let mut applied = node.hub.applied_indexes();
+    if applied.wait_for(|applied| *applied > 1).await.is_err() {
+        return;
+    }
+    if let Err(error) = node.identity.note_log_begun(&node.platform, &dir).await {
+        warn!(%error, "it could not be noted that the log has begun; the next start tries again");
     }
 }
 

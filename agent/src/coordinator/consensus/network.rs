@@ -58,7 +58,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
         let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
-        PeerClient { target, channel }
+        PeerClient { target, channel, patience: Patience::default() }
     }
 }
 
@@ -66,6 +66,26 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 pub struct PeerClient {
     target: NodeId,
     channel: Result<Channel, String>,
+    patience: Patience,
+}
+
+/// The pause before a stream of replication is opened: none at first and after any answer, then longer with each stream that
+/// brought none. The library's own pauses do not cover a stream that cannot be opened, and without them it tries again at once.
+#[derive(Clone, Default)]
+struct Patience(Arc<Mutex<Duration>>);
+
+impl Patience {
+    /// The pause now; the next one is longer.
+    fn next(&self) -> Duration {
+        let mut pause = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = *pause;
+        *pause = (now * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        now
+    }
+
+    fn answered(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Duration::ZERO;
+    }
 }
 
 fn unreachable(error: impl ToString) -> RpcError {
@@ -152,7 +172,9 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
     {
         let target = self.target;
         let client = self.client();
+        let patience = self.patience.clone();
         Box::pin(async move {
+            tokio::time::sleep(patience.next()).await;
             let outstanding = Outstanding::default();
             let sent = outstanding.clone();
             let requests = input.map(move |request| {
@@ -163,11 +185,14 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             let opened = async { client.append(requests).await.map_err(unreachable) };
             let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
             let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
-            let stream = futures::stream::unfold(Some((answers, outstanding)), move |state| async move {
-                let (mut answers, outstanding) = state?;
+            let stream = futures::stream::unfold(Some((answers, outstanding, patience)), move |state| async move {
+                let (mut answers, outstanding, patience) = state?;
                 let answer = next_answer(&mut answers, &outstanding).await?;
+                if answer.is_ok() {
+                    patience.answered();
+                }
                 let go_on = matches!(answer, Ok(Ok(_)));
-                Some((answer, go_on.then_some((answers, outstanding))))
+                Some((answer, go_on.then_some((answers, outstanding, patience))))
             });
             Ok(Box::pin(stream) as AppendAnswers<'s>)
         })
@@ -279,6 +304,15 @@ mod tests {
         assert!(matches!(slow, Some(Ok(_))), "{slow:?}");
         let missing = answer_after(APPEND_TIMEOUT + Duration::from_millis(1)).await;
         assert!(matches!(missing, Some(Err(RPCError::Unreachable(_)))), "{missing:?}");
+    }
+
+    #[test]
+    fn streams_that_bring_no_answer_are_opened_ever_more_rarely() {
+        let patience = Patience::default();
+        let pauses: Vec<_> = (0..8).map(|_| patience.next().as_millis()).collect();
+        assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 500, 500]);
+        patience.answered();
+        assert_eq!(patience.next(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

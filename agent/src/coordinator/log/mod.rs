@@ -146,6 +146,8 @@ pub struct Opened {
     pub writer: JoinHandle<()>,
     /// Bytes of a write that a crash cut off, dropped at opening.
     pub torn_bytes: u64,
+    /// Nothing was ever written, as far as can be seen.
+    pub blank: bool,
 }
 
 impl Log {
@@ -180,6 +182,7 @@ impl Log {
             }
             None => None,
         };
+        let blank = recovered.next_seq == recovery::FIRST_SEQ;
         let durable = Durable { vote: recovered.index.vote, purged: recovered.index.purged };
         let shared = Arc::new(Shared {
             disk: Arc::clone(&disk),
@@ -205,7 +208,7 @@ impl Log {
             spare_tried: false,
         };
         let writer = tokio::spawn(writer.run(receiver));
-        Ok(Opened { log: Self { shared, operations }, writer, torn_bytes: recovered.torn_bytes })
+        Ok(Opened { log: Self { shared, operations }, writer, torn_bytes: recovered.torn_bytes, blank })
     }
 
     /// What the log did since it was opened.
@@ -342,7 +345,18 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        self.shared.index().truncate_after(last);
+        {
+            let mut index = self.shared.index();
+            // Never in Raft, unless a majority lost what it had promised to keep. Going on would answer differently from it.
+            if let Some(committed) = index.committed.filter(|committed| last.is_none_or(|last| last < *committed)) {
+                return Err(io::Error::other(format!(
+                    "the leader wants entry {} and those before it replaced, which were committed here: other coordinators \
+                     have lost what they had on disk; compare their data before this one is started again",
+                    committed.index(),
+                )));
+            }
+            index.truncate_after(last);
+        }
         self.write_record(Record::TruncatedAfter(last)).await
     }
 

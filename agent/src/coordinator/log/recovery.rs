@@ -67,6 +67,9 @@ pub struct Recovered {
     pub torn_bytes: u64,
 }
 
+/// The sequence number of a log's first frame.
+pub const FIRST_SEQ: u64 = 1;
+
 struct Reader<'a> {
     dir: &'a Path,
     salt: u64,
@@ -116,13 +119,13 @@ pub async fn recover(
     }
     if let Some((number, end, content)) = stopped {
         reader.refuse_if_more(number, end, &content)?;
-        torn_bytes = frame::torn_len(&content, end, reader.next_seq.unwrap_or(1));
+        torn_bytes = frame::torn_len(&content, end, reader.next_seq.unwrap_or(FIRST_SEQ));
     }
     Ok(Recovered {
         index: reader.index,
         segments,
         tail,
-        next_seq: reader.next_seq.unwrap_or(1),
+        next_seq: reader.next_seq.unwrap_or(FIRST_SEQ),
         last_frame: reader.last_frame,
         torn_bytes,
     })
