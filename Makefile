@@ -21,10 +21,10 @@ IMAGE_MOST_BYTES := 40000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt fmt-check lint test demo bench sim crds image docs-check ci
+.PHONY: help build fmt fmt-check lint test demo bench sim crds image e2e docs-check ci
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the programs for use: target/release/robeing and robeing-agent
 	$(CARGO) build --release --workspace --bin robeing --bin robeing-agent
@@ -75,6 +75,11 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 	  --user 65532:65532 --entrypoint /robeing-agent
 	@size=$$(stat --format %s $(TARGET)/image/robeing.tar); echo "$(TARGET)/image/robeing.tar: $$size bytes"; \
 	  if [ $$size -gt $(IMAGE_MOST_BYTES) ]; then echo "that is more than $(IMAGE_MOST_BYTES)"; exit 1; fi
+
+e2e: image ## Install, use, hurt, scale and roll out a fleet on a real Kubernetes: as root, see tests/devkube
+	$(CARGO) build --workspace --bins
+	$(TARGET)/debug/devkube build
+	$(CARGO) test --workspace --test kubernetes -- --nocapture
 
 docs-check: ## Build the reference of all crates; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
