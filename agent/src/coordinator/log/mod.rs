@@ -345,18 +345,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        {
-            let mut index = self.shared.index();
-            // Never in Raft, unless a majority lost what it had promised to keep. Going on would answer differently from it.
-            if let Some(committed) = index.committed.filter(|committed| last.is_none_or(|last| last < *committed)) {
-                return Err(io::Error::other(format!(
-                    "the leader wants entry {} and those before it replaced, which were committed here: other coordinators \
-                     have lost what they had on disk; compare their data before this one is started again",
-                    committed.index(),
-                )));
-            }
-            index.truncate_after(last);
-        }
+        self.shared.index().truncate_after(last);
         self.write_record(Record::TruncatedAfter(last)).await
     }
 

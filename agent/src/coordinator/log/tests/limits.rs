@@ -35,16 +35,6 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_log_is_opened_ane
     assert_eq!(content.vote, None);
 }
 
-#[tokio::test]
-async fn what_is_known_to_be_committed_is_never_truncated() {
-    let mut rig = filled(4096, 6, 20).await;
-    rig.log.save_committed(Some(id(1, 3))).await.unwrap();
-    let refused = rig.log.truncate_after(Some(id(1, 2))).await.unwrap_err();
-    assert!(refused.to_string().contains("committed here"), "{refused}");
-    rig.log.truncate_after(Some(id(1, 3))).await.unwrap();
-    assert_eq!(indexes(&rig.content().await), [0, 1, 2, 3]);
-}
-
 /// A stream of replication that was given up may still ask for entries that were purged since.
 #[tokio::test]
 async fn replication_never_reads_past_a_gap() {
