@@ -26,7 +26,7 @@ pub enum InstallError {
     #[error(transparent)]
     CommandLine(#[from] clap::Error),
     /// PATH is no file's.
-    #[error("{0} is not the path of a file: give one such as /robeing/robeing-agent")]
+    #[error("{0} is not the path of a file: give one such as /opt/robeing/robeing-agent")]
     NoFile(PathBuf),
     /// A step failed.
     #[error("this program can't be installed as {path}: {step}: {error}")]
