@@ -17,6 +17,7 @@ use super::{
     view::{self, Parts},
     watches,
 };
+
 /// Tasks in one submission, and ids in one cancellation or watch.
 pub const MAX_ITEMS: usize = 1_000;
 /// Tasks of a page when the request does not say.

@@ -174,7 +174,11 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         let client = self.client();
         let patience = self.patience.clone();
         Box::pin(async move {
-            tokio::time::sleep(patience.next()).await;
+            let pause = patience.next();
+            // A sleep of nothing still waits for the timer's next tick.
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             let outstanding = Outstanding::default();
             let sent = outstanding.clone();
             let requests = input.map(move |request| {
