@@ -6,6 +6,8 @@ CARGO ?= cargo
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Seeds of the simulator.
 SEEDS ?= 50
+# Where the demo runs: local, or kube for the Kubernetes of KUBECONFIG or else a throwaway one (as root, see tests/devkube).
+CLUSTER ?= local
 # Further arguments for the demo and the benchmark, such as ARGS='--only takeover --trials 5'.
 ARGS ?=
 
@@ -47,9 +49,10 @@ else
 	$(CARGO) test --workspace
 endif
 
-demo: ## Run the example fleet, kill an agent and the leader under 500 tasks, check every result
-	$(CARGO) build --workspace --bin robeing-agent --bin robeing-demo
-	$(TARGET)/debug/robeing-demo $(ARGS)
+demo: $(if $(filter kube,$(CLUSTER)),image) ## Run the example fleet, kill an agent and the leader under 500 tasks, check all; CLUSTER=kube: on Kubernetes
+	$(CARGO) build --workspace --bin robeing-agent --bin robeing-demo $(if $(filter kube,$(CLUSTER)),--bin devkube)
+	$(if $(filter kube,$(CLUSTER)),$(TARGET)/debug/devkube build)
+	$(TARGET)/debug/robeing-demo --cluster $(CLUSTER) $(ARGS)
 
 bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' says how
 	$(CARGO) build --release --workspace --bin robeing-agent --bin robeing-bench
@@ -59,10 +62,13 @@ sim: ## Run SEEDS simulated fleets under faults, a process for each seed, and ch
 	$(CARGO) build --workspace --bin robeing-sim
 	$(TARGET)/debug/robeing-sim --seeds $(SEEDS)
 
-crds: ## Generate crds/robeingclusters.yaml, and the chart's copy, from the types
-	$(CARGO) run --quiet --package robeing-crds --bin crdgen > crds/robeingclusters.yaml.new
+crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference.md from the types
+	$(CARGO) build --workspace --bin crdgen
+	$(TARGET)/debug/crdgen > crds/robeingclusters.yaml.new
 	mv crds/robeingclusters.yaml.new crds/robeingclusters.yaml
 	cp crds/robeingclusters.yaml charts/robeing-crds/files/robeingclusters.yaml
+	$(TARGET)/debug/crdgen --reference > docs/reference.md.new
+	mv docs/reference.md.new docs/reference.md
 
 # The same image as the Dockerfile's. Needs musl-gcc (Debian's musl-tools) and the target, which rustup adds.
 image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE

@@ -15,6 +15,7 @@ pub mod limits;
 mod manifest;
 mod pool;
 mod recovery;
+mod reference;
 mod rules;
 mod scheduling;
 mod schema;
@@ -25,9 +26,12 @@ mod threshold;
 pub use consensus::Consensus;
 pub use coordinators::{Coordinators, Storage};
 pub use duration::{Duration, ParseDurationError};
-pub use manifest::{ManifestError, Place, Problem, check_update, parse_manifest, parse_manifests};
+pub use manifest::{
+    Ignored, Manifest, ManifestError, Place, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
+};
 pub use pool::{CommandExecutor, Executor, HttpExecutor, PodOverrides, Pool, Role};
 pub use recovery::Recovery;
+pub use reference::reference;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
 pub use spec::{RobeingCluster, RobeingClusterSpec};

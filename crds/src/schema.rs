@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{RobeingCluster, limits::MAX_OBJECT_NAME};
 
-const HEADER: &str = "# Generated from the Rust types by `cargo run -p robeing-crds --bin crdgen`. Do not edit.\n";
+const HEADER: &str = "# Generated from the Rust types by `make crds`. Do not edit.\n";
 
 /// The definition of `RobeingCluster`, ready to be applied to a Kubernetes cluster.
 ///

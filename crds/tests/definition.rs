@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use kube::core::cel::{compile_schema, estimate_rule_cost};
-use robeing_crds::{API_VERSION, GROUP, KIND, RobeingCluster, VERSION, crd, crd_yaml};
+use robeing_crds::{API_VERSION, GROUP, KIND, RobeingCluster, VERSION, crd, crd_yaml, reference};
 use serde_json::Value;
 
 fn schema() -> Value {
@@ -25,13 +25,32 @@ fn walk(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
 }
 
 #[test]
-fn the_file_is_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("robeingclusters.yaml");
-    let file = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        file == crd_yaml(),
-        "crds/robeingclusters.yaml is stale; run\n  cargo run -p robeing-crds --bin crdgen > crds/robeingclusters.yaml\nand commit it"
-    );
+fn the_files_are_up_to_date() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (file, text) in [("robeingclusters.yaml", crd_yaml()), ("../docs/reference.md", reference())] {
+        let found = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        assert!(found == text, "{file} is stale; run `make crds` and commit it");
+    }
+}
+
+#[test]
+fn the_reference_has_every_field_and_every_refusal_of_ours() {
+    let (schema, text) = (schema(), reference());
+    let plain = text.replace("\\|", "|");
+    walk(&schema, "", &mut |path, inner| {
+        let name = path.rsplit('.').next().unwrap_or_default().trim_end_matches("[]");
+        if inner["description"].is_string() && !name.is_empty() {
+            assert!(text.contains(&format!("`{name}`")) || text.contains(&format!(".{name}")), "{path} is missing");
+        }
+        // Kubernetes' own objects are not ours to document.
+        if path.starts_with(".metadata") || path.contains(".container.") || path.contains(".template.") {
+            return;
+        }
+        for rule in inner["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let message = rule["message"].as_str().unwrap_or_default();
+            assert!(plain.contains(message), "{path}: {message:?} is missing");
+        }
+    });
 }
 
 #[test]

@@ -1,7 +1,23 @@
-//! Prints the definition of `RobeingCluster` as YAML, for `crds/robeingclusters.yaml`.
+//! Prints what is generated from the types of `RobeingCluster`: its definition as YAML, for `crds/robeingclusters.yaml`, or
+//! with `--reference` the page about its fields, for `docs/reference.md`.
 
-use std::io::Write;
+use std::{io::Write, process::ExitCode};
 
-fn main() -> std::io::Result<()> {
-    std::io::stdout().write_all(robeing_crds::crd_yaml().as_bytes())
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let text = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => robeing_crds::crd_yaml(),
+        ["--reference"] => robeing_crds::reference(),
+        _ => {
+            eprintln!("crdgen takes nothing, or --reference");
+            return ExitCode::from(2);
+        }
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crdgen: can't write to stdout: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

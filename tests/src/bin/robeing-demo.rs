@@ -2,15 +2,18 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
-use robeing_tests::demo::{self, DemoOptions};
+use clap::{Parser, ValueEnum};
+use robeing_tests::demo::{self, DemoOptions, Where};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs the example fleet as real processes, gives it 500 tasks, kills an agent and then the leader, and checks every
-/// result.
+/// Runs the example fleet, gives it 500 tasks, kills an agent and then the leader (on Kubernetes: deletes their pods), and
+/// checks every result.
 #[derive(Parser)]
 #[command(name = "robeing-demo")]
 struct Args {
+    /// Where the fleet runs: as processes of this machine, or on the Kubernetes of KUBECONFIG or else a throwaway one
+    #[arg(long, value_enum, default_value_t = On::Local)]
+    cluster: On,
     /// The manifest of the fleet
     #[arg(short = 'f', long, value_name = "FILE", default_value_os_t = example("robeingcluster.yaml"))]
     manifest: PathBuf,
@@ -22,6 +25,12 @@ struct Args {
     agent_bin: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum On {
+    Local,
+    Kube,
+}
+
 fn example(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples")).join(name)
 }
@@ -29,7 +38,11 @@ fn example(name: &str) -> PathBuf {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let options = DemoOptions { manifest: args.manifest, text: args.text, agent_bin: args.agent_bin };
+    let on = match args.cluster {
+        On::Local => Where::Processes,
+        On::Kube => Where::Kubernetes,
+    };
+    let options = DemoOptions { manifest: args.manifest, text: args.text, on, agent_bin: args.agent_bin };
     let stop = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(interrupt), Ok(terminate)) => either(interrupt, terminate),
         (Err(error), _) | (_, Err(error)) => {

@@ -26,7 +26,7 @@ pub struct Takeover {
 impl fmt::Display for Takeover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { task_id, from, to, after } = self;
-        write!(f, "takeover   task {task_id}: {from} killed, running on {to} after {} ms", after.as_millis())
+        write!(f, "takeover   task {task_id}: from {from}, running on {to} after {} ms", after.as_millis())
     }
 }
 
@@ -129,7 +129,8 @@ impl<'a> Ledger<'a> {
 }
 
 fn takeover(task: &Task, victim: &str, killed: SystemTime) -> Option<Takeover> {
-    let is_lost = |attempt: &Attempt| attempt.agent == victim && attempt.state() == AttemptState::Lost;
+    let given_up = [AttemptState::Lost, AttemptState::HandedBack];
+    let is_lost = |attempt: &Attempt| attempt.agent == victim && given_up.contains(&attempt.state());
     let lost = task.attempts.iter().position(is_lost)?;
     let next = task.attempts.get(lost + 1)?;
     let assigned = SystemTime::try_from(next.assigned_at?).ok()?;

@@ -43,6 +43,14 @@ impl Narrator {
         let _ = writeln!(io::stdout(), "{line}");
     }
 
+    /// The last lines, apart from the others.
+    pub fn summary(&mut self, lines: &[String]) {
+        self.plain("");
+        for line in lines {
+            self.plain(line);
+        }
+    }
+
     /// How many of all are done.
     pub fn progress(&mut self, done: usize, all: usize) {
         if !self.is_terminal {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -11,10 +10,11 @@ use robeing_crds::{RobeingCluster, RobeingClusterStatus, condition_types as type
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::image::{self, FIRST, USERLAND};
+use super::{
+    charts::{self, SYSTEM},
+    image::{self, FIRST, USERLAND},
+};
 
-/// Namespace of the operator.
-pub const SYSTEM: &str = "robeing-system";
 /// Namespace of the fleet, which enforces the restricted pod security standard.
 pub const NAMESPACE: &str = "fleets";
 /// Name of the fleet.
@@ -38,11 +38,6 @@ pub struct Deployed {
 /// The events that were there at some time.
 #[derive(Clone, Debug, Default)]
 pub struct Mark(BTreeSet<String>);
-
-/// The repository's root.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the suites are in the workspace").to_owned()
-}
 
 /// What is not as in a fleet that is well: so many agents, three coordinators, a leader, and conditions that say so.
 pub fn settled(status: &RobeingClusterStatus, agents: u32) -> Result<(), String> {
@@ -80,24 +75,13 @@ impl Deployed {
     /// When anything that is needed is missing, or does not come up.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let archives = image::write_all(folder.path());
+        let archives = image::write_all(folder.path()).unwrap_or_else(|error| panic!("{error:#}"));
         let cluster = Cluster::for_tests().await.unwrap_or_else(|error| panic!("{error}"));
         for archive in archives {
             cluster.load_image(&archive).await.unwrap_or_else(|error| panic!("{error}"));
         }
+        charts::install(&cluster, 2).await.unwrap_or_else(|error| panic!("{error}"));
         let deployed = Self { cluster };
-        let charts = root().join("charts");
-        let chart = |name: &str| charts.join(name).display().to_string();
-        let (_, tag) = FIRST.split_once(':').expect("an image has a tag");
-        let tag = format!("image.tag={tag}");
-        let within = ["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=4m"];
-        for arguments in [
-            vec!["install", "robeing-crds", &chart("robeing-crds")],
-            vec!["install", "robeing", &chart("robeing"), "--set", &tag, "--set", "replicas=2"],
-        ] {
-            let installed = deployed.cluster.helm(&[&arguments[..], &within].concat()).await;
-            installed.unwrap_or_else(|error| panic!("{error}"));
-        }
         let enforce = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": enforce}});
@@ -338,12 +322,7 @@ impl Deployed {
     /// When something is left.
     pub async fn down(self) {
         self.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]).await;
-        for release in ["robeing", "robeing-crds"] {
-            let removed = self.cluster.helm(&["uninstall", release, "--namespace", SYSTEM, "--wait"]).await;
-            removed.unwrap_or_else(|error| panic!("{error}"));
-        }
-        self.kubectl(&["delete", "customresourcedefinition", "robeingclusters.robeing.io", "--wait=false"]).await;
-        self.kubectl(&["delete", "namespace", SYSTEM, "--wait=false"]).await;
+        charts::uninstall(&self.cluster).await.unwrap_or_else(|error| panic!("{error}"));
         self.cluster.down().await.unwrap_or_else(|error| panic!("{error}"));
     }
 }

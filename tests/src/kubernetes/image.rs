@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::{Context as _, Result, ensure};
 use devkube::oci::Image;
 
 /// Variable with the archive of Robeing's image, where it is not in the target directory.
@@ -23,39 +24,45 @@ const BLOCK: usize = 512;
 
 /// The archive that `make image` writes.
 ///
-/// # Panics
+/// # Errors
 /// When it is not there.
-pub(super) fn archive() -> PathBuf {
-    let beside = || {
-        let test = env::current_exe().expect("a test knows its own path");
-        let folders = test.ancestors().map(|folder| folder.join("image/robeing.tar"));
-        folders.into_iter().find(|path| path.is_file())
-    };
+pub fn archive() -> Result<PathBuf> {
+    let program = env::current_exe().context("this program does not know its own path")?;
+    let beside = || program.ancestors().map(|folder| folder.join("image/robeing.tar")).find(|path| path.is_file());
     let found = env::var_os(IMAGE_VARIABLE).map(PathBuf::from).filter(|path| path.is_file()).or_else(beside);
-    found.unwrap_or_else(|| {
-        panic!(
-            "Robeing's image is not there: build it with `make image`, which writes image/robeing.tar into cargo's target \
-             directory, or say in {IMAGE_VARIABLE} where it is"
+    found.with_context(|| {
+        format!(
+            "Robeing's image is not there: build it with `make image`, which writes image/robeing.tar into cargo's \
+             target directory, or say in {IMAGE_VARIABLE} where it is"
         )
     })
 }
 
-/// Writes the archives of all images into a folder.
+/// Writes the archive of [`USERLAND`] into a folder.
 ///
-/// # Panics
+/// # Errors
+/// When there is no busybox, or the folder does not take it.
+pub fn write_userland(folder: &Path) -> Result<PathBuf> {
+    let image = Image::userland(devkube::busybox()?).user("65532:65532");
+    // Where manifests expect it.
+    let userland = image.link("/usr/bin/env", "/bin/busybox").archive(USERLAND)?;
+    let path = folder.join("userland.tar");
+    fs::write(&path, userland).with_context(|| format!("{} can't be written", path.display()))?;
+    Ok(path)
+}
+
+/// Writes the archives of all images into a folder: [`FIRST`], [`SECOND`], [`USERLAND`].
+///
+/// # Errors
 /// When one of them can't be made.
-pub(super) fn write_all(folder: &Path) -> Vec<PathBuf> {
-    let first = archive();
-    let mut bytes = fs::read(&first).unwrap_or_else(|error| panic!("{}: {error}", first.display()));
+pub(super) fn write_all(folder: &Path) -> Result<Vec<PathBuf>> {
+    let first = archive()?;
+    let mut bytes = fs::read(&first).with_context(|| format!("{} can't be read", first.display()))?;
     let renamed = rename(&mut bytes, FIRST, SECOND);
-    assert!(renamed > 0, "{} holds no image {FIRST}: build it with `make image`", first.display());
+    ensure!(renamed > 0, "{} holds no image {FIRST}: build it with `make image`", first.display());
     let second = folder.join("second.tar");
-    fs::write(&second, bytes).expect("the test's folder takes an archive");
-    let busybox = devkube::busybox().unwrap_or_else(|error| panic!("{error}"));
-    let userland = Image::userland(busybox).user("65532:65532").archive(USERLAND).expect("a userland makes an image");
-    let third = folder.join("userland.tar");
-    fs::write(&third, userland).expect("the test's folder takes an archive");
-    vec![first, second, third]
+    fs::write(&second, bytes).with_context(|| format!("{} can't be written", second.display()))?;
+    Ok(vec![first, second, write_userland(folder)?])
 }
 
 /// Gives an image another name of the same length, in the lists that an archive begins or ends with. Says how often the name

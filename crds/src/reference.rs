@@ -1,0 +1,155 @@
+//! The reference of `RobeingCluster` for people, made from the schema that the API server gets, so that the two cannot
+//! say different things. It knows the schema alone.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use crate::{API_VERSION, KIND, schema};
+
+const INTRODUCTION: &str = "<!-- Generated from the Rust types by `make crds`. Do not edit. -->
+
+# Reference
+
+Every field of a `RobeingCluster`, and what the API server and `robeing dev` refuse. `kubectl explain robeingclusters.spec`
+says the same. [kubernetes.md](kubernetes.md) shows how to use them.
+
+";
+
+/// Every field of the resource with its type, default, bounds and rules, as Markdown: the text of `docs/reference.md`.
+pub fn reference() -> String {
+    let root = schema::openapi();
+    let mut text = INTRODUCTION.to_owned();
+    let _ = writeln!(text, "`apiVersion: {API_VERSION}`, `kind: {KIND}`, namespaced, short name `rbc`.");
+    let rules = rules(&root);
+    if !rules.is_empty() {
+        let _ = writeln!(text, "\n{rules}");
+    }
+    let properties = root.get("properties").and_then(Value::as_object).into_iter().flatten();
+    for (name, field) in properties.filter(|(name, _)| *name != "metadata") {
+        section(&mut text, name, field);
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+/// The section of one object, followed by those of the objects in it.
+fn section(text: &mut String, path: &str, object: &Value) {
+    let _ = writeln!(text, "\n## `{path}`\n");
+    if let Some(description) = description(object) {
+        let _ = writeln!(text, "{description}\n");
+    }
+    let fields = fields(object);
+    let required: Vec<&str> =
+        object.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    text.push_str("| field | type | default | what it is |\n|---|---|---|---|\n");
+    for (name, field) in fields {
+        let default = match field.get("default") {
+            Some(default) => format!("`{default}`"),
+            None if required.contains(&name.as_str()) => "required".to_owned(),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "| `{name}` | {} | {default} | {} |", kind(field), explanation(field));
+    }
+    let rules = rules(object);
+    if !rules.is_empty() {
+        let _ = writeln!(text, "\n{rules}");
+    }
+    for (name, field) in fields {
+        if field.get("type").and_then(Value::as_str) == Some("array") {
+            if let Some(items) = field.get("items").filter(|items| is_ours(items)) {
+                section(text, &format!("{path}.{name}[]"), items);
+            }
+        } else if is_ours(field) {
+            section(text, &format!("{path}.{name}"), field);
+        }
+    }
+}
+
+/// Whether the fields of an object are Robeing's own. Those of Kubernetes' own objects, such as a container, come without
+/// descriptions and are documented by Kubernetes.
+fn is_ours(object: &Value) -> bool {
+    fields(object).values().any(|field| description(field).is_some())
+}
+
+fn fields(object: &Value) -> &Map<String, Value> {
+    static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+    object.get("properties").and_then(Value::as_object).unwrap_or(&NONE)
+}
+
+fn description(schema: &Value) -> Option<&str> {
+    schema.get("description").and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn refusals(schema: &Value) -> impl Iterator<Item = String> {
+    messages(schema).into_iter().map(|message| format!("*{message}*"))
+}
+
+/// What a field is, its bounds, and what is refused, for one cell of a table.
+fn explanation(field: &Value) -> String {
+    let mut parts: Vec<String> = description(field).map(str::to_owned).into_iter().collect();
+    parts.extend(bounds(field));
+    // The rules of an object with a section of its own stand there.
+    let items = field.get("items").filter(|items| !is_ours(items));
+    if !is_ours(field) {
+        parts.extend(refusals(field));
+        for inner in [items, field.get("additionalProperties")].into_iter().flatten() {
+            parts.extend(refusals(inner));
+        }
+    }
+    parts.join(" ").replace("\n\n", " ").replace('|', "\\|")
+}
+
+fn kind(field: &Value) -> String {
+    let integer_or_string = field.get("x-kubernetes-int-or-string").is_some();
+    let name = field.get("type").and_then(Value::as_str).unwrap_or(if integer_or_string { "quantity" } else { "any" });
+    match (field.get("enum").and_then(Value::as_array), name) {
+        (Some(values), _) => values
+            .iter()
+            .map(|value| format!("`{}`", value.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", "),
+        (None, "array") => format!("list of {}", field.get("items").map_or("any".to_owned(), kind)),
+        (None, "object") => match field.get("additionalProperties") {
+            Some(values) => format!("map of {}", kind(values)),
+            None => "object".to_owned(),
+        },
+        (None, name) => name.to_owned(),
+    }
+}
+
+/// The bounds that the schema states beside its rules, as a sentence each.
+fn bounds(field: &Value) -> Vec<String> {
+    let number = |keyword: &str| field.get(keyword).and_then(Value::as_f64);
+    let range = |least: Option<f64>, most: Option<f64>, unit: &str| match (least, most) {
+        (Some(least), Some(most)) => Some(format!("{least} to {most}{unit}.")),
+        (Some(least), None) => Some(format!("At least {least}{unit}.")),
+        (None, Some(most)) => Some(format!("At most {most}{unit}.")),
+        (None, None) => None,
+    };
+    [
+        range(number("minimum"), number("maximum"), ""),
+        range(number("minLength"), number("maxLength"), " characters"),
+        range(number("minItems"), number("maxItems"), " items"),
+        range(number("minProperties"), number("maxProperties"), " entries"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn messages(schema: &Value) -> Vec<&str> {
+    let rules = schema.get("x-kubernetes-validations").and_then(Value::as_array);
+    rules.into_iter().flatten().filter_map(|rule| rule.get("message").and_then(Value::as_str)).collect()
+}
+
+/// What is refused in an object as a whole, as a list.
+fn rules(object: &Value) -> String {
+    let messages = messages(object);
+    if messages.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<String> = messages.iter().map(|message| format!("- *{message}*")).collect();
+    format!("Refused, each with its sentence:\n\n{}", lines.join("\n"))
+}

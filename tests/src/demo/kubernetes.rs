@@ -1,0 +1,196 @@
+//! The demo on Kubernetes: charts installed by helm, the example applied by kubectl, pods deleted instead of processes
+//! killed. The cluster is that of `KUBECONFIG`, or one that is made for it and removed.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use devkube::{Cluster, TestCluster};
+use robeing::{
+    client::Settings,
+    kubernetes::{self as connection, Place},
+};
+use robeing_crds::RobeingCluster;
+use robeing_proto::v1::{Agent, FleetStatus};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    narrator::Narrator,
+    play::{self, Stage},
+    work::Exercise,
+};
+use crate::kubernetes as suite;
+
+/// The demo ends within this time, well or not, once there is a cluster.
+const TIME_LIMIT: Duration = Duration::from_secs(900);
+/// Time that pods have to be ready, and to be gone.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// For how long a call to the fleet is tried: longer than a coordinator takes to be replaced.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The namespace of the demo's fleet.
+const NAMESPACE: &str = "robeing-demo";
+
+/// A fleet on a cluster.
+struct Fleet<'a> {
+    cluster: &'a TestCluster,
+    name: String,
+    /// Coordinators and agents, those that stand by included.
+    wanted: (u32, u32),
+}
+
+impl Stage for Fleet<'_> {
+    const STRUCK: &'static str = "deleted";
+    const SUDDEN: bool = false;
+
+    async fn strike_agent(&self, agent: &Agent) -> Result<String> {
+        self.delete_pod(&agent.name).await
+    }
+
+    async fn strike_leader(&self, status: &FleetStatus) -> Result<String> {
+        let done = self.delete_pod(&status.leader).await?;
+        Ok(format!("{done}, the leader"))
+    }
+}
+
+impl Fleet<'_> {
+    async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.cluster.kubectl(&[&["--namespace", NAMESPACE], arguments].concat()).await?)
+    }
+
+    async fn delete_pod(&self, name: &str) -> Result<String> {
+        self.kubectl(&["delete", "pod", name, "--wait=false"]).await?;
+        Ok(format!("kubectl delete pod {name}"))
+    }
+
+    /// Waits until the resource says that everything it asks for is there.
+    async fn ready(&self) -> Result<()> {
+        let (coordinators, agents) = self.wanted;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let text = self.kubectl(&["get", "rbc", &self.name, "--output=json"]).await?;
+            let found: Value = serde_json::from_str(&text).context("kubectl gives JSON")?;
+            let status = &found["status"];
+            let is_true = |condition: &&Value| condition["type"] == "Ready" && condition["status"] == "True";
+            let ready = status["conditions"].as_array().into_iter().flatten().any(|condition| is_true(&condition));
+            let working =
+                status["agents"]["ready"].as_u64().unwrap_or(0) + status["agents"]["standby"].as_u64().unwrap_or(0);
+            let up = (status["coordinators"]["ready"].as_u64(), status["coordinators"]["voters"].as_u64());
+            let all = (Some(u64::from(coordinators)), Some(u64::from(coordinators)));
+            if ready && up == all && working >= u64::from(agents) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let pods = self.kubectl(&["get", "rbc,pods", "--output=wide"]).await.unwrap_or_default();
+                bail!("the fleet is not as its resource asks after {PATIENCE:?}: {status}\n{pods}");
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Runs the demo. `stop` ends it early, in order.
+///
+/// # Errors
+/// When anything is not as it should be, when time is up, or when it was stopped.
+pub(super) async fn run(manifest: &str, exercises: &[Exercise], stop: impl Future<Output = ()>) -> Result<()> {
+    let fleet = robeing_crds::parse_manifest(manifest)?;
+    let folder = tempfile::tempdir().context("no temporary directory could be made")?;
+    let archives = [suite::archive()?, suite::write_userland(folder.path())?];
+    let mut narrator = Narrator::new();
+    narrator.say("a Kubernetes of three nodes");
+    let cluster = Cluster::for_tests().await?;
+    let played = tokio::select! {
+        played = timeout(TIME_LIMIT, perform(&cluster, &fleet, &archives, exercises, &mut narrator)) => {
+            played.unwrap_or_else(|_| bail!("not done after {TIME_LIMIT:?}"))
+        }
+        () = stop => Err(anyhow!("stopped by a signal before all was done")),
+    };
+    narrator.say("uninstalling, and removing the cluster if it was made for this");
+    let removed = remove(&cluster).await;
+    let down = cluster.down().await;
+    let summary = played?;
+    removed?;
+    down?;
+    narrator.summary(&summary);
+    Ok(())
+}
+
+async fn perform(
+    cluster: &TestCluster,
+    resource: &RobeingCluster,
+    archives: &[impl AsRef<Path>],
+    exercises: &[Exercise],
+    narrator: &mut Narrator,
+) -> Result<Vec<String>> {
+    for archive in archives {
+        cluster.load_image(archive.as_ref()).await?;
+    }
+    narrator.say("helm install robeing-crds, helm install robeing");
+    suite::install(cluster, 2).await?;
+    let fleet = apply(cluster, resource, narrator).await?;
+    fleet.ready().await?;
+    let table = fleet.kubectl(&["get", "robeingclusters"]).await?;
+    narrator.say("kubectl get robeingclusters");
+    narrator.plain(table.trim_end());
+    let place = Place {
+        kubeconfig: Some(cluster.kubeconfig().to_owned()),
+        namespace: Some(NAMESPACE.into()),
+        cluster: Some(fleet.name.clone()),
+        ..Place::default()
+    };
+    let settings = Settings { request_timeout: REQUEST_TIMEOUT, ..Settings::default() };
+    let found = connection::find(&place, false, settings).await?;
+    let summary = play::play(&fleet, found.client, exercises, narrator).await?;
+    fleet.ready().await.context("what was deleted was not replaced")?;
+    narrator.say("both pods were replaced; kubectl get robeingclusters");
+    let table = fleet.kubectl(&["get", "robeingclusters"]).await?;
+    narrator.plain(table.trim_end());
+    narrator.say("kubectl delete robeingcluster");
+    let wait = format!("--timeout={}s", PATIENCE.as_secs());
+    fleet.kubectl(&["delete", "robeingcluster", &fleet.name, "--wait=true", &wait]).await?;
+    fleet.kubectl(&["wait", "--for=delete", "pods", "--all", &wait]).await?;
+    narrator.say("every pod of it is gone");
+    Ok(summary)
+}
+
+/// Applies the example. Its tasks run in an image that was given to the nodes, because they may have no registry.
+async fn apply<'a>(cluster: &'a TestCluster, resource: &RobeingCluster, narrator: &mut Narrator) -> Result<Fleet<'a>> {
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    });
+    cluster.kubectl_with(&["apply", "-f", "-"], &namespace.to_string()).await?;
+    let name = resource.metadata.name.clone().context("the manifest names no cluster")?;
+    let mut manifest = serde_json::to_value(resource).context("a resource has a JSON form")?;
+    manifest["metadata"]["namespace"] = json!(NAMESPACE);
+    let mut agents = 0;
+    for pool in manifest["spec"]["pools"].as_array_mut().into_iter().flatten() {
+        pool["container"] = json!({"image": suite::USERLAND});
+        agents += pool["replicas"].as_u64().unwrap_or(0) + pool["standby"].as_u64().unwrap_or(0);
+    }
+    narrator.say(&format!(
+        "kubectl apply {name}: {} coordinators, {agents} agents; tasks run in the image {}",
+        resource.spec.coordinators.replicas,
+        suite::USERLAND
+    ));
+    cluster.kubectl_with(&["apply", "-f", "-"], &manifest.to_string()).await?;
+    let agents = u32::try_from(agents).context("too many agents")?;
+    Ok(Fleet { cluster, name, wanted: (resource.spec.coordinators.replicas, agents) })
+}
+
+/// Removes what [`perform`] made, however far it came.
+async fn remove(cluster: &TestCluster) -> Result<()> {
+    // While there is an operator to end the fleets of the namespace.
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=120s"]).await?;
+    let installed = cluster.helm(&["list", "--namespace", suite::SYSTEM, "--short"]).await?;
+    if installed.lines().any(|release| release == "robeing") {
+        suite::uninstall(cluster).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The demo on this machine: a fleet of processes that are killed.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use nix::sys::signal::Signal;
+use robeing_proto::v1::{Agent, FleetStatus};
+use tokio::time::timeout;
+
+use super::{
+    TIME_LIMIT,
+    narrator::Narrator,
+    play::{self, Stage},
+    remains,
+    work::Exercise,
+};
+use crate::local_fleet::{LocalFleet, Place, signal};
+
+/// Time the fleet has to be ready.
+const READY: Duration = Duration::from_secs(30);
+
+impl Stage for LocalFleet {
+    const STRUCK: &'static str = "killed";
+    const SUDDEN: bool = true;
+
+    async fn strike_agent(&self, agent: &Agent) -> Result<String> {
+        signal(agent.pid, Signal::SIGKILL)?;
+        Ok(format!("SIGKILL {} (process {})", agent.name, agent.pid))
+    }
+
+    async fn strike_leader(&self, status: &FleetStatus) -> Result<String> {
+        let pid = self.leader_pid(status)?;
+        signal(pid, Signal::SIGKILL)?;
+        Ok(format!("SIGKILL the leader {} (process {pid})", status.leader))
+    }
+}
+
+/// Runs the demo. `stop` ends it early, in order.
+///
+/// # Errors
+/// When anything is not as it should be, when time is up, or when it was stopped.
+pub(super) async fn run(
+    manifest: &str,
+    place: &Place,
+    exercises: &[Exercise],
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let mut narrator = Narrator::new();
+    remains::adopt_orphans()?;
+    let mut fleet = LocalFleet::start(manifest, place).await?;
+    let (played, was_stopped) = tokio::select! {
+        played = timeout(TIME_LIMIT, perform(&fleet, exercises, &mut narrator)) => {
+            (played.unwrap_or_else(|_| bail!("not done after {TIME_LIMIT:?}")), false)
+        }
+        () = stop => (Err(anyhow!("stopped by a signal before all was done")), true),
+    };
+    narrator.say("stopping the fleet");
+    let pids = fleet.stop().await;
+    if played.is_err() && !was_stopped {
+        let kept = fleet.keep_directory().join("logs");
+        narrator.plain(&format!("the logs of all processes are kept in {}", kept.display()));
+    }
+    drop(fleet);
+    let left = remains::nothing_left(&pids).await;
+    let summary = played?;
+    left?;
+    narrator.say(&format!("all {} processes are gone, and whatever they started", pids.len()));
+    narrator.summary(&summary);
+    Ok(())
+}
+
+async fn perform(fleet: &LocalFleet, exercises: &[Exercise], narrator: &mut Narrator) -> Result<Vec<String>> {
+    let plan = fleet.processes().plan();
+    narrator.say(&format!(
+        "starting {} processes: {} coordinators, {} agents and {} standing by",
+        plan.processes.len(),
+        plan.coordinators.len(),
+        plan.agents.0,
+        plan.agents.1
+    ));
+    let client = fleet.client()?;
+    let status = fleet.whole(&client, READY).await?;
+    narrator.say(&format!("the fleet is whole; {} leads in term {}", status.leader, status.term));
+    play::play(fleet, client, exercises, narrator).await
+}

@@ -1,0 +1,40 @@
+//! Robeing's charts as a user installs them, and their removal with everything they leave.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use devkube::TestCluster;
+
+use super::image::FIRST;
+
+/// Namespace of the operator.
+pub const SYSTEM: &str = "robeing-system";
+
+/// Installs both charts, with so many operators of [`FIRST`], and waits until they are ready.
+///
+/// # Errors
+/// What helm said.
+pub async fn install(cluster: &TestCluster, operators: usize) -> Result<()> {
+    let charts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts");
+    let chart = |name: &str| charts.join(name).display().to_string();
+    let (_, tag) = FIRST.split_once(':').context("an image has a tag")?;
+    let (tag, replicas) = (format!("image.tag={tag}"), format!("replicas={operators}"));
+    let within = ["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=4m"];
+    cluster.helm(&[&["install", "robeing-crds", &chart("robeing-crds")][..], &within].concat()).await?;
+    let settings = ["--set", &tag, "--set", &replicas];
+    cluster.helm(&[&["install", "robeing", &chart("robeing")][..], &settings, &within].concat()).await?;
+    Ok(())
+}
+
+/// Uninstalls both, and removes the definition with every fleet, which uninstalling keeps, and the namespace.
+///
+/// # Errors
+/// What helm or kubectl said.
+pub async fn uninstall(cluster: &TestCluster) -> Result<()> {
+    for release in ["robeing", "robeing-crds"] {
+        cluster.helm(&["uninstall", release, "--namespace", SYSTEM, "--wait"]).await?;
+    }
+    cluster.kubectl(&["delete", "customresourcedefinition", "robeingclusters.robeing.io", "--wait=false"]).await?;
+    cluster.kubectl(&["delete", "namespace", SYSTEM, "--wait=false"]).await?;
+    Ok(())
+}
