@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time};
 
 use robeing_crds::{
-    Executor, ManifestError, RobeingCluster, Role, check_update, limits, parse_manifest, parse_manifests,
+    Executor, ManifestError, RobeingCluster, Role, check_update, find_cluster, limits, parse_manifest, parse_manifests,
 };
 
 const SMALLEST: &str = "
@@ -198,4 +198,35 @@ fn every_limit_is_reached_but_not_passed() {
     parse_manifest(&text(0)).unwrap_or_else(|error| panic!("{error}"));
     let error = parse_manifest(&text(1)).expect_err("everything is one over its limit");
     assert_eq!(error.problems().len(), 9, "{error}");
+}
+
+#[test]
+fn a_cluster_is_found_among_other_resources() {
+    let others = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n---\napiVersion: v1\nkind: ConfigMap\n---";
+    let found = find_cluster(&format!("{others}{SMALLEST}")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(found.cluster.metadata.name.as_deref(), Some("small"));
+    let ignored: Vec<String> = found.ignored.iter().map(ToString::to_string).collect();
+    assert_eq!(ignored, ["document 1 (Namespace team)", "document 2 (ConfigMap)"]);
+    let refusal = found.refusal([("spec.pools".to_owned(), "No.".to_owned())]).to_string();
+    assert_eq!(refusal, "The manifest has a problem:\n  - document 3, spec.pools (line 11, column 1): No.");
+
+    let alone = find_cluster(SMALLEST).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(alone.ignored, []);
+    let refusal = alone.refusal([("kind".to_owned(), "No.".to_owned())]).to_string();
+    assert_eq!(refusal, "The manifest has a problem:\n  - kind (line 3, column 1): No.");
+}
+
+#[test]
+fn where_there_is_not_one_cluster_it_is_said() {
+    let refusal = |text: &str| find_cluster(text).expect_err(text).to_string();
+    let second = SMALLEST.replace("small", "large").replace("spec: {}", "spec: {pools: 5}");
+    assert_eq!(
+        refusal(&format!("{SMALLEST}---{second}")),
+        "The manifest holds 2 RobeingClusters (small, large), but only one can be used here; keep one."
+    );
+    let other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+    assert!(refusal(other).contains("kind must be RobeingCluster, but is \"ConfigMap\""), "{}", refusal(other));
+    assert!(refusal(&format!("{other}---\n{other}")).contains("document 2, kind"));
+    assert!(refusal(&format!("5\n---{SMALLEST}")).contains("document 1"), "no resource, so a mistake");
+    assert_eq!(refusal(""), ManifestError::Empty.to_string());
 }

@@ -82,6 +82,8 @@ fn rules_about_coordinators() {
         (coordinators("replicas: 2"), "spec.coordinators.replicas", odd),
         (coordinators("replicas: 6"), "spec.coordinators.replicas", odd),
         (coordinators("replicas: 9"), "spec.coordinators.replicas", "This must be at most 7, but is 9."),
+        (coordinators("replicas: 8"), "spec.coordinators.replicas", "This must be at most 7, but is 8."),
+        (coordinators("replicas: 0"), "spec.coordinators.replicas", "This must be at least 1, but is 0."),
         (coordinators("replicas: -1"), "spec.coordinators.replicas", "This must be at least 1, but is -1."),
         (
             coordinators("replicas: \"3\""),

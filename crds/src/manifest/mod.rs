@@ -2,6 +2,7 @@
 //! CEL rules, with every problem reported at once. Works on text alone; where the text comes from is the
 //! caller's business.
 
+mod among;
 mod problem;
 mod rules_check;
 mod schema_check;
@@ -14,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
 
+pub use among::{Ignored, Manifest, find_cluster};
 pub use problem::{ManifestError, Place, Problem};
 
 use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};

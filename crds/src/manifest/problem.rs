@@ -116,6 +116,11 @@ impl<'a> Report<'a> {
         self.problems.is_empty()
     }
 
+    /// Whether there is a problem of the field at `path` itself.
+    pub(super) fn names(&self, path: &str) -> bool {
+        self.problems.iter().any(|problem| problem.path == path)
+    }
+
     /// Adds a problem, unless there are already as many as are reported.
     pub(super) fn add(&mut self, path: &str, message: String) {
         if self.problems.len() < MAX_PROBLEMS {

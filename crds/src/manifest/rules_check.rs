@@ -8,7 +8,8 @@ use super::problem::Report;
 /// Runs every rule over `object`; the rules about changes only when there is an `old` object.
 ///
 /// A rule that meets a value of the wrong type cannot be evaluated. That is left out when something else was
-/// found, because the cause then has a problem of its own.
+/// found, because the cause then has a problem of its own. So is a broken rule about a number or text that has a
+/// problem already: one sentence about it is enough.
 pub(super) fn check(schema: &Value, object: &Value, old: Option<&Value>, report: &mut Report) {
     let Err(errors) = Validator::new().validate(schema, object, old) else {
         return;
@@ -16,7 +17,10 @@ pub(super) fn check(schema: &Value, object: &Value, old: Option<&Value>, report:
     let (broken, not_evaluated): (Vec<_>, Vec<_>) =
         errors.into_iter().partition(|error| error.kind == ErrorKind::ValidationFailure);
     for error in broken {
-        report.add(error.field_path.trim_start_matches('.'), error.message);
+        let path = error.field_path.trim_start_matches('.');
+        if !(report.names(path) && is_single(object, path)) {
+            report.add(path, error.message);
+        }
     }
     if report.is_empty() {
         for error in not_evaluated {
@@ -26,4 +30,10 @@ pub(super) fn check(schema: &Value, object: &Value, old: Option<&Value>, report:
             );
         }
     }
+}
+
+/// Whether the field at this path is a single value, not a map or a list.
+fn is_single(object: &Value, path: &str) -> bool {
+    let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
+    object.pointer(&pointer).is_some_and(|value| !value.is_object() && !value.is_array())
 }

@@ -21,7 +21,7 @@ pub(super) struct Document {
 }
 
 /// Where the fields of a document stand in its text, by path.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Places(HashMap<String, Place>);
 
 impl Places {

@@ -1,0 +1,101 @@
+//! The one `RobeingCluster` of a manifest in which other resources may stand beside it, as users keep them together.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{
+    ManifestError, check_document, parse_manifest,
+    problem::Report,
+    yaml::{self, Document, Places},
+};
+use crate::{KIND, RobeingCluster};
+
+/// A manifest with one `RobeingCluster`. It remembers where the cluster's fields stand in the text, so that who uses it
+/// can refuse it in the same way.
+#[derive(Debug)]
+pub struct Manifest {
+    /// The cluster, with the schema's defaults filled in.
+    pub cluster: RobeingCluster,
+    /// The other resources, in the order of the text.
+    pub ignored: Vec<Ignored>,
+    document: Option<usize>,
+    places: Places,
+}
+
+/// A resource of another kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// Which document of the manifest, from 1.
+    pub document: usize,
+    /// Its kind, such as `ConfigMap`.
+    pub kind: String,
+    /// Its name; empty where it has none.
+    pub name: String,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "document {} ({}", self.document, self.kind)?;
+        if !self.name.is_empty() {
+            write!(f, " {}", self.name)?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl Manifest {
+    /// A refusal of the cluster for problems that are given as the path of a field and a sentence, at least one.
+    pub fn refusal(&self, problems: impl IntoIterator<Item = (String, String)>) -> ManifestError {
+        let mut report = Report::new(self.document, &self.places);
+        for (path, message) in problems {
+            report.add(&path, message);
+        }
+        ManifestError::Invalid { problems: report.into_problems() }
+    }
+}
+
+/// Reads a manifest for its one `RobeingCluster`; resources of other kinds are passed over, and told.
+///
+/// # Errors
+/// As [`parse_manifest`]; what is wrong with other resources is none of its business.
+pub fn find_cluster(text: &str) -> Result<Manifest, ManifestError> {
+    let documents = yaml::read(text)?;
+    let many = documents.len() > 1;
+    let mut ignored = Vec::new();
+    let mut clusters = Vec::new();
+    for (index, document) in documents.into_iter().enumerate() {
+        match other_resource(index + 1, &document) {
+            Some(other) => ignored.push(other),
+            None => clusters.push((index + 1, document)),
+        }
+    }
+    let is_cluster = |document: &Document| document.value.get("kind").is_some_and(|kind| kind == KIND);
+    if clusters.len() > 1 && clusters.iter().all(|(_, document)| is_cluster(document)) {
+        return Err(ManifestError::Several { names: clusters.iter().map(|(_, found)| name_of(found)).collect() });
+    }
+    let (Some((number, document)), true) = (clusters.pop(), clusters.is_empty()) else {
+        // None of them is a cluster, or not all of them are resources: every document gets its sentence.
+        let cluster = parse_manifest(text)?;
+        return Ok(Manifest { cluster, ignored, document: None, places: Places::default() });
+    };
+    let number = many.then_some(number);
+    let mut report = Report::new(number, &document.places);
+    match check_document(&document, &mut report) {
+        Some(cluster) if report.is_empty() => {
+            Ok(Manifest { cluster, ignored, document: number, places: document.places })
+        }
+        _ => Err(ManifestError::Invalid { problems: report.into_problems() }),
+    }
+}
+
+/// The resource of a document, if it is one and no `RobeingCluster`.
+fn other_resource(document: usize, read: &Document) -> Option<Ignored> {
+    read.value.get("apiVersion")?.as_str()?;
+    let kind = read.value.get("kind")?.as_str()?;
+    (kind != KIND).then(|| Ignored { document, kind: kind.to_owned(), name: name_of(read) })
+}
+
+fn name_of(document: &Document) -> String {
+    document.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
