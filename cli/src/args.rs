@@ -1,9 +1,10 @@
 //! The command line: what may be written, and its help.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, io, path::PathBuf, time::Duration};
 
 use clap::{
-    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource,
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable, error::ErrorKind,
+    parser::ValueSource,
 };
 use clap_complete::Shell;
 
@@ -50,9 +51,9 @@ pub enum Command {
 #[command(next_help_heading = "Fleet")]
 pub struct Connection {
     /// Where a coordinator listens, host:port or http://host:port. Repeat it, or separate several by commas: any
-    /// coordinator will do, and the next is asked when one does not answer. Without it and --cluster: the newest fleet
-    /// that `robeing dev` runs for this user, else http://127.0.0.1:8080; as `kubectl robeing`, the RobeingCluster of the
-    /// current namespace
+    /// coordinator will do, and the next is asked when one does not answer. Without it (an empty ROBEING_ENDPOINT counts
+    /// as unset) and --cluster: the newest fleet that `robeing dev` runs for this user, else http://127.0.0.1:8080; as
+    /// `kubectl robeing`, the RobeingCluster of the current namespace
     #[arg(
         long,
         global = true,
@@ -182,14 +183,21 @@ The fleet's endpoints are written to a file for this user alone, in $XDG_RUNTIME
 robeing-UID in the directory for temporary files. So the other commands find the newest running fleet by themselves; \
 --fleet NAME chooses among several, and --endpoint reaches any.
 
-Ctrl-C, SIGTERM, and even SIGKILL of this process end all processes of the fleet. Ctrl-C twice kills them.")]
+Commands run on this machine as they are: a pool's `container` is for Kubernetes.
+
+Ctrl-C and SIGTERM stop the fleet in order: agents get some seconds to finish what they run and hand back the rest, \
+then the coordinators end. Ctrl-C again ends all of them at once. Either way, and even when this process is killed with \
+SIGKILL, the coordinators, the agents and the process groups of the commands they run end. A process that left its group \
+with setsid goes on. A temporary directory that was left by SIGKILL is removed by the next `robeing dev`.
+
+Other resources in the manifest, beside its one RobeingCluster, are ignored.")]
 pub struct DevArgs {
     /// The manifest of a RobeingCluster; - reads standard input
     #[arg(short, long = "filename", value_name = "MANIFEST")]
     pub filename: PathBuf,
 
-    /// Where to keep the fleet's data, so that it goes on where it was when it is started again. Without it, a
-    /// temporary directory that is removed at the end
+    /// Where to keep the fleet's data, so that it goes on where it was when it is started again: a directory that is
+    /// new, empty, or made so before. Without it, a temporary directory that is removed at the end
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
@@ -224,9 +232,16 @@ All lines are read before anything is submitted.
 
 Without --wait, the ids of the tasks are printed, one per line. With --wait, the output of a single task is written as \
 it is, and many tasks are printed as a list. The ids of tasks are drawn here, so a submission that had to be repeated, to \
-another coordinator perhaps, is one task all the same.")]
+another coordinator perhaps, is one task all the same.
+
+With -o json or yaml, the task of --input is one object and the tasks of --inputs are a list, also when there is one. The \
+fields are those of `robeing task`, and without --wait there are id and, where it applies, existing (its key was known) \
+and refusal.
+
+An input has at most 1 MiB; --inputs has at most 1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
-    /// What is to be done; matched with the specializations of agents
+    /// What is to be done. Agents with a specialization of this name are preferred; the others take the task, too. To
+    /// require one, use --specialization
     #[arg(long)]
     pub kind: String,
 
@@ -270,15 +285,16 @@ pub struct SubmitArgs {
     #[arg(long, value_enum)]
     pub role: Option<AgentRole>,
 
-    /// Only agents with this specialization take the task
+    /// Only agents with this specialization take the task; while there is none, it waits
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
 
-    /// Idempotency key: a second submission with this key is the first one's task
+    /// Idempotency key: a second submission with this key is the first one's task, with its input and options
     #[arg(long, value_name = "IDEMPOTENCY", conflicts_with = "inputs")]
     pub key: Option<String>,
 
-    /// Who submits, for listing and fair sharing; the user's name unless given
+    /// Who submits, for listing and fair sharing. Without it: $USER, else the user's name on this machine, else
+    /// "anonymous"
     #[arg(long, env = "ROBEING_SUBMITTER", hide_env_values = true, value_name = "NAME")]
     pub submitter: Option<String>,
 
@@ -457,6 +473,28 @@ pub fn grammar(name: &'static str) -> clap::Command {
     Cli::command().bin_name(name).display_name(name).after_help(Exit::table())
 }
 
+/// Arguments that the environment may give: their command, if not all, their id, and the variable.
+const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 3] = [
+    (None, "endpoint", "ROBEING_ENDPOINT"),
+    (Some("dev"), "agent_bin", "ROBEING_AGENT_BIN"),
+    (Some("submit"), "submitter", "ROBEING_SUBMITTER"),
+];
+
+/// The grammar without the variables that are empty, which count as unset.
+fn without_empty_variables(mut grammar: clap::Command) -> clap::Command {
+    for (command, id, variable) in FROM_ENVIRONMENT {
+        if env::var_os(variable).is_none_or(|value| !value.is_empty()) {
+            continue;
+        }
+        let forget = |argument: clap::Arg| argument.env(Resettable::Reset);
+        grammar = match command {
+            None => grammar.mut_arg(id, forget),
+            Some(name) => grammar.mut_subcommand(name, |command| command.mut_arg(id, forget)),
+        };
+    }
+    grammar
+}
+
 /// Reads a command line, the program's name first.
 ///
 /// # Errors
@@ -464,7 +502,7 @@ pub fn grammar(name: &'static str) -> clap::Command {
 pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
     let program = line.first().cloned().unwrap_or_default();
     let name = called_as(&program.to_string_lossy());
-    let mut grammar = grammar(name);
+    let mut grammar = without_empty_variables(grammar(name));
     let matches = grammar.try_get_matches_from_mut(line)?;
     // What the environment says gives way to the command line.
     let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -480,18 +518,21 @@ pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
 }
 
 impl SubmitArgs {
-    /// The inputs of the tasks, read.
+    /// The inputs of the tasks, read. On a thread of their own, because standard input may keep one waiting.
     ///
     /// # Errors
     /// As of [`inputs::read_input`] and [`inputs::read_lines`].
-    pub fn read_inputs(&self) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
-        match (&self.inputs, &self.input) {
-            (Some(file), _) => inputs::read_lines(file),
+    pub async fn read_inputs(&self) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
+        let (many, one) = (self.inputs.clone(), self.input.clone());
+        let reading = tokio::task::spawn_blocking(move || match (many, one) {
+            (Some(file), _) => inputs::read_lines(&file),
             (None, Some(file)) => {
-                Ok(vec![inputs::LineInput { input: inputs::read_input(file)?, ..Default::default() }])
+                Ok(vec![inputs::LineInput { input: inputs::read_input(&file)?, ..Default::default() }])
             }
             (None, None) => Ok(vec![inputs::LineInput::default()]),
-        }
+        });
+        let failed = |error| inputs::InputError::Read { from: "the input".into(), error: io::Error::other(error) };
+        reading.await.map_err(failed)?
     }
 }
 

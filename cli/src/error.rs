@@ -2,7 +2,14 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::{client::ClientError, dev::DevError, exit::Exit, inputs::InputError, kubernetes::KubernetesError};
+use crate::{
+    client::ClientError,
+    dev::DevError,
+    exit::Exit,
+    inputs::InputError,
+    kubernetes::KubernetesError,
+    render::{plural, short_duration},
+};
 
 /// A command that had no success.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +44,20 @@ pub enum CliError {
         /// Those that run.
         others: Vec<String>,
     },
+    /// Several running `robeing dev` have the name that was asked for.
+    #[error(
+        "{} fleets of `robeing dev` named {name:?} run; choose one by --endpoint:{}",
+        .fleets.len(),
+        .fleets.iter().map(|fleet| format!("\n  --endpoint {fleet}")).collect::<String>()
+    )]
+    SeveralDevFleets {
+        /// What was asked for.
+        name: String,
+        /// Each with its endpoints, the newest first.
+        fleets: Vec<String>,
+    },
     /// Results did not come in time. The tasks go on.
-    #[error("{unfinished} of {total} tasks had not finished after {}; they go on", humantime::format_duration(*.waited))]
+    #[error("{unfinished} of {} had not finished after {}; what is unfinished goes on", plural(*.total, "task"), short_duration(*.waited))]
     WaitTimedOut {
         /// Tasks without a result.
         unfinished: usize,
@@ -101,9 +120,16 @@ impl CliError {
                 ClientError::Refused { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
-            Self::Input(InputError::TooLarge { .. }) => Exit::Refused,
-            Self::Dev(DevError::Manifest { .. } | DevError::Name { .. } | DevError::NoSuchPorts { .. }) => Exit::Usage,
-            Self::Input(_) | Self::Usage(_) => Exit::Usage,
+            Self::Input(InputError::TooLarge { .. } | InputError::LongLine { .. } | InputError::TooMany { .. }) => {
+                Exit::Refused
+            }
+            Self::Dev(
+                DevError::Read { .. }
+                | DevError::Manifest { .. }
+                | DevError::Name { .. }
+                | DevError::NoSuchPorts { .. },
+            ) => Exit::Usage,
+            Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,
             Self::Dev(_) | Self::Read { .. } | Self::Output(_) | Self::Render { .. } => Exit::Local,

@@ -20,7 +20,7 @@ pub enum Exit {
     TimedOut = 6,
     /// Something on this machine failed.
     Local = 7,
-    /// Ended by Ctrl-C.
+    /// Ended by Ctrl-C. `robeing dev`, which Ctrl-C stops in order, ends with [`Exit::Success`] instead.
     Interrupted = 130,
 }
 
@@ -50,13 +50,15 @@ impl Exit {
             Self::TaskFailed => {
                 "a task that was waited for failed, was cancelled or dead-lettered, or its result expired"
             }
-            Self::Usage => "the command line, a manifest or an input file is wrong",
+            Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
-            Self::NotFound => "there is no such task, or no such fleet",
+            Self::NotFound => "there is no such task (malformed ids included), or no such fleet",
             Self::Unreachable => "no coordinator answers, or the fleet has no leader",
             Self::TimedOut => "what was waited for did not happen in the time given",
-            Self::Local => "something on this machine failed: a file, a port, a process",
-            Self::Interrupted => "ended by Ctrl-C",
+            Self::Local => "something on this machine failed: a data directory, a port, a process, a kubeconfig",
+            Self::Interrupted => {
+                "ended by Ctrl-C; robeing dev, which the first one stops in order (0), by a second one"
+            }
         }
     }
 

@@ -1,8 +1,9 @@
-//! The inputs of tasks as users give them: a file, standard input, or a file of JSON lines.
+//! The inputs of tasks as users give them: a file, standard input, or a file of JSON lines. Nothing is read beyond its
+//! limit, because a file may have no end.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
     path::Path,
 };
 
@@ -10,6 +11,13 @@ use serde_json::Value;
 
 /// The largest input of a task, bytes. The fleet refuses more, too.
 pub const INPUT_LIMIT: usize = 1024 * 1024;
+/// The longest line of a file of JSON lines, bytes: JSON may write a byte of a text as six characters (`\u0041`), and
+/// there are the other fields.
+pub const LINE_LIMIT: usize = 6 * INPUT_LIMIT + 64 * 1024;
+/// Lines of a file of JSON lines, at most.
+pub const LINES_LIMIT: usize = 1_000_000;
+/// Bytes of a file of JSON lines, at most: it is held in memory until everything is submitted.
+pub const FILE_LIMIT: u64 = 1024 * 1024 * 1024;
 /// Bad lines that one error names.
 const REPORTED_LINES: usize = 5;
 /// What stands for standard input.
@@ -28,14 +36,30 @@ pub enum InputError {
     },
     /// An input is over [`INPUT_LIMIT`].
     #[error(
-        "{from} is {bytes} bytes; the input of a task may have {INPUT_LIMIT} (1 MiB): put it where the agents can \
-         read it and submit its name"
+        "{from} has more than {INPUT_LIMIT} bytes (1 MiB), which is the most that the input of a task may have: put it \
+         where the agents can read it and submit its name"
     )]
     TooLarge {
         /// The file, with the line where there are several inputs.
         from: String,
-        /// Its size.
-        bytes: usize,
+    },
+    /// A line is over [`LINE_LIMIT`].
+    #[error(
+        "{place} has more than {limit} bytes, and no input of 1 MiB takes as many as JSON: write one JSON value per line"
+    )]
+    LongLine {
+        /// The file with the line.
+        place: String,
+        /// The longest line that is read, bytes.
+        limit: usize,
+    },
+    /// There is more than is read at once.
+    #[error("{from} has more than {limit}, which is the most that is submitted at once: split it")]
+    TooMany {
+        /// The file.
+        from: String,
+        /// What there may be of what.
+        limit: String,
     },
     /// Lines that can't be read. Nothing was submitted.
     #[error("{}", .problems.join("\n"))]
@@ -62,40 +86,52 @@ pub struct LineInput {
     pub priority: Option<u32>,
 }
 
-/// Reads a whole file, or standard input for `-`.
+/// How much of a file of JSON lines is read.
+#[derive(Clone, Copy)]
+struct Limits {
+    line: usize,
+    lines: usize,
+    bytes: u64,
+}
+
+const LIMITS: Limits = Limits { line: LINE_LIMIT, lines: LINES_LIMIT, bytes: FILE_LIMIT };
+
+/// Reads a whole file, or standard input for `-`; not more of it than shows that it is too large.
 ///
 /// # Errors
 /// [`InputError::Read`], and [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
 pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
-    let bytes = read_all(file)?;
-    check_size(&name_of(file), bytes)
+    let from = name_of(file);
+    let mut input = Vec::new();
+    let read = open(file).and_then(|opened| opened.take(INPUT_LIMIT as u64 + 1).read_to_end(&mut input));
+    read.map_err(|error| InputError::Read { from: from.clone(), error })?;
+    check_size(&from, input)
 }
 
 /// Reads a file of JSON lines, or standard input for `-`; see [`parse_lines`].
 ///
 /// # Errors
-/// As of [`parse_lines`], and [`InputError::Read`].
+/// As of [`parse_lines`].
 pub fn read_lines(file: &Path) -> Result<Vec<LineInput>, InputError> {
-    parse_lines(&name_of(file), &read_all(file)?)
+    let from = name_of(file);
+    let opened = open(file).map_err(|error| InputError::Read { from: from.clone(), error })?;
+    parse_lines(&from, opened)
 }
 
 fn name_of(file: &Path) -> String {
     if file.as_os_str() == STDIN { "standard input".into() } else { file.display().to_string() }
 }
 
-fn read_all(file: &Path) -> Result<Vec<u8>, InputError> {
-    let read = if file.as_os_str() == STDIN {
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
-    } else {
-        fs::read(file)
-    };
-    read.map_err(|error| InputError::Read { from: name_of(file), error })
+fn open(file: &Path) -> io::Result<Box<dyn BufRead>> {
+    if file.as_os_str() == STDIN {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    Ok(Box::new(BufReader::new(File::open(file)?)))
 }
 
 fn check_size(from: &str, input: Vec<u8>) -> Result<Vec<u8>, InputError> {
     if input.len() > INPUT_LIMIT {
-        return Err(InputError::TooLarge { from: from.into(), bytes: input.len() });
+        return Err(InputError::TooLarge { from: from.into() });
     }
     Ok(input)
 }
@@ -106,35 +142,77 @@ fn check_size(from: &str, input: Vec<u8>) -> Result<Vec<u8>, InputError> {
 ///
 /// # Errors
 /// [`InputError::BadLines`] with the first few lines that can't be read, [`InputError::TooLarge`] for an input over
-/// [`INPUT_LIMIT`], and [`InputError::Empty`].
-pub fn parse_lines(from: &str, bytes: &[u8]) -> Result<Vec<LineInput>, InputError> {
+/// [`INPUT_LIMIT`], [`InputError::LongLine`] and [`InputError::TooMany`] over the other limits, [`InputError::Read`], and
+/// [`InputError::Empty`].
+pub fn parse_lines(from: &str, text: impl BufRead) -> Result<Vec<LineInput>, InputError> {
+    parse_within(&LIMITS, from, text)
+}
+
+fn parse_within(limits: &Limits, from: &str, mut text: impl BufRead) -> Result<Vec<LineInput>, InputError> {
     let mut inputs = Vec::new();
-    let mut problems = Vec::new();
-    let mut further = 0;
-    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+    let mut bad = BadLines::default();
+    let mut line = Vec::new();
+    let mut bytes = 0;
+    for number in 1.. {
+        line.clear();
+        // A byte more for the end of the line, or to see that there are too many.
+        let read = text.by_ref().take(limits.line as u64 + 1).read_until(b'\n', &mut line);
+        bytes += read.map_err(|error| InputError::Read { from: from.into(), error })? as u64;
+        if line.is_empty() {
+            break;
+        }
+        let too_many = |limit: String| Err(InputError::TooMany { from: from.into(), limit });
+        if number > limits.lines {
+            return too_many(format!("{} lines", limits.lines));
+        }
+        if bytes > limits.bytes {
+            return too_many(format!("{} bytes", limits.bytes));
+        }
+        let place = format!("{from} line {number}");
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        if line.len() > limits.line {
+            return Err(InputError::LongLine { place, limit: limits.line });
+        }
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let place = format!("{from} line {}", index + 1);
         match parse_line(line) {
             Ok(mut parsed) => {
                 parsed.input = check_size(&format!("the input in {place}"), parsed.input)?;
                 inputs.push(parsed);
             }
-            Err(problem) if problems.len() < REPORTED_LINES => problems.push(format!("{place}: {problem}")),
-            Err(_) => further += 1,
+            Err(problem) => bad.add(&place, &problem),
         }
     }
-    if further > 0 {
-        problems.push(format!("{further} more lines of {from} can't be read"));
-    }
-    if !problems.is_empty() {
-        return Err(InputError::BadLines { problems });
-    }
+    bad.check(from)?;
     if inputs.is_empty() {
         return Err(InputError::Empty { from: from.into() });
     }
     Ok(inputs)
+}
+
+/// Lines that can't be read: the first few in words, and how many more there are.
+#[derive(Default)]
+struct BadLines {
+    problems: Vec<String>,
+    further: usize,
+}
+
+impl BadLines {
+    fn add(&mut self, place: &str, problem: &str) {
+        if self.problems.len() < REPORTED_LINES {
+            self.problems.push(format!("{place}: {problem}"));
+        } else {
+            self.further += 1;
+        }
+    }
+
+    fn check(mut self, from: &str) -> Result<(), InputError> {
+        if self.further > 0 {
+            self.problems.push(format!("{} more lines of {from} can't be read", self.further));
+        }
+        if self.problems.is_empty() { Ok(()) } else { Err(InputError::BadLines { problems: self.problems }) }
+    }
 }
 
 fn parse_line(line: &[u8]) -> Result<LineInput, String> {
@@ -190,7 +268,7 @@ mod tests {
     fn a_line_is_a_text_an_object_or_any_json() {
         let lines =
             b"\"plain\"\n\n{\"input\": \"text\", \"key\": \"k1\", \"priority\": 9}\r\n{\"input\": {\"a\": [1]}}\n42\n";
-        let inputs = parse_lines("in.jsonl", lines).expect("all lines are good");
+        let inputs = parse_lines("in.jsonl", &lines[..]).expect("all lines are good");
         let texts: Vec<_> = inputs.iter().map(|line| String::from_utf8_lossy(&line.input).into_owned()).collect();
         assert_eq!(texts, ["plain", "text", "{\"a\":[1]}", "42"]);
         assert_eq!((inputs[1].key.as_deref(), inputs[1].priority), (Some("k1"), Some(9)));
@@ -200,7 +278,7 @@ mod tests {
     #[test]
     fn bad_lines_are_named_by_their_numbers() {
         let lines = b"\"good\"\nplain text\n{\"inptu\": 1}\n{\"key\": \"a\"}\n{\"input\": 1, \"priority\": 11}\n{\"input\": 1, \"key\": 2}";
-        let error = parse_lines("in.jsonl", lines).expect_err("five lines are bad");
+        let error = parse_lines("in.jsonl", &lines[..]).expect_err("five lines are bad");
         insta::assert_snapshot!(error, @r#"
         in.jsonl line 2: not JSON, at column 1: expected value; a text stands in quotes
         in.jsonl line 3: "inptu" is no field; an object has input, key and priority (to pass an object as the input, put it under "input")
@@ -212,7 +290,7 @@ mod tests {
 
     #[test]
     fn only_the_first_bad_lines_are_told() {
-        let error = parse_lines("in.jsonl", b"a\nb\nc\nd\ne\nf\ng").expect_err("all are bad").to_string();
+        let error = parse_lines("in.jsonl", &b"a\nb\nc\nd\ne\nf\ng"[..]).expect_err("all are bad").to_string();
         assert!(error.contains("line 5:") && !error.contains("line 6:"), "{error}");
         assert!(error.ends_with("2 more lines of in.jsonl can't be read"), "{error}");
     }
@@ -220,13 +298,44 @@ mod tests {
     #[test]
     fn the_limit_of_an_input_is_exact() {
         let line = |bytes: usize| format!("\"{}\"", "x".repeat(bytes)).into_bytes();
-        assert_eq!(parse_lines("f", &line(INPUT_LIMIT)).expect("at the limit")[0].input.len(), INPUT_LIMIT);
-        let error = parse_lines("f", &line(INPUT_LIMIT + 1)).expect_err("over the limit");
-        assert!(error.to_string().starts_with("the input in f line 1 is 1048577 bytes"), "{error}");
+        assert_eq!(parse_lines("f", &line(INPUT_LIMIT)[..]).expect("at the limit")[0].input.len(), INPUT_LIMIT);
+        let error = parse_lines("f", &line(INPUT_LIMIT + 1)[..]).expect_err("over the limit");
+        assert!(error.to_string().starts_with("the input in f line 1 has more than 1048576 bytes (1 MiB)"), "{error}");
     }
 
     #[test]
     fn a_file_without_inputs_is_no_mistake_to_pass_over() {
-        assert!(matches!(parse_lines("f", b"\n \n"), Err(InputError::Empty { .. })));
+        assert!(matches!(parse_lines("f", &b"\n \n"[..]), Err(InputError::Empty { .. })));
+    }
+
+    #[test]
+    fn an_input_that_takes_the_most_as_json_fits_a_line() {
+        let line = format!("{{\"input\": \"{}\", \"key\": \"k\", \"priority\": 10}}", "\\u0041".repeat(INPUT_LIMIT));
+        assert_eq!(parse_lines("f", line.as_bytes()).expect("at the limit")[0].input.len(), INPUT_LIMIT);
+    }
+
+    #[test]
+    fn the_limits_of_a_file_are_exact() {
+        let parse = |limits: Limits, text: &[u8]| parse_within(&limits, "f", text);
+        let roomy = Limits { line: 100, lines: 100, bytes: 100 };
+        for (limits, within, over, problem) in [
+            (Limits { line: 3, ..roomy }, &b"\"a\"\n"[..], &b"\"ab\"\n"[..], "f line 1 has more than 3 bytes"),
+            (Limits { line: 3, ..roomy }, b"1\n\"a\"", b"1\n\"ab\"", "f line 2 has more than 3 bytes"),
+            (Limits { lines: 2, ..roomy }, b"1\n2\n", b"1\n2\n3", "f has more than 2 lines"),
+            (Limits { bytes: 4, ..roomy }, b"1\n2\n", b"1\n22\n", "f has more than 4 bytes"),
+        ] {
+            assert!(parse(limits, within).is_ok(), "{problem}");
+            let error = parse(limits, over).expect_err(problem).to_string();
+            assert!(error.starts_with(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_for_ever() {
+        let endless = Path::new("/dev/zero");
+        assert!(matches!(read_input(endless), Err(InputError::TooLarge { .. })));
+        assert!(matches!(read_lines(endless), Err(InputError::LongLine { .. })));
+        let lines = BufReader::new(io::repeat(b'\n'));
+        assert!(matches!(parse_lines("f", lines), Err(InputError::TooMany { .. })));
     }
 }

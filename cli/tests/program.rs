@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, PipeReader, Write},
     net::TcpListener,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
@@ -33,11 +33,11 @@ spec:
 ";
 
 /// Runs until its standard input ends, or SIGTERM.
-const PATIENT_AGENT: &str = "#!/bin/sh\nexec cat >/dev/null\n";
+const PATIENT_AGENT: &str = "exec cat >/dev/null\n";
 /// Says something and fails.
-const FAILING_AGENT: &str = "#!/bin/sh\necho out\necho 'boom: no such disk' >&2\nexit 3\n";
+const FAILING_AGENT: &str = "echo out\necho 'boom: no such disk' >&2\nexit 3\n";
 /// Does not end on SIGTERM.
-const STUBBORN_AGENT: &str = "#!/bin/sh\ntrap '' TERM\nexec cat >/dev/null\n";
+const STUBBORN_AGENT: &str = "trap '' TERM\nexec cat >/dev/null\n";
 
 /// A directory for one test, with a manifest, and commands that see no fleet but the test's own.
 struct Bench {
@@ -61,8 +61,14 @@ impl Bench {
         path
     }
 
+    /// A stand-in for the agent program: it tells its version, and else does this.
     fn agent(&self, script: &str) -> PathBuf {
-        let path = self.write("agent", script);
+        let version = "[ \"$1\" = --version ] && echo robeing-agent 0.0.0 && exit";
+        self.program("agent", &format!("{version}\n{script}"))
+    }
+
+    fn program(&self, name: &str, script: &str) -> PathBuf {
+        let path = self.write(name, &format!("#!/bin/sh\n{script}"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is our file");
         path
     }
@@ -76,6 +82,8 @@ impl Bench {
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
         // No kubeconfig, and no service account of a pod.
         command.env("HOME", self.dir.path());
+        // Directories that are left by killed fleets are the test's own, too.
+        command.env("TMPDIR", self.dir.path());
         for name in
             ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"]
         {
@@ -131,8 +139,24 @@ impl Dev {
     fn start(bench: &Bench, agent: &Path, more: &[&str]) -> Self {
         let agent = agent.display().to_string();
         let line = [&["dev", "-f", "manifest.yaml", "--agent-bin", &agent], more].concat();
-        let mut child = bench.command(&line).stdout(Stdio::piped()).spawn().expect("the program can be started");
-        let stdout = child.stdout.take().expect("it is piped");
+        let mut command = bench.command(&line);
+        let (stdout, output) = std::io::pipe().expect("a pipe");
+        Self::of(command.stdout(output), stdout)
+    }
+
+    /// The same, whose lines are also those of standard error.
+    fn start_with_errors(bench: &Bench, agent: &Path) -> Self {
+        let agent = agent.display().to_string();
+        let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+        let (stdout, output) = std::io::pipe().expect("a pipe");
+        let errors = output.try_clone().expect("a pipe can be shared");
+        Self::of(command.stdout(output).stderr(errors), stdout)
+    }
+
+    fn of(command: &mut Command, stdout: PipeReader) -> Self {
+        let child = command.spawn().expect("the program can be started");
+        // This side's copy of the pipe's other end, which would keep it open.
+        command.stdout(Stdio::null()).stderr(Stdio::inherit());
         let (told, lines) = sync_channel(1_000);
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -207,10 +231,103 @@ fn exit_codes_and_sentences() {
     bench.write("bad.jsonl", "\"good\"\nbad\n");
     bench.run(&["submit", "--kind", "k", "--inputs", "bad.jsonl"]).assert(2, "bad.jsonl line 2: not JSON, at column 1");
     bench.write("large", &"x".repeat(1024 * 1024 + 1));
-    bench.run(&["submit", "--kind", "k", "--input", "large"]).assert(3, "large is 1048577 bytes");
+    bench.run(&["submit", "--kind", "k", "--input", "large"]).assert(3, "large has more than 1048576 bytes (1 MiB)");
     let help = bench.run(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("Exit codes:\n    0  everything asked for was done"), "{}", help.stdout);
+}
+
+/// Waits until a process catches SIGINT.
+fn wait_for_handler(child: &Child) {
+    let status = format!("/proc/{}/status", child.id());
+    wait_until("a handler of SIGINT", || {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+        caught & (1 << (Signal::SIGINT as u32 - 1)) != 0
+    });
+}
+
+/// What users can cause without a fleet, by exit code; those of a live fleet are tested with one.
+#[test]
+fn what_is_done_is_what_the_help_says_of_exit_codes() {
+    let bench = Bench::new();
+    let closed = format!("127.0.0.1:{}", closed_port());
+    bench.write("large", &"x".repeat(1024 * 1024 + 1));
+    bench.write("plain", "x");
+    bench.write("data", "no directory");
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    let task = "0190a5c8-0000-7000-8000-000000000001";
+    let cases: &[(i32, &str, &[&str])] = &[
+        (0, "everything asked for was done", &["crd"]),
+        (2, "the command line", &["nonsense"]),
+        (2, "the command line", &["status", "--endpoint", "https://x"]),
+        (2, "a manifest", &["dev", "-f", "absent"]),
+        (2, "a manifest", &["dev", "-f", "plain", "--agent-bin", &agent]),
+        (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--input", "absent"]),
+        (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--inputs", "plain"]),
+        (3, "an input is over a limit", &["submit", "--kind", "k", "--input", "large"]),
+        (4, "malformed ids included", &["task", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["cancel", "not-an-id", "--endpoint", &closed]),
+        (4, "no such fleet", &["status", "--fleet", "none"]),
+        (5, "no coordinator answers", &["task", task, "--endpoint", &closed]),
+        (7, "a data directory", &["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "data"]),
+        (7, "a process", &["dev", "-f", "manifest.yaml", "--agent-bin", "/bin/true"]),
+        (7, "a kubeconfig", &["status", "--cluster", "c"]),
+    ];
+    let help = bench.run(&["--help"]).stdout;
+    let codes = help.split("Exit codes:\n").nth(1).expect("the help lists them");
+    let meaning = |code: i32| codes.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{code}  ")));
+    for (code, words, line) in cases {
+        let ended = bench.run(line);
+        assert_eq!(ended.code, Some(*code), "{line:?}: {ended:?}");
+        let meaning = meaning(*code).unwrap_or_else(|| panic!("the help does not tell of {code}"));
+        assert!(meaning.contains(words), "{line:?}: {words:?} is not in {meaning:?}");
+    }
+    let mut waiting = bench
+        .command(&["submit", "--kind", "k", "--input", "-", "--endpoint", &closed])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    wait_for_handler(&waiting);
+    kill(Pid::from_raw(i32::try_from(waiting.id()).expect("pids are small")), Signal::SIGINT).expect("it runs");
+    // Its standard input is open until it has ended.
+    let input = waiting.stdin.take();
+    assert_eq!(waiting.wait().expect("it is our child").code(), Some(130));
+    drop(input);
+    assert!(meaning(130).is_some_and(|meaning| meaning.starts_with("ended by Ctrl-C")));
+}
+
+#[test]
+fn what_has_no_end_is_read_to_its_limit() {
+    let bench = Bench::new();
+    for (line, sentence) in [
+        (&["submit", "--kind", "k", "--input", "/dev/zero"][..], "/dev/zero has more than 1048576 bytes (1 MiB)"),
+        (&["submit", "--kind", "k", "--inputs", "/dev/zero"], "/dev/zero line 1 has more than"),
+        (&["submit", "--kind", "k", "--input", "-"], "standard input has more than 1048576 bytes (1 MiB)"),
+        (&["submit", "--kind", "k", "--inputs", "-"], "standard input line 1 has more than"),
+    ] {
+        let zeros = fs::File::open("/dev/zero").expect("every Linux has it");
+        let output = bench.command(line).stdin(zeros).output().expect("the program can be started");
+        Ended::of(output).assert(3, sentence);
+    }
+    bench.run(&["dev", "-f", "/dev/zero"]).assert(2, "at most 1048576 are read");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    let line = dev.line_with(&["endpoints:"]);
+    let endpoint = line.rsplit(' ').next().expect("the line names it");
+    let run = |line: &[&str], variable: &str| {
+        Ended::of(bench.command(line).env(variable, "").output().expect("the program can be started"))
+    };
+    run(&["status"], "ROBEING_ENDPOINT").assert(5, &format!("no fleet answers at {endpoint} "));
+    run(&["submit", "--kind", "k"], "ROBEING_SUBMITTER").assert(5, endpoint);
+    run(&["dev", "-f", "absent"], "ROBEING_AGENT_BIN").assert(2, "can't read the manifest absent");
+    bench.run(&["status", "--endpoint", ""]).assert(2, "is no endpoint");
 }
 
 #[test]
@@ -248,7 +365,7 @@ fn as_a_plugin_of_kubectl_it_calls_itself_so() {
 fn dev_refuses_what_it_cannot_run() {
     let bench = Bench::new();
     let agent = bench.agent(PATIENT_AGENT).display().to_string();
-    bench.run(&["dev", "-f", "absent.yaml"]).assert(7, "can't read the manifest absent.yaml: No such file");
+    bench.run(&["dev", "-f", "absent.yaml"]).assert(2, "can't read the manifest absent.yaml: No such file");
     bench.write("even.yaml", &MANIFEST.replace("replicas: 1}\n  pools", "replicas: 2}\n  pools"));
     bench.run(&["dev", "-f", "even.yaml"]).assert(2, "the manifest even.yaml can't be used:\n");
     bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", "./absent"]).assert(7, "./absent is no program");
@@ -259,6 +376,113 @@ fn dev_refuses_what_it_cannot_run() {
     bench
         .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--port", &port])
         .assert(7, &format!("port {port} of 127.0.0.1 is busy; choose another --port"));
+}
+
+#[test]
+fn dev_refuses_a_program_that_is_no_agent() {
+    let bench = Bench::new();
+    let silent = bench.program("silent", "exit 0\n").display().to_string();
+    for (program, problem) in [
+        ("/bin/true", "to --version it says \"true"),
+        (silent.as_str(), "it says nothing to --version"),
+        (env!("CARGO_BIN_EXE_robeing"), "to --version it says \"robeing 0"),
+    ] {
+        let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", program]);
+        ended.assert(7, &format!("{program} is not robeing-agent ({problem}"));
+    }
+}
+
+#[test]
+fn dev_refuses_executors_that_can_not_run_here() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    let refusal = |executor: &str| {
+        bench.write("refused.yaml", &MANIFEST.replace("echo: {}", executor));
+        bench.run(&["dev", "-f", "refused.yaml", "--agent-bin", &agent])
+    };
+    refusal("worker: {}").assert(
+        2,
+        "spec.pools[0].executor.worker (line 8, column 54): The executor worker is declared and not there yet; use \
+         command, http or echo.",
+    );
+    let absent = refusal("command: {argv: [no-such-program]}");
+    absent.assert(2, "spec.pools[0].executor.command.argv[0] (line 8, column ");
+    absent.assert(2, "The program no-such-program is not in PATH");
+    refusal("command: {argv: [/bin/absent, x]}").assert(2, "The program /bin/absent can't be run (No such file");
+    refusal("command: {argv: [/etc/passwd]}").assert(2, "The program /etc/passwd can't be run (it is not executable)");
+}
+
+#[test]
+fn dev_leaves_directories_of_others_alone() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    fs::create_dir(bench.path("mine")).expect("the directory can be written to");
+    bench.write("mine/notes.txt", "dear diary");
+    bench
+        .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "mine"])
+        .assert(7, "mine is not empty and was not made by `robeing dev --data` (it has notes.txt)");
+    assert_eq!(fs::read_dir(bench.path("mine")).expect("listed").count(), 1, "nothing was added");
+}
+
+#[test]
+fn dev_removes_what_a_killed_one_left_and_nothing_that_is_in_use() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let data = |dev: &mut Dev| -> PathBuf {
+        let line = dev.line_with(&["data:", "removed at the end"]);
+        line.split_whitespace().nth(1).expect("the line names it").into()
+    };
+    let mut killed = Dev::start(&bench, &agent, &[]);
+    let left = data(&mut killed);
+    let pids = ["coordinator-0", "data-0", "data-1"].map(|name| killed.pid_of(name));
+    let mut running = Dev::start(&bench, &agent, &["--name", "running"]);
+    let used = data(&mut running);
+    killed.signal(Signal::SIGKILL);
+    killed.ended();
+    for pid in pids {
+        wait_until("the end of an orphan", || has_ended(pid));
+    }
+    assert!(left.is_dir(), "nobody could remove it yet");
+    let mut next = Dev::start(&bench, &agent, &["--name", "next"]);
+    data(&mut next);
+    assert!(!left.exists(), "{} is removed", left.display());
+    assert!(used.join("logs").is_dir(), "{} is in use", used.display());
+}
+
+#[test]
+fn fleets_of_one_name_are_told_apart_by_their_endpoints() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let endpoint = |dev: &mut Dev| -> String {
+        dev.line_with(&["endpoints:"]).rsplit(' ').next().expect("the line names it").into()
+    };
+    let mut first = Dev::start(&bench, &agent, &[]);
+    let older = endpoint(&mut first);
+    let mut second = Dev::start(&bench, &agent, &[]);
+    let newer = endpoint(&mut second);
+    let named = bench.run(&["agents", "--fleet", "example"]);
+    named.assert(2, "2 fleets of `robeing dev` named \"example\" run; choose one by --endpoint:");
+    named.assert(2, &format!("--endpoint {older} "));
+    named.assert(2, &format!("--endpoint {newer} "));
+    let unnamed = bench.run(&["agents"]);
+    unnamed.assert(5, &format!("note: this is about example at {newer}, the newest of the fleets"));
+    unnamed.assert(5, &format!("example at {older}"));
+}
+
+#[test]
+fn dev_takes_the_one_cluster_of_a_manifest() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let others = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n---\napiVersion: v1\nkind: ConfigMap\n---";
+    bench.write("manifest.yaml", &format!("{others}{MANIFEST}"));
+    let mut dev = Dev::start_with_errors(&bench, &agent);
+    dev.line_with(&["only the RobeingCluster is used; ignored: document 1 (Namespace team), document 2 (ConfigMap)"]);
+    dev.line_with(&["fleet example:"]);
+    drop(dev);
+    bench.write("two.yaml", &format!("{MANIFEST}---{}", MANIFEST.replace("name: example", "name: second")));
+    bench
+        .run(&["dev", "-f", "two.yaml", "--agent-bin", &agent.display().to_string()])
+        .assert(2, "holds 2 RobeingClusters (example, second), but only one can be used here");
 }
 
 #[test]
@@ -277,7 +501,7 @@ fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
     let bench = Bench::new();
     let agent = bench.agent(PATIENT_AGENT);
     let mut dev = Dev::start(&bench, &agent, &["--data", "data"]);
-    dev.line_with(&["fleet example: 1 coordinators, 1 agents and 1 standby"]);
+    dev.line_with(&["fleet example: 1 coordinator, 1 agent and 1 standby"]);
     let coordinator = dev.pid_of("coordinator-0");
     let working = dev.pid_of("data-0");
     let standby = dev.pid_of("data-1");
@@ -318,9 +542,10 @@ fn a_process_that_ignores_sigterm_is_killed_by_a_second_signal() {
     let mut dev = Dev::start(&bench, &agent, &[]);
     let pids = ["coordinator-0", "data-0", "data-1"].map(|name| dev.pid_of(name));
     dev.signal(Signal::SIGINT);
-    dev.line_with(&["stopping"]);
+    dev.line_with(&["stopping", "for up to 4s", "after 5s", "Ctrl-C again ends everything at once"]);
     dev.signal(Signal::SIGINT);
-    assert_eq!(dev.ended(), Some(0));
+    dev.line_with(&["ending everything at once"]);
+    assert_eq!(dev.ended(), Some(130));
     assert!(pids.into_iter().all(has_ended), "a process outlived its fleet");
 }
 
@@ -408,7 +633,7 @@ fn a_suspended_fleet_has_no_agents() {
     bench.write("manifest.yaml", &format!("{MANIFEST}  suspend: true\n"));
     let agent = bench.agent(PATIENT_AGENT);
     let mut dev = Dev::start(&bench, &agent, &[]);
-    dev.line_with(&["1 coordinators, no agents (the manifest says suspend: true)"]);
+    dev.line_with(&["1 coordinator, no agents (the manifest says suspend: true)"]);
     dev.line_with(&["started", "coordinator-0"]);
     dev.signal(Signal::SIGTERM);
     assert_eq!(dev.ended(), Some(0));

@@ -73,16 +73,19 @@ async fn a_user_submits_and_looks() {
     run(&failing).await.assert_failed(1, "out of paper");
     let nobody = robeing::client::new_task_id();
     run(&["task", &nobody]).await.assert_failed(4, &nobody);
-    let ended = run(&["cancel", &nobody]).await;
+    let ended = run(&["cancel", &nobody, "not-an-id"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stdout.contains("never existed"), "each id has its answer: {ended:?}");
+    assert!(ended.stdout.contains("a task's id is a UUID"), "each id has its answer: {ended:?}");
+    run(&["task", "not-an-id"]).await.assert_failed(4, "there is no task \"not-an-id\": a task's id is a UUID");
     let gate = fleet.gate("never");
     terminal.write("endless", &gate.wait());
     let ended = run(&["submit", "--kind", "shell", "--input", "endless", "--wait", "--wait-timeout", "200ms"]).await;
     ended.assert_failed(6, "had not finished");
     let running = run(&["tasks", "--state", "assigned", "-o", "json"]).await.json();
     let id = running[0]["id"].as_str().unwrap_or_else(|| panic!("the task goes on: {running}")).to_owned();
-    run(&["cancel", &id, "--reason", "enough"]).await.success();
+    let cancelled = run(&["cancel", &id, "--reason", "enough", "-o", "json"]).await.json();
+    assert_eq!(cancelled, json!([{"id": id, "state": "TASK_STATE_CANCELLED"}]));
     let ended = run(&["task", &id, "--watch"]).await;
     assert_eq!(ended.code, Some(1), "a cancelled task did not succeed: {ended:?}");
     let task = run(&["task", &id, "-o", "json"]).await.json();
@@ -97,6 +100,30 @@ async fn a_user_submits_and_looks() {
     assert_eq!(run(&["task", &first, "--result"]).await.success(), format!("{first} 1 keyed\n"));
     let why = run(&["task", &first, "--why"]).await;
     assert!(why.success().contains("work-0"), "{why:?}");
+    let ended = run(&["cancel", &first]).await;
+    assert!(ended.success().contains("had succeeded before; nothing was cancelled"), "{ended:?}");
+
+    // What a second submission under a key does not change is told.
+    let again = run(&keyed).await;
+    assert_eq!((again.success().trim(), again.stderr.as_str()), (first.as_str(), ""), "it asks for the same");
+    let again = run(&[&keyed[..], &["--priority", "9", "--deadline", "1m"]].concat()).await;
+    assert_eq!(again.success().trim(), first);
+    let told = format!("the key \"one\" is that of task {first}, which was submitted before");
+    assert!(again.stderr.contains(&told), "{again:?}");
+    assert!(again.stderr.contains("is kept: priority 5, no deadline"), "{again:?}");
+
+    // What is told of a submission has the fields of a task, and many are a list, also when there is one.
+    let again = run(&[&keyed[..], &["-o", "json"]].concat()).await.json();
+    assert_eq!(again, json!({"id": first, "existing": true}));
+    terminal.write("one.jsonl", "\"true\"\n");
+    for more in [&[][..], &["--wait"]] {
+        let line = ["submit", "--kind", "shell", "--inputs", "one.jsonl", "-o", "json"];
+        let submitted = run(&[&line[..], more].concat()).await.json();
+        let id = submitted[0]["id"].as_str().unwrap_or_else(|| panic!("a list of one task: {submitted}")).to_owned();
+        assert_eq!(run(&["task", &id, "-o", "json"]).await.json()["id"], json!(id));
+    }
+    let by = run(&["task", &first, "-o", "json"]).await.json()["submitter"].clone();
+    assert!(by.as_str().is_some_and(|name| !name.is_empty()), "somebody submits: {by}");
 
     fleet.kill("coordinator-0");
     run(&["status"]).await.assert_failed(5, "no fleet answers");

@@ -50,8 +50,9 @@ async fn ctrl_c_ends_the_fleet_and_its_commands() {
     let terminal = Terminal::default();
     let (mut dev, processes) = busy_fleet(&terminal).await;
     dev.signal(Signal::SIGINT);
+    dev.line_with(&["stopping", "hand back the rest", "Ctrl-C again ends everything at once"]).await;
     let status = dev.ended().await;
-    assert!(status.success(), "{status}: {:#?}", dev.lines());
+    assert!(status.success(), "a stop in order is a success: {status}: {:#?}", dev.lines());
     let left: Vec<u32> = processes.into_iter().filter(|pid| is_running(*pid)).collect();
     assert_eq!(left, Vec::<u32>::new(), "nothing outlives a fleet that was stopped");
 }
@@ -63,6 +64,28 @@ async fn a_killed_dev_leaves_nothing_behind() {
     dev.signal(Signal::SIGKILL);
     dev.ended().await;
     all_end(&processes).await;
+}
+
+#[tokio::test]
+async fn a_task_that_runs_when_the_fleet_stops_is_handed_back_and_runs_when_it_starts_again() {
+    let terminal = Terminal::default();
+    terminal.write("manifest.yaml", MANIFEST);
+    terminal.write("once", "[ -e ran ] && echo again || { touch ran; while :; do sleep 0.1; done; }");
+    let start = async || {
+        let dev = terminal.dev(&["-f", "manifest.yaml", "--data", "data"]);
+        dev.line_with(&["ready"]).await;
+        dev
+    };
+    let mut dev = start().await;
+    let line = ["submit", "--kind", "shell", "--input", "once", "--max-attempts", "1"];
+    let id = terminal.run(&line).await.success().trim().to_owned();
+    eventually("the task's first run", async || check(terminal.dir().join("ran").exists(), (), id.clone())).await;
+    dev.signal(Signal::SIGINT);
+    assert!(dev.ended().await.success(), "{:#?}", dev.lines());
+    let _dev = start().await;
+    // An attempt that was lost would have been its only one.
+    terminal.run(&["task", &id, "--watch"]).await.success();
+    assert_eq!(terminal.run(&["task", &id, "--result"]).await.success(), "again\n");
 }
 
 #[tokio::test]

@@ -38,28 +38,46 @@ pub(super) async fn reach(
     Ok((FleetClient::new(&endpoints, settings)?, None))
 }
 
-/// The endpoints of the fleet of that name, or of the newest one, or the default.
+/// The endpoints of the fleet of that name, or of the newest one, or the default. A name that several have is refused:
+/// who names a fleet means a certain one.
 fn choose(mut fleets: Vec<RunningFleet>, name: Option<&str>) -> Result<Vec<String>, CliError> {
     fleets.sort_by_key(|fleet| fleet.started_unix_ms);
     if let Some(name) = name {
-        return match fleets.iter().rfind(|fleet| fleet.name == name) {
-            Some(fleet) => Ok(fleet.endpoints.clone()),
-            None => Err(CliError::NoDevFleet {
+        let named: Vec<&RunningFleet> = fleets.iter().rev().filter(|fleet| fleet.name == name).collect();
+        return match named[..] {
+            [fleet] => Ok(fleet.endpoints.clone()),
+            [] => Err(CliError::NoDevFleet {
                 name: name.into(),
                 others: fleets.into_iter().map(|fleet| fleet.name).collect(),
             }),
+            _ => Err(CliError::SeveralDevFleets {
+                name: name.into(),
+                fleets: named.into_iter().map(described).collect(),
+            }),
         };
     }
-    let several = fleets.len() > 1;
     let Some(newest) = fleets.pop() else { return Ok(vec![DEFAULT_ENDPOINT.into()]) };
-    if several {
-        note(&format!(
-            "note: {} fleets of `robeing dev` run; this is about the newest, {} (choose with --fleet or --endpoint)",
-            fleets.len() + 1,
-            newest.name
-        ));
+    if !fleets.is_empty() {
+        note(&which_of_several(&newest, &fleets));
     }
     Ok(newest.endpoints)
+}
+
+/// A fleet by what tells it from another of its name.
+fn described(fleet: &RunningFleet) -> String {
+    format!("{}   (process {}, data in {})", fleet.endpoints.join(","), fleet.pid, fleet.data.display())
+}
+
+/// Which fleet was taken where none was named, and how to name another.
+fn which_of_several(newest: &RunningFleet, others: &[RunningFleet]) -> String {
+    let by = if others.iter().any(|other| other.name == newest.name) { "--endpoint" } else { "--fleet or --endpoint" };
+    let others: String =
+        others.iter().rev().map(|other| format!("\n  {} at {}", other.name, other.endpoints.join(","))).collect();
+    format!(
+        "note: this is about {} at {}, the newest of the fleets that `robeing dev` runs; choose another with {by}:{others}",
+        newest.name,
+        newest.endpoints.join(",")
+    )
 }
 
 /// How fresh answers must be.
@@ -90,8 +108,31 @@ mod tests {
     fn the_newest_fleet_is_meant_unless_one_is_named() {
         let fleets = || vec![fleet("a", 3), fleet("b", 9), fleet("a", 5)];
         assert_eq!(choose(fleets(), None).expect("some run"), ["http://127.0.0.1:9"]);
-        assert_eq!(choose(fleets(), Some("a")).expect("two have the name"), ["http://127.0.0.1:5"]);
+        assert_eq!(choose(fleets(), Some("b")).expect("one has the name"), ["http://127.0.0.1:9"]);
         let error = choose(fleets(), Some("c")).expect_err("none has the name");
         assert_eq!(error.to_string(), "no fleet of `robeing dev` named \"c\" runs; these do: a, a, b");
+    }
+
+    #[test]
+    fn a_name_that_two_fleets_have_is_refused_with_their_endpoints() {
+        let fleets = vec![fleet("a", 3), fleet("b", 9), fleet("a", 5)];
+        let error = choose(fleets, Some("a")).expect_err("two have the name");
+        assert_eq!(error.exit(), crate::exit::Exit::Usage);
+        insta::assert_snapshot!(error, @r#"
+        2 fleets of `robeing dev` named "a" run; choose one by --endpoint:
+          --endpoint http://127.0.0.1:5   (process 1, data in /tmp)
+          --endpoint http://127.0.0.1:3   (process 1, data in /tmp)
+        "#);
+    }
+
+    #[test]
+    fn where_none_is_named_the_choice_is_told() {
+        insta::assert_snapshot!(which_of_several(&fleet("a", 9), &[fleet("b", 3), fleet("a", 5)]), @"
+        note: this is about a at http://127.0.0.1:9, the newest of the fleets that `robeing dev` runs; choose another with --endpoint:
+          a at http://127.0.0.1:5
+          b at http://127.0.0.1:3
+        ");
+        let told = which_of_several(&fleet("a", 9), &[fleet("b", 3)]);
+        assert!(told.contains("choose another with --fleet or --endpoint:\n  b at"), "{told}");
     }
 }

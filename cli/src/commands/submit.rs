@@ -7,27 +7,32 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use robeing_proto::v1::{Refusal, RetryPolicy, Role, SubmitResult, Task, TaskSpec, TaskState};
+use nix::unistd::{User, geteuid};
+use robeing_proto::v1::{GetTaskRequest, Refusal, RetryPolicy, Role, SubmitResult, Task, TaskSpec, TaskState};
 
 use super::{connect::client, tasks::write_result};
 use crate::{
     args::{AgentRole, Connection, Format, SubmitArgs},
-    client::{FleetClient, SubmitEvent, SubmitOptions},
+    client::{FleetClient, SubmitEvent, SubmitOptions, new_task_id},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
-    render::{note, print_list, print_one, results_table},
+    render::{note, plural, print_list, print_one, results_table, role_word, short_duration, state_in_sentence},
 };
 
 /// Refusals that are told one by one.
 const TOLD_REFUSALS: usize = 10;
+/// Who submits where nothing tells.
+const ANONYMOUS: &str = "anonymous";
 /// Tasks from which on a progress bar is shown.
 const MANY: usize = 2;
 
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let specs = specs(&args, args.read_inputs()?);
+    let specs = specs(&args, args.read_inputs().await?);
     let client = client(fleet, None).await?;
     let total = specs.len();
+    let ids: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
+    let single = specs.first().filter(|_| total == 1).cloned();
     let mut outcome = Outcome::new(total, args.wait);
     let began = Instant::now();
     let submitted = submit(&client, specs, &args, &mut outcome).await;
@@ -40,6 +45,15 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
             return Err(error);
         }
         Err(error) => return Err(error),
+    }
+    let known = outcome.known(&ids);
+    match (single, known.first()) {
+        (_, None) => {}
+        (Some(asked), Some(id)) => tell_what_is_kept(&client, &asked, id).await,
+        (None, Some(_)) => note(&format!(
+            "note: of {} the key was known; the inputs and options of the first submission are kept",
+            plural(known.len(), "task")
+        )),
     }
     print(&args, &outcome, began)
 }
@@ -65,10 +79,13 @@ async fn submit(
     }
 }
 
-/// The tasks as they are submitted.
+/// The tasks as they are submitted. Their ids are drawn here, so that an answer with another id tells of a known key.
 fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
     let retry = args.max_attempts.or(args.retries.map(|retries| retries + 1));
-    let submitter = args.submitter.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_default();
+    let submitter = args.submitter.clone().unwrap_or_else(|| {
+        let account = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+        submitter_of(std::env::var("USER").ok(), account)
+    });
     let template = TaskSpec {
         kind: args.kind.clone(),
         deadline_in: args.deadline.map(duration),
@@ -84,12 +101,82 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
     inputs
         .into_iter()
         .map(|line| TaskSpec {
+            id: new_task_id(),
             input: line.input.into(),
             priority: line.priority.or(args.priority).unwrap_or_default(),
             idempotency_key: line.key.or_else(|| args.key.clone()).unwrap_or_default(),
             ..template.clone()
         })
         .collect()
+}
+
+/// Who submits where nobody says so: the name of the session, or of the account.
+fn submitter_of(session: Option<String>, account: Option<String>) -> String {
+    let named = session.into_iter().chain(account).find(|name| !name.is_empty());
+    named.unwrap_or_else(|| ANONYMOUS.into())
+}
+
+/// Says of a task whose key was known in what the first submission differs from what is asked for now.
+async fn tell_what_is_kept(client: &FleetClient, asked: &TaskSpec, id: &str) {
+    let request = GetTaskRequest { id: id.into(), include_input: true, ..Default::default() };
+    // Without the task there is nothing to compare; the submission has its answer all the same.
+    let Ok(task) = client.get_task(request).await else { return };
+    let differing = differences(asked, &task);
+    if !differing.is_empty() {
+        note(&format!(
+            "note: the key {:?} is that of task {}, which was submitted before; what was asked for then is kept: {}",
+            asked.idempotency_key,
+            task.id,
+            differing.join(", ")
+        ));
+    }
+}
+
+/// What a task has that is not what is asked for now, in words. What the fleet would choose is no difference.
+fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
+    let mut differing = Vec::new();
+    let mut compare = |differs: bool, words: String| {
+        if differs {
+            differing.push(words);
+        }
+    };
+    let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    compare(asked.kind != task.kind, format!("kind {}", task.kind));
+    compare(asked.input != task.input, "another input".into());
+    compare(asked.priority != 0 && asked.priority != task.priority, format!("priority {}", task.priority));
+    compare(asked.required_role != task.required_role, format!("role {}", role_name(task.required_role())));
+    compare(
+        asked.required_specialization != task.required_specialization,
+        format!("specialization {}", or_none(&task.required_specialization)),
+    );
+    let attempts = asked.retry.as_ref().map_or(0, |retry| retry.max_attempts);
+    compare(attempts != 0 && attempts != task.max_attempts, format!("{} attempts", task.max_attempts));
+    let deadline = deadline_of(task);
+    compare(
+        !is_same_span(asked.deadline_in.as_ref(), deadline),
+        deadline.map_or_else(|| "no deadline".into(), |span| format!("a deadline of {}", short_duration(span))),
+    );
+    differing
+}
+
+fn role_name(role: Role) -> String {
+    if role == Role::Unspecified { "any".into() } else { role_word(role) }
+}
+
+/// From a task's acceptance to its deadline.
+fn deadline_of(task: &Task) -> Option<Duration> {
+    let nanos = |time: &prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let span = nanos(task.deadline.as_ref()?) - nanos(task.submitted_at.as_ref()?);
+    u64::try_from(span).ok().map(Duration::from_nanos)
+}
+
+/// Whether the fleet, which keeps milliseconds, was given this span.
+fn is_same_span(asked: Option<&prost_types::Duration>, kept: Option<Duration>) -> bool {
+    match (asked.and_then(|asked| Duration::try_from(*asked).ok()), kept) {
+        (None, None) => true,
+        (Some(asked), Some(kept)) => asked.abs_diff(kept) <= Duration::from_millis(1),
+        _ => false,
+    }
 }
 
 impl From<AgentRole> for Role {
@@ -150,6 +237,15 @@ impl Outcome {
             SubmitEvent::Expired { task_id, .. } => self.expired.push(task_id),
         }
         self.bar.set_position(self.ended() as u64);
+    }
+
+    /// The ids of tasks that a key had already: they are not the ids that were drawn.
+    fn known(&self, drawn: &[String]) -> Vec<&str> {
+        let is_known = |index: usize, result: &SubmitResult| {
+            result.refusal.is_none() && drawn.get(index).is_some_and(|id| *id != result.task_id)
+        };
+        let known = self.submitted.iter().filter(|(index, result)| is_known(**index, result));
+        known.map(|(_, result)| result.task_id.as_str()).collect()
     }
 
     fn tell_refusal(&mut self, index: usize, refusal: &Refusal) {
@@ -221,14 +317,79 @@ fn print_single(out: &mut dyn Write, format: Format, outcome: &Outcome) -> Resul
 fn summary(outcome: &Outcome, took: Duration) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for task in outcome.finished.values() {
-        *counts.entry(crate::render::state_word(task.state())).or_default() += 1;
+        *counts.entry(state_in_sentence(task.state())).or_default() += 1;
     }
-    let counts: Vec<_> = counts.iter().map(|(state, count)| format!("{count} {}", state.to_lowercase())).collect();
+    let counts: Vec<_> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
     let rate = outcome.finished.len() as f64 / took.as_secs_f64().max(0.001);
     format!(
-        "{} tasks in {:.1} s ({rate:.0}/s): {}",
-        outcome.finished.len(),
-        took.as_secs_f64(),
+        "{} in {} ({rate:.0}/s): {}",
+        plural(outcome.finished.len(), "task"),
+        short_duration(took),
         if counts.is_empty() { "none finished".into() } else { counts.join(", ") }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> Task {
+        Task {
+            kind: "k".into(),
+            input: "i".into(),
+            priority: 5,
+            max_attempts: 3,
+            submitted_at: Some(prost_types::Timestamp { seconds: 100, nanos: 500_000_000 }),
+            ..Default::default()
+        }
+    }
+
+    fn asked() -> TaskSpec {
+        TaskSpec { kind: "k".into(), input: "i".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn who_submits_is_the_session_the_account_or_nobody() {
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(submitter_of(some("ada"), some("root")), "ada");
+        assert_eq!(submitter_of(None, some("root")), "root");
+        assert_eq!(submitter_of(some(""), some("root")), "root");
+        assert_eq!(submitter_of(None, None), "anonymous");
+    }
+
+    #[test]
+    fn a_second_submission_that_asks_for_the_same_differs_in_nothing() {
+        assert_eq!(differences(&asked(), &task()), Vec::<String>::new());
+        let deadline = Some(prost_types::Timestamp { seconds: 130, nanos: 500_000_000 });
+        let with_deadline = Task { deadline, ..task() };
+        let asked = TaskSpec { deadline_in: Some(duration(Duration::from_secs(30))), priority: 5, ..asked() };
+        assert_eq!(differences(&asked, &with_deadline), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_second_submission_is_told_what_is_kept_of_the_first() {
+        let asked = TaskSpec {
+            input: "j".into(),
+            priority: 9,
+            retry: Some(RetryPolicy { max_attempts: 1, ..Default::default() }),
+            required_role: Role::Guardian.into(),
+            required_specialization: "gpu".into(),
+            deadline_in: Some(duration(Duration::from_secs(30))),
+            ..asked()
+        };
+        assert_eq!(
+            differences(&asked, &task()),
+            ["another input", "priority 5", "role any", "specialization none", "3 attempts", "no deadline"]
+        );
+        let deadline = Some(prost_types::Timestamp { seconds: 160, nanos: 500_000_000 });
+        assert_eq!(differences(&super::tests::asked(), &Task { deadline, ..task() }), ["a deadline of 1m"]);
+    }
+
+    #[test]
+    fn the_summary_counts_in_words() {
+        let mut outcome = Outcome::new(1, true);
+        let finished = Task { state: TaskState::DeadLettered.into(), ..task() };
+        outcome.finished.insert(0, finished);
+        assert_eq!(summary(&outcome, Duration::from_micros(500_400)), "1 task in 500ms (2/s): 1 dead-lettered");
+    }
 }

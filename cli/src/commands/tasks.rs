@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use robeing_proto::v1::{
-    CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Task, TaskState, WatchTasksRequest,
+    CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Refusal, Task, TaskState, WatchTasksRequest,
 };
+use uuid::Uuid;
 
 use super::connect::{client, consistency};
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
     error::CliError,
     exit::Exit,
     render::{
-        Document, change_line, note, print_list, print_one, state_word, table, task_text, tasks_table, write_line,
+        Document, change_line, note, print_list, print_one, state_in_sentence, state_word, table, task_text,
+        tasks_table, write_line,
     },
 };
 
@@ -64,6 +66,9 @@ impl From<StateFilter> for TaskState {
 }
 
 pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    if !is_task_id(&args.id) {
+        return Err(CliError::NotFound(no_task_id(&args.id)));
+    }
     let client = client(fleet, Some(&args.reading)).await?;
     let request = GetTaskRequest {
         id: args.id.clone(),
@@ -138,24 +143,55 @@ fn print_change(task: &Task, format: Format) -> Result<(), CliError> {
 }
 
 pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, None).await?;
+    let (ids, others): (Vec<String>, Vec<String>) = args.ids.into_iter().partition(|id| is_task_id(id));
     let mut results = Vec::new();
-    for ids in args.ids.chunks(PAGE) {
-        let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };
-        results.extend(client.cancel_tasks(request).await?.results);
+    if !ids.is_empty() {
+        let client = client(fleet, None).await?;
+        for ids in ids.chunks(PAGE) {
+            let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };
+            results.extend(client.cancel_tasks(request).await?.results);
+        }
     }
+    results.extend(others.into_iter().map(|id| {
+        let refusal = Some(Refusal { code: "NOT_FOUND".into(), message: no_task_id(&id) });
+        CancelResult { task_id: id, state: 0, refusal }
+    }));
     print_list(&mut io::stdout().lock(), args.output.output, &results, cancel_table)?;
     Ok(cancel_exit(&results))
 }
 
+/// Whether a task may have this id. What no task can have is not asked for, because the fleet would refuse all ids of
+/// that call.
+fn is_task_id(id: &str) -> bool {
+    Uuid::parse_str(id).is_ok()
+}
+
+fn no_task_id(id: &str) -> String {
+    format!("there is no task {id:?}: a task's id is a UUID, as `robeing submit` and `robeing tasks` print it")
+}
+
 fn cancel_table(results: &[CancelResult]) -> String {
     table(
-        ["ID", "STATE", "PROBLEM"],
-        results.iter().map(|result| match &result.refusal {
-            Some(refusal) => [result.task_id.clone(), String::new(), refusal.message.clone()],
-            None => [result.task_id.clone(), state_word(result.state()), String::new()],
+        ["ID", "STATE", "NOTE"],
+        results.iter().map(|result| {
+            let (state, note) = match (&result.refusal, result.state()) {
+                (Some(refusal), _) => (String::new(), refusal.message.clone()),
+                (None, TaskState::Cancelled) => (state_word(TaskState::Cancelled), String::new()),
+                (None, state) => {
+                    (state_word(state), format!("had {} before; nothing was cancelled", ended_in_words(state)))
+                }
+            };
+            [result.task_id.clone(), state, note]
         }),
     )
+}
+
+/// How a task ended, as the end of "it had …".
+fn ended_in_words(state: TaskState) -> String {
+    match state {
+        TaskState::DeadLettered => "been dead-lettered".into(),
+        state => state_in_sentence(state),
+    }
 }
 
 /// A task that is refused for another reason than being unknown weighs more.
@@ -173,8 +209,6 @@ fn cancel_exit(results: &[CancelResult]) -> Exit {
 
 #[cfg(test)]
 mod tests {
-    use robeing_proto::v1::Refusal;
-
     use super::*;
 
     fn refused(code: &str) -> CancelResult {
@@ -188,6 +222,24 @@ mod tests {
         assert_eq!(cancel_exit(std::slice::from_ref(&done)), Exit::Success);
         assert_eq!(cancel_exit(&[done, refused("NOT_FOUND")]), Exit::NotFound);
         assert_eq!(cancel_exit(&[refused("RESOURCE_EXHAUSTED"), refused("NOT_FOUND")]), Exit::Refused);
+    }
+
+    #[test]
+    fn cancel_says_how_a_task_had_ended_before() {
+        let ended = |state: TaskState| CancelResult { task_id: "t".into(), state: state.into(), refusal: None };
+        let results = [
+            ended(TaskState::Cancelled),
+            ended(TaskState::Succeeded),
+            ended(TaskState::DeadLettered),
+            refused("NOT_FOUND"),
+        ];
+        insta::assert_snapshot!(cancel_table(&results), @"
+        ID   STATE          NOTE
+        t    Cancelled      -
+        t    Succeeded      had succeeded before; nothing was cancelled
+        t    DeadLettered   had been dead-lettered before; nothing was cancelled
+        t    -              because
+        ");
     }
 
     #[test]

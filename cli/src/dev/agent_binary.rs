@@ -1,15 +1,29 @@
-//! Where the agent program is.
+//! Where the agent program is, and whether it is one.
 
 use std::{
-    env, fs,
+    env, fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncReadExt,
+    process::Command,
+    time::{sleep, timeout},
 };
 
 use super::DevError;
 
 /// The program's file name.
 const AGENT: &str = "robeing-agent";
+/// Time in which the program must say its version; a busy machine takes a while to load it.
+const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of what it says that are read.
+const VERSION_BYTES: u64 = 256;
+/// Pause before a program is tried again that is being written at the moment, as by a build.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The agent program: the one that is named, else the one beside this program, else the one in `PATH`.
 pub(super) fn find_agent_binary(named: Option<&Path>) -> Result<PathBuf, DevError> {
@@ -31,7 +45,48 @@ pub(super) fn find_agent_binary(named: Option<&Path>) -> Result<PathBuf, DevErro
         .ok_or(DevError::NoAgentProgram { beside })
 }
 
-fn check(path: &Path) -> Result<(), String> {
+/// Makes sure that a program is an agent, because another one would end at once, again and again.
+pub(super) async fn ensure_is_agent(path: &Path) -> Result<(), DevError> {
+    ensure_within(VERSION_PATIENCE, path).await.map_err(|problem| DevError::NoAgent { path: path.to_owned(), problem })
+}
+
+async fn ensure_within(patience: Duration, path: &Path) -> Result<(), String> {
+    let said = match timeout(patience, say_version(path)).await {
+        Ok(Ok(said)) => said,
+        Ok(Err(error)) => return Err(format!("it can't be run: {error}")),
+        Err(_) => return Err(format!("it says nothing to --version for {}s", patience.as_secs_f64())),
+    };
+    if said.split_whitespace().next() == Some(AGENT) {
+        return Ok(());
+    }
+    match said.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
+        Some(line) => Err(format!("to --version it says {line:?}")),
+        None => Err("it says nothing to --version".into()),
+    }
+}
+
+/// The beginning of what a program writes when it is asked for its version. It is killed when that is known, or when
+/// nobody waits for it any more.
+async fn say_version(path: &Path) -> io::Result<String> {
+    let mut child = loop {
+        let mut command = Command::new(path);
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        match command.process_group(0).spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => sleep(BUSY_PAUSE).await,
+            spawned => break spawned?,
+        }
+    };
+    let mut said = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(VERSION_BYTES).read_to_end(&mut said).await?;
+    }
+    // It may have ended by itself.
+    let _ = child.kill().await;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Whether a file can be run as a program; a sentence where it can't.
+pub(super) fn check(path: &Path) -> Result<(), String> {
     let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         return Err("it is not a file".into());
@@ -40,4 +95,36 @@ fn check(path: &Path) -> Result<(), String> {
         return Err("it is not executable".into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn problem(patience: Duration, script: &str) -> Option<String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("program");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is our file");
+        ensure_within(patience, &path).await.err()
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_known_by_what_it_says_to_version() {
+        let long = Duration::from_secs(60);
+        assert_eq!(problem(long, "[ \"$1\" = --version ] && echo robeing-agent 9.9.9").await, None);
+        assert_eq!(problem(long, "exit 0").await.as_deref(), Some("it says nothing to --version"));
+        assert_eq!(
+            problem(long, "echo robeing-agents").await.as_deref(),
+            Some("to --version it says \"robeing-agents\"")
+        );
+        let endless = problem(long, "while :; do echo y; done").await;
+        assert_eq!(endless.as_deref(), Some("to --version it says \"y\""), "no more is read than is needed");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_says_nothing_is_not_waited_for_without_end() {
+        let problem = problem(Duration::from_millis(50), "exec sleep 1000").await;
+        assert_eq!(problem.as_deref(), Some("it says nothing to --version for 0.05s"));
+    }
 }

@@ -1,15 +1,15 @@
 //! `robeing dev` as a command: reads the manifest, runs the fleet, shows it until a signal comes, and stops it.
 
 use std::{
-    fs,
+    fs::File,
     io::{self, IsTerminal, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use robeing_crds::{RobeingCluster, parse_manifest};
+use robeing_crds::{RobeingCluster, find_cluster, limits::MAX_MANIFEST_BYTES};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -18,14 +18,14 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{DevError, DevFleet, DevOptions, plan::Plan};
+use super::{DRAIN_TIMEOUT, DevError, DevFleet, DevOptions, STOP_GRACE, leftovers, plan::Plan, registry, runnable};
 use crate::{
     args::DevArgs,
     client::{FleetClient, Settings},
     error::CliError,
     exit::Exit,
     inputs::STDIN,
-    render::live_view,
+    render::{live_view, note, plural},
 };
 
 /// How often the fleet is asked how it is.
@@ -40,9 +40,16 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     // From here on a signal ends the fleet in order, also while it starts.
     let mut signals = Signals::new().map_err(DevError::Signals)?;
-    let cluster = read_manifest(&args.filename)?;
+    let cluster = tokio::select! {
+        read = read_manifest(args.filename) => read?,
+        () = signals.next() => return Ok(Exit::Interrupted),
+    };
+    for left in leftovers::remove() {
+        note(&format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
+    }
     let options = DevOptions { data: args.data, name: args.name, port: args.port, agent_bin: args.agent_bin };
     let is_kept = options.data.is_some();
+    tell_namesakes(options.name.as_deref().or(cluster.metadata.name.as_deref()));
     let (mut fleet, mut events) = DevFleet::start(&cluster, &options).await?;
     let mut screen = Screen::new(!args.plain && io::stdout().is_terminal());
     let mut failure = greet(&mut screen, &fleet, is_kept).err();
@@ -66,7 +73,13 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     observer.end();
     screen.clear();
     // A reader that has gone ends the fleet as well as a signal does, and must not keep it from ending in order.
-    let _ = screen.line("stopping; again to kill");
+    let _ = screen.line(&format!(
+        "stopping: agents finish what they run for up to {}s and hand back the rest, and are killed after {}s; then the \
+         coordinators end, within {}s; Ctrl-C again ends everything at once",
+        DRAIN_TIMEOUT.as_secs(),
+        STOP_GRACE.as_secs(),
+        STOP_GRACE.as_secs()
+    ));
     let was_stopped = {
         let mut stopping = std::pin::pin!(fleet.stop());
         loop {
@@ -78,6 +91,7 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
         }
     };
     if !was_stopped {
+        let _ = screen.line("ending everything at once");
         fleet.kill().await;
     }
     while let Ok(event) = events.try_recv() {
@@ -86,21 +100,56 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     let _ = screen.line("stopped");
     match failure {
         Some(error) => Err(error.into()),
-        None => Ok(Exit::Success),
+        None if was_stopped => Ok(Exit::Success),
+        None => Ok(Exit::Interrupted),
     }
 }
 
-fn read_manifest(path: &Path) -> Result<RobeingCluster, DevError> {
-    let is_stdin = path.as_os_str() == STDIN;
-    let file = if is_stdin { "on standard input".to_owned() } else { path.display().to_string() };
-    let text = if is_stdin {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).map(|_| text)
+/// Says which running fleets have this name already: they can't be told apart by it.
+fn tell_namesakes(name: Option<&str>) {
+    for other in registry::running().iter().filter(|other| Some(other.name.as_str()) == name) {
+        note(&format!(
+            "note: another fleet named {} runs already, at {}; other commands take the newest, and --name gives this one \
+             another name",
+            other.name,
+            other.endpoints.join(",")
+        ));
+    }
+}
+
+/// The cluster of a manifest, if it can be run here. Other resources beside it are told and ignored.
+async fn read_manifest(path: PathBuf) -> Result<RobeingCluster, DevError> {
+    let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
+    // On a thread of its own, because standard input may keep one waiting.
+    let read = tokio::task::spawn_blocking(move || read_text(&path)).await.map_err(io::Error::other).flatten();
+    let text = read.map_err(|error| DevError::Read { file: file.clone(), error })?;
+    let refused = |error| DevError::Manifest { file: file.clone(), error: Box::new(error) };
+    let manifest = find_cluster(&text).map_err(refused)?;
+    let problems = runnable::problems(&manifest.cluster.spec);
+    if !problems.is_empty() {
+        return Err(refused(manifest.refusal(problems)));
+    }
+    if !manifest.ignored.is_empty() {
+        let ignored: Vec<String> = manifest.ignored.iter().map(ToString::to_string).collect();
+        note(&format!("note: of the manifest {file} only the RobeingCluster is used; ignored: {}", ignored.join(", ")));
+    }
+    Ok(manifest.cluster)
+}
+
+/// The text of a manifest, no more than shows that it is too large.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    let most = MAX_MANIFEST_BYTES as u64 + 1;
+    if path.as_os_str() == STDIN {
+        io::stdin().lock().take(most).read_to_end(&mut text)?;
     } else {
-        fs::read_to_string(path)
-    };
-    let text = text.map_err(|error| DevError::Read { file: file.clone(), error })?;
-    parse_manifest(&text).map_err(|error| DevError::Manifest { file, error: Box::new(error) })
+        File::open(path)?.take(most).read_to_end(&mut text)?;
+    }
+    if text.len() > MAX_MANIFEST_BYTES {
+        // It is refused for its size, and may be cut within a character.
+        return Ok(String::from_utf8_lossy(&text).into_owned());
+    }
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
 /// Says what was started and how to talk to it.
@@ -109,11 +158,11 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) -> io::Result<()>
     let (working, standby) = plan.agents;
     let agents = match (plan.suspended, standby) {
         (true, _) => "no agents (the manifest says suspend: true)".to_owned(),
-        (false, 0) => format!("{working} agents"),
-        (false, _) => format!("{working} agents and {standby} standby"),
+        (false, 0) => plural(working as usize, "agent"),
+        (false, _) => format!("{} and {standby} standby", plural(working as usize, "agent")),
     };
     let data = fleet.data_dir().display();
-    screen.line(&format!("fleet {}: {} coordinators, {agents}", plan.name, plan.coordinators.len()))?;
+    screen.line(&format!("fleet {}: {}, {agents}", plan.name, plural(plan.coordinators.len(), "coordinator")))?;
     screen.line(&format!(
         "data:      {data}{}",
         if is_kept { "" } else { " (removed at the end; --data DIR keeps it)" }

@@ -1,5 +1,6 @@
 //! The directory a fleet keeps its data in: one `robeing dev` at a time uses it, and it remembers the fleet's name
-//! and the coordinators' ports, by which the coordinators know each other.
+//! and the coordinators' ports, by which the coordinators know each other. What it remembers them in also tells it from
+//! directories that are somebody else's.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -11,10 +12,17 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::{DevError, ports};
+use crate::render::plural;
 
-const LOCK_FILE: &str = "lock";
+/// Locked by the `robeing dev` that uses the directory, whose process id is in it.
+pub(super) const LOCK_FILE: &str = "lock";
+/// What begins the name of a temporary directory.
+pub(super) const TEMPORARY: &str = "robeing-dev-";
 const STATE_FILE: &str = "dev.json";
+const STATE_ASIDE: &str = "dev.json.new";
 const LOGS: &str = "logs";
+/// What a new disk has on it.
+const LOST_AND_FOUND: &str = "lost+found";
 /// Version of the state file's form.
 const STATE_VERSION: u32 = 1;
 
@@ -42,10 +50,11 @@ impl DataDir {
         let (path, temporary) = match wanted {
             Some(path) => {
                 fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+                ensure_own(path)?;
                 (fs::canonicalize(path).map_err(|error| failed(path, error))?, None)
             }
             None => {
-                let made = tempfile::Builder::new().prefix("robeing-dev-").tempdir();
+                let made = tempfile::Builder::new().prefix(TEMPORARY).tempdir();
                 let made = made.map_err(|error| failed(&std::env::temp_dir(), error))?;
                 (made.path().to_owned(), Some(made))
             }
@@ -90,10 +99,9 @@ impl DataDir {
             return differ(format!("the fleet {:?}", held.name), format!("{name:?}"));
         }
         if held.ports.len() != count {
-            let coordinators = |count| format!("{count} coordinator{}", if count == 1 { "" } else { "s" });
             return differ(
-                format!("a fleet of {}", coordinators(held.ports.len())),
-                format!("one of {}", coordinators(count)),
+                format!("a fleet of {}", plural(held.ports.len(), "coordinator")),
+                format!("one of {}", plural(count, "coordinator")),
             );
         }
         match wanted {
@@ -122,7 +130,7 @@ impl DataDir {
     }
 
     fn write_state(&self, state: &State) -> Result<(), DevError> {
-        let aside = self.path.join(format!("{STATE_FILE}.new"));
+        let aside = self.path.join(STATE_ASIDE);
         let write = || -> io::Result<()> {
             let mut file = File::create(&aside)?;
             file.write_all(serde_json::to_string_pretty(state)?.as_bytes())?;
@@ -131,6 +139,27 @@ impl DataDir {
         };
         write().map_err(|error| failed(&self.path, error))
     }
+}
+
+/// Makes sure that a directory is empty or one of ours. One in which nothing was begun but the lock and the logs is, and
+/// so is one with the state of a fleet; a state that can't be read is told later, if the lock and the logs are with it.
+fn ensure_own(dir: &Path) -> Result<(), DevError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {
+        names.push(entry.map_err(|error| failed(dir, error))?.file_name());
+    }
+    names.sort();
+    let begun = [LOCK_FILE, LOGS, STATE_ASIDE, LOST_AND_FOUND];
+    let Some(found) = names.iter().find(|name| begun.iter().all(|ours| name != ours)) else { return Ok(()) };
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let is_state = || {
+        let read = fs::read(dir.join(STATE_FILE)).ok();
+        read.is_some_and(|text| serde_json::from_slice::<State>(&text).is_ok())
+    };
+    if has(STATE_FILE) && (has(LOCK_FILE) && has(LOGS) || is_state()) {
+        return Ok(());
+    }
+    Err(DevError::ForeignData { dir: dir.to_owned(), found: found.to_string_lossy().into_owned() })
 }
 
 fn failed(dir: &Path, error: io::Error) -> DevError {
@@ -194,11 +223,45 @@ mod tests {
     async fn a_damaged_state_is_told_and_kept() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let state = dir.path().join(STATE_FILE);
+        drop(DataDir::open(Some(dir.path())).expect("free"));
         fs::write(&state, "{").expect("written");
         let data = DataDir::open(Some(dir.path())).expect("free");
         let error = data.agree_on("a", 1, None).await.expect_err("damaged").to_string();
         assert!(error.contains("its dev.json can't be read"), "{error}");
         assert_eq!(fs::read_to_string(&state).expect("still there"), "{");
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_left_as_it_is() {
+        for foreign in [&["notes.txt"][..], &["dev.json"], &["lock", "coordinator-0"], &["lock", "logs", ".git"]] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            for name in foreign {
+                fs::write(dir.path().join(name), "{}").expect("written");
+            }
+            let error = DataDir::open(Some(dir.path())).expect_err("it is not ours").to_string();
+            let found = foreign.last().expect("there is one");
+            assert!(error.contains(&format!("was not made by `robeing dev --data` (it has {found})")), "{error}");
+            assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), foreign.len(), "nothing was added");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_ours_or_empty_is_taken() {
+        let state = r#"{"version": 1, "name": "a", "ports": [4000]}"#;
+        for ours in [
+            &[][..],
+            &[("lost+found", "")],
+            &[("lock", "7")],
+            &[("lock", ""), ("dev.json.new", "{")],
+            &[("dev.json", state), ("coordinator-0", "")],
+            &[("dev.json", state), ("lock", "7"), ("coordinator-0", ""), ("mine.txt", "")],
+        ] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            for (name, text) in ours {
+                fs::write(dir.path().join(name), text).expect("written");
+            }
+            DataDir::open(Some(dir.path())).unwrap_or_else(|error| panic!("{ours:?}: {error}"));
+        }
     }
 
     #[test]

@@ -39,6 +39,14 @@ pub enum DevError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The program is not an agent.
+    #[error("{} is not robeing-agent ({problem}); name robeing-agent with --agent-bin or ROBEING_AGENT_BIN", .path.display())]
+    NoAgent {
+        /// Which program.
+        path: PathBuf,
+        /// How that was seen.
+        problem: String,
+    },
     /// There is no agent program anywhere.
     #[error(
         "robeing-agent is neither beside this program{} nor in PATH; build it with `cargo build -p robeing-agent`, or \
@@ -75,6 +83,17 @@ pub enum DevError {
         dir: PathBuf,
         /// The process that uses it.
         pid: Option<u32>,
+    },
+    /// The directory holds something else than a fleet.
+    #[error(
+        "{} is not empty and was not made by `robeing dev --data` (it has {found}); take a new or an empty directory",
+        .dir.display()
+    )]
+    ForeignData {
+        /// Which directory.
+        dir: PathBuf,
+        /// A file in it.
+        found: String,
     },
     /// The directory holds another fleet.
     #[error("{} holds {held}, but {wanted} is asked for; take another --data directory", .dir.display())]

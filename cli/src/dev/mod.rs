@@ -8,10 +8,12 @@ mod console;
 mod data;
 mod error;
 mod event;
+mod leftovers;
 mod logs;
 pub mod plan;
 mod ports;
 pub mod registry;
+mod runnable;
 mod supervisor;
 
 use std::{path::PathBuf, time::Duration};
@@ -23,7 +25,7 @@ pub use console::run;
 pub use error::DevError;
 pub use event::DevEvent;
 
-use agent_binary::find_agent_binary;
+use agent_binary::{ensure_is_agent, find_agent_binary};
 use data::DataDir;
 use plan::{Plan, ProcessKind};
 use registry::Registration;
@@ -31,6 +33,8 @@ use supervisor::Supervisor;
 
 /// Time that agents have to hand back their tasks and leave when the fleet stops, and then the coordinators.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Time that agents have for the tasks they run, within [`STOP_GRACE`], so that there is some left to hand back the rest.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 /// Events that a slow reader may be behind; older ones are lost to it.
 const EVENTS: usize = 1_024;
 /// Characters of a fleet's name, at most.
@@ -81,7 +85,8 @@ impl DevFleet {
     /// receiver tells everything that happens to them from the beginning.
     ///
     /// # Errors
-    /// When the fleet can't be started at all: no agent program, no free port, a data directory in use. A process
+    /// When the fleet can't be started at all: no agent program, no free port, a data directory in use or of somebody
+    /// else. A process
     /// that fails later is an event.
     pub async fn start(
         cluster: &RobeingCluster,
@@ -91,6 +96,7 @@ impl DevFleet {
         check_name(&name)?;
         let count = cluster.spec.coordinators.replicas as usize;
         let program = find_agent_binary(options.agent_bin.as_deref())?;
+        ensure_is_agent(&program).await?;
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
         let plan = Plan::of(&cluster.spec, &name, &ports, data.path());

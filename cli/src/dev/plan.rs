@@ -4,6 +4,8 @@ use std::path::Path;
 
 use robeing_crds::{Pool, RobeingClusterSpec, Role};
 
+use super::DRAIN_TIMEOUT;
+
 /// What a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessKind {
@@ -125,6 +127,7 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String]) -> Pro
         ("pool-standby", pool.standby.to_string()),
         ("slots", pool.slots.to_string()),
         ("executor", executor),
+        ("drain-timeout", format!("{}s", DRAIN_TIMEOUT.as_secs())),
     ];
     if !pool.specializations.is_empty() {
         given.push(("specializations", pool.specializations.join(",")));

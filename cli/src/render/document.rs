@@ -1,5 +1,6 @@
 //! The proto3 JSON form of messages, and the same as YAML. Fields come in the order of their numbers. A bytes field
-//! that holds UTF-8 text appears as text, too, under its name with `Text` at the end.
+//! that holds UTF-8 text appears as text, too, under its name with `Text` at the end. The id of a task is `id` in every
+//! message, also in answers about a task.
 
 use std::{io::Write, sync::LazyLock};
 
@@ -74,6 +75,14 @@ impl Serialize for Document {
     }
 }
 
+/// The name of a field in documents.
+fn shown_name(field: &FieldDescriptor) -> &str {
+    match field.json_name() {
+        "taskId" => "id",
+        name => name,
+    }
+}
+
 /// A message beside its form.
 struct Ordered<'a> {
     message: &'a DynamicMessage,
@@ -100,23 +109,24 @@ impl Ordered<'_> {
         field: &FieldDescriptor,
         form: &Value,
     ) -> Result<(), M::Error> {
+        let name = shown_name(field);
         match (&*self.message.get_field(field), form) {
-            (Field::Message(message), form) => map.serialize_entry(field.json_name(), &Ordered { message, form }),
+            (Field::Message(message), form) => map.serialize_entry(name, &Ordered { message, form }),
             (Field::List(items), Value::Array(forms)) => {
                 if items.len() != forms.len() {
                     return Err(M::Error::custom("a list and its form differ in length"));
                 }
                 let entries: Vec<_> = items.iter().zip(forms).map(|(item, form)| Entry { item, form }).collect();
-                map.serialize_entry(field.json_name(), &entries)
+                map.serialize_entry(name, &entries)
             }
             (Field::Bytes(bytes), form) => {
-                map.serialize_entry(field.json_name(), form)?;
+                map.serialize_entry(name, form)?;
                 match std::str::from_utf8(bytes) {
-                    Ok(text) => map.serialize_entry(&format!("{}Text", field.json_name()), text),
+                    Ok(text) => map.serialize_entry(&format!("{name}Text"), text),
                     Err(_) => Ok(()),
                 }
             }
-            (_, form) => map.serialize_entry(field.json_name(), form),
+            (_, form) => map.serialize_entry(name, form),
         }
     }
 }

@@ -13,7 +13,7 @@ pub use document::{Document, Named, documents, write_document, write_line};
 pub use status::{agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
-pub use words::{preview, role_word, short_duration, state_word};
+pub use words::{plural, preview, role_word, short_duration, state_in_sentence, state_word};
 
 use crate::{args::Format, error::CliError};
 

@@ -28,7 +28,7 @@ pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
             "PERFORMANCE",
             "PID",
             "ADDRESS",
-            "AGE",
+            "JOINED",
             "SPECIALIZATIONS",
         ],
         agents.iter().map(|agent| {
@@ -43,11 +43,19 @@ pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
                 format!("{:.2}", agent.performance),
                 agent.pid.to_string(),
                 agent.address.clone(),
-                age(agent.joined_at.as_ref(), now),
+                joined(agent, now),
                 agent.specializations.join(","),
             ]
         }),
     )
+}
+
+/// When the agent's session began, which is not when its process did: an agent that was lost for a while joins anew.
+fn joined(agent: &Agent, now: Timestamp) -> String {
+    match age(agent.joined_at.as_ref(), now) {
+        age if age.is_empty() => age,
+        age => format!("{age} ago"),
+    }
 }
 
 fn agent_state(agent: &Agent) -> String {
@@ -123,7 +131,7 @@ pub fn status_text(status: &FleetStatus) -> String {
 
 fn counts_text(tasks: &TaskCounts) -> String {
     format!(
-        "{} queued, {} running, {} succeeded, {} failed, {} cancelled, {} dead-lettered",
+        "{} queued, {} assigned, {} succeeded, {} failed, {} cancelled, {} dead-lettered",
         tasks.queued, tasks.running, tasks.succeeded, tasks.failed, tasks.cancelled, tasks.dead_lettered
     )
 }

@@ -213,6 +213,25 @@ fn every_message_that_is_printed_has_a_form() {
 }
 
 #[test]
+fn the_id_of_a_task_has_one_name() {
+    use robeing_proto::v1::{CancelResult, SubmitResult};
+    let submitted = SubmitResult { task_id: "t".into(), existing: true, refusal: None };
+    let form = serde_json::to_value(Document::of(&submitted).expect("it has a form")).expect("plain");
+    assert_eq!(form, serde_json::json!({"id": "t", "existing": true}));
+    let cancelled = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), refusal: None };
+    let form = serde_json::to_value(Document::of(&cancelled).expect("it has a form")).expect("plain");
+    assert_eq!(form, serde_json::json!({"id": "t", "state": "TASK_STATE_CANCELLED"}));
+}
+
+#[test]
+fn a_state_has_one_name() {
+    let assigned = Task { state: TaskState::Assigned.into(), ..Default::default() };
+    assert!(tasks_table(&[assigned], now()).contains("Assigned"));
+    let text = status_text(&status());
+    assert!(text.contains("5 queued, 2 assigned,") && !text.contains("running"), "{text}");
+}
+
+#[test]
 fn a_task_in_full_and_why() {
     insta::assert_snapshot!(task_text(&succeeded(), true, now()));
 }

@@ -24,6 +24,17 @@ pub fn state_word(state: TaskState) -> String {
     camel(state.as_str_name(), "TASK_STATE_")
 }
 
+/// The state within a sentence: `queued`, `dead-lettered`, …
+pub fn state_in_sentence(state: TaskState) -> String {
+    let name = state.as_str_name();
+    name.strip_prefix("TASK_STATE_").unwrap_or(name).to_ascii_lowercase().replace('_', "-")
+}
+
+/// `1 agent`, `2 agents`.
+pub fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// `Worker`, `Specialist`, …
 pub fn role_word(role: Role) -> String {
     camel(role.as_str_name(), "ROLE_")
@@ -45,20 +56,37 @@ pub(super) fn failure_word(kind: FailureKind) -> String {
     camel(kind.as_str_name(), "FAILURE_KIND_")
 }
 
-/// The two largest units of a span: `250ms`, `4.2s`, `3m5s`, `2h10m`, `5d3h`.
+/// Nanoseconds of the units that spans are rounded to.
+const MICROSECOND: u128 = 1_000;
+const MILLISECOND: u128 = 1_000 * MICROSECOND;
+const SECOND: u128 = 1_000 * MILLISECOND;
+const MINUTE: u128 = 60 * SECOND;
+const HOUR: u128 = 60 * MINUTE;
+
+/// A span rounded to its two largest units: `250ms`, `4.2s`, `3m5s`, `2h10m`, `5d3h`. What is not a millisecond long is in
+/// microseconds, at least one.
 pub fn short_duration(span: Duration) -> String {
-    let seconds = span.as_secs();
-    match seconds {
-        0 => format!("{}ms", span.as_millis()),
-        1..10 => format!("{}.{}s", seconds, span.subsec_millis() / 100),
-        10..60 => format!("{seconds}s"),
-        60..3_600 => two(seconds / 60, "m", seconds % 60, "s"),
-        3_600..86_400 => two(seconds / 3_600, "h", seconds % 3_600 / 60, "m"),
-        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3_600, "h"),
+    let nanos = span.as_nanos();
+    let rounded = |unit: u128| (nanos + unit / 2) / unit;
+    if (1..1_000).contains(&rounded(MICROSECOND).max(nanos.min(1))) {
+        format!("{}us", rounded(MICROSECOND).max(1))
+    } else if rounded(MILLISECOND) < 1_000 {
+        format!("{}ms", rounded(MILLISECOND))
+    } else if rounded(SECOND / 10) < 100 {
+        let tenths = rounded(SECOND / 10);
+        format!("{}.{}s", tenths / 10, tenths % 10)
+    } else if rounded(SECOND) < 60 {
+        format!("{}s", rounded(SECOND))
+    } else if rounded(SECOND) < 3_600 {
+        two(rounded(SECOND) / 60, "m", rounded(SECOND) % 60, "s")
+    } else if rounded(MINUTE) < 24 * 60 {
+        two(rounded(MINUTE) / 60, "h", rounded(MINUTE) % 60, "m")
+    } else {
+        two(rounded(HOUR) / 24, "d", rounded(HOUR) % 24, "h")
     }
 }
 
-fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+fn two(large: u128, large_unit: &str, small: u128, small_unit: &str) -> String {
     match small {
         0 => format!("{large}{large_unit}"),
         _ => format!("{large}{large_unit}{small}{small_unit}"),
@@ -96,25 +124,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_show_two_units() {
-        for (millis, text) in [
+    fn spans_are_rounded_to_two_units() {
+        for (micros, text) in [
             (0, "0ms"),
-            (999, "999ms"),
-            (1_000, "1.0s"),
-            (9_990, "9.9s"),
-            (59_999, "59s"),
-            (60_000, "1m"),
-            (185_000, "3m5s"),
-            (7_800_000, "2h10m"),
-            (442_800_000, "5d3h"),
+            (1, "1us"),
+            (997, "997us"),
+            (1_000, "1ms"),
+            (1_499, "1ms"),
+            (999_499, "999ms"),
+            (999_500, "1.0s"),
+            (9_940_000, "9.9s"),
+            (9_960_000, "10s"),
+            (59_499_999, "59s"),
+            (59_500_000, "1m"),
+            (185_400_000, "3m5s"),
+            (3_599_500_000, "1h"),
+            (7_829_000_000, "2h10m"),
+            (86_399_000_000, "1d"),
+            (442_800_000_000, "5d3h"),
         ] {
-            assert_eq!(short_duration(Duration::from_millis(millis)), text);
+            assert_eq!(short_duration(Duration::from_micros(micros)), text);
         }
+        for (nanos, text) in [(1, "1us"), (997_395, "997us"), (999_499, "999us"), (999_500, "1ms")] {
+            assert_eq!(short_duration(Duration::from_nanos(nanos)), text);
+        }
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|count| plural(count, "task")), ["0 tasks", "1 task", "2 tasks"]);
     }
 
     #[test]
     fn names_lose_their_prefix() {
         assert_eq!(state_word(TaskState::DeadLettered), "DeadLettered");
+        assert_eq!(state_in_sentence(TaskState::DeadLettered), "dead-lettered");
         assert_eq!(agent_word(AgentState::Standby), "Standby");
         assert_eq!(failure_word(FailureKind::OutputTooLarge), "OutputTooLarge");
     }

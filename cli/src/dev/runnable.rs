@@ -1,0 +1,117 @@
+//! What a manifest asks for that a fleet of local processes can't do, found before anything is started: it would make
+//! agents die again and again, or every task fail.
+
+use std::{env, ffi::OsStr, path::Path};
+
+use robeing_crds::{Executor, Pool, RobeingClusterSpec};
+
+use super::agent_binary::check;
+
+/// Where programs are looked for when `PATH` is not set, as the system does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// The problems, as paths of fields and sentences.
+pub(super) fn problems(spec: &RobeingClusterSpec) -> Vec<(String, String)> {
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    problems_with(spec, &path)
+}
+
+fn problems_with(spec: &RobeingClusterSpec, path: &OsStr) -> Vec<(String, String)> {
+    let mut problems = Vec::new();
+    for (index, pool) in spec.pools.iter().enumerate() {
+        let field = format!("spec.pools[{index}].executor");
+        match &pool.executor {
+            Executor::Worker {} => problems.push((
+                format!("{field}.worker"),
+                "The executor worker is declared and not there yet; use command, http or echo.".to_owned(),
+            )),
+            Executor::Command(command) if has_agents(spec, pool) => {
+                let program = command.argv.first().map(String::as_str).unwrap_or_default();
+                if let Some(problem) = program_problem(program, path) {
+                    problems.push((format!("{field}.command.argv[0]"), problem));
+                }
+            }
+            Executor::Command(_) | Executor::Http(_) | Executor::Echo {} => {}
+        }
+    }
+    problems
+}
+
+fn has_agents(spec: &RobeingClusterSpec, pool: &Pool) -> bool {
+    !spec.suspend && (pool.replicas != Some(0) || pool.standby > 0)
+}
+
+/// Why a program can't be run here, in a sentence. A relative path with a directory is left to the agents.
+fn program_problem(program: &str, path: &OsStr) -> Option<String> {
+    let here = "robeing dev runs commands on this machine, without the pool's container; install it or name another.";
+    if program.contains('/') {
+        let problem = check(Path::new(program)).err().filter(|_| program.starts_with('/'))?;
+        return Some(format!("The program {program} can't be run ({problem}): {here}"));
+    }
+    let is_there = env::split_paths(path).any(|directory| check(&directory.join(program)).is_ok());
+    (!is_there).then(|| format!("The program {program} is not in PATH: {here}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    fn problems_of(fields: &str, path: &Path) -> Vec<(String, String)> {
+        let manifest = format!(
+            "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {{name: a}}\nspec: {{{fields}}}\n"
+        );
+        let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
+        problems_with(&cluster.spec, path.as_os_str())
+    }
+
+    #[test]
+    fn a_program_must_be_there_and_executable() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (name, mode) in [("runs", 0o755), ("does-not", 0o644)] {
+            let file = dir.path().join(name);
+            fs::write(&file, "#!/bin/sh\n").expect("written");
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("it is our file");
+        }
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for (program, problem) in [
+            ("runs".to_owned(), None),
+            ("does-not".to_owned(), Some("The program does-not is not in PATH")),
+            ("absent".to_owned(), Some("The program absent is not in PATH")),
+            ("./absent".to_owned(), None),
+            (at("runs"), None),
+            (at("does-not"), Some("can't be run (it is not executable)")),
+            (at("absent"), Some("can't be run (No such file or directory")),
+            (at(""), Some("can't be run (it is not a file)")),
+        ] {
+            let pools = format!("pools: [{{name: p, executor: {{command: {{argv: ['{program}', x]}}}}}}]");
+            let found = problems_of(&pools, dir.path());
+            match problem {
+                None => assert_eq!(found, [], "{program}"),
+                Some(problem) => {
+                    assert_eq!(found.len(), 1, "{program}: {found:?}");
+                    assert_eq!(found[0].0, "spec.pools[0].executor.command.argv[0]");
+                    assert!(found[0].1.contains(problem), "{program}: {found:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_that_nobody_runs_need_not_be_there() {
+        let nowhere = Path::new("/nowhere");
+        let pool = |more: &str| format!("pools: [{{name: p, {more} executor: {{command: {{argv: [absent]}}}}}}]");
+        assert_eq!(problems_of(&pool("replicas: 0,"), nowhere), []);
+        assert_eq!(problems_of(&format!("suspend: true, {}", pool("")), nowhere), []);
+        assert_eq!(problems_of(&pool("replicas: 0, standby: 1,"), nowhere).len(), 1);
+    }
+
+    #[test]
+    fn an_executor_that_is_not_there_yet_is_refused() {
+        let pools = "pools: [{name: p, executor: {echo: {}}}, {name: q, executor: {worker: {}}}]";
+        let found = problems_of(pools, Path::new("/nowhere"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, "spec.pools[1].executor.worker");
+    }
+}
