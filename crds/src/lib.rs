@@ -15,6 +15,7 @@ pub mod limits;
 mod manifest;
 mod pool;
 mod recovery;
+mod reference;
 mod rules;
 mod scheduling;
 mod schema;
@@ -30,6 +31,7 @@ pub use manifest::{
 };
 pub use pool::{CommandExecutor, Executor, HttpExecutor, PodOverrides, Pool, Role};
 pub use recovery::Recovery;
+pub use reference::reference;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
 pub use spec::{RobeingCluster, RobeingClusterSpec};
