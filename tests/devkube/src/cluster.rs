@@ -44,7 +44,8 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 /// What kind of cluster to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many nodes, `1..=`[`crate::MAX_NODES`].
+    /// How many nodes, up to [`crate::MAX_NODES`]. With none there is a control plane alone: the API server, etcd, and of the
+    /// controllers those that clean up, so that owned objects and namespaces go; no pod is made, let alone run.
     pub nodes: usize,
     /// How many local PersistentVolumes each node has. Each is bound once: nothing wipes them.
     pub volumes_per_node: usize,
@@ -81,7 +82,7 @@ impl Cluster {
     /// When something is missing on this machine, or the cluster doesn't come up; nothing is left of it then, unless
     /// [`Options::keep_failed`].
     pub async fn up(options: Options, progress: Progress<'_>) -> Result<Self> {
-        requirements::check_node()?;
+        requirements::check_run(options.nodes > 0)?;
         let id = format!("{:08x}", RandomState::new().build_hasher().finish() as u32);
         let plan = Plan::new(&id, options.nodes)?;
         remove_abandoned(progress).await;
@@ -213,11 +214,14 @@ impl Cluster {
         let proxy = Proxy::start(opened, target)?;
         control_plane::credentials(&self.run, &self.plan, proxy.address())?;
         self.proxy = Some(proxy);
-        progress("starting the control plane, and containerd on each node");
+        progress("starting the control plane, and containerd on the nodes");
         let nodes = self.plan.nodes();
         let boots = nodes.iter().map(|place| self.boot(place, volumes));
         let control_plane = control_plane::start(&self.run, &self.plan, &self.tools);
         let (mut services, machines) = tokio::try_join!(control_plane, try_join_all(boots))?;
+        if self.plan.is_bare() {
+            return Ok(());
+        }
         progress("starting the kubelets");
         for (place, (machine, containerd)) in nodes.iter().zip(machines) {
             services.push(containerd);

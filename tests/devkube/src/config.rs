@@ -81,9 +81,9 @@ pub(crate) fn api_server(run: &Run, plan: &Plan) -> Vec<String> {
     ]
 }
 
-pub(crate) fn controller_manager(run: &Run) -> Vec<String> {
+pub(crate) fn controller_manager(run: &Run, plan: &Plan) -> Vec<String> {
     let pki = |name: &str| run.join("pki").join(name).display().to_string();
-    vec![
+    let mut arguments = vec![
         format!("--kubeconfig={}", run.join("controller-manager.kubeconfig").display()),
         format!("--root-ca-file={}", pki("ca.crt")),
         format!("--service-account-private-key-file={}", pki("sa.key")),
@@ -94,7 +94,13 @@ pub(crate) fn controller_manager(run: &Run) -> Vec<String> {
         // A lost node is noticed in seconds, where the defaults take most of a minute.
         "--node-monitor-grace-period=8s".into(),
         "--node-monitor-period=2s".into(),
-    ]
+    ];
+    if plan.is_bare() {
+        // Nothing but what cleans up, as fast as it can.
+        arguments.push("--controllers=garbage-collector-controller,namespace-controller".into());
+        arguments.extend(["--kube-api-qps=1000", "--kube-api-burst=1000"].map(String::from));
+    }
+    arguments
 }
 
 pub(crate) fn scheduler(run: &Run) -> Vec<String> {
@@ -357,8 +363,10 @@ mod tests {
     #[test]
     fn the_control_plane_is_told() {
         let (run, plan, _) = fixture();
-        let all = [etcd(&run), api_server(&run, &plan), controller_manager(&run), scheduler(&run)];
+        let all = [etcd(&run), api_server(&run, &plan), controller_manager(&run, &plan), scheduler(&run)];
         insta::assert_snapshot!("control_plane", all.map(|arguments| arguments.join("\n")).join("\n\n"));
+        let bare = Plan::new("ab12", 0).unwrap();
+        insta::assert_snapshot!("control_plane_alone", controller_manager(&run, &bare).join("\n"));
         let pki = run.join("pki");
         insta::assert_snapshot!("kubeconfig", kubeconfig(&pki, &server(&plan), "admin"));
     }

@@ -56,8 +56,10 @@ pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Ve
     let mut services = vec![serve("etcd", config::etcd(folder))?];
     services.push(serve("kube-apiserver", config::api_server(folder, plan))?);
     ready(folder, tools, &mut services).await?;
-    services.push(serve("kube-controller-manager", config::controller_manager(folder))?);
-    services.push(serve("kube-scheduler", config::scheduler(folder))?);
+    services.push(serve("kube-controller-manager", config::controller_manager(folder, plan))?);
+    if !plan.is_bare() {
+        services.push(serve("kube-scheduler", config::scheduler(folder))?);
+    }
     Ok(services)
 }
 

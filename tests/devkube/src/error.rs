@@ -45,7 +45,7 @@ pub enum Error {
     },
 
     /// A number of nodes that the address plan has no room for.
-    #[error("a cluster of {asked} nodes is not possible: ask for 1 to {most}")]
+    #[error("a cluster of {asked} nodes is not possible: ask for {most} at most")]
     Nodes {
         /// How many were asked for.
         asked: usize,

@@ -42,9 +42,9 @@ impl Plan {
     /// A cluster of `nodes` nodes, called `id` (lower-case letters and digits).
     ///
     /// # Errors
-    /// [`Error::Nodes`] outside `1..=MAX_NODES`.
+    /// [`Error::Nodes`] above [`MAX_NODES`].
     pub fn new(id: &str, nodes: usize) -> Result<Self> {
-        if (1..=MAX_NODES).contains(&nodes) {
+        if nodes <= MAX_NODES {
             Ok(Self { id: id.into(), nodes })
         } else {
             Err(Error::Nodes { asked: nodes, most: MAX_NODES })
@@ -64,6 +64,11 @@ impl Plan {
     /// The control plane's machine.
     pub fn control_plane(&self) -> Place {
         self.place(CONTROL_PLANE.into(), 0)
+    }
+
+    /// Whether it has a control plane alone, where pods are kept as objects and never run.
+    pub fn is_bare(&self) -> bool {
+        self.nodes == 0
     }
 
     /// The nodes, in order.
@@ -144,8 +149,9 @@ mod tests {
 
     #[test]
     fn sizes_at_the_edge() {
-        assert!(Plan::new("a", 1).is_ok());
-        assert!(matches!(Plan::new("a", 0), Err(Error::Nodes { asked: 0, most: MAX_NODES })));
+        assert!(Plan::new("a", 0).is_ok_and(|plan| plan.is_bare() && plan.places() == [plan.control_plane()]));
+        assert!(Plan::new("a", 1).is_ok_and(|plan| !plan.is_bare()));
+        assert!(Plan::new("a", MAX_NODES).is_ok());
         assert!(matches!(Plan::new("a", MAX_NODES + 1), Err(Error::Nodes { .. })));
     }
 

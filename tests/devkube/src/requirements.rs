@@ -7,7 +7,17 @@ use crate::{
     error::{Error, Missing, Result, Source},
 };
 
-/// What the nodes run on.
+/// What every machine is made with.
+const MACHINE: &[Missing] = &[
+    Missing { program: "ip", source: Source::Debian("iproute2") },
+    Missing { program: "sysctl", source: Source::Debian("procps") },
+    Missing { program: "nsenter", source: Source::Debian("util-linux") },
+    Missing { program: "unshare", source: Source::Debian("util-linux") },
+    Missing { program: "setsid", source: Source::Debian("util-linux") },
+    Missing { program: "mount", source: Source::Debian("mount") },
+];
+
+/// What the nodes run on besides.
 const NODE: &[Missing] = &[
     Missing { program: "containerd", source: Source::Debian("containerd") },
     Missing { program: "ctr", source: Source::Debian("containerd") },
@@ -15,12 +25,6 @@ const NODE: &[Missing] = &[
     Missing { program: "runc", source: Source::Debian("runc") },
     Missing { program: "iptables", source: Source::Debian("iptables") },
     Missing { program: "conntrack", source: Source::Debian("conntrack") },
-    Missing { program: "ip", source: Source::Debian("iproute2") },
-    Missing { program: "sysctl", source: Source::Debian("procps") },
-    Missing { program: "nsenter", source: Source::Debian("util-linux") },
-    Missing { program: "unshare", source: Source::Debian("util-linux") },
-    Missing { program: "setsid", source: Source::Debian("util-linux") },
-    Missing { program: "mount", source: Source::Debian("mount") },
 ];
 
 /// What the programs are built with.
@@ -34,15 +38,19 @@ pub(crate) const CNI: &str = "/usr/lib/cni";
 /// A busybox that needs no library.
 pub const BUSYBOX: &str = "/bin/busybox";
 
-/// Checks that a cluster can run here.
+/// Checks that a cluster can run here: one with nodes, or a control plane alone.
 ///
 /// # Errors
 /// [`Error::NotRoot`], or [`Error::Missing`] with all that is missing.
-pub(crate) fn check_node() -> Result<()> {
+pub(crate) fn check_run(nodes: bool) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    let mut missing = lacking(NODE, |program| which(program).is_some());
+    let mut missing = lacking(MACHINE, |program| which(program).is_some());
+    if !nodes {
+        return none(missing);
+    }
+    missing.extend(lacking(NODE, |program| which(program).is_some()));
     if !Path::new(CNI).join("bridge").exists() {
         missing.push(Missing { program: "the CNI plugins", source: Source::Debian("containernetworking-plugins") });
     }
@@ -80,8 +88,8 @@ mod tests {
 
     #[test]
     fn all_that_is_missing_is_told_at_once() {
-        let missing = lacking(NODE, |program| program != "runc" && program != "ip");
+        let missing = lacking(NODE, |program| program != "runc" && program != "iptables");
         let error = none(missing).unwrap_err().to_string();
-        assert!(error.contains("lacks runc, ip") && error.contains("apt-get install runc iproute2"), "{error}");
+        assert!(error.contains("lacks runc, iptables") && error.contains("apt-get install runc iptables"), "{error}");
     }
 }

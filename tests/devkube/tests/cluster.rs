@@ -198,6 +198,35 @@ async fn two_clusters_run_side_by_side_and_one_outlives_the_other() {
 }
 
 #[tokio::test]
+async fn a_control_plane_alone_keeps_objects_and_cleans_up() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = Options { nodes: 0, run: Some(folder.path().join("run")), ..Options::default() };
+    let cluster = Cluster::up(options, &|step| eprintln!("{step}")).await.unwrap_or_else(|error| panic!("{error}"));
+    let clients = cluster.clients();
+    let kubectl = async |arguments: &[&str]| clients.kubectl(arguments).await.map_err(|error| error.to_string());
+    assert_eq!(kubectl(&["get", "nodes", "--output=name"]).await.as_deref(), Ok(""));
+    kubectl(&["create", "configmap", "owner"]).await.expect("an object");
+    let uid = kubectl(&["get", "configmap", "owner", "--output=jsonpath={.metadata.uid}"]).await.expect("its uid");
+    let owned = format!(
+        r#"{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "owned", "ownerReferences":
+            [{{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "{uid}"}}]}}}}"#
+    );
+    clients.kubectl_with(&["create", "-f", "-"], &owned).await.expect("an owned object");
+    cluster.crash("cp").await.expect("a crash");
+    assert!(kubectl(&["get", "nodes", "--request-timeout=5s"]).await.is_err(), "the API server still answers");
+    cluster.heal("cp").await.expect("its end");
+    kubectl(&["delete", "configmap", "owner"]).await.expect("the owner goes");
+    eventually("the end of what it owned", async || {
+        let left = kubectl(&["get", "configmaps", "--output=name"]).await?;
+        if left.contains("configmap/owned") { Err(left) } else { Ok(()) }
+    })
+    .await;
+    let traces = Traces::of(cluster.run());
+    cluster.down().await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(traces.found(), Vec::<String>::new(), "something is left");
+}
+
+#[tokio::test]
 async fn a_killed_holder_leaves_nothing_that_down_does_not_remove() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = folder.path().join("run");
