@@ -19,7 +19,8 @@ const WATCHER_STACK: usize = 64 * 1024;
 /// Ends this process at once when its parent is gone or closes this process's stdin.
 ///
 /// The kernel kills it with its parent, which also reaches a stopped process. Strictly it is the thread that started
-/// this process whose end counts, so the parent must start it from one that stays.
+/// this process whose end counts, so the parent must start it from one that stays: `robeing dev` does from its main thread,
+/// the only one of its runtime. A watch over the process alone (a pidfd) would not reach a stopped process.
 pub fn end_with_parent() -> io::Result<()> {
     let parent = getppid();
     prctl::set_pdeathsig(Signal::SIGKILL)?;

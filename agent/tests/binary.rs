@@ -112,7 +112,12 @@ fn wrong_settings_are_one_sentence_and_exit_code_2() {
 
 #[test]
 fn help_and_version_are_no_failure() {
-    for (flag, expected) in [("--help", "--initial-coordinators"), ("--version", env!("CARGO_PKG_VERSION"))] {
+    for (flag, expected) in [
+        ("--help", "--initial-coordinators"),
+        ("--help", "\n  robeing-agent install PATH  copies this program"),
+        ("--help", "\n  robeing-agent health [URL]  asks a process's probe"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+    ] {
         let output = program(&[flag]).output().expect("it starts");
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains(expected));

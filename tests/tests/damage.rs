@@ -68,6 +68,10 @@ fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
     file.write_all(bytes).expect("it can be written to");
 }
 
+fn set_len(file: &Path, len: u64) {
+    File::options().write(true).open(file).and_then(|file| file.set_len(len)).expect("its length can be changed");
+}
+
 fn flip_byte(file: &Path, at: u64) {
     let bytes = fs::read(file).expect("it is the test's file");
     overwrite(file, at, &[!bytes[at as usize]]);
@@ -95,13 +99,13 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
         fleet.kill(&name);
     }
 
-    // One was writing a frame: its head is there, with some of its body. Another one's last frame lost its end.
+    // One was writing a frame: its head is there, with some of its body. Of another one's last frame the end did not arrive.
     let segments: Vec<PathBuf> = fleet.coordinators().iter().map(|name| newest_segment(&fleet.data(name))).collect();
     let (last, end) = *frames(&segments[0]).last().expect("there are some");
     overwrite(&segments[0], end, &half_of_the_next(&segments[0], last));
-    let (begin, _) = *frames(&segments[1]).last().expect("there are some");
-    let cut = begin + FRAME_HEAD as u64 + 1;
-    File::options().write(true).open(&segments[1]).and_then(|file| file.set_len(cut)).expect("it can be cut");
+    let (begin, end) = *frames(&segments[1]).last().expect("there are some");
+    let torn = begin + FRAME_HEAD as u64 + 1;
+    overwrite(&segments[1], torn, &vec![0; (end - torn) as usize]);
     for name in fleet.coordinators() {
         fleet.start_one(&name);
     }
@@ -127,6 +131,20 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     let mut load = Load::start(&fleet.client(), 20, 8, "");
     assert_eq!(load.complete().await.accepted_count(), 20);
     flip_byte(&segment, middle);
+    fleet.start_one("coordinator-2");
+    fleet.coordinators_agree().await;
+
+    // A segment has its whole length before it is written to, so what is shorter lost something that no crash can take.
+    fleet.kill("coordinator-2");
+    let segment = newest_segment(&fleet.data("coordinator-2"));
+    let whole = fs::metadata(&segment).expect("it is there").len();
+    let written = frames(&segment).last().expect("there are some").1;
+    assert!(written < whole / 2, "so the second half is zeros, which are put back below: {written} of {whole}");
+    for len in [whole - 16, whole / 2] {
+        set_len(&segment, len);
+        assert_refuses(&mut fleet, "coordinator-2", &segment, "was cut short").await;
+    }
+    set_len(&segment, whole);
     fleet.start_one("coordinator-2");
     fleet.coordinators_agree().await;
 

@@ -204,8 +204,9 @@ pub(super) const SETTINGS: &[Setting] = &[
 const AFTER_HELP: &str = "\
 Durations are written like 500ms, 2s or 1m30s. What is in parentheses is the default.
 
-robeing-agent install PATH copies this program to PATH, for an init container whose image has no shell; see
-robeing-agent install --help.
+Other uses, each with a --help of its own:
+  robeing-agent install PATH  copies this program to PATH, for an init container whose image has no shell
+  robeing-agent health [URL]  asks a process's probe, for a health check in an image that has no shell
 
 OTEL_EXPORTER_OTLP_ENDPOINT turns tracing to an OpenTelemetry collector on (gRPC).
 
@@ -222,12 +223,10 @@ pub(super) fn command() -> Command {
         .about("One process of a Robeing fleet: a coordinator, or an agent that runs tasks")
         .after_help(AFTER_HELP)
         .max_term_width(120)
-        .arg(
-            Arg::new("exit-with-parent")
-                .long("exit-with-parent")
-                .action(ArgAction::SetTrue)
-                .help("End when the process that started it is gone, or closes its standard input"),
-        );
+        .arg(Arg::new("exit-with-parent").long("exit-with-parent").action(ArgAction::SetTrue).help(
+            "End when the process that started it is gone, or closes its standard input; to be started from a \
+                     thread that stays, since the end of that thread counts, too",
+        ));
     for setting in SETTINGS {
         let heading = match setting.of {
             For::Both => "Settings",

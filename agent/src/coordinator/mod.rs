@@ -185,7 +185,7 @@ async fn start_node(
     let hub = Arc::new(Hub::new(Registry::new(timing, Arc::clone(&platform.clock))));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
     let snapshot = SnapshotFile::new(Arc::clone(&platform.disk), &config.data);
-    let state_machine = StateMachine::open(snapshot, fleet.clone(), Arc::clone(&hub) as _).await?;
+    let state_machine = StateMachine::open(snapshot, fleet.clone(), Arc::clone(&hub) as _, &log).await?;
     let id = data.identity.node_id;
     let timing = Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max };
     let network = PeerNetwork::new(transport.clone());
@@ -217,6 +217,7 @@ async fn start_node(
         started: Instant::now(),
         heard: Heard::default(),
         removed: watch::Sender::new(false),
+        contradicted: watch::Sender::new(None),
         changing: Arc::default(),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -267,6 +268,10 @@ async fn serve(
             error!(reason, "this coordinator must stop");
             Err(CoordinatorError::Stopped(reason))
         }
+        reason = contradicted(&node) => {
+            error!(reason, "this coordinator must stop");
+            Err(CoordinatorError::Stopped(reason))
+        }
         () = shutdown.cancelled() => {
             info!("stopping");
             hand_over(&node).await;
@@ -296,7 +301,13 @@ async fn routes(node: &Arc<Node>, tasks: &TaskTracker, metrics: &Metrics) -> Rou
         .register_encoded_file_descriptor_set(robeing_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1();
-    let consensus = ConsensusServer::new(node.identity.node_id, node.raft.clone(), node.platform.random.next_u64());
+    let consensus = ConsensusServer::new(
+        node.identity.node_id,
+        node.raft.clone(),
+        node.log.clone(),
+        node.contradicted.clone(),
+        node.platform.random.next_u64(),
+    );
     let mut routes = Routes::builder();
     routes
         .add_service(limited!(FleetServer::new(FleetService::new(Arc::clone(node), tasks.clone()))))
@@ -324,6 +335,14 @@ async fn fatal(raft: Raft) -> String {
             return "its task has ended".to_owned();
         }
     }
+}
+
+/// Returns when a leader has contradicted what was applied here, with how.
+async fn contradicted(node: &Node) -> String {
+    let mut told = node.contradicted.subscribe();
+    // The node has a sender, so it can't be closed before.
+    let reason = told.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    reason.unwrap_or_default()
 }
 
 /// A leader that stops names a successor first, so that nobody has to wait for an election.

@@ -63,6 +63,8 @@ pub struct Node {
     pub platform: Platform,
     /// The log.
     pub log: Log,
+    /// Why this coordinator must stop, when a leader has contradicted what it has applied.
+    pub contradicted: watch::Sender<Option<String>>,
     /// What is known of the members while this one leads.
     pub scores: Scores,
     /// When it started.

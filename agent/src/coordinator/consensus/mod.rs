@@ -1,6 +1,7 @@
 //! Consensus among coordinators: the only module that knows the consensus library (`openraft`, an alpha, pinned). It turns
 //! commands into a replicated log and the log into the fleet's state.
 
+mod applied;
 pub mod audit;
 mod network;
 mod server;
@@ -14,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 use openraft::{Config, SnapshotPolicy};
 
 pub use self::{
+    applied::Applied,
     network::PeerNetwork,
     server::{AppendStream, ConsensusServer},
     snapshot::{SnapshotError, SnapshotFile},

@@ -4,13 +4,15 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use robeing_proto::v1;
+use tokio::sync::watch;
 use tonic::Status;
 
 use super::{
-    NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote,
+    NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
     network::Snapshot,
     wire::{self, Malformed},
 };
+use crate::coordinator::log::Log;
 
 /// Largest snapshot taken from another coordinator, bytes.
 pub const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
@@ -20,6 +22,9 @@ pub const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
 pub struct ConsensusServer {
     id: NodeId,
     raft: Raft,
+    log: Log,
+    /// Is told why this coordinator must stop, if another contradicts what it has applied.
+    contradicted: watch::Sender<Option<String>>,
     /// For the tasks that the library spawns in a caller's context.
     seed: u64,
 }
@@ -36,9 +41,9 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
 
 impl ConsensusServer {
-    /// For this node.
-    pub fn new(id: NodeId, raft: Raft, seed: u64) -> Self {
-        Self { id, raft, seed }
+    /// For this node. `contradicted` is told why it must stop, when a leader contradicts what is applied of `log`.
+    pub fn new(id: NodeId, raft: Raft, log: Log, contradicted: watch::Sender<Option<String>>, seed: u64) -> Self {
+        Self { id, raft, log, contradicted, seed }
     }
 
     /// Refuses what is meant for a node that had this address before.
@@ -47,6 +52,18 @@ impl ConsensusServer {
             return Ok(());
         }
         Err(Status::failed_precondition(format!("this is coordinator {:016x}, not {target:016x}", self.id)))
+    }
+
+    /// Keeps a request from the library that contradicts what is applied here: it would take it for what it has, without a
+    /// word, and go on with another state than the leader's.
+    fn check_applied(&self, request: wire::AppendRequest) -> Result<wire::AppendRequest, ()> {
+        match applied::contradiction(&self.log, &request) {
+            None => Ok(request),
+            Some(contradiction) => {
+                self.contradicted.send_replace(Some(contradiction.to_string()));
+                Err(())
+            }
+        }
     }
 
     /// Log replication.
@@ -61,7 +78,7 @@ impl ConsensusServer {
             .and_then(move |request| {
                 let checked = this.check_target(request.target).map_err(|_| ());
                 let read = checked.and_then(|()| wire::append_from_wire(request).map_err(|_| ()));
-                futures::future::ready(read)
+                futures::future::ready(read.and_then(|request| this.check_applied(request)))
             })
             .take_while(|request| futures::future::ready(request.is_ok()))
             .filter_map(|request| futures::future::ready(request.ok()));

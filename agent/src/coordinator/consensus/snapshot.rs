@@ -12,7 +12,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{SnapshotMeta, wire};
+use super::{LogId, SnapshotMeta, wire};
 use crate::platform::Disk;
 
 const MAGIC: &[u8; 8] = b"RBSNAP01";
@@ -36,6 +36,22 @@ pub enum SnapshotError {
         /// How it was seen.
         detail: String,
     },
+    /// The file is missing or an old one.
+    #[error(
+        "the snapshot {file} {problem}, but the log beside it begins after entry {purged}: what was before is in that snapshot alone. \
+         Restore the file, or, while a majority of the coordinators is alive without this one, remove its whole data directory \
+         {dir} to let it join again as a new member"
+    )]
+    TooOld {
+        /// Which file.
+        file: PathBuf,
+        /// Where it belongs.
+        dir: PathBuf,
+        /// What is the matter with it.
+        problem: String,
+        /// The newest entry that is not in the log any more.
+        purged: u64,
+    },
 }
 
 /// Where snapshots are kept.
@@ -49,6 +65,16 @@ impl SnapshotFile {
     /// In this data directory.
     pub fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
         Self { disk, path: dir.join(FILE) }
+    }
+
+    /// That the snapshot, which covers the log up to `covered`, does not reach to where the log begins.
+    pub(super) fn too_old(&self, covered: Option<LogId>, purged: LogId) -> SnapshotError {
+        let problem = match covered {
+            Some(covered) => format!("ends with entry {}", covered.index()),
+            None => "is missing".to_owned(),
+        };
+        let dir = self.path.parent().unwrap_or(&self.path).to_owned();
+        SnapshotError::TooOld { file: self.path.clone(), dir, problem, purged: purged.index() }
     }
 
     /// Replaces the snapshot; durable when it returns.

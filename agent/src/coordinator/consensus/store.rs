@@ -17,11 +17,12 @@ use robeing_fleet::{Effect, Fleet, Refusal, Reply, decode_command};
 use tracing::info;
 
 use super::{
-    Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
+    Applied, Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
     audit::{self, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN},
     network::Snapshot,
     snapshot::{SnapshotError, SnapshotFile},
 };
+use crate::coordinator::log::Log;
 
 /// Is told what was applied, while the state can't change. Must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -60,19 +61,22 @@ pub struct StateMachine {
     observer: Arc<dyn Observer>,
     file: SnapshotFile,
     applied: Option<LogId>,
+    /// The same, where the log sees it.
+    noted: Applied,
     membership: StoredMembership,
     effects: Vec<Effect>,
 }
 
 impl StateMachine {
-    /// From the newest snapshot, or with this fleet when there is none.
+    /// From the newest snapshot, or with this fleet when there is none. What was applied of `log` is noted there.
     ///
     /// # Errors
-    /// A snapshot that is damaged, or that this version can't read.
+    /// A snapshot that is damaged, that this version can't read, or that does not reach to where the log begins.
     pub async fn open(
         file: SnapshotFile,
         fleet: SharedFleet,
         observer: Arc<dyn Observer>,
+        log: &Log,
     ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         if let Some((meta, data)) = file.read().await? {
@@ -80,7 +84,16 @@ impl StateMachine {
             (applied, membership) = (meta.last_log_id, meta.last_membership);
             observer.installed(&fleet.read());
         }
-        Ok(Self { fleet, observer, file, applied, membership, effects: Vec::new() })
+        // Purged is only what a durable snapshot covers. The library would begin with an empty state instead.
+        if let Some(purged) =
+            log.purged().filter(|&purged| applied.is_none_or(|applied| applied.index() < purged.index()))
+        {
+            return Err(file.too_old(applied, purged));
+        }
+        if let Some(applied) = applied {
+            log.applied().note(applied.index());
+        }
+        Ok(Self { fleet, observer, file, applied, noted: log.applied().clone(), membership, effects: Vec::new() })
     }
 
     /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
@@ -131,6 +144,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let id = entry.log_id();
+            // Before it is, so that none is that was not noted.
+            self.noted.note(id.index());
             let replies = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(batch) => {

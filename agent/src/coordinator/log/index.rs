@@ -93,6 +93,12 @@ impl Index {
         (position < self.slots.len()).then_some(position)
     }
 
+    /// The entry at `index`, if it is held or the newest that is gone.
+    pub fn id_at(&self, index: u64) -> Option<LogId> {
+        let held = self.position(index).map(|position| self.slots[position].id);
+        held.or(self.purged.filter(|purged| purged.index() == index))
+    }
+
     /// Adds an entry that follows the last; the very first may be any. `place` is where it is, when it is written.
     pub fn push(&mut self, entry: Entry, place: Option<Place>) -> Result<(), Misfit> {
         let id = entry.log_id();

@@ -41,7 +41,7 @@ use self::{
 };
 pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use crate::{
-    coordinator::consensus::{Entry, LogId, TypeConfig, Vote},
+    coordinator::consensus::{Applied, Entry, LogId, TypeConfig, Vote},
     platform::{Disk, DiskFile},
 };
 
@@ -66,6 +66,7 @@ struct Shared {
     dir: PathBuf,
     salt: u64,
     index: Mutex<Index>,
+    applied: Applied,
     unsaved_commit: Mutex<Option<LogId>>,
     files: Mutex<HashMap<u64, Arc<dyn DiskFile>>>,
     stats: LogStats,
@@ -154,7 +155,7 @@ impl Log {
     /// Opens the log in `dir`, which exists; an empty directory is an empty log. `salt` is drawn once for each log.
     ///
     /// # Errors
-    /// A log that is damaged anywhere but at the very end of what was written is refused.
+    /// A log that is damaged anywhere but at the very end of what was written is refused, and one that was cut short.
     pub async fn open(disk: Arc<dyn Disk>, dir: &Path, salt: u64) -> Result<Opened, RecoveryError> {
         Self::open_sized(disk, dir, salt, SEGMENT_BYTES).await
     }
@@ -167,7 +168,7 @@ impl Log {
         segment_bytes: usize,
     ) -> Result<Opened, RecoveryError> {
         let files = disk.list(dir).await?;
-        let recovered = recovery::recover(&disk, dir, salt, &files).await?;
+        let recovered = recovery::recover(&disk, dir, salt, &files, segment_bytes).await?;
         let file = match recovered.segments.last() {
             Some((number, _)) => {
                 let file = disk.open(&segment::path(dir, *number), false).await?;
@@ -176,7 +177,6 @@ impl Log {
                 if let Some((offset, frame)) = recovered.last_frame {
                     file.write_at_and_sync(offset, frame).await?;
                 }
-                file.fill_to(segment_bytes as u64).await?;
                 disk.sync_dir(dir).await?;
                 Some(file)
             }
@@ -189,6 +189,7 @@ impl Log {
             dir: dir.to_owned(),
             salt,
             index: Mutex::new(recovered.index),
+            applied: Applied::default(),
             unsaved_commit: Mutex::new(None),
             files: Mutex::new(HashMap::new()),
             stats: LogStats::default(),
@@ -219,6 +220,26 @@ impl Log {
     /// Entries held.
     pub fn entries(&self) -> usize {
         self.shared.index().len()
+    }
+
+    /// Where the state machine notes what it has applied of this log.
+    pub fn applied(&self) -> &Applied {
+        &self.shared.applied
+    }
+
+    /// The entry at `index`, if it is still known: those before the newest that was purged are not.
+    pub fn id_at(&self, index: u64) -> Option<LogId> {
+        self.shared.index().id_at(index)
+    }
+
+    /// The newest entry that was purged.
+    pub fn purged(&self) -> Option<LogId> {
+        self.shared.index().purged
+    }
+
+    /// The newest vote.
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.index().vote
     }
 
     async fn hand_over(&self, operation: Operation) -> io::Result<()> {
@@ -345,6 +366,18 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        // What is applied is part of the state, which can't be taken back.
+        let (kept, applied) = (last.map_or(0, |last| last.index() + 1), self.shared.applied.end());
+        if kept < applied {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "log entries from {kept} on are to be replaced, but those before {applied} are applied here: a majority of \
+                     the coordinators has lost entries that were acknowledged. Keep a copy of this coordinator's data \
+                     directory, which has them, before anything else"
+                ),
+            ));
+        }
         self.shared.index().truncate_after(last);
         self.write_record(Record::TruncatedAfter(last)).await
     }

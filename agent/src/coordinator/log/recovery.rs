@@ -2,7 +2,8 @@
 //!
 //! One frame at a time is written and synced before the next is begun, so at most the last one can be torn. Hence: a frame
 //! that is not whole, with nothing whole behind it, is what the crash cut off and was never acknowledged; it is dropped. One
-//! with something whole behind it was synced once and is damaged now; nothing may be dropped, and the log is refused.
+//! with something whole behind it was synced once and is damaged now; nothing may be dropped, and the log is refused. So is
+//! one with a segment that is shorter than it was made, since what is torn is torn within a segment.
 
 use std::{
     io,
@@ -38,6 +39,21 @@ pub enum RecoveryError {
         offset: u64,
         /// How it was seen.
         detail: String,
+    },
+    /// A segment lost its end.
+    #[error(
+        "the log segment {file} was cut short: it has {len} bytes of {whole}, which it had before anything was written to it, so no \
+         crash took them. Entries that were acknowledged may be gone, so nothing is dropped; restore the file, or, while a \
+         majority of the coordinators is alive without this one, remove its whole data directory to let it join again as a new \
+         member"
+    )]
+    CutShort {
+        /// Which file.
+        file: PathBuf,
+        /// Bytes it has.
+        len: u64,
+        /// Bytes it was made with.
+        whole: u64,
     },
     /// A file is missing.
     #[error(
@@ -78,12 +94,13 @@ struct Reader<'a> {
     last_frame: Option<(u64, Bytes)>,
 }
 
-/// Reads the log in `dir`. `files` are the names in it.
+/// Reads the log in `dir`, whose segments have `segment_bytes`. `files` are the names in it.
 pub async fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     log_salt: u64,
     files: &[String],
+    segment_bytes: usize,
 ) -> Result<Recovered, RecoveryError> {
     let numbers: Vec<u64> = files.iter().filter_map(|name| segment::number(name)).collect();
     for pair in numbers.windows(2) {
@@ -102,7 +119,11 @@ pub async fn recover(
     // Where the previous segment ended before its end, in case nothing follows it.
     let mut stopped: Option<(u64, usize, Bytes)> = None;
     for &number in &numbers {
-        let content = disk.read(&segment::path(dir, number)).await?;
+        let file = segment::path(dir, number);
+        let content = disk.read(&file).await?;
+        if content.len() < segment_bytes {
+            return Err(RecoveryError::CutShort { file, len: content.len() as u64, whole: segment_bytes as u64 });
+        }
         let (end, highest) = reader.read_segment(number, &content)?;
         if end == 0 {
             // Begun but never written to, or damaged at its very start; only the newest may be the former.
@@ -110,7 +131,7 @@ pub async fn recover(
             if number != numbers[numbers.len() - 1] {
                 return Err(reader.damaged(number, 0, "its first frame is not whole, and a newer segment exists"));
             }
-            disk.remove(&segment::path(dir, number)).await?;
+            disk.remove(&file).await?;
             break;
         }
         tail = end as u64;

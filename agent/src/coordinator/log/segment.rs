@@ -1,5 +1,8 @@
 //! Segments: files of one size, filled with zeros in advance so that writing within them changes no metadata, and used again
 //! when everything in them was purged. Their names say what they are: `0000000000000007.log`, or `spare-3` for one to be used.
+//!
+//! Invariant: a file has its whole size, durably, before it gets a segment's name, and never less again. So no crash leaves a
+//! segment that is shorter; one that is was cut by something else, and what it lost may have been acknowledged.
 
 use std::{
     io,
@@ -9,7 +12,8 @@ use std::{
 
 use crate::platform::{Disk, DiskFile};
 
-/// Size of a segment, bytes. Also the largest frame.
+/// Size of a segment, bytes. Also the largest frame. A log with shorter segments is refused, so a version that raises this
+/// must know the size that older ones gave theirs.
 pub const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
 /// Number of a log's first segment.
 pub const FIRST: u64 = 1;
@@ -66,15 +70,20 @@ impl Spares {
     /// Makes one.
     pub async fn prepare(&mut self) -> io::Result<()> {
         let name = self.next_name();
-        let path = self.dir.join(&name);
-        let file = self.disk.open(&path, true).await?;
-        if let Err(error) = file.fill_to(self.size as u64).await {
-            // A full disk must not stay full of half a spare.
-            drop(self.disk.remove(&path).await);
-            return Err(error);
-        }
+        self.fill(&name, true).await?;
         self.names.push(name);
         Ok(())
+    }
+
+    /// Gives a spare its whole size, durably.
+    async fn fill(&self, name: &str, create: bool) -> io::Result<()> {
+        let path = self.dir.join(name);
+        let filled = self.disk.open(&path, create).await?.fill_to(self.size as u64).await;
+        if filled.is_err() {
+            // A full disk must not stay full of half a spare, nor one whose sync failed seem whole the next time.
+            drop(self.disk.remove(&path).await);
+        }
+        filled
     }
 
     /// Takes one, making it first if there is none, as segment `number`. Durable only with the directory's sync, which this does.
@@ -83,13 +92,12 @@ impl Spares {
             self.prepare().await?;
         }
         let name = self.names.pop().ok_or_else(|| io::Error::other("a spare segment was made and is gone"))?;
+        // A crash may have left it half filled.
+        self.fill(&name, false).await?;
         let to = path(&self.dir, number);
         self.disk.rename(&self.dir.join(name), &to).await?;
         self.disk.sync_dir(&self.dir).await?;
-        let file = self.disk.open(&to, false).await?;
-        // A crash may have left a spare half filled.
-        file.fill_to(self.size as u64).await?;
-        Ok(file)
+        self.disk.open(&to, false).await
     }
 
     /// Takes back a segment that is not needed any more.

@@ -1,9 +1,11 @@
 //! One scripted history, with the power going at every single operation on the disk, also while the log is read back.
 
+use std::path::Path;
+
 use openraft::storage::RaftLogStorage;
 
-use super::{Content, Rig, entry, id, new_disk};
-use crate::coordinator::consensus::Vote;
+use super::{Content, DIR, Rig, entry, id, new_disk};
+use crate::{coordinator::consensus::Vote, platform::Disk};
 
 const SEGMENT: usize = 1024;
 const SEEDS: u64 = 4;
@@ -92,4 +94,37 @@ async fn the_power_may_go_again_while_the_log_is_read_back() {
         let found = Rig::open(&disk, SEGMENT).await.content().await;
         assert!(found == before || found == after, "operation {operation}: {found:?}");
     }
+}
+
+/// A crash may leave a spare of any length. It must not become a segment before it is whole, or a second crash leaves a
+/// segment that looks as if it had been cut short.
+#[tokio::test]
+async fn no_crash_leaves_a_segment_that_is_shorter_than_it_was_made() {
+    const BEGINNING: u64 = 6;
+    let mut halves = 0;
+    for first in 1..=BEGINNING {
+        for second in 1..=BEGINNING {
+            for seed in 0..4 * SEEDS {
+                let disk = new_disk().await;
+                let mut rig = Rig::open(&disk, SEGMENT).await;
+                disk.power_off_during(first);
+                drop(rig.append(vec![entry(1, 0, 40)]).await);
+                let mut rig = rig.crash(seed).await;
+                for name in disk.list(Path::new(DIR)).await.unwrap() {
+                    let len = disk.content(&Path::new(DIR).join(&name)).unwrap().len();
+                    assert!(len == SEGMENT || !name.ends_with(".log"), "{name} has {len} bytes");
+                    halves += u64::from(len > 0 && len < SEGMENT);
+                }
+                let next = rig.content().await.next_index();
+                disk.power_off_during(second);
+                drop(rig.append(vec![entry(2, next, 40)]).await);
+                let rig = rig.crash(seed + 1).await;
+                for name in rig.disk.list(Path::new(DIR)).await.unwrap() {
+                    let len = disk.content(&Path::new(DIR).join(&name)).unwrap().len();
+                    assert!(len == SEGMENT || !name.ends_with(".log"), "{name} has {len} bytes");
+                }
+            }
+        }
+    }
+    assert!(halves > 0, "some crash leaves a part of a spare");
 }

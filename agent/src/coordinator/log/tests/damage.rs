@@ -38,8 +38,9 @@ fn copy_of(disk: &SimulatedDisk, numbers: &[u64]) -> impl AsyncFn() -> Simulated
     }
 }
 
+/// A crash tears within the segment, which has its whole length before anything is written to it.
 #[tokio::test]
-async fn a_log_cut_at_any_byte_goes_on_after_its_last_whole_frame() {
+async fn a_log_torn_at_any_byte_goes_on_after_its_last_whole_frame() {
     const SEGMENT: usize = 4096;
     let disk = filled(SEGMENT, 5, 20).await.close().await;
     let frames = frames(&disk, 1);
@@ -48,18 +49,41 @@ async fn a_log_cut_at_any_byte_goes_on_after_its_last_whole_frame() {
     for cut in 0..=written {
         let whole = frames.iter().filter(|(_, end)| *end <= cut).count();
         let expected: Vec<u64> = (0..whole.saturating_sub(1) as u64).collect();
-        for zeroed in [true, false] {
+        for garbage in [0, 0xa5] {
             let disk = copy().await;
-            match zeroed {
-                true => disk.overwrite(&path(1), cut as u64, &vec![0; SEGMENT - cut]).unwrap(),
-                false => disk.cut(&path(1), cut as u64).unwrap(),
-            }
+            disk.overwrite(&path(1), cut as u64, &vec![garbage; SEGMENT - cut]).unwrap();
             let mut rig = Rig::open(&disk, SEGMENT).await;
-            assert_eq!(indexes(&rig.content().await), expected, "cut at {cut}, zeroed: {zeroed}");
+            assert_eq!(indexes(&rig.content().await), expected, "torn at {cut}, then {garbage}");
             let next = expected.len() as u64;
             rig.append(vec![entry(2, next, 33)]).await.unwrap();
             let content = rig.reopen().await.content().await;
-            assert_eq!(content.last(), Some(id(2, next)), "it goes on after a cut at {cut}, zeroed: {zeroed}");
+            assert_eq!(content.last(), Some(id(2, next)), "it goes on after {cut}, where {garbage} begins");
+        }
+    }
+}
+
+/// No crash makes a segment shorter, so what it lost may have been acknowledged.
+#[tokio::test]
+async fn a_segment_cut_short_is_refused_and_left_as_it_is() {
+    const SEGMENT: usize = 1024;
+    let disk = filled(SEGMENT, 24, 40).await.close().await;
+    let numbers = [1, 2, 3];
+    let copy = copy_of(&disk, &numbers);
+    for number in numbers {
+        for cut in (0..SEGMENT).step_by(8).chain([SEGMENT - 16, SEGMENT - 1]) {
+            let disk = copy().await;
+            disk.cut(&path(number), cut as u64).unwrap();
+            let before: Vec<_> = numbers.iter().map(|&number| disk.content(&path(number)).unwrap()).collect();
+            match Rig::try_open(&disk, SEGMENT).await.err().expect("it must be refused") {
+                refused @ RecoveryError::CutShort { .. } => {
+                    let said = refused.to_string();
+                    let lengths = format!("{} was cut short: it has {cut} bytes of {SEGMENT}", path(number).display());
+                    assert!(said.contains(&lengths) && said.contains("remove its whole data directory"), "{said}");
+                }
+                other => panic!("segment {number} cut at {cut}: {other}"),
+            }
+            let after: Vec<_> = numbers.iter().map(|&number| disk.content(&path(number)).unwrap()).collect();
+            assert_eq!(after, before, "nothing is changed");
         }
     }
 }
@@ -122,7 +146,7 @@ async fn a_missing_segment_is_refused() {
             RecoveryError::MissingSegment { missing: named, .. } => assert_eq!(named, path(missing)),
             // Nothing precedes the first, but its entries are missing.
             RecoveryError::Damaged { detail, .. } => assert!(missing == 1 && detail.contains("missing"), "{detail}"),
-            RecoveryError::Io(e) => panic!("{e}"),
+            other => panic!("{other}"),
         }
     }
 }

@@ -35,6 +35,22 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_log_is_opened_ane
     assert_eq!(content.vote, None);
 }
 
+#[tokio::test]
+async fn what_is_applied_is_never_truncated() {
+    let mut rig = filled(4096, 6, 20).await;
+    // Known to be committed is not enough: after a failed sync that may be ahead of what the log holds.
+    rig.log.save_committed(Some(id(1, 5))).await.unwrap();
+    rig.log.truncate_after(Some(id(1, 4))).await.unwrap();
+    rig.log.applied().note(3);
+    for kept in [None, Some(id(1, 2))] {
+        let refused = rig.log.truncate_after(kept).await.unwrap_err();
+        assert!(refused.to_string().contains("those before 4 are applied here"), "{refused}");
+        assert_eq!(indexes(&rig.content().await), [0, 1, 2, 3, 4]);
+    }
+    rig.log.truncate_after(Some(id(1, 3))).await.unwrap();
+    assert_eq!(indexes(&rig.content().await), [0, 1, 2, 3]);
+}
+
 /// A stream of replication that was given up may still ask for entries that were purged since.
 #[tokio::test]
 async fn replication_never_reads_past_a_gap() {

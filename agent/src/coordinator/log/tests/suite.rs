@@ -29,7 +29,7 @@ impl StoreBuilder<TypeConfig, Log, StateMachine> for Builder {
         let rig = Rig::open(&new_disk().await, 16 * 1024).await;
         let file = SnapshotFile::new(Arc::new(rig.disk.clone()), Path::new("/data"));
         let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-        let state_machine = StateMachine::open(file, fleet, Arc::new(Nobody)).await.unwrap();
+        let state_machine = StateMachine::open(file, fleet, Arc::new(Nobody), &rig.log).await.unwrap();
         Ok(((), rig.log, state_machine))
     }
 }
