@@ -54,19 +54,23 @@ pub fn decode_at(salt: u64, segment: &Bytes, offset: usize) -> Option<(u64, Byte
     (checksum(salt, seq, body) == u32_at(16)?).then(|| (seq, segment.slice(start..start + len)))
 }
 
-/// How long a frame that was begun at `offset` and is not whole was to be, as far as it got; 0 if its header did not arrive.
-pub fn torn_len(segment: &Bytes, offset: usize, seq: u64) -> u64 {
-    let Some(header) = segment.get(offset..offset + HEADER) else { return 0 };
-    let begun = header[..4] == MAGIC.to_le_bytes() && header[8..16] == seq.to_le_bytes();
-    let body = header[4..8].try_into().map_or(0, u32::from_le_bytes);
-    if begun { frame_len(body as usize).min(segment.len() - offset) as u64 } else { 0 }
+/// How long the frame that begins with `head` says it is, without its padding.
+pub fn announced(head: &[u8]) -> Option<usize> {
+    let head = head.get(..HEADER).filter(|head| head[..4] == MAGIC.to_le_bytes())?;
+    let body = head[4..8].try_into().map(u32::from_le_bytes).ok()?;
+    HEADER.checked_add(body as usize)
 }
 
-/// The first whole frame at or after `from` whose sequence number is at least `min_seq`: its offset.
-pub fn find_from(salt: u64, segment: &Bytes, from: usize, min_seq: u64) -> Option<usize> {
-    (from.next_multiple_of(ALIGN)..segment.len().saturating_sub(HEADER - 1))
-        .step_by(ALIGN)
-        .find(|&offset| decode_at(salt, segment, offset).is_some_and(|(seq, _)| seq >= min_seq))
+/// How long the frame that begins with `head` was to be; 0 if its header did not arrive.
+pub fn torn_len(head: &[u8], seq: u64) -> usize {
+    let len = announced(head).filter(|_| head[8..16] == seq.to_le_bytes());
+    len.map_or(0, |len| len.next_multiple_of(ALIGN))
+}
+
+/// Where, in bytes that begin at a multiple of [`ALIGN`], a frame may begin first.
+pub fn find_begun(bytes: &[u8]) -> Option<usize> {
+    let magic = MAGIC.to_le_bytes();
+    bytes.chunks(ALIGN).position(|chunk| chunk.starts_with(&magic)).map(|chunks| chunks * ALIGN)
 }
 
 #[cfg(test)]
@@ -103,15 +107,5 @@ mod tests {
         for len in 0..HEADER + 9 {
             assert_eq!(decode_at(1, &frame.slice(..len), 0), None, "{len} bytes");
         }
-    }
-
-    #[test]
-    fn a_later_frame_is_found_behind_garbage() {
-        let mut segment = vec![0xaa; 64];
-        segment.extend_from_slice(&encode(1, 5, b"later"));
-        let segment = Bytes::from(segment);
-        assert_eq!(find_from(1, &segment, 0, 5), Some(64));
-        assert_eq!(find_from(1, &segment, 0, 6), None);
-        assert_eq!(find_from(2, &segment, 0, 5), None);
     }
 }

@@ -7,6 +7,7 @@
 
 mod frame;
 mod index;
+mod pieces;
 mod record;
 mod recovery;
 mod segment;
@@ -174,8 +175,9 @@ impl Log {
                 let file = disk.open(&segment::path(dir, *number), false).await?;
                 // The last frame was perhaps never synced, or its sync failed, which a later sync does not make up for:
                 // it was read from the system's cache, and now it counts. So it is written again.
-                if let Some((offset, frame)) = recovered.last_frame {
-                    file.write_at_and_sync(offset, frame).await?;
+                if let Some(frame) = recovered.last_frame {
+                    let content = frame::encode(segment::salt(salt, *number), frame.seq, &frame.body);
+                    file.write_at_and_sync(frame.offset, content).await?;
                 }
                 disk.sync_dir(dir).await?;
                 Some(file)

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::{
     frame,
     index::{Index, Misfit, Place},
+    pieces::Pieces,
     record::{self, BadRecord, Record},
     segment,
 };
@@ -77,10 +78,20 @@ pub struct Recovered {
     pub tail: u64,
     /// The next frame's sequence number.
     pub next_seq: u64,
-    /// Where the last whole frame is in the newest segment, and its bytes.
-    pub last_frame: Option<(u64, Bytes)>,
+    /// The last whole frame, which is in the newest segment.
+    pub last_frame: Option<LastFrame>,
     /// Bytes of a torn frame that was dropped, as far as its header tells.
     pub torn_bytes: u64,
+}
+
+/// A frame as it was read back.
+pub struct LastFrame {
+    /// Where it is.
+    pub offset: u64,
+    /// Its number.
+    pub seq: u64,
+    /// What is in it.
+    pub body: Bytes,
 }
 
 /// The sequence number of a log's first frame.
@@ -91,7 +102,7 @@ struct Reader<'a> {
     salt: u64,
     index: Index,
     next_seq: Option<u64>,
-    last_frame: Option<(u64, Bytes)>,
+    last_frame: Option<LastFrame>,
 }
 
 /// Reads the log in `dir`, whose segments have `segment_bytes`. `files` are the names in it.
@@ -117,17 +128,17 @@ pub async fn recover(
     let mut segments: Vec<(u64, Option<u64>)> = Vec::new();
     let (mut tail, mut torn_bytes) = (0, 0);
     // Where the previous segment ended before its end, in case nothing follows it.
-    let mut stopped: Option<(u64, usize, Bytes)> = None;
+    let mut stopped: Option<(u64, usize, Pieces)> = None;
     for &number in &numbers {
         let file = segment::path(dir, number);
-        let content = disk.read(&file).await?;
+        let mut content = Pieces::open(disk, &file).await?;
         if content.len() < segment_bytes {
             return Err(RecoveryError::CutShort { file, len: content.len() as u64, whole: segment_bytes as u64 });
         }
-        let (end, highest) = reader.read_segment(number, &content)?;
+        let (end, highest) = reader.read_segment(number, &mut content).await?;
         if end == 0 {
             // Begun but never written to, or damaged at its very start; only the newest may be the former.
-            reader.refuse_if_more(number, 0, &content)?;
+            reader.refuse_if_more(number, 0, &mut content).await?;
             if number != numbers[numbers.len() - 1] {
                 return Err(reader.damaged(number, 0, "its first frame is not whole, and a newer segment exists"));
             }
@@ -138,9 +149,9 @@ pub async fn recover(
         segments.push((number, highest));
         stopped = Some((number, end, content));
     }
-    if let Some((number, end, content)) = stopped {
-        reader.refuse_if_more(number, end, &content)?;
-        torn_bytes = frame::torn_len(&content, end, reader.next_seq.unwrap_or(FIRST_SEQ));
+    if let Some((number, end, mut content)) = stopped {
+        reader.refuse_if_more(number, end, &mut content).await?;
+        torn_bytes = content.torn_len(end, reader.next_seq.unwrap_or(FIRST_SEQ)).await?;
     }
     Ok(Recovered {
         index: reader.index,
@@ -161,10 +172,10 @@ async fn newest_purge(
 ) -> Result<Option<LogId>, RecoveryError> {
     let mut newest: Option<LogId> = None;
     for &number in numbers {
-        let content = disk.read(&segment::path(dir, number)).await?;
+        let mut content = Pieces::open(disk, &segment::path(dir, number)).await?;
         let salt = segment::salt(log_salt, number);
         let mut offset = 0;
-        while let Some((_, body)) = frame::decode_at(salt, &content, offset) {
+        while let Some((_, body)) = content.frame(salt, offset).await? {
             offset += frame::frame_len(body.len());
             // What can't be decoded is refused by the pass that follows.
             for record in record::decode(body).unwrap_or_default() {
@@ -189,17 +200,17 @@ impl Reader<'_> {
     }
 
     /// Replays a segment's frames: the offset behind the last whole one, and the highest entry index seen.
-    fn read_segment(&mut self, number: u64, content: &Bytes) -> Result<(usize, Option<u64>), RecoveryError> {
+    async fn read_segment(&mut self, number: u64, content: &mut Pieces) -> Result<(usize, Option<u64>), RecoveryError> {
         let salt = segment::salt(self.salt, number);
         let (mut offset, mut highest) = (0, None);
-        while let Some((seq, body)) = frame::decode_at(salt, content, offset) {
+        while let Some((seq, body)) = content.frame(salt, offset).await? {
             if self.next_seq.is_some_and(|expected| seq != expected) {
                 let expected = self.next_seq.unwrap_or_default();
                 return Err(self.damaged(number, offset, format!("frame {seq} where frame {expected} belongs")));
             }
             let len = frame::frame_len(body.len());
             let place = Place { segment: number, offset: offset as u64, len };
-            let records = record::decode(body).map_err(|e: BadRecord| self.damaged(number, offset, e))?;
+            let records = record::decode(body.clone()).map_err(|e: BadRecord| self.damaged(number, offset, e))?;
             for record in records {
                 if let Record::Start(said) = record
                     && said != number
@@ -214,16 +225,16 @@ impl Reader<'_> {
                 self.index.evict();
             }
             self.next_seq = Some(seq + 1);
-            self.last_frame = Some((offset as u64, content.slice(offset..content.len().min(offset + len))));
+            self.last_frame = Some(LastFrame { offset: offset as u64, seq, body });
             offset += len;
         }
         Ok((offset, highest))
     }
 
     /// Refuses a segment that has a whole frame behind one that is not.
-    fn refuse_if_more(&self, number: u64, end: usize, content: &Bytes) -> Result<(), RecoveryError> {
+    async fn refuse_if_more(&self, number: u64, end: usize, content: &mut Pieces) -> Result<(), RecoveryError> {
         let salt = segment::salt(self.salt, number);
-        match frame::find_from(salt, content, end, self.next_seq.unwrap_or(0)) {
+        match content.find_from(salt, end, self.next_seq.unwrap_or(0)).await? {
             Some(later) => Err(self.damaged(number, end, format!("a whole frame follows at byte {later}"))),
             None => Ok(()),
         }
