@@ -9,8 +9,10 @@ use std::{
     env,
     fmt::Display,
     io::{self, Write},
+    num::NonZero,
     process::ExitCode,
     sync::Arc,
+    thread,
 };
 
 use install::InstallError;
@@ -35,8 +37,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Threads that run an agent's own tasks: its session, and what it exchanges with executors.
 const AGENT_WORKERS: usize = 1;
-/// Threads that run a coordinator's: one may be busy with a snapshot while heartbeats go on. Its log has a thread of its own.
-const COORDINATOR_WORKERS: usize = 2;
+/// Threads that run a coordinator's, at most. Its log has a thread of its own.
+const MOST_COORDINATOR_WORKERS: usize = 4;
 /// Threads for what blocks, such as files. They end when idle.
 const BLOCKING: usize = 16;
 
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
         return say(&format!("it can't be tied to the process that started it: {error}"), FAILED);
     }
     let workers = match &startup.process {
-        Process::Coordinator(_) => COORDINATOR_WORKERS,
+        Process::Coordinator(_) => coordinator_workers(thread::available_parallelism().map_or(1, NonZero::get)),
         Process::Agent(..) => AGENT_WORKERS,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,6 +92,12 @@ fn main() -> ExitCode {
         }
         Err(error) => say(&format!("the runtime can't be started: {error}"), FAILED),
     }
+}
+
+/// Threads for a coordinator that may use so many CPUs. Half of them, because each change of threads on the way of a commit
+/// costs more than the work that is done there, and the log's thread, other coordinators or agents want the rest.
+fn coordinator_workers(cpus: usize) -> usize {
+    (cpus / 2).clamp(1, MOST_COORDINATOR_WORKERS)
 }
 
 /// Puts a copy of this program where the arguments say.

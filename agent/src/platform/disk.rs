@@ -183,8 +183,9 @@ impl DiskFile for OpenFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let file = Arc::clone(&self.0);
+        // Made where it is dropped: what one thread allocates and another gives back stays with the first for long.
+        let mut buffer = vec![0; len];
         blocking(move || {
-            let mut buffer = vec![0; len];
             let mut filled = 0;
             while filled < len {
                 match file.read_at(&mut buffer[filled..], offset + filled as u64)? {

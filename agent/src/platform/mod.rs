@@ -3,6 +3,7 @@
 //! runs the shipped code on a network that loses messages and a disk that loses unsynced writes.
 
 mod clock;
+mod compute;
 pub mod disk;
 mod host;
 mod network;
@@ -12,6 +13,7 @@ pub mod simulated;
 use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
+pub use compute::compute;
 pub use disk::{Disk, DiskFile, DiskLock, FileSystem};
 pub use host::{Host, LinuxHost};
 pub use network::{Connection, Io, Listener, Network, TcpNetwork};

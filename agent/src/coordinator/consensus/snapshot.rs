@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{LogId, SnapshotMeta, wire};
-use crate::platform::Disk;
+use crate::platform::{Disk, compute};
 
 const MAGIC: &[u8; 8] = b"RBSNAP01";
 /// Name of the file in the data directory.
@@ -80,14 +80,17 @@ impl SnapshotFile {
     /// Replaces the snapshot; durable when it returns.
     pub async fn write(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<()> {
         let meta = wire::json(meta);
-        let mut file = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8 + data.len() + 4);
-        file.put_slice(MAGIC);
-        file.put_u32_le(meta.len() as u32);
-        file.put_slice(&meta);
-        file.put_u64_le(data.len() as u64);
-        file.put_slice(data);
-        file.put_u32_le(crc32c::crc32c(&file));
-        self.disk.write_atomic(&self.path, file.freeze()).await
+        let file = compute(|| {
+            let mut file = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8 + data.len() + 4);
+            file.put_slice(MAGIC);
+            file.put_u32_le(meta.len() as u32);
+            file.put_slice(&meta);
+            file.put_u64_le(data.len() as u64);
+            file.put_slice(data);
+            file.put_u32_le(crc32c::crc32c(&file));
+            file.freeze()
+        });
+        self.disk.write_atomic(&self.path, file).await
     }
 
     /// The snapshot, if there is one.
@@ -98,7 +101,7 @@ impl SnapshotFile {
             Err(e) => return Err(e.into()),
         };
         let damaged = |detail: String| SnapshotError::Damaged { file: self.path.clone(), detail };
-        parse(content).map(Some).map_err(damaged)
+        compute(|| parse(content)).map(Some).map_err(damaged)
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     network::Snapshot,
     snapshot::{SnapshotError, SnapshotFile},
 };
-use crate::coordinator::log::Log;
+use crate::{coordinator::log::Log, platform::compute};
 
 /// Is told what was applied, while the state can't change. Must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -80,7 +80,7 @@ impl StateMachine {
     ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         if let Some((meta, data)) = file.read().await? {
-            *fleet.write() = decode(&data)?;
+            *fleet.write() = compute(|| decode(&data))?;
             (applied, membership) = (meta.last_log_id, meta.last_membership);
             observer.installed(&fleet.read());
         }
@@ -169,13 +169,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         // Encoded here, between two entries, so that state, log id and membership belong together.
-        let data = Bytes::from(self.fleet.read().encode());
+        let data = Bytes::from(compute(|| self.fleet.read().encode()));
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         SnapshotBuilder { snapshot: Snapshot { meta, snapshot: data }, file: self.file.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
-        let fleet = decode(&snapshot)?;
+        let fleet = compute(|| decode(&snapshot))?;
         self.file.write(meta, &snapshot).await?;
         info!(bytes = snapshot.len(), up_to = ?meta.last_log_id.map(|id| id.index()), "{SNAPSHOT_INSTALLED}");
         self.applied = meta.last_log_id;

@@ -1,0 +1,39 @@
+//! Work that keeps a thread for long.
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// Does work that takes long without waiting for anything, such as encoding a fleet of a million tasks, while the other
+/// tasks of the runtime go on, heartbeats among them: another thread takes them over meanwhile. A runtime of one thread, as
+/// the simulator's, does the work in its turn.
+pub fn compute<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn other_tasks_go_on_although_there_is_one_worker() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (tell, told) = mpsc::channel();
+        let (done, is_done) = mpsc::channel();
+        runtime.spawn(async move { done.send(compute(|| told.recv())).unwrap() });
+        // Runs only when the other does not keep the worker.
+        runtime.spawn(async move { tell.send(7).unwrap() });
+        let answer = is_done.recv_timeout(Duration::from_secs(30));
+        // Without waiting for a worker that is kept.
+        runtime.shutdown_background();
+        assert_eq!(answer, Ok(Ok(7)));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_of_one_thread_does_the_work_in_its_turn() {
+        assert_eq!(compute(|| 7), 7);
+    }
+}
