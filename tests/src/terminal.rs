@@ -89,6 +89,8 @@ impl Terminal {
     fn command(&self, line: &[&str]) -> Command {
         let mut command = Command::new(program(CLI));
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
+        // What a killed `robeing dev` leaves there goes with the test.
+        command.env("TMPDIR", self.dir.path());
         for name in ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER"] {
             command.env_remove(name);
         }

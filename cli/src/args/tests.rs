@@ -1,6 +1,9 @@
 //! Command lines as users write them, and the help they get.
 
+use std::ffi::OsString;
+
 use super::*;
+use crate::exit::Exit;
 
 fn parsed(line: &str) -> Result<Cli, clap::Error> {
     let words: Vec<OsString> = std::iter::once("robeing").chain(line.split(' ')).map(OsString::from).collect();

@@ -13,12 +13,14 @@ use robeing_crds::{RobeingCluster, find_cluster, limits::MAX_MANIFEST_BYTES};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::broadcast::error::RecvError,
+    sync::broadcast::{Receiver, error::RecvError},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{DRAIN_TIMEOUT, DevError, DevFleet, DevOptions, STOP_GRACE, leftovers, plan::Plan, registry, runnable};
+use super::{
+    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, plan::Plan, registry, runnable,
+};
 use crate::{
     args::DevArgs,
     client::{FleetClient, Settings},
@@ -50,7 +52,11 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     let options = DevOptions { data: args.data, name: args.name, port: args.port, agent_bin: args.agent_bin };
     let is_kept = options.data.is_some();
     tell_namesakes(options.name.as_deref().or(cluster.metadata.name.as_deref()));
-    let (mut fleet, mut events) = DevFleet::start(&cluster, &options).await?;
+    // Nothing has been started until it answers.
+    let (mut fleet, mut events) = tokio::select! {
+        started = DevFleet::start(&cluster, &options) => started?,
+        () = signals.next() => return Ok(Exit::Interrupted),
+    };
     let mut screen = Screen::new(!args.plain && io::stdout().is_terminal());
     let mut failure = greet(&mut screen, &fleet, is_kept).err();
     let mut poll = interval(POLL);
@@ -73,6 +79,25 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     observer.end();
     screen.clear();
     // A reader that has gone ends the fleet as well as a signal does, and must not keep it from ending in order.
+    let was_stopped = stop(&mut fleet, &mut events, &mut signals, &mut screen).await;
+    while let Ok(event) = events.try_recv() {
+        let _ = screen.line(&event.to_string());
+    }
+    let _ = screen.line("stopped");
+    match failure {
+        Some(error) => Err(error.into()),
+        None if was_stopped => Ok(Exit::Success),
+        None => Ok(Exit::Interrupted),
+    }
+}
+
+/// Ends the fleet in order, or at once when a further signal comes. Answers whether it was in order.
+async fn stop(
+    fleet: &mut DevFleet,
+    events: &mut Receiver<DevEvent>,
+    signals: &mut Signals,
+    screen: &mut Screen,
+) -> bool {
     let _ = screen.line(&format!(
         "stopping: agents finish what they run for up to {}s and hand back the rest, and are killed after {}s; then the \
          coordinators end, within {}s; Ctrl-C again ends everything at once",
@@ -94,15 +119,7 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
         let _ = screen.line("ending everything at once");
         fleet.kill().await;
     }
-    while let Ok(event) = events.try_recv() {
-        let _ = screen.line(&event.to_string());
-    }
-    let _ = screen.line("stopped");
-    match failure {
-        Some(error) => Err(error.into()),
-        None if was_stopped => Ok(Exit::Success),
-        None => Ok(Exit::Interrupted),
-    }
+    was_stopped
 }
 
 /// Says which running fleets have this name already: they can't be told apart by it.

@@ -1,0 +1,66 @@
+//! Reading a command line: its grammar under the name the program is called by, and what the environment adds.
+
+use std::{env, ffi::OsString};
+
+use clap::{CommandFactory, FromArgMatches, builder::Resettable, error::ErrorKind, parser::ValueSource};
+
+use super::Cli;
+use crate::exit::Exit;
+
+/// The program's own name.
+const PROGRAM: &str = "robeing";
+
+/// The name a user calls the program by: `kubectl robeing` where it is kubectl's plugin.
+pub fn called_as(program: &str) -> &'static str {
+    let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
+    if file == "kubectl-robeing" || file == "kubectl-robeing.exe" { "kubectl robeing" } else { PROGRAM }
+}
+
+/// The command line's grammar under the name it is called by.
+pub fn grammar(name: &'static str) -> clap::Command {
+    Cli::command().bin_name(name).display_name(name).after_help(Exit::table())
+}
+
+/// Arguments that the environment may give: their command, if not all, their id, and the variable.
+const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 3] = [
+    (None, "endpoint", "ROBEING_ENDPOINT"),
+    (Some("dev"), "agent_bin", "ROBEING_AGENT_BIN"),
+    (Some("submit"), "submitter", "ROBEING_SUBMITTER"),
+];
+
+/// The grammar without the variables that are empty, which count as unset.
+fn without_empty_variables(mut grammar: clap::Command) -> clap::Command {
+    for (command, id, variable) in FROM_ENVIRONMENT {
+        if env::var_os(variable).is_none_or(|value| !value.is_empty()) {
+            continue;
+        }
+        let forget = |argument: clap::Arg| argument.env(Resettable::Reset);
+        grammar = match command {
+            None => grammar.mut_arg(id, forget),
+            Some(name) => grammar.mut_subcommand(name, |command| command.mut_arg(id, forget)),
+        };
+    }
+    grammar
+}
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+/// Clap's: also where help or the version was asked for.
+pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
+    let program = line.first().cloned().unwrap_or_default();
+    let name = called_as(&program.to_string_lossy());
+    let mut grammar = without_empty_variables(grammar(name));
+    let matches = grammar.try_get_matches_from_mut(line)?;
+    // What the environment says gives way to the command line.
+    let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let elsewhere = ["endpoint", "fleet"].into_iter().find(is_given);
+    let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig"].into_iter().find(is_given);
+    if let (Some(one), Some(other)) = (elsewhere, on_kubernetes) {
+        let sentence = format!("the argument '--{one}' cannot be used with '--{other}': they name different fleets");
+        return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
+    }
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.connection.is_plugin = name != PROGRAM;
+    Ok(cli)
+}

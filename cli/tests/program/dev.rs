@@ -1,0 +1,268 @@
+//! `robeing dev` over stand-ins for the agent program.
+
+use std::{fs, io::Write, net::TcpListener, path::PathBuf, process::Stdio};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::bench::*;
+
+#[test]
+fn dev_refuses_what_it_cannot_run() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    bench.run(&["dev", "-f", "absent.yaml"]).assert(2, "can't read the manifest absent.yaml: No such file");
+    bench.write("even.yaml", &MANIFEST.replace("replicas: 1}\n  pools", "replicas: 2}\n  pools"));
+    bench.run(&["dev", "-f", "even.yaml"]).assert(2, "the manifest even.yaml can't be used:\n");
+    bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", "./absent"]).assert(7, "./absent is no program");
+    bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", "manifest.yaml"]).assert(7, "it is not executable");
+    bench.run(&["dev", "-f", "manifest.yaml", "--name", "../x", "--agent-bin", &agent]).assert(2, "can't be the name");
+    let busy = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = busy.local_addr().expect("it is bound").port().to_string();
+    bench
+        .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--port", &port])
+        .assert(7, &format!("port {port} of 127.0.0.1 is busy; choose another --port"));
+}
+
+#[test]
+fn dev_refuses_a_program_that_is_no_agent() {
+    let bench = Bench::new();
+    let silent = bench.program("silent", "exit 0\n").display().to_string();
+    for (program, problem) in [
+        ("/bin/true", "to --version it says \"true"),
+        (silent.as_str(), "it says nothing to --version"),
+        (env!("CARGO_BIN_EXE_robeing"), "to --version it says \"robeing 0"),
+    ] {
+        let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", program]);
+        ended.assert(7, &format!("{program} is not robeing-agent ({problem}"));
+    }
+}
+
+#[test]
+fn dev_refuses_executors_that_can_not_run_here() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    let refusal = |executor: &str| {
+        bench.write("refused.yaml", &MANIFEST.replace("echo: {}", executor));
+        bench.run(&["dev", "-f", "refused.yaml", "--agent-bin", &agent])
+    };
+    refusal("worker: {}").assert(
+        2,
+        "spec.pools[0].executor.worker (line 8, column 54): The executor worker is declared and not there yet; use \
+         command, http or echo.",
+    );
+    let absent = refusal("command: {argv: [no-such-program]}");
+    absent.assert(2, "spec.pools[0].executor.command.argv[0] (line 8, column ");
+    absent.assert(2, "The program no-such-program is not in PATH");
+    refusal("command: {argv: [/bin/absent, x]}").assert(2, "The program /bin/absent can't be run (No such file");
+    refusal("command: {argv: [/etc/passwd]}").assert(2, "The program /etc/passwd can't be run (it is not executable)");
+}
+
+#[test]
+fn dev_leaves_directories_of_others_alone() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    fs::create_dir(bench.path("mine")).expect("the directory can be written to");
+    bench.write("mine/notes.txt", "dear diary");
+    bench
+        .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "mine"])
+        .assert(7, "mine is not empty and was not made by `robeing dev --data` (it has notes.txt)");
+    assert_eq!(fs::read_dir(bench.path("mine")).expect("listed").count(), 1, "nothing was added");
+}
+
+#[test]
+fn dev_removes_what_a_killed_one_left_and_nothing_that_is_in_use() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let data = |dev: &mut Dev| -> PathBuf {
+        let line = dev.line_with(&["data:", "removed at the end"]);
+        line.split_whitespace().nth(1).expect("the line names it").into()
+    };
+    let mut killed = Dev::start(&bench, &agent, &[]);
+    let left = data(&mut killed);
+    let pids = ["coordinator-0", "data-0", "data-1"].map(|name| killed.pid_of(name));
+    let mut running = Dev::start(&bench, &agent, &["--name", "running"]);
+    let used = data(&mut running);
+    killed.signal(Signal::SIGKILL);
+    killed.ended();
+    for pid in pids {
+        wait_until("the end of an orphan", || has_ended(pid));
+    }
+    assert!(left.is_dir(), "nobody could remove it yet");
+    let mut next = Dev::start(&bench, &agent, &["--name", "next"]);
+    data(&mut next);
+    assert!(!left.exists(), "{} is removed", left.display());
+    assert!(used.join("logs").is_dir(), "{} is in use", used.display());
+}
+
+#[test]
+fn fleets_of_one_name_are_told_apart_by_their_endpoints() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let endpoint = |dev: &mut Dev| -> String {
+        dev.line_with(&["endpoints:"]).rsplit(' ').next().expect("the line names it").into()
+    };
+    let mut first = Dev::start(&bench, &agent, &[]);
+    let older = endpoint(&mut first);
+    let mut second = Dev::start(&bench, &agent, &[]);
+    let newer = endpoint(&mut second);
+    let named = bench.run(&["agents", "--fleet", "example"]);
+    named.assert(2, "2 fleets of `robeing dev` named \"example\" run; choose one by --endpoint:");
+    named.assert(2, &format!("--endpoint {older} "));
+    named.assert(2, &format!("--endpoint {newer} "));
+    let unnamed = bench.run(&["agents"]);
+    unnamed.assert(5, &format!("note: this is about example at {newer}, the newest of the fleets"));
+    unnamed.assert(5, &format!("example at {older}"));
+}
+
+#[test]
+fn dev_takes_the_one_cluster_of_a_manifest() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let others = "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n---\napiVersion: v1\nkind: ConfigMap\n---";
+    bench.write("manifest.yaml", &format!("{others}{MANIFEST}"));
+    let mut dev = Dev::start_with_errors(&bench, &agent);
+    dev.line_with(&["only the RobeingCluster is used; ignored: document 1 (Namespace team), document 2 (ConfigMap)"]);
+    dev.line_with(&["fleet example:"]);
+    drop(dev);
+    bench.write("two.yaml", &format!("{MANIFEST}---{}", MANIFEST.replace("name: example", "name: second")));
+    bench
+        .run(&["dev", "-f", "two.yaml", "--agent-bin", &agent.display().to_string()])
+        .assert(2, "holds 2 RobeingClusters (example, second), but only one can be used here");
+}
+
+#[test]
+fn dev_without_an_agent_program_says_how_to_get_one() {
+    let bench = Bench::new();
+    // A copy, so that no agent program is beside it.
+    let alone = bench.path("robeing");
+    fs::copy(env!("CARGO_BIN_EXE_robeing"), &alone).expect("copied");
+    let mut command = bench.command_of(&alone, &["dev", "-f", "manifest.yaml"]);
+    let ended = Ended::of(command.env("PATH", "/nowhere").output().expect("it can be started"));
+    ended.assert(7, "robeing-agent is neither beside this program in");
+}
+
+#[test]
+fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &["--data", "data"]);
+    dev.line_with(&["fleet example: 1 coordinator, 1 agent and 1 standby"]);
+    let coordinator = dev.pid_of("coordinator-0");
+    let working = dev.pid_of("data-0");
+    let standby = dev.pid_of("data-1");
+    kill(working, Signal::SIGKILL).expect("it runs");
+    dev.line_with(&["died", "data-0", "killed by SIGKILL", "again in", "logs/data-0.log"]);
+    let again = dev.pid_of("data-0");
+    assert_ne!(again, working);
+    bench
+        .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent.display().to_string(), "--data", "data"])
+        .assert(7, &format!("in use by another `robeing dev` (process {})", dev.child.id()));
+    // A frozen process ends with the others.
+    kill(standby, Signal::SIGSTOP).expect("it runs");
+    dev.signal(Signal::SIGTERM);
+    dev.line_with(&["stopped", "coordinator-0"]);
+    assert_eq!(dev.ended(), Some(0));
+    for pid in [coordinator, again, standby] {
+        assert!(has_ended(pid), "process {pid} outlived its fleet");
+    }
+}
+
+#[test]
+fn a_killed_dev_takes_its_processes_with_it() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    let pids = ["coordinator-0", "data-0", "data-1"].map(|name| dev.pid_of(name));
+    dev.signal(Signal::SIGKILL);
+    dev.ended();
+    for pid in pids {
+        wait_until("the end of an orphan", || has_ended(pid));
+    }
+}
+
+#[test]
+fn a_process_that_ignores_sigterm_is_killed_by_a_second_signal() {
+    let bench = Bench::new();
+    let agent = bench.agent(STUBBORN_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    let pids = ["coordinator-0", "data-0", "data-1"].map(|name| dev.pid_of(name));
+    dev.signal(Signal::SIGINT);
+    dev.line_with(&["stopping", "for up to 4s", "after 5s", "Ctrl-C again ends everything at once"]);
+    dev.signal(Signal::SIGINT);
+    dev.line_with(&["ending everything at once"]);
+    assert_eq!(dev.ended(), Some(130));
+    assert!(pids.into_iter().all(has_ended), "a process outlived its fleet");
+}
+
+#[test]
+fn a_process_that_fails_is_told_with_its_last_words() {
+    let bench = Bench::new();
+    let agent = bench.agent(FAILING_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &["--data", "data"]);
+    let line = dev.line_with(&["died", "data-1", "exit code 3", "boom: no such disk"]);
+    let log = line.rsplit("log ").next().expect("the line names the log");
+    assert_eq!(fs::read_to_string(log).expect("the log is there"), "out\nboom: no such disk\n");
+}
+
+#[test]
+fn a_fleet_comes_back_on_its_ports_and_refuses_another_in_its_place() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let endpoints = |dev: &mut Dev| dev.line_with(&["endpoints:"]);
+    let mut dev = Dev::start(&bench, &agent, &["--data", "data"]);
+    let before = endpoints(&mut dev);
+    dev.line_with(&["started", "data-1"]);
+    dev.signal(Signal::SIGTERM);
+    assert_eq!(dev.ended(), Some(0));
+    let mut dev = Dev::start(&bench, &agent, &["--data", "data"]);
+    assert_eq!(endpoints(&mut dev), before);
+    drop(dev);
+    let agent = agent.display().to_string();
+    bench
+        .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "data", "--name", "other"])
+        .assert(7, "holds the fleet \"example\", but \"other\" is asked for");
+}
+
+#[test]
+fn other_commands_find_the_running_fleet() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    let line = dev.line_with(&["endpoints:"]);
+    let endpoint = line.rsplit(' ').next().expect("the line names it").to_owned();
+    // The stand-in does not listen, so the sentence says where the fleet was looked for.
+    bench.run(&["status"]).assert(5, &format!("no fleet answers at {endpoint} "));
+    bench.run(&["status", "--fleet", "example"]).assert(5, &endpoint);
+    bench.run(&["status", "--fleet", "other"]).assert(4, "these do: example");
+    dev.signal(Signal::SIGTERM);
+    assert_eq!(dev.ended(), Some(0));
+    bench.run(&["status", "--fleet", "example"]).assert(4, "none does at all");
+}
+
+#[test]
+fn a_suspended_fleet_has_no_agents() {
+    let bench = Bench::new();
+    bench.write("manifest.yaml", &format!("{MANIFEST}  suspend: true\n"));
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    dev.line_with(&["1 coordinator, no agents (the manifest says suspend: true)"]);
+    dev.line_with(&["started", "coordinator-0"]);
+    dev.signal(Signal::SIGTERM);
+    assert_eq!(dev.ended(), Some(0));
+    while let Ok(line) = dev.lines.recv_timeout(PATIENCE) {
+        assert!(!line.contains("started data"), "{line}");
+    }
+}
+
+#[test]
+fn a_manifest_may_come_from_standard_input() {
+    let bench = Bench::new();
+    let mut child = bench
+        .command(&["dev", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    child.stdin.take().expect("it is piped").write_all(b"kind: Pod\n").expect("it reads");
+    Ended::of(child.wait_with_output().expect("it ends")).assert(2, "the manifest on standard input can't be used:");
+}

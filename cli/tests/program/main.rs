@@ -1,0 +1,181 @@
+//! The program as users run it, without a coordinator: exit codes, sentences, and `dev` over stand-ins for the agent
+//! program.
+
+mod bench;
+mod dev;
+
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use bench::*;
+
+#[test]
+fn exit_codes_and_sentences() {
+    let bench = Bench::new();
+    let endpoint = format!("127.0.0.1:{}", closed_port());
+    bench.run(&["status", "--endpoint", &endpoint]).assert(
+        5,
+        &format!("error: no fleet answers at http://{endpoint} (connection refused); start one with `robeing dev -f MANIFEST`"),
+    );
+    bench.run(&["status", "--endpoint", "https://x"]).assert(2, "\"https://x\" is no endpoint");
+    bench.run(&["agents", "--fleet", "none"]).assert(4, "named \"none\" runs; none does at all");
+    bench.run(&["nonsense"]).assert(2, "unrecognized subcommand");
+    bench.run(&["submit", "--kind", "k", "--input", "absent"]).assert(2, "can't read absent: No such file");
+    bench.write("bad.jsonl", "\"good\"\nbad\n");
+    bench.run(&["submit", "--kind", "k", "--inputs", "bad.jsonl"]).assert(2, "bad.jsonl line 2: not JSON, at column 1");
+    bench.write("large", &"x".repeat(1024 * 1024 + 1));
+    bench.run(&["submit", "--kind", "k", "--input", "large"]).assert(3, "large has more than 1048576 bytes (1 MiB)");
+    let help = bench.run(&["--help"]);
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("Exit codes:\n    0  everything asked for was done"), "{}", help.stdout);
+}
+
+/// What users can cause without a fleet, by exit code; those of a live fleet are tested with one.
+#[test]
+fn what_is_done_is_what_the_help_says_of_exit_codes() {
+    let bench = Bench::new();
+    let closed = format!("127.0.0.1:{}", closed_port());
+    bench.write("large", &"x".repeat(1024 * 1024 + 1));
+    bench.write("plain", "x");
+    bench.write("data", "no directory");
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    let task = "0190a5c8-0000-7000-8000-000000000001";
+    let cases: &[(i32, &str, &[&str])] = &[
+        (0, "everything asked for was done", &["crd"]),
+        (2, "the command line", &["nonsense"]),
+        (2, "the command line", &["status", "--endpoint", "https://x"]),
+        (2, "a manifest", &["dev", "-f", "absent"]),
+        (2, "a manifest", &["dev", "-f", "plain", "--agent-bin", &agent]),
+        (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--input", "absent"]),
+        (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--inputs", "plain"]),
+        (3, "an input is over a limit", &["submit", "--kind", "k", "--input", "large"]),
+        (4, "malformed ids included", &["task", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["cancel", "not-an-id", "--endpoint", &closed]),
+        (4, "no such fleet", &["status", "--fleet", "none"]),
+        (5, "no coordinator answers", &["task", task, "--endpoint", &closed]),
+        (7, "a data directory", &["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "data"]),
+        (7, "a process", &["dev", "-f", "manifest.yaml", "--agent-bin", "/bin/true"]),
+        (7, "a kubeconfig", &["status", "--cluster", "c"]),
+    ];
+    let help = bench.run(&["--help"]).stdout;
+    let codes = help.split("Exit codes:\n").nth(1).expect("the help lists them");
+    let meaning = |code: i32| codes.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{code}  ")));
+    for (code, words, line) in cases {
+        let ended = bench.run(line);
+        assert_eq!(ended.code, Some(*code), "{line:?}: {ended:?}");
+        let meaning = meaning(*code).unwrap_or_else(|| panic!("the help does not tell of {code}"));
+        assert!(meaning.contains(words), "{line:?}: {words:?} is not in {meaning:?}");
+    }
+    let mut waiting = bench
+        .command(&["submit", "--kind", "k", "--input", "-", "--endpoint", &closed])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    wait_for_handler(&waiting);
+    kill(Pid::from_raw(i32::try_from(waiting.id()).expect("pids are small")), Signal::SIGINT).expect("it runs");
+    // Its standard input is open until it has ended.
+    let input = waiting.stdin.take();
+    assert_eq!(waiting.wait().expect("it is our child").code(), Some(130));
+    drop(input);
+    assert!(meaning(130).is_some_and(|meaning| meaning.starts_with("ended by Ctrl-C")));
+}
+
+#[test]
+fn what_has_no_end_is_read_to_its_limit() {
+    let bench = Bench::new();
+    for (line, sentence) in [
+        (&["submit", "--kind", "k", "--input", "/dev/zero"][..], "/dev/zero has more than 1048576 bytes (1 MiB)"),
+        (&["submit", "--kind", "k", "--inputs", "/dev/zero"], "/dev/zero line 1 has more than"),
+        (&["submit", "--kind", "k", "--input", "-"], "standard input has more than 1048576 bytes (1 MiB)"),
+        (&["submit", "--kind", "k", "--inputs", "-"], "standard input line 1 has more than"),
+    ] {
+        let zeros = fs::File::open("/dev/zero").expect("every Linux has it");
+        let output = bench.command(line).stdin(zeros).output().expect("the program can be started");
+        Ended::of(output).assert(3, sentence);
+    }
+    bench.run(&["dev", "-f", "/dev/zero"]).assert(2, "at most 1048576 are read");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    let line = dev.line_with(&["endpoints:"]);
+    let endpoint = line.rsplit(' ').next().expect("the line names it");
+    let run = |line: &[&str], variable: &str| {
+        Ended::of(bench.command(line).env(variable, "").output().expect("the program can be started"))
+    };
+    run(&["status"], "ROBEING_ENDPOINT").assert(5, &format!("no fleet answers at {endpoint} "));
+    run(&["submit", "--kind", "k"], "ROBEING_SUBMITTER").assert(5, endpoint);
+    run(&["dev", "-f", "absent"], "ROBEING_AGENT_BIN").assert(2, "can't read the manifest absent");
+    bench.run(&["status", "--endpoint", ""]).assert(2, "is no endpoint");
+}
+
+#[test]
+fn the_crd_is_printed_as_yaml_and_json() {
+    let bench = Bench::new();
+    let yaml = bench.run(&["crd"]).stdout;
+    assert_eq!(yaml, robeing_crds::crd_yaml());
+    let json: serde_json::Value = serde_json::from_str(&bench.run(&["crd", "-o", "json"]).stdout).expect("it is JSON");
+    assert_eq!(json["spec"]["names"]["kind"], "RobeingCluster");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let bench = Bench::new();
+    for line in [&["crd"][..], &["crd", "-o", "json"], &["completions", "zsh"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let ended = Ended::of(bench.command(line).stdout(writer).output().expect("the program can be started"));
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line:?}");
+    }
+}
+
+#[test]
+fn as_a_plugin_of_kubectl_it_calls_itself_so() {
+    let bench = Bench::new();
+    let plugin = bench.path("kubectl-robeing");
+    symlink(env!("CARGO_BIN_EXE_robeing"), &plugin).expect("a link");
+    let help = Ended::of(bench.command_of(&plugin, &["submit", "--help"]).output().expect("it can be started"));
+    assert!(help.stdout.contains("Usage: kubectl robeing submit"), "{}", help.stdout);
+    let wrong = Ended::of(bench.command_of(&plugin, &["task"]).output().expect("it can be started"));
+    wrong.assert(2, "Usage: kubectl robeing task");
+}
+
+#[test]
+fn the_plugin_of_kubectl_looks_on_kubernetes() {
+    let bench = Bench::new();
+    let plugin = bench.path("kubectl-robeing");
+    symlink(env!("CARGO_BIN_EXE_robeing"), &plugin).expect("the directory can be written to");
+    let run = |line: &[&str]| Ended::of(bench.command_of(&plugin, line).output().expect("the program can be started"));
+    run(&["status"]).assert(7, &format!("no kubeconfig at {}/.kube/config; name one with", bench.dir.path().display()));
+    run(&["status", "--endpoint", "127.0.0.1:1"]).assert(5, "no fleet answers at http://127.0.0.1:1 ");
+    bench.run(&["status", "--cluster", "c"]).assert(7, "no kubeconfig at ");
+    bench.run(&["status", "--cluster", "c", "--fleet", "f"]).assert(2, "cannot be used with");
+}
+
+#[test]
+fn a_kubeconfig_is_looked_for_in_all_files_that_are_named() {
+    let bench = Bench::new();
+    let kubeconfig = "
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]
+contexts: [{name: here, context: {cluster: c, user: u}}]
+";
+    let file = bench.write("kubeconfig", kubeconfig);
+    let missing = bench.path("missing");
+    let run = |files: &[&Path]| {
+        let files = std::env::join_paths(files).expect("no name has a colon");
+        let mut command = bench.command(&["status", "-n", "default"]);
+        Ended::of(command.env("KUBECONFIG", files).output().expect("the program can be started"))
+    };
+    run(&[&missing, &file]).assert(5, "the API server of Kubernetes at http://127.0.0.1:1 does not answer");
+    run(&[&missing, &missing]).assert(7, &format!("no kubeconfig at {}", missing.display()));
+}
