@@ -9,7 +9,7 @@ use super::frame;
 use crate::platform::{Disk, DiskFile};
 
 /// Bytes read at once, unless a frame is longer.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 64 * 1024;
 
 /// A segment's content, of which one piece is in memory.
 pub struct Pieces {
