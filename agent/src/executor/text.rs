@@ -18,8 +18,9 @@ pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The failure of an attempt that was stopped at its time limit.
+/// The failure of an attempt that was stopped at its time limit, which is told in whole milliseconds.
 pub(super) fn timed_out(limit: Duration) -> Failure {
+    let limit = Duration::from_millis(u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
     Failure::new(
         FailureKind::TimedOut,
         true,
@@ -30,6 +31,18 @@ pub(super) fn timed_out(limit: Duration) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_limit_is_told_in_whole_milliseconds() {
+        let told = |limit| timed_out(limit).message;
+        assert!(
+            told(Duration::from_nanos(2_000_997_395)).ends_with(" of 2s 1ms"),
+            "{}",
+            told(Duration::from_nanos(2_000_997_395))
+        );
+        assert!(told(Duration::from_nanos(1)).ends_with(" of 1ms"));
+        assert!(told(Duration::from_millis(1500)).ends_with(" of 1s 500ms"));
+    }
 
     #[test]
     fn a_deadline_is_written_as_rfc3339_up_to_the_last_it_can_write() {
