@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{DefaultHasher, Hasher},
+    io,
     time::Duration,
 };
 
@@ -11,10 +12,9 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
-use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{build::Desired, names, observe::Live};
+use crate::{build::Desired, handover, names, observe::Live};
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
@@ -32,7 +32,17 @@ pub struct Record {
     desired: u64,
     before: Option<u64>,
     after: u64,
+    /// The version that was last seen to be as `after`, so that it need not be looked at again.
+    version: Option<String>,
     at: Instant,
+}
+
+impl Record {
+    /// Whether an object is as the apply left it.
+    fn is_of(&self, live: &DynamicObject) -> bool {
+        let same = self.version.is_some() && self.version == live.metadata.resource_version;
+        same || self.after == fingerprint(live)
+    }
 }
 
 /// What this process did to a cluster's objects, by kind and name.
@@ -69,10 +79,9 @@ pub fn judge(
     if !is_owned(live, owner) {
         return if is_leftover(live, desired) { Verdict::Await } else { Verdict::Foreign };
     }
-    let seen = fingerprint(live);
     match same_wish {
-        Some(record) if record.after == seen => Verdict::Leave,
-        Some(record) if record.before == Some(seen) && lagging(&record) => Verdict::Await,
+        Some(record) if record.is_of(live) => Verdict::Leave,
+        Some(record) if lagging(&record) && record.before == Some(fingerprint(live)) => Verdict::Await,
         _ => Verdict::Apply,
     }
 }
@@ -93,17 +102,29 @@ fn is_leftover(live: &DynamicObject, desired: &DynamicObject) -> bool {
 
 /// A number that changes when anything about an object does that an apply could set.
 pub fn fingerprint(object: &DynamicObject) -> u64 {
-    let mut annotations = object.annotations().clone();
-    annotations.remove(DEPLOYMENT_REVISION);
-    let mut data = object.data.clone();
-    if let Some(fields) = data.as_object_mut() {
-        fields.remove("status");
-    }
     let meta = &object.metadata;
-    let text = json!([meta.labels, annotations, meta.owner_references, meta.deletion_timestamp, data]).to_string();
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    let annotations: Vec<_> = object.annotations().iter().filter(|(key, _)| *key != DEPLOYMENT_REVISION).collect();
+    let fields: Vec<_> = object.data.as_object().into_iter().flatten().filter(|(name, _)| *name != "status").collect();
+    let told = (&meta.labels, annotations, &meta.owner_references, &meta.deletion_timestamp, fields);
+    let mut hashing = Hashing::default();
+    // Neither the writer nor the keys, which are all text, can make it fail.
+    let _ = serde_json::to_writer(&mut hashing, &told);
+    hashing.0.finish()
+}
+
+/// Hashes what is written, of which no copy is kept: this is done for every object in every round.
+#[derive(Default)]
+struct Hashing(DefaultHasher);
+
+impl io::Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What could not be applied or deleted.
@@ -232,7 +253,12 @@ async fn apply_one(
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
     let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
     match judge(&wish.object, live, records.get(&key), owner, Instant::now()) {
-        Verdict::Leave => return Ok(false),
+        Verdict::Leave => {
+            if let (Some(record), Some(live)) = (records.get_mut(&key), live) {
+                record.version.clone_from(&live.metadata.resource_version);
+            }
+            return Ok(false);
+        }
         Verdict::Await => return Ok(true),
         Verdict::Foreign => return Err(foreign()),
         Verdict::Apply => {}
@@ -245,6 +271,11 @@ async fn apply_one(
             }
         }
     }
+    let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
+    if live.is_some_and(says_replicas) && !says_replicas(&wish.object) {
+        let left = handover::leave_replicas(&api, name, &wish.object).await;
+        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
+    }
     let applied = api.patch(name, &field_manager(), &Patch::Apply(&wish.object)).await;
     let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
     let (before, after) = (live.map(fingerprint), fingerprint(&applied));
@@ -252,7 +283,8 @@ async fn apply_one(
     if changed {
         tracing::info!(kind, name, namespace, "applied");
     }
-    records.insert(key, Record { desired: fingerprint(&wish.object), before, after, at: Instant::now() });
+    let (desired, version) = (fingerprint(&wish.object), applied.resource_version());
+    records.insert(key, Record { desired, before, after, version, at: Instant::now() });
     Ok(changed)
 }
 

@@ -7,7 +7,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::Body;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 

@@ -166,7 +166,16 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
         },
     };
     let calm = report(&observation, &outcome, context, memory).await?;
-    Ok(Action::requeue(if calm { context.poll } else { SOON.min(context.poll) }))
+    // Where there is nobody to ask, whatever comes next is told by a watch: a fleet whose pods no node takes costs little.
+    let calm = calm || (matches!(observation.fleet, Err(fleet::Error::NoAddress)) && !outcome.changing);
+    Ok(Action::requeue(next_look(calm, context.poll, cluster.spec.recovery.health_check_interval.into())))
+}
+
+/// When a fleet is looked at next, unless something is told of it before: as often as the operator does anyway and as its
+/// own health checks ask for, and soon while something is on its way.
+fn next_look(calm: bool, poll: Duration, health_check: Duration) -> Duration {
+    let calmly = poll.min(health_check);
+    if calm { calmly } else { calmly.min(SOON) }
 }
 
 /// Asks the coordinators first, then reads the caches, which are always newer than an answer that took its time.
@@ -269,4 +278,18 @@ pub fn coordinators_in(caches: &Caches) -> BTreeSet<String> {
     let clusters = caches.clusters.state();
     let of = |cluster: &Arc<RobeingCluster>| observe::addresses(&cluster.name_any(), &caches.pods(cluster), None);
     clusters.iter().flat_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_is_looked_at_as_often_as_operator_and_fleet_ask_for() {
+        let (poll, often, seldom) = (Duration::from_secs(3), Duration::from_millis(500), Duration::from_secs(10));
+        assert_eq!(next_look(true, poll, seldom), poll);
+        assert_eq!(next_look(true, poll, often), often);
+        assert_eq!(next_look(false, poll, seldom), SOON);
+        assert_eq!(next_look(false, poll, often), often);
+    }
 }

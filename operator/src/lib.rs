@@ -5,10 +5,12 @@
 //! the API server to them, [`report`] derives the status and the events. What a pod may be replaced for and when a voter comes
 //! or goes is decided purely, in [`rollout`] and [`scale`], on what [`quorum`] knows.
 
+pub mod answer;
 pub mod apply;
 pub mod build;
 pub mod controller;
 pub mod fleet;
+pub mod handover;
 pub mod health;
 pub mod lease;
 pub mod metrics;

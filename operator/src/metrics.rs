@@ -95,7 +95,7 @@ fn call(method: &Method, path: &str, query: Option<&str>) -> (&'static str, Stri
         (Some(resource), None) => (*resource).to_owned(),
         (None, _) => "none".to_owned(),
     };
-    let watched = query.is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"));
+    let watched = is_watch(query);
     let verb = match (method.as_str(), name) {
         ("GET", _) if watched => "watch",
         ("GET", Some(_)) => "get",
@@ -107,6 +107,11 @@ fn call(method: &Method, path: &str, query: Option<&str>) -> (&'static str, Stri
         _ => "other",
     };
     (verb, resource)
+}
+
+/// Whether the query of a request makes it a watch.
+pub(crate) fn is_watch(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"))
 }
 
 /// Counts the requests that pass.

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 pub const APP: &str = "robeing";
 /// `app.kubernetes.io/managed-by` of everything the operator makes, and its field manager.
 pub const OPERATOR: &str = "robeing-operator";
+/// The field manager under which the size of a pool is said that is left to others from now on.
+pub const HANDOVER: &str = "robeing-operator-handover";
 /// The label with the application's name.
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
 /// The label with the cluster's name.

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    answer::{ANSWER_WITHIN, AnswerWithin},
     controller::{Context, coordinators_in, reconcile},
     lease::{Elector, Lost},
     metrics::{CountRequests, Metrics},
@@ -55,11 +56,14 @@ pub enum End {
     LeaseLost(Lost),
 }
 
-/// A client whose requests are counted.
+/// A client whose requests are counted, and given up in time.
 pub async fn client(metrics: Metrics) -> Result<Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.connect_timeout = Some(CONNECT_WITHIN);
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountRequests(metrics)).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&AnswerWithin(ANSWER_WITHIN))
+        .with_layer(&CountRequests(metrics))
+        .build())
 }
 
 /// Runs until `stop`, or until the lease is lost.

@@ -1,6 +1,6 @@
 //! What the suites share: fleets of real processes that can be killed and frozen, tasks that are shell scripts, a
 //! recorded history with its checks, and the outsides of a fleet (a proxy that cuts agents off, an agent written by
-//! hand); Robeing on Kubernetes; the demo and the benchmark. See the modules.
+//! hand); Robeing on Kubernetes; the operator before an API server that fails; the demo and the benchmark. See the modules.
 
 pub mod bench;
 pub mod demo;
@@ -10,6 +10,7 @@ pub mod history;
 pub mod kubernetes;
 pub mod load;
 pub mod local_fleet;
+pub mod operator;
 pub mod ports;
 pub mod processes;
 pub mod program;

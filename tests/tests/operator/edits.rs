@@ -1,0 +1,211 @@
+//! Others change what the operator owns: its fields are put back, theirs are left, and neither takes many calls.
+
+use kube::{
+    Client,
+    api::{DeleteParams, DynamicObject},
+};
+use robeing_tests::operator::{Operator, OperatorSettings, Sort, Stage, until};
+use serde_json::{Value, json};
+
+use crate::{CLUSTER, spec};
+
+/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+const RENEWALS: usize = 6;
+/// The most writes that one edit may lead to: the object, the status, and an event of each.
+const MOST_WRITES: usize = 4;
+const NAMESPACE: &str = "edits";
+
+/// An edit, and what is seen of the object in the end.
+struct Edit {
+    what: &'static str,
+    object: (&'static str, &'static str),
+    patch: Value,
+    /// Paths in the object, and what is there in the end.
+    in_the_end: Vec<(&'static str, Value)>,
+}
+
+fn edits() -> Vec<Edit> {
+    let set = ("statefulsets", "first-coordinators");
+    let (data, auto) = (("deployments", "first-data"), ("deployments", "first-auto"));
+    let image = "/spec/template/spec/containers/0/image";
+    vec![
+        Edit {
+            what: "the coordinators' template",
+            object: set,
+            patch: json!({"spec": {"minReadySeconds": 7, "template": {
+                "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}},
+                "spec": {"terminationGracePeriodSeconds": 1},
+            }}}),
+            in_the_end: vec![
+                ("/spec/template/spec/terminationGracePeriodSeconds", json!(30)),
+                ("/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt", json!("now")),
+                ("/spec/minReadySeconds", json!(7)),
+            ],
+        },
+        Edit {
+            what: "fewer coordinators",
+            object: set,
+            patch: json!({"spec": {"replicas": 1}}),
+            in_the_end: vec![("/spec/replicas", json!(3))],
+        },
+        Edit {
+            what: "a pool's image",
+            object: data,
+            patch: json!({"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "other"}]}}}}),
+            in_the_end: vec![(image, json!("robeing:one")), ("/spec/template/spec/containers/1", Value::Null)],
+        },
+        Edit {
+            what: "the scale of a pool whose size is in the spec",
+            object: data,
+            patch: json!({"spec": {"replicas": 9}}),
+            in_the_end: vec![("/spec/replicas", json!(3))],
+        },
+        Edit {
+            what: "the scale of a pool whose size is not in the spec",
+            object: auto,
+            patch: json!({"spec": {"replicas": 9}}),
+            in_the_end: vec![("/spec/replicas", json!(9))],
+        },
+        Edit {
+            what: "both the scale and a field of such a pool",
+            object: auto,
+            patch: json!({"spec": {"replicas": 8, "progressDeadlineSeconds": 1}}),
+            in_the_end: vec![("/spec/replicas", json!(8)), ("/spec/progressDeadlineSeconds", json!(120))],
+        },
+        Edit {
+            what: "the first membership",
+            object: ("configmaps", "first-coordinators"),
+            patch: json!({"data": {"initial-coordinators": "nobody", "theirs": "kept"}}),
+            in_the_end: vec![("/data/theirs", json!("kept"))],
+        },
+        Edit {
+            what: "a Service's selector, and fields of others",
+            object: ("services", CLUSTER),
+            patch: json!({
+                "metadata": {"labels": {"their": "label"}, "annotations": {"their": "annotation"}},
+                "spec": {"selector": {"app.kubernetes.io/component": "nobody"}, "sessionAffinity": "ClientIP"},
+            }),
+            in_the_end: vec![
+                ("/metadata/labels/their", json!("label")),
+                ("/metadata/annotations/their", json!("annotation")),
+                ("/spec/selector/app.kubernetes.io~1component", json!("coordinator")),
+                ("/spec/sessionAffinity", json!("ClientIP")),
+            ],
+        },
+        Edit {
+            what: "the label by which the operator finds an object",
+            object: ("networkpolicies", "first-agents"),
+            patch: json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null, "app.kubernetes.io/instance": null}}}),
+            in_the_end: vec![
+                ("/metadata/labels/app.kubernetes.io~1managed-by", json!("robeing-operator")),
+                ("/metadata/labels/app.kubernetes.io~1instance", json!(CLUSTER)),
+            ],
+        },
+    ]
+}
+
+pub async fn what_is_owned_is_put_back(stage: &Stage, client: &Client) {
+    Stage::namespace(client, NAMESPACE).await;
+    Stage::create(client, NAMESPACE, CLUSTER, &spec()).await;
+    let mut operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
+    until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-auto").await).await;
+    operator.rests(RENEWALS).await;
+    for edit in edits() {
+        edited(client, &mut operator, &edit).await;
+    }
+    let members = Stage::get(client, NAMESPACE, "configmaps", "first-coordinators").await.expect("a ConfigMap");
+    let members = members.data["data"]["initial-coordinators"].to_string();
+    assert!(members.contains("first-coordinators-2="), "{members}");
+    deletions_are_undone(client, &mut operator).await;
+    an_autoscaler_takes_over_what_there_is(client, &mut operator).await;
+}
+
+fn field<'a>(object: &'a Value, path: &str) -> &'a Value {
+    object.pointer(path).unwrap_or(&Value::Null)
+}
+
+fn whole(object: &DynamicObject) -> Value {
+    serde_json::to_value(object).expect("an object is JSON")
+}
+
+async fn edited(client: &Client, operator: &mut Operator, edit: &Edit) {
+    let (plural, name) = edit.object;
+    let mark = operator.requests.mark();
+    Stage::patch(client, NAMESPACE, plural, name, &edit.patch).await;
+    let mut done = async || {
+        let seen = whole(&Stage::get(client, NAMESPACE, plural, name).await?);
+        let wrong = edit.in_the_end.iter().find(|(path, value)| field(&seen, path) != value);
+        wrong.map_or(Ok(()), |(path, value)| Err(format!("{path}: {} instead of {value}", field(&seen, path))))
+    };
+    until(edit.what, &mut done).await;
+    // An edit that is left alone is looked at, too, so there may be nothing to write.
+    operator.rests_after(operator.requests.mark(), RENEWALS).await;
+    done().await.unwrap_or_else(|wrong| panic!("{}, at rest: {wrong}", edit.what));
+    let writes = operator.requests.lines(mark, Sort::Write);
+    eprintln!("{}: {} writes", edit.what, writes.len());
+    assert!(writes.len() <= MOST_WRITES, "{}: {writes:#?}", edit.what);
+}
+
+async fn deletions_are_undone(client: &Client, operator: &mut Operator) {
+    for (plural, name) in
+        [("services", CLUSTER), ("configmaps", "first-coordinators"), ("statefulsets", "first-coordinators")]
+    {
+        let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object").metadata.uid;
+        let mark = operator.requests.mark();
+        let deleted = Stage::api(client, NAMESPACE, plural).delete(name, &DeleteParams::background()).await;
+        deleted.unwrap_or_else(|error| panic!("{plural}/{name}: {error}"));
+        until("a deleted object anew", async || {
+            let uid = Stage::get(client, NAMESPACE, plural, name).await?.metadata.uid;
+            if uid == before { Err("it is not deleted".to_owned()) } else { Ok(()) }
+        })
+        .await;
+        operator.rests(RENEWALS).await;
+        let writes = operator.requests.lines(mark, Sort::Write);
+        eprintln!("{plural}/{name} deleted: {} writes", writes.len());
+        assert!(writes.len() <= MOST_WRITES, "{writes:#?}");
+    }
+}
+
+/// A pool that had a size in the spec keeps it until an autoscaler says another.
+async fn an_autoscaler_takes_over_what_there_is(client: &Client, operator: &mut Operator) {
+    let mark = operator.requests.mark();
+    let mut spec = spec();
+    spec["pools"][0].as_object_mut().expect("a pool").remove("replicas");
+    spec["pools"][0].as_object_mut().expect("a pool").remove("standby");
+    Stage::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": spec["pools"]}})).await;
+    until("the change is reported on", async || {
+        let cluster = Stage::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
+        let reported = cluster.data["status"]["observedGeneration"].as_i64();
+        if reported == cluster.metadata.generation { Ok(()) } else { Err(format!("{reported:?}")) }
+    })
+    .await;
+    operator.rests(RENEWALS).await;
+    let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
+    let writes = operator.requests.lines(mark, Sort::Write);
+    assert_eq!(pool.data["spec"]["replicas"], 3, "a pool that is left to an autoscaler shrank: {writes:#?}");
+    let patch = json!({"spec": {"replicas": 6}});
+    Stage::patch(client, NAMESPACE, "deployments", "first-data", &patch).await;
+    // Something else of it is put back, and this is left.
+    Stage::patch(client, NAMESPACE, "deployments", "first-data", &json!({"spec": {"revisionHistoryLimit": 1}})).await;
+    until("what is owned is put back", async || {
+        let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await?;
+        let history = pool.data["spec"]["revisionHistoryLimit"].clone();
+        if history == 5 { Ok(()) } else { Err(history.to_string()) }
+    })
+    .await;
+    operator.rests(RENEWALS).await;
+    let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
+    assert_eq!(pool.data["spec"]["replicas"], 6, "what an autoscaler said was not left alone");
+    let suspend = async |suspend: bool| {
+        Stage::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"suspend": suspend}})).await;
+        until("a pool suspended or resumed", async || {
+            let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await?;
+            let replicas = pool.data["spec"]["replicas"].as_u64();
+            // Nothing would scale up a pool of none.
+            if replicas == Some(u64::from(!suspend)) { Ok(()) } else { Err(format!("{replicas:?}")) }
+        })
+        .await;
+    };
+    suspend(true).await;
+    suspend(false).await;
+}

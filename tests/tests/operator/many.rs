@@ -1,0 +1,164 @@
+//! 200 clusters made and deleted at once: how many calls each takes, that there are none at rest, and the memory it takes.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::{
+    Client, ResourceExt,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use robeing_tests::operator::{Call, Operator, OperatorSettings, Sort, Stage, until};
+use serde_json::json;
+
+const CLUSTERS: usize = 200;
+/// How many are made or deleted at the same time.
+const AT_ONCE: usize = 50;
+/// Renewals of the lease at rest.
+const RENEWALS: usize = 30;
+/// Objects of each: 7 of the coordinators, and an account and a Deployment of the pool.
+const OBJECTS: usize = 9;
+/// The most calls that making a cluster may take: two for each object, and its status and events, which may change while the
+/// caches come after.
+const MOST_CALLS: usize = 2 * OBJECTS + 8;
+const NAMESPACE: &str = "many";
+
+pub async fn two_hundred_clusters(stage: &Stage, client: &Client) {
+    Stage::namespace(client, NAMESPACE).await;
+    // As by default.
+    let settings = OperatorSettings { poll: "3s", ..OperatorSettings::of(NAMESPACE) };
+    let mut operator = stage.operator(settings).await;
+    operator.rests(RENEWALS).await;
+    let alone = operator.memory().0;
+    let mark = operator.requests.mark();
+    create(client).await;
+    until("all objects of all clusters", async || {
+        assert!(operator.runs(), "{}", operator.log());
+        // Counting them costs the API server more than making some.
+        let writes = operator.requests.lines(mark, Sort::Write).len();
+        if writes < CLUSTERS * OBJECTS {
+            return Err(writes);
+        }
+        let seen = count(client).await;
+        if seen == CLUSTERS * OBJECTS { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    rests(&mut operator, "with all clusters").await;
+    let calls = operator.requests.since(mark);
+    per_cluster(&calls);
+    let (with_all, most) = operator.memory();
+
+    let mark = operator.requests.mark();
+    delete(client).await;
+    until("nothing is left", async || match count(client).await {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
+    rests(&mut operator, "after all are deleted").await;
+    let calls = operator.requests.since(mark);
+    let writes = operator.requests.lines(mark, Sort::Write);
+    eprintln!(
+        "{} calls during the deletion of {CLUSTERS} clusters, {} of them writes",
+        without_lease(&calls),
+        writes.len()
+    );
+    assert_eq!(count(client).await, 0, "made anew after its cluster was deleted: {writes:#?}");
+    let (after, _) = operator.memory();
+    eprintln!(
+        "memory of the operator in MiB: {:.1} without clusters, {:.1} with {CLUSTERS} (at most {:.1}), {:.1} after them",
+        mib(alone),
+        mib(with_all),
+        mib(most),
+        mib(after),
+    );
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+fn name(number: usize) -> String {
+    format!("fleet-{number:03}")
+}
+
+async fn create(client: &Client) {
+    let api = Stage::api(client, NAMESPACE, "robeingclusters");
+    let objects = (0..CLUSTERS).map(|number| {
+        let object = json!({
+            "apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": {"name": name(number)},
+            "spec": {
+                "coordinators": {"replicas": 1},
+                "pools": [{"name": "data", "role": "Worker", "replicas": 2, "executor": {"echo": {}}}],
+            },
+        });
+        serde_json::from_value(object).expect("an object")
+    });
+    let made = stream::iter(objects).map(async |object| api.create(&PostParams::default(), &object).await);
+    let made: Result<Vec<_>, _> = made.buffer_unordered(AT_ONCE).try_collect().await;
+    made.unwrap_or_else(|error| panic!("{error}"));
+}
+
+async fn delete(client: &Client) {
+    let api = Stage::api(client, NAMESPACE, "robeingclusters");
+    let deleted = stream::iter((0..CLUSTERS).map(name));
+    let deleted = deleted.map(async |name| api.delete(&name, &DeleteParams::background()).await.map(drop));
+    let deleted: Result<Vec<_>, _> = deleted.buffer_unordered(AT_ONCE).try_collect().await;
+    deleted.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// How many objects there are of the kinds that the operator makes, all with their cluster as owner.
+async fn count(client: &Client) -> usize {
+    let objects = Stage::objects(client, NAMESPACE).await.unwrap_or_default();
+    let orphans: Vec<String> = objects
+        .iter()
+        .filter(|(_, object)| object.owner_references().is_empty())
+        .map(|(_, it)| it.name_any())
+        .collect();
+    assert_eq!(orphans, Vec::<String>::new(), "without an owner, nobody cleans up after them");
+    let clusters = Stage::api(client, NAMESPACE, "robeingclusters").list(&ListParams::default()).await;
+    objects.len() + if objects.is_empty() { clusters.map_or(1, |clusters| clusters.items.len()) } else { 0 }
+}
+
+/// Waits for rest, and looks at what there is of it: watches and the lease.
+async fn rests(operator: &mut Operator, what: &str) {
+    let since = operator.rests(RENEWALS).await;
+    let (mark, ticks) = (operator.requests.mark(), operator.ticks());
+    operator.rests_after(mark, RENEWALS).await;
+    assert!(operator.runs(), "{}", operator.log());
+    let calls = operator.requests.since(mark);
+    let span = calls.last().map_or(0.0, |last| (last.at - calls[0].at).as_secs_f64());
+    let used = (operator.ticks() - ticks) as f64 / 100.0;
+    let at_rest = operator.requests.since(since);
+    let others: Vec<String> =
+        at_rest.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)).map(Call::line).collect();
+    assert_eq!(others, Vec::<String>::new(), "calls at rest, {what}");
+    eprintln!(
+        "at rest {what}: {} calls in {span:.1} s, all of them watches and the lease; {used:.1} s of processor",
+        calls.len()
+    );
+}
+
+fn without_lease(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)).count()
+}
+
+/// Asserts how many calls each cluster took.
+fn per_cluster(calls: &[Call]) {
+    let mut of: BTreeMap<String, Vec<String>> = (0..CLUSTERS).map(|number| (name(number), Vec::new())).collect();
+    for call in calls.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)) {
+        let named = call.path.find("fleet-").and_then(|at| call.path.get(at..at + "fleet-000".len()));
+        let Some(calls) = named.and_then(|named| of.get_mut(named)) else { continue };
+        calls.push(call.line());
+    }
+    let counts = || of.values().map(Vec::len);
+    let (least, most) = (counts().min().unwrap_or(0), counts().max().unwrap_or(0));
+    let total = without_lease(calls);
+    eprintln!(
+        "{total} calls made {CLUSTERS} clusters: {:.1} for each, of which {least} to {most} are about its objects",
+        total as f64 / CLUSTERS as f64
+    );
+    let worst = of.values().find(|calls| calls.len() == most);
+    eprintln!("the most that one took: {worst:#?}");
+    assert!(most <= MOST_CALLS, "{worst:#?}");
+    assert!(total <= CLUSTERS * MOST_CALLS, "{total} calls in all");
+}

@@ -1,0 +1,138 @@
+//! The API server refuses, closes, is silent, or is gone: the operator ends or goes on as it should, and changes nothing.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use kube::{
+    Client, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use robeing_tests::operator::{Call, Failure, Operator, OperatorSettings, Sort, Stage, until};
+
+use crate::{CLUSTER, spec};
+
+/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+const RENEWALS: usize = 8;
+/// Requests that an operator makes to an API server that fails, to see that it goes on trying.
+const TRIES: usize = 3;
+
+type Versions = BTreeMap<String, (Option<String>, Option<String>)>;
+
+/// Every object with its uid and version, the clusters included: nothing was made, deleted or changed while they are equal.
+async fn versions(client: &Client, namespace: &str) -> Result<Versions, String> {
+    let mut objects = Stage::objects(client, namespace).await?;
+    let clusters = Stage::api(client, namespace, "robeingclusters").list(&ListParams::default()).await;
+    let clusters = clusters.map_err(|error| error.to_string())?;
+    objects.extend(clusters.into_iter().map(|object| ("RobeingCluster", object)));
+    Ok(objects
+        .into_iter()
+        .map(|(kind, object)| (format!("{kind}/{}", object.name_any()), (object.uid(), object.resource_version())))
+        .collect())
+}
+
+/// An operator at rest, and its fleet's objects.
+async fn rested(stage: &Stage, client: &Client, settings: OperatorSettings) -> (Operator, Versions) {
+    let namespace = settings.lease.clone();
+    Stage::namespace(client, &namespace).await;
+    Stage::create(client, &namespace, CLUSTER, &spec()).await;
+    let mut operator = stage.operator(settings).await;
+    until("a fleet", async || Stage::get(client, &namespace, "deployments", "first-auto").await).await;
+    operator.rests(RENEWALS).await;
+    let before = versions(client, &namespace).await.expect("the objects");
+    (operator, before)
+}
+
+fn short(namespace: &str) -> OperatorSettings {
+    OperatorSettings { timings: ["3s", "2s", "200ms"], ..OperatorSettings::of(namespace) }
+}
+
+/// A new process applies everything once more: nothing of that may change, and nothing may be deleted.
+fn assert_applied_once_at_most(operator: &Operator, mark: usize, objects: &Versions, what: &str) {
+    let writes = operator.requests.since(mark).into_iter().filter(|call| call.sort == Sort::Write);
+    let writes: Vec<_> = writes.collect();
+    let lines = || writes.iter().map(Call::line).collect::<Vec<_>>();
+    assert!(writes.iter().all(|call| call.method == Method::PATCH), "after {what}: {:#?}", lines());
+    assert!(writes.len() < objects.len(), "after {what}: {:#?}", lines());
+}
+
+pub async fn an_outage_changes_nothing(stage: &Stage, client: &Client) {
+    let namespace = "outages";
+    let (mut operator, before) = rested(stage, client, short(namespace)).await;
+    for failure in [Failure::Unavailable, Failure::Closed, Failure::Silent] {
+        let mark = operator.requests.mark();
+        operator.requests.fail(failure);
+        operator.loses_its_lease().await;
+        // What a kubelet starts meanwhile waits, and does not end again and again.
+        operator.restart();
+        let again = operator.requests.mark();
+        until("an operator that goes on trying", async || {
+            let tried = operator.requests.mark() - again;
+            assert!(operator.runs(), "{failure:?}: {}", operator.log());
+            if tried >= TRIES { Ok(()) } else { Err(tried) }
+        })
+        .await;
+        operator.requests.resume();
+        operator.rests(RENEWALS).await;
+        assert_applied_once_at_most(&operator, mark, &before, &format!("{failure:?}"));
+        let after = versions(client, namespace).await.expect("the objects");
+        assert_eq!(after, before, "after {failure:?}");
+    }
+    works(client, namespace).await;
+    a_short_outage_ends_nobody(stage, client).await;
+}
+
+pub async fn the_api_server_is_killed(stage: &Stage, client: &Client) {
+    let namespace = "outages-crash";
+    let (mut operator, before) = rested(stage, client, short(namespace)).await;
+    let mark = operator.requests.mark();
+    stage.crash().await;
+    operator.loses_its_lease().await;
+    operator.restart();
+    stage.heal().await;
+    let after = until("the API server answers", async || versions(client, namespace).await).await;
+    assert_eq!(after, before, "the API server itself forgot something");
+    operator.rests(RENEWALS).await;
+    assert_applied_once_at_most(&operator, mark, &before, "the API server's end");
+    assert_eq!(versions(client, namespace).await.expect("the objects"), before);
+    works(client, namespace).await;
+}
+
+/// It does what it should again.
+async fn works(client: &Client, namespace: &str) {
+    let deleted = Stage::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
+    deleted.unwrap_or_else(|error| panic!("a Service to delete: {error}"));
+    until("a deleted Service anew", async || Stage::get(client, namespace, "services", CLUSTER).await).await;
+}
+
+async fn a_short_outage_ends_nobody(stage: &Stage, client: &Client) {
+    let namespace = "outages-short";
+    let (mut operator, before) = rested(stage, client, OperatorSettings::of(namespace)).await;
+    let mark = operator.requests.mark();
+    for failure in [Failure::Unavailable, Failure::Closed] {
+        operator.requests.fail(failure);
+        let failing = operator.requests.mark();
+        until("requests that fail", async || {
+            let tried = operator.requests.mark() - failing;
+            if tried >= 4 * TRIES { Ok(()) } else { Err(tried) }
+        })
+        .await;
+        operator.requests.resume();
+        assert!(operator.runs(), "it ended before its time: {}", operator.log());
+    }
+    operator.rests_after(operator.requests.mark(), RENEWALS).await;
+    assert!(operator.runs(), "{}", operator.log());
+    assert_eq!(operator.requests.lines(mark, Sort::Write), Vec::<String>::new());
+    assert_eq!(versions(client, namespace).await.expect("the objects"), before);
+    works(client, namespace).await;
+}
+
+/// A write whose answer got lost on a connection that nobody closes: the cluster is looked after again all the same.
+pub async fn a_lost_answer_is_not_waited_for(stage: &Stage, client: &Client) {
+    let namespace = "outages-lost";
+    Stage::namespace(client, namespace).await;
+    let operator = stage.operator(OperatorSettings::of(namespace)).await;
+    operator.requests.lose("/services/");
+    Stage::create(client, namespace, CLUSTER, &spec()).await;
+    until("a fleet", async || Stage::get(client, namespace, "deployments", "first-auto").await).await;
+    assert!(!operator.requests.has_yet_to_lose(), "no answer was lost");
+}
