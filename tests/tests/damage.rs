@@ -137,14 +137,20 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     // A segment has its whole length before it is written to, so what is shorter lost something that no crash can take.
     fleet.kill("coordinator-2");
     let segment = newest_segment(&fleet.data("coordinator-2"));
-    let whole = fs::metadata(&segment).expect("it is there").len();
-    let written = frames(&segment).last().expect("there are some").1;
-    assert!(written < whole / 2, "so the second half is zeros, which are put back below: {written} of {whole}");
-    for len in [whole - 16, whole / 2] {
+    let content = fs::read(&segment).expect("it is there");
+    let (whole, (last, written)) = (content.len() as u64, *frames(&segment).last().expect("there are some"));
+    for len in [written - 1, last + 16] {
         set_len(&segment, len);
         assert_refuses(&mut fleet, "coordinator-2", &segment, "was cut short").await;
     }
-    set_len(&segment, whole);
+    fs::write(&segment, content).expect("it can be put back");
+    // Nothing was written in the second half.
+    assert!(written + FRAME_HEAD as u64 * 2 < whole / 2, "{written} of {whole}");
+    set_len(&segment, whole / 2);
+    fleet.start_one("coordinator-2");
+    fleet.coordinators_agree().await;
+    fleet.kill("coordinator-2");
+    assert_eq!(fs::metadata(&segment).expect("it is there").len(), whole, "it has its size again");
     fleet.start_one("coordinator-2");
     fleet.coordinators_agree().await;
 

@@ -25,6 +25,8 @@ const SECONDS: u32 = 2;
 const BETWEEN_FAULTS: usize = 40;
 /// Renewals of the Lease during which the operator must be silent otherwise.
 const RENEWALS_AT_REST: u64 = 10;
+/// Times that are watched for the fleet to be at rest.
+const WINDOWS_AT_REST: usize = 5;
 /// Kinds of objects that remain: of the namespace itself, of what is retained, and of what passes by itself.
 const NOT_OF_A_FLEET: [&str; 5] = [
     "configmap/kube-root-ca.crt",
@@ -135,6 +137,22 @@ async fn claims(deployed: &Deployed) -> BTreeMap<String, String> {
 }
 
 async fn only_the_lease_moves_at_rest(deployed: &Deployed) {
+    for _ in 0..WINDOWS_AT_REST {
+        let before = deployed.status().await.expect("a status");
+        let more = requests_beside_the_lease(deployed).await;
+        let after = deployed.status().await.expect("a status");
+        if after == before {
+            assert!(more.is_empty(), "while the lease was renewed {RENEWALS_AT_REST} times there was also: {more:?}");
+            return;
+        }
+        // On a machine that is busy enough there are elections, which are to be told.
+        eprintln!("=== the fleet was not at rest: {before:?} became {after:?}");
+    }
+    panic!("in {WINDOWS_AT_REST} times {RENEWALS_AT_REST} renewals of the lease the fleet was never at rest");
+}
+
+/// Requests of the operator while its lease was renewed so often, but watches and those of the lease.
+async fn requests_beside_the_lease(deployed: &Deployed) -> Vec<String> {
     let renewals = |requests: &BTreeMap<String, u64>| {
         requests.get(r#"{verb="update",resource="leases"}"#).copied().unwrap_or_default()
     };
@@ -148,8 +166,7 @@ async fn only_the_lease_moves_at_rest(deployed: &Deployed) {
         .await;
     let quiet = |labels: &str| labels.contains(r#"resource="leases""#) || labels.contains(r#"verb="watch""#);
     let more = after.iter().filter(|(labels, count)| !quiet(labels) && before.get(*labels) != Some(count));
-    let more: Vec<_> = more.map(|(labels, count)| (labels, before.get(labels), count)).collect();
-    assert!(more.is_empty(), "while the lease was renewed {RENEWALS_AT_REST} times there was also: {more:?}");
+    more.map(|(labels, count)| format!("{labels}: {count} after {:?}", before.get(labels))).collect()
 }
 
 async fn tasks_survive_faults(deployed: &Deployed, forwards: &Forwards) {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::{
     frame,
@@ -94,6 +95,9 @@ pub struct LastFrame {
     pub body: Bytes,
 }
 
+const SIZE_RESTORED: &str = "a log segment was cut short, by something else than a crash; nothing was written in what it lost, so \
+                             it gets its size again";
+
 /// The sequence number of a log's first frame.
 pub const FIRST_SEQ: u64 = 1;
 
@@ -132,10 +136,15 @@ pub async fn recover(
     for &number in &numbers {
         let file = segment::path(dir, number);
         let mut content = Pieces::open(disk, &file).await?;
-        if content.len() < segment_bytes {
-            return Err(RecoveryError::CutShort { file, len: content.len() as u64, whole: segment_bytes as u64 });
-        }
         let (end, highest) = reader.read_segment(number, &mut content).await?;
+        if content.len() < segment_bytes {
+            let is_newest = number == numbers[numbers.len() - 1];
+            if !(is_newest && reader.ends_before_the_cut(end, &mut content).await?) {
+                return Err(RecoveryError::CutShort { file, len: content.len() as u64, whole: segment_bytes as u64 });
+            }
+            warn!(?file, len = content.len(), whole = segment_bytes, "{SIZE_RESTORED}");
+            disk.open(&file, false).await?.fill_to(segment_bytes as u64).await?;
+        }
         if end == 0 {
             // Begun but never written to, or damaged at its very start; only the newest may be the former.
             reader.refuse_if_more(number, 0, &mut content).await?;
@@ -229,6 +238,13 @@ impl Reader<'_> {
             offset += len;
         }
         Ok((offset, highest))
+    }
+
+    /// Whether a segment that lost its end never had a frame there: frames follow each other, and where the next one would begin
+    /// is still there, and is none.
+    async fn ends_before_the_cut(&self, end: usize, content: &mut Pieces) -> Result<bool, RecoveryError> {
+        let next = self.next_seq.unwrap_or(FIRST_SEQ);
+        Ok(end > 0 && content.len() >= end + frame::HEADER && content.torn_len(end, next).await? == 0)
     }
 
     /// Refuses a segment that has a whole frame behind one that is not.
