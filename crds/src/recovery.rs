@@ -21,7 +21,7 @@ pub struct Recovery {
     #[x_kube(validation = rules::duration_between("sessionTimeout", "50ms", "10m"))]
     pub session_timeout: Duration,
 
-    /// How often the health of every agent and coordinator is examined beyond its heartbeats.
+    /// How often, at least, the operator asks the coordinators how they and the agents are, beyond the heartbeats among them.
     #[serde(default = "default_health_check_interval")]
     #[x_kube(validation = rules::duration_between("healthCheckInterval", "100ms", "1h"))]
     pub health_check_interval: Duration,
