@@ -194,3 +194,23 @@ fn what_an_apply_cannot_set_does_not_count() {
     assert_eq!(fingerprint(&other), fingerprint(&config("x")));
     assert_ne!(fingerprint(&config("y")), fingerprint(&config("x")));
 }
+
+#[test]
+fn a_version_that_was_seen_to_be_as_applied_is_not_looked_at_again() {
+    let mut live = config("as it was applied");
+    live.metadata.resource_version = Some("7".into());
+    let desired = config("desired");
+    let record = Record {
+        desired: fingerprint(&desired),
+        before: None,
+        after: 0,
+        version: Some("7".into()),
+        at: Instant::now(),
+    };
+    let verdict = |live: &DynamicObject| judge(&desired, Some(live), Some(&record), OWNER, Instant::now());
+    assert_eq!(verdict(&live), Verdict::Leave);
+    live.metadata.resource_version = Some("8".into());
+    assert_eq!(verdict(&live), Verdict::Apply);
+    live.metadata.resource_version = None;
+    assert_eq!(verdict(&live), Verdict::Apply, "no version is no version that was seen");
+}

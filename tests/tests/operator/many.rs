@@ -14,7 +14,7 @@ const CLUSTERS: usize = 200;
 /// How many are made or deleted at the same time.
 const AT_ONCE: usize = 50;
 /// Renewals of the lease at rest.
-const RENEWALS: usize = 30;
+const RENEWALS: usize = 20;
 /// Objects of each: 7 of the coordinators, and an account and a Deployment of the pool.
 const OBJECTS: usize = 9;
 /// The most calls that making a cluster may take: two for each object, and its status and events, which may change while the
@@ -27,7 +27,7 @@ pub async fn two_hundred_clusters(stage: &Stage, client: &Client) {
     // As by default.
     let settings = OperatorSettings { poll: "3s", ..OperatorSettings::of(NAMESPACE) };
     let mut operator = stage.operator(settings).await;
-    operator.rests(RENEWALS).await;
+    operator.rests(1).await;
     let alone = operator.memory().0;
     let mark = operator.requests.mark();
     create(client).await;
