@@ -1,7 +1,7 @@
 //! A fleet of real processes, started by the command lines that `robeing dev` uses, but without its restarts: what a
 //! test kills stays dead until the test starts it again. Everything ends when the fleet is dropped, also by a panic.
 
-use std::{collections::BTreeMap, fs::File, path::PathBuf, process::ExitStatus, thread, time::Duration};
+use std::{collections::BTreeMap, fs::File, path::{Path, PathBuf}, process::ExitStatus, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 use robeing::{
@@ -97,12 +97,13 @@ pub struct FleetSpec {
     pools: Vec<PoolSpec>,
     session_timeout: &'static str,
     flags: Vec<(String, String)>,
+    environment: Vec<String>,
 }
 
 impl FleetSpec {
     /// So many coordinators and no agents.
     pub fn new(coordinators: u32) -> Self {
-        Self { coordinators, pools: Vec::new(), session_timeout: "2s", flags: Vec::new() }
+        Self { coordinators, pools: Vec::new(), session_timeout: "2s", flags: Vec::new(), environment: Vec::new() }
     }
 
     /// With a pool.
@@ -123,7 +124,13 @@ impl FleetSpec {
         self
     }
 
-    fn manifest(&self, executions: &std::path::Path) -> String {
+    /// A variable in the environment of all processes.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push(format!("{name}={value}"));
+        self
+    }
+
+    fn manifest(&self, executions: &Path) -> String {
         let pool = |pool: &PoolSpec| {
             json!({
                 "name": pool.name,
@@ -157,6 +164,7 @@ pub struct Fleet {
     // Processes end before their directory goes.
     running: BTreeMap<String, Process>,
     arguments: BTreeMap<String, Vec<String>>,
+    environment: Vec<String>,
     plan: Plan,
     ports: Ports,
     dir: TempDir,
@@ -211,11 +219,11 @@ impl Fleet {
             }
             arguments.insert(process.name.clone(), line);
         }
-        Self { running: BTreeMap::new(), arguments, plan, ports, dir }
+        Self { running: BTreeMap::new(), arguments, environment: spec.environment, plan, ports, dir }
     }
 
     /// The test's directory: data, logs, and what a test puts there.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -295,7 +303,9 @@ impl Fleet {
         }
         let arguments = self.arguments.get(name).unwrap_or_else(|| panic!("no process {name}"));
         let log = self.dir.path().join(format!("{name}.log"));
-        let process = Process::start(name, &program(AGENT), arguments, &log);
+        let agent = program(AGENT).display().to_string();
+        let line: Vec<String> = self.environment.iter().chain([&agent]).chain(arguments).cloned().collect();
+        let process = Process::start(name, Path::new("/usr/bin/env"), &line, &log);
         self.running.insert(name.into(), process);
     }
 
