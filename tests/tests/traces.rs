@@ -65,8 +65,8 @@ async fn each_attempt_is_a_span_at_the_collector() {
             let export = exports.recv().await.expect("the collector runs");
             for of in &export.resource_spans {
                 let resource = of.resource.as_ref().map(|resource| texts(&resource.attributes)).unwrap_or_default();
-                let spans = of.scope_spans.iter().flat_map(|scope| &scope.spans);
-                for span in spans.filter(|span| texts(&span.attributes).get("task") == Some(&id.as_str())) {
+                let mut spans = of.scope_spans.iter().flat_map(|scope| &scope.spans);
+                if let Some(span) = spans.find(|span| texts(&span.attributes).get("task") == Some(&id.as_str())) {
                     assert_eq!(span.name, "attempt");
                     assert!(span.end_time_unix_nano > span.start_time_unix_nano, "{span:?}");
                     assert_eq!(resource.get("service.name"), Some(&"robeing-agent"));
