@@ -1,5 +1,7 @@
 //! What is told to the API server about a cluster: its status and its events.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use k8s_openapi::{
     api::events::v1::Event,
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -46,7 +48,7 @@ pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happene
     };
     let event = Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:x}", cluster.name_any(), rand_suffix(now))),
+            name: Some(format!("{}.{:x}", cluster.name_any(), suffix(cluster, &happened, now))),
             namespace: Some(namespace),
             ..ObjectMeta::default()
         },
@@ -60,8 +62,10 @@ pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happene
         type_: Some(type_.to_owned()),
         ..Event::default()
     };
-    if let Err(error) = api.create(&PostParams::default(), &event).await {
-        tracing::warn!(%error, "an event could not be published");
+    match api.create(&PostParams::default(), &event).await {
+        Err(kube::Error::Api(status)) if status.code == ALREADY_EXISTS => {}
+        Err(error) => tracing::warn!(%error, "an event could not be published"),
+        Ok(_) => {}
     }
 }
 
@@ -73,7 +77,42 @@ fn shortened(mut note: String) -> String {
     note
 }
 
-/// Two events of one nanosecond must not have one name.
-fn rand_suffix(now: Timestamp) -> u128 {
-    uuid::Uuid::new_v4().as_u128() >> 64 ^ now.as_nanosecond().unsigned_abs()
+/// The answer to an event that another operator published.
+const ALREADY_EXISTS: u16 = 409;
+
+/// Two events of one nanosecond must not have one name, and what is told once always has the same.
+fn suffix(cluster: &RobeingCluster, happened: &Happened, now: Timestamp) -> u128 {
+    let Some(once) = &happened.once else {
+        return uuid::Uuid::new_v4().as_u128() >> 64 ^ now.as_nanosecond().unsigned_abs();
+    };
+    // Every process of one build hashes alike.
+    let mut hasher = DefaultHasher::new();
+    (cluster.uid(), &happened.reason, once).hash(&mut hasher);
+    hasher.finish().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_once_has_one_name_for_each_life_of_a_cluster() {
+        let cluster = |uid: &str| {
+            let mut cluster = RobeingCluster::new("fleet", Default::default());
+            cluster.metadata.uid = Some(uid.to_owned());
+            cluster
+        };
+        let happened = |once: Option<&str>| Happened {
+            importance: Importance::Warning,
+            reason: "AgentLost".into(),
+            action: "Lose",
+            note: String::new(),
+            once: once.map(ToOwned::to_owned),
+        };
+        let name = |uid: &str, once: Option<&str>| suffix(&cluster(uid), &happened(once), Timestamp::UNIX_EPOCH);
+        assert_eq!(name("a", Some("agent 1")), name("a", Some("agent 1")));
+        assert_ne!(name("a", Some("agent 1")), name("a", Some("agent 2")));
+        assert_ne!(name("a", Some("agent 1")), name("b", Some("agent 1")));
+        assert_ne!(name("a", None), name("a", None));
+    }
 }

@@ -1,13 +1,22 @@
 //! The events a person would want to read, from two successive looks at a fleet. What the status keeps (leader, conditions)
-//! is compared with the status, so that a restart of the operator misses nothing; the rest with what this process saw last.
+//! is compared with the status, so that a restart of the operator misses nothing; the rest with what this process saw last. A
+//! process that saw nothing yet tells of agents that were lost lately, since the node that took them may have taken the
+//! operator before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use k8s_openapi::jiff::Timestamp;
 use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1::{self, AgentState};
 
 use super::Outcome;
 use crate::{observe::Observation, rollout::Step};
+
+/// For how long after it a loss is news to an operator that just began: longer than another one takes over in.
+const NEWS_FOR: Duration = Duration::from_secs(300);
 
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +38,16 @@ pub struct Happened {
     pub action: &'static str,
     /// In a sentence.
     pub note: String,
+    /// What tells it from others of its reason, where two operators may see the same: it is published once.
+    pub once: Option<String>,
 }
 
 fn normal(reason: &str, action: &'static str, note: String) -> Happened {
-    Happened { importance: Importance::Normal, reason: reason.to_owned(), action, note }
+    Happened { importance: Importance::Normal, reason: reason.to_owned(), action, note, once: None }
 }
 
 fn warning(reason: &str, action: &'static str, note: String) -> Happened {
-    Happened { importance: Importance::Warning, reason: reason.to_owned(), action, note }
+    Happened { importance: Importance::Warning, reason: reason.to_owned(), action, note, once: None }
 }
 
 /// What is remembered from one look to the next.
@@ -84,6 +95,9 @@ pub fn happened(
         membership(seen, &now, &mut events);
         agents(observation, seen, &now, &mut events);
         pools(seen, &now, &mut events);
+    } else {
+        events
+            .extend(observation.agents().values().filter(|agent| lost_lately(agent, observation.now)).map(|a| lost(a)));
     }
     rollout(outcome, before, &mut events);
     conditions(before, after, &mut events);
@@ -142,7 +156,14 @@ fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &m
 
 fn lost(agent: &v1::Agent) -> Happened {
     let why = if agent.lost_reason.is_empty() { "for an unknown reason" } else { &agent.lost_reason };
-    warning("AgentLost", "Lose", format!("Agent {} of pool {:?} was lost: {why}.", agent.name, agent.pool))
+    let note = format!("Agent {} of pool {:?} was lost: {why}.", agent.name, agent.pool);
+    Happened { once: Some(format!("{} {}", agent.name, agent.session)), ..warning("AgentLost", "Lose", note) }
+}
+
+fn lost_lately(agent: &v1::Agent, now: Timestamp) -> bool {
+    let at = agent.lost_at.filter(|_| agent.state() == AgentState::Lost);
+    let since = at.map(|at| now.as_second().saturating_sub(at.seconds).unsigned_abs());
+    since.is_some_and(|since| since <= NEWS_FOR.as_secs())
 }
 
 fn pools(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {

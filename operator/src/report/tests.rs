@@ -376,6 +376,21 @@ fn a_first_look_tells_no_old_news() {
 }
 
 #[test]
+fn an_operator_that_just_began_tells_of_agents_that_were_lost_lately() {
+    for (seconds, told) in [(300, true), (301, false)] {
+        let mut scene = scene();
+        let now = scene.observation.now.as_second();
+        let agent = &mut scene.answer().agents[0];
+        agent.state = v1::AgentState::Lost.into();
+        agent.lost_at.get_or_insert_default().seconds = now - seconds;
+        let status = scene.status(None);
+        let events = happened(&scene.observation, &scene.outcome, None, Some(&status), &status);
+        assert_eq!(events.iter().any(|event| event.reason == "AgentLost"), told, "{seconds} s ago: {events:?}");
+        assert!(events.iter().all(|event| event.once.as_deref() == Some("a 1")), "{events:?}");
+    }
+}
+
+#[test]
 fn a_suspended_fleet_is_suspended_and_wants_no_agents() {
     let mut scene = scene();
     scene.observation.cluster = cluster(&format!("{MANIFEST}  suspend: true\n"));
