@@ -133,18 +133,19 @@ fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
 
 fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
     let known = observation.agents();
-    for (name, (state, session)) in &now.agents {
+    for (name, &(state, session)) in &now.agents {
         let Some(agent) = known.get(name.as_str()) else { continue };
-        let before = seen.agents.get(name);
-        let newly = before.is_none_or(|(earlier, stay)| (earlier, stay) != (state, session));
-        match (before.map(|before| before.0), state) {
-            (_, AgentState::Lost) if newly => events.push(lost(agent)),
-            (Some(AgentState::Standby), AgentState::Live) => events.push(normal(
-                "StandbyActivated",
-                "Activate",
-                format!("Agent {name} of pool {:?} stood by and works now.", agent.pool),
-            )),
+        let before = seen.agents.get(name).copied();
+        match before {
+            _ if state == AgentState::Lost && before != Some((state, session)) => events.push(lost(agent)),
+            Some((earlier, stay)) if earlier != AgentState::Lost && stay != session => {
+                events.push(lost_meanwhile(agent, stay));
+            }
             _ => {}
+        }
+        if state == AgentState::Live && before.is_some_and(|(earlier, _)| earlier == AgentState::Standby) {
+            let note = format!("Agent {name} of pool {:?} stood by and works now.", agent.pool);
+            events.push(normal("StandbyActivated", "Activate", note));
         }
     }
     let moved = now.redistributed.saturating_sub(seen.redistributed);
@@ -157,7 +158,18 @@ fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &m
 fn lost(agent: &v1::Agent) -> Happened {
     let why = if agent.lost_reason.is_empty() { "for an unknown reason" } else { &agent.lost_reason };
     let note = format!("Agent {} of pool {:?} was lost: {why}.", agent.name, agent.pool);
-    Happened { once: Some(format!("{} {}", agent.name, agent.session)), ..warning("AgentLost", "Lose", note) }
+    Happened { once: Some(stay(agent, agent.session)), ..warning("AgentLost", "Lose", note) }
+}
+
+/// What one stay of an agent in the fleet is known by.
+fn stay(agent: &v1::Agent, session: u64) -> String {
+    format!("{} {session}", agent.name)
+}
+
+/// Of an agent that began another stay between two looks.
+fn lost_meanwhile(agent: &v1::Agent, session: u64) -> Happened {
+    let note = format!("Agent {} of pool {:?} was lost for a moment and is back.", agent.name, agent.pool);
+    Happened { once: Some(stay(agent, session)), ..warning("AgentLost", "Lose", note) }
 }
 
 fn lost_lately(agent: &v1::Agent, now: Timestamp) -> bool {

@@ -376,6 +376,15 @@ fn a_first_look_tells_no_old_news() {
 }
 
 #[test]
+fn an_agent_that_was_lost_and_is_back_between_two_looks_is_told() {
+    let (seen, mut now) = (scene(), scene());
+    let before = seen.status(None);
+    now.answer().agents[0].session = 2;
+    let events = now.events(&seen, Some(&before));
+    assert_eq!(events, [r#"Warning AgentLost: Agent a of pool "data" was lost for a moment and is back."#]);
+}
+
+#[test]
 fn an_operator_that_just_began_tells_of_agents_that_were_lost_lately() {
     for (seconds, told) in [(300, true), (301, false)] {
         let mut scene = scene();
