@@ -86,6 +86,7 @@ e2e: image ## Install, use, hurt, scale and roll out a fleet on a real Kubernete
 	$(CARGO) build --workspace --bins
 	$(TARGET)/debug/devkube build
 	$(CARGO) test --workspace --test kubernetes -- --nocapture
+	$(CARGO) test --workspace --test day_two -- --nocapture
 
 docs-check: ## Build the reference of all crates; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps

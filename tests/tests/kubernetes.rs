@@ -3,7 +3,7 @@
 //! checks what `kubectl` then tells of it. It takes minutes and needs the image of `make image`, so it is a target of its own:
 //! `cargo test --workspace --test kubernetes`.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{collections::BTreeMap, fs};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -12,10 +12,9 @@ use nix::{
 use robeing_crds::{Phase, condition_types as types};
 use robeing_tests::kubernetes::{
     CLUSTER, Deployed, Forwards, MISSING, Mark, POOL, Running, SECOND, exercises, later_changes, refused, settled,
-    states,
+    states, step, under_load,
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 /// Tasks that the fleet is hurt under.
 const TASKS: usize = 1_000;
@@ -35,15 +34,6 @@ const NOT_OF_A_FLEET: [&str; 5] = [
     "event/",
     "event.events.k8s.io/",
 ];
-
-/// Says what is done and how long it took.
-async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
-    eprintln!("=== {what}");
-    let began = Instant::now();
-    let done = work.await;
-    eprintln!("=== {what}: done after {:.1} s", began.elapsed().as_secs_f64());
-    done
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_installed_used_hurt_changed_and_deleted() {
@@ -110,7 +100,7 @@ async fn a_fleet_becomes_ready(deployed: &Deployed) {
             .await;
         assert_eq!(said, "WORKER\nnone\n");
     }
-    let claims = claims(deployed).await;
+    let claims = deployed.claims().await.expect("the claims");
     assert_eq!(claims.len(), 3, "{claims:?}");
 }
 
@@ -127,13 +117,6 @@ async fn assert_columns(deployed: &Deployed, leader: &str, agents: u32) {
     let [head, row] = &rows[..] else { panic!("one fleet expected:\n{table}") };
     assert_eq!(head[..], ["NAME", "PHASE", "LEADER", "COORDINATORS", "AGENTS", "RUNNING", "QUEUED", "AGE"]);
     assert_eq!(row[..7], [CLUSTER, "Running", leader, "3", &agents.to_string(), "0", "0"], "\n{table}");
-}
-
-/// Names and uids of the coordinators' disks.
-async fn claims(deployed: &Deployed) -> BTreeMap<String, String> {
-    let list = deployed.json(&["get", "persistentvolumeclaims"]).await.expect("the claims");
-    let text = |claim: &Value, field: &str| claim["metadata"][field].as_str().unwrap_or_default().to_owned();
-    list["items"].as_array().into_iter().flatten().map(|claim| (text(claim, "name"), text(claim, "uid"))).collect()
 }
 
 async fn only_the_lease_moves_at_rest(deployed: &Deployed) {
@@ -212,8 +195,7 @@ async fn a_worker_is_deleted(deployed: &Deployed) {
     let name = pods[0]["metadata"]["name"].as_str().expect("a pod has a name");
     deployed.kubectl(&["delete", "pod", name, "--wait=true"]).await;
     deployed.until_status("five agents again", |status| settled(status, 5)).await;
-    let lost = deployed.notes(&since, "AgentLost").await.expect("events");
-    assert!(!lost.iter().any(|note| note.contains(name)), "an agent that drains is not lost: {lost:?}");
+    deployed.all_drained(&since).await;
 }
 
 async fn the_leader_is_killed(deployed: &Deployed) {
@@ -263,22 +245,6 @@ fn kill_process_of(uid: &str) {
     assert_eq!(killed, 1, "a coordinator is one process");
 }
 
-/// A node with a coordinator that does not lead, and with agents.
-async fn victim(deployed: &Deployed) -> (String, String, Vec<String>) {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let leader = deployed.status().await.expect("a status").leader.expect("a leader");
-    let agents = deployed.pods("agent").await.expect("the agents' pods");
-    for pod in deployed.pods("coordinator").await.expect("the coordinators' pods") {
-        let (name, node) = (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]));
-        let on_it = agents.iter().filter(|agent| agent["spec"]["nodeName"] == node.as_str());
-        let on_it: Vec<String> = on_it.map(|agent| text(&agent["metadata"]["name"])).collect();
-        if name != leader && !on_it.is_empty() {
-            return (node, name, on_it);
-        }
-    }
-    panic!("no node has both agents and a coordinator that does not lead")
-}
-
 async fn a_node_is_cut_off(deployed: &Deployed, running: &Running) {
     if deployed.cluster().control_plane().is_none() {
         eprintln!(
@@ -287,12 +253,10 @@ async fn a_node_is_cut_off(deployed: &Deployed, running: &Running) {
         return;
     }
     let since = deployed.mark().await;
-    let (node, coordinator, agents) = victim(deployed).await;
+    let (node, coordinator, agents) = deployed.victim().await;
+    let operator_too = deployed.node_of_active().await == node;
     deployed.cluster().partition(&node).await.expect("a node can be cut off");
-    for agent in &agents {
-        deployed.told(&since, "AgentLost", agent).await;
-    }
-    deployed.told(&since, "TasksRedistributed", "tasks of lost agents were given to others").await;
+    deployed.told_lost(&since, &agents, operator_too).await;
     deployed
         .until_status("a fleet that says what it lacks", |status| {
             states(
@@ -322,8 +286,7 @@ async fn pools_scale(deployed: &Deployed) {
                 if pods == to as usize { Ok(()) } else { Err(format!("{pods}")) }
             })
             .await;
-        let lost = deployed.notes(&since, "AgentLost").await.expect("events");
-        assert!(lost.is_empty(), "agents that are not needed drain: {lost:?}");
+        deployed.all_drained(&since).await;
     }
 }
 
@@ -356,28 +319,10 @@ async fn by_age(deployed: &Deployed) -> Vec<String> {
 async fn an_image_rolls_out(deployed: &Deployed, forwards: &Forwards) {
     let since = deployed.mark().await;
     let leader = deployed.until_settled(2).await.leader.expect("a leader");
-    let (stop, stopped) = watch::channel(false);
     let client = forwards.client().await;
-    let load = async {
-        let mut rounds = 0;
-        while !*stopped.borrow() {
-            Running::start(&client, exercises(BETWEEN_FAULTS, 1)).soundly().await;
-            rounds += 1;
-        }
-        rounds
-    };
-    let rollout = async {
-        roll_out(deployed, &since, &leader).await;
-        stop.send_replace(true);
-    };
-    let (rounds, ()) = tokio::join!(load, rollout);
-    assert!(rounds > 0, "there was load");
-    for (reason, why) in
-        [("QuorumLost", "a majority stays up"), ("AgentLost", "agents drain"), ("RolloutPaused", "it goes on")]
-    {
-        let notes = deployed.notes(&since, reason).await.expect("events");
-        assert!(notes.is_empty(), "{why}: {notes:?}");
-    }
+    under_load(&client, BETWEEN_FAULTS, 1, roll_out(deployed, &since, &leader)).await;
+    deployed.never_told(&since, &[("QuorumLost", "a majority stays up"), ("RolloutPaused", "it goes on")]).await;
+    deployed.all_drained(&since).await;
 }
 
 /// Rolls the second image out, and sees it told: followers first, the leader last, after it handed over.
@@ -436,7 +381,7 @@ async fn a_bad_image_stops_and_goes_back(deployed: &Deployed, forwards: &Forward
 }
 
 async fn nothing_is_left_but_the_disks(deployed: &Deployed) {
-    let disks = claims(deployed).await;
+    let disks = deployed.claims().await.expect("the claims");
     deployed.kubectl(&["delete", "rbc", CLUSTER, "--wait=true"]).await;
     let kinds = deployed.kubectl(&["api-resources", "--namespaced", "--verbs=list,delete", "--output=name"]).await;
     let kinds = kinds.lines().collect::<Vec<_>>().join(",");
@@ -448,5 +393,5 @@ async fn nothing_is_left_but_the_disks(deployed: &Deployed) {
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         })
         .await;
-    assert_eq!(claims(deployed).await, disks, "the disks are retained");
+    assert_eq!(deployed.claims().await.expect("the claims"), disks, "the disks are retained");
 }

@@ -1,9 +1,6 @@
 //! A cluster with Robeing installed and one fleet's namespace, and what can be seen of that fleet.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use devkube::{Cluster, TestCluster};
 use robeing_crds::{RobeingCluster, RobeingClusterStatus, condition_types as types};
@@ -35,15 +32,28 @@ pub struct Deployed {
     cluster: TestCluster,
 }
 
-/// The events that were there at some time.
-#[derive(Clone, Debug, Default)]
-pub struct Mark(BTreeSet<String>);
+/// Says what is done and how long it took.
+pub async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
+    eprintln!("=== {what}");
+    let began = Instant::now();
+    let done = work.await;
+    eprintln!("=== {what}: done after {:.1} s", began.elapsed().as_secs_f64());
+    done
+}
 
-/// What is not as in a fleet that is well: so many agents, three coordinators, a leader, and conditions that say so.
+/// What is not as in a fleet of three coordinators that is well; see [`whole`].
 pub fn settled(status: &RobeingClusterStatus, agents: u32) -> Result<(), String> {
+    whole(status, 3, agents)
+}
+
+/// What is not as in a fleet that is well: so many coordinators and agents, a leader, and conditions that say so.
+pub fn whole(status: &RobeingClusterStatus, coordinators: u32, agents: u32) -> Result<(), String> {
     let counts = (status.coordinators.ready, status.coordinators.voters, status.agents.ready, status.agents.desired);
-    if counts != (3, 3, agents, agents) || status.leader.is_none() {
-        return Err(format!("{counts:?} of 3 coordinators and {agents} agents, led by {:?}", status.leader));
+    if counts != (coordinators, coordinators, agents, agents) || status.leader.is_none() {
+        return Err(format!(
+            "{counts:?} of {coordinators} coordinators and {agents} agents, led by {:?}",
+            status.leader
+        ));
     }
     states(
         status,
@@ -66,6 +76,14 @@ pub fn states(status: &RobeingClusterStatus, expected: &[(&str, &str, &str)]) ->
         }
     }
     Ok(())
+}
+
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn uids<'a>(objects: impl Iterator<Item = &'a Value>) -> BTreeMap<String, String> {
+    objects.map(|object| (text(&object["metadata"]["name"]), text(&object["metadata"]["uid"]))).collect()
 }
 
 impl Deployed {
@@ -158,8 +176,15 @@ impl Deployed {
     /// # Panics
     /// When it is refused.
     pub async fn change(&self, path: &str, value: Value) {
-        let patch = json!([{"op": "replace", "path": path, "value": value}]).to_string();
-        self.kubectl(&["patch", "rbc", CLUSTER, "--type=json", "--patch", &patch]).await;
+        self.patch(json!([{"op": "replace", "path": path, "value": value}])).await;
+    }
+
+    /// Changes the fleet by a JSON patch.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn patch(&self, patch: Value) {
+        self.kubectl(&["patch", "rbc", CLUSTER, "--type=json", "--patch", &patch.to_string()]).await;
     }
 
     /// The status of the fleet, once it is about the newest spec.
@@ -182,6 +207,42 @@ impl Deployed {
         let selector = format!("app.kubernetes.io/instance={CLUSTER},app.kubernetes.io/component={component}");
         let list = self.json(&["get", "pods", "--selector", &selector]).await?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Uids of a component's pods that are not being deleted, by name.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub async fn staying(&self, component: &str) -> Result<BTreeMap<String, String>, String> {
+        let pods = self.pods(component).await?;
+        Ok(uids(pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())))
+    }
+
+    /// Uids of the coordinators' disks, by the names of their claims.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub async fn claims(&self) -> Result<BTreeMap<String, String>, String> {
+        let list = self.json(&["get", "persistentvolumeclaims"]).await?;
+        Ok(uids(list["items"].as_array().into_iter().flatten()))
+    }
+
+    /// A node with a coordinator that does not lead, that coordinator, and the agents on it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn victim(&self) -> (String, String, Vec<String>) {
+        let leader = self.status().await.expect("a status").leader.expect("a leader");
+        let agents = self.pods("agent").await.expect("the agents' pods");
+        for pod in self.pods("coordinator").await.expect("the coordinators' pods") {
+            let (name, node) = (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]));
+            let on_it = agents.iter().filter(|agent| agent["spec"]["nodeName"] == node.as_str());
+            let on_it: Vec<String> = on_it.map(|agent| text(&agent["metadata"]["name"])).collect();
+            if name != leader && !on_it.is_empty() {
+                return (node, name, on_it);
+            }
+        }
+        panic!("no node has both agents and a coordinator that does not lead")
     }
 
     /// One pod.
@@ -231,50 +292,38 @@ impl Deployed {
     /// # Panics
     /// As [`Deployed::until`].
     pub async fn until_settled(&self, agents: u32) -> RobeingClusterStatus {
-        self.until_status(&format!("a fleet of {agents} agents that is well"), |status| settled(status, agents)).await
+        self.until_whole(3, agents).await
     }
 
-    /// Events of the fleet as `(name, reason, note)`, in no order.
-    ///
-    /// # Errors
-    /// When they can't be listed.
-    pub async fn events(&self) -> Result<Vec<(String, String, String)>, String> {
-        let list = self.json(&["get", "events.events.k8s.io"]).await?;
-        let items = list["items"].as_array().cloned().unwrap_or_default();
-        let ours = items.iter().filter(|event| event["regarding"]["name"] == CLUSTER);
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(ours.map(|event| (text(&event["metadata"]["name"]), text(&event["reason"]), text(&event["note"]))).collect())
-    }
-
-    /// Remembers the events that are there, so that later ones can be told from them.
-    ///
-    /// # Panics
-    /// When they can't be listed.
-    pub async fn mark(&self) -> Mark {
-        let events = self.events().await.unwrap_or_else(|error| panic!("{error}"));
-        Mark(events.into_iter().map(|(name, ..)| name).collect())
-    }
-
-    /// The notes of the events of one reason since then.
-    ///
-    /// # Errors
-    /// When they can't be listed.
-    pub async fn notes(&self, since: &Mark, reason: &str) -> Result<Vec<String>, String> {
-        let events = self.events().await?.into_iter();
-        let new = events.filter(|(name, what, _)| what == reason && !since.0.contains(name));
-        Ok(new.map(|(.., note)| note).collect())
-    }
-
-    /// Waits for an event of this reason whose note contains these words; answers the note.
+    /// Waits until the fleet is well and has so many coordinators and agents.
     ///
     /// # Panics
     /// As [`Deployed::until`].
-    pub async fn told(&self, since: &Mark, reason: &str, words: &str) -> String {
-        self.until(&format!("an event {reason} with {words:?}"), async || {
-            let notes = self.notes(since, reason).await?;
-            notes.iter().find(|note| note.contains(words)).cloned().ok_or_else(|| format!("{notes:?}"))
-        })
-        .await
+    pub async fn until_whole(&self, coordinators: u32, agents: u32) -> RobeingClusterStatus {
+        let what = format!("a fleet of {coordinators} coordinators and {agents} agents that is well");
+        self.until_status(&what, |status| whole(status, coordinators, agents)).await
+    }
+
+    /// The operator's pod that is active.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn active_operator(&self) -> Result<String, String> {
+        let lease = ["get", "lease", "robeing-operator", "--namespace", SYSTEM];
+        let holder = [&lease[..], &["--output=jsonpath={.spec.holderIdentity}"]].concat();
+        let holder = self.cluster.kubectl(&holder).await.map_err(|error| error.to_string())?;
+        let pod = holder.split('_').next().unwrap_or_default();
+        if pod.is_empty() { Err("nobody holds the lease".into()) } else { Ok(pod.to_owned()) }
+    }
+
+    /// The node of that pod.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn node_of_active(&self) -> String {
+        let pod = self.active_operator().await.unwrap_or_else(|error| panic!("{error}"));
+        let node = ["get", "pod", &pod, "--namespace", SYSTEM, "--output=jsonpath={.spec.nodeName}"];
+        self.cluster.kubectl(&node).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Requests to the API server that the operator's replicas counted, by verb and resource.

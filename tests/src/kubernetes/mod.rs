@@ -3,14 +3,16 @@
 
 mod charts;
 mod deployed;
+mod events;
 mod forwards;
 mod image;
 mod rules;
 mod work;
 
 pub use charts::{SYSTEM, install, uninstall};
-pub use deployed::{CLUSTER, Deployed, Mark, NAMESPACE, PATIENCE, POOL, settled, states};
+pub use deployed::{CLUSTER, Deployed, NAMESPACE, PATIENCE, POOL, settled, states, step, whole};
+pub use events::Mark;
 pub use forwards::Forwards;
 pub use image::{FIRST, IMAGE_VARIABLE, MISSING, SECOND, USERLAND, archive, write_userland};
 pub use rules::{Refused, later_changes, refused};
-pub use work::{Running, exercises};
+pub use work::{Exercise, KIND, Running, exercises, exercises_of, under_load};

@@ -8,12 +8,12 @@ use std::{
 use futures::{StreamExt as _, stream};
 use robeing::client::{ClientError, FleetClient, SubmitEvent, SubmitOptions, new_task_id};
 use robeing_proto::v1::{AttemptState, GetTaskRequest, Task, TaskSpec, TaskState};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::deployed::PATIENCE;
 
 /// What the tasks ask for.
-const KIND: &str = "data_processing";
+pub const KIND: &str = "data_processing";
 /// Questions at once when all tasks are read again.
 const READERS: usize = 16;
 
@@ -26,12 +26,17 @@ pub struct Exercise {
 
 /// So many tasks that each take so many seconds. Their input is the seconds, a line, then words to be counted.
 pub fn exercises(count: usize, seconds: u32) -> Vec<Exercise> {
+    exercises_of(KIND, count, seconds)
+}
+
+/// The same for agents of another specialization.
+pub fn exercises_of(specialization: &str, count: usize, seconds: u32) -> Vec<Exercise> {
     let exercise = |index: usize| {
         let words = 1 + index % 97;
         let spec = TaskSpec {
             id: new_task_id(),
-            kind: KIND.into(),
-            required_specialization: KIND.into(),
+            kind: specialization.into(),
+            required_specialization: specialization.into(),
             input: format!("{seconds}\n{}\n", vec!["word"; words].join(" ")).into(),
             submitter: "end-to-end".into(),
             ..TaskSpec::default()
@@ -138,6 +143,30 @@ impl Running {
         }
         assert!(wrong.is_empty(), "{} of {} tasks: {wrong:#?}", wrong.len(), self.exercises.len());
     }
+}
+
+/// Runs rounds of so many tasks of so many seconds for as long as this takes, and checks each. The last round ends after it.
+///
+/// # Panics
+/// As [`Running::soundly`].
+pub async fn under_load<T>(client: &FleetClient, tasks: usize, seconds: u32, work: impl Future<Output = T>) -> T {
+    let (stop, stopped) = watch::channel(false);
+    let load = async {
+        // At least one, however soon the work is done.
+        loop {
+            Running::start(client, exercises(tasks, seconds)).soundly().await;
+            if *stopped.borrow() {
+                break;
+            }
+        }
+    };
+    let work = async {
+        let done = work.await;
+        stop.send_replace(true);
+        done
+    };
+    let ((), done) = tokio::join!(load, work);
+    done
 }
 
 /// What is wrong with a task, by what was said of it and by what is read of it at the end.
