@@ -1,7 +1,16 @@
 //! A fleet of real processes, started by the command lines that `robeing dev` uses, but without its restarts: what a
 //! test kills stays dead until the test starts it again. Everything ends when the fleet is dropped, also by a panic.
 
-use std::{collections::BTreeMap, fs::File, path::{Path, PathBuf}, process::ExitStatus, thread, time::Duration};
+mod spec;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    thread,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use robeing::{
@@ -12,14 +21,14 @@ use robeing_proto::v1::{
     Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus, GetTaskRequest, Task, TaskSpec,
     TaskState,
 };
-use serde_json::{Value, json};
+pub use spec::{FleetSpec, PoolSpec};
 use tempfile::TempDir;
 
 use crate::{
     ports::Ports,
     processes::Process,
     program::{AGENT, program},
-    script::{Execution, Gate, executions, shell_executor},
+    script::{Execution, Gate, executions},
     wait::{check, eventually},
 };
 
@@ -29,134 +38,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const SHOWN_LINES: usize = 40;
 /// When this is set, the directory of a fleet whose test fails is kept.
 const KEEP: &str = "ROBEING_TEST_KEEP";
-
-/// A pool of agents.
-#[derive(Clone, Debug)]
-pub struct PoolSpec {
-    name: String,
-    agents: u32,
-    standby: u32,
-    slots: u32,
-    role: &'static str,
-    specializations: Vec<String>,
-    executor: Option<Value>,
-    flags: Vec<(String, String)>,
-}
-
-impl PoolSpec {
-    /// So many workers, which run the tasks' inputs as shell scripts.
-    pub fn new(name: &str, agents: u32) -> Self {
-        Self {
-            name: name.into(),
-            agents,
-            standby: 0,
-            slots: 4,
-            role: "Worker",
-            specializations: Vec::new(),
-            executor: None,
-            flags: Vec::new(),
-        }
-    }
-
-    /// Further agents that wait as standby.
-    pub fn standby(mut self, standby: u32) -> Self {
-        self.standby = standby;
-        self
-    }
-
-    /// Tasks an agent runs at once.
-    pub fn slots(mut self, slots: u32) -> Self {
-        self.slots = slots;
-        self
-    }
-
-    /// Specialists instead of workers.
-    pub fn specialists(mut self, specialization: &str) -> Self {
-        self.role = "Specialist";
-        self.specializations = vec![specialization.into()];
-        self
-    }
-
-    /// Another executor, in the form of a manifest.
-    pub fn executor(mut self, executor: Value) -> Self {
-        self.executor = Some(executor);
-        self
-    }
-
-    /// A flag of the agents' command line, without the dashes; replaces one of the same name.
-    pub fn flag(mut self, name: &str, value: &str) -> Self {
-        self.flags.push((name.into(), value.into()));
-        self
-    }
-}
-
-/// What a fleet is made of.
-#[derive(Clone, Debug)]
-pub struct FleetSpec {
-    coordinators: u32,
-    pools: Vec<PoolSpec>,
-    session_timeout: &'static str,
-    flags: Vec<(String, String)>,
-    environment: Vec<String>,
-}
-
-impl FleetSpec {
-    /// So many coordinators and no agents.
-    pub fn new(coordinators: u32) -> Self {
-        Self { coordinators, pools: Vec::new(), session_timeout: "2s", flags: Vec::new(), environment: Vec::new() }
-    }
-
-    /// With a pool.
-    pub fn pool(mut self, pool: PoolSpec) -> Self {
-        self.pools.push(pool);
-        self
-    }
-
-    /// With another session timeout, for tests in which no loss but a certain one may be seen.
-    pub fn session_timeout(mut self, timeout: &'static str) -> Self {
-        self.session_timeout = timeout;
-        self
-    }
-
-    /// A flag of the coordinators' command line, without the dashes; replaces one of the same name.
-    pub fn flag(mut self, name: &str, value: &str) -> Self {
-        self.flags.push((name.into(), value.into()));
-        self
-    }
-
-    /// A variable in the environment of all processes.
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push(format!("{name}={value}"));
-        self
-    }
-
-    fn manifest(&self, executions: &Path) -> String {
-        let pool = |pool: &PoolSpec| {
-            json!({
-                "name": pool.name,
-                "role": pool.role,
-                "specializations": pool.specializations,
-                "replicas": pool.agents,
-                "standby": pool.standby,
-                "slots": pool.slots,
-                "executor": pool.executor.clone().unwrap_or_else(|| shell_executor(executions)),
-            })
-        };
-        let pools: Vec<Value> = self.pools.iter().map(pool).collect();
-        // JSON is YAML.
-        json!({
-            "apiVersion": "robeing.io/v1alpha1",
-            "kind": "RobeingCluster",
-            "metadata": {"name": "tested"},
-            "spec": {
-                "coordinators": {"replicas": self.coordinators},
-                "pools": pools,
-                "recovery": {"heartbeatInterval": "500ms", "sessionTimeout": self.session_timeout},
-            },
-        })
-        .to_string()
-    }
-}
 
 /// A running fleet.
 #[derive(Debug)]
