@@ -1,13 +1,12 @@
 //! The one loop of an agent: it waits for the next event, checks the lease, and acts. Nothing in it blocks: sending waits
 //! like everything else, so time is kept whatever the coordinator does. Attempts are polled here too, without a task each.
 
+mod talk;
+
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message::Message as Say, completion,
-    coordinator_message::Message as Heard,
-};
+use robeing_proto::v1::{AgentMessage, CoordinatorMessage, completion};
 use tokio::{
     sync::mpsc::OwnedPermit,
     time::{Instant, Sleep},
@@ -406,162 +405,5 @@ impl Driver {
             }
         }
         self.search_on();
-    }
-
-    fn hello(&self) -> v1::Hello {
-        let config = &self.parts.config;
-        v1::Hello {
-            cluster_id: config.cluster_id.clone(),
-            name: config.name.clone(),
-            incarnation: self.incarnation,
-            role: v1::Role::from(config.role).into(),
-            pool: config.pool.clone(),
-            pool_replicas: config.pool_replicas,
-            pool_standby: config.pool_standby,
-            specializations: config.specializations.clone(),
-            slots: config.slots,
-            address: self.parts.address.clone(),
-            pid: self.parts.platform.host.pid(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            session: self.session.as_ref().map_or(0, |session| session.id),
-            held: self.held.refs(),
-        }
-    }
-
-    fn welcomed(&mut self, link: Box<Link>, welcome: &v1::Welcome, sent: Instant) {
-        let goes_on = welcome.resumed && self.session.as_ref().is_some_and(|session| session.id == welcome.session);
-        if !goes_on && self.session.is_some() {
-            warn!(
-                held = self.held.len(),
-                "the coordinators count this agent as lost: a new session begins with nothing"
-            );
-            self.void();
-        }
-        info!(
-            leader = link.address,
-            session = welcome.session,
-            term = welcome.term,
-            resumed = goes_on,
-            held = self.held.len(),
-            "the session is open"
-        );
-        let now = Instant::now();
-        match &mut self.session {
-            Some(session) => session.lease.resumed(now),
-            None => {
-                let timeout = Duration::from_millis(welcome.session_timeout_ms.into());
-                let interval = Duration::from_millis(welcome.heartbeat_interval_ms.into());
-                self.session = Some(Session { id: welcome.session, lease: Lease::new(sent, now, timeout, interval) });
-            }
-        }
-        self.tell_lease();
-        self.progress = now;
-        self.search.learn(&welcome.coordinators);
-        self.held.send_again();
-        self.way = Way::Open(link);
-        self.silent = None;
-        self.complaint.clear();
-        if let Phase::Draining(drain) = &mut self.phase {
-            drain.drained = false;
-            self.drain_unsaid = true;
-        }
-        if std::mem::replace(&mut self.welcomed_before, true) {
-            self.parts.metrics.reconnects.inc();
-        }
-        self.parts.readiness.set(self.phase == Phase::Working);
-    }
-
-    // ---- Messages ----
-
-    fn heard(&mut self, message: CoordinatorMessage) {
-        match message.message {
-            Some(Heard::HeartbeatAck(ack)) => self.heartbeat_acknowledged(ack.seq),
-            Some(Heard::Assignments(assignments)) => self.assigned(assignments.assignments),
-            Some(Heard::Cancels(cancels)) => {
-                for v1::AttemptRef { task_id, attempt } in cancels.attempts {
-                    self.held.cancel(Key { task_id, attempt });
-                }
-            }
-            Some(Heard::CompletionAcks(acks)) => self.acknowledged(acks.acks),
-            Some(Heard::SessionEnded(ended)) => {
-                warn!(reason = ended.reason, held = self.held.len(), "the coordinator ended the session");
-                self.begin_anew();
-                self.begin_search(Instant::now(), false);
-            }
-            Some(Heard::Drained(_)) => {
-                if let Phase::Draining(drain) = &mut self.phase {
-                    drain.drained = true;
-                }
-            }
-            Some(Heard::Redirect(redirect)) => {
-                self.broken("the coordinator does not lead any more", false);
-                self.search.redirected(&redirect.leader_address, &redirect.coordinators);
-            }
-            // A newer coordinator's message, or a Welcome out of place: neither changes anything.
-            Some(Heard::Welcome(_)) | None => debug!("a message that means nothing here"),
-        }
-    }
-
-    fn heartbeat_acknowledged(&mut self, seq: u64) {
-        if let Some(session) = &mut self.session
-            && let Some(sent) = session.lease.acknowledged(seq)
-        {
-            self.parts.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
-            self.tell_lease();
-        }
-    }
-
-    /// Tells the executor until when attempts may run, in case this process is stopped by then.
-    fn tell_lease(&self) {
-        let left = self.session.as_ref().map(|s| s.lease.until().saturating_duration_since(Instant::now()));
-        self.parts.executor.lease(left);
-    }
-
-    fn assigned(&mut self, assignments: Vec<v1::Assignment>) {
-        let now = Instant::now();
-        for assignment in assignments {
-            self.held.assigned(assignment, now);
-        }
-        if self.phase != Phase::Working {
-            self.held.hand_back_waiting();
-        }
-    }
-
-    fn acknowledged(&mut self, acks: Vec<v1::CompletionAck>) {
-        for v1::CompletionAck { task_id, attempt, accepted, reason } in acks {
-            if !accepted {
-                info!(task = task_id, attempt, reason, "the coordinator does not take this result");
-            }
-            self.held.acknowledged(&Key { task_id, attempt });
-        }
-        self.progress = Instant::now();
-    }
-
-    fn wants_to_say(&self) -> bool {
-        let beat_is_due = self.session.as_ref().is_some_and(|s| Instant::now() >= s.lease.next_heartbeat());
-        beat_is_due || self.drain_unsaid || self.leave_unsaid || self.held.has_unsent()
-    }
-
-    /// Says the most urgent of what is to be said.
-    fn say(&mut self, permit: OwnedPermit<AgentMessage>) {
-        let now = Instant::now();
-        let message = match &mut self.session {
-            Some(session) if now >= session.lease.next_heartbeat() => {
-                Say::Heartbeat(v1::Heartbeat { seq: session.lease.beat(now) })
-            }
-            _ if std::mem::take(&mut self.drain_unsaid) => Say::Drain(v1::Drain {}),
-            _ if self.held.has_unsent() => {
-                self.progress = now;
-                Say::Completions(v1::Completions { completions: self.held.batch() })
-            }
-            _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(v1::Leave {}),
-            _ => return,
-        };
-        let leaves = matches!(message, Say::Leave(_));
-        permit.send(AgentMessage { message: Some(message) });
-        if leaves && let Way::Open(link) = &mut self.way {
-            info!("left the fleet");
-            link.outgoing = None;
-        }
     }
 }
