@@ -133,6 +133,9 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         let message = "No coordinator answers for a majority; see QuorumHealthy.";
         wrong.push(said("True", "NoLeader", message));
     }
+    if wrong.is_empty() {
+        wrong.extend(still_down(observation, previous).map(|down| said("True", "CoordinatorDown", down)));
+    }
     let messages: Vec<String> = wrong.iter().map(|said| said.message.clone()).collect();
     match wrong.into_iter().next() {
         Some(first) => Said { message: messages.join(" Also: "), ..first },
@@ -170,6 +173,15 @@ fn coordinator_down(observation: &Observation) -> Option<String> {
          disk's PersistentVolumeClaim if that was on it.",
         down.name_any()
     ))
+}
+
+/// A voter that does not answer the leader yet, where something was wrong before: what was wrong with its pod may be over, but
+/// nothing is right again before it answers.
+fn still_down(observation: &Observation, previous: Option<&RobeingClusterStatus>) -> Option<String> {
+    previous.filter(|previous| state(previous, types::DEGRADED) == Some("True"))?;
+    let membership = observation.membership()?;
+    let down = membership.voters().find(|member| !membership.healthy(&member.name))?;
+    Some(format!("{} does not answer the leader yet.", down.name))
 }
 
 fn worst(mut failures: Vec<Failure>, what: &str) -> Option<Said> {

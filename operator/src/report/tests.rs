@@ -309,6 +309,22 @@ fn a_voter_that_stays_away_is_told_with_its_node() {
 }
 
 #[test]
+fn nothing_has_recovered_before_every_voter_answers() {
+    let mut scene = scene();
+    let well = scene.status(None);
+    scene.outcome.refused.push("a quota was exceeded".into());
+    let wrong = scene.status(Some(&well));
+    scene.outcome.refused.clear();
+    scene.answer().status.coordinators[2].set_state(v1::CoordinatorState::Unreachable);
+    assert_eq!(says(&scene.status(Some(&well)), "Degraded").0, "False", "nothing was wrong before");
+    let down = scene.status(Some(&wrong));
+    assert_eq!(says(&down, "Degraded").1, "CoordinatorDown");
+    assert!(!scene.events(&scene, Some(&wrong)).iter().any(|event| event.contains("Recovered")));
+    scene.answer().status.coordinators[2].set_state(v1::CoordinatorState::Follower);
+    assert_eq!(scene.events(&scene, Some(&down)), ["Normal Recovered: What was wrong with the fleet is over."]);
+}
+
+#[test]
 fn missing_agents_are_counted_and_a_pool_that_is_left_to_an_autoscaler_should_be_what_it_was_scaled_to() {
     let mut scene = scene();
     scene.observation.objects[2] = deployment("fleet-auto", 4);
