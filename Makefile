@@ -82,7 +82,7 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 	@size=$$(stat --format %s $(TARGET)/image/robeing.tar); echo "$(TARGET)/image/robeing.tar: $$size bytes"; \
 	  if [ $$size -gt $(IMAGE_MOST_BYTES) ]; then echo "that is more than $(IMAGE_MOST_BYTES)"; exit 1; fi
 
-e2e: image ## Install, use, hurt, scale and roll out a fleet on a real Kubernetes: as root, see tests/devkube
+e2e: image ## Install, use, hurt, scale, roll out and keep a fleet on a real Kubernetes: as root, see tests/devkube
 	$(CARGO) build --workspace --bins
 	$(TARGET)/debug/devkube build
 	$(CARGO) test --workspace --test kubernetes -- --nocapture
