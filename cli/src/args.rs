@@ -288,7 +288,8 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
 
-    /// Idempotency key: a second submission with this key is the first one's task, with its input and options
+    /// Idempotency key: a second submission with this key, of the same kind and input, is the first one's task, with its
+    /// options; of another kind or input it is refused
     #[arg(long, value_name = "IDEMPOTENCY", conflicts_with = "inputs")]
     pub key: Option<String>,
 

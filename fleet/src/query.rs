@@ -212,16 +212,19 @@ impl Fleet {
         self.agent(id).into_iter().flat_map(Agent::held)
     }
 
-    /// What a queued task waits for, in words; `None` if it is not queued. Looks at every agent.
-    pub fn waiting_for(&self, id: TaskId) -> Option<String> {
+    /// What a queued task waits for at the time `now`, in words; `None` if it is not queued. Looks at every agent.
+    pub fn waiting_for(&self, id: TaskId, now: UnixMillis) -> Option<String> {
         let task = self.task(id).filter(|t| t.state == TaskState::Queued)?;
         if let Some(due) = task.not_before {
             let what = match task.attempts_used {
                 0 => "delay",
                 _ => "backoff",
             };
-            let left = due.saturating_sub(self.state.now);
-            return Some(format!("the end of its {what}, {left} ms from now"));
+            return Some(match due.saturating_sub(now) {
+                0 => format!("the end of its {what}, which is due"),
+                left @ 1..1_000 => format!("the end of its {what}, {left} ms from now"),
+                left => format!("the end of its {what}, {} s from now", left.div_ceil(1_000)),
+            });
         }
         let needs = task.needs();
         let fits = |a: &&Agent| needs.fit(a.role, a.has_specialization(needs.domain));

@@ -190,6 +190,16 @@ impl Fleet {
         self.running.insert(name.into(), process);
     }
 
+    /// Starts another process with the command line of one there is, the agent's or coordinator's name included.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn start_another(&mut self, of: &str, called: &str) {
+        let arguments = self.arguments.get(of).unwrap_or_else(|| panic!("no process {of}")).clone();
+        self.arguments.insert(called.into(), arguments);
+        self.start_one(called);
+    }
+
     /// Starts all processes.
     pub fn start_all(&mut self) {
         for name in self.names(|_| true) {

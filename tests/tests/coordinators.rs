@@ -1,11 +1,12 @@
 //! Coordinators that die, one or all, come back, or come back with nothing: nothing that was accepted is lost.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, process::Command};
 
 use robeing_proto::v1::{AgentState, CoordinatorState};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     load::Load,
+    program::{AGENT, program},
     wait::{check, eventually},
 };
 
@@ -155,4 +156,29 @@ async fn a_leader_that_is_asked_to_stop_hands_over() {
     let status = fleet.status().await;
     let gone = status.coordinators.iter().find(|one| one.name == old).expect("it is still a member");
     assert_eq!(gone.state(), CoordinatorState::Unreachable, "{status:#?}");
+}
+
+#[tokio::test]
+async fn a_follower_that_was_away_is_heard_of_again() {
+    let mut fleet = fleet().await;
+    let leader = fleet.leader().await;
+    let follower = fleet.coordinators().into_iter().find(|name| *name != leader).expect("two follow");
+    let ready = format!("http://{}/readyz", fleet.metrics_address(&follower));
+    let is_ready = async || {
+        let asked = Command::new(program(AGENT)).args(["health", &ready]).output().expect("the program runs");
+        check(asked.status.success(), (), String::from_utf8_lossy(&asked.stderr).into_owned())
+    };
+    eventually("a follower that is ready", is_ready).await;
+    fleet.kill(&follower);
+    // Long enough that every kind of message to it has failed several times.
+    eventually("a leader that misses it", async || {
+        let status = fleet.status().await;
+        let state = status.coordinators.iter().find(|one| one.name == follower).map(|one| one.state());
+        check(state == Some(CoordinatorState::Unreachable), (), state)
+    })
+    .await;
+    let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
+    load.complete().await;
+    fleet.start_one(&follower);
+    eventually("a follower that hears of the leader", is_ready).await;
 }

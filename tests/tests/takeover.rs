@@ -154,3 +154,21 @@ async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
     assert_eq!(back.pid, before.pid, "its process is the same");
     assert_eq!(fleet.task(&id).await, ended, "the result stands");
 }
+
+#[tokio::test]
+async fn another_process_of_the_same_name_waits_until_the_first_counts_as_lost() {
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(PoolSpec::new("work", 1))).await;
+    let gate = fleet.gate("twin");
+    let (id, agent) = gated_task(&fleet, &gate).await;
+    let group = fleet.executing(&id, 1).await;
+    fleet.freeze(&agent);
+    fleet.start_another(&agent, "twin");
+    fleet.executing(&id, 2).await;
+    // What is dead and can't be reaped by a frozen parent does not run.
+    assert_eq!(group_members(group), Vec::<u32>::new(), "attempts that ran at the same time");
+    gate.open();
+    let task = fleet.finished(&id, TaskState::Succeeded).await;
+    let [first, second] = &task.attempts[..] else { panic!("two attempts expected: {task:#?}") };
+    assert_eq!((first.state(), second.state()), (AttemptState::Lost, AttemptState::Succeeded), "{task:#?}");
+    assert!(fleet.process("twin").log().contains("another process is the agent"), "it is told why it waits");
+}

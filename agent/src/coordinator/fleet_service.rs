@@ -113,9 +113,10 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = view::task_id(&request.id)?;
         self.node.ready_to_read(request.consistency).await?;
         let parts = Parts { input: request.include_input, output: true, attempts: true };
+        let now = self.node.platform.clock.unix_millis();
         let found = self.node.look(|fleet| {
             let mut task = view::task(fleet.task(id)?, parts);
-            task.waiting_for = fleet.waiting_for(id).unwrap_or_default();
+            task.waiting_for = fleet.waiting_for(id, now).unwrap_or_default();
             Some(task)
         });
         found.map(Response::new).ok_or_else(|| errors::no_task(&request.id))

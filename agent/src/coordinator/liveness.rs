@@ -14,6 +14,8 @@ use super::{
 
 /// How often agents are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked for agents that have a session and were never connected here.
+const ADOPT_EVERY: Duration = Duration::from_millis(200);
 /// How long a process may take to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Agents whose loss is being found out or written at once.
@@ -35,6 +37,7 @@ async fn watch(node: &Arc<Node>, term: u64) {
     let mut standing = node.standing.clone();
     let mut pursuits: JoinSet<()> = JoinSet::new();
     let mut looked = Instant::now();
+    let mut adopted = looked;
     loop {
         tokio::select! {
             // Pursuits in flight end with the set; what they proposed is decided by the log.
@@ -47,6 +50,10 @@ async fn watch(node: &Arc<Node>, term: u64) {
                 // Held up itself (a stopped process, a starved machine), it heard nobody: that is no agent's fault.
                 if pause > node.hub.registry.timing.timeout / 8 {
                     node.hub.registry.excuse(pause);
+                }
+                if now.duration_since(adopted) >= ADOPT_EVERY {
+                    adopted = now;
+                    node.look(|fleet| node.hub.registry.adopt(term, fleet, now));
                 }
                 for suspicion in node.hub.registry.suspicions(now) {
                     pursuits.spawn(pursue(Arc::clone(node), suspicion));

@@ -117,6 +117,14 @@ impl Proposer {
         replies.pop().ok_or(ProposeError::Stopping)
     }
 
+    /// Proposes one command that makes sense only where it is proposed: refused where this coordinator does not lead.
+    pub async fn propose_here(&self, command: Command) -> Result<Reply, ProposeError> {
+        let mut bytes = Vec::with_capacity(128);
+        encode_command(&command, &mut bytes);
+        let mut replies = self.propose_encoded(vec![bytes.into()], false).await?;
+        replies.pop().ok_or(ProposeError::Stopping)
+    }
+
     /// Proposes commands as they are encoded; without `forward` only as leader.
     pub async fn propose_encoded(&self, commands: Vec<Bytes>, forward: bool) -> Answer {
         if commands.is_empty() {

@@ -140,11 +140,17 @@ impl Registry {
     /// This coordinator begins to lead: every agent has a whole session timeout to come back, and those whose processes died
     /// with the old leader are looked for soon. Agents that were quicker and have come back already stay as they are.
     pub fn begin(&self, term: u64, fleet: &Fleet, now: Instant) {
+        self.entries().retain(|_, entry| entry.term >= term);
+        self.adopt(term, fleet, now);
+    }
+
+    /// Takes note of agents whose sessions began without a connection here, as when a leader that is replaced hands the joining
+    /// of an agent over with its last commands. Who never comes must be missed, too.
+    pub fn adopt(&self, term: u64, fleet: &Fleet, now: Instant) {
         let known = fleet.agents().filter(|agent| agent.state != AgentState::Lost);
         let mut entries = self.entries();
-        entries.retain(|_, entry| entry.term >= term);
         for agent in known {
-            entries.entry(agent.id).or_insert_with(|| Entry {
+            let missing = || Entry {
                 session: agent.session,
                 term,
                 address: agent.address.clone(),
@@ -153,7 +159,15 @@ impl Registry {
                 dropped: Some(now),
                 probe_at: Some(now + self.timing.grace * 4),
                 losing: false,
-            });
+            };
+            let entry = entries.entry(agent.id).or_insert_with(missing);
+            // Sessions are numbered in the order of the log.
+            if entry.session < agent.session {
+                let old = std::mem::replace(entry, missing());
+                if let Some(link) = old.link {
+                    link.put(|outbox| outbox.ended = Some("the agent has another session".into()));
+                }
+            }
         }
     }
 
@@ -349,6 +363,23 @@ mod tests {
             Reply::Joined { agent, session } => (fleet, agent, session),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn an_agent_whose_session_began_elsewhere_is_missed_too() {
+        let (fleet, agent, session) = fleet_with_agent();
+        let registry = Registry::new(TIMING, Platform::real().clock);
+        let start = Instant::now();
+        registry.begin(1, &Fleet::new(FleetConfig::default()), start);
+        registry.adopt(1, &fleet, start);
+        // Looking again takes nothing from the time it has.
+        registry.adopt(1, &fleet, start + TIMING.timeout / 2);
+        assert_eq!(registry.suspicions(start + TIMING.timeout), [Suspicion::Silent(agent, session)]);
+        // One that is connected stays so.
+        let link = registry.connected(1, agent, session, "127.0.0.1:1".into(), start);
+        registry.adopt(1, &fleet, start);
+        registry.heard(agent, &link, start + TIMING.timeout);
+        assert_eq!(registry.suspicions(start + TIMING.timeout), []);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
 use robeing_fleet::{
-    AgentId, AgentJoin, AgentState, Command, Completion, Outcome, PoolShape, Reply, SessionId, StaleReason,
+    AgentId, AgentJoin, AgentState, Command, Completion, Fleet, Outcome, PoolShape, Reply, SessionId, StaleReason,
 };
 use robeing_proto::v1::{
     self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
@@ -132,7 +132,10 @@ enum JoinFailed {
 
 impl From<ProposeError> for JoinFailed {
     fn from(error: ProposeError) -> Self {
-        Self::Refused(error.into())
+        match error {
+            ProposeError::NotLeader => Self::NotLeading,
+            other => Self::Refused(other.into()),
+        }
     }
 }
 
@@ -170,8 +173,29 @@ fn join(hello: &v1::Hello) -> Result<AgentJoin, Status> {
     })
 }
 
+/// The session of another process of this name that may still run attempts. Until it has left or counts as lost, what it has
+/// must not be given away. A process that listens where that one did has proved that it is gone.
+fn rival(fleet: &Fleet, hello: &v1::Hello) -> Option<SessionId> {
+    let agent = fleet.agent_by_name(&hello.name)?;
+    let same_process = agent.incarnation == hello.incarnation;
+    let in_its_place = !hello.address.is_empty() && agent.address == hello.address;
+    (!same_process && !in_its_place && agent.state != AgentState::Lost).then_some(agent.session)
+}
+
 impl Session {
     async fn open(node: &Arc<Node>, hello: v1::Hello, term: u64) -> Result<(Self, ToAgent), JoinFailed> {
+        // A leader that was replaced without knowing would hand out what others have finished, under numbers that were used.
+        let barrier = node.ready_to_read(v1::Consistency::Linearizable.into());
+        if !matches!(tokio::time::timeout(READY_TIMEOUT, barrier).await, Ok(Ok(()))) {
+            return Err(JoinFailed::NotLeading);
+        }
+        if let Some(session) = node.look(|fleet| rival(fleet, &hello)) {
+            return Err(JoinFailed::Refused(Status::already_exists(format!(
+                "another process is the agent {:?} (session {}); this one may be it once that one has left or counts as lost. If \
+                 both are to run, give them different names",
+                hello.name, session.0
+            ))));
+        }
         let known = node.look(|fleet| {
             let agent = fleet.agent_by_name(&hello.name)?;
             let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
@@ -182,7 +206,7 @@ impl Session {
             Some(known) => known,
             None => {
                 let join = join(&hello).map_err(JoinFailed::Refused)?;
-                match node.proposer.propose_one(Command::AgentJoined(join)).await? {
+                match node.proposer.propose_here(Command::AgentJoined(join)).await? {
                     Reply::Joined { agent, session } => (agent, session),
                     Reply::Refused(refusal) => {
                         return Err(JoinFailed::Refused(Status::failed_precondition(refusal.to_string())));
@@ -396,4 +420,30 @@ fn messages(outbox: Outbox) -> Vec<ToAgent> {
         messages.push(ToAgent::SessionEnded(v1::SessionEnded { reason }));
     }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::{FleetConfig, LossReason};
+
+    use super::*;
+
+    fn hello(incarnation: u64, address: &str) -> v1::Hello {
+        v1::Hello { name: "a".into(), incarnation, slots: 1, address: address.into(), ..v1::Hello::default() }
+    }
+
+    #[test]
+    fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let first = v1::Hello { role: v1::Role::Worker.into(), ..hello(1, "10.0.0.1:1") };
+        assert_eq!(rival(&fleet, &first), None, "nobody has the name");
+        let joined = fleet.apply(1, Command::AgentJoined(join(&first).unwrap()), &mut Vec::new());
+        let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
+        assert_eq!(rival(&fleet, &first), None, "the same process comes back");
+        assert_eq!(rival(&fleet, &hello(2, "10.0.0.1:2")), Some(session));
+        assert_eq!(rival(&fleet, &hello(2, "")), Some(session));
+        assert_eq!(rival(&fleet, &hello(2, "10.0.0.1:1")), None, "it could not listen there if the first still did");
+        fleet.apply(2, Command::AgentLost { agent, session, reason: LossReason::Silent }, &mut Vec::new());
+        assert_eq!(rival(&fleet, &hello(2, "10.0.0.1:2")), None);
+    }
 }

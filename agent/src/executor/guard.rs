@@ -103,11 +103,17 @@ impl Guard {
     }
 
     /// Tells the guard for how much longer the agent may run what it runs; `None`: until it says otherwise. A guard that is
-    /// gone is noticed with the next command.
+    /// gone is replaced, since nobody else would end what runs if this process was stopped now.
     pub fn lease(&self, left: Option<Duration>) {
         let millis = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1));
-        let state = self.lock();
-        let _ = nix::unistd::write(state.registry.as_fd(), &lease_record(millis));
+        let mut state = self.lock();
+        let tell = |state: &State| nix::unistd::write(state.registry.as_fd(), &lease_record(millis)).is_ok();
+        let dead = !matches!(state.process.try_wait(), Ok(None));
+        if dead || !tell(&state) {
+            self.replace_and_log(&mut state);
+            // If there is none now either, the next renewal tries again.
+            tell(&state);
+        }
     }
 
     /// Replaces a guard that died or stopped reading, and hands its successor the groups that are running.

@@ -100,6 +100,19 @@ async fn a_guard_that_died_is_replaced_and_its_successor_knows_every_group() {
 }
 
 #[tokio::test]
+async fn a_guard_that_died_is_replaced_with_the_next_renewal_of_the_lease() {
+    let mut agent = Agent::start("agent-that-renews-its-lease");
+    let first = agent.pids("first").await;
+    let guards = agent.pids("guard").await;
+    assert_ne!(guards[0], guards[1], "a new guard was expected");
+    // Only the new guard can end these: the command is the agent's child, and its descendants are not.
+    let pids = [first, vec![guards[1]]].concat();
+    assert!(pids.iter().all(|pid| alive(*pid)), "all of {pids:?} should be running");
+    agent.kill();
+    eventually(&format!("all of {pids:?} are gone"), || !pids.iter().any(|pid| alive(*pid))).await;
+}
+
+#[tokio::test]
 async fn a_stopped_agents_commands_end_with_its_lease() {
     let mut agent = Agent::start("agent-that-is-stopped");
     let pids = agent.pids("first").await;
@@ -173,14 +186,18 @@ async fn plays_the_agent() {
         guard.lease(Some(LEASE));
     }
     let mut guards = guard.iter().map(|guard| guard.pid()).collect::<Vec<_>>();
-    if let (Some(guard), "agent-that-lost-its-guard") = (&guard, part.as_str()) {
+    if let (Some(guard), "agent-that-lost-its-guard" | "agent-that-renews-its-lease") = (&guard, part.as_str()) {
         kill(guards[0].cast_signed());
         // The guard here is a test's process, whose first thread may be dead before the one that guards.
         let threads = || fs::read_dir(format!("/proc/{}/task", guards[0])).map_or(0, Iterator::count);
         let dead = || !alive(guards[0].cast_signed()) && threads() <= 1;
         eventually("the guard is dead", dead).await;
-        let (second, report) = start("second");
-        eventually("the second command has reported", || report.exists() || second.is_finished()).await;
+        if part == "agent-that-renews-its-lease" {
+            guard.lease(Some(LEASE * 100));
+        } else {
+            let (second, report) = start("second");
+            eventually("the second command has reported", || report.exists() || second.is_finished()).await;
+        }
         guards.push(guard.pid());
     }
     let text: String = guards.iter().map(|pid| format!("{pid}\n")).collect();

@@ -54,6 +54,10 @@ pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
     let matches = grammar.try_get_matches_from_mut(line)?;
     // What the environment says gives way to the command line.
     let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    if is_given(&"endpoint") && is_given(&"fleet") {
+        let sentence = "the argument '--endpoint' cannot be used with '--fleet': they name different fleets";
+        return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
+    }
     let elsewhere = ["endpoint", "fleet"].into_iter().find(is_given);
     let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig"].into_iter().find(is_given);
     if let (Some(one), Some(other)) = (elsewhere, on_kubernetes) {

@@ -59,9 +59,17 @@ fn endpoints_are_repeated_or_separated_by_commas() {
 
 #[test]
 fn the_fleet_may_be_named_before_the_command_too() {
-    let cli = parsed("--endpoint a:1 --fleet f tasks").expect("it is right");
+    let cli = parsed("--endpoint a:1 tasks").expect("it is right");
     assert_eq!(cli.connection.endpoint, ["a:1"]);
+    let cli = parsed("--fleet f tasks").expect("it is right");
     assert_eq!(cli.connection.fleet.as_deref(), Some("f"));
+}
+
+#[test]
+fn a_fleet_has_one_name() {
+    let words = ["robeing", "--endpoint", "a:1", "status", "--fleet", "f"].map(OsString::from);
+    let said = parse(&words).expect_err("two fleets are named").to_string();
+    assert!(said.contains("'--endpoint' cannot be used with '--fleet': they name different fleets"), "{said}");
 }
 
 fn meant(program: &str, line: &str) -> Meant {

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use nix::unistd::{User, geteuid};
 use robeing_proto::v1::{GetTaskRequest, Refusal, RetryPolicy, Role, SubmitResult, Task, TaskSpec, TaskState};
 
@@ -266,8 +267,12 @@ impl Outcome {
 }
 
 fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{wide_bar} {pos}/{len} tasks, {per_sec}, {elapsed}")
+    ProgressStyle::with_template("{wide_bar} {pos}/{len} tasks, {rate}, {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A bar that can't be drawn is no reason to stop.
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        })
 }
 
 fn print(args: &SubmitArgs, outcome: &Outcome, began: Instant) -> Result<Exit, CliError> {

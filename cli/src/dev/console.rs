@@ -9,7 +9,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use robeing_crds::{RobeingCluster, find_cluster, limits::MAX_MANIFEST_BYTES};
+use k8s_openapi::api::core::v1::Container;
+use robeing_crds::{PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, find_cluster, limits::MAX_MANIFEST_BYTES};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -150,7 +151,25 @@ async fn read_manifest(path: PathBuf) -> Result<RobeingCluster, DevError> {
         let ignored: Vec<String> = manifest.ignored.iter().map(ToString::to_string).collect();
         note(&format!("note: of the manifest {file} only the RobeingCluster is used; ignored: {}", ignored.join(", ")));
     }
+    let pools = shaped_for_pods(&manifest.cluster.spec);
+    if !pools.is_empty() {
+        note(&format!(
+            "note: here tasks run as this user, with this environment and directory; what else `template` and `container` say is for \
+             Kubernetes: pool {}",
+            pools.join(", ")
+        ));
+    }
     Ok(manifest.cluster)
+}
+
+/// The pools that say more of their pods than which image.
+fn shaped_for_pods(spec: &RobeingClusterSpec) -> Vec<&str> {
+    let says_more = |pool: &&Pool| {
+        let container = pool.container.clone().map(|container| Container { image: None, ..container });
+        pool.template.as_ref().is_some_and(|template| *template != PodOverrides::default())
+            || container.is_some_and(|container| container != Container::default())
+    };
+    spec.pools.iter().filter(says_more).map(|pool| pool.name.as_str()).collect()
 }
 
 /// The text of a manifest, no more than shows that it is too large.

@@ -45,12 +45,16 @@ pub enum DevEvent {
     },
 }
 
+/// How a process ended that was told to, as an agent that drains.
+const WELL: &str = "exit code 0";
+
 impl fmt::Display for DevEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started { name, pid } => write!(f, "started {name} (pid {pid})"),
             Self::Died { name, pid, how, last_line, log, restart_in } => {
-                write!(f, "died    {name} (pid {pid}): {how}; again in {}", short_duration(*restart_in))?;
+                let what = if how == WELL { "ended  " } else { "died   " };
+                write!(f, "{what} {name} (pid {pid}): {how}; again in {}", short_duration(*restart_in))?;
                 match last_line {
                     Some(line) => write!(f, "; it last said: {line}; log {}", log.display()),
                     None => write!(f, "; log {}", log.display()),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{Agent, AgentState, Coordinator, FleetStatus, TaskCounts};
+use robeing_proto::v1::{Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, TaskCounts};
 
 use super::{
     table::table,
@@ -41,7 +41,7 @@ pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
                 agent.succeeded.to_string(),
                 agent.failed.to_string(),
                 format!("{:.2}", agent.performance),
-                agent.pid.to_string(),
+                pid(agent.pid),
                 agent.address.clone(),
                 joined(agent, now),
                 agent.specializations.join(","),
@@ -85,6 +85,19 @@ pub fn resource_text(resource: &Resource) -> String {
     text
 }
 
+/// A process id; nothing where it is not known.
+fn pid(pid: u32) -> String {
+    if pid == 0 { String::new() } else { pid.to_string() }
+}
+
+/// How many voters do not answer, where that is no minority: then nothing can be decided.
+fn without_majority(status: &FleetStatus) -> Option<String> {
+    let voters: Vec<_> = status.coordinators.iter().filter(|coordinator| coordinator.voter).collect();
+    let mute = voters.iter().filter(|voter| voter.state() == CoordinatorState::Unreachable).count();
+    (mute * 2 >= voters.len() && mute > 0)
+        .then(|| format!("{mute} of {} voters do not answer: without a majority nothing is decided", voters.len()))
+}
+
 /// What `robeing status` prints.
 pub fn status_text(status: &FleetStatus) -> String {
     let mut text = String::new();
@@ -96,6 +109,9 @@ pub fn status_text(status: &FleetStatus) -> String {
     // Writing to a string can't fail.
     let _ = writeln!(text, "Fleet:          {}", status.cluster_id);
     let _ = writeln!(text, "Leader:         {leader}");
+    if let Some(problem) = without_majority(status) {
+        let _ = writeln!(text, "Problem:        {problem}; what follows is what was known last");
+    }
     let _ = writeln!(
         text,
         "Agents:         {} live, {} standby, {} draining, {} lost",
@@ -154,7 +170,7 @@ fn coordinators_table(coordinators: &[Coordinator]) -> String {
                 if coordinator.voter { "yes" } else { "no" }.into(),
                 coordinator.matched_index.to_string(),
                 coordinator.leader_score.map(|score| format!("{:.2}", score.total)).unwrap_or_default(),
-                coordinator.pid.to_string(),
+                pid(coordinator.pid),
                 coordinator.address.clone(),
                 coordinator.version.clone(),
             ]

@@ -28,7 +28,7 @@ pub fn tasks_table(tasks: &[Task], now: Timestamp) -> String {
                 task.kind.clone(),
                 state_word(task.state()),
                 task.priority.to_string(),
-                format!("{}/{}", task.attempt, task.max_attempts),
+                task.attempt.to_string(),
                 agent_of(task),
                 task.submitter.clone(),
                 age(task.submitted_at.as_ref(), now),
@@ -71,7 +71,7 @@ fn failure_text(failure: &Failure) -> String {
 pub fn change_line(task: &Task, now: Timestamp) -> String {
     let mut line = format!("{:.3}  {}", now, state_word(task.state()));
     let detail = match task.state() {
-        TaskState::Assigned => format!("to {}, attempt {} of {}", agent_of(task), task.attempt, task.max_attempts),
+        TaskState::Assigned => format!("to {}, attempt {}", agent_of(task), task.attempt),
         TaskState::Queued => task.waiting_for.clone(),
         TaskState::Succeeded => format!("by {} after {}", agent_of(task), took(task)),
         TaskState::Cancelled => task.cancel_reason.clone(),

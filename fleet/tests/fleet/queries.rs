@@ -118,14 +118,20 @@ fn reading_changes_nothing_and_a_tick_without_timers_neither() {
 fn a_queued_task_says_what_it_waits_for() {
     let mut trial = Trial::new();
     let id = trial.submit(task(1));
-    let says = |trial: &Trial| trial.fleet.waiting_for(id);
+    let says = |trial: &Trial| trial.fleet.waiting_for(id, trial.now);
     assert_eq!(says(&trial).as_deref(), Some("an agent: no live one takes its kind"));
     let stay = trial.join(pooled("a", Some(1), 0));
     assert_eq!(says(&trial), None, "it runs");
     let second = trial.submit(task(2));
-    assert_eq!(trial.fleet.waiting_for(second).as_deref(), Some("a free slot: all 1 fitting agents are busy"));
+    assert_eq!(
+        trial.fleet.waiting_for(second, trial.now).as_deref(),
+        Some("a free slot: all 1 fitting agents are busy")
+    );
     trial.drain(stay);
-    assert_eq!(trial.fleet.waiting_for(second).as_deref(), Some("an agent: no live one takes its kind (1 draining)"));
+    assert_eq!(
+        trial.fleet.waiting_for(second, trial.now).as_deref(),
+        Some("an agent: no live one takes its kind (1 draining)")
+    );
 }
 
 #[test]

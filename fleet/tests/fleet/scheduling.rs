@@ -95,8 +95,11 @@ fn a_required_role_or_specialization_is_waited_for() {
     trial.join(worker("w"));
     let guarded = trial.submit(SubmitTask { required_role: Some(Role::Guardian), ..task(1) });
     let skilled = trial.submit(SubmitTask { required_specialization: Some("parse".to_owned()), ..task(2) });
-    assert_eq!(trial.fleet.waiting_for(guarded).as_deref(), Some("an agent: no live one has role Guardian"));
-    assert_eq!(trial.fleet.waiting_for(skilled).as_deref(), Some("an agent: no live one has specialization \"parse\""));
+    assert_eq!(trial.fleet.waiting_for(guarded, trial.now).as_deref(), Some("an agent: no live one has role Guardian"));
+    assert_eq!(
+        trial.fleet.waiting_for(skilled, trial.now).as_deref(),
+        Some("an agent: no live one has specialization \"parse\"")
+    );
     let guardian = trial.join(of(Role::Guardian, worker("g")));
     let expert = trial.join(AgentJoin { specializations: vec!["parse".to_owned()], ..worker("p") });
     assert_eq!(trial.holder(guarded), Some(guardian.agent));

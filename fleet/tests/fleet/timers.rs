@@ -11,7 +11,15 @@ fn a_delayed_task_starts_when_its_delay_has_passed() {
     trial.join(worker("a"));
     let id = trial.submit(SubmitTask { delay: Some(500), ..task(1) });
     assert_eq!(trial.fleet.next_due(), Some(trial.now + 500));
-    assert_eq!(trial.fleet.waiting_for(id).as_deref(), Some("the end of its delay, 500 ms from now"));
+    assert_eq!(trial.fleet.waiting_for(id, trial.now).as_deref(), Some("the end of its delay, 500 ms from now"));
+    let waits = |trial: &Trial, at| trial.fleet.waiting_for(id, at).unwrap_or_default();
+    assert_eq!(
+        waits(&trial, trial.now + 200),
+        "the end of its delay, 300 ms from now",
+        "also when nothing happened since"
+    );
+    assert_eq!(waits(&trial, trial.now - 4_600), "the end of its delay, 6 s from now");
+    assert_eq!(waits(&trial, trial.now + 501), "the end of its delay, which is due");
     trial.after(499);
     assert_eq!(trial.state(id), TaskState::Queued);
     trial.after(1);

@@ -58,7 +58,13 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
         let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
-        PeerClient { target, channel, patience: Patience::default() }
+        PeerClient { target, channel, patience: Some(Patience::default()) }
+    }
+
+    /// Heartbeats come at their own pace, and each is given up after one interval. A pause would outlast that, so that no
+    /// heartbeat was ever sent again once a few of them had failed.
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
+        PeerClient { patience: None, ..self.new_client(target, node).await }
     }
 }
 
@@ -66,7 +72,8 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 pub struct PeerClient {
     target: NodeId,
     channel: Result<Channel, String>,
-    patience: Patience,
+    /// `None` where the caller paces itself.
+    patience: Option<Patience>,
 }
 
 /// The pause before a stream of replication is opened: none at first and after any answer, then longer with each stream that
@@ -174,7 +181,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         let client = self.client();
         let patience = self.patience.clone();
         Box::pin(async move {
-            let pause = patience.next();
+            let pause = patience.as_ref().map_or(Duration::ZERO, Patience::next);
             // A sleep of nothing still waits for the timer's next tick.
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -192,7 +199,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             let stream = futures::stream::unfold(Some((answers, outstanding, patience)), move |state| async move {
                 let (mut answers, outstanding, patience) = state?;
                 let answer = next_answer(&mut answers, &outstanding).await?;
-                if answer.is_ok() {
+                if let (Ok(_), Some(patience)) = (&answer, &patience) {
                     patience.answered();
                 }
                 let go_on = matches!(answer, Ok(Ok(_)));
