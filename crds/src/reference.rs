@@ -82,8 +82,17 @@ fn description(schema: &Value) -> Option<&str> {
     schema.get("description").and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-fn refusals(schema: &Value) -> impl Iterator<Item = String> {
-    messages(schema).into_iter().map(|message| format!("*{message}*"))
+/// What is refused anywhere in a field, each sentence once.
+fn refusals_within<'a>(schema: &'a Value, found: &mut Vec<&'a str>) {
+    for message in messages(schema) {
+        if !found.contains(&message) {
+            found.push(message);
+        }
+    }
+    let inner = ["items", "additionalProperties"].into_iter().filter_map(|keyword| schema.get(keyword));
+    for inner in inner.chain(fields(schema).values()) {
+        refusals_within(inner, found);
+    }
 }
 
 /// What a field is, its bounds, and what is refused, for one cell of a table.
@@ -91,12 +100,13 @@ fn explanation(field: &Value) -> String {
     let mut parts: Vec<String> = description(field).map(str::to_owned).into_iter().collect();
     parts.extend(bounds(field));
     // The rules of an object with a section of its own stand there.
-    let items = field.get("items").filter(|items| !is_ours(items));
-    if !is_ours(field) {
-        parts.extend(refusals(field));
-        for inner in [items, field.get("additionalProperties")].into_iter().flatten() {
-            parts.extend(refusals(inner));
-        }
+    let items = field.get("items").unwrap_or(field);
+    if !is_ours(field) && !is_ours(items) {
+        let mut inner = Vec::new();
+        refusals_within(field, &mut inner);
+        parts.extend(inner.iter().map(|message| format!("*{message}*")));
+    } else if !is_ours(field) {
+        parts.extend(messages(field).iter().map(|message| format!("*{message}*")));
     }
     parts.join(" ").replace("\n\n", " ").replace('|', "\\|")
 }
