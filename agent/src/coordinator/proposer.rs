@@ -100,15 +100,7 @@ impl Proposer {
 
     /// Proposes commands and waits until they are applied, here or on the leader: their replies, in order.
     pub async fn propose(&self, commands: &[Command]) -> Answer {
-        let encoded = commands
-            .iter()
-            .map(|command| {
-                let mut bytes = Vec::with_capacity(128);
-                encode_command(command, &mut bytes);
-                Bytes::from(bytes)
-            })
-            .collect();
-        self.propose_encoded(encoded, true).await
+        self.propose_encoded(commands.iter().map(encoded).collect(), true).await
     }
 
     /// Proposes one command.
@@ -119,9 +111,7 @@ impl Proposer {
 
     /// Proposes one command that makes sense only where it is proposed: refused where this coordinator does not lead.
     pub async fn propose_here(&self, command: Command) -> Result<Reply, ProposeError> {
-        let mut bytes = Vec::with_capacity(128);
-        encode_command(&command, &mut bytes);
-        let mut replies = self.propose_encoded(vec![bytes.into()], false).await?;
+        let mut replies = self.propose_encoded(vec![encoded(&command)], false).await?;
         replies.pop().ok_or(ProposeError::Stopping)
     }
 
@@ -140,6 +130,12 @@ impl Proposer {
         self.requests.send(request).await.map_err(|_| ProposeError::Stopping)?;
         answered.await.map_err(|_| ProposeError::Stopping)?
     }
+}
+
+fn encoded(command: &Command) -> Bytes {
+    let mut bytes = Vec::with_capacity(128);
+    encode_command(command, &mut bytes);
+    bytes.into()
 }
 
 /// How a batch fared.
