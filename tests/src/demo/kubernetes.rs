@@ -12,9 +12,9 @@ use robeing::{
     client::Settings,
     kubernetes::{self as connection, Place},
 };
-use robeing_crds::RobeingCluster;
+use robeing_crds::{RobeingCluster, condition_types};
 use robeing_proto::v1::{Agent, FleetStatus};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -73,20 +73,17 @@ impl Fleet<'_> {
         let end = Instant::now() + PATIENCE;
         loop {
             let text = self.kubectl(&["get", "rbc", &self.name, "--output=json"]).await?;
-            let found: Value = serde_json::from_str(&text).context("kubectl gives JSON")?;
-            let status = &found["status"];
-            let is_true = |condition: &&Value| condition["type"] == "Ready" && condition["status"] == "True";
-            let ready = status["conditions"].as_array().into_iter().flatten().any(|condition| is_true(&condition));
-            let working =
-                status["agents"]["ready"].as_u64().unwrap_or(0) + status["agents"]["standby"].as_u64().unwrap_or(0);
-            let up = (status["coordinators"]["ready"].as_u64(), status["coordinators"]["voters"].as_u64());
-            let all = (Some(u64::from(coordinators)), Some(u64::from(coordinators)));
-            if ready && up == all && working >= u64::from(agents) {
+            let found: RobeingCluster = serde_json::from_str(&text).context("kubectl gives the resource")?;
+            let status = found.status.unwrap_or_default();
+            let up = (status.coordinators.ready, status.coordinators.voters);
+            let working = status.agents.ready + status.agents.standby;
+            let ready = suite::states(&status, &[(condition_types::READY, "True", "FleetReady")]);
+            if ready.is_ok() && up == (coordinators, coordinators) && working >= agents {
                 return Ok(());
             }
             if Instant::now() >= end {
                 let pods = self.kubectl(&["get", "rbc,pods", "--output=wide"]).await.unwrap_or_default();
-                bail!("the fleet is not as its resource asks after {PATIENCE:?}: {status}\n{pods}");
+                bail!("the fleet is not as its resource asks after {PATIENCE:?}: {status:?}\n{pods}");
             }
             sleep(LOOK_EVERY).await;
         }
