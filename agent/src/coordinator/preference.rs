@@ -133,31 +133,29 @@ pub struct Candidate {
     pub fit: bool,
 }
 
-/// Decides when to hand leadership over: pure, with hysteresis.
+/// Decides when to hand leadership over: pure, with hysteresis. Each challenger has a time of its own, for two that are
+/// about as good as each other take turns in being the best.
 #[derive(Default)]
 pub struct Choice {
-    challenger: Option<(NodeId, Instant)>,
+    /// Since when a member has been clearly better than the leader, and fit, at every look.
+    better_since: BTreeMap<NodeId, Instant>,
 }
 
 impl Choice {
-    /// Looks at the members: whom to hand leadership to now, if anybody.
+    /// Looks at the members: whom to hand leadership to now, if anybody. It is the best of those that were better for long
+    /// enough, and of equals the one with the lowest id.
     pub fn step(&mut self, leader: NodeId, members: &[Candidate], now: Instant) -> Option<NodeId> {
         let own = members.iter().find(|member| member.id == leader)?.score;
         let better = |member: &&Candidate| member.id != leader && member.fit && member.score >= own + MARGIN;
-        let best = members.iter().filter(better).max_by(|a, b| a.score.total_cmp(&b.score).then(b.id.cmp(&a.id)));
-        let Some(best) = best else {
-            self.challenger = None;
-            return None;
-        };
-        let since = match self.challenger {
-            Some((id, since)) if id == best.id => since,
-            _ => now,
-        };
-        self.challenger = Some((best.id, since));
-        (now.duration_since(since) >= HOLD).then(|| {
-            self.challenger = None;
-            best.id
-        })
+        let better: Vec<&Candidate> = members.iter().filter(better).collect();
+        self.better_since.retain(|id, _| better.iter().any(|member| member.id == *id));
+        let held = better.into_iter().filter(|member| {
+            let since = *self.better_since.entry(member.id).or_insert(now);
+            now.duration_since(since) >= HOLD
+        });
+        let best = held.max_by(|a, b| a.score.total_cmp(&b.score).then(b.id.cmp(&a.id)))?.id;
+        self.better_since.clear();
+        Some(best)
     }
 }
 
@@ -238,6 +236,17 @@ mod tests {
     #[test]
     fn a_small_advantage_moves_nothing() {
         assert_eq!(looked_at_for(600, &members([(0.5, true), (0.64, true), (0.6, true)])), None);
+    }
+
+    #[test]
+    fn two_that_take_turns_in_being_the_best_do_not_keep_each_other_back() {
+        let (mut choice, start) = (Choice::default(), Instant::now());
+        let turns =
+            [members([(0.5, true), (0.90, true), (0.91, true)]), members([(0.5, true), (0.91, true), (0.90, true)])];
+        let chosen = (0..=30).map(|s| choice.step(0, &turns[s as usize % 2], start + Duration::from_secs(s)));
+        let chosen: Vec<Option<NodeId>> = chosen.collect();
+        assert_eq!(chosen.iter().position(Option::is_some), Some(30));
+        assert_eq!(chosen[30], Some(2));
     }
 
     #[test]
