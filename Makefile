@@ -11,6 +11,9 @@ CLUSTER ?= local
 # Further arguments for the demo and the benchmark, such as ARGS='--only takeover --trials 5'.
 ARGS ?=
 
+# What `make e2e` runs: a fleet's life on Kubernetes, minutes, and day two, some more.
+E2E ?= kubernetes day_two
+
 # cargo-nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
@@ -73,6 +76,10 @@ crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference
 
 # The same image as the Dockerfile's. Needs musl-gcc (Debian's musl-tools) and the target, which rustup adds.
 image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE
+	@command -v musl-gcc >/dev/null || \
+	  { echo "make image: musl-gcc is missing; on Debian: apt-get install musl-tools"; exit 1; }
+	@test -d "$$(rustc --print target-libdir --target $(IMAGE_TARGET))" || \
+	  { echo "make image: Rust can't build for $(IMAGE_TARGET) yet: rustup target add $(IMAGE_TARGET)"; exit 1; }
 	CC_$(subst -,_,$(IMAGE_TARGET))=musl-gcc $(CARGO) build --locked --profile image --target $(IMAGE_TARGET) --workspace \
 	  $(IMAGE_PROGRAMS:%=--bin %)
 	mkdir -p $(TARGET)/image
@@ -86,8 +93,7 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 e2e: image ## Install, use, hurt, scale, roll out and keep a fleet on a real Kubernetes: as root, see tests/devkube
 	$(CARGO) build --workspace --bins
 	$(TARGET)/debug/devkube build
-	$(CARGO) test --workspace --test kubernetes -- --nocapture
-	$(CARGO) test --workspace --test day_two -- --nocapture
+	for suite in $(E2E); do $(CARGO) test --workspace --test "$$suite" -- --nocapture || exit 1; done
 
 docs-check: ## Build the reference of all crates; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps

@@ -3,6 +3,9 @@
 //! run, and the operator's own end. Each step checks the results of its tasks and what `kubectl` tells. It takes minutes and
 //! needs the image of `make image`: `cargo test --workspace --test day_two`.
 
+#[path = "day_two/kills.rs"]
+mod kills;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use robeing::client::FleetClient;
@@ -49,6 +52,7 @@ async fn a_fleet_is_kept_through_what_happens_to_it() {
     step("a lost node", a_node_is_lost(&deployed, &client)).await;
     step("a pool that does not run", a_pool_does_not_run(&deployed, &client)).await;
     step("the operator's end", the_operator_ends(&deployed, &client)).await;
+    step("the operator is killed in each of its steps", kills::killed_in_each_step(&deployed, &client)).await;
     step("removal", deployed.down()).await;
 }
 
@@ -271,6 +275,7 @@ async fn a_disk_is_lost(deployed: &Deployed, client: &FleetClient) {
         until_replaced(deployed, client, &name, &ids, &disks).await;
     };
     under_load(client, ROUND, SECONDS, lose).await;
+    deployed.told(&since, "CoordinatorReplaced", &format!("{name} is a new coordinator")).await;
     deployed.never_told(&since, &UNHARMED).await;
 }
 
@@ -320,6 +325,7 @@ async fn a_node_is_lost(deployed: &Deployed, client: &FleetClient) {
         until_replaced(deployed, client, &name, &ids, &disks).await;
     })
     .await;
+    deployed.told(&since, "CoordinatorReplaced", &format!("{name} is a new coordinator")).await;
     deployed.told(&since, "Recovered", "").await;
     deployed.never_told(&since, &UNHARMED).await;
 

@@ -3,16 +3,12 @@
 //! checks what `kubectl` then tells of it. It takes minutes and needs the image of `make image`, so it is a target of its own:
 //! `cargo test --workspace --test kubernetes`.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use robeing_crds::{Phase, condition_types as types};
 use robeing_tests::kubernetes::{
-    CLUSTER, Deployed, Forwards, MISSING, Mark, POOL, Running, SECOND, exercises, later_changes, refused, settled,
-    states, step, under_load,
+    CLUSTER, Deployed, Forwards, MISSING, Mark, POOL, Running, SECOND, exercises, kill_program_of, later_changes,
+    refused, settled, states, step, under_load,
 };
 use serde_json::{Value, json};
 
@@ -206,7 +202,7 @@ async fn the_leader_is_killed(deployed: &Deployed) {
     let uid = pod["metadata"]["uid"].as_str().expect("a pod has a uid");
     let killed = deployed.cluster().devkube().is_some();
     if killed {
-        kill_process_of(uid);
+        assert_eq!(kill_program_of(uid, "robeing-agent"), 1, "a coordinator is one process");
     } else {
         eprintln!(
             "NOT TRIED: SIGKILL of the leader's process, which is on another machine; its pod is deleted at once instead"
@@ -226,23 +222,6 @@ async fn the_leader_is_killed(deployed: &Deployed) {
     let pod = deployed.pod(&leader).await;
     let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
     assert!(!killed || restarts >= Some(1), "it was not the leader's process: {restarts:?}");
-}
-
-/// Kills the agent program that runs in a pod, wherever it is on this machine.
-fn kill_process_of(uid: &str) {
-    let mut killed = 0;
-    for entry in fs::read_dir("/proc").expect("Linux has /proc").flatten() {
-        let folder = entry.path();
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let cgroups = read("cgroup");
-        let inside = cgroups.contains(uid) || cgroups.contains(&uid.replace('-', "_"));
-        if inside && read("comm").trim() == "robeing-agent" {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("root may kill a process");
-            killed += 1;
-        }
-    }
-    assert_eq!(killed, 1, "a coordinator is one process");
 }
 
 async fn a_node_is_cut_off(deployed: &Deployed, running: &Running) {

@@ -54,7 +54,8 @@ fn warning(reason: &str, action: &'static str, note: String) -> Happened {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     agents: BTreeMap<String, (AgentState, u64)>,
-    voters: BTreeSet<String>,
+    /// Node ids of the voters, by name.
+    voters: BTreeMap<String, BTreeSet<String>>,
     redistributed: u64,
     pools: BTreeMap<String, u32>,
 }
@@ -65,9 +66,13 @@ impl Snapshot {
         let answer = observation.fleet.as_ref().ok()?;
         let agents = &answer.agents;
         let pools = &observation.cluster.spec.pools;
+        let mut voters: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for voter in answer.status.coordinators.iter().filter(|coordinator| coordinator.voter) {
+            voters.entry(voter.name.clone()).or_default().insert(voter.node_id.clone());
+        }
         Some(Self {
             agents: agents.iter().map(|agent| (agent.name.clone(), (agent.state(), agent.session))).collect(),
-            voters: observation.membership()?.voters().map(|member| member.name.clone()).collect(),
+            voters,
             redistributed: answer.status.redistributed_total,
             pools: pools
                 .iter()
@@ -118,11 +123,21 @@ fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
 }
 
 fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
-    let voters = now.voters.len();
-    for name in now.voters.difference(&seen.voters) {
-        events.push(normal("CoordinatorAdded", "AddVoter", format!("{name} has a vote now; there are {voters}.")));
+    let voters: usize = now.voters.values().map(BTreeSet::len).sum();
+    for (name, ids) in &now.voters {
+        match seen.voters.get(name) {
+            None => {
+                let note = format!("{name} has a vote now; there are {voters}.");
+                events.push(normal("CoordinatorAdded", "AddVoter", note));
+            }
+            Some(before) if !before.is_subset(ids) => {
+                let note = format!("{name} is a new coordinator with an empty disk; it has the vote of the old one.");
+                events.push(normal("CoordinatorReplaced", "ReplaceVoter", note));
+            }
+            Some(_) => {}
+        }
     }
-    for name in seen.voters.difference(&now.voters) {
+    for name in seen.voters.keys().filter(|name| !now.voters.contains_key(*name)) {
         events.push(normal(
             "CoordinatorRemoved",
             "RemoveVoter",

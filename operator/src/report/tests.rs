@@ -384,6 +384,24 @@ fn what_happens_between_two_looks_is_told() {
 }
 
 #[test]
+fn a_coordinator_with_a_new_disk_is_told_once_it_has_the_vote_of_the_old_one() {
+    let (seen, mut both, mut after) = (scene(), scene(), scene());
+    let mut new = both.answer().status.coordinators[2].clone();
+    new.node_id = "new".into();
+    both.answer().status.coordinators.push(new);
+    after.answer().status.coordinators[2].node_id = "new".into();
+    let status = seen.status(None);
+    assert!(both.events(&seen, Some(&status)).is_empty(), "the old one votes, too");
+    let told = [
+        "Normal CoordinatorReplaced: fleet-coordinators-2 is a new coordinator with an empty disk; it has the vote of \
+                 the old one.",
+    ];
+    assert_eq!(after.events(&both, Some(&status)), told);
+    assert_eq!(after.events(&seen, Some(&status)), told);
+    assert!(after.events(&after, Some(&status)).is_empty());
+}
+
+#[test]
 fn a_first_look_tells_no_old_news() {
     let scene = scene();
     let status = scene.status(None);

@@ -10,19 +10,32 @@ use super::image::FIRST;
 /// Namespace of the operator.
 pub const SYSTEM: &str = "robeing-system";
 
+/// Where a chart of this repository is.
+fn chart(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name).display().to_string()
+}
+
 /// Installs both charts, with so many operators of [`FIRST`], and waits until they are ready.
 ///
 /// # Errors
 /// What helm said.
 pub async fn install(cluster: &TestCluster, operators: usize) -> Result<()> {
-    let charts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts");
-    let chart = |name: &str| charts.join(name).display().to_string();
     let (_, tag) = FIRST.split_once(':').context("an image has a tag")?;
     let (tag, replicas) = (format!("image.tag={tag}"), format!("replicas={operators}"));
     let within = ["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=4m"];
     cluster.helm(&[&["install", "robeing-crds", &chart("robeing-crds")][..], &within].concat()).await?;
     let settings = ["--set", &tag, "--set", &replicas];
     cluster.helm(&[&["install", "robeing", &chart("robeing")][..], &settings, &within].concat()).await?;
+    Ok(())
+}
+
+/// Upgrades the operator to other settings, such as `lease.duration=6s`, and waits until it is ready.
+///
+/// # Errors
+/// What helm said.
+pub async fn reconfigure(cluster: &TestCluster, settings: &str) -> Result<()> {
+    let within = ["--namespace", SYSTEM, "--reuse-values", "--wait", "--timeout=4m"];
+    cluster.helm(&[&["upgrade", "robeing", &chart("robeing"), "--set", settings][..], &within].concat()).await?;
     Ok(())
 }
 

@@ -6,13 +6,15 @@ mod deployed;
 mod events;
 mod forwards;
 mod image;
+mod processes;
 mod rules;
 mod work;
 
-pub use charts::{SYSTEM, install, uninstall};
+pub use charts::{SYSTEM, install, reconfigure, uninstall};
 pub use deployed::{CLUSTER, Deployed, NAMESPACE, PATIENCE, POOL, settled, states, step, whole};
 pub use events::Mark;
 pub use forwards::Forwards;
 pub use image::{FIRST, IMAGE_VARIABLE, MISSING, SECOND, USERLAND, archive, write_userland};
+pub use processes::kill_program_of;
 pub use rules::{Refused, later_changes, refused};
 pub use work::{Exercise, KIND, Running, exercises, exercises_of, under_load};
