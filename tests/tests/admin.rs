@@ -1,105 +1,30 @@
 //! What whoever runs a fleet asks of it while it works: more coordinators and fewer, another leader, other sizes of pools.
 //! Nothing that was accepted is lost meanwhile, and what would endanger the fleet is refused.
 
-use std::{
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+#[path = "admin/calls.rs"]
+mod calls;
+#[path = "admin/stream.rs"]
+mod stream;
 
-use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
-use robeing_proto::v1::{
-    AddCoordinatorRequest, AgentState, Coordinator, PoolSize, PoolStatus, RemoveCoordinatorRequest, SetPoolsRequest,
-    TaskSpec, TaskState, TransferLeadershipRequest, admin_client::AdminClient,
-};
+use std::fs;
+
+use calls::{add, add_at, added, admin, node_id, pools, readiness_is, remove, set_pools, timed, transfer, voters_are};
+use robeing_proto::v1::{AgentState, Consistency, SetPoolsRequest, TaskState};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
-    history::{History, Seen},
     script::{answer, task},
-    wait::{PATIENCE, check, eventually, in_time},
+    wait::{check, eventually, in_time},
 };
-use tokio::task::JoinHandle;
-use tonic::{Code, Request, Status, transport::Channel};
-
-/// Tasks that are on their way at once.
-const IN_FLIGHT: usize = 16;
-
-/// The Admin service at a coordinator. No call may hang.
-async fn admin(fleet: &Fleet, at: &str) -> AdminClient<Channel> {
-    let address = format!("http://{}", fleet.address(at));
-    eventually("a connection to the coordinator", async || AdminClient::connect(address.clone()).await).await
-}
-
-fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(PATIENCE);
-    request
-}
-
-async fn add(fleet: &Fleet, at: &str, name: &str) -> Result<String, Status> {
-    add_at(fleet, at, name, &fleet.address(name)).await
-}
-
-async fn add_at(fleet: &Fleet, at: &str, name: &str, address: &str) -> Result<String, Status> {
-    let request = AddCoordinatorRequest { name: name.into(), address: address.into() };
-    let added = admin(fleet, at).await.add_coordinator(timed(request)).await?;
-    Ok(added.into_inner().node_id)
-}
-
-/// Adds a coordinator that may only be starting.
-async fn added(fleet: &Fleet, at: &str, name: &str) -> String {
-    eventually(&format!("{name} added"), async || match add(fleet, at, name).await {
-        Err(status) if !matches!(status.code(), Code::Unavailable | Code::FailedPrecondition | Code::Aborted) => {
-            panic!("{name} is not added: {status}")
-        }
-        answer => answer,
-    })
-    .await
-}
-
-async fn remove(fleet: &Fleet, at: &str, name: &str) -> Result<bool, Status> {
-    let request = RemoveCoordinatorRequest { name: name.into() };
-    let removed = admin(fleet, at).await.remove_coordinator(timed(request)).await?;
-    Ok(removed.into_inner().removed)
-}
-
-async fn transfer(fleet: &Fleet, at: &str, to: &str) -> Result<(String, u64), Status> {
-    let request = TransferLeadershipRequest { to: to.into() };
-    let moved = admin(fleet, at).await.transfer_leadership(timed(request)).await?.into_inner();
-    Ok((moved.leader, moved.term))
-}
-
-/// The coordinators that this one knows.
-async fn members(fleet: &Fleet, at: &str) -> Result<Vec<Coordinator>, String> {
-    let client = fleet.client_of(&[at]);
-    let status = client.status(robeing_proto::v1::Consistency::Linearizable).await;
-    Ok(status.map_err(|error| error.to_string())?.coordinators)
-}
-
-/// Waits until exactly these are members, and all vote.
-async fn voters_are(fleet: &Fleet, at: &str, expected: &[&str]) {
-    eventually(&format!("the voters {expected:?}"), async || {
-        let members = members(fleet, at).await?;
-        let names: Vec<&str> = members.iter().map(|one| one.name.as_str()).collect();
-        check(names == expected && members.iter().all(|one| one.voter), (), format!("{members:?}"))
-    })
-    .await;
-}
-
-async fn node_id(fleet: &Fleet, at: &str, name: &str) -> Option<String> {
-    let members = members(fleet, at).await.expect("it answers");
-    members.into_iter().find(|one| one.name == name).map(|one| one.node_id)
-}
+use stream::Stream;
+use tonic::Code;
 
 const NAMES: [&str; 5] = ["coordinator-0", "coordinator-1", "coordinator-2", "coordinator-3", "coordinator-4"];
 
 /// A fleet whose first membership is the first `first` of `all` coordinators; the others are not started.
 async fn growing(first: usize, all: u32, pool: PoolSpec) -> Fleet {
-    // No agent is to be lost in these tests, however busy the machine is.
-    let mut fleet = Fleet::prepare(FleetSpec::new(all).pool(pool).session_timeout("10s"));
+    // No agent is to be lost in these tests, and no leader but by what is asked, however busy the machine is.
+    let spec = FleetSpec::new(all).pool(pool).session_timeout("10s").flag("election-timeout", "1s..2s");
+    let mut fleet = Fleet::prepare(spec);
     let listed = |fleet: &Fleet, count: usize| {
         let names = NAMES[..count].iter();
         names.map(|name| format!("{name}={}", fleet.address(name))).collect::<Vec<_>>().join(",")
@@ -120,81 +45,6 @@ async fn growing(first: usize, all: u32, pool: PoolSpec) -> Fleet {
 
 async fn three() -> Fleet {
     growing(3, 3, PoolSpec::new("work", 2)).await
-}
-
-/// Recorded tasks, one after the other until it is ended.
-struct Stream {
-    history: Arc<History>,
-    client: FleetClient,
-    enough: Arc<AtomicBool>,
-    submitting: JoinHandle<()>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.submitting.abort();
-    }
-}
-
-impl Stream {
-    async fn begin(fleet: &Fleet) -> Self {
-        let (history, enough) = (Arc::new(History::default()), Arc::new(AtomicBool::new(false)));
-        let client = fleet.client();
-        let submitting = tokio::spawn(submit(client.clone(), Arc::clone(&history), Arc::clone(&enough)));
-        let stream = Self { history, client, enough, submitting };
-        stream.goes_on().await;
-        stream
-    }
-
-    /// Waits until more tasks have ended than now.
-    async fn goes_on(&self) {
-        let before = self.history.ended_count();
-        eventually("tasks that end", async || {
-            let ended = self.history.ended_count();
-            check(ended > before, (), format!("{ended} ended"))
-        })
-        .await;
-    }
-
-    /// Ends it, and checks that nothing was lost.
-    async fn end(mut self, fleet: &Fleet) {
-        self.goes_on().await;
-        self.enough.store(true, Ordering::Relaxed);
-        in_time("the end of the stream", &mut self.submitting).await.expect("it ends without a panic");
-        for id in self.history.accepted_ids() {
-            let request = robeing_proto::v1::GetTaskRequest { id: id.clone(), ..Default::default() };
-            let task = self.client.get_task(request).await.unwrap_or_else(|error| panic!("no task {id}: {error}"));
-            self.history.seen(Seen::Get, &task);
-        }
-        assert!(self.history.accepted_count() >= IN_FLIGHT, "there was something to lose");
-        self.history.assert_sound(&fleet.executions_file());
-    }
-}
-
-async fn submit(client: FleetClient, history: Arc<History>, enough: Arc<AtomicBool>) {
-    let mut count = 0;
-    while !enough.load(Ordering::Relaxed) {
-        let tasks: Vec<TaskSpec> = (0..IN_FLIGHT)
-            .map(|_| {
-                count += 1;
-                let text = format!("number {count}");
-                let spec = task(&answer(&text));
-                history.submitted(&spec.id, &text);
-                spec
-            })
-            .collect();
-        let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
-        let options = SubmitOptions { window: IN_FLIGHT, unfinished: IN_FLIGHT, wait: true };
-        let ended = client.submit_many(tasks, options, |event| match event {
-            SubmitEvent::Submitted { index, result } => match &result.refusal {
-                None => history.accepted(&result.task_id),
-                Some(refusal) => history.refused(&ids[index], &refusal.message),
-            },
-            SubmitEvent::Finished { task, .. } => history.seen(Seen::Stream, &task),
-            SubmitEvent::Expired { task_id, .. } => panic!("the result of {task_id} expired during the test"),
-        });
-        ended.await.unwrap_or_else(|error| panic!("the fleet gave up on the stream: {error}"));
-    }
 }
 
 #[tokio::test]
@@ -218,7 +68,7 @@ async fn a_fleet_grows_from_one_coordinator_to_five_and_shrinks_again_and_nothin
         stream.goes_on().await;
     }
     // They still run, and ask nobody for anything that would disturb.
-    let before = fleet.client_of(&NAMES[..3]).status(robeing_proto::v1::Consistency::Linearizable).await;
+    let before = fleet.client_of(&NAMES[..3]).status(Consistency::Linearizable).await;
     let before = before.expect("the three answer");
     eventually("word of the removal in the log of the removed one", async || {
         let log = fleet.process(NAMES[4]).log();
@@ -226,7 +76,7 @@ async fn a_fleet_grows_from_one_coordinator_to_five_and_shrinks_again_and_nothin
     })
     .await;
     stream.end(&fleet).await;
-    let after = fleet.client_of(&NAMES[..3]).status(robeing_proto::v1::Consistency::Linearizable).await;
+    let after = fleet.client_of(&NAMES[..3]).status(Consistency::Linearizable).await;
     let after = after.expect("the three answer");
     assert_eq!((before.term, before.leader), (after.term, after.leader), "the removed ones caused no election");
 }
@@ -239,7 +89,7 @@ async fn a_leader_that_is_removed_hands_over_first() {
     let others: Vec<&str> = NAMES[..3].iter().copied().filter(|name| *name != old).collect();
     // By way of a follower, and of itself.
     for at in [others[0], &old] {
-        let leader = fleet.client_of(&others).status(robeing_proto::v1::Consistency::Linearizable).await;
+        let leader = fleet.client_of(&others).status(Consistency::Linearizable).await;
         let leads = leader.expect("the others answer").leader == old;
         assert_eq!(remove(&fleet, at, &old).await.map_err(|e| e.to_string()), Ok(leads));
         voters_are(&fleet, others[0], &others).await;
@@ -412,21 +262,6 @@ async fn without_a_leader_calls_are_given_up_in_time() {
     assert_eq!(set.expect_err("nobody leads").code(), Code::Unavailable);
 }
 
-async fn set_pools(fleet: &Fleet, at: &str, pools: &[(&str, Option<u32>, u32)]) -> Result<u64, Status> {
-    let size = |(name, replicas, standby): &(&str, Option<u32>, u32)| PoolSize {
-        name: (*name).into(),
-        replicas: *replicas,
-        standby: *standby,
-    };
-    let request = SetPoolsRequest { pools: pools.iter().map(size).collect() };
-    Ok(admin(fleet, at).await.set_pools(timed(request)).await?.into_inner().revision)
-}
-
-async fn pools(fleet: &Fleet) -> Vec<(String, u32, u32, u32)> {
-    let shown = |pool: PoolStatus| (pool.name, pool.live, pool.standby, pool.desired);
-    fleet.status().await.pools.into_iter().map(shown).collect()
-}
-
 #[tokio::test]
 async fn pools_are_set_by_any_coordinator_and_standbys_step_in_and_stay() {
     let mut fleet = growing(3, 3, PoolSpec::new("work", 2).standby(2).slots(1)).await;
@@ -462,28 +297,6 @@ async fn pools_are_set_by_any_coordinator_and_standbys_step_in_and_stay() {
     }
     fleet.ready().await;
     assert_eq!(pools(&fleet).await, [pool(3, 1, 1)]);
-}
-
-/// Whether `/readyz` says that a coordinator can do its work.
-async fn is_ready(fleet: &Fleet, name: &str) -> Result<bool, String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let asking = async {
-        let mut stream = tokio::net::TcpStream::connect(fleet.metrics_address(name)).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        Ok::<_, std::io::Error>(text.starts_with("HTTP/1.1 200"))
-    };
-    let asked = tokio::time::timeout(Duration::from_secs(5), asking).await.map_err(|_| "no answer".to_owned())?;
-    asked.map_err(|error| error.to_string())
-}
-
-async fn readiness_is(fleet: &Fleet, name: &str, expected: bool) {
-    eventually(&format!("readiness {expected} of {name}"), async || {
-        let ready = is_ready(fleet, name).await?;
-        check(ready == expected, (), format!("{ready}"))
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -1,0 +1,95 @@
+//! Tasks that go on while something is asked of the fleet, so that there is something to lose.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
+use robeing_proto::v1::{GetTaskRequest, TaskSpec};
+use robeing_tests::{
+    fleet::Fleet,
+    history::{History, Seen},
+    script::{answer, task},
+    wait::{check, eventually, in_time},
+};
+use tokio::task::JoinHandle;
+
+/// Tasks that are on their way at once.
+const IN_FLIGHT: usize = 16;
+
+/// Recorded tasks, one after the other until it is ended.
+pub struct Stream {
+    history: Arc<History>,
+    client: FleetClient,
+    enough: Arc<AtomicBool>,
+    submitting: JoinHandle<()>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.submitting.abort();
+    }
+}
+
+impl Stream {
+    /// Begins, and waits for the first result.
+    pub async fn begin(fleet: &Fleet) -> Self {
+        let (history, enough) = (Arc::new(History::default()), Arc::new(AtomicBool::new(false)));
+        let client = fleet.client();
+        let submitting = tokio::spawn(submit(client.clone(), Arc::clone(&history), Arc::clone(&enough)));
+        let stream = Self { history, client, enough, submitting };
+        stream.goes_on().await;
+        stream
+    }
+
+    /// Waits until more tasks have ended than now.
+    pub async fn goes_on(&self) {
+        let before = self.history.ended_count();
+        eventually("tasks that end", async || {
+            let ended = self.history.ended_count();
+            check(ended > before, (), format!("{ended} ended"))
+        })
+        .await;
+    }
+
+    /// Ends it, and checks that nothing was lost.
+    pub async fn end(mut self, fleet: &Fleet) {
+        self.goes_on().await;
+        self.enough.store(true, Ordering::Relaxed);
+        in_time("the end of the stream", &mut self.submitting).await.expect("it ends without a panic");
+        for id in self.history.accepted_ids() {
+            let request = GetTaskRequest { id: id.clone(), ..Default::default() };
+            let task = self.client.get_task(request).await.unwrap_or_else(|error| panic!("no task {id}: {error}"));
+            self.history.seen(Seen::Get, &task);
+        }
+        assert!(self.history.accepted_count() >= IN_FLIGHT, "there was something to lose");
+        self.history.assert_sound(&fleet.executions_file());
+    }
+}
+
+async fn submit(client: FleetClient, history: Arc<History>, enough: Arc<AtomicBool>) {
+    let mut count = 0;
+    while !enough.load(Ordering::Relaxed) {
+        let tasks: Vec<TaskSpec> = (0..IN_FLIGHT)
+            .map(|_| {
+                count += 1;
+                let text = format!("number {count}");
+                let spec = task(&answer(&text));
+                history.submitted(&spec.id, &text);
+                spec
+            })
+            .collect();
+        let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
+        let options = SubmitOptions { window: IN_FLIGHT, unfinished: IN_FLIGHT, wait: true };
+        let ended = client.submit_many(tasks, options, |event| match event {
+            SubmitEvent::Submitted { index, result } => match &result.refusal {
+                None => history.accepted(&result.task_id),
+                Some(refusal) => history.refused(&ids[index], &refusal.message),
+            },
+            SubmitEvent::Finished { task, .. } => history.seen(Seen::Stream, &task),
+            SubmitEvent::Expired { task_id, .. } => panic!("the result of {task_id} expired during the test"),
+        });
+        ended.await.unwrap_or_else(|error| panic!("the fleet gave up on the stream: {error}"));
+    }
+}
