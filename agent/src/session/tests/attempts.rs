@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     network::MemoryNetwork,
-    script::{Agent, C0, Coordinator, assignment, config, platform, reference},
+    script::{C0, Coordinator, assignment, config, in_session, platform, reference},
 };
 use crate::{
     executor::{EchoExecutor, Failure, FailureKind, Outcome},
@@ -17,10 +17,7 @@ use crate::{
 
 #[tokio::test(start_paused = true)]
 async fn no_more_run_than_there_are_slots_and_the_rest_follow_in_order() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(2, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(2, 1).await;
     call.assign(&["a", "b", "c", "d"]).await;
     let mut a = agent.started().await;
     let _b = agent.started().await;
@@ -32,10 +29,7 @@ async fn no_more_run_than_there_are_slots_and_the_rest_follow_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn an_assignment_that_is_repeated_is_run_once() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(4, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(4, 1).await;
     call.assign(&["a", "a"]).await;
     let mut a = agent.started().await;
     call.assign(&["a"]).await;
@@ -48,10 +42,7 @@ async fn an_assignment_that_is_repeated_is_run_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_attempt_is_told_what_the_assignment_says_and_how_long_it_has_left() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     let limited =
         |task: &str, time_limit_ms| v1::Assignment { deadline_unix_ms: 1_000_000, time_limit_ms, ..assignment(task) };
     let assignments = vec![limited("a", 9_000), limited("b", 9_000), limited("c", 2_000)];
@@ -79,10 +70,7 @@ async fn the_attempt_is_told_what_the_assignment_says_and_how_long_it_has_left()
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_attempts_say_that_they_stopped_or_how_they_ended() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(2, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(2, 1).await;
     call.assign(&["a", "b", "c"]).await;
     let _a = agent.started().await;
     let mut b = agent.started().await;
@@ -102,10 +90,7 @@ async fn cancelled_attempts_say_that_they_stopped_or_how_they_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_told_in_full() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let mut a = agent.started().await;
     call.quiet_for(Duration::from_millis(250)).await;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     network::MemoryNetwork,
-    script::{AGENT, Agent, C0, Call, Coordinator, config},
+    script::{AGENT, Agent, C0, Call, config, in_session},
 };
 use crate::{
     platform::Network,
@@ -29,10 +29,7 @@ async fn expect_leave(call: &mut Call) {
 
 #[tokio::test(start_paused = true)]
 async fn what_runs_is_finished_what_waits_is_handed_back_and_then_it_leaves() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, network) = in_session(1, 1).await;
     call.assign(&["a", "b"]).await;
     let mut a = agent.started().await;
     agent.shutdown.cancel();
@@ -60,10 +57,7 @@ async fn what_runs_is_finished_what_waits_is_handed_back_and_then_it_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_finish_in_time_is_stopped_and_handed_back() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let a = agent.started().await;
     let asked = Instant::now();
@@ -81,10 +75,7 @@ async fn what_does_not_finish_in_time_is_stopped_and_handed_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_is_told_to_the_next_leader_too() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, mut leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let mut a = agent.started().await;
     agent.shutdown.cancel();
@@ -100,10 +91,7 @@ async fn a_drain_is_told_to_the_next_leader_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_coordinator_that_acknowledges_nothing_does_not_hold_it_for_ever() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let _a = agent.started().await;
     let asked = Instant::now();
@@ -130,10 +118,7 @@ async fn without_a_session_there_is_nothing_to_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn when_the_coordinators_are_gone_the_lease_ends_the_drain() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (call, _) = leader.welcome(1, false).await;
+    let (mut agent, call, leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let a = agent.started().await;
     drop((call, leader));

@@ -5,17 +5,11 @@ use std::time::Duration;
 use robeing_proto::v1::{HeartbeatAck, agent_message::Message as FromAgent, coordinator_message::Message};
 use tokio::time::Instant;
 
-use super::{
-    network::MemoryNetwork,
-    script::{Agent, C0, C1, Coordinator, LEASE, TIMEOUT, config},
-};
+use super::script::{Agent, C0, C1, Coordinator, LEASE, TIMEOUT, config, in_session};
 
 #[tokio::test(start_paused = true)]
 async fn acknowledged_heartbeats_keep_a_session_for_ever() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let mut started = agent.started().await;
     call.quiet_for(Duration::from_secs(60)).await;
@@ -24,10 +18,7 @@ async fn acknowledged_heartbeats_keep_a_session_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn without_acknowledgements_everything_stops_before_it_is_given_away() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(2, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, mut leader, _network) = in_session(2, 1).await;
     call.assign(&["a", "b"]).await;
     let mut a = agent.started().await;
     let b = agent.started().await;
@@ -53,10 +44,7 @@ async fn without_acknowledgements_everything_stops_before_it_is_given_away() {
 
 #[tokio::test(start_paused = true)]
 async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
-    let network = MemoryNetwork::default();
-    let mut old = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (call, _) = old.welcome(3, false).await;
+    let (mut agent, call, mut old, network) = in_session(1, 3).await;
     call.say(Message::Welcome(Default::default())).await;
     let mut new = Coordinator::start(&network, C1).await;
     drop(agent);
@@ -94,10 +82,7 @@ async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_was_stopped_fences_itself_before_it_says_or_starts_anything() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(1, false).await;
+    let (mut agent, mut call, mut leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let mut a = agent.started().await;
     // While it is stopped, its task ends and an assignment arrives.
@@ -115,10 +100,7 @@ async fn an_agent_that_was_stopped_fences_itself_before_it_says_or_starts_anythi
 
 #[tokio::test(start_paused = true)]
 async fn a_welcome_that_comes_too_late_for_its_own_lease_is_worth_nothing() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (call, _) = leader.welcome(1, false).await;
+    let (mut agent, call, mut leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     tokio::time::advance(Duration::from_secs(3)).await;
     let (mut call, hello) = leader.welcome(2, false).await;

@@ -8,15 +8,12 @@ use tokio::time::Instant;
 
 use super::{
     network::MemoryNetwork,
-    script::{Agent, C0, C1, Coordinator, LEASE, config, reference},
+    script::{Agent, C0, C1, Coordinator, LEASE, config, in_session, reference},
 };
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_stream_stops_nothing_and_results_are_sent_again() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(2, &[C0]));
-    let (mut call, _) = leader.welcome(5, false).await;
+    let (mut agent, mut call, mut leader, _network) = in_session(2, 5).await;
     call.assign(&["a", "b", "c"]).await;
     let mut a = agent.started().await;
     let mut b = agent.started().await;
@@ -63,10 +60,7 @@ async fn a_result_that_is_ready_while_nobody_leads_reaches_the_next_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_session_begins_with_nothing_of_the_old_one() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(2, &[C0]));
-    let (mut call, _) = leader.welcome(5, false).await;
+    let (mut agent, mut call, mut leader, _network) = in_session(2, 5).await;
     call.assign(&["a", "b", "c"]).await;
     let mut a = agent.started().await;
     let b = agent.started().await;
@@ -87,10 +81,7 @@ async fn a_new_session_begins_with_nothing_of_the_old_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_ended_stops_everything_and_another_is_opened() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (call, _) = leader.welcome(5, false).await;
+    let (mut agent, call, mut leader, _network) = in_session(1, 5).await;
     call.assign(&["a", "b"]).await;
     let a = agent.started().await;
     call.say(Message::SessionEnded(SessionEnded { reason: "it was lost".into() })).await;
@@ -118,10 +109,7 @@ async fn a_leader_that_steps_down_sends_its_agents_to_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn results_that_stay_unacknowledged_on_a_working_stream_are_sent_again() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (mut call, _) = leader.welcome(5, false).await;
+    let (mut agent, mut call, _leader, _network) = in_session(1, 5).await;
     call.assign(&["a"]).await;
     agent.started().await.succeed();
     let first = call.completions().await;
@@ -132,10 +120,7 @@ async fn results_that_stay_unacknowledged_on_a_working_stream_are_sent_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deposed_leader_that_says_welcome_does_not_prolong_the_lease() {
-    let network = MemoryNetwork::default();
-    let mut leader = Coordinator::start(&network, C0).await;
-    let mut agent = Agent::start(&network, config(1, &[C0]));
-    let (call, _) = leader.welcome(5, false).await;
+    let (mut agent, call, mut leader, _network) = in_session(1, 5).await;
     let begun = Instant::now();
     call.assign(&["a"]).await;
     let a = agent.started().await;

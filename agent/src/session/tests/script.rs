@@ -302,3 +302,13 @@ impl Agent {
         soon("the agent's end", self.task).await.expect("no panic")
     }
 }
+
+/// An agent with so many slots that has just begun this session, its stream, the leader at the other end, and the network
+/// between them, which must be kept.
+pub async fn in_session(slots: u32, session: u64) -> (Agent, Call, Coordinator, MemoryNetwork) {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let agent = Agent::start(&network, config(slots, &[C0]));
+    let (call, _) = leader.welcome(session, false).await;
+    (agent, call, leader, network)
+}
