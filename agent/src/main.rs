@@ -208,8 +208,9 @@ fn make_executor(spec: &ExecutorSpec) -> Result<Arc<dyn Executor>, ExecutorError
     let limits = Limits::default();
     Ok(match spec {
         ExecutorSpec::Command(command) => {
-            let config = CommandConfig { argv: command.argv.clone(), limits, guard: start_guard() };
-            Arc::new(CommandExecutor::new(config)?)
+            let config = CommandConfig { argv: command.argv.clone(), limits, guard: None };
+            config.check_program()?;
+            Arc::new(CommandExecutor::new(CommandConfig { guard: start_guard(), ..config })?)
         }
         ExecutorSpec::Http(http) => Arc::new(HttpExecutor::new(HttpConfig { url: http.url.clone(), limits })?),
         ExecutorSpec::Echo {} => Arc::new(EchoExecutor),

@@ -105,6 +105,18 @@ fn wrong_settings_are_one_sentence_and_exit_code_2() {
     let args = ["--role=worker", "--name=w", "--cluster-id=f", "--listen=127.0.0.1:0", "--coordinators=a:1", executor];
     let (code, said) = refused(&args);
     assert!(code == Some(2) && said.contains("no program to run"), "{code:?} {said}");
+    for (program, expected) in [
+        ("no-such-program-anywhere", "does not exist on this agent"),
+        ("/no/such/program", "does not exist on this agent"),
+        ("/", "does not exist on this agent"),
+        ("/etc/passwd", "may not be executed by this agent"),
+    ] {
+        let executor = format!(r#"--executor={{"command":{{"argv":["{program}"]}}}}"#);
+        let args =
+            ["--role=worker", "--name=w", "--cluster-id=f", "--listen=127.0.0.1:0", "--coordinators=a:1", &executor];
+        let (code, said) = refused(&args);
+        assert!(code == Some(2) && said.contains(&format!("{program:?} {expected}")), "{code:?} {said}");
+    }
     let output = lonely(&[]).env("RUST_LOG", "=loud=").output().expect("it starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && said.contains("RUST_LOG is not a filter"), "{said}");

@@ -30,6 +30,15 @@ pub enum CliError {
     /// `robeing dev` could not start its fleet.
     #[error(transparent)]
     Dev(#[from] DevError),
+    /// `dev` was asked of kubectl's plugin, which means Kubernetes.
+    #[error(
+        "`dev` runs a fleet on this machine and not on Kubernetes: call it as `robeing dev`, or have Kubernetes run the \
+         manifest by `kubectl apply -f {}`", .manifest.display()
+    )]
+    DevOnKubernetes {
+        /// What was to be run.
+        manifest: PathBuf,
+    },
     /// An argument that can't be used, beyond what the parser finds.
     #[error("{0}")]
     Usage(String),
@@ -120,6 +129,7 @@ impl CliError {
                 ClientError::Refused { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
+            Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(InputError::TooLarge { .. } | InputError::LongLine { .. } | InputError::TooMany { .. }) => {
                 Exit::Refused
             }

@@ -150,7 +150,8 @@ struct ExecutorFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<HttpExecutor>,
 
-    /// A process of the user's attaches over local gRPC, in any language, and takes tasks from there.
+    /// A process of the user's attaches over local gRPC, in any language, and takes tasks from there. This version does
+    /// not build such a pool; the condition Degraded says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<NoSettings>,
 

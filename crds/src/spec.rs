@@ -28,11 +28,16 @@ use crate::{
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader", description = "The leading coordinator"),
     printcolumn(
         name = "Coordinators",
-        type_ = "integer",
-        json_path = ".status.coordinators.ready",
-        description = "Coordinators that are ready"
+        type_ = "string",
+        json_path = ".status.coordinators.summary",
+        description = "Coordinators that are ready, of those there should be"
     ),
-    printcolumn(name = "Agents", type_ = "integer", json_path = ".status.agents.ready", description = "Agents that are ready"),
+    printcolumn(
+        name = "Agents",
+        type_ = "string",
+        json_path = ".status.agents.summary",
+        description = "Agents that are ready, of those there should be"
+    ),
     printcolumn(name = "Running", type_ = "integer", json_path = ".status.tasks.running", description = "Tasks that run"),
     printcolumn(name = "Queued", type_ = "integer", json_path = ".status.tasks.queued", description = "Tasks that wait"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -99,6 +99,9 @@ pub struct AgentCounts {
     /// Agents that are kept warm.
     #[serde(default)]
     pub standby: u32,
+    /// Ready of desired, such as `5/5`: for people, in `kubectl get`.
+    #[serde(default)]
+    pub summary: String,
 }
 
 /// How many coordinators there are.
@@ -114,6 +117,9 @@ pub struct CoordinatorCounts {
     /// Coordinators that have a vote.
     #[serde(default)]
     pub voters: u32,
+    /// Ready of desired, such as `3/3`: for people, in `kubectl get`.
+    #[serde(default)]
+    pub summary: String,
 }
 
 /// How many tasks there are.

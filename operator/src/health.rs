@@ -14,6 +14,8 @@ use crate::observe::NODE_GONE_AFTER;
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// How long a coordinator may take to be back.
 const RESTARTED_WITHIN: Duration = Duration::from_secs(15);
+/// How long a coordinator in a new pod may take, whose image may have to be pulled first.
+const STARTED_WITHIN: Duration = Duration::from_secs(120);
 /// How long the scheduler may take, also while a disk is being made.
 const SCHEDULED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest part of a container's last words that is repeated, characters.
@@ -87,11 +89,12 @@ pub fn has_run(pod: &Pod) -> bool {
     states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
-/// Whether a pod has not been ready for longer than a restart takes.
-pub fn not_ready_for_long(pod: &Pod, now: Timestamp) -> bool {
+/// Whether a pod has not been ready for longer than a restart takes, or, where its container has not run yet, than a start.
+pub fn away_for_long(pod: &Pod, now: Timestamp) -> bool {
+    let patience = if has_run(pod) { RESTARTED_WITHIN } else { STARTED_WITHIN };
     let Some(ready) = condition(pod, "Ready").filter(|ready| ready.status != "True") else { return false };
     let since = ready.last_transition_time.as_ref().map(|since| now.duration_since(since.0));
-    since.is_some_and(|since| since.is_positive() && since.unsigned_abs() > RESTARTED_WITHIN)
+    since.is_some_and(|since| since.is_positive() && since.unsigned_abs() > patience)
 }
 
 /// Whether the volume of a claim is gone for good.

@@ -165,6 +165,10 @@ where
     let changes = events.reflect(writer).touched_objects().filter_map(move |change| {
         let change = match change {
             Ok(object) => cluster(&object),
+            Err(error) if is_undefined(&error) => {
+                tracing::warn!(kind, "the API server does not know this kind; install the chart robeing-crds");
+                None
+            }
             Err(error) => {
                 tracing::warn!(kind, %error, "a watch broke; it is begun again");
                 None
@@ -173,6 +177,17 @@ where
         future::ready(change)
     });
     (store, Box::pin(changes))
+}
+
+/// Whether the API server has no such kind of resource. It answers so to lists and watches alike.
+fn is_undefined(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(cause)
+    | watcher::Error::WatchStartFailed(cause)
+    | watcher::Error::WatchFailed(cause)) = error
+    else {
+        return false;
+    };
+    matches!(cause, kube::Error::Api(status) if status.code == 404)
 }
 
 /// The clusters that are to be looked at, each once however often it changed meanwhile. It is filled by a task of its own, so

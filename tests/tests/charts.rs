@@ -180,6 +180,7 @@ fn no_setting_is_mistaken() {
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.name=robeing", "/image"),
         ("log.format=xml", "/log/format"),
+        ("log.level=lod", "/log/level"),
         ("lease.duration=15", "/lease/duration"),
         ("serviceAccount.create=false", "/serviceAccount"),
         ("rbac.clusterAdmin=true", "/rbac"),
@@ -196,6 +197,24 @@ fn no_setting_is_mistaken() {
     for setting in ["keeep=true", "keep=maybe", "labels.a=1"] {
         let reason = refusal("charts/robeing-crds", &["--set", setting]);
         assert!(reason.contains("schema"), "{setting}: {reason}");
+    }
+}
+
+#[test]
+fn the_timings_of_the_lease_are_refused_as_the_operator_would() {
+    for (setting, why) in [
+        ("lease.renewDeadline=15s", "lease.renewDeadline (15s) must be shorter than lease.duration (15s)"),
+        ("lease.duration=10s", "lease.renewDeadline (10s) must be shorter than lease.duration (10s)"),
+        ("lease.retryPeriod=5001ms", "lease.retryPeriod (5001ms) must be at most half of lease.renewDeadline (10s)"),
+        ("lease.retryPeriod=0s", "not zero"),
+    ] {
+        let reason = refusal("charts/robeing", &["--set", setting]);
+        assert!(reason.contains(why), "{setting}: {reason}");
+    }
+    for fitting in
+        ["lease.renewDeadline=14999ms", "lease.duration=1m,lease.renewDeadline=0m59s500ms", "lease.retryPeriod=5s"]
+    {
+        operator(&["--set", fitting]);
     }
 }
 

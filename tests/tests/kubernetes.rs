@@ -112,7 +112,8 @@ async fn assert_columns(deployed: &Deployed, leader: &str, agents: u32) {
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let [head, row] = &rows[..] else { panic!("one fleet expected:\n{table}") };
     assert_eq!(head[..], ["NAME", "PHASE", "LEADER", "COORDINATORS", "AGENTS", "RUNNING", "QUEUED", "AGE"]);
-    assert_eq!(row[..7], [CLUSTER, "Running", leader, "3", &agents.to_string(), "0", "0"], "\n{table}");
+    let agents = format!("{agents}/{agents}");
+    assert_eq!(row[..7], [CLUSTER, "Running", leader, "3/3", &agents, "0", "0"], "\n{table}");
 }
 
 async fn only_the_lease_moves_at_rest(deployed: &Deployed) {

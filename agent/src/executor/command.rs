@@ -13,8 +13,12 @@
 //!   behind neither lingers nor holds the output open. A process that left the group (`setsid`) is out of reach.
 //! - A command need not read its input.
 
+use std::env;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +40,9 @@ use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outc
 /// sysexits.h, "the input data was incorrect in some way".
 pub const PERMANENT_FAILURE_EXIT_CODE: i32 = 65;
 
+/// Where programs are looked for when `PATH` is not set, as the system does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
 /// What to run, and within which limits.
 #[derive(Debug, Clone, Default)]
 pub struct CommandConfig {
@@ -46,6 +53,32 @@ pub struct CommandConfig {
     /// The process that kills the commands if the agent is killed. Without one, only the commands' own processes die
     /// with the agent, not those they started.
     pub guard: Option<Arc<Guard>>,
+}
+
+impl CommandConfig {
+    /// Looks whether the program is there, so that an agent that can run nothing takes no tasks.
+    ///
+    /// # Errors
+    /// When there is no such file for a path, or none in `PATH`, or none of them may be executed by anybody.
+    pub fn check_program(&self) -> Result<(), ExecutorError> {
+        let Some(program) = self.argv.first().filter(|program| !program.is_empty()) else {
+            return Err(ExecutorError::NoProgram);
+        };
+        let candidates: Vec<PathBuf> = if program.contains('/') {
+            vec![PathBuf::from(program)]
+        } else {
+            let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+            env::split_paths(&path).map(|folder| folder.join(program)).collect()
+        };
+        let files = candidates.iter().filter_map(|path| path.metadata().ok()).filter(Metadata::is_file);
+        let modes: Vec<u32> = files.map(|file| file.permissions().mode()).collect();
+        let words = match &modes[..] {
+            [] => absent(program),
+            modes if modes.iter().all(|mode| mode & 0o111 == 0) => not_executable(program),
+            _ => return Ok(()),
+        };
+        Err(ExecutorError::Program(words))
+    }
 }
 
 /// Runs each attempt as a process.
@@ -61,7 +94,7 @@ impl CommandExecutor {
     ///
     /// # Errors
     /// When `argv` names no program or can't be passed to one, or the thread can't be started. Whether the program
-    /// exists is seen at each attempt.
+    /// exists is seen at each attempt; [`CommandConfig::check_program`] looks before.
     pub fn new(config: CommandConfig) -> Result<Self, ExecutorError> {
         if config.argv.first().is_none_or(String::is_empty) {
             return Err(ExecutorError::NoProgram);
@@ -241,17 +274,25 @@ fn exited(program: &str, status: ExitStatus) -> Failure {
     }
 }
 
+fn absent(program: &str) -> String {
+    format!(
+        "the command {program:?} does not exist on this agent (or the interpreter it names does not); check the first \
+         word of executor.command.argv, and PATH and the files in the pool's image"
+    )
+}
+
+fn not_executable(program: &str) -> String {
+    format!(
+        "the command {program:?} may not be executed by this agent; make it executable (chmod +x) for the user the \
+         agent runs as"
+    )
+}
+
 /// Retryable, because what is missing here may be there on another agent.
 fn not_started(program: &str, error: &io::Error) -> Failure {
     let message = match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "the command {program:?} does not exist on this agent (or the interpreter it names does not); check the \
-             first word of executor.command.argv, and PATH and the files in the pool's image"
-        ),
-        io::ErrorKind::PermissionDenied => format!(
-            "the command {program:?} may not be executed by this agent; make it executable (chmod +x) for the user \
-             the agent runs as"
-        ),
+        io::ErrorKind::NotFound => absent(program),
+        io::ErrorKind::PermissionDenied => not_executable(program),
         io::ErrorKind::ArgumentListTooLong => {
             format!("the command {program:?} can't be started: its arguments and environment are too large")
         }

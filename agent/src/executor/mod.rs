@@ -157,6 +157,9 @@ pub enum ExecutorError {
         /// The word's place in `argv`, from 0.
         index: usize,
     },
+    /// The program of `argv` is not there, or is none, in words.
+    #[error("{0}")]
+    Program(String),
     /// The URL does not parse, or is not an absolute http or https URL.
     #[error("executor.http.url {url:?} is not a URL that can be called ({reason}); write it as http://HOST:PORT/PATH")]
     BadUrl {

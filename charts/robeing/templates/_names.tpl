@@ -31,6 +31,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.serviceAccount.name | default (include "robeing.name" .) -}}
 {{- end -}}
 
+{{/* A duration such as 1m30s, in milliseconds. */}}
+{{- define "robeing.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- $sum = add $sum (mul (trimSuffix $unit . | int64) (get $units $unit)) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{/* What the schema can't say of the settings of the Lease, and the operator would refuse at its start. */}}
+{{- define "robeing.checkedLease" -}}
+{{- $duration := include "robeing.milliseconds" .Values.lease.duration | int64 -}}
+{{- $deadline := include "robeing.milliseconds" .Values.lease.renewDeadline | int64 -}}
+{{- $retry := include "robeing.milliseconds" .Values.lease.retryPeriod | int64 -}}
+{{- if ge $deadline $duration -}}
+{{- fail (printf "lease.renewDeadline (%s) must be shorter than lease.duration (%s)" .Values.lease.renewDeadline .Values.lease.duration) -}}
+{{- end -}}
+{{- if or (lt $retry 1) (gt (mul $retry 2) $deadline) -}}
+{{- fail (printf "lease.retryPeriod (%s) must be at most half of lease.renewDeadline (%s), and not zero" .Values.lease.retryPeriod .Values.lease.renewDeadline) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "robeing.image" -}}
 {{- $image := printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- if .Values.image.digest -}}

@@ -25,7 +25,7 @@ pub(super) async fn reach(
     connection: &Connection,
     reading: Option<&Reading>,
 ) -> Result<(FleetClient, Option<Resource>), CliError> {
-    let settings = Settings { request_timeout: connection.request_timeout, ..Settings::default() };
+    let settings = settings(connection);
     let endpoints = match connection.meant() {
         Meant::Kubernetes(place) => {
             let found = kubernetes::find(&place, reading.is_some_and(|reading| reading.local), settings).await?;
@@ -36,6 +36,16 @@ pub(super) async fn reach(
         Meant::Unsaid => choose(registry::running(), None)?,
     };
     Ok((FleetClient::new(&endpoints, settings)?, None))
+}
+
+fn settings(connection: &Connection) -> Settings {
+    Settings { request_timeout: connection.request_timeout, ..Settings::default() }
+}
+
+/// The resource of a fleet on Kubernetes whose coordinators are not reached; `None` where that is not known either.
+pub(super) async fn resource(connection: &Connection) -> Option<Resource> {
+    let Meant::Kubernetes(place) = connection.meant() else { return None };
+    kubernetes::resource(&place, &settings(connection)).await.ok()
 }
 
 /// The endpoints of the fleet of that name, or of the newest one, or the default. A name that several have is refused:

@@ -24,6 +24,9 @@ use crate::{
 pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     // `dev` has an orderly end of its own.
     if let Command::Dev(args) = cli.command {
+        if cli.connection.is_plugin {
+            return Err(CliError::DevOnKubernetes { manifest: args.filename });
+        }
         return dev::run(args).await;
     }
     tokio::select! {

@@ -4,9 +4,9 @@ use std::io;
 
 use jiff::Timestamp;
 
-use super::connect::{client, consistency, reach};
+use super::connect::{client, consistency, reach, resource};
 use crate::{
-    args::{AgentsArgs, Connection, StatusArgs},
+    args::{AgentsArgs, Connection, Format, StatusArgs},
     error::CliError,
     exit::Exit,
     render::{agents_table, print_list, print_one, resource_text, status_text},
@@ -20,7 +20,17 @@ pub(super) async fn agents(args: AgentsArgs, fleet: &Connection) -> Result<Exit,
 }
 
 pub(super) async fn status(args: StatusArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let (client, resource) = reach(fleet, Some(&args.reading)).await?;
+    let (client, resource) = match reach(fleet, Some(&args.reading)).await {
+        Ok(reached) => reached,
+        Err(error) => {
+            // What the resource says is known also to who may only look at it, and where no coordinator is up.
+            let told = if args.output.output == Format::Table { resource(fleet).await } else { None };
+            if let Some(resource) = told {
+                io::Write::write_all(&mut io::stdout().lock(), resource_text(&resource).as_bytes())?;
+            }
+            return Err(error);
+        }
+    };
     let status = client.status(consistency(&args.reading)).await?;
     print_one(&mut io::stdout().lock(), args.output.output, &status, |status| {
         resource.as_ref().map(resource_text).unwrap_or_default() + &status_text(status)

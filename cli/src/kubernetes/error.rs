@@ -9,6 +9,11 @@ use crate::exit::Exit;
 /// Names that one sentence lists.
 const LISTED_NAMES: usize = 10;
 
+/// The role of Kubernetes that has a right.
+fn role(right: &str) -> &'static str {
+    if right.contains("portforward") { "edit" } else { "view" }
+}
+
 /// A fleet that is not reached.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
@@ -62,7 +67,8 @@ pub enum KubernetesError {
     },
     /// A right is missing.
     #[error(
-        "the right to {right} in namespace {namespace:?} is missing ({message}); ask for it, the role \"edit\" has it"
+        "the right to {right} in namespace {namespace:?} is missing ({message}); ask for it, the role {:?} has it",
+        role(.right)
     )]
     Forbidden {
         /// Verb and resource.

@@ -42,18 +42,32 @@ pub struct Found {
     pub resource: Resource,
 }
 
-/// Finds the fleet and forwards a first connection to one of its coordinators: to the leader where that is known. With
-/// `any` a coordinator that is not ready will do, too, where none is: what it knows may be old.
+/// The resource that is meant, without a word from its coordinators.
 ///
 /// # Errors
-/// Why there is no connection. Later failures are retried with the calls of the client.
-pub async fn find(place: &Place, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
+/// Why it is not found.
+pub async fn resource(place: &Place, settings: &Settings) -> Result<Resource, KubernetesError> {
+    Ok(described(place, settings).await?.1)
+}
+
+async fn described(place: &Place, settings: &Settings) -> Result<(ApiServer, Resource), KubernetesError> {
     let server = ApiServer::new(place, settings.request_timeout).await?;
     let name = match &place.cluster {
         Some(name) => name.clone(),
         None => server.only_cluster().await?,
     };
     let resource = server.cluster(&name).await?;
+    Ok((server, resource))
+}
+
+/// Finds the fleet and forwards a first connection to one of its coordinators: to the leader where that is known. With
+/// `any` a coordinator that is not ready will do, too, where none is: what it knows may be old.
+///
+/// # Errors
+/// Why there is no connection. Later failures are retried with the calls of the client.
+pub async fn find(place: &Place, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
+    let (server, resource) = described(place, &settings).await?;
+    let name = resource.metadata.name.clone();
     let need = if any { Need::Running } else { Need::Ready };
     let pods = server.coordinators(&name).await?;
     let slots = choice::slots(&pods, resource.spec.coordinators.replicas);

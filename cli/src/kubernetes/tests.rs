@@ -364,19 +364,24 @@ async fn a_coordinator_that_is_not_ready_answers_where_old_answers_will_do() {
 async fn a_missing_right_is_named() {
     let (fake, _running) = with_fleet().await;
     let forward = format!("{PODS}/f-coordinators-0/portforward");
-    for (path, right) in
-        [(CLUSTERS, "get robeingclusters"), (PODS, "list pods"), (&forward, "get and create pods/portforward")]
-    {
+    for (path, right, role) in [
+        (CLUSTERS, "get robeingclusters", "view"),
+        (PODS, "list pods", "view"),
+        (&forward, "get and create pods/portforward", "edit"),
+    ] {
         fake.refuse(path, 403, "User \"ada\" cannot do that");
         let (sentence, exit) = fake.refused(Some("f")).await;
         assert_eq!(
             sentence,
             format!(
                 "the right to {right} in namespace \"team\" is missing (User \"ada\" cannot do that); ask for it, the role \
-                 \"edit\" has it"
+                 {role:?} has it"
             )
         );
         assert_eq!(exit, Exit::Refused);
+        // What may be read is still there to be told.
+        let told = resource(&fake.place(Some("f")), &settings()).await.ok();
+        assert_eq!(told.map(|told| told.phase().to_owned()), (path != CLUSTERS).then(|| "Degraded".into()), "{right}");
         fake.known().refusals.clear();
     }
     fake.refuse("/", 401, "Unauthorized");

@@ -4,7 +4,15 @@
 mod bench;
 mod dev;
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::symlink,
+    path::Path,
+    process::Stdio,
+    thread,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -155,8 +163,53 @@ fn the_plugin_of_kubectl_looks_on_kubernetes() {
     let run = |line: &[&str]| Ended::of(bench.command_of(&plugin, line).output().expect("the program can be started"));
     run(&["status"]).assert(7, &format!("no kubeconfig at {}/.kube/config; name one with", bench.dir.path().display()));
     run(&["status", "--endpoint", "127.0.0.1:1"]).assert(5, "no fleet answers at http://127.0.0.1:1 ");
+    run(&["dev", "-f", "fleet.yaml"]).assert(2, "or have Kubernetes run the manifest by `kubectl apply -f fleet.yaml`");
     bench.run(&["status", "--cluster", "c"]).assert(7, "no kubeconfig at ");
     bench.run(&["status", "--cluster", "c", "--fleet", "f"]).assert(2, "cannot be used with");
+}
+
+/// An API server that knows this cluster and lets nobody see its pods. It ends with the test's process.
+fn api_server_of(cluster: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let answer = move |stream: TcpStream| -> io::Result<()> {
+        let mut reader = BufReader::new(&stream);
+        let mut request = String::new();
+        while reader.read_line(&mut request)? > 2 {}
+        let (code, body) = match request.split(' ').nth(1) {
+            Some(path) if path.contains("/robeingclusters/") => ("200 OK", cluster.to_owned()),
+            _ => ("403 Forbidden", r#"{"kind": "Status", "message": "not for you", "code": 403}"#.to_owned()),
+        };
+        let head = format!("HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        write!(&stream, "{head}\r\nConnection: close\r\n\r\n{body}")
+    };
+    thread::spawn(move || listener.incoming().flatten().map_while(|stream| answer(stream).ok()).count());
+    format!("http://{address}")
+}
+
+#[test]
+fn who_may_only_look_at_the_resource_is_told_what_it_says() {
+    let server = api_server_of(
+        r#"{"metadata": {"name": "f", "namespace": "team"}, "spec": {"coordinators": {"replicas": 3}},
+            "status": {"phase": "Degraded", "conditions": [{"type": "Degraded", "status": "True", "reason": "DiskLost",
+            "message": "a disk is lost", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#,
+    );
+    let bench = Bench::new();
+    let kubeconfig = format!(
+        "{{apiVersion: v1, kind: Config, current-context: h, clusters: [{{name: c, cluster: {{server: '{server}'}}}}],
+          contexts: [{{name: h, context: {{cluster: c, user: u}}}}], users: [{{name: u, user: {{token: t}}}}]}}"
+    );
+    let file = bench.write("kubeconfig", &kubeconfig);
+    let run = |line: &[&str]| {
+        let mut command = bench.command(line);
+        Ended::of(command.env("KUBECONFIG", &file).output().expect("the program can be started"))
+    };
+    let ended = run(&["status", "-n", "team", "--cluster", "f"]);
+    ended.assert(3, "the right to list pods in namespace \"team\" is missing (not for you)");
+    assert!(ended.stdout.starts_with("RobeingCluster: team/f\nPhase:          Degraded\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("a disk is lost"), "{}", ended.stdout);
+    // A document would be half of one.
+    assert_eq!(run(&["status", "-n", "team", "--cluster", "f", "-o", "json"]).stdout, "");
 }
 
 #[test]

@@ -156,13 +156,21 @@ fn disks_lost(observation: &Observation) -> Option<Said> {
     Some(said("True", "DiskLost", message))
 }
 
-/// A voter that the leader does not reach and whose pod has not been ready for longer than a restart takes.
+/// A voter that the leader does not reach and whose pod has not been ready for longer than a restart takes, or has been
+/// starting for longer than a new one takes, whose image is to be had first.
 fn coordinator_down(observation: &Observation) -> Option<String> {
     let membership = observation.membership()?;
     let down = observation.pods_of(Component::Coordinator, None).find(|pod| {
         let name = pod.name_any();
-        membership.votes(&name) && !membership.healthy(&name) && health::not_ready_for_long(pod, observation.now)
+        membership.votes(&name) && !membership.healthy(&name) && health::away_for_long(pod, observation.now)
     })?;
+    if !health::has_run(down) {
+        let name = down.name_any();
+        return Some(format!(
+            "{name} does not answer the leader: its container has not been started yet. `kubectl describe pod {name}` says \
+             what it waits for."
+        ));
+    }
     let node = down.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("none");
     let disk = match &health::claims(down)[..] {
         [] => String::new(),
@@ -253,10 +261,8 @@ fn progressing(
     if let Some(pool) = observation.cluster.spec.pools.iter().find(|pool| rolls(observation, &pool.name)) {
         return said("True", "UpdatingPool", format!("Pool {:?} is being brought to what the spec says.", pool.name));
     }
-    let short = |pool: &&PoolView| pool.live + pool.standby < pool.desired;
-    if let Some(pool) = pools.iter().find(short).filter(|_| outcome.fleet.is_some()) {
-        let there = pool.live + pool.standby;
-        return said("True", "StartingAgents", format!("Pool {:?} has {there} of {} agents.", pool.name, pool.desired));
+    if let Some(missing) = missing_agents(pools).filter(|_| outcome.fleet.is_some()) {
+        return said("True", "StartingAgents", missing);
     }
     if outcome.changing {
         return said("True", "Applying", "What the spec says was just applied.");
@@ -265,6 +271,15 @@ fn progressing(
         return said("True", "Starting", "The coordinators are electing a leader.");
     }
     said("False", "AsSpecified", "The fleet is what the spec says.")
+}
+
+/// The pools that have too few agents, a sentence each.
+fn missing_agents(pools: &[PoolView]) -> Option<String> {
+    let short = pools.iter().filter(|pool| pool.live + pool.standby < pool.desired);
+    let sentence =
+        |pool: &PoolView| format!("Pool {:?} has {} of {} agents.", pool.name, pool.live + pool.standby, pool.desired);
+    let sentences: Vec<String> = short.map(sentence).collect();
+    if sentences.is_empty() { None } else { Some(sentences.join(" ")) }
 }
 
 fn rolls(observation: &Observation, pool: &str) -> bool {
@@ -298,11 +313,8 @@ fn ready(observation: &Observation, outcome: &Outcome, pools: &[PoolView], quoru
     if outcome.fleet.is_none() {
         return said("False", "SpecRefused", "The spec is refused; see Degraded.");
     }
-    let short = |pool: &&PoolView| pool.live + pool.standby < pool.desired;
-    if let Some(pool) = pools.iter().find(short) {
-        let there = pool.live + pool.standby;
-        let message = format!("Pool {:?} has {there} of {} agents.", pool.name, pool.desired);
-        return said("False", "AgentsMissing", message);
+    if let Some(missing) = missing_agents(pools) {
+        return said("False", "AgentsMissing", missing);
     }
     let agents: u32 = pools.iter().map(|pool| pool.live + pool.standby).sum();
     said("True", "FleetReady", format!("The fleet has a leader and all its agents: {agents}."))

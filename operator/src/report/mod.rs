@@ -90,6 +90,8 @@ pub fn status(
     let answer = observation.fleet.as_ref().ok().map(|answer| &answer.status);
     let membership = observation.membership();
     let selector = names::selector(&observation.name(), Component::Agent, None);
+    let ready = count(observation.coordinator_pods().values().filter(|pod| pod.ready).count());
+    let desired = observation.cluster.spec.coordinators.replicas;
     let mut status = RobeingClusterStatus {
         observed_generation: observation.cluster.metadata.generation,
         phase: None,
@@ -98,12 +100,13 @@ pub fn status(
         term: answer.map(|answer| answer.term).or_else(|| previous?.term),
         agents: agents(&pools),
         coordinators: CoordinatorCounts {
-            ready: count(observation.coordinator_pods().values().filter(|pod| pod.ready).count()),
-            desired: observation.cluster.spec.coordinators.replicas,
+            ready,
+            desired,
             voters: membership.map_or_else(
                 || previous.map_or(0, |previous| previous.coordinators.voters),
                 |membership| count(membership.voter_count()),
             ),
+            summary: of(ready, desired),
         },
         tasks: answer.map_or_else(|| previous.map(|previous| previous.tasks.clone()).unwrap_or_default(), tasks),
         pools: pools
@@ -117,6 +120,11 @@ pub fn status(
     status
 }
 
+/// As `kubectl get` shows how many of something are ready.
+fn of(ready: u32, desired: u32) -> String {
+    format!("{ready}/{desired}")
+}
+
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -128,6 +136,7 @@ fn agents(pools: &[PoolView]) -> AgentCounts {
         counts.standby += pool.standby;
         counts.desired += pool.desired;
     }
+    counts.summary = of(counts.ready, counts.desired);
     counts
 }
 

@@ -294,8 +294,13 @@ fn a_voter_that_stays_away_is_told_with_its_node() {
     scene.answer().status.coordinators[2].set_state(v1::CoordinatorState::Unreachable);
     let mut away = Pod::clone(&scene.observation.pods[2]);
     away.spec = Some(from(json!({"nodeName": "n3", "containers": []})));
+    let ran = json!([{
+        "name": "coordinator", "image": "i", "imageID": "i", "ready": false, "restartCount": 0,
+        "state": {"running": {"startedAt": "2026-11-23T10:00:00Z"}},
+    }]);
     let not_ready = |since: &str| -> k8s_openapi::api::core::v1::PodStatus {
-        from(json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": since}]}))
+        let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": since});
+        from(json!({"conditions": [ready], "containerStatuses": ran.clone()}))
     };
     for (since, reason) in [("2026-11-23T11:59:50Z", "AsExpected"), ("2026-11-23T11:59:40Z", "CoordinatorDown")] {
         away.status = Some(not_ready(since));
@@ -306,6 +311,21 @@ fn a_voter_that_stays_away_is_told_with_its_node() {
     let status = scene.status(None);
     assert!(says(&status, "Degraded").2.contains("node n3"), "{}", says(&status, "Degraded").2);
     assert_eq!(says(&status, "QuorumHealthy").0, "True");
+}
+
+#[test]
+fn a_voter_in_a_new_pod_has_time_for_its_image() {
+    let mut scene = scene();
+    scene.answer().status.coordinators[2].set_state(v1::CoordinatorState::Unreachable);
+    for (since, reason) in [("2026-11-23T11:58:10Z", "AsExpected"), ("2026-11-23T11:57:50Z", "CoordinatorDown")] {
+        let mut starting = Pod::clone(&scene.observation.pods[2]);
+        let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": since});
+        starting.status = Some(from(json!({"phase": "Pending", "conditions": [ready]})));
+        scene.observation.pods[2] = Arc::new(starting);
+        let status = scene.status(None);
+        assert_eq!(says(&status, "Degraded").1, reason, "not ready since {since}");
+        assert!(!says(&status, "Degraded").2.contains("delete"), "{}", says(&status, "Degraded").2);
+    }
 }
 
 #[test]
