@@ -16,6 +16,7 @@ pub mod lease;
 pub mod metrics;
 pub mod names;
 pub mod observe;
+mod patience;
 mod publish;
 pub mod quorum;
 pub mod report;

@@ -32,7 +32,7 @@ use robeing_crds::RobeingCluster;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::{names, observe::Live};
+use crate::{names, observe::Live, patience::Patience};
 
 /// The kinds of object that the operator makes.
 pub const OWNED: [fn() -> ApiResource; 7] = [
@@ -161,7 +161,8 @@ where
     let kind = K::kind(&resource).into_owned();
     let writer = reflector::store::Writer::new(resource);
     let store = writer.as_reader();
-    let events = watcher(api, config).modify(|object| object.meta_mut().managed_fields = None).default_backoff();
+    let events =
+        watcher(api, config).modify(|object| object.meta_mut().managed_fields = None).backoff(Patience::default());
     let changes = events.reflect(writer).touched_objects().filter_map(move |change| {
         let change = match change {
             Ok(object) => cluster(&object),

@@ -1,0 +1,62 @@
+//! The pause before a watch that failed is begun again. It grows while failures follow each other, whatever comes between
+//! them: a watcher says that it begins before it asks, so that a pause which starts anew with each thing that is said would
+//! never grow.
+
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
+use kube_runtime::{
+    utils::{Backoff, ResetTimerBackoff},
+    watcher::ExponentialBackoff,
+};
+
+/// The first pause, before chance adds up to as much again; each is twice as long as the one before.
+const FIRST: Duration = Duration::from_millis(800);
+/// The longest pause, before chance adds to it: how much later than the API server itself the caches may be back.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Time without a failure after which the pauses start anew.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The pauses of one watch.
+pub(crate) struct Patience(ResetTimerBackoff<ExponentialBackoff>);
+
+impl Default for Patience {
+    fn default() -> Self {
+        let growing = ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST).with_factor(2.0);
+        let endless = growing.with_jitter().without_max_times();
+        Self(ResetTimerBackoff::new(ExponentialBackoff::from(endless), FORGOTTEN_AFTER))
+    }
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next()
+    }
+}
+
+impl Backoff for Patience {
+    /// Only time makes it start anew.
+    fn reset(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_the_longest_and_start_anew_after_a_while() {
+        let mut patience = Patience::default();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pauses.extend(patience.next());
+            patience.reset();
+        }
+        assert!(pauses[0] >= FIRST && pauses[0] < FIRST * 2, "{pauses:?}");
+        assert!(pauses[3] >= FIRST * 8, "{pauses:?}");
+        assert!(pauses[7] >= LONGEST && pauses[7] < LONGEST * 2, "{pauses:?}");
+        tokio::time::advance(FORGOTTEN_AFTER + Duration::from_millis(1)).await;
+        assert!(patience.next() < Some(FIRST * 2));
+    }
+}
