@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::time::Instant;
 
-use crate::{build::Desired, handover, names, observe::Live};
+use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals};
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
@@ -152,6 +152,14 @@ pub enum Error {
         /// The API server's words.
         message: String,
     },
+    /// It was refused lately and is not asked again yet.
+    #[error("{sentence}")]
+    Again {
+        /// What was said then.
+        sentence: String,
+        /// An object of the name belongs to somebody else.
+        foreign: bool,
+    },
     /// The API server did not answer.
     #[error("the API server did not answer when asked to {verb} {kind} {name}: {source}")]
     Unreachable {
@@ -170,6 +178,15 @@ impl Error {
     /// Whether nothing else needs to be tried now.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether it was told before.
+    pub fn is_known(&self) -> bool {
+        matches!(self, Self::Again { .. })
+    }
+
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Again { foreign: true, .. })
     }
 
     pub(crate) fn of(verb: &'static str, kind: &str, name: &str, error: kube::Error) -> Self {
@@ -199,42 +216,106 @@ pub struct Applied {
     pub changing: bool,
 }
 
-/// Applies the desired objects and deletes the orphans. One failure keeps nothing else from being applied, unless the API
-/// server is gone.
-pub async fn apply(
-    client: &Client,
-    namespace: &str,
-    owner: &str,
-    desired: &[Desired],
-    live: &[Live],
-    records: &mut Records,
-) -> Applied {
-    let mut applied = Applied::default();
-    for wish in desired {
-        match apply_one(client, namespace, owner, wish, live, records).await {
-            Ok(changing) => applied.changing |= changing,
-            Err(error) => {
-                let unreachable = error.is_unreachable();
-                applied.errors.push(error);
-                if unreachable {
-                    return applied;
+/// Does something, unless it was refused lately, and notes it when it is refused now. `wish` is a number for what is asked.
+pub async fn unless_refused<T>(
+    refusals: &mut Refusals,
+    (kind, name, wish): (&str, &str, u64),
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    if let Some(refusal) = refusals.of(kind, name, wish, Instant::now()) {
+        return Err(Error::Again { sentence: refusal.sentence.clone(), foreign: refusal.foreign });
+    }
+    let done = work.await;
+    match &done {
+        Ok(_) => refusals.done(kind, name),
+        Err(error) if error.is_unreachable() => {}
+        Err(error) => refusals.note(kind, name, wish, error.is_foreign(), error.to_string(), Instant::now()),
+    }
+    done
+}
+
+/// Whether a workload would run as an account, or reach its coordinators by a Service, that belongs to somebody else.
+fn rests_on(wish: &DynamicObject, foreign: &HashSet<(String, String)>) -> bool {
+    let Some(pod) = wish.data.pointer("/spec/template/spec") else { return false };
+    let account = pod.get("serviceAccountName").and_then(serde_json::Value::as_str).unwrap_or_default();
+    foreign.iter().any(|(kind, name)| kind == "Service" || (kind == "ServiceAccount" && name == account))
+}
+
+/// Whose objects are applied, and where.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// To the API server.
+    pub client: &'a Client,
+    /// Of the cluster.
+    pub namespace: &'a str,
+    /// The cluster's uid.
+    pub owner: &'a str,
+}
+
+impl Target<'_> {
+    /// Applies the desired objects and deletes the orphans, but for those of the names in `kept`. One failure keeps nothing
+    /// else from being applied, unless the API server is gone; a workload is not made on what belongs to somebody else.
+    pub async fn apply(
+        self,
+        desired: &[Desired],
+        live: &[Live],
+        kept: &HashSet<String>,
+        records: &mut Records,
+        refusals: &mut Refusals,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        let mut foreign = HashSet::new();
+        for wish in desired {
+            let (kind, name) = (wish.kind.kind.as_str(), wish.name());
+            let is_new = !live.iter().any(|live| live.kind == kind && live.object.name_any() == name);
+            if is_new && rests_on(&wish.object, &foreign) {
+                continue;
+            }
+            let asked = (kind, name, fingerprint(&wish.object));
+            let work = apply_one(self.client, self.namespace, self.owner, wish, live, records);
+            match unless_refused(refusals, asked, work).await {
+                Ok(changing) => applied.changing |= changing,
+                Err(error) => {
+                    let unreachable = error.is_unreachable();
+                    if error.is_foreign() {
+                        foreign.insert((kind.to_owned(), name.to_owned()));
+                    }
+                    applied.errors.push(error);
+                    if unreachable {
+                        return applied;
+                    }
                 }
             }
         }
+        self.delete_orphans(desired, live, kept, records, refusals, &mut applied).await;
+        applied
     }
-    let wanted: HashSet<(&str, &str)> = desired.iter().map(|wish| (wish.kind.kind.as_str(), wish.name())).collect();
-    for orphan in live.iter().filter(|live| !wanted.contains(&(live.kind.as_str(), &live.object.name_any()))) {
-        let object = &orphan.object;
-        if object.metadata.deletion_timestamp.is_some() || !is_owned(object, owner) {
-            continue;
-        }
-        records.remove(&(orphan.kind.clone(), object.name_any()));
-        applied.changing = true;
-        if let Err(error) = delete(client, namespace, orphan).await {
-            applied.errors.push(error);
+
+    async fn delete_orphans(
+        self,
+        desired: &[Desired],
+        live: &[Live],
+        kept: &HashSet<String>,
+        records: &mut Records,
+        refusals: &mut Refusals,
+        applied: &mut Applied,
+    ) {
+        let wanted: HashSet<(&str, &str)> = desired.iter().map(|wish| (wish.kind.kind.as_str(), wish.name())).collect();
+        for orphan in live {
+            let (object, name) = (&orphan.object, orphan.object.name_any());
+            let stays = wanted.contains(&(orphan.kind.as_str(), name.as_str())) || kept.contains(&name);
+            if stays || object.metadata.deletion_timestamp.is_some() || !is_owned(object, self.owner) {
+                continue;
+            }
+            records.remove(&(orphan.kind.clone(), name.clone()));
+            applied.changing = true;
+            // No object that is wished for has this number.
+            let work = delete(self.client, self.namespace, orphan);
+            if let Err(error) = unless_refused(refusals, (&orphan.kind, &name, 0), work).await {
+                applied.errors.push(error);
+            }
         }
     }
-    applied
 }
 
 /// Whether the object was changed, now or very lately.

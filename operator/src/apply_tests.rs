@@ -93,7 +93,19 @@ impl Server {
     }
 
     async fn apply(&self, desired: &[Desired], live: &[Live], records: &mut Records) -> Applied {
-        apply(&self.client(), "n", OWNER, desired, live, records).await
+        self.apply_but(desired, live, &HashSet::new(), records, &mut Refusals::default()).await
+    }
+
+    async fn apply_but(
+        &self,
+        desired: &[Desired],
+        live: &[Live],
+        kept: &HashSet<String>,
+        records: &mut Records,
+        refusals: &mut Refusals,
+    ) -> Applied {
+        let target = Target { client: &self.client(), namespace: "n", owner: OWNER };
+        target.apply(desired, live, kept, records, refusals).await
     }
 }
 
@@ -182,6 +194,48 @@ async fn an_orphan_of_ours_is_deleted_and_no_other() {
     server.put(&theirs);
     server.apply(&[], &server.live(), &mut records).await;
     assert!(server.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_pool_that_is_not_built_stays() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let mut ours = config("x");
+    ours.metadata.uid = Some("u".into());
+    server.put(&ours);
+    let kept = HashSet::from(["a".to_owned()]);
+    let applied = server.apply_but(&[], &server.live(), &kept, &mut records, &mut Refusals::default()).await;
+    assert!(!applied.changing && server.calls().is_empty(), "{applied:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_told_and_asked_again_after_a_pause_or_once_it_changes() {
+    let (server, mut records, mut refusals) = (Server::default(), Records::new(), Refusals::default());
+    let mut foreign = config("theirs");
+    foreign.metadata.owner_references = None;
+    server.put(&foreign);
+    let mut calls = Vec::new();
+    for text in ["x", "x", "y", "y"] {
+        let none = HashSet::new();
+        let applied = server.apply_but(&[desired(text)], &[], &none, &mut records, &mut refusals).await;
+        let [error] = &applied.errors[..] else { panic!("one error: {applied:?}") };
+        assert!(error.to_string().contains("does not belong to this RobeingCluster"), "{error}");
+        calls.push(server.calls().len());
+    }
+    assert_eq!(calls, [1, 0, 1, 0]);
+    tokio::time::advance(crate::refusals::FIRST_PAUSE).await;
+    server.apply_but(&[desired("y")], &[], &HashSet::new(), &mut records, &mut refusals).await;
+    assert_eq!(server.calls(), [READ]);
+}
+
+#[test]
+fn a_workload_does_not_rest_on_what_belongs_to_somebody_else() {
+    let pod = json!({"spec": {"template": {"spec": {"serviceAccountName": "a"}}}});
+    let foreign = |kind: &str, name: &str| HashSet::from([(kind.to_owned(), name.to_owned())]);
+    let workload =
+        object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": pod["spec"]}));
+    assert!(rests_on(&workload, &foreign("ServiceAccount", "a")) && rests_on(&workload, &foreign("Service", "f")));
+    assert!(!rests_on(&workload, &foreign("ServiceAccount", "b")) && !rests_on(&workload, &foreign("ConfigMap", "a")));
+    assert!(!rests_on(&config("x"), &foreign("Service", "f")), "what runs nothing is made");
 }
 
 #[test]

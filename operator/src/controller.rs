@@ -20,6 +20,7 @@ use crate::{
     names,
     observe::{self, Observation},
     publish::{patch_status, publish},
+    refusals::Refusals,
     report::{self, Outcome},
     rollout, scale,
     scope::Caches,
@@ -60,6 +61,7 @@ pub(crate) struct Memory {
     /// Of the cluster; another one of its name begins anew.
     pub(crate) uid: Option<String>,
     pub(crate) records: apply::Records,
+    pub(crate) refusals: Refusals,
     pub(crate) seen: Option<report::Snapshot>,
     pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
@@ -160,7 +162,7 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
             unbuildable: Some(why.to_string()),
             refused: vec![],
             changing: false,
-            scale: scale::Plan { replicas: 0, step: scale::Step::Settled },
+            scale: scale::Plan::new(0, scale::Step::Settled),
             rollout: rollout::Step::Done,
             declined: vec![],
         },
@@ -181,7 +183,9 @@ fn next_look(calm: bool, poll: Duration, health_check: Duration) -> Duration {
 /// Asks the coordinators first, then reads the caches, which are always newer than an answer that took its time.
 async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Memory) -> Observation {
     let name = cluster.name_any();
-    let addresses = observe::addresses(&name, &context.caches.pods(cluster), memory.asked.as_deref());
+    let set = context.caches.stateful_set(cluster);
+    let pods = context.caches.pods(cluster);
+    let addresses = observe::addresses(cluster, set.as_deref(), &pods, memory.asked.as_deref());
     let mut fleet = context.coordinators.ask(&addresses).await;
     if fleet.is_err() && memory.asked.is_some() {
         // A new leader is found within a second; that is no news but the leader's name.
@@ -212,34 +216,37 @@ async fn act(
 ) -> Result<Outcome, Error> {
     let membership = observation.membership();
     let scale = plan(observation, &fleet, membership.as_ref());
-    let desired = build::build(&fleet, scale.replicas)?;
+    let desired = build::build(&fleet, scale.replicas, scale.joined)?;
     let mut declined = Vec::new();
     if let Err(error) = size_pools(observation, &fleet, context, memory).await {
         declined.push(error.to_string());
     }
-    spare_the_busy(observation, &fleet, context).await?;
-    let applied = apply::apply(
-        &context.client,
-        &fleet.namespace,
-        &fleet.uid,
-        &desired,
-        &observation.objects,
-        &mut memory.records,
-    );
+    let mut errors = spare_the_busy(observation, &fleet, context, memory).await?;
+    let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
+    let kept = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
+    let (records, refusals) = (&mut memory.records, &mut memory.refusals);
+    let applied = target.apply(&desired, &observation.objects, &kept, records, refusals).await;
+    errors.extend(applied.errors);
+    let rollout = next_rollout_step(observation, &fleet, membership.as_ref(), &scale, memory);
+    match scale_step(observation, &fleet, &scale.step, context, memory).await {
+        Ok(Err(error)) => declined.push(error.to_string()),
+        Err(error) => errors.push(error),
+        Ok(Ok(())) => match rollout_step(observation, &fleet, &rollout, context, memory).await {
+            Ok(Err(error)) => declined.push(error.to_string()),
+            Err(error) => errors.push(error),
+            Ok(Ok(())) => {}
+        },
+    }
+    // What is refused is told, and keeps nothing else from being done.
     let mut refused = Vec::new();
-    let applied = applied.await;
-    for error in applied.errors {
+    for error in errors {
         if error.is_unreachable() {
             return Err(error.into());
         }
-        tracing::warn!(cluster = fleet.name, namespace = fleet.namespace, %error, "not applied");
+        if !error.is_known() {
+            tracing::warn!(cluster = fleet.name, namespace = fleet.namespace, %error, "refused");
+        }
         refused.push(error.to_string());
-    }
-    let rollout = next_rollout_step(observation, &fleet, membership.as_ref(), &scale, memory);
-    if let Err(error) = scale_step(observation, &fleet, &scale.step, context).await? {
-        declined.push(error.to_string());
-    } else if let Err(error) = rollout_step(observation, &fleet, &rollout, context, memory).await? {
-        declined.push(error.to_string());
     }
     Ok(Outcome { fleet: Some(fleet), unbuildable: None, refused, changing: applied.changing, scale, rollout, declined })
 }
@@ -276,7 +283,9 @@ async fn report(
 /// The addresses of all coordinators that are known, to which connections are kept.
 pub fn coordinators_in(caches: &Caches) -> BTreeSet<String> {
     let clusters = caches.clusters.state();
-    let of = |cluster: &Arc<RobeingCluster>| observe::addresses(&cluster.name_any(), &caches.pods(cluster), None);
+    let of = |cluster: &Arc<RobeingCluster>| {
+        observe::addresses(cluster, caches.stateful_set(cluster).as_deref(), &caches.pods(cluster), None)
+    };
     clusters.iter().flat_map(of).collect()
 }
 

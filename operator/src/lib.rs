@@ -19,6 +19,7 @@ pub mod observe;
 mod patience;
 mod publish;
 pub mod quorum;
+pub mod refusals;
 pub mod report;
 pub mod rollout;
 pub mod run;

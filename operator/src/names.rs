@@ -19,6 +19,8 @@ pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label with a pool's name.
 pub const LABEL_POOL: &str = "robeing.io/pool";
+/// On the StatefulSet: below which ordinal disks are those of coordinators that were members.
+pub const ANNOTATION_JOINED: &str = "robeing.io/joined-coordinators";
 /// On the StatefulSet of a cluster whose spec names no image: the image it was made with, which it keeps.
 pub const ANNOTATION_DEFAULT_IMAGE: &str = "robeing.io/default-image";
 /// Kubernetes' annotation that says which pods of a set to remove first: those with the lowest number.

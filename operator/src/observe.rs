@@ -15,7 +15,7 @@ use robeing_crds::RobeingCluster;
 use robeing_proto::v1;
 
 use crate::{
-    fleet,
+    apply, fleet,
     health::{self, Failure},
     names::{self, Component},
     quorum::{CoordinatorPod, Member, Membership, Pods},
@@ -80,14 +80,28 @@ impl Observation {
         self.live("Deployment", &names::pool(&self.name(), pool))
     }
 
-    /// The pods of a component, of one pool or of all.
+    /// The pods of a component, of one pool or of all. Coordinators are those that the StatefulSet controls, as long as there
+    /// is one: anybody can write labels.
     pub fn pods_of(&self, component: Component, pool: Option<&str>) -> impl Iterator<Item = &Pod> {
-        let label = move |pod: &Pod, key: &str, value: &str| pod.labels().get(key).is_some_and(|said| said == value);
+        let set = self.stateful_set().filter(|_| component == Component::Coordinator);
+        let uid = set.map(|set| set.object.metadata.uid.as_deref().filter(|_| self.owns(set)));
         let of = move |pod: &Pod| {
-            label(pod, names::LABEL_COMPONENT, component.label())
-                && pool.is_none_or(|pool| label(pod, names::LABEL_POOL, pool))
+            is_labelled(pod, names::LABEL_COMPONENT, component.label())
+                && pool.is_none_or(|pool| is_labelled(pod, names::LABEL_POOL, pool))
+                && uid.is_none_or(|uid| uid.is_some_and(|uid| is_controlled(pod, uid)))
         };
         self.pods.iter().map(Arc::as_ref).filter(move |pod| of(pod))
+    }
+
+    fn owns(&self, live: &Live) -> bool {
+        self.cluster.metadata.uid.as_deref().is_some_and(|uid| apply::is_owned(&live.object, uid))
+    }
+
+    /// How many coordinators' disks are this cluster's own; see [`crate::scale::Plan::joined`].
+    pub fn joined(&self) -> u32 {
+        let set = self.stateful_set().filter(|set| self.owns(set));
+        let said = set.and_then(|set| set.object.annotations().get(names::ANNOTATION_JOINED)?.parse().ok());
+        said.unwrap_or(0)
     }
 
     /// Whether the StatefulSet controller has seen the newest template. Until then its newest revision is an older one.
@@ -166,11 +180,32 @@ fn coordinator_pod(pod: &Pod, newest: Option<&str>, now: Timestamp) -> Coordinat
     }
 }
 
-/// Where the coordinators of a cluster can be asked, host:port, `first` before the others.
-pub fn addresses(cluster: &str, pods: &[Arc<Pod>], first: Option<&str>) -> Vec<String> {
+fn is_labelled(pod: &Pod, key: &str, value: &str) -> bool {
+    pod.labels().get(key).is_some_and(|said| said == value)
+}
+
+fn is_controlled(pod: &Pod, uid: &str) -> bool {
+    pod.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == uid)
+}
+
+/// Where the coordinators of a cluster can be asked, host:port, `first` before the others. Only pods of the cluster's own
+/// StatefulSet are asked, within its number: what they answer decides about votes and disks.
+pub fn addresses(
+    cluster: &RobeingCluster,
+    set: Option<&DynamicObject>,
+    pods: &[Arc<Pod>],
+    first: Option<&str>,
+) -> Vec<String> {
+    let owner = cluster.metadata.uid.as_deref().unwrap_or_default();
+    let Some(set) = set.filter(|set| apply::is_owned(set, owner)) else { return Vec::new() };
+    let (name, uid) = (cluster.name_any(), set.metadata.uid.as_deref().unwrap_or_default());
+    let replicas = set.data.pointer("/spec/replicas").and_then(serde_json::Value::as_u64).unwrap_or(1);
     let address = |pod: &Arc<Pod>| {
-        names::ordinal(cluster, &pod.name_any())?;
-        if pod.metadata.deletion_timestamp.is_some() {
+        let ordinal = names::ordinal(&name, &pod.name_any())?;
+        let one_of_them = is_labelled(pod, names::LABEL_COMPONENT, Component::Coordinator.label())
+            && is_controlled(pod, uid)
+            && u64::from(ordinal) < replicas;
+        if !one_of_them || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
         let ip = pod.status.as_ref()?.pod_ip.clone().filter(|ip| !ip.is_empty())?;

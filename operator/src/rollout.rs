@@ -78,7 +78,11 @@ pub fn next(view: &View<'_>) -> Step {
 
 fn settled(view: &View<'_>) -> Step {
     if view.pods.len() < view.replicas as usize {
-        return Step::Settling(format!("{} of {} coordinator pods exist", view.pods.len(), view.replicas));
+        return Step::Settling(format!(
+            "{} of {} coordinator pods exist; where it stays so, the events of the StatefulSet say why",
+            view.pods.len(),
+            view.replicas
+        ));
     }
     match view.pods.values().find(|pod| !pod.ready) {
         Some(pod) => Step::Settling(format!("{} is not ready yet", pod.name)),

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use robeing_crds::limits::MAX_COORDINATORS;
+
 use crate::{names, quorum::Membership};
 
 /// What is known when the next step is chosen.
@@ -20,8 +22,10 @@ pub struct View<'a> {
     pub pods: &'a BTreeSet<u32>,
     /// Ordinals whose pod has an address, is not being deleted and has not failed.
     pub running: &'a BTreeSet<u32>,
-    /// Ordinals that have a disk.
+    /// Ordinals that have a disk; none where the coordinators are to have no storage.
     pub claims: &'a BTreeSet<u32>,
+    /// As the last [`Plan::joined`] said.
+    pub joined: u32,
 }
 
 /// What to do besides having that many pods.
@@ -47,44 +51,80 @@ pub struct Plan {
     pub replicas: u32,
     /// What to do.
     pub step: Step,
+    /// One more than the highest ordinal that was seen to be a member and may have left a disk: only disks below it were
+    /// this cluster's coordinators', and are its own to delete. To be written down with the StatefulSet before a member is
+    /// removed.
+    pub joined: u32,
+}
+
+impl Plan {
+    /// With so many pods, a step, and nothing known of what was a member.
+    pub fn new(replicas: u32, step: Step) -> Self {
+        Self { replicas, step, joined: 0 }
+    }
+}
+
+/// One more than the highest.
+fn beyond<'a>(ordinals: impl IntoIterator<Item = &'a u32>) -> u32 {
+    ordinals.into_iter().max().map_or(0, |highest| highest + 1)
 }
 
 /// The next step from the coordinators there are to those there should be.
 pub fn plan(view: &View<'_>) -> Plan {
-    let Some(current) = view.current else { return Plan { replicas: view.wanted, step: Step::Settled } };
+    let left = beyond(view.claims.iter().filter(|ordinal| **ordinal < view.joined));
+    let joined = view.membership.map_or(view.joined, |membership| beyond(&ordinals(view, membership)).max(left));
+    Plan { joined, ..next(view) }
+}
+
+fn ordinals(view: &View<'_>, membership: &Membership) -> BTreeSet<u32> {
+    membership.members.iter().filter_map(|member| names::ordinal(view.cluster, &member.name)).collect()
+}
+
+/// How many pods a StatefulSet begins with that is made anew: what is left of an earlier one, which may have been deleted by
+/// hand or with an earlier cluster of the name, has votes that are not to be ended all at once.
+fn begin(view: &View<'_>) -> Plan {
+    let there = view.pods.iter().chain(view.claims).filter(|ordinal| **ordinal < MAX_COORDINATORS);
+    Plan::new(view.wanted.max(beyond(there)), Step::Settled)
+}
+
+fn next(view: &View<'_>) -> Plan {
+    let Some(current) = view.current else { return begin(view) };
     let Some(membership) = view.membership else { return without_a_leader(view, current) };
-    let ordinals: BTreeSet<u32> =
-        membership.members.iter().filter_map(|member| names::ordinal(view.cluster, &member.name)).collect();
-    let needed = ordinals.last().map_or(0, |highest| highest + 1);
+    let ordinals = ordinals(view, membership);
+    let needed = beyond(&ordinals);
     if let Some(claim) = obsolete_claim(view, &ordinals, current) {
-        return Plan { replicas: current, step: Step::DeleteClaim(claim) };
+        return Plan::new(current, Step::DeleteClaim(claim));
     }
     if current < view.wanted {
         // The new pods must not start on disks of coordinators that were removed; those are gone by now.
-        return Plan { replicas: view.wanted, step: Step::Wait("pods of new coordinators are being made".into()) };
+        return Plan::new(view.wanted, Step::Wait("pods of new coordinators are being made".into()));
     }
     // One that leaves takes its pod with it only when its vote is gone.
     let replicas = if current > view.wanted { view.wanted.max(needed.min(current)) } else { current };
     let step = removal(view, membership, &ordinals).or_else(|| addition(view, membership)).unwrap_or_else(|| {
         if current > view.wanted { Step::Wait("a coordinator's pod is being removed".into()) } else { Step::Settled }
     });
-    Plan { replicas, step }
+    Plan::new(replicas, step)
 }
 
-/// Nobody says who has a vote, so nothing shrinks and no disk goes.
+/// Nobody says who has a vote, so nothing shrinks and no disk goes. It grows, unless onto disks of coordinators that were
+/// removed: others may be those of the very majority that is missing.
 fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
-    let leftovers = view.claims.iter().any(|ordinal| *ordinal >= current && *ordinal < view.wanted);
+    let leftovers = view.claims.iter().any(|ordinal| (current..view.wanted.min(view.joined)).contains(ordinal));
     let replicas = if leftovers { current } else { current.max(view.wanted) };
     let step = if replicas == view.wanted && current == view.wanted {
         Step::Settled
     } else {
         Step::Wait("no coordinator leads, so it is not known who has a vote".into())
     };
-    Plan { replicas, step }
+    Plan::new(replicas, step)
 }
 
+/// A disk that is retained from an earlier cluster of the name is none.
 fn obsolete_claim(view: &View<'_>, members: &BTreeSet<u32>, current: u32) -> Option<u32> {
-    let obsolete = |ordinal: &u32| *ordinal >= current && !members.contains(ordinal) && !view.pods.contains(ordinal);
+    let obsolete = |ordinal: &u32| {
+        (current..view.joined).contains(ordinal) && !members.contains(ordinal) && !view.pods.contains(ordinal)
+    };
     view.claims.iter().copied().rfind(obsolete)
 }
 

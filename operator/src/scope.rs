@@ -105,6 +105,13 @@ impl Caches {
         self.owned.iter().flat_map(of_kind).collect()
     }
 
+    /// The StatefulSet of a cluster's coordinators, whoever owns it.
+    pub fn stateful_set(&self, cluster: &RobeingCluster) -> Option<Arc<DynamicObject>> {
+        let name = names::coordinators(&cluster.name_any());
+        let (_, store) = self.owned.iter().find(|(kind, _)| kind == "StatefulSet")?;
+        store.find(|object| object.name_any() == name && object.metadata.namespace == cluster.metadata.namespace)
+    }
+
     /// The pods of a cluster.
     pub fn pods(&self, cluster: &RobeingCluster) -> Vec<Arc<Pod>> {
         sorted(self.pods.state_filter(|pod| belongs(pod, cluster)))

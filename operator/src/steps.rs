@@ -1,11 +1,14 @@
 //! The steps with the coordinators and the agents that are taken beside applying objects: what `scale`, `rollout` and the
 //! sizes of the pools ask for is done here, one call each. A coordinator's no is told, not retried; the next round asks again.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, Patch, PatchParams},
 };
+use robeing_crds::Pool;
 use robeing_proto::v1;
 use serde_json::json;
 
@@ -17,16 +20,18 @@ use crate::{
     observe::Observation,
     quorum::{CoordinatorPod, Membership},
     rollout, scale,
-    validate::{Fleet, FleetPool},
+    validate::Fleet,
 };
 
 pub(crate) fn plan(observation: &Observation, fleet: &Fleet, membership: Option<&Membership>) -> scale::Plan {
     if observation.stateful_set().is_some_and(|set| !apply::is_owned(&set.object, &fleet.uid)) {
         // Those voters and disks are not this cluster's to remove.
         let why = "what an earlier cluster of this name left is being deleted";
-        return scale::Plan { replicas: fleet.coordinators, step: scale::Step::Wait(why.into()) };
+        return scale::Plan::new(fleet.coordinators, scale::Step::Wait(why.into()));
     }
     let pods = observation.coordinator_pods();
+    // Disks that are left of a fleet with storage are nothing to one without.
+    let claims = if fleet.storage.is_some() { observation.claim_ordinals() } else { BTreeSet::new() };
     let has_address = |name: &str| {
         let pod = observation.pods.iter().find(|pod| pod.name_any() == name);
         pod.and_then(|pod| pod.status.as_ref()?.pod_ip.as_ref()).is_some()
@@ -40,7 +45,8 @@ pub(crate) fn plan(observation: &Observation, fleet: &Fleet, membership: Option<
         membership,
         pods: &pods.keys().copied().collect(),
         running: &pods.iter().filter(|(_, pod)| runs(pod)).map(|(ordinal, _)| *ordinal).collect(),
-        claims: &observation.claim_ordinals(),
+        claims: &claims,
+        joined: observation.joined(),
     })
 }
 
@@ -75,12 +81,13 @@ pub(crate) async fn size_pools(
     memory: &mut Memory,
 ) -> Result<(), fleet::Error> {
     let Ok(answer) = &observation.fleet else { return Ok(()) };
-    let size = |pool: &FleetPool| v1::PoolSize {
+    // Also those that are not built: what runs of them stays.
+    let size = |pool: &Pool| v1::PoolSize {
         name: pool.name.clone(),
         replicas: if fleet.suspend { Some(0) } else { pool.replicas },
         standby: if fleet.suspend { 0 } else { pool.standby },
     };
-    let wanted: Vec<v1::PoolSize> = fleet.pools.iter().map(size).collect();
+    let wanted: Vec<v1::PoolSize> = observation.cluster.spec.pools.iter().map(size).collect();
     let known = |pool: &v1::PoolSize| {
         let known = answer.status.pools.iter().find(|known| known.name == pool.name);
         known.is_some_and(|known| pool.replicas.is_none_or(|replicas| known.desired == replicas))
@@ -94,7 +101,14 @@ pub(crate) async fn size_pools(
 }
 
 /// Before a pool shrinks, says of each of its pods how much work its end would disturb, so that the idle ones go.
-pub(crate) async fn spare_the_busy(observation: &Observation, fleet: &Fleet, context: &Context) -> Result<(), Error> {
+/// A refusal, which is told, keeps no pool from shrinking.
+pub(crate) async fn spare_the_busy(
+    observation: &Observation,
+    fleet: &Fleet,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<Vec<apply::Error>, Error> {
+    let mut refused = Vec::new();
     let agents = observation.agents();
     for pool in &fleet.pools {
         let shrinks = pool.pods(fleet.suspend).is_some_and(|pods| {
@@ -113,17 +127,40 @@ pub(crate) async fn spare_the_busy(observation: &Observation, fleet: &Fleet, con
                 continue;
             }
             let patch = json!({"metadata": {"annotations": {names::ANNOTATION_DELETION_COST: cost}}});
-            let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            match patched {
-                Err(error) if !apply::is_gone(&error) => Err(apply::Error::of("annotate", "Pod", &name, error))?,
-                _ => {}
+            let work = async {
+                match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                    Err(error) if !apply::is_gone(&error) => Err(apply::Error::of("annotate", "Pod", &name, error)),
+                    _ => Ok(()),
+                }
+            };
+            match apply::unless_refused(&mut memory.refusals, ("Pod", &name, ANNOTATING), work).await {
+                Err(error) if error.is_unreachable() => Err(error)?,
+                Err(error) => refused.push(error),
+                Ok(()) => {}
             }
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
-pub(crate) type Asked = Result<Result<(), fleet::Error>, Error>;
+/// What was asked of a pod or a claim, where it may be refused.
+const ANNOTATING: u64 = 1;
+const DELETING: u64 = 2;
+
+/// Deletes the object of that name if it is still the one that was seen, unless that was refused lately.
+async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
+    context: &Context,
+    fleet: &Fleet,
+    (name, uid): (&str, Option<String>),
+    memory: &mut Memory,
+) -> Result<(), apply::Error> {
+    let kind = ApiResource::erase::<K>(&());
+    let work = apply::delete_exactly(&context.client, &fleet.namespace, &kind, name, uid);
+    apply::unless_refused(&mut memory.refusals, (&kind.kind, name, DELETING), work).await
+}
+
+/// What came of a step: the coordinators' no, or the API server's.
+pub(crate) type Asked = Result<Result<(), fleet::Error>, apply::Error>;
 
 /// Adds or removes a voter, or deletes the disk of one that is gone.
 pub(crate) async fn scale_step(
@@ -131,6 +168,7 @@ pub(crate) async fn scale_step(
     fleet: &Fleet,
     step: &scale::Step,
     context: &Context,
+    memory: &mut Memory,
 ) -> Asked {
     let name = |ordinal: u32| names::coordinator(&fleet.name, ordinal);
     let from = observation.fleet.as_ref().map(|answer| answer.from.clone()).unwrap_or_default();
@@ -150,8 +188,7 @@ pub(crate) async fn scale_step(
             let seen = observation.claims.iter().find(|seen| seen.name_any() == claim);
             if let Some(seen) = seen.filter(|seen| seen.metadata.deletion_timestamp.is_none()) {
                 tracing::info!(cluster = fleet.name, claim, "deleting the disk of a coordinator that was removed");
-                let kind = ApiResource::erase::<PersistentVolumeClaim>(&());
-                apply::delete_exactly(&context.client, &fleet.namespace, &kind, &claim, seen.uid()).await?;
+                delete_seen::<PersistentVolumeClaim>(context, fleet, (&claim, seen.uid()), memory).await?;
             }
             Ok(Ok(()))
         }
@@ -169,8 +206,7 @@ pub(crate) async fn rollout_step(
     match step {
         rollout::Step::Replace { pod, uid } => {
             tracing::info!(cluster = fleet.name, pod, "replacing a coordinator");
-            let kind = ApiResource::erase::<Pod>(&());
-            apply::delete_exactly(&context.client, &fleet.namespace, &kind, pod, Some(uid.clone())).await?;
+            delete_seen::<Pod>(context, fleet, (pod, Some(uid.clone())), memory).await?;
             memory.told_to_go = Some(uid.clone());
             Ok(Ok(()))
         }

@@ -226,6 +226,7 @@ struct World {
     running: BTreeSet<u32>,
     claims: BTreeSet<u32>,
     leader: u32,
+    joined: u32,
 }
 
 impl World {
@@ -238,6 +239,7 @@ impl World {
             running: all.clone(),
             claims: all,
             leader: size - 1,
+            joined: 0,
         }
     }
 
@@ -251,11 +253,13 @@ impl World {
             pods: &self.pods,
             running: &self.running,
             claims: &self.claims,
+            joined: self.joined,
         })
     }
 
     fn does(&mut self, plan: &scale::Plan, pods_keep_up: bool) {
         self.replicas = plan.replicas;
+        self.joined = plan.joined;
         match plan.step {
             scale::Step::Add(ordinal) => {
                 self.members.insert(ordinal);
@@ -315,6 +319,12 @@ proptest! {
             let all: BTreeSet<u32> = (0..*wanted).collect();
             prop_assert_eq!(&world.members, &all);
             prop_assert_eq!(world.replicas, *wanted);
+            // The last pods may still have been there.
+            for _ in 0..=all.len().max(7) {
+                let plan = world.plan(*wanted, true);
+                world.does(&plan, true);
+            }
+            prop_assert_eq!(&world.claims, &all, "no disk of a removed one stays");
         }
     }
 }
@@ -335,6 +345,7 @@ fn a_coordinator_stays_while_the_others_would_be_no_majority_without_it() {
             pods: &all,
             running: &all,
             claims: &all,
+            joined: 5,
         })
     };
     let stays = plan(&membership);
@@ -348,8 +359,39 @@ fn a_coordinator_stays_while_the_others_would_be_no_majority_without_it() {
 fn new_coordinators_do_not_start_on_the_disks_of_removed_ones() {
     let mut world = World::of(3);
     world.claims = (0..5).collect();
+    world.joined = 5;
     let plan = world.plan(5, true);
-    assert_eq!(plan, scale::Plan { replicas: 3, step: scale::Step::DeleteClaim(4) });
+    assert_eq!(plan, scale::Plan { replicas: 3, step: scale::Step::DeleteClaim(4), joined: 5 });
     let blind = world.plan(5, false);
-    assert_eq!(blind.replicas, 3, "without a leader it is not known whose disks they are");
+    assert_eq!((blind.replicas, blind.joined), (3, 5), "without a leader it is not known whose disks they are");
+}
+
+#[test]
+fn disks_that_an_earlier_fleet_left_are_not_deleted() {
+    let mut world = World::of(1);
+    world.claims = (0..3).collect();
+    let plan = world.plan(1, true);
+    assert_eq!(plan, scale::Plan { replicas: 1, step: scale::Step::Settled, joined: 1 });
+    // They may hold the majority that a fleet of too few lacks.
+    assert_eq!(world.plan(3, false).replicas, 3);
+}
+
+#[test]
+fn a_stateful_set_that_is_made_anew_has_room_for_what_an_earlier_one_left() {
+    let begin = |pods: &[u32], claims: &[u32]| {
+        scale::plan(&scale::View {
+            cluster: CLUSTER,
+            wanted: 1,
+            current: None,
+            membership: None,
+            pods: &pods.iter().copied().collect(),
+            running: &BTreeSet::new(),
+            claims: &claims.iter().copied().collect(),
+            joined: 0,
+        })
+    };
+    assert_eq!(begin(&[], &[]), scale::Plan::new(1, scale::Step::Settled));
+    assert_eq!(begin(&[0, 1, 6], &[]).replicas, 7);
+    assert_eq!(begin(&[0], &[0, 1, 2]).replicas, 3);
+    assert_eq!(begin(&[7, 9], &[8]).replicas, 1, "there are never so many");
 }

@@ -28,7 +28,7 @@ fn fleet(cluster: &RobeingCluster) -> Fleet {
 }
 
 fn objects(fleet: &Fleet) -> Vec<Desired> {
-    build::build(fleet, fleet.coordinators).unwrap_or_else(|error| panic!("{error}"))
+    build::build(fleet, fleet.coordinators, 0).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn object<'a>(objects: &'a [Desired], kind: &str, name: &str) -> &'a Desired {

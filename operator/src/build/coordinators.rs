@@ -1,5 +1,7 @@
 //! The coordinators: their StatefulSet and the budget of its disruptions.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{
         apps::v1::{
@@ -45,13 +47,14 @@ pub fn first_membership(fleet: &Fleet) -> String {
 
 /// All start at once, because they wait for each other; and none is replaced by the StatefulSet controller, because it does
 /// not know who leads and who has a vote.
-pub(super) fn stateful_set(fleet: &Fleet, replicas: u32) -> StatefulSet {
+pub(super) fn stateful_set(fleet: &Fleet, replicas: u32, joined: u32) -> StatefulSet {
     let name = names::coordinators(&fleet.name);
     let mut metadata = metadata(fleet, name.clone());
     metadata.labels = Some(names::component_labels(&fleet.name, Component::Coordinator, None));
-    if fleet.image_is_default {
-        metadata.annotations = Some([(names::ANNOTATION_DEFAULT_IMAGE.to_owned(), fleet.image.clone())].into());
-    }
+    let image = fleet.image_is_default.then(|| (names::ANNOTATION_DEFAULT_IMAGE.to_owned(), fleet.image.clone()));
+    let joined = (joined > 0).then(|| (names::ANNOTATION_JOINED.to_owned(), joined.to_string()));
+    let annotations: BTreeMap<_, _> = image.into_iter().chain(joined).collect();
+    metadata.annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
     let keep = || Some("Retain".to_owned());
     StatefulSet {
         metadata,

@@ -46,8 +46,9 @@ pub struct Error {
 }
 
 /// All objects of a fleet, in the order in which they are applied. `coordinators` is how many coordinator pods there should
-/// be now; while a voter is being removed that is more than the spec says.
-pub fn build(fleet: &Fleet, coordinators: u32) -> Result<Vec<Desired>, Error> {
+/// be now; while a voter is being removed that is more than the spec says. `joined` is what [`crate::scale::Plan::joined`] is
+/// about.
+pub fn build(fleet: &Fleet, coordinators: u32, joined: u32) -> Result<Vec<Desired>, Error> {
     let mut objects = vec![
         desired(&access::coordinators_account(fleet))?,
         desired(&services::first_membership(fleet))?,
@@ -55,7 +56,7 @@ pub fn build(fleet: &Fleet, coordinators: u32) -> Result<Vec<Desired>, Error> {
         desired(&services::client(fleet))?,
         desired(&access::coordinators_policy(fleet))?,
         desired(&access::agents_policy(fleet))?,
-        desired(&coordinators::stateful_set(fleet, coordinators))?,
+        desired(&coordinators::stateful_set(fleet, coordinators, joined))?,
     ];
     if let Some(budget) = coordinators::disruption_budget(fleet) {
         objects.push(desired(&budget)?);

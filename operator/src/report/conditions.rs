@@ -206,10 +206,12 @@ fn worst(mut failures: Vec<Failure>, what: &str) -> Option<Said> {
 fn stuck(deployment: &Live) -> Option<String> {
     let conditions = deployment.object.data.pointer("/status/conditions")?.as_array()?;
     let field = |condition: &Value, name: &str| condition.get(name)?.as_str().map(ToOwned::to_owned);
-    let stuck = conditions.iter().find(|condition| {
-        field(condition, "type").as_deref() == Some("Progressing")
-            && field(condition, "status").as_deref() == Some("False")
-    })?;
+    let is = |condition: &Value, of: &str, state: &str| {
+        field(condition, "type").as_deref() == Some(of) && field(condition, "status").as_deref() == Some(state)
+    };
+    // That pods are refused, as by a quota, is told at once; that nothing moves, after its deadline.
+    let refused = conditions.iter().find(|condition| is(condition, "ReplicaFailure", "True"));
+    let stuck = refused.or_else(|| conditions.iter().find(|condition| is(condition, "Progressing", "False")))?;
     field(stuck, "message")
 }
 

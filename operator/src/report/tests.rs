@@ -55,9 +55,11 @@ fn deployment(name: &str, replicas: u32) -> Live {
 fn pod(name: &str, labels: Value, status: Value) -> Arc<Pod> {
     let mut labels = labels;
     labels["app.kubernetes.io/instance"] = "fleet".into();
-    Arc::new(from(
-        json!({"metadata": {"name": name, "namespace": "apps", "uid": name, "labels": labels}, "status": status}),
-    ))
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "fleet-coordinators", "uid": "s", "controller": true});
+    Arc::new(from(json!({
+        "metadata": {"name": name, "namespace": "apps", "uid": name, "labels": labels, "ownerReferences": [set]},
+        "status": status,
+    })))
 }
 
 fn coordinator(ordinal: u32) -> Arc<Pod> {
@@ -113,7 +115,10 @@ fn scene() -> Scene {
     let fleet = validate(&cluster, &surroundings, None).expect("valid");
     let set = json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
-        "metadata": {"name": "fleet-coordinators", "namespace": "apps", "generation": 1},
+        "metadata": {
+            "name": "fleet-coordinators", "namespace": "apps", "generation": 1, "uid": "s",
+            "ownerReferences": [{"apiVersion": "v", "kind": "k", "name": "fleet", "uid": "u", "controller": true}],
+        },
         "spec": {"replicas": 3}, "status": {"observedGeneration": 1, "updateRevision": "new"},
     });
     Scene {
@@ -130,7 +135,7 @@ fn scene() -> Scene {
             unbuildable: None,
             refused: vec![],
             changing: false,
-            scale: scale::Plan { replicas: 3, step: scale::Step::Settled },
+            scale: scale::Plan::new(3, scale::Step::Settled),
             rollout: rollout::Step::Done,
             declined: vec![],
         },
@@ -475,4 +480,50 @@ fn coordinators_without_a_disk_are_warned_of_without_being_degraded() {
     assert!(message.contains("spec.coordinators.storage"), "{message}");
     let events = scene.events(&scene, None);
     assert!(events.iter().any(|event| event.starts_with("Warning EphemeralStorage")), "{events:?}");
+}
+
+#[test]
+fn only_pods_of_the_clusters_own_stateful_set_are_coordinators() {
+    let mut scene = scene();
+    let addresses = |scene: &Scene| {
+        let seen = &scene.observation;
+        let set = seen.stateful_set().map(|set| set.object.clone());
+        crate::observe::addresses(&seen.cluster, set.as_deref(), &seen.pods, None).len()
+    };
+    assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (3, 3));
+    // One with the labels and a name alone, one that somebody else controls, and one beyond the set's number.
+    let owned_by = |ordinal: u32, owner: Option<&str>| {
+        let mut pod = Pod::clone(&coordinator(ordinal));
+        let owners = pod.metadata.owner_references.as_mut().expect("an owner");
+        match owner {
+            Some(uid) => owners[0].uid = uid.into(),
+            None => owners.clear(),
+        }
+        Arc::new(pod)
+    };
+    scene.observation.pods.extend([owned_by(7, None), owned_by(8, Some("theirs")), coordinator(3)]);
+    assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (3, 4));
+    // Of a set that is not this cluster's there is none.
+    let mut set = DynamicObject::clone(&scene.observation.objects[0].object);
+    set.metadata.owner_references = None;
+    scene.observation.objects[0].object = Arc::new(set);
+    assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (0, 0));
+    // Where there is no set, its pods may be what is left of it.
+    scene.observation.objects.remove(0);
+    assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (0, 6));
+}
+
+#[test]
+fn pods_that_are_refused_are_told_at_once() {
+    let mut scene = scene();
+    let mut refused = DynamicObject::clone(&deployment("fleet-data", 3).object);
+    refused.data["status"]["conditions"] = json!([
+        {"type": "Progressing", "status": "True", "message": "it goes on"},
+        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: q"},
+    ]);
+    scene.observation.objects[1].object = Arc::new(refused);
+    let status = scene.status(None);
+    let (state, reason, message) = says(&status, "Degraded");
+    assert_eq!((state, reason), ("True", "PoolNotProgressing"));
+    assert!(message.contains("exceeded quota: q"), "{message}");
 }

@@ -1,0 +1,76 @@
+//! What was refused lately, and is not asked again at once: each call that comes to nothing is repeated after a pause that
+//! doubles, unless what is asked changes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+/// The first pause.
+pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest one.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A refusal that still counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// In a sentence.
+    pub sentence: String,
+    /// The object belongs to somebody else.
+    pub foreign: bool,
+    wish: u64,
+    until: Instant,
+    pause: Duration,
+}
+
+/// The refusals of one cluster, by kind and name of the object.
+#[derive(Debug, Default)]
+pub struct Refusals(BTreeMap<(String, String), Refusal>);
+
+impl Refusals {
+    /// The refusal because of which this is not to be asked now. `wish` is a number for what would be asked.
+    pub fn of(&self, kind: &str, name: &str, wish: u64, now: Instant) -> Option<&Refusal> {
+        let refusal = self.0.get(&(kind.to_owned(), name.to_owned()))?;
+        Some(refusal).filter(|refusal| refusal.wish == wish && now < refusal.until)
+    }
+
+    /// Notes that this was refused.
+    pub fn note(&mut self, kind: &str, name: &str, wish: u64, foreign: bool, sentence: String, now: Instant) {
+        let key = (kind.to_owned(), name.to_owned());
+        let before = self.0.get(&key).filter(|before| before.wish == wish).map(|before| before.pause);
+        let pause = before.map_or(FIRST_PAUSE, |before| (before * 2).min(LONGEST_PAUSE));
+        self.0.insert(key, Refusal { sentence, foreign, wish, until: now + pause, pause });
+    }
+
+    /// Notes that this was done.
+    pub fn done(&mut self, kind: &str, name: &str) {
+        self.0.remove(&(kind.to_owned(), name.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_again_and_again_is_asked_ever_more_seldom_until_it_changes() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let (mut asked, mut changed) = (0, start);
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            if refusals.of("Service", "a", 1, now).is_none() {
+                asked += 1;
+                refusals.note("Service", "a", 1, false, "no".into(), now);
+                changed = now;
+            }
+        }
+        // 1, 2, 4, 8, 16 and 32 seconds, then every minute.
+        assert_eq!(asked, 7 + 8);
+        assert!(refusals.of("Service", "a", 1, changed).is_some_and(|refusal| refusal.sentence == "no"));
+        assert!(refusals.of("Service", "a", 2, changed).is_none(), "it is another wish");
+        refusals.note("Service", "a", 2, false, "no".into(), changed);
+        assert!(refusals.of("Service", "a", 2, changed + FIRST_PAUSE).is_none(), "with a pause of its own");
+        assert!(refusals.of("Service", "b", 1, changed).is_none());
+        refusals.done("Service", "a");
+        assert!(refusals.of("Service", "a", 2, changed).is_none());
+    }
+}
