@@ -12,6 +12,8 @@ mod many;
 mod outages;
 #[path = "operator/pairs.rs"]
 mod pairs;
+#[path = "operator/refusals.rs"]
+mod refusals;
 
 use std::time::Instant;
 
@@ -55,6 +57,7 @@ async fn the_operator_withstands_faults() {
         step("an answer that never comes", outages::a_lost_answer_is_not_waited_for(&stage, &client)),
         step("two operators of one lease", pairs::one_of_two_works(&stage, &client)),
         step("edits by hand", edits::what_is_owned_is_put_back(&stage, &client)),
+        step("what is refused", refusals::what_is_refused_harms_nothing_else(&stage, &client)),
         step("the API server does not answer", outages::an_outage_changes_nothing(&stage, &client)),
     );
     step("200 clusters", many::two_hundred_clusters(&stage, &client)).await;
