@@ -53,6 +53,7 @@ async fn a_fleet_is_kept_through_what_happens_to_it() {
     step("a pool that does not run", a_pool_does_not_run(&deployed, &client)).await;
     step("the operator's end", the_operator_ends(&deployed, &client)).await;
     step("the operator is killed in each of its steps", kills::killed_in_each_step(&deployed, &client)).await;
+    step("a StatefulSet is deleted while it shrinks", a_set_is_deleted_while_it_shrinks(&deployed, &client)).await;
     step("removal", deployed.down()).await;
 }
 
@@ -397,11 +398,12 @@ async fn until_another(deployed: &Deployed, than: &str) -> String {
         .await
 }
 
-/// Uids and restarts of all pods of the fleet.
+/// Uids and restarts of all pods of the fleet that are not on their way out.
 async fn lives(deployed: &Deployed) -> BTreeMap<String, (String, u64)> {
     let mut lives = BTreeMap::new();
     for component in ["coordinator", "agent"] {
-        for pod in deployed.pods(component).await.expect("pods") {
+        let pods = deployed.pods(component).await.expect("pods").into_iter();
+        for pod in pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
             let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
             let containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
             let restarts = containers.filter_map(|container| container["restartCount"].as_u64()).sum();
@@ -435,4 +437,25 @@ async fn the_operator_ends(deployed: &Deployed, client: &FleetClient) {
     deployed.change("/spec/pools/0/replicas", json!(2)).await;
     deployed.told(&since, "PoolScaled", &format!("Pool {POOL:?} was scaled from {AGENTS} to 2 agents")).await;
     deployed.until_whole(3, 2).await;
+}
+
+/// Its pods stay, and have votes: none may go before its vote is gone, and what they know outlives it all.
+async fn a_set_is_deleted_while_it_shrinks(deployed: &Deployed, client: &FleetClient) {
+    let since = deployed.mark().await;
+    let set = format!("{CLUSTER}-coordinators");
+    let before = deployed.json(&["get", "statefulset", &set]).await.expect("a StatefulSet");
+    let shrink = async {
+        deployed.kubectl(&["delete", "statefulset", &set, "--cascade=orphan", "--wait=false"]).await;
+        deployed.change("/spec/coordinators/replicas", json!(1)).await;
+        deployed.until_whole(1, 2).await;
+        let after = deployed.json(&["get", "statefulset", &set]).await.expect("a StatefulSet");
+        assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"], "it was made anew");
+        deployed.change("/spec/coordinators/replicas", json!(3)).await;
+        deployed.until_whole(3, 2).await;
+    };
+    under_load(client, ROUND, SECONDS, shrink).await;
+    for ordinal in [1, 2] {
+        let gone = format!("{} has no vote any more", coordinator(ordinal));
+        deployed.told(&since, "CoordinatorRemoved", &gone).await;
+    }
 }
