@@ -63,15 +63,16 @@ pub enum Verdict {
     Foreign,
 }
 
-/// What to do about an object of which `live` is in the cache. `owner` is the uid of the cluster.
+/// What to do about an object of which `live` is in the cache. `wish` is the fingerprint of what is desired, and `owner` the uid
+/// of the cluster.
 pub fn judge(
-    desired: &DynamicObject,
+    (desired, wish): (&DynamicObject, u64),
     live: Option<&DynamicObject>,
     record: Option<&Record>,
     owner: &str,
     now: Instant,
 ) -> Verdict {
-    let same_wish = record.filter(|record| record.desired == fingerprint(desired));
+    let same_wish = record.filter(|record| record.desired == wish);
     let lagging = |record: &&Record| now.duration_since(record.at) < CACHE_LAG;
     let Some(live) = live else {
         return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
@@ -271,9 +272,10 @@ impl Target<'_> {
             if is_new && rests_on(&wish.object, &foreign) {
                 continue;
             }
-            let asked = (kind, name, fingerprint(&wish.object));
-            let work = apply_one(self.client, self.namespace, self.owner, wish, live, records);
-            match unless_refused(refusals, asked, work).await {
+            // Of every object in every round, so once.
+            let desired = fingerprint(&wish.object);
+            let work = apply_one(self, (wish, desired), live, records);
+            match unless_refused(refusals, (kind, name, desired), work).await {
                 Ok(changing) => applied.changing |= changing,
                 Err(error) => {
                     let unreachable = error.is_unreachable();
@@ -320,20 +322,19 @@ impl Target<'_> {
 
 /// Whether the object was changed, now or very lately.
 async fn apply_one(
-    client: &Client,
-    namespace: &str,
-    owner: &str,
-    wish: &Desired,
+    target: Target<'_>,
+    (wish, desired): (&Desired, u64),
     live: &[Live],
     records: &mut Records,
 ) -> Result<bool, Error> {
+    let Target { client, namespace, owner } = target;
     let (kind, name) = (&wish.kind.kind, wish.name());
     let key = (kind.clone(), name.to_owned());
     let live = live.iter().find(|live| live.kind == *kind && live.object.name_any() == name);
     let live = live.map(|live| live.object.as_ref());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
     let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
-    match judge(&wish.object, live, records.get(&key), owner, Instant::now()) {
+    match judge((&wish.object, desired), live, records.get(&key), owner, Instant::now()) {
         Verdict::Leave => {
             if let (Some(record), Some(live)) = (records.get_mut(&key), live) {
                 record.version.clone_from(&live.metadata.resource_version);
@@ -364,7 +365,7 @@ async fn apply_one(
     if changed {
         tracing::info!(kind, name, namespace, "applied");
     }
-    let (desired, version) = (fingerprint(&wish.object), applied.resource_version());
+    let version = applied.resource_version();
     records.insert(key, Record { desired, before, after, version, at: Instant::now() });
     Ok(changed)
 }
