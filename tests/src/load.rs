@@ -33,7 +33,7 @@ impl Drop for Load {
 }
 
 /// A recorded task: a script that answers `text` after it did `before`.
-fn recorded(history: &History, before: &str, text: &str) -> TaskSpec {
+pub fn recorded(history: &History, before: &str, text: &str) -> TaskSpec {
     let spec = TaskSpec { submitter: SUBMITTER.into(), ..task(&format!("{before}\n{}", answer(text))) };
     history.submitted(&spec.id, text);
     spec
@@ -91,8 +91,15 @@ impl Load {
 }
 
 async fn submit(client: FleetClient, history: Arc<History>, count: usize, in_flight: usize, before: String) {
-    let tasks: Vec<TaskSpec> =
-        (0..count).map(|index| recorded(&history, &before, &format!("number {index}"))).collect();
+    let tasks = (0..count).map(|index| recorded(&history, &before, &format!("number {index}"))).collect();
+    submit_recorded(&client, &history, tasks, in_flight).await;
+}
+
+/// Submits tasks that the history knows, so many at once, and records what becomes of them until all have ended.
+///
+/// # Panics
+/// When the fleet gives up, or forgets a result.
+pub async fn submit_recorded(client: &FleetClient, history: &History, tasks: Vec<TaskSpec>, in_flight: usize) {
     let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
     let options = SubmitOptions { window: in_flight, unfinished: in_flight, wait: true };
     let ended = client.submit_many(tasks, options, |event| match event {

@@ -5,12 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
-use robeing_proto::v1::{GetTaskRequest, TaskSpec};
+use robeing::client::FleetClient;
+use robeing_proto::v1::GetTaskRequest;
 use robeing_tests::{
     fleet::Fleet,
     history::{History, Seen},
-    script::{answer, task},
+    load::{recorded, submit_recorded},
     wait::{check, eventually, in_time},
 };
 use tokio::task::JoinHandle;
@@ -69,27 +69,10 @@ impl Stream {
 }
 
 async fn submit(client: FleetClient, history: Arc<History>, enough: Arc<AtomicBool>) {
-    let mut count = 0;
+    let mut numbers = 0..;
     while !enough.load(Ordering::Relaxed) {
-        let tasks: Vec<TaskSpec> = (0..IN_FLIGHT)
-            .map(|_| {
-                count += 1;
-                let text = format!("number {count}");
-                let spec = task(&answer(&text));
-                history.submitted(&spec.id, &text);
-                spec
-            })
-            .collect();
-        let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
-        let options = SubmitOptions { window: IN_FLIGHT, unfinished: IN_FLIGHT, wait: true };
-        let ended = client.submit_many(tasks, options, |event| match event {
-            SubmitEvent::Submitted { index, result } => match &result.refusal {
-                None => history.accepted(&result.task_id),
-                Some(refusal) => history.refused(&ids[index], &refusal.message),
-            },
-            SubmitEvent::Finished { task, .. } => history.seen(Seen::Stream, &task),
-            SubmitEvent::Expired { task_id, .. } => panic!("the result of {task_id} expired during the test"),
-        });
-        ended.await.unwrap_or_else(|error| panic!("the fleet gave up on the stream: {error}"));
+        let numbers = numbers.by_ref().take(IN_FLIGHT);
+        let tasks = numbers.map(|number| recorded(&history, "", &format!("number {number}"))).collect();
+        submit_recorded(&client, &history, tasks, IN_FLIGHT).await;
     }
 }
