@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One small static image of the operator, the agent (which is also the coordinator) and the command line: no shell, no
 # library, no root. `make image` builds the same one without Docker; a test holds the two together.
 

@@ -3,7 +3,8 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["types", "fleet", "session", "raft", "admin"].map(|name| format!("robeing/v1/{name}.proto"));
+    let files = ["v1/types", "v1/fleet", "v1/session", "v1/raft", "v1/admin", "worker/v1/worker"]
+        .map(|name| format!("robeing/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -22,7 +22,7 @@ use robeing_agent::{
     coordinator,
     executor::{
         CommandConfig, CommandExecutor, EchoExecutor, Executor, ExecutorError, Guard, HttpConfig, HttpExecutor, Limits,
-        guard, reaper,
+        WorkerConfig, WorkerExecutor, guard, reaper,
     },
     platform::Platform,
     session,
@@ -194,8 +194,9 @@ async fn run_agent(
         slots = config.slots,
         "starting an agent"
     );
-    let executor = match make_executor(executor) {
+    let executor = match make_executor(executor, &config, &platform, &metrics).await {
         Ok(executor) => executor,
+        Err(error @ (ExecutorError::Listen(_) | ExecutorError::Thread(_))) => return say(&error, FAILED),
         Err(error) => return say(&error, MISCONFIGURED),
     };
     match session::run(config, platform, executor, metrics, shutdown).await {
@@ -204,7 +205,12 @@ async fn run_agent(
     }
 }
 
-fn make_executor(spec: &ExecutorSpec) -> Result<Arc<dyn Executor>, ExecutorError> {
+async fn make_executor(
+    spec: &ExecutorSpec,
+    config: &AgentConfig,
+    platform: &Platform,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Executor>, ExecutorError> {
     let limits = Limits::default();
     Ok(match spec {
         ExecutorSpec::Command(command) => {
@@ -213,6 +219,12 @@ fn make_executor(spec: &ExecutorSpec) -> Result<Arc<dyn Executor>, ExecutorError
             Arc::new(CommandExecutor::new(CommandConfig { guard: start_guard(), ..config })?)
         }
         ExecutorSpec::Http(http) => Arc::new(HttpExecutor::new(HttpConfig { url: http.url.clone(), limits })?),
+        ExecutorSpec::Worker {} => {
+            let transport = Transport::new(Arc::clone(&platform.network));
+            let (listen, agent) = (config.worker_listen.clone(), config.name.clone());
+            let config = WorkerConfig { listen, agent, slots: config.slots, limits };
+            Arc::new(WorkerExecutor::listen(config, &transport, metrics).await?)
+        }
         ExecutorSpec::Echo {} => Arc::new(EchoExecutor),
     })
 }

@@ -204,7 +204,8 @@ pub struct DevArgs {
     #[arg(long)]
     pub name: Option<String>,
 
-    /// The port of the first coordinator; the others take the ports after it. Without it, free ports
+    /// The port of the first coordinator; the others take the ports after it, and then the agents to which processes of
+    /// yours attach. Without it, free ports
     #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 

@@ -115,7 +115,7 @@ pub enum Executor {
     Command(CommandExecutor),
     /// POST each task's input to a URL; the body of a 2xx answer is the output.
     Http(HttpExecutor),
-    /// The user's own process attaches over local gRPC and takes tasks from there.
+    /// The user's own process attaches to the agent over local gRPC and takes tasks from there.
     Worker {},
     /// Return the input as the output, for trials and benchmarks.
     Echo {},
@@ -150,8 +150,8 @@ struct ExecutorFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<HttpExecutor>,
 
-    /// A process of the user's attaches over local gRPC, in any language, and takes tasks from there. This version does
-    /// not build such a pool; the condition Degraded says so.
+    /// A process of the user's, in any language, attaches to the agent over local gRPC and takes tasks from there. It finds
+    /// the agent at the address in the environment variable ROBEING_WORKER_ADDRESS.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<NoSettings>,
 

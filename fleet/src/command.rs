@@ -203,7 +203,7 @@ pub enum FailureKind {
     OutputTooLarge,
     /// An HTTP answer that is not 2xx.
     Http,
-    /// No HTTP answer.
+    /// No answer of an HTTP server or of an attached process.
     Unreachable,
     /// The agent was lost.
     AgentLost,
@@ -211,6 +211,8 @@ pub enum FailureKind {
     Deadline,
     /// The agent's own fault.
     Internal,
+    /// What the process said that is attached to an agent and ran it.
+    Reported,
 }
 
 /// Why an attempt, or a task, failed.

@@ -32,6 +32,10 @@ pub const LABEL_REVISION: &str = "controller-revision-hash";
 pub const GRPC_PORT: i32 = 8080;
 /// Where coordinators and agents serve `/metrics`, `/healthz` and `/readyz`.
 pub const METRICS_PORT: i32 = 9090;
+/// The variable that tells a process in the user's container where to attach to the agent beside it.
+pub const WORKER_ADDRESS: &str = "ROBEING_WORKER_ADDRESS";
+/// Its value, unless the pool says another.
+pub const DEFAULT_WORKER_ADDRESS: &str = "127.0.0.1:8081";
 /// The agent's program in the Robeing image.
 pub const AGENT_PROGRAM: &str = "/robeing-agent";
 /// Directory of the agent's program in a container that is not of the Robeing image. In that image `/robeing` is the command

@@ -100,7 +100,12 @@ pub enum Work {
     /// In the user's container, with the agent as its entrypoint.
     InUserContainer(Box<Container>),
     /// In the user's container beside the agent.
-    BesideAgent(Box<Container>),
+    BesideAgent {
+        /// The user's container.
+        container: Box<Container>,
+        /// Where its process attaches to the agent, host:port; `None`: the agent calls it.
+        attaches_at: Option<String>,
+    },
 }
 
 /// A pool that is not built.
@@ -196,10 +201,11 @@ fn fleet_pool(pool: &Pool) -> Result<FleetPool, (&'static str, String)> {
 fn work(pool: &Pool) -> Result<Work, (&'static str, String)> {
     let container = pool.container.clone().map(Box::new);
     match (&pool.executor, container) {
-        (Executor::Worker {}, _) => Err((
-            "ExecutorNotSupported",
+        (Executor::Worker {}, None) => Err((
+            "NoContainer",
             format!(
-                "Pool {:?} is not built: the worker executor is not supported by this version; use command or http.",
+                "Pool {:?} is not built: with the worker executor a process of yours runs the tasks; set container to what \
+                 it runs in.",
                 pool.name
             ),
         )),
@@ -212,19 +218,32 @@ fn work(pool: &Pool) -> Result<Work, (&'static str, String)> {
                 pool.name
             ),
         )),
-        (Executor::Http(_), Some(container)) if container.image.is_none() => Err((
+        (Executor::Http(_) | Executor::Worker {}, Some(container)) if container.image.is_none() => Err((
             "NoImage",
             format!(
                 "Pool {:?} is not built: the container beside the agent needs an image; set container.image.",
                 pool.name
             ),
         )),
-        (Executor::Http(_), Some(container)) => Ok(Work::BesideAgent(container)),
+        (Executor::Http(_), Some(container)) => Ok(Work::BesideAgent { container, attaches_at: None }),
+        (Executor::Worker {}, Some(container)) => {
+            let attaches_at = Some(worker_address(pool, &container));
+            Ok(Work::BesideAgent { container, attaches_at })
+        }
         (Executor::Command(_), Some(container)) => Ok(Work::InUserContainer(container)),
         // Something about the container but no other image: it is the agent's own container.
         (Executor::Echo {}, Some(container)) => Ok(Work::InUserContainer(container)),
         (Executor::Command(_) | Executor::Http(_) | Executor::Echo {}, None) => Ok(Work::InAgent),
     }
+}
+
+/// Where the process attaches: where its environment says, so that a port that it needs itself can be left to it.
+fn worker_address(pool: &Pool, container: &Container) -> String {
+    let of_template = pool.template.iter().flat_map(|template| &template.env);
+    let said =
+        of_template.chain(container.env.iter().flatten()).find(|variable| variable.name == names::WORKER_ADDRESS);
+    let said = said.and_then(|variable| variable.value.clone()).filter(|address| !address.is_empty());
+    said.unwrap_or_else(|| names::DEFAULT_WORKER_ADDRESS.to_owned())
 }
 
 fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'static str, String)> {

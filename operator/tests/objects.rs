@@ -153,12 +153,12 @@ fn a_budget_exists_only_where_a_node_can_still_be_drained() {
 }
 
 #[test]
-fn an_executor_that_the_agent_does_not_have_is_refused_and_the_other_pools_are_built() {
+fn a_pool_whose_process_has_no_container_is_refused_and_the_other_pools_are_built() {
     let fleet = fleet(&cluster(FULL));
     let [refused] = &fleet.refused[..] else { panic!("one pool is refused: {:?}", fleet.refused) };
-    assert_eq!((refused.name.as_str(), refused.reason), ("own", "ExecutorNotSupported"));
-    assert!(refused.message.contains("use command or http"), "{}", refused.message);
-    assert_eq!(fleet.pools.len(), 3);
+    assert_eq!((refused.name.as_str(), refused.reason), ("none", "NoContainer"));
+    assert!(refused.message.contains("set container"), "{}", refused.message);
+    assert_eq!(fleet.pools.len(), 5);
 }
 
 #[test]

@@ -1,9 +1,18 @@
-//! The gRPC contract of Robeing: what the protos under `robeing/v1/` say, as Rust.
+//! The gRPC contract of Robeing: what the protos under `robeing/` say, as Rust.
 
 /// Package `robeing.v1`.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub mod v1 {
     tonic::include_proto!("robeing.v1");
+}
+
+/// What an agent offers to processes that run tasks for it.
+pub mod worker {
+    /// Package `robeing.worker.v1`.
+    #[allow(missing_docs)]
+    pub mod v1 {
+        tonic::include_proto!("robeing.worker.v1");
+    }
 }
 
 /// The encoded `FileDescriptorSet` of all protos, for gRPC reflection and for the proto3 JSON form.

@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::Signal;
 use robeing::{
     client::{FleetClient, Settings, SubmitEvent, SubmitOptions, is_finished},
-    dev::plan::{Plan, ProcessKind},
+    dev::plan::{Plan, ProcessKind, attachable_agents},
 };
 use robeing_proto::v1::{
     Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus, GetTaskRequest, Task, TaskSpec,
@@ -74,12 +74,14 @@ impl Fleet {
     pub fn prepare(spec: FleetSpec) -> Self {
         let dir = tempfile::Builder::new().prefix("robeing-test-").tempdir().expect("a temporary directory");
         File::create(dir.path().join("executions")).expect("the directory can be written to");
-        // One for each coordinator's metrics, too.
-        let ports = Ports::take(2 * spec.coordinators as usize);
         let manifest = spec.manifest(&dir.path().join("executions"));
         let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
-        let (listen, metrics) = ports.numbers().split_at(spec.coordinators as usize);
-        let plan = Plan::of(&cluster.spec, "tested", listen, dir.path());
+        // One for each coordinator's metrics, too.
+        let coordinators = 2 * spec.coordinators as usize;
+        let ports = Ports::take(coordinators + attachable_agents(&cluster.spec));
+        let (ours, attach) = ports.numbers().split_at(coordinators);
+        let (listen, metrics) = ours.split_at(spec.coordinators as usize);
+        let plan = Plan::of(&cluster.spec, "tested", listen, attach, dir.path());
         let mut arguments = BTreeMap::new();
         let mut metrics = metrics.iter();
         for process in &plan.processes {
@@ -145,6 +147,15 @@ impl Fleet {
         let index = self.coordinators().iter().position(|known| known == name);
         let index = index.unwrap_or_else(|| panic!("no coordinator {name}"));
         format!("127.0.0.1:{}", self.ports.numbers()[self.plan.coordinators.len() + index])
+    }
+
+    /// Where processes attach to an agent, host:port.
+    ///
+    /// # Panics
+    /// When none do.
+    pub fn attach_address(&self, agent: &str) -> String {
+        let found = self.plan.attachable.iter().find(|(name, _)| name == agent);
+        found.unwrap_or_else(|| panic!("nothing attaches to {agent}")).1.clone()
     }
 
     /// The coordinators' endpoints.

@@ -20,9 +20,14 @@ echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT $$ $PPID" >> "$1"
 eval "$(cat)"
 "#;
 
+/// The command that runs a task and notes its execution in this file.
+pub fn script_runner(executions: &Path) -> [String; 5] {
+    ["/bin/sh".into(), "-c".into(), RUN.into(), "sh".into(), executions.display().to_string()]
+}
+
 /// The executor, which notes executions in this file.
 pub fn shell_executor(executions: &Path) -> Value {
-    json!({"command": {"argv": ["/bin/sh", "-c", RUN, "sh", executions]}})
+    json!({"command": {"argv": script_runner(executions)}})
 }
 
 /// A task that runs a script.

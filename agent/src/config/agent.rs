@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// Default of [`AgentConfig::drain_timeout`].
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Default of [`AgentConfig::worker_listen`].
+pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
+
 /// An agent's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentConfig {
@@ -37,6 +40,8 @@ pub struct AgentConfig {
     pub drain_timeout: Duration,
     /// Where to serve metrics and probes over HTTP, host:port.
     pub metrics_listen: Option<String>,
+    /// Where processes attach that run tasks, with [`ExecutorSpec::Worker`]: host:port of the loopback interface.
+    pub worker_listen: String,
 }
 
 /// What an agent is for.
@@ -71,6 +76,8 @@ pub enum ExecutorSpec {
     Command(CommandSpec),
     /// A request to a server for each task.
     Http(HttpSpec),
+    /// Processes that attach to the agent; see [`AgentConfig::worker_listen`].
+    Worker {},
     /// The input is the output.
     Echo {},
 }

@@ -1,6 +1,6 @@
 //! The forms of values: addresses, durations, numbers, names, lists.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use robeing_fleet::limits::{MAX_DURATION_MS, MAX_NAME_BYTES, MAX_SPECIALIZATIONS, MAX_WEIGHT};
 
@@ -45,6 +45,15 @@ pub(super) fn name(value: &Value) -> Result<String, ConfigError> {
 /// `host:port`, as it is.
 pub(super) fn address(value: &Value) -> Result<String, ConfigError> {
     parse_address(value.text.trim()).ok_or_else(|| value.wrong("host:port, such as 127.0.0.1:8080"))
+}
+
+/// `host:port` of the loopback interface: whoever can connect there gets tasks.
+pub(super) fn local_address(value: &Value) -> Result<String, ConfigError> {
+    let expected = || value.wrong("host:port of this machine alone, such as 127.0.0.1:8081");
+    let address = parse_address(value.text.trim()).ok_or_else(expected)?;
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) { Ok(address) } else { Err(expected()) }
 }
 
 fn parse_address(text: &str) -> Option<String> {
@@ -189,16 +198,13 @@ pub(super) fn weights(value: &Value) -> Result<Weights, ConfigError> {
 /// An executor in the form of a manifest.
 pub(super) fn executor(value: &Value) -> Result<ExecutorSpec, ConfigError> {
     let wrong = |problem: &dyn std::fmt::Display| {
-        let form = r#"JSON such as {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://127.0.0.1:9000/"}} or {"echo":{}}"#;
+        let form = r#"JSON such as {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://127.0.0.1:9000/"}}, {"worker":{}} or {"echo":{}}"#;
         value.wrong(&format!("{form} ({problem})"))
     };
     let parsed: serde_json::Value = serde_json::from_str(&value.text).map_err(|e| wrong(&e))?;
     match parsed.as_object() {
         Some(kinds) if kinds.len() == 1 => {}
         _ => return Err(wrong(&"exactly one executor is needed")),
-    }
-    if parsed.get("worker").is_some() {
-        return Err(wrong(&"this version has no worker executor"));
     }
     serde_json::from_value(parsed).map_err(|e| wrong(&e))
 }

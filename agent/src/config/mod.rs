@@ -165,6 +165,9 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
         pool_standby,
         specializations,
         slots: number(sources, "slots", 1, MAX_SLOTS, 1)?,
+        worker_listen: sources
+            .get("worker-listen")
+            .map_or_else(|| Ok(DEFAULT_WORKER_LISTEN.to_owned()), |value| forms::local_address(&value))?,
         drain_timeout: duration(sources, "drain-timeout", std::time::Duration::ZERO)?.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
         name: common.name,
         cluster_id: common.cluster_id,

@@ -183,7 +183,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         "executor",
         &["ROBEING_EXECUTOR"],
         "JSON",
-        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://..."}} or {"echo":{}}"#,
+        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://..."}}, {"worker":{}} or {"echo":{}}"#,
+    ),
+    setting(
+        For::Agents,
+        "worker-listen",
+        &["ROBEING_WORKER_LISTEN"],
+        "HOST:PORT",
+        "Where processes attach that run tasks, with the executor worker: an address of this machine alone (127.0.0.1:8081)",
     ),
     setting(
         For::Agents,

@@ -92,6 +92,7 @@ fn the_flags_of_an_agent_are_read() {
         slots: 4,
         drain_timeout: Duration::from_secs(5),
         metrics_listen: None,
+        worker_listen: "127.0.0.1:8081".into(),
     };
     assert_eq!(config, expected);
 }
@@ -242,7 +243,12 @@ fn malformed_values_are_told_with_where_they_come_from_and_what_to_give() {
         ("--advertise", "host"),
         ("--executor", "wc -w"),
         ("--executor", "{}"),
-        ("--executor", r#"{"worker":{}}"#),
+        ("--executor", r#"{"worker":{"slots":1}}"#),
+        ("--worker-listen", "0.0.0.0:8081"),
+        ("--worker-listen", "10.0.0.1:8081"),
+        ("--worker-listen", "worker.example.com:8081"),
+        ("--worker-listen", "[::]:8081"),
+        ("--worker-listen", "127.0.0.1"),
         ("--executor", r#"{"echo":{},"http":{"url":"http://a/"}}"#),
         ("--executor", r#"{"command":{"argv":["a"],"shell":true}}"#),
     ] {
@@ -291,4 +297,17 @@ fn limits_hold_at_their_edges() {
 #[test]
 fn the_help_lists_every_setting() {
     insta::assert_snapshot!(settings::command().term_width(120).render_long_help());
+}
+
+#[test]
+fn processes_attach_on_this_machine_alone() {
+    for address in ["127.0.0.1:0", "127.8.8.8:9000", "localhost:9000", "[::1]:9000"] {
+        let flag = format!("--worker-listen={address}");
+        assert_eq!(agent(&worker(&[&flag]), &[]).worker_listen, address);
+    }
+    let env = [("ROBEING_WORKER_LISTEN", "127.0.0.1:9000")];
+    assert_eq!(agent(&worker(&[]), &env).worker_listen, "127.0.0.1:9000");
+    let args = worker(&[r#"--executor={"worker":{}}"#]);
+    let Process::Agent(_, executor) = read(&args, &[]).expect("it is right").process else { panic!("it is an agent") };
+    assert_eq!(executor, ExecutorSpec::Worker {});
 }

@@ -1,6 +1,6 @@
 //! What running a task means on an agent: an [`Executor`] is handed one attempt and answers with one [`Outcome`].
 //!
-//! An executor knows processes, pipes and HTTP. It knows nothing of sessions, coordinators or the fleet; it decides
+//! An executor knows processes, pipes, HTTP and local gRPC. It knows nothing of sessions, coordinators or the fleet; it decides
 //! whether an attempt that failed is worth another one, and nothing else about retries. Everything an attempt started
 //! is gone when `run` returns or its future is dropped.
 
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub mod command;
@@ -15,6 +16,7 @@ pub mod echo;
 pub mod guard;
 pub mod http;
 pub mod reaper;
+pub mod worker;
 
 mod launcher;
 mod pipes;
@@ -25,6 +27,7 @@ pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE};
 pub use echo::EchoExecutor;
 pub use guard::Guard;
 pub use http::{HttpConfig, HttpExecutor};
+pub use worker::{WorkerConfig, WorkerExecutor};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.
 pub const DEFAULT_MAX_OUTPUT: usize = 1 << 20;
@@ -47,7 +50,12 @@ pub trait Executor: Send + Sync + 'static {
         let _ = left;
     }
 
-    /// The executor's name as it is written in a manifest: `command`, `http` or `echo`.
+    /// Whether there is anything here to run attempts with, as it changes; `None`: always. An agent without takes no tasks.
+    fn presence(&self) -> Option<watch::Receiver<bool>> {
+        None
+    }
+
+    /// The executor's name as it is written in a manifest: `command`, `http`, `worker` or `echo`.
     fn name(&self) -> &'static str;
 }
 
@@ -81,6 +89,8 @@ pub enum Outcome {
     Failed(Failure),
     /// The attempt was stopped because `cancel` fired.
     Cancelled,
+    /// Nothing is there to run it with, and nothing of it was begun.
+    NotBegun,
 }
 
 /// Why an attempt failed.
@@ -90,9 +100,10 @@ pub struct Failure {
     pub kind: FailureKind,
     /// A sentence for people: what happened, to what, and what to do where that is known.
     pub message: String,
-    /// The command's exit code, the number of the signal that ended it, or the HTTP status.
+    /// The command's exit code, the number of the signal that ended it, the HTTP status, or what an attached process says.
     pub code: Option<i32>,
-    /// The end of what the command wrote to stderr, or the start of an HTTP error's body; at most
+    /// The end of what the command wrote to stderr or an attached process gives as details, or the start of an HTTP error's
+    /// body; at most
     /// [`Limits::stderr_tail`] bytes, with invalid UTF-8 replaced.
     pub stderr_tail: String,
     /// Whether another attempt, perhaps on another agent, may do better.
@@ -121,8 +132,11 @@ pub enum FailureKind {
     OutputTooLarge,
     /// The HTTP server answered with a status other than 2xx.
     Http,
-    /// The HTTP server could not be reached, or the connection broke before its answer was whole.
+    /// The HTTP server could not be reached, or the connection to it or to an attached process broke before the answer
+    /// was whole.
     Unreachable,
+    /// An attached process says that it failed.
+    Reported,
     /// The attempt itself can't be handed over, such as a kind with a character no HTTP header can carry.
     InvalidAttempt,
 }
@@ -179,6 +193,9 @@ pub enum ExecutorError {
         /// What reading them gave.
         source: std::io::Error,
     },
+    /// Processes can't attach, because the address can't be listened on.
+    #[error("{0}; another process may listen there: change --worker-listen")]
+    Listen(#[source] std::io::Error),
     /// The thread that starts commands can't be started.
     #[error("the thread that starts commands can't be started: {0}; the agent may be at its limit of processes")]
     Thread(#[source] std::io::Error),

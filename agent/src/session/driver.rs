@@ -42,6 +42,7 @@ pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(3_600);
 
 /// What a driver is made of.
+#[derive(Clone)]
 pub(super) struct Parts {
     pub config: AgentConfig,
     pub platform: Platform,

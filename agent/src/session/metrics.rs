@@ -16,6 +16,7 @@ pub(super) struct Ended {
     outcome: &'static str,
 }
 
+#[derive(Clone)]
 pub(super) struct SessionMetrics {
     pub running: Gauge,
     pub reconnects: Counter,

@@ -20,6 +20,8 @@
 //!    back or not begun.
 //! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
 //!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
+//! 8. **Idle hands take nothing.** While the executor has nothing to run attempts with, the agent is not in the fleet: it
+//!    leaves as if it were asked to stop, and comes back when there is something again.
 
 mod drain;
 mod driver;
@@ -34,15 +36,21 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{io, sync::Arc};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 pub use drain::{DRAINED_WITHIN, HAND_BACK_WITHIN, LEAVE_WITHIN};
 pub use driver::SEND_AGAIN_AFTER;
 pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
 
 use crate::{config::AgentConfig, executor::Executor, platform::Platform, telemetry::Metrics, transport::Transport};
+
+/// The time from one joining of the fleet to the next, at least, so that a process that attaches and dies at once does not
+/// keep the coordinators busy.
+pub const STAY_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Why an agent ended otherwise than asked.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +80,7 @@ pub async fn run(
 ) -> Result<(), SessionError> {
     let transport = Transport::new(Arc::clone(&platform.network));
     let listening = listener::listen(&config, &transport).await.map_err(SessionError::Listen)?;
+    let mut presence = executor.presence();
     let parts = driver::Parts {
         metrics: metrics::SessionMetrics::new(&metrics, config.slots),
         readiness: metrics.readiness().clone(),
@@ -81,5 +90,44 @@ pub async fn run(
         transport,
         executor,
     };
-    driver::Driver::new(parts).run(shutdown).await
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            () = becomes(&mut presence, true) => {}
+        }
+        let joined = Instant::now();
+        let stop = shutdown.child_token();
+        let mut stay = pin!(driver::Driver::new(parts.clone()).run(stop.clone()));
+        let end = tokio::select! {
+            biased;
+            end = &mut stay => end,
+            () = becomes(&mut presence, false) => {
+                info!("nothing is attached that runs tasks: the agent leaves the fleet until something is");
+                stop.cancel();
+                stay.await
+            }
+        };
+        if shutdown.is_cancelled() || !stop.is_cancelled() {
+            return end;
+        }
+        if let Err(error) = end {
+            warn!(%error, "the agent left the fleet with work that nobody took back");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep_until(joined + STAY_AT_LEAST) => {}
+        }
+    }
+}
+
+/// Waits until the executor has something to run attempts with, or has nothing. One that is silent about it always has.
+async fn becomes(presence: &mut Option<watch::Receiver<bool>>, wanted: bool) {
+    let closed = match presence {
+        Some(presence) => presence.wait_for(|present| *present == wanted).await.is_err(),
+        None => !wanted,
+    };
+    if closed {
+        std::future::pending::<()>().await;
+    }
 }

@@ -32,6 +32,7 @@ pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
         Outcome::Succeeded { output } => completion::Outcome::Output(output),
         Outcome::Failed(failure) => completion::Outcome::Failure(self::failure(failure)),
         Outcome::Cancelled => completion::Outcome::Stopped(v1::Stopped {}),
+        Outcome::NotBegun => completion::Outcome::HandedBack(v1::HandedBack {}),
     }
 }
 
@@ -44,6 +45,7 @@ fn failure(failure: Failure) -> v1::Failure {
         FailureKind::OutputTooLarge => v1::FailureKind::OutputTooLarge,
         FailureKind::Http => v1::FailureKind::Http,
         FailureKind::Unreachable => v1::FailureKind::Unreachable,
+        FailureKind::Reported => v1::FailureKind::Reported,
         FailureKind::InvalidAttempt => v1::FailureKind::Internal,
     };
     v1::Failure {

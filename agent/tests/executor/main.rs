@@ -7,3 +7,4 @@ mod guard;
 mod http;
 mod orphans;
 mod stopping;
+mod worker;

@@ -205,6 +205,14 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) -> io::Result<()>
     ))?;
     screen.line(&format!("logs:      {data}/logs"))?;
     screen.line(&format!("endpoints: {}", fleet.endpoints().join(",")))?;
+    if !plan.attachable.is_empty() {
+        let agents: Vec<String> = plan.attachable.iter().map(|(agent, at)| format!("{at} ({agent})")).collect();
+        screen.line(&format!(
+            "attach:    an agent takes tasks once a process of yours is attached to it; start one for each, with \
+             ROBEING_WORKER_ADDRESS={}",
+            agents.join(", ")
+        ))?;
+    }
     screen.line(&format!(
         "try:       robeing status            (other commands find this fleet; from elsewhere: ROBEING_ENDPOINT={})",
         fleet.endpoints().join(",")

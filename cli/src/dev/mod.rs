@@ -27,7 +27,7 @@ pub use event::DevEvent;
 
 use agent_binary::{ensure_is_agent, find_agent_binary};
 use data::DataDir;
-use plan::{Plan, ProcessKind};
+use plan::{Plan, ProcessKind, attachable_agents};
 use registry::Registration;
 use supervisor::Supervisor;
 
@@ -47,8 +47,8 @@ pub struct DevOptions {
     pub data: Option<PathBuf>,
     /// Its name, instead of the manifest's.
     pub name: Option<String>,
-    /// The port of the first coordinator; the others take those after it. Without it, free ports, or those of the
-    /// data directory.
+    /// The port of the first coordinator; the others take those after it, and then the agents to which processes attach.
+    /// Without it, free ports, for the coordinators those of the data directory.
     pub port: Option<u16>,
     /// The `robeing-agent` program; without it, the one beside this program, or in `PATH`.
     pub agent_bin: Option<PathBuf>,
@@ -99,7 +99,8 @@ impl DevFleet {
         ensure_is_agent(&program).await?;
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
-        let plan = Plan::of(&cluster.spec, &name, &ports, data.path());
+        let attach = ports::for_attaching(attachable_agents(&cluster.spec), options.port, count).await?;
+        let plan = Plan::of(&cluster.spec, &name, &ports, &attach, data.path());
         // A fleet that can't be registered runs as well; it only has to be named by its endpoints.
         let registration = Registration::write(&plan.name, &plan.endpoints(), data.path()).ok();
         let (events, receiver) = broadcast::channel(EVENTS);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use robeing_crds::{Pool, RobeingClusterSpec, Role};
+use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role};
 
 use super::DRAIN_TIMEOUT;
 
@@ -38,6 +38,8 @@ pub struct Plan {
     pub coordinators: Vec<String>,
     /// Agents that work and agents that stand by, as the manifest asks for.
     pub agents: (u32, u32),
+    /// The agents to which processes of the user's attach, and where, host:port.
+    pub attachable: Vec<(String, String)>,
     /// The manifest asks for no agents for the time being.
     pub suspended: bool,
     /// All processes, coordinators first.
@@ -45,25 +47,46 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The processes of a cluster whose coordinators listen on these ports of the loopback address.
-    pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], data: &Path) -> Self {
+    /// The processes of a cluster whose coordinators listen on these ports of the loopback address, and whose agents let
+    /// processes attach at those of `attach`, as many as [`attachable_agents`] says.
+    pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], attach: &[u16], data: &Path) -> Self {
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut processes: Vec<Process> =
             (0..ports.len()).map(|index| coordinator(spec, name, index, &coordinators, data)).collect();
-        let pools = if spec.suspend { &[][..] } else { &spec.pools[..] };
+        let pools = running_pools(spec);
+        let mut attach = attach.iter().map(|port| format!("127.0.0.1:{port}"));
+        let mut attachable = Vec::new();
         for pool in pools {
-            let count = replicas(pool) + pool.standby;
-            processes.extend((0..count).map(|index| agent(pool, name, index, &coordinators)));
+            for index in 0..replicas(pool) + pool.standby {
+                let at = if is_attachable(pool) { attach.next() } else { None };
+                let agent = agent(pool, name, index, &coordinators, at.as_deref());
+                attachable.extend(at.map(|at| (agent.name.clone(), at)));
+                processes.push(agent);
+            }
         }
         let agents =
             pools.iter().fold((0, 0), |(working, standby), pool| (working + replicas(pool), standby + pool.standby));
-        Self { name: name.into(), coordinators, agents, suspended: spec.suspend, processes }
+        Self { name: name.into(), coordinators, agents, attachable, suspended: spec.suspend, processes }
     }
 
     /// The coordinators' addresses as URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.coordinators.iter().map(|address| format!("http://{address}")).collect()
     }
+}
+
+fn running_pools(spec: &RobeingClusterSpec) -> &[Pool] {
+    if spec.suspend { &[] } else { &spec.pools }
+}
+
+/// How many agents of a cluster have processes of the user's attached to them.
+pub fn attachable_agents(spec: &RobeingClusterSpec) -> usize {
+    let pools = running_pools(spec).iter().filter(|pool| is_attachable(pool));
+    pools.map(|pool| (replicas(pool) + pool.standby) as usize).sum()
+}
+
+fn is_attachable(pool: &Pool) -> bool {
+    matches!(pool.executor, Executor::Worker {})
 }
 
 /// A pool that is left to an autoscaler has one agent here.
@@ -111,7 +134,7 @@ fn coordinator_name(index: usize) -> String {
     format!("coordinator-{index}")
 }
 
-fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String]) -> Process {
+fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach: Option<&str>) -> Process {
     let name = format!("{}-{index}", pool.name);
     let executor = serde_json::to_string(&pool.executor).unwrap_or_else(|error| {
         unreachable!("an executor is strings and lists of strings, which have a JSON form: {error}")
@@ -131,6 +154,9 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String]) -> Pro
     ];
     if !pool.specializations.is_empty() {
         given.push(("specializations", pool.specializations.join(",")));
+    }
+    if let Some(address) = attach {
+        given.push(("worker-listen", address.into()));
     }
     Process { name, kind: ProcessKind::Agent { pool: pool.name.clone() }, arguments: flags(given) }
 }
@@ -171,18 +197,24 @@ spec:
     executor: {command: {argv: [/bin/sh, -c, "wc -w"]}}
   - name: free
     executor: {echo: {}}
+  - name: mine
+    standby: 1
+    executor: {worker: {}}
   recovery: {heartbeatInterval: 250ms, sessionTimeout: 1s, maxAttempts: 3}
 "#;
 
     fn plan(manifest: &str) -> Plan {
         let cluster = robeing_crds::parse_manifest(manifest).unwrap_or_else(|error| panic!("{error}"));
-        Plan::of(&cluster.spec, "example", &[4001, 4002, 4003], Path::new("/data"))
+        let attach: Vec<u16> = (5001..).take(attachable_agents(&cluster.spec)).collect();
+        Plan::of(&cluster.spec, "example", &[4001, 4002, 4003], &attach, Path::new("/data"))
     }
 
     #[test]
     fn every_process_has_its_command_line() {
         let plan = plan(MANIFEST);
-        assert_eq!(plan.agents, (3, 1));
+        assert_eq!(plan.agents, (4, 2));
+        let at = |name: &str, port: u16| (name.to_owned(), format!("127.0.0.1:{port}"));
+        assert_eq!(plan.attachable, [at("mine-0", 5001), at("mine-1", 5002)]);
         let lines: Vec<_> = plan.processes.iter().map(|process| process.arguments.join("\n  ")).collect();
         insta::assert_snapshot!(lines.join("\n"));
     }

@@ -1,4 +1,4 @@
-//! Ports of the loopback address for coordinators.
+//! Ports of the loopback address, for coordinators and for agents to which processes attach.
 
 use std::{
     io,
@@ -32,6 +32,14 @@ pub(super) fn free(count: usize) -> Result<Vec<u16>, DevError> {
 pub(super) fn from_base(base: u16, count: usize) -> Result<Vec<u16>, DevError> {
     let no_room = || DevError::NoSuchPorts { base, count };
     (0..count).map(|index| u16::try_from(usize::from(base) + index).map_err(|_| no_room())).collect()
+}
+
+/// The ports at which processes attach to so many agents: those after the coordinators' where the first of these is given.
+pub(super) async fn for_attaching(count: usize, base: Option<u16>, coordinators: usize) -> Result<Vec<u16>, DevError> {
+    let Some(base) = base else { return free(count) };
+    let ports = from_base(base, coordinators + count)?.split_off(coordinators);
+    ensure_free(&ports, "choose another --port, or leave it out to take free ones").await?;
+    Ok(ports)
 }
 
 /// Makes sure that nothing listens on these ports.

@@ -21,17 +21,13 @@ fn problems_with(spec: &RobeingClusterSpec, path: &OsStr) -> Vec<(String, String
     for (index, pool) in spec.pools.iter().enumerate() {
         let field = format!("spec.pools[{index}].executor");
         match &pool.executor {
-            Executor::Worker {} => problems.push((
-                format!("{field}.worker"),
-                "The executor worker is declared and not there yet; use command, http or echo.".to_owned(),
-            )),
             Executor::Command(command) if has_agents(spec, pool) => {
                 let program = command.argv.first().map(String::as_str).unwrap_or_default();
                 if let Some(problem) = program_problem(program, path) {
                     problems.push((format!("{field}.command.argv[0]"), problem));
                 }
             }
-            Executor::Command(_) | Executor::Http(_) | Executor::Echo {} => {}
+            Executor::Command(_) | Executor::Http(_) | Executor::Worker {} | Executor::Echo {} => {}
         }
     }
     problems
@@ -105,13 +101,5 @@ mod tests {
         assert_eq!(problems_of(&pool("replicas: 0,"), nowhere), []);
         assert_eq!(problems_of(&format!("suspend: true, {}", pool("")), nowhere), []);
         assert_eq!(problems_of(&pool("replicas: 0, standby: 1,"), nowhere).len(), 1);
-    }
-
-    #[test]
-    fn an_executor_that_is_not_there_yet_is_refused() {
-        let pools = "pools: [{name: p, executor: {echo: {}}}, {name: q, executor: {worker: {}}}]";
-        let found = problems_of(pools, Path::new("/nowhere"));
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!(found[0].0, "spec.pools[1].executor.worker");
     }
 }

@@ -45,11 +45,6 @@ fn dev_refuses_executors_that_can_not_run_here() {
         bench.write("refused.yaml", &MANIFEST.replace("echo: {}", executor));
         bench.run(&["dev", "-f", "refused.yaml", "--agent-bin", &agent])
     };
-    refusal("worker: {}").assert(
-        2,
-        "spec.pools[0].executor.worker (line 8, column 54): The executor worker is declared and not there yet; use \
-         command, http or echo.",
-    );
     let absent = refusal("command: {argv: [no-such-program]}");
     absent.assert(2, "spec.pools[0].executor.command.argv[0] (line 8, column ");
     absent.assert(2, "The program no-such-program is not in PATH");

@@ -21,7 +21,7 @@ use super::{
     pod::{self, AGENT_VOLUME, env},
 };
 use crate::{
-    names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component},
+    names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component, WORKER_ADDRESS},
     validate::{self, Fleet, FleetPool, Work},
 };
 
@@ -130,13 +130,18 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
             add_env(&mut agent, &pool.template.env);
             if own_image { (vec![], vec![agent]) } else { (vec![install(fleet)], vec![agent]) }
         }
-        Work::BesideAgent(given) => {
-            let mut server = user_container(pool, given, false);
-            server.name = "executor".into();
+        Work::BesideAgent { container, attaches_at } => {
+            let mut beside = user_container(pool, container, false);
+            beside.name = "executor".into();
             // A native sidecar: it starts before the agent takes tasks, and ends after the agent has drained.
-            server.restart_policy = Some("Always".into());
-            add_env(&mut server, &pool.template.env);
-            (vec![server], vec![agent(fleet, pool, true)])
+            beside.restart_policy = Some("Always".into());
+            add_env(&mut beside, &pool.template.env);
+            let mut agent = agent(fleet, pool, true);
+            if let Some(address) = attaches_at {
+                add_env(&mut beside, &[env(WORKER_ADDRESS, address)]);
+                add_env(&mut agent, &[env("ROBEING_WORKER_LISTEN", address)]);
+            }
+            (vec![beside], vec![agent])
         }
     }
 }

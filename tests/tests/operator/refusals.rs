@@ -51,7 +51,7 @@ async fn a_pool_that_can_not_be_built_any_more_stays(client: &Client, operator: 
     let before = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
     let mut wrong = spec()["pools"].as_array().expect("pools").clone();
     wrong[0]["executor"] = json!({"worker": {}});
-    wrong[0]["container"] = json!({"image": "theirs"});
+    wrong[0]["container"] = json!({"command": ["theirs"]});
     pools(client, wrong).await;
     until_degraded(client, "Pool \"data\" is not built").await;
     operator.rests(RENEWALS).await;

@@ -4,6 +4,7 @@ mod attempts;
 mod draining;
 mod lease;
 mod network;
+mod presence;
 mod resume;
 mod script;
 mod search;

@@ -8,7 +8,7 @@ use robeing_proto::v1::{
     coordinator_message::Message as FromCoordinator, session_server,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -188,8 +188,11 @@ pub fn reference(task: &str) -> v1::AttemptRef {
     v1::AttemptRef { task_id: task.to_owned(), attempt: 1 }
 }
 
-/// An executor whose every attempt ends when the test says so.
-pub struct Manual(mpsc::Sender<Started>);
+/// An executor whose every attempt ends when the test says so. With nothing present it begins none.
+pub struct Manual {
+    started: mpsc::Sender<Started>,
+    presence: Option<watch::Receiver<bool>>,
+}
 
 /// An attempt that runs.
 pub struct Started {
@@ -232,15 +235,22 @@ impl Started {
 #[async_trait]
 impl Executor for Manual {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
+        if self.presence.as_ref().is_some_and(|presence| !*presence.borrow()) {
+            return Outcome::NotBegun;
+        }
         let ((finish, finished), (tell, gone)) = (oneshot::channel(), oneshot::channel());
         let _tell = TellWhenDropped(Some(tell));
         let started = Started { attempt, at: Instant::now(), finish: Some(finish), gone };
-        self.0.send(started).await.expect("the test listens");
+        self.started.send(started).await.expect("the test listens");
         tokio::select! {
             biased;
             outcome = finished => outcome.unwrap_or(Outcome::Cancelled),
             () = cancel.cancelled() => Outcome::Cancelled,
         }
+    }
+
+    fn presence(&self) -> Option<watch::Receiver<bool>> {
+        self.presence.clone()
     }
 
     fn name(&self) -> &'static str {
@@ -274,6 +284,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         slots,
         drain_timeout: Duration::from_secs(30),
         metrics_listen: None,
+        worker_listen: "127.0.0.1:0".into(),
     }
 }
 
@@ -283,9 +294,19 @@ pub fn platform(network: &MemoryNetwork) -> Platform {
 
 impl Agent {
     pub fn start(network: &MemoryNetwork, config: AgentConfig) -> Self {
+        Self::with_presence(network, config, None)
+    }
+
+    /// One whose executor has something to run attempts with only now and then.
+    pub fn with_presence(
+        network: &MemoryNetwork,
+        config: AgentConfig,
+        presence: Option<watch::Receiver<bool>>,
+    ) -> Self {
         let (sender, started) = mpsc::channel(CALLS);
         let shutdown = CancellationToken::new();
-        let session = run(config, platform(network), Arc::new(Manual(sender)), Metrics::default(), shutdown.clone());
+        let executor = Arc::new(Manual { started: sender, presence });
+        let session = run(config, platform(network), executor, Metrics::default(), shutdown.clone());
         Self { task: tokio::spawn(session), shutdown, started }
     }
 

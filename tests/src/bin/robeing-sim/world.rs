@@ -142,6 +142,7 @@ fn coordinator_config(name: String) -> CoordinatorConfig {
 
 fn agent_config(name: String) -> AgentConfig {
     AgentConfig {
+        worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

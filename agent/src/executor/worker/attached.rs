@@ -1,0 +1,211 @@
+//! The processes that are attached, and what each of them runs. Knows channels; the gRPC stream at their other end is the
+//! service's.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use robeing_proto::worker::v1::{Stop, TaskResult, ToProcess, task_result, to_process};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::executor::Attempt;
+
+/// Processes attached at once.
+pub const MAX_PROCESSES: usize = 64;
+/// Messages to a process that it has not read; an attempt waits for room, and one that is dropped meanwhile detaches the
+/// process.
+pub const MAX_UNREAD: usize = 64;
+
+/// What a process says of an attempt; `None`: nothing.
+pub(super) type Answer = Option<task_result::Outcome>;
+
+/// A task's id and the attempt's number.
+type Key = (String, u32);
+
+/// See the module.
+pub(super) struct Attached {
+    state: Mutex<State>,
+    present: watch::Sender<bool>,
+    gauge: Gauge,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many have attached so far, which is also the number of the last.
+    number: u64,
+    processes: BTreeMap<u64, Process>,
+}
+
+struct Process {
+    name: Arc<str>,
+    outgoing: mpsc::Sender<ToProcess>,
+    detached: CancellationToken,
+    running: BTreeMap<Key, oneshot::Sender<Answer>>,
+}
+
+/// A process's side of being attached. When it is dropped, the process is not attached any more.
+pub(super) struct Member {
+    attached: Arc<Attached>,
+    pub number: u64,
+    /// What to tell the process.
+    pub outgoing: mpsc::Receiver<ToProcess>,
+    /// Cancelled when the agent has detached it.
+    pub detached: CancellationToken,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.attached.leave(self.number);
+    }
+}
+
+impl Attached {
+    pub fn new(gauge: Gauge) -> Self {
+        Self { state: Mutex::default(), present: watch::Sender::new(false), gauge }
+    }
+
+    /// Whether any process is attached, as it changes.
+    pub fn presence(&self) -> watch::Receiver<bool> {
+        self.present.subscribe()
+    }
+
+    /// Lets a process attach. `None`: there are too many.
+    pub fn join(self: &Arc<Self>, name: &str) -> Option<Member> {
+        let mut state = self.lock();
+        if state.processes.len() >= MAX_PROCESSES {
+            return None;
+        }
+        state.number += 1;
+        let number = state.number;
+        let name: Arc<str> = if name.is_empty() { format!("process {number}").into() } else { name.into() };
+        info!(process = %name, "a process has attached");
+        let (outgoing, unread) = mpsc::channel(MAX_UNREAD);
+        let detached = CancellationToken::new();
+        let process = Process { name, outgoing, detached: detached.clone(), running: BTreeMap::new() };
+        state.processes.insert(number, process);
+        self.changed(&state);
+        Some(Member { attached: Arc::clone(self), number, outgoing: unread, detached })
+    }
+
+    /// A process is gone. What it ran fails.
+    pub fn leave(&self, number: u64) {
+        let mut state = self.lock();
+        if let Some(process) = state.processes.remove(&number) {
+            info!(process = %process.name, running = process.running.len(), "a process is not attached any more");
+            self.changed(&state);
+        }
+    }
+
+    /// Gives an attempt to the process that runs the fewest. `None`: there is none.
+    pub fn begin(self: &Arc<Self>, attempt: &Attempt) -> Option<Begun> {
+        let key = (attempt.task_id.clone(), attempt.attempt);
+        let mut state = self.lock();
+        let (number, process) = state.processes.iter_mut().min_by_key(|(_, process)| process.running.len())?;
+        let (answered, answer) = oneshot::channel();
+        process.running.insert(key.clone(), answered);
+        Some(Begun {
+            attached: Arc::clone(self),
+            process: *number,
+            name: Arc::clone(&process.name),
+            key,
+            outgoing: process.outgoing.clone(),
+            answer,
+            told: false,
+        })
+    }
+
+    /// Takes what a process says. Of an attempt that it does not run, or runs no more, nothing is wanted.
+    pub fn answered(&self, number: u64, result: TaskResult) {
+        let TaskResult { task_id, attempt, outcome } = result;
+        let key = (task_id, attempt);
+        let waiting = self.lock().processes.get_mut(&number).and_then(|process| process.running.remove(&key));
+        if waiting.is_none_or(|waiting| waiting.send(outcome).is_err()) {
+            debug!(task = key.0, attempt = key.1, "a result that nobody waits for");
+        }
+    }
+
+    /// Nobody waits for an attempt any more. If the process may still run it and was not told, it is, without waiting.
+    fn abandon(&self, number: u64, key: &Key, told: bool) {
+        let mut state = self.lock();
+        let Some(process) = state.processes.get_mut(&number) else { return };
+        if process.running.remove(key).is_none() || told {
+            return;
+        }
+        let full = matches!(process.outgoing.try_send(stop(key)), Err(mpsc::error::TrySendError::Full(_)));
+        if full && let Some(process) = state.processes.remove(&number) {
+            warn!(process = %process.name, "a process that reads nothing is detached: it is not to be told what to stop");
+            process.detached.cancel();
+            self.changed(&state);
+        }
+    }
+
+    /// Called under the lock, so that the last word is the latest.
+    fn changed(&self, state: &State) {
+        self.gauge.set(i64::try_from(state.processes.len()).unwrap_or(i64::MAX));
+        let present = !state.processes.is_empty();
+        self.present.send_if_modified(|was| std::mem::replace(was, present) != present);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under it leaves it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt that a process runs, until it is dropped.
+pub(super) struct Begun {
+    attached: Arc<Attached>,
+    process: u64,
+    name: Arc<str>,
+    key: Key,
+    outgoing: mpsc::Sender<ToProcess>,
+    answer: oneshot::Receiver<Answer>,
+    /// The process was told to stop.
+    told: bool,
+}
+
+impl Begun {
+    /// The process.
+    pub fn process_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Tells the process. `None`: it was gone before it could be told.
+    pub async fn send(&mut self, message: to_process::Message) -> Option<()> {
+        let message = ToProcess { message: Some(message) };
+        tokio::select! {
+            biased;
+            sent = self.outgoing.send(message) => sent.ok(),
+            // Nothing is answered before it is asked, so this is the process's end.
+            _ = &mut self.answer => None,
+        }
+    }
+
+    /// What the process says. `None`: it is gone.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        (&mut self.answer).await.ok()
+    }
+
+    /// Tells the process to stop, and waits until it has answered or is gone.
+    pub async fn stop(&mut self) {
+        self.told = self.outgoing.send(stop(&self.key)).await.is_ok();
+        if self.told {
+            let _ = (&mut self.answer).await;
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.attached.abandon(self.process, &self.key, self.told);
+    }
+}
+
+fn stop((task_id, attempt): &Key) -> ToProcess {
+    let stop = Stop { task_id: task_id.clone(), attempt: *attempt };
+    ToProcess { message: Some(to_process::Message::Stop(stop)) }
+}

@@ -1,0 +1,184 @@
+//! The `worker` executor: processes of the user's attach to the agent over gRPC on its loopback address, and run attempts
+//! for it, in any language (`robeing/worker/v1/worker.proto`).
+//!
+//! What always holds:
+//!
+//! 1. An attempt goes to one process, the one that runs the fewest, and only that process's result counts for it.
+//! 2. When a process is gone, what it ran fails at once, worth another attempt. Nothing of it is waited for.
+//! 3. An attempt that no process has begun is given back as if it had never been here.
+//! 4. Of a stopped attempt the process is told, and waited for no longer than [`Limits::kill_grace`]; what it says later is
+//!    ignored. Its work cannot be ended by force, which only the process can do to itself.
+//! 5. A process that does not read what it is sent is detached, rather than waited for.
+
+mod attached;
+mod service;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use robeing_proto::worker::v1::{self as proto, to_process};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{error, info};
+
+use self::attached::{Answer, Attached, Begun};
+use super::text::timed_out;
+use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outcome};
+use crate::{telemetry::Metrics, transport::Transport};
+
+pub use attached::{MAX_PROCESSES, MAX_UNREAD};
+pub use service::{HELLO_WITHIN, MAX_PROCESS_NAME};
+
+/// Where to listen, and what to tell processes of the agent.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// An address of the loopback interface, host:port; port 0 takes a free one.
+    pub listen: String,
+    /// The agent's name.
+    pub agent: String,
+    /// Attempts the agent runs at once.
+    pub slots: u32,
+    /// What an attempt may use; `stderr_tail` bounds how much of a failure's message and of its details is kept.
+    pub limits: Limits,
+}
+
+/// Gives attempts to the processes that are attached. It stops listening when it is dropped.
+pub struct WorkerExecutor {
+    attached: Arc<Attached>,
+    limits: Limits,
+    local: SocketAddr,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl WorkerExecutor {
+    /// Listens, and lets processes attach from now on.
+    ///
+    /// # Errors
+    /// When the address can't be listened on.
+    pub async fn listen(config: WorkerConfig, transport: &Transport, metrics: &Metrics) -> Result<Self, ExecutorError> {
+        let bound = transport.bind(&config.listen).await.map_err(ExecutorError::Listen)?;
+        let local = bound.local_addr().map_err(ExecutorError::Listen)?;
+        let attached = Arc::new(Attached::new(
+            metrics.gauge("agent_worker_processes", "Processes that are attached and run attempts"),
+        ));
+        let welcome = proto::Welcome {
+            agent: config.agent,
+            slots: config.slots,
+            max_output_bytes: config.limits.max_output as u64,
+        };
+        let routes = service::routes(Arc::clone(&attached), welcome).map_err(ExecutorError::Listen)?;
+        info!(%local, "processes can attach here; tasks are taken once one has");
+        let serving = tokio::spawn(async move {
+            if let Err(error) = bound.serve(routes, CancellationToken::new()).await {
+                error!(%error, "the listener for processes failed");
+            }
+        });
+        Ok(Self { attached, limits: config.limits, local, _serving: AbortOnDropHandle::new(serving) })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Hands the attempt over and waits for the answer.
+    async fn converse(&self, begun: &mut Begun, attempt: Attempt) -> Outcome {
+        let task = proto::Task {
+            task_id: attempt.task_id,
+            attempt: attempt.attempt,
+            kind: attempt.kind,
+            input: attempt.input,
+            deadline_unix_ms: attempt.deadline_unix_ms.unwrap_or(0),
+            time_limit_ms: attempt.time_limit.map_or(0, |limit| millis(limit).max(1)),
+        };
+        if begun.send(to_process::Message::Task(task)).await.is_none() {
+            return Outcome::NotBegun;
+        }
+        match begun.answer().await {
+            Some(answer) => self.outcome(begun.process_name(), answer),
+            None => Outcome::Failed(gone(begun.process_name())),
+        }
+    }
+
+    fn outcome(&self, process: &str, answer: Answer) -> Outcome {
+        match answer {
+            Some(proto::task_result::Outcome::Output(output)) if output.len() <= self.limits.max_output => {
+                Outcome::Succeeded { output }
+            }
+            Some(proto::task_result::Outcome::Output(output)) => {
+                let message = format!(
+                    "{process} answered with {} bytes, the limit is {}; answer with less, or with a reference",
+                    output.len(),
+                    self.limits.max_output
+                );
+                Outcome::Failed(Failure::new(FailureKind::OutputTooLarge, false, message))
+            }
+            Some(proto::task_result::Outcome::Failure(failure)) => Outcome::Failed(self.reported(process, failure)),
+            Some(proto::task_result::Outcome::Stopped(_)) => {
+                let message = format!("{process} stopped the attempt without being asked to");
+                Outcome::Failed(Failure::new(FailureKind::Reported, true, message))
+            }
+            None => {
+                let message = format!("{process} answered without an outcome; set output, failure or stopped");
+                Outcome::Failed(Failure::new(FailureKind::Reported, false, message))
+            }
+        }
+    }
+
+    fn reported(&self, process: &str, failure: proto::Failure) -> Failure {
+        let most = self.limits.stderr_tail;
+        let said = &failure.message[..failure.message.floor_char_boundary(most)];
+        let message = if said.is_empty() { format!("{process} failed and did not say why") } else { said.to_owned() };
+        let cut = failure.details.len().saturating_sub(most);
+        Failure {
+            code: failure.code,
+            stderr_tail: failure.details[failure.details.ceil_char_boundary(cut)..].to_owned(),
+            ..Failure::new(FailureKind::Reported, !failure.permanent, message)
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for WorkerExecutor {
+    async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
+        let Some(mut begun) = self.attached.begin(&attempt) else {
+            return Outcome::NotBegun;
+        };
+        let limit = attempt.time_limit;
+        let at_limit = async {
+            match limit {
+                Some(limit) => {
+                    tokio::time::sleep(limit).await;
+                    timed_out(limit)
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let stopped = tokio::select! {
+            biased;
+            outcome = self.converse(&mut begun, attempt) => return outcome,
+            () = cancel.cancelled() => Outcome::Cancelled,
+            failure = at_limit => Outcome::Failed(failure),
+        };
+        // Whatever it answers now, the attempt was stopped.
+        let _ = timeout(self.limits.kill_grace, begun.stop()).await;
+        stopped
+    }
+
+    fn presence(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.attached.presence())
+    }
+
+    fn name(&self) -> &'static str {
+        "worker"
+    }
+}
+
+fn gone(process: &str) -> Failure {
+    let message = format!("{process}, a process attached to the agent, was gone before it answered");
+    Failure::new(FailureKind::Unreachable, true, message)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

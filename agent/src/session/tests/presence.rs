@@ -1,0 +1,109 @@
+//! An agent whose executor has nothing to run attempts with stays out of the fleet.
+
+use std::time::Duration;
+
+use robeing_proto::v1::{
+    Drained, agent_message::Message as FromAgent, completion::Outcome as Ended, coordinator_message::Message,
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    network::MemoryNetwork,
+    script::{Agent, C0, Call, Coordinator, config},
+};
+use crate::{executor::Outcome, platform::Network, session::STAY_AT_LEAST};
+
+async fn expect_leave(call: &mut Call) {
+    call.say(Message::Drained(Drained {})).await;
+    let message = call.next().await;
+    assert!(matches!(message, Some(FromAgent::Leave(_))), "expected Leave, got {message:?}");
+    assert!(call.next().await.is_none(), "nothing is said after Leave");
+}
+
+async fn expect_drain(call: &mut Call) {
+    let message = call.next().await;
+    assert!(matches!(message, Some(FromAgent::Drain(_))), "expected Drain, got {message:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_joins_when_something_is_there_leaves_when_nothing_is_and_comes_back() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let (present, presence) = watch::channel(false);
+    let mut agent = Agent::with_presence(&network, config(2, &[C0]), Some(presence));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(leader.untaken_calls(), 0, "nothing is there yet, so it does not join");
+
+    present.send_replace(true);
+    let (mut call, first) = leader.welcome(1, false).await;
+    call.assign(&["a"]).await;
+    let mut a = agent.started().await;
+    a.succeed();
+    let done = call.completions().await;
+    call.acknowledge(&done, true).await;
+
+    present.send_replace(false);
+    expect_drain(&mut call).await;
+    call.assign(&["b"]).await;
+    let back = call.completions().await;
+    assert!(matches!(back[0].outcome, Some(Ended::HandedBack(_))), "{back:?}");
+    call.acknowledge(&back, true).await;
+    expect_leave(&mut call).await;
+    drop(call);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(leader.untaken_calls(), 0, "nothing is there, so it stays away");
+
+    present.send_replace(true);
+    let (call, second) = leader.welcome(2, false).await;
+    assert_eq!(second.session, 0, "it comes anew");
+    assert_ne!(first.incarnation, second.incarnation);
+    call.assign(&["c"]).await;
+    agent.started().await.succeed();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_not_begun_is_handed_back() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let (_present, presence) = watch::channel(true);
+    let mut agent = Agent::with_presence(&network, config(1, &[C0]), Some(presence));
+    let (mut call, _) = leader.welcome(1, false).await;
+    call.assign(&["a"]).await;
+    agent.started().await.finish(Outcome::NotBegun);
+    let back = call.completions().await;
+    assert!(matches!(back[0].outcome, Some(Ended::HandedBack(_))), "{back:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_joins_again_at_its_leisure() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let (present, presence) = watch::channel(true);
+    let mut agent = Agent::with_presence(&network, config(1, &[C0]), Some(presence));
+    let (mut call, _) = leader.welcome(1, false).await;
+    let joined = Instant::now();
+    // So that it is in the session for certain.
+    call.assign(&["a"]).await;
+    agent.started().await.succeed();
+    let done = call.completions().await;
+    call.acknowledge(&done, true).await;
+    present.send_replace(false);
+    expect_drain(&mut call).await;
+    present.send_replace(true);
+    expect_leave(&mut call).await;
+    drop(call);
+    let (_call, _) = leader.welcome(2, false).await;
+    let apart = joined.elapsed();
+    assert!(apart >= STAY_AT_LEAST - Duration::from_millis(100), "{apart:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_ends_when_it_is_asked_to() {
+    let network = MemoryNetwork::default();
+    let (_present, presence) = watch::channel(false);
+    let agent = Agent::with_presence(&network, config(1, &[C0]), Some(presence));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(network.connect(super::script::AGENT).await.is_ok(), "it listens, so that its probes are answered");
+    agent.shutdown.cancel();
+    agent.end().await.expect("nothing was held");
+}

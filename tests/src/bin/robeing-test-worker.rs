@@ -1,0 +1,136 @@
+//! A process that attaches to an agent with the executor `worker`, as a user's would: each task is an argument vector, from
+//! this program's own arguments, with the task's input on its standard input.
+//!
+//! `ROBEING_WORKER_ADDRESS=127.0.0.1:8081 robeing-test-worker /bin/sh -c 'wc -w'`
+
+use std::{
+    collections::HashMap,
+    env,
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use robeing_proto::worker::v1::{
+    Failure, FromProcess, Hello, Stopped, Task, TaskResult, from_process, task_result, to_process,
+    worker_client::WorkerClient,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    process::Command,
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Between two tries to attach: the agent may have just ended.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Messages to the agent that are not sent yet.
+const UNSENT: usize = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let argv: Vec<String> = env::args().skip(1).collect();
+    let (Ok(address), false) = (env::var("ROBEING_WORKER_ADDRESS"), argv.is_empty()) else {
+        eprintln!("usage: ROBEING_WORKER_ADDRESS=HOST:PORT robeing-test-worker PROGRAM [ARGUMENT...]");
+        return ExitCode::from(2);
+    };
+    loop {
+        if let Err(error) = attach(&address, &argv).await {
+            eprintln!("not attached to {address}: {error}");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Runs tasks until the stream ends; what runs then is stopped.
+async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut client = WorkerClient::connect(format!("http://{address}")).await?;
+    let (outgoing, said) = mpsc::channel(UNSENT);
+    let hello = Hello { name: format!("test-worker-{}", std::process::id()) };
+    outgoing.send(FromProcess { message: Some(from_process::Message::Hello(hello)) }).await?;
+    let mut incoming = client.attach(ReceiverStream::new(said)).await?.into_inner();
+    eprintln!("attached to {address}");
+    let mut tasks = JoinSet::new();
+    let mut running: HashMap<(String, u32), AbortHandle> = HashMap::new();
+    loop {
+        tokio::select! {
+            message = incoming.message() => match message?.and_then(|message| message.message) {
+                Some(to_process::Message::Task(task)) => {
+                    let key = (task.task_id.clone(), task.attempt);
+                    running.insert(key, tasks.spawn(run(argv.to_vec(), task)));
+                }
+                Some(to_process::Message::Stop(stop)) => {
+                    let key = (stop.task_id, stop.attempt);
+                    if let Some(task) = running.remove(&key) {
+                        task.abort();
+                        outgoing.send(result(key, task_result::Outcome::Stopped(Stopped {}))).await?;
+                    }
+                }
+                Some(to_process::Message::Welcome(_)) => {}
+                None => return Ok(()),
+            },
+            Some(ended) = tasks.join_next() => {
+                // One that was stopped has been answered for.
+                if let Ok((key, outcome)) = ended {
+                    running.remove(&key);
+                    outgoing.send(result(key, outcome)).await?;
+                }
+            }
+        }
+    }
+}
+
+fn result((task_id, attempt): (String, u32), outcome: task_result::Outcome) -> FromProcess {
+    let result = TaskResult { task_id, attempt, outcome: Some(outcome) };
+    FromProcess { message: Some(from_process::Message::Result(result)) }
+}
+
+/// A process group that ends with its task.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+async fn run(argv: Vec<String>, task: Task) -> ((String, u32), task_result::Outcome) {
+    let key = (task.task_id.clone(), task.attempt);
+    let outcome = output(&argv, &task).await.unwrap_or_else(|error| failed(format!("{}: {error}", argv[0]), None, ""));
+    (key, outcome)
+}
+
+async fn output(argv: &[String], task: &Task) -> std::io::Result<task_result::Outcome> {
+    let mut child = Command::new(&argv[0])
+        .args(&argv[1..])
+        .env("ROBEING_TASK_ID", &task.task_id)
+        .env("ROBEING_ATTEMPT", task.attempt.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let _group = Group(child.id().and_then(|pid| pid.try_into().ok()).map(Pid::from_raw));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // A program that does not read its input may end first.
+    let write = async {
+        let _ = stdin.write_all(&task.input).await;
+        drop(stdin);
+    };
+    let ((), output) = tokio::join!(write, child.wait_with_output());
+    let output = output?;
+    Ok(match output.status.code() {
+        Some(0) => task_result::Outcome::Output(output.stdout.into()),
+        code => failed(output.status.to_string(), code, &String::from_utf8_lossy(&output.stderr)),
+    })
+}
+
+fn failed(message: String, code: Option<i32>, details: &str) -> task_result::Outcome {
+    task_result::Outcome::Failure(Failure { message, code, details: details.to_owned(), permanent: false })
+}
