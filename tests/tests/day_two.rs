@@ -12,7 +12,8 @@ use robeing::client::FleetClient;
 use robeing_crds::{Phase, condition_types as types};
 use robeing_proto::v1::Consistency;
 use robeing_tests::kubernetes::{
-    CLUSTER, Deployed, Forwards, POOL, Running, SYSTEM, USERLAND, exercises, exercises_of, states, step, under_load,
+    CLUSTER, COUNT, Deployed, Forwards, POOL, Running, SYSTEM, USERLAND, WORKER, WORKERLAND, exercises, exercises_of,
+    kill_program_of, states, step, under_load,
 };
 use serde_json::json;
 
@@ -51,6 +52,7 @@ async fn a_fleet_is_kept_through_what_happens_to_it() {
     step("a lost disk", a_disk_is_lost(&deployed, &client)).await;
     step("a lost node", a_node_is_lost(&deployed, &client)).await;
     step("a pool that does not run", a_pool_does_not_run(&deployed, &client)).await;
+    step("a pool of processes that attach", processes_attach(&deployed, &client)).await;
     step("the operator's end", the_operator_ends(&deployed, &client)).await;
     step("the operator is killed in each of its steps", kills::killed_in_each_step(&deployed, &client)).await;
     step("a StatefulSet is deleted while it shrinks", a_set_is_deleted_while_it_shrinks(&deployed, &client)).await;
@@ -385,6 +387,38 @@ async fn a_pool_does_not_run(deployed: &Deployed, client: &FleetClient) {
     deployed.told(&since, "Recovered", "").await;
     deployed.until_whole(3, AGENTS + 1).await;
     Running::start(client, exercises_of(LETTERS, 10, 1)).soundly().await;
+    deployed.patch(json!([{"op": "remove", "path": "/spec/pools/1"}])).await;
+    deployed.until_whole(3, AGENTS).await;
+}
+
+/// What a process that dies ran is run by the other; its pod is ready again once a new one has attached.
+async fn processes_attach(deployed: &Deployed, client: &FleetClient) {
+    let pool = json!({
+        "name": BROKEN, "role": "Specialist", "specializations": [LETTERS], "replicas": 2, "slots": 2,
+        "executor": {"worker": {}},
+        "container": {"image": WORKERLAND, "command": [format!("/{WORKER}"), "/bin/sh", "-c", COUNT]},
+        "template": {"terminationGracePeriodSeconds": GRACE_SECONDS},
+        "resources": {"requests": {"cpu": "20m", "memory": "16Mi"}},
+    });
+    deployed.patch(json!([{"op": "add", "path": "/spec/pools/-", "value": pool}])).await;
+    deployed.until_whole(3, AGENTS + 2).await;
+    let load = Running::start(client, exercises_of(LETTERS, 20, 2));
+    let victim = deployed
+        .until("a process that runs a task", async || {
+            let agents = client.list_agents(false, Consistency::Local).await.map_err(|error| error.to_string())?;
+            let busy = agents.iter().find(|agent| agent.pool == BROKEN && agent.used_slots > 0);
+            busy.map(|agent| agent.name.clone()).ok_or_else(|| format!("{agents:?}"))
+        })
+        .await;
+    let uid = deployed.staying("agent").await.expect("pods").remove(&victim).expect("its pod");
+    assert_eq!(kill_program_of(&uid, WORKER), 1);
+    load.soundly().await;
+    deployed.until_whole(3, AGENTS + 2).await;
+    let restarted = deployed.json(&["get", "pod", &victim]).await.expect("its pod");
+    assert_eq!(restarted["metadata"]["uid"], uid.as_str());
+    let status = &restarted["status"];
+    assert_eq!(status["initContainerStatuses"][0]["restartCount"], 1, "{status:#}");
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "its agent stayed: {status:#}");
     deployed.patch(json!([{"op": "remove", "path": "/spec/pools/1"}])).await;
     deployed.until_whole(3, AGENTS).await;
 }

@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Waits for as many seconds as the first line of its input says, then counts words, with what a userland has.
-const COUNT: &str = r#"read -r seconds; sleep "$seconds"; echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT" $(wc -w)"#;
+pub const COUNT: &str = r#"read -r seconds; sleep "$seconds"; echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT" $(wc -w)"#;
 
 /// A cluster of three nodes with both charts.
 #[derive(Debug)]

@@ -4,10 +4,13 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use devkube::oci::Image;
+
+use crate::program::program;
 
 /// Variable with the archive of Robeing's image, where it is not in the target directory.
 pub const IMAGE_VARIABLE: &str = "ROBEING_IMAGE_ARCHIVE";
@@ -19,6 +22,10 @@ pub const SECOND: &str = "robeing:0.1.1";
 pub const MISSING: &str = "robeing:0.1.x";
 /// The image that tasks run in.
 pub const USERLAND: &str = "userland:1";
+/// The image with a process that attaches to an agent.
+pub const WORKERLAND: &str = "workerland:1";
+/// That process.
+pub const WORKER: &str = "robeing-test-worker";
 
 const BLOCK: usize = 512;
 
@@ -51,7 +58,25 @@ pub fn write_userland(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Writes the archives of all images into a folder: [`FIRST`], [`SECOND`], [`USERLAND`].
+/// Writes the archive of [`WORKERLAND`] into a folder: [`WORKER`] as cargo built it, with the libraries that it is linked with.
+fn write_workerland(folder: &Path) -> Result<PathBuf> {
+    let program = program(WORKER);
+    let ldd = Command::new("ldd").arg(&program).output().context("ldd, of Debian's libc-bin, can't be run")?;
+    ensure!(ldd.status.success(), "ldd {}: {}", program.display(), String::from_utf8_lossy(&ldd.stderr));
+    let text = String::from_utf8_lossy(&ldd.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let read = |path: &Path| fs::read(path).with_context(|| format!("{} can't be read", path.display()));
+    let mut image = Image::userland(devkube::busybox()?).user("65532:65532");
+    image = image.file(&format!("/{WORKER}"), 0o755, read(&program)?);
+    for library in libraries {
+        image = image.file(library, 0o755, read(Path::new(library))?);
+    }
+    let path = folder.join("workerland.tar");
+    fs::write(&path, image.archive(WORKERLAND)?).with_context(|| format!("{} can't be written", path.display()))?;
+    Ok(path)
+}
+
+/// Writes the archives of all images into a folder: [`FIRST`], [`SECOND`], [`USERLAND`], [`WORKERLAND`].
 ///
 /// # Errors
 /// When one of them can't be made.
@@ -62,7 +87,7 @@ pub(super) fn write_all(folder: &Path) -> Result<Vec<PathBuf>> {
     ensure!(renamed > 0, "{} holds no image {FIRST}: build it with `make image`", first.display());
     let second = folder.join("second.tar");
     fs::write(&second, bytes).with_context(|| format!("{} can't be written", second.display()))?;
-    Ok(vec![first, second, write_userland(folder)?])
+    Ok(vec![first, second, write_userland(folder)?, write_workerland(folder)?])
 }
 
 /// Gives an image another name of the same length, in the lists that an archive begins or ends with. Says how often the name

@@ -11,10 +11,10 @@ mod rules;
 mod work;
 
 pub use charts::{SYSTEM, install, reconfigure, uninstall};
-pub use deployed::{CLUSTER, Deployed, NAMESPACE, PATIENCE, POOL, settled, states, step, whole};
+pub use deployed::{CLUSTER, COUNT, Deployed, NAMESPACE, PATIENCE, POOL, settled, states, step, whole};
 pub use events::Mark;
 pub use forwards::Forwards;
-pub use image::{FIRST, IMAGE_VARIABLE, MISSING, SECOND, USERLAND, archive, write_userland};
+pub use image::{FIRST, IMAGE_VARIABLE, MISSING, SECOND, USERLAND, WORKER, WORKERLAND, archive, write_userland};
 pub use processes::kill_program_of;
 pub use rules::{Refused, later_changes, refused};
 pub use work::{Exercise, KIND, Running, exercises, exercises_of, under_load};
