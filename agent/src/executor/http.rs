@@ -23,7 +23,7 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::text::{lossy, rfc3339, timed_out};
+use super::text::{at_limit, lossy, rfc3339};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outcome};
 
 /// How long a server may take to accept a connection.
@@ -173,16 +173,7 @@ impl HttpExecutor {
 #[async_trait]
 impl Executor for HttpExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
-        let limit = attempt.time_limit;
-        let at_limit = async {
-            match limit {
-                Some(limit) => {
-                    tokio::time::sleep(limit).await;
-                    timed_out(limit)
-                }
-                None => std::future::pending().await,
-            }
-        };
+        let at_limit = at_limit(attempt.time_limit);
         tokio::select! {
             biased;
             () = cancel.cancelled() => Outcome::Cancelled,

@@ -2,7 +2,7 @@
 //!
 //! An executor knows processes, pipes, HTTP and local gRPC. It knows nothing of sessions, coordinators or the fleet; it decides
 //! whether an attempt that failed is worth another one, and nothing else about retries. Everything an attempt started
-//! is gone when `run` returns or its future is dropped.
+//! in processes of the agent's is gone when `run` returns or its future is dropped; a server or an attached process is told.
 
 use std::time::Duration;
 

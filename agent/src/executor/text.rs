@@ -1,4 +1,4 @@
-//! The few texts that every executor writes alike: deadlines, durations and bytes shown to people. Pure.
+//! The few things that executors do alike: deadlines, time limits, and bytes shown to people. Knows timers, and no I/O.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -26,6 +26,17 @@ pub(super) fn timed_out(limit: Duration) -> Failure {
         true,
         format!("the attempt was stopped at its time limit of {}", humantime::format_duration(limit)),
     )
+}
+
+/// Waits until the time limit of an attempt has passed, and gives its failure. Without a limit that is never.
+pub(super) async fn at_limit(limit: Option<Duration>) -> Failure {
+    match limit {
+        Some(limit) => {
+            tokio::time::sleep(limit).await;
+            timed_out(limit)
+        }
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

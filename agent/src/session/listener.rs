@@ -3,14 +3,12 @@
 
 use std::io;
 
-use robeing_proto::FILE_DESCRIPTOR_SET;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::service::Routes;
 use tracing::{error, info};
 
 use crate::{
     config::{AgentConfig, advertised_address},
-    transport::Transport,
+    transport::{Transport, described_routes},
 };
 
 /// A listener that serves until it is dropped.
@@ -26,12 +24,7 @@ pub(super) async fn listen(config: &AgentConfig, transport: &Transport) -> io::R
     let local = bound.local_addr()?;
     let advertised = advertised_address(config.advertise.as_deref(), &config.listen, local);
     info!(%local, %advertised, "listening");
-    let (_, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(io::Error::other)?;
-    let routes = Routes::new(health).add_service(reflection);
+    let routes = described_routes()?;
     let serving = tokio::spawn(async move {
         if let Err(error) = bound.serve(routes, CancellationToken::new()).await {
             error!(%error, "the agent's listener failed");

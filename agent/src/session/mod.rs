@@ -123,11 +123,11 @@ pub async fn run(
 
 /// Waits until the executor has something to run attempts with, or has nothing. One that is silent about it always has.
 async fn becomes(presence: &mut Option<watch::Receiver<bool>>, wanted: bool) {
-    let closed = match presence {
+    let never = match presence {
         Some(presence) => presence.wait_for(|present| *present == wanted).await.is_err(),
         None => !wanted,
     };
-    if closed {
+    if never {
         std::future::pending::<()>().await;
     }
 }

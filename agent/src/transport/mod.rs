@@ -6,7 +6,7 @@ mod incoming;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use robeing_proto::MAX_MESSAGE_BYTES;
+use robeing_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::Routes,
@@ -190,6 +190,19 @@ impl Bound {
             () = overdue => Ok(()),
         }
     }
+}
+
+/// What every agent's listener serves: gRPC health and reflection.
+///
+/// # Errors
+/// When the descriptors can't be read, which a build with them excludes.
+pub fn described_routes() -> io::Result<Routes> {
+    let (_, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(io::Error::other)?;
+    Ok(Routes::new(health).add_service(reflection))
 }
 
 /// Gives a generated client or server the message limits that hold everywhere.

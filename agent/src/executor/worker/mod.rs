@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
 
 use self::attached::{Answer, Attached, Begun};
-use super::text::timed_out;
+use super::text::at_limit;
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outcome};
 use crate::{telemetry::Metrics, transport::Transport};
 
@@ -144,16 +144,7 @@ impl Executor for WorkerExecutor {
         let Some(mut begun) = self.attached.begin(&attempt) else {
             return Outcome::NotBegun;
         };
-        let limit = attempt.time_limit;
-        let at_limit = async {
-            match limit {
-                Some(limit) => {
-                    tokio::time::sleep(limit).await;
-                    timed_out(limit)
-                }
-                None => std::future::pending().await,
-            }
-        };
+        let at_limit = at_limit(attempt.time_limit);
         let stopped = tokio::select! {
             biased;
             outcome = self.converse(&mut begun, attempt) => return outcome,

@@ -3,18 +3,16 @@
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
-use robeing_proto::{
-    FILE_DESCRIPTOR_SET,
-    worker::v1::{
-        FromProcess, Hello, ToProcess, Welcome, from_process, to_process,
-        worker_server::{Worker, WorkerServer},
-    },
+use robeing_proto::worker::v1::{
+    FromProcess, Hello, ToProcess, Welcome, from_process, to_process,
+    worker_server::{Worker, WorkerServer},
 };
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use super::attached::{Attached, MAX_PROCESSES, Member};
+use crate::transport::described_routes;
 
 /// How long a process may take to say hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -23,13 +21,8 @@ pub const MAX_PROCESS_NAME: usize = 63;
 
 /// The service, with gRPC health and reflection.
 pub(super) fn routes(attached: Arc<Attached>, welcome: Welcome) -> io::Result<Routes> {
-    let (_, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(io::Error::other)?;
     let service = crate::limited!(WorkerServer::new(Service { attached, welcome }));
-    Ok(Routes::new(health).add_service(reflection).add_service(service))
+    Ok(described_routes()?.add_service(service))
 }
 
 struct Service {
