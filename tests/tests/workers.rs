@@ -127,6 +127,24 @@ async fn a_process_outlives_its_agent_and_stops_what_it_ran_for_it() {
 }
 
 #[tokio::test]
+async fn a_process_with_keepalives_stops_what_it_runs_for_a_frozen_agent() {
+    let mut fleet = fleet(2, 1).await;
+    let _workers = [attach(&fleet, "own-0"), attach(&fleet, "own-1")];
+    fleet.ready().await;
+    let gate = fleet.gate("all");
+    let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
+    let group = fleet.executing(&id, 1).await;
+    let victim = fleet.task(&id).await.attempts[0].agent.clone();
+    fleet.freeze(&victim);
+    fleet.executing(&id, 2).await;
+    no_process_left(group).await;
+    gate.open();
+    fleet.finished(&id, TaskState::Succeeded).await;
+    fleet.thaw(&victim);
+    fleet.ready().await;
+}
+
+#[tokio::test]
 async fn a_cancelled_task_is_stopped_in_its_process() {
     let fleet = fleet(1, 2).await;
     let _worker = attach(&fleet, "own-0");

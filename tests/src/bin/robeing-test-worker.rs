@@ -25,9 +25,12 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
 
 /// Between two tries to attach: the agent may have just ended.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often the agent is asked whether it is there, and how long it has to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Messages to the agent that are not sent yet.
 const UNSENT: usize = 64;
 
@@ -48,7 +51,11 @@ async fn main() -> ExitCode {
 
 /// Runs tasks until the stream ends; what runs then is stopped.
 async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    let mut client = WorkerClient::connect(format!("http://{address}")).await?;
+    // So that it notices an agent that is frozen, and stops what it runs for it.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    let mut client = WorkerClient::new(endpoint.connect().await?);
     let (outgoing, said) = mpsc::channel(UNSENT);
     let hello = Hello { name: format!("test-worker-{}", std::process::id()) };
     outgoing.send(FromProcess { message: Some(from_process::Message::Hello(hello)) }).await?;
