@@ -1,5 +1,6 @@
 # One small static image of the operator, the agent (which is also the coordinator) and the command line: no shell, no
-# library, no root. `make image` builds the same one without Docker; a test holds the two together.
+# library, no root. `make image` puts the same programs, user and entrypoint together without Docker; a
+# test holds the two together.
 
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \

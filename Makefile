@@ -74,7 +74,7 @@ crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference
 	$(TARGET)/debug/crdgen --reference > docs/reference.md.new
 	mv docs/reference.md.new docs/reference.md
 
-# The same image as the Dockerfile's. Needs musl-gcc (Debian's musl-tools) and the target, which rustup adds.
+# The same programs, user and entrypoint as the Dockerfile's, without its labels and its empty /var/lib/robeing. Needs musl-gcc (Debian's musl-tools) and the target, which rustup adds.
 image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE
 	@command -v musl-gcc >/dev/null || \
 	  { echo "make image: musl-gcc is missing; on Debian: apt-get install musl-tools"; exit 1; }

@@ -202,6 +202,15 @@ async fn what_was_done_is_still_known_after_the_coordinator_was_killed() {
     .await;
 }
 
+/// It takes Engine 25: older ones refuse the whole file for it.
+#[test]
+fn older_engines_take_the_health_checks() {
+    for (name, service) in services(&compose()) {
+        let check = &service["healthcheck"];
+        assert!(check["test"].is_array() && check["start_interval"].is_null(), "{name}: {check}");
+    }
+}
+
 #[test]
 fn a_service_has_no_right_that_it_does_not_need() {
     let compose = compose();
@@ -246,6 +255,7 @@ fn after<'a>(text: &'a str, flag: &str) -> Vec<&'a str> {
 #[test]
 fn the_dockerfile_and_make_image_make_the_same_image() {
     let (dockerfile, make) = (read("Dockerfile"), make_image());
+    assert!(!dockerfile.contains("# syntax"), "BuildKit would fetch a frontend from a registry for it");
     let programs = ["robeing-operator", "robeing-agent", "robeing"];
     let in_docker = dockerfile.split("mkdir -p /image").nth(1).expect("programs are copied to /image");
     for (what, built) in [("the Dockerfile", &dockerfile), ("make image", &make)] {
