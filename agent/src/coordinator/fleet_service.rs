@@ -15,7 +15,7 @@ use super::{
     node::Node,
     preference, submissions,
     view::{self, Parts},
-    watches,
+    warnings, watches,
 };
 
 /// Tasks in one submission, and ids in one cancellation or watch.
@@ -35,7 +35,8 @@ impl FleetService {
         Self { node, tasks }
     }
 
-    async fn coordinators(&self) -> Vec<v1::Coordinator> {
+    /// The members, and what is wrong with those that answer.
+    async fn coordinators(&self) -> (Vec<v1::Coordinator>, Vec<v1::Warning>) {
         let members = self.node.members();
         let descriptions = members.iter().map(|(id, peer, _)| preference::ask(&self.node, *id, &peer.address));
         let descriptions = join_all(descriptions).await;
@@ -51,6 +52,7 @@ impl FleetService {
             .flat_map(|said| &said.scores)
             .filter_map(|of| Some((of.node_id, of.score?)))
             .collect();
+        let warnings = warnings::merge(descriptions.iter().flatten());
         let told = members.into_iter().zip(descriptions).map(|((id, peer, voter), said)| {
             let state = match &said {
                 _ if leader == Some(id) && said.is_some() => v1::CoordinatorState::Leader,
@@ -72,7 +74,7 @@ impl FleetService {
                 version: said.version,
             }
         });
-        told.collect()
+        (told.collect(), warnings)
     }
 }
 
@@ -208,7 +210,7 @@ impl v1::fleet_server::Fleet for FleetService {
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
         self.node.ready_to_read(request.into_inner().consistency).await?;
-        let coordinators = self.coordinators().await;
+        let (coordinators, warnings) = self.coordinators().await;
         let mut status = self.node.look(view::status);
         let leads = |c: &&v1::Coordinator| c.state == i32::from(v1::CoordinatorState::Leader);
         if let Some(leader) = coordinators.iter().find(leads) {
@@ -217,6 +219,7 @@ impl v1::fleet_server::Fleet for FleetService {
         }
         status.cluster_id = self.node.identity.cluster_id.clone();
         status.coordinators = coordinators;
+        status.warnings = warnings;
         status.now = Some(view::timestamp(self.node.platform.clock.unix_millis()));
         self.node.consensus_status(&mut status);
         Ok(Response::new(status))

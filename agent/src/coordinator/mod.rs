@@ -30,6 +30,7 @@ mod session_service;
 mod submissions;
 mod succession;
 mod view;
+mod warnings;
 mod watches;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -214,6 +215,7 @@ async fn start_node(
         platform: platform.clone(),
         log,
         scores: preference::Scores::default(),
+        warnings: warnings::Warnings::default(),
         started: Instant::now(),
         heard: Heard::default(),
         removed: watch::Sender::new(false),

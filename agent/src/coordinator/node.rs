@@ -27,6 +27,7 @@ use super::{
     peers::Peers,
     preference::{CAUGHT_UP, Scores},
     proposer::Proposer,
+    warnings::Warnings,
 };
 use crate::{platform::Platform, transport::Transport};
 
@@ -67,6 +68,8 @@ pub struct Node {
     pub contradicted: watch::Sender<Option<String>>,
     /// What is known of the members while this one leads.
     pub scores: Scores,
+    /// What is wrong with it.
+    pub warnings: Warnings,
     /// When it started.
     pub started: Instant,
     /// When a leader was last heard of.

@@ -51,6 +51,7 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
         initialized: !node.members().is_empty(),
         applied_index: applied(node),
         scores: node.scores.told(),
+        warnings: node.warnings.told(),
     }
 }
 

@@ -7,7 +7,7 @@ use robeing_proto::v1::{Agent, AgentState, Coordinator, CoordinatorState, FleetS
 
 use super::{
     table::table,
-    words::{age, agent_word, coordinator_word, role_word},
+    words::{age, agent_word, coordinator_word, printable, role_word},
 };
 use crate::kubernetes::Resource;
 
@@ -111,6 +111,9 @@ pub fn status_text(status: &FleetStatus) -> String {
     let _ = writeln!(text, "Leader:         {leader}");
     if let Some(problem) = without_majority(status) {
         let _ = writeln!(text, "Problem:        {problem}; what follows is what was known last");
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "Warning:        {}: {}", warning.reason, printable(&warning.message));
     }
     let _ = writeln!(
         text,

@@ -2,6 +2,8 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use super::words::printable;
+
 /// Spaces between two columns.
 const GAP: u16 = 3;
 
@@ -29,5 +31,5 @@ fn one_line(cell: String) -> String {
     if cell.is_empty() {
         return "-".into();
     }
-    cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printable(&cell)
 }

@@ -7,7 +7,9 @@ use robeing_proto::v1::{Attempt, Failure, Task, TaskState};
 
 use super::{
     table::table,
-    words::{age, attempt_word, between, failure_word, instant, preview, role_word, short_duration, state_word},
+    words::{
+        age, attempt_word, between, failure_word, instant, preview, printable, role_word, short_duration, state_word,
+    },
 };
 
 /// Name of the agent that has, or last had, the task.
@@ -79,14 +81,10 @@ pub fn change_line(task: &Task, now: Timestamp) -> String {
     };
     if !detail.is_empty() {
         line.push_str("  ");
-        line.push_str(&preview_line(&detail));
+        line.push_str(&printable(&detail));
     }
     line.push('\n');
     line
-}
-
-fn preview_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// One task in full. With `why`, its attempts with their scores, or what it waits for.
@@ -95,7 +93,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
             // Writing to a string can't fail.
-            let _ = writeln!(text, "{:<16}{}", format!("{name}:"), preview_line(&value));
+            let _ = writeln!(text, "{:<16}{}", format!("{name}:"), printable(&value));
         }
     };
     line("ID", task.id.clone());
@@ -125,7 +123,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     if let Some(failure) = task.failure.as_ref().filter(|failure| !failure.stderr_tail.is_empty()) {
         text.push_str("Stderr:\n");
         for line in failure.stderr_tail.lines() {
-            let _ = writeln!(text, "  {}", preview_line(line));
+            let _ = writeln!(text, "  {}", printable(line));
         }
     }
     if why {
@@ -170,7 +168,7 @@ fn why_text(task: &Task, now: Timestamp) -> String {
     }
     if task.state() == TaskState::Queued {
         let waits = if task.waiting_for.is_empty() { "an agent" } else { &task.waiting_for };
-        let _ = writeln!(text, "It waits for: {}", preview_line(waits));
+        let _ = writeln!(text, "It waits for: {}", printable(waits));
     }
     text
 }

@@ -282,6 +282,14 @@ fn a_status_without_a_leader_says_so() {
 }
 
 #[test]
+fn a_status_shows_what_coordinators_warn_of() {
+    let warning =
+        robeing_proto::v1::Warning { reason: "ClockSkew".into(), message: "c-1's clock is\n2 h ahead".into() };
+    let text = status_text(&FleetStatus { warnings: vec![warning], ..status() });
+    assert!(text.contains("\nWarning:        ClockSkew: c-1's clock is 2 h ahead\n"), "{text}");
+}
+
+#[test]
 fn a_fleet_on_kubernetes_is_told_with_its_phase_and_conditions() {
     let mut resource = Resource::default();
     resource.metadata.namespace = "team".into();

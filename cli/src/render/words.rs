@@ -108,6 +108,11 @@ pub(super) fn age(time: Option<&prost_types::Timestamp>, now: Timestamp) -> Stri
     instant(time).map(|time| short_duration(between(time, now))).unwrap_or_default()
 }
 
+/// One line without anything that could break it: control characters become spaces.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// The beginning of some bytes as one line, or how many there are when they are no text.
 pub fn preview(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else { return format!("({} bytes)", bytes.len()) };

@@ -1,9 +1,12 @@
 //! The five conditions, each with a reason for machines and a sentence for people. A condition's time moves only when its
 //! status does.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use robeing_crds::{RobeingClusterStatus, condition_types as types};
+use robeing_proto::v1;
 use serde_json::Value;
 
 use super::{Outcome, PoolView};
@@ -19,15 +22,18 @@ use crate::{
 /// Longest message of a condition, characters; the API server takes 32,768.
 pub const MAX_MESSAGE: usize = 1_024;
 
+/// Longest reason that is taken from a coordinator, bytes; the API server takes 1,024.
+const MAX_REASON: usize = 64;
+
 /// What a condition says.
 struct Said {
     state: &'static str,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 
-fn said(state: &'static str, reason: &'static str, message: impl Into<String>) -> Said {
-    Said { state, reason, message: message.into() }
+fn said(state: &'static str, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Said {
+    Said { state, reason: reason.into(), message: message.into() }
 }
 
 /// The status of a condition: `True`, `False` or `Unknown`.
@@ -60,7 +66,7 @@ pub(super) fn conditions(
         Condition {
             type_: of.to_owned(),
             status: said.state.to_owned(),
-            reason: said.reason.to_owned(),
+            reason: said.reason.into_owned(),
             message: said.message.chars().take(MAX_MESSAGE).collect(),
             observed_generation: observation.cluster.metadata.generation,
             last_transition_time: since.unwrap_or_else(|| Time(whole_second(observation.now))),
@@ -113,7 +119,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
     wrong.extend(refused.map(|pool| said("True", pool.reason, pool.message.clone())));
     wrong.extend(outcome.refused.iter().map(|why| said("True", "ApplyFailed", format!("{why}."))));
     if let Rollout::Paused { reason, message } = &outcome.rollout {
-        wrong.push(said("True", reason, message.clone()));
+        wrong.push(said("True", *reason, message.clone()));
     } else {
         wrong.extend(worst(observation.failures(Component::Coordinator, None), "A coordinator fails"));
     }
@@ -133,6 +139,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         let message = "No coordinator answers for a majority; see QuorumHealthy.";
         wrong.push(said("True", "NoLeader", message));
     }
+    wrong.extend(observation.fleet.iter().flat_map(|answer| &answer.status.warnings).map(warning));
     if wrong.is_empty() {
         wrong.extend(still_down(observation, previous).map(|down| said("True", "CoordinatorDown", down)));
     }
@@ -144,6 +151,20 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         }
         None => said("False", "AsExpected", "Nothing is wrong."),
     }
+}
+
+/// What a coordinator says is wrong with it. A reason that is none for the API server is replaced.
+fn warning(warning: &v1::Warning) -> Said {
+    let reason = Some(warning.reason.clone()).filter(|reason| is_reason(reason));
+    let reason = reason.map_or(Cow::Borrowed("CoordinatorWarning"), Cow::Owned);
+    said("True", reason, format!("{}.", warning.message.trim_end_matches('.')))
+}
+
+/// Whether the API server takes it for the reason of a condition; shorter than it asks for, and CamelCase.
+fn is_reason(reason: &str) -> bool {
+    (1..=MAX_REASON).contains(&reason.len())
+        && reason.starts_with(|first: char| first.is_ascii_uppercase())
+        && reason.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 fn disks_lost(observation: &Observation) -> Option<Said> {
@@ -251,7 +272,7 @@ fn progressing(
             return said("True", "RollingCoordinators", format!("Waiting: {why}."));
         }
         Rollout::Settling(why) => return said("True", "StartingCoordinators", format!("Waiting: {why}.")),
-        Rollout::Paused { reason, message } => return said("False", reason, message.clone()),
+        Rollout::Paused { reason, message } => return said("False", *reason, message.clone()),
         Rollout::Replace { pod, .. } => {
             return said("True", "RollingCoordinators", format!("{pod} is being replaced{declined}."));
         }
@@ -307,7 +328,7 @@ fn suspended(observation: &Observation, pools: &[PoolView]) -> Said {
 
 fn ready(observation: &Observation, outcome: &Outcome, pools: &[PoolView], quorum: &Said) -> Said {
     if quorum.state != "True" {
-        return said("False", quorum.reason, quorum.message.clone());
+        return said("False", quorum.reason.clone(), quorum.message.clone());
     }
     if observation.cluster.spec.suspend {
         return said("False", "Suspended", "The fleet is suspended by its spec.");

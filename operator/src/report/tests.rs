@@ -483,6 +483,25 @@ fn coordinators_without_a_disk_are_warned_of_without_being_degraded() {
 }
 
 #[test]
+fn what_coordinators_warn_of_degrades_the_fleet_until_it_is_over() {
+    let mut scene = scene();
+    let before = scene.status(None);
+    let warning = |reason: &str, message: &str| v1::Warning { reason: reason.into(), message: message.into() };
+    scene.answer().status.warnings =
+        vec![warning("ClockSkew", "fleet-coordinators-1's clock is 2 h ahead"), warning("not a reason", "it is odd.")];
+    let status = scene.status(Some(&before));
+    let expected = ("True", "ClockSkew", "fleet-coordinators-1's clock is 2 h ahead. Also: it is odd.");
+    assert_eq!(says(&status, "Degraded"), expected);
+    assert_eq!(status.phase, Some(Phase::Degraded));
+    let events = scene.events(&scene, Some(&before));
+    assert!(events.iter().any(|event| event.starts_with("Warning ClockSkew: fleet-coord")), "{events:?}");
+    scene.answer().status.warnings.remove(0);
+    assert_eq!(says(&scene.status(None), "Degraded").1, "CoordinatorWarning");
+    scene.answer().status.warnings.clear();
+    assert_eq!(says(&scene.status(Some(&status)), "Degraded").1, "AsExpected");
+}
+
+#[test]
 fn only_pods_of_the_clusters_own_stateful_set_are_coordinators() {
     let mut scene = scene();
     let addresses = |scene: &Scene| {
