@@ -19,6 +19,7 @@ fn join(n: u32, slots: u32) -> Command {
         specializations: vec!["sum".to_owned()],
         slots,
         address: "127.0.0.1:1".to_owned(),
+        process: None,
         pid: 1,
         version: "1".to_owned(),
     })

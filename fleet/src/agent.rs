@@ -1,6 +1,7 @@
 //! An agent as the fleet knows it: its session, what it holds and its track record. Knows nothing of tasks but their ids.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -84,8 +85,10 @@ pub struct Agent {
     pub specializations: Vec<Arc<str>>,
     /// Tasks it runs at once.
     pub slots: u32,
-    /// host:port.
+    /// Where others reach it, as it says: host:port.
     pub address: String,
+    /// Where its process listens for certain; see [`AgentJoin::process`](crate::AgentJoin::process).
+    pub process: Option<SocketAddr>,
     /// Process id.
     pub pid: u32,
     /// Of its binary.

@@ -1,5 +1,7 @@
 //! What can be asked of a fleet. Commands are what the Raft log carries; their encoding is append-only (see `codec`).
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -127,8 +129,11 @@ pub struct AgentJoin {
     pub specializations: Vec<String>,
     /// Tasks it runs at once.
     pub slots: u32,
-    /// host:port.
+    /// Where others reach it, as it says: host:port.
     pub address: String,
+    /// Where its process listens for certain: nobody but it, or a process in its place, can accept a connection there. `None`
+    /// if that is not known.
+    pub process: Option<SocketAddr>,
     /// Process id.
     pub pid: u32,
     /// Of its binary.

@@ -168,6 +168,7 @@ mod tests {
             specializations: vec![format!("kind-{}", n % 7)],
             slots: 4,
             address: String::new(),
+            process: None,
             pid: 1,
             version: String::new(),
         })

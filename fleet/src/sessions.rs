@@ -87,6 +87,7 @@ impl Fleet {
             // Slots that are taken can't be taken away.
             agent.slots = join.slots.max(agent.used_slots());
             agent.address = join.address;
+            agent.process = join.process;
             agent.pid = join.pid;
             agent.version = join.version;
         });
@@ -112,6 +113,7 @@ impl Fleet {
             specializations: Vec::new(),
             slots: join.slots,
             address: String::new(),
+            process: None,
             pid: 0,
             version: String::new(),
             state: AgentState::Lost,

@@ -66,8 +66,8 @@ async fn watch(node: &Arc<Node>, term: u64) {
 async fn pursue(node: Arc<Node>, suspicion: Suspicion) {
     match suspicion {
         Suspicion::Silent(agent, session) => lose(&node, agent, session, LossReason::Silent).await,
-        Suspicion::Probe(agent, session, address) => {
-            let alive = node.transport.probe(&address, PROBE_TIMEOUT).await;
+        Suspicion::Probe(agent, session, process) => {
+            let alive = node.transport.probe(process, PROBE_TIMEOUT).await;
             if node.hub.registry.probed(agent, session, alive, Instant::now()) {
                 lose(&node, agent, session, LossReason::Disconnected).await;
             }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -76,7 +77,8 @@ struct Entry {
     session: SessionId,
     /// Of the leadership that it is served under.
     term: u64,
-    address: String,
+    /// Where its process listens for certain.
+    process: Option<SocketAddr>,
     heard: Instant,
     link: Option<Arc<Link>>,
     /// Since when there is no connection.
@@ -93,7 +95,7 @@ pub enum Suspicion {
     /// It had its time: lost.
     Silent(AgentId, SessionId),
     /// Its connection broke: look whether its process is still there.
-    Probe(AgentId, SessionId, String),
+    Probe(AgentId, SessionId, SocketAddr),
 }
 
 /// Timing of sessions.
@@ -153,7 +155,7 @@ impl Registry {
             let missing = || Entry {
                 session: agent.session,
                 term,
-                address: agent.address.clone(),
+                process: agent.process,
                 heard: now,
                 link: None,
                 dropped: Some(now),
@@ -177,12 +179,19 @@ impl Registry {
     }
 
     /// A connection of an agent under the leadership of this term: replaces an earlier one.
-    pub fn connected(&self, term: u64, agent: AgentId, session: SessionId, address: String, now: Instant) -> Arc<Link> {
+    pub fn connected(
+        &self,
+        term: u64,
+        agent: AgentId,
+        session: SessionId,
+        process: Option<SocketAddr>,
+        now: Instant,
+    ) -> Arc<Link> {
         let link = Arc::new(Link::default());
         let entry = Entry {
             session,
             term,
-            address,
+            process,
             heard: now,
             link: Some(Arc::clone(&link)),
             dropped: None,
@@ -233,9 +242,11 @@ impl Registry {
             if now.duration_since(entry.heard) >= self.timing.timeout {
                 entry.losing = true;
                 found.push(Suspicion::Silent(agent, entry.session));
-            } else if entry.probe_at.is_some_and(|at| at <= now) {
+            } else if let Some(process) = entry.process
+                && entry.probe_at.is_some_and(|at| at <= now)
+            {
                 entry.probe_at = None;
-                found.push(Suspicion::Probe(agent, entry.session, entry.address.clone()));
+                found.push(Suspicion::Probe(agent, entry.session, process));
             }
         }
         found
@@ -346,6 +357,8 @@ mod tests {
         grace: Duration::from_millis(50),
     };
 
+    const PROCESS: Option<SocketAddr> = Some(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1));
+
     fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
         let mut fleet = Fleet::new(FleetConfig::default());
         let join = AgentJoin {
@@ -356,6 +369,7 @@ mod tests {
             specializations: Vec::new(),
             slots: 1,
             address: "127.0.0.1:1".into(),
+            process: PROCESS,
             pid: 1,
             version: String::new(),
         };
@@ -376,10 +390,28 @@ mod tests {
         registry.adopt(1, &fleet, start + TIMING.timeout / 2);
         assert_eq!(registry.suspicions(start + TIMING.timeout), [Suspicion::Silent(agent, session)]);
         // One that is connected stays so.
-        let link = registry.connected(1, agent, session, "127.0.0.1:1".into(), start);
+        let link = registry.connected(1, agent, session, PROCESS, start);
         registry.adopt(1, &fleet, start);
         registry.heard(agent, &link, start + TIMING.timeout);
         assert_eq!(registry.suspicions(start + TIMING.timeout), []);
+    }
+
+    #[test]
+    fn a_process_is_looked_for_where_it_listens_for_certain_and_nowhere_else() {
+        let (fleet, agent, session) = fleet_with_agent();
+        let registry = Registry::new(TIMING, Platform::real().clock);
+        let start = Instant::now();
+        for process in [PROCESS, None] {
+            let link = registry.connected(1, agent, session, process, start);
+            registry.disconnected(agent, &link, start);
+            let probes = process.map(|process| Suspicion::Probe(agent, session, process));
+            assert_eq!(registry.suspicions(start + TIMING.grace), Vec::from_iter(probes));
+        }
+        // A leader that never had a connection to it knows from the state.
+        registry.end(1);
+        registry.begin(2, &fleet, start);
+        let expected = [Suspicion::Probe(agent, session, PROCESS.unwrap())];
+        assert_eq!(registry.suspicions(start + TIMING.grace * 4), expected);
     }
 
     #[test]
@@ -389,7 +421,7 @@ mod tests {
         let start = Instant::now();
         registry.begin(1, &fleet, start);
         registry.end(1);
-        let link = registry.connected(2, agent, session, "127.0.0.1:1".into(), start);
+        let link = registry.connected(2, agent, session, PROCESS, start);
         registry.begin(2, &fleet, start);
         let late = start + TIMING.timeout;
         registry.heard(agent, &link, late);

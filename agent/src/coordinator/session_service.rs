@@ -1,6 +1,6 @@
 //! The leader's side of agents' sessions: one task for each connection.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
 use robeing_fleet::{
@@ -23,6 +23,7 @@ use super::{
     registry::{Link, Outbox, reconcile},
     view,
 };
+use crate::platform::ConnectInfo;
 
 /// Messages on their way to one agent; what waits beyond that is gathered in its outbox.
 const SEND_BUFFER: usize = 4;
@@ -57,12 +58,13 @@ impl v1::session_server::Session for SessionService {
     async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
         let node = Arc::clone(&self.node);
+        let peer = request.extensions().get::<ConnectInfo>().and_then(|info| info.peer);
         let inbound = request.into_inner();
         self.tasks.spawn(async move {
             let stop = node.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                served = serve(node, inbound, &sender) => {
+                served = serve(node, peer, inbound, &sender) => {
                     if let Err(status) = served {
                         // Nobody listens any more when the agent went first.
                         let _ = sender.send(Err(status)).await;
@@ -88,7 +90,12 @@ fn redirect(node: &Node) -> ToAgent {
     ToAgent::Redirect(v1::Redirect { leader_address, coordinators: node.addresses() })
 }
 
-async fn serve(node: Arc<Node>, mut inbound: Streaming<AgentMessage>, sender: &Sender) -> Result<(), Status> {
+async fn serve(
+    node: Arc<Node>,
+    peer: Option<SocketAddr>,
+    mut inbound: Streaming<AgentMessage>,
+    sender: &Sender,
+) -> Result<(), Status> {
     let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
     let hello = match first.transpose()?.and_then(|m| m.message) {
@@ -109,7 +116,11 @@ async fn serve(node: Arc<Node>, mut inbound: Streaming<AgentMessage>, sender: &S
         let _ = sender.send(Ok(message(redirect(&node)))).await;
         return Ok(());
     };
-    let session = match Session::open(&node, hello, term).await {
+    let process = match node.look(|fleet| located(fleet, &hello, peer)) {
+        Some(known) => Some(known),
+        None => node.transport.locate(peer, &hello.address).await,
+    };
+    let session = match Session::open(&node, hello, process, term).await {
         Ok(opened) => opened,
         Err(JoinFailed::NotLeading) => {
             let _ = sender.send(Ok(message(redirect(&node)))).await;
@@ -153,7 +164,7 @@ struct Session {
 /// Completions whose fate is known, or not (then the agent sends them again).
 type Completed = Option<Vec<v1::CompletionAck>>;
 
-fn join(hello: &v1::Hello) -> Result<AgentJoin, Status> {
+fn join(hello: &v1::Hello, process: Option<SocketAddr>) -> Result<AgentJoin, Status> {
     let role = v1::Role::try_from(hello.role).unwrap_or_default();
     let pool = (!hello.pool.is_empty()).then(|| PoolShape {
         name: hello.pool.clone(),
@@ -168,28 +179,42 @@ fn join(hello: &v1::Hello) -> Result<AgentJoin, Status> {
         specializations: hello.specializations.clone(),
         slots: hello.slots,
         address: hello.address.clone(),
+        process,
         pid: hello.pid,
         version: hello.version.clone(),
     })
 }
 
+/// Where a process that comes back from the same place was found before, so that its session need not wait for a name server.
+fn located(fleet: &Fleet, hello: &v1::Hello, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+    let agent = fleet.agent_by_name(&hello.name)?;
+    let same = agent.incarnation == hello.incarnation && agent.address == hello.address;
+    agent.process.filter(|process| same && peer.is_some_and(|peer| peer.ip().to_canonical() == process.ip()))
+}
+
 /// The session of another process of this name that may still run attempts. Until it has left or counts as lost, what it has
-/// must not be given away. A process that listens where that one did has proved that it is gone.
-fn rival(fleet: &Fleet, hello: &v1::Hello) -> Option<SessionId> {
+/// must not be given away. A process that listens where that one did has proved that it is gone; one that merely says the same
+/// address has not, since a name may stand for another machine by now.
+fn rival(fleet: &Fleet, hello: &v1::Hello, process: Option<SocketAddr>) -> Option<SessionId> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same_process = agent.incarnation == hello.incarnation;
-    let in_its_place = !hello.address.is_empty() && agent.address == hello.address;
+    let in_its_place = process.is_some() && agent.process == process;
     (!same_process && !in_its_place && agent.state != AgentState::Lost).then_some(agent.session)
 }
 
 impl Session {
-    async fn open(node: &Arc<Node>, hello: v1::Hello, term: u64) -> Result<(Self, ToAgent), JoinFailed> {
+    async fn open(
+        node: &Arc<Node>,
+        hello: v1::Hello,
+        process: Option<SocketAddr>,
+        term: u64,
+    ) -> Result<(Self, ToAgent), JoinFailed> {
         // A leader that was replaced without knowing would hand out what others have finished, under numbers that were used.
         let barrier = node.ready_to_read(v1::Consistency::Linearizable.into());
         if !matches!(tokio::time::timeout(READY_TIMEOUT, barrier).await, Ok(Ok(()))) {
             return Err(JoinFailed::NotLeading);
         }
-        if let Some(session) = node.look(|fleet| rival(fleet, &hello)) {
+        if let Some(session) = node.look(|fleet| rival(fleet, &hello, process)) {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
                 "another process is the agent {:?} (session {}); this one may be it once that one has left or counts as lost. If \
                  both are to run, give them different names",
@@ -199,13 +224,13 @@ impl Session {
         let known = node.look(|fleet| {
             let agent = fleet.agent_by_name(&hello.name)?;
             let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
-            (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session))
+            (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session, agent.process == process))
         });
-        let resumed = known.is_some();
         let (agent, session) = match known {
-            Some(known) => known,
-            None => {
-                let join = join(&hello).map_err(JoinFailed::Refused)?;
+            Some((agent, session, true)) => (agent, session),
+            // A process that moved goes on in its session, and the next leader must not look for it where it was.
+            Some((_, _, false)) | None => {
+                let join = join(&hello, process).map_err(JoinFailed::Refused)?;
                 match node.proposer.propose_here(Command::AgentJoined(join)).await? {
                     Reply::Joined { agent, session } => (agent, session),
                     Reply::Refused(refusal) => {
@@ -215,11 +240,12 @@ impl Session {
                 }
             }
         };
+        let resumed = known.is_some_and(|(_, known, _)| known == session);
         // Leadership may have gone while the join was written; another leader serves the session then.
         if node.standing.borrow().leading() != Some(term) {
             return Err(JoinFailed::NotLeading);
         }
-        let link = node.hub.registry.connected(term, agent, session, hello.address.clone(), Instant::now());
+        let link = node.hub.registry.connected(term, agent, session, process, Instant::now());
         // After the link is there, so that nothing assigned meanwhile is missed; told twice does no harm.
         let held = if resumed { &hello.held[..] } else { &[] };
         let now = node.platform.clock.unix_millis();
@@ -428,22 +454,46 @@ mod tests {
 
     use super::*;
 
-    fn hello(incarnation: u64, address: &str) -> v1::Hello {
-        v1::Hello { name: "a".into(), incarnation, slots: 1, address: address.into(), ..v1::Hello::default() }
+    fn hello(incarnation: u64) -> v1::Hello {
+        let address = "agent.example:1".into();
+        let role = v1::Role::Worker.into();
+        v1::Hello { name: "a".into(), incarnation, slots: 1, address, role, ..v1::Hello::default() }
+    }
+
+    fn at(host: u8, port: u16) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([10, 0, 0, host], port)))
+    }
+
+    #[test]
+    fn a_process_is_known_to_be_where_it_was_only_if_it_comes_from_there() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        assert_eq!(located(&fleet, &hello(1), at(1, 50_000)), None);
+        fleet.apply(1, Command::AgentJoined(join(&hello(1), at(1, 1)).unwrap()), &mut Vec::new());
+        assert_eq!(located(&fleet, &hello(1), at(1, 50_000)), at(1, 1));
+        assert_eq!(located(&fleet, &hello(1), at(2, 50_000)), None, "it moved");
+        assert_eq!(located(&fleet, &hello(1), None), None);
+        assert_eq!(located(&fleet, &hello(2), at(1, 50_000)), None, "another process may be behind another port");
+        let elsewhere = v1::Hello { address: "other.example:1".into(), ..hello(1) };
+        assert_eq!(located(&fleet, &elsewhere, at(1, 50_000)), None);
     }
 
     #[test]
     fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
         let mut fleet = Fleet::new(FleetConfig::default());
-        let first = v1::Hello { role: v1::Role::Worker.into(), ..hello(1, "10.0.0.1:1") };
-        assert_eq!(rival(&fleet, &first), None, "nobody has the name");
-        let joined = fleet.apply(1, Command::AgentJoined(join(&first).unwrap()), &mut Vec::new());
+        let (first, second) = (hello(1), hello(2));
+        assert_eq!(rival(&fleet, &first, at(1, 1)), None, "nobody has the name");
+        let joined = fleet.apply(1, Command::AgentJoined(join(&first, at(1, 1)).unwrap()), &mut Vec::new());
         let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
-        assert_eq!(rival(&fleet, &first), None, "the same process comes back");
-        assert_eq!(rival(&fleet, &hello(2, "10.0.0.1:2")), Some(session));
-        assert_eq!(rival(&fleet, &hello(2, "")), Some(session));
-        assert_eq!(rival(&fleet, &hello(2, "10.0.0.1:1")), None, "it could not listen there if the first still did");
+        assert_eq!(rival(&fleet, &first, at(1, 1)), None, "the same process comes back");
+        assert_eq!(rival(&fleet, &second, at(1, 2)), Some(session), "another port");
+        assert_eq!(rival(&fleet, &second, at(2, 1)), Some(session), "its name stands for another machine now");
+        assert_eq!(rival(&fleet, &second, None), Some(session), "who knows where it is");
+        assert_eq!(rival(&fleet, &second, at(1, 1)), None, "it could not listen there if the first still did");
         fleet.apply(2, Command::AgentLost { agent, session, reason: LossReason::Silent }, &mut Vec::new());
-        assert_eq!(rival(&fleet, &hello(2, "10.0.0.1:2")), None);
+        assert_eq!(rival(&fleet, &second, at(1, 2)), None);
+        // Two whose whereabouts are unknown have nothing in common.
+        let unknown = fleet.apply(3, Command::AgentJoined(join(&second, None).unwrap()), &mut Vec::new());
+        assert!(matches!(unknown, Reply::Joined { .. }), "{unknown:?}");
+        assert!(rival(&fleet, &hello(3), None).is_some());
     }
 }

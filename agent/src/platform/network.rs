@@ -23,6 +23,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 pub trait Network: Send + Sync + 'static {
     /// Connects to `host:port`. No deadline of its own.
     async fn connect(&self, address: &str) -> io::Result<Connection>;
+    /// What `host:port` stands for now. No deadline of its own.
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>>;
     /// Listens on `host:port`; port 0 picks a free one.
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>>;
 }
@@ -107,6 +109,10 @@ impl Network for TcpNetwork {
         stream.set_nodelay(true)?;
         let peer = stream.peer_addr().ok();
         Ok(Connection::new(stream, peer))
+    }
+
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host(address).await?.collect())
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {

@@ -17,6 +17,8 @@ use crate::platform::{Connection, Listener, Network};
 
 /// The longest a connection may take to be established.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest a name may take to be resolved before it counts as unknown. An agent's session waits for it.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How often a connection with open calls is asked whether it still works.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long it has to answer.
@@ -130,10 +132,23 @@ impl Transport {
         })
     }
 
-    /// Whether a process listens at `host:port`: `Some(false)` when the host answers that none does, `None` when there is no
+    /// Where the process that opened a connection from `peer`, and says that others reach it at `advertised`, listens for
+    /// certain: at the address it connected from, if that is one of those that `advertised` stands for now. `None` otherwise:
+    /// behind a proxy or NAT `peer` is another machine, and a wildcard is any.
+    ///
+    /// A refusal at that address proves that the process is gone. One at a name that is resolved later proves nothing: the name
+    /// may be another machine's by then.
+    pub async fn locate(&self, peer: Option<SocketAddr>, advertised: &str) -> Option<SocketAddr> {
+        let peer = peer?.ip().to_canonical();
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(advertised)).await;
+        let found = resolved.ok()?.ok()?.into_iter().find(|address| address.ip().to_canonical() == peer)?;
+        Some(SocketAddr::new(peer, found.port()))
+    }
+
+    /// Whether a process listens at `address`: `Some(false)` when the host answers that none does, `None` when there is no
     /// answer within the time.
-    pub async fn probe(&self, address: &str, within: Duration) -> Option<bool> {
-        match tokio::time::timeout(within, self.network.connect(address)).await {
+    pub async fn probe(&self, address: SocketAddr, within: Duration) -> Option<bool> {
+        match tokio::time::timeout(within, self.network.connect(&address.to_string())).await {
             Ok(Ok(_)) => Some(true),
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Some(false),
             Ok(Err(_)) | Err(_) => None,
@@ -218,4 +233,54 @@ macro_rules! limited {
 /// The largest message, bytes.
 pub const fn message_limit() -> usize {
     MAX_MESSAGE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A network with one name, which stands for these addresses.
+    struct Names(Vec<SocketAddr>);
+
+    #[async_trait]
+    impl Network for Names {
+        async fn connect(&self, _: &str) -> io::Result<Connection> {
+            Err(io::ErrorKind::HostUnreachable.into())
+        }
+        async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+            match address {
+                "silent:1" => std::future::pending().await,
+                "agent:1" => Ok(self.0.clone()),
+                other => Ok(vec![other.parse().map_err(io::Error::other)?]),
+            }
+        }
+        async fn listen(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_where_it_connected_from_if_what_it_advertises_is_there() {
+        let names = ["10.0.0.1:1", "10.0.0.2:1"].map(|address| address.parse().unwrap());
+        let transport = Transport::new(Arc::new(Names(names.into())));
+        for (peer, advertised, expected) in [
+            ("10.0.0.2:50000", "10.0.0.2:1", Some("10.0.0.2:1")),
+            ("10.0.0.2:50000", "agent:1", Some("10.0.0.2:1")),
+            ("[::ffff:10.0.0.2]:50000", "10.0.0.2:1", Some("10.0.0.2:1")),
+            ("[fd00::1]:50000", "[fd00::1]:1", Some("[fd00::1]:1")),
+            // Behind NAT, or by a name that stands for another machine by now.
+            ("10.0.0.9:50000", "10.0.0.2:1", None),
+            ("10.0.0.9:50000", "agent:1", None),
+            // A wildcard would be whoever looks.
+            ("10.0.0.2:50000", "0.0.0.0:1", None),
+            ("10.0.0.2:50000", "", None),
+            ("10.0.0.2:50000", "silent:1", None),
+        ] {
+            let found = transport.locate(peer.parse().ok(), advertised).await;
+            assert_eq!(found, expected.map(|address| address.parse().unwrap()), "{peer} {advertised}");
+        }
+        assert_eq!(transport.locate(None, "10.0.0.2:1").await, None);
+    }
 }

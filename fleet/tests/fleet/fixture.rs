@@ -48,6 +48,7 @@ pub fn worker(name: &str) -> AgentJoin {
         specializations: Vec::new(),
         slots: 1,
         address: "127.0.0.1:1".to_owned(),
+        process: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 1))),
         pid: 1,
         version: "0.1.0".to_owned(),
     }

@@ -95,6 +95,7 @@ prop_compose! {
             specializations: skills.into_iter().map(|s| KINDS[s].to_owned()).collect(),
             slots,
             address: "127.0.0.1:1".to_owned(),
+        process: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 1))),
             pid: 1,
             version: "1".to_owned(),
         }

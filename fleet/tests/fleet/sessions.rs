@@ -19,9 +19,11 @@ fn a_live_process_that_joins_again_keeps_its_session_and_its_work() {
     let mut trial = Trial::new();
     let stay = trial.join(worker("a"));
     let id = trial.submit(task(1));
-    let moved = AgentJoin { address: "127.0.0.1:2".to_owned(), ..worker("a") };
+    let process = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 2)));
+    let moved = AgentJoin { address: "127.0.0.1:2".to_owned(), process, ..worker("a") };
     assert_eq!(trial.join(moved), stay);
-    assert_eq!(trial.fleet.agent(stay.agent).map(|a| a.address.as_str()), Some("127.0.0.1:2"));
+    let agent = trial.fleet.agent(stay.agent).unwrap();
+    assert_eq!((agent.address.as_str(), agent.process), ("127.0.0.1:2", process));
     assert_eq!(trial.complete(stay, id, 1, success()), Reply::Completed);
 }
 

@@ -50,6 +50,10 @@ impl Network for MemoryNetwork {
         }
     }
 
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(vec![address.parse().map_err(io::Error::other)?])
+    }
+
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
         let mut state = self.0.lock().unwrap();
         let mut address: SocketAddr = address.parse().map_err(io::Error::other)?;

@@ -54,6 +54,9 @@ fn split(address: &str) -> io::Result<(&str, u16)> {
 impl Network for SimulatedNetwork {
     async fn connect(&self, address: &str) -> io::Result<Connection> {
         let (host, port) = split(address)?;
+        // An agent's process is looked for by the IP address of its session.
+        let by_ip = host.parse().ok().and_then(turmoil::reverse_lookup);
+        let host = by_ip.as_deref().unwrap_or(host);
         if self.down.has(host) {
             tokio::time::sleep(REFUSED_AFTER).await;
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, format!("nobody listens on {address}")));
@@ -67,6 +70,11 @@ impl Network for SimulatedNetwork {
             // nobody learns of.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        let (host, port) = split(address)?;
+        Ok(vec![SocketAddr::new(turmoil::lookup(host), port)])
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
