@@ -18,15 +18,44 @@ use super::{
 };
 
 /// Answers collected for one stream of submissions, until it sends them.
+///
+/// Invariant: for a tag that was [expected](Mailbox::expect), the answer to the submission is taken before any result. A
+/// result may well be known first, as when a proposal that was repeated after a change of leaders is answered after its task
+/// has run; the order is made here, since the two come from different tasks.
 #[derive(Default)]
 pub struct Mailbox {
     answers: Mutex<Vec<StreamedAnswer>>,
+    /// Of each tag whose submission is not answered yet, the results that came before the answer. Held while answers are
+    /// added, so that they are added in this order.
+    early: Mutex<BTreeMap<u64, Vec<Answer>>>,
     news: Notify,
 }
 
 impl Mailbox {
+    fn early(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Answer>>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds back results for this tag until its submission is answered.
+    pub fn expect(&self, tag: u64) {
+        self.early().entry(tag).or_default();
+    }
+
     /// Adds an answer.
     pub fn put(&self, tag: u64, answer: Answer) {
+        let mut early = self.early();
+        let is_submission = matches!(answer, Answer::Submitted(_));
+        if !is_submission && let Some(held_back) = early.get_mut(&tag) {
+            held_back.push(answer);
+            return;
+        }
+        let held_back = if is_submission { early.remove(&tag).unwrap_or_default() } else { Vec::new() };
+        for answer in std::iter::once(answer).chain(held_back) {
+            self.add(tag, answer);
+        }
+    }
+
+    fn add(&self, tag: u64, answer: Answer) {
         let answer = StreamedAnswer { tag, answer: Some(answer) };
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
         self.news.notify_one();
@@ -57,6 +86,7 @@ struct Waiter {
 pub struct Hub {
     revision: watch::Sender<u64>,
     applied: watch::Sender<u64>,
+    installs: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions this coordinator serves as leader.
     pub registry: Registry,
@@ -73,6 +103,7 @@ impl Hub {
         Self {
             revision: watch::Sender::new(0),
             applied: watch::Sender::new(0),
+            installs: watch::Sender::new(0),
             waiters: Mutex::default(),
             registry,
             timers: Notify::new(),
@@ -87,6 +118,12 @@ impl Hub {
     /// The index of the newest log entry applied, plus one, as it grows.
     pub fn applied_indexes(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// How often the whole state was replaced by a snapshot. Whoever waits for a result must look at the state then: what
+    /// happened within the gap is not told.
+    pub fn installs(&self) -> watch::Receiver<u64> {
+        self.installs.subscribe()
     }
 
     fn waiters(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<Waiter>>> {
@@ -126,7 +163,12 @@ impl Hub {
 
     fn finished(&self, fleet: &Fleet, id: TaskId) {
         let Some(waiting) = self.waiters().remove(&id) else { return };
-        let Some(task) = fleet.task(id) else { return };
+        let Some(task) = fleet.task(id) else {
+            for waiter in waiting {
+                waiter.mailbox.put(waiter.tag, Answer::Expired(id.to_string()));
+            }
+            return;
+        };
         let mut told = view::task(task, FINISHED);
         let last = waiting.len() - 1;
         for (n, waiter) in waiting.into_iter().enumerate() {
@@ -175,18 +217,75 @@ impl Observer for Hub {
     }
 
     fn installed(&self, fleet: &Fleet) {
-        // Results that came with the snapshot: those who wait for them would never hear otherwise.
-        let waiting: Vec<TaskId> = self.waiters().keys().copied().collect();
-        for id in waiting {
-            if fleet.task(id).is_some_and(|task| task.state.is_final()) {
-                self.finished(fleet, id);
-            }
-        }
+        self.installs.send_modify(|installs| *installs += 1);
         self.revision.send_replace(fleet.revision());
         self.timers.notify_one();
     }
 
     fn progressed(&self, index: u64) {
         self.applied.send_replace(index + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_proto::v1;
+
+    use super::*;
+
+    fn submitted() -> Answer {
+        Answer::Submitted(v1::SubmitResult::default())
+    }
+
+    fn finished() -> Answer {
+        Answer::Finished(v1::Task::default())
+    }
+
+    fn taken(mailbox: &Mailbox, limit: usize) -> Vec<(u64, &'static str)> {
+        let name = |answer: StreamedAnswer| match answer.answer {
+            Some(Answer::Submitted(_)) => (answer.tag, "submitted"),
+            Some(Answer::Finished(_)) => (answer.tag, "finished"),
+            Some(Answer::Expired(_)) => (answer.tag, "expired"),
+            None => (answer.tag, "nothing"),
+        };
+        mailbox.take(limit).into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_result_is_told_after_the_acceptance_whichever_comes_first() {
+        for is_taken_between in [false, true] {
+            let mailbox = Mailbox::default();
+            mailbox.expect(1);
+            mailbox.expect(2);
+            mailbox.put(1, finished());
+            mailbox.put(2, Answer::Expired("id".into()));
+            if is_taken_between {
+                assert_eq!(taken(&mailbox, 10), []);
+            }
+            mailbox.put(1, submitted());
+            mailbox.put(2, submitted());
+            mailbox.put(1, finished());
+            let all = [(1, "submitted"), (1, "finished"), (2, "submitted"), (2, "expired"), (1, "finished")];
+            assert_eq!(taken(&mailbox, 10), all);
+        }
+    }
+
+    #[test]
+    fn a_tag_that_nobody_waits_for_holds_nothing_back() {
+        let mailbox = Mailbox::default();
+        mailbox.put(1, submitted());
+        mailbox.expect(1);
+        mailbox.put(2, finished());
+        assert_eq!(taken(&mailbox, 10), [(1, "submitted"), (2, "finished")]);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_after_a_full_message_is_news() {
+        let mailbox = Mailbox::default();
+        (0..3).for_each(|tag| mailbox.put(tag, submitted()));
+        mailbox.news().await;
+        assert_eq!(taken(&mailbox, 2), [(0, "submitted"), (1, "submitted")]);
+        mailbox.news().await;
+        assert_eq!(taken(&mailbox, 2), [(2, "submitted")]);
     }
 }

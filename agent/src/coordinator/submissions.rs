@@ -1,11 +1,14 @@
 //! Taking tasks: one submission, or a stream of them that also tells results.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::{Command, Reply, RetryPolicy, TaskId};
 use robeing_proto::v1::{self, streamed_answer::Answer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
@@ -23,6 +26,8 @@ use crate::platform::uuid_v7;
 pub const MAX_OUTSTANDING: usize = 16_384;
 /// Answers in one message.
 const MAX_ANSWERS: usize = 1_000;
+/// Tasks looked at in one go, so that applying does not wait long.
+const MAX_LOOKED_AT: usize = 1_000;
 /// Bytes of inputs proposed at once; a submission with more is split.
 const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 
@@ -111,12 +116,13 @@ pub fn stream(
     tasks.spawn(async move {
         let leaving = Arc::clone(&node);
         let mut serving = Serving {
+            installs: node.hub.installs(),
             node,
             mailbox: Arc::new(Mailbox::default()),
             waiting: BTreeMap::new(),
-            unsettled: BTreeMap::new(),
             proposed: 0,
             proposing: FuturesUnordered::new(),
+            catching_up: None,
         };
         tokio::select! {
             () = leaving.leaves() => {
@@ -140,6 +146,16 @@ struct Asked {
     tag: u64,
     id: TaskId,
     wait: bool,
+    /// How often the state had been replaced.
+    installs: u64,
+}
+
+/// A task whose result is waited for.
+#[derive(Clone, Copy)]
+struct Waiting {
+    id: TaskId,
+    /// Whether it was accepted, as far as told: only then it is gone if the state lacks it.
+    accepted: bool,
 }
 
 type Proposed = (Vec<Asked>, Result<Vec<Reply>, ProposeError>);
@@ -147,13 +163,30 @@ type Proposed = (Vec<Asked>, Result<Vec<Reply>, ProposeError>);
 struct Serving {
     node: Arc<Node>,
     mailbox: Arc<Mailbox>,
-    /// Tags whose results are waited for.
-    waiting: BTreeMap<u64, TaskId>,
-    /// Of those, the ones whose acceptance is not told yet, with the results that came before it: a proposal that was repeated
-    /// after a change of leaders may be answered after its task has run.
-    unsettled: BTreeMap<u64, Vec<Answer>>,
+    /// By tag.
+    waiting: BTreeMap<u64, Waiting>,
     proposed: usize,
     proposing: FuturesUnordered<BoxFuture<'static, Proposed>>,
+    installs: watch::Receiver<u64>,
+    catching_up: Option<CatchingUp>,
+}
+
+/// Finds out whether accepted tasks that the state lacks are gone or still to be applied here.
+struct CatchingUp {
+    /// Those it is about.
+    missing: BTreeSet<(u64, TaskId)>,
+    /// Done when this coordinator has applied everything that was accepted before.
+    barrier: BoxFuture<'static, Result<(), Status>>,
+    /// The state was replaced once more meanwhile.
+    again: bool,
+}
+
+/// Waits for the barrier, if there is one.
+async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
+    match catching_up {
+        Some(catching_up) => (&mut catching_up.barrier).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Serving {
@@ -167,9 +200,12 @@ impl Serving {
         let mut pending: Vec<v1::StreamedAnswer> = Vec::new();
         while open || self.proposed > 0 || !self.waiting.is_empty() || !pending.is_empty() {
             tokio::select! {
-                Some(done) = self.proposing.next() => self.settle(done)?,
+                Some(proposed) = self.proposing.next() => self.settle(proposed)?,
+                Ok(()) = self.installs.changed() => self.look_again(),
+                caught_up = caught_up(&mut self.catching_up) => self.tell_expired(caught_up.is_ok()),
                 () = mailbox.news(), if pending.is_empty() => {
-                    pending = self.tellable(mailbox.take(MAX_ANSWERS));
+                    pending = mailbox.take(MAX_ANSWERS);
+                    self.told(&pending);
                 }
                 permit = sender.reserve(), if !pending.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
@@ -184,21 +220,68 @@ impl Serving {
         Ok(())
     }
 
-    /// What may be told now: a result only after the acceptance.
-    fn tellable(&mut self, answers: Vec<v1::StreamedAnswer>) -> Vec<v1::StreamedAnswer> {
-        let mut told = Vec::with_capacity(answers.len());
+    fn told(&mut self, answers: &[v1::StreamedAnswer]) {
         for v1::StreamedAnswer { tag, answer } in answers {
-            match (answer, self.unsettled.get_mut(&tag)) {
-                (Some(result @ Answer::Finished(_)), Some(early)) => early.push(result),
-                (answer, _) => {
-                    if let Some(Answer::Finished(_)) = answer {
-                        self.waiting.remove(&tag);
-                    }
-                    told.push(v1::StreamedAnswer { tag, answer });
-                }
+            if matches!(answer, Some(Answer::Finished(_) | Answer::Expired(_))) {
+                self.waiting.remove(tag);
             }
         }
-        told
+    }
+
+    /// After the state was replaced: tells results that came with it, and if a task is not in it, finds out whether it is gone
+    /// or still to come.
+    fn look_again(&mut self) {
+        let missing = self.tell_results();
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.again = true;
+        } else if !missing.is_empty() {
+            let node = Arc::clone(&self.node);
+            let barrier = Box::pin(async move { node.ready_to_read(v1::Consistency::Linearizable.into()).await });
+            self.catching_up = Some(CatchingUp { missing, barrier, again: false });
+        }
+    }
+
+    /// Tells the results that are there: the tags of accepted tasks that are not.
+    fn tell_results(&mut self) -> BTreeSet<(u64, TaskId)> {
+        let waiting: Vec<(u64, Waiting)> = self.waiting.iter().map(|(tag, waiting)| (*tag, *waiting)).collect();
+        let mut missing = BTreeSet::new();
+        for group in waiting.chunks(MAX_LOOKED_AT) {
+            let mut results = Vec::new();
+            self.node.look(|fleet| {
+                for (tag, Waiting { id, accepted }) in group {
+                    match fleet.task(*id) {
+                        Some(_) => results.extend(Hub::result(fleet, *id).map(|task| (*tag, *id, task))),
+                        None if *accepted => drop(missing.insert((*tag, *id))),
+                        None => {}
+                    }
+                }
+            });
+            for (tag, id, task) in results {
+                self.answer(tag, id, Answer::Finished(task));
+            }
+        }
+        missing
+    }
+
+    /// If this coordinator has caught up, the tasks that were missing and still are have ended and expired. Without a leader
+    /// nothing can be known, and it is asked again.
+    fn tell_expired(&mut self, caught_up: bool) {
+        let Some(CatchingUp { missing, again, .. }) = self.catching_up.take() else { return };
+        if caught_up {
+            for (tag, id) in self.tell_results().intersection(&missing) {
+                self.answer(*tag, *id, Answer::Expired(id.to_string()));
+            }
+        }
+        if again || !caught_up {
+            self.look_again();
+        }
+    }
+
+    /// Answers, unless whoever applied the log was quicker.
+    fn answer(&mut self, tag: u64, id: TaskId, answer: Answer) {
+        if self.node.hub.forget(id, &self.mailbox, tag) {
+            self.mailbox.put(tag, answer);
+        }
     }
 
     fn take(&mut self, tasks: Vec<v1::StreamedTask>) -> Result<(), Status> {
@@ -206,16 +289,17 @@ impl Serving {
             return Err(errors::too_many("tasks", tasks.len(), MAX_OUTSTANDING));
         }
         let default_retry = self.node.look(|fleet| fleet.config().retry);
+        let installs = *self.installs.borrow();
         let (mut asked, mut commands) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
         for task in tasks {
             match prepare(&self.node, default_retry, task.task.unwrap_or_default()) {
                 Ok(command) => {
                     let id = submitted_id(&command);
                     if task.wait {
+                        self.mailbox.expect(task.tag);
                         self.await_result(task.tag, id);
-                        self.unsettled.entry(task.tag).or_default();
                     }
-                    asked.push(Asked { tag: task.tag, id, wait: task.wait });
+                    asked.push(Asked { tag: task.tag, id, wait: task.wait, installs });
                     commands.push(command);
                 }
                 Err(refused) => self.mailbox.put(task.tag, Answer::Submitted(refused)),
@@ -232,51 +316,56 @@ impl Serving {
 
     fn await_result(&mut self, tag: u64, id: TaskId) {
         self.node.hub.wait_for(id, &self.mailbox, tag);
-        self.waiting.insert(tag, id);
+        self.waiting.insert(tag, Waiting { id, accepted: false });
     }
 
     fn settle(&mut self, (asked, replies): Proposed) -> Result<(), Status> {
         self.proposed -= asked.len();
+        let installs = *self.installs.borrow();
+        let mut missed = false;
         let mut replies = replies?.into_iter();
-        for Asked { tag, id, wait } in asked {
+        for Asked { tag, id, wait, installs: before } in asked {
             let Some(reply) = replies.next() else { return Err(Status::internal("a reply is missing")) };
             let existing = matches!(reply, Reply::Submitted { existing: true, .. });
             let (task, answer) = result(id, reply);
             self.mailbox.put(tag, Answer::Submitted(answer));
-            for early in self.unsettled.remove(&tag).unwrap_or_default() {
-                self.mailbox.put(tag, early);
-            }
             if !wait {
                 continue;
             }
             match task {
-                Some(task) if existing => self.await_existing(tag, id, task),
-                Some(_) => {}
+                Some(task) => {
+                    self.accepted(tag, id, task, existing);
+                    missed |= before != installs;
+                }
                 None => {
                     self.node.hub.forget(id, &self.mailbox, tag);
                     self.waiting.remove(&tag);
                 }
             }
         }
+        // The state was replaced meanwhile, and its results were looked for before these were known to be accepted.
+        if missed {
+            self.look_again();
+        }
         Ok(())
     }
 
-    /// A task that had been accepted before may have ended before it was waited for.
-    fn await_existing(&mut self, tag: u64, asked: TaskId, task: TaskId) {
+    fn accepted(&mut self, tag: u64, asked: TaskId, task: TaskId, existing: bool) {
         if asked != task {
             self.node.hub.forget(asked, &self.mailbox, tag);
             self.await_result(tag, task);
         }
-        let ended = self.node.look(|fleet| Hub::result(fleet, task));
-        if let Some(ended) = ended
-            && self.node.hub.forget(task, &self.mailbox, tag)
-        {
-            self.mailbox.put(tag, Answer::Finished(ended));
+        if let Some(waiting) = self.waiting.get_mut(&tag) {
+            waiting.accepted = true;
+        }
+        // One that had been accepted before may have ended before it was waited for.
+        if existing && let Some(ended) = self.node.look(|fleet| Hub::result(fleet, task)) {
+            self.answer(tag, task, Answer::Finished(ended));
         }
     }
 
     fn close(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.node.hub.forget_all(&self.mailbox, waiting.into_values());
+        self.node.hub.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
     }
 }

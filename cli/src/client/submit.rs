@@ -303,6 +303,11 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                         self.tell_finished(tag, task);
                     }
                 }
+                Some(Answer::Expired(task_id)) => {
+                    if self.unfinished.remove(&tag).is_some() {
+                        (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id });
+                    }
+                }
                 None => {}
             }
         }

@@ -128,6 +128,8 @@ impl Submitter {
                         }
                         return submitted;
                     }
+                    // What became of it is looked for by the other clients.
+                    Some(Answer::Expired(_)) => return submitted,
                     None => {}
                 }
             }
