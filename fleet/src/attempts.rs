@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES};
+use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES};
 use crate::scoring::score;
 use crate::{
     Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
@@ -30,19 +30,19 @@ fn assignment(task: &Task, attempt: &Attempt) -> Effect {
     Effect::Assign { agent: attempt.agent, session: attempt.session, task: task.id, attempt: attempt.number }
 }
 
-/// Cuts `text` to [`MAX_TEXT_BYTES`] at a character's edge: its end if `tail`, else its beginning.
-fn cut(text: &mut String, tail: bool) {
-    if text.len() <= MAX_TEXT_BYTES {
+/// Cuts `text` to `most` bytes at a character's edge: its end if `tail`, else its beginning.
+fn cut(text: &mut String, most: usize, tail: bool) {
+    if text.len() <= most {
         return;
     }
     if tail {
-        let mut from = text.len() - MAX_TEXT_BYTES;
+        let mut from = text.len() - most;
         while !text.is_char_boundary(from) {
             from += 1;
         }
         text.drain(..from);
     } else {
-        let mut to = MAX_TEXT_BYTES;
+        let mut to = most;
         while !text.is_char_boundary(to) {
             to -= 1;
         }
@@ -135,14 +135,20 @@ impl Fleet {
             return self.stale(StaleReason::UnknownTask);
         };
         match outcome {
-            Outcome::Succeeded(output) if output.len() <= MAX_INPUT_BYTES => {
+            Outcome::Succeeded(output) if output.len() <= MAX_INPUT_BYTES && self.has_room(output.len()) => {
                 self.succeeded(seq, id, (task, attempt), ran_us, output, effects);
             }
             Outcome::Succeeded(output) => {
-                let message = format!(
-                    "the output has {} bytes, the limit is {MAX_INPUT_BYTES}; store it elsewhere and return a reference",
-                    output.len()
-                );
+                let len = output.len();
+                let message = if len > MAX_INPUT_BYTES {
+                    format!(
+                        "the output has {len} bytes, the limit is {MAX_INPUT_BYTES}; store it elsewhere and return a reference"
+                    )
+                } else {
+                    format!(
+                        "no room is left for the output of {len} bytes; raise max_bytes, or store outputs elsewhere"
+                    )
+                };
                 let failure = own_failure(FailureKind::OutputTooLarge, &message, false);
                 self.failed(seq, id, (task, attempt), failure, effects);
             }
@@ -155,6 +161,11 @@ impl Fleet {
             }
         }
         Reply::Completed
+    }
+
+    /// Whether so many bytes more may be stored for a task that was accepted.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.indexes.bytes.saturating_add(bytes as u64) <= self.state.config.most_stored()
     }
 
     fn stale(&mut self, reason: StaleReason) -> Reply {
@@ -197,8 +208,13 @@ impl Fleet {
     }
 
     fn failed(&mut self, seq: u64, id: AgentId, held: (TaskId, u32), mut failure: Failure, effects: &mut Vec<Effect>) {
-        cut(&mut failure.message, false);
-        cut(&mut failure.stderr_tail, true);
+        cut(&mut failure.message, MAX_TEXT_BYTES, false);
+        cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
+        // Kept with the attempt and, if it is the last one, with the task.
+        if !self.has_room(2 * (failure.message.len() + failure.stderr_tail.len())) {
+            cut(&mut failure.message, SCARCE_TEXT_BYTES, false);
+            failure.stderr_tail.clear();
+        }
         let counts = failure.kind != FailureKind::Deadline;
         self.change_work(id, |agent| {
             agent.held.remove(&held);
@@ -289,7 +305,8 @@ impl Fleet {
         if state.is_final() {
             return Reply::Cancelled(state);
         }
-        cut(&mut reason, false);
+        let most = if self.has_room(MAX_TEXT_BYTES) { MAX_TEXT_BYTES } else { SCARCE_TEXT_BYTES };
+        cut(&mut reason, most, false);
         self.stop_current(seq, CancelCause::Cancelled, effects);
         self.finish(seq, TaskState::Cancelled, effects, |task, now| {
             task.end_attempt(now, AttemptEnd::Cancelled, None);

@@ -108,6 +108,27 @@ impl FleetConfig {
         if self.max_tasks == 0 {
             return Err(invalid("max_tasks", "must be at least 1"));
         }
+        let largest = self.largest_snapshot();
+        if largest > MAX_SNAPSHOT_BYTES {
+            let problem = format!(
+                "is {}; with max_tasks of {} a snapshot could have {largest} bytes, and the most is {MAX_SNAPSHOT_BYTES}. Lower one \
+                 of the two",
+                self.max_bytes, self.max_tasks
+            );
+            return Err(invalid("max_bytes", problem));
+        }
         Ok(())
+    }
+
+    /// Bytes that a snapshot of a fleet with this configuration can have.
+    pub fn largest_snapshot(&self) -> u64 {
+        let tasks = u64::from(self.max_tasks).saturating_mul(MAX_TASK_OVERHEAD);
+        let agents = u64::from(MAX_AGENTS) * MAX_AGENT_OVERHEAD;
+        self.most_stored().saturating_add(tasks).saturating_add(agents)
+    }
+
+    /// Bytes of inputs, outputs and texts that are stored at most, with the results of what was accepted.
+    pub fn most_stored(&self) -> u64 {
+        self.max_bytes.saturating_add(self.max_bytes.max(MIN_OVERDRAFT_BYTES))
     }
 }

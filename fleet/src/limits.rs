@@ -32,6 +32,19 @@ pub const DEFAULT_MAX_QUEUED: u32 = 100_000;
 pub const DEFAULT_MAX_TASKS: u32 = 1_000_000;
 /// Default of `FleetConfig::max_bytes`: 1 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest snapshot of a fleet, bytes: what coordinators send each other and take in. A configuration that could lead to a
+/// larger one is refused; see `FleetConfig::largest_snapshot`.
+pub const MAX_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Bytes of results that are taken at least though `FleetConfig::max_bytes` are stored, for a task that was accepted may have an
+/// output; as many as those if they are more. Beyond it outputs are refused and texts are cut to [`SCARCE_TEXT_BYTES`].
+pub const MIN_OVERDRAFT_BYTES: u64 = 16 * 1024 * 1024;
+/// Longest failure message or cancel reason that is kept when there is no room for more, bytes. No tail of stderr is.
+pub const SCARCE_TEXT_BYTES: usize = 128;
+/// Bytes of a task in a snapshot at most, besides what counts against `FleetConfig::max_bytes`: names, key and kept attempts,
+/// each with a text of [`SCARCE_TEXT_BYTES`].
+pub const MAX_TASK_OVERHEAD: u64 = 10 * 1024;
+/// Bytes of an agent in a snapshot at most, besides its slots.
+pub const MAX_AGENT_OVERHEAD: u64 = 8 * 1024;
 /// Default of `FleetConfig::result_ttl`, ms: one hour.
 pub const DEFAULT_RESULT_TTL_MS: u64 = 3600 * 1000;
 /// Default of `FleetConfig::lost_agent_ttl`, ms: ten minutes.

@@ -6,19 +6,24 @@ use std::{
     time::Duration,
 };
 
+use openraft::async_runtime::watch::WatchReceiver;
 use robeing_fleet::{Command, FleetConfig, Reply};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
     leadership::{until_leading, until_not_leading},
+    log::SEGMENT_BYTES,
     node::Node,
+    room,
 };
 
 /// How often it is looked whether a snapshot is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of log after which a snapshot is written, if the state is smaller than that.
 pub const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
+/// Pause after a snapshot found no room.
+const SKIPPED_RETRY: Duration = Duration::from_secs(10);
 /// Pause after a tick could not be written.
 const TICK_RETRY: Duration = Duration::from_millis(200);
 /// Ticks come no denser than this.
@@ -49,23 +54,63 @@ pub async fn timers(node: Arc<Node>) {
     }
 }
 
-/// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. Runs until the node stops.
+/// Whether a snapshot is due, `grown` bytes of log after the last, with a state of so many bytes. When the disk is short of room
+/// it is due earlier, since it lets the log be purged.
+fn is_due(grown: u64, state: u64, short_of_room: bool) -> bool {
+    grown > if short_of_room { SEGMENT_BYTES as u64 } else { SNAPSHOT_AFTER_BYTES.max(state) }
+}
+
+/// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. One that finds no room is tried again. Runs until the
+/// node stops.
 pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
-    let mut written_at = 0;
+    let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
+    let mut retry_at = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let bytes = node.log.stats().entry_bytes.load(Ordering::Relaxed);
-        let state = node.look(|fleet| fleet.stored_bytes());
-        let grown = bytes.saturating_sub(written_at) > SNAPSHOT_AFTER_BYTES.max(state);
-        if !grown && node.log.entries() < after_entries as usize {
+        let (state, size) = node.look(|fleet| (fleet.stored_bytes(), room::snapshot_size(fleet)));
+        let room = node.rooms.own();
+        if room.short {
+            purge(&node, &mut purged).await;
+        }
+        let now_skipped = node.snapshots.skipped.load(Ordering::Relaxed);
+        if skipped != now_skipped {
+            skipped = now_skipped;
+            retry_at = Some(Instant::now() + SKIPPED_RETRY);
+        }
+        let retry = retry_at.is_some_and(|at| at <= Instant::now());
+        let due = is_due(bytes.saturating_sub(written_at), state, room.short);
+        if !retry && (retry_at.is_some() || !due && node.log.entries() < after_entries as usize) {
             continue;
         }
+        if room.is_known() && room.free < size {
+            warn!(
+                size,
+                free = room.free,
+                "a snapshot was skipped: the disk has no room for it. It is tried again later"
+            );
+            node.snapshots.skipped.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        retry_at = None;
         let started = Instant::now();
         match node.raft.trigger().snapshot().await {
             Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot asked for"),
             Err(error) => warn!(%error, "no snapshot could be written"),
         }
         written_at = bytes;
+    }
+}
+
+/// Purges what the newest snapshot covers, entries that are kept for followers a little behind, too: they get the snapshot.
+async fn purge(node: &Node, purged: &mut u64) {
+    let covered = node.raft.data_metrics().borrow_watched().snapshot.map_or(0, |id| id.index());
+    if covered <= *purged {
+        return;
+    }
+    match node.raft.trigger().purge_log(covered).await {
+        Ok(()) => *purged = covered,
+        Err(error) => warn!(%error, "the log could not be purged"),
     }
 }
 
@@ -82,5 +127,25 @@ pub async fn configuration(node: Arc<Node>, config: FleetConfig) {
             }
         }
         until_not_leading(&mut standing, term).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_due_after_so_much_log_and_earlier_when_the_disk_is_short_of_room() {
+        let (segment, usual) = (SEGMENT_BYTES as u64, SNAPSHOT_AFTER_BYTES);
+        for (grown, state, short, due) in [
+            (usual, 0, false, false),
+            (usual + 1, 0, false, true),
+            (usual + 1, usual + 1, false, false),
+            (usual + 2, usual + 1, false, true),
+            (segment, 10 * usual, true, false),
+            (segment + 1, 10 * usual, true, true),
+        ] {
+            assert_eq!(is_due(grown, state, short), due, "{grown} {state} {short}");
+        }
     }
 }

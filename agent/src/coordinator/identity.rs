@@ -4,13 +4,14 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::consensus::NodeId;
-use crate::platform::{DiskLock, Platform};
+use super::{advice::RESTORE_OR_REJOIN, consensus::NodeId};
+use crate::platform::{AtomicFile, DiskLock, Platform};
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
@@ -35,7 +36,7 @@ impl Identity {
     /// Notes in the directory that the log has something in it.
     pub async fn note_log_begun(&self, platform: &Platform, dir: &Path) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(&Self { log_begun: true, ..self.clone() }).map_err(io::Error::other)?;
-        platform.disk.write_atomic(&dir.join(FILE), Bytes::from(content)).await
+        AtomicFile::open(Arc::clone(&platform.disk), &dir.join(FILE)).await?.replace(Bytes::from(content)).await
     }
 }
 
@@ -52,9 +53,7 @@ pub enum DataError {
         dir: PathBuf,
     },
     /// The file can't be read.
-    #[error(
-        "{file} is damaged ({problem}); without it the node id is lost, so remove the whole directory to let this coordinator join again as a new member"
-    )]
+    #[error("{file} is damaged ({problem}), and without it this coordinator's node id is lost. {RESTORE_OR_REJOIN}")]
     Damaged {
         /// Which.
         file: PathBuf,
@@ -62,9 +61,7 @@ pub enum DataError {
         problem: String,
     },
     /// The log is gone, though the identity is there.
-    #[error(
-        "the log in {dir} is gone or was emptied, though this coordinator had written to it; restore it, or remove the whole directory to let this coordinator join again as a new member"
-    )]
+    #[error("the log in {dir} is gone or was emptied, though this coordinator had written to it. {RESTORE_OR_REJOIN}")]
     LogLost {
         /// Where it was.
         dir: PathBuf,
@@ -99,10 +96,11 @@ pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str)
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(DataError::InUse { dir: dir.to_owned() }),
         lock => lock?,
     };
-    let file = dir.join(FILE);
-    let identity = match disk.read(&file).await {
+    let mut file = AtomicFile::open(Arc::clone(disk), &dir.join(FILE)).await?;
+    let identity = match file.read().await {
         Ok(content) => {
-            let damaged = |e: serde_json::Error| DataError::Damaged { file: file.clone(), problem: e.to_string() };
+            let damaged =
+                |e: serde_json::Error| DataError::Damaged { file: file.path().to_owned(), problem: e.to_string() };
             let identity: Identity = serde_json::from_slice(&content).map_err(damaged)?;
             check(dir, "cluster", &identity.cluster_id, cluster_id)?;
             check(dir, "coordinator", &identity.name, name)?;
@@ -117,7 +115,7 @@ pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str)
                 log_begun: false,
             };
             let content = serde_json::to_vec_pretty(&identity).map_err(io::Error::other)?;
-            disk.write_atomic(&file, Bytes::from(content)).await?;
+            file.replace(Bytes::from(content)).await?;
             identity
         }
         Err(e) => return Err(e.into()),

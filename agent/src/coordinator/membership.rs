@@ -34,7 +34,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2 * CATCH_UP_TIMEOUT.as_secs(
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 async fn describe(node: &Node, address: &str) -> Option<v1::DescribeResponse> {
-    node.peers.ask(address, |mut peer| async move { peer.describe(v1::DescribeRequest {}).await }).await
+    node.peers.ask(address, |mut peer| async move { peer.describe(v1::DescribeRequest::default()).await }).await
 }
 
 /// Makes this node a member, if it is none. Returns when it is, or when the node stops. `configured` are the names and

@@ -32,6 +32,10 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
     let entries = gauge("log_entries", "Log entries appended since the start");
     let syncs = gauge("log_syncs", "Syncs of the log since the start");
     let bytes = gauge("log_written_bytes", "Bytes written to the log since the start");
+    let free = gauge("disk_free_bytes", "Bytes free on the disk of the data directory");
+    let needed = gauge("disk_needed_bytes", "Bytes that must be free there to finish what was accepted");
+    let short = gauge("disk_short", "1 while fewer are free than needed");
+    let skipped = gauge("snapshots_skipped", "Snapshots given up for lack of room since the start");
     loop {
         let (counts, totals, agents, held) =
             node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
@@ -56,6 +60,11 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
         entries.set(log.entries.load(Ordering::Relaxed) as i64);
         syncs.set(log.syncs.load(Ordering::Relaxed) as i64);
         bytes.set(log.bytes.load(Ordering::Relaxed) as i64);
+        let room = node.rooms.own();
+        free.set(i64::try_from(room.free).unwrap_or(i64::MAX));
+        needed.set(i64::try_from(room.needed).unwrap_or(i64::MAX));
+        short.set(room.short.into());
+        skipped.set(node.snapshots.skipped.load(Ordering::Relaxed) as i64);
         tokio::time::sleep(REFRESH).await;
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod admin_service;
+mod advice;
 pub mod consensus;
 mod errors;
 mod fleet_service;
@@ -26,6 +27,7 @@ mod proposer;
 mod raft_service;
 mod reconfiguration;
 mod registry;
+mod room;
 mod session_service;
 mod submissions;
 mod succession;
@@ -36,7 +38,7 @@ mod watches;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use openraft::async_runtime::watch::WatchReceiver;
-use robeing_fleet::{Fleet, FleetConfig};
+use robeing_fleet::{Fleet, FleetConfig, Refusal};
 use robeing_proto::v1::{
     admin_server::AdminServer, fleet_server::FleetServer, raft_server::RaftServer, session_server::SessionServer,
 };
@@ -47,7 +49,7 @@ use tracing::{error, info, warn};
 
 use self::{
     admin_service::AdminService,
-    consensus::{ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, SnapshotFile, StateMachine, Timing},
+    consensus::{ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, StateMachine, Timing},
     fleet_service::FleetService,
     hub::Hub,
     identity::{DataDir, DataError},
@@ -76,6 +78,9 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Why a coordinator could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
+    /// The limits of the fleet's state contradict each other.
+    #[error("the fleet can't be configured so: {0}")]
+    Settings(Refusal),
     /// The data directory can't be used.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -109,6 +114,8 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), CoordinatorError> {
+    // Once it leads it would propose them, and be refused.
+    fleet_config(&config).check().map_err(CoordinatorError::Settings)?;
     let transport = Transport::new(Arc::clone(&platform.network));
     let opening = async {
         let bound = transport.bind(&config.listen).await?;
@@ -185,8 +192,9 @@ async fn start_node(
     };
     let hub = Arc::new(Hub::new(Registry::new(timing, Arc::clone(&platform.clock))));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-    let snapshot = SnapshotFile::new(Arc::clone(&platform.disk), &config.data);
-    let state_machine = StateMachine::open(snapshot, fleet.clone(), Arc::clone(&hub) as _, &log).await?;
+    let disk = Arc::clone(&platform.disk);
+    let state_machine = StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&hub) as _, &log).await?;
+    let snapshots = state_machine.stats();
     let id = data.identity.node_id;
     let timing = Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max };
     let network = PeerNetwork::new(transport.clone());
@@ -216,6 +224,8 @@ async fn start_node(
         log,
         scores: preference::Scores::default(),
         warnings: warnings::Warnings::default(),
+        rooms: room::Rooms::default(),
+        snapshots,
         started: Instant::now(),
         heard: Heard::default(),
         removed: watch::Sender::new(false),
@@ -258,10 +268,11 @@ async fn serve(
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, housekeeping::timers(Arc::clone(&node))));
+    tasks.spawn(until(&stop, room::watch(Arc::clone(&node), config.data.clone())));
     tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
     tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
     tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
-    let routes = routes(&node, tasks, &metrics).await;
+    let routes = routes(&node, config.data.clone(), tasks, &metrics).await;
     let serve_until = stop.child_token();
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
@@ -294,7 +305,7 @@ async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
     }
 }
 
-async fn routes(node: &Arc<Node>, tasks: &TaskTracker, metrics: &Metrics) -> Routes {
+async fn routes(node: &Arc<Node>, dir: PathBuf, tasks: &TaskTracker, metrics: &Metrics) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FleetServer<FleetService>>().await;
     health.set_serving::<SessionServer<SessionService>>().await;
@@ -308,6 +319,7 @@ async fn routes(node: &Arc<Node>, tasks: &TaskTracker, metrics: &Metrics) -> Rou
         node.raft.clone(),
         node.log.clone(),
         node.contradicted.clone(),
+        (Arc::clone(&node.platform.disk), dir),
         node.platform.random.next_u64(),
     );
     let mut routes = Routes::builder();

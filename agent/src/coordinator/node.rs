@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use super::{
-    consensus::{NodeId, Peer, Raft, SharedFleet},
+    consensus::{NodeId, Peer, Raft, SharedFleet, SnapshotStats},
     hub::Hub,
     identity::Identity,
     leadership::Standing,
@@ -27,6 +27,7 @@ use super::{
     peers::Peers,
     preference::{CAUGHT_UP, Scores},
     proposer::Proposer,
+    room::Rooms,
     warnings::Warnings,
 };
 use crate::{platform::Platform, transport::Transport};
@@ -70,6 +71,10 @@ pub struct Node {
     pub scores: Scores,
     /// What is wrong with it.
     pub warnings: Warnings,
+    /// What is known of the room on the coordinators' disks.
+    pub rooms: Rooms,
+    /// What became of this coordinator's own snapshots.
+    pub snapshots: Arc<SnapshotStats>,
     /// When it started.
     pub started: Instant,
     /// When a leader was last heard of.

@@ -20,7 +20,13 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use super::{consensus::NodeId, leadership::until_leading, node::Node};
+use super::{
+    consensus::NodeId,
+    leadership::{Standing, until_leading},
+    node::Node,
+    room::Voter,
+};
+
 /// How often the leader asks the others.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// By how much another must be better.
@@ -52,6 +58,7 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
         applied_index: applied(node),
         scores: node.scores.told(),
         warnings: node.warnings.told(),
+        short_of_room: node.rooms.own().short,
     }
 }
 
@@ -162,11 +169,30 @@ impl Choice {
 
 /// What a member says of itself, if it answers in time and is the one that is meant.
 pub async fn ask(node: &Node, id: NodeId, address: &str) -> Option<v1::DescribeResponse> {
+    ask_as(node, id, address, None).await
+}
+
+async fn ask_as(
+    node: &Node,
+    id: NodeId,
+    address: &str,
+    from_leader: Option<v1::LeadersWord>,
+) -> Option<v1::DescribeResponse> {
     if id == node.identity.node_id {
         return Some(describe(node));
     }
-    let describe = |mut peer: RaftClient<Channel>| async move { peer.describe(v1::DescribeRequest {}).await };
+    let request = v1::DescribeRequest { from_leader };
+    let describe = |mut peer: RaftClient<Channel>| async move { peer.describe(request).await };
     node.peers.ask(address, describe).await.filter(|said| said.node_id == id)
+}
+
+/// Takes what the leader says when it asks.
+pub fn hear(node: &Node, said: v1::LeadersWord) {
+    let leads = matches!(*node.standing.borrow(), Standing::Leading { .. });
+    // One that was replaced does not know.
+    if !leads && said.term >= node.log.vote().map_or(0, |vote| vote.leader_id.term) {
+        node.rooms.note_told((!said.refusal.is_empty()).then_some(said.refusal), Instant::now());
+    }
 }
 
 /// Asks the members as long as this coordinator leads, and hands leadership over when that is better. Runs until the node
@@ -174,15 +200,15 @@ pub async fn ask(node: &Node, id: NodeId, address: &str) -> Option<v1::DescribeR
 pub async fn run(node: Arc<Node>) {
     let mut standing = node.standing.clone();
     loop {
-        if until_leading(&mut standing).await.is_none() {
-            return;
-        }
+        let Some(term) = until_leading(&mut standing).await else { return };
+        node.rooms.clear();
         let mut choice = Choice::default();
         while node.standing.borrow().leading().is_some() {
-            round(&node, &mut choice).await;
+            round(&node, term, &mut choice).await;
             tokio::time::sleep(ASK_EVERY).await;
         }
         node.scores.clear();
+        node.rooms.clear();
     }
 }
 
@@ -196,11 +222,19 @@ pub async fn successor(node: &Node) -> Option<NodeId> {
     fit.max_by(|a, b| a.experience.total_cmp(&b.experience)).map(|said| said.node_id)
 }
 
-async fn round(node: &Node, choice: &mut Choice) {
-    let members = node.members();
-    let voters = members.into_iter().filter(|(_, _, voter)| *voter);
-    let answers = voters.map(|(id, peer, _)| async move { (id, ask(node, id, &peer.address).await) });
+async fn round(node: &Node, term: u64, choice: &mut Choice) {
+    let word = v1::LeadersWord { term, refusal: node.rooms.verdict().unwrap_or_default() };
+    let voters: Vec<_> = node.members().into_iter().filter(|(_, _, voter)| *voter).collect();
+    let answers = voters.iter().map(|(id, peer, _)| {
+        let word = word.clone();
+        async move { (*id, ask_as(node, *id, &peer.address, Some(word)).await) }
+    });
     let answers = join_all(answers).await;
+    let rooms = voters.iter().zip(&answers).map(|((_, peer, _), (_, said))| Voter {
+        name: peer.name.clone(),
+        short: said.as_ref().map(|said| said.short_of_room),
+    });
+    node.rooms.note(rooms.collect());
     let candidates = node.scores.note(&answers, applied(node));
     let Some(target) = choice.step(node.identity.node_id, &candidates, Instant::now()) else { return };
     info!(

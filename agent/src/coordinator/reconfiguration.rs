@@ -295,7 +295,7 @@ async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, Ch
     let no_answer = || ChangeError::NoAnswer { address: address.to_owned() };
     let channel = node.transport.channel(address).map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
     let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
-    let said = timeout(DESCRIBE_TIMEOUT, client.describe(v1::DescribeRequest {})).await;
+    let said = timeout(DESCRIBE_TIMEOUT, client.describe(v1::DescribeRequest::default())).await;
     Ok(said.map_err(|_| no_answer())?.map_err(|_| no_answer())?.into_inner())
 }
 

@@ -10,12 +10,20 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::statvfs::statvfs,
+};
+
+/// Whether an operation failed for lack of room alone, so that it may succeed later.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 /// A file system.
 #[async_trait]
 pub trait Disk: Send + Sync + 'static {
-    /// Makes a directory and those above it; one that exists is fine.
+    /// Makes a directory and those above it, durably; one that exists is fine.
     async fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Names of the files in a directory, sorted.
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
@@ -29,25 +37,10 @@ pub trait Disk: Send + Sync + 'static {
     async fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes what was created, renamed or removed in a directory durable.
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that this process may still write to the file system that `dir` is on.
+    async fn free(&self, dir: &Path) -> io::Result<u64>;
     /// Locks a file against other processes until the lock is dropped. `WouldBlock`: somebody has it.
     async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
-
-    /// Writes a file so that a crash leaves the old content or the new, never a part: written aside, synced, renamed,
-    /// directory synced.
-    async fn write_atomic(&self, path: &Path, content: Bytes) -> io::Result<()> {
-        let aside = path.with_extension("tmp");
-        match self.remove(&aside).await {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let file = self.open(&aside, true).await?;
-        file.write_at_and_sync(0, content).await?;
-        self.rename(&aside, path).await?;
-        match path.parent() {
-            Some(dir) => self.sync_dir(dir).await,
-            None => Ok(()),
-        }
-    }
 }
 
 /// An open file.
@@ -91,11 +84,24 @@ fn at(path: &Path, verb: &str, e: io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("cannot {verb} {}: {e}", path.display()))
 }
 
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    // The parent of a relative path's first part is the working directory.
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| at(dir, "sync directory", e))
+}
+
 #[async_trait]
 impl Disk for FileSystem {
     async fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_path_buf();
-        blocking(move || fs::create_dir_all(&dir).map_err(|e| at(&dir, "create directory", e))).await
+        blocking(move || {
+            let missing: Vec<PathBuf> =
+                dir.ancestors().take_while(|part| !part.exists()).map(Path::to_path_buf).collect();
+            fs::create_dir_all(&dir).map_err(|e| at(&dir, "create directory", e))?;
+            // What is synced in a directory is of no use when the directory's own name is not.
+            missing.iter().filter_map(|made| made.parent()).try_for_each(sync_directory)
+        })
+        .await
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -146,8 +152,19 @@ impl Disk for FileSystem {
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_path_buf();
-        blocking(move || fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(|e| at(&dir, "sync directory", e)))
-            .await
+        blocking(move || sync_directory(&dir)).await
+    }
+
+    async fn free(&self, dir: &Path) -> io::Result<u64> {
+        let dir = dir.to_path_buf();
+        blocking(move || {
+            let stat = statvfs(&dir).map_err(|errno| at(&dir, "ask for the free room of", errno.into()))?;
+            // Blocks that are kept for the superuser don't count, even for the superuser. The types differ between systems.
+            #[allow(clippy::useless_conversion)]
+            let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+            Ok(blocks.saturating_mul(size))
+        })
+        .await
     }
 
     async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {

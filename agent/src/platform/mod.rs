@@ -2,6 +2,7 @@
 //! crate reaches the world through these traits (and `tokio::time`, whose clock the simulator drives), so that the simulator
 //! runs the shipped code on a network that loses messages and a disk that loses unsynced writes.
 
+mod atomic_file;
 mod clock;
 mod compute;
 pub mod disk;
@@ -12,11 +13,12 @@ pub mod simulated;
 
 use std::sync::Arc;
 
+pub use atomic_file::AtomicFile;
 pub use clock::{Clock, SystemClock};
 pub use compute::compute;
-pub use disk::{Disk, DiskFile, DiskLock, FileSystem};
+pub use disk::{Disk, DiskFile, DiskLock, FileSystem, is_full};
 pub use host::{Host, LinuxHost};
-pub use network::{Connection, Io, Listener, Network, TcpNetwork};
+pub use network::{ConnectInfo, Connection, Io, Listener, Network, TcpNetwork};
 pub use random::{OsRandom, Random, jittered, uuid_v7};
 
 /// The world, as one value to pass around. Cheap to clone.

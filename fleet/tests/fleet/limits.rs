@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use robeing_fleet::limits::*;
 use robeing_fleet::{
-    AgentJoin, Command, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, SubmitTask,
-    TaskState, Weights,
+    AgentJoin, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, SubmitTask,
+    TaskId, TaskState, Weights,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -198,6 +198,59 @@ fn long_texts_are_cut_at_a_character_the_message_behind_and_stderr_in_front() {
     let kept = trial.task(id).failure.clone().expect("it failed");
     assert!(kept.message.starts_with('a') && kept.message.len() == MAX_TEXT_BYTES - 1);
     assert!(kept.stderr_tail.ends_with('z') && kept.stderr_tail.len() == MAX_TEXT_BYTES - 1);
+}
+
+#[test]
+fn results_are_taken_beyond_the_budget_up_to_a_bound_and_then_outputs_are_refused_and_texts_cut() {
+    let config = FleetConfig { max_bytes: 1_000, ..FleetConfig::default() };
+    let mut trial = Trial::with(config.clone());
+    let stay = trial.join(AgentJoin { slots: 32, ..worker("a") });
+    let ids: Vec<TaskId> = (1..=20).map(|n| trial.submit(SubmitTask { input: Bytes::new(), ..task(n) })).collect();
+    let output = |bytes: u64| Outcome::Succeeded(Bytes::from(vec![0; bytes as usize]));
+    let mut left = config.most_stored();
+    assert_eq!(left, 1_000 + MIN_OVERDRAFT_BYTES);
+    let mut ids = ids.into_iter();
+    let mut complete = |trial: &mut Trial, outcome: Outcome| {
+        let id = ids.next().unwrap();
+        trial.complete(stay, id, 1, outcome);
+        id
+    };
+    while left > MAX_INPUT_BYTES as u64 {
+        let id = complete(&mut trial, output(MAX_INPUT_BYTES as u64));
+        assert_eq!(trial.state(id), TaskState::Succeeded);
+        left -= MAX_INPUT_BYTES as u64;
+    }
+    let id = complete(&mut trial, output(left + 1));
+    let failure = trial.task(id).failure.clone().unwrap();
+    assert_eq!((trial.state(id), failure.kind), (TaskState::Failed, FailureKind::OutputTooLarge));
+    assert!(failure.message.starts_with("no room is left"), "{}", failure.message);
+    // What says so took some of it.
+    let left = config.most_stored() - trial.fleet.stored_bytes();
+    let id = complete(&mut trial, output(left));
+    assert_eq!(trial.state(id), TaskState::Succeeded);
+    assert_eq!(trial.fleet.stored_bytes(), config.most_stored());
+    let message = "m".repeat(MAX_TEXT_BYTES);
+    let kind = FailureKind::Exit;
+    let failure = Failure { kind, message, code: None, stderr_tail: "tail".into(), retryable: false };
+    let id = complete(&mut trial, Outcome::Failed(failure));
+    let kept = trial.task(id).failure.clone().unwrap();
+    assert_eq!((kept.message.len(), kept.stderr_tail.len()), (SCARCE_TEXT_BYTES, 0));
+}
+
+#[test]
+fn a_configuration_whose_state_could_not_be_sent_as_a_snapshot_is_refused() {
+    let tasks = |max_tasks, max_bytes| FleetConfig { max_tasks, max_bytes, ..FleetConfig::default() };
+    let fixed = tasks(1, 0).largest_snapshot() - MIN_OVERDRAFT_BYTES;
+    let most = (MAX_SNAPSHOT_BYTES - fixed) / 2;
+    assert_eq!(tasks(1, most).check(), Ok(()));
+    assert!(tasks(1, most).largest_snapshot() <= MAX_SNAPSHOT_BYTES);
+    for (max_tasks, max_bytes) in [(1, most + 1), (1, u64::MAX), (2, most), (u32::MAX, 0), (u32::MAX, u64::MAX)] {
+        let mut trial = Trial::new();
+        let refused = trial.apply(Command::Configure(tasks(max_tasks, max_bytes)));
+        let Reply::Refused(refusal @ Refusal::Invalid { .. }) = refused else { panic!("{refused:?}") };
+        assert!(refusal.to_string().contains("a snapshot could have"), "{refusal}");
+    }
+    assert_eq!(FleetConfig::default().check(), Ok(()));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::{
 use openraft::{entry::RaftEntry, vote::RaftLeaderId};
 
 use super::{LogId, NodeId, wire::AppendRequest};
-use crate::coordinator::log::Log;
+use crate::coordinator::{advice::REJOIN, log::Log};
 
 /// How much of a log is applied. Clones share it. A snapshot that is installed counts only with the first entry after it:
 /// what the log holds beside it until it is purged may be another leader's.
@@ -50,8 +50,9 @@ impl fmt::Display for Contradiction {
             f,
             "coordinator {leader:016x}, which leads in term {term}, has an entry {} of term {} where this one has applied one of \
              term {}: a majority of the coordinators has lost entries that were acknowledged, and going on would mean two different \
-             answers to the same question. Keep a copy of this coordinator's data directory, which has them; then restore \
-             the others' data, or remove this one's whole directory to let it join again as a new member without them",
+             answers to the same question. Keep a copy of this coordinator's data directory, which has them. If a \
+             coordinator that is down still has its own directory, as it was when it last ran, start it. {REJOIN}, without those \
+             entries",
             said.index(),
             said.committed_leader_id().term(),
             applied.committed_leader_id().term(),
@@ -79,114 +80,16 @@ pub fn contradiction(log: &Log, request: &AppendRequest) -> Option<Contradiction
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+    use std::{path::Path, sync::Arc};
 
-    use futures::{StreamExt, stream};
-    use openraft::{EntryPayload, Membership, storage::RaftLogStorage, vote::leader_id_adv::LeaderId};
-    use robeing_fleet::{Effect, Fleet, FleetConfig};
-    use tokio::sync::watch;
+    use openraft::storage::RaftLogStorage;
+    use robeing_fleet::{Fleet, FleetConfig};
 
-    use super::*;
+    use super::super::fixture::*;
     use crate::{
-        coordinator::consensus::{
-            self, ConsensusServer, Entry, Observer, Peer, PeerNetwork, Raft, SharedFleet, SnapshotError, SnapshotFile,
-            StateMachine, Timing, Vote, wire,
-        },
-        platform::{Disk, Platform, simulated::SimulatedDisk},
-        transport::Transport,
+        coordinator::consensus::{self, snapshot::SnapshotFile},
+        platform::simulated::SimulatedDisk,
     };
-
-    const DATA: &str = "/data";
-    const OWN: NodeId = 1;
-    const DEADLINE: Option<Duration> = Some(Duration::from_secs(30));
-
-    struct Nobody;
-
-    impl Observer for Nobody {
-        fn applied(&self, _: &Fleet, _: &[Effect]) {}
-        fn installed(&self, _: &Fleet) {}
-        fn progressed(&self, _: u64) {}
-    }
-
-    fn id(term: u64, node: NodeId, index: u64) -> LogId {
-        LogId::new(LeaderId::new(term, node).to_committed(), index)
-    }
-
-    async fn open_log(disk: &SimulatedDisk) -> Log {
-        disk.create_dir_all(Path::new(DATA)).await.unwrap();
-        Log::open_sized(Arc::new(disk.clone()), Path::new(DATA), 7, 16 * 1024).await.unwrap().log
-    }
-
-    async fn open_state(disk: &SimulatedDisk, log: &Log) -> Result<StateMachine, SnapshotError> {
-        let file = SnapshotFile::new(Arc::new(disk.clone()), Path::new(DATA));
-        StateMachine::open(file, SharedFleet::new(Fleet::new(FleetConfig::default())), Arc::new(Nobody), log).await
-    }
-
-    /// One of three coordinators, whose others are the test.
-    struct Follower {
-        disk: SimulatedDisk,
-        log: Log,
-        raft: Raft,
-        server: ConsensusServer,
-        contradicted: watch::Receiver<Option<String>>,
-    }
-
-    impl Follower {
-        async fn start(disk: SimulatedDisk) -> Self {
-            let log = open_log(&disk).await;
-            let state = open_state(&disk, &log).await.unwrap();
-            let network = PeerNetwork::new(Transport::new(Platform::real().network));
-            // It never stands for election.
-            let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
-            let raft = consensus::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
-            let (sender, contradicted) = watch::channel(None);
-            let server = ConsensusServer::new(OWN, raft.clone(), log.clone(), sender, 6);
-            Self { disk, log, raft, server, contradicted }
-        }
-
-        /// With these entries of term 1, led by coordinator 2, all of them applied.
-        async fn with_applied(last: u64) -> Self {
-            let follower = Self::start(SimulatedDisk::new(1)).await;
-            let answer =
-                follower.append(1, 2, None, (0..=last).map(|index| id(1, 2, index)), Some(id(1, 2, last))).await;
-            assert!(answer, "entries of the first leader are taken");
-            follower.raft.wait(DEADLINE).applied_index(Some(last), "all is applied").await.unwrap();
-            follower
-        }
-
-        /// Whether a leader's entries are answered at all.
-        async fn append(
-            &self,
-            term: u64,
-            leader: NodeId,
-            prev: Option<LogId>,
-            entries: impl Iterator<Item = LogId>,
-            commit: Option<LogId>,
-        ) -> bool {
-            let members = [OWN, 2, 3];
-            let entry = |id: LogId| {
-                let nodes: BTreeMap<NodeId, Peer> = members.map(|member| (member, Peer::default())).into();
-                let payload = match id.index {
-                    0 => EntryPayload::Membership(Membership::new(vec![members.into()], nodes).unwrap()),
-                    _ => EntryPayload::Blank,
-                };
-                Entry { log_id: id, payload }
-            };
-            let request = AppendRequest {
-                vote: Vote::new_committed(term, leader),
-                prev_log_id: prev,
-                leader_commit: commit,
-                entries: entries.map(entry).collect(),
-            };
-            let request = wire::append_to_wire(OWN, request);
-            let mut answers = self.server.append(stream::iter([Ok(request)])).await.unwrap();
-            matches!(answers.next().await, Some(Ok(_)))
-        }
-
-        fn reason(&self) -> Option<String> {
-            self.contradicted.borrow().clone()
-        }
-    }
 
     #[tokio::test]
     async fn a_leader_that_has_something_else_in_place_of_what_is_applied_is_not_followed() {
@@ -246,14 +149,16 @@ mod tests {
         let disk = SimulatedDisk::new(1);
         let mut log = open_log(&disk).await;
         log.purge(id(1, 2, 7)).await.unwrap();
-        let file = SnapshotFile::new(Arc::new(disk.clone()), Path::new(DATA));
+        let (file, _) = SnapshotFile::open(Arc::new(disk.clone()), Path::new(DATA)).await.unwrap();
         for (covered, problem) in [(None, "is missing"), (Some(6), "ends with entry 6")] {
             if let Some(index) = covered {
                 let meta = consensus::SnapshotMeta { last_log_id: Some(id(1, 2, index)), ..Default::default() };
                 file.write(&meta, &Fleet::new(FleetConfig::default()).encode().into()).await.unwrap();
             }
             let refused = open_state(&disk, &log).await.err().expect("there is a gap").to_string();
-            for part in [problem, "/data/snapshot", "after entry 7", "remove its whole data directory /data "] {
+            for part in
+                [problem, "/data/snapshot", "after entry 7", "remove its whole data directory", "Never put back"]
+            {
                 assert!(refused.contains(part), "{part:?} is not in {refused}");
             }
         }

@@ -3,6 +3,8 @@
 
 mod applied;
 pub mod audit;
+#[cfg(test)]
+mod fixture;
 mod network;
 mod server;
 mod snapshot;
@@ -18,7 +20,7 @@ pub use self::{
     applied::Applied,
     network::PeerNetwork,
     server::{AppendStream, ConsensusServer},
-    snapshot::{SnapshotError, SnapshotFile},
+    snapshot::{SnapshotError, SnapshotStats},
     store::{Observer, SharedFleet, StateMachine},
     types::{Batch, Entry, LogId, NodeId, Peer, Replies, Runtime, SnapshotMeta, StoredMembership, TypeConfig, Vote},
 };

@@ -17,7 +17,7 @@ use openraft::{
 };
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::time::Instant;
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use super::{
     NodeId, Peer, TypeConfig, Vote,
@@ -33,6 +33,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// which heartbeats are sent beside it: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
 /// and giving it up would only send it again.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after a coordinator had no room for a snapshot.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -262,6 +264,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
             vote_json: wire::json(&vote),
             meta_json: wire::json(&snapshot.meta),
             data: Bytes::new(),
+            total_bytes: snapshot.snapshot.len() as u64,
         };
         let data = snapshot.snapshot;
         let chunks = (0..data.len()).step_by(SNAPSHOT_CHUNK).map(move |start| {
@@ -270,7 +273,14 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         });
         let chunks = futures::stream::iter(std::iter::once(first).chain(chunks));
         let mut client = self.client()?;
-        let call = async { client.install_snapshot(chunks).await.map_err(unreachable) };
+        let call = async {
+            let answer = client.install_snapshot(chunks).await;
+            // The library would read the snapshot and try again at once.
+            if answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
+                tokio::time::sleep(NO_ROOM_PAUSE).await;
+            }
+            answer.map_err(unreachable)
+        };
         let answer = tokio::select! {
             answer = within(&option, call) => answer?.into_inner(),
             closed = cancel => return Err(closed.into()),

@@ -1,21 +1,28 @@
 //! The server side of replication: what other coordinators ask of this node's consensus.
 
-use bytes::{Bytes, BytesMut};
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use robeing_fleet::limits::MAX_SNAPSHOT_BYTES;
 use robeing_proto::v1;
 use tokio::sync::watch;
 use tonic::Status;
+use tracing::warn;
 
 use super::{
     NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
     network::Snapshot,
     wire::{self, Malformed},
 };
-use crate::coordinator::log::Log;
+use crate::{
+    coordinator::log::{Log, SEGMENT_BYTES},
+    platform::Disk,
+};
 
-/// Largest snapshot taken from another coordinator, bytes.
-pub const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
+/// Room that is left to the log when a snapshot is taken in, bytes.
+const ROOM_BESIDE_SNAPSHOT: u64 = SEGMENT_BYTES as u64;
 
 /// Answers for one node.
 #[derive(Clone)]
@@ -25,6 +32,8 @@ pub struct ConsensusServer {
     log: Log,
     /// Is told why this coordinator must stop, if another contradicts what it has applied.
     contradicted: watch::Sender<Option<String>>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
     /// For the tasks that the library spawns in a caller's context.
     seed: u64,
 }
@@ -41,9 +50,17 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
 
 impl ConsensusServer {
-    /// For this node. `contradicted` is told why it must stop, when a leader contradicts what is applied of `log`.
-    pub fn new(id: NodeId, raft: Raft, log: Log, contradicted: watch::Sender<Option<String>>, seed: u64) -> Self {
-        Self { id, raft, log, contradicted, seed }
+    /// For this node, whose data is in `dir`. `contradicted` is told why it must stop, when a leader contradicts what is applied
+    /// of `log`.
+    pub fn new(
+        id: NodeId,
+        raft: Raft,
+        log: Log,
+        contradicted: watch::Sender<Option<String>>,
+        (disk, dir): (Arc<dyn Disk>, PathBuf),
+        seed: u64,
+    ) -> Self {
+        Self { id, raft, log, contradicted, disk, dir, seed }
     }
 
     /// Refuses what is meant for a node that had this address before.
@@ -118,6 +135,27 @@ impl ConsensusServer {
         Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
+    /// Refuses a snapshot that is too large, or for which the disk has no room. Once consensus has it, it must be written: a
+    /// full disk would stop this coordinator then.
+    async fn check_room(&self, bytes: u64) -> Result<(), Status> {
+        if bytes > MAX_SNAPSHOT_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "a snapshot of {bytes} bytes; the most that a fleet's settings allow are {MAX_SNAPSHOT_BYTES}"
+            )));
+        }
+        match self.disk.free(&self.dir).await {
+            Ok(free) if free < bytes.saturating_add(ROOM_BESIDE_SNAPSHOT) => {
+                warn!(bytes, free, "the leader's snapshot was refused: the disk has no room for it");
+                Err(Status::resource_exhausted(format!(
+                    "the disk of coordinator {:016x} has {free} bytes free, too few for a snapshot of {bytes}",
+                    self.id
+                )))
+            }
+            // Where it can't be told, it shows.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// A whole snapshot.
     pub async fn install_snapshot(
         &self,
@@ -127,13 +165,28 @@ impl ConsensusServer {
         self.check_target(first.target)?;
         let vote: Vote = wire::from_json("vote", &first.vote_json).map_err(malformed)?;
         let meta: SnapshotMeta = wire::from_json("snapshot meta", &first.meta_json).map_err(malformed)?;
-        let mut data = BytesMut::from(&first.data[..]);
+        self.check_room(first.total_bytes).await?;
+        // All at once, so that nothing is copied while it grows.
+        let mut data = Vec::new();
+        data.try_reserve_exact(usize::try_from(first.total_bytes).unwrap_or(usize::MAX)).map_err(|_| {
+            Status::resource_exhausted(format!("no memory for a snapshot of {} bytes", first.total_bytes))
+        })?;
+        data.extend_from_slice(&first.data);
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk?.data;
-            if data.len() + chunk.len() > MAX_SNAPSHOT_BYTES {
-                return Err(Status::resource_exhausted(format!("a snapshot of more than {MAX_SNAPSHOT_BYTES} bytes")));
+            data.extend_from_slice(&chunk?.data);
+            if data.len() as u64 > first.total_bytes {
+                return Err(Status::invalid_argument(format!(
+                    "a snapshot that was to have {} bytes has more",
+                    first.total_bytes
+                )));
             }
-            data.extend_from_slice(&chunk);
+        }
+        if (data.len() as u64) < first.total_bytes {
+            return Err(Status::invalid_argument(format!(
+                "a snapshot that was to have {} bytes ended after {}",
+                first.total_bytes,
+                data.len()
+            )));
         }
         let snapshot = Snapshot { meta, snapshot: Bytes::from(data) };
         let raft = self.raft.clone();

@@ -1,21 +1,29 @@
-//! The snapshot file: the fleet as of some log entry, with a checksum, replaced atomically.
+//! The snapshot file: the fleet as of some log entry, with a checksum, replaced atomically, and never by an older one.
 //!
 //! ```text
-//! "RBSNAP01" | meta length u32 | meta JSON | data length u64 | data | crc32c of all before u32
+//! "RBSNAP02" | meta length u32 | meta JSON | data length u64 | data | crc32c of all before u32
 //! ```
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::sync::Mutex;
+use tracing::warn;
 
 use super::{LogId, SnapshotMeta, wire};
-use crate::platform::{Disk, compute};
+use crate::{
+    coordinator::advice::RESTORE_OR_REJOIN,
+    platform::{AtomicFile, Disk, compute, is_full},
+};
 
-const MAGIC: &[u8; 8] = b"RBSNAP01";
+const MAGIC: &[u8; 8] = b"RBSNAP02";
 /// Name of the file in the data directory.
 pub const FILE: &str = "snapshot";
 
@@ -27,8 +35,7 @@ pub enum SnapshotError {
     Io(#[from] io::Error),
     /// The file is damaged.
     #[error(
-        "the snapshot {file} is damaged: {detail}. What it holds is nowhere else on this disk; restore the file, or remove this \
-         coordinator's whole data directory to let it join again as a new member"
+        "the snapshot {file} is damaged: {detail}. What it holds is nowhere else on this disk. {RESTORE_OR_REJOIN}"
     )]
     Damaged {
         /// Which file.
@@ -39,14 +46,11 @@ pub enum SnapshotError {
     /// The file is missing or an old one.
     #[error(
         "the snapshot {file} {problem}, but the log beside it begins after entry {purged}: what was before is in that snapshot alone. \
-         Restore the file, or, while a majority of the coordinators is alive without this one, remove its whole data directory \
-         {dir} to let it join again as a new member"
+         {RESTORE_OR_REJOIN}"
     )]
     TooOld {
         /// Which file.
         file: PathBuf,
-        /// Where it belongs.
-        dir: PathBuf,
         /// What is the matter with it.
         problem: String,
         /// The newest entry that is not in the log any more.
@@ -54,17 +58,61 @@ pub enum SnapshotError {
     },
 }
 
-/// Where snapshots are kept.
+/// Whether a snapshot was kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// It is the one on disk now.
+    Written,
+    /// The one on disk covers as much of the log, or more.
+    Obsolete,
+    /// There was no room for it.
+    Skipped,
+}
+
+/// The snapshot on disk. Clones share it.
+///
+/// Two tasks write it: the one that builds this coordinator's own snapshots, and the state machine that installs a leader's.
+/// The library lets them run at once and leaves their order to the storage. Invariant: what the file on disk covers never
+/// becomes less, since the log is purged up to there; so they take turns, and whoever comes with less writes nothing.
 #[derive(Clone)]
 pub struct SnapshotFile {
+    path: Arc<Path>,
     disk: Arc<dyn Disk>,
-    path: PathBuf,
+    current: Arc<Mutex<Current>>,
+    stats: Arc<SnapshotStats>,
+}
+
+/// What became of a coordinator's own snapshots since it was started.
+#[derive(Default)]
+pub struct SnapshotStats {
+    /// Those that were given up because the disk had no room for them.
+    pub skipped: AtomicU64,
+}
+
+struct Current {
+    file: AtomicFile,
+    /// The last entry that the file on disk covers for certain; `None` without a file.
+    covers: Option<Option<LogId>>,
 }
 
 impl SnapshotFile {
-    /// In this data directory.
-    pub fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        Self { disk, path: dir.join(FILE) }
+    /// Opens the snapshot in the data directory `dir`, and reads it if there is one.
+    ///
+    /// # Errors
+    /// The disk failed, or the snapshot is damaged.
+    pub async fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, Option<(SnapshotMeta, Bytes)>), SnapshotError> {
+        let path: Arc<Path> = dir.join(FILE).into();
+        let file = AtomicFile::open(Arc::clone(&disk), &path).await?;
+        let current = Arc::new(Mutex::new(Current { file, covers: None }));
+        let this = Self { path, disk, current, stats: Arc::default() };
+        let found = this.read().await?;
+        this.current.lock().await.covers = found.as_ref().map(|(meta, _)| meta.last_log_id);
+        Ok((this, found))
+    }
+
+    /// What became of snapshots.
+    pub fn stats(&self) -> &Arc<SnapshotStats> {
+        &self.stats
     }
 
     /// That the snapshot, which covers the log up to `covered`, does not reach to where the log begins.
@@ -73,36 +121,67 @@ impl SnapshotFile {
             Some(covered) => format!("ends with entry {}", covered.index()),
             None => "is missing".to_owned(),
         };
-        let dir = self.path.parent().unwrap_or(&self.path).to_owned();
-        SnapshotError::TooOld { file: self.path.clone(), dir, problem, purged: purged.index() }
+        SnapshotError::TooOld { file: self.path.to_path_buf(), problem, purged: purged.index() }
     }
 
-    /// Replaces the snapshot; durable when it returns.
-    pub async fn write(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<()> {
-        let meta = wire::json(meta);
-        let file = compute(|| {
-            let mut file = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8 + data.len() + 4);
-            file.put_slice(MAGIC);
-            file.put_u32_le(meta.len() as u32);
-            file.put_slice(&meta);
-            file.put_u64_le(data.len() as u64);
-            file.put_slice(data);
-            file.put_u32_le(crc32c::crc32c(&file));
-            file.freeze()
-        });
-        self.disk.write_atomic(&self.path, file).await
+    /// Replaces the snapshot, durably, unless the one on disk covers as much. Waits for a write that is under way.
+    ///
+    /// # Errors
+    /// What the disk says. The snapshot on disk is then this one or the one before.
+    pub async fn write(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<Kept> {
+        let mut current = self.current.lock().await;
+        // Log ids of committed entries are ordered as their indexes.
+        if current.covers.is_some_and(|covers| covers >= meta.last_log_id) {
+            return Ok(Kept::Obsolete);
+        }
+        let content = compute(|| encode(meta, data));
+        current.file.replace(content).await?;
+        current.covers = Some(meta.last_log_id);
+        Ok(Kept::Written)
+    }
+
+    /// As [`SnapshotFile::write`], for one that can be taken later: when the disk has no room for it, it is counted as skipped
+    /// and not kept.
+    ///
+    /// # Errors
+    /// What the disk says otherwise.
+    pub async fn write_if_room(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<Kept> {
+        match self.write(meta, data).await {
+            Err(error) if is_full(&error) => {
+                warn!(%error, bytes = data.len(), "a snapshot was skipped: the disk is full. It is tried again later");
+                self.stats.skipped.fetch_add(1, Ordering::Relaxed);
+                Ok(Kept::Skipped)
+            }
+            written => written,
+        }
     }
 
     /// The snapshot, if there is one.
+    ///
+    /// # Errors
+    /// The disk failed, or the snapshot is damaged.
     pub async fn read(&self) -> Result<Option<(SnapshotMeta, Bytes)>, SnapshotError> {
+        // Without the lock: a name has one whole content or the other, and sending a snapshot need not wait for the next.
         let content = match self.disk.read(&self.path).await {
             Ok(content) => content,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let damaged = |detail: String| SnapshotError::Damaged { file: self.path.clone(), detail };
+        let damaged = |detail: String| SnapshotError::Damaged { file: self.path.to_path_buf(), detail };
         compute(|| parse(content)).map(Some).map_err(damaged)
     }
+}
+
+fn encode(meta: &SnapshotMeta, data: &Bytes) -> Bytes {
+    let meta = wire::json(meta);
+    let mut file = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8 + data.len() + 4);
+    file.put_slice(MAGIC);
+    file.put_u32_le(meta.len() as u32);
+    file.put_slice(&meta);
+    file.put_u64_le(data.len() as u64);
+    file.put_slice(data);
+    file.put_u32_le(crc32c::crc32c(&file));
+    file.freeze()
 }
 
 fn parse(content: Bytes) -> Result<(SnapshotMeta, Bytes), String> {
@@ -129,85 +208,6 @@ fn parse(content: Bytes) -> Result<(SnapshotMeta, Bytes), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{coordinator::consensus::LogId, platform::simulated::SimulatedDisk};
-    use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
-
-    fn meta(index: u64) -> SnapshotMeta {
-        let id = LogId::new(LeaderId::new(3, 1).to_committed(), index);
-        SnapshotMeta { last_log_id: Some(id), ..SnapshotMeta::default() }
-    }
-
-    async fn written() -> (SimulatedDisk, SnapshotFile) {
-        let disk = SimulatedDisk::new(0);
-        disk.create_dir_all(Path::new("/data")).await.unwrap();
-        let file = SnapshotFile::new(Arc::new(disk.clone()), Path::new("/data"));
-        file.write(&meta(1), &Bytes::from("old")).await.unwrap();
-        (disk, file)
-    }
-
-    #[tokio::test]
-    async fn a_snapshot_is_read_back_and_an_absent_one_is_none() {
-        let (disk, file) = written().await;
-        assert_eq!(file.read().await.unwrap(), Some((meta(1), Bytes::from("old"))));
-        disk.remove(Path::new("/data/snapshot")).await.unwrap();
-        assert_eq!(file.read().await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_snapshot_damaged_or_cut_anywhere_is_refused() {
-        let (disk, file) = written().await;
-        let path = Path::new("/data/snapshot");
-        let whole = disk.content(path).unwrap();
-        for byte in 0..whole.len() as u64 {
-            disk.flip(path, byte, byte as u32 % 8).unwrap();
-            assert!(matches!(file.read().await, Err(SnapshotError::Damaged { .. })), "flipped byte {byte}");
-            disk.flip(path, byte, byte as u32 % 8).unwrap();
-        }
-        for len in (0..whole.len() as u64).rev() {
-            disk.cut(path, len).unwrap();
-            assert!(matches!(file.read().await, Err(SnapshotError::Damaged { .. })), "cut to {len}");
-        }
-    }
-
-    #[tokio::test]
-    async fn lengths_that_lie_are_refused_even_with_a_right_checksum() {
-        let (disk, file) = written().await;
-        let path = Path::new("/data/snapshot");
-        let whole = disk.content(path).unwrap();
-        for offset in [MAGIC.len(), whole.len() - 4 - 3 - 8] {
-            let mut lying = whole[..whole.len() - 4].to_vec();
-            lying[offset..offset + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-            lying.extend_from_slice(&crc32c::crc32c(&lying).to_le_bytes());
-            disk.overwrite(path, 0, &lying).unwrap();
-            assert!(matches!(file.read().await, Err(SnapshotError::Damaged { .. })), "length at {offset}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_crash_at_any_operation_leaves_the_old_snapshot_or_the_new() {
-        let (disk, file) = written().await;
-        let before = disk.operations();
-        file.write(&meta(2), &Bytes::from(vec![9; 5000])).await.unwrap();
-        let operations = disk.operations() - before;
-        let (mut old, mut new) = (0, 0);
-        for operation in 1..=operations {
-            for seed in 0..16 {
-                let (disk, file) = written().await;
-                disk.power_off_during(operation);
-                file.write(&meta(2), &Bytes::from(vec![9; 5000])).await.unwrap_err();
-                disk.crash(seed);
-                match file.read().await.unwrap() {
-                    Some((m, data)) if m == meta(1) && data == "old" => old += 1,
-                    Some((m, data)) if m == meta(2) && data == vec![9; 5000] => new += 1,
-                    other => panic!("operation {operation}, seed {seed}: {other:?}"),
-                }
-                file.write(&meta(3), &Bytes::from("third")).await.unwrap();
-                disk.crash(seed);
-                assert_eq!(file.read().await.unwrap(), Some((meta(3), Bytes::from("third"))));
-            }
-        }
-        assert!(old > 0 && new > 0, "old {old}, new {new}");
-    }
-}
+mod races;
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -20,9 +21,12 @@ use super::{
     Applied, Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
     audit::{self, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN},
     network::Snapshot,
-    snapshot::{SnapshotError, SnapshotFile},
+    snapshot::{Kept, SnapshotError, SnapshotFile, SnapshotStats},
 };
-use crate::{coordinator::log::Log, platform::compute};
+use crate::{
+    coordinator::log::Log,
+    platform::{Disk, compute},
+};
 
 /// Is told what was applied, while the state can't change. Must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -68,18 +72,21 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// From the newest snapshot, or with this fleet when there is none. What was applied of `log` is noted there.
+    /// From the snapshot in the data directory `dir`, or with this fleet when there is none. What was applied of `log` is noted
+    /// there.
     ///
     /// # Errors
     /// A snapshot that is damaged, that this version can't read, or that does not reach to where the log begins.
     pub async fn open(
-        file: SnapshotFile,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
         fleet: SharedFleet,
         observer: Arc<dyn Observer>,
         log: &Log,
     ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
-        if let Some((meta, data)) = file.read().await? {
+        let (file, found) = SnapshotFile::open(disk, dir).await?;
+        if let Some((meta, data)) = found {
             *fleet.write() = compute(|| decode(&data))?;
             (applied, membership) = (meta.last_log_id, meta.last_membership);
             observer.installed(&fleet.read());
@@ -94,6 +101,11 @@ impl StateMachine {
             log.applied().note(applied.index());
         }
         Ok(Self { fleet, observer, file, applied, noted: log.applied().clone(), membership, effects: Vec::new() })
+    }
+
+    /// What becomes of this coordinator's own snapshots.
+    pub fn stats(&self) -> Arc<SnapshotStats> {
+        Arc::clone(self.file.stats())
     }
 
     /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
@@ -176,8 +188,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let fleet = compute(|| decode(&snapshot))?;
-        self.file.write(meta, &snapshot).await?;
-        info!(bytes = snapshot.len(), up_to = ?meta.last_log_id.map(|id| id.index()), "{SNAPSHOT_INSTALLED}");
+        let up_to = meta.last_log_id.map(|id| id.index());
+        // On disk first: once this returns the library purges the log up to there.
+        let kept = self.file.write(meta, &snapshot).await?;
+        if meta.last_log_id <= self.applied {
+            info!(?up_to, applied = ?self.applied.map(|id| id.index()), "a snapshot with nothing new was dropped");
+            return Ok(());
+        }
+        info!(bytes = snapshot.len(), ?up_to, ?kept, "{SNAPSHOT_INSTALLED}");
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         let mut shared = self.fleet.write();
@@ -205,9 +223,17 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.file.write(&self.snapshot.meta, &self.snapshot.snapshot).await?;
         let up_to = self.snapshot.meta.last_log_id.map(|id| id.index());
-        info!(bytes = self.snapshot.snapshot.len(), ?up_to, "{SNAPSHOT_WRITTEN}");
+        match self.file.write_if_room(&self.snapshot.meta, &self.snapshot.snapshot).await? {
+            Kept::Written => info!(bytes = self.snapshot.snapshot.len(), ?up_to, "{SNAPSHOT_WRITTEN}"),
+            // A leader's was installed meanwhile. The library keeps the newer one's log id, as it does for one that was written.
+            Kept::Obsolete => {
+                info!(?up_to, "a snapshot was dropped: the one on disk covers as much of the log or more")
+            }
+            // An error would stop the library, and what this would have covered must not be purged: a snapshot of nothing changes
+            // nothing for it.
+            Kept::Skipped => self.snapshot.meta = SnapshotMeta::default(),
+        }
         Ok(self.snapshot.clone())
     }
 }

@@ -21,7 +21,10 @@ use super::{
     record::{self, BadRecord, Record},
     segment,
 };
-use crate::{coordinator::consensus::LogId, platform::Disk};
+use crate::{
+    coordinator::{advice::RESTORE_OR_REJOIN, consensus::LogId},
+    platform::Disk,
+};
 
 /// A log that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,7 @@ pub enum RecoveryError {
     /// Damage before the end.
     #[error(
         "the log is damaged in {file} at byte {offset}: {detail}. Entries that were acknowledged may be in the damaged part, so \
-         nothing is dropped; restore the file, or remove this coordinator's whole data directory to let it join again as a new member"
+         nothing is dropped. {RESTORE_OR_REJOIN}"
     )]
     Damaged {
         /// Which file.
@@ -45,9 +48,7 @@ pub enum RecoveryError {
     /// A segment lost its end.
     #[error(
         "the log segment {file} was cut short: it has {len} bytes of {whole}, which it had before anything was written to it, so no \
-         crash took them. Entries that were acknowledged may be gone, so nothing is dropped; restore the file, or, while a \
-         majority of the coordinators is alive without this one, remove its whole data directory to let it join again as a new \
-         member"
+         crash took them. Entries that were acknowledged may be gone, so nothing is dropped. {RESTORE_OR_REJOIN}"
     )]
     CutShort {
         /// Which file.
@@ -58,9 +59,7 @@ pub enum RecoveryError {
         whole: u64,
     },
     /// A file is missing.
-    #[error(
-        "the log segment {missing} is missing while {found} exists; restore it, or remove this coordinator's whole data directory to let it join again as a new member"
-    )]
+    #[error("the log segment {missing} is missing while {found} exists. {RESTORE_OR_REJOIN}")]
     MissingSegment {
         /// What should be there.
         missing: PathBuf,

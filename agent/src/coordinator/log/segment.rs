@@ -17,8 +17,9 @@ use crate::platform::{Disk, DiskFile};
 pub const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
 /// Number of a log's first segment.
 pub const FIRST: u64 = 1;
-/// Spare segments kept.
-pub const MAX_SPARES: usize = 2;
+/// Spare segments kept: made ahead of need, and of those that are given back. They are also the log's reserve: while the disk is
+/// full, what ends accepted work is written to them, until a snapshot lets older segments be used again.
+pub const SPARES: usize = 2;
 
 /// The salt of a segment's frames: another one in every segment of every log.
 pub fn salt(log_salt: u64, number: u64) -> u64 {
@@ -57,9 +58,9 @@ impl Spares {
         Self { disk, dir, size, names, next: highest.map_or(0, |n| n.wrapping_add(1)) }
     }
 
-    /// Whether one is there.
-    pub fn ready(&self) -> bool {
-        !self.names.is_empty()
+    /// Whether all are there.
+    pub fn complete(&self) -> bool {
+        self.names.len() >= SPARES
     }
 
     fn next_name(&mut self) -> String {
@@ -103,7 +104,7 @@ impl Spares {
     /// Takes back a segment that is not needed any more.
     pub async fn give_back(&mut self, number: u64) -> io::Result<()> {
         let from = path(&self.dir, number);
-        let name = (self.names.len() < MAX_SPARES).then(|| self.next_name());
+        let name = (self.names.len() < SPARES).then(|| self.next_name());
         let moved = match &name {
             Some(name) => self.disk.rename(&from, &self.dir.join(name)).await,
             None => self.disk.remove(&from).await,

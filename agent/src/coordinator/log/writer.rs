@@ -113,7 +113,7 @@ impl Writer {
 
     /// Makes a spare ahead of need, which keeps the fill out of an append's way, mostly.
     async fn prepare_spare(&mut self) {
-        if self.spare_tried || self.spares.ready() || self.tail < self.segment_bytes as u64 / 2 {
+        if self.spare_tried || self.spares.complete() || self.tail < self.segment_bytes as u64 / 2 {
             return;
         }
         self.spare_tried = true;

@@ -210,6 +210,10 @@ impl Disk for SimulatedDisk {
         state.sync_directory(dir)
     }
 
+    async fn free(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.state().room())
+    }
+
     async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let mut state = self.state();
         if !state.locks.insert(path.to_owned()) {

@@ -190,5 +190,5 @@ async fn segments_are_used_again_and_what_they_held_never_comes_back() {
         }
     }
     let names = crate::platform::Disk::list(&rig.disk, Path::new(DIR)).await.unwrap();
-    assert!(names.len() <= 3 + segment::MAX_SPARES, "purged segments are given back: {names:?}");
+    assert!(names.len() <= 3 + segment::SPARES, "purged segments are given back: {names:?}");
 }

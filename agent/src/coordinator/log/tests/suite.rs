@@ -10,7 +10,7 @@ use robeing_fleet::{Effect, Fleet, FleetConfig};
 
 use super::{Rig, new_disk};
 use crate::coordinator::{
-    consensus::{Observer, SharedFleet, SnapshotFile, StateMachine, TypeConfig},
+    consensus::{Observer, SharedFleet, StateMachine, TypeConfig},
     log::Log,
 };
 
@@ -27,9 +27,10 @@ struct Builder;
 impl StoreBuilder<TypeConfig, Log, StateMachine> for Builder {
     async fn build(&self) -> Result<((), Log, StateMachine), StorageError<TypeConfig>> {
         let rig = Rig::open(&new_disk().await, 16 * 1024).await;
-        let file = SnapshotFile::new(Arc::new(rig.disk.clone()), Path::new("/data"));
+        let disk = Arc::new(rig.disk.clone());
         let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-        let state_machine = StateMachine::open(file, fleet, Arc::new(Nobody), &rig.log).await.unwrap();
+        let state_machine =
+            StateMachine::open(disk, Path::new("/data"), fleet, Arc::new(Nobody), &rig.log).await.unwrap();
         Ok(((), rig.log, state_machine))
     }
 }
