@@ -125,4 +125,10 @@ pub enum Refusal {
         /// The newest this binary knows.
         known: u32,
     },
+    /// The coordinators' disks are nearly full. Coordinators say so before a task gets into the log; the state machine never does.
+    #[error("{reason}")]
+    NoRoom {
+        /// Whose disks, and what to do.
+        reason: String,
+    },
 }

@@ -66,6 +66,11 @@ impl Fleet {
         Reply::Submitted { task: id, existing: false }
     }
 
+    /// Whether this submission is answered with a task that is there, by its id or its idempotency key.
+    pub fn knows(&self, submission: &SubmitTask) -> bool {
+        self.submitted_before(submission).is_some()
+    }
+
     /// The answer, if the id or the idempotency key is known.
     fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let by_id = self.indexes.ids.get(&submission.id);

@@ -1,12 +1,15 @@
-//! Damaged data: a torn end of the log is cut off and told, and nothing is lost; any other damage is refused loudly.
+//! Damaged data: a torn end of the log is cut off and told, and nothing is lost; any other damage is refused loudly. And a disk
+//! that fills up.
 
 use std::{
     fs::{self, File},
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use robeing_proto::v1::{RetryPolicy, TaskSpec, TaskState};
+use robeing::client::{SubmitEvent, SubmitOptions};
+use robeing_proto::v1::{RetryPolicy, SubmitResult, TaskSpec, TaskState};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     load::Load,
@@ -205,4 +208,85 @@ async fn a_snapshot_is_read_back_and_a_damaged_one_is_refused() {
     fleet.start_one("coordinator-0");
     fleet.ready().await;
     assert_eq!(fleet.task(&kept.id).await, kept);
+}
+
+/// A small file system of its own, as a volume is.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status();
+        assert!(
+            mounted.is_ok_and(|status| status.success()),
+            "a small disk can be mounted by root alone; run this test as root"
+        );
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the coordinator may be about to end.
+        let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.path().display());
+    }
+}
+
+/// Submits tasks one after the other, each of about a MiB: the answers.
+async fn submit_large(fleet: &Fleet, count: usize) -> Vec<SubmitResult> {
+    let input = format!("echo done #{}", "x".repeat(1_000_000));
+    let specs =
+        (0..count).map(|_| TaskSpec { kind: "large".into(), input: input.clone().into(), ..TaskSpec::default() });
+    let mut results = Vec::new();
+    let options = SubmitOptions { window: 1, ..SubmitOptions::default() };
+    let note = |event| {
+        if let SubmitEvent::Submitted { result, .. } = event {
+            results.push(result)
+        }
+    };
+    fleet.client().submit_many(specs, options, note).await.expect("the coordinator answers");
+    results
+}
+
+#[tokio::test]
+async fn a_nearly_full_disk_refuses_new_work_and_what_was_accepted_is_finished() {
+    let disk = SmallDisk::mount("192m");
+    let spec = FleetSpec::new(1).pool(PoolSpec::new("work", 1)).flag("result-ttl", "2s").session_timeout("10s");
+    let mut fleet = Fleet::prepare(spec);
+    fleet.set_flag("coordinator-0", "data", disk.0.path().to_str().expect("a path of ASCII"));
+    fleet.start_one("coordinator-0");
+    fleet.leader().await;
+
+    // Nothing runs yet, so all that is accepted stays.
+    let (accepted, refused): (Vec<_>, Vec<_>) =
+        submit_large(&fleet, 150).await.into_iter().partition(|result| result.refusal.is_none());
+    assert!(accepted.len() > 10, "{} tasks were accepted", accepted.len());
+    let refusal = refused[0].refusal.clone().expect("it was refused");
+    assert_eq!(refusal.code, "RESOURCE_EXHAUSTED");
+    assert!(refusal.message.contains("the disk of coordinator-0 is nearly full"), "{}", refusal.message);
+    let warnings = fleet.status().await.warnings;
+    assert!(warnings.iter().any(|warning| warning.reason == "DiskNearlyFull"), "{warnings:?}");
+
+    // Joins and completions go on, and room comes back with what expires.
+    for agent in fleet.agent_names() {
+        fleet.start_one(&agent);
+    }
+    eventually("all that was accepted succeeds", async || {
+        let status = fleet.status().await;
+        let succeeded = status.finished_total.unwrap_or_default().succeeded;
+        check(succeeded as usize == accepted.len(), (), status)
+    })
+    .await;
+    eventually("new tasks are taken again", async || {
+        let result = submit_large(&fleet, 1).await.remove(0);
+        check(result.refusal.is_none(), (), result)
+    })
+    .await;
+    eventually("the warning ends", async || {
+        let warnings = fleet.status().await.warnings;
+        check(warnings.is_empty(), (), warnings)
+    })
+    .await;
 }

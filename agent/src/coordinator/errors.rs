@@ -47,6 +47,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::QueueFull { .. }
         | Refusal::TooManyTasks { .. }
         | Refusal::StorageFull { .. }
+        | Refusal::NoRoom { .. }
         | Refusal::TooManyAgents { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. } => Code::AlreadyExists,

@@ -72,6 +72,9 @@ use crate::{
 /// How long tasks may take to end once the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// Pause before it is tried again to note that the log has begun.
+const NOTE_RETRY: Duration = Duration::from_secs(5);
+
 /// How long a successor may take to take over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -300,8 +303,10 @@ async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
     if applied.wait_for(|applied| *applied > 1).await.is_err() {
         return;
     }
-    if let Err(error) = node.identity.note_log_begun(&node.platform, &dir).await {
-        warn!(%error, "it could not be noted that the log has begun; the next start tries again");
+    // A disk may be full for a while. Until this is on it, a log that is lost would be taken for one that never was.
+    while let Err(error) = node.identity.note_log_begun(&node.platform, &dir).await {
+        warn!(%error, "it could not be noted that the log has begun; it is tried again");
+        tokio::time::sleep(NOTE_RETRY).await;
     }
 }
 

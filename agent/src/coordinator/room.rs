@@ -29,7 +29,6 @@ pub const LOG_RESERVE: u64 = 4 * SEGMENT_BYTES as u64;
 const TASK_OVERHEAD: u64 = 512;
 /// A disk that was short has room again only with this share of what is needed on top, so that the answer does not flap.
 const AGAIN_SHARE: u64 = 8;
-#[allow(dead_code, reason = "see `Rooms::refusal`")]
 /// How long what the leader said of new tasks counts: it says so every second.
 const TOLD_FOR: Duration = Duration::from_secs(5);
 /// Reason of the warning.
@@ -156,7 +155,6 @@ impl Rooms {
     }
 
     /// Why no new task can be taken here.
-    #[allow(dead_code, reason = "submissions ask once refusals are gathered before the log")]
     pub fn refusal(&self, now: Instant) -> Option<String> {
         let state = self.state();
         let told = state.told.as_ref().filter(|(at, _)| now.duration_since(*at) < TOLD_FOR);

@@ -6,9 +6,12 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Reply, RetryPolicy, TaskId};
+use robeing_fleet::{Command, Refusal, Reply, RetryPolicy, TaskId};
 use robeing_proto::v1::{self, streamed_answer::Answer};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
@@ -73,8 +76,41 @@ fn result(asked: TaskId, reply: Reply) -> (Option<TaskId>, v1::SubmitResult) {
     }
 }
 
+/// The new tasks among these, by place, if the coordinators' disks have no room for new tasks.
+///
+/// Only a state as of now tells which are new: whoever asks again for a task that was accepted must be answered with it.
+async fn without_room(node: &Node, commands: &[Command]) -> BTreeMap<usize, Refusal> {
+    let Some(reason) = node.rooms.refusal(Instant::now()) else { return BTreeMap::new() };
+    if node.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
+        return BTreeMap::new();
+    }
+    let mut refused = BTreeMap::new();
+    for (group, start) in commands.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
+        node.look(|fleet| {
+            let is_new = |command: &Command| matches!(command, Command::Submit(submit) if !fleet.knows(submit));
+            let new = group.iter().enumerate().filter(|(_, command)| is_new(command));
+            refused.extend(new.map(|(n, _)| (start + n, Refusal::NoRoom { reason: reason.clone() })));
+        });
+    }
+    refused
+}
+
+/// Proposes commands, but for new tasks that there is no room for.
+async fn propose(node: &Node, mut commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
+    let mut refused = without_room(node, &commands).await;
+    if refused.is_empty() {
+        return propose_all(node, &commands).await;
+    }
+    let count = commands.len();
+    let mut n = 0..;
+    commands.retain(|_| n.next().is_some_and(|n| !refused.contains_key(&n)));
+    let mut replies = propose_all(node, &commands).await?.into_iter();
+    let reply = |n| refused.remove(&n).map(Reply::Refused).or_else(|| replies.next());
+    Ok((0..count).filter_map(reply).collect())
+}
+
 /// Proposes commands in chunks that fit.
-async fn propose(node: &Node, commands: &[Command]) -> Result<Vec<Reply>, ProposeError> {
+async fn propose_all(node: &Node, commands: &[Command]) -> Result<Vec<Reply>, ProposeError> {
     let mut replies = Vec::with_capacity(commands.len());
     let mut start = 0;
     while start < commands.len() {
@@ -95,7 +131,7 @@ pub async fn submit(node: &Node, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::Sub
     let default_retry = node.look(|fleet| fleet.config().retry);
     let prepared: Vec<_> = tasks.into_iter().map(|spec| prepare(node, default_retry, spec)).collect();
     let commands: Vec<Command> = prepared.iter().filter_map(|p| p.as_ref().ok()).cloned().collect();
-    let mut replies = propose(node, &commands).await?.into_iter();
+    let mut replies = propose(node, commands).await?.into_iter();
     let answers = prepared.into_iter().map(|prepared| match prepared {
         Err(refused) => refused,
         Ok(command) => {
@@ -308,7 +344,7 @@ impl Serving {
         self.proposed += asked.len();
         let node = Arc::clone(&self.node);
         self.proposing.push(Box::pin(async move {
-            let replies = propose(&node, &commands).await;
+            let replies = propose(&node, commands).await;
             (asked, replies)
         }));
         Ok(())

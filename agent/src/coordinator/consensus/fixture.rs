@@ -16,7 +16,7 @@ use crate::{
     coordinator::{
         consensus::{
             self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, Raft, SharedFleet, SnapshotError,
-            SnapshotMeta, StateMachine, StoredMembership, Timing, Vote, wire,
+            SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Vote, wire,
         },
         log::Log,
     },
@@ -55,6 +55,7 @@ pub struct Follower {
     pub disk: SimulatedDisk,
     pub log: Log,
     pub raft: Raft,
+    pub snapshots: Arc<SnapshotStats>,
     pub server: ConsensusServer,
     pub contradicted: watch::Receiver<Option<String>>,
 }
@@ -63,6 +64,7 @@ impl Follower {
     pub async fn start(disk: SimulatedDisk) -> Self {
         let log = open_log(&disk).await;
         let state = open_state(&disk, &log).await.unwrap();
+        let snapshots = state.stats();
         let network = PeerNetwork::new(Transport::new(Platform::real().network));
         // It never stands for election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
@@ -76,7 +78,7 @@ impl Follower {
             (Arc::new(disk.clone()), Path::new(DATA).to_owned()),
             6,
         );
-        Self { disk, log, raft, server, contradicted }
+        Self { disk, log, raft, snapshots, server, contradicted }
     }
 
     /// With these entries of term 1, led by coordinator 2, all of them applied.

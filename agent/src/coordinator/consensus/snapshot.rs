@@ -208,6 +208,8 @@ fn parse(content: Bytes) -> Result<(SnapshotMeta, Bytes), String> {
 }
 
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod tests;

@@ -208,7 +208,7 @@ impl Log {
             segment_bytes,
             durable,
             failed: None,
-            spare_tried: false,
+            spares_tried: 0,
         };
         let writer = tokio::spawn(writer.run(receiver));
         Ok(Opened { log: Self { shared, operations }, writer, torn_bytes: recovered.torn_bytes, blank })

@@ -65,8 +65,8 @@ pub struct Writer {
     /// Why nothing can be written any more. After a failed write nothing is known of the disk's content, so nothing is
     /// written and nothing acknowledged until the log was opened anew.
     pub(super) failed: Option<String>,
-    /// Whether a spare was made ahead, or tried in vain, since this segment was begun.
-    pub(super) spare_tried: bool,
+    /// Spares that were made ahead, or tried in vain, since this segment was begun.
+    pub(super) spares_tried: u64,
 }
 
 /// What is on disk for certain, of what a new segment must repeat.
@@ -111,12 +111,14 @@ impl Writer {
         self.segment_bytes / FRAME_SHARE
     }
 
-    /// Makes a spare ahead of need, which keeps the fill out of an append's way, mostly.
+    /// Makes a spare ahead of need, which keeps the fill out of an append's way, mostly: one when half of the segment is used, and
+    /// another when three quarters are, since a segment takes only one.
     async fn prepare_spare(&mut self) {
-        if self.spare_tried || self.spares.complete() || self.tail < self.segment_bytes as u64 / 2 {
+        let allowed = (self.tail * 4 / self.segment_bytes as u64).saturating_sub(1);
+        if self.spares_tried >= allowed || self.spares.complete() {
             return;
         }
-        self.spare_tried = true;
+        self.spares_tried += 1;
         if let Err(error) = self.spares.prepare().await {
             tracing::warn!(%error, "no spare log segment could be made ahead of need");
         }
@@ -229,7 +231,7 @@ impl Writer {
         self.tail = len;
         self.file = Some(file);
         self.segments.push_back((number, None));
-        self.spare_tried = false;
+        self.spares_tried = 0;
         Ok(())
     }
 

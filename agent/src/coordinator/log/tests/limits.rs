@@ -207,3 +207,49 @@ async fn an_empty_directory_is_an_empty_log() {
     assert_eq!(rig.content().await, super::Content::default());
     assert_eq!(rig.disk.list(Path::new(DIR)).await.unwrap(), Vec::<String>::new());
 }
+
+/// On a full disk: how many entries are still taken.
+async fn taken_on_a_full_disk(rig: &mut Rig, mut index: u64, len: usize, purges: bool) -> u64 {
+    rig.disk.set_capacity(Some(0));
+    let first = index;
+    while index < first + 1_000 {
+        if rig.append(vec![entry(1, index, len)]).await.is_err() {
+            break;
+        }
+        if purges {
+            rig.log.purge(id(1, index)).await.unwrap();
+        }
+        index += 1;
+    }
+    index - first
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_the_log_its_reserve_which_lasts_as_long_as_the_log_is_purged() {
+    const LEN: usize = 200;
+    let used = |rig: &Rig| rig.log.shared.stats.bytes.load(std::sync::atomic::Ordering::Relaxed);
+    for purges in [false, true] {
+        // Nearly the whole of the first segment, so that both spares are there.
+        let mut rig = filled(4096, 0, LEN).await;
+        let mut index = 0;
+        while used(&rig) < 4096 * 4 / 5 {
+            rig.append(vec![entry(1, index, LEN)]).await.unwrap();
+            index += 1;
+        }
+        // The writer makes a spare once it has acknowledged.
+        rig.log.save_vote(&Vote::new(1, 1)).await.unwrap();
+        let before = used(&rig);
+        let taken = taken_on_a_full_disk(&mut rig, index, LEN, purges).await;
+        if purges {
+            assert_eq!(taken, 1_000, "what is purged makes room");
+        } else {
+            let bytes = used(&rig) - before;
+            assert!(bytes > 4096 * 2 * 4 / 5, "two segments in reserve held {taken} entries of {bytes} bytes");
+            assert!(taken < 1_000);
+        }
+        // Whatever was taken is there.
+        rig.disk.set_capacity(None);
+        let last = rig.reopen().await.content().await.last().unwrap().index;
+        assert_eq!(last, index + taken - 1);
+    }
+}
