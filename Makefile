@@ -6,6 +6,8 @@ CARGO ?= cargo
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 # Seeds of the simulator.
 SEEDS ?= 50
+# Ways to break the fleet on purpose that the simulator has to find: all, one by its name, or a part such as 0/5.
+SABOTAGE ?=
 # Where the demo runs: local, or kube for the Kubernetes of KUBECONFIG or else a throwaway one (as root, see tests/devkube).
 CLUSTER ?= local
 # Further arguments for the demo and the benchmark, such as ARGS='--only takeover --trials 5'.
@@ -62,9 +64,9 @@ bench: ## Measure throughput, latency, cost and takeover times on this machine; 
 	$(CARGO) build --release --workspace --bin robeing-agent --bin robeing-bench
 	$(TARGET)/release/robeing-bench --data $(TARGET)/bench $(ARGS)
 
-sim: ## Run SEEDS simulated fleets under faults, a process for each seed, and check their invariants
-	$(CARGO) build --workspace --bin robeing-sim
-	$(TARGET)/debug/robeing-sim --seeds $(SEEDS)
+sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: see that planted mistakes are found
+	$(CARGO) build --workspace --bin robeing-sim $(if $(SABOTAGE),--features robeing-tests/sabotage)
+	$(TARGET)/debug/robeing-sim --seeds $(SEEDS) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference.md from the types
 	$(CARGO) build --workspace --bin crdgen

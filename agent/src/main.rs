@@ -47,6 +47,9 @@ const FAILED: u8 = 1;
 /// Its settings are wrong.
 const MISCONFIGURED: u8 = 2;
 
+/// What is shipped makes no mistakes on purpose.
+const _: () = assert!(!robeing_fleet::sabotage::COMPILED, "the feature sabotage is for the simulator alone");
+
 fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
         guard::main();

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES};
+use crate::sabotage::{Mistake, planted};
 use crate::scoring::score;
 use crate::{
     Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
@@ -121,6 +122,8 @@ impl Fleet {
         };
         match agent.held.get(&(task, attempt)) {
             Some(HeldState::Active) => {}
+            Some(HeldState::Stopping)
+                if matches!(outcome, Outcome::Succeeded(_)) && planted(Mistake::StaleResultAccepted) => {}
             Some(HeldState::Stopping) => {
                 self.change_agent(id, |a| a.held.remove(&(task, attempt)));
                 self.pull(id, effects);
@@ -326,7 +329,11 @@ impl Fleet {
         };
         let (id, session, key) = (current.agent, current.session, (task.id, current.number));
         self.change_agent(id, |agent| {
-            agent.held.insert(key, HeldState::Stopping);
+            if planted(Mistake::CancelFreesSlot) {
+                agent.held.remove(&key);
+            } else {
+                agent.held.insert(key, HeldState::Stopping);
+            }
             if cause == CancelCause::TimedOut {
                 agent.record.note_failure(1);
             }

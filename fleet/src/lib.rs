@@ -19,6 +19,7 @@ mod pools;
 mod query;
 mod queue;
 mod reply;
+pub mod sabotage;
 mod scheduler;
 mod scoring;
 mod sessions;

@@ -38,7 +38,8 @@ fn disks_that_lose_what_they_said_was_synced_are_noticed() {
     let told = told(&output);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("FAILED"), "{told}");
-    assert!(told.contains("is damaged") || told.contains("is not there") || told.contains("differ"), "{told}");
+    let signs = ["is damaged", "is not there", "differ", "on disk and had given"];
+    assert!(signs.iter().any(|sign| told.contains(sign)), "{told}");
 }
 
 #[test]
@@ -47,4 +48,20 @@ fn a_result_that_is_not_of_the_current_attempt_is_noticed() {
     let told = told(&output);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("is not that of its last attempt"), "{told}");
+}
+
+#[test]
+fn an_ordinary_build_has_no_mistakes_in_it() {
+    let output = simulate(&["--seed", "1", "--break", "lease-twice-as-long"]);
+    let told = told(&output);
+    assert!(!output.status.success(), "{told}");
+    assert!(told.contains("others are in builds with the feature sabotage"), "{told}");
+}
+
+#[test]
+fn every_promise_has_a_check_with_a_name() {
+    let told = told(&simulate(&["--checks"]));
+    for check in ["lost", "alone", "history", "votes", "damage"] {
+        assert!(told.lines().any(|line| line.starts_with(check)), "{check} is not in {told}");
+    }
 }

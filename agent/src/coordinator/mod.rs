@@ -49,7 +49,10 @@ use tracing::{error, info, warn};
 
 use self::{
     admin_service::AdminService,
-    consensus::{ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, StateMachine, Timing},
+    consensus::{
+        ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, StateMachine, Timing,
+        audit::{self, VOTE_FOUND},
+    },
     fleet_service::FleetService,
     hub::Hub,
     identity::{DataDir, DataError},
@@ -193,6 +196,7 @@ async fn start_node(
         timeout: config.session_timeout,
         grace: config.disconnect_grace,
     };
+    audit::tell_vote(VOTE_FOUND, data.identity.node_id, log.vote());
     let hub = Arc::new(Hub::new(Registry::new(timing, Arc::clone(&platform.clock))));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
     let disk = Arc::clone(&platform.disk);

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use robeing_fleet::{AgentId, AgentState, Fleet, HeldState, SessionId, TaskId};
+use robeing_fleet::{
+    AgentId, AgentState, Fleet, HeldState, SessionId, TaskId,
+    sabotage::{Mistake, planted},
+};
 use robeing_proto::v1::{Assignment, AttemptRef, CompletionAck};
 use tokio::{sync::Notify, time::Instant};
 
@@ -149,6 +152,9 @@ impl Registry {
     /// Takes note of agents whose sessions began without a connection here, as when a leader that is replaced hands the joining
     /// of an agent over with its last commands. Who never comes must be missed, too.
     pub fn adopt(&self, term: u64, fleet: &Fleet, now: Instant) {
+        if planted(Mistake::AbsentAgentsForgotten) {
+            return;
+        }
         let known = fleet.agents().filter(|agent| agent.state != AgentState::Lost);
         let mut entries = self.entries();
         for agent in known {
@@ -259,7 +265,7 @@ impl Registry {
         if entry.session != session || entry.link.is_some() || entry.losing {
             return false;
         }
-        if alive == Some(false) {
+        if alive == Some(false) || alive.is_none() && planted(Mistake::SilenceIsDeath) {
             entry.losing = true;
             return true;
         }

@@ -6,6 +6,7 @@ mod talk;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use robeing_fleet::sabotage::{Mistake, planted};
 use robeing_proto::v1::{AgentMessage, CoordinatorMessage, completion};
 use tokio::{
     sync::mpsc::OwnedPermit,
@@ -343,6 +344,9 @@ impl Driver {
 
     /// Stops and forgets everything of the session, and the session.
     fn void(&mut self) {
+        if planted(Mistake::FencingWithoutKilling) {
+            tokio::spawn(std::mem::take(&mut self.running).for_each(|_| std::future::ready(())));
+        }
         // Dropping an attempt kills what it runs, at once.
         self.running.clear();
         self.held.void();

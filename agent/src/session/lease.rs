@@ -8,6 +8,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use robeing_fleet::sabotage::{Mistake, planted};
 use tokio::time::Instant;
 
 /// Share of the session timeout that is kept for stopping: one in so many.
@@ -62,7 +63,8 @@ impl Lease {
 
     /// When it ends. From then on nothing of the session may be begun, and what runs must be stopped at once.
     pub fn until(&self) -> Instant {
-        self.renewed + (self.timeout - self.timeout / MARGIN)
+        let lasts = self.timeout - self.timeout / MARGIN;
+        self.renewed + if planted(Mistake::LeaseTwiceAsLong) { lasts * 2 } else { lasts }
     }
 
     /// Whether it has ended.
@@ -95,7 +97,8 @@ impl Lease {
     pub fn acknowledged(&mut self, seq: u64) -> Option<Instant> {
         let position = self.unacknowledged.iter().position(|(sent, _)| *sent == seq)?;
         let (_, sent) = self.unacknowledged.drain(..=position).next_back()?;
-        self.renewed = self.renewed.max(sent);
+        let from = if planted(Mistake::LeaseFromReceipt) { Instant::now() } else { sent };
+        self.renewed = self.renewed.max(from);
         Some(sent)
     }
 }

@@ -4,12 +4,27 @@
 use robeing_fleet::{Effect, Fleet};
 use tracing::Level;
 
+use super::{NodeId, Vote};
+
 /// Target of the events.
 pub const APPLIED: &str = "robeing::applied";
 /// What is said when a snapshot was written.
 pub const SNAPSHOT_WRITTEN: &str = "a snapshot was written";
 /// What is said when the state was replaced by a snapshot from the leader.
 pub const SNAPSHOT_INSTALLED: &str = "a snapshot was installed";
+
+/// Target of the events about votes: what was answered, and what was found on disk at a start.
+pub const VOTES: &str = "robeing::votes";
+/// What is said when a vote was given.
+pub const VOTE_GIVEN: &str = "a vote was given";
+/// What is said at a start of the newest vote on disk.
+pub const VOTE_FOUND: &str = "a vote was found";
+
+/// Tells of the newest vote of a node.
+pub(in crate::coordinator) fn tell_vote(message: &str, node: NodeId, vote: Option<Vote>) {
+    let (term, candidate) = vote.map_or((0, 0), |vote| (vote.leader_id.term, vote.leader_id.node_id));
+    tracing::trace!(target: VOTES, node, term, candidate, "{message}");
+}
 
 /// Tells of the log entry `index`, which had these effects.
 pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
@@ -20,6 +35,17 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
         .iter()
         .filter_map(|effect| if let Effect::Finished { task } = effect { Some(task.to_string()) } else { None })
         .collect();
+    // The agent, its slots, the task and the attempt.
+    let assigned: Vec<String> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Assign { agent, task, attempt, .. } => {
+                let agent = fleet.agent(*agent)?;
+                Some(format!("{} {} {task} {attempt}", agent.name, agent.slots))
+            }
+            _ => None,
+        })
+        .collect();
     let (checksum, broken) = (fleet.checksum(), fleet.audit().err().unwrap_or_default());
-    tracing::trace!(target: APPLIED, index, checksum, finished = finished.join(" "), broken);
+    tracing::trace!(target: APPLIED, index, checksum, finished = finished.join(" "), assigned = assigned.join(","), broken);
 }

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::{
     NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
+    audit::{self, VOTE_GIVEN},
     network::Snapshot,
     wire::{self, Malformed},
 };
@@ -115,6 +116,9 @@ impl ConsensusServer {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
         let response = self.raft.vote(request).await.map_err(stopped)?;
+        if response.vote_granted {
+            audit::tell_vote(VOTE_GIVEN, self.id, Some(response.vote));
+        }
         Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 

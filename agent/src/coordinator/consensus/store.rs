@@ -14,7 +14,10 @@ use openraft::{
     entry::RaftEntry,
     storage::{EntryResponder, RaftStateMachine},
 };
-use robeing_fleet::{Effect, Fleet, Refusal, Reply, decode_command};
+use robeing_fleet::{
+    Effect, Fleet, Refusal, Reply, decode_command,
+    sabotage::{Mistake, planted},
+};
 use tracing::info;
 
 use super::{
@@ -158,6 +161,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let id = entry.log_id();
             // Before it is, so that none is that was not noted.
             self.noted.note(id.index());
+            if planted(Mistake::ProgressBeforeApply) {
+                self.observer.progressed(id.index());
+                tokio::task::yield_now().await;
+            }
             let replies = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(batch) => {

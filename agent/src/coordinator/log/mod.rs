@@ -33,6 +33,7 @@ use openraft::{
     entry::RaftEntry,
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
+use robeing_fleet::sabotage::{Mistake, planted};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use self::{
@@ -333,6 +334,9 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.shared.index().vote = Some(*vote);
+        if planted(Mistake::VoteNotSynced) {
+            return self.hand_over(Operation::Record(Record::Vote(*vote), tokio::sync::oneshot::channel().0)).await;
+        }
         self.write_record(Record::Vote(*vote)).await
     }
 

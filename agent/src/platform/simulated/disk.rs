@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,6 +17,9 @@ use crate::platform::{Disk, DiskFile, DiskLock};
 /// as on a real disk: a name is durable after [`Disk::sync_dir`], content after the file's sync.
 #[derive(Clone)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
+
+/// How often a sync looks whether its disk works again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 struct OpenFile {
     disk: SimulatedDisk,
@@ -90,7 +94,7 @@ impl SimulatedDisk {
         self.state().sync_failure_in = Some(good);
     }
 
-    /// Syncs that failed so far.
+    /// Syncs that failed so far, and writes for which there was no room.
     pub fn failures(&self) -> u64 {
         self.state().failures
     }
@@ -98,6 +102,26 @@ impl SimulatedDisk {
     /// Files can't grow beyond this many bytes together.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// Bytes that all files have together.
+    pub fn used(&self) -> u64 {
+        self.state().used()
+    }
+
+    /// From now on syncs take so long; `None`: no time.
+    pub fn set_latency(&self, latency: Option<Latency>) {
+        self.state().latency = latency;
+    }
+
+    /// Syncs that begin now, or are about to, do not end until the disk works again.
+    pub fn set_hung(&self, hung: bool) {
+        self.state().hung = hung;
+    }
+
+    /// Names of the files in a directory; none where there is no such directory.
+    pub fn files(&self, dir: &Path) -> Vec<String> {
+        self.state().names(dir).unwrap_or_default()
     }
 
     /// From now on the disk answers a file's sync without doing it, as broken disks do: for checking that a test notices.
@@ -146,6 +170,13 @@ impl SimulatedDisk {
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }
+        while self.is_hung() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn is_hung(&self) -> bool {
+        self.state().hung
     }
 }
 
@@ -266,7 +297,7 @@ impl DiskFile for OpenFile {
             let room = state.room();
             let file = state.files.get_mut(&self.number).ok_or_else(|| eio(&self.path))?;
             if (offset + data.len() as u64).saturating_sub(file.len()) > room {
-                return Err(io::ErrorKind::StorageFull.into());
+                return Err(state.full());
             }
             file.write(offset, &data);
             Ok(())
@@ -294,7 +325,7 @@ impl DiskFile for OpenFile {
             let file = state.files.get_mut(&self.number).ok_or_else(|| eio(&self.path))?;
             let missing = len.saturating_sub(file.len());
             file.extend(file.len() + missing.min(room));
-            if missing > room { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            if missing > room { Err(state.full()) } else { Ok(()) }
         })
         .await
     }

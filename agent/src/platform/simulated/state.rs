@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) sync_failure_in: Option<u64>,
     /// Syncs that failed so far.
     pub(super) failures: u64,
+    /// Syncs wait until it works again.
+    pub(super) hung: bool,
     /// Bytes that all files together may have.
     pub(super) capacity: Option<u64>,
     /// Says "synced" and is not.
@@ -98,6 +100,7 @@ impl State {
             power_left: None,
             sync_failure_in: None,
             failures: 0,
+            hung: false,
             capacity: None,
             lying: false,
             trace: 0,
@@ -145,10 +148,20 @@ impl State {
         Some(min + Duration::from_micros(self.random.below(spread + 1)))
     }
 
+    /// Bytes of all files.
+    pub(super) fn used(&self) -> u64 {
+        self.files.values().map(File::len).sum()
+    }
+
     /// Bytes that may still be added.
     pub(super) fn room(&self) -> u64 {
-        let used: u64 = self.files.values().map(File::len).sum();
-        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used))
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
+    /// There is no room: counts as a failure, after which a program may give up.
+    pub(super) fn full(&mut self) -> io::Error {
+        self.failures += 1;
+        io::ErrorKind::StorageFull.into()
     }
 
     pub(super) fn make_directory(&mut self, dir: &Path) {
@@ -229,7 +242,7 @@ impl State {
         self.locks.clear();
         self.files.clear();
         self.directories.clear();
-        (self.power_left, self.sync_failure_in) = (None, None);
+        (self.power_left, self.sync_failure_in, self.hung) = (None, None, false);
     }
 
     /// The power goes and comes back.
@@ -237,7 +250,7 @@ impl State {
         let mut random = SplitMix(seed);
         self.epoch += 1;
         self.locks.clear();
-        (self.power_left, self.sync_failure_in) = (None, None);
+        (self.power_left, self.sync_failure_in, self.hung) = (None, None, false);
         let mut linked = BTreeSet::new();
         for directory in self.directories.values_mut() {
             for change in std::mem::take(&mut directory.changes) {

@@ -131,3 +131,33 @@ fn the_same_seed_gives_the_same_numbers() {
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_disk_ends_no_sync_until_it_works_again() {
+    let (disk, file) = disk_with(Path::new("/d/f")).await;
+    disk.set_hung(true);
+    let mut write = std::pin::pin!(file.write_at_and_sync(0, Bytes::from("late")));
+    assert!(tokio::time::timeout(Duration::from_secs(60), &mut write).await.is_err());
+    disk.set_hung(false);
+    write.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_becomes_slow_and_fast_again() {
+    let (disk, file) = disk_with(Path::new("/d/f")).await;
+    let slow = Latency { min: Duration::from_secs(1), max: Duration::from_secs(1) };
+    for (latency, takes) in [(Some(slow), slow.min), (None, Duration::ZERO)] {
+        disk.set_latency(latency);
+        let begun = tokio::time::Instant::now();
+        file.write_at_and_sync(0, Bytes::from("content")).await.unwrap();
+        assert!((takes..=takes + Duration::from_millis(2)).contains(&begun.elapsed()), "{latency:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_without_room_counts_as_a_failure() {
+    let (disk, file) = disk_with(Path::new("/d/f")).await;
+    disk.set_capacity(Some(disk.used() + 1));
+    file.write_at_and_sync(0, Bytes::from_static(&[1; 2])).await.unwrap_err();
+    assert_eq!(disk.failures(), 1);
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use robeing_fleet::sabotage::{Mistake, planted};
 use robeing_proto::v1::{
     self, AgentMessage, CoordinatorMessage, agent_message::Message as Say, coordinator_message::Message as Heard,
 };
@@ -61,7 +62,9 @@ impl Driver {
         self.tell_lease();
         self.progress = now;
         self.search.learn(&welcome.coordinators);
-        self.held.send_again();
+        if !planted(Mistake::CompletionsNotResent) {
+            self.held.send_again();
+        }
         self.way = Way::Open(link);
         self.silent = None;
         self.complaint.clear();

@@ -3,18 +3,27 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use robeing_agent::{
+    limited,
     platform::{Platform, Random},
     transport::Transport,
 };
-use robeing_proto::v1::{self, fleet_client::FleetClient, streamed_answer::Answer};
+use robeing_proto::v1::{self, fleet_client::FleetClient, streamed_answer::Answer as Streamed};
 use tonic::{Code, Response, Status, transport::Channel};
 
-use crate::{executor::Course, record::Record, results};
+use crate::{
+    checks::Check,
+    history::{Answer, Op, Seen},
+    record::Record,
+    results,
+    tasks::{self, Mix},
+};
 
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the next answer on a stream may take.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Tasks of a listing.
+const PAGE: u32 = 1_000;
 
 /// One submitter.
 pub struct Submitter {
@@ -26,6 +35,8 @@ pub struct Submitter {
     pub coordinators: Vec<String>,
     /// Tasks to submit.
     pub tasks: usize,
+    /// Which tasks.
+    pub mix: Mix,
     /// Over which time.
     pub during: Duration,
     /// Where it is noted.
@@ -35,6 +46,10 @@ pub struct Submitter {
 /// A number below `bound`, which is not 0.
 pub fn below(random: &dyn Random, bound: u64) -> u64 {
     random.next_u64() % bound
+}
+
+fn refusal(refusal: &v1::Refusal) -> Answer {
+    if refusal.code == "ALREADY_EXISTS" { Answer::Conflict } else { Answer::Refused }
 }
 
 impl Submitter {
@@ -51,7 +66,7 @@ impl Submitter {
         let transport = Transport::new(Arc::clone(&self.platform.network));
         let channel =
             transport.channel(&self.coordinators[coordinator]).expect("the simulation's addresses are host:port");
-        FleetClient::new(channel)
+        limited!(FleetClient::new(channel))
     }
 
     /// One call, on a connection of its own.
@@ -70,36 +85,23 @@ impl Submitter {
         self.below(self.coordinators.len() as u64) as usize
     }
 
-    fn new_task(&self) -> v1::TaskSpec {
-        let ms = match self.below(10) {
-            0 => 4_000,
-            1..=3 => 1_000,
-            _ => 100,
+    /// Notes that a submission begins: the number of the call.
+    fn submits(&self, spec: &v1::TaskSpec) -> usize {
+        let key = (!spec.idempotency_key.is_empty()).then(|| spec.idempotency_key.clone());
+        let content = crc32c::crc32c_append(crc32c::crc32c(spec.kind.as_bytes()), &spec.input);
+        self.record.asked(Op::Submit { id: spec.id.clone(), key, content })
+    }
+
+    /// Notes what came of it.
+    fn submitted(&self, call: usize, result: &v1::SubmitResult) {
+        let answer = match &result.refusal {
+            Some(refused) => refusal(refused),
+            None if result.existing => Answer::Existing(result.task_id.clone()),
+            None => Answer::New,
         };
-        let ms = self.below(ms);
-        let course = match self.below(12) {
-            0 => Course::Fail(ms),
-            1 | 2 => Course::Retry(ms),
-            3 => Course::Hang,
-            _ => Course::Succeed(ms),
-        };
-        let id = robeing_agent::platform::uuid_v7(&*self.platform.clock, &*self.platform.random);
-        let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
-        // A task that hangs is given up soon: waiting for it shows nothing more.
-        let max_attempts = if course == Course::Hang { 2 } else { 0 };
-        let backoff = Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 });
-        let retry = v1::RetryPolicy { max_attempts, initial_backoff: backoff, ..v1::RetryPolicy::default() };
-        v1::TaskSpec {
-            id: uuid::Uuid::from_u128(id).to_string(),
-            kind: "simulated".to_owned(),
-            input: course.input(),
-            priority: 1 + self.below(10) as u32,
-            attempt_timeout: if course == Course::Hang { seconds(1) } else { None },
-            retry: Some(retry),
-            deadline_in: if self.below(8) == 0 { seconds(20) } else { None },
-            idempotency_key: if self.below(4) == 0 { format!("key of {id:032x}") } else { String::new() },
-            submitter: self.name.clone(),
-            ..v1::TaskSpec::default()
+        self.record.answered(call, answer);
+        if result.refusal.is_none() {
+            self.record.notes().accepted.entry(result.task_id.clone()).or_default();
         }
     }
 
@@ -108,28 +110,33 @@ impl Submitter {
         let task = v1::StreamedTask { tag: 1, task: Some(spec.clone()), wait: true };
         // The open end keeps the stream: nothing more is submitted, but results are told.
         let request = futures::stream::iter([v1::SubmitStreamRequest { tasks: vec![task] }]);
+        let call = self.submits(spec);
         let stream = self.call(self.any(), async |mut fleet| fleet.submit_stream(request).await).await;
         let mut stream = stream.ok()?;
         let mut submitted = None;
         while let Ok(Ok(Some(response))) = tokio::time::timeout(STREAM_TIMEOUT, stream.message()).await {
             for answer in response.answers {
                 match answer.answer {
-                    Some(Answer::Submitted(result)) if result.refusal.is_some() => return None,
-                    Some(Answer::Submitted(result)) => {
-                        self.record.notes().accepted.entry(result.task_id.clone()).or_default();
+                    Some(Streamed::Submitted(result)) => {
+                        self.submitted(call, &result);
+                        if result.refusal.is_some() {
+                            return None;
+                        }
                         submitted = Some(result);
                     }
-                    Some(Answer::Finished(task)) if submitted.is_none() => {
-                        self.record.violation(format!("task {} was finished before it was accepted", task.id));
+                    Some(Streamed::Finished(task)) if submitted.is_none() => {
+                        let what = format!("task {} was finished before it was accepted", task.id);
+                        self.record.violation(Check::Told, what);
                     }
-                    Some(Answer::Finished(task)) => {
+                    Some(Streamed::Finished(task)) => {
                         if !results::note(&self.record, &task) {
-                            self.record.violation(format!("task {} was told as finished and is not", task.id));
+                            let what = format!("task {} was told as finished and is not", task.id);
+                            self.record.violation(Check::Told, what);
                         }
                         return submitted;
                     }
                     // What became of it is looked for by the other clients.
-                    Some(Answer::Expired(_)) => return submitted,
+                    Some(Streamed::Expired(_)) => return submitted,
                     None => {}
                 }
             }
@@ -137,7 +144,26 @@ impl Submitter {
         submitted
     }
 
-    /// Submits until it is answered.
+    /// One submission, if it is answered.
+    async fn submit_once(&self, spec: &v1::TaskSpec) -> Option<v1::SubmitResult> {
+        let request = v1::SubmitRequest { tasks: vec![spec.clone()] };
+        let call = self.submits(spec);
+        match self.call(self.any(), async |mut fleet| fleet.submit(request).await).await {
+            Ok(mut response) => {
+                let result = response.results.pop()?;
+                self.submitted(call, &result);
+                Some(result)
+            }
+            Err(status) => {
+                if status.code() == Code::InvalidArgument {
+                    self.record.violation(Check::Refused, format!("task {} was refused: {status}", spec.id));
+                }
+                None
+            }
+        }
+    }
+
+    /// Submits until it is accepted.
     async fn submit(&self, spec: &v1::TaskSpec) -> v1::SubmitResult {
         if self.below(4) == 0
             && let Some(result) = self.submit_and_wait(spec).await
@@ -145,69 +171,146 @@ impl Submitter {
             return result;
         }
         loop {
-            let request = v1::SubmitRequest { tasks: vec![spec.clone()] };
-            let answer = self.call(self.any(), async |mut fleet| fleet.submit(request).await).await;
-            match answer.map(|mut response| response.results.pop()) {
-                Ok(Some(result)) if result.refusal.is_none() => return result,
-                Ok(result) => self.record.violation(format!("task {} was refused: {result:?}", spec.id)),
-                Err(status) if status.code() == Code::InvalidArgument => {
-                    self.record.violation(format!("task {} was refused: {status}", spec.id));
+            match self.submit_once(spec).await {
+                Some(result) if result.refusal.is_none() => return result,
+                Some(v1::SubmitResult { refusal: Some(refused), .. }) if refused.code != "RESOURCE_EXHAUSTED" => {
+                    self.record.violation(Check::Refused, format!("task {} was refused: {refused:?}", spec.id));
                 }
-                Err(_) => {}
+                _ => {}
             }
             self.pause(Duration::from_millis(200)).await;
         }
     }
 
     async fn submit_one(&self) -> String {
-        let spec = self.new_task();
+        let spec = self.mix.task(&self.platform, &self.name);
         let first = self.submit(&spec).await;
         if first.task_id != spec.id {
-            self.record.violation(format!("task {} was accepted as {}", spec.id, first.task_id));
+            self.record.violation(Check::Refused, format!("task {} was accepted as {}", spec.id, first.task_id));
         }
-        self.record.notes().accepted.entry(spec.id.clone()).or_default();
+        // At once, and mostly elsewhere: it must be there.
+        if self.below(3) == 0 {
+            self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await;
+        }
         if self.below(6) == 0 {
-            let second = self.submit(&spec).await;
-            if !second.existing || second.task_id != spec.id {
-                self.record.violation(format!("task {} was accepted twice: {second:?}", spec.id));
-            }
+            self.submit_again(&spec).await;
         }
-        if self.below(10) == 0 {
-            self.pause(Duration::from_millis(500)).await;
-            if let Some(accepted) = self.record.notes().accepted.get_mut(&spec.id) {
-                accepted.cancelled = true;
-            }
-            let request = v1::CancelTasksRequest { ids: vec![spec.id.clone()], reason: "simulated".to_owned() };
-            // Whether it went through shows when the task is read.
-            drop(self.call(self.any(), async |mut fleet| fleet.cancel_tasks(request).await).await);
+        if self.below(8) == 0 {
+            self.pause(Duration::from_millis(400)).await;
+            self.cancel(&spec.id).await;
         }
         spec.id
     }
 
-    /// Reads a task and compares it with what is known: whether it was read, and is finished.
+    /// Submits what was accepted once more: as it was, under its key with a new id, or as something else.
+    async fn submit_again(&self, spec: &v1::TaskSpec) {
+        let mut again = spec.clone();
+        match self.below(3) {
+            0 if !spec.idempotency_key.is_empty() => again.id = tasks::new_id(&self.platform),
+            1 => again.input = b"succeed 1 and is another task".to_vec().into(),
+            _ => {}
+        }
+        let conflict = again.input != spec.input;
+        let second = if conflict { self.submit_once(&again).await } else { Some(self.submit(&again).await) };
+        let Some(second) = second else { return };
+        let fine = match (&second.refusal, conflict) {
+            (Some(refused), true) => ["ALREADY_EXISTS", "RESOURCE_EXHAUSTED"].contains(&refused.code.as_str()),
+            (None, false) => second.existing && second.task_id == spec.id,
+            _ => false,
+        };
+        if !fine {
+            self.record.violation(Check::Refused, format!("task {} was accepted twice: {second:?}", spec.id));
+        }
+    }
+
+    async fn cancel(&self, id: &str) {
+        if let Some(accepted) = self.record.notes().accepted.get_mut(id) {
+            accepted.cancelled = true;
+        }
+        let request = v1::CancelTasksRequest { ids: vec![id.to_owned()], reason: "simulated".to_owned() };
+        let call = self.record.asked(Op::Cancel(id.to_owned()));
+        let answer = self.call(self.any(), async |mut fleet| fleet.cancel_tasks(request).await).await;
+        let Some(result) = answer.ok().and_then(|mut response| response.results.pop()) else { return };
+        let answer = match &result.refusal {
+            Some(refused) if refused.code == "NOT_FOUND" => Answer::NotFound,
+            Some(_) => Answer::Refused,
+            None => Answer::Ended(result.state()),
+        };
+        self.record.answered(call, answer);
+    }
+
+    /// Reads a task and compares it with what is known: whether it was read, and is finished, or forgotten by now.
     async fn look(&self, id: &str, coordinator: usize, consistency: v1::Consistency) -> bool {
         let request = v1::GetTaskRequest { id: id.to_owned(), include_input: false, consistency: consistency.into() };
-        let task = match self.call(coordinator, async |mut fleet| fleet.get_task(request).await).await {
-            Ok(task) => task,
-            Err(status) if status.code() == Code::NotFound && consistency == v1::Consistency::Linearizable => {
-                self.record.violation(format!("task {id} was accepted and is not there: {status}"));
-                return false;
+        let linearizable = consistency == v1::Consistency::Linearizable;
+        let call = linearizable.then(|| self.record.asked(Op::Get(id.to_owned())));
+        let told = |answer| {
+            if let Some(call) = call {
+                self.record.answered(call, answer);
             }
-            Err(_) => return false,
         };
-        results::note(&self.record, &task)
+        match self.call(coordinator, async |mut fleet| fleet.get_task(request).await).await {
+            Ok(task) => {
+                told(Answer::Found(Seen::of(&task)));
+                results::note(&self.record, &task)
+            }
+            Err(status) if status.code() == Code::NotFound => {
+                told(Answer::NotFound);
+                let fleeting = self.record.notes().fleeting.contains(id);
+                if linearizable && !fleeting {
+                    let what = format!("task {id} was accepted and is not there: {status}");
+                    self.record.violation(Check::Lost, what);
+                }
+                fleeting
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Lists all tasks.
+    async fn list(&self) {
+        let request = v1::ListTasksRequest { page_size: PAGE, ..v1::ListTasksRequest::default() };
+        let call = self.record.asked(Op::List);
+        let answer = self.call(self.any(), async |mut fleet| fleet.list_tasks(request).await).await;
+        if let Ok(page) = answer
+            && page.next_page_token.is_empty()
+        {
+            let all = page.tasks.iter().map(|task| (task.id.clone(), Seen::of(task))).collect();
+            self.record.answered(call, Answer::All(all));
+        }
+    }
+
+    /// Submits a task whose result is kept for a moment, and, when it is forgotten, another with its id.
+    async fn use_an_id_twice(&self) {
+        let spec = self.mix.fleeting(&self.platform, &self.name);
+        self.record.notes().fleeting.insert(spec.id.clone());
+        for _ in 0..2 {
+            self.submit(&spec).await;
+            self.pause(Duration::from_millis(2_500)).await;
+            self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await;
+        }
     }
 
     /// Does all of it; returns when every task is finished, and every coordinator says so.
     pub async fn run(self) {
         let apart = self.during / self.tasks as u32;
+        let burst = self.below(self.tasks as u64) as usize;
         let mut ids = Vec::new();
-        for _ in 0..self.tasks {
-            self.pause(apart * 2).await;
+        for n in 0..self.tasks {
+            // Now and then many at once, so that there is a queue.
+            if !(burst..burst + self.tasks / 3).contains(&n) {
+                self.pause(apart * 3).await;
+            }
             ids.push(self.submit_one().await);
             if self.below(3) == 0 {
                 let id = &ids[self.below(ids.len() as u64) as usize];
                 self.look(id, self.any(), v1::Consistency::Linearizable).await;
+            }
+            if self.below(8) == 0 {
+                self.list().await;
+            }
+            if self.mix.is_fleeting && self.below(8) == 0 {
+                self.use_an_id_twice().await;
             }
         }
         for id in &ids {
@@ -215,6 +318,7 @@ impl Submitter {
                 self.pause(Duration::from_millis(400)).await;
             }
         }
+        self.list().await;
         for coordinator in 0..self.coordinators.len() {
             for id in &ids {
                 while !self.look(id, coordinator, v1::Consistency::Local).await {

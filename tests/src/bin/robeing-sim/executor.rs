@@ -7,12 +7,24 @@ use bytes::Bytes;
 use robeing_agent::executor::{Attempt, Executor, Failure, FailureKind, Outcome};
 use tokio_util::sync::CancellationToken;
 
-use crate::record::Record;
+use crate::{
+    checks::Check,
+    record::{Record, Running},
+};
+
+/// How long a stubborn task goes on after it was asked to stop.
+const STUBBORN_FOR: Duration = Duration::from_millis(300);
+/// Tasks of this kind name the agent's specialization that they need.
+const SPECIALIZED: &str = "special/";
 
 /// An executor of one agent.
 pub struct SimulatedExecutor {
     /// Whose.
     pub agent: String,
+    /// Whose results it gives.
+    pub signs_as: String,
+    /// What the agent has.
+    pub specializations: Vec<String>,
     /// Where it is noted.
     pub record: Record,
 }
@@ -22,6 +34,10 @@ pub struct SimulatedExecutor {
 pub enum Course {
     /// Succeeds after so many milliseconds.
     Succeed(u64),
+    /// The same, and takes its time when it is asked to stop.
+    Stubborn(u64),
+    /// Succeeds at once, with so many bytes.
+    Large(u64),
     /// Fails twice, then succeeds.
     Retry(u64),
     /// Fails for good.
@@ -31,55 +47,94 @@ pub enum Course {
 }
 
 impl Course {
-    /// As an input.
-    pub fn input(self) -> Bytes {
-        match self {
+    /// As an input, filled up to a length.
+    pub fn input(self, len: usize) -> Bytes {
+        let mut text = match self {
             Self::Succeed(ms) => format!("succeed {ms}"),
+            Self::Stubborn(ms) => format!("stubborn {ms}"),
+            Self::Large(bytes) => format!("large {bytes}"),
             Self::Retry(ms) => format!("retry {ms}"),
             Self::Fail(ms) => format!("fail {ms}"),
             Self::Hang => "hang 0".to_owned(),
+        };
+        if text.len() < len {
+            text.push(' ');
         }
-        .into()
+        let mut input = text.into_bytes();
+        input.resize(input.len().max(len), b'.');
+        input.into()
     }
 
     fn of(input: &[u8]) -> Option<Self> {
-        let (word, ms) = std::str::from_utf8(input).ok()?.split_once(' ')?;
-        let ms = ms.parse().ok()?;
+        let start = &input[..input.len().min(64)];
+        let mut words = std::str::from_utf8(start).ok()?.split(' ');
+        let (word, number) = (words.next()?, words.next()?.parse().ok()?);
         match word {
-            "succeed" => Some(Self::Succeed(ms)),
-            "retry" => Some(Self::Retry(ms)),
-            "fail" => Some(Self::Fail(ms)),
+            "succeed" => Some(Self::Succeed(number)),
+            "stubborn" => Some(Self::Stubborn(number)),
+            "large" => Some(Self::Large(number)),
+            "retry" => Some(Self::Retry(number)),
+            "fail" => Some(Self::Fail(number)),
             "hang" => Some(Self::Hang),
             _ => None,
         }
     }
 }
 
-fn failed(retryable: bool) -> Outcome {
-    Outcome::Failed(Failure {
-        kind: FailureKind::Exit,
-        message: "the simulated task failed".to_owned(),
-        code: Some(1),
-        stderr_tail: String::new(),
-        retryable,
-    })
+/// What every output begins with.
+pub fn signature(task: &str, attempt: u32, agent: &str) -> String {
+    format!("{task} {attempt} {agent}")
+}
+
+/// A task's kind, for agents of this specialization alone.
+pub fn specialized(specialization: &str) -> String {
+    format!("{SPECIALIZED}{specialization}")
+}
+
+fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
+    Outcome::Failed(Failure { kind, message: message.to_owned(), code: Some(1), stderr_tail: String::new(), retryable })
 }
 
 impl SimulatedExecutor {
     async fn work(&self, attempt: &Attempt) -> Outcome {
         let Some(course) = Course::of(&attempt.input) else {
-            self.record.violation(format!("task {} arrived with another input: {:?}", attempt.task_id, attempt.input));
-            return failed(false);
+            let what = format!("task {} arrived with another input: {:?}", attempt.task_id, attempt.input);
+            self.record.violation(Check::Input, what);
+            return failed(FailureKind::Exit, "the simulated task failed", false);
         };
+        let failed = |retryable| failed(FailureKind::Exit, "the simulated task failed", retryable);
+        let mut output = signature(&attempt.task_id, attempt.attempt, &self.signs_as).into_bytes();
         let (ms, outcome) = match course {
-            Course::Succeed(ms) => (ms, None),
+            Course::Succeed(ms) | Course::Stubborn(ms) => (ms, None),
+            Course::Large(bytes) => {
+                output.push(b' ');
+                output.resize(output.len().max(bytes as usize), b'.');
+                (0, None)
+            }
             Course::Retry(ms) => (ms, (attempt.attempt < 3).then(|| failed(true))),
             Course::Fail(ms) => (ms, Some(failed(false))),
             Course::Hang => std::future::pending().await,
         };
         tokio::time::sleep(Duration::from_millis(ms)).await;
-        let output = format!("{} {} {}", attempt.task_id, attempt.attempt, self.agent);
         outcome.unwrap_or(Outcome::Succeeded { output: output.into() })
+    }
+
+    async fn stop(&self, attempt: &Attempt, cancel: &CancellationToken, running: &Running) -> Outcome {
+        cancel.cancelled().await;
+        running.cancelled();
+        if matches!(Course::of(&attempt.input), Some(Course::Stubborn(_))) {
+            tokio::time::sleep(STUBBORN_FOR).await;
+        }
+        Outcome::Cancelled
+    }
+
+    fn check_fit(&self, attempt: &Attempt) {
+        if let Some(needed) = attempt.kind.strip_prefix(SPECIALIZED)
+            && !self.specializations.iter().any(|has| has == needed)
+        {
+            let what = format!("{} runs task {}, which needs {needed}", self.agent, attempt.task_id);
+            self.record.violation(Check::Fit, what);
+        }
     }
 }
 
@@ -87,20 +142,22 @@ impl SimulatedExecutor {
 impl Executor for SimulatedExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
         tracing::debug!(target: "robeing_sim", task = attempt.task_id, attempt.attempt, self.agent, "begun");
-        *self.record.notes().begun.entry((attempt.task_id.clone(), attempt.attempt)).or_default() += 1;
+        self.check_fit(&attempt);
+        let limited = attempt.time_limit.is_some();
+        let running = self.record.runs(&self.agent, &attempt.task_id, attempt.attempt, limited);
         let limit = attempt.time_limit.unwrap_or(Duration::from_secs(3_600));
-        tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            () = cancel.cancelled() => Outcome::Cancelled,
+            outcome = self.stop(&attempt, &cancel, &running) => outcome,
             outcome = self.work(&attempt) => outcome,
-            () = tokio::time::sleep(limit) => Outcome::Failed(Failure {
-                kind: FailureKind::TimedOut,
-                message: "the simulated task took too long".to_owned(),
-                code: None,
-                stderr_tail: String::new(),
-                retryable: true,
-            }),
-        }
+            () = tokio::time::sleep(limit) => failed(FailureKind::TimedOut, "the simulated task took too long", true),
+        };
+        running.ends(&self.agent);
+        outcome
+    }
+
+    fn lease(&self, left: Option<Duration>) {
+        self.record.notes().lease(&self.agent, left);
     }
 
     fn name(&self) -> &'static str {

@@ -4,13 +4,22 @@
 
 mod checks;
 mod clients;
+mod damage;
 mod executor;
 mod faults;
+mod history;
+mod hosts;
+mod listener;
 mod network;
+mod operator;
+mod process;
 mod record;
 mod results;
+mod sabotage;
+mod tasks;
 mod time;
 mod watcher;
+mod wire;
 mod world;
 
 use std::{
@@ -20,6 +29,8 @@ use std::{
 };
 
 use clap::Parser;
+
+use crate::sabotage::{Sabotage, Selection};
 
 /// Every so many seeds, one is run twice and compared.
 const REPLAY_EVERY: u64 = 10;
@@ -43,24 +54,40 @@ struct Args {
     #[arg(long)]
     verbose: bool,
     /// Break the fleet on purpose, to see that it is noticed.
-    #[arg(long = "break", value_enum, hide = true)]
-    sabotage: Option<world::Sabotage>,
+    #[arg(long = "break", hide = true)]
+    sabotage: Option<Sabotage>,
+    /// Break the fleet in every way there is, in this one, or in those of a part (such as 0/5), and say which of the seeds
+    /// notices it first, and by which check.
+    #[arg(long = "sabotage")]
+    selection: Option<Selection>,
+    /// Have faults that are off.
+    #[arg(long, hide = true)]
+    with: Vec<String>,
+    /// Say what is checked.
+    #[arg(long)]
+    checks: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let well = match args.seed {
-        Some(seed) => world::run(seed, args.verbose, args.sabotage),
-        None => run_all(&args),
+    if args.checks {
+        checks::PROMISES.iter().for_each(|(name, promise)| println!("{name:<10} {promise}"));
+        return ExitCode::SUCCESS;
+    }
+    let well = match (args.seed, &args.selection) {
+        (Some(seed), _) => world::run(seed, args.verbose, args.sabotage, &args.with),
+        (None, None) => run_all(&args),
+        (None, Some(Selection(all))) => all.iter().filter(|sabotage| !is_found(&args, **sabotage)).count() == 0,
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs one seed in a process of its own.
-fn run_one(args: &Args, seed: u64) -> std::io::Result<Output> {
+fn run_one(args: &Args, seed: u64, sabotage: Option<Sabotage>) -> std::io::Result<Output> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--seed", &seed.to_string()]);
-    if let Some(sabotage) = args.sabotage {
+    command.args(args.with.iter().flat_map(|fault| ["--with", fault]));
+    if let Some(sabotage) = sabotage {
         command.args(["--break", sabotage.name()]);
     }
     command.output()
@@ -68,7 +95,7 @@ fn run_one(args: &Args, seed: u64) -> std::io::Result<Output> {
 
 /// Runs one seed, some of them twice: whether all was well, and what to tell.
 fn judge(args: &Args, seed: u64) -> (bool, String) {
-    let first = match run_one(args, seed) {
+    let first = match run_one(args, seed, args.sabotage) {
         Ok(output) => output,
         Err(e) => return (false, format!("seed {seed} could not be run: {e}\n")),
     };
@@ -81,7 +108,7 @@ fn judge(args: &Args, seed: u64) -> (bool, String) {
     if !seed.is_multiple_of(REPLAY_EVERY) {
         return (true, told);
     }
-    match run_one(args, seed) {
+    match run_one(args, seed, args.sabotage) {
         Ok(second) if second.stdout == first.stdout => (true, format!("{} (again: the same)\n", told.trim_end())),
         Ok(second) => {
             let again = String::from_utf8_lossy(&second.stdout);
@@ -91,13 +118,61 @@ fn judge(args: &Args, seed: u64) -> (bool, String) {
     }
 }
 
+fn jobs(args: &Args) -> usize {
+    args.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1)
+}
+
+/// The first violation in what a run told.
+fn first_violation(output: &Output) -> String {
+    let told = String::from_utf8_lossy(&output.stdout);
+    let violation = told.lines().find_map(|line| line.strip_prefix("  ")).map(str::to_owned);
+    violation.unwrap_or_else(|| {
+        let told = String::from_utf8_lossy(&output.stderr);
+        format!("it did not come to its end: {}", told.lines().last().unwrap_or_default())
+    })
+}
+
+/// Whether a seed notices what is broken, and tells which.
+fn is_found(args: &Args, sabotage: Sabotage) -> bool {
+    let started = Instant::now();
+    let todo = Mutex::new(args.first..args.first.saturating_add(args.seeds));
+    let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs(args) {
+            scope.spawn(|| {
+                while found.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                    let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(seed) = next else { return };
+                    let noticed = match run_one(args, seed, Some(sabotage)) {
+                        Ok(output) if output.status.success() => continue,
+                        Ok(output) => first_violation(&output),
+                        Err(error) => format!("seed {seed} could not be run: {error}"),
+                    };
+                    found.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((seed, noticed));
+                }
+            });
+        }
+    });
+    let (name, took) = (sabotage.name(), started.elapsed().as_secs_f64());
+    match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((seed, noticed)) => {
+            let noticed: String = noticed.chars().take(200).collect();
+            println!("{name}: found by seed {seed} in {took:.0} s: {noticed}");
+            true
+        }
+        None => {
+            println!("{name}: NOT FOUND by {} seeds in {took:.0} s", args.seeds);
+            false
+        }
+    }
+}
+
 fn run_all(args: &Args) -> bool {
     let started = Instant::now();
-    let jobs = args.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let todo = Mutex::new(args.first..args.first.saturating_add(args.seeds));
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..jobs(args) {
             scope.spawn(|| {
                 loop {
                     let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -1,46 +1,34 @@
 //! The simulated network, clock and machine, as the shipped code asks for them.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
 use robeing_agent::platform::{Clock, Connection, Host, Listener, Network};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Machines that answer and on which no process listens.
-#[derive(Clone, Default)]
-pub struct Down(Arc<Mutex<BTreeSet<String>>>);
+use crate::{
+    time,
+    wire::{self, HostId, Port, Socket, Wire},
+};
 
-impl Down {
-    /// Notes whether a host's process is gone.
-    pub fn set(&self, host: &str, down: bool) {
-        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match down {
-            true => hosts.insert(host.to_owned()),
-            false => hosts.remove(host),
-        };
-    }
-
-    fn has(&self, host: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
-    }
-}
-
-/// How long a machine takes to say that nobody listens.
-const REFUSED_AFTER: Duration = Duration::from_millis(1);
-
-/// Sockets within the simulation.
+/// Sockets of one machine.
 pub struct SimulatedNetwork {
-    down: Down,
+    wire: Wire,
+    host: HostId,
 }
 
 impl SimulatedNetwork {
-    /// In which these hosts are down.
-    pub fn new(down: Down) -> Self {
-        Self { down }
+    /// Of the machine of this name.
+    ///
+    /// # Panics
+    /// When the network has no such machine.
+    pub fn new(wire: Wire, name: &str) -> Self {
+        let host = wire.host(name).unwrap_or_else(|| panic!("the simulation has no machine {name}"));
+        Self { wire, host }
     }
 }
 
@@ -50,50 +38,68 @@ fn split(address: &str) -> io::Result<(&str, u16)> {
     Ok((host, port.parse().map_err(|_| bad())?))
 }
 
+fn unknown(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no machine is called {name}"))
+}
+
 #[async_trait::async_trait]
 impl Network for SimulatedNetwork {
     async fn connect(&self, address: &str) -> io::Result<Connection> {
-        let (host, port) = split(address)?;
-        // An agent's process is looked for by the IP address of its session.
-        let by_ip = host.parse().ok().and_then(turmoil::reverse_lookup);
-        let host = by_ip.as_deref().unwrap_or(host);
-        if self.down.has(host) {
-            tokio::time::sleep(REFUSED_AFTER).await;
-            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, format!("nobody listens on {address}")));
-        }
-        match turmoil::net::TcpStream::connect((host, port)).await {
-            Ok(stream) => {
-                let peer = stream.peer_addr().ok();
-                Ok(Connection::new(stream, peer))
-            }
-            // Only a machine whose process is gone refuses. What the simulator reports so otherwise is a lost packet, which
-            // nobody learns of.
-            Err(_) => std::future::pending().await,
-        }
+        let (name, port) = split(address)?;
+        let to = self.wire.host(name).ok_or_else(|| unknown(name))?;
+        let socket = self.wire.connect(self.host, to, port).await?;
+        let peer = socket.peer_addr();
+        Ok(Connection::new(Stream(socket), peer))
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
-        let (host, port) = split(address)?;
-        Ok(vec![SocketAddr::new(turmoil::lookup(host), port)])
+        let (name, port) = split(address)?;
+        let host = self.wire.host(name).ok_or_else(|| unknown(name))?;
+        Ok(vec![wire::address(host, port)])
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
         let (_, port) = split(address)?;
-        Ok(Box::new(SimulatedListener(turmoil::net::TcpListener::bind(("0.0.0.0", port)).await?)))
+        Ok(Box::new(SimulatedListener(self.wire.listen(self.host, port)?)))
     }
 }
 
-struct SimulatedListener(turmoil::net::TcpListener);
+struct SimulatedListener(Port);
 
 #[async_trait::async_trait]
 impl Listener for SimulatedListener {
     async fn accept(&mut self) -> io::Result<Connection> {
-        let (stream, peer) = self.0.accept().await?;
-        Ok(Connection::new(stream, Some(peer)))
+        let (socket, peer) = self.0.accept().await;
+        Ok(Connection::new(Stream(socket), Some(peer)))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        Ok(self.0.local_addr())
+    }
+}
+
+struct Stream(Socket);
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let data = ready!(self.0.poll_read(cx, buf.remaining()))?;
+        buf.put_slice(&data);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.shut_down();
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -105,7 +111,7 @@ pub struct SimulatedClock {
 
 impl Clock for SimulatedClock {
     fn unix_millis(&self) -> u64 {
-        turmoil::since_epoch().map_or(0, |time| time.as_millis() as u64) + self.ahead
+        time::now().as_millis() as u64 + self.ahead
     }
 }
 

@@ -1,26 +1,16 @@
 //! What happened in a run: a checksum over every event, which must be the same when the seed is run again; what each
-//! coordinator applied; what submitters were told.
+//! coordinator applied; what agents ran; what clients asked and were told. What must not happen is noted at once.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use robeing_agent::coordinator::consensus::audit::{APPLIED, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN};
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
+use crate::{
+    checks::Check,
+    history::{Answer, Call, Op},
 };
-use tracing_subscriber::{
-    Layer,
-    layer::{Context, SubscriberExt},
-    util::SubscriberInitExt,
-};
-
-/// The consensus library. Its events name real times, which differ from run to run.
-const LIBRARY: &str = "openraft";
 
 /// What followed from one log entry.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +19,21 @@ pub struct Applied {
     pub checksum: u64,
     /// The tasks that ended with it.
     pub finished: Vec<String>,
+    /// The attempts that began with it.
+    pub assigned: Vec<Assigned>,
+}
+
+/// An attempt as it is given to an agent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Assigned {
+    /// The agent's name.
+    pub agent: String,
+    /// Its slots.
+    pub slots: usize,
+    /// The task.
+    pub task: String,
+    /// The attempt's number.
+    pub attempt: u32,
 }
 
 /// A task that a submitter was told is accepted.
@@ -40,15 +45,71 @@ pub struct Accepted {
     pub ended: Option<String>,
 }
 
+/// An attempt that an executor runs.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Where.
+    pub agent: String,
+    /// Which.
+    pub attempt: u32,
+    /// It has a limit of its own, after which the coordinators go on without waiting for its end.
+    pub limited: bool,
+    /// The coordinators asked for its end.
+    pub cancelled: bool,
+    number: u64,
+}
+
+/// An attempt that an executor has ended.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Where.
+    pub agent: String,
+    /// When.
+    pub at: Duration,
+}
+
+/// What is known of one agent's process.
+#[derive(Default)]
+pub struct AgentNotes {
+    /// Until when its guard lets run what it runs.
+    lease: Option<Duration>,
+    /// When it opened a session or went on with one.
+    pub opened: Vec<Duration>,
+    /// When it lost the connection to its leader, was paused, or went on.
+    pub disturbed: Vec<Duration>,
+}
+
 /// Everything noted of a run.
 #[derive(Default)]
 pub struct Notes {
     /// Log entries by index.
     pub applied: BTreeMap<u64, Applied>,
+    /// When each log entry was first applied anywhere.
+    pub applied_at: BTreeMap<u64, Duration>,
     /// Accepted tasks by id.
     pub accepted: BTreeMap<String, Accepted>,
+    /// Tasks that are forgotten soon after their end, and whose ids are used again.
+    pub fleeting: BTreeSet<String>,
     /// How often each attempt was begun by an executor.
     pub begun: BTreeMap<(String, u32), u32>,
+    /// Attempts that executors have ended by themselves.
+    pub ran: BTreeMap<(String, u32), Ran>,
+    /// What runs now, by task.
+    pub runs: BTreeMap<String, Vec<Run>>,
+    /// By name.
+    pub agents: BTreeMap<String, AgentNotes>,
+    /// Processes that are paused.
+    pub paused: BTreeSet<String>,
+    /// The terms of the coordinators that believe to lead.
+    pub leading: BTreeMap<String, u64>,
+    /// The newest vote that each node has given: its term and for whom.
+    pub votes: BTreeMap<u64, (u64, u64)>,
+    /// Every call of clients.
+    pub history: Vec<Call>,
+    /// Groups of calls of which it could not be decided whether they are explained.
+    pub undecided: u32,
+    /// Begins and ends of calls so far.
+    moments: u64,
     /// Faults injected, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// Snapshots that coordinators wrote.
@@ -59,9 +120,13 @@ pub struct Notes {
     pub violations: Vec<String>,
     /// Simulated time at the beginning of this step.
     pub now: Duration,
+    /// The process that runs now.
+    pub running: String,
     /// Events that went into the checksum.
     pub events: u64,
-    trace: u32,
+    /// The checksum over all events so far.
+    pub trace: u32,
+    next_run: u64,
 }
 
 /// The notes of a run, shared by all hosts.
@@ -75,115 +140,172 @@ impl Record {
     }
 
     /// Notes something that must not happen.
-    pub fn violation(&self, what: String) {
+    pub fn violation(&self, check: Check, what: String) {
         tracing::error!(target: "robeing_sim", what, "violation");
-        self.notes().violations.push(what);
+        self.notes().violation(check, what);
     }
 
-    /// The checksum over all events so far.
-    pub fn trace(&self) -> u32 {
-        self.notes().trace
+    /// Notes that a call begins: its number.
+    pub fn asked(&self, op: Op) -> usize {
+        let mut notes = self.notes();
+        let began = notes.moment();
+        notes.history.push(Call { op, began, ended: None, answer: Answer::Unknown });
+        notes.history.len() - 1
     }
 
-    /// Listens to every event of the run.
-    pub fn listen(&self, verbose: bool) {
-        let recorder = Recorder { record: self.clone(), verbose };
-        tracing_subscriber::registry().with(recorder).init();
+    /// Notes how a call was answered. One that never is may take effect at any time, or not at all.
+    pub fn answered(&self, call: usize, answer: Answer) {
+        let mut notes = self.notes();
+        let ended = notes.moment();
+        if let Some(call) = notes.history.get_mut(call) {
+            (call.ended, call.answer) = (Some(ended), answer);
+        }
+    }
+
+    /// Notes that an executor begins an attempt. It ends when what is given is dropped.
+    pub fn runs(&self, agent: &str, task: &str, attempt: u32, limited: bool) -> Running {
+        let mut notes = self.notes();
+        *notes.begun.entry((task.to_owned(), attempt)).or_default() += 1;
+        let number = notes.next_run;
+        notes.next_run += 1;
+        let run = Run { agent: agent.to_owned(), attempt, limited, cancelled: false, number };
+        notes.runs.entry(task.to_owned()).or_default().push(run);
+        notes.check_alone(task);
+        drop(notes);
+        Running { record: self.clone(), task: task.to_owned(), attempt, number }
+    }
+}
+
+/// An attempt that runs.
+pub struct Running {
+    record: Record,
+    task: String,
+    attempt: u32,
+    number: u64,
+}
+
+impl Running {
+    /// The coordinators want it to end.
+    pub fn cancelled(&self) {
+        let mut notes = self.record.notes();
+        let runs = notes.runs.get_mut(&self.task).into_iter().flatten();
+        runs.filter(|run| run.number == self.number).for_each(|run| run.cancelled = true);
+    }
+
+    /// It comes to its end by itself.
+    pub fn ends(&self, agent: &str) {
+        let mut notes = self.record.notes();
+        let at = notes.now;
+        notes.ran.insert((self.task.clone(), self.attempt), Ran { agent: agent.to_owned(), at });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut notes = self.record.notes();
+        if let Some(runs) = notes.runs.get_mut(&self.task) {
+            runs.retain(|run| run.number != self.number);
+            if runs.is_empty() {
+                notes.runs.remove(&self.task);
+            }
+        }
     }
 }
 
 impl Notes {
-    fn applied(&mut self, index: u64, applied: Applied, broken: &str) {
+    /// Notes something that must not happen.
+    pub fn violation(&mut self, check: Check, what: String) {
+        self.violations.push(format!("{}: {what}", check.name()));
+    }
+
+    fn moment(&mut self) -> u64 {
+        self.moments += 1;
+        self.moments
+    }
+
+    /// Notes for how much longer an agent's guard lets run what it runs.
+    pub fn lease(&mut self, agent: &str, left: Option<Duration>) {
+        let until = left.map(|left| self.now + left);
+        self.agents.entry(agent.to_owned()).or_default().lease = until;
+    }
+
+    /// The coordinator that leads, if it is known: the one of the highest term.
+    pub fn leader(&self) -> Option<&str> {
+        self.leading.iter().max_by_key(|(_, term)| **term).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether what an agent runs really runs: of one that is paused its guard has stopped it by the end of its lease.
+    fn is_alive(&self, agent: &str) -> bool {
+        let lease = self.agents.get(agent).and_then(|agent| agent.lease);
+        !self.paused.contains(agent) || lease.is_none_or(|until| self.now < until)
+    }
+
+    /// No two agents run one task at once, but when the coordinators gave up waiting for the end of an attempt.
+    pub fn check_alone(&mut self, task: &str) {
+        if self.fleeting.contains(task) {
+            return;
+        }
+        let runs = self.runs.get(task).into_iter().flatten();
+        let live: Vec<Run> =
+            runs.filter(|run| !run.limited && !run.cancelled && self.is_alive(&run.agent)).cloned().collect();
+        if let [first, .., last] = &live[..]
+            && first.agent != last.agent
+        {
+            let what = format!(
+                "task {task} runs on {} (attempt {}) and on {} (attempt {}) at once",
+                first.agent, first.attempt, last.agent, last.attempt
+            );
+            self.violation(Check::Alone, what);
+        }
+    }
+
+    /// The same of all tasks.
+    pub fn check_all_alone(&mut self) {
+        let several: Vec<String> =
+            self.runs.iter().filter(|(_, runs)| runs.len() > 1).map(|(task, _)| task.clone()).collect();
+        several.iter().for_each(|task| self.check_alone(task));
+    }
+
+    /// Notes what followed from a log entry, on any coordinator.
+    pub fn applied(&mut self, index: u64, applied: Applied, broken: &str) {
         if !broken.is_empty() {
-            self.violations.push(format!("after entry {index} the state is inconsistent: {broken}"));
+            self.violation(Check::Audit, format!("after entry {index} the state is inconsistent: {broken}"));
         }
         match self.applied.get(&index) {
             Some(known) if *known != applied => {
-                self.violations.push(format!("coordinators differ after entry {index}: {known:?} and {applied:?}"));
+                let what = format!("coordinators differ after entry {index}: {known:?} and {applied:?}");
+                self.violation(Check::Agreement, what);
             }
             Some(_) => {}
-            None => drop(self.applied.insert(index, applied)),
-        }
-    }
-}
-
-struct Recorder {
-    record: Record,
-    verbose: bool,
-}
-
-/// Fields of an event, written out.
-#[derive(Default)]
-struct Fields {
-    line: String,
-    message: String,
-    index: u64,
-    checksum: u64,
-    finished: String,
-    broken: String,
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.message = format!("{value:?}");
-        }
-        let _ = write!(self.line, " {}={value:?}", field.name());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        match field.name() {
-            "index" => self.index = value,
-            "checksum" => self.checksum = value,
-            _ => {}
-        }
-        self.record_debug(field, &value);
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "finished" => self.finished = value.to_owned(),
-            "broken" => self.broken = value.to_owned(),
-            _ => {}
-        }
-        self.record_debug(field, &value);
-    }
-}
-
-impl<S: Subscriber> Layer<S> for Recorder {
-    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        let target = metadata.target();
-        match *metadata.level() {
-            // The network's own account of every packet, and what was applied.
-            Level::TRACE => target == "turmoil" || target == APPLIED,
-            Level::DEBUG => target.starts_with("robeing"),
-            Level::INFO if target.starts_with(LIBRARY) => self.verbose,
-            _ => [LIBRARY, "robeing", "turmoil"].iter().any(|known| target.starts_with(known)),
+            None => {
+                self.check_slots(index, &applied);
+                self.applied_at.insert(index, self.now);
+                self.applied.insert(index, applied);
+            }
         }
     }
 
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let target = event.metadata().target();
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        let mut notes = self.record.notes();
-        let line = format!("{:>9.3} {target}:{}", notes.now.as_secs_f64(), fields.line);
-        if self.verbose && target != "turmoil" {
-            eprintln!("{line}");
+    /// Who is given an attempt has a slot for it, in fact and not only in the books.
+    fn check_slots(&mut self, index: u64, applied: &Applied) {
+        for Assigned { agent, slots, task, attempt } in &applied.assigned {
+            let busy = self.runs.values().flatten().filter(|run| run.agent == *agent).count();
+            if busy >= *slots && self.is_alive(agent) {
+                let what = format!(
+                    "entry {index} gives {agent} attempt {attempt} of task {task}, and all of its {slots} slots are taken"
+                );
+                self.violation(Check::Slots, what);
+            }
         }
-        if target.starts_with(LIBRARY) {
-            return;
-        }
-        notes.events += 1;
-        notes.trace = crc32c::crc32c_append(notes.trace, line.as_bytes());
-        match fields.message.as_str() {
-            SNAPSHOT_WRITTEN => notes.snapshots_written += 1,
-            SNAPSHOT_INSTALLED => notes.snapshots_installed += 1,
-            _ => {}
-        }
-        if target == APPLIED {
-            let finished = fields.finished.split_whitespace().map(str::to_owned).collect();
-            notes.applied(fields.index, Applied { checksum: fields.checksum, finished }, &fields.broken);
+    }
+
+    /// A vote was given by a node, or found on its disk.
+    pub fn vote(&mut self, node: u64, vote: (u64, u64), given: bool) {
+        let known = self.votes.entry(node).or_default();
+        if given {
+            *known = (*known).max(vote);
+        } else if vote < *known {
+            let what = format!("node {node:016x} has vote {vote:?} on disk and had given {known:?}");
+            self.violation(Check::Votes, what);
         }
     }
 }

@@ -2,18 +2,24 @@
 
 use robeing_proto::v1::{self, TaskState};
 
-use crate::record::{Accepted, Record};
+use crate::{
+    checks::Check,
+    executor::signature,
+    record::{Accepted, Record},
+};
 
-fn final_state(task: &v1::Task) -> bool {
+/// Whether a task's state is one that it stays in.
+pub fn is_final(task: &v1::Task) -> bool {
     !matches!(task.state(), TaskState::Unspecified | TaskState::Queued | TaskState::Assigned)
 }
 
 /// Everything of a finished task that must never change.
 fn ending(task: &v1::Task) -> String {
+    let output = String::from_utf8_lossy(&task.output[..task.output.len().min(100)]).into_owned();
     format!(
-        "{:?} {:?} {:?} {:?} attempt {} at {:?}",
+        "{:?} {} bytes {output:?} {:?} {:?} attempt {} at {:?}",
         task.state(),
-        task.output,
+        task.output.len(),
         task.failure,
         task.cancel_reason,
         task.attempt,
@@ -22,32 +28,43 @@ fn ending(task: &v1::Task) -> String {
 }
 
 /// What is wrong with a finished task's result.
-fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<String> {
+fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<(Check, String)> {
     match task.state() {
         TaskState::Succeeded => {
             let last = task.attempts.last()?;
-            let expected = format!("{} {} {}", task.id, last.number, last.agent);
-            let current = last.number == task.attempt && task.output == expected.as_bytes();
-            (!current).then(|| format!("its output {:?} is not that of its last attempt: {last:?}", task.output))
+            let expected = signature(&task.id, last.number, &last.agent);
+            let current = last.number == task.attempt && task.output.starts_with(expected.as_bytes());
+            let output = String::from_utf8_lossy(&task.output[..task.output.len().min(100)]);
+            let what = format!("its output {output:?} is not that of its last attempt: {last:?}");
+            (!current).then_some((Check::Result, what))
         }
-        TaskState::Cancelled if !accepted.cancelled => Some("it is cancelled, and nobody asked for it".to_owned()),
+        TaskState::Cancelled if !accepted.cancelled => {
+            Some((Check::Cancel, "it is cancelled, and nobody asked for it".to_owned()))
+        }
         _ => None,
     }
 }
 
 /// Compares a task with what is known of it, and notes how it ended: whether it is finished.
 pub fn note(record: &Record, task: &v1::Task) -> bool {
-    if !final_state(task) {
+    if !is_final(task) {
         return false;
     }
-    let known = record.notes().accepted.get(&task.id).cloned().unwrap_or_default();
-    if let Some(problem) = wrong(task, &known) {
-        record.violation(format!("task {}: {problem}", task.id));
+    let (known, fleeting) = {
+        let notes = record.notes();
+        (notes.accepted.get(&task.id).cloned().unwrap_or_default(), notes.fleeting.contains(&task.id))
+    };
+    if let Some((check, problem)) = wrong(task, &known) {
+        record.violation(check, format!("task {}: {problem}", task.id));
+    }
+    // Its id may be another task's by now.
+    if fleeting {
+        return true;
     }
     let ended = ending(task);
     match known.ended {
         Some(before) if before != ended => {
-            record.violation(format!("task {} was finished and changed: {before}, now {ended}", task.id));
+            record.violation(Check::Final, format!("task {} was finished and changed: {before}, now {ended}", task.id));
         }
         Some(_) => {}
         None => {

@@ -16,6 +16,11 @@ pub fn set(since_epoch: Duration) {
     SIMULATED.store(since_epoch.as_nanos() as u64, Ordering::Relaxed);
 }
 
+/// The simulated time since the Unix epoch.
+pub fn now() -> Duration {
+    Duration::from_nanos(SIMULATED.load(Ordering::Relaxed))
+}
+
 /// Takes the place of the C library's function of this name in the whole program.
 ///
 /// # Safety

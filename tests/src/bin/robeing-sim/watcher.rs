@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use robeing_agent::{platform::Platform, transport::Transport};
+use robeing_agent::{limited, platform::Platform, transport::Transport};
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use tonic::Streaming;
 
-use crate::{clients::below, record::Record, results};
+use crate::{checks::Check, clients::below, record::Record, results};
 
 /// A watch that tells nothing for so long is taken up elsewhere.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ impl Watcher {
     async fn watch(&self, from_revision: u64) -> Option<Streaming<v1::WatchTasksResponse>> {
         let transport = Transport::new(Arc::clone(&self.platform.network));
         let at = below(&*self.platform.random, self.coordinators.len() as u64) as usize;
-        let mut fleet = FleetClient::new(transport.channel(&self.coordinators[at]).ok()?);
+        let mut fleet = limited!(FleetClient::new(transport.channel(&self.coordinators[at]).ok()?));
         let request = v1::WatchTasksRequest { from_revision, include_output: true, ..Default::default() };
         let answer = tokio::time::timeout(PATIENCE, fleet.watch_tasks(request)).await;
         Some(answer.ok()?.ok()?.into_inner())
@@ -46,10 +46,13 @@ impl Watcher {
             while let Ok(Ok(Some(told))) = tokio::time::timeout(PATIENCE, watch.message()).await {
                 if told.revision < revision {
                     let went_back = format!("a watch went back from revision {revision} to {}", told.revision);
-                    self.record.violation(went_back);
+                    self.record.violation(Check::Watch, went_back);
                 }
                 revision = told.revision;
-                finished.extend(told.tasks.into_iter().filter(|task| results::note(&self.record, task)).map(|t| t.id));
+                let ended = told.tasks.into_iter().filter(|task| results::note(&self.record, task)).map(|task| task.id);
+                let ended: Vec<String> = ended.collect();
+                let notes = self.record.notes();
+                finished.extend(ended.into_iter().filter(|id| !notes.fleeting.contains(id)));
             }
         }
     }

@@ -1,44 +1,41 @@
-//! One run: a fleet on simulated hosts, the faults that happen to it, and its end.
+//! One run: a fleet on simulated machines, the faults that happen to it, and its end.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     rc::Rc,
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
-use clap::ValueEnum;
-use robeing_agent::{
-    config::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights},
-    coordinator,
-    platform::{
-        Platform, Random,
-        simulated::{Latency, SeededRandom, SimulatedDisk},
-    },
-    session,
-    telemetry::Metrics,
+use robeing_agent::platform::{
+    Random,
+    simulated::{Latency, SeededRandom, SimulatedDisk},
 };
-use tokio_util::sync::CancellationToken;
-use turmoil::Sim;
 
 use crate::{
-    checks,
+    checks::{self, Check},
     clients::{Submitter, below},
-    executor::SimulatedExecutor,
-    faults::{self, Action, Host, Size},
-    network::{Down, SimulatedClock, SimulatedHost, SimulatedNetwork},
+    damage,
+    faults::{self, Action, Faults, Host},
+    hosts::{
+        POOL, POOL_REPLICAS, SIZE, SPARE, Shared, address, addresses, coordinators, hosts, run_agent, run_coordinator,
+    },
+    listener,
+    operator::{Changes, Operator},
+    process::{Process, Program},
     record::Record,
+    sabotage::Sabotage,
+    tasks::Mix,
     time,
     watcher::Watcher,
+    wire::Wire,
 };
 
-const SIZE: Size = Size { coordinators: 3, agents: 5 };
 const SUBMITTERS: usize = 3;
 const TASKS_EACH: usize = 25;
 const WATCHER: &str = "watcher";
-const PORT: u16 = 7000;
+const OPERATOR: &str = "operator";
+/// Time from one step to the next.
+const TICK: Duration = Duration::from_millis(1);
 /// Simulated time at which faults begin.
 const FAULTS_FROM: Duration = Duration::from_secs(2);
 /// Simulated time at which disks begin to lie, where they are to: when the fleet is at work.
@@ -47,271 +44,214 @@ const LIES_FROM: Duration = Duration::from_millis(1_800);
 const FAULTS_TO: Duration = Duration::from_secs(12);
 /// By when everything is finished. Hanging tasks and their retries are the slowest.
 const ALL_DONE: Duration = Duration::from_secs(120);
-/// Entries between two snapshots: few, so that logs are cut and newcomers and stragglers get snapshots.
-const SNAPSHOT_AFTER: u32 = 30;
+/// How often it is looked after what ended by itself, and at what agents run.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a coordinator may take to find that its data is damaged.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 /// How long a process that ended by itself stays away.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// Start of simulated time: any fixed moment will do.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
-/// Ways to break the fleet on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Sabotage {
-    /// Disks say "synced" and are not, and all coordinators lose power.
-    LyingDisks,
-    /// Agents answer with the output of another attempt.
-    WrongOutput,
-}
-
-impl Sabotage {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LyingDisks => "lying-disks",
-            Self::WrongOutput => "wrong-output",
-        }
-    }
-}
-
-/// What the simulation and its hosts share.
-#[derive(Clone)]
-struct Shared {
-    seed: u64,
-    record: Record,
-    down: Down,
-    /// How to ask each process to stop.
-    stops: Rc<RefCell<BTreeMap<String, CancellationToken>>>,
-    /// How often each process was started.
-    starts: Rc<RefCell<BTreeMap<String, u64>>>,
-    sabotage: Option<Sabotage>,
-}
-
-impl Shared {
-    /// The world as one process has it; each start has random numbers of its own.
-    fn platform(&self, name: &str, disk: SimulatedDisk) -> Platform {
-        let start = *self.starts.borrow_mut().entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(1);
-        let host = u64::from(crc32c::crc32c(name.as_bytes()));
-        let random = SeededRandom::new(self.seed ^ (host << 32) ^ start);
-        Platform {
-            network: Arc::new(SimulatedNetwork::new(self.down.clone())),
-            clock: Arc::new(SimulatedClock { ahead: host % 400 }),
-            random: Arc::new(random),
-            disk: Arc::new(disk),
-            host: Arc::new(SimulatedHost),
-        }
-    }
-
-    /// A token by which the process is asked to stop.
-    fn started(&self, name: &str) -> CancellationToken {
-        let stop = CancellationToken::new();
-        self.stops.borrow_mut().insert(name.to_owned(), stop.clone());
-        self.down.set(name, false);
-        stop
-    }
-}
-
-fn address(host: Host) -> String {
-    format!("{}:{PORT}", host.name())
-}
-
-fn coordinators() -> Vec<(String, String)> {
-    (0..SIZE.coordinators).map(Host::Coordinator).map(|host| (host.name(), address(host))).collect()
-}
-
-fn coordinator_config(name: String) -> CoordinatorConfig {
-    CoordinatorConfig {
-        listen: format!("{name}:{PORT}"),
-        name,
-        cluster_id: "simulated".to_owned(),
-        advertise: None,
-        data: PathBuf::from("/data"),
-        initial_coordinators: coordinators(),
-        heartbeat_interval: Duration::from_millis(500),
-        session_timeout: Duration::from_secs(2),
-        max_attempts: 5,
-        weights: Weights::default(),
-        election_timeout_min: Duration::from_millis(150),
-        election_timeout_max: Duration::from_millis(300),
-        disconnect_grace: Duration::from_millis(50),
-        limits: FleetLimits::default(),
-        snapshot_after: SNAPSHOT_AFTER,
-        expected_agents: None,
-        metrics_listen: None,
-    }
-}
-
-fn agent_config(name: String) -> AgentConfig {
-    AgentConfig {
-        worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
-        listen: format!("{name}:{PORT}"),
-        name,
-        cluster_id: "simulated".to_owned(),
-        role: AgentRole::Worker,
-        coordinators: coordinators().into_iter().map(|(_, address)| address).collect(),
-        advertise: None,
-        pool: "work".to_owned(),
-        pool_replicas: SIZE.agents as u32 - 1,
-        pool_standby: 1,
-        specializations: Vec::new(),
-        slots: 2,
-        drain_timeout: Duration::from_secs(1),
-        metrics_listen: None,
-    }
-}
-
-async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
-    let name = host.name();
-    let failures = disk.failures();
-    let platform = shared.platform(&name, disk.clone());
-    let stop = shared.started(&name);
-    let ended = coordinator::run(coordinator_config(name.clone()), platform, Metrics::default(), stop).await;
-    shared.down.set(&name, true);
-    match ended {
-        Ok(()) => {}
-        // A failed disk must stop it; the next start finds what the disk has.
-        Err(error) if disk.failures() > failures => {
-            tracing::warn!(target: "robeing_sim", name, %error, "stopped, as it must");
-        }
-        Err(error) => shared.record.violation(format!("{name} stopped: {error}")),
-    }
-}
-
-async fn run_agent(shared: Shared, host: Host) {
-    let name = host.name();
-    let platform = shared.platform(&name, SimulatedDisk::new(0));
-    let stop = shared.started(&name);
-    let lies = shared.sabotage == Some(Sabotage::WrongOutput);
-    let executor = SimulatedExecutor {
-        agent: if lies { "somebody else".to_owned() } else { name.clone() },
-        record: shared.record.clone(),
-    };
-    // An agent that can't hand back what it holds says so; the coordinators find out by themselves.
-    let config = agent_config(name.clone());
-    if let Err(error) = session::run(config, platform, Arc::new(executor), Metrics::default(), stop).await {
-        tracing::warn!(target: "robeing_sim", name, %error, "agent ended");
-    }
-    shared.down.set(&name, true);
-}
-
-struct World<'a> {
-    sim: Sim<'a>,
+struct World {
     shared: Shared,
+    wire: Wire,
+    processes: BTreeMap<Host, Process>,
+    /// Processes that faults do not happen to; the run is over when all have ended.
+    clients: BTreeMap<String, Process>,
     disks: Vec<SimulatedDisk>,
+    /// What syncs take while nothing is wrong.
+    latency: Latency,
     random: SeededRandom,
+    now: Duration,
+    /// What is still to happen; in the order in which it was added, where it is to happen at once.
+    actions: BTreeMap<(Duration, usize), Action>,
+    next_action: usize,
+    /// When coordinators with damaged data must have noticed.
+    notice_by: BTreeMap<Host, Duration>,
     /// Processes that ended by themselves, and when they are started again.
     restarts: BTreeMap<Host, Duration>,
     /// Processes that are down on purpose.
     held_down: BTreeSet<Host>,
+    /// Processes that are gone for good.
+    retired: BTreeSet<Host>,
 }
 
-fn hosts() -> Vec<Host> {
-    (0..SIZE.coordinators).map(Host::Coordinator).chain((0..SIZE.agents).map(Host::Agent)).collect()
+fn submitter(n: usize) -> String {
+    format!("submitter-{n}")
 }
 
 /// Everybody on the network.
 fn everybody() -> Vec<String> {
-    let submitters = (0..SUBMITTERS).map(|n| format!("submitter-{n}"));
-    hosts().into_iter().map(Host::name).chain(submitters).chain([WATCHER.to_owned()]).collect()
+    let clients = (0..SUBMITTERS).map(submitter).chain([WATCHER.to_owned(), OPERATOR.to_owned()]);
+    hosts().into_iter().map(Host::name).chain(clients).collect()
 }
 
-impl<'a> World<'a> {
+/// The largest latency of this seed's network.
+fn max_latency(seed: u64) -> Duration {
+    Duration::from_millis(1 + below(&SeededRandom::new(seed), 15))
+}
+
+/// The changes that are made on purpose in this seed's run.
+fn changes(seed: u64) -> Changes {
+    let random = SeededRandom::new(seed ^ 4);
+    let one_of = |n| below(&random, n) == 0;
+    Changes { members: one_of(3), leader: one_of(2), pools: one_of(2) }
+}
+
+fn program(run: impl AsyncFn() + 'static) -> Program {
+    let run = Rc::new(run);
+    Box::new(move || {
+        let run = Rc::clone(&run);
+        Box::pin(async move { run().await })
+    })
+}
+
+impl World {
     fn new(shared: Shared) -> Self {
         let seed = shared.seed;
-        let random = SeededRandom::new(seed);
-        let mut builder = turmoil::Builder::new();
-        builder
-            .rng_seed(seed)
-            .epoch(UNIX_EPOCH + EPOCH)
-            .simulation_duration(ALL_DONE)
-            .tick_duration(Duration::from_millis(1))
-            .min_message_latency(Duration::from_micros(200))
-            .max_message_latency(Duration::from_millis(1 + below(&random, 15)))
-            .repair_rate(0.2)
-            .tcp_capacity(1 << 16)
-            .enable_random_order();
-        let mut sim = builder.build();
+        let random = SeededRandom::new(seed ^ 1);
         let latency = Latency { min: Duration::ZERO, max: Duration::from_millis(below(&random, 6)) };
         let disks: Vec<_> =
-            (0..SIZE.coordinators as u64).map(|n| SimulatedDisk::with_latency(seed ^ n, latency)).collect();
-        for (n, disk) in disks.iter().enumerate() {
-            let (host, shared, disk) = (Host::Coordinator(n), shared.clone(), disk.clone());
-            sim.host(host.name(), move || {
-                let (shared, disk) = (shared.clone(), disk.clone());
-                async move {
-                    run_coordinator(shared, host, disk).await;
-                    Ok(())
-                }
-            });
-        }
-        for host in (0..SIZE.agents).map(Host::Agent) {
-            let shared = shared.clone();
-            sim.host(host.name(), move || {
-                let shared = shared.clone();
-                async move {
-                    run_agent(shared, host).await;
-                    Ok(())
-                }
-            });
-        }
-        for n in 0..SUBMITTERS {
-            let name = format!("submitter-{n}");
-            let submitter = Submitter {
-                platform: shared.platform(&name, SimulatedDisk::new(0)),
-                coordinators: coordinators().into_iter().map(|(_, address)| address).collect(),
-                tasks: TASKS_EACH,
-                during: FAULTS_TO,
-                record: shared.record.clone(),
-                name: name.clone(),
-            };
-            sim.client(name, async move {
-                submitter.run().await;
-                Ok(())
-            });
-        }
-        let watcher = Watcher {
-            platform: shared.platform(WATCHER, SimulatedDisk::new(0)),
-            coordinators: coordinators().into_iter().map(|(_, address)| address).collect(),
-            tasks: SUBMITTERS * TASKS_EACH,
-            record: shared.record.clone(),
+            (0..=SIZE.coordinators as u64).map(|n| SimulatedDisk::with_latency(seed ^ n, latency)).collect();
+        let mut world = Self {
+            wire: shared.wire.clone(),
+            shared,
+            processes: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            disks,
+            latency,
+            random,
+            now: Duration::ZERO,
+            actions: BTreeMap::new(),
+            next_action: 0,
+            notice_by: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+            held_down: BTreeSet::new(),
+            retired: BTreeSet::new(),
         };
-        sim.client(WATCHER, async move {
-            watcher.run().await;
-            Ok(())
-        });
-        Self { sim, shared, disks, random, restarts: BTreeMap::new(), held_down: BTreeSet::new() }
+        world.add_hosts();
+        world.add_clients();
+        for process in world.processes.values_mut().chain(world.clients.values_mut()) {
+            process.start();
+        }
+        world
     }
 
-    fn crash(&mut self, host: Host) {
-        self.sim.crash(host.name());
-        self.shared.down.set(&host.name(), true);
+    fn add_hosts(&mut self) {
+        for host in hosts() {
+            let shared = self.shared.clone();
+            let program = match host {
+                Host::Coordinator(n) => {
+                    let disk = self.disks[n].clone();
+                    program(async move || run_coordinator(shared.clone(), host, disk.clone()).await)
+                }
+                Host::Agent(n) => program(async move || run_agent(shared.clone(), n).await),
+            };
+            self.processes.insert(host, Process::new(self.random.next_u64(), program));
+        }
+    }
+
+    fn add_clients(&mut self) {
+        for n in 0..SUBMITTERS {
+            let shared = self.shared.clone();
+            let name = submitter(n);
+            let run = async move || {
+                let submitter = Submitter {
+                    platform: shared.platform(&submitter(n), SimulatedDisk::new(0)),
+                    coordinators: addresses(),
+                    tasks: TASKS_EACH,
+                    mix: Mix::of(shared.seed),
+                    during: FAULTS_TO,
+                    record: shared.record.clone(),
+                    name: submitter(n),
+                };
+                submitter.run().await;
+            };
+            self.clients.insert(name, Process::new(self.random.next_u64(), program(run)));
+        }
+        let shared = self.shared.clone();
+        let run = async move || {
+            let watcher = Watcher {
+                platform: shared.platform(WATCHER, SimulatedDisk::new(0)),
+                coordinators: addresses(),
+                tasks: SUBMITTERS * TASKS_EACH,
+                record: shared.record.clone(),
+            };
+            watcher.run().await;
+        };
+        self.clients.insert(WATCHER.to_owned(), Process::new(self.random.next_u64(), program(run)));
+        let shared = self.shared.clone();
+        let run = async move || {
+            let operator = Operator {
+                platform: shared.platform(OPERATOR, SimulatedDisk::new(0)),
+                coordinators: coordinators(),
+                spare: (SPARE.name(), address(SPARE)),
+                pool: (POOL.to_owned(), POOL_REPLICAS),
+                changes: changes(shared.seed),
+                during: FAULTS_TO,
+                record: shared.record.clone(),
+            };
+            operator.run().await;
+        };
+        self.clients.insert(OPERATOR.to_owned(), Process::new(self.random.next_u64(), program(run)));
+    }
+
+    fn process(&mut self, host: Host) -> &mut Process {
+        self.processes.get_mut(&host).expect("every host has a process from the beginning")
+    }
+
+    fn number(&self, name: &str) -> usize {
+        self.wire.host(name).expect("the network has every host from the beginning")
+    }
+
+    fn kill(&mut self, host: Host) {
+        self.process(host).kill();
         self.held_down.insert(host);
+        let mut notes = self.shared.record.notes();
+        notes.paused.remove(&host.name());
+        notes.leading.remove(&host.name());
+    }
+
+    fn disk(&self, host: Host) -> Option<&SimulatedDisk> {
+        match host {
+            Host::Coordinator(n) => self.disks.get(n),
+            Host::Agent(_) => None,
+        }
     }
 
     fn power_loss(&mut self, host: Host) {
-        self.crash(host);
-        if let Host::Coordinator(n) = host {
-            self.disks[n].crash(self.random.next_u64());
+        // Before the process ends: nobody is told.
+        self.wire.set_off(self.number(&host.name()), true);
+        self.kill(host);
+        let seed = self.random.next_u64();
+        if let Some(disk) = self.disk(host) {
+            disk.crash(seed);
         }
     }
 
     fn start(&mut self, host: Host) {
+        if self.retired.contains(&host) {
+            return;
+        }
+        if self.shared.damaged.borrow().contains(&host) {
+            self.notice_by.entry(host).or_insert(self.now + NOTICED_WITHIN);
+        }
         self.held_down.remove(&host);
         self.restarts.remove(&host);
-        if !self.sim.is_host_running(host.name()) {
-            self.sim.bounce(host.name());
+        self.wire.set_off(self.number(&host.name()), false);
+        if !self.process(host).is_running() {
+            self.process(host).start();
         }
     }
 
-    /// Does something to each link of a host.
-    fn each_link(&self, host: Host, change: impl Fn(&Sim<'a>, String, String)) {
+    /// Does something to each link of a host, in each direction.
+    fn each_link(&self, host: Host, change: impl Fn(&Wire, usize, usize)) {
         for other in everybody().into_iter().filter(|other| *other != host.name()) {
-            change(&self.sim, host.name(), other);
+            let (a, b) = (self.number(&host.name()), self.number(&other));
+            change(&self.wire, a, b);
+            change(&self.wire, b, a);
         }
-    }
-
-    fn mend(sim: &Sim<'a>, a: String, b: String) {
-        sim.release(a.as_str(), b.as_str());
-        sim.repair(a.as_str(), b.as_str());
     }
 
     fn act(&mut self, action: Action) {
@@ -320,7 +260,7 @@ impl<'a> World<'a> {
             *self.shared.record.notes().faults.entry(kind).or_default() += 1;
         }
         match action {
-            Action::Kill(host) => self.crash(host),
+            Action::Kill(host) => self.kill(host),
             Action::PowerLoss(host) => self.power_loss(host),
             Action::PowerLossOfAll => (0..SIZE.coordinators).for_each(|n| self.power_loss(Host::Coordinator(n))),
             Action::Stop(host) => {
@@ -329,68 +269,204 @@ impl<'a> World<'a> {
                     stop.cancel();
                 }
             }
-            Action::EmptyDisk(host) => {
-                self.crash(host);
-                if let Host::Coordinator(n) = host {
-                    self.disks[n].wipe();
-                }
+            Action::Retire(host) => {
+                self.kill(host);
+                self.retired.insert(host);
             }
             Action::Start(host) => self.start(host),
-            Action::FailSync(host) => {
-                if let Host::Coordinator(n) = host
-                    && self.sim.is_host_running(host.name())
-                {
-                    self.disks[n].fail_sync_after(below(&self.random, 4));
-                }
+            Action::Pause(host) => {
+                let now = self.now;
+                self.process(host).pause(now);
+                self.shared.record.notes().paused.insert(host.name());
+                self.disturb(host);
             }
-            Action::Cut(a, b) => self.sim.partition(a.name(), b.name()),
-            Action::CutOneWay(a, b) => self.sim.partition_oneway(a.name(), b.name()),
-            Action::Mend(a, b) => Self::mend(&self.sim, a.name(), b.name()),
-            Action::Isolate(host) => self.each_link(host, |sim, a, b| sim.partition(a, b)),
-            Action::Freeze(host) => self.each_link(host, |sim, a, b| sim.hold(a, b)),
-            Action::Free(host) => self.each_link(host, Self::mend),
-            Action::Lossy => self.sim.set_fail_rate(0.0005),
-            Action::Lossless => self.sim.set_fail_rate(0.0),
+            Action::Free(host) => self.free(host),
+            Action::EmptyDisk(host) | Action::FlipBit(host) => self.lose_disk(host, action),
+            Action::FailSync(host)
+            | Action::SlowDisk(host, _)
+            | Action::HangDisk(host)
+            | Action::FillDisk(host, _)
+            | Action::MendDisk(host) => self.hurt_disk(host, action),
+            Action::Hard(hard) => self.begin_hard(hard),
+            Action::Cut(..)
+            | Action::CutOneWay(..)
+            | Action::SlowLink(..)
+            | Action::Mend(..)
+            | Action::Break(..)
+            | Action::Isolate(_)
+            | Action::Lossy
+            | Action::Lossless => self.change_network(action),
         }
+    }
+
+    fn change_network(&self, action: Action) {
+        let number = |host: Host| self.number(&host.name());
+        let both = |a: Host, b: Host| [(number(a), number(b)), (number(b), number(a))];
+        match action {
+            Action::Cut(a, b) => both(a, b).into_iter().for_each(|(a, b)| self.wire.cut(a, b)),
+            Action::CutOneWay(a, b) => self.wire.cut(number(a), number(b)),
+            Action::SlowLink(a, b, ms) => self.wire.slow(number(a), number(b), Duration::from_millis(ms)),
+            Action::Mend(a, b) => both(a, b).into_iter().for_each(|(a, b)| self.wire.mend(a, b)),
+            Action::Break(a, b) => self.wire.break_all(number(a), number(b)),
+            Action::Isolate(host) => self.each_link(host, Wire::cut),
+            Action::Lossy => self.wire.set_lossy(true),
+            Action::Lossless => self.wire.set_lossy(false),
+            _ => {}
+        }
+    }
+
+    fn hurt_disk(&self, host: Host, action: Action) {
+        let Some(disk) = self.disk(host) else { return };
+        match action {
+            Action::FailSync(_) if self.processes.get(&host).is_some_and(Process::is_running) => {
+                disk.fail_sync_after(below(&self.random, 4));
+            }
+            Action::SlowDisk(_, ms) => {
+                let max = Duration::from_millis(ms);
+                disk.set_latency(Some(Latency { min: max / 2, max }));
+            }
+            Action::HangDisk(_) => disk.set_hung(true),
+            Action::FillDisk(_, room) => disk.set_capacity(Some(disk.used() + room)),
+            Action::MendDisk(_) => {
+                disk.set_latency(Some(self.latency));
+                disk.set_hung(false);
+                disk.set_capacity(None);
+            }
+            _ => {}
+        }
+    }
+
+    /// A coordinator's process ends, and what it had on its disk is lost.
+    fn lose_disk(&mut self, host: Host, action: Action) {
+        self.kill(host);
+        self.hurt_disk(host, Action::MendDisk(host));
+        let Some(disk) = self.disk(host) else { return };
+        if matches!(action, Action::EmptyDisk(_)) {
+            disk.wipe();
+        } else if damage::flip_bit(disk, &self.random, !Mix::of(self.shared.seed).is_large) {
+            self.shared.damaged.borrow_mut().insert(host);
+        }
+    }
+
+    /// Looks who leads, and has everything happen in its time.
+    fn begin_hard(&mut self, hard: faults::Hard) {
+        let leader = self.shared.record.notes().leader().map(str::to_owned);
+        let leader = (0..SIZE.coordinators).find(|n| Some(Host::Coordinator(*n).name()) == leader);
+        let leader = leader.unwrap_or(below(&self.random, SIZE.coordinators as u64) as usize);
+        for (after, action) in faults::unfold(hard, leader, SIZE, &self.random) {
+            self.add_action(self.now + after, action);
+        }
+    }
+
+    fn add_action(&mut self, at: Duration, action: Action) {
+        let number = self.next_action;
+        self.next_action += 1;
+        self.actions.insert((at, number), action);
+    }
+
+    /// Notes that an agent has not had its time for itself.
+    fn disturb(&self, host: Host) {
+        let mut notes = self.shared.record.notes();
+        let now = notes.now;
+        notes.agents.entry(host.name()).or_default().disturbed.push(now);
+    }
+
+    fn free(&mut self, host: Host) {
+        self.each_link(host, Wire::mend);
+        if self.process(host).is_paused() {
+            self.disturb(host);
+        }
+        self.shared.record.notes().paused.remove(&host.name());
+        let now = self.now;
+        self.enter(&host.name());
+        self.process(host).go_on(now);
     }
 
     /// Starts what ended by itself, as a supervisor does.
     fn supervise(&mut self) {
-        let now = self.sim.elapsed();
         for host in hosts() {
-            if self.held_down.contains(&host) || self.sim.is_host_running(host.name()) {
+            self.replace_damaged(host);
+            if self.held_down.contains(&host) || self.retired.contains(&host) || self.process(host).is_running() {
                 continue;
             }
-            let due = *self.restarts.entry(host).or_insert(now + RESTART_AFTER);
-            if due <= now {
+            let due = *self.restarts.entry(host).or_insert(self.now + RESTART_AFTER);
+            if due <= self.now {
                 self.start(host);
             }
+        }
+    }
+
+    /// Gives a coordinator that has refused its damaged data an empty disk. The others are a majority, and theirs are whole.
+    fn replace_damaged(&mut self, host: Host) {
+        let Some(notice_by) = self.notice_by.get(&host).copied() else { return };
+        if self.process(host).is_running() {
+            if notice_by <= self.now {
+                let what = format!("{} runs with damaged data", host.name());
+                self.shared.record.violation(Check::Damage, what);
+            }
+            return;
+        }
+        if !self.held_down.contains(&host) {
+            self.notice_by.remove(&host);
+            self.shared.damaged.borrow_mut().remove(&host);
+            self.disk(host).into_iter().for_each(SimulatedDisk::wipe);
         }
     }
 
     /// Everything works again.
     fn heal(&mut self) {
         tracing::info!(target: "robeing_sim", "no more faults");
-        self.sim.set_fail_rate(0.0);
+        self.actions.clear();
+        self.wire.set_lossy(false);
         for host in hosts() {
-            self.each_link(host, Self::mend);
+            self.hurt_disk(host, Action::MendDisk(host));
+            self.free(host);
         }
         self.held_down.clear();
     }
 
-    fn run(&mut self, mut actions: Vec<(Duration, Action)>) -> Result<(), String> {
-        actions.reverse();
+    /// From now on this process runs, as far as the record goes.
+    fn enter(&self, name: &str) {
+        let mut notes = self.shared.record.notes();
+        notes.running.clear();
+        notes.running.push_str(name);
+    }
+
+    /// Runs every process for one step, in any order.
+    fn tick(&mut self) {
+        let mut order: Vec<Result<Host, String>> =
+            self.processes.keys().map(|host| Ok(*host)).chain(self.clients.keys().cloned().map(Err)).collect();
+        for n in (1..order.len()).rev() {
+            order.swap(n, below(&self.random, n as u64 + 1) as usize);
+        }
+        for who in order {
+            match who {
+                Ok(host) => {
+                    self.enter(&host.name());
+                    self.process(host).tick(TICK);
+                }
+                Err(name) => {
+                    self.enter(&name);
+                    if let Some(client) = self.clients.get_mut(&name) {
+                        client.tick(TICK);
+                    }
+                }
+            }
+        }
+        self.enter("");
+    }
+
+    fn run(&mut self) -> Result<(), String> {
         let mut healed = false;
         let mut honest = self.shared.sabotage != Some(Sabotage::LyingDisks);
-        let mut supervised = Duration::ZERO;
-        loop {
-            let now = self.sim.elapsed();
+        let mut looked = Duration::ZERO;
+        while self.clients.values().any(Process::is_running) {
+            let now = self.now;
             self.shared.record.notes().now = now;
             time::set(EPOCH + now);
-            while actions.last().is_some_and(|(at, _)| *at <= now && *at < FAULTS_TO) {
-                if let Some((_, action)) = actions.pop() {
-                    self.act(action);
-                }
+            while let Some(next) = self.actions.first_entry().filter(|next| next.key().0 <= now) {
+                let action = next.remove();
+                self.act(action);
             }
             if !honest && now >= LIES_FROM {
                 honest = true;
@@ -400,46 +476,56 @@ impl<'a> World<'a> {
                 healed = true;
                 self.heal();
             }
-            if now >= supervised {
-                supervised = now + Duration::from_millis(100);
+            if now >= looked {
+                looked = now + LOOK_EVERY;
                 self.supervise();
+                self.shared.record.notes().check_all_alone();
             }
             if !self.shared.record.notes().violations.is_empty() {
                 return Err("stopped at the first violation".to_owned());
             }
-            if self.sim.step().map_err(|e| e.to_string())? {
-                return Ok(());
+            if now > ALL_DONE {
+                return Err(format!("not everything was done after {ALL_DONE:?}"));
             }
+            self.wire.step(now);
+            self.tick();
+            self.now += TICK;
         }
+        Ok(())
     }
 }
 
 /// Runs one seed and tells of it: whether everything held.
-pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>) -> bool {
+pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, with: &[String]) -> bool {
     time::set(EPOCH);
     let record = Record::default();
-    record.listen(verbose);
+    listener::listen(&record, verbose);
+    sabotage.into_iter().for_each(Sabotage::begin);
     let shared = Shared {
         seed,
         record: record.clone(),
-        down: Down::default(),
+        wire: Wire::new(seed, everybody(), max_latency(seed)),
         stops: Rc::default(),
         starts: Rc::default(),
+        damaged: Rc::default(),
         sabotage,
     };
-    let mut actions = faults::plan(seed, SIZE, FAULTS_FROM, FAULTS_TO);
-    if sabotage == Some(Sabotage::LyingDisks) {
-        actions.insert(0, (FAULTS_FROM, Action::PowerLossOfAll));
-        actions.extend((0..SIZE.coordinators).map(|n| (FAULTS_FROM, Action::Start(Host::Coordinator(n)))));
-        actions.sort_by_key(|(at, _)| *at);
-    }
     let mut world = World::new(shared);
-    let ended = world.run(actions);
+    for (at, action) in faults::plan(seed, SIZE, &Faults::new(with), FAULTS_FROM, FAULTS_TO) {
+        world.add_action(at, action);
+    }
+    if sabotage == Some(Sabotage::LyingDisks) {
+        world.add_action(FAULTS_FROM, Action::PowerLossOfAll);
+        (0..SIZE.coordinators).for_each(|n| world.add_action(FAULTS_FROM, Action::Start(Host::Coordinator(n))));
+    }
+    let ended = world.run();
     let disks = world.disks.iter().fold(0, |trace, disk| crc32c::crc32c_append(trace, &disk.trace().to_le_bytes()));
-    let simulated = world.sim.elapsed();
-    let trace = record.trace();
-    let notes = record.notes();
-    let mut violations = checks::violations(&notes);
+    let (wire, simulated) = (world.wire.trace(), world.now);
+    // Processes note their ends.
+    drop(world);
+    let mut notes = record.notes();
+    let trace = crc32c::crc32c_append(notes.trace, &wire.to_le_bytes());
+    let mut violations = checks::violations(&mut notes);
     violations.extend(ended.err());
     let verdict = if violations.is_empty() { "ok" } else { "FAILED" };
     println!(

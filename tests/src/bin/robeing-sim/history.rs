@@ -1,0 +1,461 @@
+//! What clients asked and were told, and whether that can be explained by a fleet that does one thing after the other
+//! (linearizability), by the search of Wing and Gong with Lowe's memory of what was tried. Tasks that share no key have
+//! nothing to do with each other, so each group is looked at by itself.
+//!
+//! The model leaves out what goes on within the fleet: that a task ends, and that one whose result is kept only for a moment
+//! is forgotten, may happen at any time, and is known once a client was told.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use robeing_proto::v1::{self, TaskState};
+
+use crate::results::is_final;
+
+/// Calls of one group; a larger one is not decided.
+const MAX_CALLS: usize = 2_000;
+/// States of the search that are visited in one group; beyond it nothing is decided.
+const MAX_VISITED: usize = 100_000;
+
+/// What was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Take this task.
+    Submit {
+        /// Drawn by the submitter.
+        id: String,
+        /// Its idempotency key.
+        key: Option<String>,
+        /// A checksum of kind and input.
+        content: u32,
+    },
+    /// How is this task?
+    Get(String),
+    /// Cancel this task.
+    Cancel(String),
+    /// How are all tasks?
+    List,
+}
+
+/// What was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Nothing, or an error that leaves open what happened.
+    Unknown,
+    /// Refused for a reason that has nothing to do with other tasks.
+    Refused,
+    /// It was taken.
+    New,
+    /// It had been taken as this task.
+    Existing(String),
+    /// The id or the key is another task's.
+    Conflict,
+    /// There is no such task.
+    NotFound,
+    /// It is so.
+    Found(Seen),
+    /// After the call it is so.
+    Ended(TaskState),
+    /// All tasks there are.
+    All(BTreeMap<String, Seen>),
+}
+
+/// A task as it was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Its end, if it has ended.
+    pub ended: Option<TaskState>,
+    /// When it last changed.
+    pub revision: u64,
+}
+
+impl Seen {
+    /// Of a task.
+    pub fn of(task: &v1::Task) -> Self {
+        Self { ended: is_final(task).then(|| task.state()), revision: task.revision }
+    }
+}
+
+/// A call of a client.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What was asked.
+    pub op: Op,
+    /// When, in moments of the run.
+    pub began: u64,
+    /// When it was answered, if ever.
+    pub ended: Option<u64>,
+    /// How.
+    pub answer: Answer,
+}
+
+/// What a group's history is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Explained.
+    Linearizable,
+    /// Not to be explained; the longest explanation ends before this call.
+    Not(String),
+    /// The search was given up.
+    Undecided,
+}
+
+/// A task of the model.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Known {
+    content: u32,
+    key: Option<String>,
+    ended: Option<i32>,
+    /// At least that of the last change, or, once it was told after the end, exactly.
+    revision: u64,
+    exact: bool,
+}
+
+type Model = BTreeMap<String, Known>;
+
+/// Splits calls into groups that share no task and no key. A listing is a reading of every task that was ever submitted.
+fn groups(calls: &[Call]) -> Vec<Vec<Call>> {
+    let mut ids: BTreeSet<&String> = BTreeSet::new();
+    // The group of each key is that of the first task that has it.
+    let (mut owners, mut parents): (BTreeMap<&String, &String>, BTreeMap<&String, &String>) = Default::default();
+    for call in calls {
+        if let Op::Submit { id, key, .. } = &call.op {
+            ids.insert(id);
+            if let Some(key) = key {
+                let owner = *owners.entry(key).or_insert(id);
+                if owner != id {
+                    parents.entry(id).or_insert(owner);
+                }
+            }
+        }
+    }
+    let root = |id: &String| {
+        let mut id = id;
+        while let Some(parent) = parents.get(id) {
+            id = *parent;
+        }
+        id.clone()
+    };
+    let mut groups: BTreeMap<String, Vec<Call>> = BTreeMap::new();
+    for call in calls {
+        match (&call.op, &call.answer) {
+            (Op::Submit { id, .. } | Op::Get(id) | Op::Cancel(id), _) => {
+                groups.entry(root(id)).or_default().push(call.clone());
+            }
+            (Op::List, Answer::All(all)) => {
+                for id in &ids {
+                    let answer = all.get(*id).map_or(Answer::NotFound, |seen| Answer::Found(*seen));
+                    let get = Call { op: Op::Get((*id).clone()), answer, ..call.clone() };
+                    groups.entry(root(id)).or_default().push(get);
+                }
+            }
+            (Op::List, _) => {}
+        }
+    }
+    groups.into_values().collect()
+}
+
+/// Every group's verdict but those that are explained.
+pub fn check(calls: &[Call], fleeting: &BTreeSet<String>) -> Vec<Verdict> {
+    let verdicts = groups(calls).into_iter().map(|group| explain(&group, fleeting));
+    verdicts.filter(|verdict| *verdict != Verdict::Linearizable).collect()
+}
+
+/// The states that may follow when this call takes effect and is answered so; none if it can't.
+fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) -> Vec<Model> {
+    let absent = |id: &str| !model.contains_key(id) || fleeting.contains(id);
+    let owner = |key: &Option<String>| {
+        let key = key.as_ref()?;
+        model.iter().find(|(_, known)| known.key.as_ref() == Some(key)).map(|(id, _)| id.clone())
+    };
+    let changed = |change: &dyn Fn(&mut Model)| {
+        let mut next = model.clone();
+        change(&mut next);
+        vec![next]
+    };
+    match (op, answer) {
+        (_, Answer::Refused) => vec![model.clone()],
+        (Op::Submit { id, key, content }, Answer::New) => {
+            let other = owner(key).filter(|other| other != id);
+            if !absent(id) || other.as_ref().is_some_and(|other| !absent(other)) {
+                return Vec::new();
+            }
+            let known = Known { content: *content, key: key.clone(), ended: None, revision: 0, exact: false };
+            changed(&|next| {
+                other.iter().for_each(|other| drop(next.remove(other)));
+                next.insert(id.clone(), known.clone());
+            })
+        }
+        (Op::Submit { id, key, content }, Answer::Existing(told)) => {
+            let is_it = told == id || absent(id) && owner(key).as_ref() == Some(told);
+            let same = model.get(told).is_some_and(|known| known.content == *content);
+            if is_it && same { vec![model.clone()] } else { Vec::new() }
+        }
+        (Op::Submit { id, key, content }, Answer::Conflict) => {
+            let other = [Some(id.clone()), owner(key)].into_iter().flatten().filter_map(|id| model.get(&id)).next();
+            if other.is_some_and(|known| known.content != *content) { vec![model.clone()] } else { Vec::new() }
+        }
+        (Op::Submit { .. }, Answer::Unknown) => {
+            let mut all = follow(model, op, &Answer::New, fleeting);
+            all.push(model.clone());
+            all
+        }
+        (Op::Get(id), Answer::NotFound) => {
+            if absent(id) {
+                changed(&|next| drop(next.remove(id)))
+            } else {
+                Vec::new()
+            }
+        }
+        (Op::Get(id), Answer::Found(seen)) => {
+            let Some(known) = model.get(id) else { return Vec::new() };
+            let ended = seen.ended.map(i32::from);
+            let possible = match known.ended {
+                None => seen.revision >= known.revision,
+                Some(end) => ended == Some(end) && (!known.exact || known.revision == seen.revision),
+            };
+            if !possible {
+                return Vec::new();
+            }
+            changed(&|next| {
+                if let Some(known) = next.get_mut(id) {
+                    (known.ended, known.revision, known.exact) = (ended, seen.revision, ended.is_some());
+                }
+            })
+        }
+        (Op::Cancel(id), Answer::NotFound) => {
+            if absent(id) {
+                changed(&|next| drop(next.remove(id)))
+            } else {
+                Vec::new()
+            }
+        }
+        (Op::Cancel(id), Answer::Ended(state)) => {
+            let state = i32::from(*state);
+            let possible = model.get(id).is_some_and(|known| known.ended.is_none_or(|end| end == state));
+            if !possible {
+                return Vec::new();
+            }
+            changed(&|next| next.get_mut(id).into_iter().for_each(|known| known.ended = Some(state)))
+        }
+        (Op::Cancel(id), Answer::Unknown) => changed(&|next| {
+            if let Some(known) = next.get_mut(id) {
+                known.ended.get_or_insert(TaskState::Cancelled.into());
+            }
+        }),
+        // A reading that was not answered changes nothing.
+        (Op::Get(_) | Op::List, Answer::Unknown) => vec![model.clone()],
+        _ => Vec::new(),
+    }
+}
+
+struct Search<'a> {
+    calls: &'a [Call],
+    fleeting: &'a BTreeSet<String>,
+    visited: HashSet<(Vec<u64>, Model)>,
+    /// Calls that the longest explanation so far has, and the one that it can't have.
+    best: (usize, usize),
+}
+
+/// A place in the search: which calls are explained, and what follows.
+struct Place {
+    done: Vec<u64>,
+    count: usize,
+    first_open: usize,
+    model: Model,
+}
+
+fn has(done: &[u64], n: usize) -> bool {
+    done[n / 64] >> (n % 64) & 1 == 1
+}
+
+impl Search<'_> {
+    /// The places that follow; `None` when every answered call is explained.
+    fn next(&mut self, place: &Place) -> Option<Vec<Place>> {
+        let open = (place.first_open..self.calls.len()).filter(|n| !has(&place.done, *n));
+        let first_end = open.clone().filter_map(|n| self.calls[n].ended.map(|ended| (ended, n))).min()?;
+        if place.count >= self.best.0 {
+            self.best = (place.count, first_end.1);
+        }
+        let mut places = Vec::new();
+        for n in open.take_while(|n| self.calls[*n].began < first_end.0) {
+            let call = &self.calls[n];
+            for model in follow(&place.model, &call.op, &call.answer, self.fleeting) {
+                let mut done = place.done.clone();
+                done[n / 64] |= 1 << (n % 64);
+                let first_open = (place.first_open..).find(|n| *n >= self.calls.len() || !has(&done, *n));
+                if self.visited.insert((done.clone(), model.clone())) {
+                    let first_open = first_open.unwrap_or(place.first_open);
+                    places.push(Place { done, count: place.count + 1, first_open, model });
+                }
+            }
+        }
+        Some(places)
+    }
+}
+
+/// Looks for an order of a group's calls that explains every answer.
+fn explain(calls: &[Call], fleeting: &BTreeSet<String>) -> Verdict {
+    if calls.len() > MAX_CALLS {
+        return Verdict::Undecided;
+    }
+    let mut calls: Vec<Call> = calls
+        .iter()
+        .filter(|call| call.answer != Answer::Unknown || !matches!(call.op, Op::Get(_) | Op::List))
+        .cloned()
+        .collect();
+    calls.sort_by_key(|call| call.began);
+    let mut search = Search { calls: &calls, fleeting, visited: HashSet::new(), best: (0, 0) };
+    let start = Place { done: vec![0; calls.len() / 64 + 1], count: 0, first_open: 0, model: Model::new() };
+    let mut places = vec![start];
+    while let Some(place) = places.pop() {
+        match search.next(&place) {
+            None => return Verdict::Linearizable,
+            Some(next) => places.extend(next),
+        }
+        if search.visited.len() > MAX_VISITED {
+            return Verdict::Undecided;
+        }
+    }
+    let (explained, at) = search.best;
+    Verdict::Not(format!(
+        "{:?} is not explained, after {explained} of {} calls: {:?}",
+        calls[at],
+        calls.len(),
+        nearby(&calls, at)
+    ))
+}
+
+/// The calls around one, for whoever reads of a violation.
+fn nearby(calls: &[Call], at: usize) -> &[Call] {
+    &calls[at.saturating_sub(6)..(at + 3).min(calls.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "a";
+
+    fn call(op: Op, began: u64, ended: u64, answer: Answer) -> Call {
+        Call { op, began, ended: Some(ended), answer }
+    }
+
+    fn unknown(op: Op, began: u64) -> Call {
+        Call { op, began, ended: None, answer: Answer::Unknown }
+    }
+
+    fn submit(id: &str, key: Option<&str>) -> Op {
+        Op::Submit { id: id.into(), key: key.map(str::to_owned), content: 1 }
+    }
+
+    fn get() -> Op {
+        Op::Get(A.into())
+    }
+
+    fn found(ended: Option<TaskState>, revision: u64) -> Answer {
+        Answer::Found(Seen { ended, revision })
+    }
+
+    fn verdict(calls: &[Call]) -> Vec<Verdict> {
+        check(calls, &BTreeSet::new())
+    }
+
+    fn assert_explained(calls: &[Call]) {
+        assert_eq!(verdict(calls), []);
+    }
+
+    fn assert_not(calls: &[Call]) {
+        assert!(matches!(&verdict(calls)[..], [Verdict::Not(_)]), "{calls:?}");
+    }
+
+    #[test]
+    fn a_life_of_a_task_is_explained() {
+        assert_explained(&[
+            call(submit(A, None), 1, 2, Answer::New),
+            call(get(), 3, 4, found(None, 7)),
+            call(submit(A, None), 5, 6, Answer::Existing(A.into())),
+            call(get(), 7, 8, found(Some(TaskState::Succeeded), 9)),
+            call(Op::Cancel(A.into()), 9, 10, Answer::Ended(TaskState::Succeeded)),
+            call(
+                Op::List,
+                11,
+                12,
+                Answer::All([(A.into(), Seen { ended: Some(TaskState::Succeeded), revision: 9 })].into()),
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_reading_that_misses_what_was_accepted_before_is_not() {
+        let accepted = call(submit(A, None), 1, 2, Answer::New);
+        assert_not(&[accepted.clone(), call(get(), 3, 4, Answer::NotFound)]);
+        // While it is not accepted yet, both are right.
+        assert_explained(&[call(submit(A, None), 1, 5, Answer::New), call(get(), 3, 4, Answer::NotFound)]);
+        assert_not(&[accepted, call(Op::List, 3, 4, Answer::All(BTreeMap::new()))]);
+    }
+
+    #[test]
+    fn a_call_without_an_answer_may_have_had_its_effect_at_any_time_or_not() {
+        let seen = [call(get(), 3, 4, Answer::NotFound), call(get(), 5, 6, found(None, 1))];
+        assert_explained(&[&[unknown(submit(A, None), 1)][..], &seen].concat());
+        assert_explained(&[unknown(submit(A, None), 1), call(get(), 3, 4, Answer::NotFound)]);
+        assert_not(&[call(get(), 3, 4, found(None, 1)), unknown(submit(A, None), 5)]);
+    }
+
+    #[test]
+    fn what_has_ended_does_not_change() {
+        let ended = [call(submit(A, None), 1, 2, Answer::New), call(get(), 3, 4, found(Some(TaskState::Succeeded), 5))];
+        assert_not(&[&ended[..], &[call(get(), 5, 6, found(None, 5))]].concat());
+        assert_not(&[&ended[..], &[call(get(), 5, 6, found(Some(TaskState::Failed), 5))]].concat());
+        assert_not(&[&ended[..], &[call(get(), 5, 6, found(Some(TaskState::Succeeded), 6))]].concat());
+        assert_not(&[&ended[..], &[call(get(), 5, 6, Answer::NotFound)]].concat());
+    }
+
+    #[test]
+    fn revisions_do_not_go_back() {
+        let accepted = call(submit(A, None), 1, 2, Answer::New);
+        assert_not(&[accepted, call(get(), 3, 4, found(None, 5)), call(get(), 5, 6, found(None, 4))]);
+    }
+
+    #[test]
+    fn one_key_is_one_task() {
+        let first = call(submit(A, Some("k")), 1, 2, Answer::New);
+        assert_explained(&[first.clone(), call(submit("b", Some("k")), 3, 4, Answer::Existing(A.into()))]);
+        assert_not(&[first.clone(), call(submit("b", Some("k")), 3, 4, Answer::New)]);
+        assert_not(&[first, call(submit("b", Some("other")), 3, 4, Answer::Existing(A.into()))]);
+    }
+
+    #[test]
+    fn other_content_is_a_conflict() {
+        let first = call(submit(A, None), 1, 2, Answer::New);
+        let other = Op::Submit { id: A.into(), key: None, content: 2 };
+        assert_explained(&[first.clone(), call(other.clone(), 3, 4, Answer::Conflict)]);
+        assert_not(&[first.clone(), call(other, 3, 4, Answer::Existing(A.into()))]);
+        assert_not(&[first, call(submit(A, None), 3, 4, Answer::Conflict)]);
+    }
+
+    #[test]
+    fn a_cancelled_task_was_not_running_before_it_was_asked_for() {
+        let accepted = call(submit(A, None), 1, 2, Answer::New);
+        let cancelled = call(Op::Cancel(A.into()), 3, 4, Answer::Ended(TaskState::Cancelled));
+        assert_explained(&[
+            accepted.clone(),
+            cancelled.clone(),
+            call(get(), 5, 6, found(Some(TaskState::Cancelled), 3)),
+        ]);
+        assert_not(&[accepted, cancelled, call(get(), 5, 6, found(None, 3))]);
+    }
+
+    #[test]
+    fn only_what_is_kept_for_a_moment_is_forgotten() {
+        let calls = [
+            call(submit(A, None), 1, 2, Answer::New),
+            call(get(), 3, 4, found(Some(TaskState::Succeeded), 5)),
+            call(get(), 5, 6, Answer::NotFound),
+            call(submit(A, None), 7, 8, Answer::New),
+            call(get(), 9, 10, found(None, 8)),
+        ];
+        assert_not(&calls);
+        assert_eq!(check(&calls, &BTreeSet::from([A.to_owned()])), []);
+    }
+}

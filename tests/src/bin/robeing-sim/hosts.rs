@@ -1,0 +1,197 @@
+//! The simulated machines, and how the shipped code is started on them.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use robeing_agent::{
+    config::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights},
+    coordinator,
+    platform::{
+        Platform,
+        simulated::{SeededRandom, SimulatedDisk},
+    },
+    session,
+    telemetry::Metrics,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checks::Check,
+    clients::below,
+    executor::SimulatedExecutor,
+    faults::{Host, Size},
+    network::{SimulatedClock, SimulatedHost, SimulatedNetwork},
+    record::Record,
+    sabotage::Sabotage,
+    tasks::SPECIALIZATION,
+    wire::Wire,
+};
+
+/// How many machines of each kind there are.
+pub const SIZE: Size = Size { coordinators: 3, agents: 5 };
+/// A coordinator that is no member at first.
+pub const SPARE: Host = Host::Coordinator(SIZE.coordinators);
+/// The agents that are workers, of one pool; the others are specialists.
+const WORKERS: usize = 3;
+/// The workers' pool.
+pub const POOL: &str = "work";
+/// Workers that work; the others wait.
+pub const POOL_REPLICAS: u32 = WORKERS as u32 - 1;
+/// Where a coordinator has its data.
+pub const DATA: &str = "/data";
+const PORT: u16 = 7000;
+/// Entries between two snapshots: few, so that logs are cut and newcomers and stragglers get snapshots.
+const SNAPSHOT_AFTER: u32 = 30;
+
+/// What the simulation and its hosts share.
+#[derive(Clone)]
+pub struct Shared {
+    pub seed: u64,
+    pub record: Record,
+    pub wire: Wire,
+    /// How to ask each process to stop.
+    pub stops: Rc<RefCell<BTreeMap<String, CancellationToken>>>,
+    /// How often each process was started.
+    pub starts: Rc<RefCell<BTreeMap<String, u64>>>,
+    /// Coordinators whose data was damaged.
+    pub damaged: Rc<RefCell<BTreeSet<Host>>>,
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Shared {
+    /// The world as one process has it; each start has random numbers of its own.
+    pub fn platform(&self, name: &str, disk: SimulatedDisk) -> Platform {
+        let start = *self.starts.borrow_mut().entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(1);
+        let host = u64::from(crc32c::crc32c(name.as_bytes()));
+        let random = SeededRandom::new(self.seed ^ (host << 32) ^ start);
+        Platform {
+            network: Arc::new(SimulatedNetwork::new(self.wire.clone(), name)),
+            clock: Arc::new(SimulatedClock { ahead: host % 400 }),
+            random: Arc::new(random),
+            disk: Arc::new(disk),
+            host: Arc::new(SimulatedHost),
+        }
+    }
+
+    /// A token by which the process is asked to stop.
+    fn started(&self, name: &str) -> CancellationToken {
+        let stop = CancellationToken::new();
+        self.stops.borrow_mut().insert(name.to_owned(), stop.clone());
+        stop
+    }
+}
+
+/// Where a host listens.
+pub fn address(host: Host) -> String {
+    format!("{}:{PORT}", host.name())
+}
+
+/// Names and addresses of the coordinators that the fleet begins with.
+pub fn coordinators() -> Vec<(String, String)> {
+    (0..SIZE.coordinators).map(Host::Coordinator).map(|host| (host.name(), address(host))).collect()
+}
+
+/// Addresses that clients know.
+pub fn addresses() -> Vec<String> {
+    coordinators().into_iter().map(|(_, address)| address).collect()
+}
+
+/// Everything that faults happen to.
+pub fn hosts() -> Vec<Host> {
+    (0..=SIZE.coordinators).map(Host::Coordinator).chain((0..SIZE.agents).map(Host::Agent)).collect()
+}
+
+/// The slots of this seed's agents: few, one, or hundreds.
+fn slots(seed: u64) -> u32 {
+    match below(&SeededRandom::new(seed ^ 3), 8) {
+        0 => 300,
+        1 | 2 => 1,
+        _ => 2,
+    }
+}
+
+fn coordinator_config(name: String) -> CoordinatorConfig {
+    CoordinatorConfig {
+        listen: format!("{name}:{PORT}"),
+        name,
+        cluster_id: "simulated".to_owned(),
+        advertise: None,
+        data: PathBuf::from(DATA),
+        initial_coordinators: coordinators(),
+        heartbeat_interval: Duration::from_millis(500),
+        session_timeout: Duration::from_secs(2),
+        max_attempts: 5,
+        weights: Weights::default(),
+        election_timeout_min: Duration::from_millis(150),
+        election_timeout_max: Duration::from_millis(300),
+        disconnect_grace: Duration::from_millis(50),
+        limits: FleetLimits::default(),
+        snapshot_after: SNAPSHOT_AFTER,
+        expected_agents: None,
+        metrics_listen: None,
+    }
+}
+
+fn agent_config(number: usize, name: String, slots: u32) -> AgentConfig {
+    let works = number < WORKERS;
+    AgentConfig {
+        worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
+        listen: format!("{name}:{PORT}"),
+        name,
+        cluster_id: "simulated".to_owned(),
+        role: if works { AgentRole::Worker } else { AgentRole::Specialist },
+        coordinators: addresses(),
+        advertise: None,
+        pool: if works { POOL.to_owned() } else { String::new() },
+        pool_replicas: if works { POOL_REPLICAS } else { 0 },
+        pool_standby: if works { WORKERS as u32 - POOL_REPLICAS } else { 0 },
+        specializations: if works { Vec::new() } else { vec![SPECIALIZATION.to_owned()] },
+        slots,
+        drain_timeout: Duration::from_secs(1),
+        metrics_listen: None,
+    }
+}
+
+/// A coordinator's process.
+pub async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
+    let name = host.name();
+    let failures = disk.failures();
+    let platform = shared.platform(&name, disk.clone());
+    let stop = shared.started(&name);
+    match coordinator::run(coordinator_config(name.clone()), platform, Metrics::default(), stop).await {
+        Ok(()) => {}
+        // A failed disk must stop it; the next start finds what the disk has.
+        Err(error) if disk.failures() > failures => {
+            tracing::warn!(target: "robeing_sim", name, %error, "stopped, as it must");
+        }
+        Err(error) if shared.damaged.borrow().contains(&host) => {
+            tracing::warn!(target: "robeing_sim", name, %error, "refused what is damaged, as it must");
+        }
+        Err(error) => shared.record.violation(Check::Stopped, format!("{name} stopped: {error}")),
+    }
+}
+
+/// An agent's process.
+pub async fn run_agent(shared: Shared, number: usize) {
+    let name = Host::Agent(number).name();
+    let platform = shared.platform(&name, SimulatedDisk::new(0));
+    let stop = shared.started(&name);
+    let lies = shared.sabotage == Some(Sabotage::WrongOutput);
+    let config = agent_config(number, name.clone(), slots(shared.seed));
+    let executor = SimulatedExecutor {
+        signs_as: if lies { "somebody else".to_owned() } else { name.clone() },
+        agent: name.clone(),
+        specializations: config.specializations.clone(),
+        record: shared.record.clone(),
+    };
+    // An agent that can't hand back what it holds says so; the coordinators find out by themselves.
+    if let Err(error) = session::run(config, platform, Arc::new(executor), Metrics::default(), stop).await {
+        tracing::warn!(target: "robeing_sim", name, %error, "agent ended");
+    }
+}

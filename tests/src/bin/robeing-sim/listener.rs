@@ -1,0 +1,163 @@
+//! Listens to the events of a run: they go into its checksum, and what some of them say is noted.
+
+use std::fmt::Write as _;
+
+use robeing_agent::coordinator::consensus::audit::{
+    APPLIED, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN, VOTE_FOUND, VOTE_GIVEN, VOTES,
+};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    util::SubscriberInitExt,
+};
+
+use crate::record::{Applied, Assigned, Notes, Record};
+
+/// The consensus library. Its events name real times, which differ from run to run.
+const LIBRARY: &str = "openraft";
+/// What the shipped code says when a coordinator's place changes.
+const LEADERSHIP: &str = "leadership changed";
+/// What an agent says when it has a session.
+const OPENED: &str = "the session is open";
+/// What an agent says when it has lost its leader.
+const LOST: &str = "the connection to the leader is lost; looking for the leader";
+
+/// Listens to every event of a run, and tells them all if `verbose`.
+pub fn listen(record: &Record, verbose: bool) {
+    let listener = Listener { record: record.clone(), verbose };
+    tracing_subscriber::registry().with(listener).init();
+}
+
+struct Listener {
+    record: Record,
+    verbose: bool,
+}
+
+/// Fields of an event, written out.
+#[derive(Default)]
+struct Fields {
+    line: String,
+    message: String,
+    standing: String,
+    index: u64,
+    checksum: u64,
+    node: u64,
+    vote: (u64, u64),
+    finished: String,
+    assigned: String,
+    broken: String,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            "standing" => self.standing = format!("{value:?}"),
+            _ => {}
+        }
+        let _ = write!(self.line, " {}={value:?}", field.name());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match field.name() {
+            "index" => self.index = value,
+            "checksum" => self.checksum = value,
+            "node" => self.node = value,
+            "term" => self.vote.0 = value,
+            "candidate" => self.vote.1 = value,
+            _ => {}
+        }
+        self.record_debug(field, &value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "finished" => self.finished = value.to_owned(),
+            "assigned" => self.assigned = value.to_owned(),
+            "broken" => self.broken = value.to_owned(),
+            _ => {}
+        }
+        self.record_debug(field, &value);
+    }
+}
+
+fn assigned(text: &str) -> Option<Assigned> {
+    let mut words = text.split(' ');
+    let (agent, slots, task, attempt) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    Some(Assigned {
+        agent: agent.to_owned(),
+        slots: slots.parse().ok()?,
+        task: task.to_owned(),
+        attempt: attempt.parse().ok()?,
+    })
+}
+
+/// The term in what is said of a leader.
+fn term(standing: &str) -> Option<u64> {
+    let digits = standing.strip_prefix("Leading { term: ")?.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+fn note(notes: &mut Notes, target: &str, fields: Fields) {
+    match fields.message.as_str() {
+        SNAPSHOT_WRITTEN => notes.snapshots_written += 1,
+        SNAPSHOT_INSTALLED => notes.snapshots_installed += 1,
+        LEADERSHIP => {
+            let name = notes.running.clone();
+            match term(&fields.standing) {
+                Some(term) => drop(notes.leading.insert(name, term)),
+                None => drop(notes.leading.remove(&name)),
+            }
+        }
+        OPENED | LOST => {
+            let (name, now) = (notes.running.clone(), notes.now);
+            let agent = notes.agents.entry(name).or_default();
+            if fields.message == OPENED { agent.opened.push(now) } else { agent.disturbed.push(now) }
+        }
+        VOTE_GIVEN | VOTE_FOUND if target == VOTES => {
+            notes.vote(fields.node, fields.vote, fields.message == VOTE_GIVEN);
+        }
+        _ => {}
+    }
+    if target == APPLIED {
+        let applied = Applied {
+            checksum: fields.checksum,
+            finished: fields.finished.split_whitespace().map(str::to_owned).collect(),
+            assigned: fields.assigned.split(',').filter_map(assigned).collect(),
+        };
+        notes.applied(fields.index, applied, &fields.broken);
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        let target = metadata.target();
+        match *metadata.level() {
+            Level::TRACE => target == APPLIED || target == VOTES,
+            Level::DEBUG => target.starts_with("robeing"),
+            Level::INFO if target.starts_with(LIBRARY) => self.verbose,
+            _ => [LIBRARY, "robeing"].iter().any(|known| target.starts_with(known)),
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let target = event.metadata().target();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut notes = self.record.notes();
+        let line = format!("{:>9.3} {} {target}:{}", notes.now.as_secs_f64(), notes.running, fields.line);
+        if self.verbose {
+            eprintln!("{line}");
+        }
+        if target.starts_with(LIBRARY) {
+            return;
+        }
+        notes.events += 1;
+        notes.trace = crc32c::crc32c_append(notes.trace, line.as_bytes());
+        note(&mut notes, target, fields);
+    }
+}

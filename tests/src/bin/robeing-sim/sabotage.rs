@@ -1,0 +1,91 @@
+//! Ways to break the fleet on purpose, to see that each is noticed: mistakes in its code, which only a build with the feature
+//! `sabotage` has in it, and machines and agents that lie.
+
+use std::str::FromStr;
+
+use robeing_fleet::sabotage::{self, Mistake};
+
+/// A way to break the fleet on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// Disks say "synced" and are not, and all coordinators lose power.
+    LyingDisks,
+    /// Agents answer with the output of another attempt.
+    WrongOutput,
+    /// A mistake in the fleet's code.
+    Mistake(Mistake),
+}
+
+impl Sabotage {
+    /// All that this build can do.
+    pub fn all() -> Vec<Self> {
+        let mistakes = Mistake::ALL.iter().filter(|_| sabotage::COMPILED).map(|mistake| Self::Mistake(*mistake));
+        [Self::LyingDisks, Self::WrongOutput].into_iter().chain(mistakes).collect()
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LyingDisks => "lying-disks",
+            Self::WrongOutput => "wrong-output",
+            Self::Mistake(mistake) => mistake.name(),
+        }
+    }
+
+    /// Makes the mistake, if it is one of the code.
+    pub fn begin(self) {
+        if let Self::Mistake(mistake) = self {
+            sabotage::plant(mistake);
+        }
+    }
+}
+
+impl FromStr for Sabotage {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = Self::all();
+        let found = all.iter().find(|sabotage| sabotage.name() == name).copied();
+        found.ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|sabotage| sabotage.name()).collect();
+            let more = if sabotage::COMPILED { "" } else { "; others are in builds with the feature sabotage" };
+            format!("no such sabotage here; there are {}{more}", names.join(", "))
+        })
+    }
+}
+
+/// Which of all are to be tried: all of them, one by its name, or the `n`th of `of` parts, written as `n/of`.
+#[derive(Clone, Debug)]
+pub struct Selection(pub Vec<Sabotage>);
+
+impl FromStr for Selection {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(Sabotage::all()));
+        }
+        let Some((n, of)) = text.split_once('/') else { return Ok(Self(vec![text.parse()?])) };
+        match (n.parse::<usize>(), of.parse::<usize>()) {
+            (Ok(n), Ok(of)) if of > 0 => {
+                let all = Sabotage::all().into_iter().enumerate();
+                Ok(Self(all.filter(|(at, _)| at % of == n % of).map(|(_, sabotage)| sabotage).collect()))
+            }
+            _ => Err(format!("{text} is not a part; write it as 0/5")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_are_the_whole() {
+        let parts: Vec<Sabotage> = (0..5).flat_map(|n| format!("{n}/5").parse::<Selection>().unwrap().0).collect();
+        assert_eq!(parts.len(), Sabotage::all().len());
+        assert!(Sabotage::all().iter().all(|sabotage| parts.contains(sabotage)));
+        assert!("1/0".parse::<Selection>().is_err());
+        assert!("unheard-of".parse::<Selection>().is_err());
+    }
+}

@@ -1,0 +1,642 @@
+//! The network between the simulated machines, as TCP looks to those who use it: a connection is two streams of bytes that
+//! arrive late, in order and whole, as long as it lasts. Each machine has a kernel of its own, which takes connections and
+//! bytes whatever the process does: one that is paused finds them all when it goes on. While a link is cut nothing arrives;
+//! what was sent meanwhile is sent again when it is mended. A connection breaks only when it is made to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use robeing_agent::platform::{Random, simulated::SeededRandom};
+
+use crate::clients::below;
+
+/// Bytes of one direction of a connection that were sent and not read, beyond which the sender waits.
+const WINDOW: usize = 256 * 1024;
+/// Bytes sent at once at most.
+const MAX_SEGMENT: usize = 64 * 1024;
+/// The shortest delivery.
+const MIN_LATENCY: Duration = Duration::from_micros(200);
+/// How long what was lost takes longer than what was not, at least, and at most twice that.
+const RETRANSMISSION: Duration = Duration::from_millis(200);
+/// Of so many segments one is lost while the network is lossy.
+const LOST_ONE_OF: u64 = 100;
+/// Time a peer has to read what was delivered before its connection breaks.
+const BREAK_AFTER: Duration = Duration::from_millis(5);
+
+/// A machine's number on the network.
+pub type HostId = usize;
+/// Which end of a connection: 0 is the one that connected.
+type End = usize;
+
+enum Unit {
+    Data(Bytes),
+    Fin,
+}
+
+/// The bytes from one end to the other.
+#[derive(Default)]
+struct Way {
+    flying: VecDeque<(Duration, Unit)>,
+    arrived: VecDeque<Bytes>,
+    /// Bytes sent and not read.
+    unread: usize,
+    /// The sender sends no more.
+    shut: bool,
+    /// The reader has been told so.
+    finished: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// How far the opening of a connection is.
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    /// The request is on its way and arrives then.
+    Asking(Duration),
+    /// The answer is on its way: whether somebody listens.
+    Answering(Duration, bool),
+    Refused,
+    Open,
+}
+
+struct Conn {
+    hosts: [HostId; 2],
+    port: u16,
+    phase: Phase,
+    opener: Option<Waker>,
+    /// What each end sends.
+    ways: [Way; 2],
+    /// Whether a process has this end.
+    held: [bool; 2],
+    /// When this end learns that the connection is no more.
+    reset_at: [Option<Duration>; 2],
+    reset: [bool; 2],
+}
+
+#[derive(Default)]
+struct Listening {
+    queue: VecDeque<u64>,
+    waker: Option<Waker>,
+}
+
+struct State {
+    now: Duration,
+    random: SeededRandom,
+    max_latency: Duration,
+    names: Vec<String>,
+    off: BTreeSet<HostId>,
+    cut: BTreeSet<(HostId, HostId)>,
+    slow: BTreeMap<(HostId, HostId), Duration>,
+    lossy: bool,
+    listeners: BTreeMap<(HostId, u16), Listening>,
+    conns: BTreeMap<u64, Conn>,
+    next_conn: u64,
+    trace: u32,
+    /// Woken when the lock is free: what a waker does when it is dropped is not known.
+    woken: Vec<Waker>,
+}
+
+/// The network. Clones share it.
+#[derive(Clone)]
+pub struct Wire(Arc<Mutex<State>>);
+
+/// One end of a connection.
+pub struct Socket {
+    wire: Wire,
+    conn: u64,
+    end: End,
+}
+
+/// A port that is listened on.
+pub struct Port {
+    wire: Wire,
+    host: HostId,
+    port: u16,
+}
+
+/// Where a port of a machine is.
+pub fn address(host: HostId, port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(10, 0, 0, host as u8 + 1), port))
+}
+
+impl State {
+    fn latency(&mut self, from: HostId, to: HostId) -> Duration {
+        let share = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        // Mostly short.
+        let usual = MIN_LATENCY + self.max_latency.mul_f64(share * share * share);
+        let extra = self.slow.get(&(from, to)).map_or(Duration::ZERO, |most| most.mul_f64(0.5 + share / 2.0));
+        let lost = self.lossy && below(&self.random, LOST_ONE_OF) == 0;
+        usual + extra + if lost { RETRANSMISSION.mul_f64(1.0 + share) } else { Duration::ZERO }
+    }
+
+    fn wake(&mut self, waker: Option<Waker>) {
+        self.woken.extend(waker);
+    }
+
+    fn passes(&self, from: HostId, to: HostId) -> bool {
+        !self.cut.contains(&(from, to)) && !self.off.contains(&to)
+    }
+
+    /// Lets everything arrive that is due on one connection.
+    fn deliver(&mut self, id: u64, conn: &mut Conn) {
+        self.open(id, conn);
+        for end in [0, 1] {
+            let (from, to) = (conn.hosts[end], conn.hosts[1 - end]);
+            if !self.passes(from, to) {
+                continue;
+            }
+            while conn.ways[end].flying.front().is_some_and(|(at, _)| *at <= self.now) {
+                // A kernel that knows nothing of the connection says so.
+                if !conn.held[1 - end] && conn.phase == Phase::Open {
+                    conn.ways[end].flying.clear();
+                    let learns = self.now + self.latency(to, from);
+                    conn.reset_at[end].get_or_insert(learns);
+                    break;
+                }
+                match conn.ways[end].flying.pop_front() {
+                    Some((_, Unit::Data(data))) => conn.ways[end].arrived.push_back(data),
+                    Some((_, Unit::Fin)) => conn.ways[end].finished = true,
+                    None => {}
+                }
+                let reader = conn.ways[end].reader.take();
+                self.wake(reader);
+            }
+            if conn.reset_at[1 - end].is_some_and(|at| at <= self.now) && !conn.reset[1 - end] {
+                conn.reset[1 - end] = true;
+                let (reader, writer) = (conn.ways[end].reader.take(), conn.ways[1 - end].writer.take());
+                self.wake(reader);
+                self.wake(writer);
+            }
+        }
+    }
+
+    /// Goes on with the opening of a connection.
+    fn open(&mut self, id: u64, conn: &mut Conn) {
+        let [from, to] = conn.hosts;
+        match conn.phase {
+            Phase::Asking(at) if at <= self.now && self.passes(from, to) => {
+                let answered = self.now + self.latency(to, from);
+                let listening = self.listeners.get_mut(&(to, conn.port));
+                conn.phase = Phase::Answering(answered, listening.is_some());
+                if let Some(listening) = listening {
+                    listening.queue.push_back(id);
+                    let waker = listening.waker.take();
+                    self.wake(waker);
+                    conn.held[1] = true;
+                }
+            }
+            Phase::Answering(at, listens) if at <= self.now && self.passes(to, from) => {
+                conn.phase = if listens { Phase::Open } else { Phase::Refused };
+                let opener = conn.opener.take();
+                self.wake(opener);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends on one way of a connection, behind what is on its way already.
+    fn send(&mut self, id: u64, end: End, unit: Unit) {
+        let Some(mut conn) = self.conns.remove(&id) else { return };
+        let (content, len) = match &unit {
+            Unit::Data(data) => (crc32c::crc32c(data), data.len()),
+            Unit::Fin => (0, 0),
+        };
+        for part in [id, end as u64, u64::from(content), self.now.as_millis() as u64] {
+            self.trace = crc32c::crc32c_append(self.trace, &part.to_le_bytes());
+        }
+        let (from, to) = (conn.hosts[end], conn.hosts[1 - end]);
+        let way = &mut conn.ways[end];
+        way.unread += len;
+        let arrives = self.now + self.latency(from, to);
+        let arrives = way.flying.back().map_or(arrives, |(before, _)| arrives.max(*before));
+        way.flying.push_back((arrives, unit));
+        self.conns.insert(id, conn);
+    }
+
+    /// A process gives up its end.
+    fn let_go(&mut self, id: u64, end: End) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.held[end] = false;
+        let (on, shut) = (!self.off.contains(&conn.hosts[end]), conn.ways[end].shut);
+        if !conn.held[1 - end] {
+            let gone = self.conns.remove(&id);
+            for way in gone.into_iter().flat_map(|conn| conn.ways) {
+                self.woken.extend(way.reader.into_iter().chain(way.writer));
+            }
+        } else if on && !shut {
+            conn.ways[end].shut = true;
+            self.send(id, end, Unit::Fin);
+        }
+    }
+}
+
+impl Wire {
+    /// A network of the machines of these names, numbered from 0. `max_latency` is what a delivery takes at most, while
+    /// nothing is wrong.
+    pub fn new(seed: u64, names: Vec<String>, max_latency: Duration) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            now: Duration::ZERO,
+            random: SeededRandom::new(seed),
+            max_latency,
+            names,
+            off: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            lossy: false,
+            listeners: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            trace: 0,
+            woken: Vec::new(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the machine of this name, or with this IP address.
+    pub fn host(&self, name: &str) -> Option<HostId> {
+        let names = &self.state().names;
+        let named = names.iter().position(|known| known == name);
+        named.or_else(|| (0..names.len()).find(|host| address(*host, 0).ip().to_string() == name))
+    }
+
+    /// Lets everything arrive that is due at this time.
+    pub fn step(&self, now: Duration) {
+        let woken = {
+            let mut state = self.state();
+            state.now = now;
+            let mut conns = std::mem::take(&mut state.conns);
+            for (id, conn) in &mut conns {
+                state.deliver(*id, conn);
+            }
+            state.conns = conns;
+            std::mem::take(&mut state.woken)
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// A checksum of everything that was sent, when, and by whom.
+    pub fn trace(&self) -> u32 {
+        self.state().trace
+    }
+
+    /// Nothing arrives from one machine at the other.
+    pub fn cut(&self, from: HostId, to: HostId) {
+        self.state().cut.insert((from, to));
+    }
+
+    /// What was cut, or made slow, is no more. What was sent meanwhile is sent again, a little later.
+    pub fn mend(&self, from: HostId, to: HostId) {
+        let mut state = self.state();
+        state.slow.remove(&(from, to));
+        if !state.cut.remove(&(from, to)) {
+            return;
+        }
+        let State { now, random, conns, .. } = &mut *state;
+        for conn in conns.values_mut() {
+            for end in [0, 1] {
+                if (conn.hosts[end], conn.hosts[1 - end]) == (from, to) {
+                    let again = *now + Duration::from_micros(below(random, RETRANSMISSION.as_micros() as u64));
+                    conn.ways[end].flying.iter_mut().for_each(|(at, _)| *at = again.max(*at));
+                }
+            }
+        }
+    }
+
+    /// Everything from one machine to the other takes longer, up to so much.
+    pub fn slow(&self, from: HostId, to: HostId, most: Duration) {
+        self.state().slow.insert((from, to), most);
+    }
+
+    /// Whether now and then something is lost, and sent again.
+    pub fn set_lossy(&self, lossy: bool) {
+        self.state().lossy = lossy;
+    }
+
+    /// A machine without power: it takes and sends nothing, and knows nothing of its connections when it is back.
+    pub fn set_off(&self, host: HostId, off: bool) {
+        let mut state = self.state();
+        if off {
+            state.off.insert(host)
+        } else {
+            state.off.remove(&host)
+        };
+    }
+
+    /// Every connection between two machines breaks, as when something between them forgets it. Of each, what the one that
+    /// connected has sent is delivered before or not; the answers are lost.
+    pub fn break_all(&self, a: HostId, b: HostId) {
+        let mut state = self.state();
+        let State { now, random, conns, .. } = &mut *state;
+        for conn in conns.values_mut().filter(|conn| conn.phase == Phase::Open) {
+            if conn.hosts != [a, b] && conn.hosts != [b, a] {
+                continue;
+            }
+            if below(random, 2) == 0 {
+                conn.ways[0].flying.iter_mut().for_each(|(at, _)| *at = *now);
+            } else {
+                conn.ways[0].flying.clear();
+            }
+            conn.ways[1].flying.clear();
+            conn.reset_at = [Some(*now + BREAK_AFTER); 2];
+        }
+    }
+
+    /// Connects to a port of a machine. Waits for as long as there is no answer.
+    pub async fn connect(&self, from: HostId, to: HostId, port: u16) -> io::Result<Socket> {
+        let id = {
+            let mut state = self.state();
+            let arrives = state.now + state.latency(from, to);
+            let id = state.next_conn;
+            state.next_conn += 1;
+            let conn = Conn {
+                hosts: [from, to],
+                port,
+                phase: Phase::Asking(arrives),
+                opener: None,
+                ways: Default::default(),
+                held: [true, false],
+                reset_at: [None; 2],
+                reset: [false; 2],
+            };
+            state.conns.insert(id, conn);
+            id
+        };
+        // Gives the connection up when it is dropped before there is an answer.
+        let socket = Socket { wire: self.clone(), conn: id, end: 0 };
+        std::future::poll_fn(|cx| self.poll_opened(id, cx)).await?;
+        Ok(socket)
+    }
+
+    fn poll_opened(&self, id: u64, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        let Some(conn) = state.conns.get_mut(&id) else { return Poll::Ready(Err(reset())) };
+        match conn.phase {
+            Phase::Open => Poll::Ready(Ok(())),
+            Phase::Refused => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there")))
+            }
+            Phase::Asking(_) | Phase::Answering(..) => {
+                let before = conn.opener.replace(cx.waker().clone());
+                drop(state);
+                drop(before);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Listens on a port of a machine.
+    pub fn listen(&self, host: HostId, port: u16) -> io::Result<Port> {
+        let mut state = self.state();
+        if state.listeners.contains_key(&(host, port)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        state.listeners.insert((host, port), Listening::default());
+        Ok(Port { wire: self.clone(), host, port })
+    }
+}
+
+fn reset() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "the simulated connection broke")
+}
+
+impl Port {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        address(self.host, self.port)
+    }
+
+    /// The next connection. Cancellation-safe.
+    pub async fn accept(&mut self) -> (Socket, SocketAddr) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.wire.state();
+            let Some(listening) = state.listeners.get_mut(&(self.host, self.port)) else { return Poll::Pending };
+            if let Some(conn) = listening.queue.pop_front() {
+                // One that was given up before it was accepted is taken, too, and found to be broken.
+                let peer = state.conns.get(&conn).map_or(self.host, |conn| conn.hosts[0]);
+                let from = address(peer, 32_768 + (conn % 28_000) as u16);
+                return Poll::Ready((Socket { wire: self.wire.clone(), conn, end: 1 }, from));
+            }
+            let before = listening.waker.replace(cx.waker().clone());
+            drop(state);
+            drop(before);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        let gone = {
+            let mut state = self.wire.state();
+            let gone = state.listeners.remove(&(self.host, self.port));
+            for conn in gone.iter().flat_map(|listening| &listening.queue) {
+                state.let_go(*conn, 1);
+            }
+            gone
+        };
+        drop(gone);
+    }
+}
+
+impl Socket {
+    /// The other side.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        let state = self.wire.state();
+        let conn = state.conns.get(&self.conn)?;
+        Some(address(conn.hosts[1 - self.end], conn.port))
+    }
+
+    /// Reads what has arrived: nothing at the end of the stream.
+    pub fn poll_read(&self, cx: &Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
+        let mut state = self.wire.state();
+        let Some(conn) = state.conns.get_mut(&self.conn) else { return Poll::Ready(Err(reset())) };
+        if conn.reset[self.end] {
+            return Poll::Ready(Err(reset()));
+        }
+        let way = &mut conn.ways[1 - self.end];
+        if let Some(front) = way.arrived.front_mut() {
+            let data = front.split_to(most.min(front.len()));
+            if !front.has_remaining() {
+                way.arrived.pop_front();
+            }
+            way.unread -= data.len();
+            let writer = way.writer.take();
+            drop(state);
+            writer.into_iter().for_each(Waker::wake);
+            return Poll::Ready(Ok(data));
+        }
+        if way.finished {
+            return Poll::Ready(Ok(Bytes::new()));
+        }
+        let before = way.reader.replace(cx.waker().clone());
+        drop(state);
+        drop(before);
+        Poll::Pending
+    }
+
+    /// Sends as much as fits.
+    pub fn poll_write(&self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.wire.state();
+        let Some(conn) = state.conns.get_mut(&self.conn) else { return Poll::Ready(Err(reset())) };
+        let way = &mut conn.ways[self.end];
+        if conn.reset[self.end] || way.shut {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = WINDOW.saturating_sub(way.unread).min(MAX_SEGMENT).min(data.len());
+        if room == 0 && !data.is_empty() {
+            let before = way.writer.replace(cx.waker().clone());
+            drop(state);
+            drop(before);
+            return Poll::Pending;
+        }
+        state.send(self.conn, self.end, Unit::Data(Bytes::copy_from_slice(&data[..room])));
+        Poll::Ready(Ok(room))
+    }
+
+    /// Sends no more.
+    pub fn shut_down(&self) {
+        let mut state = self.wire.state();
+        let Some(conn) = state.conns.get_mut(&self.conn) else { return };
+        if !std::mem::replace(&mut conn.ways[self.end].shut, true) {
+            state.send(self.conn, self.end, Unit::Fin);
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.wire.state().let_go(self.conn, self.end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: HostId = 0;
+    const B: HostId = 1;
+    const PORT: u16 = 1;
+
+    fn millis(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Two machines and a connection from A to B, at 100 ms.
+    fn connected() -> (Wire, Port, Socket, Socket) {
+        let wire = Wire::new(1, vec!["a".into(), "b".into()], millis(5));
+        let mut port = wire.listen(B, PORT).unwrap();
+        let mut connecting = Box::pin(wire.connect(A, B, PORT));
+        assert!(now(connecting.as_mut()).is_none());
+        (0..100).for_each(|ms| wire.step(millis(ms)));
+        let a = now(connecting.as_mut()).expect("it is answered").unwrap();
+        drop(connecting);
+        let (b, _) = now(port.accept()).expect("it is there");
+        (wire, port, a, b)
+    }
+
+    fn send(socket: &Socket, data: &[u8]) -> Option<io::Result<usize>> {
+        now(std::future::poll_fn(|cx| socket.poll_write(cx, data)))
+    }
+
+    fn receive(socket: &Socket) -> Option<io::Result<Bytes>> {
+        now(std::future::poll_fn(|cx| socket.poll_read(cx, usize::MAX)))
+    }
+
+    #[test]
+    fn bytes_arrive_late_and_in_order_and_then_the_end() {
+        let (wire, _port, a, b) = connected();
+        for part in ["one", "two"] {
+            send(&a, part.as_bytes()).unwrap().unwrap();
+        }
+        assert!(receive(&b).is_none());
+        drop(a);
+        wire.step(millis(200));
+        assert_eq!(receive(&b).unwrap().unwrap(), "one");
+        assert_eq!(receive(&b).unwrap().unwrap(), "two");
+        assert_eq!(receive(&b).unwrap().unwrap(), "", "the end");
+    }
+
+    #[test]
+    fn what_is_sent_over_a_cut_link_arrives_when_it_is_mended() {
+        let (wire, _port, a, b) = connected();
+        wire.cut(A, B);
+        send(&a, b"late").unwrap().unwrap();
+        send(&b, b"the other way").unwrap().unwrap();
+        wire.step(millis(5_000));
+        assert!(receive(&b).is_none());
+        assert_eq!(receive(&a).unwrap().unwrap(), "the other way");
+        wire.mend(A, B);
+        wire.step(millis(5_000) + RETRANSMISSION);
+        assert_eq!(receive(&b).unwrap().unwrap(), "late");
+    }
+
+    #[test]
+    fn nobody_listening_is_told_at_once_and_a_machine_without_power_tells_nothing() {
+        let (wire, port, ..) = connected();
+        drop(port);
+        for off in [false, true] {
+            wire.set_off(B, off);
+            let mut connecting = Box::pin(wire.connect(A, B, PORT));
+            assert!(now(connecting.as_mut()).is_none());
+            (100..300).for_each(|ms| wire.step(millis(ms)));
+            match now(connecting.as_mut()) {
+                Some(Err(error)) => assert_eq!((error.kind(), off), (io::ErrorKind::ConnectionRefused, false)),
+                other => assert!(other.is_none() && off, "{off}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_machine_that_was_without_power_knows_no_connection() {
+        let (wire, _port, a, b) = connected();
+        wire.set_off(B, true);
+        drop(b);
+        send(&a, b"lost").unwrap().unwrap();
+        wire.step(millis(1_000));
+        assert!(receive(&a).is_none(), "nobody says anything");
+        wire.set_off(B, false);
+        (1_000..1_100).for_each(|ms| wire.step(millis(ms)));
+        assert_eq!(receive(&a).unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_full_window_makes_the_sender_wait() {
+        let (wire, _port, a, b) = connected();
+        let data = vec![0; MAX_SEGMENT];
+        let sent: usize = std::iter::from_fn(|| send(&a, &data)).map(Result::unwrap).sum();
+        assert_eq!(sent, WINDOW);
+        wire.step(millis(200));
+        assert_eq!(receive(&b).unwrap().unwrap().len(), MAX_SEGMENT);
+        assert!(send(&a, b"more").is_some());
+    }
+
+    #[test]
+    fn a_broken_connection_is_broken_for_both() {
+        let (wire, _port, a, b) = connected();
+        wire.break_all(B, A);
+        wire.step(millis(200));
+        for socket in [&a, &b] {
+            assert_eq!(receive(socket).unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            assert!(send(socket, b"x").unwrap().is_err());
+        }
+    }
+}
