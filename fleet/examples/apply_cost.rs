@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentJoin, Command, Completion, Effect, Fleet, FleetConfig, Outcome, Reply, Role, SubmitTask, TaskId,
+    AgentJoin, Command, Completion, Effect, Fleet, FleetConfig, Outcome, Reply, Role, Stamp, SubmitTask, TaskId,
     decode_command, encode_command,
 };
 
@@ -68,7 +68,7 @@ fn complete_all(fleet: &mut Fleet, effects: &mut Vec<Effect>) -> u128 {
                 ran_us: 10 + done as u64 % 7,
                 outcome: Outcome::Succeeded(Bytes::from_static(&[1; 16])),
             };
-            let reply = fleet.apply(2_000, Command::Complete(completion), &mut next);
+            let reply = fleet.apply(Stamp::at(2_000), Command::Complete(completion), &mut next);
             assert_eq!(reply, Reply::Completed);
             done += 1;
         }
@@ -83,12 +83,12 @@ fn run(agents: u32, slots: u32) {
     let mut fleet = Fleet::new(config);
     let mut effects = Vec::new();
     for n in 0..agents {
-        fleet.apply(1_000, join(n, slots), &mut effects);
+        fleet.apply(Stamp::at(1_000), join(n, slots), &mut effects);
     }
     let commands: Vec<Command> = (1..=TASKS).map(submit).collect();
     per_command("  submit (assigned while there are slots, then queued)", TASKS, || {
         for command in commands {
-            fleet.apply(1_000, command, &mut effects);
+            fleet.apply(Stamp::at(1_000), command, &mut effects);
         }
     });
     per_command("  complete (and assign the next)", TASKS, || {
@@ -101,18 +101,18 @@ fn run(agents: u32, slots: u32) {
     });
     let mut one_by_one = Fleet::new(FleetConfig::default());
     for n in 0..agents {
-        one_by_one.apply(1_000, join(n, slots), &mut effects);
+        one_by_one.apply(Stamp::at(1_000), join(n, slots), &mut effects);
     }
     let commands: Vec<Command> = (1..=TASKS).map(submit).collect();
     per_command("  submit, assign and complete, nothing queued", TASKS, || {
         for command in commands {
-            one_by_one.apply(1_000, command, &mut effects);
+            one_by_one.apply(Stamp::at(1_000), command, &mut effects);
             complete_all(&mut one_by_one, &mut effects);
         }
     });
     per_command("  expire", TASKS, || {
         while one_by_one.next_due().is_some() {
-            one_by_one.apply(u64::MAX, Command::Tick, &mut effects);
+            one_by_one.apply(Stamp::at(u64::MAX), Command::Tick, &mut effects);
         }
     });
 }

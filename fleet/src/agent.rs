@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, LossReason, Role, SessionId, TaskId, UnixMillis};
+use crate::{AgentId, FleetMillis, LossReason, Role, SessionId, Stamp, TaskId};
 
 /// What an agent may be given.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -45,11 +45,11 @@ pub struct Held {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Loss {
     /// When.
-    pub at: UnixMillis,
+    pub at: Stamp,
     /// How it was noticed.
     pub reason: LossReason,
     /// When the agent is forgotten.
-    pub forget_at: UnixMillis,
+    pub forget_at: FleetMillis,
 }
 
 /// What an agent's past says about it, in integers so that every coordinator computes the same.
@@ -96,7 +96,7 @@ pub struct Agent {
     /// What it may be given.
     pub state: AgentState,
     /// When its stay began.
-    pub joined_at: UnixMillis,
+    pub joined_at: Stamp,
     /// Of a lost agent.
     pub lost: Option<Loss>,
     /// Its past.

@@ -7,11 +7,11 @@ use crate::sabotage::{Mistake, planted};
 use crate::scoring::score;
 use crate::{
     Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
-    HeldState, Outcome, Refusal, Reply, StaleReason, Task, TaskId, TaskState, UnixMillis, Weights,
+    HeldState, Outcome, Refusal, Reply, StaleReason, Stamp, Task, TaskId, TaskState, Weights,
 };
 
 /// The attempt that begins when `agent`, as it is, gets `task`.
-fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, now: UnixMillis) -> Attempt {
+fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, now: Stamp) -> Attempt {
     let matched = agent.has_specialization(task.needs().domain);
     Attempt {
         number: task.next_attempt(),

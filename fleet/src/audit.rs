@@ -53,7 +53,7 @@ impl Fleet {
 pub(crate) fn check_state(state: &State) -> Check {
     ensure((1..=FLEET_VERSION).contains(&state.version), || format!("version {}", state.version))?;
     state.config.check().map_err(|e| e.to_string())?;
-    ensure(state.now <= MAX_TIME_MS, || "time".to_owned())?;
+    ensure(state.now.fleet <= MAX_TIME_MS && state.now.wall <= MAX_TIME_MS, || "time".to_owned())?;
     let counters = [state.revision, state.next_seq, state.next_session];
     ensure(counters.iter().all(|c| *c < COUNTER_ROOM), || "a counter is out of range".to_owned())?;
     ensure(state.kinds.is_sound(), || "kinds".to_owned())?;
@@ -89,13 +89,14 @@ fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
                 && revisions.insert(task.revision),
             || format!("task {}: identity", task.id),
         )?;
-        check_task(task, state.now).map_err(|what| format!("task {}: {what}", task.id))?;
+        check_task(task, state.now.fleet).map_err(|what| format!("task {}: {what}", task.id))?;
     }
     Ok(())
 }
 
 fn check_task(task: &Task, now: u64) -> Check {
     let last = MAX_TIME_MS + MAX_DURATION_MS;
+    let past = [Some(task.submitted_at), task.finished_at].into_iter().flatten();
     let times = [task.deadline, task.not_before, task.expires_at];
     let kept = &task.attempts;
     let (latest, earlier) = match kept.split_last() {
@@ -113,12 +114,11 @@ fn check_task(task: &Task, now: u64) -> Check {
                 && task.result_ttl <= MAX_DURATION_MS
                 && task.attempt_timeout.is_none_or(|t| t <= MAX_DURATION_MS),
         ),
-        ("times", times.into_iter().flatten().all(|t| t <= last) && task.submitted_at <= now),
+        ("times", times.into_iter().flatten().all(|t| t <= last) && past.into_iter().all(|at| at.fleet <= now)),
         (
             "final state",
             task.state.is_final() == task.finished_at.is_some()
-                && task.finished_at.is_some() == task.expires_at.is_some()
-                && task.finished_at <= Some(now),
+                && task.finished_at.is_some() == task.expires_at.is_some(),
         ),
         ("output", task.output.is_some() == (task.state == TaskState::Succeeded)),
         ("backoff", task.not_before.is_none() || task.state == TaskState::Queued),

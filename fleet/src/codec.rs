@@ -13,16 +13,16 @@ use crate::{Command, FLEET_VERSION, Fleet, Reply, audit};
 /// Of commands and replies.
 const MESSAGE_FORMAT: u8 = 1;
 /// Of snapshots: the state.
-const SNAPSHOT_FORMAT: u8 = 1;
+const SNAPSHOT_FORMAT: u8 = 3;
 /// Of snapshots of a fleet in which pools are set: the state and their names. Without such pools the first format is
 /// written, so that equal states give equal bytes.
-const SNAPSHOT_FORMAT_POOLS: u8 = 2;
+const SNAPSHOT_FORMAT_POOLS: u8 = 4;
 
 /// Why bytes can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CodecError {
-    /// A newer binary wrote them, or they are none of ours.
-    #[error("unknown format {0} of a {1}; a newer version of this program may read it")]
+    /// Another version wrote them, or they are none of ours.
+    #[error("unknown format {0} of a {1}; the version of this program that wrote it can read it")]
     Format(u8, &'static str),
     /// They break off, or say nothing sensible.
     #[error("malformed {0}: {1}")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::indexes::Indexes;
 use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
 use crate::timings::KindTimes;
-use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Task, TaskState, UnixMillis};
+use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState};
 
 /// The newest version of what apply does that this crate knows.
 pub const FLEET_VERSION: u32 = 1;
@@ -48,8 +48,8 @@ pub(crate) struct Pool {
 pub(crate) struct State {
     pub version: u32,
     pub config: FleetConfig,
-    /// The latest time seen.
-    pub now: UnixMillis,
+    /// The latest fleet time seen, and the newest wall time.
+    pub now: Stamp,
     pub revision: u64,
     pub next_seq: u64,
     pub next_agent: u32,
@@ -79,7 +79,7 @@ impl Fleet {
         let state = State {
             version: FLEET_VERSION,
             config,
-            now: 0,
+            now: Stamp::default(),
             revision: 0,
             next_seq: 1,
             next_agent: 1,
@@ -99,9 +99,11 @@ impl Fleet {
     }
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then does what `command` says. Effects are appended.
-    /// Time that goes backwards is taken as the latest seen. A command that is refused changes nothing of its own.
-    pub fn apply(&mut self, now: UnixMillis, command: Command, effects: &mut Vec<Effect>) -> Reply {
-        self.state.now = now.min(MAX_TIME_MS).max(self.state.now);
+    /// Fleet time that goes backwards is taken as the latest seen; wall time is taken as it comes, and nothing falls due by it.
+    /// A command that is refused changes nothing of its own.
+    pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
+        let fleet = now.fleet.min(MAX_TIME_MS).max(self.state.now.fleet);
+        self.state.now = Stamp { fleet, wall: now.wall.min(MAX_TIME_MS) };
         self.fire_due(effects);
         match command {
             Command::Submit(submission) => self.submit(submission, effects),
@@ -120,7 +122,7 @@ impl Fleet {
 
     fn fire_due(&mut self, effects: &mut Vec<Effect>) {
         for _ in 0..MAX_FIRINGS {
-            let Some(timer) = self.indexes.timers.pop_due(self.state.now) else {
+            let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else {
                 return;
             };
             self.fire(timer, effects);
@@ -192,7 +194,7 @@ impl Fleet {
         seq: u64,
         state: TaskState,
         effects: &mut Vec<Effect>,
-        change: impl FnOnce(&mut Task, UnixMillis),
+        change: impl FnOnce(&mut Task, Stamp),
     ) {
         let now = self.state.now;
         let finished = self.change_task(seq, |task| {

@@ -4,8 +4,37 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch, as stamped on a log entry by the leader that proposed it.
+/// Fleet time, milliseconds: what every duration is judged by. It advances by the leader's monotonic clock, is carried on by the
+/// next leader and stands still while nobody leads. It begins as wall time and is led back to it slowly, so a difference of
+/// two is meant, never a time of day.
+pub type FleetMillis = u64;
+
+/// Wall time, milliseconds since the Unix epoch: what moments of the day are shown and judged by. It may jump either way.
 pub type UnixMillis = u64;
+
+/// A moment by both of the fleet's clocks, as stamped on a log entry by the leader that proposed it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// By fleet time. Never goes back.
+    pub fleet: FleetMillis,
+    /// By the wall time that the coordinators agreed on.
+    pub wall: UnixMillis,
+}
+
+impl Stamp {
+    /// A moment at which both clocks say the same.
+    pub const fn at(millis: u64) -> Stamp {
+        Stamp { fleet: millis, wall: millis }
+    }
+
+    /// The wall time of another moment, as far as can be told now: both clocks are taken to go on alike.
+    pub fn wall_at(self, moment: FleetMillis) -> UnixMillis {
+        match moment.checked_sub(self.fleet) {
+            Some(ahead) => self.wall.saturating_add(ahead),
+            None => self.wall.saturating_sub(self.fleet - moment),
+        }
+    }
+}
 
 /// A task: a UUID, drawn by whoever submits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

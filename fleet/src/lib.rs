@@ -36,7 +36,7 @@ pub use command::{
 };
 pub use effect::{CancelCause, Effect};
 pub use fleet::{FLEET_VERSION, Fleet, Totals};
-pub use ids::{AgentId, SessionId, TaskId, UnixMillis};
+pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
 pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use scoring::ScoreTerms;

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use crate::indexes::PoolMembers;
 use crate::limits::{MAX_PAGE, MAX_SCANNED};
 use crate::{
-    Agent, AgentId, AgentState, Fleet, FleetConfig, Held, PoolView, Task, TaskId, TaskState, Totals, UnixMillis,
+    Agent, AgentId, AgentState, Fleet, FleetConfig, FleetMillis, Held, PoolView, Stamp, Task, TaskId, TaskState, Totals,
 };
 
 /// Which tasks a listing is about. Empty: all.
@@ -78,8 +78,8 @@ impl Fleet {
         self.state.revision
     }
 
-    /// The latest time seen.
-    pub fn now(&self) -> UnixMillis {
+    /// The latest fleet time seen, and the wall time that came with the newest command.
+    pub fn now(&self) -> Stamp {
         self.state.now
     }
 
@@ -203,7 +203,7 @@ impl Fleet {
     }
 
     /// When the next timer is due; in the past if one command could not fire all that was.
-    pub fn next_due(&self) -> Option<UnixMillis> {
+    pub fn next_due(&self) -> Option<FleetMillis> {
         self.indexes.timers.next_due()
     }
 
@@ -212,8 +212,8 @@ impl Fleet {
         self.agent(id).into_iter().flat_map(Agent::held)
     }
 
-    /// What a queued task waits for at the time `now`, in words; `None` if it is not queued. Looks at every agent.
-    pub fn waiting_for(&self, id: TaskId, now: UnixMillis) -> Option<String> {
+    /// What a queued task waits for at the fleet time `now`, in words; `None` if it is not queued. Looks at every agent.
+    pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
         let task = self.task(id).filter(|t| t.state == TaskState::Queued)?;
         if let Some(due) = task.not_before {
             let what = match task.attempts_used {

@@ -156,7 +156,7 @@ impl FreeAgents {
 mod tests {
     use bytes::Bytes;
 
-    use crate::{AgentJoin, Command, Fleet, FleetConfig, Role, SubmitTask, TaskId};
+    use crate::{AgentJoin, Command, Fleet, FleetConfig, Role, Stamp, SubmitTask, TaskId};
 
     fn join(n: u32) -> Command {
         let role = if n.is_multiple_of(2) { Role::Worker } else { Role::Specialist };
@@ -198,12 +198,12 @@ mod tests {
         let mut effects = Vec::new();
         let mut fleet = Fleet::new(FleetConfig::default());
         for n in 0..10_000 {
-            fleet.apply(1, join(n), &mut effects);
+            fleet.apply(Stamp::at(1), join(n), &mut effects);
         }
         let steps = |fleet: &Fleet| fleet.indexes.free.steps.0.get();
         let before = steps(&fleet);
         for n in 0..TASKS {
-            fleet.apply(1, submit(n), &mut effects);
+            fleet.apply(Stamp::at(1), submit(n), &mut effects);
         }
         assert_eq!(fleet.counts().assigned, TASKS);
         // Six sets to look at; two to leave and two to enter for the agent that is chosen.

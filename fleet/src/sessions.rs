@@ -204,7 +204,7 @@ impl Fleet {
     /// order of the queue.
     fn end_session(&mut self, id: AgentId, loss: Option<LossReason>, effects: &mut Vec<Effect>) -> Vec<u64> {
         let now = self.state.now;
-        let forget_at = now.saturating_add(self.state.config.lost_agent_ttl.max(1));
+        let forget_at = now.fleet.saturating_add(self.state.config.lost_agent_ttl.max(1));
         let ended = self.change_agent(id, |agent| {
             let held = std::mem::take(&mut agent.held);
             let active = held.values().filter(|h| **h == HeldState::Active).count() as u32;

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS};
 use crate::scheduler::Needs;
-use crate::{AgentId, Failure, FleetConfig, RetryPolicy, Role, ScoreTerms, SessionId, SubmitTask, TaskId, UnixMillis};
+use crate::{
+    AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
+};
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -73,9 +75,9 @@ pub struct Attempt {
     /// In which stay of the agent.
     pub session: SessionId,
     /// When.
-    pub assigned_at: UnixMillis,
+    pub assigned_at: Stamp,
     /// When it ended.
-    pub ended_at: Option<UnixMillis>,
+    pub ended_at: Option<Stamp>,
     /// How it ended; `None` while it is current.
     pub end: Option<AttemptEnd>,
     /// Why this agent.
@@ -114,11 +116,11 @@ pub struct Task {
     /// Who submitted it.
     pub submitter: String,
     /// When it was accepted.
-    pub submitted_at: UnixMillis,
+    pub submitted_at: Stamp,
     /// When it fails, whatever its state.
-    pub deadline: Option<UnixMillis>,
+    pub deadline: Option<FleetMillis>,
     /// Set while a queued task is held back by its delay or backoff; cleared when that has passed.
-    pub not_before: Option<UnixMillis>,
+    pub not_before: Option<FleetMillis>,
     /// The longest an attempt may take, ms.
     pub attempt_timeout: Option<u64>,
     /// How long it is kept once finished, ms.
@@ -136,16 +138,16 @@ pub struct Task {
     /// Why it was cancelled.
     pub cancel_reason: Option<String>,
     /// When it reached its final state.
-    pub finished_at: Option<UnixMillis>,
+    pub finished_at: Option<Stamp>,
     /// When the finished task is forgotten.
-    pub expires_at: Option<UnixMillis>,
+    pub expires_at: Option<FleetMillis>,
     /// The fleet's revision at its last change.
     pub revision: u64,
 }
 
 impl Task {
     /// The task of a valid submission, queued. `floor` is the highest fencing number ever seen with its id.
-    pub(crate) fn accept(s: SubmitTask, seq: u64, now: UnixMillis, config: &FleetConfig, floor: u32) -> Task {
+    pub(crate) fn accept(s: SubmitTask, seq: u64, now: Stamp, config: &FleetConfig, floor: u32) -> Task {
         Task {
             seq,
             id: s.id,
@@ -160,8 +162,8 @@ impl Task {
             idempotency_key: s.idempotency_key,
             submitter: s.submitter,
             submitted_at: now,
-            deadline: s.deadline_in.map(|d| now.saturating_add(d)),
-            not_before: s.delay.filter(|d| *d > 0).map(|d| now.saturating_add(d)),
+            deadline: s.deadline_in.map(|d| now.fleet.saturating_add(d)),
+            not_before: s.delay.filter(|d| *d > 0).map(|d| now.fleet.saturating_add(d)),
             attempt_timeout: s.attempt_timeout,
             result_ttl: s.result_ttl.unwrap_or(config.result_ttl),
             attempts: Vec::new(),
@@ -188,10 +190,10 @@ impl Task {
 
     /// When the coordinators end the current attempt for taking too long. An agent ends it [`ATTEMPT_GRACE_MS`] earlier,
     /// so that normally its own report is first.
-    pub fn attempt_due(&self) -> Option<UnixMillis> {
+    pub fn attempt_due(&self) -> Option<FleetMillis> {
         let timeout = self.attempt_timeout?;
         let current = self.current()?;
-        Some(current.assigned_at.saturating_add(timeout).saturating_add(ATTEMPT_GRACE_MS))
+        Some(current.assigned_at.fleet.saturating_add(timeout).saturating_add(ATTEMPT_GRACE_MS))
     }
 
     /// Bytes it counts for against the fleet's budget: input, output and what failures and cancellation say.
@@ -233,7 +235,7 @@ impl Task {
     }
 
     /// Ends the current attempt.
-    pub(crate) fn end_attempt(&mut self, now: UnixMillis, end: AttemptEnd, failure: Option<Failure>) {
+    pub(crate) fn end_attempt(&mut self, now: Stamp, end: AttemptEnd, failure: Option<Failure>) {
         if let Some(current) = self.attempts.last_mut().filter(|a| a.end.is_none()) {
             current.end = Some(end);
             current.ended_at = Some(now);
@@ -242,20 +244,20 @@ impl Task {
     }
 
     /// Queues the task again, held back by `pause` ms.
-    pub(crate) fn requeue(&mut self, now: UnixMillis, pause: u64) {
+    pub(crate) fn requeue(&mut self, now: Stamp, pause: u64) {
         debug_assert!(self.current().is_none());
         self.state = TaskState::Queued;
-        self.not_before = (pause > 0).then(|| now.saturating_add(pause));
+        self.not_before = (pause > 0).then(|| now.fleet.saturating_add(pause));
     }
 
     /// Brings the task to its final state. Kept for at least one millisecond, so that nothing ends and vanishes at once.
-    pub(crate) fn finish(&mut self, now: UnixMillis, state: TaskState, failure: Option<Failure>) {
+    pub(crate) fn finish(&mut self, now: Stamp, state: TaskState, failure: Option<Failure>) {
         debug_assert!(state.is_final() && !self.state.is_final() && self.current().is_none());
         self.state = state;
         self.not_before = None;
         self.failure = failure;
         self.finished_at = Some(now);
-        self.expires_at = Some(now.saturating_add(self.result_ttl.max(1)));
+        self.expires_at = Some(now.fleet.saturating_add(self.result_ttl.max(1)));
     }
 
     /// Whether the retry policy allows no further attempt.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Agent, AgentId, Task, TaskState, UnixMillis};
+use crate::{Agent, AgentId, FleetMillis, Task, TaskState};
 
 /// What falls due. At the same moment, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,11 +22,11 @@ pub(crate) enum Timer {
 /// The timers.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Timers {
-    due: BTreeSet<(UnixMillis, Timer)>,
+    due: BTreeSet<(FleetMillis, Timer)>,
 }
 
 /// The timers of a task as it is.
-fn of_task(task: &Task) -> impl Iterator<Item = (UnixMillis, Timer)> {
+fn of_task(task: &Task) -> impl Iterator<Item = (FleetMillis, Timer)> {
     let seq = task.seq;
     let unfinished = !task.state.is_final();
     let deadline = task.deadline.filter(|_| unfinished);
@@ -41,7 +41,7 @@ fn of_task(task: &Task) -> impl Iterator<Item = (UnixMillis, Timer)> {
     .flatten()
 }
 
-fn of_agent(agent: &Agent) -> Option<(UnixMillis, Timer)> {
+fn of_agent(agent: &Agent) -> Option<(FleetMillis, Timer)> {
     let loss = agent.lost?;
     Some((loss.forget_at, Timer::Forget(agent.id)))
 }
@@ -72,12 +72,12 @@ impl Timers {
     }
 
     /// The first moment at which something is due.
-    pub(crate) fn next_due(&self) -> Option<UnixMillis> {
+    pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|(due, _)| *due)
     }
 
     /// Takes out the first timer that is due by `now`.
-    pub(crate) fn pop_due(&mut self, now: UnixMillis) -> Option<Timer> {
+    pub(crate) fn pop_due(&mut self, now: FleetMillis) -> Option<Timer> {
         if self.next_due()? > now {
             return None;
         }

@@ -1,7 +1,7 @@
 //! A command is read or refused; one that was read is written as it was read, and never breaks a fleet.
 #![no_main]
 
-use robeing_fleet::{Fleet, FleetConfig, decode_command, encode_command};
+use robeing_fleet::{Fleet, FleetConfig, Stamp, decode_command, encode_command};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(command) = decode_command(bytes) else { return };
@@ -9,6 +9,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     encode_command(&command, &mut again);
     assert_eq!(decode_command(&again).expect("what was written is read"), command);
     let mut fleet = Fleet::new(FleetConfig::default());
-    fleet.apply(1, command, &mut Vec::new());
+    fleet.apply(Stamp::at(1), command, &mut Vec::new());
     fleet.audit().expect("the invariants hold");
 });

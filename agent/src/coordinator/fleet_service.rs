@@ -115,9 +115,9 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = view::task_id(&request.id)?;
         self.node.ready_to_read(request.consistency).await?;
         let parts = Parts { input: request.include_input, output: true, attempts: true };
-        let now = self.node.platform.clock.unix_millis();
+        let now = self.node.clock.estimate().fleet;
         let found = self.node.look(|fleet| {
-            let mut task = view::task(fleet.task(id)?, parts);
+            let mut task = view::task(fleet.task(id)?, parts, fleet.now());
             task.waiting_for = fleet.waiting_for(id, now).unwrap_or_default();
             Some(task)
         });
@@ -147,7 +147,7 @@ impl v1::fleet_server::Fleet for FleetService {
         Ok(Response::new(self.node.look(|fleet| {
             let page = fleet.tasks(&filter, after, size);
             v1::ListTasksResponse {
-                tasks: page.tasks.into_iter().map(|task| view::task(task, parts)).collect(),
+                tasks: page.tasks.into_iter().map(|task| view::task(task, parts, fleet.now())).collect(),
                 next_page_token: page.next.map(|cursor| cursor.to_string()).unwrap_or_default(),
                 revision: fleet.revision(),
             }
@@ -220,7 +220,7 @@ impl v1::fleet_server::Fleet for FleetService {
         status.cluster_id = self.node.identity.cluster_id.clone();
         status.coordinators = coordinators;
         status.warnings = warnings;
-        status.now = Some(view::timestamp(self.node.platform.clock.unix_millis()));
+        status.now = Some(view::timestamp(self.node.clock.estimate().wall));
         self.node.consensus_status(&mut status);
         Ok(Response::new(status))
     }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use openraft::async_runtime::watch::WatchReceiver;
-use robeing_fleet::{Command, FleetConfig, Reply};
+use robeing_fleet::{Command, FleetConfig, FleetMillis, Reply};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
+    clock::SLEW_PART,
     leadership::{until_leading, until_not_leading},
     log::SEGMENT_BYTES,
     node::Node,
@@ -29,26 +30,54 @@ const TICK_RETRY: Duration = Duration::from_millis(200);
 /// Ticks come no denser than this.
 const TICK_APART: Duration = Duration::from_millis(5);
 
-/// Ticks when something is due, as long as this coordinator leads. Runs until the node stops.
+/// While something is pending, fleet time is written to the log at least this often, in parts of what is left until it is due:
+/// so much of it is lost when all coordinators end at once.
+const TICK_PART: u64 = 32;
+/// But not more often than this, and not more rarely than [`TICK_LONGEST`].
+const TICK_SHORTEST: Duration = Duration::from_secs(1);
+/// Longest time without a tick while something is pending.
+const TICK_LONGEST: Duration = Duration::from_secs(10);
+
+/// How long to wait before it is looked again whether to tick, by the fleet's clock: nothing when it is time. `stamped` is the
+/// newest time in the log.
+fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Duration {
+    let left = Duration::from_millis(due.saturating_sub(now));
+    let apart = (left / TICK_PART as u32).clamp(TICK_SHORTEST, TICK_LONGEST);
+    let unwritten = Duration::from_millis(now.saturating_sub(stamped));
+    let wait = left.min(apart.saturating_sub(unwritten));
+    if wait.is_zero() {
+        return wait;
+    }
+    // Fleet time may be faster than the time that is waited by.
+    let part = SLEW_PART as u32;
+    (wait * part / (part + 1)).max(TICK_APART)
+}
+
+/// Ticks when something is due, and while something is pending now and then, as long as this coordinator leads. Runs until the
+/// node stops.
 pub async fn timers(node: Arc<Node>) {
     let mut standing = node.standing.clone();
     loop {
         let Some(term) = until_leading(&mut standing).await else { return };
         loop {
-            let due = node.look(|fleet| fleet.next_due());
-            let now = node.platform.clock.unix_millis();
-            let wait = due.map(|due| Duration::from_millis(due.saturating_sub(now)));
+            let (due, stamped) = node.look(|fleet| (fleet.next_due(), fleet.now().fleet));
+            let now = node.clock.stamp().fleet;
+            let wait = due.map(|due| until_tick(due, stamped, now));
+            if wait.is_some_and(|wait| wait.is_zero()) {
+                let pause = match node.proposer.propose_one(Command::Tick).await {
+                    Ok(_) => TICK_APART,
+                    Err(_) => TICK_RETRY,
+                };
+                tokio::select! {
+                    () = until_not_leading(&mut standing, term) => break,
+                    () = tokio::time::sleep(pause) => continue,
+                }
+            }
             tokio::select! {
                 () = until_not_leading(&mut standing, term) => break,
                 // Something may be due earlier now.
-                () = node.hub.timers.notified(), if wait.is_none_or(|wait| !wait.is_zero()) => {}
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
-                    let pause = match node.proposer.propose_one(Command::Tick).await {
-                        Ok(_) => TICK_APART,
-                        Err(_) => TICK_RETRY,
-                    };
-                    tokio::time::sleep(pause).await;
-                }
+                () = node.hub.timers.notified() => {}
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
     }
@@ -146,6 +175,31 @@ mod tests {
             (segment + 1, 10 * usual, true, true),
         ] {
             assert_eq!(is_due(grown, state, short), due, "{grown} {state} {short}");
+        }
+    }
+
+    const HOUR: u64 = 3_600_000;
+
+    #[test]
+    fn a_tick_comes_when_something_is_due() {
+        assert_eq!(until_tick(1_000, 1_000, 1_000), Duration::ZERO);
+        assert_eq!(until_tick(900, 1_000, 1_000), Duration::ZERO);
+        // Never so late that a fast clock has passed it, never at once again.
+        assert_eq!(until_tick(1_420, 1_000, 1_000), Duration::from_millis(400));
+        assert_eq!(until_tick(1_001, 1_000, 1_000), TICK_APART);
+    }
+
+    #[test]
+    fn while_something_is_pending_time_is_written_in_parts_of_what_is_left() {
+        for (left, apart) in [(10_000, 1_000), (64_000, 2_000), (HOUR, 10_000), (365 * 24 * HOUR, 10_000)] {
+            let wait = until_tick(left, 0, 0);
+            assert!(
+                wait <= Duration::from_millis(apart) && wait * 21 >= Duration::from_millis(apart * 20 - 20),
+                "{wait:?}"
+            );
+            // Anything else that was written counts as well.
+            assert_eq!(until_tick(left + apart, 0, apart), Duration::ZERO, "{left}");
+            assert!(!until_tick(left + apart, 1, apart).is_zero(), "{left}");
         }
     }
 }

@@ -169,7 +169,7 @@ impl Hub {
             }
             return;
         };
-        let mut told = view::task(task, FINISHED);
+        let mut told = view::task(task, FINISHED, fleet.now());
         let last = waiting.len() - 1;
         for (n, waiter) in waiting.into_iter().enumerate() {
             let task = if n == last { std::mem::take(&mut told) } else { told.clone() };
@@ -180,7 +180,7 @@ impl Hub {
     /// A finished task, as waiters are told.
     pub fn result(fleet: &Fleet, id: TaskId) -> Option<v1::Task> {
         let task = fleet.task(id).filter(|task| task.state.is_final())?;
-        Some(view::task(task, FINISHED))
+        Some(view::task(task, FINISHED, fleet.now()))
     }
 
     fn carry_out(&self, fleet: &Fleet, effect: &Effect) {

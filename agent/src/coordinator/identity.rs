@@ -15,6 +15,8 @@ use crate::platform::{AtomicFile, DiskLock, Platform};
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
+/// Of the data directory: raised when what is in it is written differently.
+const FORMAT: u32 = 2;
 
 /// What is written down once.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,6 +32,13 @@ pub struct Identity {
     /// Something was written to its log: from then on an empty log is a lost one.
     #[serde(default)]
     pub log_begun: bool,
+    /// Of everything else in the directory.
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+fn first_format() -> u32 {
+    1
 }
 
 impl Identity {
@@ -59,6 +68,18 @@ pub enum DataError {
         file: PathBuf,
         /// How.
         problem: String,
+    },
+    /// Another version wrote it.
+    #[error(
+        "the data directory {dir} has format {found}, and this version of the program reads format {FORMAT}; run the version that \
+         wrote it, or remove the whole directory to let this coordinator join again as a new member, or, if that is done with all \
+         coordinators, to begin a new fleet"
+    )]
+    Format {
+        /// Which.
+        dir: PathBuf,
+        /// Of the directory.
+        found: u32,
     },
     /// The log is gone, though the identity is there.
     #[error("the log in {dir} is gone or was emptied, though this coordinator had written to it. {RESTORE_OR_REJOIN}")]
@@ -104,6 +125,9 @@ pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str)
             let identity: Identity = serde_json::from_slice(&content).map_err(damaged)?;
             check(dir, "cluster", &identity.cluster_id, cluster_id)?;
             check(dir, "coordinator", &identity.name, name)?;
+            if identity.format != FORMAT {
+                return Err(DataError::Format { dir: dir.to_owned(), found: identity.format });
+            }
             identity
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -113,6 +137,7 @@ pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str)
                 node_id: platform.random.next_u64(),
                 log_salt: platform.random.next_u64(),
                 log_begun: false,
+                format: FORMAT,
             };
             let content = serde_json::to_vec_pretty(&identity).map_err(io::Error::other)?;
             file.replace(Bytes::from(content)).await?;
@@ -166,6 +191,21 @@ mod tests {
         first.note_log_begun(&platform, dir.path()).await.unwrap();
         let second = open(&platform, dir.path(), "c", "n").await.unwrap().identity;
         assert_eq!(second, Identity { log_begun: true, ..first });
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_another_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::real();
+        drop(open(&platform, dir.path(), "c", "n").await.unwrap());
+        let file = dir.path().join(FILE);
+        let written = std::fs::read_to_string(&file).unwrap();
+        let own = format!("\"format\": {FORMAT}");
+        for (format, found) in [("\"format\": 9", 9), ("\"unknown\": 0", 1)] {
+            std::fs::write(&file, written.replace(&own, format)).unwrap();
+            let refused = open(&platform, dir.path(), "c", "n").await.err().expect("another format");
+            assert!(matches!(refused, DataError::Format { found: f, .. } if f == found), "{refused}");
+        }
     }
 
     #[tokio::test]

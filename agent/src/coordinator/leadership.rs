@@ -4,7 +4,10 @@ use openraft::{ServerState, async_runtime::watch::WatchReceiver, vote::RaftLeade
 use tokio::sync::watch;
 use tracing::info;
 
-use super::consensus::{NodeId, Peer, Raft};
+use super::{
+    clock::FleetClock,
+    consensus::{NodeId, Peer, Raft},
+};
 
 /// This node's place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,8 +40,9 @@ impl Standing {
     }
 }
 
-/// Keeps `standing` up to date until the node stops.
-pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>) {
+/// Keeps `standing` up to date until the node stops. The fleet's clock runs exactly while it says that this node leads and is
+/// ready.
+pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>, clock: FleetClock) {
     let mut metrics = raft.server_metrics();
     loop {
         let now = {
@@ -63,6 +67,7 @@ pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>) {
         if !same {
             info!(standing = ?now, "leadership changed");
             standing.send_replace(now.clone());
+            clock.end();
         }
         if let Standing::Leading { term, .. } = now
             && *standing.borrow() == (Standing::Leading { term, ready: false })
@@ -71,6 +76,8 @@ pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>) {
                 // Applied up to the entry that this leader's term began with.
                 caught_up = raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex) => {
                     if caught_up.is_ok() {
+                        let voters = metrics.borrow_watched().membership_config.membership().voter_ids().collect();
+                        clock.begin((term, id), voters);
                         standing.send_if_modified(|s| {
                             let unready = Standing::Leading { term, ready: false };
                             let becomes_ready = *s == unready;
@@ -91,6 +98,7 @@ pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>) {
         }
     }
     standing.send_replace(Standing::Leaderless);
+    clock.end();
 }
 
 /// Waits for a standing that is wanted: what it is then; `None` if the node stops first. Cancellation-safe.

@@ -9,6 +9,7 @@
 
 mod admin_service;
 mod advice;
+pub mod clock;
 pub mod consensus;
 mod errors;
 mod fleet_service;
@@ -49,6 +50,7 @@ use tracing::{error, info, warn};
 
 use self::{
     admin_service::AdminService,
+    clock::FleetClock,
     consensus::{
         ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, StateMachine, Timing,
         audit::{self, VOTE_FOUND},
@@ -197,23 +199,24 @@ async fn start_node(
         grace: config.disconnect_grace,
     };
     audit::tell_vote(VOTE_FOUND, data.identity.node_id, log.vote());
-    let hub = Arc::new(Hub::new(Registry::new(timing, Arc::clone(&platform.clock))));
+    let hub = Arc::new(Hub::new(Registry::new(timing)));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
     let disk = Arc::clone(&platform.disk);
-    let state_machine = StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&hub) as _, &log).await?;
-    let snapshots = state_machine.stats();
     let id = data.identity.node_id;
+    let clock = FleetClock::new(id, Arc::clone(&platform.clock));
+    let observer = Arc::clone(&hub) as _;
+    let state_machine = StateMachine::open(disk, &config.data, fleet.clone(), observer, &log, clock.clone()).await?;
+    let snapshots = state_machine.stats();
     let timing = Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max };
-    let network = PeerNetwork::new(transport.clone());
+    let network = PeerNetwork::new(transport.clone(), clock.clone());
     let seed = platform.random.next_u64();
     let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
     let raft = consensus::start(id, timing, kept, network, log.clone(), state_machine, seed)
         .await
         .map_err(CoordinatorError::Consensus)?;
     let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
-    tasks.spawn(until(stop, leadership::watch(id, raft.clone(), standing)));
-    let (proposer, driver) =
-        Proposer::new(raft.clone(), standing_receiver.clone(), transport.clone(), Arc::clone(&platform.clock));
+    tasks.spawn(until(stop, leadership::watch(id, raft.clone(), standing, clock.clone())));
+    let (proposer, driver) = Proposer::new(raft.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
     tasks.spawn(until(stop, driver.run()));
     info!(name = config.name, node_id = format!("{id:016x}"), address, "coordinator started");
     Ok(Arc::new(Node {
@@ -224,6 +227,7 @@ async fn start_node(
         fleet,
         hub,
         proposer,
+        clock,
         standing: standing_receiver,
         transport: transport.clone(),
         peers: peers::Peers::new(transport.clone()),
@@ -274,6 +278,8 @@ async fn serve(
     }
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, clock::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, clock::compare(Arc::clone(&node), metrics.clone())));
     tasks.spawn(until(&stop, housekeeping::timers(Arc::clone(&node))));
     tasks.spawn(until(&stop, room::watch(Arc::clone(&node), config.data.clone())));
     tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
@@ -329,6 +335,7 @@ async fn routes(node: &Arc<Node>, dir: PathBuf, tasks: &TaskTracker, metrics: &M
         node.log.clone(),
         node.contradicted.clone(),
         (Arc::clone(&node.platform.disk), dir),
+        node.clock.clone(),
         node.platform.random.next_u64(),
     );
     let mut routes = Routes::builder();

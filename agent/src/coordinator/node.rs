@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use super::{
+    clock::FleetClock,
     consensus::{NodeId, Peer, Raft, SharedFleet, SnapshotStats},
     hub::Hub,
     identity::Identity,
@@ -55,6 +56,8 @@ pub struct Node {
     pub hub: Arc<Hub>,
     /// Where commands go.
     pub proposer: Proposer,
+    /// The fleet's clock.
+    pub clock: FleetClock,
     /// Its place among the coordinators.
     pub standing: watch::Receiver<Standing>,
     /// Connections.

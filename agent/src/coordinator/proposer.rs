@@ -16,10 +16,11 @@ use tokio::{
 use tonic::transport::Channel;
 
 use super::{
-    consensus::{Batch, NodeId, Raft},
+    clock::FleetClock,
+    consensus::{Batch, NodeId, Raft, audit},
     leadership::Standing,
 };
-use crate::{limited, platform::Clock, transport::Transport};
+use crate::{limited, transport::Transport};
 
 /// Requests waiting to be taken up.
 pub const MAX_WAITING: usize = 4_096;
@@ -82,7 +83,7 @@ impl Proposer {
         raft: Raft,
         standing: watch::Receiver<Standing>,
         transport: Transport,
-        clock: Arc<dyn Clock>,
+        clock: FleetClock,
     ) -> (Self, Driver) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
         let driver = Driver {
@@ -150,7 +151,7 @@ pub struct Driver {
     raft: Raft,
     standing: watch::Receiver<Standing>,
     transport: Transport,
-    clock: Arc<dyn Clock>,
+    clock: FleetClock,
     requests: mpsc::Receiver<Request>,
     backlog: VecDeque<Request>,
     retry_at: Option<Instant>,
@@ -256,10 +257,13 @@ impl Driver {
             self.refuse_forwarded();
         }
         match standing {
-            Standing::Leading { .. } => {
+            // The clock runs only once it is ready.
+            Standing::Leading { ready: true, .. } => {
                 let requests = self.take_batch();
                 let commands = requests.iter().flat_map(|request| request.commands.iter().map(|c| &c[..]));
-                let batch = Batch::new(self.clock.unix_millis(), commands);
+                let stamp = self.clock.stamp();
+                audit::tell_stamp(stamp);
+                let batch = Batch::new(stamp, commands);
                 let raft = self.raft.clone();
                 Some(async move { Outcome { replies: write(raft, batch).await, requests } }.boxed())
             }
@@ -275,7 +279,7 @@ impl Driver {
                 let forwarded = while_following(standing, leader, forward(channel, commands));
                 Some(async move { Outcome { replies: forwarded.await.flatten(), requests } }.boxed())
             }
-            Standing::Leaderless => None,
+            Standing::Leading { ready: false, .. } | Standing::Leaderless => None,
         }
     }
 }

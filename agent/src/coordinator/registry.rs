@@ -9,13 +9,11 @@ use std::{
 };
 
 use robeing_fleet::{
-    AgentId, AgentState, Fleet, HeldState, SessionId, TaskId,
+    AgentId, AgentState, Fleet, FleetMillis, HeldState, SessionId, TaskId,
     sabotage::{Mistake, planted},
 };
 use robeing_proto::v1::{Assignment, AttemptRef, CompletionAck};
 use tokio::{sync::Notify, time::Instant};
-
-use crate::platform::Clock;
 
 /// What waits to be sent to one agent. Bounded by the agent's slots and by the completions it has sent.
 #[derive(Default)]
@@ -128,14 +126,13 @@ const PROBE_PAUSE: Duration = Duration::from_millis(50);
 pub struct Registry {
     /// The timing.
     pub timing: SessionTiming,
-    clock: Arc<dyn Clock>,
     entries: Mutex<BTreeMap<AgentId, Entry>>,
 }
 
 impl Registry {
     /// With no session.
-    pub fn new(timing: SessionTiming, clock: Arc<dyn Clock>) -> Self {
-        Self { timing, clock, entries: Mutex::default() }
+    pub fn new(timing: SessionTiming) -> Self {
+        Self { timing, entries: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<AgentId, Entry>> {
@@ -298,7 +295,7 @@ impl Registry {
     /// Hands an attempt to its agent, if it is connected here. Otherwise the agent gets it when it connects.
     pub fn assign(&self, fleet: &Fleet, agent: AgentId, session: SessionId, task: TaskId, attempt: u32) {
         let Some(link) = self.link(agent, session) else { return };
-        if let Some(assignment) = assignment(fleet, task, attempt, self.clock.unix_millis()) {
+        if let Some(assignment) = assignment(fleet, task, attempt, fleet.now().fleet) {
             link.put(|outbox| outbox.assignments.push(assignment));
         }
     }
@@ -311,24 +308,31 @@ impl Registry {
     }
 }
 
-/// An attempt as its agent gets it; `None` if it is not current (any more).
-pub fn assignment(fleet: &Fleet, id: TaskId, attempt: u32, now: u64) -> Option<Assignment> {
+/// An attempt as its agent gets it at this fleet time; `None` if it is not current (any more).
+pub fn assignment(fleet: &Fleet, id: TaskId, attempt: u32, now: FleetMillis) -> Option<Assignment> {
     let task = fleet.task(id)?;
     let current = task.current().filter(|current| current.number == attempt)?;
-    // What is left of the attempt's own time: an agent that gets it late has less.
-    let left = |limit: u64| (current.assigned_at + limit).saturating_sub(now).max(1);
+    // An agent that gets it late has less time left. 0 would say that there is no limit.
+    let left = |due: FleetMillis| due.saturating_sub(now).max(1);
+    let assigned_at = current.assigned_at.fleet;
     Some(Assignment {
         task_id: id.to_string(),
         attempt,
         kind: task.kind.clone(),
         input: task.input.clone(),
-        deadline_unix_ms: task.deadline.unwrap_or(0),
-        time_limit_ms: task.attempt_timeout.map_or(0, left),
+        deadline_in_ms: task.deadline.map_or(0, left),
+        time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
     })
 }
 
-/// What an agent that connects must be told, given what it holds: attempts it lacks, and attempts it must stop.
-pub fn reconcile(fleet: &Fleet, agent: AgentId, held: &[AttemptRef], now: u64) -> (Vec<Assignment>, Vec<AttemptRef>) {
+/// What an agent that connects at this fleet time must be told, given what it holds: attempts it lacks, and attempts it must
+/// stop.
+pub fn reconcile(
+    fleet: &Fleet,
+    agent: AgentId,
+    held: &[AttemptRef],
+    now: FleetMillis,
+) -> (Vec<Assignment>, Vec<AttemptRef>) {
     let has = |task: TaskId, attempt: u32| {
         let id = task.to_string();
         held.iter().any(|held| held.attempt == attempt && held.task_id == id)
@@ -352,10 +356,9 @@ pub fn reconcile(fleet: &Fleet, agent: AgentId, held: &[AttemptRef], now: u64) -
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{AgentJoin, Command, FleetConfig, Reply, Role};
+    use robeing_fleet::{AgentJoin, Command, FleetConfig, Reply, Role, Stamp};
 
     use super::*;
-    use crate::platform::Platform;
 
     const TIMING: SessionTiming = SessionTiming {
         heartbeat_interval: Duration::from_millis(500),
@@ -379,7 +382,7 @@ mod tests {
             pid: 1,
             version: String::new(),
         };
-        match fleet.apply(1, Command::AgentJoined(join), &mut Vec::new()) {
+        match fleet.apply(Stamp::at(1), Command::AgentJoined(join), &mut Vec::new()) {
             Reply::Joined { agent, session } => (fleet, agent, session),
             other => panic!("{other:?}"),
         }
@@ -388,7 +391,7 @@ mod tests {
     #[test]
     fn an_agent_whose_session_began_elsewhere_is_missed_too() {
         let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING, Platform::real().clock);
+        let registry = Registry::new(TIMING);
         let start = Instant::now();
         registry.begin(1, &Fleet::new(FleetConfig::default()), start);
         registry.adopt(1, &fleet, start);
@@ -405,7 +408,7 @@ mod tests {
     #[test]
     fn a_process_is_looked_for_where_it_listens_for_certain_and_nowhere_else() {
         let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING, Platform::real().clock);
+        let registry = Registry::new(TIMING);
         let start = Instant::now();
         for process in [PROCESS, None] {
             let link = registry.connected(1, agent, session, process, start);
@@ -423,7 +426,7 @@ mod tests {
     #[test]
     fn an_agent_that_came_back_before_the_leader_began_keeps_its_connection() {
         let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING, Platform::real().clock);
+        let registry = Registry::new(TIMING);
         let start = Instant::now();
         registry.begin(1, &fleet, start);
         registry.end(1);

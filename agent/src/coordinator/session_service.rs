@@ -251,7 +251,7 @@ impl Session {
         let link = node.hub.registry.connected(term, agent, session, process, Instant::now());
         // After the link is there, so that nothing assigned meanwhile is missed; told twice does no harm.
         let held = if resumed { &hello.held[..] } else { &[] };
-        let now = node.platform.clock.unix_millis();
+        let now = node.clock.estimate().fleet;
         let (assignments, stops) = node.look(|fleet| reconcile(fleet, agent, held, now));
         link.put(|outbox| {
             outbox.assignments.extend(assignments);
@@ -454,7 +454,7 @@ fn messages(outbox: Outbox) -> Vec<ToAgent> {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{FleetConfig, LossReason};
+    use robeing_fleet::{FleetConfig, LossReason, Stamp};
 
     use super::*;
 
@@ -472,7 +472,7 @@ mod tests {
     fn a_process_is_known_to_be_where_it_was_only_if_it_comes_from_there() {
         let mut fleet = Fleet::new(FleetConfig::default());
         assert_eq!(located(&fleet, &hello(1), at(1, 50_000)), None);
-        fleet.apply(1, Command::AgentJoined(join(&hello(1), at(1, 1)).unwrap()), &mut Vec::new());
+        fleet.apply(Stamp::at(1), Command::AgentJoined(join(&hello(1), at(1, 1)).unwrap()), &mut Vec::new());
         assert_eq!(located(&fleet, &hello(1), at(1, 50_000)), at(1, 1));
         assert_eq!(located(&fleet, &hello(1), at(2, 50_000)), None, "it moved");
         assert_eq!(located(&fleet, &hello(1), None), None);
@@ -486,17 +486,17 @@ mod tests {
         let mut fleet = Fleet::new(FleetConfig::default());
         let (first, second) = (hello(1), hello(2));
         assert_eq!(rival(&fleet, &first, at(1, 1)), None, "nobody has the name");
-        let joined = fleet.apply(1, Command::AgentJoined(join(&first, at(1, 1)).unwrap()), &mut Vec::new());
+        let joined = fleet.apply(Stamp::at(1), Command::AgentJoined(join(&first, at(1, 1)).unwrap()), &mut Vec::new());
         let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
         assert_eq!(rival(&fleet, &first, at(1, 1)), None, "the same process comes back");
         assert_eq!(rival(&fleet, &second, at(1, 2)), Some(session), "another port");
         assert_eq!(rival(&fleet, &second, at(2, 1)), Some(session), "its name stands for another machine now");
         assert_eq!(rival(&fleet, &second, None), Some(session), "who knows where it is");
         assert_eq!(rival(&fleet, &second, at(1, 1)), None, "it could not listen there if the first still did");
-        fleet.apply(2, Command::AgentLost { agent, session, reason: LossReason::Silent }, &mut Vec::new());
+        fleet.apply(Stamp::at(2), Command::AgentLost { agent, session, reason: LossReason::Silent }, &mut Vec::new());
         assert_eq!(rival(&fleet, &second, at(1, 2)), None);
         // Two whose whereabouts are unknown have nothing in common.
-        let unknown = fleet.apply(3, Command::AgentJoined(join(&second, None).unwrap()), &mut Vec::new());
+        let unknown = fleet.apply(Stamp::at(3), Command::AgentJoined(join(&second, None).unwrap()), &mut Vec::new());
         assert!(matches!(unknown, Reply::Joined { .. }), "{unknown:?}");
         assert!(rival(&fleet, &hello(3), None).is_some());
     }

@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use prost_types::{Duration as WireDuration, Timestamp};
 use robeing_fleet::{
-    self as fleet, Agent, Attempt, AttemptEnd, Command, Failure, FailureKind, Refusal, RetryPolicy, Role, ScoreTerms,
-    SubmitTask, Task, TaskId, TaskState, UnixMillis,
+    self as fleet, Agent, Attempt, AttemptEnd, Command, Failure, FailureKind, FleetMillis, Refusal, RetryPolicy, Role,
+    ScoreTerms, Stamp, SubmitTask, Task, TaskId, TaskState, UnixMillis,
 };
 use robeing_proto::v1;
 
@@ -23,9 +23,19 @@ fn bad(field: &'static str, problem: impl ToString) -> BadField {
     BadField { field, problem: problem.to_string() }
 }
 
-/// Unix milliseconds as the API says them.
+/// A wall time as the API says it.
 pub fn timestamp(millis: UnixMillis) -> Timestamp {
     Timestamp { seconds: (millis / 1000) as i64, nanos: (millis % 1000) as i32 * 1_000_000 }
+}
+
+/// When something happened, by the wall time of that moment.
+fn happened(at: Stamp) -> Timestamp {
+    timestamp(at.wall)
+}
+
+/// When something will happen, by the wall time as far as can be told now.
+fn due(at: FleetMillis, now: Stamp) -> Timestamp {
+    timestamp(now.wall_at(at))
 }
 
 /// A task id from its text.
@@ -217,8 +227,8 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
         number: attempt.number,
         agent: attempt.agent_name.to_string(),
         state: state.into(),
-        assigned_at: Some(timestamp(attempt.assigned_at)),
-        ended_at: attempt.ended_at.map(timestamp),
+        assigned_at: Some(happened(attempt.assigned_at)),
+        ended_at: attempt.ended_at.map(happened),
         score: Some(score(&attempt.score)),
         candidates: attempt.candidates,
         failure: attempt.failure.as_ref().map(failure),
@@ -236,8 +246,8 @@ pub struct Parts {
     pub attempts: bool,
 }
 
-/// A task as the API says it.
-pub fn task(task: &Task, parts: Parts) -> v1::Task {
+/// A task as the API says it, in a fleet whose clocks say `now`.
+pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
     let attempts = if parts.attempts { &task.attempts[..] } else { &[] };
     v1::Task {
         id: task.id.to_string(),
@@ -251,11 +261,11 @@ pub fn task(task: &Task, parts: Parts) -> v1::Task {
         cancel_reason: task.cancel_reason.clone().unwrap_or_default(),
         max_attempts: task.retry.max_attempts,
         attempts: attempts.iter().map(attempt).collect(),
-        submitted_at: Some(timestamp(task.submitted_at)),
-        finished_at: task.finished_at.map(timestamp),
-        deadline: task.deadline.map(timestamp),
-        not_before: task.not_before.map(timestamp),
-        expires_at: task.expires_at.map(timestamp),
+        submitted_at: Some(happened(task.submitted_at)),
+        finished_at: task.finished_at.map(happened),
+        deadline: task.deadline.map(|at| due(at, now)),
+        not_before: task.not_before.map(|at| due(at, now)),
+        expires_at: task.expires_at.map(|at| due(at, now)),
         required_role: task.required_role.map_or(v1::Role::Unspecified, role).into(),
         required_specialization: task.required_specialization.clone().unwrap_or_default(),
         idempotency_key: task.idempotency_key.clone().unwrap_or_default(),
@@ -309,8 +319,8 @@ pub fn agent(agent: &Agent) -> v1::Agent {
         version: agent.version.clone(),
         incarnation: format!("{:016x}", agent.incarnation),
         session: agent.session.0,
-        joined_at: Some(timestamp(agent.joined_at)),
-        lost_at: agent.lost.as_ref().map(|loss| timestamp(loss.at)),
+        joined_at: Some(happened(agent.joined_at)),
+        lost_at: agent.lost.as_ref().map(|loss| happened(loss.at)),
         lost_reason: agent.lost.as_ref().map(|loss| loss_reason(loss.reason).to_owned()).unwrap_or_default(),
         succeeded: agent.record.succeeded,
         failed: agent.record.failed,

@@ -31,7 +31,6 @@ impl Warnings {
     /// Sets the message of a reason, or clears it with `None`. The message is a sentence that names this coordinator and says
     /// what to do; it must stay the same while nothing changes, or the status of the `RobeingCluster` is written again and again.
     /// A warning is logged when it appears and when it ends.
-    #[allow(dead_code, reason = "the first warnings come with the clock and the disk")]
     pub fn set(&self, reason: Reason, message: Option<String>) {
         let mut current = self.current();
         let Some(message) = message else {

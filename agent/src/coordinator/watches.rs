@@ -39,7 +39,7 @@ impl Watch {
             self.cursor = task.revision;
             looked_at += 1;
             if self.wants(task) {
-                tasks.push(view::task(task, self.parts));
+                tasks.push(view::task(task, self.parts, fleet.now()));
             }
             if tasks.len() == MAX_TASKS || looked_at == MAX_LOOKED_AT {
                 return (tasks, true);

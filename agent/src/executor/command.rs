@@ -117,7 +117,7 @@ impl CommandExecutor {
                 ("ROBEING_TASK_ID", Some(attempt.task_id.clone())),
                 ("ROBEING_ATTEMPT", Some(attempt.attempt.to_string())),
                 ("ROBEING_KIND", Some(attempt.kind.clone())),
-                ("ROBEING_DEADLINE", attempt.deadline_unix_ms.map(rfc3339)),
+                ("ROBEING_DEADLINE", attempt.deadline.map(|deadline| rfc3339(deadline.unix_ms))),
             ],
             has_input: !attempt.input.is_empty(),
         };

@@ -108,8 +108,8 @@ impl HttpExecutor {
         headers.insert("robeing-attempt", attempt.attempt.into());
         insert(headers, "robeing-task-id", &attempt.task_id)?;
         insert(headers, "robeing-kind", &attempt.kind)?;
-        if let Some(deadline) = attempt.deadline_unix_ms {
-            insert(headers, "robeing-deadline", &rfc3339(deadline))?;
+        if let Some(deadline) = attempt.deadline {
+            insert(headers, "robeing-deadline", &rfc3339(deadline.unix_ms))?;
         }
         Ok(request)
     }

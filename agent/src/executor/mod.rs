@@ -70,11 +70,19 @@ pub struct Attempt {
     pub kind: String,
     /// The task's input.
     pub input: Bytes,
-    /// Wall-clock deadline in Unix milliseconds after which the result is worthless. Only told to the task; what
-    /// stops it is `time_limit`.
-    pub deadline_unix_ms: Option<u64>,
+    /// When the result becomes worthless. Only told to the task; the coordinators stop it then.
+    pub deadline: Option<Deadline>,
     /// Time this attempt may still take, measured on the monotonic clock from the moment `run` is called.
     pub time_limit: Option<Duration>,
+}
+
+/// The deadline of a task, as it is known where an attempt begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// What is left, measured on the monotonic clock from the moment `run` is called.
+    pub left: Duration,
+    /// The same moment by the wall clock of the agent's machine, Unix milliseconds: for processes that ask that clock.
+    pub unix_ms: u64,
 }
 
 /// How an attempt ended.

@@ -292,7 +292,7 @@ impl Driver {
         while let Some((waiting, cancel)) = self.held.start_next() {
             let key = Key::from(&waiting.assignment);
             let waited = now.saturating_duration_since(waiting.received);
-            match wire::attempt(waiting, waited) {
+            match wire::attempt(waiting, waited, self.parts.platform.clock.unix_millis()) {
                 Ok(attempt) => {
                     let executor = Arc::clone(&self.parts.executor);
                     let span = debug_span!("attempt", task = key.task_id, attempt = key.attempt, kind = attempt.kind);

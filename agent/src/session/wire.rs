@@ -5,11 +5,12 @@ use std::time::Duration;
 use robeing_proto::v1::{self, completion};
 
 use super::held::Waiting;
-use crate::executor::{Attempt, Failure, FailureKind, Outcome};
+use crate::executor::{Attempt, Deadline, Failure, FailureKind, Outcome};
 
-/// The attempt an assignment asks for, of whose time limit `waited` is gone. `Err`: all of it.
-pub(super) fn attempt(waiting: Waiting, waited: Duration) -> Result<Attempt, completion::Outcome> {
-    let v1::Assignment { task_id, attempt, kind, input, deadline_unix_ms, time_limit_ms } = waiting.assignment;
+/// The attempt an assignment asks for, of whose time `waited` is gone, on a machine whose wall clock says `unix_ms`. `Err`: all
+/// of its time limit is.
+pub(super) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
+    let v1::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms } = waiting.assignment;
     let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
     let time_limit = limit.map(|limit| limit.saturating_sub(waited));
     if time_limit == Some(Duration::ZERO) {
@@ -22,8 +23,11 @@ pub(super) fn attempt(waiting: Waiting, waited: Duration) -> Result<Attempt, com
             ..Default::default()
         }));
     }
-    let deadline_unix_ms = (deadline_unix_ms > 0).then_some(deadline_unix_ms);
-    Ok(Attempt { task_id, attempt, kind, input, deadline_unix_ms, time_limit })
+    let deadline = (deadline_in_ms > 0).then(|| {
+        let left = Duration::from_millis(deadline_in_ms).saturating_sub(waited);
+        Deadline { left, unix_ms: unix_ms.saturating_add(left.as_millis() as u64) }
+    });
+    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit })
 }
 
 /// How an outcome is told to the coordinator.

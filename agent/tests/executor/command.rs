@@ -9,7 +9,7 @@ use robeing_agent::executor::{
     FailureKind, Outcome, PERMANENT_FAILURE_EXIT_CODE,
 };
 
-use crate::fixture::{attempt, command, failure, kill, numbers, output, run, running, shell};
+use crate::fixture::{DEADLINE, attempt, command, failure, kill, numbers, output, run, running, shell};
 
 #[tokio::test]
 async fn the_input_is_on_stdin_and_the_output_comes_from_stdout() {
@@ -34,7 +34,7 @@ async fn the_task_is_described_in_the_environment() {
     let print = shell("echo $ROBEING_TASK_ID $ROBEING_ATTEMPT $ROBEING_KIND ${ROBEING_DEADLINE-unset}");
     let base = Attempt { task_id: "t-1".into(), attempt: 7, kind: "count".into(), ..attempt("") };
     assert_eq!(output(&print, base.clone()).await, "t-1 7 count unset\n");
-    let with_deadline = Attempt { deadline_unix_ms: Some(1_795_428_000_123), ..base };
+    let with_deadline = Attempt { deadline: Some(DEADLINE), ..base };
     assert_eq!(output(&print, with_deadline).await, "t-1 7 count 2026-11-23T10:00:00.123Z\n");
 }
 

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Executor, Failure, Limits, Outcome};
+use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Deadline, Executor, Failure, Limits, Outcome};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything these tests wait for may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
+
+/// 2026-11-23T10:00:00.123Z, a second and a half from now.
+pub const DEADLINE: Deadline = Deadline { left: Duration::from_millis(1_500), unix_ms: 1_795_428_000_123 };
 
 /// An attempt at a task whose id no other attempt of any test has.
 pub fn attempt(input: impl Into<Bytes>) -> Attempt {
@@ -21,7 +24,7 @@ pub fn attempt(input: impl Into<Bytes>) -> Attempt {
         attempt: 1,
         kind: "test".into(),
         input: input.into(),
-        deadline_unix_ms: None,
+        deadline: None,
         time_limit: None,
     }
 }

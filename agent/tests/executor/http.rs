@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{SOON, attempt, failure, output, run};
+use crate::fixture::{DEADLINE, SOON, attempt, failure, output, run};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -109,7 +109,7 @@ async fn the_input_is_posted_and_the_body_of_the_answer_is_the_output() {
     .await;
     let base = Attempt { task_id: "t-1".into(), attempt: 7, kind: "count".into(), ..attempt("input") };
     assert_eq!(output(&server.executor(), base.clone()).await, "POST /run?x=1 t-1 7 count unset input");
-    let with_deadline = Attempt { deadline_unix_ms: Some(1_795_428_000_123), ..base };
+    let with_deadline = Attempt { deadline: Some(DEADLINE), ..base };
     let answered = output(&server.executor(), with_deadline).await;
     assert_eq!(answered, "POST /run?x=1 t-1 7 count 2026-11-23T10:00:00.123Z input");
     assert_eq!(server.executor().name(), "http");

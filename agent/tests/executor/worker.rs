@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 
-use crate::fixture::{SOON, attempt, eventually, limits};
+use crate::fixture::{DEADLINE, SOON, attempt, eventually, limits};
 
 const MAX_OUTPUT: usize = 1_000;
 
@@ -154,7 +154,7 @@ async fn a_process_gets_the_task_and_its_answer_is_the_output() {
     let asked = Attempt {
         attempt: 4,
         kind: "sums".into(),
-        deadline_unix_ms: Some(1_795_428_000_123),
+        deadline: Some(DEADLINE),
         time_limit: Some(Duration::from_secs(600)),
         ..attempt("1 2 3")
     };
@@ -167,7 +167,7 @@ async fn a_process_gets_the_task_and_its_answer_is_the_output() {
             attempt: 4,
             kind: "sums".into(),
             input: "1 2 3".into(),
-            deadline_unix_ms: 1_795_428_000_123,
+            deadline_in_ms: 1_500,
             time_limit_ms: 600_000,
         }
     );

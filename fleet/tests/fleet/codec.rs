@@ -5,8 +5,8 @@ use std::fmt::Write;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, CodecError, Command, Completion, FLEET_VERSION, Failure, FailureKind, Fleet, FleetConfig, LossReason,
-    Outcome, PoolShape, Refusal, Reply, Role, SessionId, StaleReason, SubmitTask, TaskId, TaskState, decode_command,
-    decode_reply, encode_command, encode_reply, take_command,
+    Outcome, PoolShape, Refusal, Reply, Role, SessionId, StaleReason, Stamp, SubmitTask, TaskId, TaskState,
+    decode_command, decode_reply, encode_command, encode_reply, take_command,
 };
 
 use crate::fixture::{Trial, pooled, retry, specialist, success, task, worker};
@@ -152,28 +152,28 @@ fn the_bytes_of_a_snapshot_are_what_they_always_were() {
 #[test]
 fn a_snapshot_with_set_pools_has_a_format_of_its_own() {
     let mut trial = Trial::new();
-    assert_eq!(trial.fleet.encode()[0], 1);
+    assert_eq!(trial.fleet.encode()[0], 3);
     trial.join(pooled("a", Some(1), 0));
     let plain = trial.fleet.encode();
     trial.set_pools(vec![shape(Some(2), 0), PoolShape { name: "mail".to_owned(), ..shape(Some(1), 0) }]);
     let set = trial.fleet.encode();
-    assert_eq!(set[0], 2);
+    assert_eq!(set[0], 4);
     let mut restored = Fleet::decode(&set).expect("a fleet's own snapshot");
     assert_eq!(restored.encode(), set);
     assert_eq!(restored.pools(), trial.fleet.pools());
     let join = Command::AgentJoined(pooled("b", Some(7), 0));
-    restored.apply(trial.now, join, &mut Vec::new());
+    restored.apply(trial.stamp(), join, &mut Vec::new());
     assert_eq!(restored.pools()[0].desired, 2, "what was set still counts");
 
     let mut without_names = plain.clone();
-    without_names[0] = 2;
+    without_names[0] = 4;
     without_names.push(0);
     assert!(
         matches!(Fleet::decode(&without_names), Err(CodecError::Inconsistent(_))),
         "a second form of the same state"
     );
     let mut of_nobody = plain;
-    of_nobody[0] = 2;
+    of_nobody[0] = 4;
     of_nobody.extend([1, 1, b'x']);
     assert!(matches!(Fleet::decode(&of_nobody), Err(CodecError::Inconsistent(_))));
 }
@@ -202,6 +202,15 @@ fn a_format_from_the_future_is_named_and_so_is_what_follows() {
     assert_eq!(decode_command(&bytes), Err(CodecError::Format(9, "command")));
     assert!(decode_command(&[]).is_err());
     assert!(Fleet::decode(&[]).is_err());
+}
+
+#[test]
+fn a_snapshot_from_before_fleet_time_was_measured_is_refused() {
+    for format in [1, 2] {
+        let mut bytes = busy().fleet.encode();
+        bytes[0] = format;
+        assert_eq!(Fleet::decode(&bytes).err(), Some(CodecError::Format(format, "snapshot")));
+    }
 }
 
 #[test]
@@ -253,9 +262,9 @@ fn survive(bytes: &[u8]) {
     };
     let mut effects = Vec::new();
     for (n, command) in commands().into_iter().enumerate() {
-        fleet.apply(2_000_000 + n as u64 * 100_000, command, &mut effects);
+        fleet.apply(Stamp::at(2_000_000 + n as u64 * 100_000), command, &mut effects);
     }
-    fleet.apply(u64::MAX, Command::Tick, &mut effects);
+    fleet.apply(Stamp::at(u64::MAX), Command::Tick, &mut effects);
     fleet.checksum();
 }
 
@@ -271,6 +280,9 @@ proptest! {
             Trial::new().apply(command);
         }
         let _ = decode_reply(&bytes);
+        if let Some(first) = bytes.first_mut() {
+            *first = 3;
+        }
         survive(&bytes);
     }
 }

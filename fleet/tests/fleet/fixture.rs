@@ -3,12 +3,15 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentId, AgentJoin, Command, Completion, Effect, Failure, FailureKind, Fleet, FleetConfig, LossReason, Outcome,
-    PoolShape, Reply, RetryPolicy, Role, SessionId, SubmitTask, Task, TaskId, TaskState,
+    PoolShape, Reply, RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskId, TaskState,
 };
 
 pub struct Trial {
     pub fleet: Fleet,
+    /// Fleet time.
     pub now: u64,
+    /// By how much the wall time is ahead of it.
+    pub wall_ahead: i64,
     /// Of the last command.
     pub effects: Vec<Effect>,
 }
@@ -86,12 +89,16 @@ impl Trial {
     }
 
     pub fn with(config: FleetConfig) -> Trial {
-        Trial { fleet: Fleet::new(config), now: 1_000_000, effects: Vec::new() }
+        Trial { fleet: Fleet::new(config), now: 1_000_000, wall_ahead: 0, effects: Vec::new() }
+    }
+
+    pub fn stamp(&self) -> Stamp {
+        Stamp { fleet: self.now, wall: self.now.saturating_add_signed(self.wall_ahead) }
     }
 
     pub fn apply(&mut self, command: Command) -> Reply {
         self.effects.clear();
-        let reply = self.fleet.apply(self.now, command, &mut self.effects);
+        let reply = self.fleet.apply(self.stamp(), command, &mut self.effects);
         if let Err(problem) = self.fleet.audit() {
             panic!("after {reply:?}: {problem}");
         }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, AgentJoin, AgentState, Command, Completion, Counts, Effect, Failure, FailureKind, Fleet, FleetConfig,
-    LossReason, Outcome, PoolShape, Reply, RetryPolicy, Role, SessionId, SubmitTask, Task, TaskId, TaskState, Weights,
+    LossReason, Outcome, PoolShape, Reply, RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskId, TaskState,
+    Weights,
 };
 
 use crate::naive::{self, Wanted};
@@ -186,8 +187,8 @@ pub fn steps() -> impl Strategy<Value = Vec<(i64, Op)>> {
 /// A fleet, the log of what was done to it, and what must never be forgotten about it.
 pub struct History {
     pub fleet: Fleet,
-    pub log: Vec<(u64, Command)>,
-    now: u64,
+    pub log: Vec<(Stamp, Command)>,
+    now: Stamp,
     /// By acceptance number, as last seen.
     known: BTreeMap<u64, Task>,
     /// Every assignment there ever was.
@@ -205,7 +206,7 @@ impl History {
         History {
             fleet: Fleet::new(FleetConfig::default()),
             log: Vec::new(),
-            now: 1_000_000,
+            now: Stamp::at(1_000_000),
             known: BTreeMap::new(),
             assigned: Vec::new(),
             fencing: BTreeMap::new(),
@@ -215,9 +216,10 @@ impl History {
         }
     }
 
-    /// Lets time pass, then does `op`, checking after both.
+    /// Lets time pass, which may go back, then does `op`, checking after both.
     pub fn step(&mut self, passing: i64, op: &Op) {
-        self.now = self.now.saturating_add_signed(passing);
+        let Stamp { fleet, wall } = self.now;
+        self.now = Stamp { fleet: fleet.saturating_add_signed(passing), wall: wall.saturating_add_signed(passing) };
         self.apply(Command::Tick);
         let command = self.resolve(op);
         match &command {
@@ -408,7 +410,7 @@ impl History {
         let now: BTreeMap<u64, Task> = self.fleet.changed_tasks_since(0).map(|t| (t.seq, t.clone())).collect();
         for (seq, before) in &self.known {
             let Some(task) = now.get(seq) else {
-                let expired = before.expires_at.is_some_and(|t| t <= self.fleet.now());
+                let expired = before.expires_at.is_some_and(|t| t <= self.fleet.now().fleet);
                 assert!(expired, "{} disappeared: {before:?}", before.id);
                 continue;
             };

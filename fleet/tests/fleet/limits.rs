@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use robeing_fleet::limits::*;
 use robeing_fleet::{
-    AgentJoin, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, SubmitTask,
-    TaskId, TaskState, Weights,
+    AgentJoin, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, Stamp,
+    SubmitTask, TaskId, TaskState, Weights,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -152,7 +152,7 @@ fn a_fleet_full_of_agents_forgets_the_longest_lost_one_for_a_newcomer_and_else_r
     let mut effects = Vec::new();
     let mut join = |trial: &mut Trial, n: u32| {
         let join = Command::AgentJoined(worker(&format!("w{n}")));
-        trial.fleet.apply(trial.now, join, &mut effects)
+        trial.fleet.apply(trial.stamp(), join, &mut effects)
     };
     for n in 0..MAX_AGENTS {
         assert!(matches!(join(&mut trial, n), Reply::Joined { .. }));
@@ -275,7 +275,7 @@ fn one_command_fires_a_bounded_number_of_timers_and_the_next_one_goes_on() {
     let mut effects = Vec::new();
     for n in 0..more {
         let submission = SubmitTask { deadline_in: Some(10), ..task(n) };
-        trial.fleet.apply(trial.now, Command::Submit(submission), &mut effects);
+        trial.fleet.apply(trial.stamp(), Command::Submit(submission), &mut effects);
     }
     trial.after(10);
     assert_eq!(trial.fleet.counts().failed, MAX_FIRINGS as u32);
@@ -291,5 +291,5 @@ fn times_beyond_the_last_one_known_do_no_harm() {
     trial.now = u64::MAX;
     let id = trial.submit(SubmitTask { deadline_in: Some(MAX_DURATION_MS), ..task(1) });
     assert_eq!(trial.complete(stay, id, 1, success()), Reply::Completed);
-    assert_eq!(trial.fleet.now(), MAX_TIME_MS);
+    assert_eq!(trial.fleet.now(), Stamp::at(MAX_TIME_MS));
 }

@@ -2,7 +2,7 @@
 
 use robeing_fleet::limits::{MAX_PAGE, MAX_SCANNED};
 use robeing_fleet::{
-    AgentCounts, Command, Counts, Effect, Fleet, FleetConfig, SubmitTask, TaskFilter, TaskId, TaskState,
+    AgentCounts, Command, Counts, Effect, Fleet, FleetConfig, Stamp, SubmitTask, TaskFilter, TaskId, TaskState,
 };
 
 use crate::fixture::{Trial, pooled, success, task, worker};
@@ -44,7 +44,7 @@ fn a_page_has_at_most_its_largest_size() {
     let mut effects = Vec::new();
     for n in 0..=MAX_PAGE as u128 {
         let submit = Command::Submit(task(n));
-        trial.fleet.apply(1, submit, &mut effects);
+        trial.fleet.apply(Stamp::at(1), submit, &mut effects);
     }
     let page = trial.fleet.tasks(&TaskFilter::default(), None, usize::MAX);
     assert_eq!(page.tasks.len(), MAX_PAGE);
@@ -58,12 +58,12 @@ fn one_call_looks_at_a_bounded_number_of_tasks_and_the_next_one_goes_on() {
     let mut fleet = Fleet::new(config);
     let mut effects = Vec::new();
     for n in 1..=MAX_SCANNED as u128 {
-        fleet.apply(1, Command::Submit(task(n)), &mut effects);
+        fleet.apply(Stamp::at(1), Command::Submit(task(n)), &mut effects);
     }
     let rare = SubmitTask { submitter: "ann".to_owned(), ..task(0) };
     let by_ann = TaskFilter { submitter: Some("ann".to_owned()), ..TaskFilter::default() };
     assert_eq!(fleet.tasks(&by_ann, None, 1).next, None, "all of them could be looked at");
-    fleet.apply(1, Command::Submit(rare), &mut effects);
+    fleet.apply(Stamp::at(1), Command::Submit(rare), &mut effects);
     let short = fleet.tasks(&by_ann, None, 1);
     assert!(short.tasks.is_empty() && short.next.is_some());
     assert_eq!(fleet.tasks(&by_ann, short.next, 1).tasks.len(), 1);

@@ -3,7 +3,7 @@
 use robeing_fleet::limits::ATTEMPT_GRACE_MS;
 use robeing_fleet::{AttemptEnd, CancelCause, Command, Effect, FailureKind, Outcome, Reply, SubmitTask, TaskState};
 
-use crate::fixture::{Trial, retry, success, task, worker};
+use crate::fixture::{Trial, failure, retry, success, task, worker};
 
 #[test]
 fn a_delayed_task_starts_when_its_delay_has_passed() {
@@ -115,7 +115,46 @@ fn time_that_goes_back_is_taken_as_the_latest_seen() {
     let accepted = trial.now;
     trial.now -= 500;
     trial.apply(Command::Tick);
-    assert_eq!(trial.fleet.now(), accepted);
+    assert_eq!(trial.fleet.now().fleet, accepted);
     let second = trial.submit(task(2));
-    assert_eq!(trial.task(second).submitted_at, trial.task(id).submitted_at);
+    assert_eq!(trial.task(second).submitted_at.fleet, trial.task(id).submitted_at.fleet);
+}
+
+const HOUR: i64 = 3_600_000;
+
+#[test]
+fn a_wall_clock_that_jumps_expires_nothing_fails_nothing_and_holds_nothing_back() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let keyed = |n| SubmitTask { idempotency_key: Some("once".to_owned()), ..task(n) };
+    let done = trial.submit(keyed(1));
+    trial.complete(stay, done, 1, success());
+    let running = trial.submit(SubmitTask { deadline_in: Some(HOUR as u64), attempt_timeout: Some(60_000), ..task(2) });
+    trial.wall_ahead = 2 * HOUR;
+    trial.after(2_000);
+    assert_eq!(trial.state(done), TaskState::Succeeded, "its result is kept for an hour");
+    assert_eq!(trial.apply(Command::Submit(keyed(3))), Reply::Submitted { task: done, existing: true });
+    assert_eq!(trial.holder(running), Some(stay.agent));
+    trial.wall_ahead = -2 * HOUR;
+    trial.complete(stay, running, 1, failure(true));
+    let left = trial.fleet.waiting_for(running, trial.now);
+    assert_eq!(left.as_deref(), Some("the end of its backoff, 1 s from now"));
+    trial.after(1_000);
+    assert_eq!(trial.holder(running), Some(stay.agent));
+}
+
+#[test]
+fn what_happened_keeps_the_wall_time_of_its_moment() {
+    let mut trial = Trial::new();
+    trial.wall_ahead = 500;
+    let id = trial.submit(SubmitTask { deadline_in: Some(10_000), ..task(1) });
+    let accepted = trial.stamp();
+    trial.wall_ahead = HOUR;
+    trial.after(100);
+    assert_eq!(trial.task(id).submitted_at, accepted);
+    assert_eq!(accepted.wall, accepted.fleet + 500);
+    let now = trial.fleet.now();
+    let due = trial.task(id).deadline.expect("it has one");
+    assert_eq!(now.wall_at(due), now.wall + 9_900, "what is to come is told by the clock as it is now");
+    assert_eq!(now.wall_at(now.fleet - 300), now.wall - 300);
 }

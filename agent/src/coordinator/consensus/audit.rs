@@ -1,13 +1,18 @@
 //! What was applied, told as a tracing event of its own target, so that the simulator can compare coordinators and hold the
 //! fleet to its invariants after every log entry. Costs nothing unless somebody listens at level TRACE.
 
-use robeing_fleet::{Effect, Fleet};
+use robeing_fleet::{Effect, Fleet, Stamp};
 use tracing::Level;
 
 use super::{NodeId, Vote};
 
 /// Target of the events.
 pub const APPLIED: &str = "robeing::applied";
+/// Target of the events about time: what batches were stamped with, and what was applied at which fleet time.
+pub const TIMES: &str = "robeing::times";
+/// What is said when a batch was stamped.
+pub const STAMPED: &str = "a batch was stamped";
+
 /// What is said when a snapshot was written.
 pub const SNAPSHOT_WRITTEN: &str = "a snapshot was written";
 /// What is said when the state was replaced by a snapshot from the leader.
@@ -48,4 +53,15 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
         .collect();
     let (checksum, broken) = (fleet.checksum(), fleet.audit().err().unwrap_or_default());
     tracing::trace!(target: APPLIED, index, checksum, finished = finished.join(" "), assigned = assigned.join(","), broken);
+}
+
+/// Tells of a batch that is about to be proposed.
+pub(in crate::coordinator) fn tell_stamp(stamp: Stamp) {
+    tracing::trace!(target: TIMES, stamped = stamp.fleet, "{STAMPED}");
+}
+
+/// Tells of the log entry `index`, which was stamped so: the fleet time now, and when something is due next.
+pub(super) fn tell_time(index: u64, stamp: Stamp, fleet: &Fleet) {
+    let (now, due) = (fleet.now().fleet, fleet.next_due().unwrap_or(u64::MAX));
+    tracing::trace!(target: TIMES, index, stamped = stamp.fleet, now, due);
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     coordinator::{
+        clock::FleetClock,
         consensus::{
             self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, Raft, SharedFleet, SnapshotError,
             SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Vote, wire,
@@ -40,6 +41,10 @@ pub fn id(term: u64, node: NodeId, index: u64) -> LogId {
     LogId::new(LeaderId::new(term, node).to_committed(), index)
 }
 
+pub fn clock() -> FleetClock {
+    FleetClock::new(OWN, Platform::real().clock)
+}
+
 pub async fn open_log(disk: &SimulatedDisk) -> Log {
     disk.create_dir_all(Path::new(DATA)).await.unwrap();
     Log::open_sized(Arc::new(disk.clone()), Path::new(DATA), 7, 16 * 1024).await.unwrap().log
@@ -47,7 +52,7 @@ pub async fn open_log(disk: &SimulatedDisk) -> Log {
 
 pub async fn open_state(disk: &SimulatedDisk, log: &Log) -> Result<StateMachine, SnapshotError> {
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-    StateMachine::open(Arc::new(disk.clone()), Path::new(DATA), fleet, Arc::new(Nobody), log).await
+    StateMachine::open(Arc::new(disk.clone()), Path::new(DATA), fleet, Arc::new(Nobody), log, clock()).await
 }
 
 /// One of three coordinators, whose others are the test.
@@ -65,7 +70,7 @@ impl Follower {
         let log = open_log(&disk).await;
         let state = open_state(&disk, &log).await.unwrap();
         let snapshots = state.stats();
-        let network = PeerNetwork::new(Transport::new(Platform::real().network));
+        let network = PeerNetwork::new(Transport::new(Platform::real().network), clock());
         // It never stands for election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = consensus::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
@@ -76,6 +81,7 @@ impl Follower {
             log.clone(),
             sender,
             (Arc::new(disk.clone()), Path::new(DATA).to_owned()),
+            clock(),
             6,
         );
         Self { disk, log, raft, snapshots, server, contradicted }
@@ -119,7 +125,7 @@ impl Follower {
             leader_commit: commit,
             entries: entries.map(entry).collect(),
         };
-        let request = wire::append_to_wire(OWN, request);
+        let request = wire::append_to_wire(OWN, request, None);
         let mut answers = self.server.append(stream::iter([Ok(request)])).await.unwrap();
         matches!(answers.next().await, Some(Ok(_)))
     }

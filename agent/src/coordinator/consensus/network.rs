@@ -23,7 +23,7 @@ use super::{
     NodeId, Peer, TypeConfig, Vote,
     wire::{self, AppendRequest, AppendResult, Malformed},
 };
-use crate::{limited, transport::Transport};
+use crate::{coordinator::clock::FleetClock, limited, transport::Transport};
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_CHUNK: usize = 1024 * 1024;
@@ -46,12 +46,13 @@ pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
 #[derive(Clone)]
 pub struct PeerNetwork {
     transport: Transport,
+    clock: FleetClock,
 }
 
 impl PeerNetwork {
-    /// Over this transport.
-    pub fn new(transport: Transport) -> Self {
-        Self { transport }
+    /// Over this transport. The others are told what `clock` says, and it learns what theirs say.
+    pub fn new(transport: Transport, clock: FleetClock) -> Self {
+        Self { transport, clock }
     }
 }
 
@@ -60,7 +61,7 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
         let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
-        PeerClient { target, channel, patience: Some(Patience::default()) }
+        PeerClient { target, channel, patience: Some(Patience::default()), clock: self.clock.clone() }
     }
 
     /// Heartbeats come at their own pace, and each is given up after one interval. A pause would outlast that, so that no
@@ -76,6 +77,7 @@ pub struct PeerClient {
     channel: Result<Channel, String>,
     /// `None` where the caller paces itself.
     patience: Option<Patience>,
+    clock: FleetClock,
 }
 
 /// The pause before a stream of replication is opened: none at first and after any answer, then longer with each stream that
@@ -150,6 +152,7 @@ impl Outstanding {
 async fn next_answer(
     answers: &mut (impl Stream<Item = Result<v1::AppendResponse, Status>> + Unpin),
     outstanding: &Outstanding,
+    read: impl Fn(u64),
 ) -> Option<Result<AppendResult, RpcError>> {
     loop {
         let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + APPEND_TIMEOUT;
@@ -158,6 +161,9 @@ async fn next_answer(
             Ok(Some(Err(status))) => return Some(Err(unreachable(status))),
             Ok(Some(Ok(response))) => {
                 outstanding.answered();
+                if response.unix_ms > 0 {
+                    read(response.unix_ms);
+                }
                 return Some(wire::result_from_wire(response).map_err(malformed));
             }
             Err(_) if outstanding.oldest().is_some_and(|sent| sent.elapsed() >= APPEND_TIMEOUT) => {
@@ -182,6 +188,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         let target = self.target;
         let client = self.client();
         let patience = self.patience.clone();
+        let clock = self.clock.clone();
         Box::pin(async move {
             let pause = patience.as_ref().map_or(Duration::ZERO, Patience::next);
             // A sleep of nothing still waits for the timer's next tick.
@@ -190,22 +197,25 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             }
             let outstanding = Outstanding::default();
             let sent = outstanding.clone();
+            let words = clock.clone();
             let requests = input.map(move |request| {
                 sent.sent();
-                wire::append_to_wire(target, request)
+                let word = words.word(wire::leadership(&request));
+                wire::append_to_wire(target, request, word)
             });
             let mut client = client?;
             let opened = async { client.append(requests).await.map_err(unreachable) };
             let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
             let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
-            let stream = futures::stream::unfold(Some((answers, outstanding, patience)), move |state| async move {
-                let (mut answers, outstanding, patience) = state?;
-                let answer = next_answer(&mut answers, &outstanding).await?;
+            let state = Some((answers, outstanding, patience, clock));
+            let stream = futures::stream::unfold(state, move |state| async move {
+                let (mut answers, outstanding, patience, clock) = state?;
+                let answer = next_answer(&mut answers, &outstanding, |wall| clock.read(target, wall)).await?;
                 if let (Ok(_), Some(patience)) = (&answer, &patience) {
                     patience.answered();
                 }
                 let go_on = matches!(answer, Ok(Ok(_)));
-                Some((answer, go_on.then_some((answers, outstanding, patience))))
+                Some((answer, go_on.then_some((answers, outstanding, patience, clock))))
             });
             Ok(Box::pin(stream) as AppendAnswers<'s>)
         })
@@ -304,7 +314,7 @@ mod tests {
 
     fn success() -> v1::AppendResponse {
         let result: AppendResult = Ok(None);
-        wire::result_to_wire(result)
+        wire::result_to_wire(result, 7)
     }
 
     /// The answer to a request that was sent now, from a coordinator that takes this long for it.
@@ -315,7 +325,7 @@ mod tests {
             tokio::time::sleep(delay).await;
             Ok(success())
         };
-        next_answer(&mut Box::pin(stream::once(answer)), &outstanding).await
+        next_answer(&mut Box::pin(stream::once(answer)), &outstanding, |_| {}).await
     }
 
     /// A large batch takes many heartbeats to be written; it must not be given up and sent again for that.
@@ -340,7 +350,7 @@ mod tests {
     async fn a_stream_without_a_question_is_left_open() {
         let outstanding = Outstanding::default();
         let mut silent = stream::pending::<Result<v1::AppendResponse, Status>>();
-        let waiting = tokio::time::timeout(APPEND_TIMEOUT * 10, next_answer(&mut silent, &outstanding)).await;
+        let waiting = tokio::time::timeout(APPEND_TIMEOUT * 10, next_answer(&mut silent, &outstanding, |_| {})).await;
         assert!(waiting.is_err(), "given up though nothing was asked");
     }
 }

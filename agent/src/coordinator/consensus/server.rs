@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use robeing_fleet::limits::MAX_SNAPSHOT_BYTES;
+use robeing_fleet::{Stamp, limits::MAX_SNAPSHOT_BYTES};
 use robeing_proto::v1;
 use tokio::sync::watch;
 use tonic::Status;
@@ -18,7 +18,10 @@ use super::{
     wire::{self, Malformed},
 };
 use crate::{
-    coordinator::log::{Log, SEGMENT_BYTES},
+    coordinator::{
+        clock::FleetClock,
+        log::{Log, SEGMENT_BYTES},
+    },
     platform::Disk,
 };
 
@@ -35,6 +38,7 @@ pub struct ConsensusServer {
     contradicted: watch::Sender<Option<String>>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    clock: FleetClock,
     /// For the tasks that the library spawns in a caller's context.
     seed: u64,
 }
@@ -52,16 +56,17 @@ pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
 
 impl ConsensusServer {
     /// For this node, whose data is in `dir`. `contradicted` is told why it must stop, when a leader contradicts what is applied
-    /// of `log`.
+    /// of `log`. `clock` is told what leaders say of theirs.
     pub fn new(
         id: NodeId,
         raft: Raft,
         log: Log,
         contradicted: watch::Sender<Option<String>>,
         (disk, dir): (Arc<dyn Disk>, PathBuf),
+        clock: FleetClock,
         seed: u64,
     ) -> Self {
-        Self { id, raft, log, contradicted, disk, dir, seed }
+        Self { id, raft, log, contradicted, disk, dir, clock, seed }
     }
 
     /// Refuses what is meant for a node that had this address before.
@@ -84,6 +89,14 @@ impl ConsensusServer {
         }
     }
 
+    /// Takes note of a leader's clock, unless a newer leader is known.
+    fn hear(&self, request: &wire::AppendRequest, word: Option<Stamp>) {
+        let replaced = self.log.vote().is_some_and(|vote| request.vote.leader_id < vote.leader_id);
+        if let Some(word) = word.filter(|_| !replaced) {
+            self.clock.heard(wire::leadership(request), word);
+        }
+    }
+
     /// Log replication.
     pub async fn append(
         &self,
@@ -94,18 +107,23 @@ impl ConsensusServer {
         let requests = requests
             .map_err(|_| ())
             .and_then(move |request| {
+                let word = wire::word_from_wire(&request);
                 let checked = this.check_target(request.target).map_err(|_| ());
                 let read = checked.and_then(|()| wire::append_from_wire(request).map_err(|_| ()));
-                futures::future::ready(read.and_then(|request| this.check_applied(request)))
+                let read = read.and_then(|request| this.check_applied(request));
+                if let Ok(request) = &read {
+                    this.hear(request, word);
+                }
+                futures::future::ready(read)
             })
             .take_while(|request| futures::future::ready(request.is_ok()))
             .filter_map(|request| futures::future::ready(request.ok()));
         let raft = self.raft.clone();
-        let seed = self.seed;
+        let (seed, clock) = (self.seed, self.clock.clone());
         let answers = async_stream::stream! {
             let mut answers = std::pin::pin!(Runtime::scope(seed, async { raft.stream_append(requests) }).await);
             while let Some(answer) = answers.next().await {
-                yield answer.map(wire::result_to_wire).map_err(stopped);
+                yield answer.map(|answer| wire::result_to_wire(answer, clock.own_wall())).map_err(stopped);
             }
         };
         Ok(answers.boxed())

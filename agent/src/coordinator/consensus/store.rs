@@ -13,6 +13,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     entry::RaftEntry,
     storage::{EntryResponder, RaftStateMachine},
+    vote::RaftLeaderId,
 };
 use robeing_fleet::{
     Effect, Fleet, Refusal, Reply, decode_command,
@@ -27,7 +28,10 @@ use super::{
     snapshot::{Kept, SnapshotError, SnapshotFile, SnapshotStats},
 };
 use crate::{
-    coordinator::log::Log,
+    coordinator::{
+        clock::{FleetClock, Leadership},
+        log::Log,
+    },
     platform::{Disk, compute},
 };
 
@@ -72,11 +76,12 @@ pub struct StateMachine {
     noted: Applied,
     membership: StoredMembership,
     effects: Vec<Effect>,
+    clock: FleetClock,
 }
 
 impl StateMachine {
     /// From the snapshot in the data directory `dir`, or with this fleet when there is none. What was applied of `log` is noted
-    /// there.
+    /// there, and its time in `clock`.
     ///
     /// # Errors
     /// A snapshot that is damaged, that this version can't read, or that does not reach to where the log begins.
@@ -86,6 +91,7 @@ impl StateMachine {
         fleet: SharedFleet,
         observer: Arc<dyn Observer>,
         log: &Log,
+        clock: FleetClock,
     ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         let (file, found) = SnapshotFile::open(disk, dir).await?;
@@ -102,8 +108,10 @@ impl StateMachine {
         }
         if let Some(applied) = applied {
             log.applied().note(applied.index());
+            clock.applied(leadership(applied), fleet.read().now());
         }
-        Ok(Self { fleet, observer, file, applied, noted: log.applied().clone(), membership, effects: Vec::new() })
+        let noted = log.applied().clone();
+        Ok(Self { fleet, observer, file, applied, noted, membership, effects: Vec::new(), clock })
     }
 
     /// What becomes of this coordinator's own snapshots.
@@ -112,7 +120,7 @@ impl StateMachine {
     }
 
     /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
-    fn apply_batch(&mut self, batch: &Batch) -> io::Result<Vec<Reply>> {
+    fn apply_batch(&mut self, id: LogId, batch: &Batch) -> io::Result<Vec<Reply>> {
         let halt = |e: &dyn std::fmt::Display| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -129,9 +137,17 @@ impl StateMachine {
         if let Some(refusal) = replies.iter().find(|reply| is_too_new(reply)) {
             return Err(halt(&format!("{refusal:?}")));
         }
+        self.clock.applied(leadership(id), fleet.now());
+        audit::tell_time(id.index(), now, &fleet);
         self.observer.applied(&fleet, &self.effects);
         Ok(replies)
     }
+}
+
+/// The leadership that an entry was proposed under.
+fn leadership(id: LogId) -> Leadership {
+    let leader = id.committed_leader_id();
+    (leader.term(), leader.node_id)
 }
 
 /// Whether the fleet was raised to a version that this binary does not know. Others took the raise: going on would diverge.
@@ -168,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let replies = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(batch) => {
-                    let replies = self.apply_batch(&batch)?;
+                    let replies = self.apply_batch(id, &batch)?;
                     audit::tell(id.index(), &self.fleet.read(), &self.effects);
                     replies
                 }
@@ -205,6 +221,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         info!(bytes = snapshot.len(), ?up_to, ?kept, "{SNAPSHOT_INSTALLED}");
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        if let Some(last) = meta.last_log_id {
+            self.clock.applied(leadership(last), fleet.now());
+        }
         let mut shared = self.fleet.write();
         *shared = fleet;
         self.observer.installed(&shared);

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft_rt::deterministic_rng::DeterministicRng;
-use robeing_fleet::{Reply, UnixMillis};
+use robeing_fleet::{Reply, Stamp};
 use serde::{Deserialize, Serialize};
 
 /// Identifies a data directory: drawn once, never reused, so that no vote is ever cast twice in one name.
@@ -49,9 +49,9 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The payload of a log entry: commands gathered while the entry before was written, and the leader's time. Kept encoded, so
-/// that an entry is encoded once and decoded once on each coordinator:
-/// `time: u64 LE`, then for each command `length: u32 LE` and its bytes.
+/// The payload of a log entry: commands gathered while the entry before was written, and the time by the leader's clocks. Kept
+/// encoded, so that an entry is encoded once and decoded once on each coordinator:
+/// `fleet time: u64 LE`, `wall time: u64 LE`, then for each command `length: u32 LE` and its bytes.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Batch(pub Bytes);
 
@@ -64,9 +64,10 @@ pub struct BadBatch {
 
 impl Batch {
     /// Of these encoded commands, at this time.
-    pub fn new<'a>(now: UnixMillis, commands: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub fn new<'a>(now: Stamp, commands: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut bytes = BytesMut::with_capacity(4096);
-        bytes.put_u64_le(now);
+        bytes.put_u64_le(now.fleet);
+        bytes.put_u64_le(now.wall);
         for command in commands {
             bytes.put_u32_le(command.len() as u32);
             bytes.put_slice(command);
@@ -75,10 +76,11 @@ impl Batch {
     }
 
     /// The time and the encoded commands.
-    pub fn open(&self) -> Result<(UnixMillis, Vec<Bytes>), BadBatch> {
+    pub fn open(&self) -> Result<(Stamp, Vec<Bytes>), BadBatch> {
         let bad = || BadBatch { len: self.0.len() };
         let mut rest = self.0.clone();
-        let now = rest.try_get_u64_le().map_err(|_| bad())?;
+        let fleet = rest.try_get_u64_le().map_err(|_| bad())?;
+        let wall = rest.try_get_u64_le().map_err(|_| bad())?;
         let mut commands = Vec::new();
         while rest.has_remaining() {
             let len = rest.try_get_u32_le().map_err(|_| bad())? as usize;
@@ -87,7 +89,7 @@ impl Batch {
             }
             commands.push(rest.split_to(len));
         }
-        Ok((now, commands))
+        Ok((Stamp { fleet, wall }, commands))
     }
 }
 
@@ -113,16 +115,17 @@ mod tests {
 
     #[test]
     fn a_batch_gives_back_its_time_and_commands() {
-        let batch = Batch::new(7, [b"one".as_slice(), b"", b"three"]);
+        let stamp = Stamp { fleet: 7, wall: 9 };
+        let batch = Batch::new(stamp, [b"one".as_slice(), b"", b"three"]);
         let (now, commands) = batch.open().unwrap();
-        assert_eq!(now, 7);
+        assert_eq!(now, stamp);
         assert_eq!(commands, vec![Bytes::from("one"), Bytes::new(), Bytes::from("three")]);
     }
 
     #[test]
     fn a_batch_cut_anywhere_within_a_command_is_refused() {
-        let whole = Batch::new(7, [b"one".as_slice(), b"three"]).0;
-        let at_boundaries = [8, 8 + 4 + 3, whole.len()];
+        let whole = Batch::new(Stamp::at(7), [b"one".as_slice(), b"three"]).0;
+        let at_boundaries = [16, 16 + 4 + 3, whole.len()];
         for cut in 0..=whole.len() {
             let opened = Batch(whole.slice(..cut)).open();
             assert_eq!(opened.is_ok(), at_boundaries.contains(&cut), "cut at {cut}");

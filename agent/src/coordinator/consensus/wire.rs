@@ -5,10 +5,12 @@ use openraft::{
     entry::RaftEntry,
     vote::{RaftLeaderId, leader_id_adv::LeaderId},
 };
+use robeing_fleet::Stamp;
 use robeing_proto::v1;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Batch, Entry, LogId, TypeConfig};
+use crate::coordinator::clock::Leadership;
 
 /// A request that is not of this protocol.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +70,28 @@ pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
 /// What it is answered with.
 pub type AppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
 
-/// A replication request for the wire.
-pub fn append_to_wire(target: u64, request: AppendRequest) -> v1::AppendRequest {
+/// The leadership that a request is sent under.
+pub fn leadership(request: &AppendRequest) -> Leadership {
+    (request.vote.leader_id.term, request.vote.leader_id.node_id)
+}
+
+/// A replication request for the wire, with what the leader's clock says while it runs.
+pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -> v1::AppendRequest {
+    let now = now.unwrap_or_default();
     v1::AppendRequest {
+        fleet_ms: now.fleet,
+        wall_ms: now.wall,
         target,
         vote_json: json(&request.vote),
         prev: request.prev_log_id.map(log_id_to_wire),
         entries: request.entries.into_iter().map(entry_to_wire).collect(),
         commit: request.leader_commit.map(log_id_to_wire),
     }
+}
+
+/// What a leader says of its clock; `None` while that stands still.
+pub fn word_from_wire(request: &v1::AppendRequest) -> Option<Stamp> {
+    (request.fleet_ms > 0).then_some(Stamp { fleet: request.fleet_ms, wall: request.wall_ms })
 }
 
 /// A replication request from the wire.
@@ -98,8 +113,8 @@ pub fn append_from_wire(request: v1::AppendRequest) -> Result<AppendRequest, Mal
     })
 }
 
-/// A replication answer for the wire.
-pub fn result_to_wire(result: AppendResult) -> v1::AppendResponse {
+/// A replication answer for the wire, with what this machine's wall clock says, Unix milliseconds.
+pub fn result_to_wire(result: AppendResult, unix_ms: u64) -> v1::AppendResponse {
     use openraft::raft::StreamAppendError;
     use v1::append_response::Result as Wire;
     let matched = |id: Option<LogId>| v1::Matched { log_id: id.map(log_id_to_wire) };
@@ -108,7 +123,7 @@ pub fn result_to_wire(result: AppendResult) -> v1::AppendResponse {
         Err(StreamAppendError::Conflict(id)) => Wire::Conflict(matched(Some(id))),
         Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVoteJson(json(&vote)),
     };
-    v1::AppendResponse { result: Some(result) }
+    v1::AppendResponse { result: Some(result), unix_ms }
 }
 
 /// A replication answer from the wire.
@@ -141,6 +156,8 @@ mod tests {
             prev: prev.map(id),
             entries: indexes.iter().map(entry).collect(),
             commit: None,
+            fleet_ms: 0,
+            wall_ms: 0,
         }
     }
 

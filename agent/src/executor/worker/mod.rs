@@ -88,7 +88,7 @@ impl WorkerExecutor {
             attempt: attempt.attempt,
             kind: attempt.kind,
             input: attempt.input,
-            deadline_unix_ms: attempt.deadline_unix_ms.unwrap_or(0),
+            deadline_in_ms: attempt.deadline.map_or(0, |deadline| millis(deadline.left).max(1)),
             time_limit_ms: attempt.time_limit.map_or(0, |limit| millis(limit).max(1)),
         };
         if begun.send(to_process::Message::Task(task)).await.is_none() {

@@ -1,14 +1,15 @@
-//! A disk in memory that fails as real disks do, and a seeded source of random numbers: for tests and the simulator. A crash
+//! A disk in memory that fails as real disks do, a wall clock that is wrong, and a seeded source of random numbers: for tests and the simulator. A crash
 //! keeps what was synced; of what was not, it keeps any part, sector by sector, as its seed decides. The same seeds and the
 //! same calls give the same disk.
 
+mod clock;
 mod disk;
 mod file;
 mod state;
 
 use std::sync::Mutex;
 
-pub use self::{disk::SimulatedDisk, state::Latency};
+pub use self::{clock::WrongClock, disk::SimulatedDisk, state::Latency};
 use super::Random;
 
 /// Bytes that a torn write keeps or loses together.

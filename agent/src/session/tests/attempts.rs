@@ -44,12 +44,13 @@ async fn an_assignment_that_is_repeated_is_run_once() {
 async fn the_attempt_is_told_what_the_assignment_says_and_how_long_it_has_left() {
     let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     let limited =
-        |task: &str, time_limit_ms| v1::Assignment { deadline_unix_ms: 1_000_000, time_limit_ms, ..assignment(task) };
+        |task: &str, time_limit_ms| v1::Assignment { deadline_in_ms: 20_000, time_limit_ms, ..assignment(task) };
     let assignments = vec![limited("a", 9_000), limited("b", 9_000), limited("c", 2_000)];
     call.say(Message::Assignments(Assignments { assignments })).await;
     let mut a = agent.started().await;
     assert_eq!((a.attempt.attempt, a.attempt.kind.as_str(), &a.attempt.input[..]), (1, "k", &b"a"[..]));
-    assert_eq!(a.attempt.deadline_unix_ms, Some(1_000_000));
+    let told = |attempt: &crate::executor::Attempt| attempt.deadline.expect("it has one").left;
+    assert_eq!(told(&a.attempt), Duration::from_secs(20));
     assert_eq!(a.attempt.time_limit, Some(Duration::from_secs(9)));
     call.quiet_for(Duration::from_secs(3)).await;
     a.succeed();
@@ -58,6 +59,7 @@ async fn the_attempt_is_told_what_the_assignment_says_and_how_long_it_has_left()
     call.acknowledge(&first, true).await;
     let left = b.attempt.time_limit.expect("it is limited");
     assert!(left <= Duration::from_secs(6) && left > Duration::from_millis(5_900), "counted from receipt: {left:?}");
+    assert!(told(&b.attempt) <= Duration::from_secs(17), "counted from receipt: {:?}", told(&b.attempt));
     b.succeed();
     let mut ended = Vec::new();
     while ended.len() < 2 {

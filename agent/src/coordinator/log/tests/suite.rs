@@ -9,9 +9,13 @@ use openraft::{
 use robeing_fleet::{Effect, Fleet, FleetConfig};
 
 use super::{Rig, new_disk};
-use crate::coordinator::{
-    consensus::{Observer, SharedFleet, StateMachine, TypeConfig},
-    log::Log,
+use crate::{
+    coordinator::{
+        clock::FleetClock,
+        consensus::{Observer, SharedFleet, StateMachine, TypeConfig},
+        log::Log,
+    },
+    platform::Platform,
 };
 
 struct Nobody;
@@ -29,8 +33,9 @@ impl StoreBuilder<TypeConfig, Log, StateMachine> for Builder {
         let rig = Rig::open(&new_disk().await, 16 * 1024).await;
         let disk = Arc::new(rig.disk.clone());
         let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
+        let clock = FleetClock::new(1, Platform::real().clock);
         let state_machine =
-            StateMachine::open(disk, Path::new("/data"), fleet, Arc::new(Nobody), &rig.log).await.unwrap();
+            StateMachine::open(disk, Path::new("/data"), fleet, Arc::new(Nobody), &rig.log, clock).await.unwrap();
         Ok(((), rig.log, state_machine))
     }
 }
