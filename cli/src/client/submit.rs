@@ -303,11 +303,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                         self.tell_finished(tag, task);
                     }
                 }
-                Some(Answer::Expired(task_id)) => {
-                    if self.unfinished.remove(&tag).is_some() {
-                        (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id });
-                    }
-                }
+                Some(Answer::Expired(task_id)) => self.tell_expired(tag, task_id),
                 None => {}
             }
         }
@@ -354,6 +350,12 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
             for tag in self.watched.remove(&task_id).unwrap_or_default() {
                 (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id: task_id.clone() });
             }
+        }
+    }
+
+    fn tell_expired(&mut self, tag: u64, task_id: String) {
+        if self.unfinished.remove(&tag).is_some() {
+            (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id });
         }
     }
 
