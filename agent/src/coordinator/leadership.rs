@@ -38,6 +38,14 @@ impl Standing {
             _ => None,
         }
     }
+
+    /// The term of a leader, also of one that is not ready.
+    pub fn term(&self) -> Option<u64> {
+        match self {
+            Self::Leading { term, .. } => Some(*term),
+            Self::Following { .. } | Self::Leaderless => None,
+        }
+    }
 }
 
 /// Keeps `standing` up to date until the node stops. The fleet's clock runs exactly while it says that this node leads and is

@@ -51,6 +51,9 @@ async fn watch(node: &Arc<Node>, term: u64) {
                 if pause > node.hub.registry.timing.timeout / 8 {
                     node.hub.registry.excuse(pause);
                 }
+                if !node.has_contact(term) {
+                    node.hub.registry.without_contact(now);
+                }
                 if now.duration_since(adopted) >= ADOPT_EVERY {
                     adopted = now;
                     node.look(|fleet| node.hub.registry.adopt(term, fleet, now));

@@ -11,6 +11,7 @@ mod admin_service;
 mod advice;
 pub mod clock;
 pub mod consensus;
+mod contact;
 mod errors;
 mod fleet_service;
 mod housekeeping;
@@ -22,6 +23,7 @@ pub mod log;
 mod membership;
 mod metrics;
 mod node;
+mod opening;
 mod peers;
 mod preference;
 mod proposer;
@@ -30,11 +32,15 @@ mod reconfiguration;
 mod registry;
 mod room;
 mod session_service;
+mod stalls;
 mod submissions;
 mod succession;
 mod view;
 mod warnings;
 mod watches;
+
+#[cfg(test)]
+mod tests;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -52,7 +58,7 @@ use self::{
     admin_service::AdminService,
     clock::FleetClock,
     consensus::{
-        ConsensusServer, PeerNetwork, Raft, SharedFleet, SnapshotError, StateMachine, Timing,
+        ConsensusServer, PeerNetwork, Raft, Restraint, SharedFleet, SnapshotError, StateMachine, Timing,
         audit::{self, VOTE_FOUND},
     },
     fleet_service::FleetService,
@@ -165,6 +171,10 @@ pub async fn run(
     stopped
 }
 
+fn election_timing(config: &CoordinatorConfig) -> Timing {
+    Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max }
+}
+
 fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
     let mut fleet = FleetConfig::default();
     fleet.weights.specialization = config.weights.specialization;
@@ -207,11 +217,10 @@ async fn start_node(
     let observer = Arc::clone(&hub) as _;
     let state_machine = StateMachine::open(disk, &config.data, fleet.clone(), observer, &log, clock.clone()).await?;
     let snapshots = state_machine.stats();
-    let timing = Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max };
     let network = PeerNetwork::new(transport.clone(), clock.clone());
     let seed = platform.random.next_u64();
     let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
-    let raft = consensus::start(id, timing, kept, network, log.clone(), state_machine, seed)
+    let raft = consensus::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
         .await
         .map_err(CoordinatorError::Consensus)?;
     let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
@@ -239,6 +248,7 @@ async fn start_node(
         snapshots,
         started: Instant::now(),
         heard: Heard::default(),
+        contact: contact::Contact::default(),
         removed: watch::Sender::new(false),
         contradicted: watch::Sender::new(None),
         changing: Arc::default(),
@@ -276,6 +286,8 @@ async fn serve(
     if !node.identity.log_begun {
         tasks.spawn(until(&stop, note_log_begun(Arc::clone(&node), config.data.clone())));
     }
+    tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::run(Arc::clone(&node))));
@@ -285,7 +297,7 @@ async fn serve(
     tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
     tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
     tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
-    let routes = routes(&node, config.data.clone(), tasks, &metrics).await;
+    let routes = routes(&config, &node, tasks, &metrics).await;
     let serve_until = stop.child_token();
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
@@ -320,7 +332,7 @@ async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
     }
 }
 
-async fn routes(node: &Arc<Node>, dir: PathBuf, tasks: &TaskTracker, metrics: &Metrics) -> Routes {
+async fn routes(config: &CoordinatorConfig, node: &Arc<Node>, tasks: &TaskTracker, metrics: &Metrics) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FleetServer<FleetService>>().await;
     health.set_serving::<SessionServer<SessionService>>().await;
@@ -334,9 +346,10 @@ async fn routes(node: &Arc<Node>, dir: PathBuf, tasks: &TaskTracker, metrics: &M
         node.raft.clone(),
         node.log.clone(),
         node.contradicted.clone(),
-        (Arc::clone(&node.platform.disk), dir),
+        (Arc::clone(&node.platform.disk), config.data.clone()),
         node.clock.clone(),
         node.platform.random.next_u64(),
+        Restraint::new(node.raft.clone(), election_timing(config), tasks.clone(), node.stop.clone()),
     );
     let mut routes = Routes::builder();
     routes

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use openraft::{Instant as _, ReadPolicy, async_runtime::watch::WatchReceiver};
+use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
 use robeing_fleet::Fleet;
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::{
@@ -20,7 +20,8 @@ use tonic::Status;
 
 use super::{
     clock::FleetClock,
-    consensus::{NodeId, Peer, Raft, SharedFleet, SnapshotStats},
+    consensus::{NodeId, Peer, Raft, SharedFleet, SnapshotStats, VotedFor, core_state},
+    contact::Contact,
     hub::Hub,
     identity::Identity,
     leadership::Standing,
@@ -37,6 +38,8 @@ use crate::{platform::Platform, transport::Transport};
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without word from a leader, or from a majority, for so long, a coordinator is out of touch.
 pub const SILENCE: Duration = Duration::from_secs(3);
+/// How long a leader waits for a majority's confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a read asks again for a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
 
@@ -82,6 +85,8 @@ pub struct Node {
     pub started: Instant,
     /// When a leader was last heard of.
     pub heard: Heard,
+    /// As leader, its contact with a majority.
+    pub contact: Contact,
     /// Whether it was removed from the fleet, as far as it knows.
     pub removed: watch::Sender<bool>,
     /// Held while the membership or the leader is changed on purpose.
@@ -135,15 +140,36 @@ impl Node {
         self.members().into_iter().map(|(_, peer, _)| peer.address).collect()
     }
 
-    /// How long ago a majority was last heard of by this leader; `None` for a leader on its own.
+    /// How long ago this leader was last known to be followed by a majority; `None` for one that was not yet. What its voters
+    /// say of their votes counts as well as what they say of its entries, which waits for their disks.
     pub fn quorum_age(&self) -> Option<Duration> {
+        let term = self.standing.borrow().term()?;
         let metrics = self.raft.server_metrics();
         if metrics.borrow_watched().membership_config.membership().voter_ids().count() <= 1 {
             return Some(Duration::ZERO);
         }
         let data = self.raft.data_metrics();
-        let acked = data.borrow_watched().last_quorum_acked;
-        acked.map(|at| at.elapsed())
+        let replicated = data.borrow_watched().last_quorum_acked.map(|at| at.elapsed());
+        let confirmed = self.contact.at(term).map(|at| at.elapsed());
+        replicated.into_iter().chain(confirmed).min()
+    }
+
+    /// Whether the leader of `term` is known to have been followed by a majority lately enough for answering heartbeats. Asks
+    /// the voters when what is known is about to be too old.
+    pub fn has_contact(&self, term: u64) -> bool {
+        let margin = self.hub.registry.timing.lease_margin();
+        let age = self.quorum_age().filter(|_| self.standing.borrow().term() == Some(term));
+        if age.is_none_or(|age| age > margin / 2) {
+            self.contact.want();
+        }
+        age.is_some_and(|age| age <= margin)
+    }
+
+    /// Waits until the leader of `term` is known to have been followed by a majority within the last `age`. False when that
+    /// cannot be had within [`CONFIRM_TIMEOUT`].
+    pub async fn contact_within(&self, term: u64, age: Duration) -> bool {
+        let fresh = self.standing.borrow().term() == Some(term) && self.quorum_age().is_some_and(|known| known <= age);
+        fresh || timeout(CONFIRM_TIMEOUT, self.contact.since(term, Instant::now())).await.is_ok()
     }
 
     /// Waits until this coordinator can't serve streams any more, because it stops, or was removed and learns nothing new.
@@ -181,10 +207,19 @@ impl Node {
         status.log_snapshot_index = metrics.snapshot.map_or(0, |id| id.index());
     }
 
-    /// The log index up to which a linearizable read must have applied, from this node as leader.
+    /// The log index up to which a linearizable read must have applied, from this node as leader (Raft, section 6.4): what was
+    /// committed when the read began, once a majority has confirmed that nobody else led then. It waits for no disk. `None` from
+    /// a node that does not lead, or that no majority confirms within [`CONFIRM_TIMEOUT`].
     pub async fn read_index(&self) -> Option<Option<u64>> {
-        let (read, _) = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await.ok()?;
-        Some(Some(read.log_id().index()))
+        // A leader that has not applied the first entry of its term does not know yet what its predecessors committed.
+        let term = self.standing.borrow().leading()?;
+        let asked_at = Instant::now();
+        let core = core_state(&self.raft).await?;
+        if core.voted_for != (VotedFor { term, node_id: self.identity.node_id }) {
+            return None;
+        }
+        timeout(CONFIRM_TIMEOUT, self.contact.since(term, asked_at)).await.ok()?;
+        Some(core.committed)
     }
 
     async fn leaders_read_index(&self) -> Option<Option<u64>> {

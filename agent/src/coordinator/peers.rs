@@ -53,8 +53,21 @@ impl Peers {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.ask_within(address, PEER_TIMEOUT, question).await
+    }
+
+    /// As [`Peers::ask`], with a time limit of the caller's.
+    pub async fn ask_within<T, F>(
+        &self,
+        address: &str,
+        within: Duration,
+        question: impl FnOnce(RaftClient<Channel>) -> F,
+    ) -> Option<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let client = limited!(RaftClient::new(self.channel(address)?));
-        match timeout(PEER_TIMEOUT, question(client)).await {
+        match timeout(within, question(client)).await {
             Ok(Ok(answer)) => Some(answer.into_inner()),
             Ok(Err(_)) | Err(_) => {
                 self.forget(address);

@@ -25,6 +25,7 @@ use super::{
     leadership::{Standing, until_leading},
     node::Node,
     room::Voter,
+    stalls,
 };
 
 /// How often the leader asks the others.
@@ -59,6 +60,7 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
         scores: node.scores.told(),
         warnings: node.warnings.told(),
         short_of_room: node.rooms.own().short,
+        log_stalled_ms: node.log.stalled_for().map_or(0, |stalled| stalled.as_millis() as u64),
     }
 }
 
@@ -67,9 +69,9 @@ pub fn applied(node: &Node) -> u64 {
     node.hub.applied_indexes().borrow().saturating_sub(1)
 }
 
-/// Whether another is about as far as this leader, which has applied so much.
+/// Whether another is about as far as this leader, which has applied so much, and its log makes progress.
 pub fn is_caught_up(said: &v1::DescribeResponse, applied: u64) -> bool {
-    said.applied_index + CAUGHT_UP >= applied
+    said.applied_index + CAUGHT_UP >= applied && stalls::log_works(said)
 }
 
 fn weigh(experience: f64, reliability: f64, resources: f64, availability: f64) -> LeaderScore {

@@ -36,8 +36,9 @@ pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_IN_FLIGHT: usize = 2;
 /// How long a request waits for a leader before it is given up.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a batch may be with another coordinator.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a batch may be with another coordinator: as long as its requests wait. A leader that is replaced meanwhile is given
+/// up at once, and one that leads on a slow disk answers late.
+const FORWARD_TIMEOUT: Duration = PROPOSE_TIMEOUT;
 /// Pause before a batch is proposed again when leadership did not visibly change.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 

@@ -101,6 +101,10 @@ impl v1::raft_server::Raft for RaftService {
         Ok(Response::new(v1::ReadIndexResponse { index: index.unwrap_or(0), has_index: index.is_some() }))
     }
 
+    async fn contact(&self, request: Request<v1::ContactRequest>) -> Result<Response<v1::ContactResponse>, Status> {
+        self.consensus.contact(request.into_inner()).await.map(Response::new)
+    }
+
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
         if let Some(said) = request.into_inner().from_leader {
             preference::hear(&self.node, said);

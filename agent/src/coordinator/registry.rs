@@ -127,12 +127,14 @@ pub struct Registry {
     /// The timing.
     pub timing: SessionTiming,
     entries: Mutex<BTreeMap<AgentId, Entry>>,
+    /// No agent counts as silent from before then: until then no heartbeat could be answered.
+    unheard_until: Mutex<Option<Instant>>,
 }
 
 impl Registry {
     /// With no session.
     pub fn new(timing: SessionTiming) -> Self {
-        Self { timing, entries: Mutex::default() }
+        Self { timing, entries: Mutex::default(), unheard_until: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<AgentId, Entry>> {
@@ -238,11 +240,19 @@ impl Registry {
         }
     }
 
+    /// This leader had no contact with a majority until `now`, so it renewed no lease: every agent has a whole session timeout from
+    /// then on. An agent may rely on that to go on when coordinators cannot give its work away.
+    pub fn without_contact(&self, now: Instant) {
+        *self.unheard_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
     /// What must be done about agents that are not heard of. Each suspicion is told once, until it is taken back.
     pub fn suspicions(&self, now: Instant) -> Vec<Suspicion> {
         let mut found = Vec::new();
+        let unheard_until = *self.unheard_until.lock().unwrap_or_else(PoisonError::into_inner);
         for (&agent, entry) in self.entries().iter_mut().filter(|(_, entry)| !entry.losing) {
-            if now.duration_since(entry.heard) >= self.timing.timeout {
+            let silent_since = unheard_until.map_or(entry.heard, |until| until.max(entry.heard));
+            if now.saturating_duration_since(silent_since) >= self.timing.timeout {
                 entry.losing = true;
                 found.push(Suspicion::Silent(agent, entry.session));
             } else if let Some(process) = entry.process
@@ -421,6 +431,19 @@ mod tests {
         registry.begin(2, &fleet, start);
         let expected = [Suspicion::Probe(agent, session, PROCESS.unwrap())];
         assert_eq!(registry.suspicions(start + TIMING.grace * 4), expected);
+    }
+
+    #[test]
+    fn nobody_is_silent_while_no_heartbeat_could_be_answered() {
+        let (fleet, agent, session) = fleet_with_agent();
+        let registry = Registry::new(TIMING);
+        let start = Instant::now();
+        registry.begin(1, &fleet, start);
+        registry.connected(1, agent, session, PROCESS, start);
+        let contact = start + TIMING.timeout * 3;
+        registry.without_contact(contact);
+        assert_eq!(registry.suspicions(contact + TIMING.timeout - Duration::from_millis(1)), []);
+        assert_eq!(registry.suspicions(contact + TIMING.timeout), [Suspicion::Silent(agent, session)]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tracing::{debug, info};
 use super::{
     leadership::{Standing, until, until_not_leading},
     node::Node,
+    opening::{Waited, while_opening},
     proposer::ProposeError,
     registry::{Link, Outbox, reconcile},
     view,
@@ -30,12 +31,10 @@ use crate::platform::ConnectInfo;
 const SEND_BUFFER: usize = 4;
 /// How long a new connection has to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a coordinator that just won an election is waited for.
+/// How long a majority's confirmation of the leader is waited for.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
 const MAX_COMPLETING: usize = 64;
-/// Pause before it is looked again whether a heartbeat may be answered.
-const ANSWER_AGAIN: Duration = Duration::from_millis(20);
 /// Bytes of inputs in one message, about.
 const MESSAGE_TARGET: usize = 4 * 1024 * 1024;
 
@@ -77,9 +76,10 @@ impl v1::session_server::Session for SessionService {
     }
 }
 
-type Sender = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+pub(super) type Sender = mpsc::Sender<Result<CoordinatorMessage, Status>>;
 
-fn message(message: ToAgent) -> CoordinatorMessage {
+/// Wraps a message to an agent.
+pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
     CoordinatorMessage { message: Some(message) }
 }
 
@@ -109,27 +109,27 @@ async fn serve(
             node.identity.cluster_id, hello.cluster_id
         )));
     }
-    let mut standing = node.standing.clone();
-    let settled = until(&mut standing, |standing| !matches!(standing, Standing::Leading { ready: false, .. }));
-    let settled = tokio::time::timeout(READY_TIMEOUT, settled).await;
-    let term = settled.ok().flatten().and_then(|standing| standing.leading());
-    let Some(term) = term else {
-        let _ = sender.send(Ok(message(redirect(&node)))).await;
-        return Ok(());
+    let waited = Waited::default();
+    let opening = async {
+        let mut standing = node.standing.clone();
+        let settled = until(&mut standing, |standing| !matches!(standing, Standing::Leading { ready: false, .. }));
+        let term = settled.await.and_then(|standing| standing.leading()).ok_or(JoinFailed::NotLeading)?;
+        let process = match node.look(|fleet| located(fleet, &hello, peer)) {
+            Some(known) => Some(known),
+            None => node.transport.locate(peer, &hello.address).await,
+        };
+        Session::open(&node, hello, process, term, &waited).await
     };
-    let process = match node.look(|fleet| located(fleet, &hello, peer)) {
-        Some(known) => Some(known),
-        None => node.transport.locate(peer, &hello.address).await,
-    };
-    let session = match Session::open(&node, hello, process, term).await {
-        Ok(opened) => opened,
-        Err(JoinFailed::NotLeading) => {
+    let opened = while_opening(&node, &mut inbound, sender, &waited, opening).await;
+    let (mut session, welcome) = match opened {
+        Some(Ok(opened)) => opened,
+        Some(Err(JoinFailed::NotLeading)) => {
             let _ = sender.send(Ok(message(redirect(&node)))).await;
             return Ok(());
         }
-        Err(JoinFailed::Refused(status)) => return Err(status),
+        Some(Err(JoinFailed::Refused(status))) => return Err(status),
+        None => return Err(Status::deadline_exceeded("the session could not be opened in time; ask again")),
     };
-    let (mut session, welcome) = session;
     if sender.send(Ok(message(welcome))).await.is_ok() {
         session.run(inbound, sender).await;
     }
@@ -209,6 +209,7 @@ impl Session {
         hello: v1::Hello,
         process: Option<SocketAddr>,
         term: u64,
+        waited: &Waited,
     ) -> Result<(Self, ToAgent), JoinFailed> {
         // A leader that was replaced without knowing would hand out what others have finished, under numbers that were used.
         let barrier = node.ready_to_read(v1::Consistency::Linearizable.into());
@@ -244,10 +245,17 @@ impl Session {
             }
         };
         let resumed = known.is_some_and(|(_, known, _)| known == session);
+        // The lease on a new session is one that this leader grants, as by the answer to a heartbeat.
+        let margin = node.hub.registry.timing.lease_margin();
+        if !resumed && !node.contact_within(term, margin).await {
+            return Err(JoinFailed::NotLeading);
+        }
         // Leadership may have gone while the join was written; another leader serves the session then.
         if node.standing.borrow().leading() != Some(term) {
             return Err(JoinFailed::NotLeading);
         }
+        // What the agent sends from now on comes after the session began to count.
+        let waited_seq = waited.seq();
         let link = node.hub.registry.connected(term, agent, session, process, Instant::now());
         // After the link is there, so that nothing assigned meanwhile is missed; told twice does no harm.
         let held = if resumed { &hello.held[..] } else { &[] };
@@ -266,6 +274,7 @@ impl Session {
             session_timeout_ms: timing.timeout.as_millis() as u32,
             coordinators: node.addresses(),
             resumed,
+            waited_seq,
         });
         let node = Arc::clone(node);
         Ok((Self { node, agent, session, link, term, completing: FuturesUnordered::new(), unanswered: None }, welcome))
@@ -274,6 +283,7 @@ impl Session {
     async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Sender) {
         let mut standing = self.node.standing.clone();
         let term = self.term;
+        let node = Arc::clone(&self.node);
         let mut pending: VecDeque<ToAgent> = VecDeque::new();
         loop {
             tokio::select! {
@@ -292,7 +302,7 @@ impl Session {
                 }
                 // Taken only when all before is sent, so that a slow agent's outbox gathers instead of queueing messages.
                 outbox = self.link.take(), if pending.is_empty() => pending.extend(messages(outbox)),
-                () = again(self.unanswered), if self.unanswered.is_some() => {
+                () = contact_since(&node, term, self.unanswered), if self.unanswered.is_some() => {
                     self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
                 }
                 Some(completed) = self.completing.next() => {
@@ -323,6 +333,8 @@ impl Session {
         let (agent, session) = (self.agent, self.session);
         match said {
             FromAgent::Hello(_) => return false,
+            // In answer to an Opening that crossed Welcome.
+            FromAgent::Waiting(_) => {}
             FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
             FromAgent::Completions(completions) => self.complete(completions.completions),
             FromAgent::Drain(_) => {
@@ -347,7 +359,9 @@ impl Session {
         if in_touch || planted(Mistake::HeartbeatWithoutMajority) {
             self.link.put(|outbox| outbox.heartbeat = Some(seq));
         } else {
-            self.unanswered = Some((seq, Instant::now() + ANSWER_AGAIN));
+            // Of contact that was wanted for an earlier one nothing is lost.
+            let since = self.unanswered.map_or_else(Instant::now, |(_, since)| since);
+            self.unanswered = Some((seq, since));
         }
     }
 
@@ -389,10 +403,10 @@ impl Session {
     }
 }
 
-/// Waits until it is time to look again whether a heartbeat may be answered.
-async fn again(unanswered: Option<(u64, Instant)>) {
-    if let Some((_, at)) = unanswered {
-        tokio::time::sleep_until(at).await;
+/// Waits until a majority confirms this leader since the first heartbeat that could not be answered.
+async fn contact_since(node: &Node, term: u64, unanswered: Option<(u64, Instant)>) {
+    if let Some((_, since)) = unanswered {
+        node.contact.since(term, since).await;
     }
 }
 

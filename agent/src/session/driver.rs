@@ -71,6 +71,8 @@ enum Way {
 struct Session {
     id: u64,
     lease: Lease,
+    /// The lease is over, what ran was stopped, and nothing may run until it is renewed.
+    is_fenced: bool,
 }
 
 /// What the loop waits for.
@@ -220,7 +222,9 @@ impl Driver {
             }
         }
         if let Some(session) = &self.session {
-            next = next.min(session.lease.until());
+            if !session.is_fenced {
+                next = next.min(session.lease.until());
+            }
             if matches!(self.way, Way::Open(_)) {
                 next = next.min(session.lease.silent_from());
                 let beat = session.lease.next_heartbeat();
@@ -249,7 +253,8 @@ impl Driver {
                 Phase::Working => return Ok(None),
                 Phase::Leaving(until) if now < *until && connected => return Ok(Some(*until)),
                 Phase::Leaving(_) => return Err(Ok(())),
-                Phase::Draining(_) if self.session.is_none() => return Err(Ok(())),
+                // Nothing runs any more, and nobody takes back what did.
+                Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => return Err(Ok(())),
                 Phase::Draining(drain) => drain,
             };
             match drain.due(now, connected, self.held.len()) {
@@ -271,24 +276,39 @@ impl Driver {
         }
     }
 
-    /// Stops everything if the lease is over, and gives whether it was.
+    /// Stops everything if the lease is over, and returns whether it was.
+    ///
+    /// The session itself is over only when a coordinator says so. If it is not, because no coordinator could give the work
+    /// away either, it goes on with what had ended before; what ran is handed back, which costs its tasks no attempt.
     fn fence_if_over(&mut self, now: Instant) -> bool {
-        let over = self.session.as_ref().is_some_and(|session| session.lease.is_over(now));
-        if over {
-            warn!(
-                running = self.held.running(),
-                "the lease on the session is over: everything of it is stopped, and a new session begins"
-            );
-            self.parts.metrics.fences.inc();
-            self.begin_search(now, true);
-            self.begin_anew();
-        }
-        over
+        let Some(session) = self.session.as_mut().filter(|s| !s.is_fenced && s.lease.is_over(now)) else {
+            return false;
+        };
+        session.is_fenced = true;
+        warn!(
+            running = self.held.running(),
+            "the lease on the session is over: everything that runs is stopped until a coordinator renews it"
+        );
+        self.parts.metrics.fences.inc();
+        // Dropping an attempt kills what it runs, at once.
+        self.running.clear();
+        self.held.hand_back_running();
+        self.held.hand_back_waiting();
+        self.begin_search(now, true);
+        // Its end may count as the agent's now: nothing runs any more.
+        self.silent = None;
+        self.tell_lease();
+        self.parts.metrics.running.set(0);
+        self.parts.readiness.set(false);
+        true
     }
 
     // ---- Attempts ----
 
     fn start_waiting(&mut self, now: Instant) {
+        if self.session.as_ref().is_none_or(|session| session.is_fenced) {
+            return;
+        }
         while let Some((waiting, cancel)) = self.held.start_next() {
             let key = Key::from(&waiting.assignment);
             let waited = now.saturating_duration_since(waiting.received);

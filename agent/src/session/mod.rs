@@ -4,11 +4,11 @@
 //!
 //! What always holds:
 //!
-//! 1. **Lease.** An attempt runs, begins, or has its result sent only while the agent's lease on its session lasts: from when
-//!    the last acknowledged heartbeat was *sent*, by the monotonic clock, for the session timeout less a margin (see
-//!    [`lease`]). The lease is checked before anything that was waited for is acted on, so also first thing when a stopped
-//!    process goes on. When it is over the agent fences itself: everything running is killed without grace, all results of the
-//!    session are dropped, the session is forgotten, and only then a new one is asked for.
+//! 1. **Lease.** An attempt runs or begins only while the agent's lease on its session lasts: from when the last acknowledged
+//!    heartbeat was *sent*, by the monotonic clock, for the session timeout less a margin (see [`lease`]). The lease is checked before anything that was waited for is acted on, so also first thing when a stopped
+//!    process goes on. When it is over the agent fences itself: everything running is killed without grace and will be handed
+//!    back, and nothing is begun until a coordinator has renewed the lease. The session goes on if no coordinator has ended it
+//!    meanwhile, with the results from before; each is taken only while its attempt is the current one.
 //! 2. **One session at a time.** When the coordinator says that a session is over, or opens another one instead, everything
 //!    of the old one is stopped before anything of the new one begins, and none of its results is sent.
 //! 3. **A broken stream stops nothing.** Only the lease does. The agent finds the leader and goes on with the session, naming
@@ -34,7 +34,7 @@ pub mod search;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 

@@ -11,13 +11,14 @@ use openraft::{
 use robeing_fleet::{Effect, Fleet, FleetConfig};
 use robeing_proto::v1;
 use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     coordinator::{
         clock::FleetClock,
         consensus::{
-            self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, Raft, SharedFleet, SnapshotError,
-            SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Vote, wire,
+            self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, Raft, Restraint, SharedFleet,
+            SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Vote, wire,
         },
         log::Log,
     },
@@ -83,6 +84,7 @@ impl Follower {
             (Arc::new(disk.clone()), Path::new(DATA).to_owned()),
             clock(),
             6,
+            Restraint::new(raft.clone(), timing, TaskTracker::new(), CancellationToken::new()),
         );
         Self { disk, log, raft, snapshots, server, contradicted }
     }

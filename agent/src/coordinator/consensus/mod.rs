@@ -5,7 +5,9 @@ mod applied;
 pub mod audit;
 #[cfg(test)]
 mod fixture;
+mod leadership;
 mod network;
+mod restraint;
 mod server;
 mod snapshot;
 mod store;
@@ -18,7 +20,9 @@ use openraft::{Config, SnapshotPolicy};
 
 pub use self::{
     applied::Applied,
+    leadership::{CoreState, VotedFor, core_state},
     network::PeerNetwork,
+    restraint::Restraint,
     server::{AppendStream, ConsensusServer},
     snapshot::{SnapshotError, SnapshotStats},
     store::{Observer, SharedFleet, StateMachine},

@@ -31,8 +31,8 @@ const SNAPSHOT_CHUNK: usize = 1024 * 1024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// How long the answer to entries may take before the stream is opened anew. It has nothing to do with elections, for
 /// which heartbeats are sent beside it: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
-/// and giving it up would only send it again.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// and giving it up would only send it again. It covers several syncs of a disk that takes a second for each.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a coordinator had no room for a snapshot.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause.

@@ -14,7 +14,9 @@ use tracing::warn;
 use super::{
     NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
     audit::{self, VOTE_GIVEN},
+    core_state,
     network::Snapshot,
+    restraint::Restraint,
     wire::{self, Malformed},
 };
 use crate::{
@@ -41,6 +43,7 @@ pub struct ConsensusServer {
     clock: FleetClock,
     /// For the tasks that the library spawns in a caller's context.
     seed: u64,
+    restraint: Restraint,
 }
 
 fn malformed(error: Malformed) -> Status {
@@ -65,8 +68,9 @@ impl ConsensusServer {
         (disk, dir): (Arc<dyn Disk>, PathBuf),
         clock: FleetClock,
         seed: u64,
+        restraint: Restraint,
     ) -> Self {
-        Self { id, raft, log, contradicted, disk, dir, clock, seed }
+        Self { id, raft, log, contradicted, disk, dir, clock, seed, restraint }
     }
 
     /// Refuses what is meant for a node that had this address before.
@@ -129,11 +133,20 @@ impl ConsensusServer {
         Ok(answers.boxed())
     }
 
+    /// The vote that this node holds now.
+    pub async fn contact(&self, request: v1::ContactRequest) -> Result<v1::ContactResponse, Status> {
+        self.check_target(request.target)?;
+        let core = core_state(&self.raft).await.ok_or_else(|| stopped("its core has ended"))?;
+        Ok(v1::ContactResponse { term: core.voted_for.term, node_id: core.voted_for.node_id })
+    }
+
     /// A vote.
     pub async fn vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
-        let response = self.raft.vote(request).await.map_err(stopped)?;
+        let raft = self.raft.clone();
+        let response = self.restraint.vote(async move { raft.vote(request).await }).await;
+        let response = response.ok_or_else(|| stopped("it is stopping"))?.map_err(stopped)?;
         if response.vote_granted {
             audit::tell_vote(VOTE_GIVEN, self.id, Some(response.vote));
         }

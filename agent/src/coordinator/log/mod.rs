@@ -8,6 +8,7 @@
 mod frame;
 mod index;
 mod pieces;
+mod promise;
 mod record;
 mod recovery;
 mod segment;
@@ -26,6 +27,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use openraft::{
@@ -34,10 +36,11 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use robeing_fleet::sabotage::{Mistake, planted};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use self::{
     index::{Found, Index, Place},
+    promise::Promise,
     record::Record,
     writer::{Durable, MAX_PENDING, Operation, Writer},
 };
@@ -71,6 +74,12 @@ struct Shared {
     applied: Applied,
     unsaved_commit: Mutex<Option<LogId>>,
     files: Mutex<HashMap<u64, Arc<dyn DiskFile>>>,
+    /// Why nothing can be written any more.
+    failed: Mutex<Option<String>>,
+    /// What is durable of votes that may still be given.
+    promise: Mutex<Option<Promise>>,
+    /// When the write that is under way began.
+    writing_since: Mutex<Option<Instant>>,
     stats: LogStats,
 }
 
@@ -195,6 +204,9 @@ impl Log {
             applied: Applied::default(),
             unsaved_commit: Mutex::new(None),
             files: Mutex::new(HashMap::new()),
+            failed: Mutex::new(None),
+            promise: Mutex::new(None),
+            writing_since: Mutex::new(None),
             stats: LogStats::default(),
         });
         let (operations, receiver) = mpsc::channel(MAX_PENDING);
@@ -218,6 +230,11 @@ impl Log {
     /// What the log did since it was opened.
     pub fn stats(&self) -> &LogStats {
         &self.shared.stats
+    }
+
+    /// How long the write that is under way has taken so far; `None` while none is.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        lock(&self.shared.writing_since).map(|since| since.elapsed())
     }
 
     /// Entries held.
@@ -252,9 +269,34 @@ impl Log {
 
     /// Writes a record and waits until it is durable.
     async fn write_record(&self, record: Record) -> io::Result<()> {
+        self.answered(|done| Operation::Record(record, done)).await
+    }
+
+    /// Waits until everything that was handed over before is durable. It costs no sync of its own.
+    async fn wait_for_writes(&self) -> io::Result<()> {
+        self.answered(Operation::Barrier).await
+    }
+
+    async fn answered(
+        &self,
+        operation: impl FnOnce(tokio::sync::oneshot::Sender<io::Result<()>>) -> Operation,
+    ) -> io::Result<()> {
         let (done, written) = tokio::sync::oneshot::channel();
-        self.hand_over(Operation::Record(record, done)).await?;
+        self.hand_over(operation(done)).await?;
         written.await.map_err(|_| io::Error::other("the log's writer has stopped"))?
+    }
+
+    /// Has a record written in its turn, without waiting for the disk: the consensus core would stand still meanwhile. For what
+    /// a crash may undo.
+    ///
+    /// # Errors
+    /// When the log has failed before; a failure of this write is reported by what follows it.
+    async fn hand_over_record(&self, record: Record) -> io::Result<()> {
+        if let Some(problem) = lock(&self.shared.failed).clone() {
+            return Err(io::Error::other(problem));
+        }
+        let (done, _) = tokio::sync::oneshot::channel();
+        self.hand_over(Operation::Record(record, done)).await
     }
 
     /// The entries from `from` up to but without `to`, at most about [`READ_BYTES`] of them if `limited`.
@@ -333,11 +375,29 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.shared.index().vote = Some(*vote);
-        if planted(Mistake::VoteNotSynced) {
-            return self.hand_over(Operation::Record(Record::Vote(*vote), tokio::sync::oneshot::channel().0)).await;
+        let before = self.shared.index().vote.replace(*vote);
+        let promised = lock(&self.shared.promise).is_some_and(|promise| promise.covers(vote));
+        if promised {
+            // The library takes a vote that is saved for a sign that everything before it is.
+            return self.wait_for_writes().await;
         }
-        self.write_record(Record::Vote(*vote)).await
+        // The next crash may leave this record as the newest, so it ends the promise.
+        *lock(&self.shared.promise) = None;
+        if vote.is_committed() && before.is_some_and(|before| before.leader_id == vote.leader_id) {
+            // That the candidate it voted for was elected need not be durable: the vote for it is.
+            self.wait_for_writes().await?;
+            return self.hand_over_record(Record::Vote(*vote)).await;
+        }
+        if planted(Mistake::VoteNotSynced) {
+            return self.hand_over_record(Record::Vote(*vote)).await;
+        }
+        if vote.is_committed() {
+            return self.write_record(Record::Vote(*vote)).await;
+        }
+        let promise = Promise::to(vote);
+        self.write_record(Record::Vote(promise.furthest_vote())).await?;
+        *lock(&self.shared.promise) = Some(promise);
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -390,6 +450,6 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         self.shared.index().purge(upto);
-        self.write_record(Record::Purged(upto)).await
+        self.hand_over_record(Record::Purged(upto)).await
     }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use bytes::BytesMut;
 use openraft::{entry::RaftEntry, storage::IOFlushed};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     Shared, frame,
@@ -34,6 +37,8 @@ pub enum Operation {
     Append(Vec<Entry>, IOFlushed<TypeConfig>),
     /// Write a record, then answer.
     Record(Record, oneshot::Sender<io::Result<()>>),
+    /// Answer when everything before is written.
+    Barrier(oneshot::Sender<io::Result<()>>),
 }
 
 enum Waiting {
@@ -90,6 +95,7 @@ impl Writer {
     /// Writes until every handle of the log is gone.
     pub async fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
         while let Some(first) = operations.recv().await {
+            *super::lock(&self.shared.writing_since) = Some(Instant::now());
             let mut group = Group::default();
             let mut next = Some(first);
             while let Some(operation) = next {
@@ -104,6 +110,7 @@ impl Writer {
                 self.reclaim().await;
                 self.prepare_spare().await;
             }
+            *super::lock(&self.shared.writing_since) = None;
         }
     }
 
@@ -146,6 +153,7 @@ impl Writer {
                 record::put_record(&mut group.body, &record);
                 group.waiting.push(Waiting::Record(sender));
             }
+            Operation::Barrier(sender) => group.waiting.push(Waiting::Record(sender)),
         }
     }
 
@@ -157,15 +165,17 @@ impl Writer {
         if let Err(error) = self.try_flush(group).await {
             tracing::error!(%error, dir = %self.dir.display(), "the log can't be written; this coordinator must stop");
             self.failed = Some(error.to_string());
+            *super::lock(&self.shared.failed) = Some(error.to_string());
         }
     }
 
     async fn try_flush(&mut self, group: &mut Group) -> io::Result<()> {
-        if let Some(committed) = self.shared.take_unsaved_commit() {
-            record::put_record(&mut group.body, &Record::Committed(Some(committed)));
-        }
+        // What is committed goes along with something else; by itself it is not worth a sync.
         if group.body.is_empty() {
             return Ok(());
+        }
+        if let Some(committed) = self.shared.take_unsaved_commit() {
+            record::put_record(&mut group.body, &Record::Committed(Some(committed)));
         }
         let place = self.write(&group.body).await?;
         let highest = group.entries.iter().map(|id| id.index()).max();

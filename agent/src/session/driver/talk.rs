@@ -56,7 +56,8 @@ impl Driver {
             None => {
                 let timeout = Duration::from_millis(welcome.session_timeout_ms.into());
                 let interval = Duration::from_millis(welcome.heartbeat_interval_ms.into());
-                self.session = Some(Session { id: welcome.session, lease: Lease::new(sent, now, timeout, interval) });
+                let lease = Lease::new(sent, now, timeout, interval);
+                self.session = Some(Session { id: welcome.session, lease, is_fenced: false });
             }
         }
         self.tell_lease();
@@ -75,7 +76,8 @@ impl Driver {
         if std::mem::replace(&mut self.welcomed_before, true) {
             self.parts.metrics.reconnects.inc();
         }
-        self.parts.readiness.set(self.phase == Phase::Working);
+        let is_fenced = self.session.as_ref().is_some_and(|session| session.is_fenced);
+        self.parts.readiness.set(self.phase == Phase::Working && !is_fenced);
     }
 
     pub(super) fn heard(&mut self, message: CoordinatorMessage) {
@@ -102,8 +104,8 @@ impl Driver {
                 self.broken("the coordinator does not lead any more", false);
                 self.search.redirected(&redirect.leader_address, &redirect.coordinators);
             }
-            // A newer coordinator's message, or a Welcome out of place: neither changes anything.
-            Some(Heard::Welcome(_)) | None => debug!("a message that means nothing here"),
+            // A newer coordinator's message, or one out of place: neither changes anything.
+            Some(Heard::Welcome(_) | Heard::Opening(_)) | None => debug!("a message that means nothing here"),
         }
     }
 
@@ -112,6 +114,11 @@ impl Driver {
             && let Some(sent) = session.lease.acknowledged(seq)
         {
             self.parts.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
+            if session.is_fenced && !session.lease.is_over(Instant::now()) {
+                info!(held = self.held.len(), "the lease on the session is renewed: work is taken again");
+                session.is_fenced = false;
+                self.parts.readiness.set(self.phase == Phase::Working);
+            }
             self.tell_lease();
         }
     }

@@ -1,8 +1,10 @@
-//! The lease: what runs is stopped when it ends, and nothing of it is told afterwards.
+//! The lease: what runs is stopped when it ends, and nothing is begun until it is renewed.
 
 use std::time::Duration;
 
-use robeing_proto::v1::{HeartbeatAck, agent_message::Message as FromAgent, coordinator_message::Message};
+use robeing_proto::v1::{
+    HeartbeatAck, agent_message::Message as FromAgent, completion::Outcome, coordinator_message::Message,
+};
 use tokio::time::Instant;
 
 use super::script::{Agent, C0, C1, Coordinator, LEASE, TIMEOUT, config, in_session};
@@ -31,15 +33,45 @@ async fn without_acknowledgements_everything_stops_before_it_is_given_away() {
     let stopped = b.gone().await;
     assert!(stopped >= renewed + LEASE - Duration::from_millis(10), "stopped {:?} early", renewed + LEASE - stopped);
     assert!(stopped < renewed + TIMEOUT, "stopped {:?} after it was given away", stopped - renewed - TIMEOUT);
-    loop {
-        let mut call = leader.call().await;
-        let Some(FromAgent::Hello(hello)) = call.any().await else { continue };
-        if hello.session == 0 {
-            assert!(hello.held.is_empty(), "nothing of the old session is left: {:?}", hello.held);
-            break;
-        }
-        assert!(Instant::now() < renewed + TIMEOUT, "it still asks for the session it lost");
+    let mut call = leader.call().await;
+    let Some(FromAgent::Hello(hello)) = call.any().await else { panic!("expected Hello") };
+    assert_eq!((hello.session, hello.held.len()), (1, 2), "it asks for the session with all it holds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_nobody_ended_goes_on_after_its_lease_with_what_had_ended_before() {
+    let (mut agent, mut call, mut leader, _network) = in_session(2, 1).await;
+    call.assign(&["ended", "cut-off"]).await;
+    agent.started().await.succeed();
+    call.completions().await;
+    let cut_off = agent.started().await;
+    drop(call);
+    cut_off.gone().await;
+    // Until then it asked in vain.
+    while leader.untaken_calls() > 0 {
+        leader.call().await;
     }
+    let (mut call, hello) = leader.welcome(1, true).await;
+    assert_eq!((hello.session, hello.held.len()), (1, 2));
+    call.answers_heartbeats = false;
+    call.assign(&["next"]).await;
+    let completions = loop {
+        match call.any().await {
+            Some(FromAgent::Completions(completions)) => break completions.completions,
+            Some(FromAgent::Heartbeat(_)) => {}
+            other => panic!("expected completions, got {other:?}"),
+        }
+    };
+    let outcomes: Vec<_> = completions.iter().map(|c| (c.task_id.as_str(), c.outcome.as_ref())).collect();
+    assert!(
+        matches!(outcomes[..], [("ended", Some(Outcome::Output(_))), ("cut-off", Some(Outcome::HandedBack(_)))]),
+        "{outcomes:?}"
+    );
+    assert!(!agent.has_started_another(), "begun without a lease");
+    call.acknowledge(&completions, true).await;
+    call.answers_heartbeats = true;
+    call.quiet_for(Duration::from_secs(5)).await;
+    assert_eq!(agent.started().await.attempt.task_id, "next");
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +125,7 @@ async fn an_agent_that_was_stopped_fences_itself_before_it_says_or_starts_anythi
         assert!(!matches!(message, FromAgent::Completions(_)), "a result of the lost session: {message:?}");
     }
     let (mut call, hello) = leader.welcome(2, false).await;
-    assert_eq!((hello.session, hello.held.len()), (0, 0));
+    assert_eq!((hello.session, hello.held.len()), (1, 1));
     call.quiet_for(Duration::from_secs(5)).await;
     assert!(!agent.has_started_another(), "an assignment of the lost session was started");
 }
@@ -104,7 +136,7 @@ async fn a_welcome_that_comes_too_late_for_its_own_lease_is_worth_nothing() {
     call.assign(&["a"]).await;
     tokio::time::advance(Duration::from_secs(3)).await;
     let (mut call, hello) = leader.welcome(2, false).await;
-    assert_eq!(hello.session, 0);
+    assert_eq!(hello.session, 1);
     call.quiet_for(Duration::from_secs(5)).await;
     assert!(!agent.has_started_another());
     call.assign(&["b"]).await;

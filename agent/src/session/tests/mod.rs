@@ -3,7 +3,7 @@
 mod attempts;
 mod draining;
 mod lease;
-mod network;
+pub(crate) mod network;
 mod presence;
 mod resume;
 mod script;

@@ -101,6 +101,7 @@ impl Call {
             session_timeout_ms: TIMEOUT.as_millis() as u32,
             coordinators: Vec::new(),
             resumed,
+            waited_seq: 0,
         }))
         .await;
         (self, hello)

@@ -28,7 +28,7 @@ async fn script(rig: &mut Rig) -> (Content, Content) {
                 let upto = id(state.entries[4].log_id.committed_leader_id().term, state.entries[4].log_id.index);
                 state.entries.drain(..=4);
                 state.purged = Some(upto);
-                rig.log.purge(upto).await
+                rig.purge(upto).await
             }
             _ => {
                 let next = entry(round + 1, state.next_index(), 90);
@@ -65,7 +65,7 @@ async fn the_power_may_go_during_any_operation() {
             let mut rig = rig.crash(seed).await;
             let found = rig.content().await;
             assert!(
-                found == before || found == after,
+                before.may_be_found_as(&found) || after.may_be_found_as(&found),
                 "operation {operation}, seed {seed}: {found:?} is neither {before:?} nor {after:?}"
             );
             let next = entry(99, found.next_index(), 300);
@@ -92,7 +92,7 @@ async fn the_power_may_go_again_while_the_log_is_read_back() {
             disk.crash(operation + again);
         }
         let found = Rig::open(&disk, SEGMENT).await.content().await;
-        assert!(found == before || found == after, "operation {operation}: {found:?}");
+        assert!(before.may_be_found_as(&found) || after.may_be_found_as(&found), "operation {operation}: {found:?}");
     }
 }
 

@@ -16,6 +16,7 @@ use openraft::{
     vote::{RaftLeaderId, leader_id_adv::LeaderId},
 };
 
+use super::promise::TERMS_AHEAD;
 use super::{Log, RecoveryError};
 use crate::{
     coordinator::consensus::{Batch, Entry, LogId, TypeConfig, Vote},
@@ -35,7 +36,7 @@ fn entry(term: u64, index: u64, len: usize) -> Entry {
     Entry { log_id: id(term, index), payload: EntryPayload::Normal(Batch(Bytes::from(vec![pattern; len]))) }
 }
 
-async fn new_disk() -> SimulatedDisk {
+pub async fn new_disk() -> SimulatedDisk {
     let disk = SimulatedDisk::new(1);
     disk.create_dir_all(Path::new(DIR)).await.unwrap();
     disk
@@ -50,6 +51,18 @@ struct Content {
 }
 
 impl Content {
+    /// Whether a log that was closed with `self` may be found with `found`: a vote may be found ahead of what was given.
+    fn may_be_found_as(&self, found: &Self) -> bool {
+        let ahead = match (self.vote, found.vote) {
+            (Some(given), Some(held)) => {
+                let furthest = Vote::new(given.leader_id.term + TERMS_AHEAD, given.leader_id.node_id);
+                (given..=furthest).contains(&held)
+            }
+            (given, held) => given == held,
+        };
+        ahead && self.purged == found.purged && self.entries == found.entries
+    }
+
     fn last(&self) -> Option<LogId> {
         self.entries.last().map(|entry| entry.log_id).or(self.purged)
     }
@@ -60,9 +73,9 @@ impl Content {
 }
 
 /// An open log and the disk under it.
-struct Rig {
-    disk: SimulatedDisk,
-    log: Log,
+pub struct Rig {
+    pub disk: SimulatedDisk,
+    pub log: Log,
     writer: tokio::task::JoinHandle<()>,
     segment_bytes: usize,
 }
@@ -76,7 +89,7 @@ impl Rig {
         Ok(Self { disk: disk.clone(), log: opened.log, writer: opened.writer, segment_bytes })
     }
 
-    async fn open(disk: &SimulatedDisk, segment_bytes: usize) -> Self {
+    pub async fn open(disk: &SimulatedDisk, segment_bytes: usize) -> Self {
         Self::try_open(disk, segment_bytes).await.unwrap()
     }
 
@@ -93,7 +106,7 @@ impl Rig {
         Self::open(&disk, segment_bytes).await
     }
 
-    async fn crash(self, seed: u64) -> Self {
+    pub async fn crash(self, seed: u64) -> Self {
         let segment_bytes = self.segment_bytes;
         let disk = self.close().await;
         disk.crash(seed);
@@ -109,6 +122,12 @@ impl Rig {
 
     async fn append(&mut self, entries: Vec<Entry>) -> std::io::Result<()> {
         self.begin_append(entries).await?.await.unwrap()
+    }
+
+    /// Purges, and waits until that is durable.
+    async fn purge(&mut self, upto: LogId) -> std::io::Result<()> {
+        self.log.purge(upto).await?;
+        self.log.wait_for_writes().await
     }
 
     async fn content(&mut self) -> Content {

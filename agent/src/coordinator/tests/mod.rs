@@ -1,0 +1,5 @@
+//! Three coordinators in one process, on paused time, with disks that are slow or hang.
+
+mod fleet;
+mod host_network;
+mod slow_disks;
