@@ -195,7 +195,7 @@ impl Submitter {
         if self.below(6) == 0 {
             self.submit_again(&spec).await;
         }
-        if self.below(8) == 0 {
+        if self.below(5) == 0 {
             self.pause(Duration::from_millis(400)).await;
             self.cancel(&spec.id).await;
         }

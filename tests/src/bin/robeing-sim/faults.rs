@@ -80,6 +80,8 @@ pub enum Hard {
     Severed(Host, bool),
     /// The connections of an agent break again and again, and what it sends takes long.
     Flapping(Host),
+    /// What the leader says to an agent takes long; then nothing that the agent says arrives, and old answers still do.
+    LateAnswers(Host),
 }
 
 /// A host that faults happen to.
@@ -139,6 +141,7 @@ impl Hard {
             Self::Doze(_) => "doze",
             Self::Severed(..) => "severed",
             Self::Flapping(_) => "flapping",
+            Self::LateAnswers(_) => "late-answers",
         }
     }
 }
@@ -259,6 +262,7 @@ impl Plan {
             Hard::Severed(agent, false),
             Hard::Severed(agent, true),
             Hard::Flapping(agent),
+            Hard::LateAnswers(agent),
         ];
         for hard in all {
             if self.below(4) == 0 {
@@ -329,8 +333,9 @@ pub fn unfold(hard: Hard, leader: usize, size: Size, random: &dyn Random) -> Vec
                 for (other, agent) in
                     size.others(leader).flat_map(|other| (0..size.agents).map(move |n| (other, Host::Agent(n))))
                 {
-                    actions.push((at, Action::Cut(other, agent)));
+                    // First they learn that their connections are no more.
                     actions.push((at, Action::Break(other, agent)));
+                    actions.push((at + millis(7), Action::Cut(other, agent)));
                     actions.push((at + millis(900), Action::Mend(other, agent)));
                 }
             }
@@ -365,6 +370,14 @@ pub fn unfold(hard: Hard, leader: usize, size: Size, random: &dyn Random) -> Vec
             actions.push((now, Action::Break(leads, agent)));
             actions.push((millis(7), Action::Isolate(agent)));
             actions
+        }
+        Hard::LateAnswers(agent) => {
+            let cut = later(1_200, 2_200);
+            vec![
+                (now, Action::SlowLink(leads, agent, 900)),
+                (cut, Action::CutOneWay(agent, leads)),
+                (cut + millis(3_500), Action::Mend(leads, agent)),
+            ]
         }
         Hard::Flapping(agent) => {
             let slow = (now, Action::SlowLink(agent, leads, 60));

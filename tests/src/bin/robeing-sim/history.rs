@@ -188,7 +188,9 @@ fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) 
         (Op::Submit { id, key, content }, Answer::Existing(told)) => {
             let is_it = told == id || absent(id) && owner(key).as_ref() == Some(told);
             let same = model.get(told).is_some_and(|known| known.content == *content);
-            if is_it && same { vec![model.clone()] } else { Vec::new() }
+            // A coordinator proposes again what it does not know the fate of: the call may find what it did itself.
+            let itself = if told == id { follow(model, op, &Answer::New, fleeting) } else { Vec::new() };
+            itself.into_iter().chain((is_it && same).then(|| model.clone())).collect()
         }
         (Op::Submit { id, key, content }, Answer::Conflict) => {
             let other = [Some(id.clone()), owner(key)].into_iter().flatten().filter_map(|id| model.get(&id)).next();
@@ -423,6 +425,12 @@ mod tests {
         assert_explained(&[first.clone(), call(submit("b", Some("k")), 3, 4, Answer::Existing(A.into()))]);
         assert_not(&[first.clone(), call(submit("b", Some("k")), 3, 4, Answer::New)]);
         assert_not(&[first, call(submit("b", Some("other")), 3, 4, Answer::Existing(A.into()))]);
+    }
+
+    #[test]
+    fn a_call_may_find_what_it_did_itself() {
+        assert_explained(&[call(submit(A, None), 1, 2, Answer::Existing(A.into())), call(get(), 3, 4, found(None, 1))]);
+        assert_not(&[call(submit("b", Some("k")), 1, 2, Answer::Existing(A.into()))]);
     }
 
     #[test]

@@ -46,8 +46,9 @@ impl Mix {
     pub fn task(self, platform: &Platform, submitter: &str) -> v1::TaskSpec {
         let random = &*platform.random;
         let ms = match below(random, 12) {
-            0 => 1_500 + below(random, 4_000),
-            1..=4 => below(random, 1_000),
+            // Longer than it takes to lose an agent, so that what it ran is begun elsewhere.
+            0..=2 => 1_500 + below(random, 3_000),
+            3..=5 => below(random, 1_000),
             _ => below(random, 150),
         };
         let course = match below(random, 14) {
