@@ -51,6 +51,29 @@ fn cut(text: &mut String, most: usize, tail: bool) {
     }
 }
 
+impl Outcome {
+    /// The outcome as it counts: a failure's texts cut to [`MAX_TEXT_BYTES`], and an output over [`MAX_INPUT_BYTES`] a final
+    /// failure. What is refused need not travel, so coordinators do this before a completion goes into the log.
+    #[must_use]
+    pub fn within_limits(self) -> Outcome {
+        match self {
+            Outcome::Succeeded(output) if output.len() > MAX_INPUT_BYTES => {
+                let message = format!(
+                    "the output has {} bytes, the limit is {MAX_INPUT_BYTES}; store it elsewhere and return a reference",
+                    output.len()
+                );
+                Outcome::Failed(own_failure(FailureKind::OutputTooLarge, &message, false))
+            }
+            Outcome::Failed(mut failure) => {
+                cut(&mut failure.message, MAX_TEXT_BYTES, false);
+                cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
+                Outcome::Failed(failure)
+            }
+            Outcome::Succeeded(_) | Outcome::Stopped | Outcome::HandedBack => self,
+        }
+    }
+}
+
 pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
     Failure { kind, message: message.to_owned(), code: None, stderr_tail: String::new(), retryable }
 }
@@ -137,21 +160,15 @@ impl Fleet {
         let Some(seq) = self.indexes.ids.get(&task).copied() else {
             return self.stale(StaleReason::UnknownTask);
         };
-        match outcome {
-            Outcome::Succeeded(output) if output.len() <= MAX_INPUT_BYTES && self.has_room(output.len()) => {
+        match outcome.within_limits() {
+            Outcome::Succeeded(output) if self.has_room(output.len()) => {
                 self.succeeded(seq, id, (task, attempt), ran_us, output, effects);
             }
             Outcome::Succeeded(output) => {
-                let len = output.len();
-                let message = if len > MAX_INPUT_BYTES {
-                    format!(
-                        "the output has {len} bytes, the limit is {MAX_INPUT_BYTES}; store it elsewhere and return a reference"
-                    )
-                } else {
-                    format!(
-                        "no room is left for the output of {len} bytes; raise max_bytes, or store outputs elsewhere"
-                    )
-                };
+                let message = format!(
+                    "no room is left for the output of {} bytes; raise max_bytes, or store outputs elsewhere",
+                    output.len()
+                );
                 let failure = own_failure(FailureKind::OutputTooLarge, &message, false);
                 self.failed(seq, id, (task, attempt), failure, effects);
             }
@@ -211,8 +228,6 @@ impl Fleet {
     }
 
     fn failed(&mut self, seq: u64, id: AgentId, held: (TaskId, u32), mut failure: Failure, effects: &mut Vec<Effect>) {
-        cut(&mut failure.message, MAX_TEXT_BYTES, false);
-        cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
         // Kept with the attempt and, if it is the last one, with the task.
         if !self.has_room(2 * (failure.message.len() + failure.stderr_tail.len())) {
             cut(&mut failure.message, SCARCE_TEXT_BYTES, false);

@@ -149,6 +149,13 @@ impl Fleet {
         self.state.agents.values()
     }
 
+    /// The agents that are known, by name, from after the name `after`.
+    pub fn agents_by_name(&self, after: Option<&str>) -> impl Iterator<Item = &Agent> + '_ {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.indexes.names.range::<str, _>((start, Bound::Unbounded));
+        names.filter_map(|(_, id)| self.agent(*id))
+    }
+
     /// Agents by state. Looks at each.
     pub fn agent_counts(&self) -> AgentCounts {
         let mut counts = AgentCounts::default();

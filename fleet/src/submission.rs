@@ -40,6 +40,16 @@ impl SubmitTask {
 }
 
 impl Fleet {
+    /// What this submission would be refused with, if that is clear from the state as it is: it is out of its bounds, or there
+    /// is no room for it. Never for one whose id or key is known, which is answered with its task.
+    pub fn refusal_of(&self, submission: &SubmitTask) -> Option<Refusal> {
+        if let Err(refusal) = submission.check() {
+            return Some(refusal);
+        }
+        let refusal = self.check_room(submission.input.len() as u64).err()?;
+        self.submitted_before(submission).is_none().then_some(refusal)
+    }
+
     pub(crate) fn submit(&mut self, submission: SubmitTask, effects: &mut Vec<Effect>) -> Reply {
         if let Err(refusal) = submission.check() {
             return Reply::Refused(refusal);

@@ -89,9 +89,7 @@ impl Coordinators {
         if status.leader.is_empty() {
             return Err(refused("GetStatus", address, &Status::unavailable("no coordinator leads")));
         }
-        let request = v1::ListAgentsRequest { include_lost: true, consistency: v1::Consistency::Linearizable.into() };
-        let agents = client.list_agents(within(QUESTION_DEADLINE, request)).await;
-        let agents = agents.map_err(|status| refused("ListAgents", address, &status))?.into_inner().agents;
+        let agents = list_agents(&mut client).await.map_err(|status| refused("ListAgents", address, &status))?;
         Ok(Answer { status, agents, from: address.to_owned() })
     }
 
@@ -138,6 +136,23 @@ impl Coordinators {
         let channel = endpoint.connect_timeout(CONNECT_DEADLINE).tcp_nodelay(true).connect_lazy();
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
+    }
+}
+
+/// All agents, the lost ones included, page by page.
+async fn list_agents(client: &mut FleetClient<Channel>) -> Result<Vec<v1::Agent>, Status> {
+    let mut agents = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let consistency = v1::Consistency::Linearizable.into();
+        let request = v1::ListAgentsRequest { include_lost: true, consistency, page_token: page_token.clone() };
+        let page = client.list_agents(within(QUESTION_DEADLINE, request)).await?.into_inner();
+        agents.extend(page.agents);
+        // Pages follow each other by name, so there is an end.
+        if page.next_page_token <= page_token {
+            return Ok(agents);
+        }
+        page_token = page.next_page_token;
     }
 }
 

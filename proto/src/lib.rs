@@ -1,5 +1,8 @@
 //! The gRPC contract of Robeing: what the protos under `robeing/` say, as Rust.
 
+pub mod budget;
+pub mod codec;
+
 /// Package `robeing.v1`.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub mod v1 {

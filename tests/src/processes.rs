@@ -43,6 +43,17 @@ impl Process {
         self.child.id()
     }
 
+    /// The most memory that it ever had, bytes.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
     /// Everything it said, and its predecessors with the same log.
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();

@@ -4,8 +4,12 @@
 use std::{hash::BuildHasher, time::Duration};
 
 use prost_types::Any;
-use robeing_proto::v1::{
-    self, AgentState, Heartbeat, Hello, Role, TaskState, agent_message::Message as Said, raft_client::RaftClient,
+use robeing_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{
+        self, AgentState, Heartbeat, Hello, Role, TaskState, agent_message::Message as Said, fleet_client::FleetClient,
+        raft_client::RaftClient,
+    },
 };
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
@@ -138,7 +142,8 @@ async fn malformed_raft(channel: Channel) {
     assert!(raft.vote(vote.clone()).await.is_err());
     assert!(raft.pre_vote(vote.clone()).await.is_err());
     assert!(raft.transfer_leader(vote).await.is_err());
-    let propose = v1::ProposeRequest { commands: vec![vec![0xff; 64].into(), Vec::new().into()] };
+    let commands = vec![vec![0xff; 64].into(), Vec::new().into()];
+    let propose = v1::ProposeRequest { commands, ..Default::default() };
     assert!(raft.propose(propose).await.is_err());
     let chunk = v1::SnapshotChunk { meta_json: "[]".into(), data: "garbage".into(), ..Default::default() };
     assert!(raft.install_snapshot(tokio_stream::iter([chunk])).await.is_err());
@@ -157,6 +162,70 @@ async fn malformed_raft(channel: Channel) {
     let stranger = v1::JoinRequest { cluster_id: "tested".into(), name: "stranger".into(), ..join };
     let answer = raft.join(stranger).await;
     assert!(!matches!(&answer, Ok(answer) if answer.get_ref().joined), "{answer:?}");
+}
+
+/// Bytes that a coordinator of an empty fleet may take, whatever it is asked: a debug build takes some 60 MiB by itself.
+const MODEST: u64 = 400 * 1024 * 1024;
+
+/// Small requests that would have a coordinator do, keep or answer very much.
+#[tokio::test]
+async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory() {
+    let mut fleet = Fleet::start(FleetSpec::new(1).session_timeout("60s")).await;
+    let address = fleet.address("coordinator-0");
+    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect().await;
+    let mut client = FleetClient::new(channel.expect("it listens")).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    const MIB: usize = 1024 * 1024;
+
+    // A reason that would be kept with each of a thousand tasks.
+    let ids: Vec<String> = (0..1_000).map(|_| robeing::client::new_task_id()).collect();
+    let cancel =
+        |ids: &[String], reason: usize| v1::CancelTasksRequest { ids: ids.to_vec(), reason: "r".repeat(reason) };
+    assert_refused(client.cancel_tasks(cancel(&ids, 4 * MIB)).await, Code::InvalidArgument, "reason");
+    assert_refused(client.cancel_tasks(cancel(&ids, 1025)).await, Code::InvalidArgument, "1024 at most");
+    let same = vec![ids[0].clone(); 1_000];
+    let told = client.cancel_tasks(cancel(&same, 1024)).await.expect("it is within the limits").into_inner();
+    assert!(told.results.iter().all(|result| result.task_id == ids[0]) && told.results.len() == 1_000);
+    let more = [&ids[..], &ids[..1]].concat();
+    assert_refused(client.cancel_tasks(cancel(&more, 0)).await, Code::InvalidArgument, "1000 at most");
+
+    // Parts of two bytes each that take hundreds in memory.
+    let submission = |tasks| v1::SubmitRequest { tasks: vec![v1::TaskSpec::default(); tasks] };
+    assert_refused(client.submit(submission(2_000_000)).await, Code::InvalidArgument, "parts");
+    assert_refused(client.submit(submission(1_001)).await, Code::InvalidArgument, "1000 at most");
+    let request = v1::SubmitStreamRequest { tasks: vec![v1::StreamedTask::default(); 2_000_000] };
+    let mut told = client.submit_stream(tokio_stream::iter([request])).await.expect("a stream").into_inner();
+    assert_refused(told.message().await, Code::InvalidArgument, "parts");
+    let held = vec![v1::AttemptRef::default(); 1_000_000];
+    assert_refused(HandAgent::open(&address, Hello { held, ..hello("holder") }).await, Code::InvalidArgument, "parts");
+
+    // Long texts are not repeated, nor kept.
+    let long = "x".repeat(2 * MIB);
+    let get = v1::GetTaskRequest { id: long.clone(), ..Default::default() };
+    let status = client.get_task(get).await.expect_err("it is no id");
+    assert!(status.code() == Code::InvalidArgument && status.message().len() < 200, "{status:?}");
+    let spec = v1::TaskSpec { id: long.clone(), ..task("") };
+    let refused = client.submit(v1::SubmitRequest { tasks: vec![spec] }).await.expect("each has its answer");
+    assert!(format!("{refused:?}").len() < 2_000, "the answer is short");
+    let list = v1::ListTasksRequest { page_token: long.clone(), ..Default::default() };
+    let status = client.list_tasks(list).await.expect_err("it is no token");
+    assert!(status.message().len() < 300, "{} bytes", status.message().len());
+    for list in [
+        v1::ListTasksRequest { kind: long.clone(), ..Default::default() },
+        v1::ListTasksRequest { submitter: long.clone(), ..Default::default() },
+        v1::ListTasksRequest { agent: long.clone(), ..Default::default() },
+    ] {
+        assert_refused(client.list_tasks(list).await, Code::InvalidArgument, "the most is 253");
+    }
+    let states = vec![i32::from(TaskState::Queued); MIB];
+    client.list_tasks(v1::ListTasksRequest { states, ..Default::default() }).await.expect("one state, if often");
+    let specializations = vec![long; 5];
+    let hello = Hello { specializations, ..hello("expert") };
+    assert_refused(HandAgent::open(&address, hello).await, Code::FailedPrecondition, "specializations");
+
+    let peak = fleet.process("coordinator-0").peak_memory();
+    assert!(peak < MODEST, "the coordinator took {peak} bytes");
+    let id = fleet.submit_one(task(&answer("fine"))).await;
+    assert_eq!(fleet.task(&id).await.state(), TaskState::Queued);
 }
 
 /// Bytes without a pattern; their content does not matter to the test.

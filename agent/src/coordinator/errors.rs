@@ -76,8 +76,10 @@ impl From<ProposeError> for Status {
     fn from(error: ProposeError) -> Self {
         let message = error.to_string();
         match error {
-            ProposeError::NoLeader | ProposeError::NotLeader | ProposeError::Stopping => Self::unavailable(message),
-            ProposeError::TooLarge { .. } => Self::resource_exhausted(message),
+            ProposeError::NoLeader | ProposeError::Unanswered | ProposeError::NotLeader | ProposeError::Stopping => {
+                Self::unavailable(message)
+            }
+            ProposeError::TooLarge { .. } | ProposeError::Busy => Self::resource_exhausted(message),
         }
     }
 }
@@ -95,5 +97,17 @@ pub fn no_task(id: &str) -> Status {
 
 /// More of something than a request may have.
 pub fn too_many(what: &str, count: usize, limit: usize) -> Status {
-    Status::resource_exhausted(format!("{count} {what} in one request, {limit} at most; split it"))
+    Status::invalid_argument(format!("{count} {what} in one request, {limit} at most; split it"))
+}
+
+/// Calls that together bring more than is taken at once.
+pub fn too_much_at_once(limit: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "{limit} bytes of submissions are under way; submit again later, or over SubmitStream, which waits for room"
+    ))
+}
+
+/// A field longer than it may be.
+pub fn too_long(field: &str, bytes: usize, limit: usize) -> Status {
+    Status::invalid_argument(format!("{field} has {bytes} bytes, {limit} at most"))
 }

@@ -4,8 +4,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, future::join_all, stream::BoxStream};
-use robeing_fleet::{Command, Reply, TaskFilter, limits::MAX_PAGE};
-use robeing_proto::v1;
+use prost::Message;
+use robeing_fleet::{Agent, AgentState, Command, Fleet, Reply, TaskFilter, TaskId, limits::MAX_PAGE};
+use robeing_proto::{budget::MessageBudget, v1};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -22,17 +24,23 @@ use super::{
 pub const MAX_ITEMS: usize = 1_000;
 /// Tasks of a page when the request does not say.
 const DEFAULT_PAGE: usize = 100;
+/// Bytes of submissions in calls of their own that are under way at once. A stream waits until there is room; a call can't.
+pub const MAX_CALLED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of the reason of a cancellation. It is kept with every task that is cancelled for it.
+pub const MAX_REASON_BYTES: usize = 1024;
 
 /// The service.
 pub struct FleetService {
     node: Arc<Node>,
     tasks: TaskTracker,
+    /// Bytes of submissions that may still come in calls of their own.
+    room: Semaphore,
 }
 
 impl FleetService {
     /// Of this node; its tasks end when the node stops.
     pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
-        Self { node, tasks }
+        Self { node, tasks, room: Semaphore::new(MAX_CALLED_BYTES) }
     }
 
     /// The members, and what is wrong with those that answer.
@@ -78,14 +86,59 @@ impl FleetService {
     }
 }
 
-fn filter(request: &v1::ListTasksRequest) -> Result<TaskFilter, Status> {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+/// A page of tasks as far as one message takes it. The next page begins after the last task in it.
+fn page_of_tasks(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, size: usize) -> v1::ListTasksResponse {
+    let parts = Parts { attempts: true, ..Parts::default() };
+    let page = fleet.tasks(filter, after, size);
+    let (mut tasks, mut next, mut last) = (Vec::with_capacity(page.tasks.len()), page.next, None);
+    let mut budget = MessageBudget::default();
+    for task in page.tasks {
+        let told = view::task(task, parts, fleet.now());
+        if !budget.take(told.encoded_len()) {
+            next = last;
+            break;
+        }
+        last = Some(task.seq);
+        tasks.push(told);
+    }
+    let next_page_token = next.map(|cursor| cursor.to_string()).unwrap_or_default();
+    v1::ListTasksResponse { tasks, next_page_token, revision: fleet.revision() }
+}
+
+/// A page of agents as far as one message takes it.
+fn page_of_agents(fleet: &Fleet, include_lost: bool, after: Option<&str>) -> v1::ListAgentsResponse {
+    let shown = |agent: &&Agent| include_lost || agent.state != AgentState::Lost;
+    let (mut agents, mut next_page_token): (Vec<v1::Agent>, _) = (Vec::new(), String::new());
+    let mut budget = MessageBudget::default();
+    for agent in fleet.agents_by_name(after).filter(shown) {
+        let told = view::agent(agent);
+        if !budget.take(told.encoded_len()) {
+            next_page_token = agents.last().map(|last| last.name.clone()).unwrap_or_default();
+            break;
+        }
+        agents.push(told);
+    }
+    v1::ListAgentsResponse { agents, revision: fleet.revision(), next_page_token }
+}
+
+fn filter(request: v1::ListTasksRequest) -> Result<TaskFilter, Status> {
     Ok(TaskFilter {
         states: view::task_states(&request.states)?,
-        kind: some(&request.kind),
-        submitter: some(&request.submitter),
-        agent: some(&request.agent),
+        kind: view::filter_name("kind", request.kind)?,
+        submitter: view::filter_name("submitter", request.submitter)?,
+        agent: view::filter_name("agent", request.agent)?,
     })
+}
+
+fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
+    let task_id = task.to_string();
+    match reply {
+        Some(Reply::Cancelled(state)) => {
+            v1::CancelResult { task_id, state: view::task_state(*state).into(), refusal: None }
+        }
+        Some(Reply::Refused(refusal)) => v1::CancelResult { task_id, state: 0, refusal: Some(view::refusal(refusal)) },
+        _ => v1::CancelResult { task_id, ..Default::default() },
+    }
 }
 
 #[tonic::async_trait]
@@ -94,10 +147,13 @@ impl v1::fleet_server::Fleet for FleetService {
     type WatchTasksStream = BoxStream<'static, Result<v1::WatchTasksResponse, Status>>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
-        let tasks = request.into_inner().tasks;
+        let request = request.into_inner();
+        let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
+        let tasks = request.tasks;
         if tasks.len() > MAX_ITEMS {
             return Err(errors::too_many("tasks", tasks.len(), MAX_ITEMS));
         }
+        let _room = self.room.try_acquire_many(bytes).map_err(|_| errors::too_much_at_once(MAX_CALLED_BYTES))?;
         let results = submissions::submit(&self.node, tasks).await?;
         Ok(Response::new(v1::SubmitResponse { results }))
     }
@@ -129,29 +185,20 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let request = request.into_inner();
-        let filter = filter(&request)?;
+        let (page_size, consistency) = (request.page_size as usize, request.consistency);
         let after = match request.page_token.as_str() {
             "" => None,
             token => Some(token.parse().map_err(|_| {
+                let token = view::excerpt(token);
                 Status::invalid_argument(format!(
                     "page_token {token:?} is not one that a listing gave; leave it empty to start"
                 ))
             })?),
         };
-        let size = match request.page_size as usize {
-            0 => DEFAULT_PAGE,
-            size => size.min(MAX_PAGE),
-        };
-        self.node.ready_to_read(request.consistency).await?;
-        let parts = Parts { attempts: true, ..Parts::default() };
-        Ok(Response::new(self.node.look(|fleet| {
-            let page = fleet.tasks(&filter, after, size);
-            v1::ListTasksResponse {
-                tasks: page.tasks.into_iter().map(|task| view::task(task, parts, fleet.now())).collect(),
-                next_page_token: page.next.map(|cursor| cursor.to_string()).unwrap_or_default(),
-                revision: fleet.revision(),
-            }
-        })))
+        let filter = filter(request)?;
+        let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
+        self.node.ready_to_read(consistency).await?;
+        Ok(Response::new(self.node.look(|fleet| page_of_tasks(fleet, &filter, after, size))))
     }
 
     async fn watch_tasks(
@@ -174,23 +221,18 @@ impl v1::fleet_server::Fleet for FleetService {
         if request.ids.len() > MAX_ITEMS {
             return Err(errors::too_many("ids", request.ids.len(), MAX_ITEMS));
         }
+        if request.reason.len() > MAX_REASON_BYTES {
+            return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
+        }
         let tasks = request.ids.iter().map(|id| view::task_id(id)).collect::<Result<Vec<_>, _>>()?;
-        let commands: Vec<Command> =
-            tasks.iter().map(|task| Command::Cancel { task: *task, reason: request.reason.clone() }).collect();
-        let replies = self.node.proposer.propose(&commands).await?;
-        let results = tasks.into_iter().zip(replies).map(|(task, reply)| {
-            let task_id = task.to_string();
-            match reply {
-                Reply::Cancelled(state) => {
-                    v1::CancelResult { task_id, state: view::task_state(state).into(), refusal: None }
-                }
-                Reply::Refused(refusal) => {
-                    v1::CancelResult { task_id, state: 0, refusal: Some(view::refusal(&refusal)) }
-                }
-                _ => v1::CancelResult { task_id, ..Default::default() },
-            }
-        });
-        Ok(Response::new(v1::CancelTasksResponse { results: results.collect() }))
+        // One command for each task, however often it is named.
+        let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
+        let cancel = |task: &TaskId| Command::Cancel { task: *task, reason: request.reason.clone() };
+        let commands: Vec<Command> = replies.keys().map(cancel).collect();
+        let told = self.node.proposer.propose(self.node.proposer.sender(), &commands).await?;
+        replies.values_mut().zip(told).for_each(|(reply, told)| *reply = Some(told));
+        let result = |task: TaskId| cancel_result(task, replies.get(&task).and_then(Option::as_ref));
+        Ok(Response::new(v1::CancelTasksResponse { results: tasks.into_iter().map(result).collect() }))
     }
 
     async fn list_agents(
@@ -199,13 +241,8 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         self.node.ready_to_read(request.consistency).await?;
-        Ok(Response::new(self.node.look(|fleet| {
-            let shown =
-                |agent: &&robeing_fleet::Agent| request.include_lost || agent.state != robeing_fleet::AgentState::Lost;
-            let mut agents: Vec<_> = fleet.agents().filter(shown).map(view::agent).collect();
-            agents.sort_by(|a, b| a.name.cmp(&b.name));
-            v1::ListAgentsResponse { agents, revision: fleet.revision() }
-        })))
+        let after = (!request.page_token.is_empty()).then_some(request.page_token.as_str());
+        Ok(Response::new(self.node.look(|fleet| page_of_agents(fleet, request.include_lost, after))))
     }
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
@@ -223,5 +260,58 @@ impl v1::fleet_server::Fleet for FleetService {
         status.now = Some(view::timestamp(self.node.clock.estimate().wall));
         self.node.consensus_status(&mut status);
         Ok(Response::new(status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::FleetConfig;
+    use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
+
+    use super::*;
+    use crate::coordinator::fixture::{fleet_with_ended, join, wordy_failure};
+
+    #[test]
+    fn a_page_of_wordy_failures_ends_where_the_message_is_full() {
+        let fleet = fleet_with_ended(1_000, &wordy_failure());
+        let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page = page_of_tasks(&fleet, &TaskFilter::default(), after, MAX_PAGE);
+            assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 8 * 1024, "{} bytes", page.encoded_len());
+            assert!(!page.tasks.is_empty(), "every page has something");
+            seen.extend(page.tasks.into_iter().map(|task| task.id));
+            pages += 1;
+            match page.next_page_token.as_str() {
+                "" => break,
+                token => after = Some(token.parse().unwrap()),
+            }
+        }
+        let expected: Vec<String> = (1..=1_000).map(|id| TaskId(id).to_string()).collect();
+        assert_eq!(seen, expected);
+        assert!(pages > 10, "{pages} pages");
+    }
+
+    #[test]
+    fn more_agents_than_a_message_takes_come_in_pages_by_name() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        for n in 0..3_000 {
+            let long = |text: &str| format!("{text}-{n:04}-{}", "x".repeat(200));
+            let specializations = (0..4).map(|k| format!("{k}{}", "y".repeat(100))).collect();
+            let join = robeing_fleet::AgentJoin { specializations, ..join(&long("agent"), 1) };
+            fleet.apply(robeing_fleet::Stamp::at(1), Command::AgentJoined(join), &mut Vec::new());
+        }
+        let (mut after, mut names, mut pages): (Option<String>, Vec<String>, _) = (None, Vec::new(), 0);
+        loop {
+            let page = page_of_agents(&fleet, false, after.as_deref());
+            assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 64 * 1024, "{} bytes", page.encoded_len());
+            names.extend(page.agents.into_iter().map(|agent| agent.name));
+            pages += 1;
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            after = Some(page.next_page_token);
+        }
+        assert_eq!(names.len(), 3_000);
+        assert!(names.is_sorted() && pages > 1, "{pages} pages");
     }
 }

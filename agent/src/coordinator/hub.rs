@@ -2,12 +2,12 @@
 //! and the sessions of agents. It is told within `apply`, so it only notes things and wakes tasks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use robeing_fleet::{Effect, Fleet, TaskId};
-use robeing_proto::v1::{self, StreamedAnswer, streamed_answer::Answer};
+use robeing_proto::v1::{self, streamed_answer::Answer};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
@@ -17,6 +17,27 @@ use super::{
     view::{self, Parts},
 };
 
+/// Bytes of results that are kept for one stream whose client does not read them. Of further ones only the task is noted; they
+/// are read from the state when their turn comes, where they stay until they expire.
+pub const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a stream of submissions is to tell.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "all but a few are answers")]
+pub enum Told {
+    /// This.
+    Answer(Answer),
+    /// The result of this task, which has ended.
+    Ended(TaskId),
+}
+
+impl Told {
+    /// Whether it is what became of a task.
+    pub fn is_result(&self) -> bool {
+        !matches!(self, Self::Answer(Answer::Submitted(_)))
+    }
+}
+
 /// Answers collected for one stream of submissions, until it sends them.
 ///
 /// Invariant: for a tag that was [expected](Mailbox::expect), the answer to the submission is taken before any result. A
@@ -24,14 +45,39 @@ use super::{
 /// has run; the order is made here, since the two come from different tasks.
 #[derive(Default)]
 pub struct Mailbox {
-    answers: Mutex<Vec<StreamedAnswer>>,
+    kept: Mutex<Kept>,
     /// Of each tag whose submission is not answered yet, the results that came before the answer. Held while answers are
     /// added, so that they are added in this order.
     early: Mutex<BTreeMap<u64, Vec<Answer>>>,
     news: Notify,
 }
 
+#[derive(Default)]
+struct Kept {
+    answers: VecDeque<(u64, Told)>,
+    /// Of the results among them.
+    bytes: usize,
+}
+
+impl Kept {
+    fn add(&mut self, tag: u64, answer: Answer) {
+        let mut told = Told::Answer(answer);
+        if let Told::Answer(Answer::Finished(task)) = &told {
+            let bytes = self.bytes.saturating_add(view::result_size(task));
+            match view::task_id(&task.id) {
+                Ok(id) if bytes > MAX_KEPT_BYTES => told = Told::Ended(id),
+                _ => self.bytes = bytes,
+            }
+        }
+        self.answers.push_back((tag, told));
+    }
+}
+
 impl Mailbox {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn early(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Answer>>> {
         self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,25 +96,22 @@ impl Mailbox {
             return;
         }
         let held_back = if is_submission { early.remove(&tag).unwrap_or_default() } else { Vec::new() };
+        let mut kept = self.kept();
         for answer in std::iter::once(answer).chain(held_back) {
-            self.add(tag, answer);
+            kept.add(tag, answer);
         }
-    }
-
-    fn add(&self, tag: u64, answer: Answer) {
-        let answer = StreamedAnswer { tag, answer: Some(answer) };
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        drop(kept);
         self.news.notify_one();
     }
 
-    /// Up to `limit` answers, oldest first.
-    pub fn take(&self, limit: usize) -> Vec<StreamedAnswer> {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() <= limit {
-            return std::mem::take(&mut *answers);
-        }
-        self.news.notify_one();
-        answers.drain(..limit).collect()
+    /// How many answers are in it.
+    pub fn len(&self) -> usize {
+        self.kept().answers.len()
+    }
+
+    /// All answers, the oldest first, by tag.
+    pub fn take(&self) -> VecDeque<(u64, Told)> {
+        std::mem::take(&mut *self.kept()).answers
     }
 
     /// Returns when there may be something to take. Cancellation-safe.
@@ -229,7 +272,7 @@ impl Observer for Hub {
 
 #[cfg(test)]
 mod tests {
-    use robeing_proto::v1;
+    use bytes::Bytes;
 
     use super::*;
 
@@ -241,14 +284,14 @@ mod tests {
         Answer::Finished(v1::Task::default())
     }
 
-    fn taken(mailbox: &Mailbox, limit: usize) -> Vec<(u64, &'static str)> {
-        let name = |answer: StreamedAnswer| match answer.answer {
-            Some(Answer::Submitted(_)) => (answer.tag, "submitted"),
-            Some(Answer::Finished(_)) => (answer.tag, "finished"),
-            Some(Answer::Expired(_)) => (answer.tag, "expired"),
-            None => (answer.tag, "nothing"),
+    fn taken(mailbox: &Mailbox) -> Vec<(u64, &'static str)> {
+        let name = |(tag, told)| match told {
+            Told::Answer(Answer::Submitted(_)) => (tag, "submitted"),
+            Told::Answer(Answer::Finished(_)) => (tag, "finished"),
+            Told::Answer(Answer::Expired(_)) => (tag, "expired"),
+            Told::Ended(_) => (tag, "ended"),
         };
-        mailbox.take(limit).into_iter().map(name).collect()
+        mailbox.take().into_iter().map(name).collect()
     }
 
     #[test]
@@ -260,13 +303,13 @@ mod tests {
             mailbox.put(1, finished());
             mailbox.put(2, Answer::Expired("id".into()));
             if is_taken_between {
-                assert_eq!(taken(&mailbox, 10), []);
+                assert_eq!(taken(&mailbox), []);
             }
             mailbox.put(1, submitted());
             mailbox.put(2, submitted());
             mailbox.put(1, finished());
             let all = [(1, "submitted"), (1, "finished"), (2, "submitted"), (2, "expired"), (1, "finished")];
-            assert_eq!(taken(&mailbox, 10), all);
+            assert_eq!(taken(&mailbox), all);
         }
     }
 
@@ -276,16 +319,28 @@ mod tests {
         mailbox.put(1, submitted());
         mailbox.expect(1);
         mailbox.put(2, finished());
-        assert_eq!(taken(&mailbox, 10), [(1, "submitted"), (2, "finished")]);
+        assert_eq!(taken(&mailbox), [(1, "submitted"), (2, "finished")]);
     }
 
-    #[tokio::test]
-    async fn what_is_left_after_a_full_message_is_news() {
+    #[test]
+    fn results_that_nobody_reads_are_kept_up_to_a_limit_and_then_only_noted() {
         let mailbox = Mailbox::default();
-        (0..3).for_each(|tag| mailbox.put(tag, submitted()));
-        mailbox.news().await;
-        assert_eq!(taken(&mailbox, 2), [(0, "submitted"), (1, "submitted")]);
-        mailbox.news().await;
-        assert_eq!(taken(&mailbox, 2), [(2, "submitted")]);
+        let output = Bytes::from(vec![0; MAX_KEPT_BYTES / 4]);
+        let result = |id| v1::Task { id: TaskId(id).to_string(), output: output.clone(), ..Default::default() };
+        for tag in 0..6 {
+            mailbox.put(tag, Answer::Finished(result(tag.into())));
+            mailbox.put(tag, submitted());
+        }
+        let told = mailbox.take();
+        let results: Vec<_> = told.iter().filter(|(_, told)| told.is_result()).collect();
+        assert_eq!(results.iter().map(|(tag, _)| *tag).collect::<Vec<u64>>(), [0, 1, 2, 3, 4, 5], "none is lost");
+        for (tag, told) in results {
+            match told {
+                Told::Ended(id) => assert!(*tag >= 3 && *id == TaskId((*tag).into()), "{told:?}"),
+                Told::Answer(_) => assert!(*tag < 3, "three and what comes with them fit"),
+            }
+        }
+        mailbox.put(9, Answer::Finished(result(9)));
+        assert_eq!(taken(&mailbox), [(9, "finished")], "there is room again");
     }
 }

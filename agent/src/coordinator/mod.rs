@@ -13,6 +13,8 @@ pub mod clock;
 pub mod consensus;
 mod contact;
 mod errors;
+#[cfg(test)]
+mod fixture;
 mod fleet_service;
 mod housekeeping;
 mod hub;
@@ -225,7 +227,8 @@ async fn start_node(
         .map_err(CoordinatorError::Consensus)?;
     let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
     tasks.spawn(until(stop, leadership::watch(id, raft.clone(), standing, clock.clone())));
-    let (proposer, driver) = Proposer::new(raft.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
+    let (proposer, driver) =
+        Proposer::new(id, raft.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
     tasks.spawn(until(stop, driver.run()));
     info!(name = config.name, node_id = format!("{id:016x}"), address, "coordinator started");
     Ok(Arc::new(Node {

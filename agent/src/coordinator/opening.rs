@@ -19,7 +19,7 @@ use tonic::Streaming;
 
 use super::{
     node::Node,
-    session_service::{Sender, message},
+    session_service::{Outgoing, message},
 };
 
 /// Pause before the first Opening, and between two.
@@ -42,7 +42,7 @@ impl Waited {
 pub async fn while_opening<T>(
     node: &Node,
     inbound: &mut Streaming<AgentMessage>,
-    sender: &Sender,
+    sender: &Outgoing,
     waited: &Waited,
     opening: impl Future<Output = T>,
 ) -> Option<T> {
@@ -68,7 +68,7 @@ pub async fn while_opening<T>(
 
 /// Tells an agent that its session is being opened, as long as a majority confirms that this coordinator leads. Returns when
 /// nobody listens.
-async fn tell(node: &Node, sender: &Sender) {
+async fn tell(node: &Node, sender: &Outgoing) {
     let mut seq = 0;
     loop {
         tokio::time::sleep(OPENING_EVERY).await;

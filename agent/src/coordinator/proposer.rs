@@ -1,20 +1,37 @@
 //! Gets commands into the log. What arrives while the entries before are being written goes into one entry (group commit). On
 //! a follower the same batches go to the leader. A batch whose fate is unknown, because leadership changed meanwhile, is
 //! proposed again: every command is idempotent, by the ids it carries.
+//!
+//! What waits is bounded by bytes, for each lane (see [`lanes`]): a sender beyond that waits before it hands anything in, and
+//! so does not read on from its client. Senders get room in the order in which they asked for it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod lanes;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use openraft::impls::ProgressResponder;
 use robeing_fleet::{Command, Reply, decode_reply, encode_command};
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::{
+    budget::{MESSAGE_BUDGET_BYTES, in_messages},
+    v1::{self, raft_client::RaftClient},
+};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::Instant,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
 };
 use tonic::transport::Channel;
 
+pub use self::lanes::{Lane, Sender};
+use self::lanes::{Lanes, Room, Waiting};
 use super::{
     clock::FleetClock,
     consensus::{Batch, NodeId, Raft, audit},
@@ -22,32 +39,50 @@ use super::{
 };
 use crate::{limited, transport::Transport};
 
-/// Requests waiting to be taken up.
+/// Requests on their way to the task that makes entries of them.
 pub const MAX_WAITING: usize = 4_096;
-/// Requests taken up and not yet in an entry; beyond it nothing more is taken up.
-pub const MAX_BACKLOG: usize = 8_192;
 /// Commands in one entry, about: a request is never split.
 pub const MAX_BATCH_COMMANDS: usize = 2_048;
-/// Bytes of commands in one entry, about.
-pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
-/// Bytes of commands in one request.
+/// Bytes of commands in one entry, about. What is urgent waits for the entries before it.
+pub const MAX_BATCH_BYTES: usize = MESSAGE_BUDGET_BYTES;
+/// Bytes of commands in one request: more than any that is made here has, or another coordinator hands on.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes a command counts for besides its own, so that their number is bounded, too.
+const COMMAND_OVERHEAD: usize = 128;
 /// Entries on their way at once. More would make each smaller.
 pub const MAX_IN_FLIGHT: usize = 2;
-/// How long a request waits for a leader before it is given up.
+/// Entries on their way beside those, with nothing but what keeps the fleet whole.
+pub const MAX_URGENT_IN_FLIGHT: usize = 1;
+/// How long a request waits to be taken before it is given up.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a batch may be with another coordinator: as long as its requests wait. A leader that is replaced meanwhile is given
 /// up at once, and one that leads on a slow disk answers late.
 const FORWARD_TIMEOUT: Duration = PROPOSE_TIMEOUT;
 /// Pause before a batch is proposed again when leadership did not visibly change.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// How often it is looked for requests that waited for too long, or for which nobody waits.
+const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 
-/// A command that did not make it into the log. Whether it will is not known.
+const ENTRY: Room = Room { bytes: MAX_BATCH_BYTES, commands: MAX_BATCH_COMMANDS };
+
+/// A command that did not make it into the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// No leader took it in time.
+    /// No leader took it in time. Whether one will is not known.
     #[error("no coordinator led for {PROPOSE_TIMEOUT:?}; a majority of them must be up and reach each other")]
     NoLeader,
+    /// It was not taken: others are before it.
+    #[error(
+        "the coordinators can't write all that is handed in: this was not taken within {PROPOSE_TIMEOUT:?}; submit it again later, \
+         and less at once"
+    )]
+    Busy,
+    /// It was on its way to the log, and nobody said that it is there.
+    #[error(
+        "the coordinators did not answer within {PROPOSE_TIMEOUT:?}; whether this was taken is not known: what has an id of its own \
+         may be submitted again"
+    )]
+    Unanswered,
     /// This one does not lead, and was asked not to forward.
     #[error("this coordinator does not lead")]
     NotLeader,
@@ -65,76 +100,177 @@ pub enum ProposeError {
 type Answer = Result<Vec<Reply>, ProposeError>;
 
 struct Request {
+    lane: Lane,
+    sender: Sender,
     commands: Vec<Bytes>,
     bytes: usize,
     answer: oneshot::Sender<Answer>,
     deadline: Instant,
     forward: bool,
+    /// How many entries were settled when it was handed in.
+    settled: u64,
+    /// It was on its way once, so that nobody knows whether it is in the log.
+    tried: bool,
+    /// Its room, until it is answered.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Waiting for Request {
+    fn sender(&self) -> Sender {
+        self.sender
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn commands(&self) -> usize {
+        self.commands.len()
+    }
+}
+
+/// Commands on behalf of other coordinators' senders.
+pub struct Forwarded {
+    /// Where they wait.
+    pub lane: Lane,
+    /// The coordinator, and how many senders it stands for.
+    pub sender: Sender,
+    /// As they are encoded.
+    pub commands: Vec<Bytes>,
 }
 
 /// Where commands are handed in. Cheap to clone.
 #[derive(Clone)]
 pub struct Proposer {
     requests: mpsc::Sender<Request>,
+    rooms: [Arc<Semaphore>; Lane::ALL.len()],
+    settled: Arc<AtomicU64>,
+    senders: Arc<AtomicU64>,
 }
 
+/// The coordinator itself, as a sender.
+const OWN: Sender = Sender { id: 0, weight: 1 };
+
 impl Proposer {
-    /// A proposer and the task behind it, to be run until the node stops.
+    /// A proposer and the task behind it, to be run until the node stops. `id` is this coordinator's.
     pub fn new(
+        id: NodeId,
         raft: Raft,
         standing: watch::Receiver<Standing>,
         transport: Transport,
         clock: FleetClock,
     ) -> (Self, Driver) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
+        let settled = Arc::new(AtomicU64::new(0));
         let driver = Driver {
+            id,
             raft,
             standing,
             transport,
             clock,
             requests: receiver,
-            backlog: VecDeque::new(),
+            lanes: Lanes::default(),
+            in_flight: 0,
+            urgent_in_flight: 0,
+            settled: Arc::clone(&settled),
+            has_local: false,
+            expired: Instant::now(),
             retry_at: None,
             leader: None,
         };
-        (Self { requests }, driver)
+        let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
+        (Self { requests, rooms, settled, senders: Arc::new(AtomicU64::new(1)) }, driver)
     }
 
-    /// Proposes commands and waits until they are applied, here or on the leader: their replies, in order.
-    pub async fn propose(&self, commands: &[Command]) -> Answer {
-        self.propose_encoded(commands.iter().map(encoded).collect(), true).await
+    /// Another sender, such as a stream: it takes turns with all others.
+    pub fn sender(&self) -> Sender {
+        Sender { id: self.senders.fetch_add(1, Ordering::Relaxed), weight: 1 }
     }
 
-    /// Proposes one command.
+    /// Proposes commands, all of one lane, and waits until they are applied, here or on the leader: their replies, in order.
+    /// More than one entry holds goes into several, one after the other.
+    pub async fn propose(&self, sender: Sender, commands: impl IntoIterator<Item = &Command>) -> Answer {
+        let mut lane = Lane::Users;
+        let encode = |command: &Command| {
+            lane = Lane::of(command);
+            encoded(command)
+        };
+        let commands: Vec<Bytes> = commands.into_iter().map(encode).collect();
+        self.propose_encoded(lane, sender, commands).await
+    }
+
+    /// As [`Proposer::propose`], with commands as they are encoded.
+    pub async fn propose_encoded(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>) -> Answer {
+        let mut replies = Vec::with_capacity(commands.len());
+        for commands in in_messages(commands, Bytes::len) {
+            let more = self.request(lane, sender, commands, true).await?;
+            if replies.is_empty() {
+                replies = more;
+            } else {
+                replies.extend(more);
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Proposes one command of the coordinator itself.
     pub async fn propose_one(&self, command: Command) -> Result<Reply, ProposeError> {
-        let mut replies = self.propose(&[command]).await?;
+        let mut replies = self.propose(OWN, [&command]).await?;
         replies.pop().ok_or(ProposeError::Stopping)
     }
 
     /// Proposes one command that makes sense only where it is proposed: refused where this coordinator does not lead.
     pub async fn propose_here(&self, command: Command) -> Result<Reply, ProposeError> {
-        let mut replies = self.propose_encoded(vec![encoded(&command)], false).await?;
+        let mut replies = self.request(Lane::of(&command), OWN, vec![encoded(&command)], false).await?;
         replies.pop().ok_or(ProposeError::Stopping)
     }
 
-    /// Proposes commands as they are encoded; without `forward` only as leader.
-    pub async fn propose_encoded(&self, commands: Vec<Bytes>, forward: bool) -> Answer {
-        if commands.is_empty() {
+    /// Proposes what another coordinator handed on, if this one leads.
+    pub async fn propose_forwarded(&self, forwarded: Forwarded) -> Answer {
+        if forwarded.commands.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes = commands.iter().map(Bytes::len).sum();
+        self.request(forwarded.lane, forwarded.sender, forwarded.commands, false).await
+    }
+
+    async fn request(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, forward: bool) -> Answer {
+        let bytes: usize = commands.iter().map(|command| command.len() + COMMAND_OVERHEAD).sum();
         if bytes > MAX_REQUEST_BYTES {
             return Err(ProposeError::TooLarge { bytes });
         }
-        let (answer, answered) = oneshot::channel();
+        let settled = self.settled.load(Ordering::Relaxed);
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        let request = Request { commands, bytes, answer, deadline, forward };
+        let needed = u32::try_from(bytes.min(lane.room())).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.rooms[lane as usize]).acquire_many_owned(needed);
+        let room = timeout_at(deadline, room).await.map_err(|_| given_up(settled, &self.settled, false))?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            lane,
+            sender,
+            commands,
+            bytes,
+            answer,
+            deadline,
+            forward,
+            settled,
+            tried: false,
+            _room: room.map_err(|_| ProposeError::Stopping)?,
+        };
         self.requests.send(request).await.map_err(|_| ProposeError::Stopping)?;
         answered.await.map_err(|_| ProposeError::Stopping)?
     }
 }
 
-fn encoded(command: &Command) -> Bytes {
+/// Why a request was not taken in time: others were meanwhile, or none was.
+fn given_up(handed_in: u64, settled: &AtomicU64, tried: bool) -> ProposeError {
+    if settled.load(Ordering::Relaxed) == handed_in {
+        return ProposeError::NoLeader;
+    }
+    if tried { ProposeError::Unanswered } else { ProposeError::Busy }
+}
+
+/// A command as it is proposed.
+pub fn encoded(command: &Command) -> Bytes {
     let mut bytes = Vec::with_capacity(128);
     encode_command(command, &mut bytes);
     bytes.into()
@@ -143,18 +279,29 @@ fn encoded(command: &Command) -> Bytes {
 /// How a batch fared.
 struct Outcome {
     requests: Vec<Request>,
+    urgent: bool,
     /// `None`: unknown, to be tried again.
     replies: Option<Vec<Reply>>,
 }
 
 /// The task behind a [`Proposer`].
 pub struct Driver {
+    id: NodeId,
     raft: Raft,
     standing: watch::Receiver<Standing>,
     transport: Transport,
     clock: FleetClock,
     requests: mpsc::Receiver<Request>,
-    backlog: VecDeque<Request>,
+    /// Bounded by the rooms that what is in them holds.
+    lanes: Lanes<Request>,
+    in_flight: usize,
+    urgent_in_flight: usize,
+    /// Entries, or batches at the leader, that were answered.
+    settled: Arc<AtomicU64>,
+    /// Requests may wait that are not to be forwarded.
+    has_local: bool,
+    /// When it was last looked for requests that waited for too long.
+    expired: Instant,
     retry_at: Option<Instant>,
     /// The channel to the leader that batches were last forwarded to.
     leader: Option<(String, Channel)>,
@@ -165,15 +312,18 @@ impl Driver {
     pub async fn run(mut self) {
         let mut in_flight: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
         let mut open = true;
-        while open || !self.backlog.is_empty() || !in_flight.is_empty() {
-            let wake = self.retry_at.or_else(|| self.backlog.front().map(|request| request.deadline));
-            let room = MAX_BACKLOG.saturating_sub(self.backlog.len());
-            let mut taken = Vec::new();
+        let mut taken = Vec::new();
+        while open || !self.lanes.is_empty() || !in_flight.is_empty() {
+            let expire_at = (!self.lanes.is_empty()).then(|| self.expired + EXPIRE_EVERY);
+            let wake = [self.retry_at, expire_at].into_iter().flatten().min();
             tokio::select! {
                 Some(outcome) = in_flight.next() => self.settle(outcome),
-                n = self.requests.recv_many(&mut taken, room.max(1)), if open && room > 0 => {
+                n = self.requests.recv_many(&mut taken, MAX_WAITING), if open => {
                     open = n > 0;
-                    self.backlog.extend(taken);
+                    for request in taken.drain(..) {
+                        self.has_local |= !request.forward;
+                        self.lanes.push(request.lane, request);
+                    }
                 }
                 changed = self.standing.changed() => {
                     if changed.is_err() {
@@ -182,27 +332,31 @@ impl Driver {
                     self.retry_at = None;
                 }
                 () = async { tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
-                    self.retry_at = None;
+                    let now = Instant::now();
+                    self.retry_at = self.retry_at.filter(|at| *at > now);
                 }
             }
             self.expire();
-            while in_flight.len() < MAX_IN_FLIGHT && self.retry_at.is_none() && !self.backlog.is_empty() {
-                match self.launch() {
-                    Some(batch) => in_flight.push(batch),
-                    None => break,
-                }
+            let leads = matches!(&*self.standing.borrow(), Standing::Leading { .. });
+            self.refuse_local(leads);
+            while let Some(batch) = self.launch() {
+                in_flight.push(batch);
             }
         }
     }
 
     fn settle(&mut self, outcome: Outcome) {
+        let count = if outcome.urgent { &mut self.urgent_in_flight } else { &mut self.in_flight };
+        *count -= 1;
         let Some(replies) = outcome.replies else {
             self.retry_at = Some(Instant::now() + RETRY_PAUSE);
             for request in outcome.requests.into_iter().rev() {
-                self.backlog.push_front(request);
+                self.has_local |= !request.forward;
+                self.lanes.put_back(request.lane, Request { tried: true, ..request });
             }
             return;
         };
+        self.settled.fetch_add(1, Ordering::Relaxed);
         let mut replies = replies.into_iter();
         for request in outcome.requests {
             let own: Vec<Reply> = replies.by_ref().take(request.commands.len()).collect();
@@ -213,34 +367,26 @@ impl Driver {
 
     fn expire(&mut self) {
         let now = Instant::now();
-        while self.backlog.front().is_some_and(|request| request.deadline <= now || request.answer.is_closed()) {
-            if let Some(request) = self.backlog.pop_front() {
-                drop(request.answer.send(Err(ProposeError::NoLeader)));
-            }
+        if now < self.expired + EXPIRE_EVERY {
+            return;
         }
+        self.expired = now;
+        let settled = &self.settled;
+        self.lanes.drop_oldest(
+            |request| request.deadline <= now || request.answer.is_closed(),
+            |request| drop(request.answer.send(Err(given_up(request.settled, settled, request.tried)))),
+        );
     }
 
-    fn refuse_forwarded(&mut self) {
-        let (keep, refuse): (VecDeque<_>, VecDeque<_>) = self.backlog.drain(..).partition(|request| request.forward);
-        self.backlog = keep;
-        for request in refuse {
+    /// What is to be proposed as leader only is of no use here, unless this one leads.
+    fn refuse_local(&mut self, leads: bool) {
+        if leads || !self.has_local {
+            return;
+        }
+        self.has_local = false;
+        for request in self.lanes.extract(|request| !request.forward) {
             drop(request.answer.send(Err(ProposeError::NotLeader)));
         }
-    }
-
-    fn take_batch(&mut self) -> Vec<Request> {
-        let (mut batch, mut commands, mut bytes) = (Vec::new(), 0, 0);
-        while let Some(request) = self.backlog.front() {
-            let full =
-                commands + request.commands.len() > MAX_BATCH_COMMANDS || bytes + request.bytes > MAX_BATCH_BYTES;
-            if full && !batch.is_empty() {
-                break;
-            }
-            commands += request.commands.len();
-            bytes += request.bytes;
-            batch.extend(self.backlog.pop_front());
-        }
-        batch
     }
 
     fn channel_to(&mut self, address: String) -> Option<Channel> {
@@ -251,37 +397,53 @@ impl Driver {
         self.leader.as_ref().map(|(_, channel)| channel.clone())
     }
 
-    /// Sends the next batch on its way, if there is somebody to send it to.
+    /// Sends the next batch on its way, if there is one, room for it, and somebody to send it to.
     fn launch(&mut self) -> Option<BoxFuture<'static, Outcome>> {
+        let urgent = self.in_flight >= MAX_IN_FLIGHT;
+        if self.retry_at.is_some() || (urgent && self.urgent_in_flight >= MAX_URGENT_IN_FLIGHT) {
+            return None;
+        }
         let standing = self.standing.borrow_and_update().clone();
-        if !matches!(standing, Standing::Leading { .. }) {
-            self.refuse_forwarded();
+        self.refuse_local(matches!(standing, Standing::Leading { .. }));
+        let nothing = if urgent { self.lanes.is_lane_empty(Lane::Fleet) } else { self.lanes.is_empty() };
+        if nothing {
+            return None;
         }
-        match standing {
+        let batch = match standing {
             // The clock runs only once it is ready.
-            Standing::Leading { ready: true, .. } => {
-                let requests = self.take_batch();
-                let commands = requests.iter().flat_map(|request| request.commands.iter().map(|c| &c[..]));
-                let stamp = self.clock.stamp();
-                audit::tell_stamp(stamp);
-                let batch = Batch::new(stamp, commands);
-                let raft = self.raft.clone();
-                Some(async move { Outcome { replies: write(raft, batch).await, requests } }.boxed())
-            }
-            Standing::Following { leader, peer } => {
-                let requests = self.take_batch();
-                if requests.is_empty() {
-                    return None;
-                }
-                let commands: Vec<Bytes> =
-                    requests.iter().flat_map(|request| request.commands.iter().cloned()).collect();
-                let channel = self.channel_to(peer.address);
-                let standing = self.standing.clone();
-                let forwarded = while_following(standing, leader, forward(channel, commands));
-                Some(async move { Outcome { replies: forwarded.await.flatten(), requests } }.boxed())
-            }
-            Standing::Leading { ready: false, .. } | Standing::Leaderless => None,
-        }
+            Standing::Leading { ready: true, .. } => self.append(urgent),
+            Standing::Following { leader, peer } => self.hand_on(urgent, leader, peer.address),
+            Standing::Leading { ready: false, .. } | Standing::Leaderless => return None,
+        };
+        *(if urgent { &mut self.urgent_in_flight } else { &mut self.in_flight }) += 1;
+        Some(batch)
+    }
+
+    fn append(&mut self, urgent: bool) -> BoxFuture<'static, Outcome> {
+        let batch = if urgent { self.lanes.next_urgent(ENTRY) } else { self.lanes.next_batch(ENTRY) };
+        let requests = batch.requests;
+        let commands = requests.iter().flat_map(|request| request.commands.iter().map(|c| &c[..]));
+        let stamp = self.clock.stamp();
+        audit::tell_stamp(stamp);
+        let batch = Batch::new(stamp, commands);
+        let raft = self.raft.clone();
+        async move { Outcome { replies: write(raft, batch).await, urgent, requests } }.boxed()
+    }
+
+    fn hand_on(&mut self, urgent: bool, leader: NodeId, address: String) -> BoxFuture<'static, Outcome> {
+        let (lane, batch) =
+            if urgent { (Lane::Fleet, self.lanes.next_urgent(ENTRY)) } else { self.lanes.next_of_one_lane(ENTRY) };
+        let requests = batch.requests;
+        let senders: BTreeSet<u64> = requests.iter().map(|request| request.sender.id).collect();
+        let request = v1::ProposeRequest {
+            commands: requests.iter().flat_map(|request| request.commands.iter().cloned()).collect(),
+            lane: v1::Lane::from(lane).into(),
+            from: self.id,
+            senders: u32::try_from(senders.len()).unwrap_or(u32::MAX),
+        };
+        let channel = self.channel_to(address);
+        let forwarded = while_following(self.standing.clone(), leader, forward(channel, request));
+        async move { Outcome { replies: forwarded.await.flatten(), urgent, requests } }.boxed()
     }
 }
 
@@ -307,10 +469,10 @@ async fn while_following<T>(
     }
 }
 
-async fn forward(channel: Option<Channel>, commands: Vec<Bytes>) -> Option<Vec<Reply>> {
-    let count = commands.len();
+async fn forward(channel: Option<Channel>, request: v1::ProposeRequest) -> Option<Vec<Reply>> {
+    let count = request.commands.len();
     let mut client = limited!(RaftClient::new(channel?));
-    let call = client.propose(v1::ProposeRequest { commands });
+    let call = client.propose(request);
     let response = tokio::time::timeout(FORWARD_TIMEOUT, call).await.ok()?.ok()?.into_inner();
     if response.not_leader || response.replies.len() != count {
         return None;
@@ -322,6 +484,63 @@ async fn forward(channel: Option<Channel>, commands: Vec<Bytes>) -> Option<Vec<R
 mod tests {
     use super::*;
     use crate::coordinator::consensus::Peer;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// A proposer whose requests nobody takes up but the test.
+    fn idle() -> (Proposer, mpsc::Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel(MAX_WAITING);
+        let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
+        let proposer = Proposer { requests, rooms, settled: Arc::default(), senders: Arc::default() };
+        (proposer, receiver)
+    }
+
+    fn hand_in(proposer: &Proposer, lane: Lane, bytes: usize) -> tokio::task::JoinHandle<Answer> {
+        let (proposer, sender) = (proposer.clone(), proposer.sender());
+        let commands = vec![vec![0; bytes].into()];
+        tokio::spawn(async move { proposer.propose_forwarded(Forwarded { lane, sender, commands }).await })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_lane_keeps_others_waiting_and_other_lanes_are_not_concerned() {
+        let (proposer, mut requests) = idle();
+        let large: Vec<_> = (0..9).map(|_| hand_in(&proposer, Lane::Users, 4 * MIB)).collect();
+        let mut taken = Vec::new();
+        for _ in 0..7 {
+            taken.push(requests.recv().await.expect("there is room"));
+        }
+        let small = hand_in(&proposer, Lane::Users, 10);
+        let loss = hand_in(&proposer, Lane::Fleet, 10);
+        assert_eq!(
+            requests.recv().await.map(|request| request.lane),
+            Some(Lane::Fleet),
+            "the next one there is room for"
+        );
+        assert!(requests.try_recv().is_err(), "the lane of users is full");
+        // An answer makes room, in the order in which it was asked for.
+        drop(taken.remove(0));
+        taken.push(requests.recv().await.expect("there is room for one"));
+        assert!(taken.iter().all(|request| request.bytes > MIB), "the small one is behind another large one");
+        // Others were written meanwhile: this one was not taken, and that is what is said.
+        proposer.settled.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(small.await.unwrap(), Err(ProposeError::Busy));
+        drop((large, loss, taken));
+    }
+
+    #[test]
+    fn a_request_that_may_be_in_the_log_is_never_said_to_have_been_left_out() {
+        let settled = AtomicU64::new(7);
+        assert_eq!(given_up(6, &settled, false), ProposeError::Busy);
+        assert_eq!(given_up(7, &settled, false), ProposeError::NoLeader, "nothing was written");
+        assert_eq!(given_up(6, &settled, true), ProposeError::Unanswered, "it was on its way once");
+    }
+
+    #[tokio::test]
+    async fn a_request_beyond_the_limit_is_refused() {
+        let (proposer, _requests) = idle();
+        let refused = hand_in(&proposer, Lane::Users, MAX_REQUEST_BYTES).await.unwrap();
+        assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
+    }
 
     fn following(leader: NodeId) -> Standing {
         Standing::Following { leader, peer: Peer { name: "leader".into(), address: "127.0.0.1:1".into() } }

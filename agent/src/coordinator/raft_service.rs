@@ -12,8 +12,11 @@ use super::{
     membership,
     node::Node,
     preference,
-    proposer::{MAX_BATCH_COMMANDS, ProposeError},
+    proposer::{Forwarded, MAX_BATCH_COMMANDS, ProposeError, Sender},
 };
+
+/// Senders that another coordinator may stand for at once: an entry's commands, each of one sender.
+const MAX_FORWARDED_SENDERS: u32 = MAX_BATCH_COMMANDS as u32;
 
 /// The service.
 pub struct RaftService {
@@ -66,7 +69,7 @@ impl v1::raft_server::Raft for RaftService {
     }
 
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeResponse>, Status> {
-        let commands = request.into_inner().commands;
+        let v1::ProposeRequest { commands, lane, from, senders } = request.into_inner();
         // One request of a follower may be larger than the target of a batch, but not without end.
         if commands.len() > MAX_BATCH_COMMANDS * 16 {
             return Err(super::errors::too_many("commands", commands.len(), MAX_BATCH_COMMANDS * 16));
@@ -74,7 +77,9 @@ impl v1::raft_server::Raft for RaftService {
         if let Some(problem) = commands.iter().find_map(|command| robeing_fleet::decode_command(command).err()) {
             return Err(Status::invalid_argument(format!("a command can't be read: {problem}")));
         }
-        match self.node.proposer.propose_encoded(commands, false).await {
+        let lane = v1::Lane::try_from(lane).unwrap_or_default().into();
+        let sender = Sender { id: from, weight: senders.clamp(1, MAX_FORWARDED_SENDERS) };
+        match self.node.proposer.propose_forwarded(Forwarded { lane, sender, commands }).await {
             Ok(replies) => {
                 let encode = |reply| {
                     let mut bytes = Vec::with_capacity(48);

@@ -2,14 +2,20 @@
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
+use prost::Message;
 use robeing_fleet::{
-    AgentId, AgentJoin, AgentState, Command, Completion, Fleet, Outcome, PoolShape, Reply, SessionId, StaleReason,
+    AgentId, AgentJoin, AgentState, Command, Completion, Fleet, Outcome, PoolShape, Refusal, Reply, SessionId,
+    StaleReason,
     sabotage::{Mistake, planted},
 };
-use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
-    coordinator_message::Message as ToAgent,
+use robeing_proto::{
+    budget::in_messages,
+    v1::{
+        self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+        coordinator_message::Message as ToAgent,
+    },
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +27,7 @@ use super::{
     leadership::{Standing, until, until_not_leading},
     node::Node,
     opening::{Waited, while_opening},
-    proposer::ProposeError,
+    proposer::{self, Lane, ProposeError, Sender},
     registry::{Link, Outbox, reconcile},
     view,
 };
@@ -35,8 +41,6 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
 const MAX_COMPLETING: usize = 64;
-/// Bytes of inputs in one message, about.
-const MESSAGE_TARGET: usize = 4 * 1024 * 1024;
 
 /// The service.
 pub struct SessionService {
@@ -76,7 +80,7 @@ impl v1::session_server::Session for SessionService {
     }
 }
 
-pub(super) type Sender = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+pub(super) type Outgoing = mpsc::Sender<Result<CoordinatorMessage, Status>>;
 
 /// Wraps a message to an agent.
 pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
@@ -95,7 +99,7 @@ async fn serve(
     node: Arc<Node>,
     peer: Option<SocketAddr>,
     mut inbound: Streaming<AgentMessage>,
-    sender: &Sender,
+    sender: &Outgoing,
 ) -> Result<(), Status> {
     let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
@@ -158,6 +162,8 @@ struct Session {
     link: Arc<Link>,
     term: u64,
     completing: FuturesUnordered<BoxFuture<'static, Completed>>,
+    /// As which its completions wait.
+    sender: Sender,
     /// The newest heartbeat that is not answered, because this leader has not heard of a majority lately.
     unanswered: Option<(u64, Instant)>,
 }
@@ -235,6 +241,9 @@ impl Session {
             // A process that moved goes on in its session, and the next leader must not look for it where it was.
             Some((_, _, false)) | None => {
                 let join = join(&hello, process).map_err(JoinFailed::Refused)?;
+                // What is out of its bounds is refused whatever the state, so it need not go into the log.
+                let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
+                join.check().map_err(refused)?;
                 match node.proposer.propose_here(Command::AgentJoined(join)).await? {
                     Reply::Joined { agent, session } => (agent, session),
                     Reply::Refused(refusal) => {
@@ -277,10 +286,11 @@ impl Session {
             waited_seq,
         });
         let node = Arc::clone(node);
-        Ok((Self { node, agent, session, link, term, completing: FuturesUnordered::new(), unanswered: None }, welcome))
+        let (sender, completing) = (node.proposer.sender(), FuturesUnordered::new());
+        Ok((Self { node, agent, session, link, term, completing, sender, unanswered: None }, welcome))
     }
 
-    async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Sender) {
+    async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Outgoing) {
         let mut standing = self.node.standing.clone();
         let term = self.term;
         let node = Arc::clone(&self.node);
@@ -305,11 +315,11 @@ impl Session {
                 () = contact_since(&node, term, self.unanswered), if self.unanswered.is_some() => {
                     self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
                 }
-                Some(completed) = self.completing.next() => {
-                    if let Some(acks) = completed {
-                        self.link.put(|outbox| outbox.acks.extend(acks));
-                    }
-                }
+                Some(completed) = self.completing.next() => match completed {
+                    Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
+                    // The agent comes back and sends them again.
+                    None => return,
+                },
                 next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
                     Some(Ok(AgentMessage { message: Some(said) })) => {
                         self.node.hub.registry.heard(self.agent, &self.link, Instant::now());
@@ -366,14 +376,15 @@ impl Session {
     }
 
     fn complete(&mut self, completions: Vec<v1::Completion>) {
-        let mut commands = Vec::with_capacity(completions.len());
+        let mut commands: Vec<Bytes> = Vec::with_capacity(completions.len());
         let mut about = Vec::with_capacity(completions.len());
         let mut refused = Vec::new();
         for completion in completions {
-            let key = (completion.task_id.clone(), completion.attempt);
+            // An id that is none is repeated only as far as it takes to recognize it.
+            let key = (view::excerpt(&completion.task_id).to_owned(), completion.attempt);
             match self.completion(completion) {
                 Ok(command) => {
-                    commands.push(Command::Complete(command));
+                    commands.push(proposer::encoded(&Command::Complete(command)));
                     about.push(key);
                 }
                 Err(reason) => refused.push(ack(key, Err(reason))),
@@ -382,9 +393,9 @@ impl Session {
         if !refused.is_empty() {
             self.link.put(|outbox| outbox.acks.extend(refused));
         }
-        let proposer = self.node.proposer.clone();
+        let (proposer, sender) = (self.node.proposer.clone(), self.sender);
         self.completing.push(Box::pin(async move {
-            let replies = proposer.propose(&commands).await.ok()?;
+            let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;
             Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
         }));
     }
@@ -399,6 +410,7 @@ impl Session {
             Wire::HandedBack(_) => Outcome::HandedBack,
         };
         let (agent, session) = (self.agent, self.session);
+        let outcome = outcome.within_limits();
         Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
     }
 }
@@ -438,25 +450,12 @@ fn messages(outbox: Outbox) -> Vec<ToAgent> {
     if let Some(seq) = outbox.heartbeat {
         messages.push(ToAgent::HeartbeatAck(v1::HeartbeatAck { seq }));
     }
-    if !outbox.acks.is_empty() {
-        messages.push(ToAgent::CompletionAcks(v1::CompletionAcks { acks: outbox.acks }));
-    }
-    let (mut group, mut bytes) = (Vec::new(), 0);
-    for assignment in outbox.assignments {
-        bytes += assignment.input.len();
-        if bytes > MESSAGE_TARGET && !group.is_empty() {
-            let assignments = std::mem::take(&mut group);
-            messages.push(ToAgent::Assignments(v1::Assignments { assignments }));
-            bytes = assignment.input.len();
-        }
-        group.push(assignment);
-    }
-    if !group.is_empty() {
-        messages.push(ToAgent::Assignments(v1::Assignments { assignments: group }));
-    }
-    if !outbox.stops.is_empty() {
-        messages.push(ToAgent::Cancels(v1::Cancels { attempts: outbox.stops }));
-    }
+    let acks = in_messages(outbox.acks, Message::encoded_len);
+    messages.extend(acks.into_iter().map(|acks| ToAgent::CompletionAcks(v1::CompletionAcks { acks })));
+    let assignments = in_messages(outbox.assignments, Message::encoded_len);
+    messages.extend(assignments.into_iter().map(|assignments| ToAgent::Assignments(v1::Assignments { assignments })));
+    let stops = in_messages(outbox.stops, Message::encoded_len);
+    messages.extend(stops.into_iter().map(|attempts| ToAgent::Cancels(v1::Cancels { attempts })));
     if outbox.drained {
         messages.push(ToAgent::Drained(v1::Drained {}));
     }
@@ -468,7 +467,8 @@ fn messages(outbox: Outbox) -> Vec<ToAgent> {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{FleetConfig, LossReason, Stamp};
+    use robeing_fleet::{FleetConfig, LossReason, Stamp, TaskId};
+    use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
 
     use super::*;
 
@@ -513,5 +513,36 @@ mod tests {
         let unknown = fleet.apply(Stamp::at(3), Command::AgentJoined(join(&second, None).unwrap()), &mut Vec::new());
         assert!(matches!(unknown, Reply::Joined { .. }), "{unknown:?}");
         assert!(rival(&fleet, &hello(3), None).is_some());
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_agent_comes_in_messages_that_fit() {
+        let mut outbox = Outbox::default();
+        for n in 0..2_000 {
+            let task_id = TaskId(n).to_string();
+            outbox.stops.push(v1::AttemptRef { task_id: task_id.clone(), attempt: 1 });
+            outbox.acks.push(v1::CompletionAck {
+                task_id: task_id.clone(),
+                reason: "r".repeat(1_000),
+                ..Default::default()
+            });
+            let input = vec![0; if n % 100 == 0 { 1024 * 1024 } else { 1_000 }].into();
+            outbox.assignments.push(v1::Assignment { task_id, input, ..Default::default() });
+        }
+        let (mut assigned, mut acknowledged, mut stopped) = (0, 0, 0);
+        for told in messages(outbox) {
+            let told = message(told);
+            let bytes = told.encoded_len();
+            let count = match told.message {
+                Some(ToAgent::Assignments(of)) => (of.assignments.len(), &mut assigned),
+                Some(ToAgent::CompletionAcks(of)) => (of.acks.len(), &mut acknowledged),
+                Some(ToAgent::Cancels(of)) => (of.attempts.len(), &mut stopped),
+                other => panic!("{other:?}"),
+            };
+            *count.1 += count.0;
+            let limit = if count.0 > 1 { MESSAGE_BUDGET_BYTES + 16 * 1024 } else { MAX_ITEM_BYTES };
+            assert!(bytes <= limit, "{} things in {bytes} bytes", count.0);
+        }
+        assert_eq!((assigned, acknowledged, stopped), (2_000, 2_000, 2_000));
     }
 }

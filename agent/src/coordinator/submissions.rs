@@ -1,13 +1,17 @@
 //! Taking tasks: one submission, or a stream of them that also tells results.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Refusal, Reply, RetryPolicy, TaskId};
-use robeing_proto::v1::{self, streamed_answer::Answer};
+use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskId};
+use robeing_proto::{
+    budget::{MessageBudget, in_messages},
+    v1::{self, streamed_answer::Answer},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -18,128 +22,142 @@ use tonic::{Status, Streaming};
 
 use super::{
     errors,
-    hub::{Hub, Mailbox},
+    hub::{Hub, Mailbox, Told},
     node::Node,
-    proposer::ProposeError,
+    proposer::{self, Lane, ProposeError, Sender},
     view,
 };
 use crate::platform::uuid_v7;
 
 /// Tasks of one stream that are not accepted yet, or whose results are waited for; beyond it nothing more is read from it.
 pub const MAX_OUTSTANDING: usize = 16_384;
-/// Answers in one message.
-const MAX_ANSWERS: usize = 1_000;
 /// Tasks looked at in one go, so that applying does not wait long.
 const MAX_LOOKED_AT: usize = 1_000;
-/// Bytes of inputs proposed at once; a submission with more is split.
-const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+/// Messages on their way to one client; what waits beyond that is in the stream's mailbox.
+const SEND_BUFFER: usize = 1;
+/// Bytes of tasks of one stream that are not accepted yet; beyond it nothing more is read from it, which its client feels.
+pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
+/// What a task counts for besides its input.
+const TASK_BYTES: usize = 256;
 
-/// A task that is refused before it is proposed, or its command.
-fn prepare(node: &Node, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<Command, v1::SubmitResult> {
-    let task_id = spec.id.clone();
+/// A task that is refused whatever the state, or its submission.
+fn prepare(node: &Node, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<SubmitTask, v1::SubmitResult> {
+    let task_id = view::excerpt(&spec.id).to_owned();
     let fresh = || uuid_v7(&*node.platform.clock, &*node.platform.random);
-    view::submission(spec, default_retry, fresh).map_err(|error| v1::SubmitResult {
-        task_id,
-        existing: false,
-        refusal: Some(view::bad_field(&error)),
-    })
-}
-
-fn submitted_id(command: &Command) -> TaskId {
-    match command {
-        Command::Submit(submit) => submit.id,
-        _ => TaskId(0),
-    }
-}
-
-fn input_len(command: &Command) -> usize {
-    match command {
-        Command::Submit(submit) => submit.input.len(),
-        _ => 0,
+    let refused = |refusal| v1::SubmitResult { task_id, existing: false, refusal: Some(refusal) };
+    let submission = match view::submission(spec, default_retry, fresh) {
+        Ok(submission) => submission,
+        Err(error) => return Err(refused(view::bad_field(&error))),
+    };
+    match submission.check() {
+        Ok(()) => Ok(submission),
+        Err(refusal) => Err(refused(view::refusal(&refusal))),
     }
 }
 
 /// The answer to a submission.
-fn result(asked: TaskId, reply: Reply) -> (Option<TaskId>, v1::SubmitResult) {
-    match reply {
-        Reply::Submitted { task, existing } => {
+fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
+    match outcome {
+        Ok(Reply::Submitted { task, existing }) => {
             (Some(task), v1::SubmitResult { task_id: task.to_string(), existing, refusal: None })
         }
-        Reply::Refused(refusal) => {
-            let refusal = Some(view::refusal(&refusal));
-            (None, v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal })
-        }
-        other => {
+        Ok(Reply::Refused(refusal)) => (None, refused(asked, view::refusal(&refusal))),
+        Err(refusal) => (None, refused(asked, refusal)),
+        Ok(other) => {
             let refusal = v1::Refusal { code: "INTERNAL".into(), message: format!("unexpected reply {other:?}") };
-            (None, v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) })
+            (None, refused(asked, refusal))
         }
     }
 }
 
-/// The new tasks among these, by place, if the coordinators' disks have no room for new tasks.
+fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
+    v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
+}
+
+/// What is not to be proposed, since the answer is clear: there is no room in the state, or on the coordinators' disks. By place
+/// in `submissions`.
 ///
 /// Only a state as of now tells which are new: whoever asks again for a task that was accepted must be answered with it.
-async fn without_room(node: &Node, commands: &[Command]) -> BTreeMap<usize, Refusal> {
-    let Some(reason) = node.rooms.refusal(Instant::now()) else { return BTreeMap::new() };
-    if node.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
+async fn without_room(node: &Node, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
+    let disks = node.rooms.refusal(Instant::now());
+    let refusal = |fleet: &Fleet, submission: &SubmitTask| {
+        let of_disks = || disks.clone().filter(|_| !fleet.knows(submission)).map(|reason| Refusal::NoRoom { reason });
+        fleet.refusal_of(submission).or_else(of_disks)
+    };
+    let look = || {
+        let mut refused = BTreeMap::new();
+        for (group, start) in submissions.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
+            node.look(|fleet| {
+                let found = group.iter().enumerate().filter_map(|(n, of)| Some((start + n, refusal(fleet, of)?)));
+                refused.extend(found);
+            });
+        }
+        refused
+    };
+    let refused = look();
+    if refused.is_empty() || node.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
         return BTreeMap::new();
     }
-    let mut refused = BTreeMap::new();
-    for (group, start) in commands.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
-        node.look(|fleet| {
-            let is_new = |command: &Command| matches!(command, Command::Submit(submit) if !fleet.knows(submit));
-            let new = group.iter().enumerate().filter(|(_, command)| is_new(command));
-            refused.extend(new.map(|(n, _)| (start + n, Refusal::NoRoom { reason: reason.clone() })));
-        });
-    }
-    refused
+    look()
 }
 
-/// Proposes commands, but for new tasks that there is no room for.
-async fn propose(node: &Node, mut commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
-    let mut refused = without_room(node, &commands).await;
+/// A reply, or that the task was not taken.
+type Outcome = Result<Reply, v1::Refusal>;
+
+/// Proposes submissions: what became of each, in their order.
+async fn propose(node: &Node, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
+    let mut refused = without_room(node, &submissions).await;
+    let count = submissions.len();
+    // Encoded once, and not kept twice while they wait.
+    let commands: Vec<Bytes> = submissions
+        .into_iter()
+        .enumerate()
+        .filter(|(n, _)| !refused.contains_key(n))
+        .map(|(_, submission)| proposer::encoded(&Command::Submit(submission)))
+        .collect();
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
+    let mut groups = in_messages(commands, Bytes::len).into_iter();
+    while let Some(group) = groups.next() {
+        let size = group.len();
+        match node.proposer.propose_encoded(Lane::Users, sender, group).await {
+            Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
+            // None of this group was taken, and none of the next is tried: that is the answer to each.
+            Err(busy @ ProposeError::Busy) => {
+                let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
+                outcomes.extend(std::iter::repeat_n(Err(view::exhausted(&busy)), left));
+            }
+            Err(error) => return Err(error),
+        }
+    }
     if refused.is_empty() {
-        return propose_all(node, &commands).await;
+        return Ok(outcomes);
     }
-    let count = commands.len();
-    let mut n = 0..;
-    commands.retain(|_| n.next().is_some_and(|n| !refused.contains_key(&n)));
-    let mut replies = propose_all(node, &commands).await?.into_iter();
-    let reply = |n| refused.remove(&n).map(Reply::Refused).or_else(|| replies.next());
-    Ok((0..count).filter_map(reply).collect())
-}
-
-/// Proposes commands in chunks that fit.
-async fn propose_all(node: &Node, commands: &[Command]) -> Result<Vec<Reply>, ProposeError> {
-    let mut replies = Vec::with_capacity(commands.len());
-    let mut start = 0;
-    while start < commands.len() {
-        let mut bytes = 0;
-        let fits = |command: &&Command| {
-            bytes += input_len(command);
-            bytes <= CHUNK_BYTES
-        };
-        let count = commands[start..].iter().take_while(fits).count().max(1);
-        replies.extend(node.proposer.propose(&commands[start..start + count]).await?);
-        start += count;
-    }
-    Ok(replies)
+    let mut outcomes = outcomes.into_iter();
+    let outcome = |n| refused.remove(&n).map(|refusal| Ok(Reply::Refused(refusal))).or_else(|| outcomes.next());
+    Ok((0..count).filter_map(outcome).collect())
 }
 
 /// Submits tasks: an answer for each, in order.
 pub async fn submit(node: &Node, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::SubmitResult>, Status> {
     let default_retry = node.look(|fleet| fleet.config().retry);
-    let prepared: Vec<_> = tasks.into_iter().map(|spec| prepare(node, default_retry, spec)).collect();
-    let commands: Vec<Command> = prepared.iter().filter_map(|p| p.as_ref().ok()).cloned().collect();
-    let mut replies = propose(node, commands).await?.into_iter();
-    let answers = prepared.into_iter().map(|prepared| match prepared {
-        Err(refused) => refused,
-        Ok(command) => {
-            let missing = || Reply::Refused(robeing_fleet::Refusal::StaleSession);
-            result(submitted_id(&command), replies.next().unwrap_or_else(missing)).1
-        }
-    });
-    Ok(answers.collect())
+    let mut submissions = Vec::with_capacity(tasks.len());
+    let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
+    for spec in tasks {
+        answers.push(prepare(node, default_retry, spec).map(|submission| {
+            let id = submission.id;
+            submissions.push(submission);
+            id
+        }));
+    }
+    let mut outcomes = propose(node, node.proposer.sender(), submissions).await?.into_iter();
+    let answer = |prepared: Result<TaskId, v1::SubmitResult>| {
+        prepared.map_or_else(Ok, |id| Ok(result(id, outcomes.next().ok_or_else(missing)?).1))
+    };
+    answers.into_iter().map(answer).collect()
+}
+
+fn missing() -> Status {
+    Status::internal("a reply is missing")
 }
 
 /// A stream of submissions. The task that serves it ends with the stream, or with the node.
@@ -148,15 +166,17 @@ pub fn stream(
     tasks: &TaskTracker,
     inbound: Streaming<v1::SubmitStreamRequest>,
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + use<> {
-    let (sender, receiver) = mpsc::channel(4);
+    let (sender, receiver) = mpsc::channel(SEND_BUFFER);
     tasks.spawn(async move {
         let leaving = Arc::clone(&node);
         let mut serving = Serving {
+            sender: node.proposer.sender(),
             installs: node.hub.installs(),
             node,
             mailbox: Arc::new(Mailbox::default()),
             waiting: BTreeMap::new(),
             proposed: 0,
+            proposed_bytes: 0,
             proposing: FuturesUnordered::new(),
             catching_up: None,
         };
@@ -194,14 +214,22 @@ struct Waiting {
     accepted: bool,
 }
 
-type Proposed = (Vec<Asked>, Result<Vec<Reply>, ProposeError>);
+/// A group that was proposed.
+struct Proposed {
+    asked: Vec<Asked>,
+    bytes: usize,
+    outcomes: Result<Vec<Outcome>, ProposeError>,
+}
 
 struct Serving {
     node: Arc<Node>,
+    /// As which its tasks wait.
+    sender: Sender,
     mailbox: Arc<Mailbox>,
     /// By tag.
     waiting: BTreeMap<u64, Waiting>,
     proposed: usize,
+    proposed_bytes: usize,
     proposing: FuturesUnordered<BoxFuture<'static, Proposed>>,
     installs: watch::Receiver<u64>,
     catching_up: Option<CatchingUp>,
@@ -233,21 +261,21 @@ impl Serving {
     ) -> Result<(), Status> {
         let mailbox = Arc::clone(&self.mailbox);
         let mut open = true;
-        let mut pending: Vec<v1::StreamedAnswer> = Vec::new();
+        let mut pending: VecDeque<(u64, Told)> = VecDeque::new();
         while open || self.proposed > 0 || !self.waiting.is_empty() || !pending.is_empty() {
             tokio::select! {
                 Some(proposed) = self.proposing.next() => self.settle(proposed)?,
                 Ok(()) = self.installs.changed() => self.look_again(),
                 caught_up = caught_up(&mut self.catching_up) => self.tell_expired(caught_up.is_ok()),
                 () = mailbox.news(), if pending.is_empty() => {
-                    pending = mailbox.take(MAX_ANSWERS);
+                    pending = mailbox.take();
                     self.told(&pending);
                 }
                 permit = sender.reserve(), if !pending.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    permit.send(Ok(v1::SubmitStreamResponse { answers: std::mem::take(&mut pending) }));
+                    permit.send(Ok(v1::SubmitStreamResponse { answers: self.next_message(&mut pending) }));
                 }
-                next = inbound.next(), if open && self.proposed + self.waiting.len() < MAX_OUTSTANDING => match next {
+                next = inbound.next(), if open && self.may_read() => match next {
                     Some(request) => self.take(request?.tasks)?,
                     None => open = false,
                 }
@@ -256,12 +284,40 @@ impl Serving {
         Ok(())
     }
 
-    fn told(&mut self, answers: &[v1::StreamedAnswer]) {
-        for v1::StreamedAnswer { tag, answer } in answers {
-            if matches!(answer, Some(Answer::Finished(_) | Answer::Expired(_))) {
+    /// Whether there is room for what the client sends next. Answers that it does not read take room, too.
+    fn may_read(&self) -> bool {
+        self.proposed + self.waiting.len() < MAX_OUTSTANDING
+            && self.proposed_bytes < MAX_PROPOSED_BYTES
+            && self.mailbox.len() < MAX_OUTSTANDING
+    }
+
+    fn told(&mut self, answers: &VecDeque<(u64, Told)>) {
+        for (tag, told) in answers {
+            if told.is_result() {
                 self.waiting.remove(tag);
             }
         }
+    }
+
+    /// The answers of the next message, as many as fit.
+    fn next_message(&self, pending: &mut VecDeque<(u64, Told)>) -> Vec<v1::StreamedAnswer> {
+        let mut answers = Vec::with_capacity(pending.len());
+        let mut budget = MessageBudget::default();
+        while let Some((tag, told)) = pending.pop_front() {
+            let answer = match told {
+                Told::Answer(answer) => answer,
+                Told::Ended(id) => match self.node.look(|fleet| Hub::result(fleet, id)) {
+                    Some(task) => Answer::Finished(task),
+                    None => Answer::Expired(id.to_string()),
+                },
+            };
+            if !budget.take(view::answer_size(&answer)) {
+                pending.push_front((tag, Told::Answer(answer)));
+                break;
+            }
+            answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
+        }
+        answers
     }
 
     /// After the state was replaced: tells results that came with it, and if a task is not in it, finds out whether it is gone
@@ -326,26 +382,28 @@ impl Serving {
         }
         let default_retry = self.node.look(|fleet| fleet.config().retry);
         let installs = *self.installs.borrow();
-        let (mut asked, mut commands) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
+        let (mut asked, mut submissions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
         for task in tasks {
             match prepare(&self.node, default_retry, task.task.unwrap_or_default()) {
-                Ok(command) => {
-                    let id = submitted_id(&command);
+                Ok(submission) => {
+                    let id = submission.id;
                     if task.wait {
                         self.mailbox.expect(task.tag);
                         self.await_result(task.tag, id);
                     }
                     asked.push(Asked { tag: task.tag, id, wait: task.wait, installs });
-                    commands.push(command);
+                    submissions.push(submission);
                 }
                 Err(refused) => self.mailbox.put(task.tag, Answer::Submitted(refused)),
             }
         }
+        let bytes = submissions.iter().map(|submission| submission.input.len() + TASK_BYTES).sum();
         self.proposed += asked.len();
-        let node = Arc::clone(&self.node);
+        self.proposed_bytes += bytes;
+        let (node, sender) = (Arc::clone(&self.node), self.sender);
         self.proposing.push(Box::pin(async move {
-            let replies = propose(&node, commands).await;
-            (asked, replies)
+            let outcomes = propose(&node, sender, submissions).await;
+            Proposed { asked, bytes, outcomes }
         }));
         Ok(())
     }
@@ -355,15 +413,16 @@ impl Serving {
         self.waiting.insert(tag, Waiting { id, accepted: false });
     }
 
-    fn settle(&mut self, (asked, replies): Proposed) -> Result<(), Status> {
+    fn settle(&mut self, Proposed { asked, bytes, outcomes }: Proposed) -> Result<(), Status> {
         self.proposed -= asked.len();
+        self.proposed_bytes -= bytes;
         let installs = *self.installs.borrow();
         let mut missed = false;
-        let mut replies = replies?.into_iter();
+        let mut outcomes = outcomes?.into_iter();
         for Asked { tag, id, wait, installs: before } in asked {
-            let Some(reply) = replies.next() else { return Err(Status::internal("a reply is missing")) };
-            let existing = matches!(reply, Reply::Submitted { existing: true, .. });
-            let (task, answer) = result(id, reply);
+            let outcome = outcomes.next().ok_or_else(missing)?;
+            let existing = matches!(outcome, Ok(Reply::Submitted { existing: true, .. }));
+            let (task, answer) = result(id, outcome);
             self.mailbox.put(tag, Answer::Submitted(answer));
             if !wait {
                 continue;

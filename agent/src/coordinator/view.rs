@@ -1,11 +1,11 @@
 //! The fleet's types in the form of the API, and what is submitted in the form of the fleet.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use prost_types::{Duration as WireDuration, Timestamp};
 use robeing_fleet::{
-    self as fleet, Agent, Attempt, AttemptEnd, Command, Failure, FailureKind, FleetMillis, Refusal, RetryPolicy, Role,
-    ScoreTerms, Stamp, SubmitTask, Task, TaskId, TaskState, UnixMillis,
+    self as fleet, Agent, Attempt, AttemptEnd, Failure, FailureKind, FleetMillis, Refusal, RetryPolicy, Role,
+    ScoreTerms, Stamp, SubmitTask, Task, TaskId, TaskState, UnixMillis, limits::MAX_NAME_BYTES,
 };
 use robeing_proto::v1;
 
@@ -38,10 +38,27 @@ fn due(at: FleetMillis, now: Stamp) -> Timestamp {
     timestamp(now.wall_at(at))
 }
 
+/// Characters of a text from outside that an error repeats.
+const EXCERPT_CHARS: usize = 64;
+
+/// The beginning of a text from outside, for repeating it in an error: enough to recognize it, however long it is.
+pub fn excerpt(text: &str) -> &str {
+    let end = text.char_indices().nth(EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
+    &text[..end]
+}
+
 /// A task id from its text.
 pub fn task_id(text: &str) -> Result<TaskId, BadField> {
-    let uuid = uuid::Uuid::from_str(text).map_err(|_| bad("id", format!("{text:?} is not a task id; it is a UUID")))?;
-    Ok(TaskId(uuid.as_u128()))
+    let not_one = |_| bad("id", format!("{:?} is not a task id; it is a UUID", excerpt(text)));
+    Ok(TaskId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// A name to filter by, if one is given.
+pub fn filter_name(field: &'static str, name: String) -> Result<Option<String>, BadField> {
+    if name.len() > MAX_NAME_BYTES {
+        return Err(bad(field, format!("it has {} bytes, the most is {MAX_NAME_BYTES}", name.len())));
+    }
+    Ok(some(name))
 }
 
 fn millis(field: &'static str, duration: Option<WireDuration>) -> Result<Option<u64>, BadField> {
@@ -92,18 +109,18 @@ fn retry(policy: Option<v1::RetryPolicy>, default: RetryPolicy) -> Result<Option
     }))
 }
 
-/// A submission as a command. `fresh` is the id for one that brings none.
+/// A submission. `fresh` is the id for one that brings none.
 pub fn submission(
     spec: v1::TaskSpec,
     default_retry: RetryPolicy,
     fresh: impl FnOnce() -> u128,
-) -> Result<Command, BadField> {
+) -> Result<SubmitTask, BadField> {
     let id = if spec.id.is_empty() { TaskId(fresh()) } else { task_id(&spec.id)? };
     let priority = match spec.priority {
         0 => 5,
         priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
     };
-    Ok(Command::Submit(SubmitTask {
+    Ok(SubmitTask {
         id,
         kind: spec.kind,
         input: spec.input,
@@ -117,7 +134,7 @@ pub fn submission(
         idempotency_key: some(spec.idempotency_key),
         result_ttl: millis("result_ttl", spec.result_ttl)?,
         submitter: spec.submitter,
-    }))
+    })
 }
 
 /// A failure from an agent's report.
@@ -189,7 +206,7 @@ pub fn task_state(state: TaskState) -> v1::TaskState {
     }
 }
 
-/// States to filter by.
+/// States to filter by, each once.
 pub fn task_states(states: &[i32]) -> Result<Vec<TaskState>, BadField> {
     let known = |state: &i32| match v1::TaskState::try_from(*state) {
         Ok(v1::TaskState::Queued) => Ok(TaskState::Queued),
@@ -200,7 +217,8 @@ pub fn task_states(states: &[i32]) -> Result<Vec<TaskState>, BadField> {
         Ok(v1::TaskState::DeadLettered) => Ok(TaskState::DeadLettered),
         Ok(v1::TaskState::Unspecified) | Err(_) => Err(bad("states", format!("unknown state {state}"))),
     };
-    states.iter().map(known).collect()
+    let states: BTreeSet<TaskState> = states.iter().map(known).collect::<Result<_, _>>()?;
+    Ok(states.into_iter().collect())
 }
 
 fn score(terms: &ScoreTerms) -> v1::Score {
@@ -342,9 +360,44 @@ fn loss_reason(reason: fleet::LossReason) -> &'static str {
     }
 }
 
+/// Bytes that the fixed parts of an answer, a failure or an attempt take at most.
+const ANSWER_BYTES: usize = 256;
+
+/// Bytes of an answer in a message, or a little more: cheaper than the exact number, since every answer is asked.
+pub fn answer_size(answer: &v1::streamed_answer::Answer) -> usize {
+    use v1::streamed_answer::Answer;
+    let refusal = |refusal: &v1::Refusal| refusal.code.len() + refusal.message.len();
+    match answer {
+        Answer::Submitted(result) => ANSWER_BYTES + result.task_id.len() + result.refusal.as_ref().map_or(0, refusal),
+        Answer::Finished(task) => result_size(task),
+        Answer::Expired(id) => ANSWER_BYTES + id.len(),
+    }
+}
+
+/// As [`answer_size`], of a result.
+pub fn result_size(task: &v1::Task) -> usize {
+    let failure = |failure: &Option<v1::Failure>| {
+        failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len() + ANSWER_BYTES / 4)
+    };
+    let attempt = |attempt: &v1::Attempt| attempt.agent.len() + failure(&attempt.failure) + ANSWER_BYTES;
+    let texts = [&task.id, &task.kind, &task.submitter, &task.required_specialization];
+    let more = [&task.idempotency_key, &task.cancel_reason, &task.waiting_for];
+    ANSWER_BYTES
+        + texts.into_iter().chain(more).map(String::len).sum::<usize>()
+        + task.input.len()
+        + task.output.len()
+        + failure(&task.failure)
+        + task.attempts.iter().map(attempt).sum::<usize>()
+}
+
 /// A refusal as the API says it.
 pub fn refusal(refusal: &Refusal) -> v1::Refusal {
     v1::Refusal { code: errors::code_name(refusal).to_owned(), message: refusal.to_string() }
+}
+
+/// That there was no room for something, as the API says it.
+pub fn exhausted(error: &impl ToString) -> v1::Refusal {
+    v1::Refusal { code: "RESOURCE_EXHAUSTED".to_owned(), message: error.to_string() }
 }
 
 /// A field that can't be taken, as the API says it.
@@ -390,5 +443,54 @@ pub fn status(fleet: &fleet::Fleet) -> v1::FleetStatus {
         redistributed_total: totals.redistributed,
         stale_refused_total: totals.stale_refused,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+    use robeing_fleet::Outcome;
+    use v1::streamed_answer::Answer;
+
+    use super::*;
+    use crate::coordinator::fixture::{fleet_with_ended, wordy_failure};
+
+    #[test]
+    fn an_answer_is_never_taken_for_smaller_than_it_is() {
+        let parts = Parts { input: true, output: true, attempts: true };
+        let ended =
+            [Outcome::Succeeded(Bytes::new()), Outcome::Succeeded(vec![1; 1024 * 1024].into()), wordy_failure()];
+        let finished = ended.map(|outcome| {
+            let fleet = fleet_with_ended(1, &outcome);
+            Answer::Finished(task(fleet.task(TaskId(1)).expect("it ended"), parts, fleet.now()))
+        });
+        let refusal = Some(v1::Refusal { code: "RESOURCE_EXHAUSTED".into(), message: "m".repeat(500) });
+        let submitted = v1::SubmitResult { task_id: TaskId(u128::MAX).to_string(), existing: true, refusal };
+        for answer in finished.into_iter().chain([Answer::Submitted(submitted)]) {
+            let assumed = answer_size(&answer);
+            let answer = v1::StreamedAnswer { tag: u64::MAX, answer: Some(answer) };
+            // With the tag and length that it has as a part of its message.
+            let exact = answer.encoded_len() + 6;
+            assert!(assumed >= exact && assumed <= exact + 1024, "{assumed} bytes assumed for {exact}");
+        }
+    }
+
+    #[test]
+    fn an_excerpt_is_cut_at_a_character() {
+        assert_eq!(excerpt("short"), "short");
+        assert_eq!(excerpt(&"ä".repeat(1_000)), "ä".repeat(EXCERPT_CHARS));
+    }
+
+    #[test]
+    fn states_are_filtered_by_once_however_often_they_are_named() {
+        let states = vec![i32::from(v1::TaskState::Queued); 100_000];
+        assert_eq!(task_states(&states), Ok(vec![TaskState::Queued]));
+    }
+
+    #[test]
+    fn a_filter_is_no_longer_than_a_name() {
+        assert!(filter_name("kind", "x".repeat(MAX_NAME_BYTES)).is_ok());
+        assert!(filter_name("kind", "x".repeat(MAX_NAME_BYTES + 1)).is_err());
     }
 }

@@ -4,8 +4,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures::Stream;
+use prost::Message;
 use robeing_fleet::{Fleet, Task, TaskFilter, TaskId};
-use robeing_proto::v1;
+use robeing_proto::{budget::MessageBudget, v1};
 use tonic::Status;
 
 use super::{
@@ -35,12 +36,17 @@ impl Watch {
     /// The next changes, and whether there may be more already.
     fn step(&mut self, fleet: &Fleet) -> (Vec<v1::Task>, bool) {
         let (mut tasks, mut looked_at) = (Vec::new(), 0);
+        let mut budget = MessageBudget::default();
         for task in fleet.changed_tasks_since(self.cursor) {
+            if self.wants(task) {
+                let told = view::task(task, self.parts, fleet.now());
+                if !budget.take(told.encoded_len()) {
+                    return (tasks, true);
+                }
+                tasks.push(told);
+            }
             self.cursor = task.revision;
             looked_at += 1;
-            if self.wants(task) {
-                tasks.push(view::task(task, self.parts, fleet.now()));
-            }
             if tasks.len() == MAX_TASKS || looked_at == MAX_LOOKED_AT {
                 return (tasks, true);
             }
@@ -64,13 +70,12 @@ pub fn watch(
     node: Arc<Node>,
     request: v1::WatchTasksRequest,
 ) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
-    let some = |text: String| (!text.is_empty()).then_some(text);
     let ids: BTreeSet<TaskId> = request.ids.iter().map(|id| view::task_id(id)).collect::<Result<_, _>>()?;
     let mut watch = Watch {
         filter: TaskFilter {
             states: view::task_states(&request.states)?,
-            kind: some(request.kind),
-            submitter: some(request.submitter),
+            kind: view::filter_name("kind", request.kind)?,
+            submitter: view::filter_name("submitter", request.submitter)?,
             agent: None,
         },
         present: ids.clone(),
@@ -100,4 +105,57 @@ pub fn watch(
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use robeing_fleet::Outcome;
+    use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
+
+    use super::*;
+    use crate::coordinator::fixture::{fleet_with_ended, wordy_failure};
+
+    /// Everything a watch from the beginning tells, in as many messages as it takes.
+    fn all(fleet: &Fleet) -> Vec<v1::WatchTasksResponse> {
+        let mut watch = Watch {
+            filter: TaskFilter::default(),
+            ids: BTreeSet::new(),
+            present: BTreeSet::new(),
+            parts: Parts { input: false, output: true, attempts: true },
+            cursor: 0,
+        };
+        let mut messages = Vec::new();
+        loop {
+            let (tasks, more) = watch.step(fleet);
+            messages.push(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids: Vec::new() });
+            if !more {
+                return messages;
+            }
+        }
+    }
+
+    #[test]
+    fn results_that_no_single_message_takes_come_in_several() {
+        let large = Outcome::Succeeded(Bytes::from(vec![7; 1024 * 1024]));
+        let small = Outcome::Succeeded(Bytes::from(vec![7; 100 * 1024]));
+        for outcome in [large, small, wordy_failure()] {
+            let fleet = fleet_with_ended(60, &outcome);
+            let messages = all(&fleet);
+            for message in &messages {
+                let limit = if message.tasks.len() > 1 { MESSAGE_BUDGET_BYTES + 4096 } else { MAX_ITEM_BYTES };
+                assert!(
+                    message.encoded_len() <= limit,
+                    "{} tasks in {} bytes",
+                    message.tasks.len(),
+                    message.encoded_len()
+                );
+            }
+            let mut revisions: Vec<u64> = messages.iter().flat_map(|m| &m.tasks).map(|task| task.revision).collect();
+            assert_eq!(revisions.len(), 60, "each is told");
+            revisions.dedup();
+            assert_eq!(revisions.len(), 60, "and told once");
+            assert_eq!(messages.last().map(|last| last.revision), Some(fleet.revision()));
+        }
+    }
 }

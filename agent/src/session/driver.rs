@@ -36,9 +36,9 @@ use crate::{
 
 /// Attempts that ended and are taken note of before anything else is looked at.
 const DONE_AT_ONCE: usize = 1_024;
-/// How long completions may stay unacknowledged on a stream that works before they are sent again. A leader drops those it
-/// could not write down, without a word.
-pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How long completions may stay unacknowledged on a stream that works before they are sent again. A leader that can't write
+/// them down ends the stream; one that is slow would only have more to write.
+pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(15);
 /// How far ahead the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 

@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use robeing_proto::v1::{self, completion};
+use robeing_proto::{
+    budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
+    v1::{self, completion},
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 pub const MAX_WAITING: usize = 1_024;
 /// Bytes of unacknowledged completions above which nothing is started.
 pub const MAX_UNACKNOWLEDGED_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes of completions in one message, unless a single one is larger.
-pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of completions that are sent and not acknowledged, about, beyond which nothing more is sent: the leader holds them
+/// until they are written, those of every agent.
+pub const MAX_SENT_BYTES: usize = 2 * MESSAGE_BUDGET_BYTES;
 /// Completions in one message.
 pub const BATCH_COMPLETIONS: usize = 1_024;
 /// What a completion is counted with besides its output.
@@ -64,6 +68,8 @@ pub struct Held {
     next_finished: u64,
     /// Completions from this number on were not sent on this connection.
     unsent: u64,
+    /// Bytes of those that were, and are not acknowledged.
+    sent_bytes: usize,
 }
 
 impl Held {
@@ -78,6 +84,7 @@ impl Held {
             finished_bytes: 0,
             next_finished: 0,
             unsent: 0,
+            sent_bytes: 0,
         }
     }
 
@@ -173,11 +180,13 @@ impl Held {
     /// On a new connection everything unacknowledged is sent again.
     pub fn send_again(&mut self) {
         self.unsent = 0;
+        self.sent_bytes = 0;
     }
 
-    /// Whether [`Held::batch`] has something to give.
+    /// Whether [`Held::batch`] has something to give, and it may be sent now.
     pub fn has_unsent(&self) -> bool {
-        self.finished.last_key_value().is_some_and(|(last, _)| *last >= self.unsent)
+        let is_unsent = |(last, _): (&u64, _)| *last >= self.unsent;
+        self.sent_bytes < MAX_SENT_BYTES && self.finished.last_key_value().is_some_and(is_unsent)
     }
 
     /// Whether something was sent that is not acknowledged.
@@ -188,14 +197,14 @@ impl Held {
     /// The next completions to send, now marked as sent.
     pub fn batch(&mut self) -> Vec<v1::Completion> {
         let mut batch = Vec::new();
-        let mut bytes = 0;
+        let mut budget = MessageBudget::default();
         for (number, completion) in self.finished.range(self.unsent..).take(BATCH_COMPLETIONS) {
-            bytes += size(completion);
-            if bytes > BATCH_BYTES && !batch.is_empty() {
+            if !budget.take(size(completion)) {
                 break;
             }
             batch.push(completion.clone());
             self.unsent = number + 1;
+            self.sent_bytes += size(completion);
         }
         batch
     }
@@ -217,7 +226,11 @@ impl Held {
 
     fn forget(&mut self, number: u64) {
         if let Some(completion) = self.finished.remove(&number) {
-            self.finished_bytes -= size(&completion);
+            let bytes = size(&completion);
+            self.finished_bytes -= bytes;
+            if number < self.unsent {
+                self.sent_bytes -= bytes;
+            }
         }
     }
 }
@@ -312,8 +325,8 @@ mod tests {
     fn a_batch_ends_at_its_limits() {
         let mut held = with(3, 3);
         while held.start_next().is_some() {}
-        held.finished(key(0), output(BATCH_BYTES + 1), 1);
-        held.finished(key(1), output(BATCH_BYTES - 4 * COMPLETION_OVERHEAD), 1);
+        held.finished(key(0), output(MESSAGE_BUDGET_BYTES + 1), 1);
+        held.finished(key(1), output(MESSAGE_BUDGET_BYTES - 4 * COMPLETION_OVERHEAD), 1);
         held.finished(key(2), output(0), 1);
         assert_eq!(held.batch().len(), 1, "one that is too large goes alone");
         assert_eq!(held.batch().len(), 2);
@@ -324,6 +337,31 @@ mod tests {
         }
         assert_eq!(held.batch().len(), BATCH_COMPLETIONS);
         assert_eq!(held.batch().len(), 1);
+    }
+
+    #[test]
+    fn no_more_is_sent_than_the_leader_must_hold_until_some_is_acknowledged() {
+        let mut held = with(6, 6);
+        while held.start_next().is_some() {}
+        for n in 0..6 {
+            held.finished(key(n), output(MESSAGE_BUDGET_BYTES / 2), 1);
+        }
+        let sent = |held: &mut Held| {
+            let mut sent = 0;
+            while held.has_unsent() {
+                sent += held.batch().len();
+            }
+            sent
+        };
+        assert_eq!(sent(&mut held), 4);
+        held.acknowledged(&key(0));
+        assert_eq!(sent(&mut held), 1);
+        held.send_again();
+        assert_eq!(sent(&mut held), 4, "on another connection it begins again");
+        for n in 0..6 {
+            held.acknowledged(&key(n));
+        }
+        assert_eq!((held.sent_bytes, held.finished_bytes, held.has_unsent()), (0, 0, false));
     }
 
     #[test]

@@ -189,11 +189,24 @@ impl FleetClient {
         .await
     }
 
-    /// The agents of the fleet; those that were lost only when asked for.
+    /// The agents of the fleet by name; those that were lost only when asked for.
     pub async fn list_agents(&self, include_lost: bool, consistency: Consistency) -> Result<Vec<Agent>, ClientError> {
-        let request = ListAgentsRequest { include_lost, consistency: consistency.into() };
-        let answer = self.call(|mut rpc| async move { rpc.list_agents(request).await }).await?;
-        Ok(answer.agents)
+        let mut request =
+            ListAgentsRequest { include_lost, consistency: consistency.into(), page_token: String::new() };
+        let mut agents = Vec::new();
+        loop {
+            let page = self.call(|mut rpc| {
+                let request = request.clone();
+                async move { rpc.list_agents(request).await }
+            });
+            let page = page.await?;
+            agents.extend(page.agents);
+            // Pages follow each other by name, so there is an end.
+            if page.next_page_token <= request.page_token {
+                return Ok(agents);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// How the fleet is.

@@ -8,9 +8,12 @@ use std::{
 };
 
 use prost::Message;
-use robeing_proto::v1::{
-    StreamedAnswer, StreamedTask, SubmitResult, SubmitStreamRequest, SubmitStreamResponse, Task, TaskSpec,
-    WatchTasksResponse, streamed_answer::Answer,
+use robeing_proto::{
+    budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
+    v1::{
+        StreamedAnswer, StreamedTask, SubmitResult, SubmitStreamRequest, SubmitStreamResponse, Task, TaskSpec,
+        WatchTasksResponse, streamed_answer::Answer,
+    },
 };
 use tokio::{
     sync::mpsc,
@@ -26,10 +29,11 @@ pub const DEFAULT_WINDOW: usize = 1_024;
 /// Tasks that are sent and not yet finished, at most, unless [`SubmitOptions`] say otherwise. A coordinator reads no
 /// further from a stream with 16,384 of them, which would look as if it did not answer.
 pub const DEFAULT_UNFINISHED: usize = 8_192;
+/// Bytes of tasks that are sent and not yet answered, at most; one larger task goes alone. More would wait at the coordinator,
+/// which takes no more from one stream before it has written some.
+pub const WINDOW_BYTES: usize = 4 * MESSAGE_BUDGET_BYTES;
 /// Tasks in one message of a stream, at most.
 const BATCH_TASKS: usize = 256;
-/// Bytes of tasks after which a message of a stream is sent.
-const BATCH_BYTES: usize = 1024 * 1024;
 /// Messages that wait for the connection.
 const OUTBOUND_MESSAGES: usize = 8;
 /// Pause before a task is sent again that the fleet could not take at the time.
@@ -100,6 +104,7 @@ impl FleetClient {
             to_send: VecDeque::new(),
             postponed: None,
             unanswered: BTreeMap::new(),
+            unanswered_bytes: 0,
             unfinished: HashMap::new(),
             watched: HashMap::new(),
             awaited: Awaited::new(self),
@@ -121,6 +126,12 @@ impl FleetClient {
     }
 }
 
+struct Unanswered {
+    spec: TaskSpec,
+    /// Bytes it takes in a message.
+    bytes: usize,
+}
+
 /// Everything known of a submission. A task is identified by its tag: its index.
 struct Submission<I, F> {
     client: FleetClient,
@@ -131,7 +142,8 @@ struct Submission<I, F> {
     to_send: VecDeque<u64>,
     /// Tasks to be sent again, and when.
     postponed: Option<(Instant, Vec<u64>)>,
-    unanswered: BTreeMap<u64, TaskSpec>,
+    unanswered: BTreeMap<u64, Unanswered>,
+    unanswered_bytes: usize,
     /// Accepted on the present stream, which will tell their results. With the task's id.
     unfinished: HashMap<u64, String>,
     /// Accepted on a stream that broke, by the task's id. Several submissions may be one task, by their key.
@@ -152,6 +164,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         let waiting_before = !self.unanswered.is_empty();
         while !self.exhausted
             && self.unanswered.len() < self.options.window.max(1)
+            && self.unanswered_bytes < WINDOW_BYTES
             && self.unanswered.len() + self.unfinished.len() + self.watched.len() < self.options.unfinished.max(1)
         {
             let Some(mut spec) = self.source.next() else {
@@ -162,7 +175,9 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 spec.id = new_task_id();
             }
             self.to_send.push_back(self.drawn);
-            self.unanswered.insert(self.drawn, spec);
+            let bytes = spec.encoded_len();
+            self.unanswered_bytes += bytes;
+            self.unanswered.insert(self.drawn, Unanswered { spec, bytes });
             self.drawn += 1;
         }
         if !waiting_before && !self.unanswered.is_empty() {
@@ -279,11 +294,14 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
 
     fn next_batch(&mut self) -> SubmitStreamRequest {
         let mut batch = SubmitStreamRequest::default();
-        let mut bytes = 0;
-        while batch.tasks.len() < BATCH_TASKS && bytes < BATCH_BYTES {
+        let mut budget = MessageBudget::default();
+        while batch.tasks.len() < BATCH_TASKS {
             let Some(tag) = self.to_send.pop_front() else { break };
-            let Some(spec) = self.unanswered.get(&tag) else { continue };
-            bytes += spec.encoded_len();
+            let Some(Unanswered { spec, bytes }) = self.unanswered.get(&tag) else { continue };
+            if !budget.take(*bytes) {
+                self.to_send.push_front(tag);
+                break;
+            }
             batch.tasks.push(StreamedTask { tag, task: Some(spec.clone()), wait: self.options.wait });
         }
         batch
@@ -329,7 +347,9 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
             return Ok(());
         }
         self.tries.succeeded();
-        self.unanswered.remove(&tag);
+        if let Some(answered) = self.unanswered.remove(&tag) {
+            self.unanswered_bytes -= answered.bytes;
+        }
         if result.refusal.is_none() && self.options.wait {
             self.unfinished.insert(tag, result.task_id.clone());
         }

@@ -293,3 +293,41 @@ fn times_beyond_the_last_one_known_do_no_harm() {
     assert_eq!(trial.complete(stay, id, 1, success()), Reply::Completed);
     assert_eq!(trial.fleet.now(), Stamp::at(MAX_TIME_MS));
 }
+
+#[test]
+fn what_is_refused_for_lack_of_room_is_known_beforehand_and_what_is_known_never_is() {
+    let mut trial = Trial::with(FleetConfig { max_queued: 2, max_bytes: 1_000, ..FleetConfig::default() });
+    let keyed = SubmitTask { idempotency_key: Some("key".into()), ..task(1) };
+    let large = SubmitTask { input: Bytes::from(vec![0; 2_000]), ..task(2) };
+    for (submission, refused) in [
+        (keyed.clone(), false),
+        (large, true),
+        (SubmitTask { priority: 0, ..task(2) }, true),
+        (task(2), false),
+        // The queue is full now, but not for those that are known, by id or key, as they are or otherwise.
+        (task(3), true),
+        (keyed.clone(), false),
+        (SubmitTask { id: task(4).id, ..keyed.clone() }, false),
+        (SubmitTask { kind: "another".into(), ..keyed }, false),
+    ] {
+        let beforehand = trial.fleet.refusal_of(&submission);
+        assert_eq!(beforehand.is_some(), refused, "{submission:?}");
+        let reply = trial.apply(Command::Submit(submission));
+        match beforehand {
+            Some(refusal) => assert_eq!(reply, Reply::Refused(refusal)),
+            None => assert!(!matches!(reply, Reply::Refused(Refusal::QueueFull { .. } | Refusal::StorageFull { .. }))),
+        }
+    }
+}
+
+#[test]
+fn an_outcome_within_its_limits_is_left_alone_and_another_is_what_it_would_count_as() {
+    for kept in [success(), failure(true), Outcome::Stopped, Outcome::HandedBack] {
+        assert_eq!(kept.clone().within_limits(), kept);
+    }
+    let output = |bytes| Outcome::Succeeded(Bytes::from(vec![0; bytes]));
+    assert_eq!(output(MAX_INPUT_BYTES).within_limits(), output(MAX_INPUT_BYTES));
+    let too_large = output(MAX_INPUT_BYTES + 1).within_limits();
+    assert!(matches!(&too_large, Outcome::Failed(failure) if failure.kind == FailureKind::OutputTooLarge));
+    assert_eq!(too_large.clone().within_limits(), too_large);
+}

@@ -1,13 +1,17 @@
 //! The server side of replication: what other coordinators ask of this node's consensus.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use robeing_fleet::{Stamp, limits::MAX_SNAPSHOT_BYTES};
 use robeing_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 use tracing::warn;
 
@@ -29,6 +33,10 @@ use crate::{
 
 /// Room that is left to the log when a snapshot is taken in, bytes.
 const ROOM_BESIDE_SNAPSHOT: u64 = SEGMENT_BYTES as u64;
+
+/// Bytes of entries that one leader may have sent and that are not written yet; beyond it nothing more is read from it. The
+/// library alone would take 64 requests, of any size.
+const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// Answers for one node.
 #[derive(Clone)]
@@ -52,6 +60,43 @@ fn malformed(error: Malformed) -> Status {
 
 fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("this coordinator's consensus has stopped: {error}"))
+}
+
+/// The requests of one stream that are not answered yet. They are answered in their order.
+#[derive(Clone)]
+struct Window {
+    room: Arc<Semaphore>,
+    unanswered: Arc<Mutex<VecDeque<OwnedSemaphorePermit>>>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(APPEND_WINDOW_BYTES)), unanswered: Arc::default() }
+    }
+}
+
+impl Window {
+    /// The requests, each as soon as there is room for it.
+    fn admit(
+        self,
+        requests: impl Stream<Item = wire::AppendRequest> + Send + 'static,
+    ) -> impl Stream<Item = wire::AppendRequest> + Send + 'static {
+        requests.then(move |request| {
+            let Self { room, unanswered } = self.clone();
+            async move {
+                let bytes = wire::append_bytes(&request).min(APPEND_WINDOW_BYTES);
+                // The semaphore is never closed.
+                if let Ok(permit) = room.acquire_many_owned(bytes as u32).await {
+                    unanswered.lock().unwrap_or_else(PoisonError::into_inner).push_back(permit);
+                }
+                request
+            }
+        })
+    }
+
+    fn answered(&self) {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    }
 }
 
 /// Answers of [`ConsensusServer::append`].
@@ -122,11 +167,14 @@ impl ConsensusServer {
             })
             .take_while(|request| futures::future::ready(request.is_ok()))
             .filter_map(|request| futures::future::ready(request.ok()));
+        let window = Window::default();
+        let requests = window.clone().admit(requests);
         let raft = self.raft.clone();
         let (seed, clock) = (self.seed, self.clock.clone());
         let answers = async_stream::stream! {
             let mut answers = std::pin::pin!(Runtime::scope(seed, async { raft.stream_append(requests) }).await);
             while let Some(answer) = answers.next().await {
+                window.answered();
                 yield answer.map(|answer| wire::result_to_wire(answer, clock.own_wall())).map_err(stopped);
             }
         };
@@ -228,5 +276,49 @@ impl ConsensusServer {
         let install = async move { raft.install_full_snapshot(vote, snapshot).await };
         let response = Runtime::scope(self.seed, install).await.map_err(stopped)?;
         Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, stream};
+    use openraft::{
+        EntryPayload,
+        vote::{RaftLeaderId, leader_id_adv::LeaderId},
+    };
+
+    use super::*;
+    use crate::coordinator::consensus::{Batch, Entry, LogId};
+
+    fn request(bytes: usize) -> wire::AppendRequest {
+        let log_id = LogId::new(LeaderId::new(1, 1).to_committed(), 1);
+        let entry = Entry { log_id, payload: EntryPayload::Normal(Batch(vec![0; bytes].into())) };
+        wire::AppendRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            leader_commit: None,
+            entries: vec![entry],
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_from_a_leader_than_may_wait_to_be_written() {
+        let window = Window::default();
+        let sizes = [APPEND_WINDOW_BYTES / 2, APPEND_WINDOW_BYTES / 2, 0, 1, APPEND_WINDOW_BYTES * 2, 1];
+        let mut admitted = Box::pin(window.clone().admit(stream::iter(sizes.map(request))));
+        let mut admitted_now = || {
+            let next = std::iter::from_fn(|| admitted.next().now_or_never().flatten());
+            next.map(|request| wire::append_bytes(&request)).collect::<Vec<_>>()
+        };
+        assert_eq!(admitted_now(), sizes[..3], "up to the window, and heartbeats");
+        window.answered();
+        assert_eq!(admitted_now(), [1]);
+        window.answered();
+        window.answered();
+        assert!(admitted_now().is_empty(), "a larger request than the window waits until it is alone");
+        window.answered();
+        assert_eq!(admitted_now(), [APPEND_WINDOW_BYTES * 2]);
+        window.answered();
+        assert_eq!(admitted_now(), [1]);
     }
 }

@@ -65,7 +65,10 @@ pub struct BadBatch {
 impl Batch {
     /// Of these encoded commands, at this time.
     pub fn new<'a>(now: Stamp, commands: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut bytes = BytesMut::with_capacity(4096);
+        // In its exact size, since it is kept in memory as long as the log keeps it.
+        let commands: Vec<&[u8]> = commands.into_iter().collect();
+        let len = 16 + commands.iter().map(|command| 4 + command.len()).sum::<usize>();
+        let mut bytes = BytesMut::with_capacity(len);
         bytes.put_u64_le(now.fleet);
         bytes.put_u64_le(now.wall);
         for command in commands {

@@ -75,6 +75,15 @@ pub fn leadership(request: &AppendRequest) -> Leadership {
     (request.vote.leader_id.term, request.vote.leader_id.node_id)
 }
 
+/// Bytes of the entries of a request, about.
+pub fn append_bytes(request: &AppendRequest) -> usize {
+    let bytes = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(batch) => batch.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    request.entries.iter().map(bytes).sum()
+}
+
 /// A replication request for the wire, with what the leader's clock says while it runs.
 pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -> v1::AppendRequest {
     let now = now.unwrap_or_default();

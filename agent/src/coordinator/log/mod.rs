@@ -30,12 +30,14 @@ use std::{
     time::Duration,
 };
 
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::{
     OptionalSend, RaftLogReader,
     entry::RaftEntry,
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use robeing_fleet::sabotage::{Mistake, planted};
+use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use self::{
@@ -50,8 +52,10 @@ use crate::{
     platform::{Disk, DiskFile},
 };
 
-/// Bytes of entries one read gives back at most (but always one entry).
-const READ_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes of entries one read gives back at most (but always one entry): they go into one message, or are applied.
+const READ_BYTES: usize = MESSAGE_BUDGET_BYTES;
+/// Entries looked at for one such read.
+const READ_ENTRIES: u64 = 256;
 
 /// What the log did since it was opened.
 #[derive(Default)]
@@ -301,6 +305,7 @@ impl Log {
 
     /// The entries from `from` up to but without `to`, at most about [`READ_BYTES`] of them if `limited`.
     async fn read(&self, from: u64, to: u64, limited: bool) -> io::Result<Vec<Entry>> {
+        let to = if limited { to.min(from.saturating_add(READ_ENTRIES)) } else { to };
         let found = self.shared.index().range(from, to);
         let mut entries: Vec<Entry> = Vec::with_capacity(found.len());
         let (mut bytes, mut frame): (usize, Option<(Place, Vec<Entry>)>) = (0, None);
@@ -342,6 +347,23 @@ fn limits(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 impl RaftLogReader<TypeConfig> for Log {
+    /// Piece by piece: after a start, or to a coordinator that was away, it may be all there is.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, to) = limits(&range);
+        let pieces = stream::try_unfold((self.clone(), from), move |(log, from)| async move {
+            if from >= to {
+                return Ok(None);
+            }
+            let entries = log.read(from, to, true).await?;
+            let next = entries.last().map(|last| last.index() + 1);
+            Ok::<_, io::Error>(next.map(|next| (stream::iter(entries.into_iter().map(Ok)), (log, next))))
+        });
+        pieces.try_flatten().boxed()
+    }
+
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,

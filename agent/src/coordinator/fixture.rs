@@ -1,0 +1,79 @@
+//! Fleets for unit tests: made by commands, as the log would.
+
+use bytes::Bytes;
+use robeing_fleet::{
+    AgentId, AgentJoin, Command, Completion, Failure, FailureKind, Fleet, FleetConfig, Outcome, Reply, Role, SessionId,
+    Stamp, SubmitTask, TaskId,
+};
+
+/// A join of an agent of this name.
+pub fn join(name: &str, slots: u32) -> AgentJoin {
+    AgentJoin {
+        name: name.into(),
+        incarnation: 1,
+        role: Role::Worker,
+        pool: None,
+        specializations: Vec::new(),
+        slots,
+        address: "127.0.0.1:1".into(),
+        process: None,
+        pid: 1,
+        version: String::new(),
+    }
+}
+
+/// A task that any worker takes, tried once.
+pub fn task(id: u128, input: Bytes) -> SubmitTask {
+    SubmitTask {
+        id: TaskId(id),
+        kind: "kind".into(),
+        input,
+        priority: 5,
+        deadline_in: None,
+        delay: None,
+        attempt_timeout: None,
+        retry: None,
+        required_role: None,
+        required_specialization: None,
+        idempotency_key: None,
+        result_ttl: None,
+        submitter: String::new(),
+    }
+}
+
+/// A fleet with one agent of as many slots as an agent may have.
+pub fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
+    let mut fleet = Fleet::new(FleetConfig::default());
+    let reply = fleet.apply(
+        Stamp::at(1),
+        Command::AgentJoined(join("agent", robeing_fleet::limits::MAX_SLOTS)),
+        &mut Vec::new(),
+    );
+    let Reply::Joined { agent, session } = reply else { panic!("{reply:?}") };
+    (fleet, agent, session)
+}
+
+/// A fleet of tasks, numbered from 1, that ended so.
+pub fn fleet_with_ended(count: u128, outcome: &Outcome) -> Fleet {
+    let (mut fleet, agent, session) = fleet_with_agent();
+    for id in 1..=count {
+        fleet.apply(Stamp::at(1), Command::Submit(task(id, Bytes::new())), &mut Vec::new());
+        let completion =
+            Completion { agent, session, task: TaskId(id), attempt: 1, ran_us: 1, outcome: outcome.clone() };
+        let reply = fleet.apply(Stamp::at(1), Command::Complete(completion), &mut Vec::new());
+        assert_eq!(reply, Reply::Completed);
+    }
+    fleet
+}
+
+/// A final failure with as much to say as is kept.
+pub fn wordy_failure() -> Outcome {
+    let text = "x".repeat(robeing_fleet::limits::MAX_TEXT_BYTES);
+    Outcome::Failed(Failure {
+        kind: FailureKind::Exit,
+        message: text.clone(),
+        code: Some(1),
+        stderr_tail: text,
+        retryable: false,
+    })
+}

@@ -1,0 +1,79 @@
+//! How much goes into one message. Every message that gathers things (answers, changes, completions, log entries) is filled by
+//! these rules, so that none grows beyond what the transport takes, however many things wait and however large they are.
+
+use crate::MAX_MESSAGE_BYTES;
+
+/// Bytes gathered in one message. A single item may be larger: it goes alone.
+pub const MESSAGE_BUDGET_BYTES: usize = 1024 * 1024;
+/// The largest single item of any message, bytes: a task with its input, its output and the failures of its attempts.
+pub const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
+
+const _: () = assert!(
+    MESSAGE_BUDGET_BYTES + MAX_ITEM_BYTES < MAX_MESSAGE_BYTES / 2,
+    "a message filled to its budget, or with one item of the largest size, is far below the transport's limit"
+);
+
+/// What is left of one message's budget.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessageBudget {
+    bytes: usize,
+    items: usize,
+}
+
+impl MessageBudget {
+    /// Counts an item of `bytes` in if it fits. The first item of a message always does.
+    #[must_use]
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let bytes = self.bytes.saturating_add(bytes);
+        let fits = self.items == 0 || bytes <= MESSAGE_BUDGET_BYTES;
+        if fits {
+            self.bytes = bytes;
+            self.items += 1;
+        }
+        fits
+    }
+}
+
+/// Splits items into groups that fit one message each, in their order. `size` is an item's size in bytes.
+pub fn in_messages<T>(items: impl IntoIterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
+    let mut budget = MessageBudget::default();
+    for item in items {
+        let bytes = size(&item);
+        match groups.last_mut() {
+            Some(group) if budget.take(bytes) => group.push(item),
+            _ => {
+                budget = MessageBudget::default();
+                // The first item always fits.
+                let _ = budget.take(bytes);
+                groups.push(vec![item]);
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(sizes: &[usize]) -> Vec<Vec<usize>> {
+        in_messages(sizes.iter().copied(), |size| *size)
+    }
+
+    #[test]
+    fn a_message_is_filled_to_its_budget_and_not_beyond() {
+        const HALF: usize = MESSAGE_BUDGET_BYTES / 2;
+        assert_eq!(sizes(&[]), Vec::<Vec<usize>>::new());
+        assert_eq!(sizes(&[HALF, HALF, 1]), [vec![HALF, HALF], vec![1]]);
+        assert_eq!(sizes(&[HALF, HALF + 1, 1]), [vec![HALF], vec![HALF + 1, 1]]);
+        assert_eq!(sizes(&[MESSAGE_BUDGET_BYTES, 0, 1]), [vec![MESSAGE_BUDGET_BYTES, 0], vec![1]]);
+    }
+
+    #[test]
+    fn an_item_beyond_the_budget_goes_alone() {
+        const LARGE: usize = MESSAGE_BUDGET_BYTES + 1;
+        assert_eq!(sizes(&[1, LARGE, LARGE, 1]), [vec![1], vec![LARGE], vec![LARGE], vec![1]]);
+        assert_eq!(sizes(&[usize::MAX, usize::MAX]).len(), 2, "sizes are added without overflow");
+    }
+}

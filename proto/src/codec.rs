@@ -1,0 +1,155 @@
+//! The codec of all services: protobuf, but a message of very many parts is refused before it is decoded. An empty part takes two
+//! bytes in a message and hundreds in memory, so a message within its limit in bytes could take a hundred times that.
+
+use std::{any::TypeId, marker::PhantomData};
+
+use bytes::Buf;
+use prost::{Message, encoding::WireType};
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
+use crate::v1;
+
+/// Parts that a message may have: more than the items of any message that is right.
+pub const MAX_PARTS: usize = 20_000;
+/// A message of no more bytes has few enough parts, so nobody counts them.
+const UNCOUNTED_BYTES: usize = 4 * 1024;
+
+/// Protobuf messages of at most [`MAX_PARTS`] parts.
+#[derive(Debug, Clone)]
+pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = BoundedEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        BoundedEncoder(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        BoundedDecoder(PhantomData)
+    }
+}
+
+/// See [`BoundedCodec`].
+#[derive(Debug, Clone)]
+pub struct BoundedEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for BoundedEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+/// See [`BoundedCodec`].
+#[derive(Debug, Clone)]
+pub struct BoundedDecoder<U>(PhantomData<U>);
+
+impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        if buffer.remaining() > UNCOUNTED_BYTES && parts(buffer.chunk(), is_envelope::<U>()) > MAX_PARTS {
+            return Err(Status::invalid_argument(format!("a message of more than {MAX_PARTS} parts; split it")));
+        }
+        Message::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+/// Whether all parts of a message of this type are messages themselves, whose parts count.
+fn is_envelope<U: 'static>() -> bool {
+    [TypeId::of::<v1::AgentMessage>(), TypeId::of::<v1::CoordinatorMessage>()].contains(&TypeId::of::<U>())
+}
+
+/// The parts of an encoded message, and those of its parts if it is an `envelope`; no more than one beyond [`MAX_PARTS`]. What
+/// is malformed ends the count, since decoding ends there, too.
+fn parts(mut message: &[u8], envelope: bool) -> usize {
+    let mut count = 0;
+    while !message.is_empty() && count <= MAX_PARTS {
+        count += 1;
+        let Ok(key) = prost::encoding::decode_varint(&mut message) else { break };
+        let part = match WireType::try_from(key & 7) {
+            Ok(WireType::Varint) => prost::encoding::decode_varint(&mut message).map(|_| 0),
+            Ok(WireType::SixtyFourBit) => Ok(8),
+            Ok(WireType::ThirtyTwoBit) => Ok(4),
+            Ok(WireType::LengthDelimited) => prost::encoding::decode_varint(&mut message),
+            Ok(WireType::StartGroup | WireType::EndGroup) => Ok(0),
+            Err(_) => break,
+        };
+        let Some((part, rest)) = part.ok().and_then(|len| message.split_at_checked(usize::try_from(len).ok()?)) else {
+            break;
+        };
+        if envelope && key & 7 == WireType::LengthDelimited as u64 {
+            count = (count + parts(part, false)).min(MAX_PARTS + 1);
+        }
+        message = rest;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submission(tasks: usize) -> Vec<u8> {
+        v1::SubmitRequest { tasks: vec![v1::TaskSpec::default(); tasks] }.encode_to_vec()
+    }
+
+    #[test]
+    fn the_parts_of_a_message_are_counted_to_the_limit() {
+        assert_eq!(parts(&[], false), 0);
+        assert_eq!(parts(&submission(1_000), false), 1_000);
+        assert_eq!(parts(&submission(MAX_PARTS), false), MAX_PARTS);
+        assert_eq!(parts(&submission(1_000_000), false), MAX_PARTS + 1);
+        let spec =
+            v1::TaskSpec { kind: "kind".into(), input: vec![7; 100_000].into(), priority: 3, ..Default::default() };
+        assert_eq!(parts(&spec.encode_to_vec(), false), 3, "what is in a part does not count");
+    }
+
+    #[test]
+    fn in_an_envelope_the_parts_of_the_message_in_it_count() {
+        let held = vec![v1::AttemptRef::default(); 30_000];
+        let hello = v1::Hello { name: "a".into(), held, ..Default::default() };
+        let message = v1::AgentMessage { message: Some(v1::agent_message::Message::Hello(hello)) }.encode_to_vec();
+        assert_eq!(parts(&message, false), 1);
+        assert_eq!(parts(&message, true), MAX_PARTS + 1);
+        assert!(is_envelope::<v1::AgentMessage>() && !is_envelope::<v1::SubmitRequest>());
+    }
+
+    #[test]
+    fn what_is_malformed_ends_the_count() {
+        let whole = submission(10);
+        for cut in 0..whole.len() {
+            assert!(parts(&whole[..cut], true) <= 10);
+        }
+        assert_eq!(parts(&[0xff; 100], false), 1);
+        assert_eq!(parts(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], false), 1, "a part that is said to be longer than all");
+    }
+}
