@@ -300,7 +300,7 @@ async fn serve(
     tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
     tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
     tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
-    let routes = routes(&config, &node, tasks, &metrics).await;
+    let routes = routes(config, &node, tasks, &metrics).await;
     let serve_until = stop.child_token();
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
@@ -344,16 +344,17 @@ async fn routes(config: &CoordinatorConfig, node: &Arc<Node>, tasks: &TaskTracke
         .register_encoded_file_descriptor_set(robeing_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1();
-    let consensus = ConsensusServer::new(
-        node.identity.node_id,
-        node.raft.clone(),
-        node.log.clone(),
-        node.contradicted.clone(),
-        (Arc::clone(&node.platform.disk), config.data.clone()),
-        node.clock.clone(),
-        node.platform.random.next_u64(),
-        Restraint::new(node.raft.clone(), election_timing(config), tasks.clone(), node.stop.clone()),
-    );
+    let consensus = ConsensusServer {
+        id: node.identity.node_id,
+        raft: node.raft.clone(),
+        log: node.log.clone(),
+        contradicted: node.contradicted.clone(),
+        disk: Arc::clone(&node.platform.disk),
+        dir: config.data.clone(),
+        clock: node.clock.clone(),
+        seed: node.platform.random.next_u64(),
+        restraint: Restraint::new(node.raft.clone(), election_timing(config), tasks.clone(), node.stop.clone()),
+    };
     let mut routes = Routes::builder();
     routes
         .add_service(limited!(FleetServer::new(FleetService::new(Arc::clone(node), tasks.clone()))))

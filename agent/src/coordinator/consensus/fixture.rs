@@ -76,16 +76,17 @@ impl Follower {
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = consensus::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
         let (sender, contradicted) = watch::channel(None);
-        let server = ConsensusServer::new(
-            OWN,
-            raft.clone(),
-            log.clone(),
-            sender,
-            (Arc::new(disk.clone()), Path::new(DATA).to_owned()),
-            clock(),
-            6,
-            Restraint::new(raft.clone(), timing, TaskTracker::new(), CancellationToken::new()),
-        );
+        let server = ConsensusServer {
+            id: OWN,
+            raft: raft.clone(),
+            log: log.clone(),
+            contradicted: sender,
+            disk: Arc::new(disk.clone()),
+            dir: DATA.into(),
+            clock: clock(),
+            seed: 6,
+            restraint: Restraint::new(raft.clone(), timing, TaskTracker::new(), CancellationToken::new()),
+        };
         Self { disk, log, raft, snapshots, server, contradicted }
     }
 

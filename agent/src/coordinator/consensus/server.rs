@@ -41,17 +41,19 @@ const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 /// Answers for one node.
 #[derive(Clone)]
 pub struct ConsensusServer {
-    id: NodeId,
-    raft: Raft,
-    log: Log,
-    /// Is told why this coordinator must stop, if another contradicts what it has applied.
-    contradicted: watch::Sender<Option<String>>,
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    clock: FleetClock,
+    pub(crate) id: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) log: Log,
+    /// Receives why this coordinator must stop, when a leader contradicts what is applied of `log`.
+    pub(crate) contradicted: watch::Sender<Option<String>>,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Where this node's data is on `disk`.
+    pub(crate) dir: PathBuf,
+    /// Receives what leaders report of theirs.
+    pub(crate) clock: FleetClock,
     /// For the tasks that the library spawns in a caller's context.
-    seed: u64,
-    restraint: Restraint,
+    pub(crate) seed: u64,
+    pub(crate) restraint: Restraint,
 }
 
 fn malformed(error: Malformed) -> Status {
@@ -103,21 +105,6 @@ impl Window {
 pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
 
 impl ConsensusServer {
-    /// For this node, whose data is in `dir`. `contradicted` is told why it must stop, when a leader contradicts what is applied
-    /// of `log`. `clock` is told what leaders say of theirs.
-    pub fn new(
-        id: NodeId,
-        raft: Raft,
-        log: Log,
-        contradicted: watch::Sender<Option<String>>,
-        (disk, dir): (Arc<dyn Disk>, PathBuf),
-        clock: FleetClock,
-        seed: u64,
-        restraint: Restraint,
-    ) -> Self {
-        Self { id, raft, log, contradicted, disk, dir, clock, seed, restraint }
-    }
-
     /// Refuses what is meant for a node that had this address before.
     fn check_target(&self, target: u64) -> Result<(), Status> {
         if target == self.id {
