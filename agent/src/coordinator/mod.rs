@@ -210,6 +210,7 @@ async fn start_node(
         timeout: config.session_timeout,
         grace: config.disconnect_grace,
     };
+    log.step_past_promise(data.identity.node_id);
     audit::tell_vote(VOTE_FOUND, data.identity.node_id, log.vote());
     let hub = Arc::new(Hub::new(Registry::new(timing)));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));

@@ -48,7 +48,7 @@ use self::{
 };
 pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use crate::{
-    coordinator::consensus::{Applied, Entry, LogId, TypeConfig, Vote},
+    coordinator::consensus::{Applied, Entry, LogId, NodeId, TypeConfig, Vote},
     platform::{Disk, DiskFile},
 };
 
@@ -264,6 +264,13 @@ impl Log {
     /// The newest vote.
     pub fn vote(&self) -> Option<Vote> {
         self.shared.index().vote
+    }
+
+    /// Replaces a promise that was found at opening by `own`'s vote for itself, one term later; see [`promise`]. Only before the
+    /// library uses the log.
+    pub fn step_past_promise(&self, own: NodeId) {
+        let mut index = self.shared.index();
+        index.vote = index.vote.map(|found| promise::after_restart(found, own));
     }
 
     async fn hand_over(&self, operation: Operation) -> io::Result<()> {

@@ -7,8 +7,12 @@
 //!
 //! This is safe. Between a promise and the next record of a vote, the votes that are given are for one candidate and not beyond
 //! the one that the disk holds; and votes only grow. So a coordinator that comes back after a crash holds a vote at least as
-//! high as every vote it has given. That it may hold one that nobody asked for harms nobody: as any vote for a candidate that
-//! did not win, it is overtaken by a higher term.
+//! high as every vote it has given.
+//!
+//! It must not answer with that vote, though. The candidate may have been elected in an earlier term, and would learn of a vote for
+//! itself that it never asked for: the library takes it for a candidacy of this node's own, and neither leads on nor steps down.
+//! So a coordinator that finds a promise to another starts with a vote for itself in the term after it, as if it had stood for
+//! election and asked nobody ([`after_restart`]). A leader that meets it steps down, and there is an election.
 
 use openraft::vote::RaftLeaderId;
 
@@ -40,6 +44,14 @@ impl Promise {
     pub fn covers(&self, vote: &Vote) -> bool {
         !vote.is_committed() && vote.leader_id.node_id == self.candidate && vote.leader_id.term() <= self.last_term
     }
+}
+
+/// The vote that `own` starts with when it finds this one on its disk.
+pub fn after_restart(found: Vote, own: NodeId) -> Vote {
+    if found.is_committed() || found.leader_id.node_id == own {
+        return found;
+    }
+    Vote::new(found.leader_id.term().saturating_add(1), own)
 }
 
 #[cfg(test)]
@@ -107,5 +119,29 @@ mod tests {
         assert!(operations(&mut rig, Vote::new_committed(6, 2)).await > 0);
         let held = rig.crash(1).await.log.read_vote().await.unwrap();
         assert_eq!(held, Some(Vote::new_committed(6, 2)));
+    }
+
+    #[tokio::test]
+    async fn after_a_crash_no_candidate_is_answered_with_a_vote_it_never_asked_for() {
+        const OWN: NodeId = 2;
+        let mut rig = Rig::open(&new_disk().await, SEGMENT).await;
+        rig.log.save_vote(&Vote::new(5, 1)).await.unwrap();
+        let mut rig = rig.crash(1).await;
+        rig.log.step_past_promise(OWN);
+        let held = rig.log.read_vote().await.unwrap();
+        assert_eq!(held, Some(Vote::new(6 + TERMS_AHEAD, OWN)), "above all that may have been given, and for itself");
+
+        let own = Vote::new(7 + TERMS_AHEAD, OWN);
+        rig.log.save_vote(&own).await.unwrap();
+        let mut rig = rig.crash(2).await;
+        let found = rig.log.read_vote().await.unwrap();
+        rig.log.step_past_promise(OWN);
+        assert_eq!(rig.log.read_vote().await.unwrap(), found, "a candidacy of its own is kept");
+
+        let elected = Vote::new_committed(own.leader_id.term() + TERMS_AHEAD + 1, 1);
+        rig.log.save_vote(&elected).await.unwrap();
+        let mut rig = rig.crash(3).await;
+        rig.log.step_past_promise(OWN);
+        assert_eq!(rig.log.read_vote().await.unwrap(), Some(elected), "a leader that was followed is followed on");
     }
 }
