@@ -504,7 +504,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_lane_keeps_others_waiting_and_other_lanes_are_not_concerned() {
         let (proposer, mut requests) = idle();
-        let large: Vec<_> = (0..9).map(|_| hand_in(&proposer, Lane::Users, 4 * MIB)).collect();
+        let mut large: Vec<_> = (0..9).map(|_| hand_in(&proposer, Lane::Users, 4 * MIB)).collect();
         let mut taken = Vec::new();
         for _ in 0..7 {
             taken.push(requests.recv().await.expect("there is room"));
@@ -523,8 +523,10 @@ mod tests {
         assert!(taken.iter().all(|request| request.bytes > MIB), "the small one is behind another large one");
         // Others were written meanwhile: this one was not taken, and that is what is said.
         proposer.settled.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(small.await.unwrap(), Err(ProposeError::Busy));
-        drop((large, loss, taken));
+        let last = large.pop().expect("nine were handed in");
+        assert_eq!(last.await.unwrap(), Err(ProposeError::Busy));
+        assert_eq!(requests.recv().await.map(|request| request.bytes < MIB), Some(true), "there is room behind it");
+        drop((large, small, loss, taken));
     }
 
     #[test]
