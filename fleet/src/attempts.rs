@@ -114,11 +114,17 @@ impl Fleet {
 
     /// Gives `agent` what is queued for it, for as long as it has a free slot.
     pub(crate) fn pull(&mut self, agent: AgentId, effects: &mut Vec<Effect>) {
-        while let Some(next) =
-            self.state.agents.get(&agent).filter(|a| a.free_slots() > 0).and_then(|a| self.indexes.queue.next_for(a))
-        {
+        while self.pull_one(agent, effects) {}
+    }
+
+    /// Gives `agent` the next task that is queued for it, if it has a free slot; whether it got one.
+    pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
+        let free = self.state.agents.get(&agent).filter(|a| a.free_slots() > 0);
+        let next = free.and_then(|a| self.indexes.queue.next_for(a));
+        if let Some(next) = next {
             self.assign(next, agent, effects);
         }
+        next.is_some()
     }
 
     /// Gives a ready task to an agent with a free slot.
@@ -148,7 +154,8 @@ impl Fleet {
             Some(HeldState::Stopping)
                 if matches!(outcome, Outcome::Succeeded(_)) && planted(Mistake::StaleResultAccepted) => {}
             Some(HeldState::Stopping) => {
-                self.change_agent(id, |a| a.held.remove(&(task, attempt)));
+                self.change_work(id, |a| a.held.remove(&(task, attempt)));
+                self.indexes.stopping.remove(&(task, attempt, id));
                 self.pull(id, effects);
                 if matches!(outcome, Outcome::Stopped | Outcome::HandedBack) {
                     return Reply::Done;
@@ -343,8 +350,12 @@ impl Fleet {
             return;
         };
         let (id, session, key) = (current.agent, current.session, (task.id, current.number));
-        self.change_agent(id, |agent| {
-            if planted(Mistake::CancelFreesSlot) {
+        let frees_slot = planted(Mistake::CancelFreesSlot);
+        if !frees_slot {
+            self.indexes.stopping.insert((key.0, key.1, id));
+        }
+        self.change_work(id, |agent| {
+            if frees_slot {
                 agent.held.remove(&key);
             } else {
                 agent.held.insert(key, HeldState::Stopping);

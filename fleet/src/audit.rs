@@ -1,6 +1,7 @@
 //! The invariants, checked against a whole state. Linear in its size: for snapshots, tests and the simulator.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::fleet::State;
 use crate::indexes::Indexes;
@@ -37,7 +38,7 @@ impl Fleet {
     }
 
     fn check_work_conserving(&self) -> Check {
-        let free: Vec<&Agent> = self.agents().filter(|a| a.free_slots() > 0).collect();
+        let free: Vec<&Arc<Agent>> = self.agents().filter(|a| a.free_slots() > 0).collect();
         for task in self.state.tasks.values().filter(|t| t.is_ready()) {
             let needs = task.needs();
             for agent in &free {
@@ -72,7 +73,8 @@ fn check_kept_pools(state: &State) -> Check {
         ensure(pool.set || members.contains(name), || format!("pool {name} has no member"))?;
     }
     let set = state.pools.values().filter(|pool| pool.set);
-    ensure(set.count() <= MAX_POOLS, || "too many pools are set".to_owned())
+    ensure(set.count() <= MAX_POOLS, || "too many pools are set".to_owned())?;
+    ensure(state.pools.len() <= MAX_KEPT_POOLS + MAX_POOLS, || format!("{} pools", state.pools.len()))
 }
 
 fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check {

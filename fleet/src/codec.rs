@@ -45,8 +45,53 @@ pub enum CodecError {
 
 fn encode(format: u8, value: &impl Serialize, out: &mut Vec<u8>) {
     out.push(format);
+    append(value, out);
+}
+
+/// Appends a value as it is within a message.
+pub(crate) fn append(value: &impl Serialize, out: &mut Vec<u8>) {
     let written = postcard::to_extend(value, std::mem::take(out));
     *out = written.expect("a vector takes any bytes, and no type here has an unknown length");
+}
+
+/// Appends the length that goes before the entries of a map.
+pub(crate) fn append_len(len: usize, out: &mut Vec<u8>) {
+    // The lengths of maps are written as numbers of 64 bits are.
+    append(&(len as u64), out);
+}
+
+/// Whose size is set, as it follows the state; and of which format the whole is.
+fn set_pools(state: &State) -> (u8, BTreeSet<&String>) {
+    let set: BTreeSet<&String> = state.pools.iter().filter(|(_, pool)| pool.set).map(|(name, _)| name).collect();
+    (if set.is_empty() { SNAPSHOT_FORMAT } else { SNAPSHOT_FORMAT_POOLS }, set)
+}
+
+/// The bytes of a state up to its agents, whose number is included, and those that follow its tasks.
+pub(crate) fn begin_state(state: &State) -> (Vec<u8>, Vec<u8>) {
+    // Without `..`: what is added to the state must be added here.
+    let State {
+        version,
+        config,
+        now,
+        revision,
+        next_seq,
+        next_agent,
+        next_session,
+        totals,
+        kinds,
+        pools,
+        agents,
+        tasks: _,
+    } = state;
+    let (format, set) = set_pools(state);
+    let mut head = vec![format];
+    append(&(version, config, now, revision, next_seq, next_agent, next_session, totals, kinds, pools), &mut head);
+    append_len(agents.len(), &mut head);
+    let mut tail = Vec::new();
+    if !set.is_empty() {
+        append(&set, &mut tail);
+    }
+    (head, tail)
 }
 
 fn take<'a, T: Deserialize<'a>>(format: u8, what: &'static str, bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
@@ -117,11 +162,9 @@ impl Fleet {
     /// The whole state in canonical form: equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024 + self.stored_bytes() as usize);
-        let set: BTreeSet<&String> =
-            self.state.pools.iter().filter(|(_, pool)| pool.set).map(|(name, _)| name).collect();
-        match set.is_empty() {
-            true => encode(SNAPSHOT_FORMAT, &self.state, &mut out),
-            false => encode(SNAPSHOT_FORMAT_POOLS, &(&self.state, set), &mut out),
+        match set_pools(&self.state) {
+            (SNAPSHOT_FORMAT, _) => encode(SNAPSHOT_FORMAT, &self.state, &mut out),
+            (format, set) => encode(format, &(&self.state, set), &mut out),
         }
         out
     }

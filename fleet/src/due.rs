@@ -16,6 +16,7 @@ impl Fleet {
             }
             Timer::Expiry(seq) => {
                 if let Some(task) = self.state.tasks.remove(&seq) {
+                    self.snapshots.save_task(&task);
                     self.indexes.drop_task(&task);
                     self.next_revision();
                 }

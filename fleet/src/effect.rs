@@ -46,6 +46,13 @@ pub enum Effect {
         /// Which.
         task: TaskId,
     },
+    /// An agent's session began.
+    SessionStarted {
+        /// Whose.
+        agent: AgentId,
+        /// Which stay.
+        session: SessionId,
+    },
     /// An agent's session ended; whatever it still says is stale.
     SessionEnded {
         /// Whose.

@@ -2,11 +2,14 @@
 //! `submission`, `attempts`, `sessions` and `pools`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::indexes::Indexes;
+use crate::jobs::Jobs;
 use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
+use crate::snapshot::Snapshots;
 use crate::timings::KindTimes;
 use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState};
 
@@ -43,7 +46,8 @@ pub(crate) struct Pool {
     pub set: bool,
 }
 
-/// What a snapshot holds. Everything else is computed from it.
+/// What a snapshot holds. Everything else is computed from it. Tasks and agents are shared with readers and snapshots that
+/// took them; a change of one that is shared makes a copy first.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     pub version: u32,
@@ -57,9 +61,18 @@ pub(crate) struct State {
     pub totals: Totals,
     pub kinds: KindTimes,
     pub pools: BTreeMap<String, Pool>,
-    pub agents: BTreeMap<AgentId, Agent>,
+    pub agents: BTreeMap<AgentId, Arc<Agent>>,
     /// By order of acceptance.
-    pub tasks: BTreeMap<u64, Box<Task>>,
+    pub tasks: BTreeMap<u64, Arc<Task>>,
+}
+
+/// A command that is being applied.
+#[derive(Debug)]
+pub struct Applying {
+    left_to_fire: usize,
+    command: Option<Command>,
+    jobs: Jobs,
+    reply: Reply,
 }
 
 /// A fleet's replicated state.
@@ -67,6 +80,8 @@ pub(crate) struct State {
 pub struct Fleet {
     pub(crate) state: State,
     pub(crate) indexes: Indexes,
+    /// Those that are being taken.
+    pub(crate) snapshots: Snapshots,
 }
 
 impl Fleet {
@@ -95,48 +110,68 @@ impl Fleet {
 
     pub(crate) fn from_state(state: State) -> Fleet {
         let indexes = Indexes::rebuild(&state);
-        Fleet { state, indexes }
+        Fleet { state, indexes, snapshots: Snapshots::default() }
     }
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then does what `command` says. Effects are appended.
     /// Fleet time that goes backwards is taken as the latest seen; wall time is taken as it comes, and nothing falls due by it.
     /// A command that is refused changes nothing of its own.
     pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
+        let mut applying = self.begin(now, command);
+        loop {
+            if let Some(reply) = self.advance(&mut applying, usize::MAX, effects) {
+                return reply;
+            }
+        }
+    }
+
+    /// Begins to apply a command, in steps that [`Fleet::advance`] takes. Nothing else may be applied until the last of them.
+    pub fn begin(&mut self, now: Stamp, command: Command) -> Applying {
         let fleet = now.fleet.min(MAX_TIME_MS).max(self.state.now.fleet);
         self.state.now = Stamp { fleet, wall: now.wall.min(MAX_TIME_MS) };
-        self.fire_due(effects);
+        Applying { left_to_fire: MAX_FIRINGS, command: Some(command), jobs: Jobs::default(), reply: Reply::Done }
+    }
+
+    /// Takes at most about `steps` further steps, each of a small cost that does not grow with the fleet: the reply after the
+    /// last. The steps of a command give what [`Fleet::apply`] gives, however they are cut.
+    pub fn advance(&mut self, applying: &mut Applying, steps: usize, effects: &mut Vec<Effect>) -> Option<Reply> {
+        let mut steps = steps;
+        while applying.left_to_fire > 0 {
+            if steps == 0 {
+                return None;
+            }
+            let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else { break };
+            self.fire(timer, effects);
+            applying.left_to_fire -= 1;
+            steps -= 1;
+        }
+        if let Some(command) = applying.command.take() {
+            applying.left_to_fire = 0;
+            applying.reply = self.run(command, &mut applying.jobs, effects);
+        }
+        if !self.work(&mut applying.jobs, steps, effects) {
+            return None;
+        }
+        Some(match std::mem::replace(&mut applying.reply, Reply::Done) {
+            Reply::PoolsSet { .. } => Reply::PoolsSet { revision: self.state.revision },
+            reply => reply,
+        })
+    }
+
+    fn run(&mut self, command: Command, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         match command {
             Command::Submit(submission) => self.submit(submission, effects),
             Command::Cancel { task, reason } => self.cancel(task, reason, effects),
-            Command::AgentJoined(join) => self.join(join, effects),
-            Command::AgentLost { agent, session, reason } => self.lose(agent, session, reason, effects),
-            Command::AgentDraining { agent, session } => self.drain(agent, session, effects),
-            Command::AgentLeft { agent, session } => self.leave(agent, session, effects),
+            Command::AgentJoined(join) => self.join(join, jobs, effects),
+            Command::AgentLost { agent, session, reason } => self.lose(agent, session, reason, jobs, effects),
+            Command::AgentDraining { agent, session } => self.drain(agent, session, jobs),
+            Command::AgentLeft { agent, session } => self.leave(agent, session, jobs, effects),
             Command::Complete(completion) => self.complete(completion, effects),
             Command::Tick => Reply::Done,
-            Command::Configure(config) => self.configure(config),
+            Command::Configure(config) => self.configure(config, jobs),
             Command::RaiseVersion(version) => self.raise_version(version),
-            Command::SetPools(shapes) => self.set_pools(shapes, effects),
+            Command::SetPools(shapes) => self.set_pools(shapes, jobs),
         }
-    }
-
-    fn fire_due(&mut self, effects: &mut Vec<Effect>) {
-        for _ in 0..MAX_FIRINGS {
-            let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else {
-                return;
-            };
-            self.fire(timer, effects);
-        }
-    }
-
-    fn configure(&mut self, config: FleetConfig) -> Reply {
-        if let Err(refusal) = config.check() {
-            return Reply::Refused(refusal);
-        }
-        self.state.config = config;
-        // Every agent's place in the scheduler's order may be another one now.
-        self.indexes = Indexes::rebuild(&self.state);
-        Reply::Done
     }
 
     fn raise_version(&mut self, asked: u32) -> Reply {
@@ -156,6 +191,8 @@ impl Fleet {
     /// Changes a task and keeps every index in step. Nothing if there is no such task.
     pub(crate) fn change_task<R>(&mut self, seq: u64, change: impl FnOnce(&mut Task) -> R) -> Option<R> {
         let task = self.state.tasks.get_mut(&seq)?;
+        self.snapshots.save_task(task);
+        let task = Arc::make_mut(task);
         self.indexes.leave_task(task);
         let result = change(task);
         self.state.revision += 1;
@@ -167,6 +204,8 @@ impl Fleet {
     /// Changes anything of an agent but its name, and keeps every index in step.
     pub(crate) fn change_agent<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.get_mut(&id)?;
+        self.snapshots.save_agent(agent);
+        let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
         self.indexes.leave_agent(agent, weights);
         let result = change(agent);
@@ -179,6 +218,8 @@ impl Fleet {
     /// As [`Fleet::change_agent`], for changes of active attempts or the record alone, at less cost.
     pub(crate) fn change_work<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.get_mut(&id)?;
+        self.snapshots.save_agent(agent);
+        let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
         self.indexes.leave_work(agent, weights);
         let result = change(agent);

@@ -9,7 +9,7 @@ use crate::fleet::State;
 use crate::queue::ReadyQueue;
 use crate::scheduler::FreeAgents;
 use crate::timers::Timers;
-use crate::{Agent, AgentId, AgentState, HeldState, Task, TaskId, TrackRecord, Weights};
+use crate::{Agent, AgentId, AgentState, FleetMillis, HeldState, Task, TaskId, TrackRecord, Weights};
 
 /// Keyed without randomness, and never iterated.
 pub(crate) type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
@@ -44,9 +44,13 @@ pub(crate) struct Indexes {
     pub free: FreeAgents,
     pub pools: BTreeMap<String, PoolMembers>,
     pub counts: [u32; 6],
+    pub agent_counts: [u32; 4],
     pub bytes: u64,
     pub records: RecordSums,
-    /// Attempts that were ended and not yet confirmed as stopped.
+    /// Lost agents, by when they were lost.
+    pub lost: BTreeSet<(FleetMillis, AgentId)>,
+    /// Attempts that were ended and not yet confirmed as stopped. Kept by those who change what an agent holds: going through
+    /// all that it holds for each change would make many stops cost the square of their number.
     pub stopping: BTreeSet<(TaskId, u32, AgentId)>,
 }
 
@@ -59,6 +63,8 @@ impl Indexes {
         }
         for agent in state.agents.values() {
             indexes.enter_agent(agent, &state.config.weights);
+            let stopping = agent.held.iter().filter(|(_, held)| **held == HeldState::Stopping);
+            indexes.stopping.extend(stopping.map(|((task, attempt), _)| (*task, *attempt, agent.id)));
         }
         indexes
     }
@@ -106,13 +112,10 @@ impl Indexes {
     /// After a change of an agent.
     pub(crate) fn enter_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.names.insert(agent.name.clone(), agent.id);
+        self.agent_counts[agent.state as usize] += 1;
         self.enter_work(agent, weights);
         self.timers.set_agent(agent);
-        for ((task, attempt), held) in &agent.held {
-            if *held == HeldState::Stopping {
-                self.stopping.insert((*task, *attempt, agent.id));
-            }
-        }
+        self.lost.extend(agent.lost.map(|loss| (loss.at.fleet, agent.id)));
         let Some(pool) = &agent.pool else { return };
         let members = self.pools.entry(pool.clone()).or_default();
         match agent.state {
@@ -128,12 +131,11 @@ impl Indexes {
     /// Before a change of an agent.
     pub(crate) fn leave_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.names.remove(&agent.name);
+        self.agent_counts[agent.state as usize] -= 1;
         self.leave_work(agent, weights);
         self.timers.clear_agent(agent);
-        for ((task, attempt), held) in &agent.held {
-            if *held == HeldState::Stopping {
-                self.stopping.remove(&(*task, *attempt, agent.id));
-            }
+        if let Some(loss) = agent.lost {
+            self.lost.remove(&(loss.at.fleet, agent.id));
         }
         let Some(members) = agent.pool.as_ref().and_then(|p| self.pools.get_mut(p)) else {
             return;

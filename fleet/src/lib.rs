@@ -14,6 +14,7 @@ mod effect;
 mod fleet;
 mod ids;
 mod indexes;
+mod jobs;
 pub mod limits;
 mod pools;
 mod query;
@@ -23,10 +24,12 @@ pub mod sabotage;
 mod scheduler;
 mod scoring;
 mod sessions;
+mod snapshot;
 mod submission;
 mod task;
 mod timers;
 mod timings;
+mod waiting;
 
 pub use agent::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
 pub use codec::{CodecError, decode_command, decode_reply, encode_command, encode_reply, take_command, take_reply};
@@ -35,9 +38,11 @@ pub use command::{
     Role, SubmitTask, Weights,
 };
 pub use effect::{CancelCause, Effect};
-pub use fleet::{FLEET_VERSION, Fleet, Totals};
+pub use fleet::{Applying, FLEET_VERSION, Fleet, Totals};
 pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
 pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use scoring::ScoreTerms;
+pub use snapshot::{Part, Snapshot};
 pub use task::{Attempt, AttemptEnd, Task, TaskState};
+pub use waiting::Waiting;

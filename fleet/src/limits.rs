@@ -16,6 +16,8 @@ pub const MAX_SLOTS: u32 = 4096;
 pub const MAX_AGENTS: u32 = 20_000;
 /// Pools that one [`crate::Command::SetPools`] may name.
 pub const MAX_POOLS: usize = 64;
+/// Pools that agents may bring with them; those that are set come on top.
+pub const MAX_KEPT_POOLS: usize = 1_024;
 /// Attempts a retry policy may allow.
 pub const MAX_ATTEMPTS: u32 = 1_000;
 /// Attempts kept with a task for reading, newest last.
@@ -70,6 +72,6 @@ pub const MAX_FREE_HAND_BACKS: u32 = 100;
 /// Timers that one command fires at most; what is due beyond that waits for the next command.
 pub const MAX_FIRINGS: usize = 10_000;
 /// Tasks that one call of a listing looks at; a page may be short, even empty, and still have a next one.
-pub const MAX_SCANNED: usize = 100_000;
+pub const MAX_SCANNED: usize = 1_000;
 /// Latest time the state machine knows, ms: the end of the year 9999. Later times are taken as this one.
 pub const MAX_TIME_MS: u64 = 253_402_300_799_999;

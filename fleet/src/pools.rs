@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 
 use crate::config::{check_name, invalid};
 use crate::fleet::Pool;
+use crate::jobs::{Job, Jobs};
 use crate::limits::{MAX_AGENTS, MAX_POOLS};
-use crate::{AgentState, Effect, Fleet, PoolShape, Refusal, Reply};
+use crate::{AgentId, AgentState, Effect, Fleet, PoolShape, Refusal, Reply};
 
 impl PoolShape {
     /// Refuses a shape that is out of its bounds, as it may be set.
@@ -41,7 +42,7 @@ impl PoolShape {
 
 impl Fleet {
     /// Takes the word of whoever runs the fleet.
-    pub(crate) fn set_pools(&mut self, shapes: Vec<PoolShape>, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn set_pools(&mut self, shapes: Vec<PoolShape>, jobs: &mut Jobs) -> Reply {
         if let Err(refusal) = PoolShape::check_all(&shapes) {
             return Reply::Refused(refusal);
         }
@@ -59,8 +60,8 @@ impl Fleet {
         if self.state.pools != before {
             self.next_revision();
         }
-        for name in &names {
-            self.fill(Some(name), effects);
+        for name in names.into_iter().rev() {
+            jobs.push(Job::Fill(name));
         }
         Reply::PoolsSet { revision: self.revision() }
     }
@@ -76,13 +77,6 @@ impl Fleet {
         Some(name.clone())
     }
 
-    /// Sees to the pools that an agent came from and went to.
-    pub(crate) fn refill(&mut self, from: Option<&str>, to: Option<&str>, effects: &mut Vec<Effect>) {
-        self.drop_empty_pool(from);
-        self.fill(from, effects);
-        self.fill(to, effects);
-    }
-
     /// How many live agents the pool lacks. An agent without a pool is always wanted.
     pub(crate) fn lacking(&self, pool: Option<&str>) -> u32 {
         let Some(name) = pool else { return 1 };
@@ -94,18 +88,15 @@ impl Fleet {
         desired.saturating_sub(members.live)
     }
 
-    /// Activates standby agents, those with the lowest numbers first, for as long as the pool lacks live ones.
-    pub(crate) fn fill(&mut self, pool: Option<&str>, effects: &mut Vec<Effect>) {
-        let Some(name) = pool else { return };
-        while self.lacking(pool) > 0 {
-            let members = self.indexes.pools.get(name);
-            let Some(id) = members.and_then(|m| m.standby.first().copied()) else {
-                return;
-            };
-            self.change_agent(id, |agent| agent.state = AgentState::Live);
-            effects.push(Effect::StandbyActivated { agent: id });
-            self.pull(id, effects);
+    /// Activates the standby agent with the lowest number, if the pool lacks a live one.
+    pub(crate) fn activate_one(&mut self, pool: &str, effects: &mut Vec<Effect>) -> Option<AgentId> {
+        if self.lacking(Some(pool)) == 0 {
+            return None;
         }
+        let id = *self.indexes.pools.get(pool)?.standby.first()?;
+        self.change_agent(id, |agent| agent.state = AgentState::Live);
+        effects.push(Effect::StandbyActivated { agent: id });
+        Some(id)
     }
 
     /// Forgets a pool that has no member any more, unless its size is set.

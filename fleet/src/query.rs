@@ -1,6 +1,7 @@
 //! Reads: tasks, agents, pools, counts, and what changed since a revision.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::indexes::PoolMembers;
 use crate::limits::{MAX_PAGE, MAX_SCANNED};
@@ -37,7 +38,7 @@ impl TaskFilter {
 #[derive(Debug)]
 pub struct TaskPage<'a> {
     /// Oldest first.
-    pub tasks: Vec<&'a Task>,
+    pub tasks: Vec<&'a Arc<Task>>,
     /// Where the next page starts after; `None` if this is the last one.
     pub next: Option<u64>,
 }
@@ -93,18 +94,18 @@ impl Fleet {
         &self.state.config
     }
 
-    /// A task, unless it never existed or was forgotten.
-    pub fn task(&self, id: TaskId) -> Option<&Task> {
+    /// A task, unless it never existed or was forgotten. A clone of the `Arc` keeps it as it is now.
+    pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
         let seq = self.indexes.ids.get(&id)?;
-        self.state.tasks.get(seq).map(Box::as_ref)
+        self.state.tasks.get(seq)
     }
 
     /// The tasks that changed after `revision`, each once, by their newest change.
-    pub fn changed_tasks_since(&self, revision: u64) -> impl Iterator<Item = &Task> + '_ {
+    pub fn changed_tasks_since(&self, revision: u64) -> impl Iterator<Item = &Arc<Task>> + '_ {
         self.indexes
             .task_revisions
             .range((Bound::Excluded(revision), Bound::Unbounded))
-            .filter_map(|(_, seq)| self.state.tasks.get(seq).map(Box::as_ref))
+            .filter_map(|(_, seq)| self.state.tasks.get(seq))
     }
 
     /// The agents that changed after `revision`, each once, by their newest change.
@@ -112,7 +113,7 @@ impl Fleet {
         self.indexes
             .agent_revisions
             .range((Bound::Excluded(revision), Bound::Unbounded))
-            .filter_map(|(_, id)| self.state.agents.get(id))
+            .filter_map(|(_, id)| self.state.agents.get(id).map(Arc::as_ref))
     }
 
     /// At most `limit` (at least 1, at most [`MAX_PAGE`]) tasks in order of acceptance, from after the cursor. Looks at no
@@ -128,46 +129,49 @@ impl Fleet {
             }
             last = Some(*seq);
             if filter.matches(task) {
-                tasks.push(task.as_ref());
+                tasks.push(task);
             }
         }
         TaskPage { tasks, next: None }
     }
 
-    /// An agent, unless it never joined or was forgotten.
-    pub fn agent(&self, id: AgentId) -> Option<&Agent> {
+    /// An agent, unless it never joined or was forgotten. A clone of the `Arc` keeps it as it is now.
+    pub fn agent(&self, id: AgentId) -> Option<&Arc<Agent>> {
         self.state.agents.get(&id)
     }
 
     /// The agent of this name.
-    pub fn agent_by_name(&self, name: &str) -> Option<&Agent> {
+    pub fn agent_by_name(&self, name: &str) -> Option<&Arc<Agent>> {
         self.agent(*self.indexes.names.get(name)?)
     }
 
     /// All agents that are known, by number.
-    pub fn agents(&self) -> impl Iterator<Item = &Agent> + '_ {
+    pub fn agents(&self) -> impl Iterator<Item = &Arc<Agent>> + '_ {
         self.state.agents.values()
     }
 
     /// The agents that are known, by name, from after the name `after`.
-    pub fn agents_by_name(&self, after: Option<&str>) -> impl Iterator<Item = &Agent> + '_ {
+    pub fn agents_by_name(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<Agent>> + '_ {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = self.indexes.names.range::<str, _>((start, Bound::Unbounded));
         names.filter_map(|(_, id)| self.agent(*id))
     }
 
-    /// Agents by state. Looks at each.
+    /// The agents with numbers above `after`, or all, by number: for reading many of them in slices.
+    pub fn agents_after(&self, after: Option<AgentId>) -> impl Iterator<Item = &Arc<Agent>> + '_ {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.state.agents.range((start, Bound::Unbounded)).map(|(_, agent)| agent)
+    }
+
+    /// Agents by state.
     pub fn agent_counts(&self) -> AgentCounts {
-        let mut counts = AgentCounts::default();
-        for agent in self.agents() {
-            match agent.state {
-                AgentState::Live => counts.live += 1,
-                AgentState::Standby => counts.standby += 1,
-                AgentState::Draining => counts.draining += 1,
-                AgentState::Lost => counts.lost += 1,
-            }
+        let count = |state: AgentState| self.indexes.agent_counts[state as usize];
+        AgentCounts {
+            live: count(AgentState::Live),
+            standby: count(AgentState::Standby),
+            draining: count(AgentState::Draining),
+            lost: count(AgentState::Lost),
         }
-        counts
     }
 
     /// The pools, by name; those whose size was set also while they have no agent.
@@ -216,55 +220,6 @@ impl Fleet {
 
     /// The taken slots of an agent; none if it is unknown.
     pub fn held(&self, id: AgentId) -> impl Iterator<Item = Held> + '_ {
-        self.agent(id).into_iter().flat_map(Agent::held)
-    }
-
-    /// What a queued task waits for at the fleet time `now`, in words; `None` if it is not queued. Looks at every agent.
-    pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
-        let task = self.task(id).filter(|t| t.state == TaskState::Queued)?;
-        if let Some(due) = task.not_before {
-            let what = match task.attempts_used {
-                0 => "delay",
-                _ => "backoff",
-            };
-            return Some(match due.saturating_sub(now) {
-                0 => format!("the end of its {what}, which is due"),
-                left @ 1..1_000 => format!("the end of its {what}, {left} ms from now"),
-                left => format!("the end of its {what}, {} s from now", left.div_ceil(1_000)),
-            });
-        }
-        let needs = task.needs();
-        let fits = |a: &&Agent| needs.fit(a.role, a.has_specialization(needs.domain));
-        let state = |state: AgentState| {
-            let fitting = self.agents().filter(fits);
-            fitting.filter(|a| a.state == state).count()
-        };
-        let live = state(AgentState::Live);
-        if live > 0 {
-            return Some(format!("a free slot: all {live} fitting agents are busy"));
-        }
-        let role = task.required_role.map(|role| format!("role {role:?}"));
-        let skill = task.required_specialization.as_ref();
-        let skill = skill.map(|name| format!("specialization {name:?}"));
-        let wanted: Vec<String> = role.into_iter().chain(skill).collect();
-        let missing = match wanted.is_empty() {
-            true => "takes its kind".to_owned(),
-            false => format!("has {}", wanted.join(" and ")),
-        };
-        let mut others = Vec::new();
-        for (count, word) in [
-            (state(AgentState::Standby), "on standby"),
-            (state(AgentState::Draining), "draining"),
-            (state(AgentState::Lost), "lost"),
-        ] {
-            if count > 0 {
-                others.push(format!("{count} {word}"));
-            }
-        }
-        let others = match others.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", others.join(", ")),
-        };
-        Some(format!("an agent: no live one {missing}{others}"))
+        self.agent(id).into_iter().flat_map(|agent| agent.held())
     }
 }

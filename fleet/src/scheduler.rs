@@ -53,8 +53,15 @@ pub(crate) struct FreeAgents {
 
 /// Set operations so far, for the test that holds their number; not part of what is compared.
 #[cfg(test)]
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StepCount(pub std::cell::Cell<u64>);
+#[derive(Debug, Default)]
+pub(crate) struct StepCount(pub std::sync::atomic::AtomicU64);
+
+#[cfg(test)]
+impl Clone for StepCount {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
 
 #[cfg(test)]
 impl PartialEq for StepCount {
@@ -71,7 +78,7 @@ fn rank(agent: &Agent, weights: &Weights) -> Rank {
 impl FreeAgents {
     #[cfg(test)]
     fn step(&self) {
-        self.steps.0.set(self.steps.0.get() + 1);
+        self.steps.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     #[cfg(not(test))]
@@ -112,6 +119,20 @@ impl FreeAgents {
             if sets.iter().all(BTreeSet::is_empty) {
                 self.specialized.remove(name.as_ref());
             }
+        }
+    }
+
+    /// Takes out any one place; whether there was one.
+    pub(crate) fn discard_one(&mut self) -> bool {
+        let mut named = self.specialized.first_entry();
+        let of_name = named.as_mut().and_then(|sets| sets.get_mut().iter_mut().find_map(BTreeSet::pop_first));
+        match (of_name, named) {
+            (Some(_), _) => true,
+            (None, Some(empty)) => {
+                empty.remove();
+                true
+            }
+            (None, None) => self.any.iter_mut().any(|set| set.pop_first().is_some()),
         }
     }
 
@@ -200,7 +221,7 @@ mod tests {
         for n in 0..10_000 {
             fleet.apply(Stamp::at(1), join(n), &mut effects);
         }
-        let steps = |fleet: &Fleet| fleet.indexes.free.steps.0.get();
+        let steps = |fleet: &Fleet| fleet.indexes.free.steps.0.load(std::sync::atomic::Ordering::Relaxed);
         let before = steps(&fleet);
         for n in 0..TASKS {
             fleet.apply(Stamp::at(1), submit(n), &mut effects);

@@ -4,11 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{check_length, check_name, invalid};
-use crate::limits::{MAX_AGENTS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
+use crate::jobs::{Job, Jobs, Requeue};
+use crate::limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
 use crate::{
-    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, HeldState, LossReason, Refusal, Reply, SessionId,
-    agent::Loss, queue,
+    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, HeldState, LossReason, PoolShape, Refusal, Reply, SessionId,
+    agent::Loss,
 };
+
+/// An agent that gets a new session.
+#[derive(Debug)]
+pub(crate) struct Entering {
+    id: AgentId,
+    session: SessionId,
+    join: AgentJoin,
+}
 
 impl AgentJoin {
     /// Refuses a join that is out of its bounds, whatever the fleet's state.
@@ -41,8 +50,8 @@ fn sorted(names: Vec<String>) -> Vec<Arc<str>> {
 }
 
 impl Fleet {
-    pub(crate) fn join(&mut self, join: AgentJoin, effects: &mut Vec<Effect>) -> Reply {
-        if let Err(refusal) = join.check() {
+    pub(crate) fn join(&mut self, join: AgentJoin, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
+        if let Err(refusal) = join.check().and_then(|()| self.check_pool(&join)) {
             return Reply::Refused(refusal);
         }
         let known = self.indexes.names.get(join.name.as_str()).copied();
@@ -50,31 +59,43 @@ impl Fleet {
         match known {
             Some(agent) if agent.state == AgentState::Lost => {
                 let id = agent.id;
-                self.enter(id, join, effects)
+                self.open_session(id, join, jobs)
             }
             Some(agent) if agent.incarnation == join.incarnation => {
                 let (id, session) = (agent.id, agent.session);
-                self.resume(id, join, effects);
+                self.resume(id, join, jobs);
                 Reply::Joined { agent: id, session }
             }
             Some(agent) => {
                 let id = agent.id;
+                let reply = self.open_session(id, join, jobs);
                 // Its place in the pool is its own again at once, so no standby is activated in between.
-                let requeued = self.end_session(id, Some(LossReason::Replaced), effects);
-                self.place_all(requeued, effects);
-                self.enter(id, join, effects)
+                self.end_session(id, Some(LossReason::Replaced), jobs, effects);
+                reply
             }
-            None => self.join_new(join, effects),
+            None => self.join_new(join, jobs),
+        }
+    }
+
+    /// Agents bring pools with them; so many may be known.
+    fn check_pool(&self, join: &AgentJoin) -> Result<(), Refusal> {
+        let is_new = |pool: &PoolShape| !self.state.pools.contains_key(&pool.name);
+        match join.pool.as_ref().filter(|pool| is_new(pool)) {
+            Some(_) if self.state.pools.len() >= MAX_KEPT_POOLS => {
+                let problem = format!("would be one more than the {MAX_KEPT_POOLS} that a fleet may have");
+                Err(invalid("pool", problem))
+            }
+            _ => Ok(()),
         }
     }
 
     /// The session of a live process goes on, with what it now says about itself.
-    fn resume(&mut self, id: AgentId, join: AgentJoin, effects: &mut Vec<Effect>) {
+    fn resume(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs) {
         let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
         let after = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        self.pull(id, effects);
-        self.refill(before.as_deref(), after.as_deref(), effects);
+        jobs.push(Job::Refill(before, after));
+        jobs.push(Job::Pull(id));
     }
 
     /// Takes what a join says about an agent that is known, and its word about the pool.
@@ -93,7 +114,7 @@ impl Fleet {
         });
     }
 
-    fn join_new(&mut self, join: AgentJoin, effects: &mut Vec<Effect>) -> Reply {
+    fn join_new(&mut self, join: AgentJoin, jobs: &mut Jobs) -> Reply {
         if self.state.agents.len() >= MAX_AGENTS as usize {
             self.forget_longest_lost();
         }
@@ -124,14 +145,20 @@ impl Fleet {
             revision: self.next_revision(),
         };
         self.indexes.enter_agent(&agent, &self.state.config.weights);
-        self.state.agents.insert(id, agent);
-        self.enter(id, join, effects)
+        self.state.agents.insert(id, Arc::new(agent));
+        self.open_session(id, join, jobs)
     }
 
-    /// Opens a new session for an agent that has none.
-    fn enter(&mut self, id: AgentId, join: AgentJoin, effects: &mut Vec<Effect>) -> Reply {
+    /// Has a new session opened for an agent that has none by then.
+    fn open_session(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs) -> Reply {
         let session = SessionId(self.state.next_session);
         self.state.next_session += 1;
+        jobs.push(Job::Enter(Box::new(Entering { id, session, join })));
+        Reply::Joined { agent: id, session }
+    }
+
+    pub(crate) fn enter(&mut self, entering: Entering, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        let Entering { id, session, join } = entering;
         let now = self.state.now;
         let incarnation = join.incarnation;
         let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
@@ -144,14 +171,15 @@ impl Fleet {
             agent.lost = None;
             agent.state = AgentState::Standby;
         });
+        effects.push(Effect::SessionStarted { agent: id, session });
         let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        if self.lacking(pool.as_deref()) > 0 {
-            self.change_agent(id, |agent| agent.state = AgentState::Live);
-            self.pull(id, effects);
-        }
+        let is_wanted = self.lacking(pool.as_deref()) > 0;
         // The join may have asked for more agents than the newcomer alone, or taken it from another pool.
-        self.refill(before.as_deref(), pool.as_deref(), effects);
-        Reply::Joined { agent: id, session }
+        jobs.push(Job::Refill(before, pool));
+        if is_wanted {
+            self.change_agent(id, |agent| agent.state = AgentState::Live);
+            jobs.push(Job::Pull(id));
+        }
     }
 
     pub(crate) fn lose(
@@ -159,40 +187,47 @@ impl Fleet {
         id: AgentId,
         session: SessionId,
         reason: LossReason,
+        jobs: &mut Jobs,
         effects: &mut Vec<Effect>,
     ) -> Reply {
         if !self.in_session(id, session) {
             return Reply::Done;
         }
-        let requeued = self.end_session(id, Some(reason), effects);
-        self.place_all(requeued, effects);
-        let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        self.fill(pool.as_deref(), effects);
+        self.fill_afterwards(id, jobs);
+        self.end_session(id, Some(reason), jobs, effects);
         Reply::Done
     }
 
-    pub(crate) fn drain(&mut self, id: AgentId, session: SessionId, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn drain(&mut self, id: AgentId, session: SessionId, jobs: &mut Jobs) -> Reply {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
-        let pool = self.change_agent(id, |agent| {
-            agent.state = AgentState::Draining;
-            agent.pool.clone()
-        });
-        self.fill(pool.flatten().as_deref(), effects);
+        self.change_agent(id, |agent| agent.state = AgentState::Draining);
+        self.fill_afterwards(id, jobs);
         Reply::Done
     }
 
-    pub(crate) fn leave(&mut self, id: AgentId, session: SessionId, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn leave(
+        &mut self,
+        id: AgentId,
+        session: SessionId,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
-        let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        let requeued = self.end_session(id, None, effects);
-        self.forget(id);
-        self.place_all(requeued, effects);
-        self.fill(pool.as_deref(), effects);
+        self.fill_afterwards(id, jobs);
+        self.end_session(id, None, jobs, effects);
         Reply::Done
+    }
+
+    /// Has the pool of an agent filled up, after what is pushed later.
+    fn fill_afterwards(&self, id: AgentId, jobs: &mut Jobs) {
+        let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
+        if let Some(pool) = pool {
+            jobs.push(Job::Fill(pool));
+        }
     }
 
     fn in_session(&self, id: AgentId, session: SessionId) -> bool {
@@ -200,9 +235,8 @@ impl Fleet {
         agent.is_some_and(|a| a.session == session && a.state != AgentState::Lost)
     }
 
-    /// Ends a session, as a loss or (`None`) in good order, and queues what the agent held. Gives what was queued, in the
-    /// order of the queue.
-    fn end_session(&mut self, id: AgentId, loss: Option<LossReason>, effects: &mut Vec<Effect>) -> Vec<u64> {
+    /// Ends a session, as a loss or (`None`) in good order, and has what the agent held queued and placed.
+    fn end_session(&mut self, id: AgentId, loss: Option<LossReason>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let now = self.state.now;
         let forget_at = now.fleet.saturating_add(self.state.config.lost_agent_ttl.max(1));
         let ended = self.change_agent(id, |agent| {
@@ -215,49 +249,21 @@ impl Fleet {
             agent.lost = Some(Loss { at: now, reason: loss.unwrap_or(LossReason::Disconnected), forget_at });
             (held, agent.session, agent.name.clone())
         });
-        let Some((held, session, name)) = ended else {
-            return Vec::new();
-        };
+        let Some((held, session, name)) = ended else { return };
         effects.push(Effect::SessionEnded { agent: id, session });
-        let mut ranks: Vec<queue::Rank> = held
-            .into_iter()
-            .filter(|(_, state)| *state == HeldState::Active)
-            .filter_map(|((task, _), _)| self.task(task).map(queue::rank))
-            .collect();
-        ranks.sort_unstable();
-        let message = match loss {
-            Some(LossReason::Disconnected) => "its connection dropped",
-            Some(LossReason::Silent) => "it was not heard from any more",
-            Some(LossReason::Replaced) => "another process of its name joined",
-            None => "it left",
-        };
-        let message = format!("agent {name} was lost: {message}");
-        let mut requeued = Vec::with_capacity(ranks.len());
-        for (_, seq) in ranks {
-            let queued = match loss {
-                Some(_) => self.lose_attempt(seq, &message, effects),
-                None => {
-                    self.give_back(seq, effects);
-                    true
-                }
-            };
-            if queued {
-                requeued.push(seq);
-            }
-        }
-        if loss.is_some() && !requeued.is_empty() {
-            let tasks = requeued.len() as u32;
-            let total = &mut self.state.totals.redistributed;
-            *total = total.saturating_add(u64::from(tasks));
-            effects.push(Effect::Redistributed { from: id, tasks });
-        }
-        requeued
-    }
-
-    fn place_all(&mut self, tasks: Vec<u64>, effects: &mut Vec<Effect>) {
-        for seq in tasks {
-            self.place(seq, effects);
-        }
+        let how = loss.map(|reason| match reason {
+            LossReason::Disconnected => "its connection dropped",
+            LossReason::Silent => "it was not heard from any more",
+            LossReason::Replaced => "another process of its name joined",
+        });
+        jobs.push(Job::Requeue(Box::new(Requeue {
+            agent: id,
+            lost: how.map(|how| format!("agent {name} was lost: {how}")),
+            ranks: Vec::with_capacity(held.len()),
+            held: held.into_iter(),
+            is_sorted: false,
+            requeued: Vec::new(),
+        })));
     }
 
     /// Forgets an agent without a session.
@@ -265,15 +271,14 @@ impl Fleet {
         let Some(agent) = self.state.agents.remove(&id) else {
             return;
         };
+        self.snapshots.save_agent(&agent);
         self.indexes.leave_agent(&agent, &self.state.config.weights);
         self.drop_empty_pool(agent.pool.as_deref());
         self.next_revision();
     }
 
     fn forget_longest_lost(&mut self) {
-        let agents = self.state.agents.values();
-        let lost = agents.filter_map(|a| a.lost.map(|loss| (loss.at, a.id)));
-        if let Some((_, id)) = lost.min() {
+        if let Some(&(_, id)) = self.indexes.lost.first() {
             self.forget(id);
         }
     }

@@ -1,5 +1,7 @@
 //! Accepting tasks: what is valid, what was submitted before, what there is room for.
 
+use std::sync::Arc;
+
 use crate::config::{check_duration, check_length, check_name, invalid};
 use crate::limits::{MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY};
 use crate::{Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskState};
@@ -72,7 +74,7 @@ impl Fleet {
         }
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
-        self.state.tasks.insert(seq, Box::new(task));
+        self.state.tasks.insert(seq, Arc::new(task));
         Reply::Submitted { task: id, existing: false }
     }
 

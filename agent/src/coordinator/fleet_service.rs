@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use prost::Message;
-use robeing_fleet::{Agent, AgentState, Command, Fleet, Reply, TaskFilter, TaskId, limits::MAX_PAGE};
+use robeing_fleet::{
+    Agent, AgentState, Command, Fleet, Reply, Stamp, Task, TaskFilter, TaskId, Waiting,
+    limits::{MAX_PAGE, MAX_SCANNED},
+};
 use robeing_proto::{budget::MessageBudget, v1};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -22,6 +25,8 @@ use super::{
 
 /// Tasks in one submission, and ids in one cancellation or watch.
 pub const MAX_ITEMS: usize = 1_000;
+/// Tasks that are looked at for one page; a page may be short, even empty, and still have a next one.
+const MAX_LOOKED_AT: usize = 100_000;
 /// Tasks of a page when the request does not say.
 const DEFAULT_PAGE: usize = 100;
 /// Bytes of submissions in calls of their own that are under way at once. A stream waits until there is room; a call can't.
@@ -41,6 +46,37 @@ impl FleetService {
     /// Of this node; its tasks end when the node stops.
     pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
         Self { node, tasks, room: Semaphore::new(MAX_CALLED_BYTES) }
+    }
+
+    /// A page of a listing, read in slices between which the fleet goes on.
+    async fn page(&self, filter: &TaskFilter, mut after: Option<u64>, size: usize) -> (Vec<Arc<Task>>, Option<u64>) {
+        let mut tasks: Vec<Arc<Task>> = Vec::new();
+        for _ in 0..MAX_LOOKED_AT / MAX_SCANNED {
+            let (slice, next) = self.node.look(|fleet| {
+                let page = fleet.tasks(filter, after, size - tasks.len());
+                (page.tasks.into_iter().cloned().collect::<Vec<_>>(), page.next)
+            });
+            tasks.extend(slice);
+            after = next;
+            if after.is_none() || tasks.len() == size {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        (tasks, after)
+    }
+
+    /// What a task waits for, in words.
+    async fn waiting_for(&self, task: &Task) -> Option<String> {
+        let mut waiting = Waiting::of(task)?;
+        let mut after = None;
+        while waiting.needs_agents()
+            && let Some(slice) = self.node.agents_after(after).await
+        {
+            after = slice.last().map(|agent| agent.id);
+            slice.iter().for_each(|agent| waiting.count(agent));
+        }
+        Some(waiting.words(self.node.clock.estimate().fleet))
     }
 
     /// The members, and what is wrong with those that answer.
@@ -86,14 +122,16 @@ impl FleetService {
     }
 }
 
+/// Agents that are read from the state in one go.
+const MAX_AGENTS_READ: usize = 256;
+
 /// A page of tasks as far as one message takes it. The next page begins after the last task in it.
-fn page_of_tasks(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, size: usize) -> v1::ListTasksResponse {
+fn page_of_tasks(found: &[Arc<Task>], mut next: Option<u64>, revision: u64, now: Stamp) -> v1::ListTasksResponse {
     let parts = Parts { attempts: true, ..Parts::default() };
-    let page = fleet.tasks(filter, after, size);
-    let (mut tasks, mut next, mut last) = (Vec::with_capacity(page.tasks.len()), page.next, None);
+    let (mut tasks, mut last) = (Vec::with_capacity(found.len()), None);
     let mut budget = MessageBudget::default();
-    for task in page.tasks {
-        let told = view::task(task, parts, fleet.now());
+    for task in found {
+        let told = view::task(task, parts, now);
         if !budget.take(told.encoded_len()) {
             next = last;
             break;
@@ -102,23 +140,33 @@ fn page_of_tasks(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, size: u
         tasks.push(told);
     }
     let next_page_token = next.map(|cursor| cursor.to_string()).unwrap_or_default();
-    v1::ListTasksResponse { tasks, next_page_token, revision: fleet.revision() }
+    v1::ListTasksResponse { tasks, next_page_token, revision }
 }
 
 /// A page of agents as far as one message takes it.
-fn page_of_agents(fleet: &Fleet, include_lost: bool, after: Option<&str>) -> v1::ListAgentsResponse {
-    let shown = |agent: &&Agent| include_lost || agent.state != AgentState::Lost;
-    let (mut agents, mut next_page_token): (Vec<v1::Agent>, _) = (Vec::new(), String::new());
-    let mut budget = MessageBudget::default();
-    for agent in fleet.agents_by_name(after).filter(shown) {
+#[derive(Default)]
+struct AgentPage {
+    agents: Vec<v1::Agent>,
+    next_page_token: String,
+    budget: MessageBudget,
+}
+
+impl AgentPage {
+    /// Takes the next agent, if it fits. The next page begins after the last that did.
+    fn take(&mut self, agent: &Agent) -> bool {
         let told = view::agent(agent);
-        if !budget.take(told.encoded_len()) {
-            next_page_token = agents.last().map(|last| last.name.clone()).unwrap_or_default();
-            break;
+        let fits = self.budget.take(told.encoded_len());
+        if fits {
+            self.agents.push(told);
+        } else {
+            self.next_page_token = self.agents.last().map(|last| last.name.clone()).unwrap_or_default();
         }
-        agents.push(told);
+        fits
     }
-    v1::ListAgentsResponse { agents, revision: fleet.revision(), next_page_token }
+
+    fn response(self, revision: u64) -> v1::ListAgentsResponse {
+        v1::ListAgentsResponse { agents: self.agents, revision, next_page_token: self.next_page_token }
+    }
 }
 
 fn filter(request: v1::ListTasksRequest) -> Result<TaskFilter, Status> {
@@ -171,13 +219,11 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = view::task_id(&request.id)?;
         self.node.ready_to_read(request.consistency).await?;
         let parts = Parts { input: request.include_input, output: true, attempts: true };
-        let now = self.node.clock.estimate().fleet;
-        let found = self.node.look(|fleet| {
-            let mut task = view::task(fleet.task(id)?, parts, fleet.now());
-            task.waiting_for = fleet.waiting_for(id, now).unwrap_or_default();
-            Some(task)
-        });
-        found.map(Response::new).ok_or_else(|| errors::no_task(&request.id))
+        let found = self.node.look(|fleet| fleet.task(id).cloned().map(|task| (task, fleet.now())));
+        let (found, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
+        let mut task = view::task(&found, parts, now);
+        task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
+        Ok(Response::new(task))
     }
 
     async fn list_tasks(
@@ -198,7 +244,10 @@ impl v1::fleet_server::Fleet for FleetService {
         let filter = filter(request)?;
         let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
         self.node.ready_to_read(consistency).await?;
-        Ok(Response::new(self.node.look(|fleet| page_of_tasks(fleet, &filter, after, size))))
+        // Of the beginning: who watches from there on misses nothing that changes while the page is read.
+        let (revision, now) = self.node.look(|fleet| (fleet.revision(), fleet.now()));
+        let (found, next) = self.page(&filter, after, size).await;
+        Ok(Response::new(page_of_tasks(&found, next, revision, now)))
     }
 
     async fn watch_tasks(
@@ -241,8 +290,21 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         self.node.ready_to_read(request.consistency).await?;
-        let after = (!request.page_token.is_empty()).then_some(request.page_token.as_str());
-        Ok(Response::new(self.node.look(|fleet| page_of_agents(fleet, request.include_lost, after))))
+        let revision = self.node.look(Fleet::revision);
+        let mut page = AgentPage::default();
+        let mut after = (!request.page_token.is_empty()).then(|| Arc::from(request.page_token.as_str()));
+        loop {
+            let slice: Vec<Arc<Agent>> =
+                self.node.look(|fleet| fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ).cloned().collect());
+            let Some(last) = slice.last() else { break };
+            after = Some(Arc::clone(&last.name));
+            let shown = |agent: &&Arc<Agent>| request.include_lost || agent.state != AgentState::Lost;
+            if !slice.iter().filter(shown).all(|agent| page.take(agent)) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(Response::new(page.response(revision)))
     }
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
@@ -276,7 +338,9 @@ mod tests {
         let fleet = fleet_with_ended(1_000, &wordy_failure());
         let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
         loop {
-            let page = page_of_tasks(&fleet, &TaskFilter::default(), after, MAX_PAGE);
+            let page = fleet.tasks(&TaskFilter::default(), after, MAX_PAGE);
+            let found: Vec<Arc<Task>> = page.tasks.into_iter().cloned().collect();
+            let page = page_of_tasks(&found, page.next, fleet.revision(), fleet.now());
             assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 8 * 1024, "{} bytes", page.encoded_len());
             assert!(!page.tasks.is_empty(), "every page has something");
             seen.extend(page.tasks.into_iter().map(|task| task.id));
@@ -302,7 +366,9 @@ mod tests {
         }
         let (mut after, mut names, mut pages): (Option<String>, Vec<String>, _) = (None, Vec::new(), 0);
         loop {
-            let page = page_of_agents(&fleet, false, after.as_deref());
+            let mut page = AgentPage::default();
+            let _ = fleet.agents_by_name(after.as_deref()).all(|agent| page.take(agent));
+            let page = page.response(fleet.revision());
             assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 64 * 1024, "{} bytes", page.encoded_len());
             names.extend(page.agents.into_iter().map(|agent| agent.name));
             pages += 1;

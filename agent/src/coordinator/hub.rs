@@ -1,18 +1,22 @@
 //! Where what was applied becomes known to those who wait for it: watchers of the revision, submitters who wait for results,
-//! and the sessions of agents. It is told within `apply`, so it only notes things and wakes tasks.
+//! and the sessions of agents. Applying waits for it, so it only notes things and wakes tasks; it holds no lock of the state,
+//! and what it hands on is shared with the state and put into words by whoever takes it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use robeing_fleet::{Effect, Fleet, TaskId};
-use robeing_proto::v1::{self, streamed_answer::Answer};
-use tokio::sync::{Notify, watch};
+use robeing_fleet::{Effect, Fleet, Stamp, Task, TaskId};
+use robeing_proto::v1::streamed_answer::Answer;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tracing::info;
 
 use super::{
-    consensus::Observer,
+    consensus::{Observer, Told},
     registry::Registry,
     view::{self, Parts},
 };
@@ -20,21 +24,43 @@ use super::{
 /// Bytes of results that are kept for one stream whose client does not read them. Of further ones only the task is noted; they
 /// are read from the state when their turn comes, where they stay until they expire.
 pub const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
+/// What a result counts for besides its input, output and the texts of its failure.
+const RESULT_BYTES: usize = 1024;
 
 /// What a stream of submissions is to tell.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "all but a few are answers")]
-pub enum Told {
+#[derive(Clone, Debug)]
+pub enum Letter {
     /// This.
-    Answer(Answer),
+    Answer(Box<Answer>),
+    /// The task is finished, and was this at that time.
+    Finished(Arc<Task>, Stamp),
     /// The result of this task, which has ended.
     Ended(TaskId),
 }
 
-impl Told {
+impl From<Answer> for Letter {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+}
+
+impl Letter {
     /// Whether it is what became of a task.
     pub fn is_result(&self) -> bool {
-        !matches!(self, Self::Answer(Answer::Submitted(_)))
+        !matches!(self, Self::Answer(answer) if matches!(**answer, Answer::Submitted(_)))
+    }
+
+    /// It in the form of the API; a result that was only noted is read from the state by `look`.
+    pub fn into_answer(self, look: impl FnOnce(TaskId) -> Option<Letter>) -> Answer {
+        let finished = |task: &Task, now| Answer::Finished(view::task(task, FINISHED, now));
+        match self {
+            Self::Answer(answer) => *answer,
+            Self::Finished(task, now) => finished(&task, now),
+            Self::Ended(id) => match look(id) {
+                Some(Self::Finished(task, now)) => finished(&task, now),
+                _ => Answer::Expired(id.to_string()),
+            },
+        }
     }
 }
 
@@ -48,29 +74,35 @@ pub struct Mailbox {
     kept: Mutex<Kept>,
     /// Of each tag whose submission is not answered yet, the results that came before the answer. Held while answers are
     /// added, so that they are added in this order.
-    early: Mutex<BTreeMap<u64, Vec<Answer>>>,
+    early: Mutex<BTreeMap<u64, Vec<Letter>>>,
     news: Notify,
 }
 
 #[derive(Default)]
 struct Kept {
-    answers: VecDeque<(u64, Told)>,
+    answers: VecDeque<(u64, Letter)>,
     /// Of the results among them.
     bytes: usize,
 }
 
 impl Kept {
-    fn add(&mut self, tag: u64, answer: Answer) {
-        let mut told = Told::Answer(answer);
-        if let Told::Answer(Answer::Finished(task)) = &told {
-            let bytes = self.bytes.saturating_add(view::result_size(task));
-            match view::task_id(&task.id) {
-                Ok(id) if bytes > MAX_KEPT_BYTES => told = Told::Ended(id),
-                _ => self.bytes = bytes,
+    fn add(&mut self, tag: u64, mut letter: Letter) {
+        if let Letter::Finished(task, _) = &letter {
+            let bytes = self.bytes.saturating_add(result_bytes(task));
+            if bytes > MAX_KEPT_BYTES {
+                letter = Letter::Ended(task.id);
+            } else {
+                self.bytes = bytes;
             }
         }
-        self.answers.push_back((tag, told));
+        self.answers.push_back((tag, letter));
     }
+}
+
+/// What a finished task takes while it is kept, about.
+fn result_bytes(task: &Task) -> usize {
+    let failure = task.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len());
+    RESULT_BYTES + task.input.len() + task.output.as_ref().map_or(0, |output| output.len()) + failure
 }
 
 impl Mailbox {
@@ -78,7 +110,7 @@ impl Mailbox {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn early(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Answer>>> {
+    fn early(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Letter>>> {
         self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,17 +120,18 @@ impl Mailbox {
     }
 
     /// Adds an answer.
-    pub fn put(&self, tag: u64, answer: Answer) {
+    pub fn put(&self, tag: u64, letter: impl Into<Letter>) {
+        let letter = letter.into();
         let mut early = self.early();
-        let is_submission = matches!(answer, Answer::Submitted(_));
+        let is_submission = matches!(&letter, Letter::Answer(answer) if matches!(**answer, Answer::Submitted(_)));
         if !is_submission && let Some(held_back) = early.get_mut(&tag) {
-            held_back.push(answer);
+            held_back.push(letter);
             return;
         }
         let held_back = if is_submission { early.remove(&tag).unwrap_or_default() } else { Vec::new() };
         let mut kept = self.kept();
-        for answer in std::iter::once(answer).chain(held_back) {
-            kept.add(tag, answer);
+        for letter in std::iter::once(letter).chain(held_back) {
+            kept.add(tag, letter);
         }
         drop(kept);
         self.news.notify_one();
@@ -110,7 +143,7 @@ impl Mailbox {
     }
 
     /// All answers, the oldest first, by tag.
-    pub fn take(&self) -> VecDeque<(u64, Told)> {
+    pub fn take(&self) -> VecDeque<(u64, Letter)> {
         std::mem::take(&mut *self.kept()).answers
     }
 
@@ -204,64 +237,59 @@ impl Hub {
         }
     }
 
-    fn finished(&self, fleet: &Fleet, id: TaskId) {
-        let Some(waiting) = self.waiters().remove(&id) else { return };
-        let Some(task) = fleet.task(id) else {
-            for waiter in waiting {
-                waiter.mailbox.put(waiter.tag, Answer::Expired(id.to_string()));
-            }
-            return;
-        };
-        let mut told = view::task(task, FINISHED, fleet.now());
-        let last = waiting.len() - 1;
-        for (n, waiter) in waiting.into_iter().enumerate() {
-            let task = if n == last { std::mem::take(&mut told) } else { told.clone() };
-            waiter.mailbox.put(waiter.tag, Answer::Finished(task));
+    /// Tells those who wait for a task that it is finished, as of `now`; without it, that its result has expired already.
+    fn finished(&self, id: TaskId, task: Option<&Arc<Task>>, now: Stamp) {
+        let waiting = self.waiters().remove(&id);
+        for waiter in waiting.unwrap_or_default() {
+            let letter = match task {
+                Some(task) => Letter::Finished(Arc::clone(task), now),
+                None => Answer::Expired(id.to_string()).into(),
+            };
+            waiter.mailbox.put(waiter.tag, letter);
         }
     }
 
     /// A finished task, as waiters are told.
-    pub fn result(fleet: &Fleet, id: TaskId) -> Option<v1::Task> {
-        let task = fleet.task(id).filter(|task| task.state.is_final())?;
-        Some(view::task(task, FINISHED, fleet.now()))
+    pub fn result(fleet: &Fleet, id: TaskId) -> Option<Letter> {
+        let task = fleet.task(id).filter(|task| task.state.is_final()).cloned()?;
+        Some(Letter::Finished(task, fleet.now()))
     }
 
-    fn carry_out(&self, fleet: &Fleet, effect: &Effect) {
+    fn carry_out(&self, Told { effect, task, agent, now }: Told) {
+        let name = || agent.as_ref().map(|agent| agent.name.to_string()).unwrap_or_default();
         match effect {
-            Effect::Assign { agent, session, task, attempt } => {
-                self.registry.assign(fleet, *agent, *session, *task, *attempt);
+            Effect::Assign { agent, session, task, attempt } => self.registry.assign(agent, session, (task, attempt)),
+            Effect::Stop { agent, session, task, attempt, .. } => self.registry.stop(agent, session, (task, attempt)),
+            Effect::SessionStarted { agent: id, session } => {
+                let process = agent.as_ref().and_then(|agent| agent.process);
+                self.registry.started(id, session, process, Instant::now());
             }
-            Effect::Stop { agent, session, task, attempt, .. } => self.registry.stop(*agent, *session, *task, *attempt),
-            Effect::SessionEnded { agent, session } => self.registry.ended(*agent, *session),
-            Effect::Finished { task } => self.finished(fleet, *task),
-            Effect::Redistributed { from, tasks } => {
-                let agent = fleet.agent(*from).map(|agent| agent.name.to_string()).unwrap_or_default();
-                info!(agent, tasks, "tasks of a lost agent were redistributed");
+            Effect::SessionEnded { agent, session } => self.registry.ended(agent, session),
+            Effect::Finished { task: id } => self.finished(id, task.as_ref(), now),
+            Effect::Redistributed { tasks, .. } => {
+                info!(agent = name(), tasks, "tasks of a lost agent were redistributed");
             }
-            Effect::StandbyActivated { agent } => {
-                let agent = fleet.agent(*agent).map(|agent| agent.name.to_string()).unwrap_or_default();
-                info!(agent, "a standby agent was activated");
-            }
+            Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
         }
     }
 }
 
 impl Observer for Hub {
-    fn applied(&self, fleet: &Fleet, effects: &[Effect]) {
-        for effect in effects {
-            self.carry_out(fleet, effect);
+    fn applied(&self, revision: u64, told: Vec<Told>) {
+        for told in told {
+            self.carry_out(told);
         }
-        self.revision.send_if_modified(|revision| {
-            let changed = *revision != fleet.revision();
-            *revision = fleet.revision();
+        self.revision.send_if_modified(|known| {
+            let changed = *known != revision;
+            *known = revision;
             changed
         });
         self.timers.notify_one();
     }
 
-    fn installed(&self, fleet: &Fleet) {
+    fn installed(&self, revision: u64) {
         self.installs.send_modify(|installs| *installs += 1);
-        self.revision.send_replace(fleet.revision());
+        self.revision.send_replace(revision);
         self.timers.notify_one();
     }
 
@@ -273,23 +301,27 @@ impl Observer for Hub {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use robeing_fleet::Outcome;
+    use robeing_proto::v1;
 
     use super::*;
+    use crate::coordinator::fixture::fleet_with_ended;
 
     fn submitted() -> Answer {
         Answer::Submitted(v1::SubmitResult::default())
     }
 
-    fn finished() -> Answer {
-        Answer::Finished(v1::Task::default())
+    fn finished() -> Letter {
+        let fleet = fleet_with_ended(1, &Outcome::Succeeded(Bytes::new()));
+        Hub::result(&fleet, TaskId(1)).expect("it has ended")
     }
 
     fn taken(mailbox: &Mailbox) -> Vec<(u64, &'static str)> {
-        let name = |(tag, told)| match told {
-            Told::Answer(Answer::Submitted(_)) => (tag, "submitted"),
-            Told::Answer(Answer::Finished(_)) => (tag, "finished"),
-            Told::Answer(Answer::Expired(_)) => (tag, "expired"),
-            Told::Ended(_) => (tag, "ended"),
+        let name = |(tag, letter): (u64, Letter)| match letter {
+            Letter::Answer(answer) if matches!(*answer, Answer::Submitted(_)) => (tag, "submitted"),
+            Letter::Answer(answer) if matches!(*answer, Answer::Expired(_)) => (tag, "expired"),
+            Letter::Answer(_) | Letter::Finished(..) => (tag, "finished"),
+            Letter::Ended(_) => (tag, "ended"),
         };
         mailbox.take().into_iter().map(name).collect()
     }
@@ -325,10 +357,10 @@ mod tests {
     #[test]
     fn results_that_nobody_reads_are_kept_up_to_a_limit_and_then_only_noted() {
         let mailbox = Mailbox::default();
-        let output = Bytes::from(vec![0; MAX_KEPT_BYTES / 4]);
-        let result = |id| v1::Task { id: TaskId(id).to_string(), output: output.clone(), ..Default::default() };
+        let fleet = fleet_with_ended(6, &Outcome::Succeeded(Bytes::from(vec![0; MAX_KEPT_BYTES / 4])));
+        let result = |tag: u64| Hub::result(&fleet, TaskId(u128::from(tag) + 1)).expect("it has ended");
         for tag in 0..6 {
-            mailbox.put(tag, Answer::Finished(result(tag.into())));
+            mailbox.put(tag, result(tag));
             mailbox.put(tag, submitted());
         }
         let told = mailbox.take();
@@ -336,11 +368,13 @@ mod tests {
         assert_eq!(results.iter().map(|(tag, _)| *tag).collect::<Vec<u64>>(), [0, 1, 2, 3, 4, 5], "none is lost");
         for (tag, told) in results {
             match told {
-                Told::Ended(id) => assert!(*tag >= 3 && *id == TaskId((*tag).into()), "{told:?}"),
-                Told::Answer(_) => assert!(*tag < 3, "three and what comes with them fit"),
+                Letter::Ended(id) => assert!(*tag >= 3 && *id == TaskId(u128::from(*tag) + 1), "{told:?}"),
+                Letter::Answer(_) | Letter::Finished(..) => {
+                    assert!(*tag < 3, "three and what comes with them fit");
+                }
             }
         }
-        mailbox.put(9, Answer::Finished(result(9)));
+        mailbox.put(9, result(0));
         assert_eq!(taken(&mailbox), [(9, "finished")], "there is room again");
     }
 }

@@ -2,20 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::{AgentId, Command, LossReason, SessionId};
+use robeing_fleet::{AgentId, AgentState, Command, LossReason, SessionId};
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
 use super::{
     leadership::{until_leading, until_not_leading},
     node::Node,
+    proposer::ProposeError,
     registry::Suspicion,
 };
 
 /// How often agents are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How often it is looked for agents that have a session and were never connected here.
-const ADOPT_EVERY: Duration = Duration::from_millis(200);
 /// How long a process may take to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Agents whose loss is being found out or written at once.
@@ -26,10 +25,23 @@ pub async fn run(node: Arc<Node>) {
     let mut standing = node.standing.clone();
     loop {
         let Some(term) = until_leading(&mut standing).await else { return };
-        let now = Instant::now();
-        node.look(|fleet| node.hub.registry.begin(term, fleet, now));
+        node.hub.registry.begin(term);
+        note_sessions(&node).await;
         watch(&node, term).await;
         node.hub.registry.end(term);
+    }
+}
+
+/// Notes every session of the state, so that agents that never come to this leader are missed, too. Those that begin
+/// meanwhile are noted when they are applied.
+async fn note_sessions(node: &Node) {
+    let mut after = None;
+    while let Some(agents) = node.agents_after(after).await {
+        after = agents.last().map(|agent| agent.id);
+        let now = Instant::now();
+        for agent in agents.iter().filter(|agent| agent.state != AgentState::Lost) {
+            node.hub.registry.started(agent.id, agent.session, agent.process, now);
+        }
     }
 }
 
@@ -37,7 +49,6 @@ async fn watch(node: &Arc<Node>, term: u64) {
     let mut standing = node.standing.clone();
     let mut pursuits: JoinSet<()> = JoinSet::new();
     let mut looked = Instant::now();
-    let mut adopted = looked;
     loop {
         tokio::select! {
             // Pursuits in flight end with the set; what they proposed is decided by the log.
@@ -54,35 +65,37 @@ async fn watch(node: &Arc<Node>, term: u64) {
                 if !node.has_contact(term) {
                     node.hub.registry.without_contact(now);
                 }
-                if now.duration_since(adopted) >= ADOPT_EVERY {
-                    adopted = now;
-                    node.look(|fleet| node.hub.registry.adopt(term, fleet, now));
-                }
-                for suspicion in node.hub.registry.suspicions(now) {
-                    pursuits.spawn(pursue(Arc::clone(node), suspicion));
+                for suspicion in node.hub.registry.suspicions(now, MAX_AT_ONCE - pursuits.len()) {
+                    pursuits.spawn(pursue(Arc::clone(node), term, suspicion));
                 }
             }
         }
     }
 }
 
-async fn pursue(node: Arc<Node>, suspicion: Suspicion) {
+async fn pursue(node: Arc<Node>, term: u64, suspicion: Suspicion) {
     match suspicion {
-        Suspicion::Silent(agent, session) => lose(&node, agent, session, LossReason::Silent).await,
+        Suspicion::Silent(agent, session) => lose(&node, term, agent, session, LossReason::Silent).await,
         Suspicion::Probe(agent, session, process) => {
             let alive = node.transport.probe(process, PROBE_TIMEOUT).await;
             if node.hub.registry.probed(agent, session, alive, Instant::now()) {
-                lose(&node, agent, session, LossReason::Disconnected).await;
+                lose(&node, term, agent, session, LossReason::Disconnected).await;
             }
         }
     }
 }
 
-async fn lose(node: &Node, agent: AgentId, session: SessionId, reason: LossReason) {
+async fn lose(node: &Node, term: u64, agent: AgentId, session: SessionId, reason: LossReason) {
     let name = node.look(|fleet| fleet.agent(agent).map(|agent| agent.name.to_string())).unwrap_or_default();
     info!(agent = name, ?reason, "agent lost");
-    if let Err(error) = node.proposer.propose_one(Command::AgentLost { agent, session, reason }).await {
-        warn!(agent = name, %error, "the loss could not be written; it will be tried again");
-        node.hub.registry.take_back(agent, session);
+    match node.proposer.propose_in(term, Command::AgentLost { agent, session, reason }).await {
+        // The end of the session was told when it was applied.
+        Ok(_) => node.hub.registry.ended(agent, session),
+        // The term is over, and with it every session of it here. The next leader finds what was written.
+        Err(ProposeError::NotLeader | ProposeError::Stopping) => {}
+        Err(error) => {
+            warn!(agent = name, %error, "the loss could not be written; it will be tried again");
+            node.hub.registry.take_back(agent, session, Instant::now());
+        }
     }
 }

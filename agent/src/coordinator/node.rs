@@ -9,7 +9,7 @@ use std::{
 };
 
 use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
-use robeing_fleet::Fleet;
+use robeing_fleet::{Agent, AgentId, Fleet};
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::{
     sync::{Mutex, watch},
@@ -42,6 +42,9 @@ pub const SILENCE: Duration = Duration::from_secs(3);
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a read asks again for a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
+
+/// Agents read from the state in one go.
+const MAX_AGENTS_READ: usize = 256;
 
 /// One coordinator.
 pub struct Node {
@@ -261,7 +264,14 @@ impl Node {
         })
     }
 
-    /// Looks at the state. Short: applying waits.
+    /// The next agents by number, a slice of a bounded length, after others had their turn; `None` after the last.
+    pub async fn agents_after(&self, after: Option<AgentId>) -> Option<Vec<Arc<Agent>>> {
+        tokio::task::yield_now().await;
+        let agents: Vec<_> = self.look(|fleet| fleet.agents_after(after).take(MAX_AGENTS_READ).cloned().collect());
+        (!agents.is_empty()).then_some(agents)
+    }
+
+    /// Looks at the state. Short, and of a bounded size: applying waits.
     pub fn look<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
         look(&self.fleet.read())
     }

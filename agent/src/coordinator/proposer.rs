@@ -18,7 +18,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use openraft::impls::ProgressResponder;
+use openraft::{
+    impls::ProgressResponder,
+    vote::{RaftLeaderId, leader_id_adv::LeaderId},
+};
 use robeing_fleet::{Command, Reply, decode_reply, encode_command};
 use robeing_proto::{
     budget::{MESSAGE_BUDGET_BYTES, in_messages},
@@ -34,7 +37,7 @@ pub use self::lanes::{Lane, Sender};
 use self::lanes::{Lanes, Room, Waiting};
 use super::{
     clock::FleetClock,
-    consensus::{Batch, NodeId, Raft, audit},
+    consensus::{Batch, CommittedLeaderId, NodeId, Raft, audit},
     leadership::Standing,
 };
 use crate::{limited, transport::Transport};
@@ -106,7 +109,7 @@ struct Request {
     bytes: usize,
     answer: oneshot::Sender<Answer>,
     deadline: Instant,
-    forward: bool,
+    scope: Scope,
     /// How many entries were settled when it was handed in.
     settled: u64,
     /// It was on its way once, so that nobody knows whether it is in the log.
@@ -137,6 +140,28 @@ pub struct Forwarded {
     pub sender: Sender,
     /// As they are encoded.
     pub commands: Vec<Bytes>,
+}
+
+/// Where a request may be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Wherever a leader is.
+    Anywhere,
+    /// Here, while this coordinator leads.
+    Here,
+    /// Here, in this term. Unlike the others it is proposed once: when its fate is not known, the term is over.
+    InTerm(u64),
+}
+
+impl Scope {
+    /// Whether it may be written by a coordinator that leads in `term`, or does not lead.
+    fn fits(self, term: Option<u64>) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::Here => term.is_some(),
+            Self::InTerm(of) => term == Some(of),
+        }
+    }
 }
 
 /// Where commands are handed in. Cheap to clone.
@@ -173,7 +198,7 @@ impl Proposer {
             in_flight: 0,
             urgent_in_flight: 0,
             settled: Arc::clone(&settled),
-            has_local: false,
+            checked: None,
             expired: Instant::now(),
             retry_at: None,
             leader: None,
@@ -203,7 +228,7 @@ impl Proposer {
     pub async fn propose_encoded(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>) -> Answer {
         let mut replies = Vec::with_capacity(commands.len());
         for commands in in_messages(commands, Bytes::len) {
-            let more = self.request(lane, sender, commands, true).await?;
+            let more = self.request(lane, sender, commands, Scope::Anywhere).await?;
             if replies.is_empty() {
                 replies = more;
             } else {
@@ -219,10 +244,14 @@ impl Proposer {
         replies.pop().ok_or(ProposeError::Stopping)
     }
 
-    /// Proposes one command that makes sense only where it is proposed: refused where this coordinator does not lead.
-    pub async fn propose_here(&self, command: Command) -> Result<Reply, ProposeError> {
-        let mut replies = self.request(Lane::of(&command), OWN, vec![encoded(&command)], false).await?;
-        replies.pop().ok_or(ProposeError::Stopping)
+    /// Proposes one command that rests on what this coordinator knows as leader of `term`: it is written in that term or never.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`] when the term is over. Whether the command was written is decided by the time a leader of
+    /// another term is ready. After any other error it was not written and will not be.
+    pub async fn propose_in(&self, term: u64, command: Command) -> Result<Reply, ProposeError> {
+        let request = self.request(Lane::of(&command), OWN, vec![encoded(&command)], Scope::InTerm(term));
+        request.await?.pop().ok_or(ProposeError::Stopping)
     }
 
     /// Proposes what another coordinator handed on, if this one leads.
@@ -230,10 +259,10 @@ impl Proposer {
         if forwarded.commands.is_empty() {
             return Ok(Vec::new());
         }
-        self.request(forwarded.lane, forwarded.sender, forwarded.commands, false).await
+        self.request(forwarded.lane, forwarded.sender, forwarded.commands, Scope::Here).await
     }
 
-    async fn request(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, forward: bool) -> Answer {
+    async fn request(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, scope: Scope) -> Answer {
         let bytes: usize = commands.iter().map(|command| command.len() + COMMAND_OVERHEAD).sum();
         if bytes > MAX_REQUEST_BYTES {
             return Err(ProposeError::TooLarge { bytes });
@@ -251,7 +280,7 @@ impl Proposer {
             bytes,
             answer,
             deadline,
-            forward,
+            scope,
             settled,
             tried: false,
             _room: room.map_err(|_| ProposeError::Stopping)?,
@@ -298,8 +327,8 @@ pub struct Driver {
     urgent_in_flight: usize,
     /// Entries, or batches at the leader, that were answered.
     settled: Arc<AtomicU64>,
-    /// Requests may wait that are not to be forwarded.
-    has_local: bool,
+    /// The term, if this coordinator led, for which it was last seen to that nothing waits in the wrong place.
+    checked: Option<u64>,
     /// When it was last looked for requests that waited for too long.
     expired: Instant,
     retry_at: Option<Instant>,
@@ -321,8 +350,9 @@ impl Driver {
                 n = self.requests.recv_many(&mut taken, MAX_WAITING), if open => {
                     open = n > 0;
                     for request in taken.drain(..) {
-                        self.has_local |= !request.forward;
-                        self.lanes.push(request.lane, request);
+                        if let Some(request) = self.in_place(request) {
+                            self.lanes.push(request.lane, request);
+                        }
                     }
                 }
                 changed = self.standing.changed() => {
@@ -337,8 +367,8 @@ impl Driver {
                 }
             }
             self.expire();
-            let leads = matches!(&*self.standing.borrow(), Standing::Leading { .. });
-            self.refuse_local(leads);
+            let term = self.standing.borrow().term();
+            self.refuse_out_of_place(term);
             while let Some(batch) = self.launch() {
                 in_flight.push(batch);
             }
@@ -351,8 +381,14 @@ impl Driver {
         let Some(replies) = outcome.replies else {
             self.retry_at = Some(Instant::now() + RETRY_PAUSE);
             for request in outcome.requests.into_iter().rev() {
-                self.has_local |= !request.forward;
-                self.lanes.put_back(request.lane, Request { tried: true, ..request });
+                match request.scope {
+                    Scope::InTerm(_) => drop(request.answer.send(Err(ProposeError::NotLeader))),
+                    Scope::Anywhere | Scope::Here => {
+                        if let Some(request) = self.in_place(request) {
+                            self.lanes.put_back(request.lane, Request { tried: true, ..request });
+                        }
+                    }
+                }
             }
             return;
         };
@@ -378,13 +414,21 @@ impl Driver {
         );
     }
 
-    /// What is to be proposed as leader only is of no use here, unless this one leads.
-    fn refuse_local(&mut self, leads: bool) {
-        if leads || !self.has_local {
+    /// The request, unless it may not be written where the leader is now: then it is refused.
+    fn in_place(&self, request: Request) -> Option<Request> {
+        if request.scope.fits(self.standing.borrow().term()) {
+            return Some(request);
+        }
+        drop(request.answer.send(Err(ProposeError::NotLeader)));
+        None
+    }
+
+    /// Refuses what waits and may not be written where the leader is now; `term` is this coordinator's, if it leads.
+    fn refuse_out_of_place(&mut self, term: Option<u64>) {
+        if std::mem::replace(&mut self.checked, term) == term {
             return;
         }
-        self.has_local = false;
-        for request in self.lanes.extract(|request| !request.forward) {
+        for request in self.lanes.extract(|request| !request.scope.fits(term)) {
             drop(request.answer.send(Err(ProposeError::NotLeader)));
         }
     }
@@ -404,14 +448,14 @@ impl Driver {
             return None;
         }
         let standing = self.standing.borrow_and_update().clone();
-        self.refuse_local(matches!(standing, Standing::Leading { .. }));
+        self.refuse_out_of_place(standing.term());
         let nothing = if urgent { self.lanes.is_lane_empty(Lane::Fleet) } else { self.lanes.is_empty() };
         if nothing {
             return None;
         }
         let batch = match standing {
             // The clock runs only once it is ready.
-            Standing::Leading { ready: true, .. } => self.append(urgent),
+            Standing::Leading { term, ready: true } => self.append(urgent, term),
             Standing::Following { leader, peer } => self.hand_on(urgent, leader, peer.address),
             Standing::Leading { ready: false, .. } | Standing::Leaderless => return None,
         };
@@ -419,7 +463,7 @@ impl Driver {
         Some(batch)
     }
 
-    fn append(&mut self, urgent: bool) -> BoxFuture<'static, Outcome> {
+    fn append(&mut self, urgent: bool, term: u64) -> BoxFuture<'static, Outcome> {
         let batch = if urgent { self.lanes.next_urgent(ENTRY) } else { self.lanes.next_batch(ENTRY) };
         let requests = batch.requests;
         let commands = requests.iter().flat_map(|request| request.commands.iter().map(|c| &c[..]));
@@ -427,7 +471,8 @@ impl Driver {
         audit::tell_stamp(stamp);
         let batch = Batch::new(stamp, commands);
         let raft = self.raft.clone();
-        async move { Outcome { replies: write(raft, batch).await, urgent, requests } }.boxed()
+        let leader = LeaderId::new(term, self.id).to_committed();
+        async move { Outcome { replies: write(raft, batch, leader).await, urgent, requests } }.boxed()
     }
 
     fn hand_on(&mut self, urgent: bool, leader: NodeId, address: String) -> BoxFuture<'static, Outcome> {
@@ -447,9 +492,10 @@ impl Driver {
     }
 }
 
-async fn write(raft: Raft, batch: Batch) -> Option<Vec<Reply>> {
+/// Writes a batch as this leader or not at all: what is proposed in a term is not written in another.
+async fn write(raft: Raft, batch: Batch, leader: CommittedLeaderId) -> Option<Vec<Reply>> {
     let (responder, answer) = ProgressResponder::complete_only();
-    raft.client_write_ff(batch, Some(responder)).await.ok()?;
+    raft.write(batch).with_leader(leader).responder(responder).await.ok()?;
     let written = answer.await.ok()?.ok()?;
     Some(Arc::try_unwrap(written.data.0).unwrap_or_else(|shared| (*shared).clone()))
 }

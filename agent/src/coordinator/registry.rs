@@ -1,27 +1,44 @@
 //! The sessions that this coordinator serves as leader: who is connected, when each agent was last heard of, and what waits to
 //! be sent to it. Heartbeats are noted here and nowhere else; only their absence becomes a command.
+//!
+//! Whether an agent is connected or lost is decided here, under one lock, so that no agent is given a session to work in while
+//! its tasks are given to others. The invariants, of one term of this coordinator:
+//!
+//! 1. A loss is proposed only for an agent that has no connection or was silent for the timeout, and from then until its fate
+//!    is known no connection of the agent is taken ([`Connection::Losing`]) and none of its heartbeats is answered.
+//! 2. A loss is written in the term in which it was suspected or never (`Proposer::propose_in`). So when its fate is not known
+//!    the term is over, and the next leader, which has applied whatever was written before, decides by the state alone.
+//! 3. A session that has ended is not served: its end is told to the connection that is there, or, when the connection comes
+//!    after it, is seen in the state, at which a session looks once more after it is connected and before it is welcomed.
+//!
+//! The work under the lock does not grow with the number of agents: who must be looked at is kept in the order of time, and
+//! the sessions of another term are dropped as a whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use robeing_fleet::{
-    AgentId, AgentState, Fleet, FleetMillis, HeldState, SessionId, TaskId,
+    AgentId, SessionId, TaskId,
     sabotage::{Mistake, planted},
 };
-use robeing_proto::v1::{Assignment, AttemptRef, CompletionAck};
+use robeing_proto::v1::CompletionAck;
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// An attempt: the task and its fencing number.
+pub type AttemptKey = (TaskId, u32);
 
 /// What waits to be sent to one agent. Bounded by the agent's slots and by the completions it has sent.
 #[derive(Default)]
 pub struct Outbox {
-    /// Work.
-    pub assignments: Vec<Assignment>,
+    /// Work. What the attempts are is read from the state when they are sent.
+    pub assignments: Vec<AttemptKey>,
     /// Attempts to stop.
-    pub stops: Vec<AttemptRef>,
+    pub stops: Vec<AttemptKey>,
     /// Completions that were applied.
     pub acks: Vec<CompletionAck>,
     /// The newest heartbeat to be answered.
@@ -61,33 +78,131 @@ impl Link {
         self.news.notify_one();
     }
 
+    /// Takes all that waits, if anything does.
+    pub fn take_now(&self) -> Outbox {
+        std::mem::take(&mut *self.outbox())
+    }
+
     /// Takes all that waits, when there is something. Cancellation-safe.
     pub async fn take(&self) -> Outbox {
         loop {
-            let content = std::mem::take(&mut *self.outbox());
+            let content = self.take_now();
             if !content.is_empty() {
                 return content;
             }
             self.news.notified().await;
         }
     }
+
+    fn end(&self, why: &str) {
+        self.put(|outbox| outbox.ended = Some(why.to_owned()));
+    }
+}
+
+/// A loss that is proposed. Its fate is known when this is dropped.
+struct Losing {
+    decided: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Losing {
+    fn new() -> Self {
+        let decided = CancellationToken::new();
+        Self { _guard: decided.clone().drop_guard(), decided }
+    }
 }
 
 /// An agent that has a session.
 struct Entry {
     session: SessionId,
-    /// Of the leadership that it is served under.
-    term: u64,
     /// Where its process listens for certain.
     process: Option<SocketAddr>,
     heard: Instant,
+    /// [`Sessions::excused`] when it was heard.
+    excused: Duration,
     link: Option<Arc<Link>>,
-    /// Since when there is no connection.
-    dropped: Option<Instant>,
     /// When its process is to be looked for.
     probe_at: Option<Instant>,
-    /// Its loss was proposed.
-    losing: bool,
+    /// Its loss was proposed and is not decided.
+    losing: Option<Losing>,
+    /// Its place in [`Sessions::looks`]; `None` while its loss is proposed.
+    look_at: Option<Instant>,
+}
+
+/// The sessions of one term.
+#[derive(Default)]
+struct Sessions {
+    term: u64,
+    /// The term is over here.
+    over: bool,
+    entries: BTreeMap<AgentId, Entry>,
+    /// When each agent must be looked at next: never later than something is due. What is heard of it meanwhile moves
+    /// nothing here, so that a heartbeat costs little.
+    looks: BTreeSet<(Instant, AgentId)>,
+    /// For how long in all this coordinator was held up and could hear nobody.
+    excused: Duration,
+    /// No agent counts as silent from before then: until then no heartbeat could be answered.
+    unheard_until: Option<Instant>,
+}
+
+impl Sessions {
+    fn of_term(term: u64) -> Self {
+        Self { term, ..Self::default() }
+    }
+
+    /// The entry of an agent in its session.
+    fn entry(&mut self, agent: AgentId, session: SessionId) -> Option<&mut Entry> {
+        self.entries.get_mut(&agent).filter(|entry| entry.session == session)
+    }
+
+    fn remove(&mut self, agent: AgentId) -> Option<Entry> {
+        let entry = self.entries.remove(&agent)?;
+        if let Some(at) = entry.look_at {
+            self.looks.remove(&(at, agent));
+        }
+        Some(entry)
+    }
+
+    /// Puts in an entry, and gives the connection of the one that it replaces.
+    fn insert(&mut self, agent: AgentId, mut entry: Entry, look_at: Instant) -> Option<Arc<Link>> {
+        let old = self.remove(agent);
+        entry.look_at = Some(look_at);
+        self.looks.insert((look_at, agent));
+        self.entries.insert(agent, entry);
+        old.and_then(|old| old.link)
+    }
+
+    /// Has an agent looked at by `at`.
+    fn look_by(&mut self, agent: AgentId, at: Instant) {
+        if let Some(entry) = self.entries.get_mut(&agent)
+            && entry.losing.is_none()
+            && entry.look_at.is_none_or(|before| at < before)
+        {
+            if let Some(before) = entry.look_at.replace(at) {
+                self.looks.remove(&(before, agent));
+            }
+            self.looks.insert((at, agent));
+        }
+    }
+
+    /// Looks at an agent whose time to be looked at has come.
+    fn look(&mut self, agent: AgentId, timeout: Duration, now: Instant) -> Option<Suspicion> {
+        let (excused, unheard_until) = (self.excused, self.unheard_until);
+        let entry = self.entries.get_mut(&agent)?;
+        entry.look_at = None;
+        let heard = entry.heard + excused.saturating_sub(entry.excused);
+        let silent_at = unheard_until.map_or(heard, |until| until.max(heard)) + timeout;
+        if silent_at <= now {
+            entry.losing = Some(Losing::new());
+            return Some(Suspicion::Silent(agent, entry.session));
+        }
+        let probe = entry.probe_at.take_if(|at| *at <= now);
+        let process = entry.process.filter(|_| probe.is_some());
+        let suspicion = process.map(|process| Suspicion::Probe(agent, entry.session, process));
+        let next = entry.probe_at.map_or(silent_at, |at| at.min(silent_at));
+        self.look_by(agent, next);
+        suspicion
+    }
 }
 
 /// What is to be done about an agent that is not heard of.
@@ -97,6 +212,18 @@ pub enum Suspicion {
     Silent(AgentId, SessionId),
     /// Its connection broke: look whether its process is still there.
     Probe(AgentId, SessionId, SocketAddr),
+}
+
+/// Whether a connection is taken.
+pub enum Connection {
+    /// It is the agent's connection from now on.
+    Taken(Arc<Link>),
+    /// The agent's loss is proposed: wait until that is decided, then look at the state again.
+    Losing(CancellationToken),
+    /// A newer session of the agent has begun: look at the state again.
+    Replaced,
+    /// The term is over.
+    TermOver,
 }
 
 /// Timing of sessions.
@@ -121,253 +248,292 @@ impl SessionTiming {
 
 /// Pause between two looks at the same process.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a loss that could not be proposed is suspected again.
+const LOSE_AGAIN: Duration = Duration::from_millis(20);
 
 /// The sessions of one coordinator. Empty while it does not lead.
 pub struct Registry {
     /// The timing.
     pub timing: SessionTiming,
-    entries: Mutex<BTreeMap<AgentId, Entry>>,
-    /// No agent counts as silent from before then: until then no heartbeat could be answered.
-    unheard_until: Mutex<Option<Instant>>,
+    sessions: Mutex<Sessions>,
+    turns: Turns,
 }
 
 impl Registry {
     /// With no session.
     pub fn new(timing: SessionTiming) -> Self {
-        Self { timing, entries: Mutex::default(), unheard_until: Mutex::default() }
+        let none = Sessions { over: true, ..Sessions::default() };
+        Self { timing, sessions: Mutex::new(none), turns: Turns::default() }
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<AgentId, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This coordinator begins to lead: every agent has a whole session timeout to come back, and those whose processes died
-    /// with the old leader are looked for soon. Agents that were quicker and have come back already stay as they are.
-    pub fn begin(&self, term: u64, fleet: &Fleet, now: Instant) {
-        self.entries().retain(|_, entry| entry.term >= term);
-        self.adopt(term, fleet, now);
+    /// The sessions of `term`, if it is not over; a newer term than the last begins empty.
+    fn of_term(&self, term: u64) -> Option<MutexGuard<'_, Sessions>> {
+        let mut sessions = self.sessions();
+        if sessions.term < term {
+            let old = std::mem::replace(&mut *sessions, Sessions::of_term(term));
+            drop(sessions);
+            drop_sessions(old);
+            sessions = self.sessions();
+        }
+        (sessions.term == term && !sessions.over).then_some(sessions)
     }
 
-    /// Takes note of agents whose sessions began without a connection here, as when a leader that is replaced hands the joining
-    /// of an agent over with its last commands. Who never comes must be missed, too.
-    pub fn adopt(&self, term: u64, fleet: &Fleet, now: Instant) {
+    /// This coordinator begins to lead: from now on sessions that begin are noted, and those of the state are to be noted
+    /// with [`Registry::started`]. Agents that were quicker and have come back already stay as they are.
+    pub fn begin(&self, term: u64) {
+        drop(self.of_term(term));
+    }
+
+    /// Takes note of a session that may have no connection here: it has a whole session timeout to come back, and when its
+    /// process died with the old leader that is looked for soon. One that is known already changes nothing.
+    pub fn started(&self, agent: AgentId, session: SessionId, process: Option<SocketAddr>, now: Instant) {
         if planted(Mistake::AbsentAgentsForgotten) {
             return;
         }
-        let known = fleet.agents().filter(|agent| agent.state != AgentState::Lost);
-        let mut entries = self.entries();
-        for agent in known {
-            let missing = || Entry {
-                session: agent.session,
-                term,
-                process: agent.process,
-                heard: now,
-                link: None,
-                dropped: Some(now),
-                probe_at: Some(now + self.timing.grace * 4),
-                losing: false,
-            };
-            let entry = entries.entry(agent.id).or_insert_with(missing);
-            // Sessions are numbered in the order of the log.
-            if entry.session < agent.session {
-                let old = std::mem::replace(entry, missing());
-                if let Some(link) = old.link {
-                    link.put(|outbox| outbox.ended = Some("the agent has another session".into()));
-                }
-            }
+        let mut sessions = self.sessions();
+        // Sessions are numbered in the order of the log.
+        if sessions.over || sessions.entries.get(&agent).is_some_and(|entry| entry.session >= session) {
+            return;
+        }
+        let probe_at = now + self.timing.grace * 4;
+        let entry = Entry {
+            session,
+            process,
+            heard: now,
+            excused: sessions.excused,
+            link: None,
+            probe_at: Some(probe_at),
+            losing: None,
+            look_at: None,
+        };
+        let old = sessions.insert(agent, entry, probe_at.min(now + self.timing.timeout));
+        drop(sessions);
+        if let Some(link) = old {
+            link.end("the agent has another session");
         }
     }
 
     /// This coordinator does not lead in this term any more: every session of it is over here, but goes on at the next leader.
     pub fn end(&self, term: u64) {
-        self.entries().retain(|_, entry| entry.term > term);
+        let mut sessions = self.sessions();
+        if sessions.term == term {
+            let old = std::mem::replace(&mut *sessions, Sessions { over: true, ..Sessions::of_term(term) });
+            drop(sessions);
+            drop_sessions(old);
+        }
     }
 
-    /// A connection of an agent under the leadership of this term: replaces an earlier one.
-    pub fn connected(
+    /// A connection of an agent under the leadership of this term: replaces an earlier one, unless the agent's loss is proposed.
+    pub fn connect(
         &self,
         term: u64,
         agent: AgentId,
         session: SessionId,
         process: Option<SocketAddr>,
         now: Instant,
-    ) -> Arc<Link> {
+    ) -> Connection {
+        let Some(mut sessions) = self.of_term(term) else { return Connection::TermOver };
+        if let Some(entry) = sessions.entries.get(&agent) {
+            if let Some(losing) = &entry.losing {
+                return Connection::Losing(losing.decided.clone());
+            }
+            if entry.session > session {
+                return Connection::Replaced;
+            }
+        }
         let link = Arc::new(Link::default());
         let entry = Entry {
             session,
-            term,
             process,
             heard: now,
+            excused: sessions.excused,
             link: Some(Arc::clone(&link)),
-            dropped: None,
             probe_at: None,
-            losing: false,
+            losing: None,
+            look_at: None,
         };
-        let before = self.entries().insert(agent, entry);
-        if let Some(old) = before.and_then(|entry| entry.link) {
-            old.put(|outbox| outbox.ended = Some("the agent opened another connection".into()));
+        let old = sessions.insert(agent, entry, now + self.timing.timeout);
+        drop(sessions);
+        if let Some(old) = old {
+            old.end("the agent opened another connection");
         }
-        link
+        Connection::Taken(link)
     }
 
     /// A connection broke.
     pub fn disconnected(&self, agent: AgentId, link: &Arc<Link>, now: Instant) {
-        if let Some(entry) = self.entries().get_mut(&agent)
-            && entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link))
-        {
-            entry.link = None;
-            entry.dropped = Some(now);
-            entry.probe_at = Some(now + self.timing.grace);
+        let mut sessions = self.sessions();
+        let Some(entry) = sessions.entries.get_mut(&agent) else { return };
+        if entry.link.take_if(|current| Arc::ptr_eq(current, link)).is_some() {
+            let probe_at = now + self.timing.grace;
+            entry.probe_at = Some(probe_at);
+            sessions.look_by(agent, probe_at);
         }
     }
 
     /// An agent left in good order, or its session ended.
     pub fn ended(&self, agent: AgentId, session: SessionId) {
-        let mut entries = self.entries();
-        if entries.get(&agent).is_some_and(|entry| entry.session == session)
-            && let Some(link) = entries.remove(&agent).and_then(|entry| entry.link)
-        {
-            link.put(|outbox| outbox.ended = Some("the session is over".into()));
+        let mut sessions = self.sessions();
+        if sessions.entry(agent, session).is_none() {
+            return;
+        }
+        let ended = sessions.remove(agent);
+        drop(sessions);
+        if let Some(link) = ended.and_then(|entry| entry.link) {
+            link.end("the session is over");
         }
     }
 
-    /// Something was heard of an agent on this connection.
-    pub fn heard(&self, agent: AgentId, link: &Arc<Link>, now: Instant) {
-        if let Some(entry) = self.entries().get_mut(&agent)
-            && entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link))
-        {
+    /// Something was heard of an agent on this connection. Whether the agent counts as present: a heartbeat that comes once
+    /// its loss is proposed, or over a connection that was replaced, must renew nothing.
+    pub fn heard(&self, agent: AgentId, link: &Arc<Link>, now: Instant) -> bool {
+        let mut sessions = self.sessions();
+        let excused = sessions.excused;
+        let Some(entry) = sessions.entries.get_mut(&agent) else { return false };
+        let is_present =
+            entry.losing.is_none() && entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link));
+        if is_present {
             entry.heard = now;
+            entry.excused = excused;
         }
+        is_present
     }
 
     /// This leader had no contact with a majority until `now`, so it renewed no lease: every agent has a whole session timeout from
     /// then on. An agent may rely on that to go on when coordinators cannot give its work away.
     pub fn without_contact(&self, now: Instant) {
-        *self.unheard_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        self.sessions().unheard_until = Some(now);
     }
 
-    /// What must be done about agents that are not heard of. Each suspicion is told once, until it is taken back.
-    pub fn suspicions(&self, now: Instant) -> Vec<Suspicion> {
+    /// What must be done about agents that are not heard of, at most `limit` of them. Each suspicion is told once, until it is
+    /// taken back.
+    pub fn suspicions(&self, now: Instant, limit: usize) -> Vec<Suspicion> {
         let mut found = Vec::new();
-        let unheard_until = *self.unheard_until.lock().unwrap_or_else(PoisonError::into_inner);
-        for (&agent, entry) in self.entries().iter_mut().filter(|(_, entry)| !entry.losing) {
-            let silent_since = unheard_until.map_or(entry.heard, |until| until.max(entry.heard));
-            if now.saturating_duration_since(silent_since) >= self.timing.timeout {
-                entry.losing = true;
-                found.push(Suspicion::Silent(agent, entry.session));
-            } else if let Some(process) = entry.process
-                && entry.probe_at.is_some_and(|at| at <= now)
-            {
-                entry.probe_at = None;
-                found.push(Suspicion::Probe(agent, entry.session, process));
-            }
+        let mut sessions = self.sessions();
+        let mut looked_at = 0;
+        while let Some(&(at, agent)) = sessions.looks.first()
+            && at <= now
+            && found.len() < limit
+            && looked_at < MAX_LOOKS
+        {
+            sessions.looks.pop_first();
+            looked_at += 1;
+            found.extend(sessions.look(agent, self.timing.timeout, now));
         }
         found
     }
 
     /// The process of a disconnected agent was looked for: whether the agent is lost.
     pub fn probed(&self, agent: AgentId, session: SessionId, alive: Option<bool>, now: Instant) -> bool {
-        let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(&agent) else { return false };
-        if entry.session != session || entry.link.is_some() || entry.losing {
+        let mut sessions = self.sessions();
+        let Some(entry) = sessions.entry(agent, session) else { return false };
+        if entry.link.is_some() || entry.losing.is_some() {
             return false;
         }
         if alive == Some(false) || alive.is_none() && planted(Mistake::SilenceIsDeath) {
-            entry.losing = true;
+            entry.losing = Some(Losing::new());
+            if let Some(at) = entry.look_at.take() {
+                sessions.looks.remove(&(at, agent));
+            }
             return true;
         }
         entry.probe_at = Some(now + PROBE_PAUSE);
+        sessions.look_by(agent, now + PROBE_PAUSE);
         false
     }
 
-    /// A loss could not be proposed: to be suspected again.
-    pub fn take_back(&self, agent: AgentId, session: SessionId) {
-        if let Some(entry) = self.entries().get_mut(&agent)
-            && entry.session == session
-        {
-            entry.losing = false;
+    /// A loss was certainly not written: to be suspected again.
+    pub fn take_back(&self, agent: AgentId, session: SessionId, now: Instant) {
+        let mut sessions = self.sessions();
+        if let Some(entry) = sessions.entry(agent, session) {
+            entry.losing = None;
+            entry.probe_at = entry.link.is_none().then_some(now + LOSE_AGAIN);
+            sessions.look_by(agent, now + LOSE_AGAIN);
         }
     }
 
     /// This coordinator was held up itself: nobody could be heard meanwhile.
     pub fn excuse(&self, pause: Duration) {
-        for entry in self.entries().values_mut() {
-            entry.heard += pause;
-        }
+        self.sessions().excused += pause;
     }
 
     fn link(&self, agent: AgentId, session: SessionId) -> Option<Arc<Link>> {
-        let entries = self.entries();
-        let entry = entries.get(&agent).filter(|entry| entry.session == session)?;
-        entry.link.clone()
+        self.sessions().entry(agent, session)?.link.clone()
     }
 
     /// Hands an attempt to its agent, if it is connected here. Otherwise the agent gets it when it connects.
-    pub fn assign(&self, fleet: &Fleet, agent: AgentId, session: SessionId, task: TaskId, attempt: u32) {
-        let Some(link) = self.link(agent, session) else { return };
-        if let Some(assignment) = assignment(fleet, task, attempt, fleet.now().fleet) {
-            link.put(|outbox| outbox.assignments.push(assignment));
+    pub fn assign(&self, agent: AgentId, session: SessionId, attempt: AttemptKey) {
+        if let Some(link) = self.link(agent, session) {
+            link.put(|outbox| outbox.assignments.push(attempt));
         }
     }
 
     /// Has an attempt stopped, if its agent is connected here. Otherwise the agent is told when it connects.
-    pub fn stop(&self, agent: AgentId, session: SessionId, task: TaskId, attempt: u32) {
+    pub fn stop(&self, agent: AgentId, session: SessionId, attempt: AttemptKey) {
         if let Some(link) = self.link(agent, session) {
-            link.put(|outbox| outbox.stops.push(AttemptRef { task_id: task.to_string(), attempt }));
+            link.put(|outbox| outbox.stops.push(attempt));
+        }
+    }
+
+    /// Waits until no other connection of this name is being opened. Cancellation-safe.
+    pub async fn turn(&self, name: &str) -> Turn<'_> {
+        self.turns.take(name).await
+    }
+}
+
+/// Agents looked at in one go.
+const MAX_LOOKS: usize = 1_024;
+
+/// Drops the sessions of a term, of which there may be many, outside the lock.
+fn drop_sessions(old: Sessions) {
+    crate::platform::compute(|| drop(old));
+}
+
+/// Whose turn it is to open a session: connections of one name are opened one after the other, so that of two processes
+/// of a name the second finds what the first has become.
+#[derive(Default)]
+struct Turns {
+    names: Mutex<BTreeSet<String>>,
+    freed: Notify,
+}
+
+impl Turns {
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take(&self, name: &str) -> Turn<'_> {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            // Before the look, so that a turn that ends in between is not missed.
+            freed.as_mut().enable();
+            if self.names().insert(name.to_owned()) {
+                return Turn { turns: self, name: name.to_owned() };
+            }
+            freed.await;
         }
     }
 }
 
-/// An attempt as its agent gets it at this fleet time; `None` if it is not current (any more).
-pub fn assignment(fleet: &Fleet, id: TaskId, attempt: u32, now: FleetMillis) -> Option<Assignment> {
-    let task = fleet.task(id)?;
-    let current = task.current().filter(|current| current.number == attempt)?;
-    // An agent that gets it late has less time left. 0 would say that there is no limit.
-    let left = |due: FleetMillis| due.saturating_sub(now).max(1);
-    let assigned_at = current.assigned_at.fleet;
-    Some(Assignment {
-        task_id: id.to_string(),
-        attempt,
-        kind: task.kind.clone(),
-        input: task.input.clone(),
-        deadline_in_ms: task.deadline.map_or(0, left),
-        time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
-    })
+/// Held while a connection is opened.
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    name: String,
 }
 
-/// What an agent that connects at this fleet time must be told, given what it holds: attempts it lacks, and attempts it must
-/// stop.
-pub fn reconcile(
-    fleet: &Fleet,
-    agent: AgentId,
-    held: &[AttemptRef],
-    now: FleetMillis,
-) -> (Vec<Assignment>, Vec<AttemptRef>) {
-    let has = |task: TaskId, attempt: u32| {
-        let id = task.to_string();
-        held.iter().any(|held| held.attempt == attempt && held.task_id == id)
-    };
-    let known: Vec<_> = fleet.held(agent).collect();
-    let lacking = known
-        .iter()
-        .filter(|held| held.state == HeldState::Active && !has(held.task, held.attempt))
-        .filter_map(|held| assignment(fleet, held.task, held.attempt, now))
-        .collect();
-    let active = |wanted: &AttemptRef| {
-        let is = |held: &robeing_fleet::Held| held.attempt == wanted.attempt && held.task.to_string() == wanted.task_id;
-        known.iter().any(|held| held.state == HeldState::Active && is(held))
-    };
-    let mut surplus: Vec<AttemptRef> = held.iter().filter(|held| !active(held)).cloned().collect();
-    // Stops that were sent and lost with a connection, for attempts the agent never knew: it answers that they are stopped.
-    let stopping = known.iter().filter(|held| held.state == HeldState::Stopping && !has(held.task, held.attempt));
-    surplus.extend(stopping.map(|held| AttemptRef { task_id: held.task.to_string(), attempt: held.attempt }));
-    (lacking, surplus)
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.names().remove(&self.name);
+        self.turns.freed.notify_waiters();
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{AgentJoin, Command, FleetConfig, Reply, Role, Stamp};
-
     use super::*;
 
     const TIMING: SessionTiming = SessionTiming {
@@ -375,95 +541,183 @@ mod tests {
         timeout: Duration::from_secs(2),
         grace: Duration::from_millis(50),
     };
+    const AGENT: AgentId = AgentId(1);
+    const SESSION: SessionId = SessionId(1);
+    const AT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const PROCESS: Option<SocketAddr> = Some(AT);
+    const MOST: usize = 100;
 
-    const PROCESS: Option<SocketAddr> = Some(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1));
+    fn registry(term: u64) -> Registry {
+        let registry = Registry::new(TIMING);
+        registry.begin(term);
+        registry
+    }
 
-    fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
-        let mut fleet = Fleet::new(FleetConfig::default());
-        let join = AgentJoin {
-            name: "a".into(),
-            incarnation: 1,
-            role: Role::Worker,
-            pool: None,
-            specializations: Vec::new(),
-            slots: 1,
-            address: "127.0.0.1:1".into(),
-            process: PROCESS,
-            pid: 1,
-            version: String::new(),
-        };
-        match fleet.apply(Stamp::at(1), Command::AgentJoined(join), &mut Vec::new()) {
-            Reply::Joined { agent, session } => (fleet, agent, session),
-            other => panic!("{other:?}"),
+    fn connect(registry: &Registry, term: u64, now: Instant) -> Arc<Link> {
+        match registry.connect(term, AGENT, SESSION, PROCESS, now) {
+            Connection::Taken(link) => link,
+            _ => panic!("the connection is not taken"),
         }
+    }
+
+    fn silent() -> Vec<Suspicion> {
+        vec![Suspicion::Silent(AGENT, SESSION)]
     }
 
     #[test]
     fn an_agent_whose_session_began_elsewhere_is_missed_too() {
-        let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING);
+        let registry = registry(1);
         let start = Instant::now();
-        registry.begin(1, &Fleet::new(FleetConfig::default()), start);
-        registry.adopt(1, &fleet, start);
-        // Looking again takes nothing from the time it has.
-        registry.adopt(1, &fleet, start + TIMING.timeout / 2);
-        assert_eq!(registry.suspicions(start + TIMING.timeout), [Suspicion::Silent(agent, session)]);
+        registry.started(AGENT, SESSION, PROCESS, start);
+        // Noted again, it gets no more time.
+        registry.started(AGENT, SESSION, PROCESS, start + TIMING.timeout / 2);
+        let probe = vec![Suspicion::Probe(AGENT, SESSION, AT)];
+        assert_eq!(registry.suspicions(start + TIMING.timeout / 2, MOST), probe);
+        assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
+        assert_eq!(registry.suspicions(start + TIMING.timeout * 2, MOST), [], "its loss is proposed");
+        registry.ended(AGENT, SESSION);
         // One that is connected stays so.
-        let link = registry.connected(1, agent, session, PROCESS, start);
-        registry.adopt(1, &fleet, start);
-        registry.heard(agent, &link, start + TIMING.timeout);
-        assert_eq!(registry.suspicions(start + TIMING.timeout), []);
-    }
-
-    #[test]
-    fn a_process_is_looked_for_where_it_listens_for_certain_and_nowhere_else() {
-        let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING);
-        let start = Instant::now();
-        for process in [PROCESS, None] {
-            let link = registry.connected(1, agent, session, process, start);
-            registry.disconnected(agent, &link, start);
-            let probes = process.map(|process| Suspicion::Probe(agent, session, process));
-            assert_eq!(registry.suspicions(start + TIMING.grace), Vec::from_iter(probes));
-        }
-        // A leader that never had a connection to it knows from the state.
-        registry.end(1);
-        registry.begin(2, &fleet, start);
-        let expected = [Suspicion::Probe(agent, session, PROCESS.unwrap())];
-        assert_eq!(registry.suspicions(start + TIMING.grace * 4), expected);
+        let link = connect(&registry, 1, start);
+        registry.started(AGENT, SESSION, PROCESS, start);
+        assert!(registry.heard(AGENT, &link, start + TIMING.timeout));
+        assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), []);
+        assert_eq!(registry.suspicions(start + TIMING.timeout * 2, MOST), silent());
     }
 
     #[test]
     fn nobody_is_silent_while_no_heartbeat_could_be_answered() {
-        let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING);
+        let registry = registry(1);
         let start = Instant::now();
-        registry.begin(1, &fleet, start);
-        registry.connected(1, agent, session, PROCESS, start);
+        connect(&registry, 1, start);
         let contact = start + TIMING.timeout * 3;
         registry.without_contact(contact);
-        assert_eq!(registry.suspicions(contact + TIMING.timeout - Duration::from_millis(1)), []);
-        assert_eq!(registry.suspicions(contact + TIMING.timeout), [Suspicion::Silent(agent, session)]);
+        assert_eq!(registry.suspicions(contact + TIMING.timeout - Duration::from_millis(1), MOST), []);
+        assert_eq!(registry.suspicions(contact + TIMING.timeout, MOST), silent());
     }
 
     #[test]
     fn an_agent_that_came_back_before_the_leader_began_keeps_its_connection() {
-        let (fleet, agent, session) = fleet_with_agent();
-        let registry = Registry::new(TIMING);
+        let registry = registry(1);
         let start = Instant::now();
-        registry.begin(1, &fleet, start);
+        registry.started(AGENT, SESSION, PROCESS, start);
         registry.end(1);
-        let link = registry.connected(2, agent, session, PROCESS, start);
-        registry.begin(2, &fleet, start);
+        registry.started(AGENT, SESSION, PROCESS, start);
+        assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), [], "no leader watches over agents");
+        let link = connect(&registry, 2, start);
+        registry.begin(2);
+        registry.started(AGENT, SESSION, PROCESS, start);
         let late = start + TIMING.timeout;
-        registry.heard(agent, &link, late);
-        assert_eq!(registry.suspicions(late), []);
+        assert!(registry.heard(AGENT, &link, late));
+        assert_eq!(registry.suspicions(late, MOST), []);
         // Of an earlier term nothing stays, and an agent that does not come back is missed.
         registry.end(1);
-        registry.heard(agent, &link, late);
-        assert_eq!(registry.suspicions(late), [], "the end of an earlier term is none of this one's");
-        registry.begin(3, &fleet, start);
-        registry.heard(agent, &link, late);
-        assert_eq!(registry.suspicions(late), [Suspicion::Silent(agent, session)]);
+        assert!(registry.heard(AGENT, &link, late), "the end of an earlier term is none of this one's");
+        registry.begin(3);
+        assert!(!registry.heard(AGENT, &link, late));
+        assert!(matches!(registry.connect(2, AGENT, SESSION, PROCESS, late), Connection::TermOver));
+        registry.started(AGENT, SESSION, PROCESS, start);
+        assert_eq!(registry.suspicions(late, MOST), silent());
+        registry.end(3);
+        assert!(matches!(registry.connect(3, AGENT, SESSION, PROCESS, late), Connection::TermOver));
+    }
+
+    #[test]
+    fn what_is_heard_of_an_agent_whose_loss_is_proposed_renews_nothing() {
+        let registry = registry(1);
+        let start = Instant::now();
+        let link = connect(&registry, 1, start);
+        let late = start + TIMING.timeout;
+        assert_eq!(registry.suspicions(late, MOST), silent());
+        assert!(!registry.heard(AGENT, &link, late));
+        registry.take_back(AGENT, SESSION, late);
+        assert!(registry.heard(AGENT, &link, late), "the loss was not written");
+        assert_eq!(registry.suspicions(late + TIMING.timeout / 2, MOST), []);
+        let again = connect(&registry, 1, late);
+        assert!(!registry.heard(AGENT, &link, late), "another connection is the agent's");
+        assert!(registry.heard(AGENT, &again, late));
+    }
+
+    #[test]
+    fn an_agent_is_not_missed_for_the_time_in_which_nobody_could_be_heard() {
+        let registry = registry(1);
+        let start = Instant::now();
+        connect(&registry, 1, start);
+        registry.excuse(TIMING.timeout);
+        assert_eq!(registry.suspicions(start + TIMING.timeout * 2 - TIMING.grace, MOST), []);
+        assert_eq!(registry.suspicions(start + TIMING.timeout * 2, MOST), silent());
+        // One that is heard later is not excused for what was before.
+        let registry = self::registry(1);
+        registry.excuse(TIMING.timeout);
+        connect(&registry, 1, start);
+        assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
+    }
+
+    #[test]
+    fn the_process_of_an_agent_without_a_connection_is_looked_for_again_and_again() {
+        let registry = registry(1);
+        let start = Instant::now();
+        let link = connect(&registry, 1, start);
+        registry.disconnected(AGENT, &link, start);
+        let probe = vec![Suspicion::Probe(AGENT, SESSION, AT)];
+        assert_eq!(registry.suspicions(start, MOST), [], "it has a grace for coming back");
+        let mut now = start + TIMING.grace;
+        for _ in 0..3 {
+            assert_eq!(registry.suspicions(now, MOST), probe);
+            assert_eq!(registry.suspicions(now, MOST), [], "once, until the answer is there");
+            assert!(!registry.probed(AGENT, SESSION, Some(true), now));
+            now += PROBE_PAUSE;
+        }
+        assert_eq!(registry.suspicions(now, MOST), probe);
+        assert!(registry.probed(AGENT, SESSION, Some(false), now), "nothing listens there");
+        assert_eq!(registry.suspicions(now + TIMING.timeout, MOST), [], "its loss is proposed");
+    }
+
+    #[test]
+    fn no_more_are_suspected_at_once_than_asked_for_and_the_others_later() {
+        let registry = registry(1);
+        let start = Instant::now();
+        for n in 0..5 {
+            registry.started(AgentId(n), SessionId(n.into()), PROCESS, start);
+        }
+        let late = start + TIMING.timeout;
+        assert_eq!(registry.suspicions(late, 0), []);
+        assert_eq!(registry.suspicions(late, 3).len(), 3);
+        assert_eq!(registry.suspicions(late, 3).len(), 2);
+        assert!(registry.sessions().looks.is_empty());
+    }
+
+    #[test]
+    fn a_process_is_looked_for_where_it_listens_for_certain_and_nowhere_else() {
+        let start = Instant::now();
+        for process in [PROCESS, None] {
+            let registry = registry(1);
+            let Connection::Taken(link) = registry.connect(1, AGENT, SESSION, process, start) else {
+                panic!("no term")
+            };
+            registry.disconnected(AGENT, &link, start);
+            let probes = Vec::from_iter(process.map(|process| Suspicion::Probe(AGENT, SESSION, process)));
+            assert_eq!(registry.suspicions(start + TIMING.grace, MOST), probes);
+            // A leader that never had a connection to it knows from the state.
+            registry.begin(2);
+            registry.started(AGENT, SESSION, process, start);
+            assert_eq!(registry.suspicions(start + TIMING.grace * 4, MOST), probes);
+            assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_of_one_name_are_opened_one_after_the_other() {
+        let registry = registry(1);
+        let first = registry.turn("a").await;
+        let other = registry.turn("b").await;
+        let second = registry.turn("a");
+        tokio::pin!(second);
+        let patience = Duration::from_secs(1);
+        assert!(tokio::time::timeout(patience, second.as_mut()).await.is_err(), "the first is not done");
+        drop(other);
+        assert!(tokio::time::timeout(patience, second.as_mut()).await.is_err(), "the other is none of it");
+        drop(first);
+        assert!(tokio::time::timeout(patience, second).await.is_ok());
+        assert!(registry.turns.names().is_empty());
     }
 }

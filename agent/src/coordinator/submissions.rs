@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     errors,
-    hub::{Hub, Mailbox, Told},
+    hub::{Hub, Letter, Mailbox},
     node::Node,
     proposer::{self, Lane, ProposeError, Sender},
     view,
@@ -261,7 +261,7 @@ impl Serving {
     ) -> Result<(), Status> {
         let mailbox = Arc::clone(&self.mailbox);
         let mut open = true;
-        let mut pending: VecDeque<(u64, Told)> = VecDeque::new();
+        let mut pending: VecDeque<(u64, Letter)> = VecDeque::new();
         while open || self.proposed > 0 || !self.waiting.is_empty() || !pending.is_empty() {
             tokio::select! {
                 Some(proposed) = self.proposing.next() => self.settle(proposed)?,
@@ -291,7 +291,7 @@ impl Serving {
             && self.mailbox.len() < MAX_OUTSTANDING
     }
 
-    fn told(&mut self, answers: &VecDeque<(u64, Told)>) {
+    fn told(&mut self, answers: &VecDeque<(u64, Letter)>) {
         for (tag, told) in answers {
             if told.is_result() {
                 self.waiting.remove(tag);
@@ -300,19 +300,13 @@ impl Serving {
     }
 
     /// The answers of the next message, as many as fit.
-    fn next_message(&self, pending: &mut VecDeque<(u64, Told)>) -> Vec<v1::StreamedAnswer> {
+    fn next_message(&self, pending: &mut VecDeque<(u64, Letter)>) -> Vec<v1::StreamedAnswer> {
         let mut answers = Vec::with_capacity(pending.len());
         let mut budget = MessageBudget::default();
         while let Some((tag, told)) = pending.pop_front() {
-            let answer = match told {
-                Told::Answer(answer) => answer,
-                Told::Ended(id) => match self.node.look(|fleet| Hub::result(fleet, id)) {
-                    Some(task) => Answer::Finished(task),
-                    None => Answer::Expired(id.to_string()),
-                },
-            };
+            let answer = told.into_answer(|id| self.node.look(|fleet| Hub::result(fleet, id)));
             if !budget.take(view::answer_size(&answer)) {
-                pending.push_front((tag, Told::Answer(answer)));
+                pending.push_front((tag, answer.into()));
                 break;
             }
             answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
@@ -349,7 +343,7 @@ impl Serving {
                 }
             });
             for (tag, id, task) in results {
-                self.answer(tag, id, Answer::Finished(task));
+                self.answer(tag, id, task);
             }
         }
         missing
@@ -361,7 +355,7 @@ impl Serving {
         let Some(CatchingUp { missing, again, .. }) = self.catching_up.take() else { return };
         if caught_up {
             for (tag, id) in self.tell_results().intersection(&missing) {
-                self.answer(*tag, *id, Answer::Expired(id.to_string()));
+                self.answer(*tag, *id, Answer::Expired(id.to_string()).into());
             }
         }
         if again || !caught_up {
@@ -370,9 +364,9 @@ impl Serving {
     }
 
     /// Answers, unless whoever applied the log was quicker.
-    fn answer(&mut self, tag: u64, id: TaskId, answer: Answer) {
+    fn answer(&mut self, tag: u64, id: TaskId, letter: Letter) {
         if self.node.hub.forget(id, &self.mailbox, tag) {
-            self.mailbox.put(tag, answer);
+            self.mailbox.put(tag, letter);
         }
     }
 
@@ -455,7 +449,7 @@ impl Serving {
         }
         // One that had been accepted before may have ended before it was waited for.
         if existing && let Some(ended) = self.node.look(|fleet| Hub::result(fleet, task)) {
-            self.answer(tag, task, Answer::Finished(ended));
+            self.answer(tag, task, ended);
         }
     }
 

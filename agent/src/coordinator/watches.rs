@@ -1,12 +1,17 @@
 //! Watching tasks: what changed since a revision, then changes as they happen. Nothing is queued for a watcher: it reads the
 //! state in the order of revisions, so one that is slow, or was away, just sees fewer of the states in between.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::Stream;
 use prost::Message;
-use robeing_fleet::{Fleet, Task, TaskFilter, TaskId};
+use robeing_fleet::{Fleet, Stamp, Task, TaskFilter, TaskId};
 use robeing_proto::{budget::MessageBudget, v1};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
@@ -14,54 +19,98 @@ use super::{
     view::{self, Parts},
 };
 
-/// Tasks in one message.
-const MAX_TASKS: usize = 500;
-/// Tasks looked at in one go, so that applying does not wait long.
-const MAX_LOOKED_AT: usize = 5_000;
+/// Tasks looked at in one go, so that applying does not wait long, and so in one message.
+const MAX_LOOKED_AT: usize = 500;
+/// Pause between two looks of a watch that has seen everything: changes that come faster are told together.
+const LOOK_APART: Duration = Duration::from_millis(5);
 
 struct Watch {
     filter: TaskFilter,
-    ids: BTreeSet<TaskId>,
+    /// Of each id, the revision that was told last.
+    ids: BTreeMap<TaskId, u64>,
     /// Ids that were not told to be gone.
     present: BTreeSet<TaskId>,
     parts: Parts,
     cursor: u64,
 }
 
+/// What a look at the state found.
+#[derive(Default)]
+struct Found {
+    now: Stamp,
+    tasks: Vec<Arc<Task>>,
+    gone: Vec<TaskId>,
+    /// There may be more already.
+    more: bool,
+}
+
 impl Watch {
-    fn wants(&self, task: &Task) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&task.id)) && self.filter.matches(task)
+    /// The next changes.
+    async fn step(&mut self, node: &Node) -> Found {
+        if self.ids.is_empty() { node.look(|fleet| self.changes(fleet)) } else { self.changes_of_ids(node).await }
     }
 
-    /// The next changes, and whether there may be more already.
-    fn step(&mut self, fleet: &Fleet) -> (Vec<v1::Task>, bool) {
-        let (mut tasks, mut looked_at) = (Vec::new(), 0);
-        let mut budget = MessageBudget::default();
-        for task in fleet.changed_tasks_since(self.cursor) {
-            if self.wants(task) {
-                let told = view::task(task, self.parts, fleet.now());
-                if !budget.take(told.encoded_len()) {
-                    return (tasks, true);
-                }
-                tasks.push(told);
+    fn changes(&mut self, fleet: &Fleet) -> Found {
+        let mut found = Found { now: fleet.now(), ..Found::default() };
+        for (looked_at, task) in fleet.changed_tasks_since(self.cursor).enumerate() {
+            if looked_at == MAX_LOOKED_AT {
+                found.more = true;
+                return found;
             }
             self.cursor = task.revision;
-            looked_at += 1;
-            if tasks.len() == MAX_TASKS || looked_at == MAX_LOOKED_AT {
-                return (tasks, true);
+            if self.filter.matches(task) {
+                found.tasks.push(Arc::clone(task));
             }
         }
         self.cursor = self.cursor.max(fleet.revision());
-        (tasks, false)
+        found
     }
 
-    /// Those of the ids that are not there (any more). Each is told once.
-    fn gone(&mut self, fleet: &Fleet) -> Vec<String> {
-        let gone: Vec<TaskId> = self.present.iter().filter(|id| fleet.task(**id).is_none()).copied().collect();
-        for id in &gone {
-            self.present.remove(id);
+    /// Looks for each of the ids, of which there are few, rather than at all that changed.
+    async fn changes_of_ids(&mut self, node: &Node) -> Found {
+        let mut found = Found::default();
+        // What changes while the ids are looked for is looked for again.
+        let (seen, now) = node.look(|fleet| (fleet.revision(), fleet.now()));
+        found.now = now;
+        let ids: Vec<TaskId> = self.ids.keys().copied().collect();
+        for ids in ids.chunks(MAX_LOOKED_AT) {
+            node.look(|fleet| ids.iter().for_each(|id| self.look_for(fleet, *id, &mut found)));
+            tokio::task::yield_now().await;
         }
-        gone.iter().map(TaskId::to_string).collect()
+        found.tasks.sort_by_key(|task| task.revision);
+        self.cursor = self.cursor.max(seen);
+        found
+    }
+
+    /// The tasks that were found, as far as one message takes them, and whether there may be more. The rest is found again.
+    fn fit(&mut self, found: &Found) -> (Vec<v1::Task>, bool) {
+        let (mut tasks, mut budget) = (Vec::with_capacity(found.tasks.len()), MessageBudget::default());
+        for (n, task) in found.tasks.iter().enumerate() {
+            let told = view::task(task, self.parts, found.now);
+            if !budget.take(told.encoded_len()) {
+                self.cursor = self.cursor.min(task.revision.saturating_sub(1));
+                for rest in &found.tasks[n..] {
+                    self.ids.entry(rest.id).and_modify(|told| *told = rest.revision.saturating_sub(1));
+                }
+                return (tasks, true);
+            }
+            tasks.push(told);
+        }
+        (tasks, found.more)
+    }
+
+    fn look_for(&mut self, fleet: &Fleet, id: TaskId, found: &mut Found) {
+        let Some(task) = fleet.task(id) else {
+            if self.present.remove(&id) {
+                found.gone.push(id);
+            }
+            return;
+        };
+        let told = self.ids.entry(id).or_default();
+        if task.revision > self.cursor.max(*told) && self.filter.matches(task) {
+            *told = task.revision;
+            found.tasks.push(Arc::clone(task));
+        }
     }
 }
 
@@ -70,7 +119,7 @@ pub fn watch(
     node: Arc<Node>,
     request: v1::WatchTasksRequest,
 ) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
-    let ids: BTreeSet<TaskId> = request.ids.iter().map(|id| view::task_id(id)).collect::<Result<_, _>>()?;
+    let present: BTreeSet<TaskId> = request.ids.iter().map(|id| view::task_id(id)).collect::<Result<_, _>>()?;
     let mut watch = Watch {
         filter: TaskFilter {
             states: view::task_states(&request.states)?,
@@ -78,8 +127,8 @@ pub fn watch(
             submitter: view::filter_name("submitter", request.submitter)?,
             agent: None,
         },
-        present: ids.clone(),
-        ids,
+        ids: present.iter().map(|id| (*id, 0)).collect(),
+        present,
         parts: Parts { input: false, output: request.include_output, attempts: true },
         cursor: request.from_revision,
     };
@@ -88,13 +137,19 @@ pub fn watch(
         loop {
             revisions.mark_unchanged();
             let before = watch.cursor;
-            let ((tasks, more), gone_ids) = node.look(|fleet| (watch.step(fleet), watch.gone(fleet)));
+            let looked = Instant::now();
+            let found = watch.step(&node).await;
+            let gone = found.gone.clone();
+            let (tasks, more) = watch.fit(&found);
+            let gone_ids: Vec<_> = gone.iter().map(TaskId::to_string).collect();
             // Told when it is caught up, too, so that a watcher knows that it has seen everything.
             let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
             if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
                 yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
             }
-            if !more {
+            if more {
+                tokio::task::yield_now().await;
+            } else {
                 tokio::select! {
                     () = node.leaves() => {
                         yield Err(Status::unavailable("this coordinator leaves; watch on at another from the last revision"));
@@ -102,6 +157,7 @@ pub fn watch(
                     }
                     changed = revisions.changed() => if changed.is_err() { return },
                 }
+                tokio::time::sleep_until(looked + LOOK_APART).await;
             }
         }
     })
@@ -120,14 +176,15 @@ mod tests {
     fn all(fleet: &Fleet) -> Vec<v1::WatchTasksResponse> {
         let mut watch = Watch {
             filter: TaskFilter::default(),
-            ids: BTreeSet::new(),
+            ids: BTreeMap::new(),
             present: BTreeSet::new(),
             parts: Parts { input: false, output: true, attempts: true },
             cursor: 0,
         };
         let mut messages = Vec::new();
         loop {
-            let (tasks, more) = watch.step(fleet);
+            let found = watch.changes(fleet);
+            let (tasks, more) = watch.fit(&found);
             messages.push(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids: Vec::new() });
             if !more {
                 return messages;

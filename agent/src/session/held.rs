@@ -2,8 +2,9 @@
 //! yet. Knows nothing of how attempts are run or completions travel. Ordered maps only, so that a simulated run repeats
 //! exactly.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
+use robeing_fleet::limits::MAX_SLOTS;
 use robeing_proto::{
     budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
     v1::{self, completion},
@@ -11,9 +12,9 @@ use robeing_proto::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Assignments that wait for a slot; further ones are handed back. The leader gives out no more than there are slots, so
-/// only those wait whose slot is still being cleared.
-pub const MAX_WAITING: usize = 1_024;
+/// Assignments that wait for a slot; further ones are handed back. The leader gives out no more than there are slots, whatever
+/// runs, since a slot is free only when the agent has said how its attempt ended.
+pub const MAX_WAITING: usize = MAX_SLOTS as usize;
 /// Bytes of unacknowledged completions above which nothing is started.
 pub const MAX_UNACKNOWLEDGED_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of completions that are sent and not acknowledged, about, beyond which nothing more is sent: the leader holds them
@@ -50,7 +51,8 @@ pub struct Waiting {
 
 #[derive(Debug)]
 enum State {
-    Waiting,
+    /// Its number among those that wait.
+    Waiting(u64),
     Running(CancellationToken),
     /// Its number among the completions.
     Finished(u64),
@@ -61,7 +63,9 @@ enum State {
 pub struct Held {
     slots: usize,
     states: BTreeMap<Key, State>,
-    waiting: VecDeque<Waiting>,
+    /// Those that wait for a slot, in the order they came.
+    waiting: BTreeMap<u64, Waiting>,
+    next_waiting: u64,
     running: usize,
     finished: BTreeMap<u64, v1::Completion>,
     finished_bytes: usize,
@@ -78,7 +82,8 @@ impl Held {
         Self {
             slots: slots.max(1) as usize,
             states: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            next_waiting: 0,
             running: 0,
             finished: BTreeMap::new(),
             finished_bytes: 0,
@@ -97,8 +102,10 @@ impl Held {
         if self.waiting.len() == MAX_WAITING {
             return self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
         }
-        self.states.insert(key, State::Waiting);
-        self.waiting.push_back(Waiting { assignment, received: now });
+        let number = self.next_waiting;
+        self.next_waiting += 1;
+        self.states.insert(key, State::Waiting(number));
+        self.waiting.insert(number, Waiting { assignment, received: now });
     }
 
     /// The next one to start, now marked as running until [`Held::finished`], with the token that cancels it. `None`: no
@@ -107,7 +114,7 @@ impl Held {
         if self.running >= self.slots || self.finished_bytes > MAX_UNACKNOWLEDGED_BYTES {
             return None;
         }
-        let next = self.waiting.pop_front()?;
+        let (_, next) = self.waiting.pop_first()?;
         let cancel = CancellationToken::new();
         self.states.insert(Key::from(&next.assignment), State::Running(cancel.clone()));
         self.running += 1;
@@ -121,7 +128,8 @@ impl Held {
         match self.states.insert(key.clone(), State::Finished(number)) {
             Some(State::Running(_)) => self.running -= 1,
             Some(State::Finished(earlier)) => self.forget(earlier),
-            Some(State::Waiting) | None => {}
+            Some(State::Waiting(number)) => drop(self.waiting.remove(&number)),
+            None => {}
         }
         let completion = v1::Completion { task_id: key.task_id, attempt: key.attempt, ran_us, outcome: Some(outcome) };
         self.finished_bytes += size(&completion);
@@ -134,8 +142,7 @@ impl Held {
         match self.states.get(&key) {
             Some(State::Finished(_)) => return,
             Some(State::Running(cancel)) => return cancel.cancel(),
-            Some(State::Waiting) => self.waiting.retain(|w| Key::from(&w.assignment) != key),
-            None => {}
+            Some(State::Waiting(_)) | None => {}
         }
         self.finished(key, completion::Outcome::Stopped(v1::Stopped {}), 0);
     }
@@ -151,7 +158,7 @@ impl Held {
 
     /// Gives back all that wait.
     pub fn hand_back_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting) {
+        for waiting in std::mem::take(&mut self.waiting).into_values() {
             let key = Key::from(&waiting.assignment);
             self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
         }
@@ -272,10 +279,12 @@ mod tests {
 
     #[test]
     fn as_many_run_as_there_are_slots_and_in_the_order_they_came() {
-        let mut held = with(2, 3);
+        let mut held = with(2, 2);
         let started: Vec<String> =
             std::iter::from_fn(|| held.start_next()).map(|(w, _)| w.assignment.task_id).collect();
         assert_eq!(started, ["task-0", "task-1"]);
+        held.assigned(assignment(2), Instant::now());
+        assert!(held.start_next().is_none(), "both slots are taken");
         held.finished(key(1), output(0), 1);
         assert_eq!(held.start_next().map(|(w, _)| w.assignment.task_id).as_deref(), Some("task-2"));
     }
@@ -295,13 +304,27 @@ mod tests {
 
     #[test]
     fn an_assignment_beyond_the_limit_is_handed_back() {
-        let mut held = with(1, MAX_WAITING);
-        assert!(!held.has_unsent());
+        let mut held = with(MAX_SLOTS, MAX_WAITING);
+        assert!(!held.has_unsent(), "all slots may be given work at once");
         held.assigned(assignment(MAX_WAITING), Instant::now());
         let batch = held.batch();
         assert_eq!(batch.len(), 1);
         assert_eq!(batch[0].task_id, format!("task-{MAX_WAITING}"));
         assert!(matches!(batch[0].outcome, Some(completion::Outcome::HandedBack(_))));
+        assert_eq!(std::iter::from_fn(|| held.start_next()).count(), MAX_SLOTS as usize);
+    }
+
+    #[test]
+    fn what_waits_is_stopped_in_the_time_that_its_number_takes_and_never_started() {
+        let most = MAX_SLOTS as usize;
+        let mut held = with(MAX_SLOTS, most);
+        for n in (0..most).rev().filter(|n| n % 2 == 0) {
+            held.cancel(key(n));
+        }
+        let started: Vec<String> =
+            std::iter::from_fn(|| held.start_next()).map(|(w, _)| w.assignment.task_id).collect();
+        let left: Vec<String> = (0..most).filter(|n| n % 2 == 1).map(|n| format!("task-{n}")).collect();
+        assert_eq!(started, left);
     }
 
     #[test]
@@ -376,8 +399,9 @@ mod tests {
 
     #[test]
     fn a_cancelled_attempt_that_waits_or_is_unknown_has_stopped_and_a_running_one_is_told() {
-        let mut held = with(1, 2);
+        let mut held = with(1, 1);
         let (_, cancel) = held.start_next().expect("a slot is free");
+        held.assigned(assignment(1), Instant::now());
         held.cancel(key(0));
         assert!(cancel.is_cancelled());
         held.cancel(key(1));
@@ -391,7 +415,7 @@ mod tests {
 
     #[test]
     fn after_a_session_nothing_is_left() {
-        let mut held = with(1, 3);
+        let mut held = with(3, 3);
         held.start_next();
         held.finished(key(0), output(5), 1);
         held.start_next();

@@ -64,4 +64,60 @@ proptest! {
         let restored = Fleet::decode(&shaken.encode()).expect("a fleet's own snapshot");
         prop_assert_eq!(restored.encode(), shaken.encode());
     }
+
+    #[test]
+    fn a_snapshot_taken_in_parts_between_commands_is_the_state_at_its_beginning(
+        steps in steps(), begins in prop::collection::vec(any::<prop::sample::Index>(), 1..3),
+        limit in 1..9usize, replaced in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let begins: Vec<usize> = begins.iter().map(|at| at.index(steps.len())).collect();
+        let replaced = replaced.map(|at| at.index(steps.len()));
+        let mut history = History::new();
+        let mut taking = Vec::new();
+        for (n, (passing, op)) in steps.iter().enumerate() {
+            for _ in begins.iter().filter(|at| **at == n) {
+                taking.push((history.fleet.encode(), history.fleet.begin_snapshot()));
+            }
+            if replaced == Some(n) {
+                // As when a snapshot of the leader is installed: here the same state again.
+                let copy = Fleet::decode(&history.fleet.encode()).expect("a fleet's own snapshot");
+                history.fleet.replace(copy);
+            }
+            history.step(*passing, op);
+            for (_, snapshot) in &mut taking {
+                if let Some(part) = snapshot.take(&history.fleet, limit) {
+                    snapshot.encode(&part);
+                }
+            }
+        }
+        for (expected, mut snapshot) in taking {
+            while let Some(part) = snapshot.take(&history.fleet, limit) {
+                snapshot.encode(&part);
+            }
+            prop_assert_eq!(snapshot.finish().expect("all is taken"), expected);
+        }
+    }
+
+    #[test]
+    fn a_command_in_steps_does_what_it_does_in_one_go(steps in steps(), budget in 1..4usize) {
+        let mut history = History::new();
+        for (passing, op) in &steps {
+            history.step(*passing, op);
+        }
+        let (mut whole, mut cut) = (Fleet::new(FleetConfig::default()), Fleet::new(FleetConfig::default()));
+        for (now, command) in &history.log {
+            let (mut expected, mut effects) = (Vec::new(), Vec::new());
+            let reply = whole.apply(*now, command.clone(), &mut expected);
+            let mut applying = cut.begin(*now, command.clone());
+            let replied = loop {
+                if let Some(reply) = cut.advance(&mut applying, budget, &mut effects) {
+                    break reply;
+                }
+            };
+            prop_assert_eq!(replied, reply);
+            prop_assert_eq!(effects, expected);
+        }
+        prop_assert_eq!(cut.encode(), whole.encode());
+        prop_assert_eq!(cut.audit(), Ok(()));
+    }
 }

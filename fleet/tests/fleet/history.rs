@@ -230,7 +230,7 @@ impl History {
                 let Reply::Submitted { task, existing: false } = reply else {
                     return;
                 };
-                let current = self.fleet.task(task).and_then(Task::current);
+                let current = self.fleet.task(task).and_then(|task| task.current());
                 let current = current.map(|a| (a.agent, a.score, a.candidates));
                 assert_eq!(current, chosen.filter(|_| ready), "the naive scheduler's choice");
                 assert_eq!(effects.len(), usize::from(current.is_some()));
@@ -246,7 +246,7 @@ impl History {
     /// Only a completion of the current attempt, by the agent and in the session that got it, changes the task.
     fn complete(&mut self, completion: Completion) {
         let before = self.fleet.task(completion.task).cloned();
-        let current = before.as_ref().and_then(Task::current);
+        let current = before.as_ref().and_then(|task| task.current());
         let counts = current.is_some_and(|a| {
             (a.agent, a.session, a.number) == (completion.agent, completion.session, completion.attempt)
         });
@@ -407,7 +407,7 @@ impl History {
     fn check_tasks(&mut self, revision: u64) {
         let changed: BTreeMap<u64, u64> =
             self.fleet.changed_tasks_since(revision).map(|t| (t.seq, t.revision)).collect();
-        let now: BTreeMap<u64, Task> = self.fleet.changed_tasks_since(0).map(|t| (t.seq, t.clone())).collect();
+        let now: BTreeMap<u64, Task> = self.fleet.changed_tasks_since(0).map(|t| (t.seq, Task::clone(t))).collect();
         for (seq, before) in &self.known {
             let Some(task) = now.get(seq) else {
                 let expired = before.expires_at.is_some_and(|t| t <= self.fleet.now().fleet);

@@ -1,5 +1,7 @@
 //! The scheduler's rules in their plainest form, over what anyone can read of a fleet, to hold the indexed ones to.
 
+use std::sync::Arc;
+
 use robeing_fleet::{Agent, AgentId, AgentState, Fleet, Role, ScoreTerms, SubmitTask, Task, TaskId};
 
 /// What matters of a task for choosing.
@@ -49,8 +51,8 @@ fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
 
 /// The agent that should take such a task now, its score, and how many could.
 pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, u32)> {
-    let free = |a: &&Agent| a.state == AgentState::Live && a.used_slots() < a.slots;
-    let candidates: Vec<&Agent> = fleet.agents().filter(free).filter(|a| wanted.fits(a)).collect();
+    let free = |a: &&Arc<Agent>| a.state == AgentState::Live && a.used_slots() < a.slots;
+    let candidates: Vec<&Arc<Agent>> = fleet.agents().filter(free).filter(|a| wanted.fits(a)).collect();
     let mut ranked: Vec<_> = candidates
         .iter()
         .map(|agent| {
@@ -69,7 +71,7 @@ pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, 
 /// The queued task that this agent should take next.
 pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
     let mut queued: Vec<&Task> =
-        fleet.changed_tasks_since(0).filter(|t| t.is_ready() && Wanted::by(t).fits(agent)).collect();
+        fleet.changed_tasks_since(0).filter(|t| t.is_ready() && Wanted::by(t).fits(agent)).map(Arc::as_ref).collect();
     queued.sort_by_key(|t| {
         let domain = agent.role == Role::Specialist && Wanted::by(t).matches(agent);
         (!domain, 10 - t.priority, t.seq)

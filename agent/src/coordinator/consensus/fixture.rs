@@ -8,7 +8,7 @@ use openraft::{
     EntryPayload, Membership,
     vote::{RaftLeaderId, leader_id_adv::LeaderId},
 };
-use robeing_fleet::{Effect, Fleet, FleetConfig};
+use robeing_fleet::{Fleet, FleetConfig};
 use robeing_proto::v1;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,7 +18,7 @@ use crate::{
         clock::FleetClock,
         consensus::{
             self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, Raft, Restraint, SharedFleet,
-            SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Vote, wire,
+            SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Told, Vote, wire,
         },
         log::Log,
     },
@@ -33,8 +33,8 @@ pub const DEADLINE: Option<Duration> = Some(Duration::from_secs(30));
 pub struct Nobody;
 
 impl Observer for Nobody {
-    fn applied(&self, _: &Fleet, _: &[Effect]) {}
-    fn installed(&self, _: &Fleet) {}
+    fn applied(&self, _: u64, _: Vec<Told>) {}
+    fn installed(&self, _: u64) {}
     fn progressed(&self, _: u64) {}
 }
 

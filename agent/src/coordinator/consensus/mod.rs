@@ -25,8 +25,11 @@ pub use self::{
     restraint::Restraint,
     server::{AppendStream, ConsensusServer},
     snapshot::{SnapshotError, SnapshotStats},
-    store::{Observer, SharedFleet, StateMachine},
-    types::{Batch, Entry, LogId, NodeId, Peer, Replies, Runtime, SnapshotMeta, StoredMembership, TypeConfig, Vote},
+    store::{Observer, SharedFleet, StateMachine, Told},
+    types::{
+        Batch, CommittedLeaderId, Entry, LogId, NodeId, Peer, Replies, Runtime, SnapshotMeta, StoredMembership,
+        TypeConfig, Vote,
+    },
 };
 use super::log::Log;
 

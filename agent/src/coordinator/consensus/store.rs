@@ -16,7 +16,7 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Effect, Fleet, Refusal, Reply, decode_command,
+    Agent, Applying, Command, Effect, Fleet, Refusal, Reply, Stamp, Task, decode_command,
     sabotage::{Mistake, planted},
 };
 use tracing::info;
@@ -35,12 +35,45 @@ use crate::{
     platform::{Disk, compute},
 };
 
-/// Is told what was applied, while the state can't change. Must not block.
+/// Commands, or steps of a large one, that are applied before readers of the state have their turn.
+const MAX_STEPS_AT_ONCE: usize = 128;
+/// Tasks or agents that a snapshot takes before commands have their turn.
+const MAX_TAKEN_AT_ONCE: usize = 512;
+
+/// An effect, with what of the state is told with it.
+#[derive(Debug)]
+pub struct Told {
+    /// The effect.
+    pub effect: Effect,
+    /// The task of [`Effect::Finished`], as it was then.
+    pub task: Option<Arc<Task>>,
+    /// The agent of an effect on an agent's session, as it was then.
+    pub agent: Option<Arc<Agent>>,
+    /// When it was.
+    pub now: Stamp,
+}
+
+impl Told {
+    /// Takes what is told of an effect from the state right after it: shared, not copied.
+    fn new(fleet: &Fleet, effect: &Effect) -> Self {
+        let (task, agent) = match effect {
+            Effect::Finished { task } => (fleet.task(*task), None),
+            Effect::SessionStarted { agent, .. }
+            | Effect::Redistributed { from: agent, .. }
+            | Effect::StandbyActivated { agent } => (None, fleet.agent(*agent)),
+            Effect::Assign { .. } | Effect::Stop { .. } | Effect::SessionEnded { .. } => (None, None),
+        };
+        Self { effect: effect.clone(), task: task.cloned(), agent: agent.cloned(), now: fleet.now() }
+    }
+}
+
+/// Is told what was applied, in the order of the log, before the command is answered. The state is not locked meanwhile and may
+/// not change, either: nothing is applied before it returns. Must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// These effects follow from what was just applied.
-    fn applied(&self, fleet: &Fleet, effects: &[Effect]);
-    /// The whole state was replaced.
-    fn installed(&self, fleet: &Fleet);
+    /// These effects follow from what was just applied, up to this revision.
+    fn applied(&self, revision: u64, told: Vec<Told>);
+    /// The whole state was replaced by one of this revision.
+    fn installed(&self, revision: u64);
     /// Everything up to this log index is applied.
     fn progressed(&self, index: u64);
 }
@@ -59,6 +92,12 @@ impl SharedFleet {
     pub fn read(&self) -> RwLockReadGuard<'_, Fleet> {
         // Poisoned means that a reader or `apply` panicked; openraft stops the node for the latter.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another state in the place of this one, which is dropped without keeping readers waiting.
+    fn replace(&self, with: Fleet) {
+        let old = self.write().replace(with);
+        compute(|| drop(old));
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Fleet> {
@@ -96,9 +135,9 @@ impl StateMachine {
         let (mut applied, mut membership) = (None, StoredMembership::default());
         let (file, found) = SnapshotFile::open(disk, dir).await?;
         if let Some((meta, data)) = found {
-            *fleet.write() = compute(|| decode(&data))?;
+            fleet.replace(compute(|| decode(&data))?);
             (applied, membership) = (meta.last_log_id, meta.last_membership);
-            observer.installed(&fleet.read());
+            observer.installed(fleet.read().revision());
         }
         // Purged is only what a durable snapshot covers. The library would begin with an empty state instead.
         if let Some(purged) =
@@ -131,17 +170,55 @@ impl StateMachine {
         let commands: Vec<_> =
             commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
         self.effects.clear();
-        let mut fleet = self.fleet.write();
-        let replies: Vec<Reply> =
-            commands.into_iter().map(|command| fleet.apply(now, command, &mut self.effects)).collect();
-        if let Some(refusal) = replies.iter().find(|reply| is_too_new(reply)) {
+        let mut slices = Slices { now, commands: commands.into_iter(), current: None, replies: Vec::new() };
+        while self.apply_slice(&mut slices) {}
+        if let Some(refusal) = slices.replies.iter().find(|reply| is_too_new(reply)) {
             return Err(halt(&format!("{refusal:?}")));
         }
+        let fleet = self.fleet.read();
         self.clock.applied(leadership(id), fleet.now());
         audit::tell_time(id.index(), now, &fleet);
-        self.observer.applied(&fleet, &self.effects);
-        Ok(replies)
+        drop(fleet);
+        Ok(slices.replies)
     }
+
+    /// Applies as much as readers of the state may have to wait for, and tells what follows from it; whether more is left. A
+    /// reader may see a command half done, which one that waits for the whole entry never does.
+    fn apply_slice(&mut self, slices: &mut Slices) -> bool {
+        let first = self.effects.len();
+        let mut fleet = self.fleet.write();
+        let (mut left, mut steps) = (true, MAX_STEPS_AT_ONCE);
+        while steps > 0 {
+            let next = slices.current.take();
+            let next = next.or_else(|| Some(fleet.begin(slices.now, slices.commands.next()?)));
+            let Some(mut applying) = next else {
+                left = false;
+                break;
+            };
+            match fleet.advance(&mut applying, steps, &mut self.effects) {
+                Some(reply) => slices.replies.push(reply),
+                None => {
+                    slices.current = Some(applying);
+                    break;
+                }
+            }
+            steps -= 1;
+        }
+        let told = self.effects[first..].iter().map(|effect| Told::new(&fleet, effect)).collect();
+        let revision = fleet.revision();
+        drop(fleet);
+        self.observer.applied(revision, told);
+        left
+    }
+}
+
+/// A batch on its way into the state.
+struct Slices {
+    now: Stamp,
+    commands: std::vec::IntoIter<Command>,
+    /// The command that is half done.
+    current: Option<Applying>,
+    replies: Vec<Reply>,
 }
 
 /// The leadership that an entry was proposed under.
@@ -203,10 +280,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        // Encoded here, between two entries, so that state, log id and membership belong together.
-        let data = Bytes::from(compute(|| self.fleet.read().encode()));
+        // Begun here, between two entries, so that state, log id and membership belong together.
+        let taking = self.fleet.write().begin_snapshot();
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        SnapshotBuilder { snapshot: Snapshot { meta, snapshot: data }, file: self.file.clone() }
+        SnapshotBuilder { meta, taking: Some(taking), fleet: self.fleet.clone(), file: self.file.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
@@ -224,9 +301,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if let Some(last) = meta.last_log_id {
             self.clock.applied(leadership(last), fleet.now());
         }
-        let mut shared = self.fleet.write();
-        *shared = fleet;
-        self.observer.installed(&shared);
+        self.fleet.replace(fleet);
+        self.observer.installed(self.fleet.read().revision());
         if let Some(last) = meta.last_log_id {
             self.observer.progressed(last.index());
         }
@@ -239,27 +315,50 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Writes one snapshot.
+/// Takes and writes one snapshot, while the fleet goes on.
 pub struct SnapshotBuilder {
-    snapshot: Snapshot,
+    meta: SnapshotMeta,
+    taking: Option<robeing_fleet::Snapshot>,
+    fleet: SharedFleet,
     file: SnapshotFile,
+}
+
+impl SnapshotBuilder {
+    /// Takes the state part by part. The lock is held for each part alone, and not while it is encoded.
+    async fn encode(&mut self) -> io::Result<Bytes> {
+        let once = || io::Error::other("a snapshot is built once");
+        let mut taking = self.taking.take().ok_or_else(once)?;
+        loop {
+            let part = taking.take(&self.fleet.read(), MAX_TAKEN_AT_ONCE);
+            let Some(part) = part else { break };
+            compute(|| {
+                taking.encode(&part);
+                // Nobody else may hold what is in it any more.
+                drop(part);
+            });
+            tokio::task::yield_now().await;
+        }
+        let data = compute(|| taking.finish()).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(data.into())
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let up_to = self.snapshot.meta.last_log_id.map(|id| id.index());
-        match self.file.write_if_room(&self.snapshot.meta, &self.snapshot.snapshot).await? {
-            Kept::Written => info!(bytes = self.snapshot.snapshot.len(), ?up_to, "{SNAPSHOT_WRITTEN}"),
+        let data = self.encode().await?;
+        let up_to = self.meta.last_log_id.map(|id| id.index());
+        match self.file.write_if_room(&self.meta, &data).await? {
+            Kept::Written => info!(bytes = data.len(), ?up_to, "{SNAPSHOT_WRITTEN}"),
             // A leader's was installed meanwhile. The library keeps the newer one's log id, as it does for one that was written.
             Kept::Obsolete => {
                 info!(?up_to, "a snapshot was dropped: the one on disk covers as much of the log or more")
             }
             // An error would stop the library, and what this would have covered must not be purged: a snapshot of nothing changes
             // nothing for it.
-            Kept::Skipped => self.snapshot.meta = SnapshotMeta::default(),
+            Kept::Skipped => self.meta = SnapshotMeta::default(),
         }
-        Ok(self.snapshot.clone())
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: data })
     }
 }

@@ -27,6 +27,8 @@ openraft::declare_raft_types!(
 pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
 /// Names a log entry: the leader that proposed it, and its index.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+/// Who leads in which term, once that is committed.
+pub type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
 /// A vote, or the leadership it led to.
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// The members as of some log entry.

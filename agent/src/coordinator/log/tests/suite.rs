@@ -6,13 +6,13 @@ use openraft::{
     StorageError,
     testing::log::{StoreBuilder, Suite},
 };
-use robeing_fleet::{Effect, Fleet, FleetConfig};
+use robeing_fleet::{Fleet, FleetConfig};
 
 use super::{Rig, new_disk};
 use crate::{
     coordinator::{
         clock::FleetClock,
-        consensus::{Observer, SharedFleet, StateMachine, TypeConfig},
+        consensus::{Observer, SharedFleet, StateMachine, Told, TypeConfig},
         log::Log,
     },
     platform::Platform,
@@ -21,8 +21,8 @@ use crate::{
 struct Nobody;
 
 impl Observer for Nobody {
-    fn applied(&self, _: &Fleet, _: &[Effect]) {}
-    fn installed(&self, _: &Fleet) {}
+    fn applied(&self, _: u64, _: Vec<Told>) {}
+    fn installed(&self, _: u64) {}
     fn progressed(&self, _: u64) {}
 }
 

@@ -1,0 +1,172 @@
+//! What a command does beyond its first step, when that grows with the fleet: the attempts of a lost agent, the slots of one
+//! that joins, the standbys of a pool, the agents to be ranked anew. It is cut into steps of about the same small cost, so that
+//! readers of the state need not wait for the whole. Nothing else is applied in between, so the steps give what they would
+//! give in one go.
+
+use std::collections::btree_map;
+use std::vec;
+
+use crate::queue::{self, Rank};
+use crate::scheduler::FreeAgents;
+use crate::{AgentId, Effect, Fleet, FleetConfig, HeldState, Reply, TaskId};
+
+/// What is left to do, the next thing last.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs(Vec<Job>);
+
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Queue again what an agent held, then place it.
+    Requeue(Box<Requeue>),
+    /// Give these queued tasks to agents.
+    Place(vec::IntoIter<u64>),
+    /// Give an agent what is queued for it, for as long as it has a free slot.
+    Pull(AgentId),
+    /// Activate standby agents of a pool for as long as it lacks live ones.
+    Fill(String),
+    /// Open a session for an agent that has none.
+    Enter(Box<crate::sessions::Entering>),
+    /// See to the pools that an agent came from and went to.
+    Refill(Option<String>, Option<String>),
+    /// Rank the agents by another configuration, which then is in force.
+    Rerank(Box<Rerank>),
+    /// Take apart what is not needed any more.
+    Discard(Box<FreeAgents>),
+}
+
+/// The attempts of an agent whose session has ended.
+#[derive(Debug)]
+pub(crate) struct Requeue {
+    pub agent: AgentId,
+    /// Says how it was lost; `None` if it left in good order, and is forgotten.
+    pub lost: Option<String>,
+    pub held: btree_map::IntoIter<(TaskId, u32), HeldState>,
+    /// Of the tasks, the first of the queue last once they are sorted.
+    pub ranks: Vec<Rank>,
+    pub is_sorted: bool,
+    pub requeued: Vec<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rerank {
+    pub config: FleetConfig,
+    pub free: FreeAgents,
+    pub after: Option<AgentId>,
+}
+
+impl Jobs {
+    /// Does this next, before all that was there.
+    pub(crate) fn push(&mut self, job: Job) {
+        self.0.push(job);
+    }
+}
+
+impl Fleet {
+    /// Takes at most `budget` steps; whether everything is done.
+    pub(crate) fn work(&mut self, jobs: &mut Jobs, budget: usize, effects: &mut Vec<Effect>) -> bool {
+        for _ in 0..budget {
+            let Some(job) = jobs.0.pop() else { return true };
+            self.step(job, jobs, effects);
+        }
+        jobs.0.is_empty()
+    }
+
+    fn step(&mut self, job: Job, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        match job {
+            Job::Requeue(requeue) => self.requeue(requeue, jobs, effects),
+            Job::Place(mut tasks) => {
+                if let Some(seq) = tasks.next() {
+                    self.place(seq, effects);
+                    jobs.push(Job::Place(tasks));
+                }
+            }
+            Job::Pull(agent) => {
+                if self.pull_one(agent, effects) {
+                    jobs.push(Job::Pull(agent));
+                }
+            }
+            Job::Fill(pool) => {
+                if let Some(activated) = self.activate_one(&pool, effects) {
+                    jobs.push(Job::Fill(pool));
+                    jobs.push(Job::Pull(activated));
+                }
+            }
+            Job::Enter(entering) => self.enter(*entering, jobs, effects),
+            Job::Refill(from, to) => {
+                self.drop_empty_pool(from.as_deref());
+                for pool in [to, from].into_iter().flatten() {
+                    jobs.push(Job::Fill(pool));
+                }
+            }
+            Job::Rerank(rerank) => self.rerank(rerank, jobs),
+            Job::Discard(mut free) => {
+                if free.discard_one() {
+                    jobs.push(Job::Discard(free));
+                }
+            }
+        }
+    }
+
+    fn requeue(&mut self, mut requeue: Box<Requeue>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        if let Some(((task, attempt), state)) = requeue.held.next() {
+            match state {
+                HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| queue::rank(task))),
+                HeldState::Stopping => drop(self.indexes.stopping.remove(&(task, attempt, requeue.agent))),
+            }
+        } else if !requeue.is_sorted {
+            requeue.ranks.sort_unstable_by(|a, b| b.cmp(a));
+            requeue.is_sorted = true;
+        } else if let Some((_, seq)) = requeue.ranks.pop() {
+            let queued = match &requeue.lost {
+                Some(how) => self.lose_attempt(seq, how, effects),
+                None => {
+                    self.give_back(seq, effects);
+                    true
+                }
+            };
+            requeue.requeued.extend(queued.then_some(seq));
+        } else {
+            return self.requeued(*requeue, jobs, effects);
+        }
+        jobs.push(Job::Requeue(requeue));
+    }
+
+    fn requeued(&mut self, requeue: Requeue, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        let Requeue { agent, lost, requeued, .. } = requeue;
+        if lost.is_none() {
+            self.forget(agent);
+        } else if !requeued.is_empty() {
+            let tasks = requeued.len() as u32;
+            let total = &mut self.state.totals.redistributed;
+            *total = total.saturating_add(u64::from(tasks));
+            effects.push(Effect::Redistributed { from: agent, tasks });
+        }
+        jobs.push(Job::Place(requeued.into_iter()));
+    }
+
+    pub(crate) fn configure(&mut self, config: FleetConfig, jobs: &mut Jobs) -> Reply {
+        if let Err(refusal) = config.check() {
+            return Reply::Refused(refusal);
+        }
+        if config.weights == self.state.config.weights {
+            self.state.config = config;
+        } else {
+            // Every agent's place in the scheduler's order may be another one.
+            jobs.push(Job::Rerank(Box::new(Rerank { config, free: FreeAgents::default(), after: None })));
+        }
+        Reply::Done
+    }
+
+    fn rerank(&mut self, mut rerank: Box<Rerank>, jobs: &mut Jobs) {
+        let next = self.agents_after(rerank.after).next();
+        if let Some(agent) = next {
+            rerank.free.insert(agent, &rerank.config.weights);
+            rerank.after = Some(agent.id);
+            jobs.push(Job::Rerank(rerank));
+        } else {
+            let Rerank { config, free, .. } = *rerank;
+            self.state.config = config;
+            jobs.push(Job::Discard(Box::new(std::mem::replace(&mut self.indexes.free, free))));
+        }
+    }
+}

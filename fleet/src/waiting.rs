@@ -1,0 +1,84 @@
+//! What a queued task waits for, in words. It takes a look at every agent, so the agents are counted one by one, by whoever
+//! reads them in slices.
+
+use crate::scheduler::Needs;
+use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState};
+
+/// What a queued task waits for.
+pub struct Waiting<'a> {
+    task: &'a Task,
+    /// Agents that fit, by state.
+    fitting: [usize; 4],
+}
+
+impl<'a> Waiting<'a> {
+    /// Of this task; `None` if it is not queued.
+    pub fn of(task: &'a Task) -> Option<Self> {
+        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 4] })
+    }
+
+    /// Whether it waits for an agent, so that every agent must be counted before the words are right.
+    pub fn needs_agents(&self) -> bool {
+        self.task.not_before.is_none()
+    }
+
+    /// Counts an agent.
+    pub fn count(&mut self, agent: &Agent) {
+        let needs: Needs<'_> = self.task.needs();
+        if needs.fit(agent.role, agent.has_specialization(needs.domain)) {
+            self.fitting[agent.state as usize] += 1;
+        }
+    }
+
+    /// The words, at the time `now`.
+    pub fn words(&self, now: FleetMillis) -> String {
+        let task = self.task;
+        if let Some(due) = task.not_before {
+            let what = match task.attempts_used {
+                0 => "delay",
+                _ => "backoff",
+            };
+            return match due.saturating_sub(now) {
+                0 => format!("the end of its {what}, which is due"),
+                left @ 1..1_000 => format!("the end of its {what}, {left} ms from now"),
+                left => format!("the end of its {what}, {} s from now", left.div_ceil(1_000)),
+            };
+        }
+        let fitting = |state: AgentState| self.fitting[state as usize];
+        let live = fitting(AgentState::Live);
+        if live > 0 {
+            return format!("a free slot: all {live} fitting agents are busy");
+        }
+        let role = task.required_role.map(|role| format!("role {role:?}"));
+        let skill = task.required_specialization.as_ref();
+        let skill = skill.map(|name| format!("specialization {name:?}"));
+        let wanted: Vec<String> = role.into_iter().chain(skill).collect();
+        let missing = match wanted.is_empty() {
+            true => "takes its kind".to_owned(),
+            false => format!("has {}", wanted.join(" and ")),
+        };
+        let mut others = Vec::new();
+        for (state, word) in
+            [(AgentState::Standby, "on standby"), (AgentState::Draining, "draining"), (AgentState::Lost, "lost")]
+        {
+            if fitting(state) > 0 {
+                others.push(format!("{} {word}", fitting(state)));
+            }
+        }
+        let others = match others.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", others.join(", ")),
+        };
+        format!("an agent: no live one {missing}{others}")
+    }
+}
+
+impl Fleet {
+    /// What a queued task waits for at the time `now`, in words; `None` if it is not queued. Looks at every agent; see
+    /// [`Waiting`] for doing so in slices.
+    pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
+        let mut waiting = Waiting::of(self.task(id)?)?;
+        self.agents().for_each(|agent| waiting.count(agent));
+        Some(waiting.words(now))
+    }
+}

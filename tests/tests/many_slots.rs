@@ -1,0 +1,127 @@
+//! Agents with as many slots as there may be, all of them taken: what a change of leaders costs them.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use robeing_proto::{
+    v1::{AgentState, CancelTasksRequest, TaskSpec},
+    worker::v1::{
+        FromProcess, Hello, Stopped, TaskResult, from_process, task_result, to_process, worker_client::WorkerClient,
+    },
+};
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    script::task,
+    wait::{check, eventually},
+};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+const AGENTS: u32 = 3;
+const SLOTS: usize = 4_096;
+/// Tasks in one submission.
+const AT_ONCE: usize = 1_000;
+
+/// What processes that only hold their tasks have seen.
+#[derive(Default)]
+struct Seen {
+    runs: AtomicUsize,
+    stops: AtomicUsize,
+}
+
+fn said(message: from_process::Message) -> FromProcess {
+    FromProcess { message: Some(message) }
+}
+
+fn result(task_id: String, attempt: u32, outcome: task_result::Outcome) -> FromProcess {
+    said(from_process::Message::Result(TaskResult { task_id, attempt, outcome: Some(outcome) }))
+}
+
+/// Attaches to an agent and holds what it is given, until all is to be finished.
+async fn hold(address: String, seen: Arc<Seen>, mut finish: watch::Receiver<bool>) {
+    let client = eventually("an agent to attach to", async || {
+        WorkerClient::connect(format!("http://{address}")).await.map_err(|error| error.to_string())
+    });
+    let mut client = client.await;
+    let (say, outgoing) = mpsc::channel(64);
+    let hello = Hello { name: "holder".into() };
+    say.send(said(from_process::Message::Hello(hello))).await.expect("the receiver is in hand");
+    let mut incoming = client.attach(ReceiverStream::new(outgoing)).await.expect("it is attached").into_inner();
+    let mut held = Vec::new();
+    loop {
+        let message = tokio::select! {
+            message = incoming.message() => message.expect("the agent lives").and_then(|message| message.message),
+            _ = finish.wait_for(|finish| *finish) => break,
+        };
+        match message {
+            Some(to_process::Message::Task(task)) => {
+                seen.runs.fetch_add(1, Ordering::SeqCst);
+                held.push((task.task_id, task.attempt));
+            }
+            Some(to_process::Message::Stop(stop)) => {
+                seen.stops.fetch_add(1, Ordering::SeqCst);
+                held.retain(|(id, attempt)| (id, *attempt) != (&stop.task_id, stop.attempt));
+                let stopped = task_result::Outcome::Stopped(Stopped {});
+                say.send(result(stop.task_id, stop.attempt, stopped)).await.expect("the agent lives");
+            }
+            Some(to_process::Message::Welcome(_)) => {}
+            None => return,
+        }
+    }
+    for (id, attempt) in held {
+        let output = task_result::Outcome::Output("done".into());
+        say.send(result(id, attempt, output)).await.expect("the agent lives");
+    }
+    // Attached until the test ends.
+    while let Ok(Some(_)) = incoming.message().await {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_dies_takes_nothing_from_agents_that_run_thousands_of_tasks() {
+    let pool = PoolSpec::new("own", AGENTS).slots(1).flag("slots", &SLOTS.to_string()).executor(json!({"worker": {}}));
+    let mut fleet = Fleet::prepare(FleetSpec::new(3).pool(pool).session_timeout("6s"));
+    fleet.start_all();
+    fleet.leader().await;
+    let (seen, (finish, finished)) = (Arc::new(Seen::default()), watch::channel(false));
+    let mut holders = JoinSet::new();
+    for agent in fleet.agent_names() {
+        holders.spawn(hold(fleet.attach_address(&agent), Arc::clone(&seen), finished.clone()));
+    }
+    for agent in fleet.agent_names() {
+        fleet.agent_is(&agent, AgentState::Live).await;
+    }
+    let all = AGENTS as usize * SLOTS;
+    let mut ids = Vec::new();
+    while ids.len() < all {
+        let tasks: Vec<TaskSpec> = (0..AT_ONCE.min(all - ids.len())).map(|_| task("held")).collect();
+        ids.extend(fleet.submit(tasks).await);
+    }
+    let runs = || seen.runs.load(Ordering::SeqCst);
+    eventually("every slot is taken", async || check(runs() == all, (), runs())).await;
+
+    let old = fleet.leader().await;
+    fleet.kill(&old);
+    fleet.leader_other_than(&old).await;
+    // A stop reaches an agent over its session with the new leader.
+    let cancelled: Vec<String> = ids.iter().step_by(all / 16).cloned().collect();
+    let cancel = CancelTasksRequest { ids: cancelled.clone(), reason: "a test".into() };
+    fleet.client().cancel_tasks(cancel).await.expect("a leader cancels");
+    let stops = || seen.stops.load(Ordering::SeqCst);
+    eventually("what was cancelled is stopped", async || check(stops() == cancelled.len(), (), stops())).await;
+    finish.send_replace(true);
+    let status = eventually("every task has ended", async || {
+        let status = fleet.status().await;
+        let ended = status.finished_total.unwrap_or_default();
+        check((ended.succeeded + ended.cancelled) as usize == all, status.clone(), format!("{status:?}"))
+    })
+    .await;
+    let ended = status.finished_total.unwrap_or_default();
+    assert_eq!((ended.dead_lettered, ended.failed, status.redistributed_total), (0, 0, 0), "{status:?}");
+    assert_eq!((runs(), stops()), (all, cancelled.len()), "each task ran once");
+}
