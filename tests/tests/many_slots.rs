@@ -22,6 +22,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 const AGENTS: u32 = 3;
 const SLOTS: usize = 4_096;
@@ -44,11 +45,7 @@ fn result(task_id: String, attempt: u32, outcome: task_result::Outcome) -> FromP
 }
 
 /// Attaches to an agent and holds what it is given, until all is to be finished.
-async fn hold(address: String, seen: Arc<Seen>, mut finish: watch::Receiver<bool>) {
-    let client = eventually("an agent to attach to", async || {
-        WorkerClient::connect(format!("http://{address}")).await.map_err(|error| error.to_string())
-    });
-    let mut client = client.await;
+async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: watch::Receiver<bool>) {
     let (say, outgoing) = mpsc::channel(64);
     let hello = Hello { name: "holder".into() };
     say.send(said(from_process::Message::Hello(hello))).await.expect("the receiver is in hand");
@@ -91,7 +88,11 @@ async fn a_leader_that_dies_takes_nothing_from_agents_that_run_thousands_of_task
     let (seen, (finish, finished)) = (Arc::new(Seen::default()), watch::channel(false));
     let mut holders = JoinSet::new();
     for agent in fleet.agent_names() {
-        holders.spawn(hold(fleet.attach_address(&agent), Arc::clone(&seen), finished.clone()));
+        let address = format!("http://{}", fleet.attach_address(&agent));
+        let client = eventually("an agent to attach to", async || {
+            WorkerClient::connect(address.clone()).await.map_err(|error| error.to_string())
+        });
+        holders.spawn(hold(client.await, Arc::clone(&seen), finished.clone()));
     }
     for agent in fleet.agent_names() {
         fleet.agent_is(&agent, AgentState::Live).await;
