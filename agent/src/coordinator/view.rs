@@ -283,7 +283,8 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         finished_at: task.finished_at.map(happened),
         deadline: task.deadline.map(|at| due(at, now)),
         not_before: task.not_before.map(|at| due(at, now)),
-        expires_at: task.expires_at.map(|at| due(at, now)),
+        // By the time of day at its end, so that every answer says the same.
+        expires_at: task.finished_at.zip(task.expires_at).map(|(ended, at)| due(at, ended)),
         required_role: task.required_role.map_or(v1::Role::Unspecified, role).into(),
         required_specialization: task.required_specialization.clone().unwrap_or_default(),
         idempotency_key: task.idempotency_key.clone().unwrap_or_default(),
