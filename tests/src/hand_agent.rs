@@ -1,8 +1,8 @@
 //! An agent that a test plays itself, message by message, so that it can say what no right agent says.
 
 use robeing_proto::v1::{
-    AgentMessage, Assignment, Completion, CompletionAck, Completions, CoordinatorMessage, Hello, Role, Welcome,
-    agent_message::Message as Said, completion::Outcome, coordinator_message::Message as Told,
+    AgentMessage, Assignment, Completion, CompletionAck, Completions, CoordinatorMessage, Hello, Role, Waiting,
+    Welcome, agent_message::Message as Said, completion::Outcome, coordinator_message::Message as Told,
     session_client::SessionClient,
 };
 use tokio::sync::mpsc;
@@ -58,11 +58,21 @@ impl HandAgent {
         let (say, said) = mpsc::channel(16);
         say.send(AgentMessage { message: Some(Said::Hello(hello)) }).await.expect("the receiver is in hand");
         let mut told = in_time("an answer to Hello", client.open(ReceiverStream::new(said))).await?.into_inner();
-        let first = in_time("a first message", told.message()).await?;
-        match first.and_then(|first| first.message) {
-            Some(Told::Welcome(welcome)) => Ok(Self { say, told, welcome }),
-            other => panic!("instead of a welcome: {other:?}"),
-        }
+        let welcome = async {
+            loop {
+                match told.message().await?.and_then(|message| message.message) {
+                    Some(Told::Welcome(welcome)) => return Ok::<_, Status>(welcome),
+                    Some(Told::Opening(opening)) => {
+                        let waiting = Said::Waiting(Waiting { seq: opening.seq });
+                        let waiting = AgentMessage { message: Some(waiting) };
+                        say.send(waiting).await.expect("the coordinator is opening the session");
+                    }
+                    other => panic!("instead of a welcome: {other:?}"),
+                }
+            }
+        };
+        let welcome = in_time("a welcome", welcome).await?;
+        Ok(Self { say, told, welcome })
     }
 
     /// Says something.
