@@ -71,9 +71,17 @@ impl AtomicFile {
     /// # Errors
     /// What the disk says. The content is then the old or the new.
     pub async fn replace(&mut self, content: Bytes) -> io::Result<()> {
+        self.replace_pieces(&[content]).await
+    }
+
+    /// As [`AtomicFile::replace`], with content in pieces that follow each other.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn replace_pieces(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         self.replacements += 1;
         let aside = self.dir().join(self.name_aside(&format!("{}{ASIDE}", self.replacements)));
-        let written = self.replace_by(&aside, content).await;
+        let written = self.replace_by(&aside, pieces).await;
         if written.is_err() {
             // The first error is the one to report, and the next start removes what is left.
             drop(self.disk.remove(&aside).await);
@@ -81,9 +89,13 @@ impl AtomicFile {
         written
     }
 
-    async fn replace_by(&self, aside: &Path, content: Bytes) -> io::Result<()> {
+    async fn replace_by(&self, aside: &Path, pieces: &[Bytes]) -> io::Result<()> {
         let file = self.disk.open(aside, true).await?;
-        file.write_at_and_sync(0, content).await?;
+        let mut offset = 0;
+        for piece in pieces {
+            file.write_at_and_sync(offset, piece.clone()).await?;
+            offset += piece.len() as u64;
+        }
         self.disk.rename(aside, &self.path).await?;
         self.disk.sync_dir(self.dir()).await
     }

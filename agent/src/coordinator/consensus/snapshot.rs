@@ -135,7 +135,7 @@ impl SnapshotFile {
             return Ok(Kept::Obsolete);
         }
         let content = compute(|| encode(meta, data));
-        current.file.replace(content).await?;
+        current.file.replace_pieces(&content).await?;
         current.covers = Some(meta.last_log_id);
         Ok(Kept::Written)
     }
@@ -172,16 +172,16 @@ impl SnapshotFile {
     }
 }
 
-fn encode(meta: &SnapshotMeta, data: &Bytes) -> Bytes {
+/// The file's content in pieces, of which the largest is `data` itself: a copy of it would be one too many in memory.
+fn encode(meta: &SnapshotMeta, data: &Bytes) -> [Bytes; 3] {
     let meta = wire::json(meta);
-    let mut file = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8 + data.len() + 4);
-    file.put_slice(MAGIC);
-    file.put_u32_le(meta.len() as u32);
-    file.put_slice(&meta);
-    file.put_u64_le(data.len() as u64);
-    file.put_slice(data);
-    file.put_u32_le(crc32c::crc32c(&file));
-    file.freeze()
+    let mut head = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8);
+    head.put_slice(MAGIC);
+    head.put_u32_le(meta.len() as u32);
+    head.put_slice(&meta);
+    head.put_u64_le(data.len() as u64);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&head), data);
+    [head.freeze(), data.clone(), Bytes::copy_from_slice(&checksum.to_le_bytes())]
 }
 
 fn parse(content: Bytes) -> Result<(SnapshotMeta, Bytes), String> {
