@@ -83,10 +83,18 @@ pub async fn timers(node: Arc<Node>) {
     }
 }
 
-/// Whether a snapshot is due, `grown` bytes of log after the last, with a state of so many bytes. When the disk is short of room
-/// it is due earlier, since it lets the log be purged.
-fn is_due(grown: u64, state: u64, short_of_room: bool) -> bool {
-    grown > if short_of_room { SEGMENT_BYTES as u64 } else { SNAPSHOT_AFTER_BYTES.max(state) }
+/// Whether a snapshot is due, `grown` bytes of log after the last, with a state of so many bytes.
+fn is_due(grown: u64, state: u64) -> bool {
+    grown > SNAPSHOT_AFTER_BYTES.max(state)
+}
+
+/// Whether a snapshot is due on a disk that is short of room, `grown` bytes of log after the last: earlier than usual, since it
+/// lets the log be purged; and once the next one, of `size` bytes, is clearly smaller than the `on_disk` bytes of the last.
+/// Without the latter a disk stays full for good: while it is, new work is refused, so the log does not grow, and the snapshot
+/// from before the results expired would never be replaced.
+fn is_due_when_short(grown: u64, size: u64, on_disk: u64) -> bool {
+    let segment = SEGMENT_BYTES as u64;
+    grown > segment || grown > 0 && on_disk > size.saturating_mul(2).saturating_add(segment)
 }
 
 /// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. One that finds no room is tried again. Runs until the
@@ -108,7 +116,9 @@ pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
             retry_at = Some(Instant::now() + SKIPPED_RETRY);
         }
         let retry = retry_at.is_some_and(|at| at <= Instant::now());
-        let due = is_due(bytes.saturating_sub(written_at), state, room.short);
+        let grown = bytes.saturating_sub(written_at);
+        let on_disk = node.snapshots.bytes.load(Ordering::Relaxed);
+        let due = is_due(grown, state) || room.short && is_due_when_short(grown, size, on_disk);
         if !retry && (retry_at.is_some() || !due && node.log.entries() < after_entries as usize) {
             continue;
         }
@@ -164,17 +174,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_is_due_after_so_much_log_and_earlier_when_the_disk_is_short_of_room() {
-        let (segment, usual) = (SEGMENT_BYTES as u64, SNAPSHOT_AFTER_BYTES);
-        for (grown, state, short, due) in [
-            (usual, 0, false, false),
-            (usual + 1, 0, false, true),
-            (usual + 1, usual + 1, false, false),
-            (usual + 2, usual + 1, false, true),
-            (segment, 10 * usual, true, false),
-            (segment + 1, 10 * usual, true, true),
+    fn a_snapshot_is_due_after_so_much_log() {
+        let usual = SNAPSHOT_AFTER_BYTES;
+        for (grown, state, due) in
+            [(usual, 0, false), (usual + 1, 0, true), (usual + 1, usual + 1, false), (usual + 2, usual + 1, true)]
+        {
+            assert_eq!(is_due(grown, state), due, "{grown} {state}");
+        }
+    }
+
+    #[test]
+    fn on_a_disk_that_is_short_of_room_a_snapshot_is_due_earlier_and_once_it_would_be_smaller() {
+        let segment = SEGMENT_BYTES as u64;
+        for (grown, size, on_disk, due) in [
+            (segment, 100, 100, false),
+            (segment + 1, 100, 100, true),
+            (1, 100, segment + 200, false),
+            (1, 100, segment + 201, true),
+            // Nothing was written since the last: it holds the same.
+            (0, 100, segment + 201, false),
+            (1, u64::MAX, u64::MAX, false),
         ] {
-            assert_eq!(is_due(grown, state, short), due, "{grown} {state} {short}");
+            assert_eq!(is_due_when_short(grown, size, on_disk), due, "{grown} {size} {on_disk}");
         }
     }
 

@@ -82,11 +82,13 @@ pub struct SnapshotFile {
     stats: Arc<SnapshotStats>,
 }
 
-/// What became of a coordinator's own snapshots since it was started.
+/// What is known of a coordinator's snapshots since it was started.
 #[derive(Default)]
 pub struct SnapshotStats {
     /// Those that were given up because the disk had no room for them.
     pub skipped: AtomicU64,
+    /// Bytes of the state in the snapshot on disk; 0 without one.
+    pub bytes: AtomicU64,
 }
 
 struct Current {
@@ -106,6 +108,7 @@ impl SnapshotFile {
         let current = Arc::new(Mutex::new(Current { file, covers: None }));
         let this = Self { path, disk, current, stats: Arc::default() };
         let found = this.read().await?;
+        this.stats.bytes.store(found.as_ref().map_or(0, |(_, data)| data.len() as u64), Ordering::Relaxed);
         this.current.lock().await.covers = found.as_ref().map(|(meta, _)| meta.last_log_id);
         Ok((this, found))
     }
@@ -137,6 +140,7 @@ impl SnapshotFile {
         let content = compute(|| encode(meta, data));
         current.file.replace_pieces(&content).await?;
         current.covers = Some(meta.last_log_id);
+        self.stats.bytes.store(data.len() as u64, Ordering::Relaxed);
         Ok(Kept::Written)
     }
 
