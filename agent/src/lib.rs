@@ -5,5 +5,6 @@ pub mod coordinator;
 pub mod executor;
 pub mod platform;
 pub mod session;
+pub mod sync;
 pub mod telemetry;
 pub mod transport;

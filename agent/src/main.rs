@@ -42,6 +42,15 @@ const MOST_COORDINATOR_WORKERS: usize = 4;
 /// Threads for what blocks, such as files. They end when idle.
 const BLOCKING: usize = 16;
 
+/// Environment variable of debug builds: the seed of the pauses with which a test disturbs the threads of this process.
+#[cfg(debug_assertions)]
+const DISTURB: &str = "ROBEING_TEST_DISTURB";
+/// Environment variable of debug builds: how many threads a test wants a process to have.
+#[cfg(debug_assertions)]
+const WORKERS: &str = "ROBEING_TEST_WORKERS";
+#[cfg(debug_assertions)]
+const MOST_TEST_WORKERS: usize = 64;
+
 /// It could not start or go on.
 const FAILED: u8 = 1;
 /// Its settings are wrong.
@@ -59,6 +68,10 @@ fn main() -> ExitCode {
     }
     if env::args_os().nth(1).is_some_and(|first| first == health::SUBCOMMAND) {
         return health::main(env::args_os().skip(1));
+    }
+    #[cfg(debug_assertions)]
+    if let Some(seed) = test_number(DISTURB) {
+        robeing_agent::sync::points::disturb(seed);
     }
     let startup = match config::parse(env::args_os(), &|name| env::var(name).ok()) {
         Ok(startup) => startup,
@@ -78,6 +91,8 @@ fn main() -> ExitCode {
         Process::Coordinator(_) => coordinator_workers(thread::available_parallelism().map_or(1, NonZero::get)),
         Process::Agent(..) => AGENT_WORKERS,
     };
+    #[cfg(debug_assertions)]
+    let workers = test_number(WORKERS).map_or(workers, |asked| (asked as usize).clamp(1, MOST_TEST_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(BLOCKING)
@@ -118,6 +133,12 @@ fn install() -> ExitCode {
         Err(error @ InstallError::NoFile(_)) => say(&error, MISCONFIGURED),
         Err(error) => say(&error, FAILED),
     }
+}
+
+/// What a test asks for by an environment variable.
+#[cfg(debug_assertions)]
+fn test_number(variable: &str) -> Option<u64> {
+    env::var(variable).ok()?.parse().ok()
 }
 
 /// Says on stderr why it ends, in a form that stands without logs.

@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use super::{
     leadership::until,
     node::Node,
 };
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The least time between two rounds of questions when the first is not settled.
 const ROUND_APART: Duration = Duration::from_millis(20);

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use robeing_fleet::{Effect, Fleet, Stamp, Task, TaskId};
@@ -20,6 +20,7 @@ use super::{
     registry::Registry,
     view::{self, Parts},
 };
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of results that are kept for one stream whose client does not read them. Of further ones only the task is noted; they
 /// are read from the state when their turn comes, where they stay until they expire.

@@ -44,6 +44,8 @@ mod waiting;
 mod warnings;
 mod watches;
 
+#[cfg(all(test, debug_assertions))]
+mod models;
 #[cfg(test)]
 mod tests;
 

@@ -1,11 +1,9 @@
 //! Short questions to other coordinators, over connections that are kept. A connection on which a question stayed unanswered
 //! is given up: the coordinator may have come back elsewhere under the same name.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::sync::{Mutex, PoisonError};
 
 use robeing_proto::v1::raft_client::RaftClient;
 use tokio::time::timeout;

@@ -7,11 +7,7 @@
 //! - resources: free share of its machine's scarcest resource;
 //! - availability: as reliability, remembered for about half a minute.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use robeing_fleet::FLEET_VERSION;
@@ -27,6 +23,7 @@ use super::{
     room::Voter,
     stalls,
 };
+use crate::sync::{Mutex, PoisonError};
 
 /// How often the leader asks the others.
 const ASK_EVERY: Duration = Duration::from_secs(1);

@@ -17,9 +17,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
+
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 use robeing_fleet::{
     AgentId, SessionId, TaskId,

@@ -10,7 +10,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{log::SEGMENT_BYTES, node::Node};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

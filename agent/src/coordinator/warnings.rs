@@ -1,10 +1,9 @@
 //! What is wrong with this coordinator though it works: kept for each reason by whoever finds it out, and shown in the fleet's
 //! status, by `robeing status` and in the conditions of a `RobeingCluster`.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
+
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 use robeing_proto::v1;
 use tracing::{info, warn};

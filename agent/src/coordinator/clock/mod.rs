@@ -4,10 +4,7 @@
 
 mod core;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::gauge::Gauge;
 use robeing_fleet::Stamp;
@@ -20,6 +17,7 @@ use super::{
     leadership::{until_leading, until_not_leading},
     node::{Node, SILENCE},
 };
+use crate::sync::{Mutex, PoisonError};
 use crate::{platform::Clock, telemetry::Metrics};
 
 /// How often the clock is looked at while this coordinator leads: far less than [`core::MAX_STEP`].

@@ -1,11 +1,6 @@
 //! The client side of what coordinators say to each other.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
@@ -23,6 +18,7 @@ use super::{
     NodeId, Peer, TypeConfig, Vote,
     wire::{self, AppendRequest, AppendResult, Malformed},
 };
+use crate::sync::{Mutex, PoisonError};
 use crate::{coordinator::clock::FleetClock, limited, transport::Transport};
 
 /// Bytes of a snapshot in one message.

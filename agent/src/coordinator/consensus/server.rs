@@ -1,10 +1,6 @@
 //! The server side of replication: what other coordinators ask of this node's consensus.
 
-use std::{
-    collections::VecDeque,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
@@ -29,6 +25,7 @@ use crate::{
         log::{Log, SEGMENT_BYTES},
     },
     platform::Disk,
+    sync::{Mutex, PoisonError},
 };
 
 /// Room that is left to the log when a snapshot is taken in, bytes.

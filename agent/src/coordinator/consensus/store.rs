@@ -1,11 +1,7 @@
 //! The fleet's state machine as the consensus library drives it: applies committed batches in order, and writes and installs
 //! snapshots.
 
-use std::{
-    io,
-    path::Path,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -33,6 +29,7 @@ use crate::{
         log::Log,
     },
     platform::{Disk, compute},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 /// Commands, or steps of a large one, that are applied before readers of the state have their turn.
@@ -151,6 +148,27 @@ impl StateMachine {
         }
         let noted = log.applied().clone();
         Ok(Self { fleet, observer, file, applied, noted, membership, effects: Vec::new(), clock })
+    }
+
+    /// With an empty snapshot file on this disk, and no log.
+    #[cfg(test)]
+    pub async fn modelled(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        fleet: SharedFleet,
+        observer: Arc<dyn Observer>,
+        clock: FleetClock,
+    ) -> Self {
+        let (file, _) = SnapshotFile::open(disk, dir).await.expect("there is no snapshot yet");
+        let (membership, noted) = (StoredMembership::default(), Applied::default());
+        Self { fleet, observer, file, applied: None, noted, membership, effects: Vec::new(), clock }
+    }
+
+    /// Applies one entry: the replies.
+    #[cfg(test)]
+    pub fn apply_now(&mut self, id: LogId, batch: &Batch) -> Vec<Reply> {
+        self.applied = Some(id);
+        self.apply_batch(id, batch).expect("the commands can be applied")
     }
 
     /// What becomes of this coordinator's own snapshots.

@@ -1,5 +1,6 @@
 //! Three coordinators in one process, on paused time, with disks that are slow or hang.
 
 mod fleet;
+mod gaps;
 mod host_network;
 mod slow_disks;
