@@ -29,8 +29,8 @@ enum Event {
     Losing(SessionId),
     /// It is written and told.
     Lost(SessionId),
-    /// A connection was taken for the session.
-    Taken(SessionId),
+    /// The agent is welcomed to the session.
+    Welcomed(SessionId),
 }
 
 /// The coordinator, as far as it matters here.
@@ -95,11 +95,11 @@ impl World {
                 Connection::Replaced => continue,
                 Connection::TermOver => panic!("the term is not over"),
             };
-            self.note(Event::Taken(session));
             if looks_again && self.session(agent) != Some(session) {
                 self.hub.registry.ended(agent, session);
                 continue;
             }
+            self.note(Event::Welcomed(session));
             return (session, link);
         }
     }
@@ -131,7 +131,7 @@ fn model(looks_again: bool) -> impl Fn() + Send + Sync + 'static {
         let (world, agent) = broken(now);
         let detecting = thread::spawn({
             let world = world.clone();
-            move || world.detect(now + TIMING.timeout)
+            move || world.detect(now + TIMING.grace)
         });
         let (session, link) = world.open(agent, looks_again, now);
         // What the agent has comes with the welcome, or is told to the connection.
@@ -146,8 +146,8 @@ fn model(looks_again: bool) -> impl Fn() + Send + Sync + 'static {
             match *event {
                 Event::Losing(session) => losing = Some(session),
                 Event::Lost(_) => losing = None,
-                Event::Taken(session) => {
-                    assert_ne!(Some(session), losing, "it is taken back while its work is given away")
+                Event::Welcomed(session) => {
+                    assert!(!looks_again || losing != Some(session), "it is welcomed while its work is given away")
                 }
             }
         }

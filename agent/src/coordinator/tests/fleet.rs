@@ -95,6 +95,14 @@ impl TestFleet {
         of.into_iter().for_each(|n| self.disks[n].set_latency(latency));
     }
 
+    /// Whether new connections to a coordinator get an answer. Those that are there go on.
+    pub fn set_reachable(&self, n: usize, reachable: bool) {
+        match reachable {
+            true => self.network.fill_black_hole(&address(n)),
+            false => self.network.black_hole(&address(n)),
+        }
+    }
+
     fn platform(&mut self, disk: SimulatedDisk, gone: CancellationToken) -> Platform {
         self.starts += 1;
         Platform {

@@ -1,6 +1,6 @@
 //! What a coordinator tells that missed a part of the log and gets a snapshot instead.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use robeing_proto::v1::{self, streamed_answer::Answer};
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,7 +22,8 @@ fn brief() -> v1::TaskSpec {
 }
 
 async fn next(answers: &mut tonic::Streaming<v1::SubmitStreamResponse>) -> Vec<Answer> {
-    let message = tokio::time::timeout(120 * SECOND, answers.message()).await.expect("the stream tells what becomes of it");
+    let message =
+        tokio::time::timeout(120 * SECOND, answers.message()).await.expect("the stream tells what becomes of it");
     let message = message.expect("the coordinator serves on").expect("the stream goes on");
     message.answers.into_iter().filter_map(|answer| answer.answer).collect()
 }
@@ -44,18 +45,31 @@ async fn whoever_waits_where_the_end_of_a_task_was_missed_is_told_that_its_resul
     let [Answer::Submitted(result)] = &accepted[..] else { panic!("{accepted:?}") };
     let request = v1::GetTaskRequest { id: result.task_id.clone(), ..v1::GetTaskRequest::default() };
 
-    // From here on the follower writes nothing, and so sees nothing.
+    // The others come back without a connection to the follower, which can't stand for election without its disk.
     fleet.disks[follower].set_hung(true);
+    fleet.set_reachable(follower, false);
+    for other in (0..COORDINATORS).filter(|n| *n != follower) {
+        fleet.take_away(other);
+        fleet.run(other);
+    }
+    let leader = fleet.led().await;
+    assert_ne!(leader, follower);
     let gone = async |fleet: &TestFleet| {
         let asked = fleet.client(leader).get_task(request.clone()).await;
         asked.is_err_and(|status| status.code() == tonic::Code::NotFound)
     };
     fleet.until("the end of the result", gone).await;
     for _ in 0..OTHERS {
-        fleet.submit(Duration::ZERO).await;
+        let submit = v1::SubmitRequest { tasks: vec![brief()] };
+        fleet.client(leader).submit(submit).await.expect("the leader takes tasks");
     }
+    let snapshot = async |fleet: &TestFleet| {
+        let files = fleet.disks[leader].files(Path::new("/data"));
+        files.iter().any(|file| file == "snapshot")
+    };
+    fleet.until("the leader's snapshot", snapshot).await;
     fleet.disks[follower].set_hung(false);
-
+    fleet.set_reachable(follower, true);
     let told = next(&mut answers).await;
     assert!(matches!(&told[..], [Answer::Expired(id)] if *id == result.task_id), "{told:?}");
 }

@@ -31,6 +31,11 @@ impl MemoryNetwork {
     pub fn black_hole(&self, address: &str) {
         self.0.lock().unwrap().black_holes.insert(address.parse().unwrap());
     }
+
+    /// Connections to this address are answered again.
+    pub fn fill_black_hole(&self, address: &str) {
+        self.0.lock().unwrap().black_holes.remove(&address.parse().unwrap());
+    }
 }
 
 #[async_trait]
