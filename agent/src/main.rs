@@ -242,7 +242,11 @@ async fn make_executor(
             config.check_program()?;
             Arc::new(CommandExecutor::new(CommandConfig { guard: start_guard(), ..config })?)
         }
-        ExecutorSpec::Http(http) => Arc::new(HttpExecutor::new(HttpConfig { url: http.url.clone(), limits })?),
+        ExecutorSpec::Http(http) => Arc::new(HttpExecutor::new(HttpConfig {
+            url: http.url.clone(),
+            health_path: http.health_path.clone(),
+            limits,
+        })?),
         ExecutorSpec::Worker {} => {
             let transport = Transport::new(Arc::clone(&platform.network));
             let (listen, agent) = (config.worker_listen.clone(), config.name.clone());

@@ -426,6 +426,10 @@ pub struct AgentsArgs {
     #[arg(long)]
     pub all: bool,
 
+    /// Show this agent alone, lost or not, with how it is, and what was done when it was unhealthy or lost
+    #[arg(long, value_name = "NAME", conflicts_with = "all")]
+    pub why: Option<String>,
+
     /// Whether old answers will do.
     #[command(flatten)]
     pub reading: Reading,

@@ -42,7 +42,7 @@ pub enum CliError {
     /// An argument that can't be used, beyond what the parser finds.
     #[error("{0}")]
     Usage(String),
-    /// A task that does not exist, in words.
+    /// A task or an agent that does not exist, in words.
     #[error("{0}")]
     NotFound(String),
     /// No running `robeing dev` has the name that was asked for.

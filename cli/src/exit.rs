@@ -12,7 +12,7 @@ pub enum Exit {
     Usage = 2,
     /// The fleet refused, or Kubernetes did.
     Refused = 3,
-    /// There is no such task, or no such fleet.
+    /// There is no such task or agent, or no such fleet.
     NotFound = 4,
     /// No coordinator answers.
     Unreachable = 5,
@@ -52,7 +52,7 @@ impl Exit {
             }
             Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
-            Self::NotFound => "there is no such task (malformed ids included), or no such fleet",
+            Self::NotFound => "there is no such task (malformed ids included) or agent, or no such fleet",
             Self::Unreachable => "no coordinator answers, or the fleet has no leader",
             Self::TimedOut => "what was waited for did not happen in the time given",
             Self::Local => "something on this machine failed: a data directory, a port, a process, a kubeconfig",

@@ -30,7 +30,7 @@ pub use manifest::{
     Ignored, Manifest, ManifestError, Place, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
 };
 pub use pool::{CommandExecutor, Executor, HttpExecutor, PodOverrides, Pool, Role};
-pub use recovery::Recovery;
+pub use recovery::{DEFAULT_HEALTH_CHECK_INTERVAL, Recovery};
 pub use reference::reference;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};

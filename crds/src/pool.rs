@@ -182,6 +182,13 @@ pub struct HttpExecutor {
     #[schemars(length(min = 1, max = MAX_URL))]
     #[x_kube(validation = rules::http_url())]
     pub url: String,
+
+    /// What to GET from the same server, such as `/healthz`, to learn whether it can take tasks: any status but 2xx means that
+    /// it can't. When it is not set, the server is healthy while it accepts connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_URL))]
+    #[x_kube(validation = rules::health_path())]
+    pub health_path: Option<String>,
 }
 
 /// What is different about a pool's pods. Everything here means what it means in a pod's spec.

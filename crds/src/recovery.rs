@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Duration, limits::MAX_ATTEMPTS, rules};
 
+/// Default of [`Recovery::health_check_interval`], and of a coordinator that is not told another.
+pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How the loss of an agent is noticed, and how often its tasks are tried again.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -21,7 +24,8 @@ pub struct Recovery {
     #[x_kube(validation = rules::duration_between("sessionTimeout", "50ms", "10m"))]
     pub session_timeout: Duration,
 
-    /// How often, at least, the operator asks the coordinators how they and the agents are, beyond the heartbeats among them.
+    /// How often the leader asks each agent, and through it what runs its tasks, how it is. An agent that is unhealthy gets
+    /// nothing new and hands back its tasks until it is healthy again. The operator looks at the fleet as often at least.
     #[serde(default = "default_health_check_interval")]
     #[x_kube(validation = rules::duration_between("healthCheckInterval", "100ms", "1h"))]
     pub health_check_interval: Duration,
@@ -52,7 +56,7 @@ fn default_session_timeout() -> Duration {
 }
 
 fn default_health_check_interval() -> Duration {
-    Duration::from_secs(10)
+    DEFAULT_HEALTH_CHECK_INTERVAL
 }
 
 fn default_max_attempts() -> u32 {

@@ -159,6 +159,13 @@ pub(crate) fn http_url() -> Rule {
     )
 }
 
+pub(crate) fn health_path() -> Rule {
+    rule(
+        "self.matches('^/[!-~]*$') && !self.contains('#')",
+        "The health path must start with '/' and be plain characters without spaces, such as /healthz.",
+    )
+}
+
 pub(crate) fn duration_form() -> Rule {
     rule(
         format!("self.matches('{DURATION_FORM}')"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, FleetMillis, LossReason, Role, SessionId, Stamp, TaskId};
+use crate::{AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId};
 
 /// What an agent may be given.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub enum AgentState {
     Draining,
     /// Gone; remembered for a while.
     Lost,
+    /// Nothing, until it is healthy again; it hands back what it has.
+    Unhealthy,
 }
 
 /// What an agent does with an attempt it was given.
@@ -99,6 +101,10 @@ pub struct Agent {
     pub joined_at: Stamp,
     /// Of a lost agent.
     pub lost: Option<Loss>,
+    /// Of an unhealthy agent: why, in words.
+    pub unhealthy: Option<String>,
+    /// How it was last recovered from.
+    pub recovery: Recovery,
     /// Its past.
     pub record: TrackRecord,
     /// Its taken slots, by task and fencing number.

@@ -32,7 +32,7 @@ fn assignment(task: &Task, attempt: &Attempt) -> Effect {
 }
 
 /// Cuts `text` to `most` bytes at a character's edge: its end if `tail`, else its beginning.
-fn cut(text: &mut String, most: usize, tail: bool) {
+pub(crate) fn cut(text: &mut String, most: usize, tail: bool) {
     if text.len() <= most {
         return;
     }
@@ -139,7 +139,11 @@ impl Fleet {
         effects.push(assignment(task, &attempt));
         let key = (task.id, attempt.number);
         self.change_work(id, |agent| agent.held.insert(key, HeldState::Active));
-        self.change_task(seq, |task| task.begin_attempt(attempt));
+        let displaced_from = self.change_task(seq, |task| {
+            task.begin_attempt(attempt);
+            task.displaced_from.take()
+        });
+        self.settle_displaced(displaced_from.flatten(), effects);
     }
 
     pub(crate) fn complete(&mut self, completion: Completion, effects: &mut Vec<Effect>) -> Reply {
@@ -149,13 +153,14 @@ impl Fleet {
         let Some(agent) = in_session else {
             return self.stale(StaleReason::SessionEnded);
         };
+        let unhealthy = agent.state == AgentState::Unhealthy;
         match agent.held.get(&(task, attempt)) {
             Some(HeldState::Active) => {}
             Some(HeldState::Stopping)
                 if matches!(outcome, Outcome::Succeeded(_)) && planted(Mistake::StaleResultAccepted) => {}
             Some(HeldState::Stopping) => {
                 self.change_work(id, |a| a.held.remove(&(task, attempt)));
-                self.indexes.stopping.remove(&(task, attempt, id));
+                self.indexes.stopping.remove((task, attempt, id));
                 self.pull(id, effects);
                 if matches!(outcome, Outcome::Stopped | Outcome::HandedBack) {
                     return Reply::Done;
@@ -182,10 +187,13 @@ impl Fleet {
             Outcome::Failed(failure) => self.failed(seq, id, (task, attempt), failure, effects),
             Outcome::Stopped | Outcome::HandedBack => {
                 self.change_work(id, |agent| agent.held.remove(&(task, attempt)));
-                self.give_back(seq, effects);
+                self.give_back(seq, unhealthy.then_some(id), effects);
                 self.pull(id, effects);
                 self.place(seq, effects);
             }
+        }
+        if unhealthy {
+            self.settle_recovery(id, effects);
         }
         Reply::Completed
     }
@@ -280,7 +288,7 @@ impl Fleet {
     }
 
     /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
-    pub(crate) fn lose_attempt(&mut self, seq: u64, message: &str, effects: &mut Vec<Effect>) -> bool {
+    pub(crate) fn lose_attempt(&mut self, seq: u64, from: AgentId, message: &str, effects: &mut Vec<Effect>) -> bool {
         let failure = own_failure(FailureKind::AgentLost, message, true);
         let Some(task) = self.state.tasks.get(&seq) else {
             return false;
@@ -293,13 +301,14 @@ impl Fleet {
         self.change_task(seq, |task| {
             task.end_attempt(now, AttemptEnd::Lost, Some(failure));
             task.requeue(now, 0);
+            task.displaced_from = Some(from);
         });
         true
     }
 
     /// The current attempt was handed back: the task is queued again at its old place, at no cost unless it goes round for
-    /// ever.
-    pub(crate) fn give_back(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+    /// ever. `displaced_from`: the agent that could not keep it.
+    pub(crate) fn give_back(&mut self, seq: u64, displaced_from: Option<AgentId>, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.get(&seq) else {
             return;
         };
@@ -318,7 +327,11 @@ impl Fleet {
             }
             task.end_attempt(now, AttemptEnd::HandedBack, None);
             task.requeue(now, 0);
+            task.displaced_from = displaced_from;
         });
+        if let Some(from) = displaced_from {
+            self.displace(from, 1);
+        }
     }
 
     pub(crate) fn cancel(&mut self, id: TaskId, mut reason: String, effects: &mut Vec<Effect>) -> Reply {
@@ -365,5 +378,6 @@ impl Fleet {
             }
         });
         effects.push(Effect::Stop { agent: id, session, task: key.0, attempt: key.1, cause });
+        self.settle_recovery(id, effects);
     }
 }

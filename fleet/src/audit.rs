@@ -1,12 +1,12 @@
 //! The invariants, checked against a whole state. Linear in its size: for snapshots, tests and the simulator.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::fleet::State;
 use crate::indexes::Indexes;
 use crate::limits::*;
-use crate::{Agent, AgentState, FLEET_VERSION, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord};
+use crate::{Agent, AgentId, AgentState, FLEET_VERSION, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord};
 
 /// Counters of a state that is not made up leave this much room to count on.
 const COUNTER_ROOM: u64 = u64::MAX / 2;
@@ -63,7 +63,25 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_tasks(state, &mut revisions)?;
     check_agents(state, &mut revisions)?;
     check_kept_pools(state)?;
+    check_displaced(state)?;
+    ensure(state.recoveries.is_sound(COUNTER_ROOM), || "recoveries".to_owned())?;
     check_slots(state)
+}
+
+/// What is counted of displaced tasks is what there is, and an agent's tasks count as redistributed once all of them are.
+fn check_displaced(state: &State) -> Check {
+    let mut displaced: BTreeMap<AgentId, u32> = BTreeMap::new();
+    for from in state.tasks.values().filter_map(|task| task.displaced_from) {
+        *displaced.entry(from).or_default() += 1;
+    }
+    for agent in state.agents.values() {
+        let (recovery, found) = (&agent.recovery, displaced.get(&agent.id).copied().unwrap_or(0));
+        ensure(recovery.displaced == found, || format!("agent {}: {found} displaced tasks", agent.name))?;
+        let active = || agent.held().any(|held| held.state == HeldState::Active);
+        let settled = recovery.taken == 0 || found > 0 || agent.state == AgentState::Unhealthy && active();
+        ensure(settled, || format!("agent {}: redistribution is done and not told", agent.name))?;
+    }
+    Ok(())
 }
 
 /// A pool has a member, or its size was set.
@@ -124,6 +142,7 @@ fn check_task(task: &Task, now: u64) -> Check {
         ),
         ("output", task.output.is_some() == (task.state == TaskState::Succeeded)),
         ("backoff", task.not_before.is_none() || task.state == TaskState::Queued),
+        ("displaced", task.displaced_from.is_none() || task.is_ready()),
         ("kept attempts", kept.len() <= MAX_KEPT_ATTEMPTS),
         (
             "fencing",
@@ -165,6 +184,12 @@ fn check_agents(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
                 (agent.state == AgentState::Lost) == agent.lost.is_some()
                     && (agent.lost.is_none() || agent.held.is_empty()),
             ),
+            (
+                "health",
+                (agent.state == AgentState::Unhealthy) == agent.unhealthy.is_some()
+                    && agent.unhealthy.as_ref().is_none_or(|reason| reason.len() <= MAX_REASON_BYTES),
+            ),
+            ("recovery", agent.recovery.is_sound(state.now.fleet)),
             ("pool", agent.pool.as_ref().is_none_or(|p| state.pools.contains_key(p))),
         ];
         if let Some((what, _)) = rules.into_iter().find(|(_, holds)| !holds) {

@@ -13,10 +13,10 @@ use crate::{Command, FLEET_VERSION, Fleet, Reply, audit};
 /// Of commands and replies.
 const MESSAGE_FORMAT: u8 = 1;
 /// Of snapshots: the state.
-const SNAPSHOT_FORMAT: u8 = 3;
+const SNAPSHOT_FORMAT: u8 = 5;
 /// Of snapshots of a fleet in which pools are set: the state and their names. Without such pools the first format is
 /// written, so that equal states give equal bytes.
-const SNAPSHOT_FORMAT_POOLS: u8 = 4;
+const SNAPSHOT_FORMAT_POOLS: u8 = 6;
 
 /// Why bytes can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -82,12 +82,14 @@ pub(crate) fn begin_state(state: &State) -> (Vec<u8>, Vec<u8>) {
         pools,
         agents,
         tasks: _,
+        recoveries,
     } = state;
     let (format, set) = set_pools(state);
     let mut head = vec![format];
     append(&(version, config, now, revision, next_seq, next_agent, next_session, totals, kinds, pools), &mut head);
     append_len(agents.len(), &mut head);
     let mut tail = Vec::new();
+    append(recoveries, &mut tail);
     if !set.is_empty() {
         append(&set, &mut tail);
     }

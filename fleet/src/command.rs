@@ -68,6 +68,25 @@ pub enum Command {
     /// Fix how large the named pools should be, by the word of whoever runs the fleet. It beats what joining agents say, for
     /// as long as the pool is named in the newest such command.
     SetPools(Vec<PoolShape>),
+    /// An agent failed its health checks: it gets nothing new until it is healthy again. Ignored unless `session` is the
+    /// agent's current one and it works or waits.
+    AgentUnhealthy {
+        /// Who.
+        agent: AgentId,
+        /// Which stay.
+        session: SessionId,
+        /// Why, in words; cut to [`crate::limits::MAX_REASON_BYTES`].
+        reason: String,
+    },
+    /// An unhealthy agent passed its health check. Ignored for any other agent, and unless `session` is the current one.
+    AgentHealthy {
+        /// Who.
+        agent: AgentId,
+        /// Which stay.
+        session: SessionId,
+        /// It has passed enough of them to be given work again.
+        readmit: bool,
+    },
 }
 
 /// A task as submitted. Durations are in milliseconds from acceptance.
@@ -161,6 +180,8 @@ pub enum LossReason {
     Silent,
     /// Another process of the same name joined.
     Replaced,
+    /// It lives, and failed its health checks beyond recovery.
+    Failed,
 }
 
 /// The end of an attempt, as its agent tells it.

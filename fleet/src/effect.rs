@@ -1,7 +1,7 @@
 //! What follows from a command, for the coordinator to carry out or to tell. Effects are hints: whoever misses some (a new
 //! leader, a watcher that was away) finds the same in the state.
 
-use crate::{AgentId, SessionId, TaskId};
+use crate::{AgentId, RecoveryStep, SessionId, TaskId};
 
 /// Why an attempt is to be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,5 +71,12 @@ pub enum Effect {
     StandbyActivated {
         /// Who.
         agent: AgentId,
+    },
+    /// A step in the recovery of an agent was done.
+    Recovery {
+        /// Of whom.
+        agent: AgentId,
+        /// What.
+        step: RecoveryStep,
     },
 }

@@ -1,5 +1,5 @@
 //! The fleet: its state, and `apply`, which is the only way to change it. What each command does is in the modules
-//! `submission`, `attempts`, `sessions` and `pools`.
+//! `submission`, `attempts`, `sessions`, `recovery` and `pools`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::indexes::Indexes;
 use crate::jobs::Jobs;
 use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
+use crate::recovery::RecoveryLog;
 use crate::snapshot::Snapshots;
 use crate::timings::KindTimes;
 use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState};
@@ -64,6 +65,7 @@ pub(crate) struct State {
     pub agents: BTreeMap<AgentId, Arc<Agent>>,
     /// By order of acceptance.
     pub tasks: BTreeMap<u64, Arc<Task>>,
+    pub recoveries: RecoveryLog,
 }
 
 /// A command that is being applied.
@@ -104,6 +106,7 @@ impl Fleet {
             pools: BTreeMap::new(),
             agents: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            recoveries: RecoveryLog::default(),
         };
         Fleet::from_state(state)
     }
@@ -164,13 +167,15 @@ impl Fleet {
             Command::Cancel { task, reason } => self.cancel(task, reason, effects),
             Command::AgentJoined(join) => self.join(join, jobs, effects),
             Command::AgentLost { agent, session, reason } => self.lose(agent, session, reason, jobs, effects),
-            Command::AgentDraining { agent, session } => self.drain(agent, session, jobs),
+            Command::AgentDraining { agent, session } => self.drain(agent, session, jobs, effects),
             Command::AgentLeft { agent, session } => self.leave(agent, session, jobs, effects),
             Command::Complete(completion) => self.complete(completion, effects),
             Command::Tick => Reply::Done,
             Command::Configure(config) => self.configure(config, jobs),
             Command::RaiseVersion(version) => self.raise_version(version),
             Command::SetPools(shapes) => self.set_pools(shapes, jobs),
+            Command::AgentUnhealthy { agent, session, reason } => self.unhealthy(agent, session, reason, jobs, effects),
+            Command::AgentHealthy { agent, session, readmit } => self.healthy(agent, session, readmit, jobs, effects),
         }
     }
 
@@ -215,7 +220,7 @@ impl Fleet {
         Some(result)
     }
 
-    /// As [`Fleet::change_agent`], for changes of active attempts or the record alone, at less cost.
+    /// As [`Fleet::change_agent`], for changes of active attempts, the record or the recovery alone, at less cost.
     pub(crate) fn change_work<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.get_mut(&id)?;
         self.snapshots.save_agent(agent);
@@ -240,9 +245,9 @@ impl Fleet {
         let now = self.state.now;
         let finished = self.change_task(seq, |task| {
             change(task, now);
-            task.id
+            (task.id, task.displaced_from.take())
         });
-        let Some(task) = finished else { return };
+        let Some((task, displaced_from)) = finished else { return };
         let totals = &mut self.state.totals;
         let total = match state {
             TaskState::Succeeded => &mut totals.succeeded,
@@ -252,5 +257,6 @@ impl Fleet {
         };
         *total = total.saturating_add(1);
         effects.push(Effect::Finished { task });
+        self.settle_displaced(displaced_from, effects);
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that can be computed from the state and is kept so that nothing has to be searched for. A change of a task or
 //! an agent is bracketed by `leave` and `enter`; rebuilding from the state gives the same, which the audit checks.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub(crate) struct PoolMembers {
     pub standby: BTreeSet<AgentId>,
     pub draining: u32,
     pub lost: u32,
+    pub unhealthy: u32,
 }
 
 /// Sums over all agents that are known, for the record of a newcomer.
@@ -29,6 +31,14 @@ pub(crate) struct RecordSums {
     pub agents: u64,
     pub success: u64,
     pub speed: u64,
+}
+
+/// Attempts that agents are stopping.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Stopping {
+    attempts: BTreeSet<(TaskId, u32, AgentId)>,
+    /// How many each agent has, if any.
+    by_agent: BTreeMap<AgentId, u32>,
 }
 
 /// See the module.
@@ -44,14 +54,14 @@ pub(crate) struct Indexes {
     pub free: FreeAgents,
     pub pools: BTreeMap<String, PoolMembers>,
     pub counts: [u32; 6],
-    pub agent_counts: [u32; 4],
+    pub agent_counts: [u32; 5],
     pub bytes: u64,
     pub records: RecordSums,
     /// Lost agents, by when they were lost.
     pub lost: BTreeSet<(FleetMillis, AgentId)>,
     /// Attempts that were ended and not yet confirmed as stopped. Kept by those who change what an agent holds: going through
     /// all that it holds for each change would make many stops cost the square of their number.
-    pub stopping: BTreeSet<(TaskId, u32, AgentId)>,
+    pub stopping: Stopping,
 }
 
 impl Indexes {
@@ -64,7 +74,7 @@ impl Indexes {
         for agent in state.agents.values() {
             indexes.enter_agent(agent, &state.config.weights);
             let stopping = agent.held.iter().filter(|(_, held)| **held == HeldState::Stopping);
-            indexes.stopping.extend(stopping.map(|((task, attempt), _)| (*task, *attempt, agent.id)));
+            stopping.for_each(|((task, attempt), _)| indexes.stopping.insert((*task, *attempt, agent.id)));
         }
         indexes
     }
@@ -122,6 +132,7 @@ impl Indexes {
             AgentState::Live => members.live += 1,
             AgentState::Draining => members.draining += 1,
             AgentState::Lost => members.lost += 1,
+            AgentState::Unhealthy => members.unhealthy += 1,
             AgentState::Standby => {
                 members.standby.insert(agent.id);
             }
@@ -144,6 +155,7 @@ impl Indexes {
             AgentState::Live => members.live -= 1,
             AgentState::Draining => members.draining -= 1,
             AgentState::Lost => members.lost -= 1,
+            AgentState::Unhealthy => members.unhealthy -= 1,
             AgentState::Standby => {
                 members.standby.remove(&agent.id);
             }
@@ -181,23 +193,49 @@ impl Indexes {
         }
     }
 
-    /// The highest fencing number that an agent may still be stopping under this id.
-    pub(crate) fn highest_stopping(&self, task: TaskId) -> u32 {
-        let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
-        let last = self.stopping.range(range).next_back();
-        last.map_or(0, |(_, attempt, _)| *attempt)
-    }
-
     /// Whether the pool has no member left.
     pub(crate) fn pool_is_empty(&self, pool: &str) -> bool {
         self.pools.get(pool).is_none_or(|m| *m == PoolMembers::default())
     }
 }
 
+impl Stopping {
+    /// An attempt is to be stopped. Nothing if it is already.
+    pub(crate) fn insert(&mut self, attempt: (TaskId, u32, AgentId)) {
+        if self.attempts.insert(attempt) {
+            *self.by_agent.entry(attempt.2).or_default() += 1;
+        }
+    }
+
+    /// An attempt has stopped, or its agent has gone. Nothing if it is not among them.
+    pub(crate) fn remove(&mut self, attempt: (TaskId, u32, AgentId)) {
+        if self.attempts.remove(&attempt)
+            && let Entry::Occupied(mut count) = self.by_agent.entry(attempt.2)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// How many an agent has.
+    pub(crate) fn of(&self, agent: AgentId) -> u32 {
+        self.by_agent.get(&agent).copied().unwrap_or(0)
+    }
+
+    /// The highest fencing number that an agent may still be stopping under this id.
+    pub(crate) fn highest(&self, task: TaskId) -> u32 {
+        let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
+        let last = self.attempts.range(range).next_back();
+        last.map_or(0, |(_, attempt, _)| *attempt)
+    }
+}
+
 impl PoolMembers {
     /// How many should be live, for a pool of this shape. Where no number is fixed, at least one.
     pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {
-        let known = self.live + self.draining + self.lost + self.standby.len() as u32;
+        let known = self.live + self.draining + self.lost + self.unhealthy + self.standby.len() as u32;
         replicas.unwrap_or_else(|| known.saturating_sub(standby).max(u32::from(known > 0)))
     }
 }

@@ -8,7 +8,7 @@ use std::vec;
 
 use crate::queue::{self, Rank};
 use crate::scheduler::FreeAgents;
-use crate::{AgentId, Effect, Fleet, FleetConfig, HeldState, Reply, TaskId};
+use crate::{AgentId, Effect, Fleet, FleetConfig, HeldState, RecoveryEvent, Reply, TaskId};
 
 /// What is left to do, the next thing last.
 #[derive(Debug, Default)]
@@ -22,8 +22,10 @@ pub(crate) enum Job {
     Place(vec::IntoIter<u64>),
     /// Give an agent what is queued for it, for as long as it has a free slot.
     Pull(AgentId),
-    /// Activate standby agents of a pool for as long as it lacks live ones.
-    Fill(String),
+    /// Activate standby agents of a pool for as long as it lacks live ones; as steps of the recovery of the agent that failed.
+    Fill(String, Option<AgentId>),
+    /// Record a step of an agent's recovery.
+    Record(AgentId, RecoveryEvent),
     /// Open a session for an agent that has none.
     Enter(Box<crate::sessions::Entering>),
     /// See to the pools that an agent came from and went to.
@@ -85,17 +87,18 @@ impl Fleet {
                     jobs.push(Job::Pull(agent));
                 }
             }
-            Job::Fill(pool) => {
-                if let Some(activated) = self.activate_one(&pool, effects) {
-                    jobs.push(Job::Fill(pool));
+            Job::Fill(pool, failed) => {
+                if let Some(activated) = self.activate_one(&pool, failed, effects) {
+                    jobs.push(Job::Fill(pool, failed));
                     jobs.push(Job::Pull(activated));
                 }
             }
+            Job::Record(agent, event) => self.record_step(agent, event, effects),
             Job::Enter(entering) => self.enter(*entering, jobs, effects),
             Job::Refill(from, to) => {
                 self.drop_empty_pool(from.as_deref());
                 for pool in [to, from].into_iter().flatten() {
-                    jobs.push(Job::Fill(pool));
+                    jobs.push(Job::Fill(pool, None));
                 }
             }
             Job::Rerank(rerank) => self.rerank(rerank, jobs),
@@ -111,16 +114,16 @@ impl Fleet {
         if let Some(((task, attempt), state)) = requeue.held.next() {
             match state {
                 HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| queue::rank(task))),
-                HeldState::Stopping => drop(self.indexes.stopping.remove(&(task, attempt, requeue.agent))),
+                HeldState::Stopping => self.indexes.stopping.remove((task, attempt, requeue.agent)),
             }
         } else if !requeue.is_sorted {
             requeue.ranks.sort_unstable_by(|a, b| b.cmp(a));
             requeue.is_sorted = true;
         } else if let Some((_, seq)) = requeue.ranks.pop() {
             let queued = match &requeue.lost {
-                Some(how) => self.lose_attempt(seq, how, effects),
+                Some(how) => self.lose_attempt(seq, requeue.agent, how, effects),
                 None => {
-                    self.give_back(seq, effects);
+                    self.give_back(seq, None, effects);
                     true
                 }
             };
@@ -137,10 +140,13 @@ impl Fleet {
             self.forget(agent);
         } else if !requeued.is_empty() {
             let tasks = requeued.len() as u32;
+            self.displace(agent, tasks);
             let total = &mut self.state.totals.redistributed;
             *total = total.saturating_add(u64::from(tasks));
             effects.push(Effect::Redistributed { from: agent, tasks });
         }
+        // Of those that it had handed back before, none may be left to wait for.
+        self.settle_recovery(agent, effects);
         jobs.push(Job::Place(requeued.into_iter()));
     }
 

@@ -69,6 +69,12 @@ pub const MAX_WEIGHT: i32 = 1_000_000;
 pub const ATTEMPT_GRACE_MS: u64 = 5_000;
 /// Hand-backs of one task at no cost; further ones count as attempts, so that no task goes round for ever.
 pub const MAX_FREE_HAND_BACKS: u32 = 100;
+/// Longest reason why an agent is unhealthy, bytes.
+pub const MAX_REASON_BYTES: usize = 256;
+/// Steps of its recoveries that are kept with an agent, newest last.
+pub const MAX_RECOVERY_STEPS: usize = 16;
+/// Steps of all agents' recoveries that are kept with the fleet, newest last.
+pub const MAX_FLEET_RECOVERY_STEPS: usize = 128;
 /// Timers that one command fires at most; what is due beyond that waits for the next command.
 pub const MAX_FIRINGS: usize = 10_000;
 /// Tasks that one call of a listing looks at; a page may be short, even empty, and still have a next one.

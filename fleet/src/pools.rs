@@ -9,7 +9,7 @@ use crate::config::{check_name, invalid};
 use crate::fleet::Pool;
 use crate::jobs::{Job, Jobs};
 use crate::limits::{MAX_AGENTS, MAX_POOLS};
-use crate::{AgentId, AgentState, Effect, Fleet, PoolShape, Refusal, Reply};
+use crate::{AgentId, AgentState, Effect, Fleet, PoolShape, RecoveryEvent, Refusal, Reply};
 
 impl PoolShape {
     /// Refuses a shape that is out of its bounds, as it may be set.
@@ -61,7 +61,7 @@ impl Fleet {
             self.next_revision();
         }
         for name in names.into_iter().rev() {
-            jobs.push(Job::Fill(name));
+            jobs.push(Job::Fill(name, None));
         }
         Reply::PoolsSet { revision: self.revision() }
     }
@@ -88,14 +88,26 @@ impl Fleet {
         desired.saturating_sub(members.live)
     }
 
-    /// Activates the standby agent with the lowest number, if the pool lacks a live one.
-    pub(crate) fn activate_one(&mut self, pool: &str, effects: &mut Vec<Effect>) -> Option<AgentId> {
+    /// Activates the standby agent with the lowest number, if the pool lacks a live one. If an agent `failed`, that is a step
+    /// of its recovery.
+    pub(crate) fn activate_one(
+        &mut self,
+        pool: &str,
+        failed: Option<AgentId>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<AgentId> {
         if self.lacking(Some(pool)) == 0 {
             return None;
         }
         let id = *self.indexes.pools.get(pool)?.standby.first()?;
-        self.change_agent(id, |agent| agent.state = AgentState::Live);
+        let activated = self.change_agent(id, |agent| {
+            agent.state = AgentState::Live;
+            agent.name.clone()
+        });
         effects.push(Effect::StandbyActivated { agent: id });
+        if let (Some(failed), Some(agent)) = (failed, activated) {
+            self.record_step(failed, RecoveryEvent::StandbyActivated { agent }, effects);
+        }
         Some(id)
     }
 

@@ -71,6 +71,8 @@ pub struct AgentCounts {
     pub draining: u32,
     /// Gone and remembered.
     pub lost: u32,
+    /// Given nothing until they are healthy again.
+    pub unhealthy: u32,
 }
 
 impl Fleet {
@@ -171,6 +173,7 @@ impl Fleet {
             standby: count(AgentState::Standby),
             draining: count(AgentState::Draining),
             lost: count(AgentState::Lost),
+            unhealthy: count(AgentState::Unhealthy),
         }
     }
 

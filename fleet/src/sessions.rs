@@ -7,8 +7,8 @@ use crate::config::{check_length, check_name, invalid};
 use crate::jobs::{Job, Jobs, Requeue};
 use crate::limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
 use crate::{
-    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, HeldState, LossReason, PoolShape, Refusal, Reply, SessionId,
-    agent::Loss,
+    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent, Refusal,
+    Reply, SessionId, agent::Loss,
 };
 
 /// An agent that gets a new session.
@@ -70,6 +70,7 @@ impl Fleet {
                 let id = agent.id;
                 let reply = self.open_session(id, join, jobs);
                 // Its place in the pool is its own again at once, so no standby is activated in between.
+                jobs.push(Job::Record(id, RecoveryEvent::Removed));
                 self.end_session(id, Some(LossReason::Replaced), jobs, effects);
                 reply
             }
@@ -140,6 +141,8 @@ impl Fleet {
             state: AgentState::Lost,
             joined_at: self.state.now,
             lost: None,
+            unhealthy: None,
+            recovery: Recovery::default(),
             record: self.indexes.newcomer(),
             held: BTreeMap::new(),
             revision: self.next_revision(),
@@ -163,23 +166,22 @@ impl Fleet {
         let incarnation = join.incarnation;
         let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
-        // Standby first: whether the pool lacks a live agent is then a question about the others.
-        self.change_agent(id, |agent| {
+        let was_lost = self.change_agent(id, |agent| {
             agent.incarnation = incarnation;
             agent.session = session;
             agent.joined_at = now;
-            agent.lost = None;
             agent.state = AgentState::Standby;
+            agent.lost.take().is_some()
         });
+        let recovered = was_lost == Some(true);
         effects.push(Effect::SessionStarted { agent: id, session });
         let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        let is_wanted = self.lacking(pool.as_deref()) > 0;
         // The join may have asked for more agents than the newcomer alone, or taken it from another pool.
         jobs.push(Job::Refill(before, pool));
-        if is_wanted {
-            self.change_agent(id, |agent| agent.state = AgentState::Live);
-            jobs.push(Job::Pull(id));
+        if recovered {
+            self.record_step(id, RecoveryEvent::RecoveryAttempted, effects);
         }
+        self.admit(id, recovered, jobs, effects);
     }
 
     pub(crate) fn lose(
@@ -193,17 +195,28 @@ impl Fleet {
         if !self.in_session(id, session) {
             return Reply::Done;
         }
-        self.fill_afterwards(id, jobs);
+        jobs.push(Job::Record(id, RecoveryEvent::Removed));
+        self.fill_afterwards(id, true, jobs);
         self.end_session(id, Some(reason), jobs, effects);
         Reply::Done
     }
 
-    pub(crate) fn drain(&mut self, id: AgentId, session: SessionId, jobs: &mut Jobs) -> Reply {
+    pub(crate) fn drain(
+        &mut self,
+        id: AgentId,
+        session: SessionId,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
-        self.change_agent(id, |agent| agent.state = AgentState::Draining);
-        self.fill_afterwards(id, jobs);
+        self.change_agent(id, |agent| {
+            agent.state = AgentState::Draining;
+            agent.unhealthy = None;
+        });
+        self.settle_recovery(id, effects);
+        self.fill_afterwards(id, false, jobs);
         Reply::Done
     }
 
@@ -217,16 +230,16 @@ impl Fleet {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
-        self.fill_afterwards(id, jobs);
+        self.fill_afterwards(id, false, jobs);
         self.end_session(id, None, jobs, effects);
         Reply::Done
     }
 
-    /// Has the pool of an agent filled up, after what is pushed later.
-    fn fill_afterwards(&self, id: AgentId, jobs: &mut Jobs) {
+    /// Has the pool of an agent filled up, after what is pushed later; if the agent `failed`, as a step of its recovery.
+    pub(crate) fn fill_afterwards(&self, id: AgentId, failed: bool, jobs: &mut Jobs) {
         let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
         if let Some(pool) = pool {
-            jobs.push(Job::Fill(pool));
+            jobs.push(Job::Fill(pool, failed.then_some(id)));
         }
     }
 
@@ -239,13 +252,14 @@ impl Fleet {
     fn end_session(&mut self, id: AgentId, loss: Option<LossReason>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let now = self.state.now;
         let forget_at = now.fleet.saturating_add(self.state.config.lost_agent_ttl.max(1));
+        let active = self.active_attempts(id);
         let ended = self.change_agent(id, |agent| {
             let held = std::mem::take(&mut agent.held);
-            let active = held.values().filter(|h| **h == HeldState::Active).count() as u32;
             if loss.is_some() {
                 agent.record.note_failure(active);
             }
             agent.state = AgentState::Lost;
+            agent.unhealthy = None;
             agent.lost = Some(Loss { at: now, reason: loss.unwrap_or(LossReason::Disconnected), forget_at });
             (held, agent.session, agent.name.clone())
         });
@@ -255,7 +269,11 @@ impl Fleet {
             LossReason::Disconnected => "its connection dropped",
             LossReason::Silent => "it was not heard from any more",
             LossReason::Replaced => "another process of its name joined",
+            LossReason::Failed => "it failed its health checks",
         });
+        if let Some(reason) = loss {
+            self.record_step(id, RecoveryEvent::Lost { reason }, effects);
+        }
         jobs.push(Job::Requeue(Box::new(Requeue {
             agent: id,
             lost: how.map(|how| format!("agent {name} was lost: {how}")),

@@ -65,7 +65,7 @@ impl Fleet {
         self.state.totals.submitted = self.state.totals.submitted.saturating_add(1);
         let seq = self.state.next_seq;
         self.state.next_seq += 1;
-        let floor = self.indexes.highest_stopping(submission.id);
+        let floor = self.indexes.stopping.highest(submission.id);
         let now = self.state.now;
         let mut task = Task::accept(submission, seq, now, &self.state.config, floor);
         let id = task.id;

@@ -141,6 +141,9 @@ pub struct Task {
     pub finished_at: Option<Stamp>,
     /// When the finished task is forgotten.
     pub expires_at: Option<FleetMillis>,
+    /// Of a queued task whose last attempt was lost with this agent or handed back by it because it is unhealthy, until the
+    /// task is given to an agent or ends.
+    pub displaced_from: Option<AgentId>,
     /// The fleet's revision at its last change.
     pub revision: u64,
 }
@@ -174,6 +177,7 @@ impl Task {
             cancel_reason: None,
             finished_at: None,
             expires_at: None,
+            displaced_from: None,
             revision: 0,
         }
     }

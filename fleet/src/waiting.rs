@@ -8,13 +8,13 @@ use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState};
 pub struct Waiting<'a> {
     task: &'a Task,
     /// Agents that fit, by state.
-    fitting: [usize; 4],
+    fitting: [usize; 5],
 }
 
 impl<'a> Waiting<'a> {
     /// Of this task; `None` if it is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 4] })
+        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5] })
     }
 
     /// Whether it waits for an agent, so that every agent must be counted before the words are right.
@@ -58,9 +58,12 @@ impl<'a> Waiting<'a> {
             false => format!("has {}", wanted.join(" and ")),
         };
         let mut others = Vec::new();
-        for (state, word) in
-            [(AgentState::Standby, "on standby"), (AgentState::Draining, "draining"), (AgentState::Lost, "lost")]
-        {
+        for (state, word) in [
+            (AgentState::Standby, "on standby"),
+            (AgentState::Unhealthy, "unhealthy"),
+            (AgentState::Draining, "draining"),
+            (AgentState::Lost, "lost"),
+        ] {
             if fitting(state) > 0 {
                 others.push(format!("{} {word}", fitting(state)));
             }

@@ -145,7 +145,12 @@ async fn list_agents(client: &mut FleetClient<Channel>) -> Result<Vec<v1::Agent>
     let mut page_token = String::new();
     loop {
         let consistency = v1::Consistency::Linearizable.into();
-        let request = v1::ListAgentsRequest { include_lost: true, consistency, page_token: page_token.clone() };
+        let request = v1::ListAgentsRequest {
+            include_lost: true,
+            consistency,
+            page_token: page_token.clone(),
+            ..v1::ListAgentsRequest::default()
+        };
         let page = client.list_agents(within(QUESTION_DEADLINE, request)).await?.into_inner();
         agents.extend(page.agents);
         // Pages follow each other by name, so there is an end.

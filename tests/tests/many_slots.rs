@@ -47,7 +47,7 @@ fn result(task_id: String, attempt: u32, outcome: task_result::Outcome) -> FromP
 /// Attaches to an agent and holds what it is given, until all is to be finished.
 async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: watch::Receiver<bool>) {
     let (say, outgoing) = mpsc::channel(64);
-    let hello = Hello { name: "holder".into() };
+    let hello = Hello { name: "holder".into(), ..Hello::default() };
     say.send(said(from_process::Message::Hello(hello))).await.expect("the receiver is in hand");
     let mut incoming = client.attach(ReceiverStream::new(outgoing)).await.expect("it is attached").into_inner();
     let mut held = Vec::new();

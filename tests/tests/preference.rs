@@ -54,6 +54,7 @@ fn config(name: &str, data: &Path, members: &[(String, String)]) -> CoordinatorC
         initial_coordinators: members.to_vec(),
         heartbeat_interval: Duration::from_millis(500),
         session_timeout: Duration::from_secs(2),
+        health_check_interval: Duration::from_secs(10),
         max_attempts: 5,
         weights: Weights::default(),
         election_timeout_min: Duration::from_millis(500),

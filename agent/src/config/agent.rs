@@ -96,4 +96,7 @@ pub struct CommandSpec {
 pub struct HttpSpec {
     /// Where to POST the input.
     pub url: String,
+    /// What to GET, to learn whether the server can take tasks.
+    #[serde(default)]
+    pub health_path: Option<String>,
 }

@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Default of [`CoordinatorConfig::session_timeout`].
 pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Default of [`CoordinatorConfig::health_check_interval`].
+pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Default of [`CoordinatorConfig::max_attempts`].
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 /// Default of [`CoordinatorConfig::snapshot_after`].
@@ -39,6 +41,8 @@ pub struct CoordinatorConfig {
     pub heartbeat_interval: Duration,
     /// After how long without a heartbeat an agent is lost. Longer than `heartbeat_interval`.
     pub session_timeout: Duration,
+    /// How often agents, and through them what they run tasks with, are asked how they are.
+    pub health_check_interval: Duration,
     /// Attempts of a task that does not say how many, at least 1.
     pub max_attempts: u32,
     /// Weights of the terms of an agent's score for a task.

@@ -111,6 +111,8 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
         data: sources.get("data").map_or_else(|| PathBuf::from(DEFAULT_DATA), |value| PathBuf::from(value.text)),
         heartbeat_interval: interval,
         session_timeout: timeout,
+        health_check_interval: duration(sources, "health-check-interval", MIN_INTERVAL)?
+            .unwrap_or(DEFAULT_HEALTH_CHECK_INTERVAL),
         max_attempts: number(sources, "max-attempts", 1, MAX_ATTEMPTS, DEFAULT_MAX_ATTEMPTS)?,
         weights: sources.get("weights").map(|value| forms::weights(&value)).transpose()?.unwrap_or_default(),
         election_timeout_min,

@@ -99,6 +99,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     setting(
         For::Coordinators,
+        "health-check-interval",
+        &["ROBEING_HEALTH_CHECK_INTERVAL"],
+        "DURATION",
+        "How often agents, and through them what they run tasks with, are asked how they are (10s)",
+    ),
+    setting(
+        For::Coordinators,
         "disconnect-grace",
         &["ROBEING_DISCONNECT_GRACE"],
         "DURATION",
@@ -183,7 +190,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "executor",
         &["ROBEING_EXECUTOR"],
         "JSON",
-        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://..."}}, {"worker":{}} or {"echo":{}}"#,
+        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://...","healthPath":"/healthz"}}, {"worker":{}} or {"echo":{}}"#,
     ),
     setting(
         For::Agents,

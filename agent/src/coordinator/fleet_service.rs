@@ -189,6 +189,15 @@ fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
     }
 }
 
+/// The answer about one agent, with its recoveries.
+fn named_agent(found: Option<&Agent>, revision: u64) -> v1::ListAgentsResponse {
+    let told = |agent: &Agent| v1::Agent {
+        recovery: agent.recovery.steps().iter().map(view::recovery_step).collect(),
+        ..view::agent(agent)
+    };
+    v1::ListAgentsResponse { agents: found.map(told).into_iter().collect(), revision, next_page_token: String::new() }
+}
+
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for FleetService {
     type SubmitStreamStream = BoxStream<'static, Result<v1::SubmitStreamResponse, Status>>;
@@ -290,6 +299,12 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         self.node.ready_to_read(request.consistency).await?;
+        let shown = |agent: &&Arc<Agent>| request.include_lost || agent.state != AgentState::Lost;
+        if !request.name.is_empty() {
+            let (found, revision) =
+                self.node.look(|fleet| (fleet.agent_by_name(&request.name).cloned(), fleet.revision()));
+            return Ok(Response::new(named_agent(found.as_ref().filter(shown).map(Arc::as_ref), revision)));
+        }
         let revision = self.node.look(Fleet::revision);
         let mut page = AgentPage::default();
         let mut after = (!request.page_token.is_empty()).then(|| Arc::from(request.page_token.as_str()));
@@ -298,7 +313,6 @@ impl v1::fleet_server::Fleet for FleetService {
                 self.node.look(|fleet| fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ).cloned().collect());
             let Some(last) = slice.last() else { break };
             after = Some(Arc::clone(&last.name));
-            let shown = |agent: &&Arc<Agent>| request.include_lost || agent.state != AgentState::Lost;
             if !slice.iter().filter(shown).all(|agent| page.take(agent)) {
                 break;
             }
@@ -310,7 +324,9 @@ impl v1::fleet_server::Fleet for FleetService {
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
         self.node.ready_to_read(request.into_inner().consistency).await?;
         let (coordinators, warnings) = self.coordinators().await;
-        let mut status = self.node.look(view::status);
+        let steps = |fleet: &Fleet| fleet.recovery_steps().cloned().collect::<Vec<_>>();
+        let (mut status, steps) = self.node.look(|fleet| (view::status(fleet), steps(fleet)));
+        status.recovery_steps = steps.iter().map(|step| view::fleet_recovery_step(step)).collect();
         let leads = |c: &&v1::Coordinator| c.state == i32::from(v1::CoordinatorState::Leader);
         if let Some(leader) = coordinators.iter().find(leads) {
             status.leader = leader.name.clone();

@@ -17,6 +17,7 @@ use tracing::info;
 
 use super::{
     consensus::{Observer, Told},
+    recoveries::Recoveries,
     registry::Registry,
     view::{self, Parts},
 };
@@ -167,6 +168,8 @@ pub struct Hub {
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions this coordinator serves as leader.
     pub registry: Registry,
+    /// How long recoveries take.
+    pub recoveries: Recoveries,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -183,6 +186,7 @@ impl Hub {
             installs: watch::Sender::new(0),
             waiters: Mutex::default(),
             registry,
+            recoveries: Recoveries::default(),
             timers: Notify::new(),
         }
     }
@@ -271,6 +275,7 @@ impl Hub {
                 info!(agent = name(), tasks, "tasks of a lost agent were redistributed");
             }
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
+            Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
         }
     }
 }

@@ -76,6 +76,7 @@ async fn watch(node: &Arc<Node>, term: u64) {
 async fn pursue(node: Arc<Node>, term: u64, suspicion: Suspicion) {
     match suspicion {
         Suspicion::Silent(agent, session) => lose(&node, term, agent, session, LossReason::Silent).await,
+        Suspicion::Failed(agent, session) => lose(&node, term, agent, session, LossReason::Failed).await,
         Suspicion::Probe(agent, session, process) => {
             let alive = node.transport.probe(process, PROBE_TIMEOUT).await;
             if node.hub.registry.probed(agent, session, alive, Instant::now()) {
@@ -88,6 +89,7 @@ async fn pursue(node: Arc<Node>, term: u64, suspicion: Suspicion) {
 async fn lose(node: &Node, term: u64, agent: AgentId, session: SessionId, reason: LossReason) {
     let name = node.look(|fleet| fleet.agent(agent).map(|agent| agent.name.to_string())).unwrap_or_default();
     info!(agent = name, ?reason, "agent lost");
+    node.hub.recoveries.began(agent, Instant::now());
     match node.proposer.propose_in(term, Command::AgentLost { agent, session, reason }).await {
         // The end of the session was told when it was applied.
         Ok(_) => node.hub.registry.ended(agent, session),

@@ -26,6 +26,7 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
     let stale = gauge("completions_stale", "Completions refused because their attempt was not current");
     let live = gauge("agents_live", "Agents that work");
     let standby = gauge("agents_standby", "Agents that wait to step in");
+    let unhealthy = gauge("agents_unhealthy", "Agents that failed their health checks and get nothing");
     let lost = gauge("agents_lost", "Lost agents that are remembered");
     let stored = gauge("stored_bytes", "Bytes of inputs and outputs held");
     let applied = gauge("log_applied_index", "Index of the newest log entry applied");
@@ -53,6 +54,7 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
         stale.set(totals.stale_refused as i64);
         live.set(agents.live.into());
         standby.set(agents.standby.into());
+        unhealthy.set(agents.unhealthy.into());
         lost.set(agents.lost.into());
         stored.set(held as i64);
         applied.set(*node.hub.applied_indexes().borrow() as i64 - 1);

@@ -16,6 +16,7 @@ mod errors;
 #[cfg(test)]
 mod fixture;
 mod fleet_service;
+mod health;
 mod housekeeping;
 mod hub;
 mod identity;
@@ -33,6 +34,7 @@ mod proposer;
 mod raft_service;
 mod reconcile;
 mod reconfiguration;
+mod recoveries;
 mod registry;
 mod room;
 mod session_service;
@@ -213,6 +215,7 @@ async fn start_node(
     let timing = SessionTiming {
         heartbeat_interval: config.heartbeat_interval,
         timeout: config.session_timeout,
+        health_check_interval: config.health_check_interval,
         grace: config.disconnect_grace,
     };
     log.step_past_promise(data.identity.node_id);
@@ -298,6 +301,8 @@ async fn serve(
     tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
+    node.hub.recoveries.register(&metrics);
+    tasks.spawn(until(&stop, recoveries::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::compare(Arc::clone(&node), metrics.clone())));

@@ -55,6 +55,8 @@ pub struct Opened {
     pub session: SessionId,
     /// Its connection.
     pub link: Arc<Link>,
+    /// The agent can be asked how it is.
+    pub answers_health_checks: bool,
 }
 
 /// Opens a session for an agent that said hello, in the order that [`registry`](super::registry) demands: the state is
@@ -116,7 +118,8 @@ pub async fn open(
         });
         info!(agent = hello.name, session = session.0, resumed, "agent connected");
         let welcome = welcome(node, term, session, resumed, waited_seq);
-        return Ok((Opened { agent, session, link }, welcome));
+        let answers_health_checks = hello.answers_health_checks;
+        return Ok((Opened { agent, session, link, answers_health_checks }, welcome));
     }
     Err(JoinFailed::NotLeading)
 }
@@ -273,6 +276,7 @@ mod tests {
     const TIMING: SessionTiming = SessionTiming {
         heartbeat_interval: Duration::from_millis(500),
         timeout: Duration::from_secs(2),
+        health_check_interval: Duration::from_secs(10),
         grace: Duration::from_millis(50),
     };
     const TERM: u64 = 1;
@@ -282,6 +286,7 @@ mod tests {
     enum Loss {
         Silent,
         Disconnected,
+        Failed,
         NotWritten,
     }
 
@@ -333,6 +338,9 @@ mod tests {
                 panic!("the agent is connected at first")
             };
             let mut later = now + TIMING.timeout;
+            if let Loss::Failed = loss {
+                registry.failed(agent, &old, later);
+            }
             if let Loss::Disconnected = loss {
                 registry.disconnected(agent, &old, now);
                 later = now + TIMING.grace;
@@ -346,7 +354,9 @@ mod tests {
         fn lose(&mut self, how: Loss) -> bool {
             self.loss = match self.loss {
                 LossAt::Noticing => match self.registry.suspicions(self.now, 1).pop() {
-                    Some(Suspicion::Silent(agent, session)) => LossAt::Proposed(agent, session),
+                    Some(Suspicion::Silent(agent, session) | Suspicion::Failed(agent, session)) => {
+                        LossAt::Proposed(agent, session)
+                    }
                     Some(Suspicion::Probe(agent, session, _)) => {
                         match self.registry.probed(agent, session, Some(false), self.now) {
                             true => LossAt::Proposed(agent, session),
@@ -445,7 +455,7 @@ mod tests {
 
     #[test]
     fn in_every_order_of_steps_an_agent_that_is_welcomed_is_not_taken_for_lost() {
-        for how in [Loss::Silent, Loss::Disconnected, Loss::NotWritten] {
+        for how in [Loss::Silent, Loss::Disconnected, Loss::Failed, Loss::NotWritten] {
             let mut schedule: Vec<bool> = Vec::new();
             let mut runs = 0;
             loop {

@@ -25,9 +25,11 @@ const ASSIGNMENT_BYTES: usize = 96;
 #[derive(Default)]
 pub struct Outgoing {
     heartbeat: Option<u64>,
+    health_check: Option<v1::HealthCheck>,
     acks: VecDeque<v1::CompletionAck>,
     stops: VecDeque<AttemptKey>,
     assignments: VecDeque<AttemptKey>,
+    hand_back: bool,
     drained: bool,
     ended: Option<String>,
 }
@@ -36,9 +38,11 @@ impl Outgoing {
     /// Adds what an outbox had.
     pub fn add(&mut self, outbox: Outbox) {
         self.heartbeat = outbox.heartbeat.or(self.heartbeat);
+        self.health_check = outbox.health_check.or(self.health_check.take());
         self.acks.extend(outbox.acks);
         self.stops.extend(outbox.stops);
         self.assignments.extend(outbox.assignments);
+        self.hand_back |= outbox.hand_back;
         self.drained |= outbox.drained;
         self.ended = outbox.ended.or(self.ended.take());
         if self.ended.is_some() {
@@ -50,9 +54,11 @@ impl Outgoing {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.heartbeat.is_none()
+            && self.health_check.is_none()
             && self.acks.is_empty()
             && self.stops.is_empty()
             && self.assignments.is_empty()
+            && !self.hand_back
             && !self.drained
             && self.ended.is_none()
     }
@@ -62,6 +68,9 @@ impl Outgoing {
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
             return Some(ToAgent::HeartbeatAck(v1::HeartbeatAck { seq }));
+        }
+        if let Some(check) = self.health_check.take() {
+            return Some(ToAgent::HealthCheck(check));
         }
         if !self.acks.is_empty() {
             let acks = drain(&mut self.acks, Message::encoded_len);
@@ -78,6 +87,10 @@ impl Outgoing {
                 let assignments = tasks.iter().filter_map(|task| assignment(task, now)).collect();
                 return Some(ToAgent::Assignments(v1::Assignments { assignments }));
             }
+        }
+        // After all that is to be handed back.
+        if std::mem::take(&mut self.hand_back) {
+            return Some(ToAgent::HandBack(v1::HandBack {}));
         }
         if std::mem::take(&mut self.drained) {
             return Some(ToAgent::Drained(v1::Drained {}));
@@ -167,5 +180,20 @@ mod tests {
         }
         assert!(outgoing.is_empty());
         assert_eq!((assigned, acknowledged, stopped), (2_000, 2_000, 2_000));
+    }
+
+    #[test]
+    fn an_agent_hears_of_all_it_has_before_it_is_to_hand_that_back() {
+        let (mut fleet, ..) = fleet_with_agent();
+        fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
+        let fleet = SharedFleet::new(fleet);
+        let mut outgoing = Outgoing::default();
+        let health_check = Some(v1::HealthCheck { seq: 1, within_ms: 1 });
+        outgoing.add(Outbox { hand_back: true, health_check, ..Outbox::default() });
+        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HealthCheck(_))));
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
+        assert!(outgoing.is_empty());
     }
 }

@@ -4,8 +4,9 @@
 //! Whether an agent is connected or lost is decided here, under one lock, so that no agent is given a session to work in while
 //! its tasks are given to others. The invariants, of one term of this coordinator:
 //!
-//! 1. A loss is proposed only for an agent that has no connection or was silent for the timeout, and from then until its fate
-//!    is known no connection of the agent is taken ([`Connection::Losing`]) and none of its heartbeats is answered.
+//! 1. A loss is proposed only for an agent that has no connection, was silent for the timeout or has failed, and from then
+//!    until its fate is known no connection of the agent is taken ([`Connection::Losing`]) and none of its heartbeats is
+//!    answered. One that has failed without saying so is treated so for the timeout before: its lease must end first.
 //! 2. A loss is written in the term in which it was suspected or never (`Proposer::propose_in`). So when its fate is not known
 //!    the term is over, and the next leader, which has applied whatever was written before, decides by the state alone.
 //! 3. A session that has ended is not served: its end is told to the connection that is there, or, when the connection comes
@@ -27,7 +28,7 @@ use robeing_fleet::{
     AgentId, SessionId, TaskId,
     sabotage::{Mistake, planted},
 };
-use robeing_proto::v1::CompletionAck;
+use robeing_proto::v1::{CompletionAck, HealthCheck};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -45,6 +46,10 @@ pub struct Outbox {
     pub acks: Vec<CompletionAck>,
     /// The newest heartbeat to be answered.
     pub heartbeat: Option<u64>,
+    /// The newest health check.
+    pub health_check: Option<HealthCheck>,
+    /// The agent is unhealthy and hands back what it has.
+    pub hand_back: bool,
     /// The drain was taken note of.
     pub drained: bool,
     /// The session is over, and why.
@@ -57,6 +62,8 @@ impl Outbox {
             && self.stops.is_empty()
             && self.acks.is_empty()
             && self.heartbeat.is_none()
+            && self.health_check.is_none()
+            && !self.hand_back
             && !self.drained
             && self.ended.is_none()
     }
@@ -125,7 +132,9 @@ struct Entry {
     link: Option<Arc<Link>>,
     /// When its process is to be looked for.
     probe_at: Option<Instant>,
-    /// Its loss was proposed and is not decided.
+    /// It has failed: its loss is proposed at its place in [`Sessions::looks`], and `losing` is there until it is written.
+    failed: bool,
+    /// Its loss was proposed, or is going to be because it has failed, and is not decided.
     losing: Option<Losing>,
     /// Its place in [`Sessions::looks`]; `None` while its loss is proposed.
     look_at: Option<Instant>,
@@ -180,11 +189,17 @@ impl Sessions {
             && entry.losing.is_none()
             && entry.look_at.is_none_or(|before| at < before)
         {
-            if let Some(before) = entry.look_at.replace(at) {
-                self.looks.remove(&(before, agent));
-            }
-            self.looks.insert((at, agent));
+            self.look_when(agent, at);
         }
+    }
+
+    /// Has an agent looked at when it is `at`, and not before.
+    fn look_when(&mut self, agent: AgentId, at: Instant) {
+        let Some(entry) = self.entries.get_mut(&agent) else { return };
+        if let Some(before) = entry.look_at.replace(at) {
+            self.looks.remove(&(before, agent));
+        }
+        self.looks.insert((at, agent));
     }
 
     /// Looks at an agent whose time to be looked at has come.
@@ -192,6 +207,9 @@ impl Sessions {
         let (excused, unheard_until) = (self.excused, self.unheard_until);
         let entry = self.entries.get_mut(&agent)?;
         entry.look_at = None;
+        if entry.failed {
+            return Some(Suspicion::Failed(agent, entry.session));
+        }
         let heard = entry.heard + excused.saturating_sub(entry.excused);
         let silent_at = unheard_until.map_or(heard, |until| until.max(heard)) + timeout;
         if silent_at <= now {
@@ -212,6 +230,8 @@ impl Sessions {
 pub enum Suspicion {
     /// It had its time: lost.
     Silent(AgentId, SessionId),
+    /// It is there, failed, and runs nothing any more: lost.
+    Failed(AgentId, SessionId),
     /// Its connection broke: look whether its process is still there.
     Probe(AgentId, SessionId, SocketAddr),
 }
@@ -235,6 +255,8 @@ pub struct SessionTiming {
     pub heartbeat_interval: Duration,
     /// After how long without one an agent is lost.
     pub timeout: Duration,
+    /// How often agents are asked how they are.
+    pub health_check_interval: Duration,
     /// How long after a connection broke the agent's process is looked for.
     pub grace: Duration,
 }
@@ -309,6 +331,7 @@ impl Registry {
             excused: sessions.excused,
             link: None,
             probe_at: Some(probe_at),
+            failed: false,
             losing: None,
             look_at: None,
         };
@@ -355,6 +378,7 @@ impl Registry {
             excused: sessions.excused,
             link: Some(Arc::clone(&link)),
             probe_at: None,
+            failed: false,
             losing: None,
             look_at: None,
         };
@@ -405,6 +429,19 @@ impl Registry {
         is_present
     }
 
+    /// An agent is of no use any more, as was found over this connection: it counts as lost from `at`, when it runs nothing.
+    /// Until then it is left alone, so that its lease ends. If it has another connection by now, that one counts.
+    pub fn failed(&self, agent: AgentId, link: &Arc<Link>, at: Instant) {
+        let mut sessions = self.sessions();
+        let Some(entry) = sessions.entries.get_mut(&agent) else { return };
+        let is_current = entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link));
+        if is_current && entry.losing.is_none() {
+            entry.failed = true;
+            entry.losing = Some(Losing::new());
+            sessions.look_when(agent, at);
+        }
+    }
+
     /// This leader had no contact with a majority until `now`, so it renewed no lease: every agent has a whole session timeout from
     /// then on. An agent may rely on that to go on when coordinators cannot give its work away.
     pub fn without_contact(&self, now: Instant) {
@@ -452,6 +489,10 @@ impl Registry {
     pub fn take_back(&self, agent: AgentId, session: SessionId, now: Instant) {
         let mut sessions = self.sessions();
         if let Some(entry) = sessions.entry(agent, session) {
+            if entry.failed {
+                entry.losing = Some(Losing::new());
+                return sessions.look_when(agent, now + LOSE_AGAIN);
+            }
             entry.losing = None;
             entry.probe_at = entry.link.is_none().then_some(now + LOSE_AGAIN);
             sessions.look_by(agent, now + LOSE_AGAIN);
@@ -541,6 +582,7 @@ mod tests {
     const TIMING: SessionTiming = SessionTiming {
         heartbeat_interval: Duration::from_millis(500),
         timeout: Duration::from_secs(2),
+        health_check_interval: Duration::from_secs(10),
         grace: Duration::from_millis(50),
     };
     const AGENT: AgentId = AgentId(1);
@@ -637,6 +679,35 @@ mod tests {
         let again = connect(&registry, 1, late);
         assert!(!registry.heard(AGENT, &link, late), "another connection is the agent's");
         assert!(registry.heard(AGENT, &again, late));
+    }
+
+    #[test]
+    fn an_agent_that_has_failed_renews_nothing_and_then_counts_as_lost() {
+        let registry = registry(1);
+        let start = Instant::now();
+        let at = start + TIMING.timeout;
+        let link = connect(&registry, 1, start);
+        let again = connect(&registry, 1, start);
+        registry.failed(AGENT, &link, at);
+        assert!(registry.heard(AGENT, &again, start), "that connection was replaced");
+        for _ in 0..2 {
+            registry.failed(AGENT, &again, at);
+            assert!(!registry.heard(AGENT, &again, start), "its lease must end");
+            assert!(matches!(registry.connect(1, AGENT, SESSION, PROCESS, start), Connection::Losing(_)));
+        }
+        registry.disconnected(AGENT, &again, start);
+        assert_eq!(registry.suspicions(at - Duration::from_millis(1), MOST), [], "it may still run something");
+        let failed = [Suspicion::Failed(AGENT, SESSION)];
+        assert_eq!(registry.suspicions(at, MOST), failed);
+        assert_eq!(registry.suspicions(at + TIMING.timeout, MOST), [], "its loss is proposed");
+        registry.take_back(AGENT, SESSION, at);
+        assert!(
+            matches!(registry.connect(1, AGENT, SESSION, PROCESS, at), Connection::Losing(_)),
+            "it is still to be lost"
+        );
+        assert_eq!(registry.suspicions(at + LOSE_AGAIN, MOST), failed, "the loss was not written");
+        registry.ended(AGENT, SESSION);
+        connect(&registry, 1, at);
     }
 
     #[test]

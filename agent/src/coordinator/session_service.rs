@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::{
+    health::SessionHealth,
     leadership::{Standing, until, until_not_leading},
     node::Node,
     opening::{self, JoinFailed, Opened},
@@ -146,13 +147,16 @@ struct Session {
     sender: Sender,
     /// The newest heartbeat that is not answered, because this leader has not heard of a majority lately.
     unanswered: Option<(u64, Instant)>,
+    health: SessionHealth,
 }
 
 /// Completions whose fate is known, or not (then the agent sends them again).
 type Completed = Option<Vec<v1::CompletionAck>>;
 
 impl Session {
-    fn new(node: Arc<Node>, Opened { agent, session, link }: Opened, term: u64) -> Self {
+    fn new(node: Arc<Node>, opened: Opened, term: u64) -> Self {
+        let health = SessionHealth::new(&node, &opened, term);
+        let Opened { agent, session, link, .. } = opened;
         Self {
             sender: node.proposer.sender(),
             node,
@@ -163,6 +167,7 @@ impl Session {
             outgoing: Outgoing::default(),
             completing: FuturesUnordered::new(),
             unanswered: None,
+            health,
         }
     }
 
@@ -193,6 +198,7 @@ impl Session {
                 () = contact_since(&node, term, self.unanswered), if self.unanswered.is_some() => {
                     self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
                 }
+                () = self.health.act() => {}
                 Some(completed) = self.completing.next() => match completed {
                     Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
                     // The agent comes back and sends them again.
@@ -227,6 +233,7 @@ impl Session {
             FromAgent::Waiting(_) => {}
             FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
             FromAgent::Completions(completions) => self.complete(completions.completions),
+            FromAgent::HealthReport(report) => self.health.answered(report),
             FromAgent::Drain(_) => {
                 let draining = Command::AgentDraining { agent, session };
                 if self.node.proposer.propose_one(draining).await.is_ok() {

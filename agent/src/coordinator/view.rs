@@ -321,6 +321,7 @@ pub fn agent(agent: &Agent) -> v1::Agent {
         fleet::AgentState::Standby => v1::AgentState::Standby,
         fleet::AgentState::Draining => v1::AgentState::Draining,
         fleet::AgentState::Lost => v1::AgentState::Lost,
+        fleet::AgentState::Unhealthy => v1::AgentState::Unhealthy,
     };
     let share = |millionths: u32| f64::from(millionths) / 1e6;
     let RoleTraits { responsibilities, capabilities, priority } = traits(agent.role);
@@ -350,6 +351,55 @@ pub fn agent(agent: &Agent) -> v1::Agent {
         capabilities: owned(capabilities),
         role_priority: priority,
         revision: agent.revision,
+        unhealthy_reason: agent.unhealthy.clone().unwrap_or_default(),
+        unhealthy_since: agent.unhealthy.as_ref().map(|_| timestamp(agent.recovery.began().wall)),
+        recovery: Vec::new(),
+    }
+}
+
+/// A step in the recovery of an agent as the API says it.
+pub fn recovery_step(step: &fleet::RecoveryStep) -> v1::RecoveryStep {
+    use v1::RecoveryAction as Action;
+    let mut told = v1::RecoveryStep {
+        at: Some(timestamp(step.at.wall)),
+        took: Some(WireDuration { seconds: (step.took / 1000) as i64, nanos: (step.took % 1000) as i32 * 1_000_000 }),
+        ..v1::RecoveryStep::default()
+    };
+    let action = match &step.event {
+        fleet::RecoveryEvent::Unhealthy { reason } => {
+            told.reason.clone_from(reason);
+            Action::Unhealthy
+        }
+        fleet::RecoveryEvent::Lost { reason } => {
+            loss_reason(*reason).clone_into(&mut told.reason);
+            Action::Lost
+        }
+        fleet::RecoveryEvent::Redistributed { tasks } => {
+            told.tasks = *tasks;
+            Action::Redistribute
+        }
+        fleet::RecoveryEvent::StandbyActivated { agent } => {
+            told.standby = agent.to_string();
+            Action::ActivateStandby
+        }
+        fleet::RecoveryEvent::Removed => Action::Remove,
+        fleet::RecoveryEvent::RecoveryAttempted => Action::AttemptRecovery,
+        fleet::RecoveryEvent::Readmitted { standby } => {
+            told.waits = *standby;
+            Action::Readmit
+        }
+    };
+    told.action = action.into();
+    told
+}
+
+/// Such a step as the whole fleet keeps it.
+pub fn fleet_recovery_step(kept: &fleet::FleetRecoveryStep) -> v1::FleetRecoveryStep {
+    v1::FleetRecoveryStep {
+        number: kept.number,
+        agent: kept.agent.to_string(),
+        pool: kept.pool.clone().unwrap_or_default(),
+        step: Some(recovery_step(&kept.step)),
     }
 }
 
@@ -358,6 +408,7 @@ fn loss_reason(reason: fleet::LossReason) -> &'static str {
         fleet::LossReason::Disconnected => "its process is gone",
         fleet::LossReason::Silent => "no heartbeat for the session timeout",
         fleet::LossReason::Replaced => "another process of its name joined",
+        fleet::LossReason::Failed => "it failed its health checks",
     }
 }
 
@@ -422,6 +473,7 @@ pub fn status(fleet: &fleet::Fleet) -> v1::FleetStatus {
             standby: agents.standby,
             draining: agents.draining,
             lost: agents.lost,
+            unhealthy: agents.unhealthy,
         }),
         tasks: Some(v1::TaskCounts {
             queued: counts.queued.into(),

@@ -34,7 +34,7 @@ use super::launcher::{Launch, Launched, Launcher};
 use super::pipes::Pipes;
 use super::process_group::ProcessGroup;
 use super::text::{lossy, rfc3339, timed_out};
-use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outcome};
+use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
 
 /// The exit code with which a command says that no other attempt at this task can do better: `EX_DATAERR` of
 /// sysexits.h, "the input data was incorrect in some way".
@@ -61,24 +61,29 @@ impl CommandConfig {
     /// # Errors
     /// When there is no such file for a path, or none in `PATH`, or none of them may be executed by anybody.
     pub fn check_program(&self) -> Result<(), ExecutorError> {
-        let Some(program) = self.argv.first().filter(|program| !program.is_empty()) else {
-            return Err(ExecutorError::NoProgram);
-        };
-        let candidates: Vec<PathBuf> = if program.contains('/') {
-            vec![PathBuf::from(program)]
-        } else {
-            let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-            env::split_paths(&path).map(|folder| folder.join(program)).collect()
-        };
-        let files = candidates.iter().filter_map(|path| path.metadata().ok()).filter(Metadata::is_file);
-        let modes: Vec<u32> = files.map(|file| file.permissions().mode()).collect();
-        let words = match &modes[..] {
-            [] => absent(program),
-            modes if modes.iter().all(|mode| mode & 0o111 == 0) => not_executable(program),
-            _ => return Ok(()),
-        };
-        Err(ExecutorError::Program(words))
+        check_program(&self.argv)
     }
+}
+
+/// See [`CommandConfig::check_program`].
+pub(super) fn check_program(argv: &[String]) -> Result<(), ExecutorError> {
+    let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
+        return Err(ExecutorError::NoProgram);
+    };
+    let candidates: Vec<PathBuf> = if program.contains('/') {
+        vec![PathBuf::from(program)]
+    } else {
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        env::split_paths(&path).map(|folder| folder.join(program)).collect()
+    };
+    let files = candidates.iter().filter_map(|path| path.metadata().ok()).filter(Metadata::is_file);
+    let modes: Vec<u32> = files.map(|file| file.permissions().mode()).collect();
+    let words = match &modes[..] {
+        [] => absent(program),
+        modes if modes.iter().all(|mode| mode & 0o111 == 0) => not_executable(program),
+        _ => return Ok(()),
+    };
+    Err(ExecutorError::Program(words))
 }
 
 /// Runs each attempt as a process.
@@ -174,6 +179,14 @@ impl Executor for CommandExecutor {
         if let Some(guard) = &self.guard {
             guard.lease(left);
         }
+    }
+
+    /// In the thread that starts commands, so that a disk that hangs delays nothing else.
+    async fn health(&self, within: Duration) -> Health {
+        let late =
+            || format!("the thread that starts commands did not answer within {}", humantime::format_duration(within));
+        let checked = tokio::time::timeout(within, self.launcher.check(Arc::clone(&self.argv))).await;
+        checked.unwrap_or_else(|_| Health::Silent(late()))
     }
 
     fn name(&self) -> &'static str {

@@ -116,6 +116,18 @@ impl Guard {
         }
     }
 
+    /// Replaces a guard that died.
+    ///
+    /// # Errors
+    /// When no other can be started.
+    pub(super) fn ensure(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        match state.process.try_wait() {
+            Ok(None) => Ok(()),
+            _ => self.replace_in(&mut state),
+        }
+    }
+
     /// Replaces a guard that died or stopped reading, and hands its successor the groups that are running.
     pub(super) fn replace(&self) -> io::Result<()> {
         self.replace_in(&mut self.lock())

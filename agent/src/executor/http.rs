@@ -6,6 +6,8 @@
 //! - 4xx other than 408 and 429 is a failure that no other attempt would avoid, and so is 3xx: redirects are not
 //!   followed. 5xx, 408, 429, a server that can't be reached, a connection that breaks and a time limit that passed
 //!   are worth another attempt. An answer that is too large is not.
+//! - Its health is that of a GET of the health path, if there is one: any status but 2xx is unhealthy. Without one it is healthy
+//!   while the server accepts connections.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
 //!   sign to stop.
 
@@ -21,10 +23,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::text::{at_limit, lossy, rfc3339};
-use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outcome};
+use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
 
 /// How long a server may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ const KEEP_IDLE: Duration = Duration::from_secs(4);
 pub struct HttpConfig {
     /// An absolute http or https URL.
     pub url: String,
+    /// What of the server is asked for its health, such as `/healthz`. `None`: whether it accepts a connection.
+    pub health_path: Option<String>,
     /// What an attempt may use. `kill_grace` has no meaning here; `stderr_tail` bounds how much of an error's body is
     /// kept.
     pub limits: Limits,
@@ -45,6 +50,7 @@ pub struct HttpConfig {
 /// Sends each attempt to a server.
 pub struct HttpExecutor {
     url: Uri,
+    health: Option<Uri>,
     limits: Limits,
     client: Transport,
 }
@@ -83,15 +89,42 @@ impl HttpExecutor {
                 return Err(bad_url(format!("its scheme is {:?}, not http or https", scheme.unwrap_or("none"))));
             }
         };
-        Ok(Self { url, limits: config.limits, client })
+        let health = config.health_path.map(|path| with_path(&url, &path)).transpose()?;
+        Ok(Self { url, health, limits: config.limits, client })
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        match &self.client {
+            Transport::Plain(client) => client.request(request).await,
+            Transport::Tls(client) => client.request(request).await,
+        }
+    }
+
+    /// Asks the server how it is.
+    async fn ask(&self, health: &Uri) -> Health {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = health.clone();
+        match self.send(request).await {
+            Ok(answer) if answer.status().is_success() => Health::Healthy,
+            Ok(answer) => Health::Unhealthy(format!("{health} answered {}", answer.status())),
+            Err(error) => Health::Silent(format!("{health} can't be asked: {}", causes(&error))),
+        }
+    }
+
+    /// Looks whether the server accepts a connection.
+    async fn connect(&self) -> Health {
+        let host = self.url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let default = if self.url.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = self.url.port_u16().unwrap_or(default);
+        match TcpStream::connect((host, port)).await {
+            Ok(_) => Health::Healthy,
+            Err(error) => Health::Silent(format!("{} can't be reached: {error}; is the server up?", self.url)),
+        }
     }
 
     async fn call(&self, attempt: Attempt) -> Result<Bytes, Failure> {
         let request = self.request(attempt)?;
-        let answer = match &self.client {
-            Transport::Plain(client) => client.request(request).await,
-            Transport::Tls(client) => client.request(request).await,
-        };
+        let answer = self.send(request).await;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         if !answer.status().is_success() {
             return Err(self.refused(answer).await);
@@ -185,9 +218,31 @@ impl Executor for HttpExecutor {
         }
     }
 
+    async fn health(&self, within: Duration) -> Health {
+        let asked = async {
+            match &self.health {
+                Some(health) => self.ask(health).await,
+                None => self.connect().await,
+            }
+        };
+        let late = || format!("{} did not answer within {}", self.url, humantime::format_duration(within));
+        tokio::time::timeout(within, asked).await.unwrap_or_else(|_| Health::Silent(late()))
+    }
+
     fn name(&self) -> &'static str {
         "http"
     }
+}
+
+/// The URL with another path and query.
+fn with_path(url: &Uri, path: &str) -> Result<Uri, ExecutorError> {
+    let bad = |reason: String| ExecutorError::BadHealthPath { path: path.to_owned(), reason };
+    if !path.starts_with('/') {
+        return Err(bad("it does not begin with a slash".to_owned()));
+    }
+    let mut parts = url.clone().into_parts();
+    parts.path_and_query = Some(path.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?);
+    Uri::from_parts(parts).map_err(|error| bad(error.to_string()))
 }
 
 fn worth_another_attempt(status: StatusCode) -> bool {

@@ -4,6 +4,7 @@
 //! it. The threads of an async runtime come and go, so commands are started from one that lives as long as the
 //! executor. This is the only place with `unsafe` code: what a command does between fork and exec.
 
+use std::env;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,14 +13,17 @@ use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, getpid, getppid, pipe2};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::Health;
+use super::command::check_program;
 use super::guard::{self, Guard};
 use super::process_group::ProcessGroup;
 use super::reaper;
@@ -55,12 +59,21 @@ pub(super) struct Launched {
     pub(super) stderr: Option<ChildStderr>,
 }
 
-struct Request {
+enum Request {
+    Launch(Start),
+    /// Look whether a command with these words could be started.
+    Check(Arc<[String]>, oneshot::Sender<Health>),
+}
+
+struct Start {
     launch: Launch,
     cancel: CancellationToken,
     runtime: Handle,
     reply: oneshot::Sender<io::Result<Launched>>,
 }
+
+/// What is said when the thread has ended, which it does only by a panic.
+const THREAD_ENDED: &str = "the thread that starts commands has ended; restart the agent";
 
 impl Launcher {
     /// Starts the thread.
@@ -75,10 +88,21 @@ impl Launcher {
     /// meanwhile, the command is not started or killed at once.
     pub(super) async fn launch(&self, launch: Launch, cancel: CancellationToken) -> io::Result<Launched> {
         let (reply, launched) = oneshot::channel();
-        let request = Request { launch, cancel, runtime: Handle::current(), reply };
-        let gone = || io::Error::other("the thread that starts commands has ended; restart the agent");
+        let request = Request::Launch(Start { launch, cancel, runtime: Handle::current(), reply });
+        let gone = || io::Error::other(THREAD_ENDED);
         self.requests.as_ref().ok_or_else(gone)?.send(request).await.map_err(|_| gone())?;
         launched.await.map_err(|_| gone())?
+    }
+
+    /// Looks, in the thread itself, whether a command could be started now. It waits for its turn behind commands.
+    pub(super) async fn check(&self, argv: Arc<[String]>) -> Health {
+        let failed = || Health::Failed(THREAD_ENDED.to_owned());
+        let (reply, checked) = oneshot::channel();
+        let Some(requests) = &self.requests else { return failed() };
+        if requests.send(Request::Check(argv, reply)).await.is_err() {
+            return failed();
+        }
+        checked.await.unwrap_or_else(|_| failed())
     }
 }
 
@@ -93,7 +117,15 @@ impl Drop for Launcher {
 }
 
 fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
-    while let Some(Request { launch, cancel, runtime, reply }) = queue.blocking_recv() {
+    while let Some(request) = queue.blocking_recv() {
+        let Start { launch, cancel, runtime, reply } = match request {
+            Request::Launch(start) => start,
+            Request::Check(argv, reply) => {
+                // Nobody may wait for it any more.
+                let _ = reply.send(check(&argv, guard));
+                continue;
+            }
+        };
         if reply.is_closed() {
             continue;
         }
@@ -109,6 +141,28 @@ fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
         }
         // If no one waits for it any more, the group is dropped here, which kills it.
         let _ = reply.send(launched);
+    }
+}
+
+/// Whether what starting a command needs is there. A guard that is gone is replaced.
+fn check(argv: &[String], guard: Option<&Arc<Guard>>) -> Health {
+    if let Some(error) = guard.and_then(|guard| guard.ensure().err()) {
+        return Health::Unhealthy(format!(
+            "the guard of the agent's commands is gone and can't be started again: {error}"
+        ));
+    }
+    if let Err(error) = env::current_dir() {
+        return Health::Unhealthy(format!("the agent's working directory is gone: {error}; restart the agent"));
+    }
+    // Input, output and errors of a command are a pipe each. They are closed again here.
+    if let Err(error) = (0..3).map(|_| pipe2(OFlag::O_CLOEXEC)).collect::<Result<Vec<_>, Errno>>() {
+        return Health::Unhealthy(format!(
+            "no file descriptors are left for a command ({error}); raise the limit (ulimit -n)"
+        ));
+    }
+    match check_program(argv) {
+        Ok(()) => Health::Healthy,
+        Err(error) => Health::Unhealthy(error.to_string()),
     }
 }
 

@@ -55,8 +55,28 @@ pub trait Executor: Send + Sync + 'static {
         None
     }
 
+    /// How this executor is, and what it runs attempts with. The answer is wanted within `within`; the caller drops the future
+    /// when it is late.
+    async fn health(&self, within: Duration) -> Health {
+        let _ = within;
+        Health::Healthy
+    }
+
     /// The executor's name as it is written in a manifest: `command`, `http`, `worker` or `echo`.
     fn name(&self) -> &'static str;
+}
+
+/// How an executor is. Reasons are sentences for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It can run attempts.
+    Healthy,
+    /// It can't run attempts now, or what runs them says so.
+    Unhealthy(String),
+    /// What runs attempts did not answer, which may be a moment's trouble.
+    Silent(String),
+    /// It can never run attempts again in this process.
+    Failed(String),
 }
 
 /// One attempt at a task, as handed to an executor.
@@ -187,6 +207,14 @@ pub enum ExecutorError {
     BadUrl {
         /// The URL as given.
         url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The path is none that can be asked for.
+    #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
+    BadHealthPath {
+        /// The path as given.
+        path: String,
         /// What is wrong with it.
         reason: String,
     },

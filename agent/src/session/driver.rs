@@ -14,11 +14,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::{Instrument, debug, debug_span, info, warn};
+use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
     SessionError,
     drain::{Drain, Due, LEAVE_WITHIN, Phase},
+    health::HealthChecks,
     held::{Held, Key},
     lease::Lease,
     link::{self, Greeting, Link, LinkError},
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     config::AgentConfig,
-    executor::{Executor, Outcome},
+    executor::{Executor, Health, Outcome},
     platform::Platform,
     telemetry::Readiness,
     transport::Transport,
@@ -39,6 +40,8 @@ const DONE_AT_ONCE: usize = 1_024;
 /// How long completions may stay unacknowledged on a stream that works before they are sent again. A leader that can't write
 /// them down ends the stream; one that is slow would only have more to write.
 pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(15);
+/// How long a failed agent stays to hear that its session is over.
+pub const END_WITHIN: Duration = Duration::from_secs(2);
 /// How far ahead the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
@@ -80,6 +83,7 @@ enum Event {
     /// The timer that [`Driver::keep_time`] asked for, or the wish to stop: both are looked at in every round.
     Time,
     Done(Done),
+    Checked(Health),
     Greeted(Result<Greeting, LinkError>),
     Heard(Option<Result<CoordinatorMessage, Status>>),
     MaySay(Option<OwnedPermit<AgentMessage>>),
@@ -95,6 +99,9 @@ pub(super) struct Driver {
     session: Option<Session>,
     held: Held,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
+    health: HealthChecks,
+    /// Why the executor can't ever run attempts again, and when the agent ends at the latest.
+    failed: Option<(String, Instant)>,
     phase: Phase,
     /// The coordinator at the other end does not know yet that the agent drains.
     drain_unsaid: bool,
@@ -117,6 +124,8 @@ impl Driver {
             session: None,
             held: Held::new(parts.config.slots),
             running: FuturesUnordered::new(),
+            health: HealthChecks::default(),
+            failed: None,
             phase: Phase::Working,
             drain_unsaid: false,
             leave_unsaid: false,
@@ -151,12 +160,13 @@ impl Driver {
     async fn next_event(&mut self, shutdown: &CancellationToken) -> Event {
         let wants_to_say = self.wants_to_say();
         let working = self.phase == Phase::Working;
-        let Self { way, running, timer, .. } = self;
+        let Self { way, running, timer, health, .. } = self;
         tokio::select! {
             biased;
             () = timer.as_mut() => Event::Time,
             () = shutdown.cancelled(), if working => Event::Time,
             Some(done) = running.next() => Event::Done(done),
+            checked = health.answered() => Event::Checked(checked),
             event = Self::way_event(way, wants_to_say) => event,
         }
     }
@@ -186,6 +196,15 @@ impl Driver {
         match event {
             Event::Time => {}
             Event::Done(done) => self.done(done),
+            Event::Checked(Health::Failed(reason)) => self.fail(reason),
+            // Whoever routes by readiness, such as a rollout, need not wait for the leader's judgement.
+            Event::Checked(Health::Unhealthy(_)) => self.parts.readiness.set(false),
+            Event::Checked(Health::Healthy) => {
+                let has_session =
+                    matches!(self.way, Way::Open(_)) && self.session.as_ref().is_some_and(|s| !s.is_fenced);
+                self.parts.readiness.set(has_session && self.phase == Phase::Working && self.failed.is_none());
+            }
+            Event::Checked(Health::Silent(_)) => {}
             Event::Greeted(Ok(Greeting::Welcome(link, welcome, sent))) => self.welcomed(link, &welcome, sent),
             Event::Greeted(Ok(Greeting::Redirect(redirect))) => {
                 self.search.redirected(&redirect.leader_address, &redirect.coordinators);
@@ -209,6 +228,12 @@ impl Driver {
             self.broken("the coordinator has fallen silent", true);
         }
         let mut next = now + IDLE;
+        if let Some((reason, until)) = &self.failed {
+            if now >= *until || self.session.is_none() || !matches!(self.way, Way::Open(_)) {
+                return Some(Err(SessionError::Failed { reason: reason.clone() }));
+            }
+            next = next.min(*until);
+        }
         match self.end_is_due(now) {
             Ok(until) => next = next.min(until.unwrap_or(next)),
             Err(end) => return Some(end),
@@ -353,6 +378,22 @@ impl Driver {
         warn!(running = self.held.running(), "the drain timeout passed: what still runs is stopped and handed back");
         self.running.clear();
         self.held.hand_back_running();
+    }
+
+    /// The coordinators count the agent as unhealthy.
+    pub(super) fn hand_back_all(&mut self) {
+        warn!(held = self.held.len(), "this agent is unhealthy: everything it holds is stopped and handed back");
+        self.held.hand_back_waiting();
+        self.held.stop_and_hand_back();
+    }
+
+    /// Nothing can ever be run again: the coordinators are told once nothing runs, and then the agent ends.
+    fn fail(&mut self, reason: String) {
+        error!(reason, held = self.held.len(), "this agent has failed: everything it runs is stopped, and it ends");
+        self.running.clear();
+        self.held.void();
+        self.parts.readiness.set(false);
+        self.failed = Some((reason, Instant::now() + END_WITHIN));
     }
 
     /// The next session is a new stay, also where the coordinators have not missed this one: they then count what it ran as

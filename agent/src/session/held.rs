@@ -53,7 +53,11 @@ pub struct Waiting {
 enum State {
     /// Its number among those that wait.
     Waiting(u64),
-    Running(CancellationToken),
+    Running {
+        cancel: CancellationToken,
+        /// It is being stopped to be handed back.
+        hand_back: bool,
+    },
     /// Its number among the completions.
     Finished(u64),
 }
@@ -116,17 +120,22 @@ impl Held {
         }
         let (_, next) = self.waiting.pop_first()?;
         let cancel = CancellationToken::new();
-        self.states.insert(Key::from(&next.assignment), State::Running(cancel.clone()));
+        self.states.insert(Key::from(&next.assignment), State::Running { cancel: cancel.clone(), hand_back: false });
         self.running += 1;
         Some((next, cancel))
     }
 
     /// Takes how an attempt ended, to be sent until it is acknowledged.
-    pub fn finished(&mut self, key: Key, outcome: completion::Outcome, ran_us: u64) {
+    pub fn finished(&mut self, key: Key, mut outcome: completion::Outcome, ran_us: u64) {
         let number = self.next_finished;
         self.next_finished += 1;
         match self.states.insert(key.clone(), State::Finished(number)) {
-            Some(State::Running(_)) => self.running -= 1,
+            Some(State::Running { hand_back, .. }) => {
+                self.running -= 1;
+                if hand_back && matches!(outcome, completion::Outcome::Stopped(_)) {
+                    outcome = completion::Outcome::HandedBack(v1::HandedBack {});
+                }
+            }
             Some(State::Finished(earlier)) => self.forget(earlier),
             Some(State::Waiting(number)) => drop(self.waiting.remove(&number)),
             None => {}
@@ -141,7 +150,7 @@ impl Held {
     pub fn cancel(&mut self, key: Key) {
         match self.states.get(&key) {
             Some(State::Finished(_)) => return,
-            Some(State::Running(cancel)) => return cancel.cancel(),
+            Some(State::Running { cancel, .. }) => return cancel.cancel(),
             Some(State::Waiting(_)) | None => {}
         }
         self.finished(key, completion::Outcome::Stopped(v1::Stopped {}), 0);
@@ -166,10 +175,20 @@ impl Held {
 
     /// Gives back all that run, which the caller has stopped.
     pub fn hand_back_running(&mut self) {
-        let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running(_)));
+        let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running { .. }));
         let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+        }
+    }
+
+    /// Has all that run stopped, each in its own time, and then handed back.
+    pub fn stop_and_hand_back(&mut self) {
+        for state in self.states.values_mut() {
+            if let State::Running { cancel, hand_back } = state {
+                *hand_back = true;
+                cancel.cancel();
+            }
         }
     }
 
@@ -411,6 +430,24 @@ mod tests {
         held.finished(key(0), output(1), 1);
         held.cancel(key(0));
         assert!(matches!(held.batch()[..], [v1::Completion { outcome: Some(completion::Outcome::Output(_)), .. }]));
+    }
+
+    #[test]
+    fn what_is_stopped_to_be_handed_back_is_handed_back_unless_it_ended_by_itself() {
+        let mut held = with(2, 2);
+        let (_, first) = held.start_next().expect("a slot is free");
+        let (_, second) = held.start_next().expect("a slot is free");
+        held.stop_and_hand_back();
+        assert!(first.is_cancelled() && second.is_cancelled());
+        assert_eq!(held.running(), 2, "they end in their own time");
+        held.finished(key(0), completion::Outcome::Stopped(v1::Stopped {}), 1);
+        held.finished(key(1), output(1), 1);
+        let outcomes: Vec<_> = held.batch().into_iter().filter_map(|completion| completion.outcome).collect();
+        assert!(
+            matches!(outcomes[..], [completion::Outcome::HandedBack(_), completion::Outcome::Output(_)]),
+            "{outcomes:?}"
+        );
+        assert_eq!(held.running(), 0);
     }
 
     #[test]

@@ -22,9 +22,13 @@
 //!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
 //! 8. **Idle hands take nothing.** While the executor has nothing to run attempts with, the agent is not in the fleet: it
 //!    leaves as if it were asked to stop, and comes back when there is something again.
+//! 9. **Health is answered, and what is unhealthy is handed back.** A health check never waits for anything but the executor.
+//!    When the leader counts the agent as unhealthy, everything that runs is stopped before it is handed back. An agent whose
+//!    executor has failed stops everything before it says so, and ends.
 
 mod drain;
 mod driver;
+mod health;
 pub mod held;
 pub mod lease;
 mod link;
@@ -43,7 +47,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use drain::{DRAINED_WITHIN, HAND_BACK_WITHIN, LEAVE_WITHIN};
-pub use driver::SEND_AGAIN_AFTER;
+pub use driver::{END_WITHIN, SEND_AGAIN_AFTER};
+pub use health::ANSWER_WITHIN;
 pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
 
 use crate::{config::AgentConfig, executor::Executor, platform::Platform, telemetry::Metrics, transport::Transport};
@@ -64,6 +69,12 @@ pub enum SessionError {
     Unacknowledged {
         /// How many.
         attempts: usize,
+    },
+    /// It can never run tasks again.
+    #[error("{reason}")]
+    Failed {
+        /// Why, and what to do.
+        reason: String,
     },
 }
 

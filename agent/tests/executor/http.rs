@@ -27,18 +27,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{DEADLINE, SOON, attempt, failure, output, run};
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+pub type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 /// A server that ends with the test.
-struct Server {
-    address: SocketAddr,
+pub struct Server {
+    pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
 impl Server {
     /// Gives each connection to `serve`.
-    async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    pub async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// Answers each request with `answer`.
-    async fn new<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Self
+    pub async fn new<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Answer> + Send + 'static,
     {
@@ -74,13 +74,14 @@ impl Server {
         .await
     }
 
-    async fn always(status: u16, body: &'static str) -> Self {
+    pub async fn always(status: u16, body: &'static str) -> Self {
         Self::new(move |_| async move { answer(status, body) }).await
     }
 
-    fn executor(&self) -> HttpExecutor {
+    pub fn executor(&self) -> HttpExecutor {
         let url = format!("http://{}/run?x=1", self.address);
-        HttpExecutor::new(HttpConfig { url, limits: Limits::default() }).expect("a good configuration")
+        HttpExecutor::new(HttpConfig { health_path: None, url, limits: Limits::default() })
+            .expect("a good configuration")
     }
 }
 
@@ -90,7 +91,7 @@ impl Drop for Server {
     }
 }
 
-fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
+pub fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()).boxed());
     *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
     answer
@@ -168,14 +169,14 @@ async fn an_answer_is_allowed_up_to_its_limit_and_not_a_byte_more() {
         })
         .await;
         let url = format!("http://{}/", server.address);
-        let executor = HttpExecutor::new(HttpConfig { url, limits: limits.clone() }).expect("good");
+        let executor = HttpExecutor::new(HttpConfig { health_path: None, url, limits: limits.clone() }).expect("good");
         assert_eq!(output(&executor, attempt("0123456789")).await, "0123456789", "chunked: {chunked}");
         let failed = failure(&executor, attempt("0123456789a")).await;
         assert_eq!((failed.kind, failed.retryable), (FailureKind::OutputTooLarge, false), "chunked: {chunked}");
     }
     let server = Server::always(500, "0123456789").await;
     let url = format!("http://{}/", server.address);
-    let executor = HttpExecutor::new(HttpConfig { url, limits }).expect("good");
+    let executor = HttpExecutor::new(HttpConfig { health_path: None, url, limits }).expect("good");
     assert_eq!(failure(&executor, attempt("")).await.stderr_tail, "0123");
 }
 
@@ -193,7 +194,8 @@ async fn an_answer_without_end_is_cut() {
 async fn a_server_that_is_not_there_is_named_in_a_sentence() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
     let url = format!("http://{nobody}/run");
-    let executor = HttpExecutor::new(HttpConfig { url: url.clone(), limits: Limits::default() }).expect("good");
+    let executor =
+        HttpExecutor::new(HttpConfig { health_path: None, url: url.clone(), limits: Limits::default() }).expect("good");
     let failed = failure(&executor, attempt("input")).await;
     assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
     assert!(failed.message.starts_with(&format!("{url} can't be reached: ")), "{}", failed.message);
@@ -289,7 +291,7 @@ async fn https_is_spoken_where_the_url_says_so() {
     // Not TLS, so the handshake fails: that is what shows that one was tried.
     let server = Server::always(200, "ok").await;
     let url = format!("https://{}/", server.address);
-    let executor = match HttpExecutor::new(HttpConfig { url, limits: Limits::default() }) {
+    let executor = match HttpExecutor::new(HttpConfig { health_path: None, url, limits: Limits::default() }) {
         Ok(executor) => executor,
         Err(ExecutorError::Certificates { .. }) => return,
         Err(other) => panic!("got {other}"),
@@ -301,7 +303,7 @@ async fn https_is_spoken_where_the_url_says_so() {
 #[test]
 fn a_url_that_can_not_be_called_is_refused() {
     for url in ["", "/run", "127.0.0.1:9000/run", "ftp://host/", "http://", "http:///run", "http://a b/"] {
-        let refused = HttpExecutor::new(HttpConfig { url: url.into(), limits: Limits::default() });
+        let refused = HttpExecutor::new(HttpConfig { health_path: None, url: url.into(), limits: Limits::default() });
         assert!(matches!(refused, Err(ExecutorError::BadUrl { .. })), "{url:?} must be refused");
     }
 }

@@ -4,6 +4,7 @@
 mod command;
 mod fixture;
 mod guard;
+mod health;
 mod http;
 mod orphans;
 mod stopping;

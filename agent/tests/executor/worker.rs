@@ -28,19 +28,19 @@ use crate::fixture::{DEADLINE, SOON, attempt, eventually, limits};
 const MAX_OUTPUT: usize = 1_000;
 
 /// An agent's executor, and what it counts.
-struct Agent {
-    executor: Arc<WorkerExecutor>,
+pub struct Agent {
+    pub executor: Arc<WorkerExecutor>,
     metrics: Metrics,
 }
 
 /// An attempt that runs in a task of its own.
-struct Running {
+pub struct Running {
     cancel: CancellationToken,
     task: AbortOnDropHandle<Outcome>,
 }
 
 impl Running {
-    async fn end(self) -> Outcome {
+    pub async fn end(self) -> Outcome {
         timeout(SOON, self.task).await.expect("the attempt ends").expect("no panic")
     }
 
@@ -53,7 +53,7 @@ impl Running {
 }
 
 impl Agent {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(Limits { max_output: MAX_OUTPUT, ..limits() }).await
     }
 
@@ -65,7 +65,7 @@ impl Agent {
         Self { executor: Arc::new(executor), metrics }
     }
 
-    fn run(&self, attempt: Attempt) -> Running {
+    pub fn run(&self, attempt: Attempt) -> Running {
         let cancel = CancellationToken::new();
         let (executor, token) = (Arc::clone(&self.executor), cancel.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move { executor.run(attempt, token).await }));
@@ -81,7 +81,7 @@ impl Agent {
     }
 
     /// A process that says these messages, and what it hears.
-    async fn say(&self, messages: Vec<FromProcess>) -> Result<(Process, Welcome), Status> {
+    pub async fn say(&self, messages: Vec<FromProcess>) -> Result<(Process, Welcome), Status> {
         let (outgoing, said) = mpsc::channel(1_000);
         for message in messages {
             outgoing.try_send(message).expect("there is room");
@@ -101,18 +101,18 @@ impl Agent {
 }
 
 /// A process that is attached.
-struct Process {
-    outgoing: mpsc::Sender<FromProcess>,
+pub struct Process {
+    pub outgoing: mpsc::Sender<FromProcess>,
     incoming: Streaming<ToProcess>,
 }
 
 impl Process {
-    async fn next(&mut self) -> Result<to_process::Message, Status> {
+    pub async fn next(&mut self) -> Result<to_process::Message, Status> {
         let message = timeout(SOON, self.incoming.message()).await.expect("a message within the time")?;
         message.and_then(|message| message.message).ok_or_else(|| Status::ok("the stream ended"))
     }
 
-    async fn task(&mut self) -> Task {
+    pub async fn task(&mut self) -> Task {
         match self.next().await {
             Ok(to_process::Message::Task(task)) => task,
             other => panic!("expected a task, got {other:?}"),
@@ -126,18 +126,20 @@ impl Process {
         }
     }
 
-    async fn answer(&self, task: &Task, outcome: impl Into<Option<task_result::Outcome>>) {
+    pub async fn answer(&self, task: &Task, outcome: impl Into<Option<task_result::Outcome>>) {
         let result = TaskResult { task_id: task.task_id.clone(), attempt: task.attempt, outcome: outcome.into() };
         let message = FromProcess { message: Some(from_process::Message::Result(result)) };
         self.outgoing.send(message).await.expect("it is attached");
     }
 }
 
-fn hello(name: &str) -> FromProcess {
-    FromProcess { message: Some(from_process::Message::Hello(Hello { name: name.into() })) }
+pub fn hello(name: &str) -> FromProcess {
+    FromProcess {
+        message: Some(from_process::Message::Hello(Hello { name: name.into(), answers_health_checks: false })),
+    }
 }
 
-fn output(bytes: usize) -> task_result::Outcome {
+pub fn output(bytes: usize) -> task_result::Outcome {
     task_result::Outcome::Output(Bytes::from(vec![b'x'; bytes]))
 }
 

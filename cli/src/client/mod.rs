@@ -191,8 +191,8 @@ impl FleetClient {
 
     /// The agents of the fleet by name; those that were lost only when asked for.
     pub async fn list_agents(&self, include_lost: bool, consistency: Consistency) -> Result<Vec<Agent>, ClientError> {
-        let mut request =
-            ListAgentsRequest { include_lost, consistency: consistency.into(), page_token: String::new() };
+        let consistency = consistency.into();
+        let mut request = ListAgentsRequest { include_lost, consistency, ..ListAgentsRequest::default() };
         let mut agents = Vec::new();
         loop {
             let page = self.call(|mut rpc| {
@@ -207,6 +207,21 @@ impl FleetClient {
             }
             request.page_token = page.next_page_token;
         }
+    }
+
+    /// The agent of this name, lost or not, with the steps of its recoveries.
+    pub async fn agent(&self, name: &str, consistency: Consistency) -> Result<Option<Agent>, ClientError> {
+        let request = ListAgentsRequest {
+            include_lost: true,
+            consistency: consistency.into(),
+            name: name.into(),
+            ..ListAgentsRequest::default()
+        };
+        let answer = self.call(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.list_agents(request).await }
+        });
+        Ok(answer.await?.agents.into_iter().find(|agent| agent.name == name))
     }
 
     /// How the fleet is.

@@ -9,11 +9,22 @@ use crate::{
     args::{AgentsArgs, Connection, Format, StatusArgs},
     error::CliError,
     exit::Exit,
-    render::{agents_table, print_list, print_one, resource_text, status_text},
+    render::{agent_text, agents_table, print_list, print_one, resource_text, status_text},
 };
 
 pub(super) async fn agents(args: AgentsArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, Some(&args.reading)).await?;
+    if let Some(name) = &args.why {
+        let found = client.agent(name, consistency(&args.reading)).await?;
+        let agent = found.ok_or_else(|| {
+            CliError::NotFound(format!(
+                "no agent {name:?} in the fleet: it never joined, has left, or was lost so long ago that it is forgotten; \
+                 `robeing agents --all` lists all there are"
+            ))
+        })?;
+        print_one(&mut io::stdout().lock(), args.output.output, &agent, |agent| agent_text(agent, Timestamp::now()))?;
+        return Ok(Exit::Success);
+    }
     let agents = client.list_agents(args.all, consistency(&args.reading)).await?;
     print_list(&mut io::stdout().lock(), args.output.output, &agents, |agents| agents_table(agents, Timestamp::now()))?;
     Ok(Exit::Success)

@@ -118,6 +118,7 @@ fn coordinator(
         ("metrics-listen", "127.0.0.1:0".into()),
         ("heartbeat-interval", spec.recovery.heartbeat_interval.to_string()),
         ("session-timeout", spec.recovery.session_timeout.to_string()),
+        ("health-check-interval", spec.recovery.health_check_interval.to_string()),
         ("max-attempts", spec.recovery.max_attempts.to_string()),
         (
             "weights",

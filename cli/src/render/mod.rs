@@ -10,7 +10,7 @@ mod words;
 use std::io::{self, Write};
 
 pub use document::{Document, Named, documents, write_document, write_line};
-pub use status::{agents_table, live_view, resource_text, status_text};
+pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
 pub use words::{plural, preview, role_word, short_duration, state_in_sentence, state_word};

@@ -3,11 +3,13 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, TaskCounts};
+use robeing_proto::v1::{
+    Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, RecoveryAction, RecoveryStep, TaskCounts,
+};
 
 use super::{
     table::table,
-    words::{age, agent_word, coordinator_word, printable, role_word},
+    words::{age, agent_word, coordinator_word, moment, plural, printable, role_word, short_duration},
 };
 use crate::kubernetes::Resource;
 
@@ -62,6 +64,7 @@ fn agent_state(agent: &Agent) -> String {
     let word = agent_word(agent.state());
     match agent.state() {
         AgentState::Lost if !agent.lost_reason.is_empty() => format!("{word} ({})", agent.lost_reason),
+        AgentState::Unhealthy if !agent.unhealthy_reason.is_empty() => format!("{word} ({})", agent.unhealthy_reason),
         _ => word,
     }
 }
@@ -83,6 +86,71 @@ pub fn resource_text(resource: &Resource) -> String {
         text.push('\n');
     }
     text
+}
+
+/// One agent in full, as `robeing agents --why NAME` prints it: how it is, and what was done about it lately.
+pub fn agent_text(agent: &Agent, now: Timestamp) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "{:<16}{}", format!("{name}:"), printable(&value));
+        }
+    };
+    line("Agent", agent.name.clone());
+    line("State", agent_state(agent));
+    line("Since", moment(agent.unhealthy_since.as_ref().or(agent.lost_at.as_ref()), now));
+    line("Role", role_word(agent.role()));
+    line("Pool", agent.pool.clone());
+    line("Skills", agent.specializations.join(","));
+    line("Slots", format!("{}/{}", agent.used_slots, agent.slots));
+    line("Joined", moment(agent.joined_at.as_ref(), now));
+    line("Process", pid(agent.pid));
+    line("Address", agent.address.clone());
+    if agent.recovery.is_empty() {
+        text.push_str("\nIt was neither unhealthy nor lost since it joined.\n");
+        return text;
+    }
+    text.push('\n');
+    text.push_str(&table(
+        ["WHEN", "STEP", "AFTER"],
+        agent.recovery.iter().map(|step| {
+            let when = match age(step.at.as_ref(), now) {
+                age if age.is_empty() => age,
+                age => format!("{age} ago"),
+            };
+            [when, recovery_words(step), recovery_took(step)]
+        }),
+    ));
+    text.push_str("\nAFTER is the time since the agent was found unhealthy or lost.\n");
+    text
+}
+
+fn begins(step: &RecoveryStep) -> bool {
+    matches!(step.action(), RecoveryAction::Unhealthy | RecoveryAction::Lost)
+}
+
+fn recovery_took(step: &RecoveryStep) -> String {
+    let took = step.took.filter(|_| !begins(step)).and_then(|took| std::time::Duration::try_from(took).ok());
+    took.map(short_duration).unwrap_or_default()
+}
+
+fn recovery_words(step: &RecoveryStep) -> String {
+    let because = |word: &str| match step.reason.as_str() {
+        "" => word.to_owned(),
+        reason => format!("{word}: {}", printable(reason)),
+    };
+    match step.action() {
+        RecoveryAction::Unhealthy => because("unhealthy"),
+        RecoveryAction::Lost => because("lost"),
+        RecoveryAction::Redistribute => format!("{} redistributed", plural(step.tasks as usize, "task")),
+        RecoveryAction::ActivateStandby => format!("standby {} activated", step.standby),
+        RecoveryAction::Remove => "removed".to_owned(),
+        RecoveryAction::AttemptRecovery => "recovery attempted".to_owned(),
+        RecoveryAction::Readmit if step.waits => "readmitted, as standby".to_owned(),
+        RecoveryAction::Readmit => "readmitted".to_owned(),
+        RecoveryAction::Unspecified => "a step that this program does not know".to_owned(),
+    }
 }
 
 /// A process id; nothing where it is not known.
@@ -117,8 +185,8 @@ pub fn status_text(status: &FleetStatus) -> String {
     }
     let _ = writeln!(
         text,
-        "Agents:         {} live, {} standby, {} draining, {} lost",
-        agents.live, agents.standby, agents.draining, agents.lost
+        "Agents:         {} live, {} standby, {} unhealthy, {} draining, {} lost",
+        agents.live, agents.standby, agents.unhealthy, agents.draining, agents.lost
     );
     let _ = writeln!(text, "Tasks:          {}", counts_text(&status.tasks.unwrap_or_default()));
     let _ = writeln!(text, "Finished:       {} since the fleet began", finished_text(status));

@@ -8,7 +8,8 @@ use robeing_proto::v1::{Attempt, Failure, Task, TaskState};
 use super::{
     table::table,
     words::{
-        age, attempt_word, between, failure_word, instant, preview, printable, role_word, short_duration, state_word,
+        age, attempt_word, between, failure_word, instant, moment, preview, printable, role_word, short_duration,
+        state_word,
     },
 };
 
@@ -130,15 +131,6 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
         text.push_str(&why_text(task, now));
     }
     text
-}
-
-/// A time, and how far it is.
-fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
-    match instant(time) {
-        None => String::new(),
-        Some(time) if time > now => format!("{time:.3} (in {})", short_duration(between(now, time))),
-        Some(time) => format!("{time:.3} ({} ago)", short_duration(between(time, now))),
-    }
 }
 
 fn why_text(task: &Task, now: Timestamp) -> String {

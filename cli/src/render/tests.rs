@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use robeing_proto::v1::{
     Agent, AgentCounts, AgentState, Attempt, AttemptState, Coordinator, CoordinatorState, Failure, FailureKind,
-    FleetStatus, LeaderScore, PoolStatus, Role, Score, Task, TaskCounts, TaskState,
+    FleetStatus, LeaderScore, PoolStatus, RecoveryAction, RecoveryStep, Role, Score, Task, TaskCounts, TaskState,
 };
 
 use super::*;
@@ -148,7 +148,7 @@ fn status() -> FleetStatus {
                 version: "0.1.0".into(),
             },
         ],
-        agents: Some(AgentCounts { live: 3, standby: 1, draining: 0, lost: 2 }),
+        agents: Some(AgentCounts { live: 3, standby: 1, draining: 0, lost: 2, unhealthy: 0 }),
         tasks: Some(TaskCounts { queued: 5, running: 2, succeeded: 10, ..Default::default() }),
         finished_total: Some(TaskCounts { succeeded: 1_000_000_000_000, ..Default::default() }),
         pools: vec![PoolStatus { name: "data".into(), live: 3, standby: 1, desired: 3 }],
@@ -262,6 +262,41 @@ fn agents_as_a_table() {
     let mut lost = agent("data-1", AgentState::Lost);
     lost.lost_reason = "its connection dropped".into();
     insta::assert_snapshot!(agents_table(&[agent("data-0", AgentState::Live), lost], now()));
+}
+
+fn step(seconds: i64, action: RecoveryAction, took_ms: i32) -> RecoveryStep {
+    let took = prost_types::Duration { seconds: i64::from(took_ms / 1000), nanos: took_ms % 1000 * 1_000_000 };
+    RecoveryStep { at: ago(seconds), action: action.into(), took: Some(took), ..RecoveryStep::default() }
+}
+
+#[test]
+fn why_an_agent_is_as_it_is() {
+    let lost =
+        RecoveryStep { reason: "no heartbeat for the session timeout".into(), ..step(300, RecoveryAction::Lost, 0) };
+    let unhealthy = RecoveryStep {
+        reason: "http://127.0.0.1:9000/healthz answered 503\nService Unavailable".into(),
+        ..step(90, RecoveryAction::Unhealthy, 0)
+    };
+    let recovered = Agent {
+        unhealthy_reason: unhealthy.reason.clone(),
+        unhealthy_since: ago(90),
+        recovery: vec![
+            lost,
+            RecoveryStep { tasks: 3, ..step(300, RecoveryAction::Redistribute, 12) },
+            RecoveryStep { standby: "data-3".into(), ..step(300, RecoveryAction::ActivateStandby, 0) },
+            step(300, RecoveryAction::Remove, 0),
+            step(270, RecoveryAction::AttemptRecovery, 30_000),
+            RecoveryStep { waits: true, ..step(270, RecoveryAction::Readmit, 30_000) },
+            unhealthy,
+            RecoveryStep { tasks: 1, ..step(90, RecoveryAction::Redistribute, 1) },
+        ],
+        ..agent("data-0", AgentState::Unhealthy)
+    };
+    insta::assert_snapshot!(agent_text(&recovered, now()));
+    assert!(
+        agent_text(&agent("data-1", AgentState::Live), now())
+            .ends_with("It was neither unhealthy nor lost since it joined.\n")
+    );
 }
 
 #[test]

@@ -103,6 +103,15 @@ pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
+/// A time, and how far it is.
+pub(super) fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
+    match instant(time) {
+        None => String::new(),
+        Some(time) if time > now => format!("{time:.3} (in {})", short_duration(between(now, time))),
+        Some(time) => format!("{time:.3} ({} ago)", short_duration(between(time, now))),
+    }
+}
+
 /// How long ago a time is, or nothing.
 pub(super) fn age(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
     instant(time).map(|time| short_duration(between(time, now))).unwrap_or_default()

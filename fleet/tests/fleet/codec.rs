@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, CodecError, Command, Completion, FLEET_VERSION, Failure, FailureKind, Fleet, FleetConfig, LossReason,
-    Outcome, PoolShape, Refusal, Reply, Role, SessionId, StaleReason, Stamp, SubmitTask, TaskId, TaskState,
+    AgentId, AgentJoin, CodecError, Command, Completion, FLEET_VERSION, Failure, FailureKind, Fleet, FleetConfig,
+    LossReason, Outcome, PoolShape, Refusal, Reply, Role, SessionId, StaleReason, Stamp, SubmitTask, TaskId, TaskState,
     decode_command, decode_reply, encode_command, encode_reply, take_command,
 };
 
@@ -58,6 +58,9 @@ fn commands() -> Vec<Command> {
         Command::Tick,
         Command::Configure(FleetConfig::default()),
         Command::RaiseVersion(2),
+        Command::AgentLost { agent, session, reason: LossReason::Failed },
+        Command::AgentUnhealthy { agent, session, reason: "503".to_owned() },
+        Command::AgentHealthy { agent, session, readmit: true },
         Command::SetPools(vec![shape(Some(3), 1), PoolShape { name: "mail".to_owned(), ..shape(None, 0) }]),
     ]
 }
@@ -115,6 +118,8 @@ fn busy() -> Trial {
     trial.complete(stay, first, 1, success());
     trial.cancel(TaskId(3));
     trial.lose(lost);
+    let unwell = trial.join(AgentJoin { slots: 2, ..worker("d") });
+    trial.unhealthy(unwell, "503");
     trial.set_pools(vec![shape(Some(1), 1)]);
     trial
 }
@@ -152,12 +157,12 @@ fn the_bytes_of_a_snapshot_are_what_they_always_were() {
 #[test]
 fn a_snapshot_with_set_pools_has_a_format_of_its_own() {
     let mut trial = Trial::new();
-    assert_eq!(trial.fleet.encode()[0], 3);
+    assert_eq!(trial.fleet.encode()[0], 5);
     trial.join(pooled("a", Some(1), 0));
     let plain = trial.fleet.encode();
     trial.set_pools(vec![shape(Some(2), 0), PoolShape { name: "mail".to_owned(), ..shape(Some(1), 0) }]);
     let set = trial.fleet.encode();
-    assert_eq!(set[0], 4);
+    assert_eq!(set[0], 6);
     let mut restored = Fleet::decode(&set).expect("a fleet's own snapshot");
     assert_eq!(restored.encode(), set);
     assert_eq!(restored.pools(), trial.fleet.pools());
@@ -166,14 +171,14 @@ fn a_snapshot_with_set_pools_has_a_format_of_its_own() {
     assert_eq!(restored.pools()[0].desired, 2, "what was set still counts");
 
     let mut without_names = plain.clone();
-    without_names[0] = 4;
+    without_names[0] = 6;
     without_names.push(0);
     assert!(
         matches!(Fleet::decode(&without_names), Err(CodecError::Inconsistent(_))),
         "a second form of the same state"
     );
     let mut of_nobody = plain;
-    of_nobody[0] = 4;
+    of_nobody[0] = 6;
     of_nobody.extend([1, 1, b'x']);
     assert!(matches!(Fleet::decode(&of_nobody), Err(CodecError::Inconsistent(_))));
 }
@@ -205,8 +210,8 @@ fn a_format_from_the_future_is_named_and_so_is_what_follows() {
 }
 
 #[test]
-fn a_snapshot_from_before_fleet_time_was_measured_is_refused() {
-    for format in [1, 2] {
+fn a_snapshot_of_an_earlier_format_is_refused() {
+    for format in 1..5 {
         let mut bytes = busy().fleet.encode();
         bytes[0] = format;
         assert_eq!(Fleet::decode(&bytes).err(), Some(CodecError::Format(format, "snapshot")));

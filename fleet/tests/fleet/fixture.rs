@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentId, AgentJoin, Command, Completion, Effect, Failure, FailureKind, Fleet, FleetConfig, LossReason, Outcome,
-    PoolShape, Reply, RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskId, TaskState,
+    PoolShape, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskId, TaskState,
 };
 
 pub struct Trial {
@@ -83,6 +83,19 @@ pub fn success() -> Outcome {
     Outcome::Succeeded(Bytes::from_static(b"3"))
 }
 
+fn in_words(event: &RecoveryEvent) -> String {
+    match event {
+        RecoveryEvent::Unhealthy { reason } => format!("unhealthy ({reason})"),
+        RecoveryEvent::Lost { reason } => format!("lost ({reason:?})"),
+        RecoveryEvent::Redistributed { tasks } => format!("redistributed {tasks}"),
+        RecoveryEvent::StandbyActivated { agent } => format!("activated {agent}"),
+        RecoveryEvent::Removed => "removed".to_owned(),
+        RecoveryEvent::RecoveryAttempted => "attempted".to_owned(),
+        RecoveryEvent::Readmitted { standby: true } => "readmitted as standby".to_owned(),
+        RecoveryEvent::Readmitted { standby: false } => "readmitted".to_owned(),
+    }
+}
+
 impl Trial {
     pub fn new() -> Trial {
         Trial::with(FleetConfig::default())
@@ -149,6 +162,22 @@ impl Trial {
     pub fn leave(&mut self, stay: Stay) -> Reply {
         let Stay { agent, session } = stay;
         self.apply(Command::AgentLeft { agent, session })
+    }
+
+    pub fn unhealthy(&mut self, stay: Stay, reason: &str) -> Reply {
+        let Stay { agent, session } = stay;
+        self.apply(Command::AgentUnhealthy { agent, session, reason: reason.to_owned() })
+    }
+
+    pub fn healthy(&mut self, stay: Stay, readmit: bool) -> Reply {
+        let Stay { agent, session } = stay;
+        self.apply(Command::AgentHealthy { agent, session, readmit })
+    }
+
+    /// The agent's recovery in words: what was done, and how many ms after its beginning.
+    pub fn recovery(&self, agent: AgentId) -> Vec<String> {
+        let steps = self.fleet.agent(agent).expect("it is known").recovery.steps();
+        steps.iter().map(|step| format!("{} {}", in_words(&step.event), step.took)).collect()
     }
 
     /// `stay` says that its attempt `attempt` of `task` ended so.

@@ -11,6 +11,16 @@ fn replay(fleet: &mut Fleet, log: &[(Stamp, Command)]) -> (Vec<Reply>, Vec<Effec
     (replies, effects)
 }
 
+/// Without the wall times that recoveries show.
+fn without_walls((replies, mut effects): (Vec<Reply>, Vec<Effect>)) -> (Vec<Reply>, Vec<Effect>) {
+    for effect in &mut effects {
+        if let Effect::Recovery { step, .. } = effect {
+            step.at.wall = 0;
+        }
+    }
+    (replies, effects)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -56,7 +66,8 @@ proptest! {
             now.wall = *wall;
         }
         let (mut steady, mut shaken) = (Fleet::new(FleetConfig::default()), Fleet::new(FleetConfig::default()));
-        prop_assert_eq!(replay(&mut steady, &history.log), replay(&mut shaken, &jumping));
+        let (decided, under_jumps) = (replay(&mut steady, &history.log), replay(&mut shaken, &jumping));
+        prop_assert_eq!(without_walls(decided), without_walls(under_jumps));
         shaken.audit().expect("the invariants hold");
         prop_assert_eq!(shaken.next_due(), steady.next_due());
         prop_assert_eq!(shaken.revision(), steady.revision());

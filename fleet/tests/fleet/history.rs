@@ -6,8 +6,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, AgentJoin, AgentState, Command, Completion, Counts, Effect, Failure, FailureKind, Fleet, FleetConfig,
-    LossReason, Outcome, PoolShape, Reply, RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskId, TaskState,
-    Weights,
+    LossReason, Outcome, PoolShape, RecoveryEvent, RecoveryStep, Reply, RetryPolicy, Role, SessionId, Stamp,
+    SubmitTask, Task, TaskId, TaskState, Weights,
+    limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS},
 };
 
 use crate::naive::{self, Wanted};
@@ -35,11 +36,18 @@ pub enum Op {
     Lose(u16, bool),
     Drain(u16),
     Leave(u16),
+    Unhealthy(u16, bool),
+    Healthy(u16, bool),
     Complete(u16, Outcome, Lie),
     Tick,
     Configure(FleetConfig),
     Raise(u32),
     SetPools(Vec<PoolShape>),
+}
+
+fn changes_state(event: &RecoveryEvent) -> bool {
+    use RecoveryEvent::{Lost, Readmitted, Unhealthy};
+    matches!(event, Unhealthy { .. } | Lost { .. } | Readmitted { .. })
 }
 
 fn name_of(n: u8) -> String {
@@ -164,6 +172,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Lose(n, right)),
         2 => any::<u16>().prop_map(Op::Drain),
         2 => any::<u16>().prop_map(Op::Leave),
+        4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Unhealthy(n, right)),
+        4 => (any::<u16>(), any::<bool>()).prop_map(|(n, readmit)| Op::Healthy(n, readmit)),
         30 => (any::<u16>(), outcome(), lie).prop_map(|(n, o, l)| Op::Complete(n, o, l)),
         8 => Just(Op::Tick),
         1 => configuration().prop_map(Op::Configure),
@@ -199,6 +209,8 @@ pub struct History {
     accepted_results: u64,
     /// What the newest accepted word on pools was.
     set: Vec<PoolShape>,
+    /// Every step of a recovery there ever was.
+    recovered: Vec<(AgentId, RecoveryStep)>,
 }
 
 impl History {
@@ -213,6 +225,7 @@ impl History {
             finished: 0,
             accepted_results: 0,
             set: Vec::new(),
+            recovered: Vec::new(),
         }
     }
 
@@ -321,6 +334,15 @@ impl History {
                 let (agent, session) = pick(*n);
                 Command::AgentLeft { agent, session }
             }
+            Op::Unhealthy(n, right) => {
+                let (agent, session) = pick(*n);
+                let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
+                Command::AgentUnhealthy { agent, session, reason: format!("because of {n}") }
+            }
+            Op::Healthy(n, readmit) => {
+                let (agent, session) = pick(*n);
+                Command::AgentHealthy { agent, session, readmit: *readmit }
+            }
             Op::Complete(n, outcome, lie) => self.completion(*n, outcome.clone(), *lie),
             Op::Tick => Command::Tick,
             Op::Configure(config) => Command::Configure(config.clone()),
@@ -368,6 +390,7 @@ impl History {
         self.check_effects(effects);
         self.check_tasks(revision);
         self.check_pools();
+        self.check_recoveries();
         let totals = self.fleet.totals();
         let finals = totals.succeeded + totals.failed + totals.cancelled + totals.dead_lettered;
         assert_eq!(finals, self.finished, "each final state is told once");
@@ -386,6 +409,24 @@ impl History {
         }
     }
 
+    /// What was told of recoveries is what is kept: the newest of each agent, and the newest of all. A step comes after what
+    /// it follows from.
+    fn check_recoveries(&self) {
+        for agent in self.fleet.agents() {
+            let told: Vec<_> = self.recovered.iter().filter(|(of, _)| *of == agent.id).map(|(_, step)| step).collect();
+            let kept: Vec<_> = agent.recovery.steps().iter().collect();
+            assert_eq!(kept, told[told.len().saturating_sub(MAX_RECOVERY_STEPS)..], "{}", agent.name);
+            let down = matches!(agent.state, AgentState::Unhealthy | AgentState::Lost);
+            let last = told.iter().rev().find(|step| changes_state(&step.event));
+            let told_down = last.is_some_and(|step| !matches!(step.event, RecoveryEvent::Readmitted { .. }));
+            assert!(down == told_down || agent.state == AgentState::Draining, "{:?}: {told:#?}", agent.state);
+        }
+        let kept: Vec<_> = self.fleet.recovery_steps().map(|kept| (kept.number, &kept.step)).collect();
+        let told = (1..).zip(self.recovered.iter().map(|(_, step)| step));
+        let told: Vec<_> = told.skip(self.recovered.len().saturating_sub(MAX_FLEET_RECOVERY_STEPS)).collect();
+        assert_eq!(kept, told);
+    }
+
     fn check_effects(&mut self, effects: &[Effect]) {
         for effect in effects {
             match effect {
@@ -395,7 +436,10 @@ impl History {
                     let seq = self.fleet.task(*task).map(|t| t.seq);
                     let last = self.fencing.insert(seq, *attempt).unwrap_or(0);
                     assert!(*attempt > last, "fencing number {attempt} after {last}");
+                    let state = self.fleet.agent(*agent).map(|a| a.state);
+                    assert_eq!(state, Some(AgentState::Live), "{task} was given to an agent that gets nothing");
                 }
+                Effect::Recovery { agent, step } => self.recovered.push((*agent, step.clone())),
                 Effect::Finished { .. } => self.finished += 1,
                 _ => {}
             }

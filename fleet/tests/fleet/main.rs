@@ -9,6 +9,7 @@ mod limits;
 mod naive;
 mod pools;
 mod queries;
+mod recovery;
 mod scheduling;
 mod sessions;
 mod standby;

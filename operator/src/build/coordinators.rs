@@ -18,7 +18,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use robeing_crds::Storage;
+use robeing_crds::{DEFAULT_HEALTH_CHECK_INTERVAL, Storage};
 
 use super::{
     metadata,
@@ -142,6 +142,11 @@ fn environment(fleet: &Fleet) -> Vec<EnvVar> {
         env("ROBEING_MAX_ATTEMPTS", fleet.recovery.max_attempts.to_string()),
         env("ROBEING_WEIGHTS", weights.join(",")),
     ]);
+    // Not said where it is the coordinators' own default, so that an operator that did not say it yet made the same pods.
+    let health_checks = fleet.recovery.health_check_interval;
+    if health_checks != DEFAULT_HEALTH_CHECK_INTERVAL {
+        environment.push(env("ROBEING_HEALTH_CHECK_INTERVAL", health_checks.to_string()));
+    }
     environment
 }
 

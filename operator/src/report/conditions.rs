@@ -25,6 +25,9 @@ pub const MAX_MESSAGE: usize = 1_024;
 /// Longest reason that is taken from a coordinator, bytes; the API server takes 1,024.
 const MAX_REASON: usize = 64;
 
+/// Agents that one message names.
+const MOST_NAMED: usize = 3;
+
 /// What a condition says.
 struct Said {
     state: &'static str,
@@ -109,6 +112,23 @@ fn quorum_healthy(observation: &Observation, previous: Option<&RobeingClusterSta
     }
 }
 
+/// Agents that are in the fleet and can't work.
+fn unhealthy(observation: &Observation) -> Option<Said> {
+    let agents = observation.agents();
+    let unhealthy: Vec<_> =
+        agents.values().filter(|agent| agent.state() == v1::AgentState::Unhealthy).copied().collect();
+    let count = match unhealthy.len() {
+        0 => return None,
+        1 => "1 agent is".to_owned(),
+        count => format!("{count} agents are"),
+    };
+    let told = unhealthy.iter().take(MOST_NAMED).map(|agent| format!("{} ({})", agent.name, agent.unhealthy_reason));
+    let told: Vec<String> = told.collect();
+    let more = if unhealthy.len() > MOST_NAMED { ", …" } else { "" };
+    let message = format!("{count} unhealthy and given no tasks: {}{more}.", told.join(", "));
+    Some(said("True", "AgentsUnhealthy", message))
+}
+
 /// Everything that is wrong, the worst first; the condition's reason is the first one's.
 fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&RobeingClusterStatus>) -> Said {
     let mut wrong = Vec::new();
@@ -140,6 +160,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         wrong.push(said("True", "NoLeader", message));
     }
     wrong.extend(observation.fleet.iter().flat_map(|answer| &answer.status.warnings).map(warning));
+    wrong.extend(unhealthy(observation));
     if wrong.is_empty() {
         wrong.extend(still_down(observation, previous).map(|down| said("True", "CoordinatorDown", down)));
     }

@@ -12,11 +12,14 @@ use k8s_openapi::jiff::Timestamp;
 use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1::{self, AgentState};
 
-use super::Outcome;
+use super::{Outcome, recoveries};
 use crate::{observe::Observation, rollout::Step};
 
 /// For how long after it a loss is news to an operator that just began: longer than another one takes over in.
-const NEWS_FOR: Duration = Duration::from_secs(300);
+pub(super) const NEWS_FOR: Duration = Duration::from_secs(300);
+
+/// Events of one reason that one look tells one by one.
+const MAX_OF_A_REASON: usize = 8;
 
 /// How much it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +45,11 @@ pub struct Happened {
     pub once: Option<String>,
 }
 
-fn normal(reason: &str, action: &'static str, note: String) -> Happened {
+pub(super) fn normal(reason: &str, action: &'static str, note: String) -> Happened {
     Happened { importance: Importance::Normal, reason: reason.to_owned(), action, note, once: None }
 }
 
-fn warning(reason: &str, action: &'static str, note: String) -> Happened {
+pub(super) fn warning(reason: &str, action: &'static str, note: String) -> Happened {
     Happened { importance: Importance::Warning, reason: reason.to_owned(), action, note, once: None }
 }
 
@@ -56,7 +59,8 @@ pub struct Snapshot {
     agents: BTreeMap<String, (AgentState, u64)>,
     /// Node ids of the voters, by name.
     voters: BTreeMap<String, BTreeSet<String>>,
-    redistributed: u64,
+    /// Number of the newest step in a recovery.
+    recovered: u64,
     pools: BTreeMap<String, u32>,
 }
 
@@ -73,7 +77,7 @@ impl Snapshot {
         Some(Self {
             agents: agents.iter().map(|agent| (agent.name.clone(), (agent.state(), agent.session))).collect(),
             voters,
-            redistributed: answer.status.redistributed_total,
+            recovered: recoveries::newest(observation),
             pools: pools
                 .iter()
                 .filter_map(|pool| Some((pool.name.clone(), scaled(observation, &pool.name)?)))
@@ -99,14 +103,45 @@ pub fn happened(
     if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation)) {
         membership(seen, &now, &mut events);
         agents(observation, seen, &now, &mut events);
+        events.extend(recoveries::happened(observation, Some(seen.recovered)));
         pools(seen, &now, &mut events);
     } else {
         events
             .extend(observation.agents().values().filter(|agent| lost_lately(agent, observation.now)).map(|a| lost(a)));
+        events.extend(recoveries::happened(observation, None));
     }
     rollout(outcome, before, &mut events);
     conditions(before, after, &mut events);
-    events
+    bounded(events)
+}
+
+/// Of many events of one reason the first few are told one by one, and the rest in one, so that the loss of a node or a whole
+/// zone does not flood those who read them.
+fn bounded(events: Vec<Happened>) -> Vec<Happened> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut told = Vec::with_capacity(events.len().min(MAX_OF_A_REASON));
+    let mut last: BTreeMap<String, Happened> = BTreeMap::new();
+    for event in events {
+        let count = counts.entry(event.reason.clone()).or_default();
+        *count += 1;
+        if *count <= MAX_OF_A_REASON {
+            told.push(event);
+        } else {
+            last.insert(event.reason.clone(), event);
+        }
+    }
+    for (reason, event) in last {
+        let more = counts.get(&reason).map_or(0, |count| count - MAX_OF_A_REASON);
+        told.push(match more {
+            1 => event,
+            more => {
+                let note = format!("{more} more at once, the last of them: {}", event.note);
+                // Another operator may have seen some of them before.
+                Happened { note, once: None, ..event }
+            }
+        });
+    }
+    told
 }
 
 fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<Happened>) {
@@ -148,6 +183,7 @@ fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
 
 fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
     let known = observation.agents();
+    let told: BTreeSet<&str> = recoveries::activated(observation, seen.recovered).collect();
     for (name, &(state, session)) in &now.agents {
         let Some(agent) = known.get(name.as_str()) else { continue };
         let before = seen.agents.get(name).copied();
@@ -158,15 +194,11 @@ fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &m
             }
             _ => {}
         }
-        if state == AgentState::Live && before.is_some_and(|(earlier, _)| earlier == AgentState::Standby) {
+        let waited = before.is_some_and(|(earlier, _)| earlier == AgentState::Standby);
+        if state == AgentState::Live && waited && !told.contains(name.as_str()) {
             let note = format!("Agent {name} of pool {:?} stood by and works now.", agent.pool);
             events.push(normal("StandbyActivated", "Activate", note));
         }
-    }
-    let moved = now.redistributed.saturating_sub(seen.redistributed);
-    if moved > 0 {
-        let note = format!("{moved} tasks of lost agents were given to others.");
-        events.push(normal("TasksRedistributed", "Redistribute", note));
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod conditions;
 mod events;
+mod recoveries;
 #[cfg(test)]
 mod tests;
 

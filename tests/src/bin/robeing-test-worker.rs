@@ -2,6 +2,8 @@
 //! this program's own arguments, with the task's input on its standard input.
 //!
 //! `ROBEING_WORKER_ADDRESS=127.0.0.1:8081 robeing-test-worker /bin/sh -c 'wc -w'`
+//!
+//! With ROBEING_TEST_WORKER_HEALTH it answers health checks: it is unhealthy, by the content, while that file is there.
 
 use std::{
     collections::HashMap,
@@ -15,14 +17,14 @@ use nix::{
     unistd::Pid,
 };
 use robeing_proto::worker::v1::{
-    Failure, FromProcess, Hello, Stopped, Task, TaskResult, from_process, task_result, to_process,
+    Failure, FromProcess, Health, Hello, Stopped, Task, TaskResult, from_process, task_result, to_process,
     worker_client::WorkerClient,
 };
 use tokio::{
     io::AsyncWriteExt,
     process::Command,
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -57,31 +59,37 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
         .keep_alive_timeout(KEEP_ALIVE);
     let mut client = WorkerClient::new(endpoint.connect().await?);
     let (outgoing, said) = mpsc::channel(UNSENT);
-    let hello = Hello { name: format!("test-worker-{}", std::process::id()) };
+    let health_file = env::var_os("ROBEING_TEST_WORKER_HEALTH");
+    let name = format!("test-worker-{}", std::process::id());
+    let hello = Hello { name, answers_health_checks: health_file.is_some() };
     outgoing.send(FromProcess { message: Some(from_process::Message::Hello(hello)) }).await?;
     let mut incoming = client.attach(ReceiverStream::new(said)).await?.into_inner();
     eprintln!("attached to {address}");
     let mut tasks = JoinSet::new();
-    let mut running: HashMap<(String, u32), AbortHandle> = HashMap::new();
+    // Dropped, it stops the task.
+    let mut running: HashMap<(String, u32), oneshot::Sender<()>> = HashMap::new();
     loop {
         tokio::select! {
             message = incoming.message() => match message?.and_then(|message| message.message) {
                 Some(to_process::Message::Task(task)) => {
                     let key = (task.task_id.clone(), task.attempt);
-                    running.insert(key, tasks.spawn(run(argv.to_vec(), task)));
+                    let (running_until, stop) = oneshot::channel();
+                    running.insert(key, running_until);
+                    tasks.spawn(run(argv.to_vec(), task, stop));
                 }
                 Some(to_process::Message::Stop(stop)) => {
-                    let key = (stop.task_id, stop.attempt);
-                    if let Some(task) = running.remove(&key) {
-                        task.abort();
-                        outgoing.send(result(key, task_result::Outcome::Stopped(Stopped {}))).await?;
-                    }
+                    // It answers once nothing of it runs.
+                    drop(running.remove(&(stop.task_id, stop.attempt)));
+                }
+                Some(to_process::Message::HealthCheck(check)) => {
+                    let unhealthy = health_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+                    let health = Health { seq: check.seq, unhealthy: unhealthy.unwrap_or_default() };
+                    outgoing.send(FromProcess { message: Some(from_process::Message::Health(health)) }).await?;
                 }
                 Some(to_process::Message::Welcome(_)) => {}
                 None => return Ok(()),
             },
             Some(ended) = tasks.join_next() => {
-                // One that was stopped has been answered for.
                 if let Ok((key, outcome)) = ended {
                     running.remove(&key);
                     outgoing.send(result(key, outcome)).await?;
@@ -107,13 +115,21 @@ impl Drop for Group {
     }
 }
 
-async fn run(argv: Vec<String>, task: Task) -> ((String, u32), task_result::Outcome) {
+async fn run(argv: Vec<String>, task: Task, stop: oneshot::Receiver<()>) -> ((String, u32), task_result::Outcome) {
     let key = (task.task_id.clone(), task.attempt);
-    let outcome = output(&argv, &task).await.unwrap_or_else(|error| failed(format!("{}: {error}", argv[0]), None, ""));
+    let outcome = output(&argv, &task, stop).await;
+    let outcome = outcome.unwrap_or_else(|error| failed(format!("{}: {error}", argv[0]), None, ""));
     (key, outcome)
 }
 
-async fn output(argv: &[String], task: &Task) -> std::io::Result<task_result::Outcome> {
+/// Waits until nothing of a group that was killed is left.
+async fn gone(group: Pid) {
+    while killpg(group, None).is_ok() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn output(argv: &[String], task: &Task, stop: oneshot::Receiver<()>) -> std::io::Result<task_result::Outcome> {
     let mut child = Command::new(&argv[0])
         .args(&argv[1..])
         .env("ROBEING_TASK_ID", &task.task_id)
@@ -123,15 +139,25 @@ async fn output(argv: &[String], task: &Task) -> std::io::Result<task_result::Ou
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
-    let _group = Group(child.id().and_then(|pid| pid.try_into().ok()).map(Pid::from_raw));
+    let pid = child.id().and_then(|pid| pid.try_into().ok()).map(Pid::from_raw);
+    let group = Group(pid);
     let mut stdin = child.stdin.take().expect("it is piped");
     // A program that does not read its input may end first.
     let write = async {
         let _ = stdin.write_all(&task.input).await;
         drop(stdin);
     };
-    let ((), output) = tokio::join!(write, child.wait_with_output());
-    let output = output?;
+    let ended = async { tokio::join!(write, child.wait_with_output()).1 };
+    let output = tokio::select! {
+        output = ended => output?,
+        _ = stop => {
+            drop(group);
+            if let Some(pid) = pid {
+                gone(pid).await;
+            }
+            return Ok(task_result::Outcome::Stopped(Stopped {}));
+        }
+    };
     Ok(match output.status.code() {
         Some(0) => task_result::Outcome::Output(output.stdout.into()),
         code => failed(output.status.to_string(), code, &String::from_utf8_lossy(&output.stderr)),

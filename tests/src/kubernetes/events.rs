@@ -62,8 +62,8 @@ impl Deployed {
         }
     }
 
-    /// Waits until the loss of these agents is told, and that of their tasks. The second of a pair of operators tells of lost
-    /// agents, too, but can't know what was counted before it: `operator_too` says that the first was lost with them.
+    /// Waits until the loss of these agents is told, and what became of their tasks. `operator_too` says that the operator was
+    /// lost with them; what became of the tasks may then be told too late for the test.
     ///
     /// # Panics
     /// As [`Deployed::until`].
@@ -72,7 +72,7 @@ impl Deployed {
             self.told(since, "AgentLost", agent).await;
         }
         if !operator_too {
-            self.told(since, "TasksRedistributed", "tasks of lost agents were given to others").await;
+            self.told(since, "TasksRedistributed", "taken from agent").await;
         }
     }
 

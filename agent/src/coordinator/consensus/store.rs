@@ -57,7 +57,8 @@ impl Told {
             Effect::Finished { task } => (fleet.task(*task), None),
             Effect::SessionStarted { agent, .. }
             | Effect::Redistributed { from: agent, .. }
-            | Effect::StandbyActivated { agent } => (None, fleet.agent(*agent)),
+            | Effect::StandbyActivated { agent }
+            | Effect::Recovery { agent, .. } => (None, fleet.agent(*agent)),
             Effect::Assign { .. } | Effect::Stop { .. } | Effect::SessionEnded { .. } => (None, None),
         };
         Self { effect: effect.clone(), task: task.cloned(), agent: agent.cloned(), now: fleet.now() }

@@ -20,6 +20,7 @@ const TAG: u64 = 7;
 pub const TIMING: SessionTiming = SessionTiming {
     heartbeat_interval: Duration::from_millis(500),
     timeout: Duration::from_secs(2),
+    health_check_interval: Duration::from_secs(10),
     grace: Duration::from_millis(50),
 };
 

@@ -65,7 +65,7 @@ impl World {
         let registry = &self.hub.registry;
         for suspicion in registry.suspicions(now, 10) {
             let (agent, session) = match suspicion {
-                Suspicion::Silent(agent, session) => (agent, session),
+                Suspicion::Silent(agent, session) | Suspicion::Failed(agent, session) => (agent, session),
                 Suspicion::Probe(agent, session, _) if registry.probed(agent, session, Some(false), now) => {
                     (agent, session)
                 }

@@ -17,7 +17,7 @@ const MAX_PASSED_OVER: u32 = 3;
 /// Where a command waits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
-    /// What keeps the fleet whole: joins, losses, drains, ticks, settings.
+    /// What keeps the fleet whole: joins, losses, drains, health, ticks, settings.
     Fleet,
     /// Ends of attempts, which free slots.
     Completions,
@@ -38,6 +38,8 @@ impl Lane {
             | Command::AgentLost { .. }
             | Command::AgentDraining { .. }
             | Command::AgentLeft { .. }
+            | Command::AgentUnhealthy { .. }
+            | Command::AgentHealthy { .. }
             | Command::Tick
             | Command::Configure(_)
             | Command::RaiseVersion(_)

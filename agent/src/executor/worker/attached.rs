@@ -4,21 +4,29 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use robeing_proto::worker::v1::{Stop, TaskResult, ToProcess, task_result, to_process};
-use tokio::sync::{mpsc, oneshot, watch};
+use robeing_proto::worker::v1::{Health as Said, HealthCheck, Stop, TaskResult, ToProcess, task_result, to_process};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::executor::Attempt;
+use crate::executor::{Attempt, Health};
 
 /// Processes attached at once.
 pub const MAX_PROCESSES: usize = 64;
 /// Messages to a process that it has not read; an attempt waits for room, and one that is dropped meanwhile detaches the
 /// process.
 pub const MAX_UNREAD: usize = 64;
+/// Bytes that are kept of why a process is unhealthy.
+pub const MAX_UNHEALTHY: usize = 256;
+/// Health checks in a row that a process may leave unanswered before others are preferred.
+const MISSES_ALLOWED: u32 = 1;
 
 /// What a process says of an attempt; `None`: nothing.
 pub(super) type Answer = Option<task_result::Outcome>;
@@ -37,6 +45,8 @@ pub(super) struct Attached {
 struct State {
     /// How many have attached so far, which is also the number of the last.
     number: u64,
+    /// How many times the processes were asked how they are.
+    checks: u64,
     processes: BTreeMap<u64, Process>,
 }
 
@@ -45,6 +55,33 @@ struct Process {
     outgoing: mpsc::Sender<ToProcess>,
     detached: CancellationToken,
     running: BTreeMap<Key, oneshot::Sender<Answer>>,
+    health: ProcessHealth,
+}
+
+/// What is known of a process's health.
+#[derive(Default)]
+struct ProcessHealth {
+    /// It said that it answers checks.
+    answers: bool,
+    /// The newest check, and who waits for the answer.
+    asked: Option<(u64, oneshot::Sender<String>)>,
+    /// Why it is unhealthy, by its own word.
+    unhealthy: Option<String>,
+    /// Checks in a row that it did not answer.
+    missed: u32,
+}
+
+impl ProcessHealth {
+    fn is_well(&self) -> bool {
+        self.unhealthy.is_none() && self.missed <= MISSES_ALLOWED
+    }
+}
+
+/// A process that was asked how it is.
+struct Asked {
+    process: u64,
+    name: Arc<str>,
+    answer: oneshot::Receiver<String>,
 }
 
 /// A process's side of being attached. When it is dropped, the process is not attached any more.
@@ -74,7 +111,7 @@ impl Attached {
     }
 
     /// Lets a process attach. `None`: there are too many.
-    pub fn join(self: &Arc<Self>, name: &str) -> Option<Member> {
+    pub fn join(self: &Arc<Self>, name: &str, answers_health_checks: bool) -> Option<Member> {
         let mut state = self.lock();
         if state.processes.len() >= MAX_PROCESSES {
             return None;
@@ -85,7 +122,8 @@ impl Attached {
         info!(process = %name, "a process has attached");
         let (outgoing, unread) = mpsc::channel(MAX_UNREAD);
         let detached = CancellationToken::new();
-        let process = Process { name, outgoing, detached: detached.clone(), running: BTreeMap::new() };
+        let health = ProcessHealth { answers: answers_health_checks, ..ProcessHealth::default() };
+        let process = Process { name, outgoing, detached: detached.clone(), running: BTreeMap::new(), health };
         state.processes.insert(number, process);
         self.changed(&state);
         Some(Member { attached: Arc::clone(self), number, outgoing: unread, detached })
@@ -100,11 +138,12 @@ impl Attached {
         }
     }
 
-    /// Gives an attempt to the process that runs the fewest. `None`: there is none.
+    /// Gives an attempt to the process that runs the fewest, of those that are healthy if any is. `None`: there is none.
     pub fn begin(self: &Arc<Self>, attempt: &Attempt) -> Option<Begun> {
         let key = (attempt.task_id.clone(), attempt.attempt);
         let mut state = self.lock();
-        let (number, process) = state.processes.iter_mut().min_by_key(|(_, process)| process.running.len())?;
+        let (number, process) =
+            state.processes.iter_mut().min_by_key(|(_, process)| (!process.health.is_well(), process.running.len()))?;
         let (answered, answer) = oneshot::channel();
         process.running.insert(key.clone(), answered);
         Some(Begun {
@@ -126,6 +165,76 @@ impl Attached {
         if waiting.is_none_or(|waiting| waiting.send(outcome).is_err()) {
             debug!(task = key.0, attempt = key.1, "a result that nobody waits for");
         }
+    }
+
+    /// Asks the processes how they are. The agent is as well as the best of them; one to which nothing is attached is well,
+    /// since it is not in the fleet.
+    pub async fn health(&self, within: Duration) -> Health {
+        let until = Instant::now() + within;
+        let (mut well, asked) = self.ask();
+        let (mut unhealthy, mut silent) = (None, None);
+        for Asked { process, name, answer } in asked {
+            let answer = tokio::time::timeout_at(until, answer).await;
+            let said = answer.ok().and_then(Result::ok);
+            if !self.heard_of(process, said.clone()) {
+                // It has detached meanwhile, and with it went what it ran.
+                continue;
+            }
+            match said {
+                Some(said) if said.is_empty() => well = true,
+                Some(said) => unhealthy = Some(format!("{name} is unhealthy: {said}")),
+                None => silent = Some(format!("{name} did not answer within {}", humantime::format_duration(within))),
+            }
+        }
+        match (unhealthy, silent) {
+            _ if well => Health::Healthy,
+            (Some(unhealthy), _) => Health::Unhealthy(unhealthy),
+            (None, Some(silent)) => Health::Silent(silent),
+            (None, None) => Health::Healthy,
+        }
+    }
+
+    /// Asks those that answer; whether there is one that does not, and counts as well while it is attached.
+    fn ask(&self) -> (bool, Vec<Asked>) {
+        let mut state = self.lock();
+        state.checks += 1;
+        let seq = state.checks;
+        let (answering, mute): (Vec<_>, Vec<_>) = state.processes.iter_mut().partition(|(_, p)| p.health.answers);
+        let ask = |(number, process): (&u64, &mut Process)| {
+            let (answered, answer) = oneshot::channel();
+            process.health.asked = Some((seq, answered));
+            let check = ToProcess { message: Some(to_process::Message::HealthCheck(HealthCheck { seq })) };
+            // One that has not read what it was sent does not answer this either.
+            let _ = process.outgoing.try_send(check);
+            Asked { process: *number, name: Arc::clone(&process.name), answer }
+        };
+        (!mute.is_empty(), answering.into_iter().map(ask).collect())
+    }
+
+    /// Takes a process's answer to a check. One to an earlier check is of no interest.
+    pub fn said_health(&self, number: u64, said: Said) {
+        let Said { seq, mut unhealthy } = said;
+        unhealthy.truncate(unhealthy.floor_char_boundary(MAX_UNHEALTHY));
+        let mut state = self.lock();
+        let Some(process) = state.processes.get_mut(&number) else { return };
+        if let Some((_, answered)) = process.health.asked.take_if(|(asked, _)| *asked == seq) {
+            // The check may be given up by now.
+            let _ = answered.send(unhealthy);
+        }
+    }
+
+    /// Notes what a process said, or that it said nothing; whether it is still attached.
+    fn heard_of(&self, number: u64, said: Option<String>) -> bool {
+        let mut state = self.lock();
+        let Some(process) = state.processes.get_mut(&number) else { return false };
+        match said {
+            Some(said) => {
+                process.health.missed = 0;
+                process.health.unhealthy = Some(said).filter(|said| !said.is_empty());
+            }
+            None => process.health.missed = process.health.missed.saturating_add(1),
+        }
+        true
     }
 
     /// Nobody waits for an attempt any more. If the process may still run it and was not told, it is, without waiting.

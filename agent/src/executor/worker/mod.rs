@@ -8,7 +8,8 @@
 //! 3. An attempt that no process has begun is given back as if it had never been here.
 //! 4. Of a stopped attempt the process is told, and waited for no longer than [`Limits::kill_grace`]; what it says later is
 //!    ignored. Its work cannot be ended by force, which only the process can do to itself.
-//! 5. A process that does not read what it is sent is detached, rather than waited for.
+//! 5. An unhealthy process gets nothing while another is healthy. The agent is unhealthy when all of them are.
+//! 6. A process that does not read what it is sent is detached, rather than waited for.
 
 mod attached;
 mod service;
@@ -23,10 +24,10 @@ use tracing::{error, info};
 
 use self::attached::{Answer, Attached, Begun};
 use super::text::at_limit;
-use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Limits, Outcome};
+use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
 use crate::{telemetry::Metrics, transport::Transport};
 
-pub use attached::{MAX_PROCESSES, MAX_UNREAD};
+pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
 pub use service::{HELLO_WITHIN, MAX_PROCESS_NAME};
 
 /// Where to listen, and what to tell processes of the agent.
@@ -47,7 +48,7 @@ pub struct WorkerExecutor {
     attached: Arc<Attached>,
     limits: Limits,
     local: SocketAddr,
-    _serving: AbortOnDropHandle<()>,
+    serving: AbortOnDropHandle<()>,
 }
 
 impl WorkerExecutor {
@@ -73,7 +74,7 @@ impl WorkerExecutor {
                 error!(%error, "the listener for processes failed");
             }
         });
-        Ok(Self { attached, limits: config.limits, local, _serving: AbortOnDropHandle::new(serving) })
+        Ok(Self { attached, limits: config.limits, local, serving: AbortOnDropHandle::new(serving) })
     }
 
     /// Where it listens, with the real port.
@@ -158,6 +159,13 @@ impl Executor for WorkerExecutor {
 
     fn presence(&self) -> Option<watch::Receiver<bool>> {
         Some(self.attached.presence())
+    }
+
+    async fn health(&self, within: Duration) -> Health {
+        if self.serving.is_finished() {
+            return Health::Failed("the listener for processes has ended; restart the agent".to_owned());
+        }
+        self.attached.health(within).await
     }
 
     fn name(&self) -> &'static str {

@@ -39,7 +39,7 @@ impl Worker for Service {
         let hello = timeout(HELLO_WITHIN, hello(&mut incoming)).await.map_err(|_| {
             Status::deadline_exceeded(format!("no Hello within {} s of attaching", HELLO_WITHIN.as_secs()))
         })??;
-        let member = self.attached.join(&hello.name).ok_or_else(|| {
+        let member = self.attached.join(&hello.name, hello.answers_health_checks).ok_or_else(|| {
             Status::resource_exhausted(format!("{MAX_PROCESSES} processes are attached, which is the most; end some"))
         })?;
         Ok(Response::new(Box::pin(talk(member, incoming, Arc::clone(&self.attached), self.welcome.clone()))))
@@ -92,6 +92,9 @@ async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc
         match incoming.message().await {
             Ok(Some(FromProcess { message: Some(from_process::Message::Result(result)) })) => {
                 attached.answered(number, result);
+            }
+            Ok(Some(FromProcess { message: Some(from_process::Message::Health(health)) })) => {
+                attached.said_health(number, health);
             }
             Ok(Some(FromProcess { message: Some(from_process::Message::Hello(_)) })) => {
                 break Err(Status::invalid_argument("a process says Hello once, as its first message"));

@@ -1,6 +1,6 @@
 //! What an agent and its coordinator say to each other, and what each message changes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::sabotage::{Mistake, planted};
 use robeing_proto::v1::{
@@ -30,6 +30,7 @@ impl Driver {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             session: self.session.as_ref().map_or(0, |session| session.id),
             held: self.held.refs(),
+            answers_health_checks: true,
         }
     }
 
@@ -66,6 +67,7 @@ impl Driver {
         if !planted(Mistake::CompletionsNotResent) {
             self.held.send_again();
         }
+        self.health.reset();
         self.way = Way::Open(link);
         self.silent = None;
         self.complaint.clear();
@@ -90,6 +92,8 @@ impl Driver {
                 }
             }
             Some(Heard::CompletionAcks(acks)) => self.acknowledged(acks.acks),
+            Some(Heard::HealthCheck(check)) => self.health.ask(&check, Arc::clone(&self.parts.executor)),
+            Some(Heard::HandBack(_)) => self.hand_back_all(),
             Some(Heard::SessionEnded(ended)) => {
                 warn!(reason = ended.reason, held = self.held.len(), "the coordinator ended the session");
                 self.begin_anew();
@@ -130,6 +134,9 @@ impl Driver {
     }
 
     fn assigned(&mut self, assignments: Vec<v1::Assignment>) {
+        if self.failed.is_some() {
+            return;
+        }
         let now = Instant::now();
         for assignment in assignments {
             self.held.assigned(assignment, now);
@@ -151,7 +158,7 @@ impl Driver {
 
     pub(super) fn wants_to_say(&self) -> bool {
         let beat_is_due = self.session.as_ref().is_some_and(|s| Instant::now() >= s.lease.next_heartbeat());
-        beat_is_due || self.drain_unsaid || self.leave_unsaid || self.held.has_unsent()
+        beat_is_due || self.drain_unsaid || self.leave_unsaid || self.held.has_unsent() || self.health.has_report()
     }
 
     /// Says the most urgent of what is to be said.
@@ -162,6 +169,10 @@ impl Driver {
                 Say::Heartbeat(v1::Heartbeat { seq: session.lease.beat(now) })
             }
             _ if std::mem::take(&mut self.drain_unsaid) => Say::Drain(v1::Drain {}),
+            _ if self.health.has_report() => match self.health.take_report() {
+                Some(report) => Say::HealthReport(report),
+                None => return,
+            },
             _ if self.held.has_unsent() => {
                 self.progress = now;
                 Say::Completions(v1::Completions { completions: self.held.batch() })

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod draining;
+mod health;
 mod lease;
 pub(crate) mod network;
 mod presence;

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 use super::network::MemoryNetwork;
 use crate::{
     config::{AgentConfig, AgentRole},
-    executor::{Attempt, Executor, Outcome},
+    executor::{Attempt, Executor, Health, Outcome},
     platform::Platform,
     session::{SessionError, run},
     telemetry::Metrics,
@@ -193,6 +193,7 @@ pub fn reference(task: &str) -> v1::AttemptRef {
 pub struct Manual {
     started: mpsc::Sender<Started>,
     presence: Option<watch::Receiver<bool>>,
+    health: watch::Receiver<Option<Health>>,
 }
 
 /// An attempt that runs.
@@ -254,6 +255,14 @@ impl Executor for Manual {
         self.presence.clone()
     }
 
+    async fn health(&self, _: Duration) -> Health {
+        let health = self.health.borrow().clone();
+        match health {
+            Some(health) => health,
+            None => std::future::pending().await,
+        }
+    }
+
     fn name(&self) -> &'static str {
         "manual"
     }
@@ -263,6 +272,8 @@ impl Executor for Manual {
 pub struct Agent {
     pub task: JoinHandle<Result<(), SessionError>>,
     pub shutdown: CancellationToken,
+    /// What its executor says of its health; `None`: nothing.
+    pub health: watch::Sender<Option<Health>>,
     started: mpsc::Receiver<Started>,
 }
 
@@ -306,9 +317,10 @@ impl Agent {
     ) -> Self {
         let (sender, started) = mpsc::channel(CALLS);
         let shutdown = CancellationToken::new();
-        let executor = Arc::new(Manual { started: sender, presence });
+        let (health, healthy) = watch::channel(Some(Health::Healthy));
+        let executor = Arc::new(Manual { started: sender, presence, health: healthy });
         let session = run(config, platform(network), executor, Metrics::default(), shutdown.clone());
-        Self { task: tokio::spawn(session), shutdown, started }
+        Self { task: tokio::spawn(session), shutdown, health, started }
     }
 
     /// The next attempt that is started.

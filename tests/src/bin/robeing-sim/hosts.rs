@@ -126,6 +126,7 @@ fn coordinator_config(name: String) -> CoordinatorConfig {
         initial_coordinators: coordinators(),
         heartbeat_interval: Duration::from_millis(500),
         session_timeout: Duration::from_secs(2),
+        health_check_interval: Duration::from_secs(10),
         max_attempts: 5,
         weights: Weights::default(),
         election_timeout_min: Duration::from_millis(150),

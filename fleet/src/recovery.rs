@@ -1,0 +1,290 @@
+//! How agents that fail are recovered from: what is done with their tasks and in their place, and how they come back. Each
+//! step is kept with the agent and, for a while, with the fleet, so that every coordinator can say what happened and how long
+//! it took.
+//!
+//! A recovery begins when an agent is found unhealthy or lost. The tasks that it then loses or hands back are *displaced*
+//! until they were given to an agent or ended; when the last of them was, they count as redistributed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::cut;
+use crate::jobs::{Job, Jobs};
+use crate::limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STEPS};
+use crate::{Agent, AgentId, AgentState, Effect, Fleet, FleetMillis, LossReason, Reply, SessionId, Stamp};
+
+/// What was done, or happened, in a recovery.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RecoveryEvent {
+    /// The agent is unhealthy: it gets nothing new and hands back what it has. Begins a recovery.
+    Unhealthy {
+        /// In words; at most [`MAX_REASON_BYTES`].
+        reason: String,
+    },
+    /// The agent is lost. Begins a recovery.
+    Lost {
+        /// How it was noticed.
+        reason: LossReason,
+    },
+    /// Its tasks were given to agents again, or ended.
+    Redistributed {
+        /// How many.
+        tasks: u32,
+    },
+    /// A standby agent of its pool works in its place.
+    StandbyActivated {
+        /// The standby agent's name.
+        agent: Arc<str>,
+    },
+    /// Its session is over: it is not part of the fleet, and a completion from it is stale.
+    Removed,
+    /// It answers health checks well again, or a process of its name has joined.
+    RecoveryAttempted,
+    /// It may be given work again.
+    Readmitted {
+        /// It waits, because its pool has enough live agents without it.
+        standby: bool,
+    },
+}
+
+impl RecoveryEvent {
+    fn begins(&self) -> bool {
+        matches!(self, RecoveryEvent::Unhealthy { .. } | RecoveryEvent::Lost { .. })
+    }
+}
+
+/// One step of a recovery.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecoveryStep {
+    /// When it was done.
+    pub at: Stamp,
+    /// How long after the beginning of the recovery that was, ms of fleet time.
+    pub took: u64,
+    /// What was done.
+    pub event: RecoveryEvent,
+}
+
+/// The recovery of one agent.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Recovery {
+    /// When the newest one began.
+    pub(crate) began: Stamp,
+    /// Tasks that the agent lost or handed back, and that were not told to be redistributed yet.
+    pub(crate) taken: u32,
+    /// Displaced tasks of this agent; no more than `taken`.
+    pub(crate) displaced: u32,
+    pub(crate) steps: Vec<RecoveryStep>,
+}
+
+impl Recovery {
+    /// When the newest recovery of the agent began; the default if there was none.
+    pub fn began(&self) -> Stamp {
+        self.began
+    }
+
+    /// The newest steps, oldest first; at most [`MAX_RECOVERY_STEPS`].
+    pub fn steps(&self) -> &[RecoveryStep] {
+        &self.steps
+    }
+
+    /// Records a step that is done now.
+    fn record(&mut self, now: Stamp, event: RecoveryEvent) -> RecoveryStep {
+        if event.begins() {
+            self.began = now;
+        }
+        let step = RecoveryStep { at: now, took: now.fleet.saturating_sub(self.began.fleet), event };
+        if self.steps.len() >= MAX_RECOVERY_STEPS {
+            self.steps.remove(0);
+        }
+        self.steps.push(step.clone());
+        step
+    }
+
+    /// Whether it is within its bounds, as anything read from a snapshot must be.
+    pub(crate) fn is_sound(&self, now: FleetMillis) -> bool {
+        let reason_fits = |step: &RecoveryStep| match &step.event {
+            RecoveryEvent::Unhealthy { reason } => reason.len() <= MAX_REASON_BYTES,
+            _ => true,
+        };
+        self.steps.len() <= MAX_RECOVERY_STEPS
+            && self.displaced <= self.taken
+            && self.began.fleet <= now
+            && self.steps.is_sorted_by_key(|step| step.at.fleet)
+            && self.steps.last().is_none_or(|step| step.at.fleet <= now)
+            && self.steps.iter().all(reason_fits)
+    }
+}
+
+/// A step as the whole fleet keeps it, for those who tell of it elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FleetRecoveryStep {
+    /// Counts up by one, from 1.
+    pub number: u64,
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// The agent's pool.
+    pub pool: Option<String>,
+    /// What was done.
+    pub step: RecoveryStep,
+}
+
+/// The newest steps of all agents, shared with readers who took them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RecoveryLog {
+    steps: VecDeque<Arc<FleetRecoveryStep>>,
+}
+
+impl RecoveryLog {
+    fn record(&mut self, agent: Arc<str>, pool: Option<String>, step: RecoveryStep) {
+        let number = self.steps.back().map_or(0, |last| last.number) + 1;
+        if self.steps.len() >= MAX_FLEET_RECOVERY_STEPS {
+            self.steps.pop_front();
+        }
+        self.steps.push_back(Arc::new(FleetRecoveryStep { number, agent, pool, step }));
+    }
+
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Arc<FleetRecoveryStep>> {
+        self.steps.iter()
+    }
+
+    /// Whether it is within its bounds, as anything read from a snapshot must be. Numbers up to `room` can be counted on.
+    pub(crate) fn is_sound(&self, room: u64) -> bool {
+        let numbers = || self.steps.iter().map(|step| step.number);
+        self.steps.len() <= MAX_FLEET_RECOVERY_STEPS
+            && numbers().zip(numbers().skip(1)).all(|(one, next)| one < next && next - one == 1)
+            && self.steps.back().is_none_or(|last| last.number < room)
+            && self.steps.front().is_none_or(|first| first.number > 0)
+    }
+}
+
+impl Fleet {
+    /// The newest steps of recoveries in this fleet, oldest first; at most [`MAX_FLEET_RECOVERY_STEPS`].
+    pub fn recovery_steps(&self) -> impl Iterator<Item = &Arc<FleetRecoveryStep>> {
+        self.state.recoveries.steps()
+    }
+
+    /// Records a step in the recovery of an agent.
+    pub(crate) fn record_step(&mut self, id: AgentId, event: RecoveryEvent, effects: &mut Vec<Effect>) {
+        let now = self.state.now;
+        let recorded = self.change_work(id, |agent| {
+            let step = agent.recovery.record(now, event);
+            (agent.name.clone(), agent.pool.clone(), step)
+        });
+        let Some((name, pool, step)) = recorded else { return };
+        self.state.recoveries.record(name, pool, step.clone());
+        effects.push(Effect::Recovery { agent: id, step });
+    }
+
+    /// Takes note of tasks that were queued because of this agent and must be given to others.
+    pub(crate) fn displace(&mut self, from: AgentId, tasks: u32) {
+        if tasks > 0 {
+            self.change_work(from, |agent| {
+                agent.recovery.taken = agent.recovery.taken.saturating_add(tasks);
+                agent.recovery.displaced = agent.recovery.displaced.saturating_add(tasks);
+            });
+        }
+    }
+
+    /// A displaced task was given to an agent, or ended.
+    pub(crate) fn settle_displaced(&mut self, from: Option<AgentId>, effects: &mut Vec<Effect>) {
+        let Some(from) = from else { return };
+        self.change_work(from, |agent| agent.recovery.displaced = agent.recovery.displaced.saturating_sub(1));
+        self.settle_recovery(from, effects);
+    }
+
+    /// Records that the tasks of an agent were redistributed, once they all were.
+    pub(crate) fn settle_recovery(&mut self, id: AgentId, effects: &mut Vec<Effect>) {
+        let Some(agent) = self.state.agents.get(&id) else { return };
+        let recovery = &agent.recovery;
+        if recovery.taken == 0 || recovery.displaced > 0 || self.hands_back(agent) {
+            return;
+        }
+        let tasks = recovery.taken;
+        self.change_work(id, |agent| agent.recovery.taken = 0);
+        self.record_step(id, RecoveryEvent::Redistributed { tasks }, effects);
+    }
+
+    /// A live or waiting agent is unhealthy from here on. Its attempts stay its own until it hands them back: it stops them
+    /// first.
+    pub(crate) fn unhealthy(
+        &mut self,
+        id: AgentId,
+        session: SessionId,
+        mut reason: String,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        cut(&mut reason, MAX_REASON_BYTES, false);
+        let agent = self.state.agents.get(&id).filter(|agent| agent.session == session);
+        if !agent.is_some_and(|agent| matches!(agent.state, AgentState::Live | AgentState::Standby)) {
+            return Reply::Done;
+        }
+        let kept = reason.clone();
+        self.change_agent(id, |agent| {
+            agent.state = AgentState::Unhealthy;
+            agent.unhealthy = Some(kept);
+        });
+        self.record_step(id, RecoveryEvent::Unhealthy { reason }, effects);
+        self.fill_afterwards(id, true, jobs);
+        Reply::Done
+    }
+
+    /// An unhealthy agent answers well: it may recover, or (`readmit`) it has recovered. As an agent that was lost it works
+    /// if its pool lacks a live one, and waits otherwise.
+    pub(crate) fn healthy(
+        &mut self,
+        id: AgentId,
+        session: SessionId,
+        readmit: bool,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        let agent = self.state.agents.get(&id).filter(|agent| agent.session == session);
+        let Some(agent) = agent.filter(|agent| agent.state == AgentState::Unhealthy) else {
+            return Reply::Done;
+        };
+        let of_this_recovery = agent.recovery.steps.iter().rev().take_while(|step| !step.event.begins());
+        let attempted =
+            of_this_recovery.map(|step| &step.event).any(|event| *event == RecoveryEvent::RecoveryAttempted);
+        if readmit {
+            self.admit(id, true, jobs, effects);
+        } else if !attempted {
+            self.record_step(id, RecoveryEvent::RecoveryAttempted, effects);
+        }
+        Reply::Done
+    }
+
+    /// Lets an agent take its place in its pool: it works if the pool lacks a live agent, and waits otherwise.
+    pub(crate) fn admit(&mut self, id: AgentId, recovered: bool, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        // Standby first: whether the pool lacks a live agent is then a question about the others.
+        let pool = self.change_agent(id, |agent| {
+            agent.state = AgentState::Standby;
+            agent.unhealthy = None;
+            agent.pool.clone()
+        });
+        let works = self.lacking(pool.flatten().as_deref()) > 0;
+        if works {
+            self.change_agent(id, |agent| agent.state = AgentState::Live);
+        }
+        if recovered {
+            self.record_step(id, RecoveryEvent::Readmitted { standby: !works }, effects);
+            self.settle_recovery(id, effects);
+        }
+        if works {
+            jobs.push(Job::Pull(id));
+        }
+    }
+
+    /// How many attempts of an agent count; those that it is stopping do not.
+    pub fn active_attempts(&self, id: AgentId) -> u32 {
+        let held = self.state.agents.get(&id).map_or(0, |agent| agent.used_slots());
+        held.saturating_sub(self.indexes.stopping.of(id))
+    }
+
+    /// Whether an agent is unhealthy and still has attempts to hand back.
+    pub(crate) fn hands_back(&self, agent: &Agent) -> bool {
+        agent.state == AgentState::Unhealthy && self.active_attempts(agent.id) > 0
+    }
+}
