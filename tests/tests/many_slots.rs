@@ -67,7 +67,8 @@ async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: wa
                 let stopped = task_result::Outcome::Stopped(Stopped {});
                 say.send(result(stop.task_id, stop.attempt, stopped)).await.expect("the agent lives");
             }
-            Some(to_process::Message::Welcome(_)) => {}
+            // It did not say that it answers checks.
+            Some(to_process::Message::Welcome(_) | to_process::Message::HealthCheck(_)) => {}
             None => return,
         }
     }
