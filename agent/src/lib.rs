@@ -3,6 +3,7 @@
 pub mod config;
 pub mod coordinator;
 pub mod executor;
+mod incarnation;
 pub mod platform;
 pub mod session;
 pub mod sync;

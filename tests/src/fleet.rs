@@ -46,6 +46,8 @@ pub struct Fleet {
     running: BTreeMap<String, Process>,
     arguments: BTreeMap<String, Vec<String>>,
     environment: Vec<String>,
+    /// What starts a process that is not started directly.
+    within: BTreeMap<String, Vec<String>>,
     plan: Plan,
     ports: Ports,
     dir: TempDir,
@@ -102,7 +104,15 @@ impl Fleet {
             }
             arguments.insert(process.name.clone(), line);
         }
-        Self { running: BTreeMap::new(), arguments, environment: spec.environment, plan, ports, dir }
+        Self {
+            running: BTreeMap::new(),
+            arguments,
+            environment: spec.environment,
+            within: BTreeMap::new(),
+            plan,
+            ports,
+            dir,
+        }
     }
 
     /// The test's directory: data, logs, and what a test puts there.
@@ -185,6 +195,11 @@ impl Fleet {
         set_flag(self.arguments.get_mut(name).unwrap_or_else(|| panic!("no process {name}")), flag, value);
     }
 
+    /// Has a process started by another program, which must become it.
+    pub fn start_within(&mut self, name: &str, program: &[&str]) {
+        self.within.insert(name.into(), program.iter().map(|word| (*word).to_owned()).collect());
+    }
+
     /// Starts a process that does not run.
     ///
     /// # Panics
@@ -196,7 +211,9 @@ impl Fleet {
         let arguments = self.arguments.get(name).unwrap_or_else(|| panic!("no process {name}"));
         let log = self.dir.path().join(format!("{name}.log"));
         let agent = program(AGENT).display().to_string();
-        let line: Vec<String> = self.environment.iter().chain([&agent]).chain(arguments).cloned().collect();
+        let within = self.within.get(name).into_iter().flatten();
+        let line: Vec<String> =
+            self.environment.iter().chain(within).chain([&agent]).chain(arguments).cloned().collect();
         let process = Process::start(name, Path::new("/usr/bin/env"), &line, &log);
         self.running.insert(name.into(), process);
     }

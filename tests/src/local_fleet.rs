@@ -39,6 +39,8 @@ pub struct Place {
     pub agent_bin: Option<PathBuf>,
     /// The directory in which the fleet's own directory is made; without it, the one for temporary files.
     pub parent: Option<PathBuf>,
+    /// The longest pause before a process that died is started again; without it, the usual one.
+    pub longest_restart_pause: Option<Duration>,
 }
 
 /// A running fleet of local processes. When it is dropped its processes are killed and its directory is removed.
@@ -67,6 +69,7 @@ impl LocalFleet {
         let options = DevOptions {
             data: Some(directory.path().to_owned()),
             agent_bin: place.agent_bin.clone(),
+            longest_restart_pause: place.longest_restart_pause,
             ..DevOptions::default()
         };
         let (fleet, events) = DevFleet::start(&cluster, &options).await?;

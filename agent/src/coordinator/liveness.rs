@@ -7,10 +7,11 @@ use tokio::{task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
 use super::{
+    evidence::{GUARD_FIRST, Verdict},
     leadership::{until_leading, until_not_leading},
     node::Node,
     proposer::ProposeError,
-    registry::Suspicion,
+    registry::{Registry, Suspicion},
 };
 
 /// How often agents are looked at.
@@ -54,7 +55,7 @@ async fn watch(node: &Arc<Node>, term: u64) {
             // Pursuits in flight end with the set; what they proposed is decided by the log.
             () = until_not_leading(&mut standing, term) => return,
             Some(_) = pursuits.join_next() => {}
-            () = tokio::time::sleep_until(looked + LOOK_EVERY), if pursuits.len() < MAX_AT_ONCE => {
+            () = next_look(&node.hub.registry, looked), if pursuits.len() < MAX_AT_ONCE => {
                 let now = Instant::now();
                 let pause = now.duration_since(looked);
                 looked = now;
@@ -73,31 +74,56 @@ async fn watch(node: &Arc<Node>, term: u64) {
     }
 }
 
+/// Waits until it is time to look, which is at once when somebody's process may be gone.
+async fn next_look(registry: &Registry, looked: Instant) {
+    tokio::select! {
+        () = registry.hurried() => {}
+        () = tokio::time::sleep_until(looked + LOOK_EVERY) => {}
+    }
+}
+
 async fn pursue(node: Arc<Node>, term: u64, suspicion: Suspicion) {
     match suspicion {
-        Suspicion::Silent(agent, session) => lose(&node, term, agent, session, LossReason::Silent).await,
-        Suspicion::Failed(agent, session) => lose(&node, term, agent, session, LossReason::Failed).await,
+        Suspicion::Silent(agent, session) => {
+            lose(&node, term, agent, session, LossReason::Silent).await;
+        }
+        Suspicion::Failed(agent, session) => {
+            lose(&node, term, agent, session, LossReason::Failed).await;
+        }
         Suspicion::Probe(agent, session, process) => {
-            let alive = node.transport.probe(process, PROBE_TIMEOUT).await;
-            if node.hub.registry.probed(agent, session, alive, Instant::now()) {
+            let probed = async |waited| {
+                let accepted = node.transport.probe(&process.to_string(), PROBE_TIMEOUT).await;
+                node.hub.registry.probed(agent, session, accepted, waited, Instant::now())
+            };
+            let mut verdict = probed(false).await;
+            if verdict == Verdict::GoneUnlessGuarded {
+                tokio::time::sleep(GUARD_FIRST).await;
+                verdict = probed(true).await;
+            }
+            if verdict == Verdict::Gone {
                 lose(&node, term, agent, session, LossReason::Disconnected).await;
             }
         }
     }
 }
 
-async fn lose(node: &Node, term: u64, agent: AgentId, session: SessionId, reason: LossReason) {
+/// Proposes the loss of an agent, which the registry has taken note of. Whether it was written.
+pub(super) async fn lose(node: &Node, term: u64, agent: AgentId, session: SessionId, reason: LossReason) -> bool {
     let name = node.look(|fleet| fleet.agent(agent).map(|agent| agent.name.to_string())).unwrap_or_default();
     info!(agent = name, ?reason, "agent lost");
     node.hub.recoveries.began(agent, Instant::now());
     match node.proposer.propose_in(term, Command::AgentLost { agent, session, reason }).await {
         // The end of the session was told when it was applied.
-        Ok(_) => node.hub.registry.ended(agent, session),
+        Ok(_) => {
+            node.hub.registry.ended(agent, session);
+            true
+        }
         // The term is over, and with it every session of it here. The next leader finds what was written.
-        Err(ProposeError::NotLeader | ProposeError::Stopping) => {}
+        Err(ProposeError::NotLeader | ProposeError::Stopping) => false,
         Err(error) => {
             warn!(agent = name, %error, "the loss could not be written; it will be tried again");
             node.hub.registry.take_back(agent, session, Instant::now());
+            false
         }
     }
 }

@@ -13,13 +13,16 @@ pub mod clock;
 pub mod consensus;
 mod contact;
 mod errors;
+mod evidence;
 #[cfg(test)]
 mod fixture;
 mod fleet_service;
+mod guard_reports;
 mod health;
 mod housekeeping;
 mod hub;
 mod identity;
+mod leader_loss;
 mod leadership;
 mod liveness;
 pub mod log;
@@ -56,7 +59,8 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use openraft::async_runtime::watch::WatchReceiver;
 use robeing_fleet::{Fleet, FleetConfig, Refusal};
 use robeing_proto::v1::{
-    admin_server::AdminServer, fleet_server::FleetServer, raft_server::RaftServer, session_server::SessionServer,
+    admin_server::AdminServer, fleet_server::FleetServer, guards_server::GuardsServer, raft_server::RaftServer,
+    session_server::SessionServer,
 };
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,6 +75,7 @@ use self::{
         audit::{self, VOTE_FOUND},
     },
     fleet_service::FleetService,
+    guard_reports::GuardReports,
     hub::Hub,
     identity::{DataDir, DataError},
     leadership::Standing,
@@ -261,6 +266,7 @@ async fn start_node(
         started: Instant::now(),
         heard: Heard::default(),
         contact: contact::Contact::default(),
+        leader_connections: leader_loss::LeaderConnections::default(),
         removed: watch::Sender::new(false),
         contradicted: watch::Sender::new(None),
         changing: Arc::default(),
@@ -298,6 +304,9 @@ async fn serve(
     if !node.identity.log_begun {
         tasks.spawn(until(&stop, note_log_begun(Arc::clone(&node), config.data.clone())));
     }
+    let timing = election_timing(config);
+    let restraint = Restraint::new(node.raft.clone(), timing, tasks.clone(), stop.clone());
+    tasks.spawn(until(&stop, leader_loss::run(Arc::clone(&node), timing, restraint.clone())));
     tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
@@ -311,7 +320,7 @@ async fn serve(
     tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
     tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
     tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
-    let routes = routes(config, &node, tasks, &metrics).await;
+    let routes = routes(config, &node, tasks, restraint, &metrics).await;
     let serve_until = stop.child_token();
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
@@ -346,7 +355,13 @@ async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
     }
 }
 
-async fn routes(config: &CoordinatorConfig, node: &Arc<Node>, tasks: &TaskTracker, metrics: &Metrics) -> Routes {
+async fn routes(
+    config: &CoordinatorConfig,
+    node: &Arc<Node>,
+    tasks: &TaskTracker,
+    restraint: Restraint,
+    metrics: &Metrics,
+) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FleetServer<FleetService>>().await;
     health.set_serving::<SessionServer<SessionService>>().await;
@@ -364,12 +379,13 @@ async fn routes(config: &CoordinatorConfig, node: &Arc<Node>, tasks: &TaskTracke
         dir: config.data.clone(),
         clock: node.clock.clone(),
         seed: node.platform.random.next_u64(),
-        restraint: Restraint::new(node.raft.clone(), election_timing(config), tasks.clone(), node.stop.clone()),
+        restraint,
     };
     let mut routes = Routes::builder();
     routes
         .add_service(limited!(FleetServer::new(FleetService::new(Arc::clone(node), tasks.clone()))))
         .add_service(limited!(SessionServer::new(SessionService::new(Arc::clone(node), tasks.clone()))))
+        .add_service(limited!(GuardsServer::new(GuardReports::new(Arc::clone(node)))))
         .add_service(limited!(AdminServer::new(AdminService::new(Arc::clone(node), metrics))))
         .add_service(limited!(RaftServer::new(RaftService::new(Arc::clone(node), consensus))))
         .add_service(health_service);

@@ -24,6 +24,7 @@ use super::{
     contact::Contact,
     hub::Hub,
     identity::Identity,
+    leader_loss::LeaderConnections,
     leadership::Standing,
     log::Log,
     peers::Peers,
@@ -90,6 +91,8 @@ pub struct Node {
     pub heard: Heard,
     /// As leader, its contact with a majority.
     pub contact: Contact,
+    /// Connections from leaders.
+    pub leader_connections: LeaderConnections,
     /// Whether it was removed from the fleet, as far as it knows.
     pub removed: watch::Sender<bool>,
     /// Held while the membership or the leader is changed on purpose.

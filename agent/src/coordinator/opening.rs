@@ -13,6 +13,7 @@ use tonic::Status;
 use tracing::info;
 
 use super::{
+    evidence::Origin,
     node::Node,
     proposer::ProposeError,
     reconcile,
@@ -20,6 +21,7 @@ use super::{
     view,
     waiting::Waited,
 };
+use crate::platform::ConnectInfo;
 
 /// How long the read that confirms the leader may take.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,10 +66,11 @@ pub struct Opened {
 pub async fn open(
     node: &Node,
     hello: v1::Hello,
-    peer: Option<SocketAddr>,
+    connection: Option<ConnectInfo>,
     term: u64,
     waited: &Waited,
 ) -> Result<(Opened, ToAgent), JoinFailed> {
+    let ConnectInfo { peer, ending } = connection.unwrap_or_default();
     let process = match node.look(|fleet| located(fleet, &hello, peer)) {
         Some(known) => Some(known),
         None => node.transport.locate(peer, &hello.address).await,
@@ -95,7 +98,8 @@ pub async fn open(
         // What the agent sends from now on comes after the session began to count.
         let waited_seq = waited.seq();
         let now = Instant::now();
-        let link = match node.hub.registry.connect(term, agent, session, process, now) {
+        let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
+        let link = match node.hub.registry.connect(term, agent, session, origin, now) {
             Connection::Taken(link) => link,
             Connection::TermOver => return Err(JoinFailed::NotLeading),
             Connection::Replaced => continue,
@@ -228,7 +232,13 @@ mod tests {
     use robeing_fleet::{Effect, FleetConfig, LossReason, Stamp};
 
     use super::*;
-    use crate::coordinator::registry::{Registry, SessionTiming, Suspicion};
+    use crate::{
+        coordinator::{
+            evidence::Verdict,
+            registry::{Registry, SessionTiming, Suspicion},
+        },
+        platform::Ending,
+    };
 
     fn hello(incarnation: u64) -> v1::Hello {
         let address = "agent.example:1".into();
@@ -334,14 +344,19 @@ mod tests {
             let registry = Registry::new(TIMING);
             registry.begin(TERM);
             let now = Instant::now();
-            let Connection::Taken(old) = registry.connect(TERM, agent, session, at(1, 1), now) else {
+            let ending = Ending::default();
+            let origin = Origin { process: at(1, 1), ending: ending.clone(), guarded: false };
+            let Connection::Taken(old) = registry.connect(TERM, agent, session, origin, now) else {
                 panic!("the agent is connected at first")
             };
+            assert!(matches!(registry.suspicions(now, 1)[..], [Suspicion::Probe(..)]));
+            registry.probed(agent, session, Some(true), false, now);
             let mut later = now + TIMING.timeout;
             if let Loss::Failed = loss {
                 registry.failed(agent, &old, later);
             }
             if let Loss::Disconnected = loss {
+                ending.close();
                 registry.disconnected(agent, &old, now);
                 later = now + TIMING.grace;
             }
@@ -358,9 +373,9 @@ mod tests {
                         LossAt::Proposed(agent, session)
                     }
                     Some(Suspicion::Probe(agent, session, _)) => {
-                        match self.registry.probed(agent, session, Some(false), self.now) {
-                            true => LossAt::Proposed(agent, session),
-                            false => LossAt::Over,
+                        match self.registry.probed(agent, session, Some(false), false, self.now) {
+                            Verdict::Gone => LossAt::Proposed(agent, session),
+                            _ => LossAt::Over,
                         }
                     }
                     None => LossAt::Over,
@@ -407,7 +422,7 @@ mod tests {
                     OpeningAt::Looked(agent, session)
                 }
                 OpeningAt::Looked(agent, session) => {
-                    match self.registry.connect(TERM, agent, session, at(1, 1), self.now) {
+                    match self.registry.connect(TERM, agent, session, Origin::default(), self.now) {
                         Connection::Taken(link) => {
                             self.welcomed = Some((agent, session, link));
                             OpeningAt::Connected(agent, session)

@@ -39,6 +39,9 @@ impl v1::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
+        if let Some(connection) = request.extensions().get() {
+            self.node.leader_connections.watch(&self.node, connection);
+        }
         let answers = self.consensus.append(request.into_inner()).await?;
         let node = Arc::clone(&self.node);
         let heard = answers.inspect_ok(move |answer| {

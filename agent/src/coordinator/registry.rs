@@ -4,9 +4,10 @@
 //! Whether an agent is connected or lost is decided here, under one lock, so that no agent is given a session to work in while
 //! its tasks are given to others. The invariants, of one term of this coordinator:
 //!
-//! 1. A loss is proposed only for an agent that has no connection, was silent for the timeout or has failed, and from then
-//!    until its fate is known no connection of the agent is taken ([`Connection::Losing`]) and none of its heartbeats is
-//!    answered. One that has failed without saying so is treated so for the timeout before: its lease must end first.
+//! 1. A loss is proposed only for an agent that was silent for the timeout or has failed, or of which it is proved that it runs
+//!    nothing any more (what proves it is written at the head of [`evidence`](super::evidence)), and from then until its fate
+//!    is known no connection of the agent is taken ([`Connection::Losing`]) and none of its heartbeats is answered. One that
+//!    has failed without saying so is treated so for the timeout before: its lease must end first.
 //! 2. A loss is written in the term in which it was suspected or never (`Proposer::propose_in`). So when its fate is not known
 //!    the term is over, and the next leader, which has applied whatever was written before, decides by the state alone.
 //! 3. A session that has ended is not served: its end is told to the connection that is there, or, when the connection comes
@@ -31,6 +32,8 @@ use robeing_fleet::{
 use robeing_proto::v1::{CompletionAck, HealthCheck};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 
 /// An attempt: the task and its fencing number.
 pub type AttemptKey = (TaskId, u32);
@@ -124,8 +127,7 @@ impl Losing {
 /// An agent that has a session.
 struct Entry {
     session: SessionId,
-    /// Where its process listens for certain.
-    process: Option<SocketAddr>,
+    signs: Signs,
     heard: Instant,
     /// [`Sessions::excused`] when it was heard.
     excused: Duration,
@@ -202,6 +204,16 @@ impl Sessions {
         self.looks.insert((at, agent));
     }
 
+    /// The loss of an agent is going to be proposed.
+    fn begin_losing(&mut self, agent: AgentId) {
+        if let Some(entry) = self.entries.get_mut(&agent) {
+            entry.losing = Some(Losing::new());
+            if let Some(at) = entry.look_at.take() {
+                self.looks.remove(&(at, agent));
+            }
+        }
+    }
+
     /// Looks at an agent whose time to be looked at has come.
     fn look(&mut self, agent: AgentId, timeout: Duration, now: Instant) -> Option<Suspicion> {
         let (excused, unheard_until) = (self.excused, self.unheard_until);
@@ -217,7 +229,7 @@ impl Sessions {
             return Some(Suspicion::Silent(agent, entry.session));
         }
         let probe = entry.probe_at.take_if(|at| *at <= now);
-        let process = entry.process.filter(|_| probe.is_some());
+        let process = entry.signs.process().filter(|_| probe.is_some());
         let suspicion = process.map(|process| Suspicion::Probe(agent, entry.session, process));
         let next = entry.probe_at.map_or(silent_at, |at| at.min(silent_at));
         self.look_by(agent, next);
@@ -232,7 +244,7 @@ pub enum Suspicion {
     Silent(AgentId, SessionId),
     /// It is there, failed, and runs nothing any more: lost.
     Failed(AgentId, SessionId),
-    /// Its connection broke: look whether its process is still there.
+    /// Look whether its process is there: its connection broke, or is new.
     Probe(AgentId, SessionId, SocketAddr),
 }
 
@@ -281,13 +293,15 @@ pub struct Registry {
     pub timing: SessionTiming,
     sessions: Mutex<Sessions>,
     turns: Turns,
+    /// Somebody is to be looked at sooner than the next usual look.
+    hurry: Notify,
 }
 
 impl Registry {
     /// With no session.
     pub fn new(timing: SessionTiming) -> Self {
         let none = Sessions { over: true, ..Sessions::default() };
-        Self { timing, sessions: Mutex::new(none), turns: Turns::default() }
+        Self { timing, sessions: Mutex::new(none), turns: Turns::default(), hurry: Notify::new() }
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -312,8 +326,9 @@ impl Registry {
         drop(self.of_term(term));
     }
 
-    /// Takes note of a session that may have no connection here: it has a whole session timeout to come back, and when its
-    /// process died with the old leader that is looked for soon. One that is known already changes nothing.
+    /// Takes note of a session that may have no connection here: it has a whole session timeout to come back. Without a
+    /// connection of its own this leader has nothing that a refusal could prove; only a guard may know more. One that is known
+    /// already changes nothing.
     pub fn started(&self, agent: AgentId, session: SessionId, process: Option<SocketAddr>, now: Instant) {
         if planted(Mistake::AbsentAgentsForgotten) {
             return;
@@ -323,19 +338,20 @@ impl Registry {
         if sessions.over || sessions.entries.get(&agent).is_some_and(|entry| entry.session >= session) {
             return;
         }
-        let probe_at = now + self.timing.grace * 4;
+        let probe_at = planted(Mistake::SilenceIsDeath).then(|| now + self.timing.grace * 4);
+        let silent_at = now + self.timing.timeout;
         let entry = Entry {
             session,
-            process,
+            signs: Signs::new(Origin { process, ..Origin::default() }),
             heard: now,
             excused: sessions.excused,
             link: None,
-            probe_at: Some(probe_at),
+            probe_at,
             failed: false,
             losing: None,
             look_at: None,
         };
-        let old = sessions.insert(agent, entry, probe_at.min(now + self.timing.timeout));
+        let old = sessions.insert(agent, entry, probe_at.map_or(silent_at, |at| at.min(silent_at)));
         drop(sessions);
         if let Some(link) = old {
             link.end("the agent has another session");
@@ -353,14 +369,7 @@ impl Registry {
     }
 
     /// A connection of an agent under the leadership of this term: replaces an earlier one, unless the agent's loss is proposed.
-    pub fn connect(
-        &self,
-        term: u64,
-        agent: AgentId,
-        session: SessionId,
-        process: Option<SocketAddr>,
-        now: Instant,
-    ) -> Connection {
+    pub fn connect(&self, term: u64, agent: AgentId, session: SessionId, origin: Origin, now: Instant) -> Connection {
         let Some(mut sessions) = self.of_term(term) else { return Connection::TermOver };
         if let Some(entry) = sessions.entries.get(&agent) {
             if let Some(losing) = &entry.losing {
@@ -371,18 +380,20 @@ impl Registry {
             }
         }
         let link = Arc::new(Link::default());
+        // Its place is asked now, so that a refusal later means something.
+        let ask_at = origin.process.map(|_| now);
         let entry = Entry {
             session,
-            process,
+            signs: Signs::new(origin),
             heard: now,
             excused: sessions.excused,
             link: Some(Arc::clone(&link)),
-            probe_at: None,
+            probe_at: ask_at,
             failed: false,
             losing: None,
             look_at: None,
         };
-        let old = sessions.insert(agent, entry, now + self.timing.timeout);
+        let old = sessions.insert(agent, entry, ask_at.unwrap_or(now + self.timing.timeout));
         drop(sessions);
         if let Some(old) = old {
             old.end("the agent opened another connection");
@@ -390,14 +401,19 @@ impl Registry {
         Connection::Taken(link)
     }
 
-    /// A connection broke.
+    /// A connection broke. Where a refusal would prove that the process is gone it is looked for at once; otherwise it has a
+    /// grace for coming back.
     pub fn disconnected(&self, agent: AgentId, link: &Arc<Link>, now: Instant) {
         let mut sessions = self.sessions();
         let Some(entry) = sessions.entries.get_mut(&agent) else { return };
         if entry.link.take_if(|current| Arc::ptr_eq(current, link)).is_some() {
-            let probe_at = now + self.timing.grace;
+            let at_once = entry.signs.await_refusal();
+            let probe_at = if at_once { now } else { now + self.timing.grace };
             entry.probe_at = Some(probe_at);
             sessions.look_by(agent, probe_at);
+            if at_once {
+                self.hurry.notify_one();
+            }
         }
     }
 
@@ -466,23 +482,56 @@ impl Registry {
         found
     }
 
-    /// The process of a disconnected agent was looked for: whether the agent is lost.
-    pub fn probed(&self, agent: AgentId, session: SessionId, alive: Option<bool>, now: Instant) -> bool {
+    /// The process of an agent was looked for: what that comes to. When it is gone, the loss is to be proposed. `waited`: the
+    /// agent's guard had its time to report.
+    pub fn probed(
+        &self,
+        agent: AgentId,
+        session: SessionId,
+        accepted: Option<bool>,
+        waited: bool,
+        now: Instant,
+    ) -> Verdict {
         let mut sessions = self.sessions();
-        let Some(entry) = sessions.entry(agent, session) else { return false };
-        if entry.link.is_some() || entry.losing.is_some() {
-            return false;
-        }
-        if alive == Some(false) || alive.is_none() && planted(Mistake::SilenceIsDeath) {
-            entry.losing = Some(Losing::new());
-            if let Some(at) = entry.look_at.take() {
-                sessions.looks.remove(&(at, agent));
+        let Some(entry) = sessions.entry(agent, session).filter(|entry| entry.losing.is_none()) else {
+            return Verdict::Unproved;
+        };
+        let is_connected = entry.link.is_some();
+        let verdict = match is_connected {
+            true => Verdict::Unproved,
+            false if accepted.is_none() && planted(Mistake::SilenceIsDeath) => Verdict::Gone,
+            false => entry.signs.judge(accepted, waited),
+        };
+        match verdict {
+            Verdict::Gone => sessions.begin_losing(agent),
+            Verdict::GoneUnlessGuarded => {}
+            Verdict::Unproved if is_connected && entry.signs.asked(accepted) => {}
+            Verdict::Unproved => {
+                let again = now + if is_connected { REACH_AGAIN } else { PROBE_PAUSE };
+                entry.probe_at = Some(again);
+                sessions.look_by(agent, again);
             }
-            return true;
         }
-        entry.probe_at = Some(now + PROBE_PAUSE);
-        sessions.look_by(agent, now + PROBE_PAUSE);
-        false
+        verdict
+    }
+
+    /// A guard reports that nothing of a session runs any more, nor will. Whether the loss is to be proposed now; `None`: the
+    /// session is not known here in this term.
+    pub fn reported(&self, term: u64, agent: AgentId, session: SessionId) -> Option<bool> {
+        let mut sessions = self.sessions();
+        if sessions.term != term || sessions.over {
+            return None;
+        }
+        let losing = sessions.entry(agent, session)?.losing.is_some();
+        if !losing {
+            sessions.begin_losing(agent);
+        }
+        Some(!losing)
+    }
+
+    /// Waits until somebody is to be looked at without delay. Cancellation-safe.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 
     /// A loss was certainly not written: to be suspected again.
@@ -578,6 +627,7 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::Ending;
 
     const TIMING: SessionTiming = SessionTiming {
         heartbeat_interval: Duration::from_millis(500),
@@ -598,10 +648,30 @@ mod tests {
     }
 
     fn connect(registry: &Registry, term: u64, now: Instant) -> Arc<Link> {
-        match registry.connect(term, AGENT, SESSION, PROCESS, now) {
+        connect_from(registry, term, Origin::default(), now)
+    }
+
+    fn connect_from(registry: &Registry, term: u64, origin: Origin, now: Instant) -> Arc<Link> {
+        match registry.connect(term, AGENT, SESSION, origin, now) {
             Connection::Taken(link) => link,
             _ => panic!("the connection is not taken"),
         }
+    }
+
+    /// Of an agent whose place is known, and the end of its connection.
+    fn located(guarded: bool) -> (Origin, Ending) {
+        let ending = Ending::default();
+        (Origin { process: PROCESS, ending: ending.clone(), guarded }, ending)
+    }
+
+    fn probe() -> Vec<Suspicion> {
+        vec![Suspicion::Probe(AGENT, SESSION, AT)]
+    }
+
+    /// Its place is asked at first, and answers.
+    fn reach(registry: &Registry, answer: Option<bool>, now: Instant) {
+        assert_eq!(registry.suspicions(now, MOST), probe());
+        assert_eq!(registry.probed(AGENT, SESSION, answer, false, now), Verdict::Unproved);
     }
 
     fn silent() -> Vec<Suspicion> {
@@ -615,8 +685,7 @@ mod tests {
         registry.started(AGENT, SESSION, PROCESS, start);
         // Noted again, it gets no more time.
         registry.started(AGENT, SESSION, PROCESS, start + TIMING.timeout / 2);
-        let probe = vec![Suspicion::Probe(AGENT, SESSION, AT)];
-        assert_eq!(registry.suspicions(start + TIMING.timeout / 2, MOST), probe);
+        assert_eq!(registry.suspicions(start + TIMING.timeout / 2, MOST), [], "a refusal would prove nothing here");
         assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
         assert_eq!(registry.suspicions(start + TIMING.timeout * 2, MOST), [], "its loss is proposed");
         registry.ended(AGENT, SESSION);
@@ -658,11 +727,11 @@ mod tests {
         assert!(registry.heard(AGENT, &link, late), "the end of an earlier term is none of this one's");
         registry.begin(3);
         assert!(!registry.heard(AGENT, &link, late));
-        assert!(matches!(registry.connect(2, AGENT, SESSION, PROCESS, late), Connection::TermOver));
+        assert!(matches!(registry.connect(2, AGENT, SESSION, Origin::default(), late), Connection::TermOver));
         registry.started(AGENT, SESSION, PROCESS, start);
         assert_eq!(registry.suspicions(late, MOST), silent());
         registry.end(3);
-        assert!(matches!(registry.connect(3, AGENT, SESSION, PROCESS, late), Connection::TermOver));
+        assert!(matches!(registry.connect(3, AGENT, SESSION, Origin::default(), late), Connection::TermOver));
     }
 
     #[test]
@@ -693,7 +762,7 @@ mod tests {
         for _ in 0..2 {
             registry.failed(AGENT, &again, at);
             assert!(!registry.heard(AGENT, &again, start), "its lease must end");
-            assert!(matches!(registry.connect(1, AGENT, SESSION, PROCESS, start), Connection::Losing(_)));
+            assert!(matches!(registry.connect(1, AGENT, SESSION, Origin::default(), start), Connection::Losing(_)));
         }
         registry.disconnected(AGENT, &again, start);
         assert_eq!(registry.suspicions(at - Duration::from_millis(1), MOST), [], "it may still run something");
@@ -702,7 +771,7 @@ mod tests {
         assert_eq!(registry.suspicions(at + TIMING.timeout, MOST), [], "its loss is proposed");
         registry.take_back(AGENT, SESSION, at);
         assert!(
-            matches!(registry.connect(1, AGENT, SESSION, PROCESS, at), Connection::Losing(_)),
+            matches!(registry.connect(1, AGENT, SESSION, Origin::default(), at), Connection::Losing(_)),
             "it is still to be lost"
         );
         assert_eq!(registry.suspicions(at + LOSE_AGAIN, MOST), failed, "the loss was not written");
@@ -725,24 +794,93 @@ mod tests {
         assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
     }
 
-    #[test]
-    fn the_process_of_an_agent_without_a_connection_is_looked_for_again_and_again() {
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_whose_connection_its_process_has_closed_is_looked_for_at_once_and_lost_when_refused() {
         let registry = registry(1);
         let start = Instant::now();
-        let link = connect(&registry, 1, start);
+        let (origin, ending) = located(false);
+        let link = connect_from(&registry, 1, origin, start);
+        reach(&registry, Some(true), start);
+        ending.close();
         registry.disconnected(AGENT, &link, start);
-        let probe = vec![Suspicion::Probe(AGENT, SESSION, AT)];
-        assert_eq!(registry.suspicions(start, MOST), [], "it has a grace for coming back");
-        let mut now = start + TIMING.grace;
+        tokio::time::timeout(TIMING.grace, registry.hurried()).await.expect("there is no time to lose");
+        let mut now = start;
         for _ in 0..3 {
-            assert_eq!(registry.suspicions(now, MOST), probe);
+            assert_eq!(registry.suspicions(now, MOST), probe());
             assert_eq!(registry.suspicions(now, MOST), [], "once, until the answer is there");
-            assert!(!registry.probed(AGENT, SESSION, Some(true), now));
+            assert_eq!(registry.probed(AGENT, SESSION, Some(true), true, now), Verdict::Unproved);
             now += PROBE_PAUSE;
         }
-        assert_eq!(registry.suspicions(now, MOST), probe);
-        assert!(registry.probed(AGENT, SESSION, Some(false), now), "nothing listens there");
+        assert_eq!(registry.suspicions(now, MOST), probe());
+        assert_eq!(registry.probed(AGENT, SESSION, Some(false), false, now), Verdict::Gone, "nothing listens there");
         assert_eq!(registry.suspicions(now + TIMING.timeout, MOST), [], "its loss is proposed");
+        assert!(matches!(registry.connect(1, AGENT, SESSION, Origin::default(), now), Connection::Losing(_)));
+    }
+
+    #[test]
+    fn refusals_without_a_close_or_by_a_place_that_never_accepted_take_nothing_before_the_timeout() {
+        for (accepts, closes) in [(Some(true), false), (Some(false), true), (None, true), (Some(false), false)] {
+            let registry = registry(1);
+            let start = Instant::now();
+            let (origin, ending) = located(false);
+            let link = connect_from(&registry, 1, origin, start);
+            reach(&registry, accepts, start);
+            if closes {
+                ending.close();
+            }
+            registry.disconnected(AGENT, &link, start);
+            assert_eq!(registry.suspicions(start, MOST), [], "it has a grace for coming back");
+            let mut now = start + TIMING.grace;
+            while now < start + TIMING.timeout {
+                assert_eq!(registry.suspicions(now, MOST), probe());
+                assert_eq!(registry.probed(AGENT, SESSION, Some(false), true, now), Verdict::Unproved);
+                now += PROBE_PAUSE;
+            }
+            assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent(), "{accepts:?} {closes}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_did_not_accept_is_asked_again_later() {
+        let registry = registry(1);
+        let start = Instant::now();
+        let (origin, _) = located(false);
+        let link = connect_from(&registry, 1, origin, start);
+        reach(&registry, None, start);
+        let mut now = start;
+        while now < start + REACH_AGAIN {
+            assert_eq!(registry.suspicions(now, MOST), []);
+            now += TIMING.timeout / 4;
+            assert!(registry.heard(AGENT, &link, now));
+        }
+        reach(&registry, Some(true), now);
+        now += TIMING.timeout - TIMING.grace;
+        assert_eq!(registry.suspicions(now, MOST), [], "it is known now");
+    }
+
+    #[test]
+    fn a_guard_has_its_time_before_a_refusal_counts_and_its_report_needs_none() {
+        let registry = registry(1);
+        let start = Instant::now();
+        let (origin, ending) = located(true);
+        let link = connect_from(&registry, 1, origin.clone(), start);
+        reach(&registry, Some(true), start);
+        ending.close();
+        registry.disconnected(AGENT, &link, start);
+        assert_eq!(registry.suspicions(start, MOST), probe());
+        assert_eq!(registry.probed(AGENT, SESSION, Some(false), false, start), Verdict::GoneUnlessGuarded);
+        assert_eq!(registry.suspicions(start + PROBE_PAUSE, MOST), [], "whoever probed looks again");
+        assert_eq!(registry.probed(AGENT, SESSION, Some(false), true, start), Verdict::Gone);
+
+        let registry = self::registry(1);
+        assert_eq!(registry.reported(1, AGENT, SESSION), None, "not known here yet");
+        let link = connect_from(&registry, 1, origin, start);
+        assert_eq!(registry.reported(2, AGENT, SESSION), None, "another term");
+        assert_eq!(registry.reported(1, AGENT, SessionId(2)), None, "another session");
+        assert_eq!(registry.reported(1, AGENT, SESSION), Some(true));
+        assert_eq!(registry.reported(1, AGENT, SESSION), Some(false), "its loss is proposed already");
+        assert!(!registry.heard(AGENT, &link, start), "what it still says renews nothing");
+        assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), []);
     }
 
     #[test]
@@ -760,22 +898,15 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_looked_for_where_it_listens_for_certain_and_nowhere_else() {
+    fn a_process_whose_place_is_not_known_is_not_looked_for() {
         let start = Instant::now();
-        for process in [PROCESS, None] {
-            let registry = registry(1);
-            let Connection::Taken(link) = registry.connect(1, AGENT, SESSION, process, start) else {
-                panic!("no term")
-            };
-            registry.disconnected(AGENT, &link, start);
-            let probes = Vec::from_iter(process.map(|process| Suspicion::Probe(AGENT, SESSION, process)));
-            assert_eq!(registry.suspicions(start + TIMING.grace, MOST), probes);
-            // A leader that never had a connection to it knows from the state.
-            registry.begin(2);
-            registry.started(AGENT, SESSION, process, start);
-            assert_eq!(registry.suspicions(start + TIMING.grace * 4, MOST), probes);
-            assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
-        }
+        let registry = registry(1);
+        let ending = Ending::default();
+        let link = connect_from(&registry, 1, Origin { ending: ending.clone(), ..Origin::default() }, start);
+        ending.close();
+        registry.disconnected(AGENT, &link, start);
+        assert_eq!(registry.suspicions(start + TIMING.timeout - TIMING.grace, MOST), []);
+        assert_eq!(registry.suspicions(start + TIMING.timeout, MOST), silent());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The leader's side of agents' sessions: one task for each connection.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
@@ -58,13 +58,13 @@ impl v1::session_server::Session for SessionService {
     async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
         let node = Arc::clone(&self.node);
-        let peer = request.extensions().get::<ConnectInfo>().and_then(|info| info.peer);
+        let connection = request.extensions().get::<ConnectInfo>().cloned();
         let inbound = request.into_inner();
         self.tasks.spawn(async move {
             let stop = node.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                served = serve(node, peer, inbound, &sender) => {
+                served = serve(node, connection, inbound, &sender) => {
                     if let Err(status) = served {
                         // Nobody listens any more when the agent went first.
                         let _ = sender.send(Err(status)).await;
@@ -93,7 +93,7 @@ fn redirect(node: &Node) -> ToAgent {
 
 async fn serve(
     node: Arc<Node>,
-    peer: Option<SocketAddr>,
+    connection: Option<ConnectInfo>,
     mut inbound: Streaming<AgentMessage>,
     sender: &Replies,
 ) -> Result<(), Status> {
@@ -114,7 +114,7 @@ async fn serve(
         let mut standing = node.standing.clone();
         let settled = until(&mut standing, |standing| !matches!(standing, Standing::Leading { ready: false, .. }));
         let term = settled.await.and_then(|standing| standing.leading()).ok_or(JoinFailed::NotLeading)?;
-        let opened = opening::open(&node, hello, peer, term, &waited).await?;
+        let opened = opening::open(&node, hello, connection, term, &waited).await?;
         Ok((term, opened))
     };
     let opened = while_opening(&node, &mut inbound, sender, &waited, opening).await;

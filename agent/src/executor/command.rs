@@ -29,7 +29,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::guard::Guard;
+use super::guard::{Guard, Stay};
 use super::launcher::{Launch, Launched, Launcher};
 use super::pipes::Pipes;
 use super::process_group::ProcessGroup;
@@ -187,6 +187,20 @@ impl Executor for CommandExecutor {
             || format!("the thread that starts commands did not answer within {}", humantime::format_duration(within));
         let checked = tokio::time::timeout(within, self.launcher.check(Arc::clone(&self.argv))).await;
         checked.unwrap_or_else(|_| Health::Silent(late()))
+    }
+
+    fn stay(&self, stay: Option<Stay>) {
+        if let Some(guard) = &self.guard {
+            guard.stay(stay);
+        }
+    }
+
+    fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.is_revoked())
     }
 
     fn name(&self) -> &'static str {

@@ -2,32 +2,42 @@
 //!
 //! An agent that is SIGKILLed can't stop its commands. The guard holds the reading end of a pipe whose only writing
 //! end is the agent's: process groups are added and removed over it, and its end means that the agent is gone, however
-//! it went. The guard then SIGKILLs each group that is left. It knows process-group ids and nothing else.
+//! it went. The guard then SIGKILLs each group that is left, and tells the coordinators once they are gone.
 //!
 //! A command adds its own group between fork and exec, so there is no moment at which it runs unguarded. Each record
 //! is a process-group id as four little-endian bytes, positive to add and negative to remove; a pipe takes so few
 //! bytes whole or not at all.
 //!
 //! An agent that is stopped (SIGSTOP, a debugger, a paused container) can't stop its commands either, though its lease on
-//! them ends. So the agent tells the guard for how long the lease holds ([`LEASE`], then milliseconds), and a guard that
-//! hears nothing new by then kills every group it knows.
+//! them ends. So the agent tells the guard for how long the lease holds, and a guard that hears nothing new by then kills
+//! every group it knows. A guard that sees that the agent is stopped does so sooner, and takes the session from it
+//! ([`watch`]).
+
+mod records;
+mod report;
+mod watch;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
 
+pub use self::records::Stay;
+pub(super) use self::records::record;
+use self::{
+    records::{lease_record, stay_record},
+    watch::{REVOKED, Watch},
+};
 use super::reaper;
 
 /// The hidden subcommand with which the agent's binary becomes a guard: its `main` must call [`main`] when this is
@@ -50,6 +60,14 @@ struct State {
     process: Child,
     registry: Arc<OwnedFd>,
     groups: HashSet<i32>,
+    /// The session that the agent is in.
+    stay: Option<Stay>,
+    /// What the guard says.
+    says: OwnedFd,
+    /// What it said, as far as it is no whole line.
+    heard: Vec<u8>,
+    /// The session that it has revoked.
+    revoked: Option<u64>,
 }
 
 impl Guard {
@@ -67,8 +85,9 @@ impl Guard {
     /// When the process can't be started.
     pub fn spawn_with<A: Into<OsString>>(program: &Path, args: impl IntoIterator<Item = A>) -> io::Result<Self> {
         let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-        let (process, registry) = start(program, &args)?;
-        let state = State { process, registry, groups: HashSet::new() };
+        let Started { process, registry, says } = start(program, &args)?;
+        let (groups, heard) = (HashSet::new(), Vec::new());
+        let state = State { process, registry, groups, stay: None, says, heard, revoked: None };
         Ok(Self { program: program.to_owned(), args, state: Mutex::new(state) })
     }
 
@@ -128,6 +147,25 @@ impl Guard {
         }
     }
 
+    /// Tells the guard which session the agent is in; `None`: in none.
+    pub fn stay(&self, stay: Option<Stay>) {
+        let mut state = self.lock();
+        if state.stay != stay {
+            state.stay = stay;
+            let dead = !matches!(state.process.try_wait(), Ok(None));
+            if dead || state.tell_stay().is_err() {
+                self.replace_and_log(&mut state);
+            }
+        }
+    }
+
+    /// Whether the guard has taken the session from the agent: nothing of it may be begun, and what runs is killed.
+    pub fn is_revoked(&self) -> bool {
+        let mut state = self.lock();
+        state.hear();
+        state.revoked.is_some() && state.revoked == state.stay.as_ref().map(|stay| stay.session)
+    }
+
     /// Replaces a guard that died or stopped reading, and hands its successor the groups that are running.
     pub(super) fn replace(&self) -> io::Result<()> {
         self.replace_in(&mut self.lock())
@@ -142,9 +180,14 @@ impl Guard {
     fn replace_in(&self, state: &mut State) -> io::Result<()> {
         tracing::warn!(pid = state.process.id(), "the guard died or hangs; starting another");
         end(&mut state.process);
-        let (process, registry) = start(&self.program, &self.args)?;
+        // What the old one has said holds.
+        state.hear();
+        let Started { process, registry, says } = start(&self.program, &self.args)?;
         state.process = process;
         state.registry = registry;
+        state.says = says;
+        state.heard.clear();
+        state.tell_stay()?;
         for group in &state.groups {
             send(&state.registry, *group)?;
         }
@@ -154,6 +197,27 @@ impl Guard {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is a single assignment or insertion, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tell_stay(&self) -> Result<(), Errno> {
+        let none = Stay::default();
+        let record = stay_record(self.stay.as_ref().unwrap_or(&none));
+        nix::unistd::write(self.registry.as_fd(), &record).map(drop)
+    }
+
+    /// Takes note of what the guard has said by now.
+    fn hear(&mut self) {
+        let mut bytes = [0; 256];
+        while let Ok(count @ 1..) = nix::unistd::read(self.says.as_fd(), &mut bytes) {
+            self.heard.extend_from_slice(&bytes[..count]);
+        }
+        while let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.heard.drain(..=end).collect();
+            let said = std::str::from_utf8(&line).ok().and_then(|line| line.trim_end().strip_prefix(REVOKED));
+            self.revoked = said.and_then(|session| session.parse().ok()).or(self.revoked);
+        }
     }
 }
 
@@ -167,23 +231,32 @@ impl Drop for Guard {
     }
 }
 
-fn start(program: &Path, args: &[OsString]) -> io::Result<(Child, Arc<OwnedFd>)> {
+struct Started {
+    process: Child,
+    registry: Arc<OwnedFd>,
+    says: OwnedFd,
+}
+
+fn start(program: &Path, args: &[OsString]) -> io::Result<Started> {
     let mut hold = reaper::hold();
     let mut process = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .current_dir("/")
         // A group of its own: what is sent to the agent's whole group, such as Ctrl-C, must not end the guard first.
         .process_group(0)
         .spawn()?;
     let registry: OwnedFd = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?.into();
-    // A guard that no longer reads must show as an error, not as an agent that hangs.
-    let flags = OFlag::from_bits_truncate(fcntl(&registry, FcntlArg::F_GETFL)?);
-    fcntl(&registry, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    let says: OwnedFd = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?.into();
+    // A guard that no longer reads must show as an error, and one that says nothing as that, not as an agent that hangs.
+    for pipe in [&registry, &says] {
+        let flags = OFlag::from_bits_truncate(fcntl(pipe, FcntlArg::F_GETFL)?);
+        fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
     hold.own(Pid::from_raw(process.id().cast_signed()));
-    Ok((process, Arc::new(registry)))
+    Ok(Started { process, registry: Arc::new(registry), says })
 }
 
 fn end(process: &mut Child) {
@@ -193,13 +266,6 @@ fn end(process: &mut Child) {
     let _ = process.wait();
     reaper::disown(pid);
 }
-
-/// What adds (a positive) or removes (a negative) process group.
-pub(super) fn record(group: i32) -> [u8; RECORD] {
-    group.to_le_bytes()
-}
-
-const RECORD: usize = 4;
 
 fn send(registry: &OwnedFd, group: i32) -> Result<(), Errno> {
     nix::unistd::write(registry.as_fd(), &record(group)).map(drop)
@@ -216,144 +282,6 @@ pub fn main() -> ! {
     let _ = ignored.thread_block();
     let _ = nix::sys::prctl::set_name(PROCESS_NAME);
     let stdin = io::stdin();
-    let mut watch = Watch::default();
-    while watch.wait(stdin.as_fd()) {}
-    kill(&watch.groups);
+    Watch::new(stdin.as_fd(), nix::unistd::getppid()).run();
     std::process::exit(0)
-}
-
-fn kill(groups: &HashSet<i32>) {
-    for group in groups {
-        // One that is gone by itself is as good.
-        let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
-    }
-}
-
-/// What the guard knows.
-#[derive(Default)]
-struct Watch {
-    groups: HashSet<i32>,
-    lease_ends: Option<Instant>,
-    /// Bytes of records that are not whole yet.
-    partial: Vec<u8>,
-}
-
-impl Watch {
-    /// Waits for the next records, or for the end of the lease: whether the agent is still there.
-    fn wait(&mut self, records: BorrowedFd<'_>) -> bool {
-        let left = self.lease_ends.map(|ends| ends.saturating_duration_since(Instant::now()));
-        // Rounded up, so that it does not wake a moment too early and spin.
-        let millis = left.map(|left| left.as_millis().saturating_add(1));
-        let timeout = millis.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
-        match poll(&mut [PollFd::new(records, PollFlags::POLLIN)], timeout) {
-            Ok(0) => {
-                self.check_lease();
-                return true;
-            }
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return false,
-        }
-        let mut bytes = [0; 4096];
-        match nix::unistd::read(records, &mut bytes) {
-            Ok(0) => false,
-            Ok(n) => {
-                self.take(&bytes[..n], Instant::now());
-                true
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => true,
-            Err(_) => false,
-        }
-    }
-
-    fn check_lease(&mut self) {
-        if self.lease_ends.is_some_and(|ends| ends <= Instant::now()) {
-            kill(&self.groups);
-            self.lease_ends = None;
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8], now: Instant) {
-        self.partial.extend_from_slice(bytes);
-        let whole = |at: usize, bytes: &[u8]| bytes.get(at..at + RECORD)?.try_into().map(i32::from_le_bytes).ok();
-        let mut at = 0;
-        while let Some(record) = whole(at, &self.partial) {
-            at += RECORD;
-            match record {
-                LEASE => {
-                    let Some(millis) = whole(at, &self.partial) else {
-                        at -= RECORD;
-                        break;
-                    };
-                    at += RECORD;
-                    let left = Duration::from_millis(u64::from(millis.cast_unsigned()));
-                    self.lease_ends = (!left.is_zero()).then(|| now + left);
-                }
-                // 0 is no command's group; killing it would reach far more than one.
-                group @ 2.. => drop(self.groups.insert(group)),
-                group => drop(self.groups.remove(&group.saturating_neg())),
-            }
-        }
-        self.partial.drain(..at);
-    }
-}
-
-/// Announces a lease: its milliseconds follow. No command's group has this number.
-const LEASE: i32 = 1;
-
-/// The lease ends after so many milliseconds, or never (0).
-fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
-    let mut record = [0; 2 * RECORD];
-    record[..RECORD].copy_from_slice(&LEASE.to_le_bytes());
-    record[RECORD..].copy_from_slice(&millis.to_le_bytes());
-    record
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn watch_after(records: &[i32]) -> Watch {
-        let bytes: Vec<u8> = records.iter().flat_map(|group| record(*group)).collect();
-        let mut watch = Watch::default();
-        watch.take(&bytes, Instant::now());
-        watch
-    }
-
-    fn left_after(records: &[i32]) -> Vec<i32> {
-        let mut groups: Vec<i32> = watch_after(records).groups.into_iter().collect();
-        groups.sort_unstable();
-        groups
-    }
-
-    #[test]
-    fn what_was_added_and_not_removed_is_left() {
-        assert_eq!(left_after(&[10, 20, 30, -20]), [10, 30]);
-        assert_eq!(left_after(&[10, -10, 10, 10]), [10]);
-        assert_eq!(left_after(&[-10, 10]), [10]);
-    }
-
-    #[test]
-    fn no_record_reaches_every_process_or_the_guards_own_group() {
-        assert_eq!(left_after(&[0, -1, i32::MIN, i32::MAX]), [i32::MAX]);
-    }
-
-    #[test]
-    fn records_may_arrive_in_pieces() {
-        let bytes: Vec<u8> = [record(7).as_slice(), &lease_record(500), &record(9)].concat();
-        for cut in 0..=bytes.len() {
-            let (mut watch, now) = (Watch::default(), Instant::now());
-            watch.take(&bytes[..cut], now);
-            watch.take(&bytes[cut..], now);
-            assert_eq!(watch.groups, HashSet::from([7, 9]), "cut at {cut}");
-            assert_eq!(watch.lease_ends, Some(now + Duration::from_millis(500)), "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_lease_can_be_called_off() {
-        let mut watch = Watch::default();
-        watch.take(&lease_record(5), Instant::now());
-        watch.take(&lease_record(0), Instant::now());
-        assert_eq!(watch.lease_ends, None);
-    }
 }

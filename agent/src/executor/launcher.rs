@@ -133,6 +133,10 @@ fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
             let _ = reply.send(Err(io::Error::other("cancelled before it was started")));
             continue;
         }
+        if guard.is_some_and(|guard| guard.is_revoked()) {
+            let _ = reply.send(Err(io::Error::other("the session is over: the agent was stopped for too long")));
+            continue;
+        }
         let mut launched = spawn(&launch, guard, &runtime);
         if let (Err(error), Some(guard)) = (&launched, guard)
             && error.raw_os_error() == Some(UNGUARDED as i32)

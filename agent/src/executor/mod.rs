@@ -25,7 +25,7 @@ mod text;
 
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE};
 pub use echo::EchoExecutor;
-pub use guard::Guard;
+pub use guard::{Guard, Stay};
 pub use http::{HttpConfig, HttpExecutor};
 pub use worker::{WorkerConfig, WorkerExecutor};
 
@@ -48,6 +48,23 @@ pub trait Executor: Send + Sync + 'static {
     /// executor whose attempts outlive a stopped agent process must see to their end by itself.
     fn lease(&self, left: Option<Duration>) {
         let _ = left;
+    }
+
+    /// Which session attempts are of from now on; `None`: of none. An executor with a guard has it report when nothing of the
+    /// session runs any more though the agent can't say so.
+    fn stay(&self, stay: Option<Stay>) {
+        let _ = stay;
+    }
+
+    /// Whether it has a guard.
+    fn is_guarded(&self) -> bool {
+        false
+    }
+
+    /// Whether the guard has taken the session from the agent, because the agent was stopped: nothing of it may be begun, and
+    /// what ran is killed.
+    fn is_revoked(&self) -> bool {
+        false
     }
 
     /// Whether there is anything here to run attempts with, as it changes; `None`: always. An agent without takes no tasks.

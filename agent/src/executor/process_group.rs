@@ -5,6 +5,7 @@
 //!
 //! [`finish`]: ProcessGroup::finish
 
+use std::collections::HashSet;
 use std::io;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -123,22 +124,39 @@ async fn gone(group: Pid, give_up: Instant) -> bool {
 
 /// Whether no process of the group is more than a zombie, as far as can be seen.
 fn only_zombies(group: Pid) -> bool {
+    !any_is_running(|member| member == group.as_raw())
+}
+
+/// Whether some process of the groups is more than a zombie, or that can't be seen.
+pub(super) fn any_runs(groups: &HashSet<i32>) -> bool {
+    let left: HashSet<i32> = groups.iter().copied().filter(|group| signal(Pid::from_raw(*group), None)).collect();
+    !left.is_empty() && any_is_running(|group| left.contains(&group))
+}
+
+fn any_is_running(is_looked_for: impl Fn(i32) -> bool) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else {
-        return false;
+        return true;
     };
-    !processes.flatten().any(|process| {
+    processes.flatten().any(|process| {
         let stat = std::fs::read_to_string(process.path().join("stat"));
-        stat.is_ok_and(|stat| is_running_member(&stat, group))
+        stat.is_ok_and(|stat| running_group(&stat).is_some_and(&is_looked_for))
     })
 }
 
-/// Whether a `/proc/PID/stat` is of a process that runs and belongs to the group.
-fn is_running_member(stat: &str, group: Pid) -> bool {
-    // "PID (NAME) STATE PARENT GROUP ...", where NAME may contain anything, even ") ".
-    let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    let state = fields.next();
-    let member = fields.nth(1).and_then(|field| field.parse().ok()) == Some(group.as_raw());
-    member && !matches!(state, Some("Z" | "X"))
+/// The state in a `/proc/PID/stat`.
+pub(super) fn state(stat: &str) -> Option<&str> {
+    fields(stat).next()
+}
+
+/// The fields from the state on: "PID (NAME) STATE PARENT GROUP ...", where NAME may contain anything, even ") ".
+fn fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit(") ").next().unwrap_or_default().split(' ')
+}
+
+/// The group of the process that a `/proc/PID/stat` is of, if it runs.
+fn running_group(stat: &str) -> Option<i32> {
+    let group = fields(stat).nth(2)?.parse().ok();
+    group.filter(|_| !matches!(state(stat), Some("Z" | "X")))
 }
 
 #[cfg(test)]
@@ -147,11 +165,11 @@ mod tests {
 
     #[test]
     fn a_running_member_of_a_group_is_told_from_zombies_and_strangers() {
-        let group = Pid::from_raw(70);
-        assert!(is_running_member("71 (sleep) S 1 70 70 0 -1 4194304", group));
-        assert!(is_running_member("71 (odd) Z 1 7) D 1 70 70 0 -1 4194304", group));
-        assert!(!is_running_member("71 (sleep) Z 1 70 70 0 -1 4194304", group));
-        assert!(!is_running_member("71 (sleep) S 70 71 70 0 -1 4194304", group));
-        assert!(!is_running_member("", group));
+        assert_eq!(running_group("71 (sleep) S 1 70 70 0 -1 4194304"), Some(70));
+        assert_eq!(running_group("71 (odd) Z 1 7) D 1 70 70 0 -1 4194304"), Some(70));
+        assert_eq!(running_group("71 (sleep) Z 1 70 70 0 -1 4194304"), None);
+        assert_eq!(running_group("71 (sleep) S 70 71 70 0 -1 4194304"), Some(71));
+        assert_eq!(running_group(""), None);
+        assert_eq!(state("71 (odd) Z 1 7) T 1 70 70 0 -1 4194304"), Some("T"));
     }
 }

@@ -14,6 +14,8 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
+use super::ending::Ending;
+
 /// A byte stream in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
@@ -43,39 +45,63 @@ pub struct Connection {
     io: Box<dyn Io>,
     /// The other side.
     pub peer: Option<SocketAddr>,
+    ending: Ending,
 }
 
 impl Connection {
     /// Wraps a stream.
     pub fn new(io: impl Io, peer: Option<SocketAddr>) -> Self {
-        Self { io: Box::new(io), peer }
+        Self { io: Box::new(io), peer, ending: Ending::default() }
+    }
+
+    fn noted<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &written {
+            self.ending.write_failed(error);
+        }
+        written
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.ending.dropped();
     }
 }
 
 /// What request handlers can learn of the connection a request came on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ConnectInfo {
     /// The other side.
     pub peer: Option<SocketAddr>,
+    /// How it ended, once it has.
+    pub ending: Ending,
 }
 
 impl Connected for Connection {
     type ConnectInfo = ConnectInfo;
 
     fn connect_info(&self) -> ConnectInfo {
-        ConnectInfo { peer: self.peer }
+        ConnectInfo { peer: self.peer, ending: self.ending.clone() }
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io).poll_read(cx, buf)
+        let (before, room) = (buf.filled().len(), buf.remaining() > 0);
+        let read = Pin::new(&mut *self.io).poll_read(cx, buf);
+        match &read {
+            Poll::Ready(Ok(())) if room && buf.filled().len() == before => self.ending.read_end(),
+            Poll::Ready(Err(_)) => self.ending.read_failed(),
+            _ => {}
+        }
+        read
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut *self.io).poll_write(cx, buf);
+        self.noted(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -91,7 +117,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut *self.io).poll_write_vectored(cx, bufs);
+        self.noted(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     config::AgentConfig,
     executor::{Executor, Health, Outcome},
+    incarnation::Secret,
     platform::Platform,
     telemetry::Readiness,
     transport::Transport,
@@ -42,6 +43,11 @@ const DONE_AT_ONCE: usize = 1_024;
 pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(15);
 /// How long a failed agent stays to hear that its session is over.
 pub const END_WITHIN: Duration = Duration::from_secs(2);
+/// A process that did nothing for so long may have been stopped, and looks whether its session was taken from it meanwhile. Far
+/// less than a guard waits before it takes one.
+const MAY_HAVE_BEEN_STOPPED: Duration = Duration::from_millis(50);
+/// For how long it looks again and again then: its guard may be about to take the session.
+const LOOK_FOR: Duration = Duration::from_secs(1);
 /// How far ahead the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
@@ -91,7 +97,7 @@ enum Event {
 
 pub(super) struct Driver {
     parts: Parts,
-    incarnation: u64,
+    secret: Secret,
     search: Search,
     way: Way,
     /// A stream that fell silent. It is kept until another is open, since its end would count as the agent's.
@@ -110,6 +116,10 @@ pub(super) struct Driver {
     complaint: String,
     /// When completions were last sent or acknowledged.
     progress: Instant,
+    /// When this process was last seen at work.
+    at_work: Instant,
+    /// Until when it is looked for whether the session was taken.
+    look_until: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -117,7 +127,7 @@ impl Driver {
     pub fn new(parts: Parts) -> Self {
         let now = Instant::now();
         Self {
-            incarnation: parts.platform.random.next_u64(),
+            secret: Secret::draw(&*parts.platform.random),
             search: Search::new(parts.config.coordinators.clone(), now, &*parts.platform.random),
             way: Way::Pausing(now),
             silent: None,
@@ -132,6 +142,8 @@ impl Driver {
             welcomed_before: false,
             complaint: String::new(),
             progress: now,
+            at_work: now,
+            look_until: now,
             timer: Box::pin(tokio::time::sleep(IDLE)),
             parts,
         }
@@ -146,6 +158,9 @@ impl Driver {
             }
             if let Some(end) = self.keep_time(now) {
                 self.parts.readiness.set(false);
+                if end.is_ok() {
+                    self.parts.executor.stay(None);
+                }
                 return end;
             }
             self.start_waiting(now);
@@ -303,9 +318,22 @@ impl Driver {
 
     /// Stops everything if the lease is over, and returns whether it was.
     ///
-    /// The session itself is over only when a coordinator says so. If it is not, because no coordinator could give the work
+    /// A guard that has taken the session, because this process was stopped, has told the coordinators so or is about to: then
+    /// the session is over, whatever they say.
+    ///
+    /// Otherwise the session itself is over only when a coordinator says so. If it is not, because no coordinator could give the work
     /// away either, it goes on with what had ended before; what ran is handed back, which costs its tasks no attempt.
     fn fence_if_over(&mut self, now: Instant) -> bool {
+        if self.was_revoked(now) {
+            warn!(
+                running = self.held.running(),
+                "this process was stopped, and its guard has given up the session: a new one begins with nothing"
+            );
+            self.parts.metrics.fences.inc();
+            self.begin_anew();
+            self.begin_search(now, false);
+            return true;
+        }
         let Some(session) = self.session.as_mut().filter(|s| !s.is_fenced && s.lease.is_over(now)) else {
             return false;
         };
@@ -326,6 +354,14 @@ impl Driver {
         self.parts.metrics.running.set(0);
         self.parts.readiness.set(false);
         true
+    }
+
+    /// Whether the guard has taken the session. It looks only when this process may have been stopped.
+    fn was_revoked(&mut self, now: Instant) -> bool {
+        if now.duration_since(std::mem::replace(&mut self.at_work, now)) >= MAY_HAVE_BEEN_STOPPED {
+            self.look_until = now + LOOK_FOR;
+        }
+        now < self.look_until && self.session.is_some() && self.parts.executor.is_revoked()
     }
 
     // ---- Attempts ----
@@ -399,7 +435,7 @@ impl Driver {
     /// The next session is a new stay, also where the coordinators have not missed this one: they then count what it ran as
     /// lost, and no attempt is begun a second time under the same number.
     fn begin_anew(&mut self) {
-        self.incarnation = self.parts.platform.random.next_u64();
+        self.secret = Secret::draw(&*self.parts.platform.random);
         self.void();
     }
 
@@ -413,6 +449,7 @@ impl Driver {
         self.held.void();
         self.silent = None;
         self.session = None;
+        self.parts.executor.stay(None);
         self.tell_lease();
         self.parts.metrics.running.set(0);
         self.parts.readiness.set(false);

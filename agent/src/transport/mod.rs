@@ -136,8 +136,8 @@ impl Transport {
     /// certain: at the address it connected from, if that is one of those that `advertised` stands for now. `None` otherwise:
     /// behind a proxy or NAT `peer` is another machine, and a wildcard is any.
     ///
-    /// A refusal at that address proves that the process is gone. One at a name that is resolved later proves nothing: the name
-    /// may be another machine's by then.
+    /// A refusal at that address is part of the proof that the process is gone. One at a name that is resolved later proves
+    /// nothing: the name may be another machine's by then.
     pub async fn locate(&self, peer: Option<SocketAddr>, advertised: &str) -> Option<SocketAddr> {
         let peer = peer?.ip().to_canonical();
         let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(advertised)).await;
@@ -147,8 +147,9 @@ impl Transport {
 
     /// Whether a process listens at `address`: `Some(false)` when the host answers that none does, `None` when there is no
     /// answer within the time.
-    pub async fn probe(&self, address: SocketAddr, within: Duration) -> Option<bool> {
-        match tokio::time::timeout(within, self.network.connect(&address.to_string())).await {
+    pub async fn probe(&self, address: &str, within: Duration) -> Option<bool> {
+        let target = target(address).ok()?;
+        match tokio::time::timeout(within, self.network.connect(target)).await {
             Ok(Ok(_)) => Some(true),
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Some(false),
             Ok(Err(_)) | Err(_) => None,

@@ -6,17 +6,31 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, guard};
+use nix::sys::signal::Signal;
+use robeing_agent::{
+    executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, Stay, guard},
+    platform::Platform,
+    transport::Transport,
+};
+use robeing_proto::v1::{
+    GuardReport, GuardReportReply,
+    guards_server::{Guards, GuardsServer},
+};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
 
-use crate::fixture::{alive, attempt, eventually, kill, kill_group, limits, numbers, output, shell};
+use crate::fixture::{SOON, alive, attempt, eventually, kill, kill_group, limits, numbers, output, shell};
 
 /// Which part this process plays; unset in an ordinary run of the tests.
 const PART: &str = "ROBEING_TEST_PART";
 /// Where the agent's commands report.
 const DIRECTORY: &str = "ROBEING_TEST_DIRECTORY";
+
+/// Whom its guard reports to.
+const COORDINATOR: &str = "ROBEING_TEST_COORDINATOR";
 
 /// How long the agent that is stopped may let its commands run.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(3);
@@ -39,9 +53,14 @@ struct Agent {
 
 impl Agent {
     fn start(part: &str) -> Self {
+        Self::start_with(part, "")
+    }
+
+    fn start_with(part: &str, coordinator: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let process = this_test(part, "guard::plays_the_agent")
             .env(DIRECTORY, directory.path())
+            .env(COORDINATOR, coordinator)
             .spawn()
             .expect("the agent starts");
         Self { process, directory }
@@ -54,9 +73,9 @@ impl Agent {
         numbers(&fs::read_to_string(file).expect("pids"))
     }
 
-    fn stop(&self) {
+    fn signal(&self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("to stop the agent");
+        nix::sys::signal::kill(pid, signal).expect("the agent is there");
     }
 
     fn kill(&mut self) {
@@ -117,9 +136,94 @@ async fn a_stopped_agents_commands_end_with_its_lease() {
     let mut agent = Agent::start("agent-that-is-stopped");
     let pids = agent.pids("first").await;
     agent.pids("guard").await;
-    agent.stop();
+    agent.signal(Signal::SIGSTOP);
     eventually(&format!("all of {pids:?} are gone"), || !pids.iter().any(|pid| alive(*pid))).await;
     agent.kill();
+}
+
+/// Takes the reports of guards.
+struct Coordinator {
+    address: String,
+    reports: mpsc::Receiver<(GuardReport, Vec<i32>)>,
+    /// What is to be gone when a report comes.
+    watched: Arc<Mutex<Vec<i32>>>,
+}
+
+struct Reports(mpsc::Sender<(GuardReport, Vec<i32>)>, Arc<Mutex<Vec<i32>>>);
+
+#[tonic::async_trait]
+impl Guards for Reports {
+    async fn report(&self, request: Request<GuardReport>) -> Result<Response<GuardReportReply>, Status> {
+        let running = self.1.lock().expect("no panic").iter().copied().filter(|pid| alive(*pid)).collect();
+        self.0.send((request.into_inner(), running)).await.expect("the test listens");
+        Ok(Response::new(GuardReportReply { settled: true, ..GuardReportReply::default() }))
+    }
+}
+
+impl Coordinator {
+    async fn start() -> Self {
+        let (sender, reports) = mpsc::channel(8);
+        let watched: Arc<Mutex<Vec<i32>>> = Arc::default();
+        let bound = Transport::new(Platform::real().network).bind("127.0.0.1:0").await.expect("a free port");
+        let address = bound.local_addr().expect("it is bound").to_string();
+        let routes = Routes::new(GuardsServer::new(Reports(sender, Arc::clone(&watched))));
+        tokio::spawn(bound.serve(routes, CancellationToken::new()));
+        Self { address, reports, watched }
+    }
+
+    /// The next report, by which everything watched must be gone.
+    async fn report(&mut self) -> GuardReport {
+        let next = tokio::time::timeout(SOON, self.reports.recv()).await;
+        let (report, running) = next.expect("a report").expect("the service lives");
+        assert_eq!(running, [0; 0], "something still runs of a session whose end is reported");
+        assert_eq!((report.cluster_id.as_str(), report.agent.as_str(), report.session), ("cluster", "agent", 7));
+        assert_eq!(report.secret, vec![3; 16]);
+        report
+    }
+}
+
+fn stay(coordinator: String) -> Stay {
+    Stay {
+        cluster_id: "cluster".into(),
+        agent: "agent".into(),
+        session: 7,
+        secret: vec![3; 16],
+        // The first one is away.
+        coordinators: vec!["127.0.0.1:1".into(), coordinator],
+        within_ms: u32::MAX,
+    }
+}
+
+#[tokio::test]
+async fn a_guard_takes_the_session_of_a_stopped_agent_and_reports_it_when_its_commands_are_gone() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start_with("agent-in-a-session", &coordinator.address);
+    let pids = agent.pids("first").await;
+    agent.pids("guard").await;
+    // A stop that is short takes nothing.
+    for _ in 0..3 {
+        agent.signal(Signal::SIGSTOP);
+        tokio::time::sleep(LEASE / 16).await;
+        agent.signal(Signal::SIGCONT);
+    }
+    assert!(pids.iter().all(|pid| alive(*pid)), "all of {pids:?} should be running");
+    coordinator.watched.lock().expect("no panic").clone_from(&pids);
+    agent.signal(Signal::SIGSTOP);
+    assert!(coordinator.report().await.stopped);
+    // It goes on, and finds that before it can do anything else.
+    agent.signal(Signal::SIGCONT);
+    agent.pids("revoked").await;
+}
+
+#[tokio::test]
+async fn a_guard_reports_the_end_of_its_agent_when_the_commands_are_gone() {
+    let mut coordinator = Coordinator::start().await;
+    let mut agent = Agent::start_with("agent-in-a-session", &coordinator.address);
+    let pids = agent.pids("first").await;
+    agent.pids("guard").await;
+    coordinator.watched.lock().expect("no panic").clone_from(&pids);
+    agent.kill();
+    assert!(!coordinator.report().await.stopped);
 }
 
 #[tokio::test]
@@ -184,6 +288,18 @@ async fn plays_the_agent() {
     eventually("the first command has reported", || report.exists()).await;
     if let (Some(guard), "agent-that-is-stopped") = (&guard, part.as_str()) {
         guard.lease(Some(LEASE));
+    }
+    if let (Some(guard), "agent-in-a-session") = (&guard, part.as_str()) {
+        guard.stay(Some(stay(env::var(COORDINATOR).expect("a coordinator"))));
+        let (guard, directory) = (Arc::clone(guard), directory.clone());
+        // As the agent does: it renews the lease, and looks whether the session was taken before it does anything.
+        tokio::spawn(async move {
+            while !guard.is_revoked() {
+                guard.lease(Some(LEASE));
+                tokio::time::sleep(LEASE / 8).await;
+            }
+            fs::write(directory.join("revoked"), "").expect("to report");
+        });
     }
     let mut guards = guard.iter().map(|guard| guard.pid()).collect::<Vec<_>>();
     if let (Some(guard), "agent-that-lost-its-guard" | "agent-that-renews-its-lease") = (&guard, part.as_str()) {

@@ -12,18 +12,30 @@ pub(super) const HEALTHY: Duration = Duration::from_secs(10);
 const JITTER: f64 = 0.25;
 
 /// The deaths of one process in a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
     deaths: u32,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(LONGEST)
+    }
 }
 
 impl Backoff {
+    /// With pauses of at most so much.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        Self { deaths: 0, longest: longest.min(LONGEST) }
+    }
+
     /// The pause after a death. `ran` is how long the process had run, `random` is from 0 to 1.
     pub(super) fn after_death(&mut self, ran: Duration, random: f64) -> Duration {
         if ran >= HEALTHY {
             self.deaths = 0;
         }
-        let doubled = FIRST.saturating_mul(1_u32.checked_shl(self.deaths).unwrap_or(u32::MAX)).min(LONGEST);
+        let doubled = FIRST.saturating_mul(1_u32.checked_shl(self.deaths).unwrap_or(u32::MAX)).min(self.longest);
         self.deaths = self.deaths.saturating_add(1);
         doubled.mul_f64(1.0 - JITTER * random.clamp(0.0, 1.0))
     }

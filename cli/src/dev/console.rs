@@ -50,7 +50,13 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     for left in leftovers::remove() {
         note(&format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
     }
-    let options = DevOptions { data: args.data, name: args.name, port: args.port, agent_bin: args.agent_bin };
+    let options = DevOptions {
+        data: args.data,
+        name: args.name,
+        port: args.port,
+        agent_bin: args.agent_bin,
+        ..DevOptions::default()
+    };
     let is_kept = options.data.is_some();
     tell_namesakes(options.name.as_deref().or(cluster.metadata.name.as_deref()));
     // Nothing has been started until it answers.

@@ -26,6 +26,7 @@ pub use error::DevError;
 pub use event::DevEvent;
 
 use agent_binary::{ensure_is_agent, find_agent_binary};
+use backoff::Backoff;
 use data::DataDir;
 use plan::{Plan, ProcessKind, attachable_agents};
 use registry::Registration;
@@ -52,6 +53,8 @@ pub struct DevOptions {
     pub port: Option<u16>,
     /// The `robeing-agent` program; without it, the one beside this program, or in `PATH`.
     pub agent_bin: Option<PathBuf>,
+    /// The longest pause before a process that died is started again, 10 s at most; without it, 10 s.
+    pub longest_restart_pause: Option<Duration>,
 }
 
 /// A process of a fleet, as it is now.
@@ -107,7 +110,9 @@ impl DevFleet {
         let mut coordinators = Vec::new();
         let mut agents = Vec::new();
         for process in &plan.processes {
-            let supervisor = Supervisor::start(&program, process.clone(), data.log_file(&process.name), events.clone());
+            let backoff = options.longest_restart_pause.map_or_else(Backoff::default, Backoff::up_to);
+            let log = data.log_file(&process.name);
+            let supervisor = Supervisor::start(&program, process.clone(), log, events.clone(), backoff);
             match process.kind {
                 ProcessKind::Coordinator => coordinators.push(supervisor),
                 ProcessKind::Agent { .. } => agents.push(supervisor),

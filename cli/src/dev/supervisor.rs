@@ -42,7 +42,13 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn start(program: &Path, process: Process, log: PathBuf, events: broadcast::Sender<DevEvent>) -> Self {
+    pub(super) fn start(
+        program: &Path,
+        process: Process,
+        log: PathBuf,
+        events: broadcast::Sender<DevEvent>,
+        backoff: Backoff,
+    ) -> Self {
         let (pid_told, pid) = watch::channel(None);
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let run = Run {
@@ -53,7 +59,7 @@ impl Supervisor {
             pid: pid_told,
             stop: stop.clone(),
             kill: kill.clone(),
-            backoff: Backoff::default(),
+            backoff,
         };
         Self { process, log, pid, stop, kill, task: tokio::spawn(run.keep()), has_ended: false }
     }

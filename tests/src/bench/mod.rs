@@ -71,7 +71,7 @@ pub async fn run(options: &BenchOptions, tell: &mut dyn FnMut(String)) -> Result
     check(options)?;
     std::fs::create_dir_all(&options.data)
         .with_context(|| format!("the directory {} can't be made", options.data.display()))?;
-    let place = Place { agent_bin: options.agent_bin.clone(), parent: Some(options.data.clone()) };
+    let place = Place { agent_bin: options.agent_bin.clone(), parent: Some(options.data.clone()), ..Place::default() };
     let mut report = Report::of_this_machine(&options.data)?;
     tell(format!("{}, {}", report.machine, report.disk));
     if options.only != Some(Part::Takeover) {

@@ -25,12 +25,19 @@ use super::{
     measure::Spread,
     report::{Failure, Takeovers},
 };
-use crate::local_fleet::{LocalFleet, Place, signal};
+use crate::{
+    local_fleet::{LocalFleet, Place, signal},
+    processes::descendants,
+};
 
 const POLL: Duration = Duration::from_millis(5);
+/// What the kernel shows as the name of a guard's process.
+const GUARD_NAME: &str = "robeing-guard";
 /// Longest a takeover may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest until the fleet has recovered from a trial; a process that dies often is started again after up to 10 s.
+/// Pause before a killed process is started again: no longer, since a trial begins with a whole fleet.
+const RESTART_WITHIN: Duration = Duration::from_millis(500);
+/// Longest until the fleet has recovered from a trial.
 const RECOVERY: Duration = Duration::from_secs(60);
 
 /// An agent of each pool appends the number of the attempt and the time to the file that its task names, and then waits.
@@ -56,7 +63,8 @@ spec:
 /// # Errors
 /// When the fleet can't be started, or nobody takes over.
 pub async fn measure(options: &BenchOptions, place: &Place, tell: &mut dyn FnMut(String)) -> Result<Vec<Takeovers>> {
-    let mut fleet = LocalFleet::start(MANIFEST, place).await?;
+    let place = Place { longest_restart_pause: Some(RESTART_WITHIN), ..place.clone() };
+    let mut fleet = LocalFleet::start(MANIFEST, &place).await?;
     let mut measured = Ok(Vec::new());
     for failure in Failure::ALL {
         let Ok(done) = &mut measured else { break };
@@ -83,8 +91,9 @@ async fn measure_failure(
     for trial in 0..trials {
         fleet.whole(&client, RECOVERY).await?;
         let one = match failure {
-            Failure::AgentKilled => agent_trial(fleet, &client, Signal::SIGKILL, trial).await,
-            Failure::AgentFrozen => agent_trial(fleet, &client, Signal::SIGSTOP, trial).await,
+            Failure::AgentKilled | Failure::AgentFrozen | Failure::AgentSilent => {
+                agent_trial(fleet, &client, failure, trial).await
+            }
             Failure::LeaderKilled => leader_trial(fleet, &client).await,
         };
         took.push(one.with_context(|| format!("trial {} of {failure}", trial + 1))?);
@@ -99,22 +108,39 @@ async fn measure_failure(
 }
 
 /// The time from a signal to an agent that runs a task until the task's next attempt runs on another one.
-async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, sent: Signal, trial: usize) -> Result<Duration> {
-    let marks = fleet.directory().join(format!("marks-{sent}-{trial}"));
+async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, failure: Failure, trial: usize) -> Result<Duration> {
+    let marks = fleet.directory().join(format!("marks-{failure:?}-{trial}"));
     let id = submit(client, &marks).await?;
     mark(&marks, 1).await?;
     let (victim, _) = holder(client, &id).await?;
     let pid = fleet.pid_of(&victim).with_context(|| format!("{victim} has no process"))?;
+    let frozen = match failure {
+        Failure::AgentSilent => vec![pid, guard_of(pid)?],
+        Failure::AgentFrozen => vec![pid],
+        Failure::AgentKilled | Failure::LeaderKilled => Vec::new(),
+    };
     let sent_at = SystemTime::now();
-    signal(pid, sent)?;
+    for pid in &frozen {
+        signal(*pid, Signal::SIGSTOP)?;
+    }
+    if frozen.is_empty() {
+        signal(pid, Signal::SIGKILL)?;
+    }
     let ran_at = mark(&marks, 2).await;
-    if sent == Signal::SIGSTOP {
+    for pid in frozen {
         signal(pid, Signal::SIGCONT)?;
     }
     let (successor, attempt) = holder(client, &id).await?;
     ensure!(successor != victim, "attempt {attempt} is still with {victim}");
     forget(client, id).await?;
     Ok(ran_at?.duration_since(sent_at).unwrap_or_default())
+}
+
+/// The process that sees to the end of an agent's commands when the agent can't.
+fn guard_of(agent: u32) -> Result<u32> {
+    let is_guard =
+        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == GUARD_NAME);
+    descendants(agent).into_iter().find(is_guard).with_context(|| format!("the agent of process {agent} has no guard"))
 }
 
 /// The time from the kill of the leader until the next task is accepted of a client that keeps submitting. The killed

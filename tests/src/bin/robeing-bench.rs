@@ -24,7 +24,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = ROUNDS)]
     rounds: usize,
     /// Trials of each kind of failure
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 100)]
     trials: usize,
     /// Agents that share the no-op tasks
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -54,7 +54,7 @@ pub async fn run(options: &DemoOptions, stop: impl Future<Output = ()>) -> Resul
     let manifest = read(&options.manifest)?;
     match options.on {
         Where::Processes => {
-            let place = Place { agent_bin: options.agent_bin.clone(), parent: None };
+            let place = Place { agent_bin: options.agent_bin.clone(), ..Place::default() };
             processes::run(&manifest, &place, &exercises, stop).await
         }
         Where::Kubernetes => kubernetes::run(&manifest, &exercises, stop).await,

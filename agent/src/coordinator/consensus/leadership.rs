@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use openraft::vote::RaftLeaderId;
+use openraft::{raft::TransferLeaderRequest, vote::RaftLeaderId};
 
 use super::{NodeId, Raft, Vote};
 
@@ -42,4 +42,17 @@ pub async fn core_state(raft: &Raft) -> Option<CoreState> {
         voters: state.membership_state.effective().membership().get_joint_config().clone(),
     });
     read.await.ok()
+}
+
+/// Has this node vote, and stand for election, without waiting for the lease of a leader that it follows to end. It does what a
+/// leader asks of all followers when it hands over, with a successor that is not this node: nobody is elected by that.
+pub async fn end_lease(raft: &Raft, leader: NodeId) {
+    let vote: Result<Vote, _> = raft.with_raft_state(|state| *state.vote_ref()).await;
+    // An error says that the core has stopped.
+    if let Ok(vote) = vote
+        && vote.is_committed()
+        && vote.leader_id.node_id == leader
+    {
+        drop(raft.handle_transfer_leader(TransferLeaderRequest::new(vote, leader, None)).await);
+    }
 }

@@ -20,7 +20,7 @@ use openraft::{Config, SnapshotPolicy};
 
 pub use self::{
     applied::Applied,
-    leadership::{CoreState, VotedFor, core_state},
+    leadership::{CoreState, VotedFor, core_state, end_lease},
     network::PeerNetwork,
     restraint::Restraint,
     server::{AppendStream, ConsensusServer},

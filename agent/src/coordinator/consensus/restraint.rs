@@ -58,6 +58,11 @@ impl Restraint {
         Self { raft, timing, votes: Arc::default(), tasks, stop }
     }
 
+    /// Whether this node is not to stand for election now.
+    pub fn is_held(&self) -> bool {
+        self.votes.load(Ordering::SeqCst) > 0
+    }
+
     /// Gives a vote: what comes of it, also when the candidate waits no longer. `None` when this node stops, or too many votes
     /// are being given.
     pub async fn vote<T: Send + 'static>(&self, vote: impl Future<Output = T> + Send + 'static) -> Option<T> {

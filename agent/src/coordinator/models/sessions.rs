@@ -13,10 +13,12 @@ use super::{ORDERS, apply_one, explore, fails, machine, results::TIMING};
 use crate::{
     coordinator::{
         consensus::{SharedFleet, StateMachine},
+        evidence::{Origin, Verdict},
         fixture::{join, task},
         hub::Hub,
         registry::{Connection, Link, Registry, Suspicion},
     },
+    platform::Ending,
     sync::Mutex,
 };
 
@@ -66,7 +68,9 @@ impl World {
         for suspicion in registry.suspicions(now, 10) {
             let (agent, session) = match suspicion {
                 Suspicion::Silent(agent, session) | Suspicion::Failed(agent, session) => (agent, session),
-                Suspicion::Probe(agent, session, _) if registry.probed(agent, session, Some(false), now) => {
+                Suspicion::Probe(agent, session, _)
+                    if registry.probed(agent, session, Some(false), true, now) == Verdict::Gone =>
+                {
                     (agent, session)
                 }
                 Suspicion::Probe(..) => continue,
@@ -86,7 +90,7 @@ impl World {
                     Reply::Joined { session, .. } => session,
                     other => panic!("{other:?}"),
                 });
-            let link = match self.hub.registry.connect(TERM, agent, session, None, now) {
+            let link = match self.hub.registry.connect(TERM, agent, session, Origin::default(), now) {
                 Connection::Taken(link) => link,
                 Connection::Losing(decided) => {
                     block_on(decided.cancelled());
@@ -116,9 +120,14 @@ fn broken(now: Instant) -> (World, AgentId) {
     fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
     let hub = Arc::new(Hub::new(Registry::new(TIMING)));
     hub.registry.begin(TERM);
-    let Connection::Taken(link) = hub.registry.connect(TERM, agent, session, process, now) else {
+    let ending = Ending::default();
+    let origin = Origin { process, ending: ending.clone(), guarded: false };
+    let Connection::Taken(link) = hub.registry.connect(TERM, agent, session, origin, now) else {
         panic!("it is connected at first")
     };
+    assert!(matches!(hub.registry.suspicions(now, 1)[..], [Suspicion::Probe(..)]), "its place is asked");
+    hub.registry.probed(agent, session, Some(true), false, now);
+    ending.close();
     hub.registry.disconnected(agent, &link, now);
     let fleet = SharedFleet::new(fleet);
     let log = Arc::new(Mutex::new((machine(&fleet, &hub), 1)));

@@ -207,6 +207,23 @@ impl TestFleet {
         (0..COORDINATORS).find(majority).filter(|n| self.running[*n].is_some())
     }
 
+    /// How many coordinators name the leader that a majority has, itself included.
+    pub async fn following(&self) -> usize {
+        let Some(leader) = self.leader().await else { return 0 };
+        let answers = futures::future::join_all((0..COORDINATORS).map(|n| self.status(n))).await;
+        answers.into_iter().flatten().filter(|status| status.leader == name(leader)).count()
+    }
+
+    /// Which of these takes itself for the leader.
+    pub async fn leading(&self, among: &[usize]) -> Option<usize> {
+        for n in among {
+            if self.status(*n).await.is_some_and(|status| status.leader == name(*n)) {
+                return Some(*n);
+            }
+        }
+        None
+    }
+
     /// Waits for a leader.
     pub async fn led(&self) -> usize {
         self.until("a leader", async |fleet| fleet.leader().await.is_some()).await;

@@ -3,4 +3,5 @@
 mod fleet;
 mod gaps;
 mod host_network;
+mod leader_loss;
 mod slow_disks;

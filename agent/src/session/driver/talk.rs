@@ -10,7 +10,10 @@ use tokio::{sync::mpsc::OwnedPermit, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::{Driver, Session, Way};
-use crate::session::{drain::Phase, held::Key, lease::Lease, link::Link};
+use crate::{
+    executor::Stay,
+    session::{drain::Phase, held::Key, lease::Lease, link::Link},
+};
 
 impl Driver {
     pub(super) fn hello(&self) -> v1::Hello {
@@ -18,7 +21,7 @@ impl Driver {
         v1::Hello {
             cluster_id: config.cluster_id.clone(),
             name: config.name.clone(),
-            incarnation: self.incarnation,
+            incarnation: self.secret.incarnation(),
             role: v1::Role::from(config.role).into(),
             pool: config.pool.clone(),
             pool_replicas: config.pool_replicas,
@@ -31,6 +34,7 @@ impl Driver {
             session: self.session.as_ref().map_or(0, |session| session.id),
             held: self.held.refs(),
             answers_health_checks: true,
+            guarded: self.parts.executor.is_guarded(),
         }
     }
 
@@ -62,6 +66,7 @@ impl Driver {
             }
         }
         self.tell_lease();
+        self.tell_stay(&link.address, welcome);
         self.progress = now;
         self.search.learn(&welcome.coordinators);
         if !planted(Mistake::CompletionsNotResent) {
@@ -131,6 +136,20 @@ impl Driver {
     pub(super) fn tell_lease(&self) {
         let left = self.session.as_ref().map(|s| s.lease.until().saturating_duration_since(Instant::now()));
         self.parts.executor.lease(left);
+    }
+
+    /// Tells the executor's guard which session it would have to report the end of, and to whom.
+    fn tell_stay(&self, leader: &str, welcome: &v1::Welcome) {
+        let others = welcome.coordinators.iter().filter(|address| *address != leader);
+        let coordinators = std::iter::once(leader.to_owned()).chain(others.cloned());
+        self.parts.executor.stay(Some(Stay {
+            cluster_id: self.parts.config.cluster_id.clone(),
+            agent: self.parts.config.name.clone(),
+            session: welcome.session,
+            secret: self.secret.bytes().to_vec(),
+            coordinators: coordinators.collect(),
+            within_ms: welcome.session_timeout_ms,
+        }));
     }
 
     fn assigned(&mut self, assignments: Vec<v1::Assignment>) {

@@ -7,7 +7,8 @@ use robeing_proto::v1::{
 };
 use tokio::time::Instant;
 
-use super::script::{Agent, C0, C1, Coordinator, LEASE, TIMEOUT, config, in_session};
+use super::script::{Agent, C0, C1, Coordinator, INTERVAL, LEASE, TIMEOUT, config, in_session};
+use crate::incarnation::incarnation_of;
 
 #[tokio::test(start_paused = true)]
 async fn acknowledged_heartbeats_keep_a_session_for_ever() {
@@ -141,4 +142,44 @@ async fn a_welcome_that_comes_too_late_for_its_own_lease_is_worth_nothing() {
     assert!(!agent.has_started_another());
     call.assign(&["b"]).await;
     assert_eq!(agent.started().await.attempt.task_id, "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_and_goes_on_does_nothing_in_a_session_that_its_guard_has_taken() {
+    let (mut agent, mut call, mut leader, _network) = in_session(2, 7).await;
+    call.assign(&["a"]).await;
+    let mut a = agent.started().await;
+    call.quiet_for(INTERVAL).await;
+    assert!(a.is_running());
+    assert_eq!(agent.guard.session(), Some(7), "the guard knows what it would have to report");
+    let before = agent.guard.stay.lock().unwrap().clone().expect("it is in a session");
+    // The process stands still well within its lease, while more is sent to it; meanwhile the guard acts.
+    *agent.guard.revoked.lock().unwrap() = Some(7);
+    call.assign(&["b"]).await;
+    tokio::time::advance(LEASE / 3).await;
+
+    let (mut call, hello) = leader.welcome(8, false).await;
+    assert!(!a.is_running(), "what ran is stopped before anything else");
+    assert!(!agent.has_started_another(), "nothing of the old session is begun");
+    assert_eq!((hello.session, hello.held.len()), (0, 0), "it begins anew");
+    assert_ne!(hello.incarnation, incarnation_of(&before.secret), "as another stay");
+    call.assign(&["c"]).await;
+    call.quiet_for(TIMEOUT * 2).await;
+    assert_eq!(agent.started().await.attempt.task_id, "c", "the new session is its own");
+    assert_eq!(agent.guard.session(), Some(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_left_in_good_order_has_no_session_that_could_be_reported() {
+    let (agent, mut call, _leader, _network) = in_session(1, 7).await;
+    let guard = std::sync::Arc::clone(&agent.guard);
+    call.quiet_for(INTERVAL).await;
+    assert_eq!(guard.session(), Some(7));
+    agent.shutdown.cancel();
+    assert!(matches!(call.next().await, Some(FromAgent::Drain(_))));
+    call.say(Message::Drained(Default::default())).await;
+    assert!(matches!(call.next().await, Some(FromAgent::Leave(_))));
+    drop(call);
+    agent.end().await.expect("it left");
+    assert_eq!(guard.session(), None);
 }

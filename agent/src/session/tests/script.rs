@@ -1,6 +1,9 @@
 //! A coordinator and an executor that do what a test says, and nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use robeing_proto::v1::{
@@ -19,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 use super::network::MemoryNetwork;
 use crate::{
     config::{AgentConfig, AgentRole},
-    executor::{Attempt, Executor, Health, Outcome},
+    executor::{Attempt, Executor, Health, Outcome, Stay},
     platform::Platform,
     session::{SessionError, run},
     telemetry::Metrics,
@@ -194,6 +197,22 @@ pub struct Manual {
     started: mpsc::Sender<Started>,
     presence: Option<watch::Receiver<bool>>,
     health: watch::Receiver<Option<Health>>,
+    guard: Arc<Guard>,
+}
+
+/// What an agent tells its guard, and what the guard does.
+#[derive(Default)]
+pub struct Guard {
+    pub stay: Mutex<Option<Stay>>,
+    /// It has taken this session.
+    pub revoked: Mutex<Option<u64>>,
+}
+
+impl Guard {
+    /// The session that it would report.
+    pub fn session(&self) -> Option<u64> {
+        self.stay.lock().unwrap().as_ref().map(|stay| stay.session)
+    }
 }
 
 /// An attempt that runs.
@@ -263,6 +282,18 @@ impl Executor for Manual {
         }
     }
 
+    fn stay(&self, stay: Option<Stay>) {
+        *self.guard.stay.lock().unwrap() = stay;
+    }
+
+    fn is_guarded(&self) -> bool {
+        true
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.guard.session().is_some() && *self.guard.revoked.lock().unwrap() == self.guard.session()
+    }
+
     fn name(&self) -> &'static str {
         "manual"
     }
@@ -274,6 +305,7 @@ pub struct Agent {
     pub shutdown: CancellationToken,
     /// What its executor says of its health; `None`: nothing.
     pub health: watch::Sender<Option<Health>>,
+    pub guard: Arc<Guard>,
     started: mpsc::Receiver<Started>,
 }
 
@@ -318,9 +350,10 @@ impl Agent {
         let (sender, started) = mpsc::channel(CALLS);
         let shutdown = CancellationToken::new();
         let (health, healthy) = watch::channel(Some(Health::Healthy));
-        let executor = Arc::new(Manual { started: sender, presence, health: healthy });
+        let guard = Arc::new(Guard::default());
+        let executor = Arc::new(Manual { started: sender, presence, health: healthy, guard: Arc::clone(&guard) });
         let session = run(config, platform(network), executor, Metrics::default(), shutdown.clone());
-        Self { task: tokio::spawn(session), shutdown, health, started }
+        Self { task: tokio::spawn(session), shutdown, health, guard, started }
     }
 
     /// The next attempt that is started.

@@ -1,0 +1,162 @@
+//! What an agent tells its guard, as bytes in a pipe. A record is a process group as four little-endian bytes, positive to add
+//! and negative to remove, or a number that no group has, with what it announces behind it.
+
+use std::{collections::VecDeque, time::Duration};
+
+use prost::Message;
+
+/// Bytes of a record without an announcement.
+pub(in crate::executor) const RECORD: usize = 4;
+/// Announces a lease: its milliseconds follow. No command's group has this number.
+const LEASE: i32 = 1;
+/// Announces a [`Stay`]: its length in bytes and its bytes follow.
+const STAY: i32 = i32::MIN;
+/// The most bytes that a pipe takes whole or not at all.
+const ATOMIC: usize = 4096;
+
+/// The session that an agent is in, and all that a guard needs to report its end.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Stay {
+    /// The cluster's id.
+    #[prost(string, tag = "1")]
+    pub cluster_id: String,
+    /// The agent's name.
+    #[prost(string, tag = "2")]
+    pub agent: String,
+    /// The session; 0: none.
+    #[prost(uint64, tag = "3")]
+    pub session: u64,
+    /// The secret behind the incarnation.
+    #[prost(bytes = "vec", tag = "4")]
+    pub secret: Vec<u8>,
+    /// Addresses of coordinators, the leader's first.
+    #[prost(string, repeated, tag = "5")]
+    pub coordinators: Vec<String>,
+    /// How long a report is of any use, milliseconds: without one the agent is lost by then.
+    #[prost(uint32, tag = "6")]
+    pub within_ms: u32,
+}
+
+/// One thing told.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Told {
+    Group(i32),
+    GroupGone(i32),
+    /// The lease ends after so long; `None`: never.
+    Lease(Option<Duration>),
+    /// The agent is in this session; 0: in none.
+    Stay(Box<Stay>),
+}
+
+/// What adds (a positive) or removes (a negative) process group.
+pub(in crate::executor) fn record(group: i32) -> [u8; RECORD] {
+    group.to_le_bytes()
+}
+
+/// The lease ends after so many milliseconds, or never (0).
+pub(super) fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
+    let mut record = [0; 2 * RECORD];
+    record[..RECORD].copy_from_slice(&LEASE.to_le_bytes());
+    record[RECORD..].copy_from_slice(&millis.to_le_bytes());
+    record
+}
+
+/// The session, with as many addresses as there is room for.
+pub(super) fn stay_record(stay: &Stay) -> Vec<u8> {
+    let mut stay = stay.clone();
+    while stay.encoded_len() + 2 * RECORD > ATOMIC && stay.coordinators.pop().is_some() {}
+    let content = stay.encode_to_vec();
+    let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+    [&STAY.to_le_bytes()[..], &length.to_le_bytes(), &content].concat()
+}
+
+/// Reads records, which may arrive in pieces.
+#[derive(Default)]
+pub(super) struct Records(VecDeque<u8>);
+
+impl Records {
+    /// Takes bytes, and gives what is whole now.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Told> {
+        self.0.extend(bytes);
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
+    fn number(&self, at: usize) -> Option<[u8; RECORD]> {
+        let mut bytes = self.0.iter().skip(at * RECORD).copied();
+        Some([bytes.next()?, bytes.next()?, bytes.next()?, bytes.next()?])
+    }
+
+    fn next(&mut self) -> Option<Told> {
+        match i32::from_le_bytes(self.number(0)?) {
+            LEASE => {
+                let left = Duration::from_millis(u64::from(u32::from_le_bytes(self.number(1)?)));
+                self.0.drain(..2 * RECORD);
+                Some(Told::Lease((!left.is_zero()).then_some(left)))
+            }
+            STAY => {
+                let end = 2 * RECORD + usize::try_from(u32::from_le_bytes(self.number(1)?)).ok()?;
+                if self.0.len() < end {
+                    return None;
+                }
+                let content: Vec<u8> = self.0.drain(..end).skip(2 * RECORD).collect();
+                // What can't be read is no session that anything could be reported of.
+                Some(Told::Stay(Box::new(Stay::decode(&content[..]).unwrap_or_default())))
+            }
+            group => {
+                self.0.drain(..RECORD);
+                // 0 is no command's group; killing it would reach far more than one.
+                Some(if group > LEASE { Told::Group(group) } else { Told::GroupGone(group.saturating_neg()) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stay(coordinators: usize) -> Stay {
+        Stay {
+            cluster_id: "cluster".into(),
+            agent: "agent".into(),
+            session: 7,
+            secret: vec![1; 16],
+            coordinators: vec!["x".repeat(253); coordinators],
+            within_ms: 2_000,
+        }
+    }
+
+    #[test]
+    fn records_may_arrive_in_pieces() {
+        let bytes =
+            [&record(7)[..], &lease_record(500), &stay_record(&stay(1)), &lease_record(0), &record(-9)].concat();
+        let expected = [
+            Told::Group(7),
+            Told::Lease(Some(Duration::from_millis(500))),
+            Told::Stay(Box::new(stay(1))),
+            Told::Lease(None),
+            Told::GroupGone(9),
+        ];
+        for cut in 0..=bytes.len() {
+            let mut records = Records::default();
+            let told = [records.take(&bytes[..cut]), records.take(&bytes[cut..])].concat();
+            assert_eq!(told, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_told_in_one_write_whatever_its_addresses() {
+        let bytes = stay_record(&stay(100));
+        assert!(bytes.len() <= ATOMIC, "{}", bytes.len());
+        let Some(Told::Stay(told)) = Records::default().take(&bytes).pop() else { panic!("a session was told") };
+        assert!(told.coordinators.len() > 10);
+        assert_eq!((told.session, told.agent.as_str()), (7, "agent"));
+    }
+
+    #[test]
+    fn no_record_adds_every_process_or_the_guards_own_group() {
+        for group in [0, -1, -i32::MAX] {
+            assert!(matches!(Records::default().take(&record(group))[..], [Told::GroupGone(_)]), "{group}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! How a guard tells the coordinators that its agent runs nothing any more.
+
+use std::{sync::Arc, time::Duration};
+
+use robeing_proto::v1::{GuardReport, guards_client::GuardsClient};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::records::Stay;
+use crate::{limited, platform::Platform, transport::Transport};
+
+/// How long one coordinator may take for its answer. The leader commits the loss before it answers.
+const ASK_WITHIN: Duration = Duration::from_secs(1);
+/// How long connecting may take.
+const CONNECT_WITHIN: Duration = Duration::from_millis(300);
+/// How long a guard tries at most, whatever the session timeout: nothing of a fleet that has ended must stay behind.
+const TRY_FOR: Duration = Duration::from_secs(5);
+/// The first and the longest pause after a round in which no coordinator took the report.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// How an agent ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// Its process is gone.
+    Gone,
+    /// Its process is stopped and its session revoked.
+    Stopped,
+}
+
+/// Reports until a coordinator has taken note of it, or it is of no use any more. Blocks.
+pub(super) fn report(stay: &Stay, ended: Ended) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Without one the session timeout decides.
+    if let Ok(runtime) = runtime {
+        let until = Instant::now() + Duration::from_millis(stay.within_ms.into()).min(TRY_FOR);
+        runtime.block_on(async { drop(timeout_at(until, tell(stay, ended)).await) });
+    }
+}
+
+async fn tell(stay: &Stay, ended: Ended) {
+    let transport = Transport::new(Arc::clone(&Platform::real().network));
+    let (mut pause, longest) = PAUSE;
+    loop {
+        let mut open: Vec<String> = stay.coordinators.iter().rev().cloned().collect();
+        let mut asked = Vec::new();
+        while let Some(address) = open.pop() {
+            if asked.contains(&address) {
+                continue;
+            }
+            match timeout(ASK_WITHIN, ask(&transport, &address, stay, ended)).await {
+                Ok(Answer::Settled) => return,
+                Ok(Answer::Ask(leader)) => open.push(leader),
+                Ok(Answer::NotNow) | Err(_) => {}
+            }
+            asked.push(address);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+enum Answer {
+    /// The session is over, or never will be by this report.
+    Settled,
+    /// That one leads.
+    Ask(String),
+    NotNow,
+}
+
+async fn ask(transport: &Transport, address: &str, stay: &Stay, ended: Ended) -> Answer {
+    let Ok(channel) = transport.connect(address, CONNECT_WITHIN).await else { return Answer::NotNow };
+    let report = GuardReport {
+        cluster_id: stay.cluster_id.clone(),
+        agent: stay.agent.clone(),
+        session: stay.session,
+        secret: stay.secret.clone().into(),
+        stopped: ended == Ended::Stopped,
+    };
+    match limited!(GuardsClient::new(channel)).report(report).await {
+        Ok(answer) => {
+            let answer = answer.into_inner();
+            match (answer.settled, answer.leader_address) {
+                (true, _) => Answer::Settled,
+                (false, leader) if leader.is_empty() => Answer::NotNow,
+                (false, leader) => Answer::Ask(leader),
+            }
+        }
+        Err(status) if status.code() == tonic::Code::PermissionDenied => Answer::Settled,
+        Err(_) => Answer::NotNow,
+    }
+}
