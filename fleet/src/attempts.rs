@@ -149,15 +149,15 @@ impl Fleet {
     pub(crate) fn complete(&mut self, completion: Completion, effects: &mut Vec<Effect>) -> Reply {
         let Completion { agent: id, session, task, attempt, ran_us, outcome } = completion;
         let agent = self.state.agents.get(&id);
-        let in_session = agent.filter(|a| a.session == session && a.state != AgentState::Lost);
+        let any_counts = planted(Mistake::StaleResultAccepted) && matches!(outcome, Outcome::Succeeded(_));
+        let in_session = agent.filter(|a| any_counts || a.session == session && a.state != AgentState::Lost);
         let Some(agent) = in_session else {
             return self.stale(StaleReason::SessionEnded);
         };
         let unhealthy = agent.state == AgentState::Unhealthy;
         match agent.held.get(&(task, attempt)) {
             Some(HeldState::Active) => {}
-            Some(HeldState::Stopping)
-                if matches!(outcome, Outcome::Succeeded(_)) && planted(Mistake::StaleResultAccepted) => {}
+            _ if any_counts => {}
             Some(HeldState::Stopping) => {
                 self.change_work(id, |a| a.held.remove(&(task, attempt)));
                 self.indexes.stopping.remove((task, attempt, id));

@@ -343,8 +343,7 @@ impl Driver {
             "the lease on the session is over: everything that runs is stopped until a coordinator renews it"
         );
         self.parts.metrics.fences.inc();
-        // Dropping an attempt kills what it runs, at once.
-        self.running.clear();
+        self.stop_running();
         self.held.hand_back_running();
         self.held.hand_back_waiting();
         self.begin_search(now, true);
@@ -410,6 +409,14 @@ impl Driver {
         self.held.finished(key, outcome, u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
     }
 
+    fn stop_running(&mut self) {
+        if planted(Mistake::FencingWithoutKilling) {
+            tokio::spawn(std::mem::take(&mut self.running).for_each(|_| std::future::ready(())));
+        }
+        // Dropping an attempt kills what it runs, at once.
+        self.running.clear();
+    }
+
     fn hand_back_running(&mut self) {
         warn!(running = self.held.running(), "the drain timeout passed: what still runs is stopped and handed back");
         self.running.clear();
@@ -441,11 +448,7 @@ impl Driver {
 
     /// Stops and forgets everything of the session, and the session.
     fn void(&mut self) {
-        if planted(Mistake::FencingWithoutKilling) {
-            tokio::spawn(std::mem::take(&mut self.running).for_each(|_| std::future::ready(())));
-        }
-        // Dropping an attempt kills what it runs, at once.
-        self.running.clear();
+        self.stop_running();
         self.held.void();
         self.silent = None;
         self.session = None;

@@ -51,8 +51,18 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
             _ => None,
         })
         .collect();
+    // The number of a session, and whose it is when it begins.
+    let sessions: Vec<String> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::SessionStarted { agent, session } => Some(format!("{} {}", session.0, fleet.agent(*agent)?.name)),
+            Effect::SessionEnded { session, .. } => Some(session.0.to_string()),
+            _ => None,
+        })
+        .collect();
     let (checksum, broken) = (fleet.checksum(), fleet.audit().err().unwrap_or_default());
-    tracing::trace!(target: APPLIED, index, checksum, finished = finished.join(" "), assigned = assigned.join(","), broken);
+    let (finished, assigned, sessions) = (finished.join(" "), assigned.join(","), sessions.join(","));
+    tracing::trace!(target: APPLIED, index, checksum, finished, assigned, sessions, broken);
 }
 
 /// Tells of a batch that is about to be proposed.

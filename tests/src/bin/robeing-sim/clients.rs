@@ -1,13 +1,15 @@
 //! Submitters: they submit, submit again, cancel and ask, through any coordinator, and hold the fleet to what they were told.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
 
 use robeing_agent::{
+    config::AgentRole,
     limited,
     platform::{Platform, Random},
     transport::Transport,
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient, streamed_answer::Answer as Streamed};
+use tokio::task::JoinSet;
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
@@ -35,8 +37,14 @@ pub struct Submitter {
     pub coordinators: Vec<String>,
     /// Tasks to submit.
     pub tasks: usize,
+    /// When it submits some long ones more.
+    pub pulses: Rc<[Duration]>,
+    /// How many.
+    pub pulse: usize,
     /// Which tasks.
     pub mix: Mix,
+    /// A role that the last agent has.
+    pub odd_role: AgentRole,
     /// Over which time.
     pub during: Duration,
     /// Where it is noted.
@@ -88,6 +96,11 @@ impl Submitter {
     /// Notes that a submission begins: the number of the call.
     fn submits(&self, spec: &v1::TaskSpec) -> usize {
         let key = (!spec.idempotency_key.is_empty()).then(|| spec.idempotency_key.clone());
+        if let Some(delay) = spec.delay.and_then(|delay| Duration::try_from(delay).ok()) {
+            let mut notes = self.record.notes();
+            let not_before = notes.now + delay.mul_f64(0.95);
+            notes.not_before.entry(spec.id.clone()).or_insert(not_before);
+        }
         let content = crc32c::crc32c_append(crc32c::crc32c(spec.kind.as_bytes()), &spec.input);
         self.record.asked(Op::Submit { id: spec.id.clone(), key, content })
     }
@@ -182,24 +195,27 @@ impl Submitter {
         }
     }
 
-    async fn submit_one(&self) -> String {
-        let spec = self.mix.task(&self.platform, &self.name);
-        let first = self.submit(&spec).await;
+    /// Submits a task, and does with it what one may do.
+    async fn submit_one(&self, spec: &v1::TaskSpec, may_cancel: bool) {
+        let first = self.submit(spec).await;
         if first.task_id != spec.id {
             self.record.violation(Check::Refused, format!("task {} was accepted as {}", spec.id, first.task_id));
         }
         // At once, and mostly elsewhere: it must be there.
-        if self.below(3) == 0 {
+        if self.below(self.mix.read_one_of) == 0 {
             self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await;
         }
         if self.below(6) == 0 {
-            self.submit_again(&spec).await;
+            self.submit_again(spec).await;
         }
-        if self.below(5) == 0 {
-            self.pause(Duration::from_millis(400)).await;
+        if may_cancel && self.below(self.mix.cancel_one_of) == 0 {
+            self.pause(Duration::from_millis(self.mix.cancel_within)).await;
             self.cancel(&spec.id).await;
         }
-        spec.id
+        if self.below(3) == 0 {
+            self.pause(Duration::from_secs(1)).await;
+            self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await;
+        }
     }
 
     /// Submits what was accepted once more: as it was, under its key with a new id, or as something else.
@@ -256,6 +272,7 @@ impl Submitter {
             }
             Err(status) if status.code() == Code::NotFound => {
                 told(Answer::NotFound);
+                self.record.notes().check_forgotten(id);
                 let fleeting = self.record.notes().fleeting.contains(id);
                 if linearizable && !fleeting {
                     let what = format!("task {id} was accepted and is not there: {status}");
@@ -281,50 +298,75 @@ impl Submitter {
     }
 
     /// Submits a task whose result is kept for a moment, and, when it is forgotten, another with its id.
-    async fn use_an_id_twice(&self) {
+    async fn use_an_id_twice(self: Rc<Self>) -> Option<String> {
         let spec = self.mix.fleeting(&self.platform, &self.name);
-        self.record.notes().fleeting.insert(spec.id.clone());
+        {
+            let mut notes = self.record.notes();
+            notes.fleeting.insert(spec.id.clone());
+            let ttl = spec.result_ttl.and_then(|ttl| Duration::try_from(ttl).ok());
+            notes.ttl.insert(spec.id.clone(), ttl.unwrap_or_default());
+        }
         for _ in 0..2 {
             self.submit(&spec).await;
             self.pause(Duration::from_millis(2_500)).await;
             self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await;
         }
+        None
     }
 
-    /// Does all of it; returns when every task is finished, and every coordinator says so.
+    /// One task and what comes with it, until it is finished: its id.
+    async fn activity(self: Rc<Self>, spec: v1::TaskSpec, may_cancel: bool) -> Option<String> {
+        self.submit_one(&spec, may_cancel).await;
+        if self.below(8) == 0 {
+            self.list().await;
+        }
+        while !self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await {
+            self.pause(Duration::from_millis(2_500)).await;
+        }
+        Some(spec.id)
+    }
+
+    /// Does all of it, one task beside the other, so that none waits for calls that are not answered; returns when every task
+    /// is finished, and every coordinator says so.
     pub async fn run(self) {
-        let apart = self.during / self.tasks as u32;
-        let burst = self.below(self.tasks as u64) as usize;
-        let mut ids = Vec::new();
-        for n in 0..self.tasks {
+        let submitter = Rc::new(self);
+        let apart = submitter.during / submitter.tasks as u32;
+        let burst = submitter.below(submitter.tasks as u64) as usize;
+        let mut activities = JoinSet::new();
+        for pulse in &*submitter.pulses {
+            for _ in 0..submitter.pulse {
+                let (submitter, pulse) = (Rc::clone(&submitter), *pulse);
+                activities.spawn_local(async move {
+                    tokio::time::sleep(pulse).await;
+                    let spec = Mix::urgent(&submitter.platform, &submitter.name);
+                    submitter.activity(spec, false).await
+                });
+            }
+        }
+        for n in 0..submitter.tasks {
             // Now and then many at once, so that there is a queue.
-            if !(burst..burst + self.tasks / 3).contains(&n) {
-                self.pause(apart * 3).await;
+            if !(burst..burst + submitter.tasks / 3).contains(&n) {
+                submitter.pause(apart * 3).await;
             }
-            ids.push(self.submit_one().await);
-            if self.below(3) == 0 {
-                let id = &ids[self.below(ids.len() as u64) as usize];
-                self.look(id, self.any(), v1::Consistency::Linearizable).await;
-            }
-            if self.below(8) == 0 {
-                self.list().await;
-            }
-            if self.mix.is_fleeting && self.below(8) == 0 {
-                self.use_an_id_twice().await;
+            let spec = submitter.mix.task(&submitter.platform, &submitter.name, submitter.odd_role);
+            activities.spawn_local(Rc::clone(&submitter).activity(spec, true));
+            if submitter.mix.is_fleeting && submitter.below(8) == 0 {
+                activities.spawn_local(Rc::clone(&submitter).use_an_id_twice());
             }
         }
-        for id in &ids {
-            while !self.look(id, self.any(), v1::Consistency::Linearizable).await {
-                self.pause(Duration::from_millis(400)).await;
-            }
-        }
-        self.list().await;
-        for coordinator in 0..self.coordinators.len() {
-            for id in &ids {
-                while !self.look(id, coordinator, v1::Consistency::Local).await {
-                    self.pause(Duration::from_millis(400)).await;
+        let ids: Rc<[String]> = activities.join_all().await.into_iter().flatten().collect();
+        submitter.list().await;
+        let mut readers = JoinSet::new();
+        for coordinator in 0..submitter.coordinators.len() {
+            let (submitter, ids) = (Rc::clone(&submitter), Rc::clone(&ids));
+            readers.spawn_local(async move {
+                for id in &*ids {
+                    while !submitter.look(id, coordinator, v1::Consistency::Local).await {
+                        submitter.pause(Duration::from_millis(400)).await;
+                    }
                 }
-            }
+            });
         }
+        readers.join_all().await;
     }
 }

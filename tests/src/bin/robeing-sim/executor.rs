@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use robeing_agent::executor::{Attempt, Executor, Failure, FailureKind, Outcome};
+use robeing_agent::{
+    config::AgentRole,
+    executor::{Attempt, Executor, Failure, FailureKind, Outcome},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,8 +17,34 @@ use crate::{
 
 /// How long a stubborn task goes on after it was asked to stop.
 const STUBBORN_FOR: Duration = Duration::from_millis(300);
+/// How long a deaf task goes on after it was asked to stop, at most.
+const DEAF_FOR: Duration = Duration::from_millis(700);
 /// Tasks of this kind name the agent's specialization that they need.
 const SPECIALIZED: &str = "special/";
+/// Tasks of this kind name the agent's role that they need.
+const OF_ROLE: &str = "role/";
+
+/// What an agent must be to run a task.
+#[derive(Clone, Copy)]
+pub enum Needs {
+    /// Any that may run it.
+    Nothing,
+    /// Have this specialization.
+    Specialization(&'static str),
+    /// Have this role.
+    Role(AgentRole),
+}
+
+impl Needs {
+    /// The kind of tasks that need it.
+    pub fn kind(self) -> String {
+        match self {
+            Self::Nothing => "simulated".to_owned(),
+            Self::Specialization(name) => format!("{SPECIALIZED}{name}"),
+            Self::Role(role) => format!("{OF_ROLE}{role:?}"),
+        }
+    }
+}
 
 /// An executor of one agent.
 pub struct SimulatedExecutor {
@@ -25,6 +54,8 @@ pub struct SimulatedExecutor {
     pub signs_as: String,
     /// What the agent has.
     pub specializations: Vec<String>,
+    /// What it is.
+    pub role: AgentRole,
     /// Where it is noted.
     pub record: Record,
 }
@@ -36,6 +67,8 @@ pub enum Course {
     Succeed(u64),
     /// The same, and takes its time when it is asked to stop.
     Stubborn(u64),
+    /// The same, and does not listen: it goes on, and succeeds all the same.
+    Deaf(u64),
     /// Succeeds at once, with so many bytes.
     Large(u64),
     /// Fails twice, then succeeds.
@@ -52,6 +85,7 @@ impl Course {
         let mut text = match self {
             Self::Succeed(ms) => format!("succeed {ms}"),
             Self::Stubborn(ms) => format!("stubborn {ms}"),
+            Self::Deaf(ms) => format!("deaf {ms}"),
             Self::Large(bytes) => format!("large {bytes}"),
             Self::Retry(ms) => format!("retry {ms}"),
             Self::Fail(ms) => format!("fail {ms}"),
@@ -72,6 +106,7 @@ impl Course {
         match word {
             "succeed" => Some(Self::Succeed(number)),
             "stubborn" => Some(Self::Stubborn(number)),
+            "deaf" => Some(Self::Deaf(number)),
             "large" => Some(Self::Large(number)),
             "retry" => Some(Self::Retry(number)),
             "fail" => Some(Self::Fail(number)),
@@ -84,11 +119,6 @@ impl Course {
 /// What every output begins with.
 pub fn signature(task: &str, attempt: u32, agent: &str) -> String {
     format!("{task} {attempt} {agent}")
-}
-
-/// A task's kind, for agents of this specialization alone.
-pub fn specialized(specialization: &str) -> String {
-    format!("{SPECIALIZED}{specialization}")
 }
 
 fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
@@ -105,7 +135,7 @@ impl SimulatedExecutor {
         let failed = |retryable| failed(FailureKind::Exit, "the simulated task failed", retryable);
         let mut output = signature(&attempt.task_id, attempt.attempt, &self.signs_as).into_bytes();
         let (ms, outcome) = match course {
-            Course::Succeed(ms) | Course::Stubborn(ms) => (ms, None),
+            Course::Succeed(ms) | Course::Stubborn(ms) | Course::Deaf(ms) => (ms, None),
             Course::Large(bytes) => {
                 output.push(b' ');
                 output.resize(output.len().max(bytes as usize), b'.');
@@ -119,20 +149,27 @@ impl SimulatedExecutor {
         outcome.unwrap_or(Outcome::Succeeded { output: output.into() })
     }
 
+    /// What comes of an attempt that is asked to stop.
     async fn stop(&self, attempt: &Attempt, cancel: &CancellationToken, running: &Running) -> Outcome {
         cancel.cancelled().await;
         running.cancelled();
-        if matches!(Course::of(&attempt.input), Some(Course::Stubborn(_))) {
-            tokio::time::sleep(STUBBORN_FOR).await;
+        match Course::of(&attempt.input) {
+            Some(Course::Stubborn(_)) => tokio::time::sleep(STUBBORN_FOR).await,
+            Some(Course::Deaf(ms)) => {
+                tokio::time::sleep(DEAF_FOR.min(Duration::from_millis(ms))).await;
+                let output = signature(&attempt.task_id, attempt.attempt, &self.signs_as);
+                return Outcome::Succeeded { output: output.into_bytes().into() };
+            }
+            _ => {}
         }
         Outcome::Cancelled
     }
 
     fn check_fit(&self, attempt: &Attempt) {
-        if let Some(needed) = attempt.kind.strip_prefix(SPECIALIZED)
-            && !self.specializations.iter().any(|has| has == needed)
-        {
-            let what = format!("{} runs task {}, which needs {needed}", self.agent, attempt.task_id);
+        let (special, of_role) = (attempt.kind.strip_prefix(SPECIALIZED), attempt.kind.strip_prefix(OF_ROLE));
+        let has_not = special.is_some_and(|needed| !self.specializations.iter().any(|has| has == needed));
+        if has_not || of_role.is_some_and(|needed| needed != format!("{:?}", self.role)) {
+            let what = format!("{} runs task {} of the kind {}", self.agent, attempt.task_id, attempt.kind);
             self.record.violation(Check::Fit, what);
         }
     }

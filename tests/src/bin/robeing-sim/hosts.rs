@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checks::Check,
-    clients::below,
+    clocks::{Times, WallClocks},
     executor::SimulatedExecutor,
     faults::{Host, Size},
     network::{SimulatedClock, SimulatedHost, SimulatedNetwork},
+    profile::Profile,
     record::Record,
     sabotage::Sabotage,
     tasks::SPECIALIZATION,
@@ -37,8 +38,8 @@ use crate::{
 pub const SIZE: Size = Size { coordinators: 3, agents: 5 };
 /// A coordinator that is no member at first.
 pub const SPARE: Host = Host::Coordinator(SIZE.coordinators);
-/// The agents that are workers, of one pool; the others are specialists.
-const WORKERS: usize = 3;
+/// The agents that are workers, of one pool; the others are specialists, or the last of them something else.
+pub const WORKERS: usize = 3;
 /// The workers' pool.
 pub const POOL: &str = "work";
 /// Workers that work; the others wait.
@@ -53,6 +54,7 @@ const SNAPSHOT_AFTER: u32 = 30;
 #[derive(Clone)]
 pub struct Shared {
     pub seed: u64,
+    pub profile: Rc<Profile>,
     pub record: Record,
     pub wire: Wire,
     /// How to ask each process to stop.
@@ -62,6 +64,8 @@ pub struct Shared {
     /// Coordinators whose data was damaged.
     pub damaged: Rc<RefCell<BTreeSet<Host>>>,
     pub sabotage: Option<Sabotage>,
+    pub clocks: WallClocks,
+    pub times: Times,
 }
 
 impl Shared {
@@ -72,7 +76,7 @@ impl Shared {
         let random = SeededRandom::new(self.seed ^ (host << 32) ^ start);
         Platform {
             network: Arc::new(SimulatedNetwork::new(self.wire.clone(), name)),
-            clock: Arc::new(SimulatedClock { ahead: host % 400 }),
+            clock: self.clocks.of(name, Arc::new(SimulatedClock { ahead: host % 400 })),
             random: Arc::new(random),
             disk: Arc::new(disk),
             host: Arc::new(SimulatedHost),
@@ -107,15 +111,6 @@ pub fn hosts() -> Vec<Host> {
     (0..=SIZE.coordinators).map(Host::Coordinator).chain((0..SIZE.agents).map(Host::Agent)).collect()
 }
 
-/// The slots of this seed's agents: few, one, or hundreds.
-fn slots(seed: u64) -> u32 {
-    match below(&SeededRandom::new(seed ^ 3), 8) {
-        0 => 300,
-        1 | 2 => 1,
-        _ => 2,
-    }
-}
-
 fn coordinator_config(name: String) -> CoordinatorConfig {
     CoordinatorConfig {
         listen: format!("{name}:{PORT}"),
@@ -139,21 +134,26 @@ fn coordinator_config(name: String) -> CoordinatorConfig {
     }
 }
 
-fn agent_config(number: usize, name: String, slots: u32) -> AgentConfig {
+fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
     let works = number < WORKERS;
+    let is_last = number + 1 == SIZE.agents;
     AgentConfig {
         worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),
-        role: if works { AgentRole::Worker } else { AgentRole::Specialist },
+        role: match works {
+            true => AgentRole::Worker,
+            false if is_last => profile.odd_role,
+            false => AgentRole::Specialist,
+        },
         coordinators: addresses(),
         advertise: None,
         pool: if works { POOL.to_owned() } else { String::new() },
         pool_replicas: if works { POOL_REPLICAS } else { 0 },
         pool_standby: if works { WORKERS as u32 - POOL_REPLICAS } else { 0 },
         specializations: if works { Vec::new() } else { vec![SPECIALIZATION.to_owned()] },
-        slots,
+        slots: profile.slots,
         drain_timeout: Duration::from_secs(1),
         metrics_listen: None,
     }
@@ -184,11 +184,12 @@ pub async fn run_agent(shared: Shared, number: usize) {
     let platform = shared.platform(&name, SimulatedDisk::new(0));
     let stop = shared.started(&name);
     let lies = shared.sabotage == Some(Sabotage::WrongOutput);
-    let config = agent_config(number, name.clone(), slots(shared.seed));
+    let config = agent_config(number, name.clone(), &shared.profile);
     let executor = SimulatedExecutor {
         signs_as: if lies { "somebody else".to_owned() } else { name.clone() },
         agent: name.clone(),
         specializations: config.specializations.clone(),
+        role: config.role,
         record: shared.record.clone(),
     };
     // An agent that can't hand back what it holds says so; the coordinators find out by themselves.

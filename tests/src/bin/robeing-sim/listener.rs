@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use robeing_agent::coordinator::consensus::audit::{
-    APPLIED, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN, VOTE_FOUND, VOTE_GIVEN, VOTES,
+    APPLIED, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN, TIMES, VOTE_FOUND, VOTE_GIVEN, VOTES,
 };
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -15,7 +15,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::record::{Applied, Assigned, Notes, Record};
+use crate::{
+    clocks::Times,
+    record::{Applied, Assigned, Notes, Record},
+};
 
 /// The consensus library. Its events name real times, which differ from run to run.
 const LIBRARY: &str = "openraft";
@@ -27,9 +30,9 @@ const OPENED: &str = "the session is open";
 const LOST: &str = "the connection to the leader is lost; looking for the leader";
 
 /// Listens to every event of a run, and tells them all if `verbose`.
-pub fn listen(record: &Record, verbose: bool) {
+pub fn listen(record: &Record, times: &Times, verbose: bool) {
     let listener = Listener { record: record.clone(), verbose };
-    tracing_subscriber::registry().with(listener).init();
+    tracing_subscriber::registry().with(listener).with(times.clone()).init();
 }
 
 struct Listener {
@@ -49,6 +52,7 @@ struct Fields {
     vote: (u64, u64),
     finished: String,
     assigned: String,
+    sessions: String,
     broken: String,
 }
 
@@ -78,6 +82,7 @@ impl Visit for Fields {
         match field.name() {
             "finished" => self.finished = value.to_owned(),
             "assigned" => self.assigned = value.to_owned(),
+            "sessions" => self.sessions = value.to_owned(),
             "broken" => self.broken = value.to_owned(),
             _ => {}
         }
@@ -94,6 +99,12 @@ fn assigned(text: &str) -> Option<Assigned> {
         task: task.to_owned(),
         attempt: attempt.parse().ok()?,
     })
+}
+
+/// The number of a session, and whose it is if it begins.
+fn session(text: &str) -> Option<(u64, Option<String>)> {
+    let mut words = text.split(' ');
+    Some((words.next()?.parse().ok()?, words.next().map(str::to_owned)))
 }
 
 /// The term in what is said of a leader.
@@ -128,6 +139,7 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
             checksum: fields.checksum,
             finished: fields.finished.split_whitespace().map(str::to_owned).collect(),
             assigned: fields.assigned.split(',').filter_map(assigned).collect(),
+            sessions: fields.sessions.split(',').filter_map(session).collect(),
         };
         notes.applied(fields.index, applied, &fields.broken);
     }
@@ -137,7 +149,7 @@ impl<S: Subscriber> Layer<S> for Listener {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         let target = metadata.target();
         match *metadata.level() {
-            Level::TRACE => target == APPLIED || target == VOTES,
+            Level::TRACE => [APPLIED, VOTES, TIMES].contains(&target),
             Level::DEBUG => target.starts_with("robeing"),
             Level::INFO if target.starts_with(LIBRARY) => self.verbose,
             _ => [LIBRARY, "robeing"].iter().any(|known| target.starts_with(known)),

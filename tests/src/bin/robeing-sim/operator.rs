@@ -15,7 +15,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Which changes are made.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Changes {
     /// Coordinators come and go.
     pub members: bool,

@@ -12,6 +12,9 @@ use crate::{
     history::{Answer, Call, Op},
 };
 
+/// What a bound of a duration leaves for rounding.
+const ROUNDING: Duration = Duration::from_millis(5);
+
 /// What followed from one log entry.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Applied {
@@ -21,6 +24,8 @@ pub struct Applied {
     pub finished: Vec<String>,
     /// The attempts that began with it.
     pub assigned: Vec<Assigned>,
+    /// The sessions that began, and whose they are, or ended with it.
+    pub sessions: Vec<(u64, Option<String>)>,
 }
 
 /// An attempt as it is given to an agent.
@@ -90,6 +95,12 @@ pub struct Notes {
     pub accepted: BTreeMap<String, Accepted>,
     /// Tasks that are forgotten soon after their end, and whose ids are used again.
     pub fleeting: BTreeSet<String>,
+    /// When each delayed task may be begun at the earliest.
+    pub not_before: BTreeMap<String, Duration>,
+    /// For how long the results of those are kept.
+    pub ttl: BTreeMap<String, Duration>,
+    /// When each task came to its end, the last that had this id.
+    finished_at: BTreeMap<String, Duration>,
     /// How often each attempt was begun by an executor.
     pub begun: BTreeMap<(String, u32), u32>,
     /// Attempts that executors have ended by themselves.
@@ -98,6 +109,8 @@ pub struct Notes {
     pub runs: BTreeMap<String, Vec<Run>>,
     /// By name.
     pub agents: BTreeMap<String, AgentNotes>,
+    /// Sessions that have begun and not ended, and whose they are.
+    pub sessions: BTreeMap<u64, String>,
     /// Processes that are paused.
     pub paused: BTreeSet<String>,
     /// The terms of the coordinators that believe to lead.
@@ -171,6 +184,7 @@ impl Record {
         let run = Run { agent: agent.to_owned(), attempt, limited, cancelled: false, number };
         notes.runs.entry(task.to_owned()).or_default().push(run);
         notes.check_alone(task);
+        notes.check_delay(task);
         drop(notes);
         Running { record: self.clone(), task: task.to_owned(), attempt, number }
     }
@@ -229,6 +243,12 @@ impl Notes {
         self.agents.entry(agent.to_owned()).or_default().lease = until;
     }
 
+    /// Agents that run something that was not stopped, each as often as it runs something.
+    pub fn busy(&self) -> Vec<&str> {
+        let runs = self.runs.values().flatten().filter(|run| !run.cancelled && !self.paused.contains(&run.agent));
+        runs.map(|run| run.agent.as_str()).collect()
+    }
+
     /// The coordinator that leads, if it is known: the one of the highest term.
     pub fn leader(&self) -> Option<&str> {
         self.leading.iter().max_by_key(|(_, term)| **term).map(|(name, _)| name.as_str())
@@ -266,6 +286,25 @@ impl Notes {
         several.iter().for_each(|task| self.check_alone(task));
     }
 
+    /// A task is not begun before its delay has passed.
+    fn check_delay(&mut self, task: &str) {
+        if let Some(not_before) = self.not_before.get(task).filter(|not_before| self.now + ROUNDING < **not_before) {
+            let what = format!("task {task} begins at {:?}, and not before {not_before:?} was asked for", self.now);
+            self.violation(Check::Time, what);
+        }
+    }
+
+    /// A task that is not there any more was kept for its TTL after its end.
+    pub fn check_forgotten(&mut self, task: &str) {
+        let Some(ttl) = self.ttl.get(task).copied() else { return };
+        let ended = self.finished_at.get(task).copied();
+        if ended.is_none_or(|ended| self.now + ROUNDING < ended + ttl.mul_f64(0.95)) {
+            let what =
+                format!("task {task} ended at {ended:?}, is kept for {ttl:?}, and is not there at {:?}", self.now);
+            self.violation(Check::Time, what);
+        }
+    }
+
     /// Notes what followed from a log entry, on any coordinator.
     pub fn applied(&mut self, index: u64, applied: Applied, broken: &str) {
         if !broken.is_empty() {
@@ -279,7 +318,14 @@ impl Notes {
             Some(_) => {}
             None => {
                 self.check_slots(index, &applied);
+                for (session, agent) in &applied.sessions {
+                    match agent {
+                        Some(agent) => self.sessions.insert(*session, agent.clone()),
+                        None => self.sessions.remove(session),
+                    };
+                }
                 self.applied_at.insert(index, self.now);
+                self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));
                 self.applied.insert(index, applied);
             }
         }

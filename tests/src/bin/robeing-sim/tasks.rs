@@ -1,26 +1,52 @@
 //! The tasks of a run: which kinds there are, how large they are and how long they take.
 
-use robeing_agent::platform::{Platform, simulated::SeededRandom};
+use robeing_agent::{
+    config::AgentRole,
+    platform::{Platform, Random},
+};
 use robeing_proto::v1;
 
 use crate::{
     clients::below,
-    executor::{Course, specialized},
+    executor::{Course, Needs},
+    profile::between,
 };
 
-/// The specialization of the specialist.
+/// The specialization of the specialists.
 pub const SPECIALIZATION: &str = "parsing";
 /// A large payload, bytes: just what is allowed, together with what an output begins with.
 const LARGE: usize = (1 << 20) - 256;
+/// The shortest of long tasks, milliseconds: longer than it takes to lose an agent, so that what it ran is begun elsewhere.
+const LONG_FROM: u64 = 1_500;
+/// How long tasks take that are submitted before something hard: mostly longer than it takes to lose an agent.
+const URGENT: (u64, u64) = (2_500, 6_000);
+/// The longest of middling tasks, milliseconds.
+const MIDDLING_TO: u64 = 1_000;
+/// The longest delay, milliseconds.
+const DELAY_TO: u64 = 3_000;
+/// The longest of short tasks, milliseconds.
+const SHORT_TO: u64 = 150;
 
-/// What a seed's tasks are like.
-#[derive(Clone, Copy)]
+/// What a run's tasks are like.
+#[derive(Clone, Copy, Debug)]
 pub struct Mix {
+    /// Of twelve tasks so many are long.
+    pub long: u64,
+    /// The longest, milliseconds.
+    pub long_to: u64,
+    /// Of twelve tasks that run to their end, so many take their time when they are asked to stop, or do not listen.
+    pub stubborn: u64,
+    /// One of so many is cancelled.
+    pub cancel_one_of: u64,
+    /// Most that is waited before it is, milliseconds.
+    pub cancel_within: u64,
+    /// One of so many is read as soon as it was accepted.
+    pub read_one_of: u64,
     /// Some are as large as is allowed.
     pub is_large: bool,
     /// Some are forgotten soon after their end.
     pub is_fleeting: bool,
-    /// Some need a specialist.
+    /// Some need a specialist, or an agent of a certain role.
     pub is_special: bool,
 }
 
@@ -35,48 +61,92 @@ fn millis(ms: u64) -> prost_types::Duration {
 }
 
 impl Mix {
-    /// Of this seed.
-    pub fn of(seed: u64) -> Self {
-        let random = SeededRandom::new(seed ^ 2);
-        let one_of = |n| below(&random, n) == 0;
-        Self { is_large: one_of(4), is_fleeting: one_of(2), is_special: one_of(2) }
+    /// Of a run.
+    pub fn draw(random: &dyn Random) -> Self {
+        let one_of = |n| below(random, n) == 0;
+        Self {
+            long: between(random, (1, 9)),
+            long_to: between(random, (3_000, 6_500)),
+            stubborn: if one_of(3) { 8 } else { 2 },
+            cancel_one_of: if one_of(3) { 2 } else { 6 },
+            cancel_within: if one_of(2) { 400 } else { 2_500 },
+            read_one_of: if one_of(3) { 1 } else { 3 },
+            is_large: one_of(4),
+            is_fleeting: one_of(2),
+            is_special: one_of(2),
+        }
     }
 
-    /// A new task.
-    pub fn task(self, platform: &Platform, submitter: &str) -> v1::TaskSpec {
-        let random = &*platform.random;
-        let ms = match below(random, 12) {
-            // Longer than it takes to lose an agent, so that what it ran is begun elsewhere.
-            0..=2 => 1_500 + below(random, 3_000),
-            3..=5 => below(random, 1_000),
-            _ => below(random, 150),
-        };
-        let course = match below(random, 14) {
+    /// How long a task takes on average, about, in milliseconds.
+    pub fn average(self) -> u64 {
+        (self.long * (LONG_FROM + self.long_to) / 2 + 3 * MIDDLING_TO / 2 + (9 - self.long) * SHORT_TO / 2) / 12
+    }
+
+    fn duration(self, random: &dyn Random) -> u64 {
+        match below(random, 12) {
+            n if n < self.long => between(random, (LONG_FROM, self.long_to)),
+            n if n < self.long + 3 => below(random, MIDDLING_TO),
+            _ => below(random, SHORT_TO),
+        }
+    }
+
+    fn course(self, random: &dyn Random) -> Course {
+        let ms = self.duration(random);
+        match below(random, 14) {
             0 => Course::Fail(ms),
-            1 | 2 => Course::Retry(ms.min(1_000)),
+            1 | 2 => Course::Retry(ms.min(MIDDLING_TO)),
             3 => Course::Hang,
-            4 | 5 => Course::Stubborn(ms),
-            6 if self.is_large => Course::Large(LARGE as u64),
-            _ => Course::Succeed(ms),
-        };
+            4 if self.is_large => Course::Large(LARGE as u64),
+            _ if below(random, 12) >= self.stubborn => Course::Succeed(ms),
+            n if n % 2 == 0 => Course::Stubborn(ms),
+            _ => Course::Deaf(ms),
+        }
+    }
+
+    /// A new task. `odd_role` is a role that one agent alone has, if that is so.
+    pub fn task(self, platform: &Platform, submitter: &str, odd_role: AgentRole) -> v1::TaskSpec {
+        let random = &*platform.random;
+        let course = self.course(random);
         let id = new_id(platform);
         // A task that hangs is given up soon: waiting for it shows nothing more.
         let max_attempts = if course == Course::Hang { 2 } else { 0 };
         let retry = v1::RetryPolicy { max_attempts, initial_backoff: Some(millis(200)), ..v1::RetryPolicy::default() };
-        let special = self.is_special && below(random, 6) == 0;
+        let needs = match below(random, 8) {
+            0 if self.is_special => Needs::Specialization(SPECIALIZATION),
+            1 if self.is_special => Needs::Role(odd_role),
+            _ => Needs::Nothing,
+        };
+        let (required_specialization, required_role) = match needs {
+            Needs::Specialization(name) => (name.to_owned(), v1::Role::Unspecified),
+            Needs::Role(role) => (String::new(), role.into()),
+            Needs::Nothing => (String::new(), v1::Role::Unspecified),
+        };
         v1::TaskSpec {
-            kind: if special { specialized(SPECIALIZATION) } else { "simulated".to_owned() },
-            required_specialization: if special { SPECIALIZATION.to_owned() } else { String::new() },
-            required_role: if special && below(random, 2) == 0 { v1::Role::Specialist.into() } else { 0 },
+            kind: needs.kind(),
+            required_specialization,
+            required_role: required_role.into(),
             input: course.input(if self.is_large && below(random, 12) == 0 { LARGE } else { 0 }),
             priority: 1 + below(random, 10) as u32,
             attempt_timeout: (course == Course::Hang).then(|| millis(1_000)),
             retry: Some(retry),
             deadline_in: (below(random, 8) == 0).then(|| millis(20_000)),
-            delay: (below(random, 10) == 0).then(|| millis(300)),
+            delay: (below(random, 10) == 0).then(|| millis(below(random, DELAY_TO))),
             idempotency_key: if below(random, 3) == 0 { format!("key of {id}") } else { String::new() },
             submitter: submitter.to_owned(),
             id,
+            ..v1::TaskSpec::default()
+        }
+    }
+
+    /// A new task that goes before the others and takes long.
+    pub fn urgent(platform: &Platform, submitter: &str) -> v1::TaskSpec {
+        let random = &*platform.random;
+        v1::TaskSpec {
+            id: new_id(platform),
+            kind: Needs::Nothing.kind(),
+            input: Course::Succeed(between(random, URGENT)).input(0),
+            priority: 10,
+            submitter: submitter.to_owned(),
             ..v1::TaskSpec::default()
         }
     }

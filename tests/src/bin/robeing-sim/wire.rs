@@ -3,6 +3,8 @@
 //! bytes whatever the process does: one that is paused finds them all when it goes on. While a link is cut nothing arrives;
 //! what was sent meanwhile is sent again when it is mended. A connection breaks only when it is made to.
 
+mod socket;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
@@ -12,9 +14,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use robeing_agent::platform::{Random, simulated::SeededRandom};
 
+pub use self::socket::{Port, Socket};
 use crate::clients::below;
 
 /// Bytes of one direction of a connection that were sent and not read, beyond which the sender waits.
@@ -29,6 +32,8 @@ const RETRANSMISSION: Duration = Duration::from_millis(200);
 const LOST_ONE_OF: u64 = 100;
 /// Time a peer has to read what was delivered before its connection breaks.
 const BREAK_AFTER: Duration = Duration::from_millis(5);
+/// How late what was sent on a broken connection may arrive: behind what its sender has sent since on another.
+const STRAYS_FOR: Duration = Duration::from_millis(1_500);
 
 /// A machine's number on the network.
 pub type HostId = usize;
@@ -106,20 +111,6 @@ struct State {
 /// The network. Clones share it.
 #[derive(Clone)]
 pub struct Wire(Arc<Mutex<State>>);
-
-/// One end of a connection.
-pub struct Socket {
-    wire: Wire,
-    conn: u64,
-    end: End,
-}
-
-/// A port that is listened on.
-pub struct Port {
-    wire: Wire,
-    host: HostId,
-    port: u16,
-}
 
 /// Where a port of a machine is.
 pub fn address(host: HostId, port: u16) -> SocketAddr {
@@ -333,7 +324,8 @@ impl Wire {
     }
 
     /// Every connection between two machines breaks, as when something between them forgets it. Of each, what the one that
-    /// connected has sent is delivered before or not; the answers are lost.
+    /// connected has sent is delivered before, or not, or long after it knows of the break, so that it arrives behind what was
+    /// sent again; the answers are lost.
     pub fn break_all(&self, a: HostId, b: HostId) {
         let mut state = self.state();
         let State { now, random, conns, .. } = &mut *state;
@@ -341,13 +333,17 @@ impl Wire {
             if conn.hosts != [a, b] && conn.hosts != [b, a] {
                 continue;
             }
-            if below(random, 2) == 0 {
-                conn.ways[0].flying.iter_mut().for_each(|(at, _)| *at = *now);
-            } else {
-                conn.ways[0].flying.clear();
+            let arrives = match below(random, 3) {
+                0 => Some(*now),
+                1 => Some(*now + Duration::from_micros(below(random, STRAYS_FOR.as_micros() as u64))),
+                _ => None,
+            };
+            match arrives {
+                Some(arrives) => conn.ways[0].flying.iter_mut().for_each(|(at, _)| *at = arrives),
+                None => conn.ways[0].flying.clear(),
             }
             conn.ways[1].flying.clear();
-            conn.reset_at = [Some(*now + BREAK_AFTER); 2];
+            conn.reset_at = [Some(*now + BREAK_AFTER), Some(arrives.unwrap_or(*now) + BREAK_AFTER)];
         }
     }
 
@@ -409,234 +405,5 @@ fn reset() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the simulated connection broke")
 }
 
-impl Port {
-    /// Where it listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        address(self.host, self.port)
-    }
-
-    /// The next connection. Cancellation-safe.
-    pub async fn accept(&mut self) -> (Socket, SocketAddr) {
-        std::future::poll_fn(|cx| {
-            let mut state = self.wire.state();
-            let Some(listening) = state.listeners.get_mut(&(self.host, self.port)) else { return Poll::Pending };
-            if let Some(conn) = listening.queue.pop_front() {
-                // One that was given up before it was accepted is taken, too, and found to be broken.
-                let peer = state.conns.get(&conn).map_or(self.host, |conn| conn.hosts[0]);
-                let from = address(peer, 32_768 + (conn % 28_000) as u16);
-                return Poll::Ready((Socket { wire: self.wire.clone(), conn, end: 1 }, from));
-            }
-            let before = listening.waker.replace(cx.waker().clone());
-            drop(state);
-            drop(before);
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        let gone = {
-            let mut state = self.wire.state();
-            let gone = state.listeners.remove(&(self.host, self.port));
-            for conn in gone.iter().flat_map(|listening| &listening.queue) {
-                state.let_go(*conn, 1);
-            }
-            gone
-        };
-        drop(gone);
-    }
-}
-
-impl Socket {
-    /// The other side.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        let state = self.wire.state();
-        let conn = state.conns.get(&self.conn)?;
-        Some(address(conn.hosts[1 - self.end], conn.port))
-    }
-
-    /// Reads what has arrived: nothing at the end of the stream.
-    pub fn poll_read(&self, cx: &Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
-        let mut state = self.wire.state();
-        let Some(conn) = state.conns.get_mut(&self.conn) else { return Poll::Ready(Err(reset())) };
-        if conn.reset[self.end] {
-            return Poll::Ready(Err(reset()));
-        }
-        let way = &mut conn.ways[1 - self.end];
-        if let Some(front) = way.arrived.front_mut() {
-            let data = front.split_to(most.min(front.len()));
-            if !front.has_remaining() {
-                way.arrived.pop_front();
-            }
-            way.unread -= data.len();
-            let writer = way.writer.take();
-            drop(state);
-            writer.into_iter().for_each(Waker::wake);
-            return Poll::Ready(Ok(data));
-        }
-        if way.finished {
-            return Poll::Ready(Ok(Bytes::new()));
-        }
-        let before = way.reader.replace(cx.waker().clone());
-        drop(state);
-        drop(before);
-        Poll::Pending
-    }
-
-    /// Sends as much as fits.
-    pub fn poll_write(&self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.wire.state();
-        let Some(conn) = state.conns.get_mut(&self.conn) else { return Poll::Ready(Err(reset())) };
-        let way = &mut conn.ways[self.end];
-        if conn.reset[self.end] || way.shut {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let room = WINDOW.saturating_sub(way.unread).min(MAX_SEGMENT).min(data.len());
-        if room == 0 && !data.is_empty() {
-            let before = way.writer.replace(cx.waker().clone());
-            drop(state);
-            drop(before);
-            return Poll::Pending;
-        }
-        state.send(self.conn, self.end, Unit::Data(Bytes::copy_from_slice(&data[..room])));
-        Poll::Ready(Ok(room))
-    }
-
-    /// Sends no more.
-    pub fn shut_down(&self) {
-        let mut state = self.wire.state();
-        let Some(conn) = state.conns.get_mut(&self.conn) else { return };
-        if !std::mem::replace(&mut conn.ways[self.end].shut, true) {
-            state.send(self.conn, self.end, Unit::Fin);
-        }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.wire.state().let_go(self.conn, self.end);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: HostId = 0;
-    const B: HostId = 1;
-    const PORT: u16 = 1;
-
-    fn millis(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
-        let mut future = std::pin::pin!(future);
-        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(value) => Some(value),
-            Poll::Pending => None,
-        }
-    }
-
-    /// Two machines and a connection from A to B, at 100 ms.
-    fn connected() -> (Wire, Port, Socket, Socket) {
-        let wire = Wire::new(1, vec!["a".into(), "b".into()], millis(5));
-        let mut port = wire.listen(B, PORT).unwrap();
-        let mut connecting = Box::pin(wire.connect(A, B, PORT));
-        assert!(now(connecting.as_mut()).is_none());
-        (0..100).for_each(|ms| wire.step(millis(ms)));
-        let a = now(connecting.as_mut()).expect("it is answered").unwrap();
-        drop(connecting);
-        let (b, _) = now(port.accept()).expect("it is there");
-        (wire, port, a, b)
-    }
-
-    fn send(socket: &Socket, data: &[u8]) -> Option<io::Result<usize>> {
-        now(std::future::poll_fn(|cx| socket.poll_write(cx, data)))
-    }
-
-    fn receive(socket: &Socket) -> Option<io::Result<Bytes>> {
-        now(std::future::poll_fn(|cx| socket.poll_read(cx, usize::MAX)))
-    }
-
-    #[test]
-    fn bytes_arrive_late_and_in_order_and_then_the_end() {
-        let (wire, _port, a, b) = connected();
-        for part in ["one", "two"] {
-            send(&a, part.as_bytes()).unwrap().unwrap();
-        }
-        assert!(receive(&b).is_none());
-        drop(a);
-        wire.step(millis(200));
-        assert_eq!(receive(&b).unwrap().unwrap(), "one");
-        assert_eq!(receive(&b).unwrap().unwrap(), "two");
-        assert_eq!(receive(&b).unwrap().unwrap(), "", "the end");
-    }
-
-    #[test]
-    fn what_is_sent_over_a_cut_link_arrives_when_it_is_mended() {
-        let (wire, _port, a, b) = connected();
-        wire.cut(A, B);
-        send(&a, b"late").unwrap().unwrap();
-        send(&b, b"the other way").unwrap().unwrap();
-        wire.step(millis(5_000));
-        assert!(receive(&b).is_none());
-        assert_eq!(receive(&a).unwrap().unwrap(), "the other way");
-        wire.mend(A, B);
-        wire.step(millis(5_000) + RETRANSMISSION);
-        assert_eq!(receive(&b).unwrap().unwrap(), "late");
-    }
-
-    #[test]
-    fn nobody_listening_is_told_at_once_and_a_machine_without_power_tells_nothing() {
-        let (wire, port, ..) = connected();
-        drop(port);
-        for off in [false, true] {
-            wire.set_off(B, off);
-            let mut connecting = Box::pin(wire.connect(A, B, PORT));
-            assert!(now(connecting.as_mut()).is_none());
-            (100..300).for_each(|ms| wire.step(millis(ms)));
-            match now(connecting.as_mut()) {
-                Some(Err(error)) => assert_eq!((error.kind(), off), (io::ErrorKind::ConnectionRefused, false)),
-                other => assert!(other.is_none() && off, "{off}"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_machine_that_was_without_power_knows_no_connection() {
-        let (wire, _port, a, b) = connected();
-        wire.set_off(B, true);
-        drop(b);
-        send(&a, b"lost").unwrap().unwrap();
-        wire.step(millis(1_000));
-        assert!(receive(&a).is_none(), "nobody says anything");
-        wire.set_off(B, false);
-        (1_000..1_100).for_each(|ms| wire.step(millis(ms)));
-        assert_eq!(receive(&a).unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[test]
-    fn a_full_window_makes_the_sender_wait() {
-        let (wire, _port, a, b) = connected();
-        let data = vec![0; MAX_SEGMENT];
-        let sent: usize = std::iter::from_fn(|| send(&a, &data)).map(Result::unwrap).sum();
-        assert_eq!(sent, WINDOW);
-        wire.step(millis(200));
-        assert_eq!(receive(&b).unwrap().unwrap().len(), MAX_SEGMENT);
-        assert!(send(&a, b"more").is_some());
-    }
-
-    #[test]
-    fn a_broken_connection_is_broken_for_both() {
-        let (wire, _port, a, b) = connected();
-        wire.break_all(B, A);
-        wire.step(millis(200));
-        for socket in [&a, &b] {
-            assert_eq!(receive(socket).unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-            assert!(send(socket, b"x").unwrap().is_err());
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,325 @@
+//! Which faults happen when. A seed decides all of them; each is mended after a while, and none is left when they stop.
+
+use std::time::Duration;
+
+use robeing_agent::platform::{Random, simulated::SeededRandom};
+
+use crate::{
+    clients::below,
+    faults::{Action, Hard, Host, Kind, Size},
+    profile::Swarm,
+};
+
+/// How long before the end of all faults several at once may begin.
+const HARD_UNTIL: Duration = Duration::from_secs(4);
+
+/// How long before several faults at once long tasks are submitted.
+const PULSE_BEFORE: Duration = Duration::from_millis(300);
+
+struct Plan<'a> {
+    random: SeededRandom,
+    size: Size,
+    swarm: &'a Swarm,
+    actions: Vec<(Duration, Action)>,
+}
+
+/// All actions of a run, by their time.
+pub fn plan(seed: u64, size: Size, swarm: &Swarm, from: Duration, to: Duration) -> Vec<(Duration, Action)> {
+    let mut plan = Plan { random: SeededRandom::new(seed), size, swarm, actions: Vec::new() };
+    let mut at = from;
+    while at < to && !swarm.weights.is_empty() {
+        plan.fault(at);
+        at += millis(1 + plan.below(2 * swarm.apart));
+    }
+    if swarm.is_lossy {
+        plan.actions.push((from, Action::Lossy));
+        let until = plan.sometime(from, to);
+        plan.actions.push((until, Action::Lossless));
+    }
+    if swarm.loses_disk {
+        plan.lose_disk(from, to);
+    }
+    for hard in hard_of(seed).into_iter().filter(|_| swarm.has_hard) {
+        let at = plan.sometime(from, to - HARD_UNTIL);
+        plan.actions.push((at, Action::Hard(hard)));
+    }
+    let mut actions = plan.actions;
+    actions.sort_by_key(|(at, _)| *at);
+    actions
+}
+
+/// Several faults at once of one kind, twice, and none else.
+pub fn only(hard: Hard, from: Duration, to: Duration) -> Vec<(Duration, Action)> {
+    [from + PULSE_BEFORE, to - HARD_UNTIL].map(|at| (at, Action::Hard(hard))).into()
+}
+
+/// The kinds of a seed: those of any three that follow each other, the first of which is divisible by three, are all kinds.
+fn hard_of(seed: u64) -> Vec<Hard> {
+    let each = Hard::ALL.len() / 3;
+    let random = SeededRandom::new(seed / 3);
+    let mut all = Hard::ALL.to_vec();
+    for n in (1..all.len()).rev() {
+        all.swap(n, below(&random, n as u64 + 1) as usize);
+    }
+    all[(seed % 3) as usize * each..][..each].to_vec()
+}
+
+/// When agents are to get some long tasks: before what is hard for those who have work.
+pub fn pulses(actions: &[(Duration, Action)]) -> Vec<Duration> {
+    let hard = actions.iter().filter(|(_, action)| matches!(action, Action::Hard(_)));
+    hard.map(|(at, _)| at.saturating_sub(PULSE_BEFORE)).collect()
+}
+
+const fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Plan<'_> {
+    fn below(&self, bound: u64) -> u64 {
+        below(&self.random, bound)
+    }
+
+    fn coordinator(&self) -> Host {
+        Host::Coordinator(self.below(self.size.coordinators as u64) as usize)
+    }
+
+    fn agent(&self) -> Host {
+        Host::Agent(self.below(self.size.agents as u64) as usize)
+    }
+
+    fn host(&self) -> Host {
+        if self.below(2) == 0 { self.coordinator() } else { self.agent() }
+    }
+
+    fn pair(&self) -> (Host, Host) {
+        let (a, mut b) = (self.coordinator(), self.host());
+        while a == b {
+            b = self.host();
+        }
+        (a, b)
+    }
+
+    fn sometime(&self, from: Duration, to: Duration) -> Duration {
+        from + millis(self.below((to - from).as_millis() as u64))
+    }
+
+    fn lose_disk(&mut self, from: Duration, to: Duration) {
+        let host = self.coordinator();
+        let at = self.sometime(from, to);
+        let back = at + millis(50 + self.below(3_000));
+        let lost = if self.below(2) == 0 { Action::EmptyDisk(host) } else { Action::FlipBit(host) };
+        self.actions.push((at, lost));
+        self.actions.push((back, Action::Start(host)));
+    }
+
+    /// A kind of fault, as often as the swarm has it.
+    fn kind(&self) -> Kind {
+        let all: u64 = self.swarm.weights.values().sum();
+        let mut left = self.below(all.max(1));
+        for (kind, weight) in &self.swarm.weights {
+            match left.checked_sub(*weight) {
+                Some(rest) => left = rest,
+                None => return *kind,
+            }
+        }
+        Kind::Kill
+    }
+
+    fn fault(&mut self, at: Duration) {
+        let host = self.host();
+        let disk = self.coordinator();
+        let (a, b) = self.pair();
+        let (from, to) = if self.below(2) == 0 { (a, b) } else { (b, a) };
+        let (fault, mending) = match self.kind() {
+            Kind::Kill => (Action::Kill(host), Some(Action::Start(host))),
+            Kind::PowerLoss => (Action::PowerLoss(host), Some(Action::Start(host))),
+            Kind::PowerLossOfAll => (Action::PowerLossOfAll, None),
+            Kind::Stop => (Action::Stop(host), Some(Action::Start(host))),
+            Kind::FailSync => (Action::FailSync(disk), None),
+            Kind::Cut => (Action::Cut(a, b), Some(Action::Mend(a, b))),
+            Kind::CutOneWay => (Action::CutOneWay(from, to), Some(Action::Mend(a, b))),
+            Kind::Isolate => (Action::Isolate(host), Some(Action::Free(host))),
+            Kind::SlowDisk => (Action::SlowDisk(disk, 50 + self.below(950)), Some(Action::MendDisk(disk))),
+            Kind::HangDisk => (Action::HangDisk(disk), Some(Action::MendDisk(disk))),
+            Kind::FillDisk => (Action::FillDisk(disk, self.below(100_000)), Some(Action::MendDisk(disk))),
+            Kind::SlowLink => (Action::SlowLink(from, to, 20 + self.below(600)), Some(Action::Mend(a, b))),
+            Kind::Break => (Action::Break(a, b), None),
+            Kind::Pause => (Action::Pause(host), Some(Action::Free(host))),
+        };
+        self.actions.push((at, fault));
+        // Mostly short, sometimes longer than every timeout.
+        let most = if self.below(self.swarm.long_one_of) == 0 { 6_000 } else { 1_500 };
+        let after = at + millis(50 + self.below(most));
+        if fault == Action::PowerLossOfAll {
+            for host in (0..self.size.coordinators).map(Host::Coordinator) {
+                self.actions.push((after + millis(self.below(500)), Action::Start(host)));
+            }
+        }
+        self.actions.extend(mending.map(|mending| (after, mending)));
+    }
+}
+
+/// Whom faults happen to that are hard together, as it is when they begin.
+#[derive(Clone, Copy)]
+pub struct Scene {
+    /// The coordinator that leads.
+    pub leader: usize,
+    /// An agent with work.
+    pub agent: usize,
+    /// An agent with work that nobody has to come back for.
+    pub replaceable: usize,
+    /// Coordinators and agents there are.
+    pub size: Size,
+}
+
+impl Scene {
+    /// All coordinators but the leader, the one that is no member at first among them.
+    fn others(self) -> impl Iterator<Item = Host> {
+        (0..=self.size.coordinators).filter(move |n| *n != self.leader).map(Host::Coordinator)
+    }
+
+    fn agents(self) -> impl Iterator<Item = Host> {
+        (0..self.size.agents).map(Host::Agent)
+    }
+}
+
+/// Cuts every link between two sides, and mends it.
+fn parted(sides: [&[Host]; 2], until: Duration) -> Vec<(Duration, Action)> {
+    let pairs = sides[0].iter().flat_map(|a| sides[1].iter().map(move |b| (*a, *b)));
+    pairs.flat_map(|(a, b)| [(Duration::ZERO, Action::Cut(a, b)), (until, Action::Mend(a, b))]).collect()
+}
+
+/// What several faults at once are, one after the other, counted from now.
+pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, Action)> {
+    let (leads, agent) = (Host::Coordinator(scene.leader), Host::Agent(scene.agent));
+    let others: Vec<Host> = scene.others().collect();
+    let now = Duration::ZERO;
+    let later = |from: u64, to: u64| millis(from + below(random, to - from));
+    match hard {
+        Hard::DiesWithLeader => {
+            let again = later(300, 2_000);
+            let dies = Action::Retire(Host::Agent(scene.replaceable));
+            vec![(later(1, 60), dies), (now, Action::Kill(leads)), (again, Action::Start(leads))]
+        }
+        Hard::Split => {
+            let stays = |host: &Host| *host == agent || below(random, 3) == 0;
+            let (mut few, mut many): (Vec<Host>, Vec<Host>) = scene.agents().partition(stays);
+            few.push(leads);
+            many.extend(others);
+            parted([&few, &many], later(3_500, 6_000))
+        }
+        Hard::BackToStaleLeader => back_to_stale_leader(leads, &others, scene, random),
+        Hard::VoterLosesPower => {
+            let mut actions = vec![(now, Action::Kill(leads)), (later(1_500, 2_500), Action::Start(leads))];
+            for voter in others {
+                let dies = later(250, 700);
+                actions.push((now, Action::SlowDisk(voter, 900)));
+                actions.push((dies, Action::PowerLoss(voter)));
+                actions.push((dies + later(20, 300), Action::MendDisk(voter)));
+                actions.push((dies + later(20, 300), Action::Start(voter)));
+            }
+            actions
+        }
+        Hard::Doze => {
+            let wakes = later(900, 1_400);
+            vec![
+                (now, Action::Pause(agent)),
+                (wakes, Action::Free(agent)),
+                (wakes + later(3, 60), Action::Isolate(agent)),
+                (wakes + millis(3_500), Action::Free(agent)),
+            ]
+        }
+        Hard::Severed | Hard::SeveredUnderNewLeader => {
+            let mut actions = vec![(later(2_500, 4_000), Action::Free(agent))];
+            if hard == Hard::SeveredUnderNewLeader {
+                actions.push((now, Action::Kill(leads)));
+                actions.push((later(300, 1_000), Action::Start(leads)));
+            }
+            actions.push((now, Action::Break(leads, agent)));
+            actions.push((millis(7), Action::Isolate(agent)));
+            actions
+        }
+        Hard::LateAnswers => {
+            let cut = later(1_200, 2_200);
+            vec![
+                (now, Action::SlowLink(leads, agent, 900)),
+                (cut, Action::CutOneWay(agent, leads)),
+                (cut + millis(3_500), Action::Mend(leads, agent)),
+            ]
+        }
+        Hard::Flapping => {
+            let slow = (now, Action::SlowLink(agent, leads, 60));
+            let breaks = (0..8).map(|n| (millis(300 * n) + later(1, 250), Action::Break(leads, agent)));
+            breaks.chain([slow, (millis(2_600), Action::Mend(leads, agent))]).collect()
+        }
+    }
+}
+
+/// By the time at which agents lose the other coordinators they are with the next leader.
+fn back_to_stale_leader(leads: Host, others: &[Host], scene: Scene, random: &dyn Random) -> Vec<(Duration, Action)> {
+    let at = millis(1_400 + below(random, 1_600));
+    let back = at + millis(700 + below(random, 900));
+    let mut actions = parted([&[leads], others], millis(4_000 + below(random, 2_000)));
+    let all_die = below(random, 2) == 0;
+    for other in others {
+        if all_die {
+            actions.push((at, Action::Kill(*other)));
+            actions.push((back, Action::Start(*other)));
+            continue;
+        }
+        for agent in scene.agents() {
+            // First they learn that their connections are no more.
+            actions.push((at, Action::Break(*other, agent)));
+            actions.push((at + millis(7), Action::Cut(*other, agent)));
+            actions.push((back, Action::Mend(*other, agent)));
+        }
+    }
+    actions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: Size = Size { coordinators: 3, agents: 5 };
+    const SCENE: Scene = Scene { leader: 1, agent: 4, replaceable: 2, size: SIZE };
+
+    #[test]
+    fn what_is_hard_is_mended_and_happens_to_those_who_are_meant() {
+        let random = SeededRandom::new(1);
+        for hard in Hard::ALL {
+            for _ in 0..20 {
+                let actions = unfold(*hard, SCENE, &random);
+                let cut = actions.iter().filter(|(_, action)| matches!(action, Action::Cut(..))).count();
+                let mended = actions.iter().filter(|(_, action)| matches!(action, Action::Mend(..))).count();
+                assert!(cut <= mended, "{hard:?}: {actions:?}");
+                let ends = |what: &Action| actions.iter().filter(|(_, action)| action == what).count();
+                let leader = Host::Coordinator(SCENE.leader);
+                assert_eq!(ends(&Action::Kill(leader)), ends(&Action::Start(leader)), "{hard:?}");
+                let retired = actions.iter().filter(|(_, action)| matches!(action, Action::Retire(_))).count();
+                assert_eq!(retired, ends(&Action::Retire(Host::Agent(SCENE.replaceable))), "{hard:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn three_seeds_have_every_kind() {
+        let mut kinds: Vec<String> = (6..9).flat_map(hard_of).map(|hard| format!("{hard:?}")).collect();
+        kinds.sort();
+        let mut all: Vec<String> = Hard::ALL.iter().map(|hard| format!("{hard:?}")).collect();
+        all.sort();
+        assert_eq!(kinds, all);
+        assert_ne!(hard_of(0), hard_of(3));
+    }
+
+    #[test]
+    fn a_split_leaves_the_leader_with_an_agent_and_without_a_majority() {
+        let actions = unfold(Hard::Split, SCENE, &SeededRandom::new(2));
+        let leader = Host::Coordinator(SCENE.leader);
+        for other in SCENE.others() {
+            assert!(actions.contains(&(Duration::ZERO, Action::Cut(leader, other))), "{other:?}");
+        }
+        let agent = Host::Agent(SCENE.agent);
+        assert!(!actions.iter().any(|(_, action)| *action == Action::Cut(leader, agent)));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a seed's run is like. Runs differ in kind, not only in detail: each seed draws which work there is and how much, which
+//! faults happen and how often, so that what only a few of them together show is shown by some seed (swarm testing).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use robeing_agent::{
+    config::AgentRole,
+    platform::{Random, simulated::SeededRandom},
+};
+
+use crate::{clients::below, faults::Kind, operator::Changes, tasks::Mix};
+
+/// Who submits.
+pub const SUBMITTERS: usize = 3;
+/// Bounds of the tasks of one submitter.
+const TASKS: (u64, u64) = (14, 36);
+/// Tasks of one submitter where agents have hundreds of slots and all are to be used.
+const CROWD: usize = 120;
+/// Slots of agents that have many.
+const MANY_SLOTS: u32 = 300;
+/// Work for each slot of every agent, in milliseconds, besides what comes before hard faults: some of what the fleet does while
+/// faults happen, or more than that.
+const WORK: (u64, u64) = (5_000, 16_000);
+
+/// What a run is like.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Slots of every agent.
+    pub slots: u32,
+    /// The role of the last agent, which has a specialization like the one before it.
+    pub odd_role: AgentRole,
+    /// Tasks of each submitter.
+    pub tasks: usize,
+    /// What they are like.
+    pub mix: Mix,
+    /// What is changed on purpose.
+    pub changes: Changes,
+    /// What a delivery takes at most while nothing is wrong.
+    pub network: Duration,
+    /// What a sync takes at most while nothing is wrong.
+    pub disk: Duration,
+    /// The faults.
+    pub swarm: Swarm,
+}
+
+/// Which faults happen how often.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    /// How often each kind is drawn, in proportion to the others; none: no single faults at all.
+    pub weights: BTreeMap<Kind, u64>,
+    /// Milliseconds from one fault to the next, on average.
+    pub apart: u64,
+    /// One fault of so many may outlast every timeout.
+    pub long_one_of: u64,
+    /// Now and then several faults happen at once that together are hard.
+    pub has_hard: bool,
+    /// Segments are lost for a while.
+    pub is_lossy: bool,
+    /// Wall clocks are set wrong.
+    pub wrong_clocks: bool,
+    /// A coordinator's disk is emptied, or a bit of it flips.
+    pub loses_disk: bool,
+}
+
+impl Profile {
+    /// Of this seed.
+    pub fn of(seed: u64) -> Self {
+        let random = SeededRandom::new(seed ^ 0x5157_4152_4d00);
+        let one_of = |n| below(&random, n) == 0;
+        let slots = match below(&random, 8) {
+            0 => MANY_SLOTS,
+            1 | 2 => 1,
+            3 => 4,
+            _ => 2,
+        };
+        let mix = Mix::draw(&random);
+        let crowd = slots == MANY_SLOTS && one_of(2);
+        let work = between(&random, WORK) * u64::from(slots.min(4)) * 4;
+        let tasks = (work / mix.average() / SUBMITTERS as u64).clamp(TASKS.0, TASKS.1) as usize;
+        Self {
+            slots,
+            odd_role: match below(&random, 4) {
+                0 => AgentRole::Messenger,
+                1 => AgentRole::Guardian,
+                _ => AgentRole::Specialist,
+            },
+            tasks: if crowd { CROWD } else { tasks },
+            mix,
+            changes: Changes { members: one_of(3), leader: one_of(2), pools: one_of(2) },
+            network: Duration::from_millis(1 + below(&random, 15)),
+            disk: Duration::from_millis(below(&random, 6)),
+            swarm: Swarm::draw(&random),
+        }
+    }
+
+    /// Long tasks that each submitter submits at once before something hard: more than half of all slots, not all of them.
+    pub fn pulse(&self) -> usize {
+        self.slots.min(4) as usize
+    }
+}
+
+impl Swarm {
+    fn draw(random: &dyn Random) -> Self {
+        let one_of = |n| below(random, n) == 0;
+        let is_calm = one_of(6);
+        let weights = Kind::ALL.iter().filter(|_| !one_of(2) && !is_calm).map(|kind| (*kind, 1 + below(random, 4)));
+        Self {
+            weights: weights.collect(),
+            apart: between(random, (200, 3_000)),
+            long_one_of: if one_of(3) { 2 } else { 5 },
+            has_hard: !one_of(8),
+            is_lossy: one_of(3),
+            wrong_clocks: !one_of(3),
+            loses_disk: one_of(3),
+        }
+    }
+}
+
+/// A number between two, the first of which may come up.
+pub fn between(random: &dyn Random, (from, to): (u64, u64)) -> u64 {
+    from + below(random, to - from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn fifty_seeds_have_everything() {
+        let all: Vec<Profile> = (0..50).map(Profile::of).collect();
+        let slots: BTreeSet<u32> = all.iter().map(|profile| profile.slots).collect();
+        assert_eq!(slots.into_iter().collect::<Vec<_>>(), [1, 2, 4, MANY_SLOTS]);
+        for kind in Kind::ALL {
+            assert!(all.iter().any(|profile| profile.swarm.weights.contains_key(kind)), "{kind:?}");
+            assert!(all.iter().any(|profile| !profile.swarm.weights.contains_key(kind)), "{kind:?}");
+        }
+        assert!(all.iter().any(|profile| profile.swarm.weights.is_empty() && profile.swarm.has_hard));
+        assert!(all.iter().any(|profile| profile.tasks == CROWD));
+        for role in [AgentRole::Messenger, AgentRole::Guardian, AgentRole::Specialist] {
+            assert!(all.iter().any(|profile| profile.odd_role == role), "{role:?}");
+        }
+    }
+}
