@@ -189,7 +189,10 @@ impl Executor for SimulatedExecutor {
             outcome = self.work(&attempt) => outcome,
             () = tokio::time::sleep(limit) => failed(FailureKind::TimedOut, "the simulated task took too long", true),
         };
-        running.ends(&self.agent);
+        // What is tried again has no end yet.
+        if !matches!(&outcome, Outcome::Failed(failure) if failure.retryable) {
+            running.ends(&self.agent);
+        }
         outcome
     }
 

@@ -103,7 +103,7 @@ pub struct Notes {
     finished_at: BTreeMap<String, Duration>,
     /// How often each attempt was begun by an executor.
     pub begun: BTreeMap<(String, u32), u32>,
-    /// Attempts that executors have ended by themselves.
+    /// Attempts that executors have ended by themselves, but for failures that are tried again.
     pub ran: BTreeMap<(String, u32), Ran>,
     /// What runs now, by task.
     pub runs: BTreeMap<String, Vec<Run>>,
