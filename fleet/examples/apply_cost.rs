@@ -26,22 +26,10 @@ fn join(n: u32, slots: u32) -> Command {
 }
 
 fn submit(n: u128) -> Command {
-    Command::Submit(SubmitTask {
-        // Spread as random ids are.
-        id: TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)),
-        kind: "sum".to_owned(),
-        input: Bytes::from_static(&[7; 64]),
-        priority: 5,
-        deadline_in: None,
-        delay: None,
-        attempt_timeout: None,
-        retry: None,
-        required_role: None,
-        required_specialization: None,
-        idempotency_key: None,
-        result_ttl: None,
-        submitter: "bench".to_owned(),
-    })
+    // Spread as random ids are.
+    let id = TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let submitter = "bench".to_owned();
+    Command::Submit(SubmitTask { submitter, ..SubmitTask::new(id, "sum", Bytes::from_static(&[7; 64])) })
 }
 
 fn per_command(name: &str, commands: u128, run: impl FnOnce()) {

@@ -59,6 +59,8 @@ pub const DEFAULT_INITIAL_BACKOFF_MS: u64 = 1_000;
 pub const DEFAULT_MAX_BACKOFF_MS: u64 = 60_000;
 /// Default growth of the pause, percent.
 pub const DEFAULT_MULTIPLIER_PERCENT: u32 = 200;
+/// Priority of a task whose submitter names none.
+pub const DEFAULT_PRIORITY: u8 = 5;
 /// Highest priority; the lowest is 1.
 pub const MAX_PRIORITY: u8 = 10;
 /// Largest growth of the pause between attempts, percent.

@@ -196,21 +196,7 @@ mod tests {
     }
 
     fn submit(n: u32) -> Command {
-        Command::Submit(SubmitTask {
-            id: TaskId(u128::from(n)),
-            kind: format!("kind-{}", n % 11),
-            input: Bytes::new(),
-            priority: 5,
-            deadline_in: None,
-            delay: None,
-            attempt_timeout: None,
-            retry: None,
-            required_role: None,
-            required_specialization: None,
-            idempotency_key: None,
-            result_ttl: None,
-            submitter: String::new(),
-        })
+        Command::Submit(SubmitTask::new(TaskId(u128::from(n)), format!("kind-{}", n % 11), Bytes::new()))
     }
 
     #[test]

@@ -2,11 +2,32 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::config::{check_duration, check_length, check_name, invalid};
-use crate::limits::{MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY};
-use crate::{Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskState};
+use crate::limits::{DEFAULT_PRIORITY, MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY};
+use crate::{Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskId, TaskState};
 
 impl SubmitTask {
+    /// A task with the default of everything but these; its submitter has no name.
+    pub fn new(id: TaskId, kind: impl Into<String>, input: Bytes) -> Self {
+        Self {
+            id,
+            kind: kind.into(),
+            input,
+            priority: DEFAULT_PRIORITY,
+            deadline_in: None,
+            delay: None,
+            attempt_timeout: None,
+            retry: None,
+            required_role: None,
+            required_specialization: None,
+            idempotency_key: None,
+            result_ttl: None,
+            submitter: String::new(),
+        }
+    }
+
     /// Refuses a submission that is out of its bounds, whatever the fleet's state.
     pub fn check(&self) -> Result<(), Refusal> {
         check_name("kind", &self.kind)?;

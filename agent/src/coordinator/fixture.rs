@@ -24,21 +24,7 @@ pub fn join(name: &str, slots: u32) -> AgentJoin {
 
 /// A task that any worker takes, tried once.
 pub fn task(id: u128, input: Bytes) -> SubmitTask {
-    SubmitTask {
-        id: TaskId(id),
-        kind: "kind".into(),
-        input,
-        priority: 5,
-        deadline_in: None,
-        delay: None,
-        attempt_timeout: None,
-        retry: None,
-        required_role: None,
-        required_specialization: None,
-        idempotency_key: None,
-        result_ttl: None,
-        submitter: String::new(),
-    }
+    SubmitTask::new(TaskId(id), "kind", input)
 }
 
 /// A fleet with one agent of as many slots as an agent may have.

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, str::FromStr};
 use prost_types::{Duration as WireDuration, Timestamp};
 use robeing_fleet::{
     self as fleet, Agent, Attempt, AttemptEnd, Failure, FailureKind, FleetMillis, Refusal, RetryPolicy, Role,
-    ScoreTerms, Stamp, SubmitTask, Task, TaskId, TaskState, UnixMillis, limits::MAX_NAME_BYTES,
+    ScoreTerms, Stamp, SubmitTask, Task, TaskId, TaskState, UnixMillis,
+    limits::{DEFAULT_PRIORITY, MAX_NAME_BYTES},
 };
 use robeing_proto::v1;
 
@@ -117,7 +118,7 @@ pub fn submission(
 ) -> Result<SubmitTask, BadField> {
     let id = if spec.id.is_empty() { TaskId(fresh()) } else { task_id(&spec.id)? };
     let priority = match spec.priority {
-        0 => 5,
+        0 => DEFAULT_PRIORITY,
         priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
     };
     Ok(SubmitTask {

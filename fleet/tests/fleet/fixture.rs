@@ -24,21 +24,7 @@ pub struct Stay {
 }
 
 pub fn task(n: u128) -> SubmitTask {
-    SubmitTask {
-        id: TaskId(n),
-        kind: "sum".to_owned(),
-        input: Bytes::from_static(b"1 2"),
-        priority: 5,
-        deadline_in: None,
-        delay: None,
-        attempt_timeout: None,
-        retry: None,
-        required_role: None,
-        required_specialization: None,
-        idempotency_key: None,
-        result_ttl: None,
-        submitter: "test".to_owned(),
-    }
+    SubmitTask { submitter: "test".to_owned(), ..SubmitTask::new(TaskId(n), "sum", Bytes::from_static(b"1 2")) }
 }
 
 /// A worker with one slot, in no pool.
