@@ -1,0 +1,77 @@
+use super::*;
+use crate::coordinator::consensus::Peer;
+
+const MIB: usize = 1024 * 1024;
+
+/// A proposer whose requests nobody takes up but the test.
+fn idle() -> (Proposer, mpsc::Receiver<Request>) {
+    let (requests, receiver) = mpsc::channel(MAX_WAITING);
+    let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
+    let proposer = Proposer { requests, rooms, settled: Arc::default(), senders: Arc::default() };
+    (proposer, receiver)
+}
+
+fn hand_in(proposer: &Proposer, lane: Lane, bytes: usize) -> tokio::task::JoinHandle<Answer> {
+    let (proposer, sender) = (proposer.clone(), proposer.sender());
+    let commands = vec![vec![0; bytes].into()];
+    tokio::spawn(async move { proposer.propose_forwarded(Forwarded { lane, sender, commands }).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_keeps_others_waiting_and_other_lanes_are_not_concerned() {
+    let (proposer, mut requests) = idle();
+    let mut large: Vec<_> = (0..9).map(|_| hand_in(&proposer, Lane::Users, 4 * MIB)).collect();
+    let mut taken = Vec::new();
+    for _ in 0..7 {
+        taken.push(requests.recv().await.expect("there is room"));
+    }
+    let small = hand_in(&proposer, Lane::Users, 10);
+    let loss = hand_in(&proposer, Lane::Fleet, 10);
+    assert_eq!(requests.recv().await.map(|request| request.lane), Some(Lane::Fleet), "the next one there is room for");
+    assert!(requests.try_recv().is_err(), "the lane of users is full");
+    // An answer makes room, in the order in which it was asked for.
+    drop(taken.remove(0));
+    taken.push(requests.recv().await.expect("there is room for one"));
+    assert!(taken.iter().all(|request| request.bytes > MIB), "the small one is behind another large one");
+    // Others were written meanwhile: this one was not taken, and that is what is said.
+    proposer.settled.fetch_add(1, Ordering::Relaxed);
+    let last = large.pop().expect("nine were handed in");
+    assert_eq!(last.await.unwrap(), Err(ProposeError::Busy));
+    assert_eq!(requests.recv().await.map(|request| request.bytes < MIB), Some(true), "there is room behind it");
+    drop((large, small, loss, taken));
+}
+
+#[test]
+fn a_request_that_may_be_in_the_log_is_never_said_to_have_been_left_out() {
+    let settled = AtomicU64::new(7);
+    assert_eq!(given_up(6, &settled, false), ProposeError::Busy);
+    assert_eq!(given_up(7, &settled, false), ProposeError::NoLeader, "nothing was written");
+    assert_eq!(given_up(6, &settled, true), ProposeError::Unanswered, "it was on its way once");
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_limit_is_refused() {
+    let (proposer, _requests) = idle();
+    let refused = hand_in(&proposer, Lane::Users, MAX_REQUEST_BYTES).await.unwrap();
+    assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
+}
+
+fn following(leader: NodeId) -> Standing {
+    Standing::Following { leader, peer: Peer { name: "leader".into(), address: "127.0.0.1:1".into() } }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_answers_nothing_is_waited_for_only_while_it_leads() {
+    let (standing, receiver) = watch::channel(following(1));
+    let mut call = tokio::spawn(while_following(receiver, 1, futures::future::pending::<()>()));
+    let waited = tokio::time::timeout(FORWARD_TIMEOUT * 2, &mut call).await;
+    assert!(waited.is_err(), "given up though the leader is the same");
+    standing.send_replace(following(2));
+    assert_eq!(call.await.unwrap(), None, "there is another leader to ask");
+}
+
+#[tokio::test]
+async fn an_answer_of_the_leader_counts() {
+    let (_standing, receiver) = watch::channel(following(1));
+    assert_eq!(while_following(receiver, 1, async { 7 }).await, Some(7));
+}
