@@ -2,7 +2,7 @@
 //! interval. [`Checks`] counts answers and judges by them; [`SessionHealth`] carries the judgement into the log.
 //!
 //! The judgement is compared with what the fleet holds at every check, so that one that could not be written is written
-//! later, and a new leader goes on where the old one ended: it readmits an agent only by answers that it got itself.
+//! later, and a new leader continues from the state: it readmits an agent only by answers that it got itself.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ enum Verdict {
     Failed(Instant),
 }
 
-/// The checks of one session. Pure: it is told the time and what was answered.
+/// The checks of one session. Pure: the time and the answers are passed in.
 #[derive(Debug)]
 struct Checks {
     interval: Duration,
@@ -117,7 +117,9 @@ impl Checks {
         self.open = false;
         self.unanswered = 0;
         let state = report.state();
-        let reason = shortened(report.reason);
+        // No more of it goes into the log than is kept.
+        let mut reason = report.reason;
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         match state {
             HealthState::Silent => self.note_silence(reason),
             HealthState::Unhealthy | HealthState::Failed => {
@@ -150,13 +152,6 @@ impl Checks {
             _ => None,
         }
     }
-}
-
-/// As much of a reason as is kept, so that no more goes into the log.
-fn shortened(mut reason: String) -> String {
-    let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
-    reason.truncate(end.unwrap_or(0));
-    reason
 }
 
 /// The health of the agent of one session.

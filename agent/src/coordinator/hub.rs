@@ -1,6 +1,6 @@
 //! Where what was applied becomes known to those who wait for it: watchers of the revision, submitters who wait for results,
 //! and the sessions of agents. Applying waits for it, so it only notes things and wakes tasks; it holds no lock of the state,
-//! and what it hands on is shared with the state and put into words by whoever takes it.
+//! and what it hands on is shared with the state and converted to messages by the receiver.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -113,7 +113,7 @@ pub(super) async fn lose(node: &Node, term: u64, agent: AgentId, session: Sessio
     info!(agent = name, ?reason, "agent lost");
     node.hub.recoveries.began(agent, Instant::now());
     match node.proposer.propose_in(term, Command::AgentLost { agent, session, reason }).await {
-        // The end of the session was told when it was applied.
+        // The session was ended when the command was applied, too.
         Ok(_) => {
             node.hub.registry.ended(agent, session);
             true

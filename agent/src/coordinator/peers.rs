@@ -3,13 +3,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::sync::{Mutex, PoisonError};
-
 use robeing_proto::v1::raft_client::RaftClient;
 use tokio::time::timeout;
 use tonic::{Response, Status, transport::Channel};
 
-use crate::{limited, transport::Transport};
+use crate::{
+    limited,
+    sync::{Mutex, PoisonError},
+    transport::Transport,
+};
 
 /// How long one question to another coordinator may take.
 pub const PEER_TIMEOUT: Duration = Duration::from_millis(300);

@@ -1,11 +1,7 @@
 //! How long the recoveries of agents take, step by step, as the leader sees it: from when it noticed to when the step was
 //! applied. Every coordinator applies every step; only a leader counts them, so that a fleet's sum is right.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -19,7 +15,10 @@ use super::{
     leadership::{until_leading, until_not_leading},
     node::Node,
 };
-use crate::telemetry::Metrics;
+use crate::{
+    sync::{Mutex, PoisonError},
+    telemetry::Metrics,
+};
 
 /// Upper bounds of a step's duration, seconds: from a commit on a fast disk to an agent that is repaired by hand.
 const BOUNDS: [f64; 14] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0];

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::sync::{Mutex, MutexGuard, PoisonError};
-
 use robeing_proto::v1;
 use tracing::{info, warn};
+
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Warnings of one coordinator at a time.
 pub const MAX_WARNINGS: usize = 16;

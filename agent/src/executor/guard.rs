@@ -106,7 +106,7 @@ impl Guard {
         let mut state = self.lock();
         state.groups.insert(group.as_raw());
         // A guard that is being killed may have taken the record and never read it.
-        let dead = !matches!(state.process.try_wait(), Ok(None));
+        let dead = state.guard_is_gone();
         let replaced = !Arc::ptr_eq(used, &state.registry);
         if dead || (replaced && send(&state.registry, group.as_raw()).is_err()) {
             self.replace_and_log(&mut state);
@@ -127,7 +127,7 @@ impl Guard {
         let millis = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1));
         let mut state = self.lock();
         let tell = |state: &State| nix::unistd::write(state.registry.as_fd(), &lease_record(millis)).is_ok();
-        let dead = !matches!(state.process.try_wait(), Ok(None));
+        let dead = state.guard_is_gone();
         if dead || !tell(&state) {
             self.replace_and_log(&mut state);
             // If there is none now either, the next renewal tries again.
@@ -141,10 +141,7 @@ impl Guard {
     /// When no other can be started.
     pub(super) fn ensure(&self) -> io::Result<()> {
         let mut state = self.lock();
-        match state.process.try_wait() {
-            Ok(None) => Ok(()),
-            _ => self.replace_in(&mut state),
-        }
+        if state.guard_is_gone() { self.replace_in(&mut state) } else { Ok(()) }
     }
 
     /// Tells the guard which session the agent is in; `None`: in none.
@@ -152,7 +149,7 @@ impl Guard {
         let mut state = self.lock();
         if state.stay != stay {
             state.stay = stay;
-            let dead = !matches!(state.process.try_wait(), Ok(None));
+            let dead = state.guard_is_gone();
             if dead || state.tell_stay().is_err() {
                 self.replace_and_log(&mut state);
             }
@@ -201,6 +198,10 @@ impl Guard {
 }
 
 impl State {
+    fn guard_is_gone(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
     fn tell_stay(&self) -> Result<(), Errno> {
         let none = Stay::default();
         let record = stay_record(self.stay.as_ref().unwrap_or(&none));

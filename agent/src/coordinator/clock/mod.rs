@@ -17,8 +17,11 @@ use super::{
     leadership::{until_leading, until_not_leading},
     node::{Node, SILENCE},
 };
-use crate::sync::{Mutex, PoisonError};
-use crate::{platform::Clock, telemetry::Metrics};
+use crate::{
+    platform::Clock,
+    sync::{Mutex, PoisonError},
+    telemetry::Metrics,
+};
 
 /// How often the clock is looked at while this coordinator leads: far less than [`core::MAX_STEP`].
 const LOOK_EVERY: Duration = Duration::from_millis(100);

@@ -18,8 +18,12 @@ use super::{
     NodeId, Peer, TypeConfig, Vote,
     wire::{self, AppendRequest, AppendResult, Malformed},
 };
-use crate::sync::{Mutex, PoisonError};
-use crate::{coordinator::clock::FleetClock, limited, transport::Transport};
+use crate::{
+    coordinator::clock::FleetClock,
+    limited,
+    sync::{Mutex, PoisonError},
+    transport::Transport,
+};
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_CHUNK: usize = 1024 * 1024;

@@ -37,7 +37,7 @@ const MAX_STEPS_AT_ONCE: usize = 128;
 /// Tasks or agents that a snapshot takes before commands have their turn.
 const MAX_TAKEN_AT_ONCE: usize = 512;
 
-/// An effect, with what of the state is told with it.
+/// An effect, and the part of the state that is reported with it.
 #[derive(Debug)]
 pub struct Told {
     /// The effect.
@@ -51,7 +51,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// Takes what is told of an effect from the state right after it: shared, not copied.
+    /// Takes that part from the state right after the effect: shared, not copied.
     fn new(fleet: &Fleet, effect: &Effect) -> Self {
         let (task, agent) = match effect {
             Effect::Finished { task } => (fleet.task(*task), None),
@@ -208,19 +208,19 @@ impl StateMachine {
         let mut fleet = self.fleet.write();
         let (mut left, mut steps) = (true, MAX_STEPS_AT_ONCE);
         while steps > 0 {
-            let next = slices.current.take();
-            let next = next.or_else(|| Some(fleet.begin(slices.now, slices.commands.next()?)));
-            let Some(mut applying) = next else {
-                left = false;
-                break;
+            let applying = match &mut slices.current {
+                Some(half_done) => half_done,
+                none => match slices.commands.next() {
+                    Some(command) => none.insert(fleet.begin(slices.now, command)),
+                    None => {
+                        left = false;
+                        break;
+                    }
+                },
             };
-            match fleet.advance(&mut applying, steps, &mut self.effects) {
-                Some(reply) => slices.replies.push(reply),
-                None => {
-                    slices.current = Some(applying);
-                    break;
-                }
-            }
+            let Some(reply) = fleet.advance(applying, steps, &mut self.effects) else { break };
+            slices.current = None;
+            slices.replies.push(reply);
             steps -= 1;
         }
         let told = self.effects[first..].iter().map(|effect| Told::new(&fleet, effect)).collect();
