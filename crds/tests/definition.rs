@@ -84,7 +84,7 @@ fn every_field_of_ours_is_explained() {
     let mut silent = Vec::new();
     walk(&schema(), "", &mut |path, schema| {
         let embedded =
-            ["resources.", "container.", "template.", "conditions[]", "[][]", ".metadata", ".apiVersion", ".kind"];
+            ["resources.", "container.", "template.", "imagePullSecrets", "conditions[]", "[][]", ".metadata", ".apiVersion", ".kind"];
         let list_item = path.ends_with("[]");
         if !path.is_empty()
             && !list_item
