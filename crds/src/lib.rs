@@ -29,12 +29,12 @@ pub use duration::{Duration, ParseDurationError};
 pub use manifest::{
     Ignored, Manifest, ManifestError, Place, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
 };
-pub use pool::{CommandExecutor, Executor, HttpExecutor, PodOverrides, Pool, Role};
+pub use pool::{AgentPorts, CommandExecutor, Executor, HttpExecutor, PodOverrides, Pool, Role};
 pub use recovery::{DEFAULT_HEALTH_CHECK_INTERVAL, Recovery};
 pub use reference::reference;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
-pub use spec::{RobeingCluster, RobeingClusterSpec};
+pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};
 pub use status::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };

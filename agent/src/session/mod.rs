@@ -20,8 +20,9 @@
 //!    back or not begun.
 //! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
 //!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
-//! 8. **Idle hands take nothing.** While the executor has nothing to run attempts with, the agent is not in the fleet: it
-//!    leaves as if it were asked to stop, and comes back when there is something again.
+//! 8. **Idle hands take nothing.** While the executor has nothing to run attempts with, the agent is a member without slots and
+//!    of no pool, so that it is given nothing and a standby of its pool takes its place. Whenever that changes it leaves as if it
+//!    were asked to stop, and joins again as what it is now.
 //! 9. **Health is answered, and what is unhealthy is handed back.** A health check never waits for anything but the executor.
 //!    When the leader counts the agent as unhealthy, everything that runs is stopped before it is handed back. An agent whose
 //!    executor has failed stops everything before it says so, and ends.
@@ -53,8 +54,8 @@ pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
 
 use crate::{config::AgentConfig, executor::Executor, platform::Platform, telemetry::Metrics, transport::Transport};
 
-/// The time from one joining of the fleet to the next, at least, so that a process that attaches and dies at once does not
-/// keep the coordinators busy.
+/// The time from one joining with slots to the next, at least, so that a process that attaches and dies at once does not keep
+/// the coordinators busy.
 pub const STAY_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Why an agent ended otherwise than asked.
@@ -101,20 +102,26 @@ pub async fn run(
         transport,
         executor,
     };
+    let mut worked = None;
     loop {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(()),
-            () = becomes(&mut presence, true) => {}
+        if shutdown.is_cancelled() {
+            return Ok(());
         }
-        let joined = Instant::now();
+        let works = is_present(presence.as_ref());
+        let parts = if works { parts.clone() } else { parts.idle() };
+        if works {
+            worked = Some(Instant::now());
+        }
         let stop = shutdown.child_token();
-        let mut stay = pin!(driver::Driver::new(parts.clone()).run(stop.clone()));
+        let mut stay = pin!(driver::Driver::new(parts).run(stop.clone()));
         let end = tokio::select! {
             biased;
             end = &mut stay => end,
-            () = becomes(&mut presence, false) => {
-                info!("nothing is attached that runs tasks: the agent leaves the fleet until something is");
+            () = turns(&mut presence, works, worked) => {
+                match works {
+                    true => info!("nothing is attached that runs tasks: the agent takes none until something is"),
+                    false => info!("something is attached that runs tasks: the agent takes them"),
+                }
                 stop.cancel();
                 stay.await
             }
@@ -125,9 +132,24 @@ pub async fn run(
         if let Err(error) = end {
             warn!(%error, "the agent left the fleet with work that nobody took back");
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep_until(joined + STAY_AT_LEAST) => {}
+    }
+}
+
+/// Whether the executor has something to run attempts with. One that is silent about it always has.
+fn is_present(presence: Option<&watch::Receiver<bool>>) -> bool {
+    presence.is_none_or(|presence| *presence.borrow())
+}
+
+/// Waits until an agent that works or not should change that: at once to stop, and to begin again no sooner than
+/// [`STAY_AT_LEAST`] after it did the last time.
+async fn turns(presence: &mut Option<watch::Receiver<bool>>, works: bool, worked: Option<Instant>) {
+    loop {
+        becomes(presence, !works).await;
+        if let Some(worked) = worked.filter(|_| !works) {
+            tokio::time::sleep_until(worked + STAY_AT_LEAST).await;
+        }
+        if is_present(presence.as_ref()) != works {
+            return;
         }
     }
 }

@@ -328,6 +328,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         slots,
         drain_timeout: Duration::from_secs(30),
         metrics_listen: None,
+        advertises_host_name: false,
         worker_listen: "127.0.0.1:0".into(),
     }
 }
