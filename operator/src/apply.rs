@@ -40,9 +40,9 @@ pub struct Record {
 
 impl Record {
     /// Whether an object is as the apply left it.
-    fn is_of(&self, live: &DynamicObject) -> bool {
-        let same = self.version.is_some() && self.version == live.metadata.resource_version;
-        same || self.after == fingerprint(live)
+    fn is_of(&self, live: &Live) -> bool {
+        let same = self.version.is_some() && self.version == live.object.metadata.resource_version;
+        same || self.after == live.fingerprint
     }
 }
 
@@ -68,7 +68,7 @@ pub enum Verdict {
 /// of the cluster.
 pub fn judge(
     (desired, wish): (&DynamicObject, u64),
-    live: Option<&DynamicObject>,
+    live: Option<&Live>,
     record: Option<&Record>,
     owner: &str,
     now: Instant,
@@ -78,12 +78,12 @@ pub fn judge(
     let Some(live) = live else {
         return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
     };
-    if !is_owned(live, owner) {
-        return if is_leftover(live, desired) { Verdict::Await } else { Verdict::Foreign };
+    if !is_owned(&live.object, owner) {
+        return if is_leftover(&live.object, desired) { Verdict::Await } else { Verdict::Foreign };
     }
     match same_wish {
         Some(record) if record.is_of(live) => Verdict::Leave,
-        Some(record) if lagging(&record) && record.before == Some(fingerprint(live)) => Verdict::Await,
+        Some(record) if lagging(&record) && record.before == Some(live.fingerprint) => Verdict::Await,
         _ => Verdict::Apply,
     }
 }
@@ -276,13 +276,12 @@ impl Target<'_> {
         let mut foreign = HashSet::new();
         for wish in desired {
             let (kind, name) = (wish.kind.kind.as_str(), wish.name());
-            let found = live.iter().find(|live| live.kind == kind && live.object.name_any() == name);
+            let found = live.iter().find(|live| *live.kind == *kind && live.object.name_any() == name);
             if found.is_none() && rests_on(&wish.object, &foreign) {
                 continue;
             }
             // Of every object in every round, so once.
             let desired = fingerprint(&wish.object);
-            let found = found.map(|live| live.object.as_ref());
             let asked = || asked(desired, found);
             let work = apply_one(self, (wish, desired), found, records);
             match unless_refused(refusals, (kind, name, asked), work).await {
@@ -315,11 +314,11 @@ impl Target<'_> {
         let wanted: HashSet<(&str, &str)> = desired.iter().map(|wish| (wish.kind.kind.as_str(), wish.name())).collect();
         for orphan in live {
             let (object, name) = (&orphan.object, orphan.object.name_any());
-            let stays = wanted.contains(&(orphan.kind.as_str(), name.as_str())) || kept.contains(&name);
+            let stays = wanted.contains(&(&*orphan.kind, name.as_str())) || kept.contains(&name);
             if stays || object.metadata.deletion_timestamp.is_some() || !is_owned(object, self.owner) {
                 continue;
             }
-            records.remove(&(orphan.kind.clone(), name.clone()));
+            records.remove(&(orphan.kind.to_string(), name.clone()));
             applied.changing = true;
             // No object that is wished for has this number.
             let work = delete(self.client, self.namespace, orphan);
@@ -331,15 +330,15 @@ impl Target<'_> {
 }
 
 /// A number for a wish about an object as it is now.
-fn asked(desired: u64, live: Option<&DynamicObject>) -> u64 {
-    desired ^ live.map_or(0, fingerprint).rotate_left(1)
+fn asked(desired: u64, live: Option<&Live>) -> u64 {
+    desired ^ live.map_or(0, |live| live.fingerprint).rotate_left(1)
 }
 
 /// Whether the object was changed, now or very lately.
 async fn apply_one(
     target: Target<'_>,
     (wish, desired): (&Desired, u64),
-    live: Option<&DynamicObject>,
+    live: Option<&Live>,
     records: &mut Records,
 ) -> Result<bool, Error> {
     let Target { client, namespace, owner } = target;
@@ -350,7 +349,7 @@ async fn apply_one(
     match judge((&wish.object, desired), live, records.get(&key), owner, Instant::now()) {
         Verdict::Leave => {
             if let (Some(record), Some(live)) = (records.get_mut(&key), live) {
-                record.version.clone_from(&live.metadata.resource_version);
+                record.version.clone_from(&live.object.metadata.resource_version);
             }
             return Ok(false);
         }
@@ -367,14 +366,14 @@ async fn apply_one(
         }
     }
     let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
-    if live.is_some_and(says_replicas) && !says_replicas(&wish.object) {
+    if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
         let left = handover::leave_replicas(&api, name, &wish.object).await;
         left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
     }
     let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
-    let applied = repair::apply(&api, name, &wish.object, live, drifted).await;
+    let applied = repair::apply(&api, name, &wish.object, live.is_some(), drifted).await;
     let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
-    let (before, after) = (live.map(fingerprint), fingerprint(&applied));
+    let (before, after) = (live.map(|live| live.fingerprint), fingerprint(&applied));
     let changed = before != Some(after);
     if changed {
         tracing::info!(kind, name, namespace, "applied");
@@ -386,11 +385,11 @@ async fn apply_one(
 
 async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {
     let name = orphan.object.name_any();
-    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| resource.kind == orphan.kind)
+    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| *resource.kind == *orphan.kind)
     else {
         return Ok(());
     };
-    tracing::info!(kind = orphan.kind, name, "deleting what is no longer desired");
+    tracing::info!(kind = &*orphan.kind, name, "deleting what is no longer desired");
     delete_exactly(client, namespace, &resource, &name, orphan.object.uid()).await
 }
 

@@ -81,7 +81,7 @@ impl Server {
     /// What a watch cache that is up to date would hold.
     fn live(&self) -> Vec<Live> {
         let object_ = self.state.lock().expect("no panic").0.clone();
-        object_.into_iter().map(|value| Live { kind: "ConfigMap".into(), object: Arc::new(object(value)) }).collect()
+        object_.into_iter().map(|value| Live::new("ConfigMap", object(value))).collect()
     }
 
     fn put(&self, value: &DynamicObject) {

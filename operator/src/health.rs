@@ -18,8 +18,13 @@ const RESTARTED_WITHIN: Duration = Duration::from_secs(15);
 const STARTED_WITHIN: Duration = Duration::from_secs(120);
 /// How long the scheduler may take, also while a disk is being made.
 const SCHEDULED_WITHIN: Duration = Duration::from_secs(10);
+/// What a time in a status may lack, which is written in whole seconds.
+const ROUNDED: Duration = Duration::from_secs(1);
 /// Longest part of a container's last words that is repeated, characters.
 const MAX_WORDS: usize = 300;
+
+/// The conditions of a pod that are read.
+pub const READ_CONDITIONS: [&str; 2] = ["Ready", "PodScheduled"];
 
 /// What kind of failure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +132,29 @@ pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
     waits
         .is_some_and(|waits| waits.is_positive() && waits.unsigned_abs() > SCHEDULED_WITHIN)
         .then(|| of(Kind::Unschedulable, None, unschedulable(pod, unscheduled.message.as_deref())))?
+}
+
+/// When something that is said here of a pod changes next by time alone; `None`: it does not.
+pub fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let since = |of: &str| {
+        let condition = condition(pod, of).filter(|condition| condition.status != "True")?;
+        Some(condition.last_transition_time.as_ref()?.0)
+    };
+    let (unready, unscheduled) = (since("Ready"), since("PodScheduled"));
+    let running = statuses(pod).filter(|status| status.restart_count >= 2).filter_map(|status| {
+        let running = status.state.as_ref()?.running.as_ref()?;
+        Some((running.started_at.as_ref()?.0, STABLE_AFTER))
+    });
+    let moments = [
+        unready.map(|since| (since, RESTARTED_WITHIN)),
+        unready.map(|since| (since, STARTED_WITHIN)),
+        unscheduled.map(|since| (since, SCHEDULED_WITHIN)),
+        pod.metadata.deletion_timestamp.as_ref().map(|at| (at.0, NODE_GONE_AFTER)),
+    ];
+    let moments = moments.into_iter().flatten().chain(running);
+    // Each is later than what is written down, which has whole seconds.
+    let moments = moments.filter_map(|(since, after)| since.checked_add(after + ROUNDED).ok());
+    moments.filter(|moment| *moment > now).min()
 }
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {

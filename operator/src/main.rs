@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use robeing_operator::{
     run::{End, run},
     settings::Settings,
@@ -10,6 +11,10 @@ use robeing_operator::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// Gives memory back: many fleets may go at once, and the API server's answers are large for a moment only.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const COULD_NOT_START: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;

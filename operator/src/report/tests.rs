@@ -39,7 +39,7 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 fn live(kind: &str, value: Value) -> Live {
-    Live { kind: kind.into(), object: Arc::new(from::<DynamicObject>(value)) }
+    Live::new(kind, from::<DynamicObject>(value))
 }
 
 fn deployment(name: &str, replicas: u32) -> Live {
@@ -666,7 +666,7 @@ fn a_fleet_whose_pods_are_not_ready_is_not_ready() {
     assert_eq!(says(&scene.status(None), "Ready").0, "True");
     let mut deployment = DynamicObject::clone(&deployment("fleet-data", 3).object);
     deployment.data["status"]["readyReplicas"] = 1.into();
-    scene.observation.objects[1] = Live { kind: "Deployment".into(), object: Arc::new(deployment) };
+    scene.observation.objects[1] = Live::new("Deployment", deployment);
     let status = scene.status(None);
     assert_eq!(says(&status, "Ready"), ("False", "AgentsMissing", "Of the 3 pods of pool \"data\" 1 are ready."));
     assert_eq!((says(&status, "Progressing").1, status.agents.ready), ("StartingAgents", 4));

@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,10 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::{Call, Essence, Requests, Sort, essence, status_essence};
-use crate::{processes::Process, program::program};
+use crate::{
+    processes::{self, Process},
+    program::program,
+};
 
 /// How long anything that is waited for may take, on a machine that is busy with other tests, too.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -29,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Exit code of an operator that lost its lease.
 const LEASE_LOST: i32 = 3;
 /// The kinds that the operator makes: group, version, kind, plural.
-const OWNED: [(&str, &str, &str, &str); 7] = [
+pub(super) const OWNED: [(&str, &str, &str, &str); 7] = [
     ("apps", "v1", "StatefulSet", "statefulsets"),
     ("apps", "v1", "Deployment", "deployments"),
     ("", "v1", "Service", "services"),
@@ -91,7 +94,7 @@ pub struct Operator {
     process: Process,
     /// Which request was this process's first.
     first: usize,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl OperatorSettings {
@@ -145,9 +148,19 @@ impl Stage {
 
     /// The test's own way to the API server, as somebody who may do everything.
     pub async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.cluster.run().join("kubeconfig")).expect("a kubeconfig");
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Client::try_from(config.expect("a configuration")).expect("a client")
+    }
+
+    /// The kubeconfig of somebody who may do everything.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.cluster.run().join("kubeconfig")
+    }
+
+    /// A folder that is removed with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Makes a namespace.
@@ -348,21 +361,13 @@ impl Operator {
         if seen >= renewals { Ok(since) } else { Err((seen, last)) }
     }
 
-    /// Memory that it holds, and the most it ever held, in KiB.
+    /// Memory that it holds, and the most it ever held, bytes.
     pub fn memory(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()
-        };
-        (field("VmRSS:"), field("VmHWM:"))
+        (processes::memory(self.process.pid()), self.process.peak_memory())
     }
 
     /// Processor time it used, in clock ticks, of which there are 100 a second.
     pub fn ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        // proc(5): user and system time are fields 14 and 15, and the state field 3.
-        fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+        processes::cpu_ticks(self.process.pid())
     }
 }

@@ -73,8 +73,8 @@ pub async fn two_hundred_clusters(stage: &Stage, client: &Client) {
     );
 }
 
-fn mib(kib: u64) -> f64 {
-    kib as f64 / 1024.0
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
 }
 
 fn name(number: usize) -> String {
