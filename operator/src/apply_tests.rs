@@ -262,7 +262,8 @@ fn a_version_that_was_seen_to_be_as_applied_is_not_looked_at_again() {
         at: Instant::now(),
     };
     let verdict = |live: &DynamicObject| {
-        judge((&desired, fingerprint(&desired)), Some(live), Some(&record), OWNER, Instant::now())
+        let live = Live::new("ConfigMap", live.clone());
+        judge((&desired, fingerprint(&desired)), Some(&live), Some(&record), OWNER, Instant::now())
     };
     assert_eq!(verdict(&live), Verdict::Leave);
     live.metadata.resource_version = Some("8".into());

@@ -242,3 +242,59 @@ fn shorten(text: &str) -> String {
         _ => line,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).expect("a pod")
+    }
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-01-01T00:{text}Z").parse().expect("a time")
+    }
+
+    /// What is said of a pod.
+    fn said(pod: &Pod, now: Timestamp) -> (Option<Failure>, bool) {
+        (failure(pod, now), away_for_long(pod, now))
+    }
+
+    #[test]
+    fn every_moment_at_which_more_is_said_of_a_pod_is_known_before() {
+        let unready = json!({"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let unscheduled = json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        let container = |restarts: u32| json!({"name": "agent", "image": "a", "imageID": "", "ready": false, "restartCount": restarts, "state": running});
+        let pods = [
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unscheduled]}}),
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unready]}}),
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unready], "containerStatuses": [container(0)]}}),
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unready, unscheduled], "containerStatuses": [container(3)]}}),
+            json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+        ];
+        for value in pods {
+            let (pod, mut now, mut changes) = (pod(value), at("00:00"), 0);
+            while let Some(next) = changes_at(&pod, now) {
+                assert!(next > now);
+                let before = said(&pod, now);
+                // What is said changes at these moments and at no other.
+                let last = next - Duration::from_secs(1);
+                assert_eq!(said(&pod, last - Duration::from_millis(1)), before, "{pod:?} before {next}");
+                changes += usize::from(said(&pod, next) != before);
+                now = next;
+            }
+            assert!(changes > 0, "{pod:?} is never more than it was");
+            assert_eq!(said(&pod, now), said(&pod, at("59:59")), "{pod:?} after {now}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_well_changes_by_no_time() {
+        let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let pod = pod(json!({"metadata": {"name": "a"}, "status": {"conditions": [ready]}}));
+        assert_eq!(changes_at(&pod, at("00:01")), None);
+    }
+}

@@ -152,3 +152,7 @@ impl Listening {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "news_tests.rs"]
+mod tests;

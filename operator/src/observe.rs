@@ -328,3 +328,103 @@ pub fn addresses(
 
 /// How long a pod may be overdue in its deletion before its node counts as gone.
 pub const NODE_GONE_AFTER: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("well-formed")
+    }
+
+    fn set() -> DynamicObject {
+        from(json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {
+                "name": "fleet-coordinators", "namespace": "apps", "uid": "s", "generation": 4, "resourceVersion": "9",
+                "labels": {"app.kubernetes.io/instance": "fleet"},
+                "annotations": {
+                    names::ANNOTATION_JOINED: "3", names::ANNOTATION_DEFAULT_IMAGE: "robeing:1", "another": "x".repeat(1_000),
+                },
+                "managedFields": [{"manager": "robeing-operator", "operation": "Apply"}],
+                "ownerReferences": [{"apiVersion": "v", "kind": "k", "name": "fleet", "uid": "u", "controller": true}],
+            },
+            "spec": {
+                "replicas": 3,
+                "template": {"spec": {"containers": [{"name": "coordinator", "image": "robeing:1", "args": ["x".repeat(1_000)]}]}},
+                "volumeClaimTemplates": [{"spec": {"resources": {"requests": {"storage": "1Gi"}}}}],
+            },
+            "status": {"observedGeneration": 4, "updateRevision": "new"},
+        }))
+    }
+
+    fn pod() -> Pod {
+        from(json!({
+            "metadata": {
+                "name": "fleet-coordinators-0", "namespace": "apps", "uid": "p",
+                "labels": {
+                    "app.kubernetes.io/instance": "fleet", "app.kubernetes.io/component": "coordinator",
+                    "controller-revision-hash": "new",
+                },
+                "annotations": {names::ANNOTATION_DELETION_COST: "2", "another": "x".repeat(1_000)},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": "s", "controller": true}],
+            },
+            "spec": {
+                "nodeName": "n", "containers": [{"name": "coordinator", "args": ["x".repeat(1_000)]}],
+                "volumes": [
+                    {"name": "data", "persistentVolumeClaim": {"claimName": "data-fleet-coordinators-0"}},
+                    {"name": "config", "configMap": {"name": "config"}},
+                ],
+            },
+            "status": {
+                "podIP": "10.0.0.7",
+                "conditions": [{"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}],
+                "containerStatuses": [{
+                    "name": "coordinator", "image": "robeing:1", "imageID": "x".repeat(1_000), "ready": true,
+                    "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+                }],
+            },
+        }))
+    }
+
+    fn observation(objects: Vec<Live>, pods: Vec<Arc<Pod>>) -> Observation {
+        let mut cluster = RobeingCluster::new("fleet", Default::default());
+        (cluster.metadata.uid, cluster.metadata.namespace) = (Some("u".into()), Some("apps".into()));
+        let now = "2026-11-23T12:00:00Z".parse().expect("a time");
+        let fleet = Err(fleet::Error::NoAddress);
+        Observation { cluster: Arc::new(cluster), objects, pods, claims: Vec::new(), fleet, now }
+    }
+
+    #[test]
+    fn what_is_kept_of_an_object_says_all_that_is_read_of_it() {
+        let whole = observation(vec![Live::new("StatefulSet", set())], vec![Arc::new(pod())]);
+        let kept = observation(vec![Live::reduced(&"StatefulSet".into(), set())], vec![Arc::new(reduced_pod(pod()))]);
+        let read = |of: &Observation| {
+            let set = of.stateful_set().expect("a set");
+            let addresses = addresses(&of.cluster, Some(&set.object), &of.pods, None);
+            let cost = of.pods[0].annotations().get(names::ANNOTATION_DELETION_COST).cloned();
+            let version = set.object.metadata.resource_version.clone();
+            let rest = (set.fingerprint, version, health::claims(&of.pods[0]), cost);
+            (of.kept(), of.joined(), of.template_seen(), of.coordinator_pods(), addresses, rest)
+        };
+        assert_eq!(read(&kept), read(&whole));
+        assert_eq!((whole.joined(), addresses(&whole.cluster, Some(&set()), &whole.pods, None).len()), (3, 1));
+        let length = |of: &Observation| format!("{:?}", (&of.objects, &of.pods)).len();
+        assert!(length(&kept) + 4_000 < length(&whole), "{} of {}: {kept:?}", length(&kept), length(&whole));
+    }
+
+    #[test]
+    fn a_claim_keeps_its_size_and_whether_it_is_lost() {
+        let claim: PersistentVolumeClaim = from(json!({
+            "metadata": {"name": "data-fleet-coordinators-0", "namespace": "apps", "uid": "c"},
+            "spec": {"volumeName": "v", "resources": {"requests": {"storage": "1Gi"}}},
+            "status": {"phase": "Lost", "capacity": {"storage": "1Gi"}},
+        }));
+        let kept = reduced_claim(claim.clone());
+        assert!(health::disk_lost(&kept));
+        let size = |claim: &PersistentVolumeClaim| claim.spec.clone().and_then(|spec| spec.resources?.requests);
+        assert_eq!((size(&kept), kept.metadata.uid), (size(&claim), claim.metadata.uid));
+    }
+}

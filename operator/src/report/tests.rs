@@ -12,7 +12,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     fleet,
-    observe::Live,
+    observe::{Live, reduced_claim, reduced_pod},
     validate::{Kept, Surroundings, validate},
 };
 
@@ -144,9 +144,27 @@ fn scene() -> Scene {
     }
 }
 
+/// As the caches have it.
+fn reduced(observation: &Observation) -> Observation {
+    let live = |live: &Live| Live::reduced(&live.kind, DynamicObject::clone(&live.object));
+    Observation {
+        objects: observation.objects.iter().map(live).collect(),
+        pods: observation.pods.iter().map(|pod| Arc::new(reduced_pod(Pod::clone(pod)))).collect(),
+        claims: observation
+            .claims
+            .iter()
+            .map(|claim| Arc::new(reduced_claim(PersistentVolumeClaim::clone(claim))))
+            .collect(),
+        ..observation.clone()
+    }
+}
+
 impl Scene {
+    /// Of all that there is, which is the same as of what the caches keep of it.
     fn status(&self, previous: Option<&RobeingClusterStatus>) -> RobeingClusterStatus {
-        status(&self.observation, &self.outcome, previous)
+        let whole = status(&self.observation, &self.outcome, previous);
+        assert_eq!(status(&reduced(&self.observation), &self.outcome, previous), whole, "the caches lack what is read");
+        whole
     }
 
     fn answer(&mut self) -> &mut fleet::Answer {

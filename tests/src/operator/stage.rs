@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 use super::{Call, Essence, Requests, Sort, essence, status_essence};
 use crate::{
+    ports::Ports,
     processes::{self, Process},
     program::program,
 };
@@ -92,6 +93,8 @@ pub struct Operator {
     pub requests: Requests,
     settings: OperatorSettings,
     process: Process,
+    /// Where it serves its metrics.
+    ports: Ports,
     /// Which request was this process's first.
     first: usize,
     folder: PathBuf,
@@ -236,12 +239,13 @@ impl Stage {
     /// Starts an operator.
     pub async fn operator(&self, settings: OperatorSettings) -> Operator {
         let requests = Requests::to(self.client().await).await;
-        let process = start(self.folder.path(), &settings, &requests);
-        Operator { requests, settings, process, first: 0, folder: self.folder.path().to_owned() }
+        let ports = Ports::take(1);
+        let process = start(self.folder.path(), &settings, &requests, ports.numbers()[0]);
+        Operator { requests, settings, process, ports, first: 0, folder: self.folder.path().to_owned() }
     }
 }
 
-fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests) -> Process {
+fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests, metrics: u16) -> Process {
     let name = &settings.name;
     let kubeconfig = folder.join(format!("{name}.kubeconfig"));
     let config = json!({
@@ -254,6 +258,7 @@ fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests) -> Pro
     });
     fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig in the test's folder");
     let [duration, deadline, retry] = settings.timings;
+    let listen = format!("127.0.0.1:{metrics}");
     let mut arguments = vec![
         format!("KUBECONFIG={}", kubeconfig.display()),
         // Enough to see what it did, and not so much that writing it costs time.
@@ -268,7 +273,7 @@ fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests) -> Pro
         ("--lease-renew-deadline", deadline),
         ("--lease-retry-period", retry),
         ("--poll-interval", settings.poll),
-        ("--listen", "127.0.0.1:0"),
+        ("--listen", &listen),
         ("--log-format", "text"),
     ];
     arguments.extend(flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]));
@@ -289,7 +294,7 @@ impl Operator {
     pub fn restart(&mut self) {
         self.kill();
         self.first = self.requests.mark();
-        self.process = start(&self.folder, &self.settings, &self.requests);
+        self.process = start(&self.folder, &self.settings, &self.requests, self.ports.numbers()[0]);
     }
 
     /// Starts it again if it has ended because it lost its lease, which it may on a machine that is too busy.
@@ -364,6 +369,15 @@ impl Operator {
     /// Memory that it holds, and the most it ever held, bytes.
     pub fn memory(&self) -> (u64, u64) {
         (processes::memory(self.process.pid()), self.process.peak_memory())
+    }
+
+    /// Rounds for a fleet so far.
+    ///
+    /// # Panics
+    /// When it does not say.
+    pub async fn rounds(&self) -> u64 {
+        let rounds = super::bench::rounds(self.ports.numbers()[0]).await;
+        rounds.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Processor time it used, in clock ticks, of which there are 100 a second.

@@ -26,6 +26,7 @@ use crate::{
     processes::{self, Process},
 };
 
+pub(super) use metrics::rounds;
 pub use report::Report;
 
 /// Fleets that are made unless told otherwise.
