@@ -133,7 +133,7 @@ async fn drift_and_a_new_wish_are_applied_and_a_restarted_operator_applies_once(
     server.put(&config("edited by hand"));
     server.calls();
     server.apply(&[desired("x")], &server.live(), &mut records).await;
-    assert_eq!(server.calls(), [APPLY], "drift");
+    assert_eq!(server.calls(), [READ, APPLY], "drift, of which the cache does not keep what it is");
     server.apply(&[desired("y")], &server.live(), &mut records).await;
     assert_eq!(server.calls(), [APPLY], "a new wish");
     let mut forgotten = Records::new();

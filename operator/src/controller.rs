@@ -205,9 +205,10 @@ fn outlook(
 ) -> Outlook {
     let cluster = &observation.cluster;
     let is = |of: &str| report::state(status, of) == Some("True");
-    let told = observation.fleet.as_ref().is_ok_and(|answer| {
-        context.news.follow(cluster, &context.coordinators, &answer.from, poll(cluster, context))
-    });
+    let told = observation
+        .fleet
+        .as_ref()
+        .is_ok_and(|answer| context.news.follow(cluster, &context.coordinators, &answer.from, poll(cluster, context)));
     Outlook {
         reachable: !matches!(observation.fleet, Err(fleet::Error::NoAddress)),
         applying: outcome.changing,

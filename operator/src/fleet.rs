@@ -132,7 +132,11 @@ impl Coordinators {
 
     /// Begins to listen for what a coordinator tells by itself: once at first, then whenever something has changed, at most once
     /// in `apart`. It says not what.
-    pub async fn watch(&self, address: &str, apart: Duration) -> Result<tonic::Streaming<v1::WatchStatusResponse>, Status> {
+    pub async fn watch(
+        &self,
+        address: &str,
+        apart: Duration,
+    ) -> Result<tonic::Streaming<v1::WatchStatusResponse>, Status> {
         let channel = self.channel(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let request = v1::WatchStatusRequest { at_most_every: apart.try_into().ok() };
         FleetClient::new(channel).watch_status(request).await.map(tonic::Response::into_inner)

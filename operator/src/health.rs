@@ -265,7 +265,8 @@ mod tests {
     #[test]
     fn every_moment_at_which_more_is_said_of_a_pod_is_known_before() {
         let unready = json!({"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        let unscheduled = json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let unscheduled =
+            json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
         let container = |restarts: u32| json!({"name": "agent", "image": "a", "imageID": "", "ready": false, "restartCount": restarts, "state": running});
         let pods = [

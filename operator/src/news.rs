@@ -96,7 +96,8 @@ impl News {
         };
         let task = AbortOnDropHandle::new(tokio::spawn(listening.run()));
         let address = address.to_owned();
-        followed.insert(key, Followed { address, apart, state, failures: failures.saturating_add(1), _listening: task });
+        followed
+            .insert(key, Followed { address, apart, state, failures: failures.saturating_add(1), _listening: task });
         true
     }
 

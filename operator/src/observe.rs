@@ -262,7 +262,11 @@ pub fn reduced_pod(pod: Pod) -> Pod {
             Some(Volume { name: volume.name, persistent_volume_claim: Some(claim), ..Volume::default() })
         });
         let volumes: Vec<Volume> = volumes.collect();
-        PodSpec { node_name: spec.node_name, volumes: Some(volumes).filter(|some| !some.is_empty()), ..PodSpec::default() }
+        PodSpec {
+            node_name: spec.node_name,
+            volumes: Some(volumes).filter(|some| !some.is_empty()),
+            ..PodSpec::default()
+        }
     });
     let status = pod.status.map(|status| PodStatus {
         pod_ip: status.pod_ip,

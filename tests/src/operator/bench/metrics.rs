@@ -49,7 +49,10 @@ impl Calls {
                 (_, Some("leases")) => {}
                 (Some("watch"), _) => calls.watches += count,
                 (verb, resource) => {
-                    *calls.by_kind.entry(format!("{} {}", verb.unwrap_or("?"), resource.unwrap_or("?"))).or_default() += count;
+                    *calls
+                        .by_kind
+                        .entry(format!("{} {}", verb.unwrap_or("?"), resource.unwrap_or("?")))
+                        .or_default() += count;
                 }
             }
         }
@@ -108,7 +111,8 @@ mod tests {
         let calls = Calls::read(text);
         assert_eq!((calls.total(), calls.is_started()), (9, true));
         assert_eq!(calls.to_string(), "7 patch services, 2 get services");
-        let earlier = Calls { by_kind: BTreeMap::from([("patch services".into(), 6), ("get services".into(), 2)]), watches: 3 };
+        let earlier =
+            Calls { by_kind: BTreeMap::from([("patch services".into(), 6), ("get services".into(), 2)]), watches: 3 };
         assert_eq!(calls.since(&earlier).to_string(), "1 patch services");
         assert_eq!(samples(text, ROUNDS).map(|(_, count)| count).sum::<u64>(), 5);
     }

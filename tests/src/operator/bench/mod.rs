@@ -113,13 +113,19 @@ async fn on_stage(stage: &Stage, options: &BenchOptions, tell: &dyn Fn(String)) 
     report.objects_after = limited("all objects", bench.create(began, tell)).await?;
     tell(format!("all objects are there after {:.1} s", report.objects_after.as_secs_f64()));
     let stand_ins = match options.running {
-        true => Some(limited("the stand-ins of all pods", StandIns::start(&bench.client, NAMESPACE, options.fleets)).await?),
+        true => {
+            Some(limited("the stand-ins of all pods", StandIns::start(&bench.client, NAMESPACE, options.fleets)).await?)
+        }
         false => None,
     };
     bench.quiet().await?;
     report.made_with = bench.calls().await?.since(&before);
     report.made_core_seconds = seconds(processes::cpu_ticks(bench.operator.pid()) - used);
-    tell(format!("at rest; {} calls and {:.1} s of a core until then", report.made_with.total(), report.made_core_seconds));
+    tell(format!(
+        "at rest; {} calls and {:.1} s of a core until then",
+        report.made_with.total(),
+        report.made_core_seconds
+    ));
     report.rest = bench.rest().await?;
     report.peak = peak(&bench.operator);
     tell(format!("rest was measured for {:.0} s: {:.2} % of a core", options.window.as_secs_f64(), report.rest.core));
@@ -199,7 +205,8 @@ impl Bench<'_> {
             serde_json::from_value::<DynamicObject>(object)
         });
         let parameters = PostParams::default();
-        let made = stream::iter(objects).map(async |object| anyhow::Ok(api.create(&parameters, &object?).await.map(drop)?));
+        let made =
+            stream::iter(objects).map(async |object| anyhow::Ok(api.create(&parameters, &object?).await.map(drop)?));
         made.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         tell(format!("{fleets} fleets were made within {:.1} s", began.elapsed().as_secs_f64()));
         loop {

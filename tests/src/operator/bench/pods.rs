@@ -50,7 +50,8 @@ impl StandIns {
         for number in 0..fleets {
             let queue = watch::Sender::new(0);
             let at = SocketAddr::from((address(number), PORT));
-            let listener = TcpListener::bind(at).await.with_context(|| format!("coordinators are stood in for at {at}"))?;
+            let listener =
+                TcpListener::bind(at).await.with_context(|| format!("coordinators are stood in for at {at}"))?;
             let coordinator = Coordinator { fleet: name(number), queue: queue.subscribe(), asked: Arc::default() };
             let server = Server::builder()
                 .add_service(FleetServer::new(coordinator.clone()))
@@ -92,7 +93,8 @@ async fn run(client: &Client, namespace: &str, number: usize) -> Result<()> {
         }]);
         let name = agent_name(&fleet, agent);
         let nowhere = Ipv4Addr::new(127, 78, 0, 1);
-        pod(client, namespace, (&name, template["metadata"]["labels"].clone(), owner), &template["spec"], nowhere).await?;
+        pod(client, namespace, (&name, template["metadata"]["labels"].clone(), owner), &template["spec"], nowhere)
+            .await?;
     }
     let counts = |live: &DynamicObject, count: u32| {
         json!({
@@ -236,7 +238,10 @@ impl v1::fleet_server::Fleet for Coordinator {
         not_here()
     }
 
-    async fn cancel_tasks(&self, _: Request<v1::CancelTasksRequest>) -> Result<Response<v1::CancelTasksResponse>, Status> {
+    async fn cancel_tasks(
+        &self,
+        _: Request<v1::CancelTasksRequest>,
+    ) -> Result<Response<v1::CancelTasksResponse>, Status> {
         not_here()
     }
 }

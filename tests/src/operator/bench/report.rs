@@ -44,20 +44,41 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let processors = thread::available_parallelism().map_or(0, std::num::NonZero::get);
-        let pods = if self.running { "whose pods are stood in for and whose coordinators answer" } else { "without pods" };
+        let pods =
+            if self.running { "whose pods are stood in for and whose coordinators answer" } else { "without pods" };
         writeln!(
             f,
             "{} fleets of {OBJECTS} objects each, {pods}; kube-apiserver, etcd, the controllers and the operator on {processors} processors\n",
             self.fleets
         )?;
         let objects_s = self.objects_after.as_secs_f64();
-        row(f, "made at once, all objects are there after", format!("{objects_s:.1} s"), Some(("60 s", self.objects_after <= target::OBJECTS_WITHIN)))?;
+        row(
+            f,
+            "made at once, all objects are there after",
+            format!("{objects_s:.1} s"),
+            Some(("60 s", self.objects_after <= target::OBJECTS_WITHIN)),
+        )?;
         row(f, "  time of a core until rest", format!("{:.1} s", self.made_core_seconds), None)?;
         let calls = self.made_with.total();
         row(f, "  calls until rest, for each fleet", format!("{:.1}", calls as f64 / self.fleets as f64), None)?;
-        row(f, "at rest: of a core", format!("{:.2} %", self.rest.core), Some(("3 %", self.rest.core <= target::CORE)))?;
-        row(f, "  memory", format!("{:.0} MiB", self.rest.memory), Some(("100 MiB", self.rest.memory <= target::MEMORY)))?;
-        row(f, "  calls but for the lease and watches", self.rest.calls.total().to_string(), Some(("0", self.rest.calls.total() == 0)))?;
+        row(
+            f,
+            "at rest: of a core",
+            format!("{:.2} %", self.rest.core),
+            Some(("3 %", self.rest.core <= target::CORE)),
+        )?;
+        row(
+            f,
+            "  memory",
+            format!("{:.0} MiB", self.rest.memory),
+            Some(("100 MiB", self.rest.memory <= target::MEMORY)),
+        )?;
+        row(
+            f,
+            "  calls but for the lease and watches",
+            self.rest.calls.total().to_string(),
+            Some(("0", self.rest.calls.total() == 0)),
+        )?;
         row(f, "  rounds for a fleet", self.rest.rounds.to_string(), None)?;
         if let Some(shown) = self.shown_after {
             row(f, "a queue at rest is in the status after", format!("{:.2} s", shown.as_secs_f64()), None)?;
