@@ -10,7 +10,7 @@ use std::{
 
 use kube::{
     Api, Client, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, PatchParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, 
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
+/// A version that no object ever has: the API server's first is a later one. An apply of it makes an object, and changes none.
+const NO_VERSION: &str = "1";
 /// An annotation that the Deployment controller counts up; it says nothing about the desired state.
 const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
 
@@ -58,7 +60,8 @@ pub enum Verdict {
     Await,
     /// Apply it.
     Apply,
-    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take.
+    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take. So it is made
+    /// where there is none, and looked at otherwise.
     Look,
     /// It belongs to somebody else.
     Foreign,
@@ -283,7 +286,8 @@ impl Target<'_> {
             // Of every object in every round, so once.
             let desired = fingerprint(&wish.object);
             let asked = || asked(desired, found);
-            let work = apply_one(self, (wish, desired), found, records);
+            let was_refused = refusals.knows(kind, name);
+            let work = apply_one(self, (wish, desired), found, was_refused, records);
             match unless_refused(refusals, (kind, name, asked), work).await {
                 Ok(changing) => applied.changing |= changing,
                 Err(error) => {
@@ -339,6 +343,7 @@ async fn apply_one(
     target: Target<'_>,
     (wish, desired): (&Desired, u64),
     live: Option<&Live>,
+    was_refused: bool,
     records: &mut Records,
 ) -> Result<bool, Error> {
     let Target { client, namespace, owner } = target;
@@ -346,6 +351,7 @@ async fn apply_one(
     let key = (kind.clone(), name.to_owned());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
     let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
+    let mut applied = None;
     match judge((&wish.object, desired), live, records.get(&key), owner, Instant::now()) {
         Verdict::Leave => {
             if let (Some(record), Some(live)) = (records.get_mut(&key), live) {
@@ -357,22 +363,28 @@ async fn apply_one(
         Verdict::Foreign => return Err(foreign()),
         Verdict::Apply => {}
         Verdict::Look => {
-            let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
-            match found.filter(|found| !is_owned(found, owner)) {
-                Some(found) if is_leftover(&found, &wish.object) => return Ok(true),
-                Some(_) => return Err(foreign()),
-                None => {}
+            // Nearly always there is none. What was in the way before is looked at first.
+            if !was_refused {
+                let made = make(&api, name, &wish.object).await;
+                applied = made.map_err(|error| Error::of("apply", kind, name, error))?;
+            }
+            if applied.is_none() {
+                let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
+                match found.filter(|found| !is_owned(found, owner)) {
+                    Some(found) if is_leftover(&found, &wish.object) => return Ok(true),
+                    Some(_) => return Err(foreign()),
+                    None => {}
+                }
             }
         }
     }
-    let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
-    if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
-        let left = handover::leave_replicas(&api, name, &wish.object).await;
-        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
-    }
-    let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
-    let applied = repair::apply(&api, name, &wish.object, live.is_some(), drifted).await;
-    let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
+    let applied = match applied {
+        Some(made) => made,
+        None => {
+            let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
+            change(&api, wish, live, drifted).await?
+        }
+    };
     let (before, after) = (live.map(|live| live.fingerprint), fingerprint(&applied));
     let changed = before != Some(after);
     if changed {
@@ -381,6 +393,33 @@ async fn apply_one(
     let version = applied.resource_version();
     records.insert(key, Record { desired, before, after, version, at: Instant::now() });
     Ok(changed)
+}
+
+/// Makes an object, unless there is one of the name.
+async fn make(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
+    let mut wish = wish.clone();
+    wish.metadata.resource_version = Some(NO_VERSION.to_owned());
+    match api.patch(name, &field_manager(), &Patch::Apply(wish)).await {
+        Err(kube::Error::Api(status)) if is(&status, 409) => Ok(None),
+        made => made.map(Some),
+    }
+}
+
+/// Applies an object that there may be.
+async fn change(
+    api: &Api<DynamicObject>,
+    wish: &Desired,
+    live: Option<&Live>,
+    drifted: bool,
+) -> Result<DynamicObject, Error> {
+    let (kind, name) = (&wish.kind.kind, wish.name());
+    let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
+    if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
+        let left = handover::leave_replicas(api, name, &wish.object).await;
+        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
+    }
+    let applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
+    applied.map_err(|error| Error::of("apply", kind, name, error))
 }
 
 async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {

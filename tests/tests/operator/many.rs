@@ -18,9 +18,9 @@ const AT_ONCE: usize = 50;
 const RENEWALS: usize = 20;
 /// Objects of each: 7 of the coordinators, and an account and a Deployment of the pool.
 const OBJECTS: usize = 9;
-/// The most calls that making a cluster may take: two for each object, and its status and events, which may change while the
+/// The most calls that making a cluster may take: one for each object, and its status and events, which may change while the
 /// caches come after.
-const MOST_CALLS: usize = 2 * OBJECTS + 8;
+const MOST_CALLS: usize = OBJECTS + 8;
 /// The most rounds for a fleet in a few seconds of rest: only watches and time wake a fleet, and time does so after minutes.
 const MOST_ROUNDS: u64 = CLUSTERS as u64 / 10;
 const NAMESPACE: &str = "many";
