@@ -158,6 +158,7 @@ pub fn failure_from_wire(failure: v1::Failure) -> Failure {
         code: failure.code,
         stderr_tail: failure.stderr_tail,
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
     }
 }
 
@@ -181,6 +182,7 @@ fn failure(failure: &Failure) -> v1::Failure {
         code: failure.code,
         stderr_tail: failure.stderr_tail.clone(),
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
     }
 }
 
