@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 use kube::{Resource, ResourceExt};
-use robeing_crds::{Executor, PodOverrides, Pool, Recovery, RobeingCluster, Role, Storage, Weights};
+use robeing_crds::{Executor, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage, Weights};
 
 use crate::names;
 
@@ -75,6 +75,8 @@ pub struct FleetPool {
     pub work: Work,
     /// The executor in the form the agent reads.
     pub executor: String,
+    /// The environment variables that it reads, and what is in them.
+    pub secrets: Vec<(String, SecretKey)>,
     /// Of the container that tasks run in.
     pub resources: Option<ResourceRequirements>,
     /// What is different about its pods.
@@ -180,7 +182,9 @@ fn fleet_pool(pool: &Pool) -> Result<FleetPool, (&'static str, String)> {
             (grace.saturating_sub(DRAIN_MARGIN).max(grace / 2), grace)
         }
     };
-    let executor = serde_json::to_string(&pool.executor)
+    let executor = pool
+        .executor
+        .to_agent_json()
         .map_err(|error| ("InvalidPool", format!("The executor of pool {:?} has no JSON form: {error}.", pool.name)))?;
     Ok(FleetPool {
         name: pool.name.clone(),
@@ -191,6 +195,7 @@ fn fleet_pool(pool: &Pool) -> Result<FleetPool, (&'static str, String)> {
         slots: pool.slots,
         work,
         executor,
+        secrets: pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect(),
         resources: pool.resources.clone(),
         template,
         drain_timeout,

@@ -26,6 +26,9 @@ const GONE_WITHIN: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two looks at a group that is being killed.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
 
+/// The longest pause between two looks in `/proc` at a group that is waited for, since each goes through all processes.
+const LOOK_CLOSER_SELDOM: Duration = Duration::from_millis(500);
+
 /// The pause from which a group that is still there is looked at in `/proc`, to see if it is more than zombies.
 const LOOK_CLOSER: Duration = Duration::from_millis(2);
 
@@ -34,14 +37,16 @@ pub(super) struct ProcessGroup {
     id: Pid,
     /// Taken when the group is finished.
     leader: Option<Child>,
+    /// The group was seen without a process after its leader's end, so its number may have come to mean others.
+    is_gone: bool,
     guard: Option<Arc<Guard>>,
     runtime: Handle,
 }
 
 impl ProcessGroup {
-    /// Takes charge of the group that `leader`, just started with process group 0 under `runtime`, leads.
+    /// Takes charge of the group that `leader`, just started under `runtime`, leads.
     pub(super) fn new(id: Pid, leader: Child, guard: Option<Arc<Guard>>, runtime: Handle) -> Self {
-        Self { id, leader: Some(leader), guard, runtime }
+        Self { id, leader: Some(leader), is_gone: false, guard, runtime }
     }
 
     /// Waits for the leader to exit. Others of the group may still run then. Cancel-safe.
@@ -49,6 +54,28 @@ impl ProcessGroup {
         match &mut self.leader {
             Some(leader) => leader.wait().await,
             None => Err(io::Error::other("the command is already finished")),
+        }
+    }
+
+    /// Waits, once the leader has exited, until no process of the group is left that does anything. Cancel-safe.
+    pub(super) async fn emptied(&mut self) {
+        let (mut pause, longest) = LOOK_AGAIN;
+        let (mut closer, mut look_closer) = (LOOK_CLOSER, Instant::now() + LOOK_CLOSER);
+        loop {
+            reaper::reap_group(self.id);
+            self.is_gone = !signal(self.id, None);
+            if self.is_gone {
+                return;
+            }
+            if Instant::now() >= look_closer {
+                if only_zombies(self.id) {
+                    return;
+                }
+                closer = (closer * 2).min(LOOK_CLOSER_SELDOM);
+                look_closer = Instant::now() + closer;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
         }
     }
 
@@ -60,7 +87,7 @@ impl ProcessGroup {
     /// Kills what is left of the group and waits, for a bounded time, until it is gone.
     pub(super) async fn finish(&mut self) {
         if let Some(leader) = &mut self.leader {
-            bury(self.id, leader, self.guard.as_deref()).await;
+            bury(self.id, leader, self.is_gone, self.guard.as_deref()).await;
             self.leader = None;
         }
     }
@@ -71,10 +98,12 @@ impl Drop for ProcessGroup {
         let Some(mut leader) = self.leader.take() else {
             return;
         };
-        signal(self.id, Signal::SIGKILL);
-        let (id, guard) = (self.id, self.guard.take());
+        if !self.is_gone {
+            signal(self.id, Signal::SIGKILL);
+        }
+        let (id, is_gone, guard) = (self.id, self.is_gone, self.guard.take());
         // Ends by itself within twice GONE_WITHIN; and with the runtime, whose end is the agent's.
-        self.runtime.spawn(async move { bury(id, &mut leader, guard.as_deref()).await });
+        self.runtime.spawn(async move { bury(id, &mut leader, is_gone, guard.as_deref()).await });
     }
 }
 
@@ -84,12 +113,14 @@ fn signal(group: Pid, signal: impl Into<Option<Signal>>) -> bool {
     !matches!(killpg(group, signal), Err(Errno::ESRCH))
 }
 
-async fn bury(group: Pid, leader: &mut Child, guard: Option<&Guard>) {
+async fn bury(group: Pid, leader: &mut Child, is_gone: bool, guard: Option<&Guard>) {
     let give_up = Instant::now() + GONE_WITHIN;
-    signal(group, Signal::SIGKILL);
+    if !is_gone {
+        signal(group, Signal::SIGKILL);
+    }
     let exited = timeout_at(give_up, leader.wait()).await.is_ok();
     reaper::disown(group);
-    if exited && gone(group, give_up).await {
+    if is_gone || exited && gone(group, give_up).await {
         if let Some(guard) = guard {
             guard.forget(group);
         }

@@ -20,8 +20,8 @@
 //!    back or not begun.
 //! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
 //!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
-//! 8. **Idle hands take nothing.** While the executor has nothing to run attempts with, the agent is not in the fleet: it
-//!    leaves as if it were asked to stop, and comes back when there is something again.
+//! 8. **Idle hands take nothing.** While the executor can begin no attempts, the agent is not in the fleet: it takes nothing
+//!    new, leaves once what runs has ended, however long that takes, and comes back when the executor can again.
 //! 9. **Health is answered, and what is unhealthy is handed back.** A health check never waits for anything but the executor.
 //!    When the leader counts the agent as unhealthy, everything that runs is stopped before it is handed back. An agent whose
 //!    executor has failed stops everything before it says so, and ends.
@@ -108,18 +108,19 @@ pub async fn run(
             () = becomes(&mut presence, true) => {}
         }
         let joined = Instant::now();
-        let stop = shutdown.child_token();
-        let mut stay = pin!(driver::Driver::new(parts.clone()).run(stop.clone()));
+        let idle = CancellationToken::new();
+        let mut stay = pin!(driver::Driver::new(parts.clone()).run(shutdown.clone(), idle.clone()));
         let end = tokio::select! {
             biased;
-            end = &mut stay => end,
+            // Before an attempt that was not begun is handed back: nothing more is to be assigned then.
             () = becomes(&mut presence, false) => {
-                info!("nothing is attached that runs tasks: the agent leaves the fleet until something is");
-                stop.cancel();
+                info!("no task can be begun here: the agent leaves the fleet until one can");
+                idle.cancel();
                 stay.await
             }
+            end = &mut stay => end,
         };
-        if shutdown.is_cancelled() || !stop.is_cancelled() {
+        if shutdown.is_cancelled() || !idle.is_cancelled() {
             return end;
         }
         if let Err(error) = end {
@@ -132,7 +133,7 @@ pub async fn run(
     }
 }
 
-/// Waits until the executor has something to run attempts with, or has nothing. One that is silent about it always has.
+/// Waits until the executor can begin attempts, or can't. One that is silent about it always can.
 async fn becomes(presence: &mut Option<watch::Receiver<bool>>, wanted: bool) {
     let never = match presence {
         Some(presence) => presence.wait_for(|present| *present == wanted).await.is_err(),

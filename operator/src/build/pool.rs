@@ -18,7 +18,7 @@ use robeing_crds::{PodOverrides, Role};
 
 use super::{
     metadata,
-    pod::{self, AGENT_VOLUME, env},
+    pod::{self, AGENT_VOLUME, env, env_from_secret},
 };
 use crate::{
     names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component, WORKER_ADDRESS},
@@ -229,6 +229,7 @@ fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
     if !pool.specializations.is_empty() {
         environment.push(env("ROBEING_SPECIALIZATIONS", pool.specializations.join(",")));
     }
+    environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
     environment
 }
 

@@ -107,3 +107,60 @@ async fn one_that_waits_ends_when_it_is_asked_to() {
     agent.shutdown.cancel();
     agent.end().await.expect("nothing was held");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_is_finished_however_long_it_takes_before_it_leaves() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let (present, presence) = watch::channel(true);
+    let config = config(2, &[C0]);
+    let long = config.drain_timeout * 20;
+    let mut agent = Agent::with_presence(&network, config, Some(presence));
+    let (mut call, _) = leader.welcome(1, false).await;
+    call.assign(&["a", "b"]).await;
+    let mut running = [agent.started().await, agent.started().await];
+    running.sort_by(|one, other| one.attempt.task_id.cmp(&other.attempt.task_id));
+    let [mut a, mut b] = running;
+    // As an executor does: it says that it can begin nothing, and lets the agent act on it.
+    present.send_replace(false);
+    tokio::task::yield_now().await;
+    b.finish(Outcome::NotBegun);
+    expect_drain(&mut call).await;
+    let back = call.completions().await;
+    assert!(back[0].task_id == "b" && matches!(back[0].outcome, Some(Ended::HandedBack(_))), "{back:?}");
+    call.acknowledge(&back, true).await;
+    call.quiet_for(long).await;
+    a.succeed();
+    let done = call.completions().await;
+    assert!(matches!(done[0].outcome, Some(Ended::Output(_))), "{done:?}");
+    call.acknowledge(&done, true).await;
+    expect_leave(&mut call).await;
+    drop(call);
+    present.send_replace(true);
+    let (_call, _) = leader.welcome(2, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn asked_to_stop_while_it_leaves_it_keeps_to_its_drain_timeout() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let (present, presence) = watch::channel(true);
+    let config = config(1, &[C0]);
+    let drain_timeout = config.drain_timeout;
+    let mut agent = Agent::with_presence(&network, config, Some(presence));
+    let (mut call, _) = leader.welcome(1, false).await;
+    call.assign(&["a"]).await;
+    let _a = agent.started().await;
+    present.send_replace(false);
+    expect_drain(&mut call).await;
+    call.quiet_for(drain_timeout * 2).await;
+    let asked = Instant::now();
+    agent.shutdown.cancel();
+    let back = call.completions().await;
+    assert!(matches!(back[0].outcome, Some(Ended::HandedBack(_))), "{back:?}");
+    assert!(asked.elapsed() >= drain_timeout, "what runs has its time: {:?}", asked.elapsed());
+    call.acknowledge(&back, true).await;
+    expect_leave(&mut call).await;
+    drop(call);
+    agent.end().await.expect("all was handed back");
+}
