@@ -21,6 +21,8 @@ NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
 # The image: what pods call it, and the target its programs are built for, which links them statically.
 IMAGE ?= robeing:0.1.0
+# Its further names: those of the classic manifests.
+IMAGE_ALSO ?= robeing:latest robeing:coordinator robeing:worker
 IMAGE_TARGET ?= $(shell uname -m)-unknown-linux-musl
 IMAGE_PROGRAMS := robeing-operator robeing-agent robeing
 # Init containers copy from it, and every node pulls it.
@@ -86,7 +88,7 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 	  $(IMAGE_PROGRAMS:%=--bin %)
 	mkdir -p $(TARGET)/image
 	$(CARGO) build --workspace --bin devkube
-	$(TARGET)/debug/devkube image --name $(IMAGE) --output $(TARGET)/image/robeing.tar \
+	$(TARGET)/debug/devkube image $(foreach name,$(IMAGE) $(IMAGE_ALSO),--name $(name)) --output $(TARGET)/image/robeing.tar \
 	  $(foreach program,$(IMAGE_PROGRAMS),--file $(IMAGE_BUILT)/$(program):/$(program):0755) \
 	  --user 65532:65532 --entrypoint /robeing-agent
 	@size=$$(stat --format %s $(TARGET)/image/robeing.tar); echo "$(TARGET)/image/robeing.tar: $$size bytes"; \

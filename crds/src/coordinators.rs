@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    embedded,
+    PodOverrides, embedded,
     limits::{MAX_COORDINATORS, MAX_OBJECT_NAME},
     rules,
 };
@@ -13,7 +13,7 @@ use crate::{
 /// The coordinators: they agree on the state of the fleet, and their leader gives out the tasks.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::storage_is_immutable())]
+#[x_kube(validation = rules::storage_is_kept(), validation = rules::storage_grows())]
 pub struct Coordinators {
     /// How many coordinators: 1, 3, 5 or 7. Three survive the loss of one, five of two, seven of three. One is for
     /// development, because its loss stops the fleet until it is back.
@@ -23,7 +23,7 @@ pub struct Coordinators {
     pub replicas: u32,
 
     /// The disk of each coordinator. When it is not set, the log is kept in the pod's own directory and is lost with
-    /// the pod; a condition of the cluster then warns of it. It cannot be changed later.
+    /// the pod; a condition of the cluster then warns of it. Later only its size can be changed, to a larger one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
 
@@ -31,11 +31,15 @@ pub struct Coordinators {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::resources")]
     pub resources: Option<ResourceRequirements>,
+
+    /// What is different about the coordinators' pods: where they may run, their labels and annotations, their security.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PodOverrides>,
 }
 
 impl Default for Coordinators {
     fn default() -> Self {
-        Self { replicas: default_replicas(), storage: None, resources: None }
+        Self { replicas: default_replicas(), storage: None, resources: None, template: None }
     }
 }
 
@@ -47,7 +51,7 @@ fn default_replicas() -> u32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// How large the disk is, as a Kubernetes quantity such as `1Gi`.
+    /// How large the disk is, as a Kubernetes quantity such as `1Gi`. It can grow later, where its StorageClass allows that.
     #[schemars(schema_with = "embedded::quantity")]
     #[x_kube(validation = rules::storage_size())]
     pub size: Quantity,

@@ -31,13 +31,13 @@ pub use manifest::{
     parse_manifests,
 };
 pub use pool::{
-    CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, Role, SecretKey,
+    AgentPorts, CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, Role, SecretKey,
 };
 pub use recovery::{DEFAULT_HEALTH_CHECK_INTERVAL, Recovery};
 pub use reference::reference;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
-pub use spec::{RobeingCluster, RobeingClusterSpec};
+pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};
 pub use status::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };

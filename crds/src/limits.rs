@@ -26,6 +26,8 @@ pub const MAX_POOL_REPLICAS: u32 = 10_000;
 pub const MAX_POOL_STANDBY: u32 = 1_000;
 /// Most tasks that one agent may run at once.
 pub const MAX_SLOTS: u32 = 1_024;
+/// Highest number of a port.
+pub const MAX_PORT: u32 = 65_535;
 /// Most words in a command's `argv`.
 pub const MAX_ARGV: u32 = 64;
 /// Longest word of a command's `argv`, in characters.

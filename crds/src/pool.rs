@@ -15,8 +15,8 @@ use crate::{
     embedded,
     limits::{
         MAX_ARG, MAX_ARGV, MAX_HEADER_NAME, MAX_HEADER_PREFIX, MAX_HEADER_VALUE, MAX_HEADERS, MAX_OBJECT_NAME,
-        MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_SLOTS, MAX_SPECIALIZATION_NAME,
-        MAX_SPECIALIZATIONS, MAX_URL,
+        MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT, MAX_SLOTS,
+        MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
     },
     rules,
 };
@@ -59,6 +59,10 @@ pub struct Pool {
     /// What running a task means. Exactly one of command, http, worker and echo.
     pub executor: Executor,
 
+    /// The ports that the agent itself takes in its pod, beside those of your container. Set them where they are in your way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_ports: Option<AgentPorts>,
+
     /// The container that tasks run in, as in a pod but without a name. When it is not set, the agents' own image is
     /// used. With the command executor the agent runs inside it; with http and worker it runs as it is, and the
     /// agent beside it.
@@ -91,6 +95,46 @@ fn specializations(_: &mut SchemaGenerator) -> Schema {
             "x-kubernetes-validations": rules::as_json(&[rules::specialization_form()]),
         },
     })
+}
+
+/// The ports of an agent in its pod.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::agent_ports_differ())]
+pub struct AgentPorts {
+    /// Where the coordinators reach it (gRPC).
+    #[serde(default = "default_grpc_port")]
+    #[schemars(range(min = 1, max = MAX_PORT))]
+    pub grpc: u32,
+
+    /// Where it serves its metrics and probes (HTTP).
+    #[serde(default = "default_metrics_port")]
+    #[schemars(range(min = 1, max = MAX_PORT))]
+    pub metrics: u32,
+
+    /// Where processes attach to it, with the worker executor: on the loopback interface alone. They find it in their
+    /// environment, in ROBEING_WORKER_ADDRESS.
+    #[serde(default = "default_attach_port")]
+    #[schemars(range(min = 1, max = MAX_PORT))]
+    pub attach: u32,
+}
+
+impl Default for AgentPorts {
+    fn default() -> Self {
+        Self { grpc: default_grpc_port(), metrics: default_metrics_port(), attach: default_attach_port() }
+    }
+}
+
+fn default_grpc_port() -> u32 {
+    17_080
+}
+
+fn default_metrics_port() -> u32 {
+    17_090
+}
+
+fn default_attach_port() -> u32 {
+    17_081
 }
 
 /// What the agents of a pool are for.
@@ -281,7 +325,7 @@ fn header_variable(index: usize) -> String {
     format!("ROBEING_HTTP_HEADER_{index}")
 }
 
-/// What is different about a pool's pods. Everything here means what it means in a pod's spec.
+/// What is different about pods, of a pool or of the coordinators. Everything here means what it means in a pod's spec.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PodOverrides {
@@ -315,13 +359,13 @@ pub struct PodOverrides {
     #[schemars(schema_with = "embedded::list_of::<TopologySpreadConstraint>", length(max = MAX_POD_LIST))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
 
-    /// Environment variables to add to the container that tasks run in.
+    /// Environment variables to add to the container that tasks run in; for coordinators, to theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<EnvVar>", length(max = MAX_POD_LIST))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub env: Vec<EnvVar>,
 
-    /// Volumes to add to the pods; mount them with `container.volumeMounts`.
+    /// Volumes to add to the pods; a pool mounts them with `container.volumeMounts`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<Volume>", length(max = MAX_POD_LIST))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -352,7 +396,7 @@ pub struct PodOverrides {
     #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
     pub runtime_class_name: Option<String>,
 
-    /// How many seconds an agent that is stopped has to finish or hand back its tasks.
+    /// How many seconds an agent that is stopped has to finish or hand back its tasks, or a coordinator to hand over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub termination_grace_period_seconds: Option<i64>,

@@ -67,6 +67,39 @@ pub(crate) fn derived_names() -> Rule {
     .field_path(".spec.pools")
 }
 
+pub(crate) fn replicas_of_a_pool() -> Rule {
+    rule(
+        "!has(self.spec.replicas) || has(self.spec.scaledPool)",
+        "This RobeingCluster does not say which pool to scale; name one in spec.scaledPool, or set replicas of the pools themselves, \
+         in spec.pools.",
+    )
+    .field_path(".spec.replicas")
+}
+
+pub(crate) fn scaled_pool_has_a_size() -> Rule {
+    rule(
+        "!has(self.spec.scaledPool) || has(self.spec.replicas)",
+        "The pool to scale needs a size to begin with; set spec.replicas.",
+    )
+    .field_path(".spec.scaledPool")
+}
+
+pub(crate) fn scaled_pool_is_a_pool() -> Rule {
+    rule(
+        "!has(self.spec.scaledPool) || (has(self.spec.pools) && self.spec.pools.exists(p, p.name == self.spec.scaledPool && \
+         !has(p.replicas)))",
+        "The pool to scale must be one of spec.pools that has no replicas of its own; its size is spec.replicas.",
+    )
+    .field_path(".spec.scaledPool")
+}
+
+pub(crate) fn agent_ports_differ() -> Rule {
+    rule(
+        "self.grpc != self.metrics && self.grpc != self.attach && self.metrics != self.attach",
+        "An agent needs three different ports; change one of grpc, metrics and attach.",
+    )
+}
+
 pub(crate) fn odd_coordinators() -> Rule {
     rule(
         "self % 2 != 0",
@@ -74,13 +107,25 @@ pub(crate) fn odd_coordinators() -> Rule {
     )
 }
 
-pub(crate) fn storage_is_immutable() -> Rule {
+pub(crate) fn storage_is_kept() -> Rule {
     rule(
-        "has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)",
-        "The storage of the coordinators cannot be changed, added or removed after the cluster was made; put it back, or make a \
-         new RobeingCluster.",
+        "has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || \
+         (has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && \
+         (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)))",
+        "The storage of the coordinators cannot be added, removed or given another class after the cluster was made; put it back, \
+         or make a new RobeingCluster.",
     )
     .field_path(".storage")
+}
+
+/// Says nothing about a size that is none; [`storage_size`] does.
+pub(crate) fn storage_grows() -> Rule {
+    rule(
+        "!has(self.storage) || !has(oldSelf.storage) || !isQuantity(self.storage.size) || !isQuantity(oldSelf.storage.size) || \
+         !quantity(self.storage.size).isLessThan(quantity(oldSelf.storage.size))",
+        "The disks of the coordinators can grow but not shrink; put the size back, or make a new RobeingCluster.",
+    )
+    .field_path(".storage.size")
 }
 
 pub(crate) fn storage_size() -> Rule {

@@ -59,7 +59,11 @@ pub struct RobeingClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub pools: Vec<PoolStatus>,
 
-    /// The label selector of the fleet's agents, in text form.
+    /// Agents of the pool that `spec.scaledPool` names, the standby ones left out: what autoscalers of the RobeingCluster count.
+    #[serde(default)]
+    pub replicas: u32,
+
+    /// The label selector of the pods of that pool, in text form; of all the fleet's agents where there is no such pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
@@ -99,7 +103,10 @@ pub struct AgentCounts {
     /// Agents that are kept warm.
     #[serde(default)]
     pub standby: u32,
-    /// Ready of desired, such as `5/5`: for people, in `kubectl get`.
+    /// Agents in a session that are of none of the spec's pools, such as those of a Deployment of one's own.
+    #[serde(default)]
+    pub other: u32,
+    /// Ready of desired, such as `5/5`, and agents of no pool, such as `5/5+2`: for people, in `kubectl get`.
     #[serde(default)]
     pub summary: String,
 }

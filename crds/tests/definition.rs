@@ -83,8 +83,17 @@ fn names_and_columns_are_what_kubectl_shows() {
 fn every_field_of_ours_is_explained() {
     let mut silent = Vec::new();
     walk(&schema(), "", &mut |path, schema| {
-        let embedded =
-            ["resources.", "container.", "template.", "conditions[]", "[][]", ".metadata", ".apiVersion", ".kind"];
+        let embedded = [
+            "resources.",
+            "container.",
+            "template.",
+            "imagePullSecrets",
+            "conditions[]",
+            "[][]",
+            ".metadata",
+            ".apiVersion",
+            ".kind",
+        ];
         let list_item = path.ends_with("[]");
         if !path.is_empty()
             && !list_item

@@ -151,19 +151,34 @@ fn storage_stays_as_it_was_made() {
     let mut scaled = fast.clone();
     scaled.spec.coordinators.replicas = 5;
     check_update(&fast, &scaled).expect("coordinators may be added");
-    let others =
-        ["storage: {size: 1Gi, storageClassName: slow}", "storage: {size: 2Gi, storageClassName: fast}", "replicas: 3"];
-    for other in others.map(with) {
+    for other in ["storage: {size: 1Gi, storageClassName: slow}", "storage: {size: 1Gi}", "replicas: 3"].map(with) {
         for (old, new) in [(&fast, &other), (&other, &fast)] {
             let error = check_update(old, new).expect_err("the storage changed");
             assert_eq!(error.problems().len(), 1, "{error}");
             assert_eq!(error.problems()[0].path, "spec.coordinators.storage");
             assert!(
-                error.problems()[0].message.starts_with("The storage of the coordinators cannot be changed"),
+                error.problems()[0].message.starts_with("The storage of the coordinators cannot be added, removed"),
                 "{error}"
             );
         }
     }
+}
+
+#[test]
+fn disks_grow_and_do_not_shrink() {
+    let with = |size: &str| {
+        let spec = format!("spec: {{coordinators: {{storage: {{size: {size}}}}}}}");
+        parse_manifest(&SMALLEST.replace("spec: {}", &spec)).unwrap_or_else(|error| panic!("{error}"))
+    };
+    for (small, large) in [("1Gi", "2Gi"), ("1Gi", "1.5Gi"), ("900Mi", "1G"), ("\"1e9\"", "1Gi")] {
+        let (small, large) = (with(small), with(large));
+        check_update(&small, &large).expect("it grows");
+        let error = check_update(&large, &small).expect_err("it shrinks");
+        let [problem] = error.problems() else { panic!("{error}") };
+        assert_eq!(problem.path, "spec.coordinators.storage.size");
+        assert!(problem.message.contains("can grow but not shrink"), "{error}");
+    }
+    check_update(&with("1Gi"), &with("1024Mi")).expect("it is as large");
 }
 
 #[test]

@@ -106,6 +106,45 @@ fn rules_about_coordinators() {
 }
 
 #[test]
+fn rules_about_scaling_a_pool() {
+    let of = |fields: &str| {
+        let pools = "pools: [{name: a, executor: {echo: {}}}, {name: b, replicas: 2, executor: {echo: {}}}]";
+        manifest(&format!("{{{pools}, {fields}}}"))
+    };
+    let taken = parse_manifest(&of("scaledPool: a, replicas: 3")).unwrap_or_else(|error| panic!("{error}"));
+    let sizes: Vec<_> = taken.spec.pools.iter().map(|pool| taken.spec.replicas_of(pool)).collect();
+    assert_eq!(sizes, [Some(3), Some(2)]);
+    let none =
+        "The pool to scale must be one of spec.pools that has no replicas of its own; its size is spec.replicas.";
+    assert_refused(&[
+        (
+            of("replicas: 3"),
+            "spec.replicas",
+            "This RobeingCluster does not say which pool to scale; name one in spec.scaledPool, or set replicas of the pools \
+             themselves, in spec.pools.",
+        ),
+        (of("scaledPool: a"), "spec.scaledPool", "The pool to scale needs a size to begin with; set spec.replicas."),
+        (of("scaledPool: c, replicas: 3"), "spec.scaledPool", none),
+        (of("scaledPool: b, replicas: 3"), "spec.scaledPool", none),
+    ]);
+}
+
+#[test]
+fn rules_about_ports() {
+    let three = "An agent needs three different ports; change one of grpc, metrics and attach.";
+    let ports = |fields: &str| pool(&format!("agentPorts: {{{fields}}}"));
+    let taken = parse_manifest(&ports("grpc: 9000")).unwrap_or_else(|error| panic!("{error}"));
+    let taken = taken.spec.pools[0].agent_ports.expect("they are set");
+    assert_eq!((taken.grpc, taken.metrics, taken.attach), (9000, 17_090, 17_081));
+    assert_refused(&[
+        (ports("grpc: 9000, metrics: 9000"), "spec.pools[0].agentPorts", three),
+        (ports("attach: 17080"), "spec.pools[0].agentPorts", three),
+        (ports("metrics: 0"), "spec.pools[0].agentPorts.metrics", "This must be at least 1, but is 0."),
+        (ports("grpc: 65536"), "spec.pools[0].agentPorts.grpc", "This must be at most 65535, but is 65536."),
+    ]);
+}
+
+#[test]
 fn rules_about_pools() {
     let skill = "A specialization must be lower-case letters, digits, '-' and '_', and start and end with a letter or digit, \
                  such as data_processing.";

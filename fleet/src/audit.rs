@@ -177,7 +177,7 @@ fn check_agents(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
             ("revision", agent.revision <= state.revision && revisions.insert(agent.revision)),
             ("record", record.success <= TrackRecord::ONE && record.speed <= TrackRecord::ONE),
             ("attempt numbers", agent.held.keys().all(|(_, n)| u64::from(*n) < COUNTER_ROOM >> 32)),
-            ("slots", (1..=MAX_SLOTS).contains(&agent.slots) && agent.held.len() <= agent.slots as usize),
+            ("slots", agent.slots <= MAX_SLOTS && agent.held.len() <= agent.slots as usize),
             ("specializations", skills.len() <= MAX_SPECIALIZATIONS && skills.is_sorted_by(|a, b| a < b)),
             (
                 "loss",

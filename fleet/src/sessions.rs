@@ -23,8 +23,9 @@ impl AgentJoin {
     /// Refuses a join that is out of its bounds, whatever the fleet's state.
     pub fn check(&self) -> Result<(), Refusal> {
         check_name("name", &self.name)?;
-        if !(1..=MAX_SLOTS).contains(&self.slots) {
-            let problem = format!("is {}, must be 1 to {MAX_SLOTS}", self.slots);
+        // One without slots is a member that can take no task now.
+        if self.slots > MAX_SLOTS {
+            let problem = format!("is {}, the most is {MAX_SLOTS}", self.slots);
             return Err(invalid("slots", problem));
         }
         if self.specializations.len() > MAX_SPECIALIZATIONS {

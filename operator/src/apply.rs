@@ -10,11 +10,12 @@ use std::{
 
 use kube::{
     Api, Client, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, PatchParams, Preconditions},
 };
+use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals};
+use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, repair};
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
@@ -106,10 +107,14 @@ pub fn fingerprint(object: &DynamicObject) -> u64 {
     let meta = &object.metadata;
     let annotations: Vec<_> = object.annotations().iter().filter(|(key, _)| *key != DEPLOYMENT_REVISION).collect();
     let fields: Vec<_> = object.data.as_object().into_iter().flatten().filter(|(name, _)| *name != "status").collect();
-    let told = (&meta.labels, annotations, &meta.owner_references, &meta.deletion_timestamp, fields);
+    fingerprint_of(&(&meta.labels, annotations, &meta.owner_references, &meta.deletion_timestamp, fields))
+}
+
+/// A number that changes when what is written does.
+pub(crate) fn fingerprint_of(told: &impl Serialize) -> u64 {
     let mut hashing = Hashing::default();
     // Neither the writer nor the keys, which are all text, can make it fail.
-    let _ = serde_json::to_writer(&mut hashing, &told);
+    let _ = serde_json::to_writer(&mut hashing, told);
     hashing.0.finish()
 }
 
@@ -217,20 +222,23 @@ pub struct Applied {
     pub changing: bool,
 }
 
-/// Does something, unless it was refused lately, and notes it when it is refused now. `wish` is a number for what is asked.
+/// Does something, unless it was refused lately, and notes it when it is refused now. `wish` gives a number for what is asked,
+/// which takes time and is needed only where something is refused.
 pub async fn unless_refused<T>(
     refusals: &mut Refusals,
-    (kind, name, wish): (&str, &str, u64),
+    (kind, name, wish): (&str, &str, impl Fn() -> u64),
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    if let Some(refusal) = refusals.of(kind, name, wish, Instant::now()) {
+    if refusals.knows(kind, name)
+        && let Some(refusal) = refusals.of(kind, name, wish(), Instant::now())
+    {
         return Err(Error::Again { sentence: refusal.sentence.clone(), foreign: refusal.foreign });
     }
     let done = work.await;
     match &done {
         Ok(_) => refusals.done(kind, name),
         Err(error) if error.is_unreachable() => {}
-        Err(error) => refusals.note(kind, name, wish, error.is_foreign(), error.to_string(), Instant::now()),
+        Err(error) => refusals.note(kind, name, wish(), error.is_foreign(), error.to_string(), Instant::now()),
     }
     done
 }
@@ -268,14 +276,16 @@ impl Target<'_> {
         let mut foreign = HashSet::new();
         for wish in desired {
             let (kind, name) = (wish.kind.kind.as_str(), wish.name());
-            let is_new = !live.iter().any(|live| live.kind == kind && live.object.name_any() == name);
-            if is_new && rests_on(&wish.object, &foreign) {
+            let found = live.iter().find(|live| live.kind == kind && live.object.name_any() == name);
+            if found.is_none() && rests_on(&wish.object, &foreign) {
                 continue;
             }
             // Of every object in every round, so once.
             let desired = fingerprint(&wish.object);
-            let work = apply_one(self, (wish, desired), live, records);
-            match unless_refused(refusals, (kind, name, desired), work).await {
+            let found = found.map(|live| live.object.as_ref());
+            let asked = || asked(desired, found);
+            let work = apply_one(self, (wish, desired), found, records);
+            match unless_refused(refusals, (kind, name, asked), work).await {
                 Ok(changing) => applied.changing |= changing,
                 Err(error) => {
                     let unreachable = error.is_unreachable();
@@ -313,25 +323,28 @@ impl Target<'_> {
             applied.changing = true;
             // No object that is wished for has this number.
             let work = delete(self.client, self.namespace, orphan);
-            if let Err(error) = unless_refused(refusals, (&orphan.kind, &name, 0), work).await {
+            if let Err(error) = unless_refused(refusals, (&orphan.kind, &name, || 0), work).await {
                 applied.errors.push(error);
             }
         }
     }
 }
 
+/// A number for a wish about an object as it is now.
+fn asked(desired: u64, live: Option<&DynamicObject>) -> u64 {
+    desired ^ live.map_or(0, fingerprint).rotate_left(1)
+}
+
 /// Whether the object was changed, now or very lately.
 async fn apply_one(
     target: Target<'_>,
     (wish, desired): (&Desired, u64),
-    live: &[Live],
+    live: Option<&DynamicObject>,
     records: &mut Records,
 ) -> Result<bool, Error> {
     let Target { client, namespace, owner } = target;
     let (kind, name) = (&wish.kind.kind, wish.name());
     let key = (kind.clone(), name.to_owned());
-    let live = live.iter().find(|live| live.kind == *kind && live.object.name_any() == name);
-    let live = live.map(|live| live.object.as_ref());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
     let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
     match judge((&wish.object, desired), live, records.get(&key), owner, Instant::now()) {
@@ -358,7 +371,8 @@ async fn apply_one(
         let left = handover::leave_replicas(&api, name, &wish.object).await;
         left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
     }
-    let applied = api.patch(name, &field_manager(), &Patch::Apply(&wish.object)).await;
+    let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
+    let applied = repair::apply(&api, name, &wish.object, live, drifted).await;
     let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
     let (before, after) = (live.map(fingerprint), fingerprint(&applied));
     let changed = before != Some(after);

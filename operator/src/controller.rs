@@ -24,12 +24,14 @@ use crate::{
     report::{self, Outcome},
     rollout, scale,
     scope::Caches,
-    steps::{next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
+    steps::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
     validate::{self, Fleet, Surroundings},
 };
 
 /// Pause until the next look at a cluster where something is under way.
 const SOON: Duration = Duration::from_secs(1);
+/// How long the StatefulSet's controller may take to make the coordinators' pods.
+const CREATED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -66,6 +68,8 @@ pub(crate) struct Memory {
     pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
     pub(crate) told_to_go: Option<String>,
+    /// Since when pods of coordinators are missing.
+    pub(crate) missing_since: Option<Instant>,
     pub(crate) asked: Option<String>,
     pub(crate) failures: u32,
 }
@@ -152,10 +156,7 @@ pub async fn reconcile(cluster: Arc<RobeingCluster>, context: Arc<Context>) -> R
 
 async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Memory) -> Result<Action, Error> {
     let observation = look(cluster, context, memory).await;
-    let kept = observation
-        .stateful_set()
-        .and_then(|set| set.object.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned());
-    let outcome = match validate::validate(cluster, &context.surroundings, kept.as_deref()) {
+    let outcome = match validate::validate(cluster, &context.surroundings, &observation.kept()) {
         Ok(fleet) => act(&observation, fleet, context, memory).await?,
         Err(why) => Outcome {
             fleet: None,
@@ -165,6 +166,8 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
             scale: scale::Plan::new(0, scale::Step::Settled),
             rollout: rollout::Step::Done,
             declined: vec![],
+            unapplied: false,
+            uncreated: None,
         },
     };
     let calm = report(&observation, &outcome, context, memory).await?;
@@ -223,10 +226,12 @@ async fn act(
     }
     let mut errors = spare_the_busy(observation, &fleet, context, memory).await?;
     let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
-    let kept = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
+    let refused_pools = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
     let (records, refusals) = (&mut memory.records, &mut memory.refusals);
-    let applied = target.apply(&desired, &observation.objects, &kept, records, refusals).await;
+    let applied = target.apply(&desired, &observation.objects, &refused_pools, records, refusals).await;
+    let unapplied = !applied.errors.is_empty();
     errors.extend(applied.errors);
+    errors.extend(grow_disks(observation, &fleet, context, memory).await?);
     let rollout = next_rollout_step(observation, &fleet, membership.as_ref(), &scale, memory);
     match scale_step(observation, &fleet, &scale.step, context, memory).await {
         Ok(Err(error)) => declined.push(error.to_string()),
@@ -248,7 +253,23 @@ async fn act(
         }
         refused.push(error.to_string());
     }
-    Ok(Outcome { fleet: Some(fleet), unbuildable: None, refused, changing: applied.changing, scale, rollout, declined })
+    let uncreated = uncreated(observation, &scale, memory);
+    let changing = applied.changing;
+    let fleet = Some(fleet);
+    Ok(Outcome { fleet, unbuildable: None, refused, changing, scale, rollout, declined, unapplied, uncreated })
+}
+
+/// How many of the coordinators' pods there are and should be, where some have been missing for long: then something keeps their
+/// StatefulSet's controller from making them, which it says in events alone.
+fn uncreated(observation: &Observation, scale: &scale::Plan, memory: &mut Memory) -> Option<(u32, u32)> {
+    let there = u32::try_from(observation.coordinator_pods().len()).unwrap_or(u32::MAX);
+    let made = observation.stateful_set().is_some() && observation.template_seen();
+    if !made || there >= scale.replicas {
+        memory.missing_since = None;
+        return None;
+    }
+    let since = *memory.missing_since.get_or_insert_with(Instant::now);
+    (since.elapsed() >= CREATED_WITHIN).then_some((there, scale.replicas))
 }
 
 /// Patches the status if it changed, and publishes what happened. Whether nothing is under way.

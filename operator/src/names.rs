@@ -9,6 +9,8 @@ pub const APP: &str = "robeing";
 pub const OPERATOR: &str = "robeing-operator";
 /// The field manager under which the size of a pool is said that is left to others from now on.
 pub const HANDOVER: &str = "robeing-operator-handover";
+/// The field manager of what a server-side apply alone can't put back. It owns nothing for long.
+pub const REPAIR: &str = "robeing-operator-repair";
 /// The label with the application's name.
 pub const LABEL_NAME: &str = "app.kubernetes.io/name";
 /// The label with the cluster's name.
@@ -28,14 +30,16 @@ pub const ANNOTATION_DELETION_COST: &str = "controller.kubernetes.io/pod-deletio
 /// The label of a StatefulSet's pod that says which template it was made from.
 pub const LABEL_REVISION: &str = "controller-revision-hash";
 
-/// Where coordinators and agents speak gRPC.
+/// Where coordinators speak gRPC. Agents have the ports of their pool.
 pub const GRPC_PORT: i32 = 8080;
-/// Where coordinators and agents serve `/metrics`, `/healthz` and `/readyz`.
+/// Where coordinators serve `/metrics`, `/healthz` and `/readyz`.
 pub const METRICS_PORT: i32 = 9090;
+/// Name of an agent's gRPC port in its pod, unlike any that a user's container would choose.
+pub const AGENT_GRPC: &str = "robeing-grpc";
+/// Name of an agent's port for metrics and probes in its pod.
+pub const AGENT_METRICS: &str = "robeing-metrics";
 /// The variable that tells a process in the user's container where to attach to the agent beside it.
 pub const WORKER_ADDRESS: &str = "ROBEING_WORKER_ADDRESS";
-/// Its value, unless the pool says another.
-pub const DEFAULT_WORKER_ADDRESS: &str = "127.0.0.1:8081";
 /// The agent's program in the Robeing image.
 pub const AGENT_PROGRAM: &str = "/robeing-agent";
 /// Directory of the agent's program in a container that is not of the Robeing image. In that image `/robeing` is the command

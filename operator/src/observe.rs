@@ -8,6 +8,7 @@ use std::{
 
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, Pod},
+    apimachinery::pkg::api::resource::Quantity,
     jiff::Timestamp,
 };
 use kube::{ResourceExt, api::DynamicObject};
@@ -19,6 +20,7 @@ use crate::{
     health::{self, Failure},
     names::{self, Component},
     quorum::{CoordinatorPod, Member, Membership, Pods},
+    validate::Kept,
 };
 
 /// An object of the cluster as the API server last said it.
@@ -95,6 +97,16 @@ impl Observation {
 
     fn owns(&self, live: &Live) -> bool {
         self.cluster.metadata.uid.as_deref().is_some_and(|uid| apply::is_owned(&live.object, uid))
+    }
+
+    /// What a running fleet keeps of how it was made.
+    pub fn kept(&self) -> Kept {
+        let Some(set) = self.stateful_set().filter(|set| self.owns(set)) else { return Kept::default() };
+        let size = set.text("/spec/volumeClaimTemplates/0/spec/resources/requests/storage");
+        Kept {
+            image: set.object.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned(),
+            claim_size: size.map(|size| Quantity(size.to_owned())),
+        }
     }
 
     /// How many coordinators' disks are this cluster's own; see [`crate::scale::Plan::joined`].

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest one.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest one where somebody else's object is in the way: whether it is gone is only seen by asking.
+pub const LONGEST_FOREIGN_PAUSE: Duration = Duration::from_secs(8);
 
 /// A refusal that still counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,13 @@ pub struct Refusal {
 pub struct Refusals(BTreeMap<(String, String), Refusal>);
 
 impl Refusals {
-    /// The refusal because of which this is not to be asked now. `wish` is a number for what would be asked.
+    /// Whether something about this object was refused and has not been done since.
+    pub fn knows(&self, kind: &str, name: &str) -> bool {
+        self.0.contains_key(&(kind.to_owned(), name.to_owned()))
+    }
+
+    /// The refusal because of which this is not to be asked now. `wish` is a number for what would be asked, and of what: where
+    /// the object has changed, the answer may be another.
     pub fn of(&self, kind: &str, name: &str, wish: u64, now: Instant) -> Option<&Refusal> {
         let refusal = self.0.get(&(kind.to_owned(), name.to_owned()))?;
         Some(refusal).filter(|refusal| refusal.wish == wish && now < refusal.until)
@@ -37,7 +45,8 @@ impl Refusals {
     pub fn note(&mut self, kind: &str, name: &str, wish: u64, foreign: bool, sentence: String, now: Instant) {
         let key = (kind.to_owned(), name.to_owned());
         let before = self.0.get(&key).filter(|before| before.wish == wish).map(|before| before.pause);
-        let pause = before.map_or(FIRST_PAUSE, |before| (before * 2).min(LONGEST_PAUSE));
+        let longest = if foreign { LONGEST_FOREIGN_PAUSE } else { LONGEST_PAUSE };
+        let pause = before.map_or(FIRST_PAUSE, |before| (before * 2).min(longest));
         self.0.insert(key, Refusal { sentence, foreign, wish, until: now + pause, pause });
     }
 

@@ -18,6 +18,7 @@ use crate::{
     fleet,
     names::{self, Component},
     observe::Observation,
+    quantity,
     quorum::{CoordinatorPod, Membership},
     rollout, scale,
     validate::Fleet,
@@ -84,7 +85,7 @@ pub(crate) async fn size_pools(
     // Also those that are not built: what runs of them stays.
     let size = |pool: &Pool| v1::PoolSize {
         name: pool.name.clone(),
-        replicas: if fleet.suspend { Some(0) } else { pool.replicas },
+        replicas: if fleet.suspend { Some(0) } else { observation.cluster.spec.replicas_of(pool) },
         standby: if fleet.suspend { 0 } else { pool.standby },
     };
     let wanted: Vec<v1::PoolSize> = observation.cluster.spec.pools.iter().map(size).collect();
@@ -133,7 +134,7 @@ pub(crate) async fn spare_the_busy(
                     _ => Ok(()),
                 }
             };
-            match apply::unless_refused(&mut memory.refusals, ("Pod", &name, ANNOTATING), work).await {
+            match apply::unless_refused(&mut memory.refusals, ("Pod", &name, || ANNOTATING), work).await {
                 Err(error) if error.is_unreachable() => Err(error)?,
                 Err(error) => refused.push(error),
                 Ok(()) => {}
@@ -146,6 +147,7 @@ pub(crate) async fn spare_the_busy(
 /// What was asked of a pod or a claim, where it may be refused.
 const ANNOTATING: u64 = 1;
 const DELETING: u64 = 2;
+const GROWING: u64 = 3;
 
 /// Deletes the object of that name if it is still the one that was seen, unless that was refused lately.
 async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
@@ -156,7 +158,48 @@ async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
 ) -> Result<(), apply::Error> {
     let kind = ApiResource::erase::<K>(&());
     let work = apply::delete_exactly(&context.client, &fleet.namespace, &kind, name, uid);
-    apply::unless_refused(&mut memory.refusals, (&kind.kind, name, DELETING), work).await
+    apply::unless_refused(&mut memory.refusals, (&kind.kind, name, || DELETING), work).await
+}
+
+/// Asks for larger disks of the coordinators where the spec does: their StatefulSet can't say so. A refusal is told.
+pub(crate) async fn grow_disks(
+    observation: &Observation,
+    fleet: &Fleet,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<Vec<apply::Error>, Error> {
+    let mut refused = Vec::new();
+    let Some(wanted) = fleet.storage.as_ref().map(|storage| &storage.size) else { return Ok(refused) };
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &fleet.namespace);
+    for claim in &observation.claims {
+        let name = claim.name_any();
+        let ordinal = name.strip_prefix(names::DATA_VOLUME).and_then(|rest| rest.strip_prefix('-'));
+        let is_ours = ordinal.and_then(|name| names::ordinal(&fleet.name, name)).is_some();
+        let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+        let known = requests.and_then(|requests| requests.get("storage"));
+        let grows = known.is_some_and(|known| quantity::is_less(known, wanted));
+        if !is_ours || !grows || claim.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let patch = json!({"spec": {"resources": {"requests": {"storage": wanted}}}});
+        let parameters = PatchParams { field_manager: Some(names::OPERATOR.into()), ..PatchParams::default() };
+        let work = async {
+            tracing::info!(cluster = fleet.name, name, size = wanted.0, "asking for a larger disk");
+            match api.patch(&name, &parameters, &Patch::Merge(patch)).await {
+                Err(error) if !apply::is_gone(&error) => {
+                    Err(apply::Error::of("enlarge", "PersistentVolumeClaim", &name, error))
+                }
+                _ => Ok(()),
+            }
+        };
+        let wish = || apply::fingerprint_of(&(GROWING, wanted));
+        match apply::unless_refused(&mut memory.refusals, ("PersistentVolumeClaim", &name, wish), work).await {
+            Err(error) if error.is_unreachable() => Err(error)?,
+            Err(error) => refused.push(error),
+            Ok(()) => {}
+        }
+    }
+    Ok(refused)
 }
 
 /// What came of a step: the coordinators' no, or the API server's.

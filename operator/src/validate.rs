@@ -3,11 +3,16 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
+use k8s_openapi::{
+    api::core::v1::{Container, LocalObjectReference, ResourceRequirements},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::{Resource, ResourceExt};
-use robeing_crds::{Executor, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage, Weights};
+use robeing_crds::{
+    AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage, Weights,
+};
 
-use crate::names;
+use crate::{names, ports};
 
 /// How long an agent that is stopped has for its tasks, unless its template says otherwise.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,6 +28,15 @@ pub struct Surroundings {
     pub operator_namespace: String,
 }
 
+/// What a running fleet keeps of how it was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// The image of a cluster whose spec names none.
+    pub image: Option<String>,
+    /// The size of disks in the StatefulSet, which can't be changed there.
+    pub claim_size: Option<Quantity>,
+}
+
 /// A cluster that can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fleet {
@@ -36,12 +50,20 @@ pub struct Fleet {
     pub image: String,
     /// The spec names no image: [`Fleet::image`] is kept for the cluster's life.
     pub image_is_default: bool,
+    /// When nodes pull the Robeing image; `None`: as its tag says.
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Secrets to pull images with, for all pods.
+    pub image_pull_secrets: Vec<LocalObjectReference>,
     /// Coordinators there should be, 1..=7.
     pub coordinators: u32,
     /// Disk of each; `None`: the log is lost with the pod.
     pub storage: Option<Storage>,
+    /// Size of the disks in the StatefulSet: as it was made. Those that are to be larger are grown afterwards.
+    pub claim_size: Quantity,
     /// Of each coordinator.
     pub resources: Option<ResourceRequirements>,
+    /// What is different about the coordinators' pods.
+    pub coordinator_template: PodOverrides,
     /// The pools that are built.
     pub pools: Vec<FleetPool>,
     /// The pools that are not, with the reason.
@@ -71,6 +93,10 @@ pub struct FleetPool {
     pub standby: u32,
     /// Tasks an agent runs at once.
     pub slots: u32,
+    /// Where the coordinators reach its agents.
+    pub grpc_port: i32,
+    /// Where its agents serve metrics and probes.
+    pub metrics_port: i32,
     /// What running a task means.
     pub work: Work,
     /// The executor in the form the agent reads.
@@ -130,25 +156,32 @@ pub enum Unbuildable {
     /// Neither the spec nor the operator knows an image.
     #[error("no image: set spec.image, or start the operator with --image")]
     NoImage,
+    /// The coordinators' pods could not mean what their template says.
+    #[error("{0}")]
+    Coordinators(String),
 }
 
-/// The fleet that a cluster describes. `kept_image` is what a running fleet without an image in its spec was made with.
-pub fn validate(
-    cluster: &RobeingCluster,
-    surroundings: &Surroundings,
-    kept_image: Option<&str>,
-) -> Result<Fleet, Unbuildable> {
+/// The fleet that a cluster describes.
+pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Kept) -> Result<Fleet, Unbuildable> {
     let uid = cluster.meta().uid.clone().ok_or(Unbuildable::NoIdentity("uid"))?;
     let namespace = cluster.namespace().ok_or(Unbuildable::NoIdentity("namespace"))?;
     let spec = &cluster.spec;
-    let default_image = kept_image.unwrap_or(&surroundings.default_image);
+    let default_image = kept.image.as_deref().unwrap_or(&surroundings.default_image);
     let image = spec.image.as_deref().unwrap_or(default_image);
     if image.is_empty() {
         return Err(Unbuildable::NoImage);
     }
+    let coordinator_template = spec.coordinators.template.clone().unwrap_or_default();
+    if let Some(name) = taken_volume(&coordinator_template, names::DATA_VOLUME) {
+        return Err(Unbuildable::Coordinators(format!(
+            "the template of the coordinators has two volumes of the name {name:?}, or the name is the operator's own; rename one"
+        )));
+    }
+    let storage = spec.coordinators.storage.clone();
+    let claim_size = kept.claim_size.clone().or_else(|| storage.as_ref().map(|storage| storage.size.clone()));
     let (mut pools, mut refused) = (Vec::new(), Vec::new());
     for pool in &spec.pools {
-        match fleet_pool(pool) {
+        match fleet_pool(pool, spec.replicas_of(pool)) {
             Ok(pool) => pools.push(pool),
             Err((reason, message)) => refused.push(RefusedPool { name: pool.name.clone(), reason, message }),
         }
@@ -159,8 +192,12 @@ pub fn validate(
         uid,
         image: image.to_owned(),
         image_is_default: spec.image.is_none(),
+        image_pull_policy: spec.image_pull_policy,
+        image_pull_secrets: spec.image_pull_secrets.clone(),
         coordinators: spec.coordinators.replicas,
-        storage: spec.coordinators.storage.clone(),
+        storage,
+        claim_size: claim_size.unwrap_or_default(),
+        coordinator_template,
         resources: spec.coordinators.resources.clone(),
         pools,
         refused,
@@ -171,10 +208,12 @@ pub fn validate(
     })
 }
 
-fn fleet_pool(pool: &Pool) -> Result<FleetPool, (&'static str, String)> {
-    let work = work(pool)?;
+fn fleet_pool(pool: &Pool, replicas: Option<u32>) -> Result<FleetPool, (&'static str, String)> {
+    let agent_ports = pool.agent_ports.unwrap_or_default();
+    let work = work(pool, agent_ports)?;
     let template = pool.template.clone().unwrap_or_default();
     volumes_are_free(pool, &template)?;
+    ports::are_free(pool, agent_ports, &work)?;
     let (drain_timeout, grace) = match template.termination_grace_period_seconds {
         None => (DRAIN_TIMEOUT, DRAIN_TIMEOUT + DRAIN_MARGIN),
         Some(seconds) => {
@@ -190,9 +229,11 @@ fn fleet_pool(pool: &Pool) -> Result<FleetPool, (&'static str, String)> {
         name: pool.name.clone(),
         role: pool.role,
         specializations: pool.specializations.clone(),
-        replicas: pool.replicas,
+        replicas,
         standby: pool.standby,
         slots: pool.slots,
+        grpc_port: number(agent_ports.grpc),
+        metrics_port: number(agent_ports.metrics),
         work,
         executor,
         secrets: pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect(),
@@ -203,7 +244,12 @@ fn fleet_pool(pool: &Pool) -> Result<FleetPool, (&'static str, String)> {
     })
 }
 
-fn work(pool: &Pool) -> Result<Work, (&'static str, String)> {
+/// The schema keeps ports in bounds.
+fn number(port: u32) -> i32 {
+    i32::try_from(port).unwrap_or(i32::MAX)
+}
+
+fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, String)> {
     let container = pool.container.clone().map(Box::new);
     match (&pool.executor, container) {
         (Executor::Worker {}, None) => Err((
@@ -232,7 +278,7 @@ fn work(pool: &Pool) -> Result<Work, (&'static str, String)> {
         )),
         (Executor::Http(_), Some(container)) => Ok(Work::BesideAgent { container, attaches_at: None }),
         (Executor::Worker {}, Some(container)) => {
-            let attaches_at = Some(worker_address(pool, &container));
+            let attaches_at = Some(worker_address(pool, &container, agent_ports));
             Ok(Work::BesideAgent { container, attaches_at })
         }
         (Executor::Command(_), Some(container)) => Ok(Work::InUserContainer(container)),
@@ -243,27 +289,38 @@ fn work(pool: &Pool) -> Result<Work, (&'static str, String)> {
 }
 
 /// Where the process attaches: where its environment says, so that a port that it needs itself can be left to it.
-fn worker_address(pool: &Pool, container: &Container) -> String {
+fn worker_address(pool: &Pool, container: &Container, agent_ports: AgentPorts) -> String {
     let of_template = pool.template.iter().flat_map(|template| &template.env);
     let said =
         of_template.chain(container.env.iter().flatten()).find(|variable| variable.name == names::WORKER_ADDRESS);
     let said = said.and_then(|variable| variable.value.clone()).filter(|address| !address.is_empty());
-    said.unwrap_or_else(|| names::DEFAULT_WORKER_ADDRESS.to_owned())
+    said.unwrap_or_else(|| format!("127.0.0.1:{}", agent_ports.attach))
 }
 
 fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'static str, String)> {
-    let mut names = BTreeSet::from([crate::build::AGENT_VOLUME]);
-    match template.volumes.iter().find(|volume| !names.insert(volume.name.as_str())) {
+    match taken_volume(template, crate::build::AGENT_VOLUME) {
         None => Ok(()),
-        Some(volume) => Err((
+        Some(name) => Err((
             "VolumeNameTaken",
             format!(
-                "Pool {:?} is not built: its template has two volumes of the name {:?}, or the name is the operator's own; \
+                "Pool {:?} is not built: its template has two volumes of the name {name:?}, or the name is the operator's own; \
                  rename one.",
-                pool.name, volume.name
+                pool.name
             ),
         )),
     }
+}
+
+/// A name that two volumes of a template have, or that is the operator's own.
+fn taken_volume<'a>(template: &'a PodOverrides, own: &'a str) -> Option<&'a str> {
+    let mut names = BTreeSet::from([own]);
+    template.volumes.iter().map(|volume| volume.name.as_str()).find(|name| !names.insert(name))
+}
+
+/// The coordinators' ServiceAccount.
+pub fn coordinators_account(fleet: &Fleet) -> String {
+    let own = || names::coordinators(&fleet.name);
+    fleet.coordinator_template.service_account_name.clone().unwrap_or_else(own)
 }
 
 /// The agents' ServiceAccount of a pool.

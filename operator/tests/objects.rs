@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use robeing_crds::{RobeingCluster, parse_manifest};
 use robeing_operator::{
     build::{self, Desired},
-    validate::{Fleet, Surroundings, Unbuildable, Work, validate},
+    validate::{Fleet, Kept, Surroundings, Unbuildable, Work, validate},
 };
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn surroundings() -> Surroundings {
 }
 
 fn fleet(cluster: &RobeingCluster) -> Fleet {
-    validate(cluster, &surroundings(), None).unwrap_or_else(|error| panic!("{error}"))
+    validate(cluster, &surroundings(), &Kept::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn objects(fleet: &Fleet) -> Vec<Desired> {
@@ -210,13 +210,14 @@ fn what_a_pod_could_not_mean_is_refused_with_what_to_do() {
 fn a_fleet_without_an_image_keeps_the_one_it_was_made_with() {
     let cluster = cluster(SMALLEST);
     assert_eq!(fleet(&cluster).image, "robeing:installed");
-    let kept = validate(&cluster, &surroundings(), Some("robeing:older")).expect("valid");
+    let made_with = Kept { image: Some("robeing:older".into()), ..Kept::default() };
+    let kept = validate(&cluster, &surroundings(), &made_with).expect("valid");
     assert_eq!(kept.image, "robeing:older");
     let objects = objects(&kept);
     let set = object(&objects, "StatefulSet", "small-coordinators");
     assert_eq!(set.object.annotations().get("robeing.io/default-image").map(String::as_str), Some("robeing:older"));
     let nowhere = Surroundings { default_image: String::new(), ..surroundings() };
-    assert_eq!(validate(&cluster, &nowhere, None), Err(Unbuildable::NoImage));
+    assert_eq!(validate(&cluster, &nowhere, &Kept::default()), Err(Unbuildable::NoImage));
 }
 
 #[test]
@@ -241,4 +242,248 @@ fn pods_keep_the_restricted_standard() {
             assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]), "{name}: {container}");
         }
     }
+}
+
+/// As Kubernetes makes a variable's value of what a manifest says.
+fn expanded(text: &str) -> String {
+    let mut value = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == '$' && rest.peek() == Some(&'$') {
+            rest.next();
+        } else {
+            assert!(c != '$' || rest.peek() != Some(&'('), "a reference to a variable in {text}");
+        }
+        value.push(c);
+    }
+    value
+}
+
+fn variable(desired: &Desired, name: &str) -> Option<String> {
+    let template = template(desired);
+    let env = template["spec"]["containers"][0]["env"].as_array().cloned().unwrap_or_default();
+    let found = env.into_iter().find(|variable| variable["name"] == name)?;
+    found["value"].as_str().map(ToOwned::to_owned)
+}
+
+#[test]
+fn every_dollar_arrives_in_pods_as_it_was_written() {
+    for text in ["/tmp/job.$$", "$1", "$$(HOME)", "$(HOME)", "$$$", "a$", "s/x$/y/", "${A:-$$}"] {
+        let mut cluster = cluster(FULL);
+        let argv = serde_json::json!({"command": {"argv": ["/bin/sh", "-c", text]}});
+        cluster.spec.pools[0].executor = serde_json::from_value(argv.clone()).expect("an executor");
+        let url = serde_json::json!({"http": {"url": format!("http://example.com/{text}")}});
+        cluster.spec.pools[2].executor = serde_json::from_value(url.clone()).expect("an executor");
+        let objects = objects(&fleet(&cluster));
+        for (name, said) in [("full-data", argv), ("full-far", url)] {
+            let given = variable(object(&objects, "Deployment", name), "ROBEING_EXECUTOR").expect("it is given");
+            let read: Value = serde_json::from_str(&expanded(&given)).expect("JSON");
+            assert_eq!(read, said, "{given}");
+        }
+    }
+}
+
+/// A pool of [`FULL`] with a container of its own beside the agent, changed.
+fn web(change: impl FnOnce(&mut robeing_crds::Pool)) -> RobeingCluster {
+    let mut cluster = cluster(FULL);
+    change(cluster.spec.pools.iter_mut().find(|pool| pool.name == "web").expect("a pool"));
+    cluster
+}
+
+fn listing(ports: Value) -> RobeingCluster {
+    web(|pool| {
+        let container = pool.container.as_mut().expect("a container");
+        container.ports = serde_json::from_value(ports).expect("ports");
+    })
+}
+
+#[test]
+fn ports_that_everybody_uses_are_a_users_own() {
+    let usual = serde_json::json!([
+        {"containerPort": 8080, "name": "grpc"}, {"containerPort": 9090, "name": "metrics"}, {"containerPort": 8081},
+        {"containerPort": 8080, "name": "again"}, {"containerPort": 17080, "protocol": "UDP"},
+    ]);
+    let mut cluster = listing(usual.clone());
+    // The agent is in the very container.
+    cluster.spec.pools[0].container.as_mut().expect("a container").ports =
+        serde_json::from_value(usual).expect("ports");
+    let fleet = fleet(&cluster);
+    assert_eq!(fleet.pools.len(), 5, "{:?}", fleet.refused);
+    for name in ["full-web", "full-data"] {
+        let spec = template(object(&objects(&fleet), "Deployment", name))["spec"].take();
+        for container in ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array()).flatten()
+        {
+            let mut keys: Vec<_> = container["ports"].as_array().into_iter().flatten().collect();
+            keys.sort_by_key(|port| (port["containerPort"].as_u64(), port["protocol"].to_string()));
+            let before = keys.len();
+            keys.dedup_by_key(|port| {
+                (port["containerPort"].as_u64(), port["protocol"].as_str().unwrap_or("TCP").to_owned())
+            });
+            assert_eq!(keys.len(), before, "the API server refuses a port that is there twice: {container}");
+        }
+    }
+}
+
+#[test]
+fn a_port_that_both_would_take_is_refused_with_what_to_do() {
+    let url = |url: &str| {
+        web(|pool| pool.executor = serde_json::from_value(serde_json::json!({"http": {"url": url}})).expect("one"))
+    };
+    let attach = |address: &str| {
+        let mut cluster = cluster(FULL);
+        let moved = cluster.spec.pools.iter_mut().find(|pool| pool.name == "moved").expect("a pool");
+        let env = moved.container.as_mut().and_then(|container| container.env.as_mut()).expect("an environment");
+        env[0].value = Some(address.to_owned());
+        cluster
+    };
+    for (cluster, pool, help) in [
+        (listing(serde_json::json!([{"containerPort": 17080}])), "web", "set agentPorts.grpc"),
+        (listing(serde_json::json!([{"containerPort": 17090, "protocol": "TCP"}])), "web", "set agentPorts.metrics"),
+        (listing(serde_json::json!([{"containerPort": 1, "name": "robeing-grpc"}])), "web", "rename it"),
+        (url("http://127.0.0.1:17080/run"), "web", "set agentPorts.grpc"),
+        (url("http://localhost:17090"), "web", "set agentPorts.metrics"),
+        (url("http://[::1]:17080/"), "web", "set agentPorts.grpc"),
+        (attach("127.0.0.1:17080"), "moved", "set agentPorts.grpc"),
+    ] {
+        let fleet = fleet(&cluster);
+        let refused = fleet.refused.iter().find(|refused| refused.name == pool).expect("it is refused");
+        assert_eq!(refused.reason, "PortTaken");
+        assert!(refused.message.contains(help), "{}", refused.message);
+    }
+    for taken in [url("http://example.com:17080/run"), listing(serde_json::json!([{"containerPort": 17081}]))] {
+        assert_eq!(fleet(&taken).refused.len(), 1, "nothing of its own pod is there");
+    }
+    let mut moved = listing(serde_json::json!([{"containerPort": 17080}]));
+    moved.spec.pools[1].agent_ports = serde_json::from_value(serde_json::json!({"grpc": 7000})).expect("ports");
+    let fleet = fleet(&moved);
+    assert_eq!(fleet.refused.len(), 1, "{:?}", fleet.refused);
+    let objects = objects(&fleet);
+    let web = object(&objects, "Deployment", "full-web");
+    assert_eq!(variable(web, "ROBEING_LISTEN").as_deref(), Some("0.0.0.0:7000"));
+}
+
+#[test]
+fn every_image_has_a_pull_policy_that_changes_with_its_tag() {
+    let policies = |cluster: &RobeingCluster| {
+        let mut found = std::collections::BTreeMap::new();
+        for desired in objects(&fleet(cluster)) {
+            let spec = desired.object.data.pointer("/spec/template/spec").cloned().unwrap_or_default();
+            let lists = ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array());
+            for container in lists.flatten() {
+                let name = format!("{}/{}", desired.name(), container["name"].as_str().unwrap_or_default());
+                found.insert(name, container["imagePullPolicy"].as_str().unwrap_or("none").to_owned());
+            }
+        }
+        found
+    };
+    let mut cluster = cluster(FULL);
+    cluster.spec.image_pull_policy = None;
+    for (image, expected) in [("robeing:latest", "Always"), ("robeing:1", "IfNotPresent")] {
+        cluster.spec.image = Some(image.into());
+        let found = policies(&cluster);
+        assert_eq!(found["full-coordinators/coordinator"], expected);
+        assert_eq!(found["full-data/install-agent"], expected);
+        assert_eq!(found["full-web/agent"], expected);
+        assert_eq!(found["full-web/executor"], "IfNotPresent", "of example/server:3");
+        assert!(found.values().all(|policy| policy != "none"), "{found:?}");
+    }
+    cluster.spec.image_pull_policy = Some(robeing_crds::ImagePullPolicy::Never);
+    let found = policies(&cluster);
+    assert_eq!((found["full-far/agent"].as_str(), found["full-data/agent"].as_str()), ("Never", "IfNotPresent"));
+}
+
+#[test]
+fn what_a_choice_leaves_behind_is_the_operators_own() {
+    let cluster = web(|pool| {
+        let container = pool.container.as_mut().expect("a container");
+        let probe = serde_json::json!({"httpGet": {"path": "/", "port": 9000}});
+        container.readiness_probe = serde_json::from_value(probe).expect("a probe");
+        let template = pool.template.as_mut().expect("a template");
+        template.env = serde_json::from_value(serde_json::json!([
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        ]))
+        .expect("variables");
+        template.volumes = serde_json::from_value(serde_json::json!([
+            {"name": "a", "configMap": {"name": "a"}}, {"name": "b", "secret": {"secretName": "b"}},
+            {"name": "c", "hostPath": {"path": "/c"}},
+            {"name": "d", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+        ]))
+        .expect("volumes");
+    });
+    let objects = objects(&fleet(&cluster));
+    let spec = template(object(&objects, "Deployment", "full-web"))["spec"].take();
+    let beside = &spec["initContainers"][0];
+    assert_eq!(beside["readinessProbe"]["httpGet"]["scheme"], "HTTP");
+    let env = beside["env"].as_array().expect("an environment");
+    assert!(env.iter().any(|variable| variable["valueFrom"]["fieldRef"]["apiVersion"] == "v1"), "{env:?}");
+    let volumes = &spec["volumes"];
+    assert_eq!(
+        (&volumes[0]["configMap"]["defaultMode"], &volumes[1]["secret"]["defaultMode"]),
+        (&420.into(), &420.into())
+    );
+    assert_eq!(volumes[2]["hostPath"]["type"], "");
+    assert_eq!(volumes[3]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3600);
+}
+
+#[test]
+fn coordinators_have_what_their_template_says() {
+    let mut fleet = cluster(FULL);
+    let said = serde_json::json!({
+        "labels": {"team": "core", "app.kubernetes.io/component": "not-mine"}, "annotations": {"a": "b"},
+        "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}}, "priorityClassName": "high", "runtimeClassName": "gvisor",
+        "imagePullSecrets": [{"name": "mine"}], "securityContext": {"runAsUser": 1000}, "serviceAccountName": "own",
+        "terminationGracePeriodSeconds": 60, "env": [{"name": "RUST_LOG", "value": "debug"}, {"name": "ROBEING_DATA", "value": "/"}],
+        "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+    });
+    fleet.spec.coordinators.template = serde_json::from_value(said).expect("a template");
+    let objects = objects(&self::fleet(&fleet));
+    let set = object(&objects, "StatefulSet", "full-coordinators");
+    let template = template(set);
+    let (metadata, spec) = (&template["metadata"], &template["spec"]);
+    assert_eq!((&metadata["labels"]["team"], &metadata["annotations"]["a"]), (&"core".into(), &"b".into()));
+    assert_eq!(metadata["labels"]["app.kubernetes.io/component"], "coordinator", "what selects them stays");
+    assert_eq!((&spec["nodeSelector"]["disk"], &spec["tolerations"][0]["key"]), (&"ssd".into(), &"dedicated".into()));
+    assert_eq!((&spec["priorityClassName"], &spec["runtimeClassName"]), (&"high".into(), &"gvisor".into()));
+    assert_eq!(
+        (&spec["securityContext"]["runAsUser"], &spec["securityContext"]["runAsNonRoot"]),
+        (&1000.into(), &true.into())
+    );
+    assert_eq!((&spec["serviceAccountName"], &spec["terminationGracePeriodSeconds"]), (&"own".into(), &60.into()));
+    assert_eq!(spec["topologySpreadConstraints"][0]["topologyKey"], "rack");
+    let secrets: Vec<_> =
+        spec["imagePullSecrets"].as_array().into_iter().flatten().map(|secret| &secret["name"]).collect();
+    assert!(secrets.contains(&&Value::from("mine")), "{secrets:?}");
+    assert_eq!(variable(set, "RUST_LOG").as_deref(), Some("debug"));
+    assert_eq!(variable(set, "ROBEING_DATA").as_deref(), Some("/var/lib/robeing"), "that is the operator's to say");
+    assert!(
+        objects
+            .iter()
+            .all(|desired| (desired.kind.kind.as_str(), desired.name()) != ("ServiceAccount", "full-coordinators"))
+    );
+
+    let volumes = serde_json::json!({"volumes": [{"name": "data", "emptyDir": {}}]});
+    fleet.spec.coordinators.template = serde_json::from_value(volumes).expect("a template");
+    let refused = validate(&fleet, &surroundings(), &Kept::default()).expect_err("the name is taken");
+    assert!(refused.to_string().contains("rename one"), "{refused}");
+}
+
+#[test]
+fn the_statefulset_keeps_the_size_of_its_disks_and_a_scaled_pool_has_the_fleets() {
+    let mut cluster = cluster(FULL);
+    let kept =
+        Kept { claim_size: Some(k8s_openapi::apimachinery::pkg::api::resource::Quantity("1Gi".into())), image: None };
+    let storage = cluster.spec.coordinators.storage.as_mut().expect("disks");
+    storage.size.0 = "5Gi".into();
+    let size = |kept: &Kept| {
+        let objects = objects(&validate(&cluster, &surroundings(), kept).expect("valid"));
+        let set = object(&objects, "StatefulSet", "full-coordinators");
+        set.object.data["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"].clone()
+    };
+    assert_eq!((size(&kept), size(&Kept::default())), ("1Gi".into(), "5Gi".into()));
+    (cluster.spec.scaled_pool, cluster.spec.replicas) = (Some("data".into()), Some(9));
+    cluster.spec.pools[0].replicas = None;
+    let objects = objects(&fleet(&cluster));
+    let replicas = object(&objects, "Deployment", "full-data").object.data.pointer("/spec/replicas").cloned();
+    assert_eq!(replicas, Some(10.into()), "and its standby");
 }

@@ -159,6 +159,11 @@ impl Fleet {
         format!("127.0.0.1:{}", self.ports.numbers()[self.plan.coordinators.len() + index])
     }
 
+    /// The agents to which processes attach.
+    pub fn attached_agents(&self) -> impl Iterator<Item = &str> {
+        self.plan.attachable.iter().map(|(agent, _)| agent.as_str())
+    }
+
     /// Where processes attach to an agent, host:port.
     ///
     /// # Panics

@@ -9,7 +9,7 @@ use std::{
 };
 
 use robeing::client::{FleetClient, Settings, SubmitEvent, SubmitOptions, new_task_id};
-use robeing_proto::v1::{Consistency, GetTaskRequest, Task, TaskSpec, TaskState};
+use robeing_proto::v1::{AgentState, Consistency, GetTaskRequest, Task, TaskSpec, TaskState};
 use robeing_tests::{
     ports::Ports,
     processes::Process,
@@ -19,8 +19,8 @@ use robeing_tests::{
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-/// Where the services listen, and where they serve their probes.
-const PORTS: [&str; 2] = ["8080", "9090"];
+/// Where the services listen, where they serve their probes, and where processes attach.
+const PORTS: [&str; 3] = ["8080", "9090", "8081"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -30,8 +30,32 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path} can't be read: {error}"))
 }
 
+const COMPOSE: &str = "compose.yaml";
+const CLASSIC: &str = "examples/classic/docker-compose.yml";
+
 fn compose() -> Value {
-    serde_yaml::from_str(&read("compose.yaml")).expect("compose.yaml is YAML")
+    parsed(COMPOSE)
+}
+
+fn parsed(path: &str) -> Value {
+    serde_yaml::from_str(&read(path)).unwrap_or_else(|error| panic!("{path} is no YAML: {error}"))
+}
+
+/// The environment of a service, written as a map or as a list.
+fn environment_of(service: &Value) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().expect("quoted, or YAML makes something else of it").to_owned();
+    let said = &service["environment"];
+    let pair = |line: &Value| {
+        let line = text(line);
+        let (name, value) = line.split_once('=').expect("NAME=VALUE");
+        (name.to_owned(), value.to_owned())
+    };
+    match said.as_array() {
+        Some(lines) => lines.iter().map(pair).collect(),
+        None => {
+            said.as_object().expect("an environment").iter().map(|(name, value)| (name.clone(), text(value))).collect()
+        }
+    }
 }
 
 fn services(compose: &Value) -> &Map<String, Value> {
@@ -54,7 +78,10 @@ struct Composed {
 
 impl Composed {
     fn start() -> Self {
-        let compose = compose();
+        Self::of(compose())
+    }
+
+    fn of(compose: Value) -> Self {
         let ports = Ports::take(PORTS.len() * services(&compose).len());
         let dir = tempfile::Builder::new().prefix("robeing-test-").tempdir().expect("a temporary directory");
         let mut composed = Self { running: BTreeMap::new(), compose, ports, dir };
@@ -77,14 +104,17 @@ impl Composed {
 
     /// What compose.yaml says, with this machine's addresses, and what the container around it would give.
     fn environment(&self, name: &str) -> BTreeMap<String, String> {
-        let said = self.compose["services"][name]["environment"].as_object().expect("a service has an environment");
-        let text = |value: &Value| value.as_str().expect("quoted, or YAML makes something else of it").to_owned();
+        let said = environment_of(&self.compose["services"][name]);
         let mut environment: BTreeMap<String, String> =
-            said.iter().map(|(key, value)| (key.clone(), self.localized(name, &text(value)))).collect();
+            said.into_iter().map(|(key, value)| (key, self.localized(name, &value))).collect();
         for given in ["ROBEING_LISTEN", "ROBEING_DATA"] {
             assert!(!environment.contains_key(given), "{given} is what this test gives in the image's place");
         }
         environment.insert("ROBEING_LISTEN".into(), self.address(name, "8080"));
+        // Every container has a host name, a loopback interface and a file system of its own.
+        environment.insert("HOSTNAME".into(), format!("{name}-host"));
+        environment.insert("ROBEING_WORKER_LISTEN".into(), self.address(name, "8081"));
+        environment.insert("ROBEING_DATA".into(), self.dir.path().join(name).display().to_string());
         for mount in self.compose["services"][name]["volumes"].as_array().into_iter().flatten() {
             assert_eq!(mount, "data:/var/lib/robeing", "the volume is where a coordinator's data is by default");
             environment.insert("ROBEING_DATA".into(), self.dir.path().join("data").display().to_string());
@@ -202,6 +232,47 @@ async fn what_was_done_is_still_known_after_the_coordinator_was_killed() {
     .await;
 }
 
+#[tokio::test]
+async fn the_classic_file_gives_a_fleet_that_works_once_a_process_attaches() {
+    let fleet = Composed::of(parsed(CLASSIC));
+    let agents = ["worker-1-host", "worker-2-host"];
+    eventually("both workers, live", async || {
+        let seen = fleet.client().list_agents(false, Consistency::Linearizable).await.map_err(|e| e.to_string())?;
+        let live = |name: &&str| seen.iter().any(|agent| agent.name == **name && agent.state() == AgentState::Live);
+        check(agents.iter().all(|name| live(&name)), (), format!("{seen:?}"))
+    })
+    .await;
+    let status = fleet.client().status(Consistency::Linearizable).await.expect("the coordinator answers");
+    assert_eq!((status.cluster_id.as_str(), status.leader.as_str()), ("default", "coordinator-host"));
+
+    let line = [
+        format!("ROBEING_WORKER_ADDRESS={}", fleet.address("worker-1", "8081")),
+        program("robeing-test-worker").display().to_string(),
+        "cat".to_owned(),
+    ];
+    let log = fleet.dir.path().join("process.log");
+    let mut process = Process::start("process", Path::new("/usr/bin/env"), &line, &log);
+    let task = |n: usize| TaskSpec {
+        id: new_task_id(),
+        kind: "work".into(),
+        input: n.to_string().into(),
+        ..TaskSpec::default()
+    };
+    let tasks: Vec<TaskSpec> = (0..100).map(task).collect();
+    let inputs: BTreeMap<_, _> = tasks.iter().map(|task| (task.id.clone(), task.input.clone())).collect();
+    let mut done = BTreeMap::new();
+    let options = SubmitOptions { wait: true, ..SubmitOptions::default() };
+    let submitted = fleet.client().submit_many(tasks, options, |event| {
+        if let SubmitEvent::Finished { task, .. } = event {
+            assert_eq!(task.state(), TaskState::Succeeded, "{task:?}");
+            done.insert(task.id.clone(), task.output.clone());
+        }
+    });
+    submitted.await.unwrap_or_else(|error| panic!("{error}: {}", process.log()));
+    assert_eq!(done, inputs);
+    process.kill();
+}
+
 /// It takes Engine 25: older ones refuse the whole file for it.
 #[test]
 fn older_engines_take_the_health_checks() {
@@ -277,7 +348,9 @@ fn the_dockerfile_and_make_image_make_the_same_image() {
     assert!(dockerfile.contains("\nFROM scratch\n"), "nothing else is in it");
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(instruction("ARG"), format!("VERSION={version}"));
-    assert_eq!(after(&make, "--name"), [format!("robeing:{version}")]);
+    let names = ["robeing:latest", "robeing:coordinator", "robeing:worker"];
+    assert_eq!(after(&make, "--name")[0], format!("robeing:{version}"));
+    assert_eq!(after(&make, "--name")[1..], names, "those of the classic manifests");
 }
 
 #[test]
@@ -345,7 +418,7 @@ fn every_variable_of_compose_is_one_of_the_agents() {
     let settings = settings_of_the_agent();
     let compose = compose();
     for (name, service) in services(&compose) {
-        for variable in service["environment"].as_object().expect("an environment").keys() {
+        for variable in environment_of(service).keys() {
             assert!(settings.iter().any(|(_, names)| names.contains(variable)), "{name}: {variable} means nothing");
         }
     }

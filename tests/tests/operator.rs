@@ -2,6 +2,8 @@
 //! hands in what it owns, and 200 clusters. One control plane without nodes for all, so coordinators never run: what is tried
 //! is all that the operator does with the API server.
 
+#[path = "operator/drift.rs"]
+mod drift;
 #[path = "operator/edits.rs"]
 mod edits;
 #[path = "operator/kills.rs"]
@@ -14,6 +16,8 @@ mod outages;
 mod pairs;
 #[path = "operator/refusals.rs"]
 mod refusals;
+#[path = "operator/specs.rs"]
+mod specs;
 
 use std::time::Instant;
 
@@ -57,6 +61,8 @@ async fn the_operator_withstands_faults() {
         step("an answer that never comes", outages::a_lost_answer_is_not_waited_for(&stage, &client)),
         step("two operators of one lease", pairs::one_of_two_works(&stage, &client)),
         step("edits by hand", edits::what_is_owned_is_put_back(&stage, &client)),
+        step("drift of lists", drift::lists_are_put_back(&stage, &client)),
+        step("what users write", specs::what_users_write_is_taken(&stage, &client)),
         step("what is refused", refusals::what_is_refused_harms_nothing_else(&stage, &client)),
         step("the API server does not answer", outages::an_outage_changes_nothing(&stage, &client)),
     );

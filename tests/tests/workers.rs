@@ -34,13 +34,32 @@ fn attach(fleet: &Fleet, agent: &str) -> Process {
     Process::start(&format!("{agent}'s worker"), Path::new("/usr/bin/env"), &line, &log)
 }
 
-/// Waits until an agent is not in the fleet, though its process lives.
-async fn has_left(fleet: &Fleet, agent: &str) {
-    eventually(&format!("{agent} has left"), async || {
+/// Waits until an agent is a member that takes no tasks.
+async fn is_idle(fleet: &Fleet, agent: &str) {
+    eventually(&format!("{agent} takes nothing"), async || {
         let there = fleet.agents().await.into_iter().find(|known| known.name == agent);
-        check(there.as_ref().is_none_or(|agent| agent.state() == AgentState::Lost), (), there)
+        let idle = there
+            .as_ref()
+            .is_some_and(|agent| agent.state() == AgentState::Live && agent.slots == 0 && agent.pool.is_empty());
+        check(idle, (), there)
     })
     .await;
+}
+
+/// Waits until an agent takes tasks.
+async fn works(fleet: &Fleet, agent: &str) {
+    eventually(&format!("{agent} takes tasks"), async || {
+        let there = fleet.agents().await.into_iter().find(|known| known.name == agent);
+        let works = there.as_ref().is_some_and(|agent| agent.state() == AgentState::Live && agent.slots > 0);
+        check(works, (), there)
+    })
+    .await;
+}
+
+async fn all_work(fleet: &Fleet) {
+    for agent in fleet.attached_agents() {
+        works(fleet, agent).await;
+    }
 }
 
 async fn no_process_left(group: u32) {
@@ -54,17 +73,21 @@ async fn no_process_left(group: u32) {
 #[tokio::test]
 async fn an_agent_takes_tasks_while_something_is_attached() {
     let mut fleet = fleet(2, 2).await;
+    // Members from the start, which are given nothing.
+    is_idle(&fleet, "own-0").await;
+    is_idle(&fleet, "own-1").await;
+    let early = fleet.submit_one(task(&answer("early"))).await;
     let first = attach(&fleet, "own-0");
-    fleet.agent_is("own-0", AgentState::Live).await;
-    let names: Vec<String> = fleet.agents().await.into_iter().map(|agent| agent.name).collect();
-    assert_eq!(names, ["own-0"], "nothing is attached to the other");
+    let done = fleet.finished(&early, TaskState::Succeeded).await;
+    assert_eq!((done.attempts.len(), done.attempts[0].agent.as_str()), (1, "own-0"), "{done:#?}");
+    is_idle(&fleet, "own-1").await;
     let ids = fleet.submit((0..8).map(|n| task(&answer(&format!("hello {n}")))).collect()).await;
     for (n, id) in ids.iter().enumerate() {
         let done = fleet.finished(id, TaskState::Succeeded).await;
         assert_eq!(String::from_utf8_lossy(&done.output), format!("{id} 1 hello {n}\n"));
     }
     let _second = attach(&fleet, "own-1");
-    fleet.ready().await;
+    works(&fleet, "own-1").await;
 
     // One that can't do its work says why.
     let retry = Some(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() });
@@ -74,7 +97,7 @@ async fn an_agent_takes_tasks_while_something_is_attached() {
     assert_eq!((failure.kind(), failure.code), (FailureKind::Reported, Some(3)), "{failed:#?}");
     assert!(failure.message.contains("exit status: 3") && failure.stderr_tail.contains("no licence"), "{failure:?}");
     drop(first);
-    has_left(&fleet, "own-0").await;
+    is_idle(&fleet, "own-0").await;
     fleet.terminate("own-0");
     assert!(fleet.ended("own-0").await.success(), "one that waits ends in order");
 }
@@ -83,7 +106,7 @@ async fn an_agent_takes_tasks_while_something_is_attached() {
 async fn what_a_dead_process_ran_is_run_elsewhere_and_its_agent_waits_for_another() {
     let fleet = fleet(2, 1).await;
     let mut workers = [attach(&fleet, "own-0"), attach(&fleet, "own-1")];
-    fleet.ready().await;
+    all_work(&fleet).await;
     let gate = fleet.gate("all");
     let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
     fleet.executing(&id, 1).await;
@@ -91,7 +114,7 @@ async fn what_a_dead_process_ran_is_run_elsewhere_and_its_agent_waits_for_anothe
     workers[usize::from(victim == "own-1")].kill();
 
     fleet.executing(&id, 2).await;
-    has_left(&fleet, &victim).await;
+    is_idle(&fleet, &victim).await;
     gate.open();
     let done = fleet.finished(&id, TaskState::Succeeded).await;
     let [first, second] = &done.attempts[..] else { panic!("two attempts expected: {done:#?}") };
@@ -101,14 +124,14 @@ async fn what_a_dead_process_ran_is_run_elsewhere_and_its_agent_waits_for_anothe
     assert_ne!(second.agent, victim);
 
     workers[usize::from(victim == "own-1")] = attach(&fleet, &victim);
-    fleet.ready().await;
+    all_work(&fleet).await;
 }
 
 #[tokio::test]
 async fn a_process_outlives_its_agent_and_stops_what_it_ran_for_it() {
     let mut fleet = fleet(2, 1).await;
     let _workers = [attach(&fleet, "own-0"), attach(&fleet, "own-1")];
-    fleet.ready().await;
+    all_work(&fleet).await;
     let gate = fleet.gate("all");
     let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
     let group = fleet.executing(&id, 1).await;
@@ -123,14 +146,14 @@ async fn a_process_outlives_its_agent_and_stops_what_it_ran_for_it() {
     );
     // The process attaches to the agent's successor by itself.
     fleet.start_one(&victim);
-    fleet.agent_is(&victim, AgentState::Live).await;
+    works(&fleet, &victim).await;
 }
 
 #[tokio::test]
 async fn a_process_with_keepalives_stops_what_it_runs_for_a_frozen_agent() {
     let mut fleet = fleet(2, 1).await;
     let _workers = [attach(&fleet, "own-0"), attach(&fleet, "own-1")];
-    fleet.ready().await;
+    all_work(&fleet).await;
     let gate = fleet.gate("all");
     let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
     let group = fleet.executing(&id, 1).await;
@@ -141,14 +164,14 @@ async fn a_process_with_keepalives_stops_what_it_runs_for_a_frozen_agent() {
     gate.open();
     fleet.finished(&id, TaskState::Succeeded).await;
     fleet.thaw(&victim);
-    fleet.ready().await;
+    all_work(&fleet).await;
 }
 
 #[tokio::test]
 async fn a_cancelled_task_is_stopped_in_its_process() {
     let fleet = fleet(1, 2).await;
     let _worker = attach(&fleet, "own-0");
-    fleet.ready().await;
+    all_work(&fleet).await;
     let gate = fleet.gate("all");
     let ids = fleet.submit((0..2).map(|_| task(&format!("{}\n{}", gate.wait(), answer("through")))).collect()).await;
     let group = fleet.executing(&ids[0], 1).await;
@@ -165,7 +188,7 @@ async fn a_cancelled_task_is_stopped_in_its_process() {
 async fn an_agent_that_is_asked_to_stop_lets_its_process_finish() {
     let mut fleet = fleet(1, 1).await;
     let _worker = attach(&fleet, "own-0");
-    fleet.ready().await;
+    all_work(&fleet).await;
     let gate = fleet.gate("all");
     let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
     fleet.executing(&id, 1).await;

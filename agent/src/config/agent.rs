@@ -11,6 +11,9 @@ pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default of [`AgentConfig::worker_listen`].
 pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
 
+/// The cluster of a process that is not told another.
+pub const DEFAULT_CLUSTER: &str = "default";
+
 /// An agent's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentConfig {
@@ -26,6 +29,8 @@ pub struct AgentConfig {
     pub listen: String,
     /// Where others reach it, host:port; see [`advertised_address`](super::advertised_address).
     pub advertise: Option<String>,
+    /// `advertise` is this machine's own name, which others need not know: its address is advertised instead, if it has one.
+    pub advertises_host_name: bool,
     /// The pool it is of; empty: none.
     pub pool: String,
     /// Agents of the pool that work; 0: not fixed.

@@ -80,8 +80,9 @@ pub fn parse(
         }
         AnyRole::Agent(kind) => {
             sources.refuse(For::Coordinators, role.text.trim())?;
-            let executor = sources.require("executor", "what running a task means")?;
-            Process::Agent(agent(&sources, kind)?, forms::executor(&executor)?)
+            let executor =
+                sources.get("executor").map_or(Ok(ExecutorSpec::Worker {}), |value| forms::executor(&value))?;
+            Process::Agent(agent(&sources, kind)?, executor)
         }
     };
     Ok(Startup { process, log_format: log_format(&sources)?, exit_with_parent: sources.exit_with_parent() })
@@ -107,7 +108,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
         )));
     }
     Ok(CoordinatorConfig {
-        advertise: common.advertise(sources, own)?,
+        advertise: common.advertise(sources, own)?.map(Advertised::into_address),
         data: sources.data().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         heartbeat_interval: interval,
         session_timeout: timeout,
@@ -137,7 +138,12 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
 
 fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigError> {
     let common = Common::read(sources)?;
-    let coordinators = forms::coordinators(&sources.require("coordinators", "where the coordinators are")?)?;
+    let coordinators = match sources.get("coordinators") {
+        Some(value) => forms::coordinators(&value)?,
+        // The Service of a RobeingCluster is called like it.
+        None => vec![format!("{}:{DEFAULT_PORT}", common.cluster_id)],
+    };
+    let advertise = common.advertise(sources, None)?;
     let skills = sources.get("specializations").map(|value| forms::specializations(&value)).transpose()?;
     let specializations = skills.unwrap_or_default();
     if role == AgentRole::Specialist && specializations.is_empty() {
@@ -159,7 +165,8 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
         ));
     }
     Ok(AgentConfig {
-        advertise: common.advertise(sources, None)?,
+        advertises_host_name: matches!(advertise, Some(Advertised::HostName(_))),
+        advertise: advertise.map(Advertised::into_address),
         role,
         coordinators,
         pool,
@@ -191,29 +198,50 @@ impl Common {
         let listen = sources.get("listen").map(|value| forms::address(&value)).transpose()?;
         Ok(Self {
             name: forms::name(&sources.require("name", "what the process is called")?)?,
-            cluster_id: forms::name(&sources.require("cluster-id", "which cluster it belongs to")?)?,
+            cluster_id: sources
+                .get("cluster-id")
+                .map_or_else(|| Ok(DEFAULT_CLUSTER.to_owned()), |value| forms::name(&value))?,
             listen: listen.unwrap_or_else(|| format!("0.0.0.0:{DEFAULT_PORT}")),
             metrics_listen: sources.get("metrics-listen").map(|value| forms::address(&value)).transpose()?,
         })
     }
 
     /// Where others reach it; `None`: where it listens.
-    fn advertise(&self, sources: &Sources<'_>, known: Option<String>) -> Result<Option<String>, ConfigError> {
+    fn advertise(&self, sources: &Sources<'_>, known: Option<String>) -> Result<Option<Advertised>, ConfigError> {
         if let Some(value) = sources.get("advertise") {
-            return forms::address(&value).map(Some);
+            return forms::address(&value).map(Advertised::Said).map(Some);
         }
         let (host, port) = self.listen.rsplit_once(':').unwrap_or((&self.listen, ""));
         if known.is_some() || !matches!(host, "0.0.0.0" | "[::]") {
-            return Ok(known);
+            return Ok(known.map(Advertised::Said));
         }
-        match sources.env("POD_IP").or_else(|| sources.env("HOSTNAME")) {
-            Some(host) if host.contains(':') && !host.starts_with('[') => Ok(Some(format!("[{host}]:{port}"))),
-            Some(host) => Ok(Some(format!("{host}:{port}"))),
-            None => Err(ConfigError::Wrong(format!(
+        match (sources.env("POD_IP"), sources.env("HOSTNAME")) {
+            (Some(ip), _) if ip.contains(':') && !ip.starts_with('[') => {
+                Ok(Some(Advertised::Said(format!("[{ip}]:{port}"))))
+            }
+            (Some(ip), _) => Ok(Some(Advertised::Said(format!("{ip}:{port}")))),
+            (None, Some(name)) => Ok(Some(Advertised::HostName(format!("{name}:{port}")))),
+            (None, None) => Err(ConfigError::Wrong(format!(
                 "it listens on every address ({}), of which others can't reach any: give --advertise HOST:PORT or set \
                  POD_IP",
                 self.listen
             ))),
+        }
+    }
+}
+
+/// Where a process says that others reach it, host:port.
+enum Advertised {
+    /// As it is told.
+    Said(String),
+    /// Its machine's name.
+    HostName(String),
+}
+
+impl Advertised {
+    fn into_address(self) -> String {
+        match self {
+            Self::Said(address) | Self::HostName(address) => address,
         }
     }
 }

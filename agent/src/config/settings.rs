@@ -49,7 +49,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "What the process is: coordinator, worker, specialist, messenger or guardian",
     ),
     setting(For::Both, "name", &["ROBEING_NAME", "AGENT_ID", "HOSTNAME"], "NAME", "Its name, the same after a restart"),
-    setting(For::Both, "cluster-id", &["CLUSTER_ID"], "NAME", "The cluster it belongs to"),
+    setting(For::Both, "cluster-id", &["CLUSTER_ID"], "NAME", "The cluster it belongs to (default)"),
     setting(
         For::Both,
         "listen",
@@ -62,7 +62,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "advertise",
         &["ROBEING_ADVERTISE"],
         "HOST:PORT",
-        "Where others reach it (the listening address; for 0.0.0.0 the host in POD_IP or HOSTNAME)",
+        "Where others reach it (the listening address; for 0.0.0.0 the host in POD_IP or HOSTNAME, of which an agent says the \
+         address)",
     ),
     setting(
         For::Both,
@@ -163,7 +164,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "coordinators",
         &["ROBEING_COORDINATORS", "COORDINATOR_URL"],
         "HOST:PORT,...",
-        "Coordinators, any of which leads to the leader; http://HOST:PORT will do, port 8080 may be left out",
+        "Coordinators, any of which leads to the leader; http://HOST:PORT will do, port 8080 may be left out (port 8080 of the \
+         Service called like the cluster)",
     ),
     setting(For::Agents, "pool", &["ROBEING_POOL"], "NAME", "The pool it is of (none)"),
     setting(
@@ -187,7 +189,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "executor",
         &["ROBEING_EXECUTOR"],
         "JSON",
-        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://...","healthPath":"/healthz"}}, {"worker":{}} or {"echo":{}}"#,
+        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://...","healthPath":"/healthz"}}, {"worker":{}} or {"echo":{}} ({"worker":{}})"#,
     ),
     setting(
         For::Agents,

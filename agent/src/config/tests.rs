@@ -85,6 +85,7 @@ fn the_flags_of_an_agent_are_read() {
         coordinators: vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()],
         listen: "127.0.0.1:0".into(),
         advertise: None,
+        advertises_host_name: false,
         pool: "data".into(),
         pool_replicas: 3,
         pool_standby: 1,
@@ -158,6 +159,26 @@ fn a_classic_deployment_needs_no_flags() {
 }
 
 #[test]
+fn what_the_classic_manifests_leave_out_has_a_default() {
+    let env = [("AGENT_ROLE", "WORKER"), ("CLUSTER_ID", "robeing-cluster-01"), ("HOSTNAME", "pod-x")];
+    let startup = read(&[], &env).unwrap_or_else(|error| panic!("{error}"));
+    let Process::Agent(config, executor) = startup.process else { panic!("it is an agent") };
+    assert_eq!((config.name.as_str(), config.cluster_id.as_str()), ("pod-x", "robeing-cluster-01"));
+    assert_eq!(config.coordinators, ["robeing-cluster-01:8080"], "the Service of the cluster");
+    assert_eq!(executor, ExecutorSpec::Worker {});
+    assert_eq!((config.advertise.as_deref(), config.advertises_host_name), (Some("pod-x:8080"), true));
+    let more = [("POD_IP", "10.1.2.3"), ("ROBEING_EXECUTOR", ECHO), ("COORDINATOR_URL", "http://coordinator:8080")];
+    let config = agent(&[], &[&env[..], &more].concat());
+    assert_eq!((config.advertise.as_deref(), config.advertises_host_name), (Some("10.1.2.3:8080"), false));
+    assert_eq!(config.coordinators, ["coordinator:8080"]);
+    let env = [("ROLE", "COORDINATOR"), ("AGENT_COUNT", "5"), ("HOSTNAME", "c0ffee")];
+    assert_eq!(coordinator(&[], &env).cluster_id, "default");
+    let env = [("ROLE", "WORKER"), ("COORDINATOR_URL", "http://coordinator:8080"), ("HOSTNAME", "w0rker")];
+    assert_eq!(agent(&[], &env).cluster_id, "default");
+    assert_eq!(agent(&[], &[("ROLE", "WORKER"), ("HOSTNAME", "w")]).coordinators, ["default:8080"]);
+}
+
+#[test]
 fn flags_win_over_the_environment_and_empty_variables_count_for_nothing() {
     let env = [("ROBEING_SLOTS", "9"), ("ROBEING_POOL", ""), ("AGENT_ROLE", "GUARDIAN")];
     assert_eq!(agent(&worker(&["--slots=2"]), &env).slots, 2);
@@ -180,14 +201,6 @@ fn what_is_missing_is_named_with_the_flag_and_the_variable_that_give_it() {
         wrong(&["--role=coordinator"], &[]),
         "it is not said what the process is called: give --name or set HOSTNAME"
     );
-    assert_eq!(
-        wrong(&["--role=coordinator", "--name=c"], &[]),
-        "it is not said which cluster it belongs to: give --cluster-id or set CLUSTER_ID"
-    );
-    let args = ["--role=worker", "--name=w", "--cluster-id=f", "--listen=127.0.0.1:0"];
-    assert!(wrong(&args, &[]).contains("give --executor or set ROBEING_EXECUTOR"));
-    let args = with(&args, &["--executor", ECHO]);
-    assert!(wrong(&args, &[]).contains("give --coordinators or set COORDINATOR_URL"));
     let args = ["--role=coordinator", "--name=c", "--cluster-id=f"];
     assert_eq!(
         wrong(&args, &[]),

@@ -5,16 +5,24 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+use tracing::info;
 
 use super::{advice::RESTORE_OR_REJOIN, consensus::NodeId};
 use crate::platform::{AtomicFile, DiskLock, Platform};
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
+/// How long another process in the directory is waited for: that of a pod that was deleted by force ends only after its successor
+/// was started.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+/// Between two tries.
+const LOCK_EVERY: Duration = Duration::from_millis(100);
 /// Of the data directory: raised when what is in it is written differently.
 const FORMAT: u32 = 2;
 
@@ -109,14 +117,30 @@ pub struct DataDir {
     pub lock: Box<dyn DiskLock>,
 }
 
+/// Keeps other processes out of the directory, once there are none.
+async fn lock(platform: &Platform, dir: &Path) -> Result<Box<dyn DiskLock>, DataError> {
+    let (path, until) = (dir.join(LOCK), Instant::now() + LOCK_WITHIN);
+    let mut waits = false;
+    loop {
+        match platform.disk.lock(&path).await {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(_) if Instant::now() >= until => return Err(DataError::InUse { dir: dir.to_owned() }),
+            Err(_) => {
+                if !std::mem::replace(&mut waits, true) {
+                    info!(dir = %dir.display(), "another process uses the data directory; waiting for its end");
+                }
+                sleep(LOCK_EVERY).await;
+            }
+            Ok(lock) => return Ok(lock),
+        }
+    }
+}
+
 /// Takes the directory, making it and an identity when there are none.
 pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str) -> Result<DataDir, DataError> {
     let disk = &platform.disk;
     disk.create_dir_all(dir).await?;
-    let lock = match disk.lock(&dir.join(LOCK)).await {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(DataError::InUse { dir: dir.to_owned() }),
-        lock => lock?,
-    };
+    let lock = lock(platform, dir).await?;
     let mut file = AtomicFile::open(Arc::clone(disk), &dir.join(FILE)).await?;
     let identity = match file.read().await {
         Ok(content) => {
@@ -168,7 +192,20 @@ mod tests {
         assert_eq!(first, second);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_about_to_end_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::real();
+        let taken = open(&platform, dir.path(), "c", "n").await.unwrap();
+        let ends = async {
+            sleep(LOCK_WITHIN / 2).await;
+            drop(taken);
+        };
+        let (opened, ()) = tokio::join!(open(&platform, dir.path(), "c", "n"), ends);
+        assert!(opened.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_directory_in_use_or_of_somebody_else_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let platform = Platform::real();

@@ -76,6 +76,11 @@ pub trait Executor: Send + Sync + 'static {
         None
     }
 
+    /// Whether the agent is in the fleet, without slots, while attempts can't be begun; otherwise it is out of it.
+    fn is_member_when_absent(&self) -> bool {
+        false
+    }
+
     /// How this executor is, and what it runs attempts with. The answer is wanted within `within`; the caller drops the future
     /// when it is late.
     async fn health(&self, within: Duration) -> Health {

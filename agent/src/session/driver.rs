@@ -64,6 +64,15 @@ pub(super) struct Parts {
     pub address: String,
 }
 
+impl Parts {
+    /// Those of a member that can take no task now: without slots, of no pool, and not ready.
+    pub fn idle(&self) -> Self {
+        let config =
+            AgentConfig { slots: 0, pool: String::new(), pool_replicas: 0, pool_standby: 0, ..self.config.clone() };
+        Self { config, readiness: Readiness::default(), ..self.clone() }
+    }
+}
+
 /// How an attempt ended, and after how long.
 type Done = (Key, Outcome, Duration);
 

@@ -22,7 +22,12 @@ pub(super) struct Listening {
 pub(super) async fn listen(config: &AgentConfig, transport: &Transport) -> io::Result<Listening> {
     let bound = transport.bind(&config.listen).await?;
     let local = bound.local_addr()?;
-    let advertised = advertised_address(config.advertise.as_deref(), &config.listen, local);
+    let mut advertised = advertised_address(config.advertise.as_deref(), &config.listen, local);
+    if config.advertises_host_name
+        && let Some(address) = transport.own_address(&advertised).await
+    {
+        advertised = address.to_string();
+    }
     info!(%local, %advertised, "listening");
     let routes = described_routes()?;
     let serving = tokio::spawn(async move {

@@ -20,8 +20,10 @@
 //!    back or not begun.
 //! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
 //!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
-//! 8. **Idle hands take nothing.** While the executor can begin no attempts, the agent is not in the fleet: it takes nothing
-//!    new, leaves once what runs has ended, however long that takes, and comes back when the executor can again.
+//! 8. **Idle hands take nothing.** While the executor can begin no attempts, the agent takes nothing new. It leaves once what
+//!    runs has ended, however long that takes, and comes back when the executor can again. Where nothing is wrong and attempts
+//!    only wait for a process to attach, it comes back at once, as a member without slots and of no pool: it is seen, but given
+//!    nothing, and a standby of its pool takes its place.
 //! 9. **Health is answered, and what is unhealthy is handed back.** A health check never waits for anything but the executor.
 //!    When the leader counts the agent as unhealthy, everything that runs is stopped before it is handed back. An agent whose
 //!    executor has failed stops everything before it says so, and ends.
@@ -53,8 +55,8 @@ pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
 
 use crate::{config::AgentConfig, executor::Executor, platform::Platform, telemetry::Metrics, transport::Transport};
 
-/// The time from one joining of the fleet to the next, at least, so that a process that attaches and dies at once does not
-/// keep the coordinators busy.
+/// The time from one joining with slots to the next, at least, so that a process that attaches and dies at once does not keep
+/// the coordinators busy.
 pub const STAY_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Why an agent ended otherwise than asked.
@@ -101,20 +103,32 @@ pub async fn run(
         transport,
         executor,
     };
+    let mut worked = None;
     loop {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(()),
-            () = becomes(&mut presence, true) => {}
+        if shutdown.is_cancelled() {
+            return Ok(());
         }
-        let joined = Instant::now();
+        let works = is_present(presence.as_ref());
+        if works {
+            worked = Some(Instant::now());
+        } else if !parts.executor.is_member_when_absent() {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = turns(&mut presence, works, worked) => {}
+            }
+            continue;
+        }
         let idle = CancellationToken::new();
-        let mut stay = pin!(driver::Driver::new(parts.clone()).run(shutdown.clone(), idle.clone()));
+        let stay = driver::Driver::new(if works { parts.clone() } else { parts.idle() });
+        let mut stay = pin!(stay.run(shutdown.clone(), idle.clone()));
         let end = tokio::select! {
             biased;
             // Before an attempt that was not begun is handed back: nothing more is to be assigned then.
-            () = becomes(&mut presence, false) => {
-                info!("no task can be begun here: the agent leaves the fleet until one can");
+            () = turns(&mut presence, works, worked) => {
+                match works {
+                    true => info!("no task can be begun here: the agent takes none until one can"),
+                    false => info!("tasks can be begun here: the agent takes them"),
+                }
                 idle.cancel();
                 stay.await
             }
@@ -126,9 +140,24 @@ pub async fn run(
         if let Err(error) = end {
             warn!(%error, "the agent left the fleet with work that nobody took back");
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep_until(joined + STAY_AT_LEAST) => {}
+    }
+}
+
+/// Whether the executor can begin attempts. One that is silent about it always can.
+fn is_present(presence: Option<&watch::Receiver<bool>>) -> bool {
+    presence.is_none_or(|presence| *presence.borrow())
+}
+
+/// Waits until an agent that works or not should change that: at once to stop, and to begin again no sooner than
+/// [`STAY_AT_LEAST`] after it did the last time.
+async fn turns(presence: &mut Option<watch::Receiver<bool>>, works: bool, worked: Option<Instant>) {
+    loop {
+        becomes(presence, !works).await;
+        if let Some(worked) = worked.filter(|_| !works) {
+            tokio::time::sleep_until(worked + STAY_AT_LEAST).await;
+        }
+        if is_present(presence.as_ref()) != works {
+            return;
         }
     }
 }

@@ -145,6 +145,14 @@ impl Transport {
         Some(SocketAddr::new(peer, found.port()))
     }
 
+    /// An address that this machine has for `host:port` of its own name, and by which others may reach it. A container knows its
+    /// own name, and others often do not.
+    pub async fn own_address(&self, named: &str) -> Option<SocketAddr> {
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(named)).await;
+        let usable = |address: &SocketAddr| !address.ip().is_loopback() && !address.ip().is_unspecified();
+        resolved.ok()?.ok()?.into_iter().find(usable)
+    }
+
     /// Whether a process listens at `address`: `Some(false)` when the host answers that none does, `None` when there is no
     /// answer within the time.
     pub async fn probe(&self, address: &str, within: Duration) -> Option<bool> {

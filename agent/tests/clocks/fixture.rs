@@ -209,6 +209,7 @@ impl Fleet {
             slots: 4,
             drain_timeout: Duration::ZERO,
             metrics_listen: None,
+            advertises_host_name: false,
             worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());

@@ -39,11 +39,11 @@ namespace. Above each is what it is for.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
-# It sees the disks of coordinators, and removes that of a coordinator that was taken out of the fleet, so that it does
-# not come back with an old log. It makes none itself.
+# It sees the disks of coordinators, asks for larger ones where the fleet does, and removes that of a coordinator that was
+# taken out of the fleet, so that it does not come back with an old log. It makes none itself.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 # It says on a RobeingCluster what happened to it.
 - apiGroups: [events.k8s.io]
   resources: [events]

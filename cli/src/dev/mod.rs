@@ -99,13 +99,14 @@ impl DevFleet {
     ) -> Result<(Self, broadcast::Receiver<DevEvent>), DevError> {
         let name = options.name.clone().or_else(|| cluster.metadata.name.clone()).unwrap_or_default();
         check_name(&name)?;
-        let count = cluster.spec.coordinators.replicas as usize;
+        let spec = cluster.spec.with_sizes();
+        let count = spec.coordinators.replicas as usize;
         let program = find_agent_binary(options.agent_bin.as_deref())?;
         ensure_is_agent(&program).await?;
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
-        let attach = ports::for_attaching(attachable_agents(&cluster.spec), options.port, count).await?;
-        let plan = Plan::of(&cluster.spec, &name, &ports, &attach, data.path()).with_secrets(&options.secrets);
+        let attach = ports::for_attaching(attachable_agents(&spec), options.port, count).await?;
+        let plan = Plan::of(&spec, &name, &ports, &attach, data.path()).with_secrets(&options.secrets);
         // A fleet that can't be registered runs as well; it only has to be named by its endpoints.
         let registration = Registration::write(&plan.name, &plan.endpoints(), data.path());
         let registration = registration.map_err(|error| error.to_string());

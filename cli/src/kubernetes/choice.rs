@@ -28,11 +28,15 @@ pub(super) fn first(pods: &[Pod], leader: Option<&str>) -> usize {
 
 /// The pod for a connection of this slot. The pods must be in the order of their names.
 pub(super) fn pick(pods: &[Pod], slot: usize, need: Need) -> Option<&str> {
-    let from_slot = || pods.iter().cycle().skip(slot % pods.len().max(1)).take(pods.len());
-    from_slot()
-        .find(|pod| pod.is_ready())
-        .or_else(|| from_slot().find(|pod| need == Need::Running && pod.is_running()))
-        .map(|pod| pod.metadata.name.as_str())
+    candidates(pods, slot, need).next()
+}
+
+/// The pods for a connection of this slot, the better ones first.
+pub(super) fn candidates(pods: &[Pod], slot: usize, need: Need) -> impl Iterator<Item = &str> {
+    let from_slot = move || pods.iter().cycle().skip(slot % pods.len().max(1)).take(pods.len());
+    let ready = from_slot().filter(|pod| pod.is_ready());
+    let running = from_slot().filter(move |pod| need == Need::Running && pod.is_running() && !pod.is_ready());
+    ready.chain(running).map(|pod| pod.metadata.name.as_str())
 }
 
 /// Why no pod can be asked, as far as the resource says.

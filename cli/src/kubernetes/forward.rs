@@ -9,11 +9,14 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
 use kube::api::Portforwarder;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -27,6 +30,8 @@ use crate::client::{ByteStream, Dialer};
 pub(super) const GRPC_PORT: u16 = 8080;
 /// Time in which a pod is found and a connection to it forwarded. A node that is gone answers nothing.
 pub(super) const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one coordinator is waited for before the next is tried beside it.
+const NEXT_AFTER: Duration = Duration::from_millis(300);
 
 /// The coordinators of one cluster, as something to connect to.
 pub(super) struct Coordinators {
@@ -51,14 +56,14 @@ impl Coordinators {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A connection to the pod that the slot has at present.
+    /// A connection to the pod that the slot has at present, or to another one that answers sooner: a node that is gone does not
+    /// answer, and Kubernetes takes its time to say so.
     pub async fn forward(&self, slot: usize, within: Duration) -> Result<Forward, KubernetesError> {
         let opening = async {
             let pods = self.server.coordinators(&self.name).await?;
-            let Some(pod) = choice::pick(&pods, slot, self.need) else {
-                return Err(KubernetesError::NoneReady);
-            };
-            self.server.forward(pod, GRPC_PORT).await
+            let candidates = choice::candidates(&pods, slot, self.need);
+            let forwards = candidates.map(|pod| self.server.forward(pod, GRPC_PORT));
+            staggered(forwards, NEXT_AFTER).await.unwrap_or(Err(KubernetesError::NoneReady))
         };
         timeout(within, opening).await.unwrap_or(Err(KubernetesError::ForwardTimedOut { after: within }))
     }
@@ -79,6 +84,36 @@ impl Dialer for Coordinators {
             let opened = self.forward(slot, FORWARD_TIMEOUT).await.map_err(io::Error::other)?;
             Ok(Box::new(opened) as Box<dyn ByteStream>)
         })
+    }
+}
+
+/// The first success, with the next work begun whenever one failed or `pause` passed. The last failure if there is none, and
+/// `None` for no work.
+async fn staggered<F, T, E>(mut work: impl Iterator<Item = F>, pause: Duration) -> Option<Result<T, E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut begun: FuturesUnordered<F> = work.next().into_iter().collect();
+    let mut failure = None;
+    loop {
+        tokio::select! {
+            biased;
+            done = begun.next() => match done {
+                Some(Ok(won)) => return Some(Ok(won)),
+                Some(Err(error)) => failure = Some(Err(error)),
+                None => {}
+            },
+            () = sleep(pause) => {}
+        }
+        match work.next() {
+            Some(next) => begun.push(next),
+            None if begun.is_empty() => return failure,
+            None => match begun.next().await {
+                Some(Err(error)) => failure = Some(Err(error)),
+                Some(Ok(won)) => return Some(Ok(won)),
+                None => return failure,
+            },
+        }
     }
 }
 
@@ -139,5 +174,44 @@ impl AsyncWrite for Forward {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_millis(300);
+
+    /// What comes of works that take so many milliseconds, and fail or not, and how long it took.
+    async fn outcome(
+        works: &[(u64, Result<&'static str, &'static str>)],
+    ) -> (Option<Result<&'static str, &'static str>>, u128) {
+        let began = Instant::now();
+        let work = works.iter().map(|(ms, result)| async {
+            sleep(Duration::from_millis(*ms)).await;
+            *result
+        });
+        let outcome = staggered(work, PAUSE).await;
+        (outcome, began.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_coordinator_that_does_not_answer_costs_a_fraction_of_a_second() {
+        let never = u64::MAX / 2;
+        assert_eq!(outcome(&[(100, Ok("a")), (0, Ok("b"))]).await, (Some(Ok("a")), 100));
+        assert_eq!(outcome(&[(never, Ok("a")), (50, Ok("b"))]).await, (Some(Ok("b")), 350));
+        assert_eq!(outcome(&[(never, Ok("a")), (never, Ok("b")), (50, Ok("c"))]).await, (Some(Ok("c")), 650));
+        assert_eq!(outcome(&[(400, Ok("a")), (never, Ok("b"))]).await, (Some(Ok("a")), 400), "it may still answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_refuses_is_followed_by_the_next_at_once() {
+        assert_eq!(outcome(&[(10, Err("a")), (10, Ok("b"))]).await, (Some(Ok("b")), 20));
+        assert_eq!(outcome(&[(10, Err("a")), (20, Err("b"))]).await, (Some(Err("b")), 30));
+        assert_eq!(outcome(&[(500, Err("a")), (10, Err("b"))]).await, (Some(Err("a")), 500));
+        assert_eq!(outcome(&[]).await.0, None);
     }
 }

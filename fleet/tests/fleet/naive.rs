@@ -40,7 +40,7 @@ impl<'a> Wanted<'a> {
 fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
     let weights = fleet.config().weights;
     let used = u64::from(agent.used_slots());
-    let load = (used * 1000 / u64::from(agent.slots)) as i64;
+    let load = (used * 1000 / u64::from(agent.slots.max(1))) as i64;
     let record = agent.record;
     let performance = (u64::from(record.success) * 7 + u64::from(record.speed) * 3) / 10_000;
     let specialization = i64::from(weights.specialization) * 1000 * i64::from(matched);

@@ -14,7 +14,7 @@ use k8s_openapi::{
 
 use super::metadata;
 use crate::{
-    names::{self, Component, GRPC_PORT, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME, METRICS_PORT},
+    names::{self, Component, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME},
     validate::{Fleet, FleetPool},
 };
 
@@ -44,18 +44,21 @@ pub(super) fn coordinators_policy(fleet: &Fleet) -> NetworkPolicy {
         match_labels: Some(BTreeMap::from([(NAMESPACE_NAME.to_owned(), fleet.operator_namespace.clone())])),
         ..LabelSelector::default()
     };
+    let ports = [names::GRPC_PORT, names::METRICS_PORT].map(IntOrString::Int);
     let from = vec![
         NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() },
         NetworkPolicyPeer { namespace_selector: Some(operator), ..NetworkPolicyPeer::default() },
     ];
-    policy(fleet, names::coordinators(&fleet.name), Component::Coordinator, from)
+    policy(fleet, names::coordinators(&fleet.name), Component::Coordinator, from, ports)
 }
 
-/// Agents are called by their coordinators alone, which probe whether a process is gone.
+/// Agents are called by their coordinators alone, which probe whether a process is gone. By the ports' names, since each pool may
+/// have its own, and what else listens there in another pool's pods is not the fleet's.
 pub(super) fn agents_policy(fleet: &Fleet) -> NetworkPolicy {
     let coordinators = component(fleet, Component::Coordinator);
+    let ports = [names::AGENT_GRPC, names::AGENT_METRICS].map(|name| IntOrString::String(name.into()));
     let from = vec![NetworkPolicyPeer { pod_selector: Some(coordinators), ..NetworkPolicyPeer::default() }];
-    policy(fleet, names::agents(&fleet.name), Component::Agent, from)
+    policy(fleet, names::agents(&fleet.name), Component::Agent, from, ports)
 }
 
 fn component(fleet: &Fleet, component: Component) -> LabelSelector {
@@ -64,14 +67,16 @@ fn component(fleet: &Fleet, component: Component) -> LabelSelector {
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
-fn policy(fleet: &Fleet, name: String, of: Component, from: Vec<NetworkPolicyPeer>) -> NetworkPolicy {
-    let rule = |number: i32, from: Option<Vec<NetworkPolicyPeer>>| NetworkPolicyIngressRule {
+fn policy(
+    fleet: &Fleet,
+    name: String,
+    of: Component,
+    from: Vec<NetworkPolicyPeer>,
+    [grpc, metrics]: [IntOrString; 2],
+) -> NetworkPolicy {
+    let rule = |port: IntOrString, from: Option<Vec<NetworkPolicyPeer>>| NetworkPolicyIngressRule {
         from,
-        ports: Some(vec![NetworkPolicyPort {
-            port: Some(IntOrString::Int(number)),
-            protocol: Some("TCP".into()),
-            end_port: None,
-        }]),
+        ports: Some(vec![NetworkPolicyPort { port: Some(port), protocol: Some("TCP".into()), end_port: None }]),
     };
     NetworkPolicy {
         metadata: metadata(fleet, name),
@@ -79,7 +84,7 @@ fn policy(fleet: &Fleet, name: String, of: Component, from: Vec<NetworkPolicyPee
             pod_selector: Some(component(fleet, of)),
             policy_types: Some(vec!["Ingress".into()]),
             // Metrics say nothing secret, and who scrapes them is not known here.
-            ingress: Some(vec![rule(GRPC_PORT, Some(from)), rule(METRICS_PORT, None)]),
+            ingress: Some(vec![rule(grpc, Some(from)), rule(metrics, None)]),
             egress: None,
         }),
     }

@@ -8,12 +8,13 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Container, EmptyDirVolumeSource, EnvVar, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec,
-            PodTemplateSpec, Volume, VolumeMount, VolumeResourceRequirements,
+            Container, EmptyDirVolumeSource, EnvVar, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec,
+            Volume, VolumeMount, VolumeResourceRequirements,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -23,18 +24,31 @@ use robeing_crds::{DEFAULT_HEALTH_CHECK_INTERVAL, Storage};
 use super::{
     metadata,
     pod::{self, env},
+    pull,
 };
 use crate::{
     names::{self, Component, DATA_DIRECTORY, DATA_VOLUME},
-    validate::Fleet,
+    validate::{self, Fleet},
 };
 
+/// The environment by which a coordinator is what it is; a template cannot change it.
+const FIXED: [&str; 8] = [
+    "AGENT_ROLE",
+    "CLUSTER_ID",
+    "ROBEING_NAME",
+    "ROBEING_LISTEN",
+    "ROBEING_METRICS_LISTEN",
+    "ROBEING_ADVERTISE",
+    "ROBEING_DATA",
+    "ROBEING_INITIAL_COORDINATORS",
+];
 /// Said where coordinators have no storage.
 pub const EPHEMERAL_WARNING: &str = "The coordinators have no storage: each keeps its log in its pod and loses it with the pod, \
      and tasks are lost when a majority is. Make the cluster with spec.coordinators.storage to keep them.";
 /// Fewest coordinators of which one may be evicted while the others go on.
 const BUDGETED: u32 = 3;
 const GRACE_SECONDS: i64 = 30;
+const PORTS: pod::Ports = pod::Ports { grpc: ("grpc", names::GRPC_PORT), metrics: ("metrics", names::METRICS_PORT) };
 
 /// The members of the first membership, `name=host:port,...`.
 pub fn first_membership(fleet: &Fleet) -> String {
@@ -69,7 +83,7 @@ pub(super) fn stateful_set(fleet: &Fleet, replicas: u32, joined: u32) -> Statefu
                 ..LabelSelector::default()
             },
             template: template(fleet),
-            volume_claim_templates: fleet.storage.as_ref().map(|storage| vec![claim(storage)]),
+            volume_claim_templates: fleet.storage.as_ref().map(|storage| vec![claim(storage, &fleet.claim_size)]),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
                 when_deleted: keep(),
                 when_scaled: keep(),
@@ -83,32 +97,25 @@ pub(super) fn stateful_set(fleet: &Fleet, replicas: u32, joined: u32) -> Statefu
 fn template(fleet: &Fleet) -> PodTemplateSpec {
     let empty =
         Volume { name: DATA_VOLUME.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::component_labels(&fleet.name, Component::Coordinator, None)),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(PodSpec {
-            containers: vec![container(fleet)],
-            service_account_name: Some(names::coordinators(&fleet.name)),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            security_context: Some(pod::pod_security()),
-            termination_grace_period_seconds: Some(GRACE_SECONDS),
-            topology_spread_constraints: Some(pod::spread(
-                names::selector(&fleet.name, Component::Coordinator, None),
-                None,
-            )),
-            volumes: fleet.storage.is_none().then(|| vec![empty]),
-            ..PodSpec::default()
-        }),
-    }
+    let overrides = &fleet.coordinator_template;
+    let parts = pod::Parts {
+        labels: names::component_labels(&fleet.name, Component::Coordinator, None),
+        account: validate::coordinators_account(fleet),
+        init_containers: vec![],
+        containers: vec![container(fleet)],
+        volumes: if fleet.storage.is_none() { vec![empty] } else { vec![] },
+        tolerations: vec![],
+        spread: pod::spread(names::selector(&fleet.name, Component::Coordinator, None), None),
+        grace_seconds: overrides.termination_grace_period_seconds.or(Some(GRACE_SECONDS)),
+    };
+    pod::template(fleet, parts, overrides)
 }
 
 fn container(fleet: &Fleet) -> Container {
     let mut container = Container {
         name: "coordinator".into(),
         image: Some(fleet.image.clone()),
+        image_pull_policy: Some(pull::of_fleet(fleet)),
         command: Some(vec![names::AGENT_PROGRAM.into()]),
         env: Some(environment(fleet)),
         resources: fleet.resources.clone(),
@@ -121,7 +128,9 @@ fn container(fleet: &Fleet) -> Container {
         }]),
         ..Container::default()
     };
-    pod::observed(&mut container);
+    let given = fleet.coordinator_template.env.iter().filter(|variable| !FIXED.contains(&variable.name.as_str()));
+    pod::add_env(&mut container, &given.cloned().collect::<Vec<_>>(), &FIXED);
+    pod::observed(&mut container, PORTS);
     container
 }
 
@@ -132,7 +141,7 @@ fn environment(fleet: &Fleet) -> Vec<EnvVar> {
     let points =
         [("specialization", weights.specialization), ("load", weights.load), ("performance", weights.performance)];
     let weights: Vec<String> = points.iter().map(|(term, points)| format!("{term}={points}")).collect();
-    let mut environment = pod::identity("COORDINATOR", &fleet.name);
+    let mut environment = pod::identity("COORDINATOR", &fleet.name, PORTS);
     environment.extend([
         env("ROBEING_ADVERTISE", advertise),
         env("ROBEING_DATA", DATA_DIRECTORY),
@@ -150,14 +159,15 @@ fn environment(fleet: &Fleet) -> Vec<EnvVar> {
     environment
 }
 
-fn claim(storage: &Storage) -> PersistentVolumeClaim {
+/// A claim of this size, which stays what it was when the StatefulSet was made; the claims themselves are grown.
+fn claim(storage: &Storage, size: &Quantity) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta { name: Some(DATA_VOLUME.into()), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             storage_class_name: storage.storage_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), storage.size.clone())].into()),
+                requests: Some([("storage".to_owned(), size.clone())].into()),
                 limits: None,
             }),
             ..PersistentVolumeClaimSpec::default()

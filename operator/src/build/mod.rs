@@ -3,8 +3,10 @@
 
 mod access;
 mod coordinators;
+mod defaults;
 mod pod;
 mod pool;
+mod pull;
 mod services;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -49,15 +51,18 @@ pub struct Error {
 /// be now; while a voter is being removed that is more than the spec says. `joined` is what [`crate::scale::Plan::joined`] is
 /// about.
 pub fn build(fleet: &Fleet, coordinators: u32, joined: u32) -> Result<Vec<Desired>, Error> {
-    let mut objects = vec![
-        desired(&access::coordinators_account(fleet))?,
+    let mut objects = Vec::new();
+    if fleet.coordinator_template.service_account_name.is_none() {
+        objects.push(desired(&access::coordinators_account(fleet))?);
+    }
+    objects.extend([
         desired(&services::first_membership(fleet))?,
         desired(&services::headless(fleet))?,
         desired(&services::client(fleet))?,
         desired(&access::coordinators_policy(fleet))?,
         desired(&access::agents_policy(fleet))?,
         desired(&coordinators::stateful_set(fleet, coordinators, joined))?,
-    ];
+    ]);
     if let Some(budget) = coordinators::disruption_budget(fleet) {
         objects.push(desired(&budget)?);
     }

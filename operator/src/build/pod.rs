@@ -1,17 +1,22 @@
-//! What the pods of coordinators and agents have in common: security, probes, environment, spread.
+//! What the pods of coordinators and agents have in common: their template, security, probes, environment, spread.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-        ObjectFieldSelector, PodSecurityContext, Probe, SeccompProfile, SecretKeySelector, SecurityContext,
-        TopologySpreadConstraint,
+        LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
+        SecretKeySelector, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
+use robeing_crds::{PodOverrides, SecretKey};
 
-use robeing_crds::SecretKey;
-
-use crate::names::{GRPC_PORT, METRICS_PORT};
+use super::defaults;
+use crate::validate::Fleet;
 
 /// The volume that carries the agent's program into the user's image.
 pub const AGENT_VOLUME: &str = "robeing-agent";
@@ -40,38 +45,110 @@ pub(super) fn env_from_secret(name: &str, key: &SecretKey) -> EnvVar {
     EnvVar { name: name.into(), value: None, value_from: Some(from) }
 }
 
+/// The ports of a process in its pod, each with its name.
+#[derive(Clone, Copy)]
+pub(super) struct Ports {
+    pub grpc: (&'static str, i32),
+    pub metrics: (&'static str, i32),
+}
+
+/// What a kind of pod has besides what its overrides say.
+pub(super) struct Parts {
+    pub labels: BTreeMap<String, String>,
+    pub account: String,
+    pub init_containers: Vec<Container>,
+    pub containers: Vec<Container>,
+    pub volumes: Vec<Volume>,
+    pub tolerations: Vec<Toleration>,
+    /// Unless the overrides have their own.
+    pub spread: Vec<TopologySpreadConstraint>,
+    pub grace_seconds: Option<i64>,
+}
+
+/// A pod template: the parts, and what is different about it.
+pub(super) fn template(fleet: &Fleet, parts: Parts, overrides: &PodOverrides) -> PodTemplateSpec {
+    let mut labels = overrides.labels.clone();
+    labels.extend(parts.labels);
+    let mut tolerations = overrides.tolerations.clone();
+    tolerations.extend(parts.tolerations);
+    let mut volumes = parts.volumes;
+    volumes.extend(overrides.volumes.iter().cloned());
+    let spread = match &overrides.topology_spread_constraints[..] {
+        [] => parts.spread,
+        given => given.to_vec(),
+    };
+    let mut spec = PodSpec {
+        init_containers: some(parts.init_containers, |containers| !containers.is_empty()),
+        containers: parts.containers,
+        service_account_name: Some(parts.account),
+        // Who brings an account of their own brings it for its token.
+        automount_service_account_token: overrides.service_account_name.is_none().then_some(false),
+        enable_service_links: Some(false),
+        security_context: Some(security(overrides.security_context.clone())),
+        termination_grace_period_seconds: parts.grace_seconds,
+        node_selector: some(overrides.node_selector.clone(), |labels| !labels.is_empty()),
+        tolerations: some(tolerations, |tolerations| !tolerations.is_empty()),
+        affinity: overrides.affinity.clone(),
+        topology_spread_constraints: Some(spread),
+        volumes: some(volumes, |volumes| !volumes.is_empty()),
+        image_pull_secrets: some(pull_secrets(fleet, overrides), |secrets| !secrets.is_empty()),
+        priority_class_name: overrides.priority_class_name.clone(),
+        runtime_class_name: overrides.runtime_class_name.clone(),
+        ..PodSpec::default()
+    };
+    defaults::own(&mut spec);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: some(overrides.annotations.clone(), |annotations| !annotations.is_empty()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    }
+}
+
+fn some<T>(value: T, keep: impl FnOnce(&T) -> bool) -> Option<T> {
+    Some(value).filter(keep)
+}
+
+/// The fleet's, and those of the pods alone; each once, or the API server would refuse them.
+fn pull_secrets(fleet: &Fleet, overrides: &PodOverrides) -> Vec<LocalObjectReference> {
+    let mut names = BTreeSet::new();
+    let all = fleet.image_pull_secrets.iter().chain(&overrides.image_pull_secrets);
+    all.filter(|secret| names.insert(secret.name.as_str())).cloned().collect()
+}
+
 /// What both kinds of process are told about themselves.
-pub(super) fn identity(role: &str, cluster: &str) -> Vec<EnvVar> {
+pub(super) fn identity(role: &str, cluster: &str, ports: Ports) -> Vec<EnvVar> {
     vec![
         env("AGENT_ROLE", role),
         env("CLUSTER_ID", cluster),
         env_from_field("ROBEING_NAME", "metadata.name"),
         env_from_field("POD_IP", "status.podIP"),
-        env("ROBEING_METRICS_LISTEN", format!("0.0.0.0:{METRICS_PORT}")),
+        env("ROBEING_METRICS_LISTEN", format!("0.0.0.0:{}", ports.metrics.1)),
         env("ROBEING_LOG_FORMAT", "json"),
     ]
 }
 
 /// The ports and probes of a Robeing process in its container.
-pub(super) fn observed(container: &mut Container) {
-    let port = |name: &str, number| ContainerPort {
+pub(super) fn observed(container: &mut Container, ports: Ports) {
+    let port = |(name, number): (&str, i32)| ContainerPort {
         name: Some(name.into()),
         container_port: number,
         protocol: Some("TCP".into()),
         ..ContainerPort::default()
     };
-    let ports = container.ports.get_or_insert_default();
-    ports.push(port("grpc", GRPC_PORT));
-    ports.push(port("metrics", METRICS_PORT));
-    container.readiness_probe.get_or_insert_with(|| probe("/readyz", 2, 2));
-    container.liveness_probe.get_or_insert_with(|| probe("/healthz", 10, 6));
+    container.ports.get_or_insert_default().extend([port(ports.grpc), port(ports.metrics)]);
+    let metrics = ports.metrics.0;
+    container.readiness_probe.get_or_insert_with(|| probe(metrics, "/readyz", 2, 2));
+    container.liveness_probe.get_or_insert_with(|| probe(metrics, "/healthz", 10, 6));
 }
 
-fn probe(path: &str, period: i32, failures: i32) -> Probe {
+fn probe(port: &str, path: &str, period: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.into()),
-            port: IntOrString::String("metrics".into()),
+            port: IntOrString::String(port.into()),
             scheme: Some("HTTP".into()),
             ..HTTPGetAction::default()
         }),
@@ -84,7 +161,7 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
 }
 
 /// The restricted pod security standard, for a pod.
-pub(super) fn pod_security() -> PodSecurityContext {
+fn pod_security() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
         run_as_user: Some(NONROOT),
@@ -94,6 +171,18 @@ pub(super) fn pod_security() -> PodSecurityContext {
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
         ..PodSecurityContext::default()
     }
+}
+
+/// The given settings, and the restricted standard where they are silent.
+fn security(given: Option<PodSecurityContext>) -> PodSecurityContext {
+    let (mut security, default) = (given.unwrap_or_default(), pod_security());
+    security.run_as_non_root = security.run_as_non_root.or(default.run_as_non_root);
+    security.run_as_user = security.run_as_user.or(default.run_as_user);
+    security.run_as_group = security.run_as_group.or(default.run_as_group);
+    security.fs_group = security.fs_group.or(default.fs_group);
+    security.fs_group_change_policy = security.fs_group_change_policy.or(default.fs_group_change_policy);
+    security.seccomp_profile = security.seccomp_profile.or(default.seccomp_profile);
+    security
 }
 
 /// The restricted pod security standard, for a container. `ours`: of the Robeing image, which writes nowhere.
@@ -109,7 +198,7 @@ pub(super) fn container_security(given: Option<SecurityContext>, ours: bool) -> 
 
 /// Prefers to keep a component's pods on different nodes and in different zones; a cluster of one node will do, too.
 pub(super) fn spread(
-    selector: std::collections::BTreeMap<String, String>,
+    selector: BTreeMap<String, String>,
     match_label_keys: Option<Vec<String>>,
 ) -> Vec<TopologySpreadConstraint> {
     let over = |key: &str| TopologySpreadConstraint {
@@ -121,4 +210,16 @@ pub(super) fn spread(
         ..TopologySpreadConstraint::default()
     };
     vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
+}
+
+/// A variable of the same name replaces the one there is, unless it is one of `fixed`, which say what the process is.
+pub(super) fn add_env(container: &mut Container, more: &[EnvVar], fixed: &[&str]) {
+    let env = container.env.get_or_insert_default();
+    for variable in more {
+        match env.iter_mut().find(|known| known.name == variable.name) {
+            Some(known) if !fixed.contains(&known.name.as_str()) => known.clone_from(variable),
+            Some(_) => {}
+            None => env.push(variable.clone()),
+        }
+    }
 }

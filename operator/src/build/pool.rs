@@ -5,20 +5,17 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, EmptyDirVolumeSource, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec, Toleration, Volume,
-            VolumeMount,
+            Container, ContainerPort, EmptyDirVolumeSource, EnvVar, PodTemplateSpec, Toleration, Volume, VolumeMount,
         },
     },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 use robeing_crds::{PodOverrides, Role};
 
 use super::{
     metadata,
-    pod::{self, AGENT_VOLUME, env, env_from_secret},
+    pod::{self, AGENT_VOLUME, add_env, env, env_from_secret},
+    pull,
 };
 use crate::{
     names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component, WORKER_ADDRESS},
@@ -30,7 +27,8 @@ const PROGRESS_DEADLINE_SECONDS: i32 = 120;
 /// How long an agent stays on a node that is not heard of. Its tasks run elsewhere by then.
 const UNREACHABLE_SECONDS: i64 = 30;
 /// The environment by which an agent is what its pool says; a template cannot change it.
-const FIXED: [&str; 4] = ["AGENT_ROLE", "CLUSTER_ID", "ROBEING_NAME", "ROBEING_POOL"];
+const FIXED: [&str; 6] =
+    ["AGENT_ROLE", "CLUSTER_ID", "ROBEING_NAME", "ROBEING_POOL", "ROBEING_LISTEN", "ROBEING_METRICS_LISTEN"];
 
 /// One pod more is made before one goes, so that a new image that does not work stops at its first pod.
 pub(super) fn deployment(fleet: &Fleet, pool: &FleetPool) -> Deployment {
@@ -65,50 +63,27 @@ fn selector(fleet: &Fleet, pool: &FleetPool) -> std::collections::BTreeMap<Strin
 }
 
 fn template(fleet: &Fleet, pool: &FleetPool) -> PodTemplateSpec {
-    let overrides = &pool.template;
     let (init_containers, containers) = containers(fleet, pool);
     let mut volumes = Vec::new();
     if init_containers.iter().chain(&containers).any(mounts_the_agent) {
         let empty = EmptyDirVolumeSource::default();
         volumes.push(Volume { name: AGENT_VOLUME.into(), empty_dir: Some(empty), ..Volume::default() });
     }
-    volumes.extend(overrides.volumes.iter().cloned());
-    let mut pod_labels = overrides.labels.clone();
-    pod_labels.extend(labels(fleet, pool));
-    let spread = match &overrides.topology_spread_constraints[..] {
-        [] => pod::spread(selector(fleet, pool), Some(vec!["pod-template-hash".into()])),
-        given => given.to_vec(),
+    let parts = pod::Parts {
+        labels: labels(fleet, pool),
+        account: validate::service_account(fleet, pool),
+        init_containers,
+        containers,
+        volumes,
+        tolerations: short_stays(&pool.template),
+        spread: pod::spread(selector(fleet, pool), Some(vec!["pod-template-hash".into()])),
+        grace_seconds: i64::try_from(pool.grace.as_secs()).ok(),
     };
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(pod_labels),
-            annotations: some(overrides.annotations.clone(), |annotations| !annotations.is_empty()),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(PodSpec {
-            init_containers: some(init_containers, |containers| !containers.is_empty()),
-            containers,
-            service_account_name: Some(validate::service_account(fleet, pool)),
-            // Who brings an account of their own brings it for its token.
-            automount_service_account_token: overrides.service_account_name.is_none().then_some(false),
-            enable_service_links: Some(false),
-            security_context: Some(security(overrides.security_context.clone())),
-            termination_grace_period_seconds: i64::try_from(pool.grace.as_secs()).ok(),
-            node_selector: some(overrides.node_selector.clone(), |labels| !labels.is_empty()),
-            tolerations: Some(tolerations(overrides)),
-            affinity: overrides.affinity.clone(),
-            topology_spread_constraints: Some(spread),
-            volumes: some(volumes, |volumes| !volumes.is_empty()),
-            image_pull_secrets: some(overrides.image_pull_secrets.clone(), |secrets| !secrets.is_empty()),
-            priority_class_name: overrides.priority_class_name.clone(),
-            runtime_class_name: overrides.runtime_class_name.clone(),
-            ..PodSpec::default()
-        }),
-    }
+    pod::template(fleet, parts, &pool.template)
 }
 
-fn some<T>(value: T, keep: impl FnOnce(&T) -> bool) -> Option<T> {
-    Some(value).filter(keep)
+fn ports(pool: &FleetPool) -> pod::Ports {
+    pod::Ports { grpc: (names::AGENT_GRPC, pool.grpc_port), metrics: (names::AGENT_METRICS, pool.metrics_port) }
 }
 
 fn mounts_the_agent(container: &Container) -> bool {
@@ -121,13 +96,13 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
         Work::InAgent => {
             let mut agent = agent(fleet, pool, true);
             agent.resources = pool.resources.clone();
-            add_env(&mut agent, &pool.template.env);
+            add_env(&mut agent, &pool.template.env, &FIXED);
             (vec![], vec![agent])
         }
         Work::InUserContainer(given) => {
             let own_image = given.image.as_deref().is_none_or(|image| image == fleet.image);
             let mut agent = entrypoint(fleet, pool, given, own_image);
-            add_env(&mut agent, &pool.template.env);
+            add_env(&mut agent, &pool.template.env, &FIXED);
             if own_image { (vec![], vec![agent]) } else { (vec![install(fleet)], vec![agent]) }
         }
         Work::BesideAgent { container, attaches_at } => {
@@ -135,11 +110,11 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
             beside.name = "executor".into();
             // A native sidecar: it starts before the agent takes tasks, and ends after the agent has drained.
             beside.restart_policy = Some("Always".into());
-            add_env(&mut beside, &pool.template.env);
+            add_env(&mut beside, &pool.template.env, &FIXED);
             let mut agent = agent(fleet, pool, true);
             if let Some(address) = attaches_at {
-                add_env(&mut beside, &[env(WORKER_ADDRESS, address)]);
-                add_env(&mut agent, &[env("ROBEING_WORKER_LISTEN", address)]);
+                add_env(&mut beside, &[env(WORKER_ADDRESS, address)], &FIXED);
+                add_env(&mut agent, &[env("ROBEING_WORKER_LISTEN", address)], &FIXED);
             }
             (vec![beside], vec![agent])
         }
@@ -151,13 +126,14 @@ fn agent(fleet: &Fleet, pool: &FleetPool, ours: bool) -> Container {
     let mut container = Container {
         name: "agent".into(),
         image: Some(fleet.image.clone()),
+        image_pull_policy: Some(pull::of_fleet(fleet)),
         command: Some(vec![AGENT_PROGRAM.into()]),
         env: Some(environment(fleet, pool)),
         security_context: Some(pod::container_security(None, ours)),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         ..Container::default()
     };
-    pod::observed(&mut container);
+    pod::observed(&mut container, ports(pool));
     container
 }
 
@@ -165,7 +141,10 @@ fn agent(fleet: &Fleet, pool: &FleetPool, ours: bool) -> Container {
 fn entrypoint(fleet: &Fleet, pool: &FleetPool, given: &Container, own_image: bool) -> Container {
     let mut container = user_container(pool, given, own_image);
     container.name = "agent".into();
-    container.image.get_or_insert_with(|| fleet.image.clone());
+    if own_image {
+        container.image = Some(fleet.image.clone());
+        container.image_pull_policy = given.image_pull_policy.clone().or_else(|| Some(pull::of_fleet(fleet)));
+    }
     container.args = None;
     container.command = Some(vec![if own_image {
         AGENT_PROGRAM.to_owned()
@@ -175,8 +154,8 @@ fn entrypoint(fleet: &Fleet, pool: &FleetPool, given: &Container, own_image: boo
     }]);
     let own = container.env.take().unwrap_or_default();
     container.env = Some(environment(fleet, pool));
-    add_env(&mut container, &own);
-    pod::observed(&mut container);
+    add_env(&mut container, &own, &FIXED);
+    pod::observed(&mut container, ports(pool));
     container
 }
 
@@ -185,7 +164,29 @@ fn user_container(pool: &FleetPool, given: &Container, own_image: bool) -> Conta
     container.resources = container.resources.or_else(|| pool.resources.clone());
     container.security_context = Some(pod::container_security(container.security_context.take(), own_image));
     container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
+    if let Some(image) = &container.image {
+        container.image_pull_policy.get_or_insert_with(|| pull::default_policy(image).to_owned());
+    }
+    // The API server takes each only once; of those that a manifest repeats, as in a pod's, the last counts.
+    container.env = container.env.map(|env| last_of_each(env, |variable| variable.name.clone()));
+    container.ports = container.ports.map(|ports| last_of_each(ports, port_key));
     container
+}
+
+fn port_key(port: &ContainerPort) -> (i32, String) {
+    (port.container_port, port.protocol.clone().unwrap_or_else(|| "TCP".into()))
+}
+
+/// The items without those of which another of the same key follows.
+fn last_of_each<T, K: PartialEq>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    for item in items {
+        match kept.iter_mut().find(|known| key(known) == key(&item)) {
+            Some(known) => *known = item,
+            None => kept.push(item),
+        }
+    }
+    kept
 }
 
 /// Copies the agent's program to where the user's image finds it.
@@ -193,6 +194,7 @@ fn install(fleet: &Fleet) -> Container {
     Container {
         name: "install-agent".into(),
         image: Some(fleet.image.clone()),
+        image_pull_policy: Some(pull::of_fleet(fleet)),
         command: Some(vec![AGENT_PROGRAM.into(), "install".into(), format!("{AGENT_DIRECTORY}{AGENT_PROGRAM}")]),
         security_context: Some(pod::container_security(None, true)),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
@@ -217,14 +219,15 @@ fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
         Role::Messenger => "MESSENGER",
         Role::Guardian => "GUARDIAN",
     };
-    let mut environment = pod::identity(role, &fleet.name);
+    let mut environment = pod::identity(role, &fleet.name, ports(pool));
     environment.extend([
+        env("ROBEING_LISTEN", format!("0.0.0.0:{}", pool.grpc_port)),
         env("ROBEING_COORDINATORS", names::service_address(&fleet.name, &fleet.namespace)),
         env("ROBEING_POOL", &pool.name),
         env("ROBEING_SLOTS", pool.slots.to_string()),
         env("ROBEING_DRAIN_TIMEOUT", format!("{}s", pool.drain_timeout.as_secs().max(1))),
-        // "$(" would be replaced with a variable's value before the agent sees it.
-        env("ROBEING_EXECUTOR", pool.executor.replace("$(", "$$(")),
+        // Kubernetes would make one of two of them, and a variable's value of "$(NAME)", before the agent sees it.
+        env("ROBEING_EXECUTOR", pool.executor.replace('$', "$$")),
     ]);
     if !pool.specializations.is_empty() {
         environment.push(env("ROBEING_SPECIALIZATIONS", pool.specializations.join(",")));
@@ -233,45 +236,17 @@ fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
     environment
 }
 
-/// A variable of the same name replaces the one there is, unless it says what the agent is.
-fn add_env(container: &mut Container, more: &[EnvVar]) {
-    let env = container.env.get_or_insert_default();
-    let ours = |name: &str| FIXED.contains(&name);
-    for variable in more {
-        match env.iter_mut().find(|known| known.name == variable.name) {
-            Some(known) if !ours(&known.name) => known.clone_from(variable),
-            Some(_) => {}
-            None => env.push(variable.clone()),
-        }
-    }
-}
-
-/// The pool's own settings, and the restricted standard where they are silent.
-fn security(given: Option<PodSecurityContext>) -> PodSecurityContext {
-    let (mut security, default) = (given.unwrap_or_default(), pod::pod_security());
-    security.run_as_non_root = security.run_as_non_root.or(default.run_as_non_root);
-    security.run_as_user = security.run_as_user.or(default.run_as_user);
-    security.run_as_group = security.run_as_group.or(default.run_as_group);
-    security.fs_group = security.fs_group.or(default.fs_group);
-    security.fs_group_change_policy = security.fs_group_change_policy.or(default.fs_group_change_policy);
-    security.seccomp_profile = security.seccomp_profile.or(default.seccomp_profile);
-    security
-}
-
-/// The pool's own, and a short stay on nodes that are gone unless they say how long.
-fn tolerations(overrides: &PodOverrides) -> Vec<Toleration> {
-    let mut tolerations = overrides.tolerations.clone();
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let said = |toleration: &Toleration| toleration.key.as_deref().is_none_or(|said| said == key);
-        if !overrides.tolerations.iter().any(said) {
-            tolerations.push(Toleration {
-                key: Some(key.into()),
-                operator: Some("Exists".into()),
-                effect: Some("NoExecute".into()),
-                toleration_seconds: Some(UNREACHABLE_SECONDS),
-                value: None,
-            });
-        }
-    }
-    tolerations
+/// A short stay on nodes that are gone, unless the template says how long.
+fn short_stays(overrides: &PodOverrides) -> Vec<Toleration> {
+    let keys = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    let said = |key: &str, toleration: &Toleration| toleration.key.as_deref().is_none_or(|said| said == key);
+    let unsaid = keys.into_iter().filter(|key| !overrides.tolerations.iter().any(|toleration| said(key, toleration)));
+    let stay = |key: &str| Toleration {
+        key: Some(key.into()),
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        toleration_seconds: Some(UNREACHABLE_SECONDS),
+        value: None,
+    };
+    unsaid.map(stay).collect()
 }

@@ -9,11 +9,11 @@ use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1;
 use serde_json::Value;
 
-use super::{Outcome, PoolView};
+use super::{Outcome, PoolView, others};
 use crate::{
     build::EPHEMERAL_WARNING,
     health::{self, Failure},
-    names::Component,
+    names::{self, Component},
     observe::{Live, Observation},
     rollout::Step as Rollout,
     scale::Step as Scale,
@@ -138,6 +138,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
     let refused = outcome.fleet.iter().flat_map(|fleet| &fleet.refused);
     wrong.extend(refused.map(|pool| said("True", pool.reason, pool.message.clone())));
     wrong.extend(outcome.refused.iter().map(|why| said("True", "ApplyFailed", format!("{why}."))));
+    wrong.extend(outcome.uncreated.map(|made| uncreated(observation, made)));
     if let Rollout::Paused { reason, message } = &outcome.rollout {
         wrong.push(said("True", *reason, message.clone()));
     } else {
@@ -172,6 +173,16 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         }
         None => said("False", "AsExpected", "Nothing is wrong."),
     }
+}
+
+/// The StatefulSet's controller says why in events alone, unlike that of a Deployment.
+fn uncreated(observation: &Observation, (made, wanted): (u32, u32)) -> Said {
+    let set = names::coordinators(&observation.name());
+    let message = format!(
+        "Of {wanted} coordinators only {made} have a pod. `kubectl describe statefulset {set}` says why; often a quota or an \
+         admission policy refuses the others."
+    );
+    said("True", "CoordinatorsNotCreated", message)
 }
 
 /// What a coordinator says is wrong with it. A reason that is none for the API server is replaced.
@@ -317,11 +328,13 @@ fn progressing(
     said("False", "AsSpecified", "The fleet is what the spec says.")
 }
 
-/// The pools that have too few agents, a sentence each.
+/// The pools that have too few agents, or too few pods that are ready, a sentence each.
 fn missing_agents(pools: &[PoolView]) -> Option<String> {
-    let short = pools.iter().filter(|pool| pool.live + pool.standby < pool.desired);
-    let sentence =
-        |pool: &PoolView| format!("Pool {:?} has {} of {} agents.", pool.name, pool.live + pool.standby, pool.desired);
+    let short = pools.iter().filter(|pool| pool.ready() < pool.desired);
+    let sentence = |pool: &PoolView| match (pool.live + pool.standby, pool.desired) {
+        (agents, desired) if agents < desired => format!("Pool {:?} has {agents} of {desired} agents.", pool.name),
+        (_, desired) => format!("Of the {desired} pods of pool {:?} {} are ready.", pool.name, pool.ready_pods),
+    };
     let sentences: Vec<String> = short.map(sentence).collect();
     if sentences.is_empty() { None } else { Some(sentences.join(" ")) }
 }
@@ -357,9 +370,16 @@ fn ready(observation: &Observation, outcome: &Outcome, pools: &[PoolView], quoru
     if outcome.fleet.is_none() {
         return said("False", "SpecRefused", "The spec is refused; see Degraded.");
     }
+    if outcome.unapplied {
+        return said("False", "ApplyFailed", "Some of the fleet's objects are not what they should be; see Degraded.");
+    }
     if let Some(missing) = missing_agents(pools) {
         return said("False", "AgentsMissing", missing);
     }
     let agents: u32 = pools.iter().map(|pool| pool.live + pool.standby).sum();
-    said("True", "FleetReady", format!("The fleet has a leader and all its agents: {agents}."))
+    let others = match others(observation) {
+        0 => String::new(),
+        others => format!(", and {others} of no pool"),
+    };
+    said("True", "FleetReady", format!("The fleet has a leader and all its agents: {agents}{others}."))
 }

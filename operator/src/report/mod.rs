@@ -7,6 +7,9 @@ mod recoveries;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
 use robeing_crds::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
@@ -39,6 +42,10 @@ pub struct Outcome {
     pub rollout: rollout::Step,
     /// What the coordinators did not do when asked to, as sentences.
     pub declined: Vec<String>,
+    /// An object of the fleet is not what it should be, since the API server refuses it or somebody else has its name.
+    pub unapplied: bool,
+    /// How many of the coordinators' pods there are and should be, where they have not been made for long.
+    pub uncreated: Option<(u32, u32)>,
 }
 
 /// How many agents of a pool there are and should be.
@@ -52,6 +59,15 @@ pub struct PoolView {
     pub standby: u32,
     /// Agents there should be, the standby ones included.
     pub desired: u32,
+    /// Pods of its Deployment that are ready.
+    pub ready_pods: u32,
+}
+
+impl PoolView {
+    /// Agents that are in the fleet and whose pods are ready.
+    pub fn ready(&self) -> u32 {
+        (self.live + self.standby).min(self.ready_pods)
+    }
 }
 
 /// The pools of the spec with their counts, the refused ones included.
@@ -65,7 +81,8 @@ pub fn pools(observation: &Observation) -> Vec<PoolView> {
     let view = |pool: &robeing_crds::Pool| {
         // An autoscaled pool should be what its Deployment was scaled to.
         let scaled = || observation.deployment(&pool.name).and_then(|live| live.number("/spec/replicas"));
-        let desired = match pool.replicas {
+        let ready_pods = observation.deployment(&pool.name).and_then(|live| live.number("/status/readyReplicas"));
+        let desired = match spec.replicas_of(pool) {
             _ if spec.suspend => 0,
             Some(replicas) => replicas + pool.standby,
             None => scaled().unwrap_or(1),
@@ -75,6 +92,7 @@ pub fn pools(observation: &Observation) -> Vec<PoolView> {
             live: count(&pool.name, v1::AgentState::Live),
             standby: count(&pool.name, v1::AgentState::Standby),
             desired,
+            ready_pods: ready_pods.unwrap_or(0),
         }
     };
     spec.pools.iter().map(view).collect()
@@ -90,7 +108,8 @@ pub fn status(
     let conditions = conditions::conditions(observation, outcome, &pools, previous);
     let answer = observation.fleet.as_ref().ok().map(|answer| &answer.status);
     let membership = observation.membership();
-    let selector = names::selector(&observation.name(), Component::Agent, None);
+    let scaled = observation.cluster.spec.scaled_pool.as_deref();
+    let selector = names::selector(&observation.name(), Component::Agent, scaled);
     let ready = count(observation.coordinator_pods().values().filter(|pod| pod.ready).count());
     let desired = observation.cluster.spec.coordinators.replicas;
     let mut status = RobeingClusterStatus {
@@ -99,7 +118,7 @@ pub fn status(
         leader: answer.map(|answer| answer.leader.clone()),
         // Terms only grow, so the last one that was known is still worth telling.
         term: answer.map(|answer| answer.term).or_else(|| previous?.term),
-        agents: agents(&pools),
+        agents: agents(&pools, others(observation)),
         coordinators: CoordinatorCounts {
             ready,
             desired,
@@ -114,6 +133,7 @@ pub fn status(
             .iter()
             .map(|pool| PoolStatus { name: pool.name.clone(), ready: pool.live + pool.standby, desired: pool.desired })
             .collect(),
+        replicas: scaled.map_or(0, |name| scaled_replicas(observation, name)),
         selector: Some(names::selector_text(&selector)),
         conditions,
     };
@@ -130,14 +150,35 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn agents(pools: &[PoolView]) -> AgentCounts {
-    let mut counts = AgentCounts::default();
+/// Agents of a pool without its standby ones, as autoscalers count them: by its pods, whether they are ready or not.
+fn scaled_replicas(observation: &Observation, name: &str) -> u32 {
+    let standby = observation.cluster.spec.pools.iter().find(|pool| pool.name == name).map_or(0, |pool| pool.standby);
+    let pods = observation.deployment(name).and_then(|live| live.number("/status/replicas"));
+    pods.unwrap_or(0).saturating_sub(standby)
+}
+
+/// Agents in a session that are of none of the pools. Those whose pods are of a pool will be once something is attached to them.
+fn others(observation: &Observation) -> u32 {
+    let pools: BTreeSet<&str> = observation.cluster.spec.pools.iter().map(|pool| pool.name.as_str()).collect();
+    let pods: BTreeSet<String> = observation.pods_of(Component::Agent, None).map(|pod| pod.name_any()).collect();
+    let other = |agent: &&&v1::Agent| {
+        let here = !matches!(agent.state(), v1::AgentState::Lost | v1::AgentState::Unspecified);
+        here && !pools.contains(agent.pool.as_str()) && !pods.contains(&agent.name)
+    };
+    count(observation.agents().values().filter(other).count())
+}
+
+fn agents(pools: &[PoolView], other: u32) -> AgentCounts {
+    let mut counts = AgentCounts { other, ..AgentCounts::default() };
     for pool in pools {
         counts.ready += pool.live + pool.standby;
         counts.standby += pool.standby;
         counts.desired += pool.desired;
     }
     counts.summary = of(counts.ready, counts.desired);
+    if other > 0 {
+        counts.summary = format!("{}+{other}", counts.summary);
+    }
     counts
 }
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     fleet,
     observe::Live,
-    validate::{Surroundings, validate},
+    validate::{Kept, Surroundings, validate},
 };
 
 const MANIFEST: &str = "
@@ -47,7 +47,7 @@ fn deployment(name: &str, replicas: u32) -> Live {
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": name, "namespace": "apps", "generation": 1},
         "spec": {"replicas": replicas},
-        "status": {"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas},
+        "status": {"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas},
     });
     live("Deployment", value)
 }
@@ -112,7 +112,7 @@ fn cluster(manifest: &str) -> Arc<RobeingCluster> {
 fn scene() -> Scene {
     let cluster = cluster(MANIFEST);
     let surroundings = Surroundings { default_image: "robeing:1".into(), operator_namespace: "system".into() };
-    let fleet = validate(&cluster, &surroundings, None).expect("valid");
+    let fleet = validate(&cluster, &surroundings, &Kept::default()).expect("valid");
     let set = json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": {
@@ -138,6 +138,8 @@ fn scene() -> Scene {
             scale: scale::Plan::new(3, scale::Step::Settled),
             rollout: rollout::Step::Done,
             declined: vec![],
+            unapplied: false,
+            uncreated: None,
         },
     }
 }
@@ -656,4 +658,61 @@ fn pods_that_are_refused_are_told_at_once() {
     let (state, reason, message) = says(&status, "Degraded");
     assert_eq!((state, reason), ("True", "PoolNotProgressing"));
     assert!(message.contains("exceeded quota: q"), "{message}");
+}
+
+#[test]
+fn a_fleet_whose_pods_are_not_ready_is_not_ready() {
+    let mut scene = scene();
+    assert_eq!(says(&scene.status(None), "Ready").0, "True");
+    let mut deployment = DynamicObject::clone(&deployment("fleet-data", 3).object);
+    deployment.data["status"]["readyReplicas"] = 1.into();
+    scene.observation.objects[1] = Live { kind: "Deployment".into(), object: Arc::new(deployment) };
+    let status = scene.status(None);
+    assert_eq!(says(&status, "Ready"), ("False", "AgentsMissing", "Of the 3 pods of pool \"data\" 1 are ready."));
+    assert_eq!((says(&status, "Progressing").1, status.agents.ready), ("StartingAgents", 4));
+}
+
+#[test]
+fn a_fleet_with_an_object_that_is_not_what_it_should_be_is_not_ready() {
+    let mut scene = scene();
+    scene.outcome.unapplied = true;
+    assert_eq!(says(&scene.status(None), "Ready").1, "ApplyFailed");
+}
+
+#[test]
+fn coordinators_that_nobody_makes_are_told_as_such() {
+    let mut scene = scene();
+    scene.outcome.uncreated = Some((1, 3));
+    let status = scene.status(None);
+    let (state, reason, message) = says(&status, "Degraded");
+    assert_eq!((state, reason), ("True", "CoordinatorsNotCreated"));
+    assert!(message.starts_with("Of 3 coordinators only 1 have a pod."), "{message}");
+    assert!(message.contains("kubectl describe statefulset fleet-coordinators"), "{message}");
+}
+
+#[test]
+fn agents_of_no_pool_are_counted_apart() {
+    let mut scene = scene();
+    let mine = [agent("x", "", v1::AgentState::Live), agent("y", "gone", v1::AgentState::Standby)];
+    let lost = agent("z", "", v1::AgentState::Lost);
+    // Nothing is attached to it yet, and its pod is a pool's.
+    let waits = agent("w", "", v1::AgentState::Live);
+    scene.answer().agents.extend(mine.into_iter().chain([lost, waits]));
+    scene.observation.pods.push(agent_pod("w", json!({})));
+    let status = scene.status(None);
+    assert_eq!((status.agents.ready, status.agents.other, status.agents.summary.as_str()), (4, 2, "4/4+2"));
+    let told = "The fleet has a leader and all its agents: 4, and 2 of no pool.";
+    assert_eq!(says(&status, "Ready"), ("True", "FleetReady", told));
+}
+
+#[test]
+fn the_scaled_pool_is_what_autoscalers_see() {
+    let mut scene = scene();
+    let mut cluster = RobeingCluster::clone(&scene.observation.cluster);
+    cluster.spec.pools[0].replicas = None;
+    (cluster.spec.scaled_pool, cluster.spec.replicas) = (Some("data".into()), Some(2));
+    scene.observation.cluster = Arc::new(cluster);
+    let status = scene.status(None);
+    assert_eq!((status.replicas, status.pools[0].desired), (2, 3), "a standby is not counted");
+    assert!(status.selector.is_some_and(|selector| selector.contains("robeing.io/pool=data")));
 }

@@ -7,9 +7,9 @@ use devkube::{Error, Result, busybox, oci::Image};
 /// What the image holds and how it starts.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What pods call it, such as robeing:dev
-    #[arg(long)]
-    name: String,
+    /// What pods call it, such as robeing:dev; again for each further name
+    #[arg(long = "name", value_name = "NAME", required = true)]
+    names: Vec<String>,
     /// A file, as SOURCE:PATH or SOURCE:PATH:MODE (octal; 0644 unless given)
     #[arg(long = "file", value_name = "SOURCE:PATH[:MODE]", value_parser = file)]
     files: Vec<File>,
@@ -67,7 +67,7 @@ pub(crate) fn write(arguments: &Arguments) -> Result<()> {
     }
     image = image.entrypoint(arguments.entrypoint.iter().cloned()).command(arguments.command.iter().cloned());
     let written = |source| Error::File { action: "written", path: arguments.output.clone(), source };
-    std::fs::write(&arguments.output, image.archive(&arguments.name)?).map_err(written)
+    std::fs::write(&arguments.output, image.archive_of(&arguments.names)?).map_err(written)
 }
 
 fn file(text: &str) -> Result<File, String> {

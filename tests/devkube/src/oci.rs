@@ -179,6 +179,14 @@ impl Image {
     /// # Errors
     /// [`Error::Image`] when a path is empty, climbs, or is longer than the tar format can say.
     pub fn archive(&self, name: &str) -> Result<Vec<u8>> {
+        self.archive_of(&[name])
+    }
+
+    /// The archive of an image that has these names.
+    ///
+    /// # Errors
+    /// As of [`Image::archive`].
+    pub fn archive_of(&self, names: &[impl AsRef<str>]) -> Result<Vec<u8>> {
         let layer = self.layer()?;
         let config = self.config(&digest(&layer));
         let manifest = to_bytes(&json!({
@@ -187,17 +195,20 @@ impl Image {
             "config": blob("application/vnd.oci.image.config.v1+json", &config),
             "layers": [blob("application/vnd.oci.image.layer.v1.tar", &layer)],
         }));
-        let name = full_name(name);
-        let mut listed = blob("application/vnd.oci.image.manifest.v1+json", &manifest);
-        listed["platform"] = json!({"os": "linux", "architecture": architecture()});
-        listed["annotations"] = json!({
-            "io.containerd.image.name": name,
-            "org.opencontainers.image.ref.name": name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
+        let listed = names.iter().map(|name| {
+            let name = full_name(name.as_ref());
+            let mut listed = blob("application/vnd.oci.image.manifest.v1+json", &manifest);
+            listed["platform"] = json!({"os": "linux", "architecture": architecture()});
+            listed["annotations"] = json!({
+                "io.containerd.image.name": name,
+                "org.opencontainers.image.ref.name": name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
+            });
+            listed
         });
         let index = to_bytes(&json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [listed],
+            "manifests": listed.collect::<Vec<_>>(),
         }));
         let mut archive = tar::Writer::new();
         archive.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;

@@ -15,6 +15,6 @@ pub use deployed::{CLUSTER, COUNT, Deployed, NAMESPACE, PATIENCE, POOL, settled,
 pub use events::Mark;
 pub use forwards::Forwards;
 pub use image::{FIRST, IMAGE_VARIABLE, MISSING, SECOND, USERLAND, WORKER, WORKERLAND, archive, write_userland};
-pub use processes::kill_program_of;
+pub use processes::{kill_program_of, pids_of};
 pub use rules::{Refused, later_changes, refused};
 pub use work::{Exercise, KIND, Running, exercises, exercises_of, under_load};

@@ -15,7 +15,19 @@ const NAME_CHARACTERS: usize = 15;
 /// # Panics
 /// When one can't be killed.
 pub fn kill_program_of(uid: &str, program: &str) -> usize {
-    let mut killed = 0;
+    let pids = pids_of(uid, program);
+    for pid in &pids {
+        kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("root may kill a process");
+    }
+    pids.len()
+}
+
+/// The processes of a program that run in the pod with this uid, wherever they are on this machine.
+///
+/// # Panics
+/// When there is no `/proc`.
+pub fn pids_of(uid: &str, program: &str) -> Vec<i32> {
+    let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").expect("Linux has /proc").flatten() {
         let folder = entry.path();
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -23,9 +35,8 @@ pub fn kill_program_of(uid: &str, program: &str) -> usize {
         let cgroups = read("cgroup");
         let inside = cgroups.contains(uid) || cgroups.contains(&uid.replace('-', "_"));
         if inside && read("comm").trim() == &program[..program.len().min(NAME_CHARACTERS)] {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("root may kill a process");
-            killed += 1;
+            pids.push(pid);
         }
     }
-    killed
+    pids
 }

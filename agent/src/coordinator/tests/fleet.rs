@@ -165,6 +165,7 @@ impl TestFleet {
             slots: 4,
             drain_timeout: Duration::from_secs(1),
             metrics_listen: None,
+            advertises_host_name: false,
             worker_listen: "127.0.0.1:0".into(),
         };
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());

@@ -167,8 +167,8 @@ impl Attached {
         }
     }
 
-    /// Asks the processes how they are. The agent is as well as the best of them; one to which nothing is attached is well,
-    /// since it is not in the fleet.
+    /// Asks the processes how they are. The agent is as well as the best of them; one to which nothing is attached is well:
+    /// it has no slots.
     pub async fn health(&self, within: Duration) -> Health {
         let until = Instant::now() + within;
         let (mut well, asked) = self.ask();

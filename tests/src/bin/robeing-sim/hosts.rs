@@ -138,6 +138,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
     let works = number < WORKERS;
     let is_last = number + 1 == SIZE.agents;
     AgentConfig {
+        advertises_host_name: false,
         worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
         listen: format!("{name}:{PORT}"),
         name,

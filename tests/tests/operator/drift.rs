@@ -1,0 +1,217 @@
+//! Drift of everything that the operator says: each value in each list of each object that it keeps is changed by hand, as are
+//! fields that exclude its own, and all is as before within seconds, with nobody's name left on it but the operator's.
+
+use std::time::{Duration, Instant};
+
+use kube::{
+    Client, ResourceExt,
+    api::{DynamicObject, PostParams},
+};
+use robeing_tests::operator::{OperatorSettings, Stage, until};
+use serde_json::{Value, json};
+
+use crate::{CLUSTER, spec};
+
+const NAMESPACE: &str = "drift";
+/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+const RENEWALS: usize = 6;
+/// How soon a change is put back, on a machine that is busy with other tests, too.
+const SOON: Duration = Duration::from_secs(15);
+/// Changes that the API server takes, at least: fewer would mean that nothing was tried.
+const LEAST_TAKEN: usize = 60;
+const OBJECTS: [(&str, &str); 9] = [
+    ("services", CLUSTER),
+    ("services", "first-coordinators"),
+    ("statefulsets", "first-coordinators"),
+    ("deployments", "first-data"),
+    ("deployments", "first-web"),
+    ("networkpolicies", "first-coordinators"),
+    ("networkpolicies", "first-agents"),
+    ("poddisruptionbudgets", "first-coordinators"),
+    ("configmaps", "first-coordinators"),
+];
+
+pub async fn lists_are_put_back(stage: &Stage, client: &Client) {
+    Stage::namespace(client, NAMESPACE).await;
+    let mut spec = spec();
+    spec["pools"].as_array_mut().expect("pools").push(json!({
+        "name": "web", "replicas": 1, "executor": {"http": {"url": "http://127.0.0.1:8080/"}},
+        "container": {
+            "image": "example/server:1", "ports": [{"containerPort": 8080, "name": "grpc"}, {"containerPort": 9090}],
+            "env": [{"name": "A", "value": "a"}], "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}},
+        },
+        "template": {
+            "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "config", "configMap": {"name": "config"}}],
+            "imagePullSecrets": [{"name": "registry"}],
+            "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "web", "effect": "NoSchedule"}],
+        },
+    }));
+    Stage::create(client, NAMESPACE, CLUSTER, &spec).await;
+    let mut operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
+    until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-web").await).await;
+    operator.rests(RENEWALS).await;
+    let (mut taken, mut slowest) = (0, Duration::ZERO);
+    for (plural, name) in OBJECTS {
+        let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+        let mut changes = Vec::new();
+        values_in_lists(&before.data, "", false, &mut changes);
+        for (path, value) in changes {
+            if let Some(took) = put_back(client, (plural, name), &path, value).await {
+                taken += 1;
+                slowest = slowest.max(took);
+            }
+        }
+    }
+    eprintln!("{taken} changes in lists were put back, the slowest after {slowest:?}");
+    assert!(taken >= LEAST_TAKEN, "the API server took {taken} changes only");
+    exclusive_fields_are_put_back(client).await;
+    what_is_added_stays(client).await;
+    operator.rests(RENEWALS).await;
+    for (plural, name) in OBJECTS {
+        let object = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+        let managers: Vec<_> = object.managed_fields().iter().filter_map(|entry| entry.manager.as_deref()).collect();
+        assert!(!managers.contains(&"robeing-operator-repair"), "{plural}/{name}: {managers:?}");
+    }
+}
+
+/// Every plain value within a list's first entry, changed: its path, and the other value.
+fn values_in_lists(value: &Value, path: &str, listed: bool, found: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in fields.iter().filter(|(name, _)| *name != "status") {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                values_in_lists(inner, &format!("{path}/{name}"), listed, found);
+            }
+        }
+        Value::Array(entries) => {
+            if let Some(first) = entries.first() {
+                values_in_lists(first, &format!("{path}/0"), true, found);
+            }
+        }
+        _ if !listed => {}
+        Value::Number(number) => found.push((path.to_owned(), json!(number.as_i64().unwrap_or(0) + 1))),
+        Value::Bool(is) => found.push((path.to_owned(), json!(!is))),
+        Value::String(text) => {
+            let other = match text.as_str() {
+                "TCP" => "UDP".to_owned(),
+                "ScheduleAnyway" => "DoNotSchedule".to_owned(),
+                "IfNotPresent" | "Always" => "Never".to_owned(),
+                "NoExecute" | "NoSchedule" => "PreferNoSchedule".to_owned(),
+                "HTTP" => "HTTPS".to_owned(),
+                "" => "x".to_owned(),
+                _ => format!("{text}x"),
+            };
+            found.push((path.to_owned(), json!(other)));
+        }
+        Value::Null => {}
+    }
+}
+
+/// What the object says, in an order that does not matter.
+fn said(object: &DynamicObject) -> Value {
+    let mut said = json!({
+        "spec": object.data.get("spec"), "data": object.data.get("data"),
+        "labels": object.labels(), "annotations": object.annotations(),
+    });
+    // The Deployment controller's own.
+    if let Some(annotations) = said["annotations"].as_object_mut() {
+        annotations.remove("deployment.kubernetes.io/revision");
+    }
+    sorted(&mut said);
+    said
+}
+
+fn sorted(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(sorted),
+        Value::Array(entries) => {
+            entries.iter_mut().for_each(sorted);
+            entries.sort_by_key(Value::to_string);
+        }
+        _ => {}
+    }
+}
+
+/// Changes one value by hand, and waits until all is as before; how long it took. `None`: the API server does not take it.
+async fn put_back(client: &Client, (plural, name): (&str, &str), path: &str, value: Value) -> Option<Duration> {
+    let api = Stage::api(client, NAMESPACE, plural);
+    let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+    let mut changed = before.clone();
+    *changed.data.pointer_mut(path)? = value.clone();
+    changed.metadata.managed_fields = None;
+    let parameters = PostParams { field_manager: Some("hand".into()), ..PostParams::default() };
+    let edited = match api.replace(name, &parameters, &changed).await {
+        Ok(edited) => edited,
+        // Not a change that anybody can make.
+        Err(kube::Error::Api(status)) if status.code == 422 => return None,
+        Err(error) => panic!("{plural}/{name}{path}: {error}"),
+    };
+    if edited.metadata.resource_version == before.metadata.resource_version {
+        return None;
+    }
+    as_before(client, (plural, name), &format!("{path} = {value}"), &said(&before)).await
+}
+
+async fn as_before(client: &Client, (plural, name): (&str, &str), what: &str, before: &Value) -> Option<Duration> {
+    let began = Instant::now();
+    until(&format!("{plural}/{name} as before {what}"), async || {
+        let now = said(&Stage::get(client, NAMESPACE, plural, name).await?);
+        let late = began.elapsed() > SOON;
+        assert!(
+            !late || now == *before,
+            "{plural}/{name} {what}: not put back within {SOON:?}:\n{now:#}\nwas\n{before:#}"
+        );
+        if now == *before { Ok(()) } else { Err("it differs".to_owned()) }
+    })
+    .await;
+    Some(began.elapsed())
+}
+
+/// Of two fields that exclude each other the API server refuses the second, whoever says it.
+async fn exclusive_fields_are_put_back(client: &Client) {
+    let handlers = json!([{"name": "agent", "readinessProbe": {"httpGet": null, "exec": {"command": ["/true"]}}}]);
+    for (plural, name, edit) in [
+        ("poddisruptionbudgets", "first-coordinators", json!({"spec": {"maxUnavailable": null, "minAvailable": 3}})),
+        ("services", CLUSTER, json!({"spec": {"type": "NodePort"}})),
+        (
+            "services",
+            CLUSTER,
+            json!({"spec": {"publishNotReadyAddresses": false, "ports": [{"name": "x", "port": 1}]}}),
+        ),
+        ("deployments", "first-data", json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}})),
+        ("deployments", "first-data", json!({"spec": {"template": {"spec": {"containers": handlers}}}})),
+    ] {
+        let before = said(&Stage::get(client, NAMESPACE, plural, name).await.expect("an object"));
+        let mut patch = edit.clone();
+        if let Some(containers) = patch.pointer_mut("/spec/template/spec/containers") {
+            // A merge patch replaces lists, so the rest of the container goes along.
+            let live = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+            let mut whole = live.data["spec"]["template"]["spec"]["containers"].clone();
+            whole[0]["readinessProbe"] = json!({"exec": {"command": ["/true"]}});
+            *containers = whole;
+        }
+        Stage::patch(client, NAMESPACE, plural, name, &patch).await;
+        as_before(client, (plural, name), &edit.to_string(), &before).await;
+    }
+}
+
+async fn what_is_added_stays(client: &Client) {
+    let ports = json!({"spec": {"ports": [
+        {"name": "grpc", "port": 8080, "protocol": "TCP", "targetPort": 1, "appProtocol": "kubernetes.io/h2c"},
+        {"name": "theirs", "port": 7000, "protocol": "TCP", "targetPort": 7000},
+    ]}});
+    Stage::patch(client, NAMESPACE, "services", CLUSTER, &ports).await;
+    until("the operator's part is put back", async || {
+        let service = Stage::get(client, NAMESPACE, "services", CLUSTER).await?;
+        let ports = service.data["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        let is =
+            |name: &str, target: Value| ports.iter().any(|port| port["name"] == name && port["targetPort"] == target);
+        if is("grpc", json!("grpc")) && is("theirs", json!(7000)) && ports.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{ports:?}"))
+        }
+    })
+    .await;
+}
