@@ -9,7 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage, Weights,
+    AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage,
+    Weights,
 };
 
 use crate::{names, ports};

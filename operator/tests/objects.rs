@@ -272,7 +272,8 @@ fn every_dollar_arrives_in_pods_as_it_was_written() {
         let mut cluster = cluster(FULL);
         let argv = serde_json::json!({"command": {"argv": ["/bin/sh", "-c", text]}});
         cluster.spec.pools[0].executor = serde_json::from_value(argv.clone()).expect("an executor");
-        let url = serde_json::json!({"http": {"url": format!("http://example.com/{text}")}});
+        let headers = [serde_json::json!({"name": "X-Text", "value": text})];
+        let url = serde_json::json!({"http": {"url": format!("http://example.com/{text}"), "headers": headers}});
         cluster.spec.pools[2].executor = serde_json::from_value(url.clone()).expect("an executor");
         let objects = objects(&fleet(&cluster));
         for (name, said) in [("full-data", argv), ("full-far", url)] {

@@ -367,13 +367,8 @@ impl Agent {
         let shutdown = CancellationToken::new();
         let (health, healthy) = watch::channel(Some(Health::Healthy));
         let guard = Arc::new(Guard::default());
-        let executor = Manual {
-            started: sender,
-            presence,
-            is_member_when_absent,
-            health: healthy,
-            guard: Arc::clone(&guard),
-        };
+        let executor =
+            Manual { started: sender, presence, is_member_when_absent, health: healthy, guard: Arc::clone(&guard) };
         let session = run(config, platform(network), Arc::new(executor), Metrics::default(), shutdown.clone());
         Self { task: tokio::spawn(session), shutdown, health, guard, started }
     }
