@@ -110,6 +110,11 @@ pub async fn run(
         }
         let works = is_present(presence.as_ref());
         if works {
+            let again = worked.map_or_else(Instant::now, |worked| worked + STAY_AT_LEAST);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep_until(again) => {}
+            }
             worked = Some(Instant::now());
         } else if !parts.executor.is_member_when_absent() {
             tokio::select! {
