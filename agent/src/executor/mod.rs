@@ -25,7 +25,7 @@ mod process_group;
 mod program;
 mod text;
 
-pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE};
+pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
 pub use guard::{Guard, Stay};
 pub use http::{ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS};

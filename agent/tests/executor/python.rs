@@ -242,6 +242,9 @@ async fn an_attempt_that_no_server_has_begun_is_given_back_and_taken_again_once_
     assert!(*presence.borrow_and_update());
     assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
     assert!(!*presence.borrow_and_update(), "the agent is to leave");
+    // Nor was one that may take less than is waited for a server.
+    let limited = Attempt { time_limit: Some(Duration::from_millis(100)), ..attempt("input") };
+    assert_eq!(run(&executor, limited).await, Outcome::NotBegun);
     let began = Instant::now();
     let late = tokio::task::spawn_blocking(move || {
         Server::start_with("        self.answer(200, self.body())", &[&free.port().to_string()])

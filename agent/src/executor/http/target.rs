@@ -91,12 +91,12 @@ mod tests {
         let target = Target::parse("https://us%40er:p%3Ass@host:8443/a/b?token=secret").expect("a URL");
         assert_eq!(target.uri, "https://host:8443/a/b?token=secret");
         assert_eq!(target.shown, "https://host:8443/a/b?…");
-        let header = target.authorization.expect("there are credentials");
-        assert_eq!(header, format!("Basic {}", BASE64_STANDARD.encode("us@er:p:ss")));
+        let header = target.authorization.as_ref().expect("there are credentials");
+        assert_eq!(*header, format!("Basic {}", BASE64_STANDARD.encode("us@er:p:ss")));
         assert!(!format!("{header:?}").contains("Basic"));
         assert_eq!(target.address(), ("host".into(), 8443));
         let none = Target::parse("http://[::1]/").expect("a URL");
-        assert_eq!((none.authorization, none.address(), &*none.shown), (None, ("::1".into(), 80), "http://[::1]/"));
+        assert_eq!((&none.authorization, none.address(), &*none.shown), (&None, ("::1".into(), 80), "http://[::1]/"));
         let user = Target::parse("http://user@host").expect("a URL").authorization.expect("a user");
         assert_eq!(user, format!("Basic {}", BASE64_STANDARD.encode("user:")));
     }
