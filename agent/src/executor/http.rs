@@ -16,6 +16,9 @@
 //!   while the server accepts connections.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
 //!   sign to stop.
+//!
+//! It is built on hyper's own client, since those above it neither say whether a request got a connection, which tells an
+//! attempt that was not begun from one that was, nor take more than a hundred headers.
 
 mod retry_after;
 mod target;
@@ -338,7 +341,7 @@ impl Executor for HttpExecutor {
 
 /// The URL with another path and query.
 fn with_path(url: &Uri, path: &str) -> Result<Uri, ExecutorError> {
-    let bad = |reason: String| ExecutorError::BadHealthPath { path: path.to_owned(), reason };
+    let bad = |reason: String| ExecutorError::BadHealthPath { path: redacted(path), reason };
     if !path.starts_with('/') {
         return Err(bad("it does not begin with a slash".to_owned()));
     }
@@ -462,10 +465,7 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
         }
         // An I/O error tells the cause of what it holds for its own.
         let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(found) = held.and_then(|held| (held as &(dyn std::error::Error + 'static)).downcast_ref()) {
-            return Some(found);
-        }
-        next = error.source();
+        next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
     None
 }

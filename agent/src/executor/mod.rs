@@ -244,7 +244,7 @@ pub enum ExecutorError {
     /// The path is none that can be asked for.
     #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
     BadHealthPath {
-        /// The path as given.
+        /// The path as given, but for its query.
         path: String,
         /// What is wrong with it.
         reason: String,

@@ -32,7 +32,7 @@ async fn it_is_what_a_pipe_to_cat_would_have_given() {
         ("exec > >(tr a-z A-Z | tac); echo first; echo second", "SECOND\nFIRST\n"),
         ("exec 3>&1 >/dev/null; { sleep .2; echo by another number >&3; } & exit 0", "by another number\n"),
         ("nohup sh -c 'sleep .2; echo not hung up' 2>/dev/null & exit 0", "not hung up\n"),
-        ("coproc { sleep .2; echo from a coprocess >&3; } 3>&1; exit 0", "from a coprocess\n"),
+        ("exec 3>&1; coproc { sleep .2; echo from a coprocess >&3; }; exit 0", "from a coprocess\n"),
         ("timeout 60 bash -c 'exec > >(sleep .2; cat); echo under a timeout'; exit 0", "under a timeout\n"),
         ("set -m; { sleep .2; echo a job; } & exit 0", "a job\n"),
         ("trap 'sleep .1; echo at the end' EXIT; echo x", "x\nat the end\n"),

@@ -171,6 +171,12 @@ async fn credentials_of_the_url_are_sent_and_never_told() {
     let large = failure(&HttpExecutor::new(large).expect("good"), attempt("")).await;
     assert_eq!(large.kind, FailureKind::OutputTooLarge);
     assert!(!large.message.contains("hunter2"), "{}", large.message);
+    for bad in ["health?hunter2", "/ health?hunter2"] {
+        let (url, health_path) = ("http://u:hunter2@a/?hunter2".into(), Some(bad.into()));
+        let refused = HttpExecutor::new(HttpConfig { url, health_path, ..HttpConfig::default() }).err();
+        let said = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains("healthPath") && !said.contains("hunter2"), "{said}");
+    }
     for bad in ["ftp://u:hunter2@a/?hunter2", "http://u:hunter2@a b/", "http://u:hunter2@/?hunter2"] {
         let refused = HttpExecutor::new(HttpConfig { url: bad.into(), ..HttpConfig::default() }).err();
         let said = refused.map(|error| error.to_string()).unwrap_or_default();

@@ -146,9 +146,13 @@ async fn plays_an_agent_without_processes() {
     if env::var_os(PART).is_none() {
         return;
     }
+    // Nothing limits root.
+    let other = geteuid().is_root().then(|| Uid::from_raw(64_321));
+    let as_other = other.map(|uid| format!("setpriv --reuid={uid}")).unwrap_or_default();
     // Each sets this process's limit once it is told to, and has to be there before none can be started.
     let later = |soft: &str| {
-        let line = format!("hard=$(ulimit -Hu); read; exec prlimit --pid {} --nproc={soft}:", std::process::id());
+        let prlimit = format!("prlimit --pid {} --nproc={soft}:", std::process::id());
+        let line = format!("hard=$(ulimit -Hu); read; exec {as_other} {prlimit}");
         Command::new("/bin/bash").args(["-c", &line]).stdin(Stdio::piped()).spawn().expect("bash runs")
     };
     let set = |mut later: Child| {
@@ -156,9 +160,8 @@ async fn plays_an_agent_without_processes() {
         assert!(later.wait().expect("it is a child").success());
     };
     let (limit, lift) = (later("1"), later("$hard"));
-    // Nothing limits root.
-    if geteuid().is_root() {
-        setuid(Uid::from_raw(64_321)).expect("root may become anybody");
+    if let Some(uid) = other {
+        setuid(uid).expect("root may become anybody");
     }
     let (executor, mut presence) = executor(Path::new("/bin/cat"), None);
     assert_eq!(output(&executor, attempt("input")).await, "input");

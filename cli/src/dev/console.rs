@@ -282,7 +282,6 @@ impl Signals {
     }
 }
 
-/// Where events and the live view go: lines, and at a terminal a frame under them that is drawn anew.
 /// Whether a line is lost for a reason that the fleet need not end for: a disk that is full of other things, or a terminal that
 /// is gone, which says so by SIGHUP to those that are to end with it. A pipe whose reader is gone is another matter.
 fn is_no_reason_to_end(error: &io::Error) -> bool {
@@ -290,6 +289,7 @@ fn is_no_reason_to_end(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(Errno::EIO as i32)
 }
 
+/// Where events and the live view go: lines, and at a terminal a frame under them that is drawn anew.
 struct Screen {
     live: Option<ProgressBar>,
 }
