@@ -42,7 +42,7 @@ async fn it_is_what_a_pipe_to_cat_would_have_given() {
         let cat = String::from_utf8(cat.expect("bash runs").stdout).expect("text");
         assert_eq!(cat, expected, "the test itself: {script}");
     }
-    let plain = with_grace("/bin/sh", "{ cat; sleep .2; echo late; } <&0 & exit 0", SOON);
+    let plain = with_grace("/bin/sh", "exec 3<&0; { cat <&3; sleep .2; echo late; } & exit 0", SOON);
     assert_eq!(output(&plain, attempt("input ")).await, "input late\n");
 }
 
