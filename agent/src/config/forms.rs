@@ -205,7 +205,8 @@ pub(super) fn executor(value: &Value) -> Result<ExecutorSpec, ConfigError> {
         // There may be credentials in it, which the parser would repeat in quotes.
         let problem = problem.to_string();
         let problem = problem.split('"').next().unwrap_or_default();
-        ConfigError::Wrong(format!("{} can't be used: give {form} ({})", value.from, problem.trim()))
+        let hidden = "not repeated here, since it may hold credentials";
+        ConfigError::Wrong(format!("{} is {hidden}: give {form} ({})", value.from, problem.trim()))
     };
     let parsed: serde_json::Value = serde_json::from_str(&value.text).map_err(|e| wrong(&e))?;
     match parsed.as_object() {

@@ -15,8 +15,9 @@
 //! - The command's own process decides how the attempt ends. Processes of its group that still have the output open when it
 //!   exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time limit, to
 //!   write and close it: a pipe to `cat` would wait for them, too. After a failure that goes for stderr as well. What is
-//!   left of the group then is killed, so that no child is left behind. A process that left the group (`setsid`) is out of
-//!   reach, and not waited for.
+//!   left of the group then is killed, so that no child is left behind. A process that left the group is out of reach. Once
+//!   the group is empty, one that is still in its session, as after `timeout` or by a shell's job control, has
+//!   [`SESSION_GRACE`]; one that left that as well (`setsid`) is not waited for.
 //! - Every command has a session of its own, without a terminal, so that none can wait for somebody to type.
 //! - A command need not read its input.
 
@@ -30,7 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Guard, Stay};
@@ -45,6 +46,9 @@ use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limi
 /// The exit code with which a command says that no other attempt at this task can do better: `EX_DATAERR` of
 /// sysexits.h, "the input data was incorrect in some way".
 pub const PERMANENT_FAILURE_EXIT_CODE: i32 = 65;
+
+/// How long a process that left the group, but not the session, may still write after all of the group have ended.
+pub const SESSION_GRACE: Duration = Duration::from_secs(1);
 
 /// What to run, and within which limits.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +115,7 @@ impl CommandExecutor {
                 Ok(launched) => return Ok(launched),
                 Err(_) if stop.cancel.is_cancelled() => return Err(Unlaunched::Cancelled),
                 Err(NotLaunched::Cancelled) => return Err(Unlaunched::Cancelled),
+                Err(NotLaunched::Revoked) => return Err(Unlaunched::Revoked),
                 Err(NotLaunched::Short(why)) => Unlaunched::Short(why),
                 Err(NotLaunched::Program(error)) => match self.program.is_gone() {
                     Some(why) => Unlaunched::Short(why),
@@ -167,7 +172,7 @@ impl CommandExecutor {
             End::Stopped(_) => {
                 group.terminate();
                 tokio::select! {
-                    _ = tokio::time::timeout(self.limits.kill_grace, group.leader_exited()) => {}
+                    _ = timeout(self.limits.kill_grace, group.leader_exited()) => {}
                     () = pipes.pump_discarding() => {}
                 }
                 end
@@ -191,11 +196,16 @@ impl CommandExecutor {
         let failed = !status.as_ref().is_ok_and(ExitStatus::success);
         let grace = Instant::now() + self.limits.output_grace;
         let until = stop.limit.map_or(grace, |(_, at)| at.min(grace));
+        let emptied = async {
+            group.emptied().await;
+            // Whoever else is left has no claim to more.
+            let _ = timeout(SESSION_GRACE, group.session_emptied()).await;
+        };
         tokio::select! {
             biased;
             () = stop.cancel.cancelled() => return End::Stopped(Why::Cancelled),
             () = pipes.pump_to_end(failed) => {}
-            () = group.emptied() => {}
+            () = emptied => {}
             () = sleep_until(until) => {
                 tracing::warn!(
                     command = self.program(),
@@ -216,6 +226,7 @@ impl Executor for CommandExecutor {
         let mut launched = match self.launch(&attempt, &stop).await {
             Ok(launched) => launched,
             Err(Unlaunched::Cancelled) => return Outcome::Cancelled,
+            Err(Unlaunched::Revoked) => return Outcome::NotBegun,
             Err(Unlaunched::Failed(failure)) => return Outcome::Failed(failure),
             Err(Unlaunched::Short(why)) => {
                 self.presence.lost(&why).await;
@@ -267,6 +278,8 @@ impl Executor for CommandExecutor {
 /// Why the command of an attempt was not started.
 enum Unlaunched {
     Cancelled,
+    /// The session is over.
+    Revoked,
     /// The agent lacks what it takes.
     Short(String),
     /// The task or the program is at fault.
@@ -286,7 +299,7 @@ fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
                 Ok(()) => Ok(()),
                 Err(NotLaunched::Short(why)) => Err(why),
                 Err(NotLaunched::Program(error)) => Err(format!("no process can be started here: {error}")),
-                Err(NotLaunched::Cancelled) => Err("nothing was tried".into()),
+                Err(NotLaunched::Cancelled | NotLaunched::Revoked) => Err("nothing was tried".into()),
             }
         })
     })

@@ -91,9 +91,9 @@ impl Guard {
         if itself.exists() { Self::spawn(itself) } else { Self::spawn(&std::env::current_exe()?) }
     }
 
-    /// Whether it runs.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(self.lock().process.try_wait(), Ok(None))
+    /// Whether it has died.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lock().guard_is_gone()
     }
 
     /// Starts the guard as `program` with `args`, which must end in a call of [`main`] with stdin untouched.

@@ -16,6 +16,9 @@
 //!   while the server accepts connections.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
 //!   sign to stop.
+//!
+//! It is built on hyper's own client, since those above it neither say whether a request got a connection, which tells an
+//! attempt that was not begun from one that was, nor take more than a hundred headers.
 
 mod retry_after;
 mod target;
@@ -55,7 +58,7 @@ const KEEP_IDLE: Duration = Duration::from_secs(4);
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 /// How long what was sent may go without the other side's machine having it.
 const DELIVER_WITHIN: Duration = Duration::from_secs(30);
-/// An attempt that may take less is out of time, and not without a server, when it has no connection by then.
+/// An attempt that may take less is out of time, and not without a server, when its first connection is not made by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the body of an error is read.
 pub const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
@@ -96,6 +99,9 @@ enum Transport {
 #[derive(Default)]
 struct Progress {
     connection: Mutex<Option<CaptureConnection>>,
+    /// Why the last call but the one that is under way reached nobody.
+    unreached: Mutex<Option<String>>,
+    /// The error that was answered, while its body is read.
     refused: Mutex<Option<Failure>>,
 }
 
@@ -177,7 +183,10 @@ impl HttpExecutor {
         loop {
             match self.call(attempt, progress).await {
                 Err(Unanswered::Unreached(why)) => match pauses.next() {
-                    Some(pause) if Instant::now() + *pause < until => tokio::time::sleep(*pause).await,
+                    Some(pause) if Instant::now() + *pause < until => {
+                        *progress.unreached.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                        tokio::time::sleep(*pause).await;
+                    }
                     _ => return Err(Unanswered::Unreached(why)),
                 },
                 answered => return answered,
@@ -276,7 +285,13 @@ impl HttpExecutor {
         if let Some(refused) = progress.refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Unanswered::Failed(refused);
         }
-        if !progress.is_connected() && limit.is_some_and(|limit| limit >= PATIENCE) {
+        if progress.is_connected() {
+            return Unanswered::Failed(timed_out);
+        }
+        if let Some(why) = progress.unreached.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Unanswered::Unreached(why);
+        }
+        if limit.is_some_and(|limit| limit >= PATIENCE) {
             let message = format!("{} does not accept a connection; is the server up?", self.target.shown);
             return Unanswered::Unreached(message);
         }
@@ -326,7 +341,7 @@ impl Executor for HttpExecutor {
 
 /// The URL with another path and query.
 fn with_path(url: &Uri, path: &str) -> Result<Uri, ExecutorError> {
-    let bad = |reason: String| ExecutorError::BadHealthPath { path: path.to_owned(), reason };
+    let bad = |reason: String| ExecutorError::BadHealthPath { path: redacted(path), reason };
     if !path.starts_with('/') {
         return Err(bad("it does not begin with a slash".to_owned()));
     }
@@ -450,10 +465,7 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
         }
         // An I/O error tells the cause of what it holds for its own.
         let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(found) = held.and_then(|held| (held as &(dyn std::error::Error + 'static)).downcast_ref()) {
-            return Some(found);
-        }
-        next = error.source();
+        next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
     None
 }

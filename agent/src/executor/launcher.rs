@@ -68,8 +68,10 @@ pub(super) struct Launched {
 /// Why a command was not started. Nothing of it was begun.
 #[derive(Debug)]
 pub(super) enum NotLaunched {
-    /// It was cancelled before its turn came, or its session was over.
+    /// It was cancelled before its turn came.
     Cancelled,
+    /// The session is over: the agent was stopped for too long.
+    Revoked,
     /// The agent can start no command now, as this sentence says.
     Short(String),
     /// The program can't be run.
@@ -158,9 +160,8 @@ fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
             Request::Launch { cancel, reply, .. } if cancel.is_cancelled() => {
                 let _ = reply.send(Err(NotLaunched::Cancelled));
             }
-            // The session is over: the agent was stopped for too long.
             Request::Launch { reply, .. } if guard.is_some_and(|guard| guard.is_revoked()) => {
-                let _ = reply.send(Err(NotLaunched::Cancelled));
+                let _ = reply.send(Err(NotLaunched::Revoked));
             }
             Request::Launch { launch, runtime, reply, .. } => {
                 let _ = reply.send(with_guard(guard, || spawn(&launch, guard, &runtime)));
@@ -281,9 +282,7 @@ fn empty_input() -> io::Result<Stdio> {
 /// Starts what would be a command with the pipes of one, and ends it before it becomes a program.
 #[allow(unsafe_code)]
 fn rehearse(guard: Option<&Arc<Guard>>) -> io::Result<()> {
-    if let Some(guard) = guard
-        && !guard.is_alive()
-    {
+    if guard.is_some_and(|guard| guard.is_gone()) {
         return Err(UNGUARDED.into());
     }
     let mut command = std::process::Command::new("/proc/self/exe");

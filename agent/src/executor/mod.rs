@@ -25,7 +25,7 @@ mod process_group;
 mod program;
 mod text;
 
-pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE};
+pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
 pub use guard::{Guard, Stay};
 pub use http::{ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS};
@@ -249,7 +249,7 @@ pub enum ExecutorError {
     /// The path is none that can be asked for.
     #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
     BadHealthPath {
-        /// The path as given.
+        /// The path as given, but for its query.
         path: String,
         /// What is wrong with it.
         reason: String,

@@ -79,6 +79,16 @@ impl ProcessGroup {
         }
     }
 
+    /// Waits, once the group is empty, until no process of the leader's session is left that does anything, such as one that
+    /// `timeout` or a shell with job control put into a group of its own. Cancel-safe.
+    pub(super) async fn session_emptied(&self) {
+        let mut pause = LOOK_CLOSER;
+        while any_is_running(|member| member.session == self.id.as_raw()) {
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOK_CLOSER_SELDOM);
+        }
+    }
+
     /// Asks every process of the group to end.
     pub(super) fn terminate(&self) {
         signal(self.id, Signal::SIGTERM);
@@ -155,22 +165,22 @@ async fn gone(group: Pid, give_up: Instant) -> bool {
 
 /// Whether no process of the group is more than a zombie, as far as can be seen.
 fn only_zombies(group: Pid) -> bool {
-    !any_is_running(|member| member == group.as_raw())
+    !any_is_running(|member| member.group == group.as_raw())
 }
 
 /// Whether some process of the groups is more than a zombie, or that can't be seen.
 pub(super) fn any_runs(groups: &HashSet<i32>) -> bool {
     let left: HashSet<i32> = groups.iter().copied().filter(|group| signal(Pid::from_raw(*group), None)).collect();
-    !left.is_empty() && any_is_running(|group| left.contains(&group))
+    !left.is_empty() && any_is_running(|member| left.contains(&member.group))
 }
 
-fn any_is_running(is_looked_for: impl Fn(i32) -> bool) -> bool {
+fn any_is_running(is_looked_for: impl Fn(Member) -> bool) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return true;
     };
     processes.flatten().any(|process| {
         let stat = std::fs::read_to_string(process.path().join("stat"));
-        stat.is_ok_and(|stat| running_group(&stat).is_some_and(&is_looked_for))
+        stat.is_ok_and(|stat| running(&stat).is_some_and(&is_looked_for))
     })
 }
 
@@ -179,15 +189,23 @@ pub(super) fn state(stat: &str) -> Option<&str> {
     fields(stat).next()
 }
 
-/// The fields from the state on: "PID (NAME) STATE PARENT GROUP ...", where NAME may contain anything, even ") ".
+/// What a process that runs is a member of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Member {
+    group: i32,
+    session: i32,
+}
+
+/// The fields from the state on: "PID (NAME) STATE PARENT GROUP SESSION ...", where NAME may contain anything, even ") ".
 fn fields(stat: &str) -> impl Iterator<Item = &str> {
     stat.rsplit(") ").next().unwrap_or_default().split(' ')
 }
 
-/// The group of the process that a `/proc/PID/stat` is of, if it runs.
-fn running_group(stat: &str) -> Option<i32> {
-    let group = fields(stat).nth(2)?.parse().ok();
-    group.filter(|_| !matches!(state(stat), Some("Z" | "X")))
+/// What the process that a `/proc/PID/stat` is of is a member of, if it runs.
+fn running(stat: &str) -> Option<Member> {
+    let mut ids = fields(stat).skip(2).map_while(|id| id.parse().ok());
+    let member = Member { group: ids.next()?, session: ids.next()? };
+    Some(member).filter(|_| !matches!(state(stat), Some("Z" | "X")))
 }
 
 #[cfg(test)]
@@ -195,12 +213,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_running_member_of_a_group_is_told_from_zombies_and_strangers() {
-        assert_eq!(running_group("71 (sleep) S 1 70 70 0 -1 4194304"), Some(70));
-        assert_eq!(running_group("71 (odd) Z 1 7) D 1 70 70 0 -1 4194304"), Some(70));
-        assert_eq!(running_group("71 (sleep) Z 1 70 70 0 -1 4194304"), None);
-        assert_eq!(running_group("71 (sleep) S 70 71 70 0 -1 4194304"), Some(71));
-        assert_eq!(running_group(""), None);
+    fn a_running_member_of_a_group_and_session_is_told_from_zombies_and_strangers() {
+        let member = |group, session| Some(Member { group, session });
+        assert_eq!(running("71 (sleep) S 1 70 69 0 -1 4194304"), member(70, 69));
+        assert_eq!(running("71 (odd) Z 1 7) D 1 70 69 0 -1 4194304"), member(70, 69));
+        assert_eq!(running("71 (sleep) Z 1 70 70 0 -1 4194304"), None);
+        assert_eq!(running("71 (sleep) S 70 71 70 0 -1 4194304"), member(71, 70));
+        assert_eq!(running(""), None);
         assert_eq!(state("71 (odd) Z 1 7) T 1 70 70 0 -1 4194304"), Some("T"));
     }
 }

@@ -32,7 +32,9 @@ async fn it_is_what_a_pipe_to_cat_would_have_given() {
         ("exec > >(tr a-z A-Z | tac); echo first; echo second", "SECOND\nFIRST\n"),
         ("exec 3>&1 >/dev/null; { sleep .2; echo by another number >&3; } & exit 0", "by another number\n"),
         ("nohup sh -c 'sleep .2; echo not hung up' 2>/dev/null & exit 0", "not hung up\n"),
-        ("coproc { sleep .2; echo from a coprocess >&3; } 3>&1; exit 0", "from a coprocess\n"),
+        ("exec 3>&1; coproc { sleep .2; echo from a coprocess >&3; }; exit 0", "from a coprocess\n"),
+        ("timeout 60 bash -c 'exec > >(sleep .2; cat); echo under a timeout'; exit 0", "under a timeout\n"),
+        ("set -m; { sleep .2; echo a job; } & exit 0", "a job\n"),
         ("trap 'sleep .1; echo at the end' EXIT; echo x", "x\nat the end\n"),
     ] {
         assert_eq!(output(&bash(script), attempt("")).await, expected, "{script}");
@@ -40,7 +42,7 @@ async fn it_is_what_a_pipe_to_cat_would_have_given() {
         let cat = String::from_utf8(cat.expect("bash runs").stdout).expect("text");
         assert_eq!(cat, expected, "the test itself: {script}");
     }
-    let plain = with_grace("/bin/sh", "{ cat; sleep .2; echo late; } <&0 & exit 0", SOON);
+    let plain = with_grace("/bin/sh", "exec 3<&0; { cat <&3; sleep .2; echo late; } & exit 0", SOON);
     assert_eq!(output(&plain, attempt("input ")).await, "input late\n");
 }
 

@@ -171,6 +171,12 @@ async fn credentials_of_the_url_are_sent_and_never_told() {
     let large = failure(&HttpExecutor::new(large).expect("good"), attempt("")).await;
     assert_eq!(large.kind, FailureKind::OutputTooLarge);
     assert!(!large.message.contains("hunter2"), "{}", large.message);
+    for bad in ["health?hunter2", "/ health?hunter2"] {
+        let (url, health_path) = ("http://u:hunter2@a/?hunter2".into(), Some(bad.into()));
+        let refused = HttpExecutor::new(HttpConfig { url, health_path, ..HttpConfig::default() }).err();
+        let said = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains("healthPath") && !said.contains("hunter2"), "{said}");
+    }
     for bad in ["ftp://u:hunter2@a/?hunter2", "http://u:hunter2@a b/", "http://u:hunter2@/?hunter2"] {
         let refused = HttpExecutor::new(HttpConfig { url: bad.into(), ..HttpConfig::default() }).err();
         let said = refused.map(|error| error.to_string()).unwrap_or_default();
@@ -242,6 +248,9 @@ async fn an_attempt_that_no_server_has_begun_is_given_back_and_taken_again_once_
     assert!(*presence.borrow_and_update());
     assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
     assert!(!*presence.borrow_and_update(), "the agent is to leave");
+    // Nor was one that may take less than is waited for a server.
+    let limited = Attempt { time_limit: Some(Duration::from_millis(100)), ..attempt("input") };
+    assert_eq!(run(&executor, limited).await, Outcome::NotBegun);
     let began = Instant::now();
     let late = tokio::task::spawn_blocking(move || {
         Server::start_with("        self.answer(200, self.body())", &[&free.port().to_string()])

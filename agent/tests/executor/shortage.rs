@@ -2,11 +2,13 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use nix::unistd::{Uid, geteuid, setuid};
 use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, FailureKind, Guard, Outcome};
 use tokio::sync::watch;
 
@@ -117,14 +119,58 @@ async fn a_guard_that_is_gone_with_its_program() {
     assert_eq!(output(&executor, attempt("")).await, "done\n");
 }
 
-/// In a process of its own, since all its files are taken.
-#[test]
-fn no_more_files() {
+/// Runs one of the tests below in a process of its own, after a line of shell.
+fn play(first: &str, test: &str) {
     let this = env::current_exe().expect("this binary");
-    let line = "ulimit -n 64; exec \"$0\" --exact shortage::plays_an_agent_without_files --nocapture";
-    let ran = Command::new("/bin/sh").args(["-c", line]).arg(this).env(PART, "agent").output().expect("sh runs");
+    let line = format!("{first}; exec \"$0\" --exact shortage::{test} --nocapture");
+    let ran = Command::new("/bin/sh").args(["-c", &line]).arg(this).env(PART, "agent").output().expect("sh runs");
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success() && said.contains("1 passed"), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// All files of the process are taken.
+#[test]
+fn no_more_files() {
+    play("ulimit -n 64", "plays_an_agent_without_files");
+}
+
+/// The process becomes another user.
+#[test]
+fn no_more_processes() {
+    play(":", "plays_an_agent_without_processes");
+}
+
+/// Not a test but the agent's process, when the test above asks for it.
+#[tokio::test]
+async fn plays_an_agent_without_processes() {
+    if env::var_os(PART).is_none() {
+        return;
+    }
+    // Nothing limits root.
+    let other = geteuid().is_root().then(|| Uid::from_raw(64_321));
+    let as_other = other.map(|uid| format!("setpriv --reuid={uid}")).unwrap_or_default();
+    // Each sets this process's limit once it is told to, and has to be there before none can be started.
+    let later = |soft: &str| {
+        let prlimit = format!("prlimit --pid {} --nproc={soft}:", std::process::id());
+        let line = format!("hard=$(ulimit -Hu); read; exec {as_other} {prlimit}");
+        Command::new("/bin/bash").args(["-c", &line]).stdin(Stdio::piped()).spawn().expect("bash runs")
+    };
+    let set = |mut later: Child| {
+        writeln!(later.stdin.take().expect("it is piped")).expect("it reads");
+        assert!(later.wait().expect("it is a child").success());
+    };
+    let (limit, lift) = (later("1"), later("$hard"));
+    if let Some(uid) = other {
+        setuid(uid).expect("root may become anybody");
+    }
+    let (executor, mut presence) = executor(Path::new("/bin/cat"), None);
+    assert_eq!(output(&executor, attempt("input")).await, "input");
+    set(limit);
+    is_short(&executor, &mut presence).await;
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(3), returns(&mut presence)).await.is_err());
+    set(lift);
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("input")).await, "input");
 }
 
 /// Not a test but the agent's process, when the test above asks for it.

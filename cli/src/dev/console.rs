@@ -11,6 +11,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
+use nix::errno::Errno;
 use robeing_crds::{
     PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, Secrets, find_cluster, limits::MAX_MANIFEST_BYTES,
 };
@@ -281,6 +282,13 @@ impl Signals {
     }
 }
 
+/// Whether a line is lost for a reason that the fleet need not end for: a disk that is full of other things, or a terminal that
+/// is gone, which says so by SIGHUP to those that are to end with it. A pipe whose reader is gone is another matter.
+fn is_no_reason_to_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        || error.raw_os_error() == Some(Errno::EIO as i32)
+}
+
 /// Where events and the live view go: lines, and at a terminal a frame under them that is drawn anew.
 struct Screen {
     live: Option<ProgressBar>,
@@ -307,8 +315,7 @@ impl Screen {
                 let mut out = io::stdout().lock();
                 let written = writeln!(out, "{line}").and_then(|()| out.flush());
                 match written {
-                    // A disk that is full of other things is no reason to end the fleet.
-                    Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Ok(()),
+                    Err(error) if is_no_reason_to_end(&error) => Ok(()),
                     other => other,
                 }
             }

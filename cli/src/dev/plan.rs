@@ -6,6 +6,10 @@ use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role, SecretKey, Secrets}
 
 use super::DRAIN_TIMEOUT;
 
+/// Where a coordinator reads its data directory, and an agent its executor, if not on the command line.
+const DATA_VARIABLE: &str = "ROBEING_DATA";
+const EXECUTOR_VARIABLE: &str = "ROBEING_EXECUTOR";
+
 /// What a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessKind {
@@ -144,7 +148,7 @@ fn coordinator(
     let data_flag = data.to_str().map(|data| ("data", data.to_owned()));
     let environment = match data_flag {
         Some(_) => vec![],
-        None => vec![Variable { name: "ROBEING_DATA".into(), value: data.clone().into() }],
+        None => vec![Variable { name: DATA_VARIABLE.into(), value: data.clone().into() }],
     };
     let who = [
         ("role", "coordinator".into()),
@@ -190,9 +194,16 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach
         ("pool-replicas", replicas(pool).to_string()),
         ("pool-standby", pool.standby.to_string()),
         ("slots", pool.slots.to_string()),
-        ("executor", executor),
-        ("drain-timeout", format!("{}s", DRAIN_TIMEOUT.as_secs())),
     ];
+    let mut environment = vec![];
+    match pool.executor {
+        // There may be credentials in a URL and in headers, and everybody on this machine sees command lines.
+        Executor::Http(_) => {
+            environment.push(Variable { name: EXECUTOR_VARIABLE.into(), value: executor.into() });
+        }
+        Executor::Command(_) | Executor::Worker {} | Executor::Echo {} => given.push(("executor", executor)),
+    }
+    given.push(("drain-timeout", format!("{}s", DRAIN_TIMEOUT.as_secs())));
     if !pool.specializations.is_empty() {
         given.push(("specializations", pool.specializations.join(",")));
     }
@@ -201,7 +212,7 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach
     }
     let secrets = pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect();
     let kind = ProcessKind::Agent { pool: pool.name.clone() };
-    Process { name, kind, arguments: flags(given), environment: vec![], secrets }
+    Process { name, kind, arguments: flags(given), environment, secrets }
 }
 
 fn role_flag(role: Role) -> &'static str {
@@ -276,7 +287,7 @@ spec:
     }
 
     #[test]
-    fn headers_from_secrets_are_in_the_environment_and_not_on_the_command_line() {
+    fn what_may_be_secret_is_in_the_environment_and_not_on_the_command_line() {
         let manifest = r#"
 apiVersion: robeing.io/v1alpha1
 kind: RobeingCluster
@@ -286,9 +297,9 @@ spec:
   - name: web
     executor:
       http:
-        url: http://127.0.0.1:9000/
+        url: http://user:hunter2@127.0.0.1:9000/?token=hunter2
         headers:
-        - {name: Content-Type, value: application/json}
+        - {name: X-Api-Key, value: hunter2}
         - {name: Authorization, prefix: "Bearer ", valueFrom: {secretKeyRef: {name: api, key: token}}}
 ---
 apiVersion: v1
@@ -300,11 +311,14 @@ stringData: {token: s3cret}
         let plan = Plan::of(&manifest.cluster.spec, "example", &[4001], &[], Path::new("/data"));
         let plan = plan.with_secrets(&manifest.secrets);
         let agent = &plan.processes[1];
-        assert!(!format!("{plan:?}").contains("s3cret"));
-        let [variable] = &agent.environment[..] else { panic!("one variable: {agent:?}") };
-        assert_eq!((&*variable.name, &*variable.value), ("ROBEING_HTTP_HEADER_1", OsStr::new("s3cret")));
-        let executor = agent.arguments.iter().find_map(|argument| argument.strip_prefix("--executor="));
-        let executor: serde_json::Value = serde_json::from_str(executor.expect("it has one")).expect("JSON");
+        let shown = format!("{plan:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
+        let [executor, token] = &agent.environment[..] else { panic!("two variables: {agent:?}") };
+        assert_eq!((&*token.name, &*token.value), ("ROBEING_HTTP_HEADER_1", OsStr::new("s3cret")));
+        assert_eq!(executor.name, "ROBEING_EXECUTOR");
+        let executor: serde_json::Value =
+            serde_json::from_slice(executor.value.as_encoded_bytes()).expect("it is JSON");
+        assert_eq!(executor["http"]["url"], "http://user:hunter2@127.0.0.1:9000/?token=hunter2");
         let header = serde_json::json!({"name": "Authorization", "prefix": "Bearer ", "valueFrom": {"env": "ROBEING_HTTP_HEADER_1"}});
         assert_eq!(executor["http"]["headers"][1], header);
     }

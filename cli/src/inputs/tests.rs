@@ -45,7 +45,7 @@ fn a_text_is_the_input_itself_and_any_other_value_is_passed_as_it_is_written() {
 fn values_may_be_nested_however_deep() {
     for depth in [127, 128, 200_000] {
         let line = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
-        assert_eq!(texts(&values(line.as_bytes()).expect("good")), [line.clone()]);
+        assert_eq!(texts(&values(line.as_bytes()).expect("good")), [&*line]);
         let task = format!("{{\"input\": {line}}}");
         assert_eq!(texts(&tasks(task.as_bytes()).expect("good")), [line]);
     }

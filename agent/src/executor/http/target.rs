@@ -106,7 +106,9 @@ mod tests {
         for (url, shown) in [
             ("http://u:p@host/x?token=s", "http://host/x?…"),
             ("http://u:p@ho st/x?token=s", "http://…@ho st/x?…"),
-            ("ftp://u:p@host/#s", "ftp://…@host/?…"),
+            ("ftp://u:p@host/#s", "ftp://host/"),
+            ("ftp://u:p@ho st/#s", "ftp://…@ho st/?…"),
+            ("path?token=s", "path?…"),
             ("//u:p@host", "//…@host"),
             ("/path?token=s", "/path?…"),
             ("u:p@host:1/x", "…@host:1/x"),
