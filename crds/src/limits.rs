@@ -39,7 +39,7 @@ pub const MAX_HEADERS: u32 = 32;
 /// Longest name of a header, in characters.
 pub const MAX_HEADER_NAME: u32 = 128;
 /// Longest value of a header, in characters.
-pub const MAX_HEADER_VALUE: u32 = 4_096;
+pub const MAX_HEADER_VALUE: u32 = 2_048;
 /// Longest text before a header's value from a Secret, in characters.
 pub const MAX_HEADER_PREFIX: u32 = 64;
 /// Longest reference to an image, in characters.
