@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -104,7 +105,10 @@ async fn inputs_go_through_as_they_are_written() {
 async fn a_server_that_is_slow_to_start_costs_no_attempt_and_one_that_is_busy_is_asked_later() {
     let terminal = Terminal::default();
     let port = free_port();
-    let dev = fleet(&terminal, &format!("{{http: {{url: 'http://user:hunter2@127.0.0.1:{port}/?hunter2'}}}}")).await;
+    let secret = format!("hunter{}", std::process::id());
+    let header = format!("{{name: X-Key, value: {secret}}}");
+    let url = format!("http://user:{secret}@127.0.0.1:{port}/?token={secret}");
+    let dev = fleet(&terminal, &format!("{{http: {{url: '{url}', headers: [{header}]}}}}")).await;
     terminal.write("input", "hello");
     let line = ["submit", "--kind", "k", "--input", "input", "--max-attempts", "1"];
     let id = terminal.run(&line).await.success().trim().to_owned();
@@ -113,15 +117,41 @@ async fn a_server_that_is_slow_to_start_costs_no_attempt_and_one_that_is_busy_is
     terminal.run(&["task", &id, "--watch"]).await.success();
     assert_eq!(terminal.run(&["task", &id, "--result"]).await.success(), "hello");
     assert_eq!(task(&terminal, &id).await["attemptsUsed"], 1, "what was handed back is free");
-    assert!(!dev.lines().iter().any(|line| line.contains("hunter2")), "{:#?}", dev.lines());
     drop(server);
 
     let busy = "        asked.append(time.monotonic())\n        if len(asked) == 1: status, headers = 503, [('Retry-After', '3')]\n        \
                 body = str(round(asked[-1] - asked[0], 1)).encode()";
-    let _server = Server::start(port, busy);
+    let server = Server::start(port, busy);
     let again = ["submit", "--kind", "k", "--input", "input", "--max-attempts", "2", "--wait"];
     let later: f64 = terminal.run(&again).await.success().parse().expect("seconds");
     assert!(later >= 2.9, "it was asked again after {later} s");
+    drop(server);
+
+    let _server = Server::start(port, "        status = 404");
+    let refused = terminal.run(&[&line[..], &["--wait"]].concat()).await;
+    refused.assert_failed(1, &format!("http://127.0.0.1:{port}/?… answered 404"));
+    assert!(!refused.stderr.contains(&secret), "{refused:?}");
+    assert!(!dev.lines().iter().any(|line| line.contains(&secret)), "{:#?}", dev.lines());
+    let shows = command_lines_with(&secret);
+    assert!(shows.is_empty(), "everybody on this machine sees {shows:?}");
+    let logs = files(terminal.dir()).into_iter().filter(|path| !path.ends_with("manifest.yaml"));
+    let logs: Vec<_> = logs.filter_map(|path| Some((fs::read(&path).ok()?, path))).collect();
+    assert!(logs.iter().any(|(text, _)| String::from_utf8_lossy(text).contains("can't be reached")), "the agent's log");
+    for (text, path) in logs {
+        assert!(!String::from_utf8_lossy(&text).contains(&secret), "it stands in {}", path.display());
+    }
+}
+
+fn command_lines_with(words: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("it is there").flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).into_owned()).filter(|line| line.contains(words)).collect()
+}
+
+/// All files within a folder, however deep.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 /// A script(1) with `robeing dev` in it: a terminal at which nobody types.
@@ -196,7 +226,9 @@ async fn a_data_directory_of_any_name_is_the_one_that_is_used() {
     assert!(dev.ended().await.success());
     assert!(data.join("coordinator-0").is_dir(), "its log is there");
     let others = fs::read_dir(terminal.dir()).expect("listed").flatten();
-    let others: Vec<_> = others.filter(|entry| entry.path().is_dir() && entry.path() != data).collect();
+    // The link is none.
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let others: Vec<_> = others.filter(|entry| is_folder(entry) && entry.path() != data).collect();
     assert!(others.iter().all(|entry| !entry.path().join("coordinator-0").exists()), "{others:?}");
 }
 

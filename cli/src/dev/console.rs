@@ -37,8 +37,9 @@ use crate::{
     render::{live_view, note, plural},
 };
 
-/// What is in each warning of a log.
+/// What is in each warning of a log, and in one that says why no task can be begun.
 const WARNING: &str = " WARN ";
+const REASON: &str = " why=";
 /// How often the fleet is asked how it is.
 const POLL: Duration = Duration::from_millis(500);
 /// How long it has for the answer.
@@ -76,7 +77,10 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
         tokio::select! {
             () = signals.next() => break,
             event = events.recv() => match event {
-                Ok(event) => failure = screen.line(&event.to_string()).err(),
+                Ok(event) => {
+                    observer.heard(&event);
+                    failure = screen.line(&event.to_string()).err();
+                }
                 Err(RecvError::Lagged(missed)) => failure = screen.line(&format!("({missed} events were missed)")).err(),
                 Err(RecvError::Closed) => break,
             },
@@ -376,6 +380,13 @@ impl Observer {
         })
     }
 
+    /// Of an agent whose process has ended it is said why already.
+    fn heard(&mut self, event: &DevEvent) {
+        if let DevEvent::Died { name, .. } = event {
+            self.present.remove(name);
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.asking.is_none()
     }
@@ -425,7 +436,9 @@ impl Observer {
         let present: BTreeSet<String> = seen.agents.iter().map(|agent| agent.name.clone()).collect();
         for absent in self.present.difference(&present) {
             // An agent that can't take tasks says so in its log, and nowhere else.
-            if let Some(why) = self.logs.get(absent).and_then(|log| logs::last_line_with(log, WARNING)) {
+            let Some(log) = self.logs.get(absent) else { continue };
+            let why = logs::last_line_with(log, &[WARNING, REASON]).or_else(|| logs::last_line_with(log, &[WARNING]));
+            if let Some(why) = why {
                 news.push(format!("absent  {absent} is not in the fleet; its log says: {why}"));
             }
         }

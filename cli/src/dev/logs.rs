@@ -44,9 +44,9 @@ pub(super) fn last_line(path: &Path, start: u64) -> Option<String> {
     find_last(path, start, |line| !line.is_empty())
 }
 
-/// The last line that has these words in it, wherever in the log.
-pub(super) fn last_line_with(path: &Path, words: &str) -> Option<String> {
-    find_last(path, 0, |line| line.contains(words))
+/// The last line that has all these words in it, wherever in the log.
+pub(super) fn last_line_with(path: &Path, words: &[&str]) -> Option<String> {
+    find_last(path, 0, |line| words.iter().all(|words| line.contains(words)))
 }
 
 fn find_last(path: &Path, start: u64, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
