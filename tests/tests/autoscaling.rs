@@ -24,6 +24,9 @@ use tokio::net::TcpStream;
 const PROMETHEUS: &str = "/usr/bin/prometheus";
 /// Tasks that wait for an agent, besides the one that runs.
 const WAITING: usize = 6;
+/// Tasks of another fleet.
+const MANY: u32 = 11;
+const COORDINATORS: u32 = 3;
 
 /// The query of the documented ScaledObject, and its threshold.
 fn documented_query() -> (String, String) {
@@ -33,18 +36,16 @@ fn documented_query() -> (String, String) {
     (text("query"), text("threshold"))
 }
 
-/// Coordinators as Prometheus finds those of the documented cluster: with the labels of their pods.
-fn configuration(fleet: &Fleet) -> Value {
-    let target = |name: String| {
-        let labels =
-            json!({"namespace": "default", "pod": format!("first-{}", name.replace("coordinator", "coordinators"))});
-        json!({"targets": [fleet.metrics_address(&name)], "labels": labels})
-    };
-    // Of another fleet, and what would be added to it.
-    let mut targets: Vec<Value> = fleet.coordinators().into_iter().map(target).collect();
-    let mut other = targets[0].clone();
-    other["labels"] = json!({"namespace": "default", "pod": "second-coordinators-0"});
-    targets.push(other);
+/// Coordinators as Prometheus finds those of clusters: with the labels of their pods.
+fn configuration(fleets: &[(&str, &str, &Fleet)]) -> Value {
+    let mut targets = Vec::new();
+    for (namespace, cluster, fleet) in fleets {
+        for name in fleet.coordinators() {
+            let pod = format!("{cluster}-{}", name.replace("coordinator", "coordinators"));
+            let labels = json!({"namespace": namespace, "pod": pod});
+            targets.push(json!({"targets": [fleet.metrics_address(&name)], "labels": labels}));
+        }
+    }
     json!({
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{"job_name": "coordinators", "static_configs": targets}],
@@ -73,10 +74,14 @@ async fn ask(port: u16, query: &str) -> Result<Vec<f64>, String> {
 async fn the_documented_query_is_the_number_of_tasks_that_want_an_agent() {
     let (query, threshold) = documented_query();
     assert!(threshold.parse::<u32>().is_ok_and(|tasks| tasks > 0), "{threshold}");
-    let fleet = Fleet::start(FleetSpec::new(3).pool(PoolSpec::new("work", 1))).await;
+    let fleet = Fleet::start(FleetSpec::new(COORDINATORS).pool(PoolSpec::new("work", 1))).await;
+    // Another one, which has more to do, and counts in neither way.
+    let other = Fleet::start(FleetSpec::new(1)).await;
+    other.submit((0..MANY).map(|_| task("exit 0")).collect()).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("prometheus.yaml");
-    fs::write(&config, configuration(&fleet).to_string()).expect("a configuration in the test's folder");
+    let fleets = [("default", "first", &fleet), ("default", "second", &other), ("elsewhere", "first", &other)];
+    fs::write(&config, configuration(&fleets).to_string()).expect("a configuration in the test's folder");
     let ports = Ports::take(1);
     let port = ports.numbers()[0];
     let flags = [
@@ -87,11 +92,18 @@ async fn the_documented_query_is_the_number_of_tasks_that_want_an_agent() {
     assert!(Path::new(PROMETHEUS).exists(), "{PROMETHEUS} is not there; tests/devkube/install installs it");
     let prometheus = Process::start("prometheus", Path::new(PROMETHEUS), &flags, &folder.path().join("log"));
     let is = async |wanted: f64| {
-        eventually(&format!("{wanted} tasks by {query}"), async || {
-            let found = ask(port, &query).await;
-            check(found.as_deref() == Ok(&[wanted]), (), (found, prometheus.log()))
+        // Once all that it comes from is known, so that it is not right for a moment alone.
+        let of_each = "robeing_tasks_queued + robeing_tasks_running";
+        let mut all = vec![wanted; COORDINATORS as usize];
+        all.extend([f64::from(MANY); 2]);
+        all.sort_by(f64::total_cmp);
+        eventually(&format!("{all:?} tasks by coordinator"), async || {
+            let mut found = ask(port, of_each).await;
+            found.iter_mut().for_each(|found| found.sort_by(f64::total_cmp));
+            check(found.as_ref() == Ok(&all), (), (found, prometheus.log()))
         })
         .await;
+        assert_eq!(ask(port, &query).await, Ok(vec![wanted]), "{query}");
     };
     is(0.0).await;
     let gate: Gate = fleet.gate("open");
