@@ -89,7 +89,7 @@ async fn the_documented_query_is_the_number_of_tasks_that_want_an_agent() {
         format!("--storage.tsdb.path={}", folder.path().join("data").display()),
         format!("--web.listen-address=127.0.0.1:{port}"),
     ];
-    assert!(Path::new(PROMETHEUS).exists(), "{PROMETHEUS} is not there; tests/devkube/install installs it");
+    assert!(Path::new(PROMETHEUS).exists(), "{PROMETHEUS} is not there; `tests/setup kube` installs it");
     let prometheus = Process::start("prometheus", Path::new(PROMETHEUS), &flags, &folder.path().join("log"));
     let is = async |wanted: f64| {
         // Once all that it comes from is known, so that it is not right for a moment alone.
