@@ -50,7 +50,7 @@ const APT_GET: &str = r#"
         util-linux) stand_in "$bin/nsenter" "$bin/unshare" "$bin/setsid" "$bin/setpriv" ;;
         busybox-static) stand_in "$SETUP_ROOT/bin/busybox" ;;
         runc|iptables) stand_in "$SETUP_ROOT/usr/sbin/$package"; stand_in "$bin/$package" ;;
-        conntrack|make|mount) stand_in "$bin/$package" ;;
+        conntrack|make|mount|prometheus) stand_in "$bin/$package" ;;
         musl-tools) stand_in "$bin/musl-gcc" ;;
     esac; done"#;
 
@@ -133,7 +133,7 @@ fn all_that_is_missing_is_installed_at_once_and_then_nothing() {
     let [update, install] = &calls[..] else { panic!("{calls:?}") };
     assert!(update.ends_with(" update"), "{update}");
     let packages = "gcc libc6-dev make containerd runc containernetworking-plugins iptables conntrack iproute2 procps \
-                    util-linux mount busybox-static";
+                    util-linux mount busybox-static prometheus";
     assert!(install.ends_with(&format!("install -y --no-install-recommends {packages}")), "{install}");
     assert_eq!(machine.set_up(&["build", "kube"]), (true, String::new()), "all is there");
     assert_eq!(machine.calls(), Vec::<String>::new(), "nothing is asked for that is there");
@@ -211,7 +211,7 @@ fn what_can_not_be_set_up_is_told_in_a_sentence() {
 const CARGO: &str = r#"
     echo "cargo $*" >> "$SETUP_ROOT/calls"
     [ "$1" != nextest ] || exit 1
-    [ "$1" != metadata ] || for test in admin charts cli cluster firewall kubernetes operator; do
+    [ "$1" != metadata ] || for test in admin autoscaling charts cli cluster firewall kubernetes operator; do
         run=true; [ $test != kubernetes ] || run=false
         printf '{"kind":["test"],"crate_types":["bin"],"name":"%s","doc":false,"doctest":false,"test":%s},' $test $run
     done
@@ -264,7 +264,7 @@ const FAILURES: &str = "\n  tests/admin.rs: one\n  tests/admin.rs: two\n  \
                         tests/cli.rs ended without a result (signal: 6, SIGABRT)\n";
 const RUNS: [&str; 3] = [
     "cargo test --workspace --no-fail-fast --lib --bins --test admin --test cli",
-    "cargo test --workspace --no-fail-fast --test charts --test cluster --test firewall --test operator",
+    "cargo test --workspace --no-fail-fast --test autoscaling --test charts --test cluster --test firewall --test operator",
     "cargo test --workspace --no-fail-fast --doc",
 ];
 
@@ -287,8 +287,7 @@ fn kube_no_leaves_out_what_needs_kubernetes_and_says_so() {
     machine.remove("containerd");
     machine.remove("go");
     let (succeeded, said) = machine.tests(Some("no"));
-    let left_out =
-        "NOT RUN: charts cluster firewall operator: they need root and Kubernetes, and KUBE=no was asked for";
+    let left_out = "NOT RUN: autoscaling charts cluster firewall operator: they need root and Kubernetes, and KUBE=no was asked for";
     assert!(!succeeded && said.ends_with(&format!("\n=== summary\n{left_out}\nFAILED:{FAILURES}")), "{said}");
     assert_eq!(machine.test_runs(), [RUNS[0], RUNS[2]]);
     let (succeeded, said) = machine.tests(Some("perhaps"));
@@ -302,7 +301,9 @@ fn a_kubernetes_that_can_not_be_built_stops_no_other_test() {
     let (succeeded, said) = machine.tests(None);
     assert!(!succeeded);
     assert!(
-        said.contains("NOT RUN: charts cluster firewall operator: the throwaway Kubernetes could not be built"),
+        said.contains(
+            "NOT RUN: autoscaling charts cluster firewall operator: the throwaway Kubernetes could not be built"
+        ),
         "{said}"
     );
     assert_eq!(machine.test_runs(), [RUNS[0], RUNS[2]]);
@@ -322,10 +323,18 @@ fn who_is_not_root_runs_the_tests_on_kubernetes_by_sudo() {
     assert_eq!([&runs[0], &runs[2]], [RUNS[0], RUNS[2]]);
 }
 
-/// Test programs whose text says that they need root, Kubernetes or helm are those that `KUBE=no` leaves out.
+/// Test programs whose text says that they need root, Kubernetes, helm or Prometheus are those that `KUBE=no` leaves out.
 #[test]
 fn what_needs_kubernetes_is_known_to_the_test_command() {
-    let marks = ["Cluster::up(", "Cluster::for_tests", "Stage::up", "Deployed::start", "\"unshare\"", "const HELM"];
+    let marks = [
+        "Cluster::up(",
+        "Cluster::for_tests",
+        "Stage::up",
+        "Deployed::start",
+        "\"unshare\"",
+        "const HELM",
+        "const PROMETHEUS",
+    ];
     let mut found = BTreeSet::new();
     for folder in [script("tests"), script("devkube/tests")] {
         let mut folders = vec![folder.clone()];
