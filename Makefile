@@ -15,11 +15,16 @@ FLEETS ?= 1000
 # Further arguments for the demo and the benchmarks, such as ARGS='--only takeover --trials 5'.
 ARGS ?=
 
+# no: `make test` leaves out the tests that need root and Kubernetes.
+KUBE ?= yes
+
 # What `make e2e` runs: a fleet's life on Kubernetes, minutes, and day two, some more.
 E2E ?= kubernetes day_two
 
-# cargo-nextest where it is installed.
-NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+# Installs what is missing on this machine for the parts of the project that follow.
+SETUP := bash tests/setup
+# Before a command that starts others: what ends it, or make, ends them too.
+CONTAINED := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM) bash tests/contained
 
 # The image: what pods call it, and the target its programs are built for, which links them statically.
 IMAGE ?= robeing:0.1.0
@@ -50,19 +55,14 @@ lint: ## Check all code with clippy; a warning is an error
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --workspace --test kubernetes --test day_two -- -D warnings
 
-test: ## Run all tests, those over real processes included
-	$(CARGO) build --workspace --bins
-ifeq ($(NEXTEST),yes)
-	$(CARGO) nextest run --workspace
-	$(CARGO) test --workspace --doc
-else
-	$(CARGO) test --workspace
-endif
+test: ## Install what is missing and run all tests, to the last; KUBE=no: without those that need root and Kubernetes
+	@CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' KUBE='$(KUBE)' $(CONTAINED) bash tests/run
 
 demo: $(if $(filter kube,$(CLUSTER)),image) ## Run the example fleet, kill an agent and the leader under 500 tasks, check all; CLUSTER=kube: on Kubernetes
+	@$(SETUP) build $(filter kube,$(CLUSTER))
 	$(CARGO) build --workspace --bin robeing-agent --bin robeing-demo $(if $(filter kube,$(CLUSTER)),--bin devkube)
-	$(if $(filter kube,$(CLUSTER)),$(TARGET)/debug/devkube build)
-	$(TARGET)/debug/robeing-demo --cluster $(CLUSTER) $(ARGS)
+	$(if $(filter kube,$(CLUSTER)),$(CONTAINED) $(TARGET)/debug/devkube build)
+	$(CONTAINED) $(TARGET)/debug/robeing-demo --cluster $(CLUSTER) $(ARGS)
 
 bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' says how
 	$(CARGO) build --release --workspace --bin robeing-agent --bin robeing-bench
@@ -86,12 +86,9 @@ crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference
 	$(TARGET)/debug/crdgen --reference > docs/reference.md.new
 	mv docs/reference.md.new docs/reference.md
 
-# The same programs, user and entrypoint as the Dockerfile's, without its labels and its empty /var/lib/robeing. Needs musl-gcc (Debian's musl-tools) and the target, which rustup adds.
+# The same programs, user and entrypoint as the Dockerfile's, without its labels and its empty /var/lib/robeing.
 image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE
-	@command -v musl-gcc >/dev/null || \
-	  { echo "make image: musl-gcc is missing; on Debian: apt-get install musl-tools"; exit 1; }
-	@test -d "$$(rustc --print target-libdir --target $(IMAGE_TARGET))" || \
-	  { echo "make image: Rust can't build for $(IMAGE_TARGET) yet: rustup target add $(IMAGE_TARGET)"; exit 1; }
+	@$(SETUP) build image
 	CC_$(subst -,_,$(IMAGE_TARGET))=musl-gcc $(CARGO) build --locked --profile image --target $(IMAGE_TARGET) --workspace \
 	  $(IMAGE_PROGRAMS:%=--bin %)
 	mkdir -p $(TARGET)/image
@@ -103,9 +100,10 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 	  if [ $$size -gt $(IMAGE_MOST_BYTES) ]; then echo "that is more than $(IMAGE_MOST_BYTES)"; exit 1; fi
 
 e2e: image ## Install, use, hurt, scale, roll out and keep a fleet on a real Kubernetes: as root, see tests/devkube
+	@$(SETUP) build kube
 	$(CARGO) build --workspace --bins
-	$(TARGET)/debug/devkube build
-	for suite in $(E2E); do $(CARGO) test --workspace --test "$$suite" -- --nocapture || exit 1; done
+	$(CONTAINED) $(TARGET)/debug/devkube build
+	for suite in $(E2E); do $(CONTAINED) $(CARGO) test --workspace --test "$$suite" -- --nocapture || exit 1; done
 
 docs-check: ## Build the reference of all crates; a broken link is an error
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     if let Some(seed) = test_number(DISTURB) {
         robeing_agent::sync::points::disturb(seed);
     }
-    let startup = match config::parse(env::args_os(), &|name| env::var(name).ok()) {
+    let startup = match config::parse(env::args_os(), &|name| env::var_os(name)) {
         Ok(startup) => startup,
         Err(ConfigError::CommandLine(error)) => {
             // Help and the version go to stdout and are no failure. A closed terminal is nothing to report to.
@@ -141,9 +141,9 @@ fn test_number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
 }
 
-/// Says on stderr why it ends, in a form that stands without logs.
+/// Says why it ends.
 fn say(error: &dyn Display, code: u8) -> ExitCode {
-    eprintln!("robeing-agent: {error}");
+    telemetry::say(error);
     code.into()
 }
 
@@ -242,11 +242,19 @@ async fn make_executor(
             config.check_program()?;
             Arc::new(CommandExecutor::new(CommandConfig { guard: start_guard(), ..config })?)
         }
-        ExecutorSpec::Http(http) => Arc::new(HttpExecutor::new(HttpConfig {
-            url: http.url.clone(),
-            health_path: http.health_path.clone(),
-            limits,
-        })?),
+        ExecutorSpec::Http(http) => {
+            let headers = http.headers.iter().map(|header| {
+                let bad = |reason| ExecutorError::BadHeader { name: header.name.clone(), reason };
+                Ok((header.name.clone(), header.value(&|name| env::var(name).ok()).map_err(bad)?))
+            });
+            let headers = headers.collect::<Result<_, ExecutorError>>()?;
+            Arc::new(HttpExecutor::new(HttpConfig {
+                url: http.url.clone(),
+                health_path: http.health_path.clone(),
+                headers,
+                limits,
+            })?)
+        }
         ExecutorSpec::Worker {} => {
             let transport = Transport::new(Arc::clone(&platform.network));
             let (listen, agent) = (config.worker_listen.clone(), config.name.clone());
@@ -262,8 +270,7 @@ fn start_guard() -> Option<Arc<Guard>> {
     if let Err(error) = reaper::adopt_orphans() {
         warn!(%error, "what commands leave behind can't be reaped");
     }
-    let guard = env::current_exe().and_then(|program| Guard::spawn(&program));
-    guard
+    Guard::spawn_self()
         .inspect_err(
             |error| warn!(%error, "there is no guard: if this agent is killed, what its commands started goes on"),
         )

@@ -258,3 +258,40 @@ fn it_ends_when_asked_to_while_it_starts() {
         assert_eq!(agent.ended().code(), Some(0));
     }
 }
+
+/// What is said where nothing can be written is lost, and nothing else is.
+#[test]
+fn it_runs_and_ends_in_order_where_stderr_can_not_be_written() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+    for format in ["text", "json"] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        drop(listener);
+        let mut command = lonely(&[&format!("--log-format={format}"), &format!("--metrics-listen={address}")]);
+        let child = command.env("RUST_LOG", "trace").stderr(full()).spawn().expect("it starts");
+        let mut agent = Running { child, lines: mpsc::channel().1 };
+        let until = Instant::now() + DEADLINE;
+        while TcpStream::connect(&address).is_err() {
+            assert!(agent.child.try_wait().expect("it is a child").is_none(), "it ended");
+            assert!(Instant::now() < until, "it does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        agent.signal(Signal::SIGTERM);
+        assert_eq!(agent.ended().code(), Some(0));
+    }
+    for (args, code) in [
+        (&["--role=boss"][..], 2),
+        (&["--colour=red"], 2),
+        (&["health", "nonsense"], 2),
+        (&["health", "http://127.0.0.1:9/"], 1),
+        (&["install", "/no/such/robeing-agent"], 1),
+    ] {
+        let ended = program(args).stdout(full()).stderr(full()).status().expect("it starts");
+        assert_eq!(ended.code(), Some(code), "{args:?}");
+    }
+    // Nobody reads any more.
+    let mut command = program(&["--role=boss"]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(command.stderr(writer).status().expect("it starts").code(), Some(2));
+}

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serde::Deserialize;
 
 use crate::{inputs, kubernetes::Place};
 
@@ -221,12 +222,17 @@ pub struct DevArgs {
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
---inputs reads one JSON value per line, and each line is a task. A string is the task's input. An object has the \
-fields input (a string, or any JSON value, which is then passed as JSON) and, where wanted, key and priority. Any other \
-value is passed as JSON. For example:
+--inputs reads one JSON value per line, and each line is a task. A string is the task's input; any other value is \
+the input as it is written, with all its digits, fields and spaces. For example:
 
     \"some text\"
-    {\"input\": {\"file\": \"a.csv\"}, \"key\": \"a.csv\", \"priority\": 9}
+    {\"file\": \"a.csv\", \"size\": 18446744073709551616}
+
+--tasks reads one JSON object per line, with the options of its task: input (a value as above; none is an empty input), \
+kind, key, priority, deadline, delay, timeout, maxAttempts, ttl, role and specialization, each where wanted and as the \
+flag of its name has it. What a line does not say, the flags say for all. For example:
+
+    {\"input\": {\"file\": \"a.csv\"}, \"key\": \"a.csv\", \"priority\": 9, \"deadline\": \"10m\"}
 
 All lines are read before anything is submitted.
 
@@ -234,24 +240,29 @@ Without --wait, the ids of the tasks are printed, one per line. With --wait, the
 it is, and many tasks are printed as a list. The ids of tasks are drawn here, so a submission that had to be repeated, to \
 another coordinator perhaps, is one task all the same.
 
-With -o json or yaml, the task of --input is one object and the tasks of --inputs are a list, also when there is one. The \
+With -o json or yaml, the task of --input is one object and the tasks of --inputs and --tasks are a list, also when there \
+is one. The \
 fields are those of `robeing task`, and without --wait there are id and, where it applies, existing (its key was known) \
 and refusal.
 
-An input has at most 1 MiB; --inputs has at most 1,000,000 lines and 1 GiB.")]
+An input has at most 1 MiB; a file of many has at most 1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
     /// What is to be done. Agents with a specialization of this name are preferred; the others take the task, too. To
     /// require one, use --specialization
-    #[arg(long)]
-    pub kind: String,
+    #[arg(long, required_unless_present = "tasks")]
+    pub kind: Option<String>,
 
     /// A file with the task's input; - reads standard input. Without it, the input is empty
-    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "tasks"])]
     pub input: Option<PathBuf>,
 
     /// A file of many inputs, one JSON value per line; - reads standard input
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "tasks")]
     pub inputs: Option<PathBuf>,
+
+    /// A file of many tasks with options of their own, one JSON object per line; - reads standard input
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub tasks: Option<PathBuf>,
 
     /// 1 (last) to 10 (first); 5 unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
@@ -291,7 +302,7 @@ pub struct SubmitArgs {
 
     /// Idempotency key: a second submission with this key, of the same kind and input, is the first one's task, with its
     /// options; of another kind or input it is refused
-    #[arg(long, value_name = "IDEMPOTENCY", conflicts_with = "inputs")]
+    #[arg(long, value_name = "IDEMPOTENCY", conflicts_with_all = ["inputs", "tasks"])]
     pub key: Option<String>,
 
     /// Who submits, for listing and fair sharing. Without it: $USER, else the user's name on this machine, else
@@ -313,7 +324,8 @@ pub struct SubmitArgs {
 }
 
 /// The roles that take tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum AgentRole {
     Worker,
@@ -470,9 +482,12 @@ impl SubmitArgs {
     /// # Errors
     /// As of [`inputs::read_input`] and [`inputs::read_lines`].
     pub async fn read_inputs(&self) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
-        let (many, one) = (self.inputs.clone(), self.input.clone());
-        let reading = tokio::task::spawn_blocking(move || match (many, one) {
-            (Some(file), _) => inputs::read_lines(&file),
+        let tasks = inputs::Form::Tasks { has_kind: self.kind.is_some() };
+        let lines = self.inputs.clone().map(|file| (file, inputs::Form::Values));
+        let lines = lines.or_else(|| self.tasks.clone().map(|file| (file, tasks)));
+        let one = self.input.clone();
+        let reading = tokio::task::spawn_blocking(move || match (lines, one) {
+            (Some((file, form)), _) => inputs::read_lines(&file, form),
             (None, Some(file)) => {
                 Ok(vec![inputs::LineInput { input: inputs::read_input(&file)?, ..Default::default() }])
             }

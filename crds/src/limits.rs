@@ -34,6 +34,14 @@ pub const MAX_ARGV: u32 = 64;
 pub const MAX_ARG: u32 = 8_192;
 /// Longest URL of an `http` executor, in characters.
 pub const MAX_URL: u32 = 2_048;
+/// Most headers of an `http` executor.
+pub const MAX_HEADERS: u32 = 32;
+/// Longest name of a header, in characters.
+pub const MAX_HEADER_NAME: u32 = 128;
+/// Longest value of a header, in characters.
+pub const MAX_HEADER_VALUE: u32 = 2_048;
+/// Longest text before a header's value from a Secret, in characters.
+pub const MAX_HEADER_PREFIX: u32 = 64;
 /// Longest reference to an image, in characters.
 pub const MAX_IMAGE: u32 = 512;
 /// Longest name of another Kubernetes object that a cluster refers to, in characters: Kubernetes' own limit.

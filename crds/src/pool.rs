@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     embedded,
     limits::{
-        MAX_ARG, MAX_ARGV, MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT,
-        MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
+        MAX_ARG, MAX_ARGV, MAX_HEADER_NAME, MAX_HEADER_PREFIX, MAX_HEADER_VALUE, MAX_HEADERS, MAX_OBJECT_NAME,
+        MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT, MAX_SLOTS, MAX_SPECIALIZATION_NAME,
+        MAX_SPECIALIZATIONS, MAX_URL,
     },
     rules,
 };
@@ -233,6 +234,95 @@ pub struct HttpExecutor {
     #[schemars(length(min = 1, max = MAX_URL))]
     #[x_kube(validation = rules::health_path())]
     pub health_path: Option<String>,
+
+    /// Headers to send with every request, such as Content-Type, which is application/octet-stream otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_HEADERS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub headers: Vec<HttpHeader>,
+}
+
+/// A header of an HTTP request. Exactly one of value and valueFrom.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_header_value(), validation = rules::header_prefix_has_use())]
+pub struct HttpHeader {
+    /// The name, such as `Content-Type`.
+    #[schemars(length(min = 1, max = MAX_HEADER_NAME))]
+    #[x_kube(validation = rules::header_name_form(), validation = rules::header_name_reserved())]
+    pub name: String,
+
+    /// The value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_HEADER_VALUE))]
+    #[x_kube(validation = rules::header_value_form())]
+    pub value: Option<String>,
+
+    /// Text to put before the value from a Secret, such as `Bearer ` with its space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_HEADER_PREFIX))]
+    #[x_kube(validation = rules::header_value_form())]
+    pub prefix: Option<String>,
+
+    /// Where the value is, so that it stands neither here nor in the pods' specification. A pod that runs keeps the value
+    /// that it started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<HeaderSource>,
+}
+
+/// Where the value of a header is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderSource {
+    /// A key of a Secret in the cluster's namespace. A line's end at the end of its value is left out.
+    pub secret_key_ref: SecretKey,
+}
+
+/// A key of a Secret.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKey {
+    /// The name of the Secret.
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
+    pub name: String,
+
+    /// The key in the Secret.
+    #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
+    pub key: String,
+}
+
+impl Executor {
+    /// The headers whose values are in Secrets, each with the environment variable in which the agent finds it.
+    pub fn secrets(&self) -> Vec<(String, &SecretKey)> {
+        let Self::Http(http) = self else { return Vec::new() };
+        let sources = http.headers.iter().enumerate();
+        let from_secrets = sources.filter_map(|(index, header)| Some((index, header.value_from.as_ref()?)));
+        from_secrets.map(|(index, from)| (header_variable(index), &from.secret_key_ref)).collect()
+    }
+
+    /// The executor as JSON in the form that an agent reads: as here, but for the values from Secrets, which it finds in the
+    /// environment variables of [`Executor::secrets`].
+    ///
+    /// # Errors
+    /// None, in truth: an executor is strings and lists of strings, which have a JSON form.
+    pub fn to_agent_json(&self) -> Result<String, serde_json::Error> {
+        if self.secrets().is_empty() {
+            return serde_json::to_string(self);
+        }
+        let mut executor = serde_json::to_value(self)?;
+        let headers = executor.pointer_mut("/http/headers").and_then(serde_json::Value::as_array_mut);
+        for (index, header) in headers.into_iter().flatten().enumerate() {
+            if let Some(from) = header.get_mut("valueFrom") {
+                *from = serde_json::json!({ "env": header_variable(index) });
+            }
+        }
+        serde_json::to_string(&executor)
+    }
+}
+
+/// The environment variable with the value of a header, by its place among the headers.
+fn header_variable(index: usize) -> String {
+    format!("ROBEING_HTTP_HEADER_{index}")
 }
 
 /// What is different about pods, of a pool or of the coordinators. Everything here means what it means in a pod's spec.

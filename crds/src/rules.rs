@@ -211,6 +211,36 @@ pub(crate) fn health_path() -> Rule {
     )
 }
 
+pub(crate) fn header_name_form() -> Rule {
+    rule(
+        "self.matches('^[-!#$%&*+.^_`|~A-Za-z0-9]+$')",
+        "The name of a header must be letters, digits and '-', such as Content-Type.",
+    )
+}
+
+pub(crate) fn header_name_reserved() -> Rule {
+    rule(
+        "!self.matches('(?i)^(robeing-.*|content-length|transfer-encoding|connection|te|trailer|upgrade|expect)$')",
+        "The agent sets this header itself; remove it.",
+    )
+}
+
+pub(crate) fn header_value_form() -> Rule {
+    rule("!self.matches('[[:cntrl:]]')", "The value of a header must be one line of text, without control characters.")
+}
+
+pub(crate) fn one_header_value() -> Rule {
+    rule("has(self.value) != has(self.valueFrom)", "A header must set exactly one of value and valueFrom.")
+}
+
+pub(crate) fn header_prefix_has_use() -> Rule {
+    rule(
+        "!has(self.prefix) || has(self.valueFrom)",
+        "The prefix goes before a value from a Secret; put it into value, or remove it.",
+    )
+    .field_path(".prefix")
+}
+
 pub(crate) fn duration_form() -> Rule {
     rule(
         format!("self.matches('{DURATION_FORM}')"),

@@ -315,3 +315,46 @@ fn rules_about_consensus_recovery_and_scheduling() {
     ]);
     parse_manifest(&recovery("heartbeatInterval: 1s, sessionTimeout: 2s")).expect("exactly twice is enough");
 }
+
+#[test]
+fn rules_about_headers() {
+    let headers = |headers: &str| executor(&format!("{{http: {{url: \"http://a\", headers: [{headers}]}}}}"));
+    for fine in [
+        "{name: Content-Type, value: application/json}",
+        "{name: X_a.b, value: \"\"}, {name: Host, value: virtual.example}",
+        "{name: Authorization, prefix: \"Bearer \", valueFrom: {secretKeyRef: {name: api, key: token}}}",
+    ] {
+        parse_manifest(&headers(fine)).unwrap_or_else(|error| panic!("{fine}: {error}"));
+    }
+    let at = |field: &str| format!("spec.pools[0].executor.http.headers{field}");
+    let one = "A header must set exactly one of value and valueFrom.";
+    let name = "The name of a header must be letters, digits and '-', such as Content-Type.";
+    let own = "The agent sets this header itself; remove it.";
+    let line = "The value of a header must be one line of text, without control characters.";
+    for (given, path, message) in [
+        ("{name: A}", "[0]", one),
+        ("{name: A, value: a, valueFrom: {secretKeyRef: {name: s, key: k}}}", "[0]", one),
+        ("{name: \"a b\", value: a}", "[0].name", name),
+        ("{name: \"Ä\", value: a}", "[0].name", name),
+        ("{name: content-LENGTH, value: \"3\"}", "[0].name", own),
+        ("{name: Robeing-Kind, value: k}", "[0].name", own),
+        ("{name: A, value: \"two\\nlines\"}", "[0].value", line),
+        (
+            "{name: A, prefix: p, value: a}",
+            "[0].prefix",
+            "The prefix goes before a value from a Secret; put it into value, or remove it.",
+        ),
+        (
+            "{name: A, valueFrom: {secretKeyRef: {name: s}}}",
+            "[0].valueFrom.secretKeyRef",
+            "The field key is missing; add it.",
+        ),
+        (
+            "{name: A, value: a}, {name: A, value: b}",
+            "[1]",
+            "Item 0 of this list has the name \"A\" too; give one of them another name.",
+        ),
+    ] {
+        assert_eq!(only_problem(&headers(given)), (at(path), message.to_owned()), "{given}");
+    }
+}

@@ -33,10 +33,11 @@ fn a_full_status_survives_the_wire() {
         phase: Some(Phase::Running),
         leader: Some("c-coordinators-1".into()),
         term: Some(12),
-        agents: AgentCounts { ready: 5, desired: 6, standby: 1, summary: "5/6".into() },
+        agents: AgentCounts { ready: 5, desired: 6, standby: 1, other: 2, summary: "5/6+2".into() },
         coordinators: CoordinatorCounts { ready: 3, desired: 3, voters: 3, summary: "3/3".into() },
         tasks: TaskCounts { queued: 1, running: 2, succeeded: 3, failed: 4 },
         pools: vec![PoolStatus { name: "data".into(), ready: 5, desired: 6 }],
+        replicas: 4,
         selector: Some("robeing.io/cluster=c".into()),
         conditions: conditions.into(),
     };

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES};
+use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_RETRY_AFTER_MS, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES};
 use crate::sabotage::{Mistake, planted};
 use crate::scoring::score;
 use crate::{
@@ -75,7 +75,7 @@ impl Outcome {
 }
 
 pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
-    Failure { kind, message: message.to_owned(), code: None, stderr_tail: String::new(), retryable }
+    Failure { kind, message: message.to_owned(), code: None, stderr_tail: String::new(), retryable, retry_after_ms: 0 }
 }
 
 impl Fleet {
@@ -272,7 +272,8 @@ impl Fleet {
         let again = failure.retryable && failure.kind != FailureKind::Deadline;
         if again && !task.is_used_up() {
             let now = self.state.now;
-            let pause = task.retry.backoff(task.attempts_used);
+            let asked = failure.retry_after_ms.min(MAX_RETRY_AFTER_MS);
+            let pause = task.retry.backoff(task.attempts_used).max(asked);
             self.change_task(seq, |task| {
                 task.end_attempt(now, end, Some(failure));
                 task.requeue(now, pause);

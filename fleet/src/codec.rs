@@ -11,12 +11,12 @@ use crate::fleet::State;
 use crate::{Command, FLEET_VERSION, Fleet, Reply, audit};
 
 /// Of commands and replies.
-const MESSAGE_FORMAT: u8 = 1;
+const MESSAGE_FORMAT: u8 = 2;
 /// Of snapshots: the state.
-const SNAPSHOT_FORMAT: u8 = 5;
+const SNAPSHOT_FORMAT: u8 = 7;
 /// Of snapshots of a fleet in which pools are set: the state and their names. Without such pools the first format is
 /// written, so that equal states give equal bytes.
-const SNAPSHOT_FORMAT_POOLS: u8 = 6;
+const SNAPSHOT_FORMAT_POOLS: u8 = 8;
 
 /// Why bytes can't be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -254,6 +254,9 @@ pub struct Failure {
     pub stderr_tail: String,
     /// Another attempt may do better.
     pub retryable: bool,
+    /// ms before which it will not, as a server said; 0: nothing is known. At most
+    /// [`MAX_RETRY_AFTER_MS`](crate::limits::MAX_RETRY_AFTER_MS) of it counts.
+    pub retry_after_ms: u64,
 }
 
 /// Weights of the terms of a score, in points.

@@ -69,6 +69,8 @@ pub const MAX_MULTIPLIER_PERCENT: u32 = 10_000;
 pub const MAX_WEIGHT: i32 = 1_000_000;
 /// How long after an attempt's own time the coordinators end it themselves, ms; an agent ends it in time and says so.
 pub const ATTEMPT_GRACE_MS: u64 = 5_000;
+/// The longest pause before the next attempt that a failure may ask for, ms.
+pub const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
 /// Hand-backs of one task at no cost; further ones count as attempts, so that no task goes round for ever.
 pub const MAX_FREE_HAND_BACKS: u32 = 100;
 /// Longest reason why an agent is unhealthy, bytes.

@@ -1,6 +1,9 @@
 //! The operator's process: settings in, exit code out.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use mimalloc::MiMalloc;
@@ -24,7 +27,8 @@ fn main() -> ExitCode {
     // Wrong flags end the process here, with code 2.
     let settings = Settings::parse();
     if let Err(error) = settings.timings() {
-        eprintln!("error: {error}");
+        // What can't be written is no reason to end otherwise.
+        let _ = writeln!(io::stderr(), "error: {error}");
         return ExitCode::from(WRONG_SETTINGS);
     }
     telemetry::begin(settings.log_format == "json");

@@ -9,7 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, Storage, Weights,
+    AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage,
+    Weights,
 };
 
 use crate::{names, ports};
@@ -101,6 +102,8 @@ pub struct FleetPool {
     pub work: Work,
     /// The executor in the form the agent reads.
     pub executor: String,
+    /// The environment variables that it reads, and what is in them.
+    pub secrets: Vec<(String, SecretKey)>,
     /// Of the container that tasks run in.
     pub resources: Option<ResourceRequirements>,
     /// What is different about its pods.
@@ -219,7 +222,9 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>) -> Result<FleetPool, (&'static
             (grace.saturating_sub(DRAIN_MARGIN).max(grace / 2), grace)
         }
     };
-    let executor = serde_json::to_string(&pool.executor)
+    let executor = pool
+        .executor
+        .to_agent_json()
         .map_err(|error| ("InvalidPool", format!("The executor of pool {:?} has no JSON form: {error}.", pool.name)))?;
     Ok(FleetPool {
         name: pool.name.clone(),
@@ -232,6 +237,7 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>) -> Result<FleetPool, (&'static
         metrics_port: number(agent_ports.metrics),
         work,
         executor,
+        secrets: pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect(),
         resources: pool.resources.clone(),
         template,
         drain_timeout,

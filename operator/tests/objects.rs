@@ -121,6 +121,30 @@ fn scaling_pools_and_coordinators_leaves_every_pod_template_alone() {
 }
 
 #[test]
+fn headers_come_from_secrets_by_the_environment_and_only_where_they_are_used() {
+    let with = |headers: &str| {
+        let manifest = SMALLEST.replace("{echo: {}}", &format!("{{http: {{url: 'http://a/', {headers}}}}}"));
+        assert_ne!(manifest, SMALLEST);
+        template(object(&objects(&fleet(&cluster(&manifest))), "Deployment", "small-echo"))
+    };
+    let agent = |template: &Value| template.pointer("/spec/containers/0/env").cloned().expect("an environment");
+    let plain = with("");
+    let env = agent(&with(
+        "headers: [{name: Content-Type, value: application/json}, {name: Authorization, prefix: 'Bearer ', \
+         valueFrom: {secretKeyRef: {name: api, key: token}}}]",
+    ));
+    let env = env.as_array().expect("a list");
+    assert_eq!(env.len(), agent(&plain).as_array().expect("a list").len() + 1);
+    let variable = |name: &str| env.iter().find(|variable| variable["name"] == name).expect("it is there");
+    let token = serde_json::json!({"secretKeyRef": {"name": "api", "key": "token"}});
+    assert_eq!(variable("ROBEING_HTTP_HEADER_1")["valueFrom"], token);
+    let executor = variable("ROBEING_EXECUTOR")["value"].as_str().expect("text");
+    let executor: Value = serde_json::from_str(executor).expect("JSON");
+    assert_eq!(executor["http"]["headers"][0]["value"], "application/json");
+    assert_eq!(executor["http"]["headers"][1]["valueFrom"], serde_json::json!({"env": "ROBEING_HTTP_HEADER_1"}));
+}
+
+#[test]
 fn a_pool_that_leaves_the_spec_leaves_no_object() {
     let mut cluster = cluster(FULL);
     cluster.spec.pools.retain(|pool| pool.name != "data");
@@ -248,7 +272,8 @@ fn every_dollar_arrives_in_pods_as_it_was_written() {
         let mut cluster = cluster(FULL);
         let argv = serde_json::json!({"command": {"argv": ["/bin/sh", "-c", text]}});
         cluster.spec.pools[0].executor = serde_json::from_value(argv.clone()).expect("an executor");
-        let url = serde_json::json!({"http": {"url": format!("http://example.com/{text}")}});
+        let headers = [serde_json::json!({"name": "X-Text", "value": text})];
+        let url = serde_json::json!({"http": {"url": format!("http://example.com/{text}"), "headers": headers}});
         cluster.spec.pools[2].executor = serde_json::from_value(url.clone()).expect("an executor");
         let objects = objects(&fleet(&cluster));
         for (name, said) in [("full-data", argv), ("full-far", url)] {

@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod documented;
 pub mod fleet;
 pub mod hand_agent;
 pub mod history;

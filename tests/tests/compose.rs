@@ -238,8 +238,8 @@ async fn the_classic_file_gives_a_fleet_that_works_once_a_process_attaches() {
     let agents = ["worker-1-host", "worker-2-host"];
     eventually("both workers, live", async || {
         let seen = fleet.client().list_agents(false, Consistency::Linearizable).await.map_err(|e| e.to_string())?;
-        let live = |name: &&str| seen.iter().any(|agent| agent.name == **name && agent.state() == AgentState::Live);
-        check(agents.iter().all(|name| live(&name)), (), format!("{seen:?}"))
+        let live = |name: &str| seen.iter().any(|agent| agent.name == *name && agent.state() == AgentState::Live);
+        check(agents.iter().all(|name| live(name)), (), format!("{seen:?}"))
     })
     .await;
     let status = fleet.client().status(Consistency::Linearizable).await.expect("the coordinator answers");
@@ -262,7 +262,8 @@ async fn the_classic_file_gives_a_fleet_that_works_once_a_process_attaches() {
     let inputs: BTreeMap<_, _> = tasks.iter().map(|task| (task.id.clone(), task.input.clone())).collect();
     let mut done = BTreeMap::new();
     let options = SubmitOptions { wait: true, ..SubmitOptions::default() };
-    let submitted = fleet.client().submit_many(tasks, options, |event| {
+    let client = fleet.client();
+    let submitted = client.submit_many(tasks, options, |event| {
         if let SubmitEvent::Finished { task, .. } = event {
             assert_eq!(task.state(), TaskState::Succeeded, "{task:?}");
             done.insert(task.id.clone(), task.output.clone());

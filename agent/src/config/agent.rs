@@ -104,4 +104,50 @@ pub struct HttpSpec {
     /// What to GET, to learn whether the server can take tasks.
     #[serde(default)]
     pub health_path: Option<String>,
+    /// Headers to send besides, or in place of, the usual ones.
+    #[serde(default)]
+    pub headers: Vec<HeaderSpec>,
+}
+
+/// A header of [`HttpSpec`]: with a value, or with one from the environment.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderSpec {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: Option<String>,
+    /// What goes before a value from the environment.
+    #[serde(default)]
+    pub prefix: String,
+    /// Where its value is.
+    pub value_from: Option<HeaderSource>,
+}
+
+/// See [`HeaderSpec::value_from`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderSource {
+    /// The environment variable that holds it. A line's end at its end is left out.
+    pub env: String,
+}
+
+impl HeaderSpec {
+    /// Its value, with an environment at hand; what is wrong with it otherwise, in a sentence.
+    ///
+    /// # Errors
+    /// When there is none, or there are two.
+    pub fn value(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+        match (&self.value, &self.value_from) {
+            (Some(value), None) if self.prefix.is_empty() => Ok(value.clone()),
+            (Some(_), None) => Err("prefix goes before a value from the environment; put it into value".into()),
+            (None, Some(HeaderSource { env: variable })) => match env(variable) {
+                Some(value) => {
+                    Ok(format!("{}{}", self.prefix, value.strip_suffix('\n').unwrap_or(&value).trim_end_matches('\r')))
+                }
+                None => Err(format!("its value is to be in the environment variable {variable}, which is not set")),
+            },
+            _ => Err("give it a value, or say with valueFrom where that is".into()),
+        }
+    }
 }

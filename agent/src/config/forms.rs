@@ -199,7 +199,14 @@ pub(super) fn weights(value: &Value) -> Result<Weights, ConfigError> {
 pub(super) fn executor(value: &Value) -> Result<ExecutorSpec, ConfigError> {
     let wrong = |problem: &dyn std::fmt::Display| {
         let form = r#"JSON such as {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://127.0.0.1:9000/"}}, {"worker":{}} or {"echo":{}}"#;
-        value.wrong(&format!("{form} ({problem})"))
+        if !value.text.contains("http") {
+            return value.wrong(&format!("{form} ({problem})"));
+        }
+        // There may be credentials in it, which the parser would repeat in quotes.
+        let problem = problem.to_string();
+        let problem = problem.split('"').next().unwrap_or_default();
+        let hidden = "not repeated here, since it may hold credentials";
+        ConfigError::Wrong(format!("{} is {hidden}: give {form} ({})", value.from, problem.trim()))
     };
     let parsed: serde_json::Value = serde_json::from_str(&value.text).map_err(|e| wrong(&e))?;
     match parsed.as_object() {

@@ -69,7 +69,7 @@ pub enum LogFormat {
 /// When a setting is missing, malformed, or contradicts another, and when help or the version is asked for.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Startup, ConfigError> {
     let sources = Sources::read(args, env)?;
     let role = sources.require("role", "whether this is a coordinator or an agent")?;
@@ -109,7 +109,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
     }
     Ok(CoordinatorConfig {
         advertise: common.advertise(sources, own)?.map(Advertised::into_address),
-        data: sources.get("data").map_or_else(|| PathBuf::from(DEFAULT_DATA), |value| PathBuf::from(value.text)),
+        data: sources.data().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         heartbeat_interval: interval,
         session_timeout: timeout,
         health_check_interval: duration(sources, "health-check-interval", MIN_INTERVAL)?

@@ -1,11 +1,14 @@
 //! The table of all settings: each has a flag, the environment names it is also read from, and the processes it is for.
 //! Flags win over the environment; an empty environment variable counts as unset.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
 
 use super::ConfigError;
+
+/// The one setting whose value need not be text.
+const DATA: &str = "data";
 
 /// The processes a setting is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +73,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Where to serve /metrics, /healthz and /readyz over HTTP (nowhere)",
     ),
     setting(For::Both, "log-format", &["ROBEING_LOG_FORMAT"], "FORMAT", "text or json (text); RUST_LOG says how much"),
-    setting(
-        For::Coordinators,
-        "data",
-        &["ROBEING_DATA"],
-        "DIR",
-        "Directory of the log and snapshots (/var/lib/robeing)",
-    ),
+    setting(For::Coordinators, DATA, &["ROBEING_DATA"], "DIR", "Directory of the log and snapshots (/var/lib/robeing)"),
     setting(
         For::Coordinators,
         "initial-coordinators",
@@ -253,6 +250,7 @@ pub(super) fn command() -> Command {
             .long(setting.flag)
             .value_name(setting.value)
             .allow_hyphen_values(true)
+            .value_parser(if setting.flag == DATA { ValueParser::os_string() } else { ValueParser::string() })
             .help_heading(heading)
             .help(format!("{} [env: {}]", setting.help, setting.env.join(", ")));
         command = command.arg(arg);
@@ -283,20 +281,33 @@ impl Value {
 /// Where values come from.
 pub(super) struct Sources<'a> {
     matches: ArgMatches,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    env: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 impl<'a> Sources<'a> {
     pub fn read(
         args: impl IntoIterator<Item = OsString>,
-        env: &'a dyn Fn(&str) -> Option<String>,
+        env: &'a dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
-        Ok(Self { matches: command().try_get_matches_from(args)?, env })
+        let matches = command().try_get_matches_from(args)?;
+        let texts = SETTINGS.iter().filter(|setting| setting.flag != DATA).flat_map(|setting| setting.env);
+        match texts.into_iter().find(|name| env(name).is_some_and(|value| value.to_str().is_none())) {
+            Some(name) => Err(ConfigError::Wrong(format!("{name} is not UTF-8: give it in plain text"))),
+            None => Ok(Self { matches, env }),
+        }
     }
 
     /// Whether `--exit-with-parent` is given.
     pub fn exit_with_parent(&self) -> bool {
         self.matches.get_flag("exit-with-parent")
+    }
+
+    /// The data directory, if it is given: any bytes are a path.
+    pub fn data(&self) -> Option<PathBuf> {
+        let given = self.matches.get_one::<OsString>(DATA).cloned();
+        let setting = SETTINGS.iter().find(|setting| setting.flag == DATA)?;
+        let from_env = || setting.env.iter().find_map(|name| (self.env)(name).filter(|value| !value.is_empty()));
+        given.or_else(from_env).map(PathBuf::from)
     }
 
     /// A setting's value, if it has one.
@@ -319,7 +330,8 @@ impl<'a> Sources<'a> {
 
     /// An environment variable that is set and not empty.
     pub fn env(&self, name: &str) -> Option<String> {
-        (self.env)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        let value = (self.env)(name)?.into_string().ok()?;
+        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
     /// Refuses flags that mean nothing to this kind of process. Environment variables may be shared between kinds.

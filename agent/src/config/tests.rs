@@ -9,7 +9,7 @@ const ECHO: &str = r#"{"echo":{}}"#;
 fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Startup, ConfigError> {
     let args = std::iter::once("robeing-agent").chain(args.iter().copied()).map(OsString::from);
     let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    parse(args, &move |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+    parse(args, &move |name| env.iter().find(|(k, _)| k == name).map(|(_, v)| OsString::from(v)))
 }
 
 fn agent(args: &[&str], env: &[(&str, &str)]) -> AgentConfig {
@@ -323,4 +323,57 @@ fn processes_attach_on_this_machine_alone() {
     let args = worker(&[r#"--executor={"worker":{}}"#]);
     let Process::Agent(_, executor) = read(&args, &[]).expect("it is right").process else { panic!("it is an agent") };
     assert_eq!(executor, ExecutorSpec::Worker {});
+}
+
+#[test]
+fn the_data_directory_may_have_any_name_and_all_else_is_text() {
+    let name = |bytes: &[u8]| std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec());
+    let odd: OsString = name(b"/d\xFFta");
+    let of_flag: OsString = name(b"--data=/d\xFFta");
+    let read = |args: Vec<OsString>, variable: &str, value: &OsString| {
+        let args = std::iter::once("robeing-agent".into()).chain(COORDINATOR.map(OsString::from)).chain(args);
+        parse(args, &|name| (name == variable).then(|| value.clone()))
+    };
+    for (args, variable) in [(vec![of_flag], "NOTHING"), (vec![], "ROBEING_DATA")] {
+        match read(args, variable, &odd).unwrap_or_else(|error| panic!("{error}")).process {
+            Process::Coordinator(config) => assert_eq!(config.data, PathBuf::from(&odd)),
+            other => panic!("expected a coordinator, got {other:?}"),
+        }
+    }
+    let Err(ConfigError::Wrong(sentence)) = read(vec![], "ROBEING_WEIGHTS", &odd) else { panic!("it is no text") };
+    assert_eq!(sentence, "ROBEING_WEIGHTS is not UTF-8: give it in plain text");
+}
+
+#[test]
+fn credentials_in_an_executor_are_not_repeated() {
+    for executor in [
+        r#"{"http":{"url":"http://u:hunter2@a/?hunter2"},"echo":{}}"#,
+        r#"{"http":{"url":"http://u:hunter2@a/","headers":"hunter2"}}"#,
+        r#"{"http":{"url":"http://u:hunter2@a/""#,
+        r#"{"http":"hunter2"}"#,
+    ] {
+        let said = wrong(&worker(&[&format!("--executor={executor}")]), &[]);
+        let beginning = "--executor is not repeated here, since it may hold credentials: give JSON such as";
+        assert!(said.starts_with(beginning) && !said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn a_header_has_a_value_or_takes_one_from_the_environment() {
+    let executor = r#"{"http":{"url":"http://a/","headers":[
+        {"name":"Content-Type","value":"application/json"},
+        {"name":"Authorization","prefix":"Bearer ","valueFrom":{"env":"TOKEN"}},
+        {"name":"None"},
+        {"name":"Two","value":"a","valueFrom":{"env":"TOKEN"}},
+        {"name":"Prefix","prefix":"p","value":"a"},
+        {"name":"Unset","valueFrom":{"env":"UNSET"}}]}}"#;
+    let startup = read(&worker(&[&format!("--executor={executor}")]), &[]).unwrap_or_else(|error| panic!("{error}"));
+    let Process::Agent(_, ExecutorSpec::Http(http)) = startup.process else { panic!("an agent") };
+    let env = |name: &str| (name == "TOKEN").then(|| "s3cret\n".to_owned());
+    let values: Vec<_> = http.headers.iter().map(|header| header.value(&env)).collect();
+    assert_eq!(values[0].as_deref(), Ok("application/json"));
+    assert_eq!(values[1].as_deref(), Ok("Bearer s3cret"));
+    assert!(values[2..5].iter().all(Result::is_err), "{values:?}");
+    let unset = "its value is to be in the environment variable UNSET, which is not set";
+    assert_eq!(values[5], Err(unset.into()));
 }

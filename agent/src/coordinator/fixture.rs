@@ -61,5 +61,6 @@ pub fn wordy_failure() -> Outcome {
         code: Some(1),
         stderr_tail: text,
         retryable: false,
+        retry_after_ms: 0,
     })
 }

@@ -159,6 +159,7 @@ pub fn failure_from_wire(failure: v1::Failure) -> Failure {
         code: failure.code,
         stderr_tail: failure.stderr_tail,
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
     }
 }
 
@@ -182,6 +183,7 @@ fn failure(failure: &Failure) -> v1::Failure {
         code: failure.code,
         stderr_tail: failure.stderr_tail.clone(),
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
     }
 }
 

@@ -5,20 +5,24 @@
 //! `2026-11-23T10:00:00.000Z`; unset without one).
 //!
 //! - Exit code 0 is success. [`PERMANENT_FAILURE_EXIT_CODE`] is a failure that no other attempt would avoid; every
-//!   other code, a signal, a command that can't be started and a time limit that passed are failures worth another
+//!   other code, a signal, a program that can't be run and a time limit that passed are failures worth another
 //!   attempt. Too much output is not.
+//! - A command that can't be started because the agent lacks something for the moment, such as processes, open files, its
+//!   guard or the program itself, is tried again for a second. Then the attempt is handed back, for nothing of it was begun,
+//!   and the agent is out of the fleet until it could start commands again.
 //! - When it is cancelled or its time limit passes, its whole group gets SIGTERM, and what is left after the grace
 //!   period SIGKILL. One that gives too much output, or whose future is dropped, gets SIGKILL at once.
-//! - The attempt ends with the command's own process. What else is in its group then is killed, so that a child left
-//!   behind neither lingers nor holds the output open. A process that left the group (`setsid`) is out of reach.
+//! - The command's own process decides how the attempt ends. Processes of its group that still have the output open when it
+//!   exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time limit, to
+//!   write and close it: a pipe to `cat` would wait for them, too. After a failure that goes for stderr as well. What is
+//!   left of the group then is killed, so that no child is left behind. A process that left the group is out of reach. Once
+//!   the group is empty, one that is still in its session, as after `timeout` or by a shell's job control, has
+//!   [`SESSION_GRACE`]; one that left that as well (`setsid`) is not waited for.
+//! - Every command has a session of its own, without a terminal, so that none can wait for somebody to type.
 //! - A command need not read its input.
 
-use std::env;
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +30,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Guard, Stay};
-use super::launcher::{Launch, Launched, Launcher};
+use super::launcher::{Launch, Launched, Launcher, NotLaunched};
 use super::pipes::Pipes;
+use super::presence::{Look, Presence, TRY_AGAIN};
 use super::process_group::ProcessGroup;
+use super::program::{self, Program};
 use super::text::{lossy, rfc3339, timed_out};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
 
@@ -40,8 +47,8 @@ use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limi
 /// sysexits.h, "the input data was incorrect in some way".
 pub const PERMANENT_FAILURE_EXIT_CODE: i32 = 65;
 
-/// Where programs are looked for when `PATH` is not set, as the system does.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
+/// How long a process that left the group, but not the session, may still write after all of the group have ended.
+pub const SESSION_GRACE: Duration = Duration::from_secs(1);
 
 /// What to run, and within which limits.
 #[derive(Debug, Clone, Default)]
@@ -61,37 +68,18 @@ impl CommandConfig {
     /// # Errors
     /// When there is no such file for a path, or none in `PATH`, or none of them may be executed by anybody.
     pub fn check_program(&self) -> Result<(), ExecutorError> {
-        check_program(&self.argv)
+        program::check(&self.argv)
     }
-}
-
-/// See [`CommandConfig::check_program`].
-pub(super) fn check_program(argv: &[String]) -> Result<(), ExecutorError> {
-    let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
-        return Err(ExecutorError::NoProgram);
-    };
-    let candidates: Vec<PathBuf> = if program.contains('/') {
-        vec![PathBuf::from(program)]
-    } else {
-        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        env::split_paths(&path).map(|folder| folder.join(program)).collect()
-    };
-    let files = candidates.iter().filter_map(|path| path.metadata().ok()).filter(Metadata::is_file);
-    let modes: Vec<u32> = files.map(|file| file.permissions().mode()).collect();
-    let words = match &modes[..] {
-        [] => absent(program),
-        modes if modes.iter().all(|mode| mode & 0o111 == 0) => not_executable(program),
-        _ => return Ok(()),
-    };
-    Err(ExecutorError::Program(words))
 }
 
 /// Runs each attempt as a process.
 pub struct CommandExecutor {
     argv: Arc<[String]>,
     limits: Limits,
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
     guard: Option<Arc<Guard>>,
+    program: Arc<Program>,
+    presence: Presence,
 }
 
 impl CommandExecutor {
@@ -107,15 +95,48 @@ impl CommandExecutor {
         if let Some(index) = config.argv.iter().position(|word| word.contains('\0')) {
             return Err(ExecutorError::NulInArgv { index });
         }
-        let launcher = Launcher::start(config.guard.clone()).map_err(ExecutorError::Thread)?;
-        Ok(Self { argv: config.argv.into(), limits: config.limits, launcher, guard: config.guard })
+        let launcher = Arc::new(Launcher::start(config.guard.clone()).map_err(ExecutorError::Thread)?);
+        let argv: Arc<[String]> = config.argv.into();
+        let program = Arc::new(Program::new(Arc::clone(&argv)));
+        let presence = Presence::new(look(&launcher, &program));
+        Ok(Self { argv, limits: config.limits, launcher, guard: config.guard, program, presence })
     }
 
     fn program(&self) -> &str {
-        &self.argv[0]
+        self.program.name()
     }
 
-    async fn launch(&self, attempt: &Attempt, cancel: &CancellationToken) -> Result<Launched, Failure> {
+    /// Starts the command. What the agent lacks for that now is tried again for a moment.
+    async fn launch(&self, attempt: &Attempt, stop: &Stop) -> Result<Launched, Unlaunched> {
+        let launch = self.what_to_launch(attempt).map_err(Unlaunched::Failed)?;
+        let mut pauses = TRY_AGAIN.iter();
+        loop {
+            let unlaunched = match self.launcher.launch(launch.clone(), stop.cancel.clone()).await {
+                Ok(launched) => return Ok(launched),
+                Err(_) if stop.cancel.is_cancelled() => return Err(Unlaunched::Cancelled),
+                Err(NotLaunched::Cancelled) => return Err(Unlaunched::Cancelled),
+                Err(NotLaunched::Revoked) => return Err(Unlaunched::Revoked),
+                Err(NotLaunched::Short(why)) => Unlaunched::Short(why),
+                Err(NotLaunched::Program(error)) => match self.program.is_gone() {
+                    Some(why) => Unlaunched::Short(why),
+                    // It may just have been replaced.
+                    None if self.program.was_there() => Unlaunched::Failed(self.program.not_started(&error)),
+                    None => return Err(Unlaunched::Failed(self.program.not_started(&error))),
+                },
+            };
+            let Some(pause) = pauses.next() else { return Err(unlaunched) };
+            tokio::select! {
+                biased;
+                why = stop.requested() => match why {
+                    Why::Cancelled => return Err(Unlaunched::Cancelled),
+                    Why::TimedOut(_) => return Err(unlaunched),
+                },
+                () = tokio::time::sleep(*pause) => {}
+            }
+        }
+    }
+
+    fn what_to_launch(&self, attempt: &Attempt) -> Result<Launch, Failure> {
         let launch = Launch {
             argv: Arc::clone(&self.argv),
             env: [
@@ -130,7 +151,7 @@ impl CommandExecutor {
             let message = format!("{name} would contain a NUL character, which no program can be given");
             return Err(Failure::new(FailureKind::InvalidAttempt, false, message));
         }
-        self.launcher.launch(launch, cancel.clone()).await.map_err(|error| not_started(self.program(), &error))
+        Ok(launch)
     }
 
     fn pipes(&self, launched: &mut Launched, input: Bytes) -> Pipes {
@@ -147,16 +168,53 @@ impl CommandExecutor {
             () = pipes.pump_until_overflow() => End::Overflowed,
             status = group.leader_exited() => End::Exited(status),
         };
-        if matches!(end, End::Stopped(_)) {
-            group.terminate();
-            tokio::select! {
-                _ = tokio::time::timeout(self.limits.kill_grace, group.leader_exited()) => {}
-                () = pipes.pump_discarding() => {}
+        let end = match end {
+            End::Stopped(_) => {
+                group.terminate();
+                tokio::select! {
+                    _ = timeout(self.limits.kill_grace, group.leader_exited()) => {}
+                    () = pipes.pump_discarding() => {}
+                }
+                end
             }
-        }
+            End::Exited(status) => self.collect_output(group, pipes, stop, status).await,
+            End::Overflowed => end,
+        };
         group.finish().await;
         pipes.drain();
         end
+    }
+
+    /// Waits, after the command's own process has exited, for what others of its group still write.
+    async fn collect_output(
+        &self,
+        group: &mut ProcessGroup,
+        pipes: &mut Pipes,
+        stop: &Stop,
+        status: io::Result<ExitStatus>,
+    ) -> End {
+        let failed = !status.as_ref().is_ok_and(ExitStatus::success);
+        let grace = Instant::now() + self.limits.output_grace;
+        let until = stop.limit.map_or(grace, |(_, at)| at.min(grace));
+        let emptied = async {
+            group.emptied().await;
+            // Whoever else is left has no claim to more.
+            let _ = timeout(SESSION_GRACE, group.session_emptied()).await;
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancel.cancelled() => return End::Stopped(Why::Cancelled),
+            () = pipes.pump_to_end(failed) => {}
+            () = emptied => {}
+            () = sleep_until(until) => {
+                tracing::warn!(
+                    command = self.program(),
+                    "a command has exited, and what it started still has its output open: that is killed, and what was \
+                     written so far is taken"
+                );
+            }
+        }
+        End::Exited(status)
     }
 }
 
@@ -165,10 +223,15 @@ impl Executor for CommandExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
         let stop = Stop::new(attempt.time_limit, cancel);
         // Not given up while the command is being started: what came of it has to be ended in order first.
-        let mut launched = match self.launch(&attempt, &stop.cancel).await {
+        let mut launched = match self.launch(&attempt, &stop).await {
             Ok(launched) => launched,
-            Err(_) if stop.cancel.is_cancelled() => return Outcome::Cancelled,
-            Err(failure) => return Outcome::Failed(failure),
+            Err(Unlaunched::Cancelled) => return Outcome::Cancelled,
+            Err(Unlaunched::Revoked) => return Outcome::NotBegun,
+            Err(Unlaunched::Failed(failure)) => return Outcome::Failed(failure),
+            Err(Unlaunched::Short(why)) => {
+                self.presence.lost(&why).await;
+                return Outcome::NotBegun;
+            }
         };
         let mut pipes = self.pipes(&mut launched, attempt.input);
         let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
@@ -203,9 +266,43 @@ impl Executor for CommandExecutor {
         self.guard.as_ref().is_some_and(|guard| guard.is_revoked())
     }
 
+    fn presence(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.presence.watch())
+    }
+
     fn name(&self) -> &'static str {
         "command"
     }
+}
+
+/// Why the command of an attempt was not started.
+enum Unlaunched {
+    Cancelled,
+    /// The session is over.
+    Revoked,
+    /// The agent lacks what it takes.
+    Short(String),
+    /// The task or the program is at fault.
+    Failed(Failure),
+}
+
+/// Looks whether commands can be started.
+fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
+    let (launcher, program) = (Arc::downgrade(launcher), Arc::clone(program));
+    Arc::new(move || {
+        let (launcher, program) = (launcher.upgrade(), Arc::clone(&program));
+        Box::pin(async move {
+            if let Some(why) = program.is_gone() {
+                return Err(why);
+            }
+            match launcher.ok_or("the executor is gone")?.rehearse().await {
+                Ok(()) => Ok(()),
+                Err(NotLaunched::Short(why)) => Err(why),
+                Err(NotLaunched::Program(error)) => Err(format!("no process can be started here: {error}")),
+                Err(NotLaunched::Cancelled | NotLaunched::Revoked) => Err("nothing was tried".into()),
+            }
+        })
+    })
 }
 
 /// What may stop an attempt from outside.
@@ -299,35 +396,4 @@ fn exited(program: &str, status: ExitStatus) -> Failure {
             Failure { code: Some(number), ..Failure::new(FailureKind::Signal, true, message) }
         }
     }
-}
-
-fn absent(program: &str) -> String {
-    format!(
-        "the command {program:?} does not exist on this agent (or the interpreter it names does not); check the first \
-         word of executor.command.argv, and PATH and the files in the pool's image"
-    )
-}
-
-fn not_executable(program: &str) -> String {
-    format!(
-        "the command {program:?} may not be executed by this agent; make it executable (chmod +x) for the user the \
-         agent runs as"
-    )
-}
-
-/// Retryable, because what is missing here may be there on another agent.
-fn not_started(program: &str, error: &io::Error) -> Failure {
-    let message = match error.kind() {
-        io::ErrorKind::NotFound => absent(program),
-        io::ErrorKind::PermissionDenied => not_executable(program),
-        io::ErrorKind::ArgumentListTooLong => {
-            format!("the command {program:?} can't be started: its arguments and environment are too large")
-        }
-        _ if error.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32) => format!(
-            "the command {program:?} is not a program this agent can run; a script needs a first line such as \
-             #!/bin/sh, a binary the agent's architecture"
-        ),
-        _ => format!("the command {program:?} can't be started: {error}"),
-    };
-    Failure::new(FailureKind::Spawn, true, message)
 }

@@ -44,6 +44,9 @@ use super::reaper;
 /// the first argument, before it does anything else.
 pub const GUARD_SUBCOMMAND: &str = "group-guard";
 
+/// The program that a process runs, to itself, be its file gone or not.
+const ITSELF: &str = "/proc/self/exe";
+
 /// What the kernel shows as the guard's name.
 const PROCESS_NAME: &std::ffi::CStr = c"robeing-guard";
 
@@ -77,6 +80,20 @@ impl Guard {
     /// When the process can't be started.
     pub fn spawn(agent_binary: &Path) -> io::Result<Self> {
         Self::spawn_with(agent_binary, [GUARD_SUBCOMMAND])
+    }
+
+    /// Starts the guard as the program that this process runs, also when that has been replaced or removed since.
+    ///
+    /// # Errors
+    /// When the process can't be started.
+    pub fn spawn_self() -> io::Result<Self> {
+        let itself = Path::new(ITSELF);
+        if itself.exists() { Self::spawn(itself) } else { Self::spawn(&std::env::current_exe()?) }
+    }
+
+    /// Whether it has died.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lock().guard_is_gone()
     }
 
     /// Starts the guard as `program` with `args`, which must end in a call of [`main`] with stdin untouched.
@@ -241,6 +258,7 @@ struct Started {
 fn start(program: &Path, args: &[OsString]) -> io::Result<Started> {
     let mut hold = reaper::hold();
     let mut process = Command::new(program)
+        .arg0("robeing-agent")
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -3,29 +3,48 @@
 //! The request carries `Robeing-Task-Id`, `Robeing-Attempt` (a number), `Robeing-Kind` and, when the task has a
 //! deadline, `Robeing-Deadline` (RFC 3339 in UTC with milliseconds). Connections are kept and used again.
 //!
+//! Further headers are sent as they are set; one of the name of those above, but for `Robeing-*`, takes its place. User and
+//! password of the URL are sent as `Authorization: Basic`. Neither they nor the URL's query are ever shown.
+//!
 //! - 4xx other than 408 and 429 is a failure that no other attempt would avoid, and so is 3xx: redirects are not
-//!   followed. 5xx, 408, 429, a server that can't be reached, a connection that breaks and a time limit that passed
-//!   are worth another attempt. An answer that is too large is not.
+//!   followed. 5xx, 408, 429, a connection that breaks and a time limit that passed are worth another attempt, not before
+//!   the `Retry-After` of an answer. An answer that is too large, or has more than [`MAX_HEADERS`] headers, is not.
+//! - The status of an error decides, however long its body takes; that is read for [`ERROR_BODY_WITHIN`] at most.
+//! - Where no connection can be made nothing of the attempt was begun. It is tried again for a second and then handed back,
+//!   and the agent is out of the fleet until the server accepts connections. A certificate that is not trusted is a failure.
 //! - Its health is that of a GET of the health path, if there is one: any status but 2xx is unhealthy. Without one it is healthy
 //!   while the server accepts connections.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
 //!   sign to stop.
+//!
+//! It is built on hyper's own client, since those above it neither say whether a request got a connection, which tells an
+//! attempt that was not begun from one that was, nor take more than a hundred headers.
 
-use std::time::Duration;
+mod retry_after;
+mod target;
+mod tls;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::retry_after::retry_after;
+use self::target::{Target, redacted};
+use super::presence::{Look, Presence, TRY_AGAIN};
 use super::text::{at_limit, lossy, rfc3339};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
 
@@ -34,6 +53,17 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a connection is kept for the next attempt. Shorter than the keep-alive of common servers, so that it is
 /// rarely the server that closes it, just as a request is sent.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
+/// How long a connection is silent before the other side's machine is asked whether it is still there, then the pause between
+/// two such questions, and how many may go unanswered. A server that is gone without a word holds no slot for ever.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
+/// How long what was sent may go without the other side's machine having it.
+const DELIVER_WITHIN: Duration = Duration::from_secs(30);
+/// An attempt that may take less is out of time, and not without a server, when its first connection is not made by then.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the body of an error is read.
+pub const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
+/// Headers that an answer may have, at most.
+pub const MAX_HEADERS: usize = 1_000;
 
 /// Where to send attempts, and within which limits.
 #[derive(Debug, Clone, Default)]
@@ -42,17 +72,21 @@ pub struct HttpConfig {
     pub url: String,
     /// What of the server is asked for its health, such as `/healthz`. `None`: whether it accepts a connection.
     pub health_path: Option<String>,
-    /// What an attempt may use. `kill_grace` has no meaning here; `stderr_tail` bounds how much of an error's body is
-    /// kept.
+    /// Headers to send besides, or in place of, the usual ones. Names and values that no header can have are refused.
+    pub headers: Vec<(String, String)>,
+    /// What an attempt may use. `kill_grace` and `output_grace` have no meaning here; `stderr_tail` bounds how much of an
+    /// error's body is kept.
     pub limits: Limits,
 }
 
 /// Sends each attempt to a server.
 pub struct HttpExecutor {
-    url: Uri,
+    target: Arc<Target>,
+    headers: HeaderMap,
     health: Option<Uri>,
     limits: Limits,
     client: Transport,
+    presence: Presence,
 }
 
 /// Plain connections need no certificates, which a small image may not have.
@@ -61,36 +95,45 @@ enum Transport {
     Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
 }
 
+/// How far an attempt has come.
+#[derive(Default)]
+struct Progress {
+    connection: Mutex<Option<CaptureConnection>>,
+    /// Why the last call but the one that is under way reached nobody.
+    unreached: Mutex<Option<String>>,
+    /// The error that was answered, while its body is read.
+    refused: Mutex<Option<Failure>>,
+}
+
+impl Progress {
+    fn is_connected(&self) -> bool {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.as_ref().is_some_and(|connection| connection.connection_metadata().is_some())
+    }
+}
+
+/// Why an attempt has no output.
+enum Unanswered {
+    /// Nothing was sent.
+    Unreached(String),
+    Failed(Failure),
+}
+
 impl HttpExecutor {
     /// Makes the executor. Whether the server answers is seen at each attempt.
     ///
     /// # Errors
-    /// When the URL is none that can be called, or it is https and the trusted certificates can't be read.
+    /// When the URL is none that can be called, a header none that can be sent, or the URL is https and the trusted
+    /// certificates can't be read.
     pub fn new(config: HttpConfig) -> Result<Self, ExecutorError> {
-        let bad_url = |reason: String| ExecutorError::BadUrl { url: config.url.clone(), reason };
-        let url: Uri = config.url.parse().map_err(|error: http::uri::InvalidUri| bad_url(error.to_string()))?;
-        if url.host().is_none_or(str::is_empty) {
-            return Err(bad_url("it names no host".into()));
-        }
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(CONNECT_WITHIN));
-        tcp.set_nodelay(true);
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE);
-        let client = match url.scheme_str() {
-            Some("http") => Transport::Plain(builder.build(tcp)),
-            Some("https") => {
-                tcp.enforce_http(false);
-                let tls = HttpsConnectorBuilder::new().with_native_roots();
-                let tls = tls.map_err(|source| ExecutorError::Certificates { url: config.url.clone(), source })?;
-                Transport::Tls(builder.build(tls.https_only().enable_http1().wrap_connector(tcp)))
-            }
-            scheme => {
-                return Err(bad_url(format!("its scheme is {:?}, not http or https", scheme.unwrap_or("none"))));
-            }
-        };
-        let health = config.health_path.map(|path| with_path(&url, &path)).transpose()?;
-        Ok(Self { url, health, limits: config.limits, client })
+        let shown = || redacted(&config.url);
+        let target = Target::parse(&config.url).map_err(|reason| ExecutorError::BadUrl { url: shown(), reason })?;
+        let health = config.health_path.map(|path| with_path(&target.uri, &path)).transpose()?;
+        let headers = headers(&target, &config.headers)?;
+        let client = transport(&target).map_err(|source| ExecutorError::Certificates { url: shown(), source })?;
+        let target = Arc::new(target);
+        let presence = Presence::new(look(Arc::clone(&target)));
+        Ok(Self { target, health, headers, limits: config.limits, client, presence })
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
@@ -104,40 +147,61 @@ impl HttpExecutor {
     async fn ask(&self, health: &Uri) -> Health {
         let mut request = Request::new(Full::default());
         *request.uri_mut() = health.clone();
+        request.headers_mut().clone_from(&self.headers);
+        request.headers_mut().remove(CONTENT_TYPE);
+        let shown = target::shown(health);
         match self.send(request).await {
             Ok(answer) if answer.status().is_success() => Health::Healthy,
-            Ok(answer) => Health::Unhealthy(format!("{health} answered {}", answer.status())),
-            Err(error) => Health::Silent(format!("{health} can't be asked: {}", causes(&error))),
+            Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
+            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", causes(&error))),
         }
     }
 
     /// Looks whether the server accepts a connection.
     async fn connect(&self) -> Health {
-        let host = self.url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let default = if self.url.scheme_str() == Some("https") { 443 } else { 80 };
-        let port = self.url.port_u16().unwrap_or(default);
-        match TcpStream::connect((host, port)).await {
+        match TcpStream::connect(self.target.address()).await {
             Ok(_) => Health::Healthy,
-            Err(error) => Health::Silent(format!("{} can't be reached: {error}; is the server up?", self.url)),
+            Err(error) => Health::Silent(format!("{} can't be reached: {error}; is the server up?", self.target.shown)),
         }
     }
 
-    async fn call(&self, attempt: Attempt) -> Result<Bytes, Failure> {
-        let request = self.request(attempt)?;
-        let answer = self.send(request).await;
-        let answer = answer.map_err(|error| self.unreachable(&error))?;
+    async fn call(&self, attempt: &Attempt, progress: &Progress) -> Result<Bytes, Unanswered> {
+        let mut request = self.request(attempt).map_err(Unanswered::Failed)?;
+        let connection = capture_connection(&mut request);
+        *progress.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+        let answer = self.send(request).await.map_err(|error| self.no_answer(&error))?;
         if !answer.status().is_success() {
-            return Err(self.refused(answer).await);
+            return Err(Unanswered::Failed(self.refused(answer, progress).await));
         }
-        self.output(answer.into_body()).await
+        self.output(answer.into_body()).await.map_err(Unanswered::Failed)
     }
 
-    fn request(&self, attempt: Attempt) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut request = Request::new(Full::new(attempt.input));
+    /// Calls the server, more than once where it can't be reached.
+    async fn reach(&self, attempt: &Attempt, progress: &Progress) -> Result<Bytes, Unanswered> {
+        let until = Instant::now() + TRY_AGAIN.iter().sum::<Duration>();
+        let mut pauses = TRY_AGAIN.iter();
+        loop {
+            match self.call(attempt, progress).await {
+                Err(Unanswered::Unreached(why)) => match pauses.next() {
+                    Some(pause) if Instant::now() + *pause < until => {
+                        *progress.unreached.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                        tokio::time::sleep(*pause).await;
+                    }
+                    _ => return Err(Unanswered::Unreached(why)),
+                },
+                answered => return answered,
+            }
+        }
+    }
+
+    fn request(&self, attempt: &Attempt) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::new(Full::new(attempt.input.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
+        *request.uri_mut() = self.target.uri.clone();
         let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.clone_from(&self.headers);
+        // Also of an empty input: many servers answer 411 without.
+        headers.insert(CONTENT_LENGTH, attempt.input.len().into());
         headers.insert("robeing-attempt", attempt.attempt.into());
         insert(headers, "robeing-task-id", &attempt.task_id)?;
         insert(headers, "robeing-kind", &attempt.kind)?;
@@ -166,55 +230,92 @@ impl HttpExecutor {
         Ok(output.freeze())
     }
 
-    async fn refused(&self, answer: Response<Incoming>) -> Failure {
+    async fn refused(&self, answer: Response<Incoming>, progress: &Progress) -> Failure {
         let status = answer.status();
-        let location = answer.headers().get(LOCATION).map(|to| lossy(to.as_bytes()));
-        let mut message = format!("{} answered {status}", self.url);
+        let location = answer.headers().get(LOCATION).map(|to| redacted(&lossy(to.as_bytes())));
+        let mut message = format!("{} answered {status}", self.target.shown);
         if let Some(location) = location.filter(|_| status.is_redirection()) {
             message += &format!(", a redirect to {location:?}, which is not followed; set executor.http.url to it");
         }
-        let start = start_of(answer.into_body(), self.limits.stderr_tail).await;
-        Failure {
+        let is_retryable = worth_another_attempt(status);
+        let failure = Failure {
             code: Some(status.as_u16().into()),
-            stderr_tail: lossy(&start),
-            ..Failure::new(FailureKind::Http, worth_another_attempt(status), message)
-        }
+            retry_after: retry_after(answer.headers(), SystemTime::now()).filter(|_| is_retryable),
+            ..Failure::new(FailureKind::Http, is_retryable, message)
+        };
+        *progress.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
+        let start = start_of(answer.into_body(), self.limits.stderr_tail).await;
+        Failure { stderr_tail: lossy(&start), ..failure }
     }
 
     fn too_large(&self) -> Failure {
         let message = format!(
             "{} answered with more than {} bytes; answer with less, or with a reference",
-            self.url, self.limits.max_output
+            self.target.shown, self.limits.max_output
         );
         Failure::new(FailureKind::OutputTooLarge, false, message)
     }
 
-    fn unreachable(&self, error: &Error) -> Failure {
+    fn no_answer(&self, error: &Error) -> Unanswered {
+        let shown = &self.target.shown;
         if error.is_connect() {
-            let message = format!("{} can't be reached: {}; is the server up?", self.url, causes(error));
-            return Failure::new(FailureKind::Unreachable, true, message);
+            let message = format!("{shown} can't be reached: {}; is the server up?", causes(error));
+            return match cause::<rustls::Error>(error) {
+                // Somebody is there, with whom nobody here may speak.
+                Some(_) => Unanswered::Failed(Failure::new(FailureKind::Unreachable, true, message)),
+                None => Unanswered::Unreached(message),
+            };
         }
-        self.broken(error)
+        if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large) {
+            let message =
+                format!("{shown} answered with more than {MAX_HEADERS} headers, or with ones that are too long");
+            return Unanswered::Failed(Failure::new(FailureKind::OutputTooLarge, false, message));
+        }
+        Unanswered::Failed(self.broken(error))
     }
 
     fn broken(&self, error: &dyn std::error::Error) -> Failure {
-        let message = format!("the connection to {} broke before the answer was whole: {}", self.url, causes(error));
+        let shown = &self.target.shown;
+        let message = format!("the connection to {shown} broke before the answer was whole: {}", causes(error));
         Failure::new(FailureKind::Unreachable, true, message)
+    }
+
+    /// What an attempt that is at its time limit amounts to.
+    fn out_of_time(&self, limit: Option<Duration>, timed_out: Failure, progress: &Progress) -> Unanswered {
+        if let Some(refused) = progress.refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Unanswered::Failed(refused);
+        }
+        if progress.is_connected() {
+            return Unanswered::Failed(timed_out);
+        }
+        if let Some(why) = progress.unreached.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Unanswered::Unreached(why);
+        }
+        if limit.is_some_and(|limit| limit >= PATIENCE) {
+            let message = format!("{} does not accept a connection; is the server up?", self.target.shown);
+            return Unanswered::Unreached(message);
+        }
+        Unanswered::Failed(timed_out)
     }
 }
 
 #[async_trait]
 impl Executor for HttpExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
-        let at_limit = at_limit(attempt.time_limit);
-        tokio::select! {
+        let progress = Progress::default();
+        let answer = tokio::select! {
             biased;
-            () = cancel.cancelled() => Outcome::Cancelled,
-            failure = at_limit => Outcome::Failed(failure),
-            answer = self.call(attempt) => match answer {
-                Ok(output) => Outcome::Succeeded { output },
-                Err(failure) => Outcome::Failed(failure),
-            },
+            () = cancel.cancelled() => return Outcome::Cancelled,
+            failure = at_limit(attempt.time_limit) => Err(self.out_of_time(attempt.time_limit, failure, &progress)),
+            answer = self.reach(&attempt, &progress) => answer,
+        };
+        match answer {
+            Ok(output) => Outcome::Succeeded { output },
+            Err(Unanswered::Failed(failure)) => Outcome::Failed(failure),
+            Err(Unanswered::Unreached(why)) => {
+                self.presence.lost(&why).await;
+                Outcome::NotBegun
+            }
         }
     }
 
@@ -225,8 +326,12 @@ impl Executor for HttpExecutor {
                 None => self.connect().await,
             }
         };
-        let late = || format!("{} did not answer within {}", self.url, humantime::format_duration(within));
+        let late = || format!("{} did not answer within {}", self.target.shown, humantime::format_duration(within));
         tokio::time::timeout(within, asked).await.unwrap_or_else(|_| Health::Silent(late()))
+    }
+
+    fn presence(&self) -> Option<watch::Receiver<bool>> {
+        Some(self.presence.watch())
     }
 
     fn name(&self) -> &'static str {
@@ -236,13 +341,78 @@ impl Executor for HttpExecutor {
 
 /// The URL with another path and query.
 fn with_path(url: &Uri, path: &str) -> Result<Uri, ExecutorError> {
-    let bad = |reason: String| ExecutorError::BadHealthPath { path: path.to_owned(), reason };
+    let bad = |reason: String| ExecutorError::BadHealthPath { path: redacted(path), reason };
     if !path.starts_with('/') {
         return Err(bad("it does not begin with a slash".to_owned()));
     }
     let mut parts = url.clone().into_parts();
     parts.path_and_query = Some(path.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?);
     Uri::from_parts(parts).map_err(|error| bad(error.to_string()))
+}
+
+fn transport(target: &Target) -> std::io::Result<Transport> {
+    let (silent, between, unanswered) = PROBES;
+    let mut tcp = HttpConnector::new();
+    tcp.set_connect_timeout(Some(CONNECT_WITHIN));
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(silent));
+    tcp.set_keepalive_interval(Some(between));
+    tcp.set_keepalive_retries(Some(unanswered));
+    tcp.set_tcp_user_timeout(Some(DELIVER_WITHIN));
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE).http1_max_headers(MAX_HEADERS);
+    if !target.is_https {
+        return Ok(Transport::Plain(builder.build(tcp)));
+    }
+    tcp.enforce_http(false);
+    let tls = HttpsConnectorBuilder::new().with_tls_config(tls::config()?).https_only().enable_http1();
+    Ok(Transport::Tls(builder.build(tls.wrap_connector(tcp))))
+}
+
+/// The headers of every request.
+fn headers(target: &Target, given: &[(String, String)]) -> Result<HeaderMap, ExecutorError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Some(authorization) = &target.authorization {
+        headers.insert(AUTHORIZATION, authorization.clone());
+    }
+    for (name, value) in given {
+        let bad = |reason: &str| ExecutorError::BadHeader { name: name.clone(), reason: reason.into() };
+        let header = HeaderName::try_from(name).map_err(|_| bad("its name is of letters, digits and '-' alone"))?;
+        if is_reserved(&header) {
+            return Err(bad("the agent sets it itself"));
+        }
+        let mut value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|_| bad("its value has a control character, such as the end of a line"))?;
+        // It may be a secret, which is not to be seen in any log.
+        value.set_sensitive(true);
+        headers.insert(header, value);
+    }
+    Ok(headers)
+}
+
+/// Headers that say how the request itself travels, or what it is an attempt at.
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("robeing-")
+        || matches!(
+            name,
+            "content-length" | "transfer-encoding" | "connection" | "te" | "trailer" | "upgrade" | "expect"
+        )
+}
+
+/// Looks whether the server accepts connections.
+fn look(target: Arc<Target>) -> Look {
+    Arc::new(move || {
+        let (address, shown) = (target.address(), target.shown.clone());
+        Box::pin(async move {
+            match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("{shown} can't be reached: {error}; is the server up?")),
+                Err(_) => Err(format!("{shown} does not accept a connection; is the server up?")),
+            }
+        })
+    })
 }
 
 fn worth_another_attempt(status: StatusCode) -> bool {
@@ -258,11 +428,12 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<()
     Ok(())
 }
 
-/// The first `limit` bytes of a body, or as many as came.
+/// The first `limit` bytes of a body, or as many as came within [`ERROR_BODY_WITHIN`].
 async fn start_of(mut body: Incoming, limit: usize) -> BytesMut {
+    let until = Instant::now() + ERROR_BODY_WITHIN;
     let mut start = BytesMut::new();
     while start.len() < limit
-        && let Some(Ok(frame)) = body.frame().await
+        && let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await
     {
         if let Ok(data) = frame.into_data() {
             start.extend_from_slice(&data[..data.len().min(limit - start.len())]);
@@ -283,4 +454,18 @@ fn causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// The first error of a kind among an error and what caused it.
+fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // An I/O error tells the cause of what it holds for its own.
+        let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    None
 }

@@ -6,8 +6,10 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
@@ -16,16 +18,16 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::{Pid, getpid, getppid, pipe2};
+use nix::unistd::{Pid, getpid, getppid, pipe2, setsid};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Health;
-use super::command::check_program;
 use super::guard::{self, Guard};
 use super::process_group::ProcessGroup;
+use super::program;
 use super::reaper;
 
 /// Commands waiting to be started before the next caller has to wait too.
@@ -33,6 +35,9 @@ const QUEUE: usize = 64;
 
 /// What a child that could not register with the guard fails its start with. Neither fork nor exec gives this.
 const UNGUARDED: Errno = Errno::ENOTCONN;
+
+/// What a rehearsed start ends with.
+const REHEARSED: Errno = Errno::ECANCELED;
 
 /// Starts commands.
 pub(super) struct Launcher {
@@ -42,6 +47,7 @@ pub(super) struct Launcher {
 }
 
 /// A command to be started.
+#[derive(Clone)]
 pub(super) struct Launch {
     /// The program and its arguments; never empty.
     pub(super) argv: Arc<[String]>,
@@ -59,17 +65,31 @@ pub(super) struct Launched {
     pub(super) stderr: Option<ChildStderr>,
 }
 
-enum Request {
-    Launch(Start),
-    /// Look whether a command with these words could be started.
-    Check(Arc<[String]>, oneshot::Sender<Health>),
+/// Why a command was not started. Nothing of it was begun.
+#[derive(Debug)]
+pub(super) enum NotLaunched {
+    /// It was cancelled before its turn came.
+    Cancelled,
+    /// The session is over: the agent was stopped for too long.
+    Revoked,
+    /// The agent can start no command now, as this sentence says.
+    Short(String),
+    /// The program can't be run.
+    Program(io::Error),
 }
 
-struct Start {
-    launch: Launch,
-    cancel: CancellationToken,
-    runtime: Handle,
-    reply: oneshot::Sender<io::Result<Launched>>,
+enum Request {
+    /// Look whether a command with these words could be started.
+    Check(Arc<[String]>, oneshot::Sender<Health>),
+    Launch {
+        launch: Launch,
+        cancel: CancellationToken,
+        runtime: Handle,
+        reply: oneshot::Sender<Result<Launched, NotLaunched>>,
+    },
+    Rehearse {
+        reply: oneshot::Sender<Result<(), NotLaunched>>,
+    },
 }
 
 /// What is said when the thread has ended, which it does only by a panic.
@@ -86,12 +106,24 @@ impl Launcher {
 
     /// Starts a command, unless `cancel` fires before its turn comes, which is an error then. If the future is dropped
     /// meanwhile, the command is not started or killed at once.
-    pub(super) async fn launch(&self, launch: Launch, cancel: CancellationToken) -> io::Result<Launched> {
-        let (reply, launched) = oneshot::channel();
-        let request = Request::Launch(Start { launch, cancel, runtime: Handle::current(), reply });
-        let gone = || io::Error::other(THREAD_ENDED);
-        self.requests.as_ref().ok_or_else(gone)?.send(request).await.map_err(|_| gone())?;
-        launched.await.map_err(|_| gone())?
+    pub(super) async fn launch(&self, launch: Launch, cancel: CancellationToken) -> Result<Launched, NotLaunched> {
+        let runtime = Handle::current();
+        self.ask(|reply| Request::Launch { launch, cancel, runtime, reply }).await
+    }
+
+    /// Does all that starting a command needs but running a program.
+    pub(super) async fn rehearse(&self) -> Result<(), NotLaunched> {
+        self.ask(|reply| Request::Rehearse { reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, NotLaunched>>) -> Request,
+    ) -> Result<T, NotLaunched> {
+        let gone = || NotLaunched::Short(THREAD_ENDED.into());
+        let (reply, answer) = oneshot::channel();
+        self.requests.as_ref().ok_or_else(gone)?.send(request(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Looks, in the thread itself, whether a command could be started now. It waits for its turn behind commands.
@@ -117,34 +149,27 @@ impl Drop for Launcher {
 }
 
 fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
+    // If no one waits for an answer any more, a group is dropped here, which kills it.
     while let Some(request) = queue.blocking_recv() {
-        let Start { launch, cancel, runtime, reply } = match request {
-            Request::Launch(start) => start,
+        match request {
             Request::Check(argv, reply) => {
                 // Nobody may wait for it any more.
                 let _ = reply.send(check(&argv, guard));
-                continue;
             }
-        };
-        if reply.is_closed() {
-            continue;
+            Request::Launch { reply, .. } if reply.is_closed() => {}
+            Request::Launch { cancel, reply, .. } if cancel.is_cancelled() => {
+                let _ = reply.send(Err(NotLaunched::Cancelled));
+            }
+            Request::Launch { reply, .. } if guard.is_some_and(|guard| guard.is_revoked()) => {
+                let _ = reply.send(Err(NotLaunched::Revoked));
+            }
+            Request::Launch { launch, runtime, reply, .. } => {
+                let _ = reply.send(with_guard(guard, || spawn(&launch, guard, &runtime)));
+            }
+            Request::Rehearse { reply } => {
+                let _ = reply.send(with_guard(guard, || rehearse(guard)));
+            }
         }
-        if cancel.is_cancelled() {
-            let _ = reply.send(Err(io::Error::other("cancelled before it was started")));
-            continue;
-        }
-        if guard.is_some_and(|guard| guard.is_revoked()) {
-            let _ = reply.send(Err(io::Error::other("the session is over: the agent was stopped for too long")));
-            continue;
-        }
-        let mut launched = spawn(&launch, guard, &runtime);
-        if let (Err(error), Some(guard)) = (&launched, guard)
-            && error.raw_os_error() == Some(UNGUARDED as i32)
-        {
-            launched = guard.replace().and_then(|()| spawn(&launch, Some(guard), &runtime));
-        }
-        // If no one waits for it any more, the group is dropped here, which kills it.
-        let _ = reply.send(launched);
     }
 }
 
@@ -164,21 +189,66 @@ fn check(argv: &[String], guard: Option<&Arc<Guard>>) -> Health {
             "no file descriptors are left for a command ({error}); raise the limit (ulimit -n)"
         ));
     }
-    match check_program(argv) {
+    match program::check(argv) {
         Ok(()) => Health::Healthy,
         Err(error) => Health::Unhealthy(error.to_string()),
     }
 }
+
+/// Does what needs a guard that works, with another guard if it has to be.
+fn with_guard<T>(guard: Option<&Arc<Guard>>, start: impl Fn() -> io::Result<T>) -> Result<T, NotLaunched> {
+    let is_unguarded = |error: &io::Error| error.raw_os_error() == Some(UNGUARDED as i32);
+    let mut started = start();
+    if let (Err(error), Some(guard)) = (&started, guard)
+        && is_unguarded(error)
+    {
+        guard.replace().map_err(|error| {
+            NotLaunched::Short(format!("the guard, which ends commands if the agent dies, can't be started: {error}"))
+        })?;
+        started = start();
+    }
+    started.map_err(|error| match shortage(&error) {
+        Some(words) => NotLaunched::Short(format!("{words} ({error})")),
+        None if is_unguarded(&error) => {
+            NotLaunched::Short("the guard, which ends commands if the agent dies, ends whenever it is started".into())
+        }
+        None => NotLaunched::Program(error),
+    })
+}
+
+/// What the agent lacks where a start fails so; `None`: the program itself can't be run.
+fn shortage(error: &io::Error) -> Option<&'static str> {
+    if let Some(NoStdin(_)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Some("commands can't be given an empty input");
+    }
+    Some(match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EMFILE => "the agent has too many files open; raise its limit (ulimit -n), or give it fewer slots",
+        Errno::ENFILE => "this machine has too many files open",
+        Errno::EAGAIN => {
+            "no further process can be started here; raise the limit (ulimit -u, or that of the container)"
+        }
+        Errno::ENOMEM => "there is not enough memory for a further process",
+        Errno::ETXTBSY => "the program is just being written",
+        Errno::EIO | Errno::ESTALE | Errno::ENXIO | Errno::ENODEV | Errno::ETIMEDOUT => {
+            "the program can't be read from its disk"
+        }
+        _ => return None,
+    })
+}
+
+/// `/dev/null` can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("/dev/null can't be opened: {0}")]
+struct NoStdin(io::Error);
 
 fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::Result<Launched> {
     let (program, args) = launch.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command
         .args(args)
-        .stdin(if launch.has_input { Stdio::piped() } else { Stdio::null() })
+        .stdin(if launch.has_input { Stdio::piped() } else { empty_input()? })
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
+        .stderr(Stdio::piped());
     for (name, value) in &launch.env {
         match value {
             Some(value) => command.env(name, OsStr::new(value)),
@@ -204,11 +274,39 @@ fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::R
     Ok(Launched { group, stdin, stdout, stderr })
 }
 
-/// Makes the command die with the agent: itself by the kernel, its group by the guard.
+/// `/dev/null`, opened here so that an error of it is not taken for one of the program.
+fn empty_input() -> io::Result<Stdio> {
+    File::open("/dev/null").map(Stdio::from).map_err(|error| io::Error::other(NoStdin(error)))
+}
+
+/// Starts what would be a command with the pipes of one, and ends it before it becomes a program.
+#[allow(unsafe_code)]
+fn rehearse(guard: Option<&Arc<Guard>>) -> io::Result<()> {
+    if guard.is_some_and(|guard| guard.is_gone()) {
+        return Err(UNGUARDED.into());
+    }
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // SAFETY: the closure runs between fork and exec and does nothing but give an error, which is a number.
+    unsafe {
+        command.pre_exec(|| Err(REHEARSED.into()));
+    }
+    // Nobody else may reap it meanwhile.
+    let _hold = reaper::hold();
+    match command.spawn() {
+        Err(error) if error.raw_os_error() == Some(REHEARSED as i32) => Ok(()),
+        Err(error) => Err(error),
+        Ok(mut child) => child.wait().map(drop),
+    }
+}
+
+/// Makes the command die with the agent: itself by the kernel, its group by the guard. And makes it the leader of a session
+/// and a process group, so that it has no terminal: one that read from the agent's would be stopped for ever.
 #[allow(unsafe_code)]
 fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
     let agent = getpid();
     let before_exec = move || {
+        setsid()?;
         set_pdeathsig(Signal::SIGKILL)?;
         // An agent that died before that call would not be noticed by it.
         if getppid() != agent {
@@ -220,7 +318,7 @@ fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
         Ok(())
     };
     // SAFETY: the closure runs in a forked child of a process with many threads, where only async-signal-safe calls
-    // are sound. It makes these and no others: prctl, getppid, getpid and write, each a bare system call through a
+    // are sound. It makes these and no others: setsid, prctl, getppid, getpid and write, each a bare system call through a
     // wrapper that neither allocates nor locks, and signal, which POSIX lists as async-signal-safe. `io::Error` from
     // an errno is a number, without allocation. What is captured, a pid and an Arc, is only read: nothing is dropped
     // in the child, which goes on to exec or _exit.

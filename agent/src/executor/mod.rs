@@ -20,13 +20,15 @@ pub mod worker;
 
 mod launcher;
 mod pipes;
+mod presence;
 mod process_group;
+mod program;
 mod text;
 
-pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE};
+pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
 pub use guard::{Guard, Stay};
-pub use http::{HttpConfig, HttpExecutor};
+pub use http::{ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS};
 pub use worker::{WorkerConfig, WorkerExecutor};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.
@@ -35,6 +37,8 @@ pub const DEFAULT_MAX_OUTPUT: usize = 1 << 20;
 pub const DEFAULT_STDERR_TAIL: usize = 4 << 10;
 /// Default of [`Limits::kill_grace`].
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(2);
+/// Default of [`Limits::output_grace`].
+pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs attempts at tasks.
 #[async_trait]
@@ -67,9 +71,14 @@ pub trait Executor: Send + Sync + 'static {
         false
     }
 
-    /// Whether there is anything here to run attempts with, as it changes; `None`: always. An agent without takes no tasks.
+    /// Whether attempts can be begun here, as it changes; `None`: always. An agent that can begin none takes no tasks.
     fn presence(&self) -> Option<watch::Receiver<bool>> {
         None
+    }
+
+    /// Whether the agent is in the fleet, without slots, while attempts can't be begun; otherwise it is out of it.
+    fn is_member_when_absent(&self) -> bool {
+        false
     }
 
     /// How this executor is, and what it runs attempts with. The answer is wanted within `within`; the caller drops the future
@@ -134,7 +143,7 @@ pub enum Outcome {
     Failed(Failure),
     /// The attempt was stopped because `cancel` fired.
     Cancelled,
-    /// Nothing is there to run it with, and nothing of it was begun.
+    /// Nothing of it was begun, by no fault of the task's: the agent has nothing to run it with, or lacks what that takes.
     NotBegun,
 }
 
@@ -153,11 +162,14 @@ pub struct Failure {
     pub stderr_tail: String,
     /// Whether another attempt, perhaps on another agent, may do better.
     pub retryable: bool,
+    /// The earliest that it may do better, from now; `None`: that is not said.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     fn new(kind: FailureKind, retryable: bool, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), code: None, stderr_tail: String::new(), retryable }
+        let (message, stderr_tail) = (message.into(), String::new());
+        Self { kind, message, code: None, stderr_tail, retryable, retry_after: None }
     }
 }
 
@@ -195,11 +207,18 @@ pub struct Limits {
     pub stderr_tail: usize,
     /// How long a command has between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
+    /// How long what a command started may still write to its output after the command itself has exited.
+    pub output_grace: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_output: DEFAULT_MAX_OUTPUT, stderr_tail: DEFAULT_STDERR_TAIL, kill_grace: DEFAULT_KILL_GRACE }
+        Self {
+            max_output: DEFAULT_MAX_OUTPUT,
+            stderr_tail: DEFAULT_STDERR_TAIL,
+            kill_grace: DEFAULT_KILL_GRACE,
+            output_grace: DEFAULT_OUTPUT_GRACE,
+        }
     }
 }
 
@@ -222,7 +241,7 @@ pub enum ExecutorError {
     /// The URL does not parse, or is not an absolute http or https URL.
     #[error("executor.http.url {url:?} is not a URL that can be called ({reason}); write it as http://HOST:PORT/PATH")]
     BadUrl {
-        /// The URL as given.
+        /// The URL as given, but for credentials.
         url: String,
         /// What is wrong with it.
         reason: String,
@@ -230,8 +249,16 @@ pub enum ExecutorError {
     /// The path is none that can be asked for.
     #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
     BadHealthPath {
-        /// The path as given.
+        /// The path as given, but for its query.
         path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A header can't be sent.
+    #[error("executor.http.headers {name:?} can't be sent: {reason}")]
+    BadHeader {
+        /// The header's name as given.
+        name: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -241,7 +268,7 @@ pub enum ExecutorError {
          image or set SSL_CERT_FILE"
     )]
     Certificates {
-        /// The URL as given.
+        /// The URL as given, but for credentials.
         url: String,
         /// What reading them gave.
         source: std::io::Error,

@@ -44,6 +44,17 @@ impl Pipes {
         .await;
     }
 
+    /// Moves data until stdout, and stderr where it is wanted too, is closed by everybody who had it open, or the output is
+    /// over its limit. Cancel-safe.
+    pub(super) async fn pump_to_end(&mut self, stderr_too: bool) {
+        std::future::poll_fn(|cx| {
+            self.poll_move(cx);
+            let ended = self.stdout.is_none() && !(stderr_too && self.stderr.is_some());
+            if ended || self.output.overflowed() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Moves data for as long as it is polled, keeping stderr's tail and throwing the output away. Never ends by
     /// itself: for a command that is being stopped and may still have to write before it can exit.
     pub(super) async fn pump_discarding(&mut self) {

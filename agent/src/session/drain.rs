@@ -50,10 +50,12 @@ pub(super) enum Due {
 
 impl Drain {
     pub fn begin(now: Instant, within: Duration) -> Self {
-        // A timeout beyond what the clock can count to is one that never passes, which 30 years come close to.
-        let never = Duration::from_secs(30 * 365 * 24 * 3600);
-        let stop_running = now + within.min(never);
-        Self { stop_running, idle_since: None, handed_back: false, drained: false }
+        Self { stop_running: after(now, within), idle_since: None, handed_back: false, drained: false }
+    }
+
+    /// What runs has so much time from now on, and no longer than it had.
+    pub fn end_within(&mut self, now: Instant, within: Duration) {
+        self.stop_running = self.stop_running.min(after(now, within));
     }
 
     /// What is due at `now`, with or without a stream to the leader, holding `held` attempts.
@@ -86,6 +88,12 @@ impl Drain {
     fn give_up(&self) -> Instant {
         self.stop_running + HAND_BACK_WITHIN
     }
+}
+
+/// `within` from now. A timeout beyond what the clock can count to is one that never passes, which 30 years come close to.
+fn after(now: Instant, within: Duration) -> Instant {
+    let never = Duration::from_secs(30 * 365 * 24 * 3600);
+    now + within.min(never)
 }
 
 #[cfg(test)]

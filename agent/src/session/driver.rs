@@ -118,6 +118,8 @@ pub(super) struct Driver {
     /// Why the executor can't ever run attempts again, and when the agent ends at the latest.
     failed: Option<(String, Instant)>,
     phase: Phase,
+    /// The process is to end, and not only the stay.
+    asked_to_stop: bool,
     /// The coordinator at the other end does not know yet that the agent drains.
     drain_unsaid: bool,
     leave_unsaid: bool,
@@ -146,6 +148,7 @@ impl Driver {
             health: HealthChecks::default(),
             failed: None,
             phase: Phase::Working,
+            asked_to_stop: false,
             drain_unsaid: false,
             leave_unsaid: false,
             welcomed_before: false,
@@ -158,12 +161,16 @@ impl Driver {
         }
     }
 
-    /// Runs until `shutdown` is cancelled and the agent has drained.
-    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), SessionError> {
+    /// Runs until `shutdown` or `idle` is cancelled and the agent has drained: with the first within the drain timeout, with
+    /// the second once what runs has ended.
+    pub async fn run(mut self, shutdown: CancellationToken, idle: CancellationToken) -> Result<(), SessionError> {
         loop {
             let now = Instant::now();
-            if self.phase == Phase::Working && shutdown.is_cancelled() {
-                self.begin_drain(now);
+            if !self.asked_to_stop && shutdown.is_cancelled() {
+                self.asked_to_stop = true;
+                self.begin_drain(now, self.parts.config.drain_timeout);
+            } else if self.phase == Phase::Working && idle.is_cancelled() {
+                self.begin_drain(now, Duration::MAX);
             }
             if let Some(end) = self.keep_time(now) {
                 self.parts.readiness.set(false);
@@ -173,7 +180,7 @@ impl Driver {
                 return end;
             }
             self.start_waiting(now);
-            let event = self.next_event(&shutdown).await;
+            let event = self.next_event(&shutdown, &idle).await;
             // What was waited for may have taken longer than the lease: a stopped process wakes up here.
             if !self.fence_if_over(Instant::now()) {
                 self.act(event);
@@ -181,14 +188,15 @@ impl Driver {
         }
     }
 
-    async fn next_event(&mut self, shutdown: &CancellationToken) -> Event {
+    async fn next_event(&mut self, shutdown: &CancellationToken, idle: &CancellationToken) -> Event {
         let wants_to_say = self.wants_to_say();
-        let working = self.phase == Phase::Working;
+        let (asked_to_stop, working) = (self.asked_to_stop, self.phase == Phase::Working);
         let Self { way, running, timer, health, .. } = self;
         tokio::select! {
             biased;
             () = timer.as_mut() => Event::Time,
-            () = shutdown.cancelled(), if working => Event::Time,
+            () = shutdown.cancelled(), if !asked_to_stop => Event::Time,
+            () = idle.cancelled(), if working => Event::Time,
             Some(done) = running.next() => Event::Done(done),
             checked = health.answered() => Event::Checked(checked),
             event = Self::way_event(way, wants_to_say) => event,
@@ -467,9 +475,13 @@ impl Driver {
         self.parts.readiness.set(false);
     }
 
-    fn begin_drain(&mut self, now: Instant) {
+    fn begin_drain(&mut self, now: Instant, within: Duration) {
         info!(held = self.held.len(), "asked to stop: nothing new is taken, and what runs is finished");
-        self.phase = Phase::Draining(Drain::begin(now, self.parts.config.drain_timeout));
+        match &mut self.phase {
+            Phase::Working => self.phase = Phase::Draining(Drain::begin(now, within)),
+            Phase::Draining(drain) => return drain.end_within(now, within),
+            Phase::Leaving(_) => return,
+        }
         self.drain_unsaid = true;
         self.held.hand_back_waiting();
         self.parts.readiness.set(false);

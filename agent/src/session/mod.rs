@@ -20,9 +20,10 @@
 //!    back or not begun.
 //! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
 //!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
-//! 8. **Idle hands take nothing.** While the executor has nothing to run attempts with, the agent is a member without slots and
-//!    of no pool, so that it is given nothing and a standby of its pool takes its place. Whenever that changes it leaves as if it
-//!    were asked to stop, and joins again as what it is now.
+//! 8. **Idle hands take nothing.** While the executor can begin no attempts, the agent takes nothing new. It leaves once what
+//!    runs has ended, however long that takes, and comes back when the executor can again. Where nothing is wrong and attempts
+//!    only wait for a process to attach, it comes back at once, as a member without slots and of no pool: it is seen, but given
+//!    nothing, and a standby of its pool takes its place.
 //! 9. **Health is answered, and what is unhealthy is handed back.** A health check never waits for anything but the executor.
 //!    When the leader counts the agent as unhealthy, everything that runs is stopped before it is handed back. An agent whose
 //!    executor has failed stops everything before it says so, and ends.
@@ -108,25 +109,37 @@ pub async fn run(
             return Ok(());
         }
         let works = is_present(presence.as_ref());
-        let parts = if works { parts.clone() } else { parts.idle() };
         if works {
+            let again = worked.map_or_else(Instant::now, |worked| worked + STAY_AT_LEAST);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep_until(again) => {}
+            }
             worked = Some(Instant::now());
+        } else if !parts.executor.is_member_when_absent() {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = turns(&mut presence, works, worked) => {}
+            }
+            continue;
         }
-        let stop = shutdown.child_token();
-        let mut stay = pin!(driver::Driver::new(parts).run(stop.clone()));
+        let idle = CancellationToken::new();
+        let stay = driver::Driver::new(if works { parts.clone() } else { parts.idle() });
+        let mut stay = pin!(stay.run(shutdown.clone(), idle.clone()));
         let end = tokio::select! {
             biased;
-            end = &mut stay => end,
+            // Before an attempt that was not begun is handed back: nothing more is to be assigned then.
             () = turns(&mut presence, works, worked) => {
                 match works {
-                    true => info!("nothing is attached that runs tasks: the agent takes none until something is"),
-                    false => info!("something is attached that runs tasks: the agent takes them"),
+                    true => info!("no task can be begun here: the agent takes none until one can"),
+                    false => info!("tasks can be begun here: the agent takes them"),
                 }
-                stop.cancel();
+                idle.cancel();
                 stay.await
             }
+            end = &mut stay => end,
         };
-        if shutdown.is_cancelled() || !stop.is_cancelled() {
+        if shutdown.is_cancelled() || !idle.is_cancelled() {
             return end;
         }
         if let Err(error) = end {
@@ -135,7 +148,7 @@ pub async fn run(
     }
 }
 
-/// Whether the executor has something to run attempts with. One that is silent about it always has.
+/// Whether the executor can begin attempts. One that is silent about it always can.
 fn is_present(presence: Option<&watch::Receiver<bool>>) -> bool {
     presence.is_none_or(|presence| *presence.borrow())
 }
@@ -154,7 +167,7 @@ async fn turns(presence: &mut Option<watch::Receiver<bool>>, works: bool, worked
     }
 }
 
-/// Waits until the executor has something to run attempts with, or has nothing. One that is silent about it always has.
+/// Waits until the executor can begin attempts, or can't. One that is silent about it always can.
 async fn becomes(presence: &mut Option<watch::Receiver<bool>>, wanted: bool) {
     let never = match presence {
         Some(presence) => presence.wait_for(|present| *present == wanted).await.is_err(),

@@ -58,5 +58,6 @@ fn failure(failure: Failure) -> v1::Failure {
         code: failure.code,
         stderr_tail: failure.stderr_tail,
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after.map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
     }
 }

@@ -1,6 +1,9 @@
 //! Logs on stderr, and traces to an OpenTelemetry collector where one is configured. Set up once, by the program.
 
-use std::io::IsTerminal;
+use std::{
+    fmt::Display,
+    io::{IsTerminal, Write},
+};
 
 use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_otlp::SpanExporter;
@@ -15,6 +18,13 @@ use crate::config::LogFormat;
 pub const DEFAULT_LOG: &str = "info,openraft=error,h2=warn,hyper=warn,tonic=warn";
 /// Environment names of which either turns traces on.
 pub const OTLP_ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+
+/// Says on stderr why the process ends, in a form that stands without logs. What can't be written there is no reason to end
+/// otherwise.
+pub fn say(error: &dyn Display) {
+    // In one piece, so that a log that others write to as well has it on one line.
+    let _ = std::io::stderr().write_all(format!("robeing-agent: {error}\n").as_bytes());
+}
 
 /// Why logs or traces cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +58,9 @@ pub fn init(
 ) -> Result<Logs, TelemetryError> {
     let filter = env("RUST_LOG").filter(|filter| !filter.is_empty());
     let filter = EnvFilter::builder().parse(filter.as_deref().unwrap_or(DEFAULT_LOG))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A line that can't be written, as to a disk that is full, is lost. Otherwise the layer would say so on stderr, where that
+    // can't be written either, and panic.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -73,6 +73,7 @@ impl Executor for Script {
             code: Some(1),
             stderr_tail: String::new(),
             retryable: true,
+            retry_after: None,
         };
         match &attempt.input[..] {
             b"never" => {

@@ -30,7 +30,8 @@ pub fn attempt(input: impl Into<Bytes>) -> Attempt {
 }
 
 pub fn limits() -> Limits {
-    Limits { kill_grace: Duration::from_millis(50), ..Limits::default() }
+    let (kill_grace, output_grace) = (Duration::from_millis(50), Duration::from_millis(50));
+    Limits { kill_grace, output_grace, ..Limits::default() }
 }
 
 pub fn command(argv: &[&str]) -> CommandExecutor {

@@ -316,6 +316,13 @@ async fn plays_the_agent() {
         }
         guards.push(guard.pid());
     }
+    if let Some(guard) = guards.last() {
+        // A test's process writes to its output before it guards, and would end there if the agent, which reads it, was gone.
+        let threads = || fs::read_dir(format!("/proc/{guard}/task")).into_iter().flatten().flatten();
+        let is_named =
+            |thread: fs::DirEntry| fs::read(thread.path().join("comm")).is_ok_and(|name| name == b"robeing-guard\n");
+        eventually("the guard is at work", || threads().any(is_named)).await;
+    }
     let text: String = guards.iter().map(|pid| format!("{pid}\n")).collect();
     fs::write(directory.join("guard.tmp"), text).expect("to report");
     fs::rename(directory.join("guard.tmp"), directory.join("guard")).expect("to report");

@@ -80,8 +80,7 @@ impl Server {
 
     pub fn executor(&self) -> HttpExecutor {
         let url = format!("http://{}/run?x=1", self.address);
-        HttpExecutor::new(HttpConfig { health_path: None, url, limits: Limits::default() })
-            .expect("a good configuration")
+        HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).expect("a good configuration")
     }
 }
 
@@ -169,14 +168,15 @@ async fn an_answer_is_allowed_up_to_its_limit_and_not_a_byte_more() {
         })
         .await;
         let url = format!("http://{}/", server.address);
-        let executor = HttpExecutor::new(HttpConfig { health_path: None, url, limits: limits.clone() }).expect("good");
+        let executor =
+            HttpExecutor::new(HttpConfig { url, limits: limits.clone(), ..HttpConfig::default() }).expect("good");
         assert_eq!(output(&executor, attempt("0123456789")).await, "0123456789", "chunked: {chunked}");
         let failed = failure(&executor, attempt("0123456789a")).await;
         assert_eq!((failed.kind, failed.retryable), (FailureKind::OutputTooLarge, false), "chunked: {chunked}");
     }
     let server = Server::always(500, "0123456789").await;
     let url = format!("http://{}/", server.address);
-    let executor = HttpExecutor::new(HttpConfig { health_path: None, url, limits }).expect("good");
+    let executor = HttpExecutor::new(HttpConfig { url, limits, ..HttpConfig::default() }).expect("good");
     assert_eq!(failure(&executor, attempt("")).await.stderr_tail, "0123");
 }
 
@@ -188,18 +188,6 @@ async fn an_answer_without_end_is_cut() {
     })
     .await;
     assert_eq!(failure(&server.executor(), attempt("")).await.kind, FailureKind::OutputTooLarge);
-}
-
-#[tokio::test]
-async fn a_server_that_is_not_there_is_named_in_a_sentence() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
-    let url = format!("http://{nobody}/run");
-    let executor =
-        HttpExecutor::new(HttpConfig { health_path: None, url: url.clone(), limits: Limits::default() }).expect("good");
-    let failed = failure(&executor, attempt("input")).await;
-    assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
-    assert!(failed.message.starts_with(&format!("{url} can't be reached: ")), "{}", failed.message);
-    assert!(failed.message.contains("Connection refused"), "{}", failed.message);
 }
 
 #[tokio::test]
@@ -291,7 +279,7 @@ async fn https_is_spoken_where_the_url_says_so() {
     // Not TLS, so the handshake fails: that is what shows that one was tried.
     let server = Server::always(200, "ok").await;
     let url = format!("https://{}/", server.address);
-    let executor = match HttpExecutor::new(HttpConfig { health_path: None, url, limits: Limits::default() }) {
+    let executor = match HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }) {
         Ok(executor) => executor,
         Err(ExecutorError::Certificates { .. }) => return,
         Err(other) => panic!("got {other}"),
@@ -303,7 +291,7 @@ async fn https_is_spoken_where_the_url_says_so() {
 #[test]
 fn a_url_that_can_not_be_called_is_refused() {
     for url in ["", "/run", "127.0.0.1:9000/run", "ftp://host/", "http://", "http:///run", "http://a b/"] {
-        let refused = HttpExecutor::new(HttpConfig { health_path: None, url: url.into(), limits: Limits::default() });
+        let refused = HttpExecutor::new(HttpConfig { url: url.into(), ..HttpConfig::default() });
         assert!(matches!(refused, Err(ExecutorError::BadUrl { .. })), "{url:?} must be refused");
     }
 }

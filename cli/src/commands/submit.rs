@@ -88,7 +88,7 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
         submitter_of(std::env::var("USER").ok(), account)
     });
     let template = TaskSpec {
-        kind: args.kind.clone(),
+        kind: args.kind.clone().unwrap_or_default(),
         deadline_in: args.deadline.map(duration),
         delay: args.delay.map(duration),
         attempt_timeout: args.timeout.map(duration),
@@ -96,19 +96,34 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
         required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
         required_specialization: args.specialization.clone().unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
+        priority: args.priority.unwrap_or_default(),
+        idempotency_key: args.key.clone().unwrap_or_default(),
         submitter,
         ..Default::default()
     };
-    inputs
-        .into_iter()
-        .map(|line| TaskSpec {
-            id: new_task_id(),
-            input: line.input.into(),
-            priority: line.priority.or(args.priority).unwrap_or_default(),
-            idempotency_key: line.key.or_else(|| args.key.clone()).unwrap_or_default(),
-            ..template.clone()
-        })
-        .collect()
+    inputs.into_iter().map(|line| spec(&template, line)).collect()
+}
+
+/// The task of a line: what that does not say is as in the template.
+fn spec(template: &TaskSpec, line: LineInput) -> TaskSpec {
+    let LineInput { input, options } = line;
+    let template = template.clone();
+    let retry = options.max_attempts.map(|max_attempts| RetryPolicy { max_attempts, ..Default::default() });
+    TaskSpec {
+        id: new_task_id(),
+        input: input.into(),
+        kind: options.kind.unwrap_or(template.kind),
+        priority: options.priority.unwrap_or(template.priority),
+        idempotency_key: options.key.unwrap_or(template.idempotency_key),
+        deadline_in: options.deadline.map(duration).or(template.deadline_in),
+        delay: options.delay.map(duration).or(template.delay),
+        attempt_timeout: options.timeout.map(duration).or(template.attempt_timeout),
+        retry: retry.or(template.retry),
+        required_role: options.role.map_or(template.required_role, |role| Role::from(role).into()),
+        required_specialization: options.specialization.unwrap_or(template.required_specialization),
+        result_ttl: options.ttl.map(duration).or(template.result_ttl),
+        ..template
+    }
 }
 
 /// Who submits where nobody says so: the name of the session, or of the account.
@@ -282,7 +297,7 @@ fn print(args: &SubmitArgs, outcome: &Outcome, began: Instant) -> Result<Exit, C
     for id in &outcome.expired {
         note(&format!("task {id} finished, but its result expired before it was read"));
     }
-    let single = args.inputs.is_none();
+    let single = args.inputs.is_none() && args.tasks.is_none();
     let mut out = io::stdout().lock();
     match (args.wait, single) {
         (false, _) => print_submitted(&mut out, args.output.output, outcome, single)?,

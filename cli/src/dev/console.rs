@@ -1,8 +1,9 @@
 //! `robeing dev` as a command: reads the manifest, runs the fleet, shows it until a signal comes, and stops it.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{self, IsTerminal, Read, Write},
+    io::{self, ErrorKind, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +11,10 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
-use robeing_crds::{PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, find_cluster, limits::MAX_MANIFEST_BYTES};
+use nix::errno::Errno;
+use robeing_crds::{
+    PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, Secrets, find_cluster, limits::MAX_MANIFEST_BYTES,
+};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -20,7 +24,9 @@ use tokio::{
 };
 
 use super::{
-    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, plan::Plan, registry, runnable,
+    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, logs,
+    plan::{Plan, ProcessKind},
+    registry, runnable,
 };
 use crate::{
     args::DevArgs,
@@ -31,6 +37,9 @@ use crate::{
     render::{live_view, note, plural},
 };
 
+/// What is in each warning of a log, and in one that says why no task can be begun.
+const WARNING: &str = " WARN ";
+const REASON: &str = " why=";
 /// How often the fleet is asked how it is.
 const POLL: Duration = Duration::from_millis(500);
 /// How long it has for the answer.
@@ -43,20 +52,15 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     // From here on a signal ends the fleet in order, also while it starts.
     let mut signals = Signals::new().map_err(DevError::Signals)?;
-    let cluster = tokio::select! {
+    let (cluster, secrets) = tokio::select! {
         read = read_manifest(args.filename) => read?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
     for left in leftovers::remove() {
         note(&format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
     }
-    let options = DevOptions {
-        data: args.data,
-        name: args.name,
-        port: args.port,
-        agent_bin: args.agent_bin,
-        ..DevOptions::default()
-    };
+    let DevArgs { data, name, port, agent_bin, .. } = args;
+    let options = DevOptions { data, name, port, agent_bin, secrets, ..DevOptions::default() };
     let is_kept = options.data.is_some();
     tell_namesakes(options.name.as_deref().or(cluster.metadata.name.as_deref()));
     // Nothing has been started until it answers.
@@ -68,12 +72,15 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     let mut failure = greet(&mut screen, &fleet, is_kept).err();
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut observer = Observer::new(fleet.plan().clone())?;
+    let mut observer = Observer::new(&fleet)?;
     while failure.is_none() {
         tokio::select! {
             () = signals.next() => break,
             event = events.recv() => match event {
-                Ok(event) => failure = screen.line(&event.to_string()).err(),
+                Ok(event) => {
+                    observer.heard(&event);
+                    failure = screen.line(&event.to_string()).err();
+                }
                 Err(RecvError::Lagged(missed)) => failure = screen.line(&format!("({missed} events were missed)")).err(),
                 Err(RecvError::Closed) => break,
             },
@@ -142,14 +149,14 @@ fn tell_namesakes(name: Option<&str>) {
 }
 
 /// The cluster of a manifest, if it can be run here. Other resources beside it are told and ignored.
-async fn read_manifest(path: PathBuf) -> Result<RobeingCluster, DevError> {
+async fn read_manifest(path: PathBuf) -> Result<(RobeingCluster, Secrets), DevError> {
     let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
     // On a thread of its own, because standard input may keep one waiting.
     let read = tokio::task::spawn_blocking(move || read_text(&path)).await.map_err(io::Error::other).flatten();
     let text = read.map_err(|error| DevError::Read { file: file.clone(), error })?;
     let refused = |error| DevError::Manifest { file: file.clone(), error: Box::new(error) };
     let manifest = find_cluster(&text).map_err(refused)?;
-    let problems = runnable::problems(&manifest.cluster.spec);
+    let problems = runnable::problems(&manifest.cluster.spec, &manifest.secrets);
     if !problems.is_empty() {
         return Err(refused(manifest.refusal(problems)));
     }
@@ -165,7 +172,7 @@ async fn read_manifest(path: PathBuf) -> Result<RobeingCluster, DevError> {
             pools.join(", ")
         ));
     }
-    Ok(manifest.cluster)
+    Ok((manifest.cluster, manifest.secrets))
 }
 
 /// The pools that say more of their pods than which image.
@@ -219,10 +226,15 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) -> io::Result<()>
             agents.join(", ")
         ))?;
     }
-    screen.line(&format!(
-        "try:       robeing status            (other commands find this fleet; from elsewhere: ROBEING_ENDPOINT={})",
-        fleet.endpoints().join(",")
-    ))
+    let endpoints = fleet.endpoints().join(",");
+    screen.line(&match fleet.unregistered() {
+        None => format!(
+            "try:       robeing status            (other commands find this fleet; from elsewhere: ROBEING_ENDPOINT={endpoints})"
+        ),
+        Some(why) => format!(
+            "try:       ROBEING_ENDPOINT={endpoints} robeing status   (other commands do not find this fleet by themselves: {why})"
+        ),
+    })
 }
 
 fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) -> io::Result<()> {
@@ -234,29 +246,51 @@ fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) -> io:
     Ok(())
 }
 
-/// SIGINT, SIGTERM and SIGHUP.
+/// SIGINT, SIGTERM and, unless it was ignored at the start as under nohup(1), SIGHUP.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    hangup: Option<Signal>,
+}
+
+/// Whether whoever started this process has it ignore a signal.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    ignored & (1 << (kind.as_raw_value() - 1)) != 0
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        let hangup = SignalKind::hangup();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if is_ignored(hangup) { None } else { Some(signal(hangup)?) },
         })
     }
 
     async fn next(&mut self) {
+        let hung_up = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = hung_up => {}
         }
     }
+}
+
+/// Whether a line is lost for a reason that the fleet need not end for: a disk that is full of other things, or a terminal that
+/// is gone, which says so by SIGHUP to those that are to end with it. A pipe whose reader is gone is another matter.
+fn is_no_reason_to_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        || error.raw_os_error() == Some(Errno::EIO as i32)
 }
 
 /// Where events and the live view go: lines, and at a terminal a frame under them that is drawn anew.
@@ -283,8 +317,11 @@ impl Screen {
             }
             None => {
                 let mut out = io::stdout().lock();
-                writeln!(out, "{line}")?;
-                out.flush()
+                let written = writeln!(out, "{line}").and_then(|()| out.flush());
+                match written {
+                    Err(error) if is_no_reason_to_end(&error) => Ok(()),
+                    other => other,
+                }
             }
         }
     }
@@ -315,6 +352,10 @@ struct Seen {
 struct Observer {
     client: FleetClient,
     plan: Plan,
+    /// The log of each agent.
+    logs: BTreeMap<String, PathBuf>,
+    /// The agents that were in the fleet when it was looked at last.
+    present: BTreeSet<String>,
     asking: Option<JoinHandle<Option<Seen>>>,
     leader: String,
     agents: (u32, u32, u32),
@@ -322,10 +363,28 @@ struct Observer {
 }
 
 impl Observer {
-    fn new(plan: Plan) -> Result<Self, CliError> {
+    fn new(fleet: &DevFleet) -> Result<Self, CliError> {
+        let plan = fleet.plan().clone();
         let settings = Settings { connect_timeout: POLL_TIMEOUT, request_timeout: POLL_TIMEOUT };
         let client = FleetClient::new(&plan.endpoints(), settings)?;
-        Ok(Self { client, plan, asking: None, leader: String::new(), agents: (0, 0, 0), was_ready: false })
+        let agents = fleet.processes().into_iter().filter(|process| process.kind != ProcessKind::Coordinator);
+        Ok(Self {
+            client,
+            plan,
+            logs: agents.map(|agent| (agent.name, agent.log)).collect(),
+            present: BTreeSet::new(),
+            asking: None,
+            leader: String::new(),
+            agents: (0, 0, 0),
+            was_ready: false,
+        })
+    }
+
+    /// Of an agent whose process has ended it is said why already.
+    fn heard(&mut self, event: &DevEvent) {
+        if let DevEvent::Died { name, .. } = event {
+            self.present.remove(name);
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -374,6 +433,16 @@ impl Observer {
             news.push(format!("agents  {} live, {} standby, {} draining", agents.0, agents.1, agents.2));
             self.agents = agents;
         }
+        let present: BTreeSet<String> = seen.agents.iter().map(|agent| agent.name.clone()).collect();
+        for absent in self.present.difference(&present) {
+            // An agent that can't take tasks says so in its log, and nowhere else.
+            let Some(log) = self.logs.get(absent) else { continue };
+            let why = logs::last_line_with(log, &[WARNING, REASON]).or_else(|| logs::last_line_with(log, &[WARNING]));
+            if let Some(why) = why {
+                news.push(format!("absent  {absent} is not in the fleet; its log says: {why}"));
+            }
+        }
+        self.present = present;
         let (working, standby) = self.plan.agents;
         if !self.was_ready && !self.leader.is_empty() && counts.live + counts.standby >= working + standby {
             news.push(format!("ready   fleet {}: submit tasks with robeing submit", self.plan.name));

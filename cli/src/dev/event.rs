@@ -26,6 +26,8 @@ pub enum DevEvent {
         last_line: Option<String>,
         /// Where the rest of it is.
         log: PathBuf,
+        /// Why nothing can be written there.
+        log_problem: Option<String>,
         /// When it is started again.
         restart_in: Duration,
     },
@@ -52,12 +54,16 @@ impl fmt::Display for DevEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started { name, pid } => write!(f, "started {name} (pid {pid})"),
-            Self::Died { name, pid, how, last_line, log, restart_in } => {
+            Self::Died { name, pid, how, last_line, log, log_problem, restart_in } => {
                 let what = if how == WELL { "ended  " } else { "died   " };
                 write!(f, "{what} {name} (pid {pid}): {how}; again in {}", short_duration(*restart_in))?;
-                match last_line {
-                    Some(line) => write!(f, "; it last said: {line}; log {}", log.display()),
-                    None => write!(f, "; log {}", log.display()),
+                if let Some(line) = last_line {
+                    write!(f, "; it last said: {line}")?;
+                }
+                write!(f, "; log {}", log.display())?;
+                match log_problem {
+                    Some(problem) => write!(f, ", which can't be written to: {problem}"),
+                    None => Ok(()),
                 }
             }
             Self::NotStarted { name, problem, restart_in } => {

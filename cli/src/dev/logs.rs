@@ -2,9 +2,11 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
 };
+
+use crate::render::printable;
 
 /// Bytes of a log file above which it is put aside; the one put aside before is lost.
 pub(super) const LOG_LIMIT: u64 = 64 * 1024 * 1024;
@@ -20,6 +22,12 @@ pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, end))
 }
 
+/// Adds a line to a log that another process writes, too.
+pub(super) fn note(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).open(path)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
 /// Copies a log that has grown over the limit aside and empties it. The process goes on writing to the same file, at
 /// its end; a line it writes at that moment may be lost.
 pub(super) fn rotate(path: &Path, limit: u64) -> io::Result<bool> {
@@ -33,6 +41,15 @@ pub(super) fn rotate(path: &Path, limit: u64) -> io::Result<bool> {
 
 /// The last line that is not empty and was written after `start`.
 pub(super) fn last_line(path: &Path, start: u64) -> Option<String> {
+    find_last(path, start, |line| !line.is_empty())
+}
+
+/// The last line that has all these words in it, wherever in the log.
+pub(super) fn last_line_with(path: &Path, words: &[&str]) -> Option<String> {
+    find_last(path, 0, |line| words.iter().all(|words| line.contains(words)))
+}
+
+fn find_last(path: &Path, start: u64, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     // A log that was emptied meanwhile begins anew.
@@ -41,15 +58,24 @@ pub(super) fn last_line(path: &Path, start: u64) -> Option<String> {
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).ok()?;
     let text = String::from_utf8_lossy(&tail);
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect())
+    let line = text.lines().rev().map(str::trim).find(|line| is_wanted(line))?;
+    Some(printable(line).chars().take(SHOWN).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
+
+    #[test]
+    fn a_line_is_added_or_it_is_said_why_not() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.log");
+        fs::write(&path, "first\n").expect("written");
+        note(&path, "second").expect("added");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "first\nsecond\n");
+        let full = note(Path::new("/dev/full"), "lost").expect_err("it is full").to_string();
+        assert!(full.starts_with("No space left on device"), "{full}");
+    }
 
     #[test]
     fn the_last_line_is_of_this_run() {

@@ -18,7 +18,7 @@ mod supervisor;
 
 use std::{path::PathBuf, time::Duration};
 
-use robeing_crds::RobeingCluster;
+use robeing_crds::{RobeingCluster, Secrets};
 use tokio::{sync::broadcast, time::timeout};
 
 pub use console::run;
@@ -55,6 +55,8 @@ pub struct DevOptions {
     pub agent_bin: Option<PathBuf>,
     /// The longest pause before a process that died is started again, 10 s at most; without it, 10 s.
     pub longest_restart_pause: Option<Duration>,
+    /// What the headers of `http` executors may be taken from.
+    pub secrets: Secrets,
 }
 
 /// A process of a fleet, as it is now.
@@ -79,7 +81,7 @@ pub struct DevFleet {
     agents: Vec<Supervisor>,
     coordinators: Vec<Supervisor>,
     events: broadcast::Sender<DevEvent>,
-    _registration: Option<Registration>,
+    registration: Result<Registration, String>,
     data: DataDir,
 }
 
@@ -104,9 +106,10 @@ impl DevFleet {
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
         let attach = ports::for_attaching(attachable_agents(&spec), options.port, count).await?;
-        let plan = Plan::of(&spec, &name, &ports, &attach, data.path());
+        let plan = Plan::of(&spec, &name, &ports, &attach, data.path()).with_secrets(&options.secrets);
         // A fleet that can't be registered runs as well; it only has to be named by its endpoints.
-        let registration = Registration::write(&plan.name, &plan.endpoints(), data.path()).ok();
+        let registration = Registration::write(&plan.name, &plan.endpoints(), data.path());
+        let registration = registration.map_err(|error| error.to_string());
         let (events, receiver) = broadcast::channel(EVENTS);
         let mut coordinators = Vec::new();
         let mut agents = Vec::new();
@@ -119,7 +122,7 @@ impl DevFleet {
                 ProcessKind::Agent { .. } => agents.push(supervisor),
             }
         }
-        Ok((Self { plan, agents, coordinators, events, _registration: registration, data }, receiver))
+        Ok((Self { plan, agents, coordinators, events, registration, data }, receiver))
     }
 
     /// What the fleet is made of.
@@ -130,6 +133,11 @@ impl DevFleet {
     /// The endpoints of the coordinators, as URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.plan.endpoints()
+    }
+
+    /// Why other commands do not find it by themselves.
+    pub fn unregistered(&self) -> Option<&str> {
+        self.registration.as_ref().err().map(String::as_str)
     }
 
     /// Where its data is.

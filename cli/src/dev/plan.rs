@@ -1,10 +1,14 @@
 //! Which processes a cluster's fleet is made of, and how each is called. Pure.
 
-use std::path::Path;
+use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, path::Path};
 
-use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role};
+use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role, SecretKey, Secrets};
 
 use super::DRAIN_TIMEOUT;
+
+/// Where a coordinator reads its data directory, and an agent its executor, if not on the command line.
+const DATA_VARIABLE: &str = "ROBEING_DATA";
+const EXECUTOR_VARIABLE: &str = "ROBEING_EXECUTOR";
 
 /// What a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,21 @@ pub enum ProcessKind {
     },
 }
 
+/// A variable of a process's environment. Its value may be secret, and is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: OsString,
+}
+
+impl fmt::Debug for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
 /// A process of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -27,6 +46,10 @@ pub struct Process {
     pub kind: ProcessKind,
     /// Its command line, without the program.
     pub arguments: Vec<String>,
+    /// What it finds in its environment besides.
+    pub environment: Vec<Variable>,
+    /// The variables that are to have values of Secrets.
+    secrets: Vec<(String, SecretKey)>,
 }
 
 /// The processes of a fleet.
@@ -69,6 +92,18 @@ impl Plan {
         Self { name: name.into(), coordinators, agents, attachable, suspended: spec.suspend, processes }
     }
 
+    /// With the values of Secrets in the environment of the agents whose executors need them. What is not there is left out.
+    pub fn with_secrets(mut self, secrets: &Secrets) -> Self {
+        for process in &mut self.processes {
+            let values = process.secrets.iter().filter_map(|(name, key)| {
+                let value = OsString::from_vec(secrets.get(key)?.to_owned());
+                Some(Variable { name: name.clone(), value })
+            });
+            process.environment.extend(values);
+        }
+        self
+    }
+
     /// The coordinators' addresses as URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.coordinators.iter().map(|address| format!("http://{address}")).collect()
@@ -108,12 +143,20 @@ fn coordinator(
         .enumerate()
         .map(|(index, address)| format!("{}={address}", coordinator_name(index)))
         .collect();
-    let arguments = flags([
+    // Any bytes are a path, and a command line of texts can't say all of them.
+    let data = data.join(&name);
+    let data_flag = data.to_str().map(|data| ("data", data.to_owned()));
+    let environment = match data_flag {
+        Some(_) => vec![],
+        None => vec![Variable { name: DATA_VARIABLE.into(), value: data.clone().into() }],
+    };
+    let who = [
         ("role", "coordinator".into()),
         ("name", name.clone()),
         ("cluster-id", cluster.into()),
         ("listen", coordinators[index].clone()),
-        ("data", data.join(&name).display().to_string()),
+    ];
+    let how = [
         ("initial-coordinators", members.join(",")),
         ("metrics-listen", "127.0.0.1:0".into()),
         ("heartbeat-interval", spec.recovery.heartbeat_interval.to_string()),
@@ -127,8 +170,9 @@ fn coordinator(
                 weights.specialization, weights.load, weights.performance
             ),
         ),
-    ]);
-    Process { name, kind: ProcessKind::Coordinator, arguments }
+    ];
+    let arguments = flags(who.into_iter().chain(data_flag).chain(how));
+    Process { name, kind: ProcessKind::Coordinator, arguments, environment, secrets: vec![] }
 }
 
 fn coordinator_name(index: usize) -> String {
@@ -137,7 +181,7 @@ fn coordinator_name(index: usize) -> String {
 
 fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach: Option<&str>) -> Process {
     let name = format!("{}-{index}", pool.name);
-    let executor = serde_json::to_string(&pool.executor).unwrap_or_else(|error| {
+    let executor = pool.executor.to_agent_json().unwrap_or_else(|error| {
         unreachable!("an executor is strings and lists of strings, which have a JSON form: {error}")
     });
     let mut given = vec![
@@ -150,16 +194,25 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach
         ("pool-replicas", replicas(pool).to_string()),
         ("pool-standby", pool.standby.to_string()),
         ("slots", pool.slots.to_string()),
-        ("executor", executor),
-        ("drain-timeout", format!("{}s", DRAIN_TIMEOUT.as_secs())),
     ];
+    let mut environment = vec![];
+    match pool.executor {
+        // There may be credentials in a URL and in headers, and everybody on this machine sees command lines.
+        Executor::Http(_) => {
+            environment.push(Variable { name: EXECUTOR_VARIABLE.into(), value: executor.into() });
+        }
+        Executor::Command(_) | Executor::Worker {} | Executor::Echo {} => given.push(("executor", executor)),
+    }
+    given.push(("drain-timeout", format!("{}s", DRAIN_TIMEOUT.as_secs())));
     if !pool.specializations.is_empty() {
         given.push(("specializations", pool.specializations.join(",")));
     }
     if let Some(address) = attach {
         given.push(("worker-listen", address.into()));
     }
-    Process { name, kind: ProcessKind::Agent { pool: pool.name.clone() }, arguments: flags(given) }
+    let secrets = pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect();
+    let kind = ProcessKind::Agent { pool: pool.name.clone() };
+    Process { name, kind, arguments: flags(given), environment, secrets }
 }
 
 fn role_flag(role: Role) -> &'static str {
@@ -180,6 +233,8 @@ fn flags(given: impl IntoIterator<Item = (&'static str, String)>) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
     use super::*;
 
     const MANIFEST: &str = r#"
@@ -218,6 +273,54 @@ spec:
         assert_eq!(plan.attachable, [at("mine-0", 5001), at("mine-1", 5002)]);
         let lines: Vec<_> = plan.processes.iter().map(|process| process.arguments.join("\n  ")).collect();
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn a_directory_that_is_no_text_is_not_changed_into_another_one() {
+        let cluster = robeing_crds::parse_manifest(MANIFEST).unwrap_or_else(|error| panic!("{error}"));
+        let dir = Path::new(OsStr::from_bytes(b"/d\xFFta"));
+        let plan = Plan::of(&cluster.spec, "example", &[4001], &[1, 2], dir);
+        let coordinator = &plan.processes[0];
+        assert!(!coordinator.arguments.iter().any(|argument| argument.starts_with("--data")));
+        let [data] = &coordinator.environment[..] else { panic!("one variable: {coordinator:?}") };
+        assert_eq!((&*data.name, &*data.value), ("ROBEING_DATA", OsStr::from_bytes(b"/d\xFFta/coordinator-0")));
+    }
+
+    #[test]
+    fn what_may_be_secret_is_in_the_environment_and_not_on_the_command_line() {
+        let manifest = r#"
+apiVersion: robeing.io/v1alpha1
+kind: RobeingCluster
+metadata: {name: example}
+spec:
+  pools:
+  - name: web
+    executor:
+      http:
+        url: http://user:hunter2@127.0.0.1:9000/?token=hunter2
+        headers:
+        - {name: X-Api-Key, value: hunter2}
+        - {name: Authorization, prefix: "Bearer ", valueFrom: {secretKeyRef: {name: api, key: token}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: api}
+stringData: {token: s3cret}
+"#;
+        let manifest = robeing_crds::find_cluster(manifest).unwrap_or_else(|error| panic!("{error}"));
+        let plan = Plan::of(&manifest.cluster.spec, "example", &[4001], &[], Path::new("/data"));
+        let plan = plan.with_secrets(&manifest.secrets);
+        let agent = &plan.processes[1];
+        let shown = format!("{plan:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
+        let [executor, token] = &agent.environment[..] else { panic!("two variables: {agent:?}") };
+        assert_eq!((&*token.name, &*token.value), ("ROBEING_HTTP_HEADER_1", OsStr::new("s3cret")));
+        assert_eq!(executor.name, "ROBEING_EXECUTOR");
+        let executor: serde_json::Value =
+            serde_json::from_slice(executor.value.as_encoded_bytes()).expect("it is JSON");
+        assert_eq!(executor["http"]["url"], "http://user:hunter2@127.0.0.1:9000/?token=hunter2");
+        let header = serde_json::json!({"name": "Authorization", "prefix": "Bearer ", "valueFrom": {"env": "ROBEING_HTTP_HEADER_1"}});
+        assert_eq!(executor["http"]["headers"][1], header);
     }
 
     #[test]

@@ -37,12 +37,19 @@ pub struct Registration {
     _locked: File,
 }
 
-/// The directory of this user's entries.
-fn directory() -> PathBuf {
-    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
-        Some(runtime) => runtime.join("robeing"),
-        None => env::temp_dir().join(format!("robeing-{}", geteuid())),
-    }
+/// The directories that this user's entries may be in, the one to write to first. A runtime directory that is somebody else's,
+/// as after `sudo -E` or `su`, is left to them.
+fn directories() -> Vec<PathBuf> {
+    let said = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    // Where it is, for a shell that was not told.
+    let runtime = said.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())));
+    directories_of(&runtime, &env::temp_dir())
+}
+
+fn directories_of(runtime: &Path, temporary: &Path) -> Vec<PathBuf> {
+    let own = fs::metadata(runtime).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+    let runtime = own.then(|| runtime.join("robeing"));
+    runtime.into_iter().chain([temporary.join(format!("robeing-{}", geteuid()))]).collect()
 }
 
 /// Whether a directory is the user's own and nobody else can write to it. In a directory for temporary files,
@@ -64,15 +71,27 @@ impl Registration {
             pid: std::process::id(),
             started_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             endpoints: endpoints.to_vec(),
-            data: data.to_owned(),
+            // For people: JSON has no other names than UTF-8.
+            data: data.to_string_lossy().into_owned().into(),
         };
-        Self::write_in(&directory(), &fleet)
+        Self::write_in_one_of(&directories(), &fleet)
+    }
+
+    fn write_in_one_of(directories: &[PathBuf], fleet: &RunningFleet) -> io::Result<Self> {
+        let mut problems = Vec::new();
+        for directory in directories {
+            match Self::write_in(directory, fleet) {
+                Ok(registration) => return Ok(registration),
+                Err(error) => problems.push(format!("{}: {error}", directory.display())),
+            }
+        }
+        Err(io::Error::other(problems.join("; ")))
     }
 
     fn write_in(directory: &Path, fleet: &RunningFleet) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         if !is_trusted(directory) {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is not the user's own"));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is not this user's own"));
         }
         // The port makes it unlike that of another fleet of the same process.
         let port = fleet.endpoints.first().and_then(|endpoint| endpoint.rsplit(':').next()).unwrap_or_default();
@@ -94,7 +113,7 @@ impl Drop for Registration {
 
 /// The fleets of `robeing dev` that run for this user, in no order.
 pub fn running() -> Vec<RunningFleet> {
-    running_in(&directory())
+    directories().iter().flat_map(|directory| running_in(directory)).collect()
 }
 
 fn running_in(directory: &Path) -> Vec<RunningFleet> {
@@ -148,6 +167,25 @@ mod tests {
         assert_eq!(running_in(&dir), [fleet("a")]);
         drop(registration);
         assert_eq!(running_in(&dir), []);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_used_and_another_one_is() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let own = directories_of(base.path(), base.path());
+        assert_eq!(own.len(), 2);
+        assert_eq!(own[0], base.path().join("robeing"));
+        // Of nobody, or of root where the tests are another user's.
+        let foreign = if geteuid().is_root() { Path::new("/nonexistent") } else { Path::new("/") };
+        assert_eq!(directories_of(foreign, base.path()), own[1..]);
+
+        DirBuilder::new().mode(0o700).create(&own[0]).expect("made");
+        fs::set_permissions(&own[0], fs::Permissions::from_mode(0o777)).expect("changed");
+        let registration = Registration::write_in_one_of(&own, &fleet("a")).expect("the other one will do");
+        assert!(registration.path.starts_with(&own[1]));
+        fs::set_permissions(&own[1], fs::Permissions::from_mode(0o777)).expect("changed");
+        let error = Registration::write_in_one_of(&own, &fleet("b")).expect_err("neither will do").to_string();
+        assert!(error.matches("the directory is not this user's own").count() == 2, "{error}");
     }
 
     #[test]

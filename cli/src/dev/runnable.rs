@@ -3,7 +3,7 @@
 
 use std::{env, ffi::OsStr, path::Path};
 
-use robeing_crds::{Executor, Pool, RobeingClusterSpec};
+use robeing_crds::{Executor, Pool, RobeingClusterSpec, Secrets};
 
 use super::agent_binary::check;
 
@@ -11,12 +11,12 @@ use super::agent_binary::check;
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// The problems, as paths of fields and sentences.
-pub(super) fn problems(spec: &RobeingClusterSpec) -> Vec<(String, String)> {
+pub(super) fn problems(spec: &RobeingClusterSpec, secrets: &Secrets) -> Vec<(String, String)> {
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    problems_with(spec, &path)
+    problems_with(spec, &path, secrets)
 }
 
-fn problems_with(spec: &RobeingClusterSpec, path: &OsStr) -> Vec<(String, String)> {
+fn problems_with(spec: &RobeingClusterSpec, path: &OsStr, secrets: &Secrets) -> Vec<(String, String)> {
     let mut problems = Vec::new();
     for (index, pool) in spec.pools.iter().enumerate() {
         let field = format!("spec.pools[{index}].executor");
@@ -25,6 +25,19 @@ fn problems_with(spec: &RobeingClusterSpec, path: &OsStr) -> Vec<(String, String
                 let program = command.argv.first().map(String::as_str).unwrap_or_default();
                 if let Some(problem) = program_problem(program, path) {
                     problems.push((format!("{field}.command.argv[0]"), problem));
+                }
+            }
+            Executor::Http(http) if has_agents(spec, pool) => {
+                for (header, from) in http.headers.iter().enumerate() {
+                    let key = from.value_from.as_ref().map(|from| &from.secret_key_ref);
+                    if let Some(key) = key.filter(|key| secrets.get(key).is_none()) {
+                        let problem = format!(
+                            "The key {} of the Secret {} is not there: robeing dev takes it from a Secret that stands in the \
+                             manifest, as stringData or data.",
+                            key.key, key.name
+                        );
+                        problems.push((format!("{field}.http.headers[{header}].valueFrom.secretKeyRef"), problem));
+                    }
                 }
             }
             Executor::Command(_) | Executor::Http(_) | Executor::Worker {} | Executor::Echo {} => {}
@@ -59,7 +72,17 @@ mod tests {
             "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {{name: a}}\nspec: {{{fields}}}\n"
         );
         let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
-        problems_with(&cluster.spec, path.as_os_str())
+        problems_with(&cluster.spec, path.as_os_str(), &Secrets::default())
+    }
+
+    #[test]
+    fn a_secret_must_be_there() {
+        let header = "{name: A, valueFrom: {secretKeyRef: {name: api, key: token}}}";
+        let pools = format!("pools: [{{name: p, executor: {{http: {{url: 'http://a', headers: [{header}]}}}}}}]");
+        let found = problems_of(&pools, Path::new("/nowhere"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, "spec.pools[0].executor.http.headers[0].valueFrom.secretKeyRef");
+        assert!(found[0].1.starts_with("The key token of the Secret api is not there"), "{found:?}");
     }
 
     #[test]

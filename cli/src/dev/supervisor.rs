@@ -155,12 +155,17 @@ impl Run {
         };
         self.pid.send_replace(None);
         let restart_in = self.backoff.after_death(began.elapsed(), random());
+        let how = ended.map_or_else(|error| error.to_string(), how_it_ended);
+        let last_line = logs::last_line(&self.log, log_start);
+        // What it had to say may be lost, as on a full disk: then at least that is known.
+        let noted = logs::note(&self.log, &format!("robeing dev: process {pid} of {} ended: {how}", self.process.name));
         self.tell(DevEvent::Died {
             name: self.process.name.clone(),
             pid,
-            how: ended.map_or_else(|error| error.to_string(), how_it_ended),
-            last_line: logs::last_line(&self.log, log_start),
+            how,
+            last_line,
             log: self.log.clone(),
+            log_problem: noted.err().map(|error| error.to_string()),
             restart_in,
         });
         Some(restart_in)
@@ -173,6 +178,7 @@ impl Run {
         let output = |log: &File| log.try_clone().map(Stdio::from);
         let child = Command::new(&self.program)
             .args(&self.process.arguments)
+            .envs(self.process.environment.iter().map(|variable| (&variable.name, &variable.value)))
             .stdin(Stdio::piped())
             .stdout(output(&log)?)
             .stderr(output(&log)?)

@@ -155,6 +155,7 @@ pub fn write_document<T: Serialize>(out: &mut dyn Write, format: Format, documen
         Format::Yaml => serde_yaml::to_string(document)
             .map_err(|error| CliError::Render { form: "yaml", problem: error.to_string() })?,
         Format::Json | Format::Table => serde_json::to_string_pretty(document)
+            .map(escape_controls)
             .map_err(|error| CliError::Render { form: "json", problem: error.to_string() })?,
     };
     out.write_all(text.trim_end_matches('\n').as_bytes())?;
@@ -173,6 +174,17 @@ pub fn write_line<T: Serialize>(out: &mut dyn Write, format: Format, document: &
     }
     let line = serde_json::to_string(document)
         .map_err(|error| CliError::Render { form: "json", problem: error.to_string() })?;
-    writeln!(out, "{line}")?;
+    writeln!(out, "{}", escape_controls(line))?;
     Ok(())
+}
+
+/// JSON with those control characters written as escapes that JSON would let stand, and some terminals obey.
+fn escape_controls(json: String) -> String {
+    let is_let_stand = |c: char| ('\u{7f}'..='\u{9f}').contains(&c);
+    if !json.contains(is_let_stand) {
+        return json;
+    }
+    // They can only stand in texts, of keys or values.
+    let escape = |c: char| if is_let_stand(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+    json.chars().map(escape).collect()
 }

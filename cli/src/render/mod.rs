@@ -13,7 +13,9 @@ pub use document::{Document, Named, documents, write_document, write_line};
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
-pub use words::{plural, preview, role_word, short_duration, state_in_sentence, state_word};
+pub use words::{
+    plural, preview, printable, printable_lines, role_word, short_duration, state_in_sentence, state_word,
+};
 
 use crate::{args::Format, error::CliError};
 
@@ -51,9 +53,10 @@ pub fn print_list<M: Named>(
     Ok(())
 }
 
-/// Prints a sentence on standard error; a reader that has gone is no failure of the command.
+/// Prints a sentence on standard error; a reader that has gone is no failure of the command. What others wrote may be in it, and
+/// is not obeyed by a terminal.
 pub fn note(sentence: &str) {
-    let _ = writeln!(io::stderr(), "{sentence}");
+    let _ = writeln!(io::stderr(), "{}", printable_lines(sentence));
 }
 
 #[cfg(test)]

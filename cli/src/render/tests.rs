@@ -79,6 +79,7 @@ fn failed() -> Task {
             code: Some(3),
             stderr_tail: "line one\n\x1b[31mline two\n".into(),
             retryable: false,
+            ..Default::default()
         }),
         submitted_at: ago(7_200),
         finished_at: ago(7_199),

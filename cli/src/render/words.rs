@@ -117,16 +117,26 @@ pub(super) fn age(time: Option<&prost_types::Timestamp>, now: Timestamp) -> Stri
     instant(time).map(|time| short_duration(between(time, now))).unwrap_or_default()
 }
 
-/// One line without anything that could break it: control characters become spaces.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// One line without anything that could break it, or that a terminal would obey: such characters become spaces.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if is_obeyed(c) { ' ' } else { c }).collect()
+}
+
+/// Several lines, each [`printable`].
+pub fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a terminal does something other than show it: control characters, and those that turn the direction of text.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The beginning of some bytes as one line, or how many there are when they are no text.
 pub fn preview(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else { return format!("({} bytes)", bytes.len()) };
     let text = text.trim_end();
-    let mut line: String = text.chars().take(PREVIEW).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut line: String = text.chars().take(PREVIEW).map(|c| if is_obeyed(c) { ' ' } else { c }).collect();
     if text.chars().nth(PREVIEW).is_some() {
         line.push('…');
     }
@@ -175,6 +185,13 @@ mod tests {
         assert_eq!(state_in_sentence(TaskState::DeadLettered), "dead-lettered");
         assert_eq!(agent_word(AgentState::Standby), "Standby");
         assert_eq!(failure_word(FailureKind::OutputTooLarge), "OutputTooLarge");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_shown_to_it() {
+        assert_eq!(printable("a\x1b[31mb\u{9b}2Jc\x07d\x7f\u{202e}e\tf"), "a [31mb 2Jc d  e f");
+        assert_eq!(printable_lines("one\r\n\x1b]0;title\x07two\n\nthree"), "one\n ]0;title two\n\nthree");
+        assert_eq!(printable("naïve 漢字 🙂"), "naïve 漢字 🙂");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod among;
 mod problem;
 mod rules_check;
 mod schema_check;
+mod secrets;
 mod spelling;
 mod yaml;
 
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 
 pub use among::{Ignored, Manifest, find_cluster};
 pub use problem::{ManifestError, Place, Problem};
+pub use secrets::Secrets;
 
 use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
 use problem::Report;
@@ -30,6 +32,9 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
         schemars::generate::SchemaSettings::openapi3().with(|s| s.inline_subschemas = true).into_generator();
     schema["properties"]["metadata"] = embedded::slim::<ObjectMeta>(&mut generator).to_value();
     schema["properties"]["metadata"]["required"] = json!(["name"]);
+    // The API server's own book-keeping, which `kubectl get --show-managed-fields` writes out. Any field may be in it.
+    schema["properties"]["metadata"]["properties"]["managedFields"]["items"]["properties"]["fieldsV1"] =
+        json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     for field in ["apiVersion", "kind"] {
         schema["properties"][field] = json!({ "type": "string" });
     }

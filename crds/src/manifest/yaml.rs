@@ -36,22 +36,52 @@ impl Places {
             }
         }
     }
+
+    /// The places within the field at `path`, as if that was all.
+    fn within(&self, path: &str) -> Self {
+        let inner = self.0.iter().filter_map(|(field, place)| {
+            let rest = field.strip_prefix(path)?;
+            let rest = if rest.starts_with('[') || rest.is_empty() { rest } else { rest.strip_prefix('.')? };
+            Some((rest.to_owned(), *place))
+        });
+        Self(inner.collect())
+    }
 }
 
-/// Reads the documents of `text`; empty ones are left out.
+/// Kinds whose documents hold others.
+const LISTS: [&str; 2] = ["List", "RobeingClusterList"];
+/// Whole numbers up to this are the same as a float.
+const MAX_WHOLE_FLOAT: f64 = (1_u64 << 53) as f64;
+
+/// Reads the documents of `text`, and those in lists; empty ones are left out.
 pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
     if text.len() > MAX_MANIFEST_BYTES {
         return Err(ManifestError::TooLarge { bytes: text.len() });
     }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let nodes: Vec<Node> = serde_yaml::from_multiple_with_options(text, options()).map_err(|error| syntax(&error))?;
     if nodes.is_empty() {
         return Err(ManifestError::Empty);
     }
-    Ok(nodes.into_iter().map(document).collect())
+    Ok(nodes.into_iter().map(document).flat_map(items).collect())
 }
 
+/// The documents in a list of them, as `kubectl get -o yaml` writes it; of another document, itself.
+fn items(document: Document) -> Vec<Document> {
+    let is_list = document.value.get("kind").and_then(Value::as_str).is_some_and(|kind| LISTS.contains(&kind));
+    let items = document.value.get("items").and_then(Value::as_array).filter(|_| is_list);
+    let Some(items) = items else { return vec![document] };
+    let item = |(index, value): (usize, &Value)| {
+        let places = document.places.within(&format!("items[{index}]"));
+        Document { value: value.clone(), places }
+    };
+    items.iter().enumerate().map(item).flat_map(self::items).collect()
+}
+
+/// Numbers and other plain words mean what they mean to kubectl: 0400 is octal, as the modes of files are.
 fn options() -> Options {
     serde_yaml::options! {
+        legacy_octal_numbers: true,
         budget: serde_yaml::budget! {
             max_depth: MAX_MANIFEST_DEPTH,
             max_documents: MAX_MANIFEST_DOCUMENTS,
@@ -208,6 +238,10 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Content, E> {
+        // 4.0 and 1.00066e+09 are whole numbers to the API server.
+        if value.fract() == 0.0 && value.abs() <= MAX_WHOLE_FLOAT {
+            return Ok(Content::Scalar((value as i64).into()));
+        }
         let number = Number::from_f64(value).ok_or_else(|| E::custom("a number must be finite"))?;
         Ok(Content::Scalar(Value::Number(number)))
     }

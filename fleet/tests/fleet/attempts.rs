@@ -1,8 +1,8 @@
 //! The course of attempts: fencing, retries, hand-backs, cancellation.
 
 use robeing_fleet::{
-    AttemptEnd, CancelCause, Command, Effect, FailureKind, HeldState, Outcome, Refusal, Reply, RetryPolicy,
-    StaleReason, SubmitTask, TaskId, TaskState,
+    AttemptEnd, CancelCause, Command, Effect, Failure, FailureKind, HeldState, Outcome, Refusal, Reply, RetryPolicy,
+    StaleReason, SubmitTask, TaskId, TaskState, limits::MAX_RETRY_AFTER_MS,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -77,6 +77,31 @@ fn a_retryable_failure_is_tried_again_after_a_growing_pause() {
     assert_eq!(trial.state(id), TaskState::Failed);
     let kind = trial.task(id).failure.as_ref().map(|f| f.kind);
     assert_eq!(kind, Some(FailureKind::Exit));
+}
+
+#[test]
+fn the_next_attempt_waits_for_what_a_failure_asks_within_an_hour() {
+    for (asked, pause) in [(0, 100), (50, 100), (700, 700), (u64::MAX, MAX_RETRY_AFTER_MS)] {
+        let mut trial = Trial::new();
+        let stay = trial.join(worker("a"));
+        let id = trial.submit(SubmitTask {
+            retry: Some(RetryPolicy {
+                max_attempts: 2,
+                initial_backoff: 100,
+                max_backoff: 100,
+                multiplier_percent: 200,
+            }),
+            ..task(1)
+        });
+        let Outcome::Failed(busy) = failure(true) else {
+            panic!("a failure");
+        };
+        trial.complete(stay, id, 1, Outcome::Failed(Failure { retry_after_ms: asked, ..busy }));
+        trial.after(pause - 1);
+        assert_eq!(trial.state(id), TaskState::Queued, "asked for {asked}");
+        trial.after(1);
+        assert_eq!(trial.assigned(), [(id, 2)], "asked for {asked}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn commands() -> Vec<Command> {
         code: Some(2),
         stderr_tail: "no such file".to_owned(),
         retryable: true,
+        retry_after_ms: 0,
     };
     let complete = |outcome| {
         Command::Complete(Completion {
@@ -157,12 +158,12 @@ fn the_bytes_of_a_snapshot_are_what_they_always_were() {
 #[test]
 fn a_snapshot_with_set_pools_has_a_format_of_its_own() {
     let mut trial = Trial::new();
-    assert_eq!(trial.fleet.encode()[0], 5);
+    assert_eq!(trial.fleet.encode()[0], 7);
     trial.join(pooled("a", Some(1), 0));
     let plain = trial.fleet.encode();
     trial.set_pools(vec![shape(Some(2), 0), PoolShape { name: "mail".to_owned(), ..shape(Some(1), 0) }]);
     let set = trial.fleet.encode();
-    assert_eq!(set[0], 6);
+    assert_eq!(set[0], 8);
     let mut restored = Fleet::decode(&set).expect("a fleet's own snapshot");
     assert_eq!(restored.encode(), set);
     assert_eq!(restored.pools(), trial.fleet.pools());
@@ -171,14 +172,14 @@ fn a_snapshot_with_set_pools_has_a_format_of_its_own() {
     assert_eq!(restored.pools()[0].desired, 2, "what was set still counts");
 
     let mut without_names = plain.clone();
-    without_names[0] = 6;
+    without_names[0] = 8;
     without_names.push(0);
     assert!(
         matches!(Fleet::decode(&without_names), Err(CodecError::Inconsistent(_))),
         "a second form of the same state"
     );
     let mut of_nobody = plain;
-    of_nobody[0] = 6;
+    of_nobody[0] = 8;
     of_nobody.extend([1, 1, b'x']);
     assert!(matches!(Fleet::decode(&of_nobody), Err(CodecError::Inconsistent(_))));
 }
@@ -211,7 +212,7 @@ fn a_format_from_the_future_is_named_and_so_is_what_follows() {
 
 #[test]
 fn a_snapshot_of_an_earlier_format_is_refused() {
-    for format in 1..5 {
+    for format in 1..7 {
         let mut bytes = busy().fleet.encode();
         bytes[0] = format;
         assert_eq!(Fleet::decode(&bytes).err(), Some(CodecError::Format(format, "snapshot")));
@@ -279,14 +280,14 @@ proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         if let Some(first) = bytes.first_mut() {
-            *first = 1;
+            *first = 2;
         }
         if let Ok(command) = decode_command(&bytes) {
             Trial::new().apply(command);
         }
         let _ = decode_reply(&bytes);
         if let Some(first) = bytes.first_mut() {
-            *first = 3;
+            *first = 7;
         }
         survive(&bytes);
     }

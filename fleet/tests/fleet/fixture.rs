@@ -62,6 +62,7 @@ pub fn failure(retryable: bool) -> Outcome {
         code: Some(1),
         stderr_tail: "oops".to_owned(),
         retryable,
+        retry_after_ms: 0,
     })
 }
 

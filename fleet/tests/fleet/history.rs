@@ -121,6 +121,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             code: Some(1),
             stderr_tail: String::new(),
             retryable,
+            retry_after_ms: 0,
         })
     });
     prop_oneof![

@@ -6,14 +6,14 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
         LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
-        SecurityContext, Toleration, TopologySpreadConstraint, Volume,
+        SecretKeySelector, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
     },
     apimachinery::pkg::{
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
 };
-use robeing_crds::PodOverrides;
+use robeing_crds::{PodOverrides, SecretKey};
 
 use super::defaults;
 use crate::validate::Fleet;
@@ -36,6 +36,12 @@ pub(super) fn env_from_field(name: &str, path: &str) -> EnvVar {
 pub(super) fn env_from_config(name: &str, config_map: String, key: &str) -> EnvVar {
     let selector = ConfigMapKeySelector { name: config_map, key: key.into(), optional: None };
     let from = EnvVarSource { config_map_key_ref: Some(selector), ..EnvVarSource::default() };
+    EnvVar { name: name.into(), value: None, value_from: Some(from) }
+}
+
+pub(super) fn env_from_secret(name: &str, key: &SecretKey) -> EnvVar {
+    let selector = SecretKeySelector { name: key.name.clone(), key: key.key.clone(), optional: None };
+    let from = EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() };
     EnvVar { name: name.into(), value: None, value_from: Some(from) }
 }
 

@@ -14,7 +14,7 @@ use robeing_crds::{PodOverrides, Role};
 
 use super::{
     metadata,
-    pod::{self, AGENT_VOLUME, add_env, env},
+    pod::{self, AGENT_VOLUME, add_env, env, env_from_secret},
     pull,
 };
 use crate::{
@@ -232,6 +232,7 @@ fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
     if !pool.specializations.is_empty() {
         environment.push(env("ROBEING_SPECIALIZATIONS", pool.specializations.join(",")));
     }
+    environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
     environment
 }
 

@@ -11,13 +11,39 @@ use devkube::{Cluster, Error, Options, Result};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::Up;
 
 /// Begins the line that says that a cluster is up; its folder follows.
 const IS_UP: &str = "devkube: up: ";
+
+/// The signals by which this process is asked to end.
+pub(crate) struct Ends([Signal; 3]);
+
+impl Ends {
+    /// From now on they end nothing by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Start`], when they can't be waited for.
+    pub(crate) fn new() -> Result<Self> {
+        let failed = |source| Error::Start { command: "the wait for signals".into(), source };
+        let [interrupt, terminate, hangup] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        Ok(Self([interrupt.map_err(failed)?, terminate.map_err(failed)?, hangup.map_err(failed)?]))
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
 
 /// Starts a holder, and returns when its cluster is up, or it has said why it is not.
 pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
@@ -34,7 +60,7 @@ pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
     // Not in this process's folder, which somebody may want to unmount.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut ends = Ends::new()?;
     let stderr = child.stderr.take();
     let mut lines = stderr.map(|stderr| BufReader::new(stderr).lines());
     loop {
@@ -46,7 +72,7 @@ pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
         };
         let line = tokio::select! {
             line = line => line,
-            _ = interrupted.recv() => {
+            () = ends.next() => {
                 end(&mut child);
                 continue;
             }
@@ -76,26 +102,18 @@ fn end(child: &mut Child) {
 
 /// Makes a cluster and holds it until a signal, which removes it; or until `down`, which kills this process.
 pub(crate) async fn hold(options: Options) -> Result<()> {
-    let failed = |source| Error::Start { command: "the wait for signals".into(), source };
-    let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut ended = async || {
-        tokio::select! {
-            _ = terminated.recv() => {}
-            _ = interrupted.recv() => {}
-        }
-    };
+    let mut ends = Ends::new()?;
     let cluster = tokio::select! {
         cluster = Cluster::up(options, &tell) => cluster?,
         // Dropping an unfinished cluster removes it.
-        () = ended() => {
+        () = ends.next() => {
             tell("interrupted: what was made is removed");
             return Ok(());
         }
     };
     tell(&format!("kubectl and helm: eval \"$(devkube env --run {})\"", cluster.run().display()));
     tell(&format!("up: {}", cluster.run().display()));
-    ended().await;
+    ends.next().await;
     cluster.down().await
 }
 

@@ -18,7 +18,7 @@ use crate::{
     command::eventually,
     config, control_plane,
     error::{Error, Result},
-    machine::{HIDDEN, Machine, Service},
+    machine::{HIDDEN, Machine, Service, eventually_served},
     network, node,
     plan::{Place, Plan},
     proxy::Proxy,
@@ -32,9 +32,8 @@ use crate::{
 pub const NODES: usize = 3;
 /// How many local volumes a node has unless told otherwise.
 pub const VOLUMES_PER_NODE: usize = 4;
-/// How long the nodes may take until all are ready, and DNS with them.
+/// How long the nodes may take until all are ready, and DNS with them; and one node alone.
 const READY: Duration = Duration::from_secs(180);
-
 /// How long the kernel may take to let go of what ended.
 const GONE: Duration = Duration::from_secs(20);
 
@@ -85,7 +84,8 @@ impl Cluster {
         requirements::check_run(options.nodes > 0)?;
         let id = format!("{:08x}", RandomState::new().build_hasher().finish() as u32);
         let plan = Plan::new(&id, options.nodes)?;
-        remove_abandoned(progress).await;
+        // One that can't be removed is in nobody's way, and was told.
+        let _ = Self::remove_abandoned(progress).await;
         let tools = Tools::ensure(Wanted::Cluster, progress).await?;
         visible(tools.folder(), CACHE_VARIABLE)?;
         let run = run_folder(&id, options.run.as_deref())?;
@@ -121,6 +121,24 @@ impl Cluster {
     /// The run folders of the clusters in the system's temporary folder.
     pub fn list() -> Vec<PathBuf> {
         teardown::runs_in(&std::env::temp_dir()).into_iter().map(|run| run.path().to_owned()).collect()
+    }
+
+    /// Removes the clusters in the system's temporary folder whose holders are gone: nobody can reach them any more.
+    ///
+    /// # Errors
+    /// The last of those that came up; the others are removed nevertheless.
+    pub async fn remove_abandoned(progress: Progress<'_>) -> Result<()> {
+        let mut result = Ok(());
+        for run in teardown::runs_in(&std::env::temp_dir()) {
+            if run.description().is_ok_and(|description| !description.owner.is_alive()) {
+                progress(&format!("removing {}, whose holder is gone", run.path().display()));
+                if let Err(error) = blocking(move || teardown::remove(&run)).await {
+                    progress(&error.to_string());
+                    result = Err(error);
+                }
+            }
+        }
+        result
     }
 
     /// The cluster's own folder: kubeconfig, logs, keys and disks.
@@ -175,21 +193,32 @@ impl Cluster {
         .await
     }
 
-    /// Connects a node again, and switches it on if it is off; or `cp`, the control plane, which is ready then.
+    /// Connects a node again, switches it on if it is off, lets go on what a signal stopped, and starts what of its programs does not
+    /// run; the node is `Ready` when this returns. Or `cp`, the control plane, all of which answers then.
     ///
     /// # Errors
-    /// When there is no such machine, or it doesn't start.
+    /// When there is no such machine, or it doesn't start; when one of its programs ends, or the node is not ready in time;
+    /// and [`Error::Off`] when the control plane has no power, without which no node is ready.
     pub async fn heal(&self, machine: &str) -> Result<()> {
         let place = self.plan.machine(machine)?;
         network::plug(&self.plan, &place, true).await?;
-        if Machine::find(&place, &self.run).is_ok() {
-            return Ok(());
+        if let Ok(machine) = Machine::find(&place, &self.run) {
+            machine.wake();
         }
         if place.pods.is_none() {
             return control_plane::start(&self.run, &self.plan, &self.tools).await.map(drop);
         }
-        let (machine, _) = node::boot(&place, &self.run, &self.tools).await?;
-        node::join(&machine, &place, &self.run, &self.tools).map(drop)
+        let (machine, containerd) = node::boot(&place, &self.run, &self.tools).await?;
+        let mut services = node::join(&machine, &place, &self.run, &self.tools)?;
+        services.push(containerd);
+        Machine::find(&self.plan.control_plane(), &self.run)?;
+        let (clients, name, mut first) = (self.clients(), &place.name, None);
+        eventually_served(&mut services, &format!("the readiness of node {name}"), READY, async || {
+            let node = clients.kubectl(&["get", "node", name, "--output=json"]).await;
+            let node = node.map_err(|error| error.to_string())?;
+            heard(&serde_json::from_str(&node).map_err(|error| error.to_string())?, &mut first)
+        })
+        .await
     }
 
     /// Removes the cluster, whoever holds it.
@@ -245,19 +274,13 @@ impl Cluster {
     async fn ready(&self, services: &mut [Service]) -> Result<()> {
         let clients = self.clients();
         let wanted = self.nodes().into_iter().collect();
-        let mut ended = None;
-        let waited = eventually("the readiness of all nodes and DNS", READY, async || {
-            ended = services.iter_mut().find_map(|service| service.check().err());
-            if ended.is_some() {
-                return Ok(());
-            }
+        eventually_served(services, "the readiness of all nodes and DNS", READY, async || {
             let seen = clients.kubectl(&["get", "nodes,deployments", "--namespace=kube-system", "--output=json"]).await;
             let seen = seen.map_err(|error| error.to_string())?;
             let seen = serde_json::from_str(&seen).map_err(|error| error.to_string())?;
             unready(&seen, &wanted)
         })
-        .await;
-        ended.map_or(waited, Err)
+        .await
     }
 }
 
@@ -298,6 +321,18 @@ fn unready(list: &Value, wanted: &BTreeSet<String>) -> Result<(), String> {
     }
 }
 
+/// Whether a node's kubelet has said that it is ready after the first look. What the API server knows at that look may be from
+/// before the node was lost: it is remembered in `first`, by the time at which the kubelet said it.
+fn heard(node: &Value, first: &mut Option<Value>) -> Result<(), String> {
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+    let ready = ready.ok_or_else(|| String::from("its kubelet has not said how it is"))?;
+    if first.get_or_insert_with(|| ready["lastHeartbeatTime"].clone()) == &ready["lastHeartbeatTime"] {
+        return Err("its kubelet has said nothing since".into());
+    }
+    if ready["status"] == "True" { Ok(()) } else { Err(ready["message"].as_str().unwrap_or_default().to_owned()) }
+}
+
 /// Makes a folder that is this cluster's alone, and for this user alone.
 fn run_folder(id: &str, asked: Option<&Path>) -> Result<Run> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -329,18 +364,6 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::File { action: "found", path: path.into(), source })
 }
 
-/// Removes what holders left that were killed: nobody can reach these clusters any more.
-async fn remove_abandoned(progress: Progress<'_>) {
-    for run in teardown::runs_in(&std::env::temp_dir()) {
-        if run.description().is_ok_and(|description| !description.owner.is_alive()) {
-            progress(&format!("removing {}, whose holder is gone", run.path().display()));
-            if let Err(error) = blocking(move || teardown::remove(&run)).await {
-                progress(&error.to_string());
-            }
-        }
-    }
-}
-
 async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
@@ -367,6 +390,21 @@ mod tests {
         assert_eq!(check(vec![node("n1", "True"), node("n2", "Unknown"), dns(2)]), Err("not ready: n2".into()));
         assert_eq!(check(vec![node("n1", "True"), node("n2", "True"), dns(1)]), Err("DNS is not available".into()));
         assert_eq!(check(vec![]), Err("not ready: n1, n2".into()));
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_says_so_again() {
+        let node = |heartbeat: &str, status: &str| {
+            let ready =
+                json!({"type": "Ready", "status": status, "lastHeartbeatTime": heartbeat, "message": "no network"});
+            json!({"status": {"conditions": [{"type": "MemoryPressure", "status": "False"}, ready]}})
+        };
+        let mut first = None;
+        assert!(heard(&json!({}), &mut first).unwrap_err().contains("has not said"));
+        assert!(heard(&node("10:00", "True"), &mut first).unwrap_err().contains("nothing since"), "from before");
+        assert!(heard(&node("10:00", "Unknown"), &mut first).unwrap_err().contains("nothing since"));
+        assert_eq!(heard(&node("10:01", "False"), &mut first), Err("no network".into()));
+        assert_eq!(heard(&node("10:02", "True"), &mut first), Ok(()));
     }
 
     #[test]

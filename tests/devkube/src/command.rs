@@ -2,9 +2,13 @@
 
 use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use tokio::{
     io::AsyncWriteExt as _,
-    process::Command,
+    process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
 
@@ -33,13 +37,55 @@ pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
 /// # Errors
 /// When it can't be started, ends with an error, or takes longer than `deadline`.
 pub(crate) async fn run(mut command: Command, input: Option<&[u8]>, deadline: Duration) -> Result<String> {
-    let shown = shown(command.as_std());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     if input.is_some() {
         command.stdin(Stdio::piped());
     }
-    let start = |source| Error::Start { command: shown.clone(), source };
-    let mut child = command.spawn().map_err(start)?;
+    let shown = shown(command.as_std());
+    finish(start(&mut command, &shown)?, &shown, input, deadline).await
+}
+
+/// A command that starts others, for [`run_with_children`]: it has a process group of its own, and ends when this process does.
+pub(crate) fn program_with_children(name: &str) -> Command {
+    let mut command = program("setpriv");
+    command.args(["--pdeathsig", "KILL", name]).process_group(0);
+    command
+}
+
+/// As [`run`]. When the command takes too long, or nobody waits for it any more, all that it started ends with it.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_with_children(mut command: Command, deadline: Duration) -> Result<String> {
+    let shown = shown(command.as_std());
+    let child = start(&mut command, &shown)?;
+    let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw));
+    let result = finish(child, &shown, None, deadline).await;
+    if !matches!(result, Err(Error::Deadline { .. })) {
+        // It ended by itself, and its id may be another's soon.
+        group.0 = None;
+    }
+    result
+}
+
+/// A process group that is killed when this is dropped.
+#[derive(Debug)]
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // One that ended in this moment is as good as killed.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+fn start(command: &mut Command, shown: &str) -> Result<Child> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(|source| Error::Start { command: shown.into(), source })
+}
+
+async fn finish(mut child: Child, shown: &str, input: Option<&[u8]>, deadline: Duration) -> Result<String> {
     let stdin = child.stdin.take();
     let feeding = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
@@ -49,11 +95,13 @@ pub(crate) async fn run(mut command: Command, input: Option<&[u8]>, deadline: Du
     };
     let both = async { tokio::join!(feeding, child.wait_with_output()).1 };
     let late = |_| Error::Deadline { what: format!("the end of `{shown}`"), after: deadline, last: String::new() };
-    let output = timeout(deadline, both).await.map_err(late)?.map_err(start)?;
+    let output = timeout(deadline, both).await.map_err(late)?;
+    let output = output.map_err(|source| Error::Start { command: shown.into(), source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(Error::Command { command: shown, status: output.status.to_string(), stderr: tail(&output.stderr, STDERR_KEPT) })
+    let stderr = tail(&output.stderr, STDERR_KEPT);
+    Err(Error::Command { command: shown.into(), status: output.status.to_string(), stderr })
 }
 
 /// The last bytes of a text, from the start of a line where there is one.
@@ -99,6 +147,7 @@ fn is_program(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Process;
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -121,6 +170,47 @@ mod tests {
         command.arg("1000");
         let error = run(command, None, Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, Error::Deadline { .. }), "{error}");
+    }
+
+    /// Runs a shell that waits for another program in the background, and gives that one's process once it is there.
+    fn shell_with_a_child(folder: &Path) -> (Command, impl AsyncFn() -> Process) {
+        let note = folder.join("child");
+        let mut command = program_with_children("sh");
+        command.args(["-c", r#"sleep 1000 & echo $! > "$0.new"; mv "$0.new" "$0"; wait"#]).arg(&note);
+        let child = async move || {
+            eventually("a child", SOON, async || {
+                let pid = std::fs::read_to_string(&note).map_err(|error| error.to_string())?;
+                Process::of(pid.trim().parse().unwrap()).ok_or_else(|| String::from("it has ended"))
+            })
+            .await
+            .unwrap()
+        };
+        (command, child)
+    }
+
+    async fn ends(process: Process) {
+        let look = async || if process.is_alive() { Err(String::from("it runs")) } else { Ok(()) };
+        eventually("the end of the child", SOON, look).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_command_started_ends_with_the_wait_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (command, child) = shell_with_a_child(folder.path());
+        let child = tokio::select! {
+            result = run_with_children(command, SOON) => panic!("it has ended: {result:?}"),
+            child = child() => child,
+        };
+        ends(child).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_command_started_ends_when_it_takes_too_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let (command, child) = shell_with_a_child(folder.path());
+        let (result, child) = tokio::join!(run_with_children(command, Duration::from_secs(5)), child());
+        assert!(matches!(result, Err(Error::Deadline { .. })), "{result:?}");
+        ends(child).await;
     }
 
     #[test]

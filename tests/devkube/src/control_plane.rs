@@ -3,12 +3,14 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use serde_json::Value;
+
 use crate::{
     certificates::{Authority, Subject},
-    command::{eventually, program, run},
+    command::{program, run},
     config,
     error::Result,
-    machine::{Machine, Service},
+    machine::{Machine, Service, eventually_served},
     plan::{DOMAIN, Plan},
     record::{Run, write},
     tools::Tools,
@@ -49,31 +51,63 @@ pub(crate) fn credentials(folder: &Run, plan: &Plan, near: SocketAddr) -> Result
     write(&folder.kubeconfig(), config::kubeconfig(&pki, &format!("https://{near}"), "admin"))
 }
 
-/// Starts everything; the API server is ready when this returns.
+/// Starts everything that does not run; the API server is ready and the others answer when this returns.
 pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Vec<Service>> {
-    let machine = Machine::start(&plan.control_plane(), folder, tools).await?;
+    let place = plan.control_plane();
+    let machine = match Machine::find(&place, folder) {
+        Ok(machine) => machine,
+        Err(_) => Machine::start(&place, folder, tools).await?,
+    };
     let serve = |name: &str, arguments: Vec<String>| machine.serve(name, &tools.program(name), &arguments);
     let mut services = vec![serve("etcd", config::etcd(folder))?];
     services.push(serve("kube-apiserver", config::api_server(folder, plan))?);
-    ready(folder, tools, &mut services).await?;
+    let ask = async |arguments: &[&str]| {
+        let mut look = program(tools.program("kubectl"));
+        look.arg("--kubeconfig").arg(folder.kubeconfig()).args(arguments);
+        run(look, None, LOOK).await.map_err(|error| error.to_string())
+    };
+    eventually_served(&mut services, "the readiness of the API server", READY, async || {
+        ask(&["get", "--raw", "/readyz"]).await
+    })
+    .await?;
     services.push(serve("kube-controller-manager", config::controller_manager(folder, plan))?);
     if !plan.is_bare() {
         services.push(serve("kube-scheduler", config::scheduler(folder))?);
     }
+    // The API server is the one that reaches them.
+    let components = ["controller-manager", "scheduler"].into_iter().take(if plan.is_bare() { 1 } else { 2 });
+    for component in components {
+        eventually_served(&mut services, &format!("the health of the {component}"), READY, async || {
+            healthy(&ask(&["get", "componentstatus", component, "--output=json"]).await?)
+        })
+        .await?;
+    }
     Ok(services)
 }
 
-async fn ready(folder: &Run, tools: &Tools, services: &mut [Service]) -> Result<()> {
-    let mut ended = None;
-    let waited = eventually("the API server's readiness", READY, async || {
-        ended = services.iter_mut().find_map(|service| service.check().err());
-        if ended.is_some() {
-            return Ok(());
-        }
-        let mut look = program(tools.program("kubectl"));
-        look.arg("--kubeconfig").arg(folder.kubeconfig()).args(["get", "--raw", "/readyz"]);
-        run(look, None, LOOK).await.map(drop).map_err(|error| error.to_string())
-    })
-    .await;
-    ended.map_or(waited, Err)
+/// Whether a component of the control plane is well, as the API server tells it.
+fn healthy(component: &str) -> Result<(), String> {
+    let component: Value = serde_json::from_str(component).map_err(|error| error.to_string())?;
+    let conditions = component["conditions"].as_array().into_iter().flatten();
+    match conditions.into_iter().find(|condition| condition["type"] == "Healthy") {
+        Some(condition) if condition["status"] == "True" => Ok(()),
+        Some(condition) => Err(condition["error"].as_str().or(condition["message"].as_str()).unwrap_or("").to_owned()),
+        None => Err("it is not known".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_is_well_when_the_api_server_says_so() {
+        let told = |status: &str| {
+            format!(r#"{{"conditions": [{{"type": "Healthy", "status": "{status}", "error": "connection refused"}}]}}"#)
+        };
+        assert_eq!(healthy(&told("True")), Ok(()));
+        assert_eq!(healthy(&told("False")), Err("connection refused".into()));
+        assert_eq!(healthy("{}"), Err("it is not known".into()));
+        healthy("").unwrap_err();
+    }
 }

@@ -197,7 +197,7 @@ fn missing(programs: &[Missing]) -> String {
             packages.push(package);
         }
     }
-    sentence.push_str(": run tests/devkube/install");
+    sentence.push_str(": run `tests/setup kube`");
     if !packages.is_empty() {
         let _ = write!(sentence, ", or `apt-get install {}`", packages.join(" "));
     }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "this machine lacks containerd, ctr, go (1.24 or later, from https://go.dev/dl): \
-             run tests/devkube/install, or `apt-get install containerd`"
+             run `tests/setup kube`, or `apt-get install containerd`"
         );
     }
 }

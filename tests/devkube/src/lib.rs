@@ -19,6 +19,7 @@ mod cluster;
 mod command;
 mod config;
 mod control_plane;
+mod cri;
 mod error;
 mod machine;
 mod network;

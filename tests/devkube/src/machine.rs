@@ -2,7 +2,12 @@
 //! (processes and mounts) live as long as its first process, and end with everything in them when that is killed, as if the power
 //! was cut. In it, `/run` is empty memory and `/var/lib` and `/var/log` are the machine's own disk.
 
-use std::{fs::File, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use tokio::process::{Child, Command};
 
@@ -21,6 +26,8 @@ pub(crate) const HIDDEN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How much of a log an error repeats, bytes.
 const LOG_KEPT: usize = 2_000;
+/// How many bytes of a program's name the kernel keeps.
+const NAME_KEPT: usize = 15;
 
 /// Gives the machine its disk and mounts, in its own view.
 const MOUNT: &str = r#"mount -t tmpfs -o mode=755 devkube /run
@@ -40,8 +47,17 @@ pub(crate) struct Machine {
 #[derive(Debug)]
 pub(crate) struct Service {
     name: String,
-    child: Child,
-    log: std::path::PathBuf,
+    held: Held,
+    log: PathBuf,
+}
+
+/// How a service is known.
+#[derive(Debug)]
+enum Held {
+    /// This process started it.
+    Started(Child),
+    /// It ran already.
+    Found(Process),
 }
 
 impl Machine {
@@ -90,9 +106,11 @@ impl Machine {
 
     /// Cuts its power: all its processes are gone when this returns.
     pub(crate) async fn stop(self) -> Result<()> {
+        let waiting = self.waiting();
         self.running.holder.kill();
         let inside = self.running.inside;
         eventually(&format!("the end of machine {}", self.place.name), DEADLINE, async || {
+            waiting.iter().for_each(|process| process.resume());
             let gone = !self.running.holder.is_alive() && !inside.is_alive();
             if gone { Ok(()) } else { Err(String::from("its first process is still there")) }
         })
@@ -108,26 +126,86 @@ impl Machine {
         command
     }
 
-    /// Starts a program that stays.
+    /// Where the host finds a file that the machine has in its own view.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.running.inside.pid))
+    }
+
+    /// Starts a program that stays, unless it runs already.
     pub(crate) fn serve(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Service> {
+        let running = self.running_program(name);
         let name = format!("{}/{name}", self.place.name);
         let log = self.run.log(&name.replace('/', "-"));
+        if let Some(process) = running {
+            return Ok(Service { held: Held::Found(process), name, log });
+        }
         let inner = self.enter(program);
         // A session of its own: a Ctrl-C at the terminal is for the caller alone.
         let mut command = Command::new("setsid");
         command.arg(inner.as_std().get_program()).args(inner.as_std().get_args()).args(arguments);
-        Ok(Service { child: spawn(command, &log)?, name, log })
+        Ok(Service { held: Held::Started(spawn(command, &log)?), name, log })
+    }
+
+    /// Lets go on what a signal stopped.
+    pub(crate) fn wake(&self) {
+        self.processes().into_iter().chain(self.waiting()).for_each(Process::resume);
+    }
+
+    /// The parents of what runs here: an `nsenter` waits for each program. When its program is stopped it stops, too, and then nobody
+    /// is there for the program's end.
+    fn waiting(&self) -> Vec<Process> {
+        self.processes().into_iter().filter_map(Process::parent).collect()
+    }
+
+    /// The process of a program that runs here.
+    fn running_program(&self, name: &str) -> Option<Process> {
+        let kept = name.get(..NAME_KEPT).unwrap_or(name);
+        let named = |process: &Process| {
+            fs::read_to_string(format!("/proc/{}/comm", process.pid)).is_ok_and(|comm| comm.trim_end() == kept)
+        };
+        self.processes().into_iter().find(named)
+    }
+
+    /// What runs here. Containers don't count: they have namespaces of their own.
+    fn processes(&self) -> Vec<Process> {
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let Some(own) = namespace(self.running.inside.pid) else { return Vec::new() };
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| namespace(*pid).as_ref() == Some(&own)).filter_map(Process::of).collect()
     }
 }
 
 impl Service {
     /// Fails when the program has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
-        match self.child.try_wait() {
-            Ok(None) => Ok(()),
-            _ => Err(ended(&self.name, &self.log)),
-        }
+        let runs = match &mut self.held {
+            Held::Started(child) => matches!(child.try_wait(), Ok(None)),
+            Held::Found(process) => process.is_alive(),
+        };
+        if runs { Ok(()) } else { Err(ended(&self.name, &self.log)) }
     }
+}
+
+/// Looks at a condition until it holds, as [`eventually`] does; fails as soon as one of these services has ended.
+///
+/// # Errors
+/// [`Error::ServiceEnded`], or as [`eventually`].
+pub(crate) async fn eventually_served<T, F>(
+    services: &mut [Service],
+    what: &str,
+    deadline: Duration,
+    mut look: F,
+) -> Result<T>
+where
+    F: AsyncFnMut() -> Result<T, String>,
+{
+    eventually(what, deadline, async || match services.iter_mut().find_map(|service| service.check().err()) {
+        Some(ended) => Ok(Err(ended)),
+        None => look().await.map(Ok),
+    })
+    .await
+    .flatten()
 }
 
 fn ended(service: &str, log: &Path) -> Error {

@@ -29,6 +29,9 @@ enum Action {
         /// Remove all clusters in the temporary folder
         #[arg(long, conflicts_with = "run")]
         all: bool,
+        /// Remove those of them whose holders are gone: what tests leave that were cut off
+        #[arg(long, conflicts_with_all = ["run", "all"])]
+        abandoned: bool,
     },
     /// Give every node images, from OCI archives
     Load {
@@ -135,8 +138,15 @@ fn main() -> ExitCode {
 async fn act(action: Action) -> Result<ExitCode> {
     match action {
         Action::Build => {
-            let tools = Tools::ensure(Wanted::Cluster, &say).await?;
-            println!("{}", tools.path().display());
+            let mut ends = background::Ends::new()?;
+            tokio::select! {
+                tools = Tools::ensure(Wanted::Cluster, &say) => println!("{}", tools?.path().display()),
+                // Dropping an unfinished build ends it.
+                () = ends.next() => {
+                    say("interrupted: the build is stopped");
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
         }
         Action::Up(up) => return background::start(&up).await,
         Action::Supervise(up) => background::hold(up.into()).await?,
@@ -145,6 +155,7 @@ async fn act(action: Action) -> Result<ExitCode> {
                 Cluster::attach(&run)?.down().await?;
             }
         }
+        Action::Down { abandoned: true, .. } => Cluster::remove_abandoned(&say).await?,
         Action::Down { which, .. } => which.cluster()?.down().await?,
         Action::Load { which, archives } => {
             let cluster = which.cluster()?;

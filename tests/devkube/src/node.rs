@@ -4,18 +4,19 @@ use std::{path::Path, time::Duration};
 
 use crate::{
     cgroup,
-    command::{eventually, run},
+    command::run,
     config::{self, CONTAINERD_SOCKET, cni_config, containerd_config, kubelet_config, proxy_config},
+    cri,
     error::Result,
-    machine::{Machine, Service},
+    machine::{Machine, Service, eventually_served},
     network,
     plan::Place,
     record::{Run, create_folder, read, write},
     tools::Tools,
 };
 
-/// How long containerd may take to listen.
-const CONTAINERD: Duration = Duration::from_secs(30);
+/// How long containerd may take until it runs containers.
+const CONTAINERD: Duration = Duration::from_secs(60);
 /// How long the import of an image may take.
 const IMPORT: Duration = Duration::from_secs(120);
 
@@ -35,24 +36,26 @@ pub(crate) fn prepare(place: &Place, folder: &Run, volumes: usize) -> Result<()>
     write(&disk.join("resolv.conf"), "")
 }
 
-/// Switches a node on: containerd listens when this returns.
+/// Switches a node on if it is off. Its containerd takes containers when this returns, so that a kubelet can start.
 pub(crate) async fn boot(place: &Place, folder: &Run, tools: &Tools) -> Result<(Machine, Service)> {
-    cgroup::create(&place.namespace)?;
-    let machine = Machine::start(place, folder, tools).await?;
-    network::forget_pods(place).await?;
+    let machine = match Machine::find(place, folder) {
+        Ok(machine) => machine,
+        Err(_) => {
+            cgroup::create(&place.namespace)?;
+            let machine = Machine::start(place, folder, tools).await?;
+            network::forget_pods(place).await?;
+            machine
+        }
+    };
     let arguments = [format!("--config={}/containerd.toml", config::OWN)];
     let mut containerd = machine.serve("containerd", Path::new("containerd"), &arguments)?;
-    eventually(&format!("containerd on {}", place.name), CONTAINERD, async || {
-        let mut version = ctr(&machine);
-        version.kill_on_drop(true).arg("version");
-        run(version, None, CONTAINERD).await.map_err(|error| error.to_string())
-    })
-    .await
-    .map_err(|error| containerd.check().err().unwrap_or(error))?;
+    let what = format!("the readiness of containerd on {}", place.name);
+    let services = std::slice::from_mut(&mut containerd);
+    eventually_served(services, &what, CONTAINERD, async || cri::ready(machine.path(CONTAINERD_SOCKET)).await).await?;
     Ok((machine, containerd))
 }
 
-/// Lets a node take part: starts its kubelet and kube-proxy.
+/// Lets a node take part: starts its kubelet and kube-proxy, unless they run.
 pub(crate) fn join(machine: &Machine, place: &Place, folder: &Run, tools: &Tools) -> Result<Vec<Service>> {
     let kubelet = machine.serve("kubelet", &tools.program("kubelet"), &config::kubelet(folder, place))?;
     let arguments = [format!("--config={}/kube-proxy.json", config::OWN)];

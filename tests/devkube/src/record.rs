@@ -48,6 +48,20 @@ impl Process {
         }
     }
 
+    /// Lets it go on, if a signal stopped it.
+    pub(crate) fn resume(self) {
+        if self.is_alive() {
+            // As with `kill`.
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGCONT);
+        }
+    }
+
+    /// The process that started it, or took it in.
+    pub(crate) fn parent(self) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        Self::of(stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?)
+    }
+
     /// Its first child, by the kernel's list.
     pub(crate) fn child(self) -> Option<i32> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid);
@@ -220,6 +234,24 @@ mod tests {
         process.kill();
         assert!(!child.wait().unwrap().success());
         assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn a_stopped_process_goes_on() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert_eq!(process.parent(), Process::myself());
+        let is_stopped = || fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap().contains(") T ");
+        kill(Pid::from_raw(process.pid), Signal::SIGSTOP).unwrap();
+        while !is_stopped() {
+            std::thread::yield_now();
+        }
+        process.resume();
+        while is_stopped() {
+            std::thread::yield_now();
+        }
+        process.kill();
+        child.wait().unwrap();
     }
 
     #[test]

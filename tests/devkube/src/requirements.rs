@@ -30,6 +30,7 @@ const NODE: &[Missing] = &[
 /// What the programs are built with.
 const BUILD: &[Missing] = &[
     Missing { program: "go", source: Source::Other("1.26 or later, from https://go.dev/dl") },
+    Missing { program: "setpriv", source: Source::Debian("util-linux") },
     Missing { program: "cc", source: Source::Debian("gcc libc6-dev") },
 ];
 
@@ -85,6 +86,17 @@ fn none(missing: Vec<Missing>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_set_up_installs_all_that_is_looked_for() {
+        let script = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../setup")).unwrap();
+        for Missing { program, source } in [MACHINE, NODE, BUILD].concat() {
+            if let Source::Debian(packages) = source {
+                let package = packages.split(' ').next().unwrap();
+                assert!(script.contains(&format!("need {program} {package}\n")), "tests/setup needs no {program}");
+            }
+        }
+    }
 
     #[test]
     fn all_that_is_missing_is_told_at_once() {

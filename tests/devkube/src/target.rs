@@ -25,6 +25,8 @@ const KIND: Duration = Duration::from_secs(15 * 60);
 pub const LOAD_VARIABLE: &str = "DEVKUBE_LOAD";
 /// How long that command may take.
 const LOAD: Duration = Duration::from_secs(5 * 60);
+/// How long a node of kind may take until it is ready again, in kubectl's words.
+const KIND_READY: &str = "--timeout=180s";
 /// How long a command inside a kind node may take.
 const INSIDE: Duration = Duration::from_secs(60);
 /// The rules that cut a kind node off: everything that crosses its cable, but nothing inside it.
@@ -203,14 +205,18 @@ impl TestCluster {
         }
     }
 
-    /// Ends a partition or a crash.
+    /// Ends a partition or a crash; the node is `Ready` when this returns.
     ///
     /// # Errors
-    /// As [`TestCluster::partition`].
+    /// As [`TestCluster::partition`]; and when the node does not become ready.
     pub async fn heal(&self, node: &str) -> Result<()> {
         match &self.target {
             Target::Given => Err(self.not_possible("healing a node", "unset KUBECONFIG for a cluster that can")),
-            Target::Kind(kind) => kind.heal(node).await,
+            Target::Kind(kind) => {
+                kind.heal(node).await?;
+                let node = format!("node/{node}");
+                self.kubectl(&["wait", "--for=condition=Ready", KIND_READY, &node]).await.map(drop)
+            }
             Target::Devkube(cluster) => cluster.heal(node).await,
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    command::{program, run},
+    command::{program, program_with_children, run, run_with_children},
     error::{Error, Result},
     oci::{Image, architecture, hex},
     record::{create_folder, read, rename, write},
@@ -175,11 +175,11 @@ impl Tools {
         create_folder(&aside)?;
         // One program may get a name of its own; several go to a folder by the names of their packages.
         let output = if let [(_, name)] = missing { aside.join(name) } else { aside.join(".") };
-        let mut command = program("nice");
+        let mut command = program_with_children("nice");
         command.args(["-n", "10", "go", "build", "-trimpath", "-mod=readonly", "-ldflags", module.linker, "-o"]);
         command.arg(output).args(missing.iter().map(|(package, _)| package));
         command.current_dir(&source).env("CGO_ENABLED", "0").env_remove("GOFLAGS");
-        run(command, None, BUILD_DEADLINE).await?;
+        run_with_children(command, BUILD_DEADLINE).await?;
         for (_, name) in missing {
             rename(&aside.join(name), &self.program(name))?;
         }

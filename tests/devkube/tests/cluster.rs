@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use devkube::{Cluster, Error, Options, TestCluster, busybox, oci::Image};
+use devkube::{Clients, Cluster, Error, Options, TestCluster, busybox, oci::Image};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// For what the kubelets and controllers do in seconds, on a machine that may be busy.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -68,10 +72,15 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Stri
     }
 }
 
-async fn node_is(cluster: &TestCluster, node: &str, wanted: &str) {
+/// What the API server knows of a node: `True`, `False` or `Unknown`.
+async fn readiness(clients: &Clients, node: &str) -> String {
     let query = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    clients.kubectl(&["get", "node", node, query]).await.unwrap_or_else(|error| error.to_string())
+}
+
+async fn node_is(clients: &Clients, node: &str, wanted: &str) {
     eventually(&format!("{node} Ready={wanted}"), async || {
-        let status = cluster.kubectl(&["get", "node", node, query]).await.map_err(|error| error.to_string())?;
+        let status = readiness(clients, node).await;
         if status == wanted { Ok(()) } else { Err(status) }
     })
     .await;
@@ -132,18 +141,18 @@ async fn pods_reach_each_other_by_address_service_and_name(workload: &Workload<'
 async fn a_partition_is_noticed_and_heals(workload: &Workload<'_>, node: &str) {
     let cluster = workload.cluster;
     cluster.partition(node).await.expect("a partition");
-    node_is(cluster, node, "Unknown").await;
+    node_is(cluster.clients(), node, "Unknown").await;
     cluster.heal(node).await.expect("its end");
-    node_is(cluster, node, "True").await;
+    assert_eq!(readiness(cluster.clients(), node).await, "True", "a healed node is ready");
     reaches_the_others(workload).await;
 }
 
 async fn a_crashed_node_comes_back_with_its_volume(workload: &Workload<'_>, node: &str) {
     let cluster = workload.cluster;
     cluster.crash(node).await.expect("a crash");
-    node_is(cluster, node, "Unknown").await;
+    node_is(cluster.clients(), node, "Unknown").await;
     cluster.heal(node).await.expect("its end");
-    node_is(cluster, node, "True").await;
+    assert_eq!(readiness(cluster.clients(), node).await, "True", "a healed node is ready");
     reaches_the_others(workload).await;
     let starts = workload.shell("web-1", "wc -l < /data/starts").await;
     assert!(
@@ -159,7 +168,7 @@ async fn the_api_server_goes_and_comes_back(cluster: &TestCluster) {
     assert!(refused.is_err(), "the API server still answers: {refused:?}");
     cluster.heal(&machine).await.expect("its end");
     for node in cluster.nodes().await.expect("an answer") {
-        node_is(cluster, &node, "True").await;
+        node_is(cluster.clients(), &node, "True").await;
     }
 }
 
@@ -170,6 +179,120 @@ async fn reaches_the_others(workload: &Workload<'_>) {
         workload.fetch("web-1", &format!("{address}:8080")).await
     })
     .await;
+}
+
+/// A node of a cluster of its own, whose programs are hurt.
+struct Patient {
+    cluster: Cluster,
+}
+
+impl Patient {
+    async fn new(folder: &Path) -> Self {
+        let options = Options { nodes: 1, run: Some(folder.join("run")), ..Options::default() };
+        let cluster = Cluster::up(options, &|step| eprintln!("{step}")).await.unwrap_or_else(|error| panic!("{error}"));
+        Self { cluster }
+    }
+
+    /// The process of a program of a machine, by the first 15 letters of its name.
+    fn program(&self, name: &str) -> Option<i32> {
+        let processes = Traces::of(self.cluster.run()).processes();
+        let mut pids = processes.into_iter().filter_map(|folder| folder.strip_prefix("/proc/")?.parse().ok());
+        pids.find(|pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
+    }
+
+    /// Sends programs of the node or of the control plane a signal, and waits until SIGKILL has ended them.
+    async fn signal(&self, signal: Signal, programs: &[&str]) {
+        let found = || programs.iter().map(|name| (name, self.program(name)));
+        for (name, pid) in found() {
+            kill(Pid::from_raw(pid.unwrap_or_else(|| panic!("{name} does not run"))), signal).expect("it runs");
+        }
+        eventually("the end of what was killed", async || match found().find(|(_, pid)| pid.is_some()) {
+            Some((name, _)) if signal == Signal::SIGKILL => Err(format!("{name} runs")),
+            _ => Ok(()),
+        })
+        .await;
+    }
+
+    /// Replaces a file on the node's disk, and gives what was in it.
+    fn edit(&self, file: &str, text: &str) -> String {
+        let path = self.cluster.run().join("machines/n1/lib/devkube").join(file);
+        let before = fs::read_to_string(&path).expect("the node's own file");
+        fs::write(path, text).expect("the node's disk");
+        before
+    }
+
+    async fn heals(&self, machine: &str) {
+        self.cluster.heal(machine).await.unwrap_or_else(|error| panic!("{machine} is not healed: {error}"));
+        let clients = self.cluster.clients();
+        if machine == "cp" {
+            // Nodes that could not speak to it need a moment.
+            return node_is(&clients, "n1", "True").await;
+        }
+        assert_eq!(readiness(&clients, machine).await, "True", "a healed node is ready");
+    }
+
+    /// Heals in vain, and gives the sentence that says why.
+    async fn stays_ill(&self, machine: &str) -> String {
+        self.cluster.heal(machine).await.expect_err("what stays dead is not healed").to_string()
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_healed_when_it_is_ready_and_not_before() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let patient = Patient::new(folder.path()).await;
+    let cluster = &patient.cluster;
+
+    let killed: [&[&str]; 4] = [&["containerd", "kubelet"], &["kubelet"], &["containerd"], &["kube-proxy"]];
+    for programs in killed {
+        patient.signal(Signal::SIGKILL, programs).await;
+        patient.heals("n1").await;
+        for program in ["containerd", "kubelet", "kube-proxy"] {
+            assert!(patient.program(program).is_some(), "{programs:?} were killed, and {program} does not run");
+        }
+    }
+    patient.signal(Signal::SIGSTOP, &["kubelet"]).await;
+    node_is(&cluster.clients(), "n1", "Unknown").await;
+    patient.heals("n1").await;
+    patient.heals("n1").await;
+    patient.signal(Signal::SIGSTOP, &["kubelet", "containerd"]).await;
+    // In the same moment: what the API server knows of the node is from before.
+    cluster.crash("n1").await.expect("a crash");
+    patient.heals("n1").await;
+
+    // A containerd that never takes containers, and one that ends; then a kubelet that ends.
+    let config = patient.edit(
+        "containerd.toml",
+        "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+        [grpc]\n  address = \"/run/containerd/containerd.sock\"\n",
+    );
+    cluster.crash("n1").await.expect("a crash");
+    let said = patient.stays_ill("n1").await;
+    assert!(said.contains("the readiness of containerd on n1 did not happen within"), "{said}");
+    assert!(said.contains("unknown service runtime.v1.RuntimeService"), "{said}");
+    patient.edit("containerd.toml", "nonsense");
+    cluster.crash("n1").await.expect("a crash");
+    let said = patient.stays_ill("n1").await;
+    assert!(said.contains("n1/containerd ended by itself"), "{said}");
+    patient.edit("containerd.toml", &config);
+    let config = patient.edit("kubelet.json", "nonsense");
+    let said = patient.stays_ill("n1").await;
+    assert!(said.contains("n1/kubelet ended by itself") && said.contains("kubelet.json"), "{said}");
+    patient.edit("kubelet.json", &config);
+    patient.heals("n1").await;
+
+    for programs in [&["kube-apiserver", "etcd"][..], &["kube-scheduler", "kube-controller"]] {
+        patient.signal(Signal::SIGKILL, programs).await;
+        patient.heals("cp").await;
+        for program in ["etcd", "kube-apiserver", "kube-controller", "kube-scheduler"] {
+            assert!(patient.program(program).is_some(), "{programs:?} were killed, and {program} does not run");
+        }
+    }
+    cluster.crash("cp").await.expect("a crash");
+    let said = patient.stays_ill("n1").await;
+    assert!(said.contains("machine cp is off"), "{said}");
+    patient.heals("cp").await;
+    patient.heals("n1").await;
 }
 
 #[tokio::test]

@@ -136,17 +136,17 @@ fn sorted(value: &mut Value) {
 /// Changes one value by hand, and waits until all is as before; how long it took. `None`: the API server does not take it.
 async fn put_back(client: &Client, (plural, name): (&str, &str), path: &str, value: Value) -> Option<Duration> {
     let api = Stage::api(client, NAMESPACE, plural);
+    let parameters = PostParams { field_manager: Some("hand".into()), ..PostParams::default() };
     let (before, edited) = loop {
         let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
         let mut changed = before.clone();
         *changed.data.pointer_mut(path)? = value.clone();
         changed.metadata.managed_fields = None;
-        let parameters = PostParams { field_manager: Some("hand".into()), ..PostParams::default() };
         match api.replace(name, &parameters, &changed).await {
             Ok(edited) => break (before, edited),
             // Not a change that anybody can make.
             Err(kube::Error::Api(status)) if status.code == 422 => return None,
-            // The operator has just put back the last one, and still tidies up whose the fields are.
+            // The operator is not done with what was changed before.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => panic!("{plural}/{name}{path}: {error}"),
         }

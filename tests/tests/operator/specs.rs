@@ -3,9 +3,12 @@
 
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams, ValidationDirective},
 };
-use robeing_tests::operator::{OperatorSettings, Stage, until};
+use robeing_tests::{
+    documented,
+    operator::{OperatorSettings, Stage, until},
+};
 use serde_json::{Value, json};
 
 use crate::{CLUSTER, spec};
@@ -21,6 +24,7 @@ pub async fn what_users_write_is_taken(stage: &Stage, client: &Client) {
     a_moving_tag_traps_nobody(client).await;
     a_clash_is_told(client).await;
     a_fleet_is_scaled(client).await;
+    the_documented_scaled_object_is_one(client).await;
     disks_grow(client).await;
 }
 
@@ -189,6 +193,33 @@ async fn a_fleet_is_scaled(client: &Client) {
         if replicas == Some(4) && selector.contains("robeing.io/pool=data") { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
+}
+
+/// By KEDA's own definition, with no field that it does not know.
+async fn the_documented_scaled_object_is_one(client: &Client) {
+    let of =
+        |group: &str, version: &str, kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    let definition =
+        serde_yaml::from_str(include_str!("../../fixtures/keda.sh_scaledobjects.yaml")).expect("a definition");
+    let definitions: Api<DynamicObject> =
+        Api::all_with(client.clone(), &of("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
+    definitions.create(&PostParams::default(), &definition).await.expect("KEDA's definition is taken");
+    let objects: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), NAMESPACE, &of("keda.sh", "v1alpha1", "ScaledObject"));
+    let strict = || PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply("hand") };
+    let documented = documented::manifest("docs/kubernetes.md", "ScaledObject");
+    until("the documented ScaledObject is taken", async || {
+        let taken = objects.patch("first", &strict(), &Patch::Apply(&documented)).await;
+        taken.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    let mut wrong = documented.clone();
+    wrong["spec"]["maxReplicas"] = json!(1);
+    let refused = objects.patch("first", &strict(), &Patch::Apply(&wrong)).await.expect_err("no such field");
+    assert!(refused.to_string().contains("maxReplicas"), "{refused}");
+    // What it scales is there, and its scale can be read and written, as KEDA's autoscaler does.
+    let target = &documented["spec"]["scaleTargetRef"];
+    assert_eq!(*target, json!({"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "name": CLUSTER}));
 }
 
 /// There is no StatefulSet controller and no node here, so the claim and its volume are the test's.

@@ -161,6 +161,11 @@ impl Executor for WorkerExecutor {
         Some(self.attached.presence())
     }
 
+    /// Nothing is wrong while no process is attached, and whoever starts one looks for the agent first.
+    fn is_member_when_absent(&self) -> bool {
+        true
+    }
+
     async fn health(&self, within: Duration) -> Health {
         if self.serving.is_finished() {
             return Health::Failed("the listener for processes has ended; restart the agent".to_owned());

@@ -100,7 +100,14 @@ impl Driver {
             Some(Heard::HealthCheck(check)) => self.health.ask(&check, Arc::clone(&self.parts.executor)),
             Some(Heard::HandBack(_)) => self.hand_back_all(),
             Some(Heard::SessionEnded(ended)) => {
-                warn!(reason = ended.reason, held = self.held.len(), "the coordinator ended the session");
+                let (reason, held) = (ended.reason, self.held.len());
+                match self.phase {
+                    // As it was asked to.
+                    Phase::Leaving(_) => info!(reason, "the coordinator ended the session"),
+                    Phase::Working | Phase::Draining(_) => {
+                        warn!(reason, held, "the coordinator ended the session");
+                    }
+                }
                 self.begin_anew();
                 self.begin_search(Instant::now(), false);
             }

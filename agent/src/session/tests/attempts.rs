@@ -102,6 +102,7 @@ async fn a_failure_is_told_in_full() {
         code: Some(3),
         stderr_tail: "oh".into(),
         retryable: true,
+        retry_after: Some(Duration::from_secs(90)),
     }));
     let ended = call.completions().await;
     assert_eq!(ended[0].ran_us / 1_000, 250);
@@ -111,6 +112,7 @@ async fn a_failure_is_told_in_full() {
         code: Some(3),
         stderr_tail: "oh".into(),
         retryable: true,
+        retry_after_ms: 90_000,
     };
     assert_eq!(ended[0].outcome, Some(Ended::Failure(expected)));
 }

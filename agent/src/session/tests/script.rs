@@ -196,6 +196,7 @@ pub fn reference(task: &str) -> v1::AttemptRef {
 pub struct Manual {
     started: mpsc::Sender<Started>,
     presence: Option<watch::Receiver<bool>>,
+    is_member_when_absent: bool,
     health: watch::Receiver<Option<Health>>,
     guard: Arc<Guard>,
 }
@@ -274,6 +275,10 @@ impl Executor for Manual {
         self.presence.clone()
     }
 
+    fn is_member_when_absent(&self) -> bool {
+        self.is_member_when_absent
+    }
+
     async fn health(&self, _: Duration) -> Health {
         let health = self.health.borrow().clone();
         match health {
@@ -339,21 +344,32 @@ pub fn platform(network: &MemoryNetwork) -> Platform {
 
 impl Agent {
     pub fn start(network: &MemoryNetwork, config: AgentConfig) -> Self {
-        Self::with_presence(network, config, None)
+        Self::with(network, config, None, false)
     }
 
-    /// One whose executor has something to run attempts with only now and then.
-    pub fn with_presence(
+    /// One whose executor can begin attempts only now and then, and that is out of the fleet meanwhile.
+    pub fn with_presence(network: &MemoryNetwork, config: AgentConfig, presence: watch::Receiver<bool>) -> Self {
+        Self::with(network, config, Some(presence), false)
+    }
+
+    /// One to which processes attach only now and then, and that is a member meanwhile.
+    pub fn for_attaching(network: &MemoryNetwork, config: AgentConfig, presence: watch::Receiver<bool>) -> Self {
+        Self::with(network, config, Some(presence), true)
+    }
+
+    fn with(
         network: &MemoryNetwork,
         config: AgentConfig,
         presence: Option<watch::Receiver<bool>>,
+        is_member_when_absent: bool,
     ) -> Self {
         let (sender, started) = mpsc::channel(CALLS);
         let shutdown = CancellationToken::new();
         let (health, healthy) = watch::channel(Some(Health::Healthy));
         let guard = Arc::new(Guard::default());
-        let executor = Arc::new(Manual { started: sender, presence, health: healthy, guard: Arc::clone(&guard) });
-        let session = run(config, platform(network), executor, Metrics::default(), shutdown.clone());
+        let executor =
+            Manual { started: sender, presence, is_member_when_absent, health: healthy, guard: Arc::clone(&guard) };
+        let session = run(config, platform(network), Arc::new(executor), Metrics::default(), shutdown.clone());
         Self { task: tokio::spawn(session), shutdown, health, guard, started }
     }
 

@@ -122,7 +122,8 @@ pub fn signature(task: &str, attempt: u32, agent: &str) -> String {
 }
 
 fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
-    Outcome::Failed(Failure { kind, message: message.to_owned(), code: Some(1), stderr_tail: String::new(), retryable })
+    let (message, stderr_tail) = (message.to_owned(), String::new());
+    Outcome::Failed(Failure { kind, message, code: Some(1), stderr_tail, retryable, retry_after: None })
 }
 
 impl SimulatedExecutor {

@@ -1,0 +1,187 @@
+//! Whether an executor can begin attempts now. Once it finds that it can't, by no fault of a task's, the agent stays out of the
+//! fleet until a look says that it can again. Knows timers and what it is told; not what is looked at.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+/// What is paused before another try at beginning an attempt, one after the other; then it is handed back. Most shortages
+/// are over in less.
+pub(super) const TRY_AGAIN: [Duration; 5] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+];
+/// The shortest and the longest time to stay away. It doubles each time the executor fails again soon after it could.
+const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How often it is looked at whether attempts can be begun again, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// An executor that could begin attempts for so long is sound again.
+const SOUND_AFTER: Duration = Duration::from_secs(120);
+
+/// Looks whether attempts can be begun; why not, otherwise.
+pub(super) type Look = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// See the module.
+pub(super) struct Presence {
+    shared: Arc<Shared>,
+    looking: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+struct Shared {
+    present: watch::Sender<bool>,
+    absence: Mutex<Absence>,
+    look: Look,
+}
+
+/// How it was away.
+struct Absence {
+    lasts: Duration,
+    ended: Option<Instant>,
+}
+
+impl Presence {
+    /// It is there until it is told otherwise.
+    pub(super) fn new(look: Look) -> Self {
+        let absence = Mutex::new(Absence { lasts: AWAY.0, ended: None });
+        let shared = Shared { present: watch::Sender::new(true), absence, look };
+        Self { shared: Arc::new(shared), looking: Mutex::default() }
+    }
+
+    /// Whether attempts can be begun, as it changes.
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.shared.present.subscribe()
+    }
+
+    /// No attempt can be begun, for this reason. Returns when the agent had the chance to act on it, so that it is on its way
+    /// out of the fleet before it hands the attempt back.
+    pub(super) async fn lost(&self, why: &str) {
+        if self.shared.present.send_if_modified(|present| std::mem::replace(present, false)) {
+            tracing::warn!(why, "no task can be begun here: the agent leaves the fleet until one can");
+            let lasts = self.shared.absence().begin(Instant::now());
+            let looking = tokio::spawn(Arc::clone(&self.shared).return_when_sound(lasts, why.to_owned()));
+            *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(looking));
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Shared {
+    async fn return_when_sound(self: Arc<Self>, lasts: Duration, mut why: String) {
+        let until = Instant::now() + lasts;
+        let mut pause = AWAY.0;
+        loop {
+            sleep(pause).await;
+            match (self.look)().await {
+                Ok(()) if Instant::now() >= until => break,
+                Ok(()) => pause = until - Instant::now(),
+                Err(other) => {
+                    if other != why {
+                        tracing::warn!(why = other, "still no task can be begun here");
+                        why = other;
+                    }
+                    pause = (pause * 2).min(LOOK_EVERY);
+                }
+            }
+        }
+        tracing::info!("tasks can be begun here again");
+        self.absence().ended = Some(Instant::now());
+        self.present.send_replace(true);
+    }
+
+    fn absence(&self) -> MutexGuard<'_, Absence> {
+        // Two values that are each set in one step.
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Absence {
+    /// Begins another one, and gives how long it lasts at least.
+    fn begin(&mut self, now: Instant) -> Duration {
+        let was_sound = self.ended.is_none_or(|ended| now - ended >= SOUND_AFTER);
+        self.lasts = if was_sound { AWAY.0 } else { (self.lasts * 2).min(AWAY.1) };
+        self.lasts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    struct Trial {
+        presence: Presence,
+        watch: watch::Receiver<bool>,
+        is_sound: Arc<AtomicBool>,
+    }
+
+    impl Trial {
+        fn new() -> Self {
+            let is_sound = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&is_sound);
+            let presence = Presence::new(Arc::new(move || {
+                let sound = seen.load(Ordering::Relaxed);
+                Box::pin(async move { if sound { Ok(()) } else { Err("still short".to_owned()) } })
+            }));
+            let watch = presence.watch();
+            Self { presence, watch, is_sound }
+        }
+
+        /// How long it is away, when nothing is wrong any more from the beginning.
+        async fn away(&mut self) -> Duration {
+            self.is_sound.store(true, Ordering::Relaxed);
+            let began = Instant::now();
+            self.presence.lost("short").await;
+            assert!(!*self.watch.borrow());
+            self.watch.wait_for(|present| *present).await.expect("it looks");
+            began.elapsed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_away_until_a_look_says_that_all_is_well() {
+        let mut trial = Trial::new();
+        assert!(*trial.watch.borrow());
+        trial.presence.lost("short").await;
+        trial.presence.lost("short").await;
+        sleep(Duration::from_secs(3600)).await;
+        assert!(!*trial.watch.borrow(), "nothing is well yet");
+        trial.is_sound.store(true, Ordering::Relaxed);
+        let began = Instant::now();
+        trial.watch.wait_for(|present| *present).await.expect("it looks");
+        assert!(began.elapsed() <= LOOK_EVERY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fails_again_and_again_stays_away_longer_and_longer() {
+        let mut trial = Trial::new();
+        let mut last = Duration::ZERO;
+        for _ in 0..7 {
+            let away = trial.away().await;
+            assert!(away > last.mul_f32(1.5), "{away:?} after {last:?}");
+            last = away;
+        }
+        for _ in 0..3 {
+            let away = trial.away().await;
+            assert!(away >= AWAY.1 && away < AWAY.1 * 2, "{away:?}");
+        }
+        sleep(SOUND_AFTER).await;
+        assert!(trial.away().await < AWAY.0 * 2, "it was sound meanwhile");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_looked_at_for_an_executor_that_is_gone() {
+        let Trial { presence, mut watch, is_sound } = Trial::new();
+        presence.lost("short").await;
+        drop(presence);
+        is_sound.store(true, Ordering::Relaxed);
+        assert!(watch.wait_for(|present| *present).await.is_err(), "nobody says anything any more");
+    }
+}

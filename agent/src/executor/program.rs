@@ -1,0 +1,98 @@
+//! The program that a command runs: whether it is there, and what to say when it can't be run. Knows files.
+
+use std::env;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{ExecutorError, Failure, FailureKind};
+
+/// Where programs are looked for when `PATH` is not set, as the system does.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// The program of `argv`, which may be gone for a while, as when it is replaced.
+pub(super) struct Program {
+    argv: Arc<[String]>,
+    was_there: bool,
+}
+
+impl Program {
+    /// The first word of `argv`, of which there is one.
+    pub(super) fn new(argv: Arc<[String]>) -> Self {
+        let was_there = check(&argv).is_ok();
+        Self { argv, was_there }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.argv[0]
+    }
+
+    /// Whether it was there at the beginning.
+    pub(super) fn was_there(&self) -> bool {
+        self.was_there
+    }
+
+    /// What to say of it if it is not there any more.
+    pub(super) fn is_gone(&self) -> Option<String> {
+        check(&self.argv).err().filter(|_| self.was_there).map(|error| error.to_string())
+    }
+
+    /// The failure of an attempt for which it can't be run.
+    pub(super) fn not_started(&self, error: &io::Error) -> Failure {
+        not_started(self.name(), error)
+    }
+}
+
+/// Looks whether the program of `argv` is there.
+pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
+    let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
+        return Err(ExecutorError::NoProgram);
+    };
+    let candidates: Vec<PathBuf> = if program.contains('/') {
+        vec![PathBuf::from(program)]
+    } else {
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        env::split_paths(&path).map(|folder| folder.join(program)).collect()
+    };
+    let files = candidates.iter().filter_map(|path| path.metadata().ok()).filter(Metadata::is_file);
+    let modes: Vec<u32> = files.map(|file| file.permissions().mode()).collect();
+    let words = match &modes[..] {
+        [] => absent(program),
+        modes if modes.iter().all(|mode| mode & 0o111 == 0) => not_executable(program),
+        _ => return Ok(()),
+    };
+    Err(ExecutorError::Program(words))
+}
+
+fn absent(program: &str) -> String {
+    format!(
+        "the command {program:?} does not exist on this agent (or the interpreter it names does not); check the first \
+         word of executor.command.argv, and PATH and the files in the pool's image"
+    )
+}
+
+fn not_executable(program: &str) -> String {
+    format!(
+        "the command {program:?} may not be executed by this agent; make it executable (chmod +x) for the user the \
+         agent runs as"
+    )
+}
+
+/// Retryable, because what is missing here may be there on another agent.
+fn not_started(program: &str, error: &io::Error) -> Failure {
+    let message = match error.kind() {
+        io::ErrorKind::NotFound => absent(program),
+        io::ErrorKind::PermissionDenied => not_executable(program),
+        io::ErrorKind::ArgumentListTooLong => {
+            format!("the command {program:?} can't be started: its arguments and environment are too large")
+        }
+        _ if error.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32) => format!(
+            "the command {program:?} is not a program this agent can run; a script needs a first line such as \
+             #!/bin/sh, a binary the agent's architecture"
+        ),
+        _ => format!("the command {program:?} can't be started: {error}"),
+    };
+    Failure::new(FailureKind::Spawn, true, message)
+}

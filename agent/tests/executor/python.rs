@@ -1,0 +1,329 @@
+//! The `http` executor against Python's own HTTP server, which many a user's server is built on.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use robeing_agent::executor::{
+    Attempt, ERROR_BODY_WITHIN, Executor, ExecutorError, FailureKind, HttpConfig, HttpExecutor, Limits, Outcome,
+};
+use tokio::time::Instant;
+
+use crate::fixture::{attempt, failure, output, run};
+
+/// Which part this process plays; unset in an ordinary run of the tests.
+const PART: &str = "ROBEING_TEST_PART";
+/// Where its server is.
+const ADDRESS: &str = "ROBEING_TEST_ADDRESS";
+
+/// What every server begins with. It says its port once it listens.
+const BEGINNING: &str = r#"
+import http.server, ssl, sys, time, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *args): pass
+    def answer(self, status, body=b"", headers=()):
+        self.send_response(status)
+        for name, value in headers: self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def body(self):
+        return self.rfile.read(int(self.headers["Content-Length"]))
+"#;
+const END: &str = r#"
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+if len(sys.argv) > 2:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2], sys.argv[3])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"#;
+
+/// A server that ends with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    /// Answers each POST as the indented lines say.
+    fn start(post: &str) -> Self {
+        Self::start_with(post, &["0"])
+    }
+
+    fn start_with(post: &str, arguments: &[&str]) -> Self {
+        let script = format!("{BEGINNING}    def do_POST(self):\n{post}\n{END}");
+        let mut process = Command::new("python3")
+            .args(["-c", &script])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says its port");
+        Self { process, address: format!("127.0.0.1:{}", line.trim()) }
+    }
+
+    fn executor(&self) -> HttpExecutor {
+        executor(&format!("http://{}/run", self.address), &[])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn executor(url: &str, headers: &[(&str, &str)]) -> HttpExecutor {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let config = HttpConfig { url: url.into(), headers, ..HttpConfig::default() };
+    HttpExecutor::new(config).expect("a good configuration")
+}
+
+#[tokio::test]
+async fn an_empty_input_has_a_length() {
+    let server = Server::start(
+        r#"
+        if self.headers["Content-Length"] is None: return self.answer(411)
+        self.answer(200, b"%d bytes" % len(self.body()))
+"#,
+    );
+    assert_eq!(output(&server.executor(), attempt("")).await, "0 bytes");
+    assert_eq!(output(&server.executor(), attempt("four")).await, "4 bytes");
+}
+
+#[tokio::test]
+async fn headers_are_sent_as_they_are_set() {
+    let server = Server::start(
+        r#"
+        if self.headers["Content-Type"] != "application/json": return self.answer(415)
+        names = ["Authorization", "X-Twice", "Host", "Robeing-Kind"]
+        self.answer(200, " ".join(str(self.headers.get_all(name)) for name in names).encode())
+"#,
+    );
+    assert_eq!(failure(&server.executor(), attempt("{}")).await.code, Some(415));
+    let url = format!("http://{}/", server.address);
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("authorization", "Bearer s3cret"),
+        ("X-Twice", "not this"),
+        ("x-twice", "but this"),
+        ("Host", "virtual.example"),
+    ];
+    assert_eq!(
+        output(&executor(&url, &headers), attempt("{}")).await,
+        "['Bearer s3cret'] ['but this'] ['virtual.example'] ['test']"
+    );
+}
+
+#[tokio::test]
+async fn headers_that_can_not_be_sent_are_refused() {
+    for (name, value, reason) in [
+        ("a b", "", "its name is of letters"),
+        ("", "", "its name is of letters"),
+        ("X", "two\nlines", "its value has a control character"),
+        ("Content-Length", "3", "the agent sets it itself"),
+        ("Transfer-Encoding", "chunked", "the agent sets it itself"),
+        ("Robeing-Attempt", "9", "the agent sets it itself"),
+    ] {
+        let config = HttpConfig {
+            url: "http://127.0.0.1/".into(),
+            headers: vec![(name.into(), value.into())],
+            ..HttpConfig::default()
+        };
+        match HttpExecutor::new(config) {
+            Err(error @ ExecutorError::BadHeader { .. }) => assert!(error.to_string().contains(reason), "{error}"),
+            other => panic!("{name}: {:?}", other.err()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_of_the_url_are_sent_and_never_told() {
+    let server = Server::start(
+        r#"
+        self.body()
+        if self.path.startswith("/moved"):
+            return self.answer(302, headers=[("Location", "http://user:hunter2@127.0.0.1/?token=hunter2")])
+        body = "%s %s" % (self.headers["Authorization"], self.path)
+        self.answer(200 if self.path.startswith("/ok") else 500, body.encode() if self.path.startswith("/ok") else b"")
+"#,
+    );
+    let at = |path: &str| executor(&format!("http://us%40er:hunter2@{}{path}", server.address), &[]);
+    // "us@er:hunter2"
+    assert_eq!(output(&at("/ok?token=hunter2"), attempt("")).await, "Basic dXNAZXI6aHVudGVyMg== /ok?token=hunter2");
+    let failed = failure(&at("/fails?token=hunter2"), attempt("")).await;
+    assert_eq!(failed.message, format!("http://{}/fails?… answered 500 Internal Server Error", server.address));
+    let moved = failure(&at("/moved?token=hunter2"), attempt("")).await;
+    assert!(!format!("{moved:?}").contains("hunter2"), "{moved:?}");
+    assert!(moved.message.contains("a redirect to \"http://127.0.0.1/?…\""), "{}", moved.message);
+    let large = HttpConfig {
+        url: format!("http://u:hunter2@{}/ok?hunter2", server.address),
+        limits: Limits { max_output: 3, ..Limits::default() },
+        ..HttpConfig::default()
+    };
+    let large = failure(&HttpExecutor::new(large).expect("good"), attempt("")).await;
+    assert_eq!(large.kind, FailureKind::OutputTooLarge);
+    assert!(!large.message.contains("hunter2"), "{}", large.message);
+    for bad in ["health?hunter2", "/ health?hunter2"] {
+        let (url, health_path) = ("http://u:hunter2@a/?hunter2".into(), Some(bad.into()));
+        let refused = HttpExecutor::new(HttpConfig { url, health_path, ..HttpConfig::default() }).err();
+        let said = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains("healthPath") && !said.contains("hunter2"), "{said}");
+    }
+    for bad in ["ftp://u:hunter2@a/?hunter2", "http://u:hunter2@a b/", "http://u:hunter2@/?hunter2"] {
+        let refused = HttpExecutor::new(HttpConfig { url: bad.into(), ..HttpConfig::default() }).err();
+        let said = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(!said.is_empty() && !said.contains("hunter2"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn when_to_come_again_is_heard() {
+    let server = Server::start(
+        r#"
+        kind, after = self.body().decode().split(" ", 1)
+        headers = [("Retry-After", after)] if after else []
+        self.answer(int(kind), headers=headers)
+"#,
+    );
+    for (asked, told) in [
+        ("503 17", Some(Duration::from_secs(17))),
+        ("429 0", Some(Duration::ZERO)),
+        ("503 Fri, 31 Dec 1999 23:59:59 GMT", Some(Duration::ZERO)),
+        ("503 ", None),
+        ("503 nonsense", None),
+        ("404 17", None),
+    ] {
+        let failed = failure(&server.executor(), attempt(asked)).await;
+        assert_eq!(failed.retry_after, told, "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_of_an_error_counts_however_long_its_body_takes() {
+    let server = Server::start(
+        r#"
+        self.send_response(int(self.body()))
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"the beginning")
+        self.wfile.flush()
+        time.sleep(600)
+"#,
+    );
+    let failed = failure(&server.executor(), attempt("404")).await;
+    assert_eq!((failed.code, failed.retryable, &*failed.stderr_tail), (Some(404), false, "the beginning"));
+    let limited = Attempt { time_limit: Some(ERROR_BODY_WITHIN / 5), ..attempt("422") };
+    let failed = failure(&server.executor(), limited).await;
+    assert_eq!((failed.kind, failed.code, failed.retryable), (FailureKind::Http, Some(422), false));
+}
+
+#[tokio::test]
+async fn hundreds_of_headers_are_taken_and_thousands_are_a_final_failure() {
+    let server = Server::start(
+        r#"
+        self.answer(200, b"ok", headers=[("X-%d" % n, "v") for n in range(int(self.body()))])
+"#,
+    );
+    for few in ["0", "101", "900"] {
+        assert_eq!(output(&server.executor(), attempt(few)).await, "ok", "{few}");
+    }
+    let failed = failure(&server.executor(), attempt("2000")).await;
+    assert_eq!((failed.kind, failed.retryable), (FailureKind::OutputTooLarge, false));
+    assert!(failed.message.contains("more than 1000 headers"), "{}", failed.message);
+}
+
+#[tokio::test]
+async fn an_attempt_that_no_server_has_begun_is_given_back_and_taken_again_once_one_is_there() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let executor = executor(&format!("http://user:hunter2@{free}/run"), &[]);
+    let mut presence = executor.presence().expect("it says whether it can");
+    assert!(*presence.borrow_and_update());
+    assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
+    assert!(!*presence.borrow_and_update(), "the agent is to leave");
+    // Nor was one that may take less than is waited for a server.
+    let limited = Attempt { time_limit: Some(Duration::from_millis(100)), ..attempt("input") };
+    assert_eq!(run(&executor, limited).await, Outcome::NotBegun);
+    let began = Instant::now();
+    let late = tokio::task::spawn_blocking(move || {
+        Server::start_with("        self.answer(200, self.body())", &[&free.port().to_string()])
+    });
+    let _server = late.await.expect("it starts");
+    let returned = tokio::time::timeout(crate::fixture::SOON, presence.wait_for(|present| *present)).await;
+    returned.expect("it comes back").expect("it is there");
+    assert!(began.elapsed() < crate::fixture::SOON);
+    assert_eq!(output(&executor, attempt("input")).await, "input");
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_is_no_fault_of_the_task() {
+    let executor = executor("http://no-such-host.invalid/", &[]);
+    assert_eq!(run(&executor, attempt("")).await, Outcome::NotBegun);
+}
+
+/// Makes a certificate as many a guide says, and a server with it. Runs a part with SSL_CERT_FILE.
+fn with_certificate(openssl: &[&str], part: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| Path::join(directory.path(), name).display().to_string();
+    let (certificate, key) = (at("cert.pem"), at("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", &key, "-out", &certificate])
+        .args(openssl)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.expect("openssl runs").success());
+    let server = Server::start_with("        self.answer(200, self.body())", &["0", &certificate, &key]);
+    let ran = Command::new(env::current_exe().expect("this binary"))
+        .args(["--exact", "python::plays_an_agent_with_certificates", "--nocapture"])
+        .env(PART, part)
+        .env(ADDRESS, server.address.rsplit(':').next().expect("a port"))
+        .env(
+            "SSL_CERT_FILE",
+            if part == "stranger" { "/etc/ssl/certs/ca-certificates.crt".into() } else { certificate },
+        )
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{openssl:?}: {said}");
+}
+
+#[test]
+fn a_self_signed_certificate_that_is_named_is_trusted() {
+    let by_name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+    with_certificate(&by_name, "friend");
+    let leaf = [&by_name[..], &["-addext", "basicConstraints=critical,CA:FALSE"]].concat();
+    with_certificate(&leaf, "friend");
+    with_certificate(&["-subj", "/O=Example/CN=localhost"], "friend");
+}
+
+#[test]
+fn one_that_is_not_named_or_is_of_another_server_is_not() {
+    let by_name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    if Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
+        with_certificate(&by_name, "stranger");
+    }
+    with_certificate(&["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:elsewhere.example"], "stranger-named");
+    with_certificate(&["-subj", "/CN=elsewhere.example"], "stranger-named");
+}
+
+/// Not a test but an agent's process, when a test asks for one.
+#[tokio::test]
+async fn plays_an_agent_with_certificates() {
+    let Ok(part) = env::var(PART) else { return };
+    let port = env::var(ADDRESS).expect("an address");
+    let executor = executor(&format!("https://localhost:{port}/"), &[]);
+    if part == "friend" {
+        assert_eq!(output(&executor, attempt("input")).await, "input");
+    } else {
+        let failed = failure(&executor, attempt("input")).await;
+        assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
+        assert!(failed.message.contains("certificate"), "{}", failed.message);
+    }
+}

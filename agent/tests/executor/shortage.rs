@@ -1,0 +1,193 @@
+//! What an agent lacks for the moment is no fault of its tasks'.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use nix::unistd::{Uid, geteuid, setuid};
+use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, FailureKind, Guard, Outcome};
+use tokio::sync::watch;
+
+use crate::fixture::{SOON, alive, attempt, eventually, failure, kill, limits, output, run};
+
+/// Which part this process plays; unset in an ordinary run of the tests.
+const PART: &str = "ROBEING_TEST_PART";
+
+fn executor(program: &Path, guard: Option<Arc<Guard>>) -> (CommandExecutor, watch::Receiver<bool>) {
+    let argv = vec![program.display().to_string()];
+    let executor = CommandExecutor::new(CommandConfig { argv, limits: limits(), guard }).expect("a good configuration");
+    let presence = executor.presence().expect("it says whether it can");
+    (executor, presence)
+}
+
+/// Runs an attempt that can't be begun, after which the agent is to leave.
+async fn is_short(executor: &CommandExecutor, presence: &mut watch::Receiver<bool>) {
+    assert!(*presence.borrow_and_update());
+    assert_eq!(run(executor, attempt("input")).await, Outcome::NotBegun);
+    assert!(!*presence.borrow_and_update(), "the agent is to leave");
+}
+
+async fn returns(presence: &mut watch::Receiver<bool>) {
+    let returned = tokio::time::timeout(SOON, presence.wait_for(|present| *present)).await;
+    returned.expect("it comes back").expect("the executor is there");
+}
+
+fn write_program(path: &Path, says: &str) {
+    fs::write(path, format!("#!/bin/sh\necho {says}\n")).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is our file");
+}
+
+#[tokio::test]
+async fn a_program_that_is_being_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("program");
+    write_program(&program, "done");
+    let (executor, mut presence) = executor(&program, None);
+    let writing = OpenOptions::new().append(true).open(&program).expect("it is our file");
+    is_short(&executor, &mut presence).await;
+    drop(writing);
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("")).await, "done\n");
+}
+
+#[tokio::test]
+async fn a_program_that_is_written_for_a_moment_is_waited_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("program");
+    write_program(&program, "done");
+    let (executor, presence) = executor(&program, None);
+    let writing = OpenOptions::new().append(true).open(&program).expect("it is our file");
+    let attempt = attempt("");
+    let mut running = std::pin::pin!(run(&executor, attempt));
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(30), running.as_mut()).await;
+    assert!(waited.is_err(), "it is tried again: {waited:?}");
+    drop(writing);
+    assert_eq!(running.await, Outcome::Succeeded { output: "done\n".into() });
+    assert!(*presence.borrow());
+}
+
+#[tokio::test]
+async fn a_program_that_is_gone_for_a_while() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("program");
+    write_program(&program, "first");
+    let (executor, mut presence) = executor(&program, None);
+    assert_eq!(output(&executor, attempt("")).await, "first\n");
+    fs::remove_file(&program).expect("it is there");
+    is_short(&executor, &mut presence).await;
+    // Another one that can't be executed yet is no program either.
+    fs::write(&program, "#!/bin/sh\necho second\n").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is our file");
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("")).await, "second\n");
+}
+
+#[tokio::test]
+async fn a_program_that_can_never_be_run_is_told_as_such() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("program");
+    fs::write(&program, "#!/no/such/interpreter\n").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is our file");
+    let (executor, presence) = executor(&program, None);
+    let failed = failure(&executor, attempt("")).await;
+    assert_eq!((failed.kind, failed.retryable), (FailureKind::Spawn, true));
+    assert!(failed.message.contains("or the interpreter it names does not"), "{}", failed.message);
+    assert!(*presence.borrow(), "it is the program's fault, and the task says so");
+}
+
+#[tokio::test]
+async fn a_guard_that_is_gone_with_its_program() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (program, guarding) = (directory.path().join("program"), directory.path().join("guard"));
+    write_program(&program, "done");
+    // It reads what it is told, as a guard does.
+    fs::copy("/bin/cat", &guarding).expect("copied");
+    let guard = Arc::new(Guard::spawn_with(&guarding, [""; 0]).expect("it starts"));
+    let (executor, mut presence) = executor(&program, Some(Arc::clone(&guard)));
+    assert_eq!(output(&executor, attempt("")).await, "done\n");
+    fs::remove_file(&guarding).expect("it is there");
+    let pid = guard.pid().cast_signed();
+    kill(pid);
+    eventually("the guard is dead", || !alive(pid)).await;
+    is_short(&executor, &mut presence).await;
+    fs::copy("/bin/cat", &guarding).expect("copied");
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("")).await, "done\n");
+}
+
+/// Runs one of the tests below in a process of its own, after a line of shell.
+fn play(first: &str, test: &str) {
+    let this = env::current_exe().expect("this binary");
+    let line = format!("{first}; exec \"$0\" --exact shortage::{test} --nocapture");
+    let ran = Command::new("/bin/sh").args(["-c", &line]).arg(this).env(PART, "agent").output().expect("sh runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// All files of the process are taken.
+#[test]
+fn no_more_files() {
+    play("ulimit -n 64", "plays_an_agent_without_files");
+}
+
+/// The process becomes another user.
+#[test]
+fn no_more_processes() {
+    play(":", "plays_an_agent_without_processes");
+}
+
+/// Not a test but the agent's process, when the test above asks for it.
+#[tokio::test]
+async fn plays_an_agent_without_processes() {
+    if env::var_os(PART).is_none() {
+        return;
+    }
+    // Nothing limits root.
+    let other = geteuid().is_root().then(|| Uid::from_raw(64_321));
+    let as_other = other.map(|uid| format!("setpriv --reuid={uid}")).unwrap_or_default();
+    // Each sets this process's limit once it is told to, and has to be there before none can be started.
+    let later = |soft: &str| {
+        let prlimit = format!("prlimit --pid {} --nproc={soft}:", std::process::id());
+        let line = format!("hard=$(ulimit -Hu); read; exec {as_other} {prlimit}");
+        Command::new("/bin/bash").args(["-c", &line]).stdin(Stdio::piped()).spawn().expect("bash runs")
+    };
+    let set = |mut later: Child| {
+        writeln!(later.stdin.take().expect("it is piped")).expect("it reads");
+        assert!(later.wait().expect("it is a child").success());
+    };
+    let (limit, lift) = (later("1"), later("$hard"));
+    if let Some(uid) = other {
+        setuid(uid).expect("root may become anybody");
+    }
+    let (executor, mut presence) = executor(Path::new("/bin/cat"), None);
+    assert_eq!(output(&executor, attempt("input")).await, "input");
+    set(limit);
+    is_short(&executor, &mut presence).await;
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(3), returns(&mut presence)).await.is_err());
+    set(lift);
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("input")).await, "input");
+}
+
+/// Not a test but the agent's process, when the test above asks for it.
+#[tokio::test]
+async fn plays_an_agent_without_files() {
+    if env::var_os(PART).is_none() {
+        return;
+    }
+    let (executor, mut presence) = executor(Path::new("/bin/cat"), None);
+    assert_eq!(output(&executor, attempt("input")).await, "input");
+    let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(!files.is_empty());
+    is_short(&executor, &mut presence).await;
+    // Too few for all the pipes of a command.
+    files.truncate(files.len() - 3);
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(3), returns(&mut presence)).await.is_err());
+    drop(files);
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("input")).await, "input");
+}

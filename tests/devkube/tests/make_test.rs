@@ -1,0 +1,494 @@
+//! What `make test` does besides testing: it sets the machine up (`tests/setup`), goes on when something fails and says what did
+//! (`tests/run`), and takes with it all that it started (`tests/contained`). The scripts run with programs that stand in for those
+//! of a machine, in a folder of their own: nothing is installed or built.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+/// For what a shell does at once, on a machine that may be busy.
+const SOON: Duration = Duration::from_secs(60);
+
+/// What every machine has, of the real one.
+const UTILITIES: [&str; 20] = [
+    "awk", "bash", "cat", "chmod", "cut", "date", "dirname", "env", "grep", "mkdir", "mktemp", "printf", "rm", "sed",
+    "sh", "sleep", "sort", "tee", "true", "xargs",
+];
+/// What a machine with Rust has besides, standing in.
+const RUST: &[(&str, &str)] =
+    &[("id", "echo 0"), ("uname", "echo x86_64"), ("cargo", "exit 0"), ("rustc", "echo /nowhere"), ("go", GO)];
+const GO: &str = r#"case $2 in GOVERSION) echo go1.26.1 ;; GOTOOLCHAIN) echo local ;; esac"#;
+/// Puts into the machine what it is asked to install, as Debian does.
+const APT_GET: &str = r#"
+    echo "apt-get $*" >> "$SETUP_ROOT/calls"
+    stand_in() { for file in "$@"; do
+        mkdir -p "${file%/*}"; printf '#!/bin/sh\n[ "$1" != -print-file-name=libc.a ] || echo "$SETUP_ROOT/libc.a"\n' > "$file"
+        chmod 755 "$file"
+    done; }
+    bin=$SETUP_ROOT/usr/bin
+    for package in "$@"; do case $package in
+        gcc) stand_in "$bin/cc" ;;
+        libc6-dev) stand_in "$SETUP_ROOT/libc.a" ;;
+        containerd) stand_in "$bin/containerd" "$bin/ctr" "$bin/containerd-shim-runc-v2" ;;
+        containernetworking-plugins) stand_in "$SETUP_ROOT/usr/lib/cni/bridge" ;;
+        iproute2) stand_in "$bin/ip" ;;
+        procps) stand_in "$bin/sysctl" ;;
+        util-linux) stand_in "$bin/nsenter" "$bin/unshare" "$bin/setsid" "$bin/setpriv" ;;
+        busybox-static) stand_in "$SETUP_ROOT/bin/busybox" ;;
+        runc|iptables) stand_in "$SETUP_ROOT/usr/sbin/$package"; stand_in "$bin/$package" ;;
+        conntrack|make|mount|prometheus) stand_in "$bin/$package" ;;
+        musl-tools) stand_in "$bin/musl-gcc" ;;
+    esac; done"#;
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+/// A machine of stand-ins.
+struct Machine {
+    root: TempDir,
+}
+
+impl Machine {
+    /// One with Rust, Go and apt-get, and nothing else.
+    fn fresh() -> Self {
+        let machine = Self { root: tempfile::tempdir().expect("a temporary folder") };
+        for name in UTILITIES {
+            let found =
+                ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(name)).into_iter().find(|it| it.exists());
+            let found = found.unwrap_or_else(|| panic!("this machine has no {name}"));
+            fs::create_dir_all(machine.bin()).expect("a folder");
+            symlink(found, machine.bin().join(name)).expect("a link");
+        }
+        RUST.iter().for_each(|(name, does)| machine.add(name, does));
+        machine.add("apt-get", APT_GET);
+        machine
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.root.path().join("usr/bin")
+    }
+
+    /// Adds a program, or replaces it.
+    fn add(&self, name: &str, does: &str) {
+        let path = self.bin().join(name);
+        let _ = fs::remove_file(&path);
+        fs::write(&path, format!("#!/bin/bash\n{does}\n")).expect("a program");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program that can be run");
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.bin().join(name)).expect("it is there");
+    }
+
+    /// The calls that stand-ins noted, and forgets them.
+    fn calls(&self) -> Vec<String> {
+        let file = self.root.path().join("calls");
+        let calls = fs::read_to_string(&file).unwrap_or_default();
+        let _ = fs::remove_file(file);
+        calls.lines().map(String::from).collect()
+    }
+
+    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("/bin/bash");
+        command.arg(script(name)).args(arguments).env_clear();
+        command.env("PATH", self.bin()).env("SETUP_ROOT", self.root.path()).env("HOME", self.root.path());
+        command
+    }
+
+    /// Runs one of the scripts: whether it succeeded, and what it said.
+    fn run(&self, mut command: Command) -> (bool, String) {
+        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("bash can be started");
+        (status.success(), [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
+    }
+
+    fn set_up(&self, parts: &[&str]) -> (bool, String) {
+        self.run(self.command("setup", parts))
+    }
+}
+
+#[test]
+fn all_that_is_missing_is_installed_at_once_and_then_nothing() {
+    let machine = Machine::fresh();
+    let (succeeded, said) = machine.set_up(&["build", "kube"]);
+    assert!(succeeded, "{said}");
+    assert!(said.contains("this machine lacks cc libc.a make containerd"), "{said}");
+    // This one gets itself what it needs.
+    machine.add("go", &GO.replace("1.26.1", "1.24.5").replace("local", "auto"));
+    let calls = machine.calls();
+    let [update, install] = &calls[..] else { panic!("{calls:?}") };
+    assert!(update.ends_with(" update"), "{update}");
+    let packages = "gcc libc6-dev make containerd runc containernetworking-plugins iptables conntrack iproute2 procps \
+                    util-linux mount busybox-static prometheus";
+    assert!(install.ends_with(&format!("install -y --no-install-recommends {packages}")), "{install}");
+    assert_eq!(machine.set_up(&["build", "kube"]), (true, String::new()), "all is there");
+    assert_eq!(machine.calls(), Vec::<String>::new(), "nothing is asked for that is there");
+}
+
+#[test]
+fn only_what_is_asked_for_is_installed() {
+    let machine = Machine::fresh();
+    let (succeeded, said) = machine.set_up(&["build"]);
+    assert!(succeeded, "{said}");
+    assert!(machine.calls()[1].ends_with(" gcc libc6-dev make"), "Kubernetes is left out");
+    let (succeeded, said) = machine.set_up(&["kubernetes"]);
+    assert!(!succeeded && said.contains("there is no kubernetes; there are build kube lint image"), "{said}");
+}
+
+#[test]
+fn who_is_not_root_asks_sudo_for_it() {
+    let machine = Machine::fresh();
+    machine.add("id", "echo 1000");
+    machine.add("sudo", r#"echo "sudo $*" >> "$SETUP_ROOT/calls"; exec "$@""#);
+    let (succeeded, said) = machine.set_up(&["build", "kube"]);
+    assert!(succeeded, "{said}");
+    let sudo: Vec<_> = machine.calls().into_iter().filter(|call| call.starts_with("sudo")).collect();
+    assert!(sudo[0] == "sudo true" && sudo[1].ends_with(" update") && sudo[2].contains(" install -y "), "{sudo:?}");
+    // What Debian keeps for root is found where other users don't look.
+    machine.remove("runc");
+    machine.remove("iptables");
+    assert_eq!(machine.set_up(&["build", "kube"]), (true, String::new()));
+    assert_eq!(machine.calls(), ["sudo true"], "the tests themselves need root");
+    assert_eq!(machine.set_up(&["build"]), (true, String::new()));
+    assert_eq!(machine.calls(), Vec::<String>::new(), "without Kubernetes nothing needs root");
+}
+
+#[test]
+fn what_can_not_be_set_up_is_told_in_a_sentence() {
+    let check = |change: &dyn Fn(&Machine), parts: &[&str], sentence: &str| {
+        let machine = Machine::fresh();
+        let for_kubernetes = parts.contains(&"kube");
+        if for_kubernetes {
+            // All the rest is there.
+            machine.set_up(&["build"]);
+        }
+        change(&machine);
+        let (succeeded, said) = machine.set_up(parts);
+        assert!(!succeeded && said.contains(sentence), "expected {sentence:?} in {said}");
+        assert_eq!(said.contains("make test KUBE=no"), for_kubernetes, "the way without, where it helps: {said}");
+    };
+    let no_root = |machine: &Machine| machine.add("id", "echo 1000");
+    check(&no_root, &["build"], "apt-get install gcc libc6-dev make needs root: be root, or install sudo");
+    check(&no_root, &["build", "kube"], "needs root: be root, or install sudo");
+    let all_but_root = |machine: &Machine| {
+        machine.set_up(&["kube"]);
+        no_root(machine);
+    };
+    check(&all_but_root, &["build", "kube"], "a throwaway Kubernetes needs root: be root, or install sudo");
+    let refused = |machine: &Machine| {
+        no_root(machine);
+        machine.add("sudo", "exit 1");
+    };
+    check(&refused, &["build", "kube"], "needs root, which sudo did not give");
+    let no_network = |machine: &Machine| machine.add("apt-get", "echo could not resolve; exit 100");
+    check(&no_network, &["build", "kube"], "apt-get could not install containerd runc");
+    let nothing_in_it = |machine: &Machine| machine.add("apt-get", "exit 0");
+    check(&nothing_in_it, &["build"], "and cc libc.a make is still missing");
+    check(&|machine| machine.remove("apt-get"), &["build"], "install by hand what Debian has in gcc libc6-dev make");
+    check(&|machine| machine.remove("cargo"), &["build"], "Rust is missing: install it from https://rustup.rs");
+    let go = "built with Go 1.26 or later, from https://go.dev/dl; here is";
+    check(&|machine| machine.remove("go"), &["build", "kube"], &format!("{go} none"));
+    let old = |machine: &Machine| machine.add("go", &GO.replace("1.26.1", "1.24rc2"));
+    check(&old, &["build", "kube"], &format!("{go} go1.24rc2"));
+    check(&|machine| machine.remove("rustc"), &["image"], "rustup, which would add it");
+}
+
+/// A cargo that knows four test programs, of which `admin` fails and `cli` dies, and so does one of Kubernetes.
+const CARGO: &str = r#"
+    echo "cargo $*" >> "$SETUP_ROOT/calls"
+    [ "$1" != nextest ] || exit 1
+    [ "$1" != metadata ] || for test in admin autoscaling charts cli cluster firewall kubernetes operator; do
+        run=true; [ $test != kubernetes ] || run=false
+        printf '{"kind":["test"],"crate_types":["bin"],"name":"%s","doc":false,"doctest":false,"test":%s},' $test $run
+    done
+    failed=0
+    if [ "$1" = test ]; then for argument in "$@"; do case $argument in
+        admin) printf '     Running tests/admin.rs (target/debug/deps/admin-1)\ntest one ... FAILED\ntest two ... FAILED\n'
+            printf 'failures:\n\n---- one stdout ----\n    not a name\n\nfailures:\n    one\n    two\n\n'
+            echo 'test result: FAILED. 0 passed; 2 failed'; failed=101 ;;
+        cli) printf '     Running tests/cli.rs (target/debug/deps/cli-1)\nerror: test failed, to rerun pass `--test cli`\n'
+            printf "\nCaused by:\n  process didn't exit successfully: \`target/cli-1 --x\` (signal: 6, SIGABRT)\n"
+            failed=101 ;;
+        operator) printf '     Running tests/operator.rs (target/debug/deps/operator-1)\nfailures:\n    three\n'
+            echo 'test result: FAILED. 0 passed; 1 failed'; failed=101 ;;
+        --doc) printf '   Doc-tests devkube\ntest result: ok. 1 passed; 0 failed\n' ;;
+    esac; done; fi
+    exit $failed"#;
+
+impl Machine {
+    /// One on which `make test` has something to run.
+    fn with_tests() -> Self {
+        let machine = Self::fresh();
+        machine.set_up(&["build", "kube"]);
+        machine.add("cargo", CARGO);
+        machine.devkube("exit 0");
+        machine.calls();
+        machine
+    }
+
+    /// What the build of the throwaway Kubernetes does.
+    fn devkube(&self, does: &str) {
+        let folder = self.root.path().join("target/debug");
+        fs::create_dir_all(&folder).expect("a folder");
+        self.add("devkube", &format!("echo \"devkube $*\" >> \"$SETUP_ROOT/calls\"\n{does}"));
+        fs::rename(self.bin().join("devkube"), folder.join("devkube")).expect("a program in its place");
+    }
+
+    fn tests(&self, kube: Option<&str>) -> (bool, String) {
+        let mut command = self.command("run", &[]);
+        command.env("CARGO_TARGET_DIR", self.root.path().join("target")).envs(kube.map(|kube| ("KUBE", kube)));
+        self.run(command)
+    }
+
+    /// The calls of `cargo test`.
+    fn test_runs(&self) -> Vec<String> {
+        self.calls().into_iter().filter(|call| call.starts_with("cargo test")).collect()
+    }
+}
+
+const FAILURES: &str = "\n  tests/admin.rs: one\n  tests/admin.rs: two\n  \
+                        tests/cli.rs ended without a result (signal: 6, SIGABRT)\n";
+const RUNS: [&str; 3] = [
+    "cargo test --workspace --no-fail-fast --lib --bins --test admin --test cli",
+    "cargo test --workspace --no-fail-fast --test autoscaling --test charts --test cluster --test firewall --test operator",
+    "cargo test --workspace --no-fail-fast --doc",
+];
+
+#[test]
+fn the_tests_run_to_the_last_and_a_summary_says_what_failed() {
+    let machine = Machine::with_tests();
+    let (succeeded, said) = machine.tests(None);
+    assert!(!succeeded);
+    assert!(said.ends_with(&format!("\n=== summary\nFAILED:{FAILURES}  tests/operator.rs: three\n")), "{said}");
+    assert_eq!(machine.test_runs(), RUNS);
+    machine.add("cargo", &CARGO.replace("failed=101", "failed=0").replace("FAILED", "ok"));
+    let (succeeded, said) = machine.tests(Some("yes"));
+    assert!(succeeded && said.ends_with("all tests passed\n"), "{said}");
+}
+
+#[test]
+fn kube_no_leaves_out_what_needs_kubernetes_and_says_so() {
+    let machine = Machine::with_tests();
+    machine.devkube("echo it must not be built; exit 1");
+    machine.remove("containerd");
+    machine.remove("go");
+    let (succeeded, said) = machine.tests(Some("no"));
+    let left_out = "NOT RUN: autoscaling charts cluster firewall operator: they need root and Kubernetes, and KUBE=no was asked for";
+    assert!(!succeeded && said.ends_with(&format!("\n=== summary\n{left_out}\nFAILED:{FAILURES}")), "{said}");
+    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[2]]);
+    let (succeeded, said) = machine.tests(Some("perhaps"));
+    assert!(!succeeded && said.contains("KUBE is yes or no, and not perhaps"), "{said}");
+}
+
+#[test]
+fn a_kubernetes_that_can_not_be_built_stops_no_other_test() {
+    let machine = Machine::with_tests();
+    machine.devkube("echo no module; exit 1");
+    let (succeeded, said) = machine.tests(None);
+    assert!(!succeeded);
+    assert!(
+        said.contains(
+            "NOT RUN: autoscaling charts cluster firewall operator: the throwaway Kubernetes could not be built"
+        ),
+        "{said}"
+    );
+    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[2]]);
+}
+
+#[test]
+fn who_is_not_root_runs_the_tests_on_kubernetes_by_sudo() {
+    let machine = Machine::with_tests();
+    machine.add("id", "echo 1000");
+    machine.add("sudo", "exec \"$@\"");
+    machine.add("cargo", &format!("if [ \"$1\" = -vV ]; then echo 'host: riscv-linux'; exit; fi\n{CARGO}"));
+    machine.tests(None);
+    let runs = machine.test_runs();
+    let by_sudo =
+        "cargo test --workspace --no-fail-fast --config target.riscv-linux.runner=['sudo', '-E', 'env', 'PATH=";
+    assert!(runs[1].starts_with(by_sudo) && runs[1].ends_with("--test operator"), "{runs:?}");
+    assert_eq!([&runs[0], &runs[2]], [RUNS[0], RUNS[2]]);
+}
+
+/// Test programs whose text says that they need root, Kubernetes, helm or Prometheus are those that `KUBE=no` leaves out.
+#[test]
+fn what_needs_kubernetes_is_known_to_the_test_command() {
+    let marks = [
+        "Cluster::up(",
+        "Cluster::for_tests",
+        "Stage::up",
+        "Deployed::start",
+        "\"unshare\"",
+        "const HELM",
+        "const PROMETHEUS",
+    ];
+    let mut found = BTreeSet::new();
+    for folder in [script("tests"), script("devkube/tests")] {
+        let mut folders = vec![folder.clone()];
+        while let Some(next) = folders.pop() {
+            for path in fs::read_dir(next).expect("a folder of tests").map(|entry| entry.expect("an entry").path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                } else if fs::read_to_string(&path).is_ok_and(|text| marks.iter().any(|mark| text.contains(mark))) {
+                    let program = path.strip_prefix(&folder).expect("it is below").iter().next().expect("a name");
+                    found.insert(Path::new(program).with_extension("").display().to_string());
+                }
+            }
+        }
+    }
+    let run = fs::read_to_string(script("run")).expect("the script");
+    let list = run.lines().find_map(|line| line.strip_prefix("kube_tests=(")?.strip_suffix(')')).expect("the list");
+    let manifest = fs::read_to_string(script("Cargo.toml")).expect("the manifest");
+    let apart = manifest.split("[[test]]").skip(1).filter(|test| test.contains("test = false"));
+    let apart = apart.filter_map(|test| test.split('"').nth(1)).map(String::from);
+    let known: BTreeSet<_> = list.split(' ').map(String::from).chain(apart).collect();
+    // This program names the marks.
+    found.remove("make_test");
+    assert_eq!(found, known, "tests/run has the list kube_tests");
+}
+
+/// Something that starts others in all ways, and says their process ids.
+const FAMILY: &str = r#"
+    note() { echo $1 >> "$NOTES/pids"; }
+    sleep 1000 & note $!
+    setsid sleep 1000 & note $!
+    env -i sleep 1000 & note $!
+    (trap '' TERM INT HUP; exec sleep 1000) & note $!
+    setsid env -i sh -c 'sleep 1000 & echo $! >> "$0/pids"; wait' "$NOTES" & note $!
+    echo $$ >> "$NOTES/pids"
+    if [ "$ONCE" ]; then while [ "$(wc -l < "$NOTES/pids")" -lt 7 ]; do sleep 0.05; done; exit 3; fi
+    wait"#;
+const MEMBERS: usize = 7;
+
+/// A family of processes below `tests/contained`.
+struct Family {
+    notes: TempDir,
+    contained: Child,
+}
+
+impl Family {
+    fn start(arguments: &[&str], once: &str) -> Self {
+        let notes = tempfile::tempdir().expect("a temporary folder");
+        let (first, rest) = arguments.split_first().expect("a program");
+        let mut command = Command::new(first);
+        command.args(rest).env_remove("ROBEING_CONTAINED").env("NOTES", notes.path()).env("ONCE", once);
+        // No program of this name is there: no cluster is to be removed.
+        command.env("CARGO_TARGET_DIR", notes.path()).process_group(0);
+        let contained = command.stdin(Stdio::null()).spawn().expect("it can be started");
+        Self { notes, contained }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.contained.id()).expect("a process id"))
+    }
+
+    fn members(&self) -> Vec<i32> {
+        let text = fs::read_to_string(self.notes.path().join("pids")).unwrap_or_default();
+        text.lines().map(|line| line.parse().expect("a process id")).collect()
+    }
+
+    fn gather(&self) -> Vec<i32> {
+        until("the family", || Some(self.members()).filter(|members| members.len() == MEMBERS))
+    }
+}
+
+impl Drop for Family {
+    /// What a failed test leaves would stay for good.
+    fn drop(&mut self) {
+        for pid in self.members().into_iter().filter(|pid| runs(*pid)) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + SOON;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}: not within {SOON:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+}
+
+fn contained() -> String {
+    script("contained").display().to_string()
+}
+
+#[test]
+fn what_is_ended_takes_with_it_all_that_it_started() {
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    let families = signals.map(|signal| (signal, Family::start(&["bash", &contained(), "bash", "-c", FAMILY], "")));
+    for (signal, family) in &families {
+        assert!(family.gather().into_iter().all(runs), "the family is there");
+        kill(family.pid(), *signal).expect("it runs");
+    }
+    for (signal, mut family) in families {
+        let members = family.members();
+        let status = family.contained.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(signal as i32), "{status}");
+        assert_eq!(members.into_iter().filter(|pid| runs(*pid)).count(), 0, "{signal}: some are left");
+    }
+}
+
+#[test]
+fn what_ends_by_itself_leaves_nothing() {
+    let mut family = Family::start(&["bash", &contained(), "bash", "-c", FAMILY], "yes");
+    let status = family.contained.wait().expect("it ends");
+    assert_eq!(status.code(), Some(3), "the command's own");
+    let members = family.members();
+    assert_eq!(members.len(), MEMBERS);
+    assert_eq!(members.into_iter().filter(|pid| runs(*pid)).count(), 0, "some are left");
+}
+
+/// Before `make` itself, as the Makefile has it: by what a terminal, a service manager, `timeout` and the kernel do.
+#[test]
+fn a_make_that_is_ended_takes_with_it_all_that_it_started() {
+    let makefile = fs::read_to_string(script("../Makefile")).expect("the Makefile");
+    let definition = makefile.lines().find(|line| line.starts_with("CONTAINED :=")).expect("its definition");
+    let definition = definition.replace("tests/contained", &contained());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("family"), FAMILY).expect("a file");
+    let file = folder.path().join("Makefile");
+    let text = format!("{definition}\ntest:\n\t@$(CONTAINED) bash {}/family\n", folder.path().display());
+    fs::write(&file, text).expect("a file");
+    let file = file.display().to_string();
+    let make = ["make", "-f", &file];
+    type End = fn(Pid);
+    let ends: [(&str, End); 4] = [
+        ("Ctrl-C", |pid| killpg(pid, Signal::SIGINT).expect("it runs")),
+        ("SIGTERM", |pid| kill(pid, Signal::SIGTERM).expect("it runs")),
+        ("timeout", |pid| killpg(pid, Signal::SIGTERM).expect("it runs")),
+        ("SIGKILL", |pid| kill(pid, Signal::SIGKILL).expect("it runs")),
+    ];
+    let families = ends.map(|(name, end)| (name, end, Family::start(&make, "")));
+    for (_, end, family) in &families {
+        assert!(family.gather().into_iter().all(runs), "the family is there");
+        end(family.pid());
+    }
+    for (name, _, mut family) in families {
+        let members = family.members();
+        let status = family.contained.wait().expect("it ends");
+        assert!(!status.success(), "{name}: {status}");
+        until(name, || members.iter().all(|pid| !runs(*pid)).then_some(()));
+    }
+}
