@@ -69,10 +69,11 @@ bench: ## Measure throughput, latency, cost and takeover times on this machine; 
 	$(TARGET)/release/robeing-bench --data $(TARGET)/bench $(ARGS)
 
 bench-operator: ## Measure what the operator costs with FLEETS fleets, before a throwaway API server; as root, see tests/devkube
+	@$(SETUP) build kube
 	$(CARGO) build --release --workspace --bin robeing-operator
 	$(CARGO) build --workspace --bin robeing-bench-operator --bin devkube
-	$(TARGET)/debug/devkube build
-	$(TARGET)/debug/robeing-bench-operator --operator $(TARGET)/release/robeing-operator --fleets $(FLEETS) $(ARGS)
+	$(CONTAINED) $(TARGET)/debug/devkube build
+	$(CONTAINED) $(TARGET)/debug/robeing-bench-operator --operator $(TARGET)/release/robeing-operator --fleets $(FLEETS) $(ARGS)
 
 sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: see that planted mistakes are found
 	$(CARGO) build --workspace --bin robeing-sim $(if $(SABOTAGE),--features robeing-tests/sabotage)
