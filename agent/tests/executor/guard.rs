@@ -289,17 +289,18 @@ async fn plays_the_agent() {
     if let (Some(guard), "agent-that-is-stopped") = (&guard, part.as_str()) {
         guard.lease(Some(LEASE));
     }
+    let mut looking = None;
     if let (Some(guard), "agent-in-a-session") = (&guard, part.as_str()) {
         guard.stay(Some(stay(env::var(COORDINATOR).expect("a coordinator"))));
         let (guard, directory) = (Arc::clone(guard), directory.clone());
         // As the agent does: it renews the lease, and looks whether the session was taken before it does anything.
-        tokio::spawn(async move {
+        looking = Some(tokio::spawn(async move {
             while !guard.is_revoked() {
                 guard.lease(Some(LEASE));
                 tokio::time::sleep(LEASE / 8).await;
             }
             fs::write(directory.join("revoked"), "").expect("to report");
-        });
+        }));
     }
     let mut guards = guard.iter().map(|guard| guard.pid()).collect::<Vec<_>>();
     if let (Some(guard), "agent-that-lost-its-guard" | "agent-that-renews-its-lease") = (&guard, part.as_str()) {
@@ -326,6 +327,9 @@ async fn plays_the_agent() {
     let text: String = guards.iter().map(|pid| format!("{pid}\n")).collect();
     fs::write(directory.join("guard.tmp"), text).expect("to report");
     fs::rename(directory.join("guard.tmp"), directory.join("guard")).expect("to report");
+    if let Some(looking) = looking {
+        looking.await.expect("no panic");
+    }
     // Until the test kills this process.
     assert!(matches!(first.await, Ok(Outcome::Cancelled)), "nobody cancels the command");
 }
