@@ -9,6 +9,7 @@ use kube::{
 };
 use robeing_tests::operator::{OperatorSettings, Stage, until};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{CLUSTER, spec};
 
@@ -51,19 +52,21 @@ pub async fn lists_are_put_back(stage: &Stage, client: &Client) {
     let mut operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
     until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-web").await).await;
     operator.rests(RENEWALS).await;
-    let (mut taken, mut slowest) = (0, Duration::ZERO);
+    let (mut taken, mut slowest, mut late) = (0, Duration::ZERO, Vec::new());
     for (plural, name) in OBJECTS {
         let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
         let mut changes = Vec::new();
         values_in_lists(&before.data, "", false, &mut changes);
         for (path, value) in changes {
-            if let Some(took) = put_back(client, (plural, name), &path, value).await {
-                taken += 1;
-                slowest = slowest.max(took);
+            match put_back(client, (plural, name), &path, value).await {
+                None => {}
+                Some(Ok(took)) => (taken, slowest) = (taken + 1, slowest.max(took)),
+                Some(Err(drift)) => late.push(drift),
             }
         }
     }
     eprintln!("{taken} changes in lists were put back, the slowest after {slowest:?}");
+    assert!(late.is_empty(), "not put back within {SOON:?}:\n{}", late.join("\n"));
     assert!(taken >= LEAST_TAKEN, "the API server took {taken} changes only");
     exclusive_fields_are_put_back(client).await;
     what_is_added_stays(client).await;
@@ -133,8 +136,14 @@ fn sorted(value: &mut Value) {
     }
 }
 
-/// Changes one value by hand, and waits until all is as before; how long it took. `None`: the API server does not take it.
-async fn put_back(client: &Client, (plural, name): (&str, &str), path: &str, value: Value) -> Option<Duration> {
+/// Changes one value by hand, and waits until all is as before; how long it took, or what is not. `None`: the API server does not
+/// take it.
+async fn put_back(
+    client: &Client,
+    (plural, name): (&str, &str),
+    path: &str,
+    value: Value,
+) -> Option<Result<Duration, String>> {
     let api = Stage::api(client, NAMESPACE, plural);
     let parameters = PostParams { field_manager: Some("hand".into()), ..PostParams::default() };
     let (before, edited) = loop {
@@ -145,7 +154,7 @@ async fn put_back(client: &Client, (plural, name): (&str, &str), path: &str, val
         match api.replace(name, &parameters, &changed).await {
             Ok(edited) => break (before, edited),
             // Not a change that anybody can make.
-            Err(kube::Error::Api(status)) if status.code == 422 => return None,
+            Err(kube::Error::Api(status)) if [400, 422].contains(&status.code) => return None,
             // The operator is not done with what was changed before.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => panic!("{plural}/{name}{path}: {error}"),
@@ -154,22 +163,24 @@ async fn put_back(client: &Client, (plural, name): (&str, &str), path: &str, val
     if edited.metadata.resource_version == before.metadata.resource_version {
         return None;
     }
-    as_before(client, (plural, name), &format!("{path} = {value}"), &said(&before)).await
+    Some(as_before(client, (plural, name), &format!("{path} = {value}"), &said(&before)).await)
 }
 
-async fn as_before(client: &Client, (plural, name): (&str, &str), what: &str, before: &Value) -> Option<Duration> {
-    let began = Instant::now();
-    until(&format!("{plural}/{name} as before {what}"), async || {
-        let now = said(&Stage::get(client, NAMESPACE, plural, name).await?);
-        let late = began.elapsed() > SOON;
-        assert!(
-            !late || now == *before,
-            "{plural}/{name} {what}: not put back within {SOON:?}:\n{now:#}\nwas\n{before:#}"
-        );
-        if now == *before { Ok(()) } else { Err("it differs".to_owned()) }
-    })
-    .await;
-    Some(began.elapsed())
+async fn as_before(
+    client: &Client,
+    (plural, name): (&str, &str),
+    what: &str,
+    before: &Value,
+) -> Result<Duration, String> {
+    let (began, mut last) = (Instant::now(), Value::Null);
+    let back = until("as before", async || {
+        last = said(&Stage::get(client, NAMESPACE, plural, name).await?);
+        if last == *before { Ok(()) } else { Err("it differs".to_owned()) }
+    });
+    match timeout(SOON, back).await {
+        Ok(()) => Ok(began.elapsed()),
+        Err(_) => Err(format!("{plural}/{name} {what}: is {last}, was {before}")),
+    }
 }
 
 /// Of two fields that exclude each other the API server refuses the second, whoever says it.
@@ -196,7 +207,8 @@ async fn exclusive_fields_are_put_back(client: &Client) {
             *containers = whole;
         }
         Stage::patch(client, NAMESPACE, plural, name, &patch).await;
-        as_before(client, (plural, name), &edit.to_string(), &before).await;
+        let put_back = as_before(client, (plural, name), &edit.to_string(), &before).await;
+        put_back.unwrap_or_else(|drift| panic!("not put back within {SOON:?}: {drift}"));
     }
 }
 

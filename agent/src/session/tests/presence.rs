@@ -137,9 +137,9 @@ async fn what_runs_is_finished_however_long_it_takes_before_it_leaves() {
     let mut running = [agent.started().await, agent.started().await];
     running.sort_by(|one, other| one.attempt.task_id.cmp(&other.attempt.task_id));
     let [mut a, mut b] = running;
-    // As an executor does: it says that it can begin nothing, and lets the agent act on it.
+    // As an executor does: it says that it can begin nothing, and then hands the attempt back. The leader hears of it in that
+    // order, or it would assign another one.
     present.send_replace(false);
-    tokio::task::yield_now().await;
     b.finish(Outcome::NotBegun);
     expect_drain(&mut call).await;
     let back = call.completions().await;
