@@ -156,7 +156,7 @@ async fn what_a_coordinator_tells_wakes_its_fleet_and_it_is_listened_to_once() {
         scene.woken().await;
     }
     assert_eq!(scene.listened(), 1);
-    scene.news.keep("n", "fleet", &[scene.address.clone()]);
+    scene.news.keep("n", "fleet", std::slice::from_ref(&scene.address));
     assert_eq!(scene.news.lock().len(), 1);
     scene.news.keep("n", "fleet", &["10.0.0.1:8080".into()]);
     assert!(scene.news.lock().is_empty(), "its pod is gone");
