@@ -121,7 +121,7 @@ pub enum Hard {
     BackToStaleLeader,
     /// The leader dies while another coordinator's disk is slow, which loses power when it has had time to vote.
     VoterLosesPower,
-    /// An agent is paused, goes on before its lease is over, and is cut off at once.
+    /// An agent is paused while acknowledgements are on their way, goes on before its lease is over, and is cut off by then.
     Doze,
     /// An agent is cut off, and its connections break for its leader.
     Severed,

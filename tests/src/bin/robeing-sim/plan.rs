@@ -221,11 +221,14 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::Doze => {
-            let wakes = later(900, 1_400);
+            // Acknowledgements are on their way when it is paused.
+            let sleeps = later(600, 1_100);
+            let wakes = sleeps + later(800, 1_200);
             vec![
-                (now, Action::Pause(agent)),
+                (now, Action::SlowLink(leads, agent, 400)),
+                (sleeps, Action::Pause(agent)),
                 (wakes, Action::Free(agent)),
-                (wakes + later(3, 60), Action::Isolate(agent)),
+                (wakes, Action::Isolate(agent)),
                 (wakes + millis(3_500), Action::Free(agent)),
             ]
         }
@@ -240,7 +243,7 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::LateAnswers => {
-            let cut = later(1_200, 2_200);
+            let cut = later(600, 1_200);
             vec![
                 (now, Action::SlowLink(leads, agent, 900)),
                 (cut, Action::CutOneWay(agent, leads)),
