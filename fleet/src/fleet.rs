@@ -176,9 +176,13 @@ impl Fleet {
         }
         let mut jobs = Jobs::default();
         let reply = self.run(command, &mut jobs, effects);
+        if jobs.is_empty() {
+            return Progress::Done(reply);
+        }
         self.work_off(reply, jobs, steps, effects)
     }
 
+    #[cold]
     fn work_off(&mut self, reply: Reply, mut jobs: Jobs, steps: usize, effects: &mut Vec<Effect>) -> Progress {
         if !self.work(&mut jobs, steps, effects) {
             return Progress::Halfway(Unfinished(Box::new(Rest::Work { reply, jobs })));
@@ -285,6 +289,8 @@ impl Fleet {
         };
         *total = total.saturating_add(1);
         effects.push(Effect::Finished { task });
-        self.settle_displaced(displaced_from, effects);
+        if let Some(from) = displaced_from {
+            self.settle_displaced(from, effects);
+        }
     }
 }

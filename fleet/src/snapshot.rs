@@ -81,12 +81,7 @@ fn lock(rest: &Mutex<Rest>) -> MutexGuard<'_, Rest> {
 }
 
 impl Snapshots {
-    #[inline]
     fn each(&self, save: impl Fn(&mut Rest)) {
-        // Nearly always: no snapshot is being taken.
-        if self.0.is_empty() {
-            return;
-        }
         for rest in self.0.iter().filter_map(Weak::upgrade) {
             save(&mut lock(&rest));
         }
@@ -95,13 +90,17 @@ impl Snapshots {
     /// Before a change of a task, or after it was removed.
     #[inline]
     pub(crate) fn save_task(&self, task: &Arc<Task>) {
-        self.each(|rest| rest.tasks.save(task.seq, task));
+        if !self.0.is_empty() {
+            self.each(|rest| rest.tasks.save(task.seq, task));
+        }
     }
 
     /// Before a change of an agent, or after it was removed.
     #[inline]
     pub(crate) fn save_agent(&self, agent: &Arc<Agent>) {
-        self.each(|rest| rest.agents.save(agent.id, agent));
+        if !self.0.is_empty() {
+            self.each(|rest| rest.agents.save(agent.id, agent));
+        }
     }
 }
 

@@ -46,6 +46,7 @@ checks! {
     Told = "told": "a result is told after the acceptance, and only when there is one",
     Watch = "watch": "a watch goes on where it broke, and never back",
     Missed = "missed": "an agent whose process is gone has no session left soon after a coordinator leads",
+    Health = "health": "an agent that is not well is given nothing, once its health checks have told",
     Prompt = "prompt": "a result that an agent has is taken as soon as the agent has a session",
     Votes = "votes": "a vote is on disk before it is given",
     Agreement = "agreement": "all coordinators have the same state after the same log entry",

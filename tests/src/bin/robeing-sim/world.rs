@@ -258,6 +258,7 @@ impl World {
         for host in hosts() {
             self.hurt_disk(host, Action::MendDisk(host));
             self.free(host);
+            self.shared.record.notes().cure(&host.name());
         }
         self.held_down.clear();
     }
@@ -368,6 +369,7 @@ pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Ha
         times: times.clone(),
         profile,
     };
+    record.notes().health_checks = shared.profile.health_checks;
     let mut world = World::new(shared, planned);
     if sabotage == Some(Sabotage::LyingDisks) {
         world.add_action(FAULTS_FROM, Action::PowerLossOfAll);
