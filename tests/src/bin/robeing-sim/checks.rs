@@ -131,6 +131,10 @@ fn check_prompt(notes: &mut Notes) {
         let Some(((_, attempt), ran)) = runs.last() else { continue };
         let Some(agent) = notes.agents.get(&ran.agent) else { continue };
         let within = |time: &&Duration| ran.at <= **time && **time < taken;
+        // The process that had the result is gone, and the result with it.
+        if agent.started.iter().any(|time| within(&time)) {
+            continue;
+        }
         let Some(opened) = agent.opened.iter().rfind(within).copied() else { continue };
         let quiet = !agent.disturbed.iter().any(|time| (opened..=taken).contains(time));
         let mut written = notes.applied_at.values();

@@ -84,6 +84,8 @@ pub struct Ran {
 pub struct AgentNotes {
     /// Until when its guard lets run what it runs.
     lease: Option<Duration>,
+    /// When it was started again.
+    pub started: Vec<Duration>,
     /// When it opened a session or went on with one.
     pub opened: Vec<Duration>,
     /// When it lost the connection to its leader, was paused, or went on.
@@ -304,9 +306,10 @@ impl Notes {
         }
     }
 
-    /// A process starts.
+    /// A process starts again.
     pub fn started(&mut self, host: &str) {
         self.ill.remove(host);
+        self.agents.entry(host.to_owned()).or_default().started.push(self.now);
     }
 
     /// What ails an agent's executor.
