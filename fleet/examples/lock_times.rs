@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentId, AgentJoin, Command, Effect, Fleet, FleetConfig, LossReason, Reply, Role, SessionId, Stamp, SubmitTask,
-    TaskFilter, TaskId, Weights,
+    AgentId, AgentJoin, Command, Effect, Fleet, FleetConfig, LossReason, Progress, Reply, Role, SessionId, Stamp,
+    SubmitTask, TaskFilter, TaskId, Weights,
 };
 
 const TASKS: u128 = 100_000;
@@ -18,6 +18,8 @@ const LARGE_SLOTS: u32 = 4_096;
 /// Agents with few slots, all of them busy.
 const SMALL_AGENTS: u32 = 5_000;
 
+/// Of a command, at once, as coordinators take them.
+const STEPS: usize = 128;
 /// The same again, to tell the work from what else the machine does: of each stretch the shortest time counts.
 const ROUNDS: usize = 5;
 
@@ -79,8 +81,10 @@ impl Times {
 fn apply(times: &mut Times, what: &str, fleet: &mut Fleet, now: u64, command: Command) {
     let mut effects = Vec::<Effect>::new();
     times.begin(what);
-    let mut applying = times.time(|| fleet.begin(Stamp::at(now), command));
-    while times.time(|| fleet.advance(&mut applying, 128, &mut effects)).is_none() {}
+    let mut progress = times.time(|| fleet.begin(Stamp::at(now), command, STEPS, &mut effects));
+    while let Progress::Halfway(rest) = progress {
+        progress = times.time(|| fleet.advance(rest, STEPS, &mut effects));
+    }
     times.end();
 }
 

@@ -143,13 +143,17 @@ impl Fleet {
             task.begin_attempt(attempt);
             task.displaced_from.take()
         });
-        self.settle_displaced(displaced_from.flatten(), effects);
+        if let Some(from) = displaced_from.flatten() {
+            self.settle_displaced(from, effects);
+        }
     }
 
     pub(crate) fn complete(&mut self, completion: Completion, effects: &mut Vec<Effect>) -> Reply {
         let Completion { agent: id, session, task, attempt, ran_us, outcome } = completion;
         let agent = self.state.agents.get(&id);
-        let any_counts = planted(Mistake::StaleResultAccepted) && matches!(outcome, Outcome::Succeeded(_));
+        let any_counts = planted(Mistake::StaleResultAccepted)
+            && matches!(outcome, Outcome::Succeeded(_))
+            && self.task(task).is_some_and(|task| !task.state.is_final());
         let in_session = agent.filter(|a| any_counts || a.session == session && a.state != AgentState::Lost);
         let Some(agent) = in_session else {
             return self.stale(StaleReason::SessionEnded);
@@ -157,7 +161,7 @@ impl Fleet {
         let unhealthy = agent.state == AgentState::Unhealthy;
         match agent.held.get(&(task, attempt)) {
             Some(HeldState::Active) => {}
-            _ if any_counts => {}
+            _ if any_counts => self.take_as_current(id, (task, attempt), effects),
             Some(HeldState::Stopping) => {
                 self.change_work(id, |a| a.held.remove(&(task, attempt)));
                 self.indexes.stopping.remove((task, attempt, id));
@@ -196,6 +200,16 @@ impl Fleet {
             self.settle_recovery(id, effects);
         }
         Reply::Completed
+    }
+
+    /// Makes room for the planted result of an attempt that is not current. All else stays in order, so that the result alone
+    /// can be noticed.
+    fn take_as_current(&mut self, id: AgentId, attempt: (TaskId, u32), effects: &mut Vec<Effect>) {
+        self.change_work(id, |agent| agent.held.remove(&attempt));
+        self.indexes.stopping.remove((attempt.0, attempt.1, id));
+        if let Some(seq) = self.indexes.ids.get(&attempt.0).copied() {
+            self.stop_current(seq, CancelCause::Cancelled, effects);
+        }
     }
 
     /// Whether so many bytes more may be stored for a task that was accepted.

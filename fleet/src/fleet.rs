@@ -68,13 +68,25 @@ pub(crate) struct State {
     pub recoveries: RecoveryLog,
 }
 
-/// A command that is being applied.
+/// How far a command was applied.
 #[derive(Debug)]
-pub struct Applying {
-    left_to_fire: usize,
-    command: Option<Command>,
-    jobs: Jobs,
-    reply: Reply,
+pub enum Progress {
+    /// To the end; this is the reply.
+    Done(Reply),
+    /// Not to the end: [`Fleet::advance`] goes on with it.
+    Halfway(Unfinished),
+}
+
+/// What is left of a command that is being applied. Boxed, so that the many commands that are done at once don't move it.
+#[derive(Debug)]
+pub struct Unfinished(Box<Rest>);
+
+#[derive(Debug)]
+enum Rest {
+    /// Timers that are due, at most so many, then the command.
+    Fire { left_to_fire: usize, command: Command },
+    /// What the command does beyond its first step.
+    Work { reply: Reply, jobs: Jobs },
 }
 
 /// A fleet's replicated state.
@@ -120,42 +132,62 @@ impl Fleet {
     /// Fleet time that goes backwards is taken as the latest seen; wall time is taken as it comes, and nothing falls due by it.
     /// A command that is refused changes nothing of its own.
     pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
-        let mut applying = self.begin(now, command);
+        let mut progress = self.begin(now, command, usize::MAX, effects);
         loop {
-            if let Some(reply) = self.advance(&mut applying, usize::MAX, effects) {
-                return reply;
+            match progress {
+                Progress::Done(reply) => return reply,
+                Progress::Halfway(unfinished) => progress = self.advance(unfinished, usize::MAX, effects),
             }
         }
     }
 
-    /// Begins to apply a command, in steps that [`Fleet::advance`] takes. Nothing else may be applied until the last of them.
-    pub fn begin(&mut self, now: Stamp, command: Command) -> Applying {
+    /// Begins to apply a command and takes at most about `steps` steps, each of a small cost that does not grow with the fleet.
+    /// If more are left, [`Fleet::advance`] takes them, and nothing else may be applied until the last of them. The steps of
+    /// a command give what [`Fleet::apply`] gives, however they are cut.
+    pub fn begin(&mut self, now: Stamp, command: Command, steps: usize, effects: &mut Vec<Effect>) -> Progress {
         let fleet = now.fleet.min(MAX_TIME_MS).max(self.state.now.fleet);
         self.state.now = Stamp { fleet, wall: now.wall.min(MAX_TIME_MS) };
-        Applying { left_to_fire: MAX_FIRINGS, command: Some(command), jobs: Jobs::default(), reply: Reply::Done }
+        self.fire_due(MAX_FIRINGS, command, steps, effects)
     }
 
-    /// Takes at most about `steps` further steps, each of a small cost that does not grow with the fleet: the reply after the
-    /// last. The steps of a command give what [`Fleet::apply`] gives, however they are cut.
-    pub fn advance(&mut self, applying: &mut Applying, steps: usize, effects: &mut Vec<Effect>) -> Option<Reply> {
-        let mut steps = steps;
-        while applying.left_to_fire > 0 {
+    /// Takes at most about `steps` further steps.
+    pub fn advance(&mut self, unfinished: Unfinished, steps: usize, effects: &mut Vec<Effect>) -> Progress {
+        match *unfinished.0 {
+            Rest::Fire { left_to_fire, command } => self.fire_due(left_to_fire, command, steps, effects),
+            Rest::Work { reply, jobs } => self.work_off(reply, jobs, steps, effects),
+        }
+    }
+
+    fn fire_due(
+        &mut self,
+        mut left_to_fire: usize,
+        command: Command,
+        mut steps: usize,
+        effects: &mut Vec<Effect>,
+    ) -> Progress {
+        while left_to_fire > 0 {
             if steps == 0 {
-                return None;
+                return Progress::Halfway(Unfinished(Box::new(Rest::Fire { left_to_fire, command })));
             }
             let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else { break };
             self.fire(timer, effects);
-            applying.left_to_fire -= 1;
+            left_to_fire -= 1;
             steps -= 1;
         }
-        if let Some(command) = applying.command.take() {
-            applying.left_to_fire = 0;
-            applying.reply = self.run(command, &mut applying.jobs, effects);
+        let mut jobs = Jobs::default();
+        let reply = self.run(command, &mut jobs, effects);
+        if jobs.is_empty() {
+            return Progress::Done(reply);
         }
-        if !self.work(&mut applying.jobs, steps, effects) {
-            return None;
+        self.work_off(reply, jobs, steps, effects)
+    }
+
+    #[cold]
+    fn work_off(&mut self, reply: Reply, mut jobs: Jobs, steps: usize, effects: &mut Vec<Effect>) -> Progress {
+        if !self.work(&mut jobs, steps, effects) {
+            return Progress::Halfway(Unfinished(Box::new(Rest::Work { reply, jobs })));
         }
-        Some(match std::mem::replace(&mut applying.reply, Reply::Done) {
+        Progress::Done(match reply {
             Reply::PoolsSet { .. } => Reply::PoolsSet { revision: self.state.revision },
             reply => reply,
         })
@@ -257,6 +289,8 @@ impl Fleet {
         };
         *total = total.saturating_add(1);
         effects.push(Effect::Finished { task });
-        self.settle_displaced(displaced_from, effects);
+        if let Some(from) = displaced_from {
+            self.settle_displaced(from, effects);
+        }
     }
 }

@@ -57,6 +57,11 @@ pub(crate) struct Rerank {
 }
 
 impl Jobs {
+    /// Whether nothing is left to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Does this next, before all that was there.
     pub(crate) fn push(&mut self, job: Job) {
         self.0.push(job);
@@ -70,7 +75,7 @@ impl Fleet {
             let Some(job) = jobs.0.pop() else { return true };
             self.step(job, jobs, effects);
         }
-        jobs.0.is_empty()
+        jobs.is_empty()
     }
 
     fn step(&mut self, job: Job, jobs: &mut Jobs, effects: &mut Vec<Effect>) {

@@ -39,7 +39,7 @@ pub use command::{
     Role, SubmitTask, Weights,
 };
 pub use effect::{CancelCause, Effect};
-pub use fleet::{Applying, FLEET_VERSION, Fleet, Totals};
+pub use fleet::{FLEET_VERSION, Fleet, Progress, Totals, Unfinished};
 pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
 pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep};

@@ -188,8 +188,7 @@ impl Fleet {
     }
 
     /// A displaced task was given to an agent, or ended.
-    pub(crate) fn settle_displaced(&mut self, from: Option<AgentId>, effects: &mut Vec<Effect>) {
-        let Some(from) = from else { return };
+    pub(crate) fn settle_displaced(&mut self, from: AgentId, effects: &mut Vec<Effect>) {
         self.change_work(from, |agent| agent.recovery.displaced = agent.recovery.displaced.saturating_sub(1));
         self.settle_recovery(from, effects);
     }

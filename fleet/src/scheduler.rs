@@ -136,40 +136,47 @@ impl FreeAgents {
         }
     }
 
-    /// The sets in which an agent for `needs` may be, with the role and whether its agents match.
-    fn sets<'a>(&'a self, needs: Needs<'a>) -> impl Iterator<Item = (Role, bool, &'a BTreeSet<Rank>)> {
-        let matching = self.specialized.get(needs.domain);
-        let matching = matching.into_iter().flat_map(move |sets| {
-            ROLES.into_iter().filter(move |role| needs.fit(*role, true)).map(|role| (role, true, &sets[role as usize]))
-        });
-        let any = ROLES
-            .into_iter()
-            .filter(move |role| needs.fit(*role, false))
-            .map(|role| (role, false, &self.any[role as usize]));
-        matching.chain(any)
-    }
-
     /// The agent with the best score. Of equal ones a matching one, then the first role of worker, specialist, messenger
     /// and guardian, then the least loaded, then the one with the lowest number.
     pub(crate) fn best(&self, needs: Needs<'_>, weights: &Weights) -> Option<AgentId> {
-        self.sets(needs)
-            .filter_map(|(role, matched, set)| {
-                self.step();
-                let (Reverse(base), load, id) = *set.first()?;
-                let bonus = if matched { match_bonus(weights) } else { 0 };
-                Some((Reverse(base + bonus), !matched, role, load, id))
-            })
-            .min()
-            .map(|(.., id)| id)
+        let mut best = None;
+        let mut consider = |role: Role, matched: bool, bonus: i64, set: &BTreeSet<Rank>| {
+            self.step();
+            let Some(&(Reverse(base), load, id)) = set.first() else { return };
+            let rank = (Reverse(base + bonus), !matched, role, load, id);
+            if best.is_none_or(|best| rank < best) {
+                best = Some(rank);
+            }
+        };
+        let matching = self.specialized.get(needs.domain);
+        for role in ROLES {
+            if let Some(sets) = matching
+                && needs.fit(role, true)
+            {
+                consider(role, true, match_bonus(weights), &sets[role as usize]);
+            }
+            if needs.fit(role, false) {
+                consider(role, false, 0, &self.any[role as usize]);
+            }
+        }
+        best.map(|(.., id)| id)
     }
 
     /// How many agents with a free slot fit.
     pub(crate) fn count(&self, needs: Needs<'_>) -> u32 {
-        // An agent that matches is also in its role's set: count it there if that set is counted at all.
-        self.sets(needs)
-            .filter(|(role, matched, _)| !(*matched && needs.fit(*role, false)))
-            .map(|(_, _, set)| set.len() as u32)
-            .sum()
+        let matching = self.specialized.get(needs.domain);
+        let mut count = 0;
+        for role in ROLES {
+            // An agent that matches is also in its role's set: it counts there if that set counts at all.
+            if needs.fit(role, false) {
+                count += self.any[role as usize].len() as u32;
+            } else if let Some(sets) = matching
+                && needs.fit(role, true)
+            {
+                count += sets[role as usize].len() as u32;
+            }
+        }
+        count
     }
 }
 

@@ -88,13 +88,19 @@ impl Snapshots {
     }
 
     /// Before a change of a task, or after it was removed.
+    #[inline]
     pub(crate) fn save_task(&self, task: &Arc<Task>) {
-        self.each(|rest| rest.tasks.save(task.seq, task));
+        if !self.0.is_empty() {
+            self.each(|rest| rest.tasks.save(task.seq, task));
+        }
     }
 
     /// Before a change of an agent, or after it was removed.
+    #[inline]
     pub(crate) fn save_agent(&self, agent: &Arc<Agent>) {
-        self.each(|rest| rest.agents.save(agent.id, agent));
+        if !self.0.is_empty() {
+            self.each(|rest| rest.agents.save(agent.id, agent));
+        }
     }
 }
 

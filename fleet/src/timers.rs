@@ -25,20 +25,25 @@ pub(crate) struct Timers {
     due: BTreeSet<(FleetMillis, Timer)>,
 }
 
-/// The timers of a task as it is.
-fn of_task(task: &Task) -> impl Iterator<Item = (FleetMillis, Timer)> {
+/// Calls `each` with the timers of a task as it is.
+fn of_task(task: &Task, mut each: impl FnMut(FleetMillis, Timer)) {
     let seq = task.seq;
-    let unfinished = !task.state.is_final();
-    let deadline = task.deadline.filter(|_| unfinished);
-    let ready = task.not_before.filter(|_| task.state == TaskState::Queued);
-    [
-        deadline.map(|due| (due, Timer::Deadline(seq))),
-        task.attempt_due().map(|due| (due, Timer::Attempt(seq))),
-        ready.map(|due| (due, Timer::Ready(seq))),
-        task.expires_at.map(|due| (due, Timer::Expiry(seq))),
-    ]
-    .into_iter()
-    .flatten()
+    if let Some(due) = task.deadline
+        && !task.state.is_final()
+    {
+        each(due, Timer::Deadline(seq));
+    }
+    if let Some(due) = task.attempt_due() {
+        each(due, Timer::Attempt(seq));
+    }
+    if let Some(due) = task.not_before
+        && task.state == TaskState::Queued
+    {
+        each(due, Timer::Ready(seq));
+    }
+    if let Some(due) = task.expires_at {
+        each(due, Timer::Expiry(seq));
+    }
 }
 
 fn of_agent(agent: &Agent) -> Option<(FleetMillis, Timer)> {
@@ -49,14 +54,16 @@ fn of_agent(agent: &Agent) -> Option<(FleetMillis, Timer)> {
 impl Timers {
     /// Sets the timers of a task.
     pub(crate) fn set_task(&mut self, task: &Task) {
-        self.due.extend(of_task(task));
+        of_task(task, |due, timer| {
+            self.due.insert((due, timer));
+        });
     }
 
     /// Clears the timers of a task, which must be as it was when they were set.
     pub(crate) fn clear_task(&mut self, task: &Task) {
-        for timer in of_task(task) {
-            self.due.remove(&timer);
-        }
+        of_task(task, |due, timer| {
+            self.due.remove(&(due, timer));
+        });
     }
 
     /// Sets the timer of an agent.

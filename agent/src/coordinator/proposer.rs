@@ -1,6 +1,6 @@
 //! Gets commands into the log. What arrives while the entries before are being written goes into one entry (group commit). On
-//! a follower the same batches go to the leader. A batch whose fate is unknown, because leadership changed meanwhile, is
-//! proposed again: every command is idempotent, by the ids it carries.
+//! a follower the same batches go to the leader. A batch that was refused, or whose fate is unknown, because leadership changed
+//! meanwhile, is proposed again: every command is idempotent, by the ids it carries.
 //!
 //! What waits is bounded by bytes, for each lane (see [`lanes`]): a sender beyond that waits before it hands anything in, and
 //! so does not read on from its client. Senders get room in the order in which they asked for it.
@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use openraft::{
+    errors::ClientWriteError,
     impls::ProgressResponder,
     vote::{RaftLeaderId, leader_id_adv::LeaderId},
 };
@@ -118,6 +119,21 @@ struct Request {
     _room: OwnedSemaphorePermit,
 }
 
+impl Request {
+    /// What is to be proposed again of a request that was not written, as far as is known. What may be in the log of a term
+    /// is not proposed again in that term: the term is over.
+    fn once_more(self, was_refused: bool) -> Option<Self> {
+        match (self.scope, was_refused) {
+            (Scope::InTerm(_), false) => {
+                drop(self.answer.send(Err(ProposeError::NotLeader)));
+                None
+            }
+            (_, true) => Some(self),
+            (_, false) => Some(Self { tried: true, ..self }),
+        }
+    }
+}
+
 impl Waiting for Request {
     fn sender(&self) -> Sender {
         self.sender
@@ -149,7 +165,7 @@ pub enum Scope {
     Anywhere,
     /// Here, while this coordinator leads.
     Here,
-    /// Here, in this term. Unlike the others it is proposed once: when its fate is not known, the term is over.
+    /// Here, in this term. Unlike the others it is not proposed again when its fate is not known: the term is over.
     InTerm(u64),
 }
 
@@ -306,11 +322,20 @@ pub fn encoded(command: &Command) -> Bytes {
 }
 
 /// How a batch fared.
+enum Fate {
+    /// It is in the log and applied.
+    Written(Vec<Reply>),
+    /// It was refused before it was in any log, as by a leader whose contact with a majority is too old while disks are slow.
+    /// Its term may go on.
+    Refused,
+    /// It may be in the log of a leader whose term is over.
+    Unknown,
+}
+
 struct Outcome {
     requests: Vec<Request>,
     urgent: bool,
-    /// `None`: unknown, to be tried again.
-    replies: Option<Vec<Reply>>,
+    fate: Fate,
 }
 
 /// The task behind a [`Proposer`].
@@ -378,19 +403,19 @@ impl Driver {
     fn settle(&mut self, outcome: Outcome) {
         let count = if outcome.urgent { &mut self.urgent_in_flight } else { &mut self.in_flight };
         *count -= 1;
-        let Some(replies) = outcome.replies else {
-            self.retry_at = Some(Instant::now() + RETRY_PAUSE);
-            for request in outcome.requests.into_iter().rev() {
-                match request.scope {
-                    Scope::InTerm(_) => drop(request.answer.send(Err(ProposeError::NotLeader))),
-                    Scope::Anywhere | Scope::Here => {
-                        if let Some(request) = self.in_place(request) {
-                            self.lanes.put_back(request.lane, Request { tried: true, ..request });
-                        }
+        let replies = match outcome.fate {
+            Fate::Written(replies) => replies,
+            unwritten => {
+                self.retry_at = Some(Instant::now() + RETRY_PAUSE);
+                let was_refused = matches!(unwritten, Fate::Refused);
+                for request in outcome.requests.into_iter().rev() {
+                    let again = request.once_more(was_refused).and_then(|request| self.in_place(request));
+                    if let Some(request) = again {
+                        self.lanes.put_back(request.lane, request);
                     }
                 }
+                return;
             }
-            return;
         };
         self.settled.fetch_add(1, Ordering::Relaxed);
         let mut replies = replies.into_iter();
@@ -472,7 +497,7 @@ impl Driver {
         let batch = Batch::new(stamp, commands);
         let raft = self.raft.clone();
         let leader = LeaderId::new(term, self.id).to_committed();
-        async move { Outcome { replies: write(raft, batch, leader).await, urgent, requests } }.boxed()
+        async move { Outcome { fate: write(raft, batch, leader).await, urgent, requests } }.boxed()
     }
 
     fn hand_on(&mut self, urgent: bool, leader: NodeId, address: String) -> BoxFuture<'static, Outcome> {
@@ -488,16 +513,29 @@ impl Driver {
         };
         let channel = self.channel_to(address);
         let forwarded = while_following(self.standing.clone(), leader, forward(channel, request));
-        async move { Outcome { replies: forwarded.await.flatten(), urgent, requests } }.boxed()
+        async move {
+            let fate = forwarded.await.flatten().map_or(Fate::Unknown, Fate::Written);
+            Outcome { fate, urgent, requests }
+        }
+        .boxed()
     }
 }
 
 /// Writes a batch as this leader or not at all: what is proposed in a term is not written in another.
-async fn write(raft: Raft, batch: Batch, leader: CommittedLeaderId) -> Option<Vec<Reply>> {
+async fn write(raft: Raft, batch: Batch, leader: CommittedLeaderId) -> Fate {
     let (responder, answer) = ProgressResponder::complete_only();
-    raft.write(batch).with_leader(leader).responder(responder).await.ok()?;
-    let written = answer.await.ok()?.ok()?;
-    Some(Arc::try_unwrap(written.data.0).unwrap_or_else(|shared| (*shared).clone()))
+    if raft.write(batch).with_leader(leader).responder(responder).await.is_err() {
+        return Fate::Unknown;
+    }
+    match answer.await {
+        Ok(Ok(written)) => {
+            let replies = written.data.0;
+            Fate::Written(Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
+        }
+        // The library says so only of what it did not append.
+        Ok(Err(ClientWriteError::ForwardToLeader(_))) => Fate::Refused,
+        Ok(Err(_)) | Err(_) => Fate::Unknown,
+    }
 }
 
 /// What a call to the leader gives, or `None` as soon as it is not the leader any more: one that is frozen or cut off answers

@@ -1,7 +1,7 @@
 //! Properties of every history.
 
 use proptest::prelude::*;
-use robeing_fleet::{Command, Effect, Fleet, FleetConfig, Reply, Stamp};
+use robeing_fleet::{Command, Effect, Fleet, FleetConfig, Progress, Reply, Stamp};
 
 use crate::history::{History, steps};
 
@@ -119,10 +119,11 @@ proptest! {
         for (now, command) in &history.log {
             let (mut expected, mut effects) = (Vec::new(), Vec::new());
             let reply = whole.apply(*now, command.clone(), &mut expected);
-            let mut applying = cut.begin(*now, command.clone());
+            let mut progress = cut.begin(*now, command.clone(), budget, &mut effects);
             let replied = loop {
-                if let Some(reply) = cut.advance(&mut applying, budget, &mut effects) {
-                    break reply;
+                match progress {
+                    Progress::Done(reply) => break reply,
+                    Progress::Halfway(rest) => progress = cut.advance(rest, budget, &mut effects),
                 }
             };
             prop_assert_eq!(replied, reply);

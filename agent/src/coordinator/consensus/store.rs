@@ -12,7 +12,7 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Agent, Applying, Command, Effect, Fleet, Refusal, Reply, Stamp, Task, decode_command,
+    Agent, Command, Effect, Fleet, Progress, Refusal, Reply, Stamp, Task, Unfinished, decode_command,
     sabotage::{Mistake, planted},
 };
 use tracing::info;
@@ -208,18 +208,23 @@ impl StateMachine {
         let mut fleet = self.fleet.write();
         let (mut left, mut steps) = (true, MAX_STEPS_AT_ONCE);
         while steps > 0 {
-            let applying = match &mut slices.current {
-                Some(half_done) => half_done,
-                none => match slices.commands.next() {
-                    Some(command) => none.insert(fleet.begin(slices.now, command)),
+            let progress = match slices.current.take() {
+                Some(half_done) => fleet.advance(half_done, steps, &mut self.effects),
+                None => match slices.commands.next() {
+                    Some(command) => fleet.begin(slices.now, command, steps, &mut self.effects),
                     None => {
                         left = false;
                         break;
                     }
                 },
             };
-            let Some(reply) = fleet.advance(applying, steps, &mut self.effects) else { break };
-            slices.current = None;
+            let reply = match progress {
+                Progress::Done(reply) => reply,
+                Progress::Halfway(half_done) => {
+                    slices.current = Some(half_done);
+                    break;
+                }
+            };
             slices.replies.push(reply);
             steps -= 1;
         }
@@ -236,7 +241,7 @@ struct Slices {
     now: Stamp,
     commands: std::vec::IntoIter<Command>,
     /// The command that is half done.
-    current: Option<Applying>,
+    current: Option<Unfinished>,
     replies: Vec<Reply>,
 }
 

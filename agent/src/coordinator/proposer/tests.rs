@@ -49,6 +49,41 @@ fn a_request_that_may_be_in_the_log_is_never_said_to_have_been_left_out() {
     assert_eq!(given_up(6, &settled, true), ProposeError::Unanswered, "it was on its way once");
 }
 
+/// A request of this scope, and its answer.
+async fn request_of(scope: Scope) -> (Request, oneshot::Receiver<Answer>) {
+    let (answer, answered) = oneshot::channel();
+    let room = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("it is open");
+    let request = Request {
+        lane: Lane::Fleet,
+        sender: OWN,
+        commands: Vec::new(),
+        bytes: 0,
+        answer,
+        deadline: Instant::now(),
+        scope,
+        settled: 0,
+        tried: false,
+        _room: room,
+    };
+    (request, answered)
+}
+
+/// A leader whose disk is slow refuses to write for a while, and goes on in its term. What was to be written in that term must
+/// not be given up then, since whoever waits for it takes the term to be over.
+#[tokio::test]
+async fn what_was_refused_is_proposed_again_in_its_term_and_what_may_be_written_is_not() {
+    for scope in [Scope::InTerm(3), Scope::Here, Scope::Anywhere] {
+        let (request, mut answered) = request_of(scope).await;
+        let again = request.once_more(true).expect("it was refused, so it is nowhere");
+        assert!(!again.tried && answered.try_recv().is_err(), "{scope:?}: it is as it was");
+    }
+    let (request, answered) = request_of(Scope::InTerm(3)).await;
+    assert!(request.once_more(false).is_none());
+    assert_eq!(answered.await.unwrap(), Err(ProposeError::NotLeader));
+    let (request, _answered) = request_of(Scope::Anywhere).await;
+    assert!(request.once_more(false).is_some_and(|request| request.tried), "it may be written twice, and says so");
+}
+
 #[tokio::test]
 async fn a_request_beyond_the_limit_is_refused() {
     let (proposer, _requests) = idle();

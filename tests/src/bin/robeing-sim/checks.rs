@@ -46,6 +46,7 @@ checks! {
     Told = "told": "a result is told after the acceptance, and only when there is one",
     Watch = "watch": "a watch goes on where it broke, and never back",
     Missed = "missed": "an agent whose process is gone has no session left soon after a coordinator leads",
+    Health = "health": "an agent that is not well is given nothing, once its health checks have told",
     Prompt = "prompt": "a result that an agent has is taken as soon as the agent has a session",
     Votes = "votes": "a vote is on disk before it is given",
     Agreement = "agreement": "all coordinators have the same state after the same log entry",
@@ -130,6 +131,10 @@ fn check_prompt(notes: &mut Notes) {
         let Some(((_, attempt), ran)) = runs.last() else { continue };
         let Some(agent) = notes.agents.get(&ran.agent) else { continue };
         let within = |time: &&Duration| ran.at <= **time && **time < taken;
+        // The process that had the result is gone, and the result with it.
+        if agent.started.iter().any(|time| within(&time)) {
+            continue;
+        }
         let Some(opened) = agent.opened.iter().rfind(within).copied() else { continue };
         let quiet = !agent.disturbed.iter().any(|time| (opened..=taken).contains(time));
         let mut written = notes.applied_at.values();

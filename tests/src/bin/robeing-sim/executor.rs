@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use robeing_agent::{
     config::AgentRole,
-    executor::{Attempt, Executor, Failure, FailureKind, Outcome},
+    executor::{Attempt, Executor, Failure, FailureKind, Health, Outcome},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     checks::Check,
+    faults::Ill,
     record::{Record, Running},
 };
 
@@ -199,6 +200,17 @@ impl Executor for SimulatedExecutor {
 
     fn lease(&self, left: Option<Duration>) {
         self.record.notes().lease(&self.agent, left);
+    }
+
+    async fn health(&self, _: Duration) -> Health {
+        let ill = self.record.notes().ill(&self.agent);
+        match ill {
+            None => Health::Healthy,
+            Some(Ill::Unhealthy) => Health::Unhealthy("it is ill".to_owned()),
+            Some(Ill::Silent) => Health::Silent("it does not answer".to_owned()),
+            Some(Ill::Hung) => std::future::pending().await,
+            Some(Ill::Failed) => Health::Failed("it will never be well again".to_owned()),
+        }
     }
 
     fn name(&self) -> &'static str {

@@ -48,12 +48,34 @@ pub enum Action {
     Pause(Host),
     /// A host is cut off or paused no more.
     Free(Host),
+    /// An agent's executor answers health checks so, until it is cured; one that has failed until its process starts again.
+    Sicken(usize, Ill),
+    /// An agent's executor is well.
+    Cure(usize),
     /// Segments are lost now and then, and sent again.
     Lossy,
     /// None is lost any more.
     Lossless,
     /// Several faults that together are hard: see [`unfold`](crate::plan::unfold).
     Hard(Hard),
+}
+
+/// What ails an agent's executor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ill {
+    /// It says that it can't run attempts.
+    Unhealthy,
+    /// It says that what runs attempts does not answer.
+    Silent,
+    /// It does not answer.
+    Hung,
+    /// It says that it can never run attempts again.
+    Failed,
+}
+
+impl Ill {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unhealthy, Self::Silent, Self::Hung, Self::Failed];
 }
 
 /// Kinds of single faults.
@@ -87,6 +109,8 @@ pub enum Kind {
     Break,
     /// See [`Action::Pause`].
     Pause,
+    /// See [`Action::Sicken`].
+    Illness,
 }
 
 impl Kind {
@@ -106,6 +130,7 @@ impl Kind {
         Self::SlowLink,
         Self::Break,
         Self::Pause,
+        Self::Illness,
     ];
 }
 
@@ -121,7 +146,7 @@ pub enum Hard {
     BackToStaleLeader,
     /// The leader dies while another coordinator's disk is slow, which loses power when it has had time to vote.
     VoterLosesPower,
-    /// An agent is paused, goes on before its lease is over, and is cut off at once.
+    /// An agent is paused while acknowledgements are on their way, goes on before its lease is over, and is cut off by then.
     Doze,
     /// An agent is cut off, and its connections break for its leader.
     Severed,
@@ -131,6 +156,8 @@ pub enum Hard {
     Flapping,
     /// What the leader says to an agent takes long; then nothing that the agent says arrives, and old answers still do.
     LateAnswers,
+    /// What an agent says arrives when its loss is on the way into the log, on disks that are slow.
+    LateResults,
 }
 
 impl Hard {
@@ -145,6 +172,7 @@ impl Hard {
         Self::SeveredUnderNewLeader,
         Self::Flapping,
         Self::LateAnswers,
+        Self::LateResults,
     ];
 
     /// Its name.
@@ -159,6 +187,7 @@ impl Hard {
             Self::SeveredUnderNewLeader => "severed-under-new-leader",
             Self::Flapping => "flapping",
             Self::LateAnswers => "late-answers",
+            Self::LateResults => "late-results",
         }
     }
 }
@@ -213,9 +242,12 @@ impl Action {
             Self::Break(..) => "break",
             Self::Isolate(_) => "isolation",
             Self::Pause(_) => "pause",
+            Self::Sicken(..) => "illness",
             Self::Lossy => "lossy-network",
             Self::Hard(hard) => hard.kind(),
-            Self::Start(_) | Self::MendDisk(_) | Self::Mend(..) | Self::Free(_) | Self::Lossless => return None,
+            Self::Start(_) | Self::MendDisk(_) | Self::Mend(..) | Self::Free(_) | Self::Cure(_) | Self::Lossless => {
+                return None;
+            }
         })
     }
 }

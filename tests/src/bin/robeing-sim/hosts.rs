@@ -111,7 +111,7 @@ pub fn hosts() -> Vec<Host> {
     (0..=SIZE.coordinators).map(Host::Coordinator).chain((0..SIZE.agents).map(Host::Agent)).collect()
 }
 
-fn coordinator_config(name: String) -> CoordinatorConfig {
+fn coordinator_config(name: String, profile: &Profile) -> CoordinatorConfig {
     CoordinatorConfig {
         listen: format!("{name}:{PORT}"),
         name,
@@ -121,7 +121,7 @@ fn coordinator_config(name: String) -> CoordinatorConfig {
         initial_coordinators: coordinators(),
         heartbeat_interval: Duration::from_millis(500),
         session_timeout: Duration::from_secs(2),
-        health_check_interval: Duration::from_secs(10),
+        health_check_interval: profile.health_checks,
         max_attempts: 5,
         weights: Weights::default(),
         election_timeout_min: Duration::from_millis(150),
@@ -166,7 +166,8 @@ pub async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
     let failures = disk.failures();
     let platform = shared.platform(&name, disk.clone());
     let stop = shared.started(&name);
-    match coordinator::run(coordinator_config(name.clone()), platform, Metrics::default(), stop).await {
+    let config = coordinator_config(name.clone(), &shared.profile);
+    match coordinator::run(config, platform, Metrics::default(), stop).await {
         Ok(()) => {}
         // A failed disk must stop it; the next start finds what the disk has.
         Err(error) if disk.failures() > failures => {

@@ -119,6 +119,7 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
         SNAPSHOT_INSTALLED => notes.snapshots_installed += 1,
         LEADERSHIP => {
             let name = notes.running.clone();
+            notes.leadership_changed = notes.now;
             match term(&fields.standing) {
                 Some(term) => drop(notes.leading.insert(name, term)),
                 None => drop(notes.leading.remove(&name)),

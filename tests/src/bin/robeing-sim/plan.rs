@@ -6,7 +6,7 @@ use robeing_agent::platform::{Random, simulated::SeededRandom};
 
 use crate::{
     clients::below,
-    faults::{Action, Hard, Host, Kind, Size},
+    faults::{Action, Hard, Host, Ill, Kind, Size},
     profile::Swarm,
 };
 
@@ -55,13 +55,13 @@ pub fn only(hard: Hard, from: Duration, to: Duration) -> Vec<(Duration, Action)>
 
 /// The kinds of a seed: those of any three that follow each other, the first of which is divisible by three, are all kinds.
 fn hard_of(seed: u64) -> Vec<Hard> {
-    let each = Hard::ALL.len() / 3;
+    let each = Hard::ALL.len().div_ceil(3);
     let random = SeededRandom::new(seed / 3);
     let mut all = Hard::ALL.to_vec();
     for n in (1..all.len()).rev() {
         all.swap(n, below(&random, n as u64 + 1) as usize);
     }
-    all[(seed % 3) as usize * each..][..each].to_vec()
+    all.chunks(each).nth((seed % 3) as usize).unwrap_or_default().to_vec()
 }
 
 /// When agents are to get some long tasks: before what is hard for those who have work.
@@ -145,11 +145,18 @@ impl Plan<'_> {
             Kind::SlowLink => (Action::SlowLink(from, to, 20 + self.below(600)), Some(Action::Mend(a, b))),
             Kind::Break => (Action::Break(a, b), None),
             Kind::Pause => (Action::Pause(host), Some(Action::Free(host))),
+            Kind::Illness => {
+                let agent = self.below(self.size.agents as u64) as usize;
+                let ill = Ill::ALL[self.below(Ill::ALL.len() as u64) as usize];
+                (Action::Sicken(agent, ill), Some(Action::Cure(agent)))
+            }
         };
         self.actions.push((at, fault));
         // Mostly short, sometimes longer than every timeout.
         let most = if self.below(self.swarm.long_one_of) == 0 { 6_000 } else { 1_500 };
-        let after = at + millis(50 + self.below(most));
+        // Illness is noticed by health checks only, which take their time.
+        let least = if matches!(fault, Action::Sicken(..)) { 3_000 } else { 50 };
+        let after = at + millis(least + self.below(most));
         if fault == Action::PowerLossOfAll {
             for host in (0..self.size.coordinators).map(Host::Coordinator) {
                 self.actions.push((after + millis(self.below(500)), Action::Start(host)));
@@ -221,11 +228,14 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::Doze => {
-            let wakes = later(900, 1_400);
+            // Acknowledgements are on their way when it is paused.
+            let sleeps = later(600, 1_100);
+            let wakes = sleeps + later(380, 540);
             vec![
-                (now, Action::Pause(agent)),
+                (now, Action::SlowLink(leads, agent, 500)),
+                (sleeps, Action::Pause(agent)),
                 (wakes, Action::Free(agent)),
-                (wakes + later(3, 60), Action::Isolate(agent)),
+                (wakes, Action::Isolate(agent)),
                 (wakes + millis(3_500), Action::Free(agent)),
             ]
         }
@@ -240,12 +250,23 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::LateAnswers => {
-            let cut = later(1_200, 2_200);
+            // Slower step by step, so that none seems to be missing.
+            let cut = later(1_800, 2_400);
             vec![
-                (now, Action::SlowLink(leads, agent, 900)),
+                (now, Action::SlowLink(leads, agent, 450)),
+                (millis(1_000), Action::SlowLink(leads, agent, 800)),
                 (cut, Action::CutOneWay(agent, leads)),
                 (cut + millis(3_500), Action::Mend(leads, agent)),
             ]
+        }
+        Hard::LateResults => {
+            let arrives = later(1_700, 2_600);
+            let mut actions = vec![(now, Action::CutOneWay(agent, leads)), (arrives, Action::Mend(leads, agent))];
+            for coordinator in others.into_iter().chain([leads]) {
+                actions.push((now, Action::SlowDisk(coordinator, 900)));
+                actions.push((arrives + millis(1_500), Action::MendDisk(coordinator)));
+            }
+            actions
         }
         Hard::Flapping => {
             let slow = (now, Action::SlowLink(agent, leads, 60));

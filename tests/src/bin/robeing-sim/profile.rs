@@ -39,6 +39,8 @@ pub struct Profile {
     pub network: Duration,
     /// What a sync takes at most while nothing is wrong.
     pub disk: Duration,
+    /// How often agents are asked how they are.
+    pub health_checks: Duration,
     /// The faults.
     pub swarm: Swarm,
 }
@@ -89,6 +91,7 @@ impl Profile {
             changes: Changes { members: one_of(3), leader: one_of(2), pools: one_of(2) },
             network: Duration::from_millis(1 + below(&random, 15)),
             disk: Duration::from_millis(below(&random, 6)),
+            health_checks: if one_of(4) { Duration::from_secs(10) } else { Duration::from_millis(1_000) },
             swarm: Swarm::draw(&random),
         }
     }

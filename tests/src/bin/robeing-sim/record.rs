@@ -9,11 +9,17 @@ use std::{
 
 use crate::{
     checks::Check,
+    faults::Ill,
     history::{Answer, Call, Op},
 };
 
 /// What a bound of a duration leaves for rounding.
 const ROUNDING: Duration = Duration::from_millis(5);
+
+/// Health checks after which it is known how an agent is; the first may have just been answered.
+const CHECKS_TO_NOTICE: u32 = 4;
+/// What it takes, besides, to write it down and to hand back what was on its way.
+const TO_WRITE_IT: Duration = Duration::from_secs(1);
 
 /// What followed from one log entry.
 #[derive(Clone, PartialEq, Debug)]
@@ -78,6 +84,8 @@ pub struct Ran {
 pub struct AgentNotes {
     /// Until when its guard lets run what it runs.
     lease: Option<Duration>,
+    /// When it was started again.
+    pub started: Vec<Duration>,
     /// When it opened a session or went on with one.
     pub opened: Vec<Duration>,
     /// When it lost the connection to its leader, was paused, or went on.
@@ -113,6 +121,12 @@ pub struct Notes {
     pub sessions: BTreeMap<u64, String>,
     /// Processes that are paused.
     pub paused: BTreeSet<String>,
+    /// Agents whose executors are not well, and since when.
+    ill: BTreeMap<String, (Ill, Duration)>,
+    /// Agents that are to be asked how they are so often.
+    pub health_checks: Duration,
+    /// When any coordinator's place changed last.
+    pub leadership_changed: Duration,
     /// The terms of the coordinators that believe to lead.
     pub leading: BTreeMap<String, u64>,
     /// The newest vote that each node has given: its term and for whom.
@@ -185,6 +199,7 @@ impl Record {
         notes.runs.entry(task.to_owned()).or_default().push(run);
         notes.check_alone(task);
         notes.check_delay(task);
+        notes.check_health(agent, task);
         drop(notes);
         Running { record: self.clone(), task: task.to_owned(), attempt, number }
     }
@@ -276,6 +291,44 @@ impl Notes {
                 first.agent, first.attempt, last.agent, last.attempt
             );
             self.violation(Check::Alone, what);
+        }
+    }
+
+    /// An agent's executor is not well from now on.
+    pub fn sicken(&mut self, agent: String, ill: Ill) {
+        self.ill.insert(agent, (ill, self.now));
+    }
+
+    /// An agent's executor is well again, unless it has failed: then only another process is.
+    pub fn cure(&mut self, agent: &str) {
+        if self.ill(agent).is_some_and(|ill| ill != Ill::Failed) {
+            self.ill.remove(agent);
+        }
+    }
+
+    /// A process starts again.
+    pub fn started(&mut self, host: &str) {
+        self.ill.remove(host);
+        self.agents.entry(host.to_owned()).or_default().started.push(self.now);
+    }
+
+    /// What ails an agent's executor.
+    pub fn ill(&self, agent: &str) -> Option<Ill> {
+        self.ill.get(agent).map(|(ill, _)| *ill)
+    }
+
+    /// An agent that has not been well for a while, undisturbed and while one coordinator led, is given nothing.
+    fn check_health(&mut self, agent: &str, task: &str) {
+        let Some((ill, since)) = self.ill.get(agent).copied() else { return };
+        let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.disturbed));
+        let since = seen.into_iter().flatten().copied().fold(since.max(self.leadership_changed), Duration::max);
+        let known_by = since + self.health_checks * CHECKS_TO_NOTICE + TO_WRITE_IT;
+        // Entries are applied again and again, so that one that says so would have been.
+        let writes = self.applied_at.values().rev().any(|at| (known_by - TO_WRITE_IT / 2..known_by).contains(at));
+        if writes && known_by < self.now {
+            let what =
+                format!("{agent} has been {ill:?} and in order otherwise since {since:?}, and begins task {task}");
+            self.violation(Check::Health, what);
         }
     }
 

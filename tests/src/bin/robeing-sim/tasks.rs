@@ -19,7 +19,7 @@ const LARGE: usize = (1 << 20) - 256;
 /// The shortest of long tasks, milliseconds: longer than it takes to lose an agent, so that what it ran is begun elsewhere.
 const LONG_FROM: u64 = 1_500;
 /// How long tasks take that are submitted before something hard: mostly longer than it takes to lose an agent.
-const URGENT: (u64, u64) = (2_500, 6_000);
+const URGENT: (u64, u64) = (3_500, 6_500);
 /// The longest of middling tasks, milliseconds.
 const MIDDLING_TO: u64 = 1_000;
 /// The longest delay, milliseconds.

@@ -49,8 +49,8 @@ const CALM_FROM: Duration = Duration::from_secs(17);
 const ALL_DONE: Duration = Duration::from_secs(90);
 /// How often it is looked after what ended by itself, and at what agents run.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a coordinator may take to find that its data is damaged.
-const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+/// How long a coordinator may take to find that its data is damaged: a few syncs, on a slow disk.
+const NOTICED_WITHIN: Duration = Duration::from_secs(6);
 /// How long after its end, and after the last fault, an agent may still count as present.
 const MISSED_WITHIN: Duration = Duration::from_secs(8);
 /// How long a process that ended by itself stays away.
@@ -258,6 +258,7 @@ impl World {
         for host in hosts() {
             self.hurt_disk(host, Action::MendDisk(host));
             self.free(host);
+            self.shared.record.notes().cure(&host.name());
         }
         self.held_down.clear();
     }
@@ -368,6 +369,7 @@ pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Ha
         times: times.clone(),
         profile,
     };
+    record.notes().health_checks = shared.profile.health_checks;
     let mut world = World::new(shared, planned);
     if sabotage == Some(Sabotage::LyingDisks) {
         world.add_action(FAULTS_FROM, Action::PowerLossOfAll);

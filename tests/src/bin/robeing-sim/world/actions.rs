@@ -55,6 +55,7 @@ impl World {
         self.restarts.remove(&host);
         self.wire.set_off(self.number(&host.name()), false);
         if !self.process(host).is_running() {
+            self.shared.record.notes().started(&host.name());
             self.process(host).start();
         }
     }
@@ -95,6 +96,8 @@ impl World {
                 self.disturb(host);
             }
             Action::Free(host) => self.free(host),
+            Action::Sicken(agent, ill) => self.shared.record.notes().sicken(Host::Agent(agent).name(), ill),
+            Action::Cure(agent) => self.shared.record.notes().cure(&Host::Agent(agent).name()),
             Action::EmptyDisk(host) | Action::FlipBit(host) => self.lose_disk(host, action),
             Action::FailSync(host)
             | Action::SlowDisk(host, _)
