@@ -45,6 +45,8 @@ pub struct Fleet {
     // Processes end before their directory goes.
     running: BTreeMap<String, Process>,
     arguments: BTreeMap<String, Vec<String>>,
+    /// What each process finds in its environment, as words for env(1).
+    variables: BTreeMap<String, Vec<String>>,
     environment: Vec<String>,
     /// What starts a process that is not started directly.
     within: BTreeMap<String, Vec<String>>,
@@ -85,6 +87,7 @@ impl Fleet {
         let (listen, metrics) = ours.split_at(spec.coordinators as usize);
         let plan = Plan::of(&cluster.spec, "tested", listen, attach, dir.path());
         let mut arguments = BTreeMap::new();
+        let mut variables = BTreeMap::new();
         let mut metrics = metrics.iter();
         for process in &plan.processes {
             let mut line = process.arguments.clone();
@@ -103,10 +106,16 @@ impl Fleet {
                 set_flag(&mut line, name, value);
             }
             arguments.insert(process.name.clone(), line);
+            let words = process.environment.iter().map(|variable| {
+                let value = variable.value.to_str().expect("the tests' own values are text");
+                format!("{}={value}", variable.name)
+            });
+            variables.insert(process.name.clone(), words.collect::<Vec<_>>());
         }
         Self {
             running: BTreeMap::new(),
             arguments,
+            variables,
             environment: spec.environment,
             within: BTreeMap::new(),
             plan,
@@ -217,8 +226,9 @@ impl Fleet {
         let log = self.dir.path().join(format!("{name}.log"));
         let agent = program(AGENT).display().to_string();
         let within = self.within.get(name).into_iter().flatten();
+        let own = self.variables.get(name).into_iter().flatten();
         let line: Vec<String> =
-            self.environment.iter().chain(within).chain([&agent]).chain(arguments).cloned().collect();
+            self.environment.iter().chain(own).chain(within).chain([&agent]).chain(arguments).cloned().collect();
         let process = Process::start(name, Path::new("/usr/bin/env"), &line, &log);
         self.running.insert(name.into(), process);
     }
@@ -230,6 +240,8 @@ impl Fleet {
     pub fn start_another(&mut self, of: &str, called: &str) {
         let arguments = self.arguments.get(of).unwrap_or_else(|| panic!("no process {of}")).clone();
         self.arguments.insert(called.into(), arguments);
+        let variables = self.variables.get(of).cloned().unwrap_or_default();
+        self.variables.insert(called.into(), variables);
         self.start_one(called);
     }
 
