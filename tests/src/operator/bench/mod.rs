@@ -184,10 +184,16 @@ impl Bench<'_> {
         mib(processes::memory(self.operator.pid()))
     }
 
-    async fn calls(&mut self) -> Result<Calls> {
-        if let Some(status) = self.operator.ended() {
-            bail!("the operator ended with {status}: {}", self.operator.log());
+    /// That it runs.
+    fn runs(&mut self) -> Result<()> {
+        match self.operator.ended() {
+            Some(status) => bail!("the operator ended with {status}: {}", self.operator.log()),
+            None => Ok(()),
         }
+    }
+
+    async fn calls(&mut self) -> Result<Calls> {
+        self.runs()?;
         metrics::calls(self.metrics).await
     }
 
@@ -254,6 +260,7 @@ impl Bench<'_> {
         while known.is_none() || since.elapsed() < QUIET {
             ensure!(Instant::now() < end, "the operator was not at rest within {PHASE:?}: {known:?}");
             looks.tick().await;
+            self.runs()?;
             // It serves from its start on, and works once it holds the lease and knows what there is.
             let Ok(calls) = self.calls().await else { continue };
             let calls = calls.is_started().then_some(calls);

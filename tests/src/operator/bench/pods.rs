@@ -29,6 +29,9 @@ const PORT: u16 = 8080;
 /// Pods of the pool of each fleet.
 const AGENTS: u32 = 2;
 const REVISION: &str = "one";
+/// What every namespace has where all controllers run.
+const ACCOUNT: &str = "default";
+const ALREADY_EXISTS: u16 = 409;
 
 /// The stand-ins of all fleets. They end when this is dropped.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ impl StandIns {
             serving.spawn(server);
             queues.push(queue);
         }
+        account(client, namespace).await?;
         let run = stream::iter(0..fleets).map(|number| run(client, namespace, number));
         run.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(Self { queues, _serving: serving })
@@ -68,6 +72,16 @@ impl StandIns {
     /// Puts so many tasks into the queue of a fleet.
     pub fn queue(&self, number: usize, queued: u64) {
         self.queues[number].send_replace(queued);
+    }
+}
+
+/// The account of the pods, which no controller makes here.
+async fn account(client: &Client, namespace: &str) -> Result<()> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ServiceAccount"));
+    let account = DynamicObject::new(ACCOUNT, &kind);
+    match Stage::api(client, namespace, "serviceaccounts").create(&PostParams::default(), &account).await {
+        Err(kube::Error::Api(status)) if status.code == ALREADY_EXISTS => Ok(()),
+        made => Ok(made.map(drop)?),
     }
 }
 
@@ -129,8 +143,8 @@ async fn pod(
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
     let mut spec = spec.clone();
-    // No kubelet confirms the end of a pod that has a node.
-    spec["serviceAccountName"] = json!("default");
+    spec["serviceAccountName"] = json!(ACCOUNT);
+    spec["automountServiceAccountToken"] = json!(false);
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "spec": spec,
         "metadata": {"name": name, "labels": labels, "ownerReferences": owner},
