@@ -10,7 +10,9 @@ SEEDS ?= 50
 SABOTAGE ?=
 # Where the demo runs: local, or kube for the Kubernetes of KUBECONFIG or else a throwaway one (as root, see tests/devkube).
 CLUSTER ?= local
-# Further arguments for the demo and the benchmark, such as ARGS='--only takeover --trials 5'.
+# How many fleets make bench-operator makes.
+FLEETS ?= 1000
+# Further arguments for the demo and the benchmarks, such as ARGS='--only takeover --trials 5'.
 ARGS ?=
 
 # no: `make test` leaves out the tests that need root and Kubernetes.
@@ -35,10 +37,10 @@ IMAGE_MOST_BYTES := 40000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt fmt-check lint test demo bench sim crds image e2e docs-check ci
+.PHONY: help build fmt fmt-check lint test demo bench bench-operator sim crds image e2e docs-check ci
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the programs for use: target/release/robeing and robeing-agent
 	$(CARGO) build --release --workspace --bin robeing --bin robeing-agent
@@ -65,6 +67,13 @@ demo: $(if $(filter kube,$(CLUSTER)),image) ## Run the example fleet, kill an ag
 bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' says how
 	$(CARGO) build --release --workspace --bin robeing-agent --bin robeing-bench
 	$(TARGET)/release/robeing-bench --data $(TARGET)/bench $(ARGS)
+
+bench-operator: ## Measure what the operator costs with FLEETS fleets, before a throwaway API server; as root, see tests/devkube
+	@$(SETUP) build kube
+	$(CARGO) build --release --workspace --bin robeing-operator
+	$(CARGO) build --workspace --bin robeing-bench-operator --bin devkube
+	$(CONTAINED) $(TARGET)/debug/devkube build
+	$(CONTAINED) $(TARGET)/debug/robeing-bench-operator --operator $(TARGET)/release/robeing-operator --fleets $(FLEETS) $(ARGS)
 
 sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: see that planted mistakes are found
 	$(CARGO) build --workspace --bin robeing-sim $(if $(SABOTAGE),--features robeing-tests/sabotage)

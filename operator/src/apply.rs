@@ -10,7 +10,7 @@ use std::{
 
 use kube::{
     Api, Client, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, PatchParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, 
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
+/// A version that no object ever has: the API server's first is a later one. An apply of it makes an object, and changes none.
+const NO_VERSION: &str = "1";
 /// An annotation that the Deployment controller counts up; it says nothing about the desired state.
 const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
 
@@ -40,9 +42,9 @@ pub struct Record {
 
 impl Record {
     /// Whether an object is as the apply left it.
-    fn is_of(&self, live: &DynamicObject) -> bool {
-        let same = self.version.is_some() && self.version == live.metadata.resource_version;
-        same || self.after == fingerprint(live)
+    fn is_of(&self, live: &Live) -> bool {
+        let same = self.version.is_some() && self.version == live.object.metadata.resource_version;
+        same || self.after == live.fingerprint
     }
 }
 
@@ -58,7 +60,8 @@ pub enum Verdict {
     Await,
     /// Apply it.
     Apply,
-    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take.
+    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take. So it is made
+    /// where there is none, and looked at otherwise.
     Look,
     /// It belongs to somebody else.
     Foreign,
@@ -68,7 +71,7 @@ pub enum Verdict {
 /// of the cluster.
 pub fn judge(
     (desired, wish): (&DynamicObject, u64),
-    live: Option<&DynamicObject>,
+    live: Option<&Live>,
     record: Option<&Record>,
     owner: &str,
     now: Instant,
@@ -78,12 +81,12 @@ pub fn judge(
     let Some(live) = live else {
         return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
     };
-    if !is_owned(live, owner) {
-        return if is_leftover(live, desired) { Verdict::Await } else { Verdict::Foreign };
+    if !is_owned(&live.object, owner) {
+        return if is_leftover(&live.object, desired) { Verdict::Await } else { Verdict::Foreign };
     }
     match same_wish {
         Some(record) if record.is_of(live) => Verdict::Leave,
-        Some(record) if lagging(&record) && record.before == Some(fingerprint(live)) => Verdict::Await,
+        Some(record) if lagging(&record) && record.before == Some(live.fingerprint) => Verdict::Await,
         _ => Verdict::Apply,
     }
 }
@@ -276,15 +279,15 @@ impl Target<'_> {
         let mut foreign = HashSet::new();
         for wish in desired {
             let (kind, name) = (wish.kind.kind.as_str(), wish.name());
-            let found = live.iter().find(|live| live.kind == kind && live.object.name_any() == name);
+            let found = live.iter().find(|live| *live.kind == *kind && live.object.name_any() == name);
             if found.is_none() && rests_on(&wish.object, &foreign) {
                 continue;
             }
             // Of every object in every round, so once.
             let desired = fingerprint(&wish.object);
-            let found = found.map(|live| live.object.as_ref());
             let asked = || asked(desired, found);
-            let work = apply_one(self, (wish, desired), found, records);
+            let was_refused = refusals.knows(kind, name);
+            let work = apply_one(self, (wish, desired), found, was_refused, records);
             match unless_refused(refusals, (kind, name, asked), work).await {
                 Ok(changing) => applied.changing |= changing,
                 Err(error) => {
@@ -315,11 +318,11 @@ impl Target<'_> {
         let wanted: HashSet<(&str, &str)> = desired.iter().map(|wish| (wish.kind.kind.as_str(), wish.name())).collect();
         for orphan in live {
             let (object, name) = (&orphan.object, orphan.object.name_any());
-            let stays = wanted.contains(&(orphan.kind.as_str(), name.as_str())) || kept.contains(&name);
+            let stays = wanted.contains(&(&*orphan.kind, name.as_str())) || kept.contains(&name);
             if stays || object.metadata.deletion_timestamp.is_some() || !is_owned(object, self.owner) {
                 continue;
             }
-            records.remove(&(orphan.kind.clone(), name.clone()));
+            records.remove(&(orphan.kind.to_string(), name.clone()));
             applied.changing = true;
             // No object that is wished for has this number.
             let work = delete(self.client, self.namespace, orphan);
@@ -331,15 +334,16 @@ impl Target<'_> {
 }
 
 /// A number for a wish about an object as it is now.
-fn asked(desired: u64, live: Option<&DynamicObject>) -> u64 {
-    desired ^ live.map_or(0, fingerprint).rotate_left(1)
+fn asked(desired: u64, live: Option<&Live>) -> u64 {
+    desired ^ live.map_or(0, |live| live.fingerprint).rotate_left(1)
 }
 
 /// Whether the object was changed, now or very lately.
 async fn apply_one(
     target: Target<'_>,
     (wish, desired): (&Desired, u64),
-    live: Option<&DynamicObject>,
+    live: Option<&Live>,
+    was_refused: bool,
     records: &mut Records,
 ) -> Result<bool, Error> {
     let Target { client, namespace, owner } = target;
@@ -347,10 +351,11 @@ async fn apply_one(
     let key = (kind.clone(), name.to_owned());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
     let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
+    let mut applied = None;
     match judge((&wish.object, desired), live, records.get(&key), owner, Instant::now()) {
         Verdict::Leave => {
             if let (Some(record), Some(live)) = (records.get_mut(&key), live) {
-                record.version.clone_from(&live.metadata.resource_version);
+                record.version.clone_from(&live.object.metadata.resource_version);
             }
             return Ok(false);
         }
@@ -358,23 +363,29 @@ async fn apply_one(
         Verdict::Foreign => return Err(foreign()),
         Verdict::Apply => {}
         Verdict::Look => {
-            let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
-            match found.filter(|found| !is_owned(found, owner)) {
-                Some(found) if is_leftover(&found, &wish.object) => return Ok(true),
-                Some(_) => return Err(foreign()),
-                None => {}
+            // Nearly always there is none. What was in the way before is looked at first.
+            if !was_refused {
+                let made = make(&api, name, &wish.object).await;
+                applied = made.map_err(|error| Error::of("apply", kind, name, error))?;
+            }
+            if applied.is_none() {
+                let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
+                match found.filter(|found| !is_owned(found, owner)) {
+                    Some(found) if is_leftover(&found, &wish.object) => return Ok(true),
+                    Some(_) => return Err(foreign()),
+                    None => {}
+                }
             }
         }
     }
-    let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
-    if live.is_some_and(says_replicas) && !says_replicas(&wish.object) {
-        let left = handover::leave_replicas(&api, name, &wish.object).await;
-        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
-    }
-    let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
-    let applied = repair::apply(&api, name, &wish.object, live, drifted).await;
-    let applied = applied.map_err(|error| Error::of("apply", kind, name, error))?;
-    let (before, after) = (live.map(fingerprint), fingerprint(&applied));
+    let applied = match applied {
+        Some(made) => made,
+        None => {
+            let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
+            change(&api, wish, live, drifted).await?
+        }
+    };
+    let (before, after) = (live.map(|live| live.fingerprint), fingerprint(&applied));
     let changed = before != Some(after);
     if changed {
         tracing::info!(kind, name, namespace, "applied");
@@ -384,13 +395,40 @@ async fn apply_one(
     Ok(changed)
 }
 
+/// Makes an object, unless there is one of the name.
+async fn make(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
+    let mut wish = wish.clone();
+    wish.metadata.resource_version = Some(NO_VERSION.to_owned());
+    match api.patch(name, &field_manager(), &Patch::Apply(wish)).await {
+        Err(kube::Error::Api(status)) if is(&status, 409) => Ok(None),
+        made => made.map(Some),
+    }
+}
+
+/// Applies an object that there may be.
+async fn change(
+    api: &Api<DynamicObject>,
+    wish: &Desired,
+    live: Option<&Live>,
+    drifted: bool,
+) -> Result<DynamicObject, Error> {
+    let (kind, name) = (&wish.kind.kind, wish.name());
+    let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
+    if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
+        let left = handover::leave_replicas(api, name, &wish.object).await;
+        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
+    }
+    let applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
+    applied.map_err(|error| Error::of("apply", kind, name, error))
+}
+
 async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {
     let name = orphan.object.name_any();
-    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| resource.kind == orphan.kind)
+    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| *resource.kind == *orphan.kind)
     else {
         return Ok(());
     };
-    tracing::info!(kind = orphan.kind, name, "deleting what is no longer desired");
+    tracing::info!(kind = &*orphan.kind, name, "deleting what is no longer desired");
     delete_exactly(client, namespace, &resource, &name, orphan.object.uid()).await
 }
 

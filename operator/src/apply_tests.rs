@@ -32,6 +32,10 @@ fn desired(text: &str) -> Desired {
     Desired { kind: ApiResource::erase::<ConfigMap>(&()), object: config(text) }
 }
 
+fn answered(code: u16, answer: &Value) -> Response<Body> {
+    Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+}
+
 /// An API server that keeps one object, and the calls that it got.
 #[derive(Clone, Default)]
 struct Server {
@@ -58,6 +62,15 @@ impl Server {
             (&Method::PATCH, _) => {
                 assert!(query.contains("force=true") && query.contains("fieldManager=robeing-operator"), "{query}");
                 let mut applied: Value = serde_json::from_slice(&body).expect("JSON");
+                let version = &applied["metadata"]["resourceVersion"];
+                if state
+                    .0
+                    .as_ref()
+                    .is_some_and(|known| !version.is_null() && known["metadata"]["resourceVersion"] != *version)
+                {
+                    let conflict = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
+                    return answered(409, &conflict);
+                }
                 applied["metadata"]["resourceVersion"] = state.1.len().to_string().into();
                 applied["metadata"]["uid"] = "u".into();
                 state.0 = Some(applied.clone());
@@ -75,13 +88,13 @@ impl Server {
                 json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}),
             ),
         };
-        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+        answered(code, &answer)
     }
 
     /// What a watch cache that is up to date would hold.
     fn live(&self) -> Vec<Live> {
         let object_ = self.state.lock().expect("no panic").0.clone();
-        object_.into_iter().map(|value| Live { kind: "ConfigMap".into(), object: Arc::new(object(value)) }).collect()
+        object_.into_iter().map(|value| Live::new("ConfigMap", object(value))).collect()
     }
 
     fn put(&self, value: &DynamicObject) {
@@ -118,7 +131,7 @@ async fn an_object_is_made_once_and_then_left_alone() {
     let (server, mut records) = (Server::default(), Records::new());
     let wish = [desired("x")];
     assert!(server.apply(&wish, &[], &mut records).await.changing);
-    assert_eq!(server.calls(), [READ, APPLY]);
+    assert_eq!(server.calls(), [APPLY]);
     assert!(server.apply(&wish, &[], &mut records).await.changing, "the cache does not show it yet");
     assert!(!server.apply(&wish, &server.live(), &mut records).await.changing);
     tokio::time::advance(CACHE_LAG * 10).await;
@@ -133,7 +146,7 @@ async fn drift_and_a_new_wish_are_applied_and_a_restarted_operator_applies_once(
     server.put(&config("edited by hand"));
     server.calls();
     server.apply(&[desired("x")], &server.live(), &mut records).await;
-    assert_eq!(server.calls(), [APPLY], "drift");
+    assert_eq!(server.calls(), [READ, APPLY], "drift, of which the cache does not keep what it is");
     server.apply(&[desired("y")], &server.live(), &mut records).await;
     assert_eq!(server.calls(), [APPLY], "a new wish");
     let mut forgotten = Records::new();
@@ -151,7 +164,16 @@ async fn an_object_that_was_deleted_by_hand_comes_back() {
     server.calls();
     tokio::time::advance(CACHE_LAG).await;
     server.apply(&[desired("x")], &[], &mut records).await;
-    assert_eq!(server.calls(), [READ, APPLY]);
+    assert_eq!(server.calls(), [APPLY]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_of_ours_that_the_cache_lacks_is_looked_at_and_applied() {
+    let (server, mut records) = (Server::default(), Records::new());
+    server.put(&config("without its label, or made by an operator before this one"));
+    server.apply(&[desired("x")], &[], &mut records).await;
+    assert_eq!(server.calls(), [APPLY, READ, APPLY], "the first makes nothing");
+    assert_eq!(server.live()[0].text("/data/key"), Some("x"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +187,8 @@ async fn what_belongs_to_somebody_else_is_not_taken() {
         let [error] = &applied.errors[..] else { panic!("one error: {applied:?}") };
         assert!(error.to_string().contains("does not belong to this RobeingCluster"), "{error}");
     }
-    assert_eq!(server.calls(), [READ], "looked at and left");
+    assert_eq!(server.calls(), [APPLY, READ], "what makes an object changes none; looked at and left");
+    assert_eq!(server.live()[0].text("/data/key"), Some("theirs"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +201,8 @@ async fn what_an_earlier_cluster_of_the_name_left_is_waited_for() {
         let applied = server.apply(&[desired("x")], &live, &mut records).await;
         assert!(applied.errors.is_empty() && applied.changing, "{applied:?}");
     }
-    assert_eq!(server.calls(), [READ]);
+    assert_eq!(server.calls(), [APPLY, READ]);
+    assert_eq!(server.live()[0].text("/data/key"), Some("old"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,7 +245,7 @@ async fn what_was_refused_is_told_and_asked_again_after_a_pause_or_once_it_chang
         assert!(error.to_string().contains("does not belong to this RobeingCluster"), "{error}");
         calls.push(server.calls().len());
     }
-    assert_eq!(calls, [1, 0, 1, 0]);
+    assert_eq!(calls, [2, 0, 1, 0], "what was refused before is only looked at");
     tokio::time::advance(crate::refusals::FIRST_PAUSE).await;
     server.apply_but(&[desired("y")], &[], &HashSet::new(), &mut records, &mut refusals).await;
     assert_eq!(server.calls(), [READ]);
@@ -262,7 +286,8 @@ fn a_version_that_was_seen_to_be_as_applied_is_not_looked_at_again() {
         at: Instant::now(),
     };
     let verdict = |live: &DynamicObject| {
-        judge((&desired, fingerprint(&desired)), Some(live), Some(&record), OWNER, Instant::now())
+        let live = Live::new("ConfigMap", live.clone());
+        judge((&desired, fingerprint(&desired)), Some(&live), Some(&record), OWNER, Instant::now())
     };
     assert_eq!(verdict(&live), Verdict::Leave);
     live.metadata.resource_version = Some("8".into());

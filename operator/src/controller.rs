@@ -10,28 +10,32 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use kube_runtime::controller::Action;
-use robeing_crds::{RobeingCluster, RobeingClusterStatus};
+use robeing_crds::{RobeingCluster, RobeingClusterStatus, condition_types};
 use robeing_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
-    apply, build, fleet,
+    apply, build, fleet, health,
     metrics::Metrics,
     names,
+    news::News,
     observe::{self, Observation},
     publish::{patch_status, publish},
     refusals::Refusals,
     report::{self, Outcome},
     rollout, scale,
+    schedule::{self, Outlook},
     scope::Caches,
     steps::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
     validate::{self, Fleet, Surroundings},
 };
 
-/// Pause until the next look at a cluster where something is under way.
-const SOON: Duration = Duration::from_secs(1);
 /// How long the StatefulSet's controller may take to make the coordinators' pods.
 const CREATED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the coordinators may take to elect another leader.
+const ELECTED_WITHIN: Duration = Duration::from_secs(1);
+/// The first pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -45,12 +49,14 @@ pub struct Context {
     /// The watch caches of the clusters that are handled.
     pub caches: Caches,
     /// To the coordinators.
-    pub coordinators: fleet::Coordinators,
+    pub coordinators: Arc<fleet::Coordinators>,
+    /// What the coordinators tell by themselves.
+    pub news: News,
     /// What is counted.
     pub metrics: Metrics,
     /// The operator's own part in what is built.
     pub surroundings: Surroundings,
-    /// Pause until the next look at a cluster where nothing is under way.
+    /// Pause until the next look at a cluster where nothing is under way, and whose coordinators can't tell what changes.
     pub poll: Duration,
     /// Name of this process in events.
     pub instance: String,
@@ -71,6 +77,8 @@ pub(crate) struct Memory {
     /// Since when pods of coordinators are missing.
     pub(crate) missing_since: Option<Instant>,
     pub(crate) asked: Option<String>,
+    /// When something was last seen to happen.
+    pub(crate) happened: Option<Instant>,
     pub(crate) failures: u32,
 }
 
@@ -96,13 +104,14 @@ impl Context {
     pub fn new(
         client: Client,
         caches: Caches,
+        news: News,
         metrics: Metrics,
         surroundings: Surroundings,
         poll: Duration,
         instance: String,
     ) -> Self {
-        let (coordinators, memories) = (fleet::Coordinators::default(), Mutex::default());
-        Self { client, caches, coordinators, metrics, surroundings, poll, instance, memories }
+        let (coordinators, memories) = (Arc::default(), Mutex::default());
+        Self { client, caches, coordinators, news, metrics, surroundings, poll, instance, memories }
     }
 
     fn recall(&self, cluster: &RobeingCluster) -> Memory {
@@ -117,15 +126,20 @@ impl Context {
 
     /// Forgets a cluster that is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
+        self.news.keep(namespace, name, &[]);
         let key = (namespace.to_owned(), name.to_owned());
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.remove(&key);
+        if memories.is_empty() {
+            memories.shrink_to_fit();
+        }
     }
 
     /// The pause before the next try after a failure: doubled each time.
     pub fn pause(&self, cluster: &RobeingCluster) -> Duration {
         let mut memory = self.recall(cluster);
         memory.failures = memory.failures.saturating_add(1);
-        let pause = SOON * 2_u32.saturating_pow(memory.failures.min(6) - 1);
+        let pause = FIRST_PAUSE * 2_u32.saturating_pow(memory.failures.min(6) - 1);
         self.remember(cluster, memory);
         pause.min(LONGEST_PAUSE)
     }
@@ -170,17 +184,50 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
             uncreated: None,
         },
     };
-    let calm = report(&observation, &outcome, context, memory).await?;
-    // Where there is nobody to ask, whatever comes next is told by a watch: a fleet whose pods no node takes costs little.
-    let calm = calm || (matches!(observation.fleet, Err(fleet::Error::NoAddress)) && !outcome.changing);
-    Ok(Action::requeue(next_look(calm, context.poll, cluster.spec.recovery.health_check_interval.into())))
+    let status = report(&observation, &outcome, context, memory).await?;
+    let outlook = outlook(&observation, &outcome, &status, context, memory);
+    let poll = poll(cluster, context);
+    Ok(Action::requeue(schedule::next_look(&outlook, poll, schedule::chance())))
 }
 
-/// When a fleet is looked at next, unless something is told of it before: as often as the operator does anyway and as its
-/// own health checks ask for, and soon while something is on its way.
-fn next_look(calm: bool, poll: Duration, health_check: Duration) -> Duration {
-    let calmly = poll.min(health_check);
-    if calm { calmly } else { calmly.min(SOON) }
+/// How often a fleet is looked at, at least, that can't tell what changes: as often as the operator does anyway and as its own
+/// health checks ask for. One that can is listened to as closely.
+fn poll(cluster: &RobeingCluster, context: &Context) -> Duration {
+    context.poll.min(cluster.spec.recovery.health_check_interval.into())
+}
+
+fn outlook(
+    observation: &Observation,
+    outcome: &Outcome,
+    status: &RobeingClusterStatus,
+    context: &Context,
+    memory: &mut Memory,
+) -> Outlook {
+    let cluster = &observation.cluster;
+    let is = |of: &str| report::state(status, of) == Some("True");
+    let told = observation
+        .fleet
+        .as_ref()
+        .is_ok_and(|answer| context.news.follow(cluster, &context.coordinators, &answer.from, poll(cluster, context)));
+    Outlook {
+        reachable: !matches!(observation.fleet, Err(fleet::Error::NoAddress)),
+        applying: outcome.changing,
+        moving: is(condition_types::PROGRESSING),
+        well: !is(condition_types::DEGRADED) && is(condition_types::QUORUM_HEALTHY) && outcome.declined.is_empty(),
+        told,
+        quiet: memory.happened.get_or_insert_with(Instant::now).elapsed(),
+        due: due(observation, memory),
+    }
+}
+
+/// The time until something changes by time alone: what is said of a pod, or what may be asked of the API server again.
+fn due(observation: &Observation, memory: &Memory) -> Option<Duration> {
+    let pods = observation.pods.iter().filter_map(|pod| health::changes_at(pod, observation.now)).min();
+    let of_pods = pods.map(|at| at.duration_since(observation.now).unsigned_abs());
+    let now = Instant::now();
+    let missing = memory.missing_since.map(|since| since + CREATED_WITHIN);
+    let later = missing.into_iter().chain(memory.refusals.next(now)).filter(|at| *at > now).min();
+    of_pods.into_iter().chain(later.map(|at| at - now)).min()
 }
 
 /// Asks the coordinators first, then reads the caches, which are always newer than an answer that took its time.
@@ -189,15 +236,16 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Mem
     let set = context.caches.stateful_set(cluster);
     let pods = context.caches.pods(cluster);
     let addresses = observe::addresses(cluster, set.as_deref(), &pods, memory.asked.as_deref());
+    context.news.keep(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name, &addresses);
     let mut fleet = context.coordinators.ask(&addresses).await;
     if fleet.is_err() && memory.asked.is_some() {
         // A new leader is found within a second; that is no news but the leader's name.
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(ELECTED_WITHIN).await;
         fleet = context.coordinators.ask(&addresses).await;
     }
     let fleet = fleet.and_then(|answer| {
         // An address may be another pod's by now.
-        if answer.status.cluster_id == name { Ok(answer) } else { Err(fleet::Error::NoAddress) }
+        if answer.status.cluster_id == name { Ok(answer) } else { Err(fleet::Error::Stranger { address: answer.from }) }
     });
     memory.asked = fleet.as_ref().ok().map(|answer| answer.from.clone());
     Observation {
@@ -272,13 +320,13 @@ fn uncreated(observation: &Observation, scale: &scale::Plan, memory: &mut Memory
     (since.elapsed() >= CREATED_WITHIN).then_some((there, scale.replicas))
 }
 
-/// Patches the status if it changed, and publishes what happened. Whether nothing is under way.
+/// Patches the status if it changed, and publishes what happened.
 async fn report(
     observation: &Observation,
     outcome: &Outcome,
     context: &Context,
     memory: &mut Memory,
-) -> Result<bool, Error> {
+) -> Result<RobeingClusterStatus, Error> {
     let cluster = &observation.cluster;
     // The cache may be behind what this process wrote itself.
     let own =
@@ -289,6 +337,10 @@ async fn report(
     if before.as_ref() != Some(&status) {
         patch_status(context, cluster, &status).await?;
         memory.patched = Some((status.clone(), Instant::now()));
+        memory.happened = Some(Instant::now());
+    }
+    if outcome.changing {
+        memory.happened = Some(Instant::now());
     }
     if let Some(seen) = report::Snapshot::of(observation) {
         memory.seen = Some(seen);
@@ -297,8 +349,7 @@ async fn report(
         tracing::info!(cluster = cluster.name_any(), reason = event.reason, note = event.note, "event");
         publish(context, cluster, event).await;
     }
-    let under_way = report::state(&status, robeing_crds::condition_types::PROGRESSING) == Some("True");
-    Ok(!under_way)
+    Ok(status)
 }
 
 /// The addresses of all coordinators that are known, to which connections are kept.
@@ -308,18 +359,4 @@ pub fn coordinators_in(caches: &Caches) -> BTreeSet<String> {
         observe::addresses(cluster, caches.stateful_set(cluster).as_deref(), &caches.pods(cluster), None)
     };
     clusters.iter().flat_map(of).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fleet_is_looked_at_as_often_as_operator_and_fleet_ask_for() {
-        let (poll, often, seldom) = (Duration::from_secs(3), Duration::from_millis(500), Duration::from_secs(10));
-        assert_eq!(next_look(true, poll, seldom), poll);
-        assert_eq!(next_look(true, poll, often), often);
-        assert_eq!(next_look(false, poll, seldom), SOON);
-        assert_eq!(next_look(false, poll, often), often);
-    }
 }

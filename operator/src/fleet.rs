@@ -24,6 +24,9 @@ pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(20);
 /// How long setting pools or handing over may take.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+/// How often it is seen whether a coordinator that is listened to is still there, and how long it may take to answer that.
+const ALIVE_EVERY: Duration = Duration::from_secs(30);
+const ALIVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the coordinators say of the fleet.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +45,12 @@ pub enum Error {
     /// There is nobody to ask.
     #[error("no coordinator's pod has an address yet")]
     NoAddress,
+    /// What is asked is another fleet's: its pod's address was given anew.
+    #[error("the coordinator at {address} is one of another cluster")]
+    Stranger {
+        /// host:port.
+        address: String,
+    },
     /// An answer that is no.
     #[error("{method} at {address}: {message} ({code:?})")]
     Refused {
@@ -121,6 +130,18 @@ impl Coordinators {
         answer.map(drop).map_err(|status| refused("TransferLeadership", address, &status))
     }
 
+    /// Begins to listen for what a coordinator tells by itself: once at first, then whenever something has changed, at most once
+    /// in `apart`. It says not what.
+    pub async fn watch(
+        &self,
+        address: &str,
+        apart: Duration,
+    ) -> Result<tonic::Streaming<v1::WatchStatusResponse>, Status> {
+        let channel = self.channel(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let request = v1::WatchStatusRequest { at_most_every: apart.try_into().ok() };
+        FleetClient::new(channel).watch_status(request).await.map(tonic::Response::into_inner)
+    }
+
     /// Closes the connections to all but these addresses.
     pub fn keep_only(&self, addresses: &HashSet<String>) {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).retain(|address, _| addresses.contains(address));
@@ -133,7 +154,9 @@ impl Coordinators {
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| refused("connect", address, &Status::invalid_argument(error.to_string())))?;
-        let channel = endpoint.connect_timeout(CONNECT_DEADLINE).tcp_nodelay(true).connect_lazy();
+        let endpoint = endpoint.connect_timeout(CONNECT_DEADLINE).tcp_nodelay(true);
+        let endpoint = endpoint.http2_keep_alive_interval(ALIVE_EVERY).keep_alive_timeout(ALIVE_WITHIN);
+        let channel = endpoint.connect_lazy();
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }

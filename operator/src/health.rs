@@ -18,8 +18,13 @@ const RESTARTED_WITHIN: Duration = Duration::from_secs(15);
 const STARTED_WITHIN: Duration = Duration::from_secs(120);
 /// How long the scheduler may take, also while a disk is being made.
 const SCHEDULED_WITHIN: Duration = Duration::from_secs(10);
+/// What a time in a status may lack, which is written in whole seconds.
+const ROUNDED: Duration = Duration::from_secs(1);
 /// Longest part of a container's last words that is repeated, characters.
 const MAX_WORDS: usize = 300;
+
+/// The conditions of a pod that are read.
+pub const READ_CONDITIONS: [&str; 2] = ["Ready", "PodScheduled"];
 
 /// What kind of failure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +134,29 @@ pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
         .then(|| of(Kind::Unschedulable, None, unschedulable(pod, unscheduled.message.as_deref())))?
 }
 
+/// When something that is said here of a pod changes next by time alone; `None`: it does not.
+pub fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let since = |of: &str| {
+        let condition = condition(pod, of).filter(|condition| condition.status != "True")?;
+        Some(condition.last_transition_time.as_ref()?.0)
+    };
+    let (unready, unscheduled) = (since("Ready"), since("PodScheduled"));
+    let running = statuses(pod).filter(|status| status.restart_count >= 2).filter_map(|status| {
+        let running = status.state.as_ref()?.running.as_ref()?;
+        Some((running.started_at.as_ref()?.0, STABLE_AFTER))
+    });
+    let moments = [
+        unready.map(|since| (since, RESTARTED_WITHIN)),
+        unready.map(|since| (since, STARTED_WITHIN)),
+        unscheduled.map(|since| (since, SCHEDULED_WITHIN)),
+        pod.metadata.deletion_timestamp.as_ref().map(|at| (at.0, NODE_GONE_AFTER)),
+    ];
+    let moments = moments.into_iter().flatten().chain(running);
+    // Each is later than what is written down, which has whole seconds.
+    let moments = moments.filter_map(|(since, after)| since.checked_add(after + ROUNDED).ok());
+    moments.filter(|moment| *moment > now).min()
+}
+
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let statuses = pod.status.iter();
     statuses.flat_map(|status| {
@@ -212,5 +240,62 @@ fn shorten(text: &str) -> String {
     match line.char_indices().rev().nth(MAX_WORDS - 1) {
         Some((start, _)) if start > 0 => format!("…{}", &line[start..]),
         _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).expect("a pod")
+    }
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-01-01T00:{text}Z").parse().expect("a time")
+    }
+
+    /// What is said of a pod.
+    fn said(pod: &Pod, now: Timestamp) -> (Option<Failure>, bool) {
+        (failure(pod, now), away_for_long(pod, now))
+    }
+
+    #[test]
+    fn every_moment_at_which_more_is_said_of_a_pod_is_known_before() {
+        let unready = json!({"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let unscheduled =
+            json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        let container = |restarts: u32| json!({"name": "agent", "image": "a", "imageID": "", "ready": false, "restartCount": restarts, "state": running});
+        let pods = [
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unscheduled]}}),
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unready]}}),
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unready], "containerStatuses": [container(0)]}}),
+            json!({"metadata": {"name": "a"}, "status": {"conditions": [unready, unscheduled], "containerStatuses": [container(3)]}}),
+            json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+        ];
+        for value in pods {
+            let (pod, mut now, mut changes) = (pod(value), at("00:00"), 0);
+            while let Some(next) = changes_at(&pod, now) {
+                assert!(next > now);
+                let before = said(&pod, now);
+                // What is said changes at these moments and at no other.
+                let last = next - Duration::from_secs(1);
+                assert_eq!(said(&pod, last - Duration::from_millis(1)), before, "{pod:?} before {next}");
+                changes += usize::from(said(&pod, next) != before);
+                now = next;
+            }
+            assert!(changes > 0, "{pod:?} is never more than it was");
+            assert_eq!(said(&pod, now), said(&pod, at("59:59")), "{pod:?} after {now}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_well_changes_by_no_time() {
+        let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let pod = pod(json!({"metadata": {"name": "a"}, "status": {"conditions": [ready]}}));
+        assert_eq!(changes_at(&pod, at("00:01")), None);
     }
 }

@@ -3,7 +3,8 @@
 //! [`controller`] drives five steps for one cluster at a time: [`observe`] reads the watch caches and asks the coordinators,
 //! [`mod@validate`] turns the resource into what can be built, [`mod@build`] makes the desired objects, [`mod@apply`] brings
 //! the API server to them, [`report`] derives the status and the events. What a pod may be replaced for and when a voter comes
-//! or goes is decided purely, in [`rollout`] and [`scale`], on what [`quorum`] knows.
+//! or goes is decided purely, in [`rollout`] and [`scale`], on what [`quorum`] knows. A cluster is looked at when a watch tells of
+//! a change, when its coordinators do ([`news`]), and else seldom.
 
 pub mod answer;
 pub mod apply;
@@ -12,9 +13,11 @@ pub mod controller;
 pub mod fleet;
 pub mod handover;
 pub mod health;
+mod index;
 pub mod lease;
 pub mod metrics;
 pub mod names;
+pub mod news;
 pub mod observe;
 mod patience;
 mod ports;
@@ -27,6 +30,7 @@ pub mod report;
 pub mod rollout;
 pub mod run;
 pub mod scale;
+mod schedule;
 pub mod scope;
 pub mod serve;
 pub mod settings;

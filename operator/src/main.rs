@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use robeing_operator::{
     run::{End, run},
     settings::Settings,
@@ -13,6 +14,10 @@ use robeing_operator::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// Gives memory back: many fleets may go at once, and the API server's answers are large for a moment only.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const COULD_NOT_START: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;

@@ -7,8 +7,11 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{PersistentVolumeClaim, Pod},
-    apimachinery::pkg::api::resource::Quantity,
+    api::core::v1::{
+        ContainerStatus, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, Pod, PodSpec,
+        PodStatus, Volume,
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
     jiff::Timestamp,
 };
 use kube::{ResourceExt, api::DynamicObject};
@@ -27,12 +30,43 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Live {
     /// Its kind.
-    pub kind: String,
-    /// The object.
+    pub kind: Arc<str>,
+    /// The object. In the caches only what decisions read is left of it: see [`Live::reduced`].
     pub object: Arc<DynamicObject>,
+    /// Of the whole object; see [`apply::fingerprint`].
+    pub fingerprint: u64,
 }
 
+/// What is kept of an object's data besides its status.
+const READ_OF_SPEC: [&str; 2] = ["replicas", "volumeClaimTemplates"];
+/// The annotations that are read.
+const READ_ANNOTATIONS: [&str; 2] = [names::ANNOTATION_JOINED, names::ANNOTATION_DEFAULT_IMAGE];
+
 impl Live {
+    /// The whole object.
+    pub fn new(kind: &str, object: DynamicObject) -> Self {
+        Self { kind: kind.into(), fingerprint: apply::fingerprint(&object), object: Arc::new(object) }
+    }
+
+    /// As the caches keep it: an object of this kind, whose parts that no decision reads are gone. That they are as they were is
+    /// told by the fingerprint.
+    pub fn reduced(kind: &Arc<str>, mut object: DynamicObject) -> Self {
+        let fingerprint = apply::fingerprint(&object);
+        object.types = None;
+        object.metadata = reduced_meta(object.metadata, &READ_ANNOTATIONS);
+        object.metadata.labels = None;
+        let mut data = serde_json::Map::new();
+        if let Some(status) = object.data.get_mut("status") {
+            data.insert("status".into(), status.take());
+        }
+        if let Some(spec) = object.data.get_mut("spec") {
+            let read = READ_OF_SPEC.iter().filter_map(|field| Some(((*field).to_owned(), spec.get_mut(field)?.take())));
+            data.insert("spec".into(), read.collect());
+        }
+        object.data = data.into();
+        Self { kind: Arc::clone(kind), object: Arc::new(object), fingerprint }
+    }
+
     /// A number in it, by its path.
     pub fn number(&self, pointer: &str) -> Option<u32> {
         self.object.data.pointer(pointer)?.as_u64()?.try_into().ok()
@@ -69,7 +103,7 @@ impl Observation {
 
     /// An object by kind and name.
     pub fn live(&self, kind: &str, name: &str) -> Option<&Live> {
-        self.objects.iter().find(|live| live.kind == kind && live.object.name_any() == name)
+        self.objects.iter().find(|live| *live.kind == *kind && live.object.name_any() == name)
     }
 
     /// The coordinators' StatefulSet.
@@ -200,6 +234,73 @@ fn is_controlled(pod: &Pod, uid: &str) -> bool {
     pod.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == uid)
 }
 
+/// The part of an object's metadata that is read.
+fn reduced_meta(meta: ObjectMeta, annotations: &[&str]) -> ObjectMeta {
+    let annotations = meta.annotations.map(|mut all| {
+        all.retain(|key, _| annotations.contains(&key.as_str()));
+        all
+    });
+    ObjectMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        generation: meta.generation,
+        deletion_timestamp: meta.deletion_timestamp,
+        labels: meta.labels,
+        annotations: annotations.filter(|annotations| !annotations.is_empty()),
+        owner_references: meta.owner_references,
+        ..ObjectMeta::default()
+    }
+}
+
+/// The part of a pod that is read: whose it is, where it is, and how it is.
+pub fn reduced_pod(pod: Pod) -> Pod {
+    let spec = pod.spec.map(|spec| {
+        let volumes = spec.volumes.unwrap_or_default().into_iter().filter_map(|volume| {
+            let claim = volume.persistent_volume_claim?;
+            Some(Volume { name: volume.name, persistent_volume_claim: Some(claim), ..Volume::default() })
+        });
+        let volumes: Vec<Volume> = volumes.collect();
+        PodSpec {
+            node_name: spec.node_name,
+            volumes: Some(volumes).filter(|some| !some.is_empty()),
+            ..PodSpec::default()
+        }
+    });
+    let status = pod.status.map(|status| PodStatus {
+        pod_ip: status.pod_ip,
+        conditions: status.conditions.map(|mut conditions| {
+            conditions.retain(|condition| health::READ_CONDITIONS.contains(&condition.type_.as_str()));
+            conditions
+        }),
+        container_statuses: status.container_statuses.map(reduced_statuses),
+        init_container_statuses: status.init_container_statuses.map(reduced_statuses),
+        ..PodStatus::default()
+    });
+    let metadata = reduced_meta(pod.metadata, &[names::ANNOTATION_DELETION_COST]);
+    Pod { metadata, spec, status }
+}
+
+fn reduced_statuses(statuses: Vec<ContainerStatus>) -> Vec<ContainerStatus> {
+    let reduced = |status: ContainerStatus| ContainerStatus {
+        name: status.name,
+        image: status.image,
+        restart_count: status.restart_count,
+        state: status.state,
+        last_state: status.last_state,
+        ..ContainerStatus::default()
+    };
+    statuses.into_iter().map(reduced).collect()
+}
+
+/// The part of a claim that is read.
+pub fn reduced_claim(claim: PersistentVolumeClaim) -> PersistentVolumeClaim {
+    let spec = claim.spec.map(|spec| PersistentVolumeClaimSpec { resources: spec.resources, ..Default::default() });
+    let status = claim.status.map(|status| PersistentVolumeClaimStatus { phase: status.phase, ..Default::default() });
+    PersistentVolumeClaim { metadata: reduced_meta(claim.metadata, &[]), spec, status }
+}
+
 /// Where the coordinators of a cluster can be asked, host:port, `first` before the others. Only pods of the cluster's own
 /// StatefulSet are asked, within its number: what they answer decides about votes and disks.
 pub fn addresses(
@@ -231,3 +332,103 @@ pub fn addresses(
 
 /// How long a pod may be overdue in its deletion before its node counts as gone.
 pub const NODE_GONE_AFTER: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("well-formed")
+    }
+
+    fn set() -> DynamicObject {
+        from(json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {
+                "name": "fleet-coordinators", "namespace": "apps", "uid": "s", "generation": 4, "resourceVersion": "9",
+                "labels": {"app.kubernetes.io/instance": "fleet"},
+                "annotations": {
+                    names::ANNOTATION_JOINED: "3", names::ANNOTATION_DEFAULT_IMAGE: "robeing:1", "another": "x".repeat(1_000),
+                },
+                "managedFields": [{"manager": "robeing-operator", "operation": "Apply"}],
+                "ownerReferences": [{"apiVersion": "v", "kind": "k", "name": "fleet", "uid": "u", "controller": true}],
+            },
+            "spec": {
+                "replicas": 3,
+                "template": {"spec": {"containers": [{"name": "coordinator", "image": "robeing:1", "args": ["x".repeat(1_000)]}]}},
+                "volumeClaimTemplates": [{"spec": {"resources": {"requests": {"storage": "1Gi"}}}}],
+            },
+            "status": {"observedGeneration": 4, "updateRevision": "new"},
+        }))
+    }
+
+    fn pod() -> Pod {
+        from(json!({
+            "metadata": {
+                "name": "fleet-coordinators-0", "namespace": "apps", "uid": "p",
+                "labels": {
+                    "app.kubernetes.io/instance": "fleet", "app.kubernetes.io/component": "coordinator",
+                    "controller-revision-hash": "new",
+                },
+                "annotations": {names::ANNOTATION_DELETION_COST: "2", "another": "x".repeat(1_000)},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": "s", "controller": true}],
+            },
+            "spec": {
+                "nodeName": "n", "containers": [{"name": "coordinator", "args": ["x".repeat(1_000)]}],
+                "volumes": [
+                    {"name": "data", "persistentVolumeClaim": {"claimName": "data-fleet-coordinators-0"}},
+                    {"name": "config", "configMap": {"name": "config"}},
+                ],
+            },
+            "status": {
+                "podIP": "10.0.0.7",
+                "conditions": [{"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}],
+                "containerStatuses": [{
+                    "name": "coordinator", "image": "robeing:1", "imageID": "x".repeat(1_000), "ready": true,
+                    "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+                }],
+            },
+        }))
+    }
+
+    fn observation(objects: Vec<Live>, pods: Vec<Arc<Pod>>) -> Observation {
+        let mut cluster = RobeingCluster::new("fleet", Default::default());
+        (cluster.metadata.uid, cluster.metadata.namespace) = (Some("u".into()), Some("apps".into()));
+        let now = "2026-11-23T12:00:00Z".parse().expect("a time");
+        let fleet = Err(fleet::Error::NoAddress);
+        Observation { cluster: Arc::new(cluster), objects, pods, claims: Vec::new(), fleet, now }
+    }
+
+    #[test]
+    fn what_is_kept_of_an_object_says_all_that_is_read_of_it() {
+        let whole = observation(vec![Live::new("StatefulSet", set())], vec![Arc::new(pod())]);
+        let kept = observation(vec![Live::reduced(&"StatefulSet".into(), set())], vec![Arc::new(reduced_pod(pod()))]);
+        let read = |of: &Observation| {
+            let set = of.stateful_set().expect("a set");
+            let addresses = addresses(&of.cluster, Some(&set.object), &of.pods, None);
+            let cost = of.pods[0].annotations().get(names::ANNOTATION_DELETION_COST).cloned();
+            let version = set.object.metadata.resource_version.clone();
+            let rest = (set.fingerprint, version, health::claims(&of.pods[0]), cost);
+            (of.kept(), of.joined(), of.template_seen(), of.coordinator_pods(), addresses, rest)
+        };
+        assert_eq!(read(&kept), read(&whole));
+        assert_eq!((whole.joined(), addresses(&whole.cluster, Some(&set()), &whole.pods, None).len()), (3, 1));
+        let length = |of: &Observation| format!("{:?}", (&of.objects, &of.pods)).len();
+        assert!(length(&kept) + 4_000 < length(&whole), "{} of {}: {kept:?}", length(&kept), length(&whole));
+    }
+
+    #[test]
+    fn a_claim_keeps_its_size_and_whether_it_is_lost() {
+        let claim: PersistentVolumeClaim = from(json!({
+            "metadata": {"name": "data-fleet-coordinators-0", "namespace": "apps", "uid": "c"},
+            "spec": {"volumeName": "v", "resources": {"requests": {"storage": "1Gi"}}},
+            "status": {"phase": "Lost", "capacity": {"storage": "1Gi"}},
+        }));
+        let kept = reduced_claim(claim.clone());
+        assert!(health::disk_lost(&kept));
+        let size = |claim: &PersistentVolumeClaim| claim.spec.clone().and_then(|spec| spec.resources?.requests);
+        assert_eq!((size(&kept), kept.metadata.uid), (size(&claim), claim.metadata.uid));
+    }
+}

@@ -41,6 +41,12 @@ impl Refusals {
         Some(refusal).filter(|refusal| refusal.wish == wish && now < refusal.until)
     }
 
+    /// When, after `now`, the first of what was refused may be asked again. What could have been asked again and was not is
+    /// wished for no more.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        self.0.values().map(|refusal| refusal.until).filter(|until| *until > now).min()
+    }
+
     /// Notes that this was refused.
     pub fn note(&mut self, kind: &str, name: &str, wish: u64, foreign: bool, sentence: String, now: Instant) {
         let key = (kind.to_owned(), name.to_owned());
@@ -79,7 +85,10 @@ mod tests {
         refusals.note("Service", "a", 2, false, "no".into(), changed);
         assert!(refusals.of("Service", "a", 2, changed + FIRST_PAUSE).is_none(), "with a pause of its own");
         assert!(refusals.of("Service", "b", 1, changed).is_none());
+        assert_eq!(refusals.next(changed), Some(changed + FIRST_PAUSE));
+        assert_eq!(refusals.next(changed + FIRST_PAUSE), None, "nobody asked again");
         refusals.done("Service", "a");
+        assert_eq!(refusals.next(changed), None);
         assert!(refusals.of("Service", "a", 2, changed).is_none());
     }
 }

@@ -47,22 +47,26 @@ pub(crate) enum Depth {
     Spec,
 }
 
-/// Applies an object. `live` is what is known of it, and `drifted` says that somebody else changed it since the last apply.
+/// Applies an object. `exists` says that there is one, and `drifted` that somebody else changed it since the last apply.
 pub(crate) async fn apply(
     api: &Api<DynamicObject>,
     name: &str,
     wish: &DynamicObject,
-    live: Option<&DynamicObject>,
+    exists: bool,
     drifted: bool,
 ) -> kube::Result<DynamicObject> {
-    let mut repaired = drifted && live.is_some_and(|live| is_displaced(&wish.data, &live.data));
+    let mut repaired = false;
+    if drifted && exists {
+        // The watch cache does not keep what is displaced.
+        repaired = api.get_opt(name).await?.is_some_and(|live| is_displaced(&wish.data, &live.data));
+    }
     if repaired {
         // Whether it was taken or not, the apply decides.
         let _ = replace(api, name, wish, Depth::Lists).await;
     }
     let mut applied = patch(api, name, wish).await;
     for depth in [Depth::Lists, Depth::Spec] {
-        if live.is_none() || !applied.as_ref().is_err_and(is_invalid) {
+        if !exists || !applied.as_ref().is_err_and(is_invalid) {
             break;
         }
         if let Ok(true) = replace(api, name, wish, depth).await {

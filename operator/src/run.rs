@@ -16,6 +16,7 @@ use crate::{
     controller::{Context, coordinators_in, reconcile},
     lease::{Elector, Lost},
     metrics::{CountRequests, Metrics},
+    news::News,
     scope::{Caches, Pending},
     serve::Server,
     settings::Settings,
@@ -118,9 +119,10 @@ async fn keep_fleets(
 ) {
     let (caches, changes) = Caches::of(&client, namespace.as_deref());
     let surroundings = settings.surroundings();
-    let context =
-        Arc::new(Context::new(client, caches.clone(), metrics, surroundings, settings.poll_interval, instance));
     let pending = Arc::new(Pending::default());
+    let news = News::new(pending.clone());
+    let poll = settings.poll_interval;
+    let context = Arc::new(Context::new(client, caches.clone(), news, metrics, surroundings, poll, instance));
     let filling = TaskTracker::new();
     let caching = filling.spawn(pending.clone().fill(changes));
     let done = caching.abort_handle();

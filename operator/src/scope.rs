@@ -1,10 +1,9 @@
 //! The watch caches: one set for every namespace that is watched, or one for all. Everything the operator knows of the API
-//! server comes from here; what changes here says which cluster to look at.
+//! server comes from here; what changes here says which cluster to look at. They hold of each object what is read, and no more.
 
 use std::{
     collections::HashSet,
     fmt::Debug,
-    hash::Hash,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -32,7 +31,12 @@ use robeing_crds::RobeingCluster;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::{names, observe::Live, patience::Patience};
+use crate::{
+    index::Index,
+    names,
+    observe::{self, Live},
+    patience::Patience,
+};
 
 /// The kinds of object that the operator makes.
 pub const OWNED: [fn() -> ApiResource; 7] = [
@@ -48,14 +52,20 @@ pub const OWNED: [fn() -> ApiResource; 7] = [
 /// Which clusters to look at.
 pub type Triggers = Pin<Box<dyn Stream<Item = ObjectRef<RobeingCluster>> + Send>>;
 
+/// Objects that one answer of the API server lists. More are in memory at once while the caches are filled.
+const PAGE: u32 = 100;
+
+/// What `kubectl apply` keeps of an object in the object itself.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// The caches of one namespace, or of all.
 #[derive(Clone)]
 pub struct Caches {
     /// The clusters.
     pub clusters: Store<RobeingCluster>,
-    owned: Vec<(String, Store<DynamicObject>)>,
-    pods: Store<Pod>,
-    claims: Store<PersistentVolumeClaim>,
+    owned: Vec<(Arc<str>, Index<Live>)>,
+    pods: Index<Arc<Pod>>,
+    claims: Index<Arc<PersistentVolumeClaim>>,
 }
 
 impl Debug for Caches {
@@ -67,23 +77,31 @@ impl Debug for Caches {
 impl Caches {
     /// Caches of a namespace, or of all namespaces, and the stream that fills them; it must be polled.
     pub fn of(client: &Client, namespace: Option<&str>) -> (Self, Triggers) {
-        let everything = watcher::Config::default().any_semantic();
+        let everything = watcher::Config::default().any_semantic().page_size(PAGE);
         let ours = everything.clone().labels(&names::watched());
-        let (clusters, cluster_changes) = watch::<RobeingCluster>(scoped(client, namespace), everything, (), itself);
-        let (pods, pod_changes) = watch::<Pod>(scoped(client, namespace), ours.clone(), (), instance);
-        let (claims, claim_changes) =
-            watch::<PersistentVolumeClaim>(scoped(client, namespace), ours.clone(), (), instance);
-        let mut changes = vec![cluster_changes, pod_changes, claim_changes];
+        let (clusters, cluster_changes) = watch_clusters(scoped(client, namespace), everything);
+        let (pods, claims) = (Index::default(), Index::default());
+        let pod = |pod: Pod| Arc::new(observe::reduced_pod(pod));
+        let claim = |claim: PersistentVolumeClaim| Arc::new(observe::reduced_claim(claim));
+        let mut changes = vec![
+            cluster_changes,
+            watch(scoped(client, namespace), ours.clone(), "Pod", &pods, pod),
+            watch(scoped(client, namespace), ours.clone(), "PersistentVolumeClaim", &claims, claim),
+        ];
         let mut owned = Vec::new();
         for kind in OWNED {
             let resource = kind();
-            let api = match namespace {
+            let api: Api<DynamicObject> = match namespace {
                 Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
                 None => Api::all_with(client.clone(), &resource),
             };
-            let (store, of_kind) = watch::<DynamicObject>(api, ours.clone(), resource.clone(), instance);
-            owned.push((resource.kind, store));
-            changes.push(of_kind);
+            let (kind, index) = (Arc::<str>::from(resource.kind.as_str()), Index::default());
+            let reduced = {
+                let kind = Arc::clone(&kind);
+                move |object| Live::reduced(&kind, object)
+            };
+            changes.push(watch(api, ours.clone(), &resource.kind, &index, reduced));
+            owned.push((kind, index));
         }
         (Self { clusters, owned, pods, claims }, Box::pin(stream::select_all(changes)))
     }
@@ -91,47 +109,39 @@ impl Caches {
     /// Returns when every cache has been filled once.
     pub async fn filled(&self) -> Result<(), reflector::store::WriterDropped> {
         self.clusters.wait_until_ready().await?;
-        self.pods.wait_until_ready().await?;
-        self.claims.wait_until_ready().await?;
-        future::try_join_all(self.owned.iter().map(|(_, store)| store.wait_until_ready())).await.map(drop)
+        self.pods.filled().await;
+        self.claims.filled().await;
+        future::join_all(self.owned.iter().map(|(_, index)| index.filled())).await;
+        Ok(())
     }
 
     /// The objects of a cluster of the kinds that the operator makes.
     pub fn objects(&self, cluster: &RobeingCluster) -> Vec<Live> {
-        let of_kind = |(kind, store): &(String, Store<DynamicObject>)| {
-            let objects = store.state_filter(|object| belongs(object, cluster));
-            objects.into_iter().map(|object| Live { kind: kind.clone(), object }).collect::<Vec<_>>()
-        };
-        self.owned.iter().flat_map(of_kind).collect()
+        self.owned.iter().flat_map(|(_, index)| of(index, cluster)).collect()
     }
 
     /// The StatefulSet of a cluster's coordinators, whoever owns it.
     pub fn stateful_set(&self, cluster: &RobeingCluster) -> Option<Arc<DynamicObject>> {
         let name = names::coordinators(&cluster.name_any());
-        let (_, store) = self.owned.iter().find(|(kind, _)| kind == "StatefulSet")?;
-        store.find(|object| object.name_any() == name && object.metadata.namespace == cluster.metadata.namespace)
+        let (_, index) = self.owned.iter().find(|(kind, _)| **kind == *"StatefulSet")?;
+        let sets = of(index, cluster).into_iter().map(|live| live.object);
+        sets.into_iter().find(|set| set.name_any() == name)
     }
 
     /// The pods of a cluster.
     pub fn pods(&self, cluster: &RobeingCluster) -> Vec<Arc<Pod>> {
-        sorted(self.pods.state_filter(|pod| belongs(pod, cluster)))
+        of(&self.pods, cluster)
     }
 
     /// The claims of a cluster.
     pub fn claims(&self, cluster: &RobeingCluster) -> Vec<Arc<PersistentVolumeClaim>> {
-        sorted(self.claims.state_filter(|claim| belongs(claim, cluster)))
+        of(&self.claims, cluster)
     }
 }
 
-/// The cache has an order of its own; sentences that list objects must not change with it.
-fn sorted<K: ResourceExt>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
-    objects.sort_by_key(|object| object.name_any());
-    objects
-}
-
-fn belongs<K: ResourceExt>(object: &K, cluster: &RobeingCluster) -> bool {
-    object.meta().namespace == cluster.metadata.namespace
-        && object.labels().get(names::LABEL_INSTANCE).map(String::as_str) == cluster.metadata.name.as_deref()
+fn of<V: Clone>(index: &Index<V>, cluster: &RobeingCluster) -> Vec<V> {
+    let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
+    index.of(namespace, cluster.metadata.name.as_deref().unwrap_or_default())
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -144,47 +154,61 @@ where
     }
 }
 
-fn itself(cluster: &RobeingCluster) -> Option<ObjectRef<RobeingCluster>> {
-    Some(ObjectRef::from_obj(cluster))
-}
-
-fn instance<K: ResourceExt>(object: &K) -> Option<ObjectRef<RobeingCluster>> {
-    let cluster = object.labels().get(names::LABEL_INSTANCE)?;
-    Some(ObjectRef::new(cluster).within(&object.namespace()?))
-}
-
-/// A cache, and the clusters that its changes are about. A watch that fails is begun again, ever more slowly; the cache keeps
-/// what it had.
-fn watch<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    resource: K::DynamicType,
-    cluster: fn(&K) -> Option<ObjectRef<RobeingCluster>>,
-) -> (Store<K>, Triggers)
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Clone + Eq + Hash + Debug + Send + Sync + Unpin,
-{
-    let kind = K::kind(&resource).into_owned();
-    let writer = reflector::store::Writer::new(resource);
-    let store = writer.as_reader();
-    let events =
-        watcher(api, config).modify(|object| object.meta_mut().managed_fields = None).backoff(Patience::default());
-    let changes = events.reflect(writer).touched_objects().filter_map(move |change| {
-        let change = match change {
-            Ok(object) => cluster(&object),
-            Err(error) if is_undefined(&error) => {
-                tracing::warn!(kind, "the API server does not know this kind; install the chart robeing-crds");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(kind, %error, "a watch broke; it is begun again");
-                None
-            }
-        };
-        future::ready(change)
+/// The clusters, and their changes.
+fn watch_clusters(api: Api<RobeingCluster>, config: watcher::Config) -> (Store<RobeingCluster>, Triggers) {
+    let (store, writer) = reflector::store();
+    let slim = |cluster: &mut RobeingCluster| {
+        cluster.metadata.managed_fields = None;
+        cluster.annotations_mut().remove(LAST_APPLIED);
+    };
+    let changes = events(api, config).modify(slim).reflect(writer).touched_objects();
+    let changes = changes.filter_map(|change| {
+        let change = change.map_err(|error| broken(robeing_crds::KIND, &error)).ok();
+        future::ready(change.map(|cluster| ObjectRef::from_obj(&cluster)))
     });
     (store, Box::pin(changes))
+}
+
+/// Fills a cache with what is kept of each object, and tells the clusters that its changes are about.
+fn watch<K, V>(
+    api: Api<K>,
+    config: watcher::Config,
+    kind: &str,
+    index: &Index<V>,
+    keep: impl Fn(K) -> V + Send + 'static,
+) -> Triggers
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    V: Clone + Send + 'static,
+{
+    let (kind, index) = (kind.to_owned(), index.clone());
+    let changes = events(api, config).map(move |event| {
+        let changed = match event {
+            Ok(event) => index.apply(event, &keep),
+            Err(error) => {
+                broken(&kind, &error);
+                HashSet::new()
+            }
+        };
+        stream::iter(changed.into_iter().map(|fleet| ObjectRef::new(&fleet.1).within(&fleet.0)))
+    });
+    Box::pin(changes.flatten())
+}
+
+/// A watch that fails is begun again, ever more slowly; the cache keeps what it had.
+fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    watcher(api, config).backoff(Patience::default())
+}
+
+fn broken(kind: &str, error: &watcher::Error) {
+    if is_undefined(error) {
+        tracing::warn!(kind, "the API server does not know this kind; install the chart robeing-crds");
+    } else {
+        tracing::warn!(kind, %error, "a watch broke; it is begun again");
+    }
 }
 
 /// Whether the API server has no such kind of resource. It answers so to lists and watches alike.
@@ -207,7 +231,8 @@ pub struct Pending {
 }
 
 impl Pending {
-    fn add(&self, cluster: ObjectRef<RobeingCluster>) {
+    /// Adds a cluster.
+    pub fn add(&self, cluster: ObjectRef<RobeingCluster>) {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster);
         self.more.notify_one();
     }

@@ -62,7 +62,8 @@ pub struct Settings {
     #[arg(long, env = "LEASE_RETRY_PERIOD", default_value = "2s", value_name = "DURATION", value_parser = duration)]
     pub lease_retry_period: Duration,
 
-    /// How often the coordinators of a fleet are asked how it is. They are asked directly, not through the API server.
+    /// How soon after each other two changes in a fleet are seen, and how often its coordinators are asked how it is where they
+    /// can't tell what changes. They are asked directly, not through the API server.
     #[arg(long, env = "POLL_INTERVAL", default_value = "3s", value_name = "DURATION", value_parser = duration)]
     pub poll_interval: Duration,
 

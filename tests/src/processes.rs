@@ -48,10 +48,7 @@ impl Process {
     /// # Panics
     /// When it does not run.
     pub fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        kib * 1024
+        memory_of(self.pid(), "VmHWM:").expect("the process runs")
     }
 
     /// Everything it said, and its predecessors with the same log.
@@ -99,6 +96,29 @@ impl Drop for Process {
 /// Sends a signal to a process that may be gone.
 pub fn send(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.try_into().expect("a process id is positive and small")), signal);
+}
+
+/// Clock ticks in a second, on every Linux that this runs on.
+pub const TICKS_PER_SECOND: u64 = 100;
+
+/// Memory that a process holds, bytes; none when it does not run.
+pub fn memory(pid: u32) -> u64 {
+    memory_of(pid, "VmRSS:").unwrap_or(0)
+}
+
+fn memory_of(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Processor time that a process used, in [`TICKS_PER_SECOND`]; none when it does not run.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    // proc(5): user and system time are fields 14 and 15, and the state field 3.
+    fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 /// What `/proc/PID/stat` says of a process: its state, parent and process group.

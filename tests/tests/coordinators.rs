@@ -1,14 +1,20 @@
 //! Coordinators that die, one or all, come back, or come back with nothing: nothing that was accepted is lost.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use robeing_proto::v1::{AgentState, CoordinatorState};
+use robeing_proto::v1::{self, AgentState, CoordinatorState, WatchStatusRequest, WatchStatusResponse};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     load::Load,
     program::{AGENT, program},
-    wait::{check, eventually},
+    wait::{check, eventually, in_time},
 };
+use tokio::time::timeout;
 
 const TASKS: usize = 300;
 const IN_FLIGHT: usize = 24;
@@ -181,4 +187,48 @@ async fn a_follower_that_was_away_is_heard_of_again() {
     load.complete().await;
     fleet.start_one(&follower);
     eventually("a follower that hears of the leader", is_ready).await;
+}
+
+/// Tellings of a watch of the status until it has been silent for so long.
+async fn told_until_silent(watch: &mut tonic::Streaming<WatchStatusResponse>, silence: Duration) -> usize {
+    let mut told = 0;
+    in_time("a watch that has nothing to tell", async {
+        while let Ok(next) = timeout(silence, watch.message()).await {
+            next.expect("the coordinator is there").expect("a watch has no end");
+            told += 1;
+        }
+    })
+    .await;
+    told
+}
+
+#[tokio::test]
+async fn a_watch_of_the_status_tells_each_change_and_nothing_at_rest() {
+    const APART: Duration = Duration::from_millis(400);
+    const SILENCE: Duration = Duration::from_secs(2);
+    let mut fleet = fleet().await;
+    let leader = fleet.leader().await;
+    let follower = fleet.coordinators().into_iter().find(|name| *name != leader).expect("two follow");
+    let address = format!("http://{}", fleet.address(&follower));
+    let mut client = v1::fleet_client::FleetClient::connect(address).await.expect("a coordinator that follows");
+    let request = |apart: Duration| WatchStatusRequest { at_most_every: apart.try_into().ok() };
+    let refused = client.watch_status(request(Duration::from_millis(1))).await.expect_err("that is too often");
+    assert_eq!(refused.message(), "at_most_every must be 100ms to 1h");
+    let mut watch = client.watch_status(request(APART)).await.expect("a watch").into_inner();
+    // It begins with a telling, and is silent once all agents are there.
+    assert!(told_until_silent(&mut watch, SILENCE).await >= 1);
+
+    let began = Instant::now();
+    let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
+    load.complete().await.assert_sound(&fleet.executions_file());
+    let most = began.elapsed().as_millis() / APART.as_millis() + 2;
+    let told = told_until_silent(&mut watch, SILENCE).await;
+    assert!(told >= 1 && told as u128 <= most, "{TASKS} tasks were told {told} times, at most {most} are due");
+
+    let agent = fleet.agent_names().remove(0);
+    fleet.kill(&agent);
+    in_time("the loss of an agent", watch.message()).await.expect("it is there").expect("no end");
+    told_until_silent(&mut watch, SILENCE).await;
+    fleet.kill(&leader);
+    in_time("another leader", watch.message()).await.expect("it is there").expect("no end");
 }

@@ -202,6 +202,7 @@ fn named_agent(found: Option<&Agent>, revision: u64) -> v1::ListAgentsResponse {
 impl v1::fleet_server::Fleet for FleetService {
     type SubmitStreamStream = BoxStream<'static, Result<v1::SubmitStreamResponse, Status>>;
     type WatchTasksStream = BoxStream<'static, Result<v1::WatchTasksResponse, Status>>;
+    type WatchStatusStream = BoxStream<'static, Result<v1::WatchStatusResponse, Status>>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let request = request.into_inner();
@@ -319,6 +320,14 @@ impl v1::fleet_server::Fleet for FleetService {
             tokio::task::yield_now().await;
         }
         Ok(Response::new(page.response(revision)))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let apart = watches::status_apart(request.into_inner().at_most_every)?;
+        Ok(Response::new(watches::watch_status(Arc::clone(&self.node), apart).boxed()))
     }
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -161,6 +162,49 @@ pub fn watch(
             }
         }
     })
+}
+
+/// Least time between two tellings of a watch of the status.
+const STATUS_APART: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
+/// The same, where the watcher does not say.
+const STATUS_APART_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Least time between two tellings, as a request says it.
+pub fn status_apart(wanted: Option<prost_types::Duration>) -> Result<Duration, Status> {
+    let Some(wanted) = wanted else { return Ok(STATUS_APART_DEFAULT) };
+    let apart = Duration::try_from(wanted).ok().filter(|apart| STATUS_APART.contains(apart));
+    apart.ok_or_else(|| Status::invalid_argument("at_most_every must be 100ms to 1h"))
+}
+
+/// Tells that the status may have changed, at most once in `apart`.
+pub fn watch_status(
+    node: Arc<Node>,
+    apart: Duration,
+) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
+    async_stream::stream! {
+        let (mut revisions, mut standing) = (node.hub.revisions(), node.standing.clone());
+        let mut told = None;
+        loop {
+            let seen = (*revisions.borrow_and_update(), standing.borrow_and_update().clone());
+            let looked = Instant::now();
+            let is_new = told.as_ref() != Some(&seen);
+            if is_new {
+                yield Ok(v1::WatchStatusResponse { revision: seen.0 });
+                told = Some(seen);
+            }
+            tokio::select! {
+                () = node.leaves() => {
+                    yield Err(Status::unavailable("this coordinator leaves; watch on at another"));
+                    return;
+                }
+                changed = revisions.changed() => if changed.is_err() { return },
+                changed = standing.changed() => if changed.is_err() { return },
+            }
+            if is_new {
+                tokio::time::sleep_until(looked + apart).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use futures::Stream;
 use robeing_proto::v1::{
     ListAgentsResponse, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult, SubmitStreamRequest,
-    SubmitStreamResponse, TaskSpec, WatchTasksRequest, WatchTasksResponse,
+    SubmitStreamResponse, TaskSpec, WatchStatusRequest, WatchStatusResponse, WatchTasksRequest, WatchTasksResponse,
     fleet_server::{Fleet, FleetServer},
     streamed_answer::Answer,
 };
@@ -152,6 +152,7 @@ pub(super) fn finished(id: &str) -> Task {
 impl Fleet for Stub {
     type SubmitStreamStream = Told<SubmitStreamResponse>;
     type WatchTasksStream = Told<WatchTasksResponse>;
+    type WatchStatusStream = Told<WatchStatusResponse>;
 
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
         Err(Status::unimplemented("the client submits on streams"))
@@ -207,6 +208,10 @@ impl Fleet for Stub {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
         self.begin().await?;
         Ok(Response::new(FleetStatus { cluster_id: "stub".into(), ..Default::default() }))
+    }
+
+    async fn watch_status(&self, _: Request<WatchStatusRequest>) -> Result<Response<Self::WatchStatusStream>, Status> {
+        Err(Status::unimplemented("the client asks for the status"))
     }
 }
 

@@ -12,7 +12,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     fleet,
-    observe::Live,
+    observe::{Live, reduced_claim, reduced_pod},
     validate::{Kept, Surroundings, validate},
 };
 
@@ -39,7 +39,7 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 fn live(kind: &str, value: Value) -> Live {
-    Live { kind: kind.into(), object: Arc::new(from::<DynamicObject>(value)) }
+    Live::new(kind, from::<DynamicObject>(value))
 }
 
 fn deployment(name: &str, replicas: u32) -> Live {
@@ -144,9 +144,27 @@ fn scene() -> Scene {
     }
 }
 
+/// As the caches have it.
+fn reduced(observation: &Observation) -> Observation {
+    let live = |live: &Live| Live::reduced(&live.kind, DynamicObject::clone(&live.object));
+    Observation {
+        objects: observation.objects.iter().map(live).collect(),
+        pods: observation.pods.iter().map(|pod| Arc::new(reduced_pod(Pod::clone(pod)))).collect(),
+        claims: observation
+            .claims
+            .iter()
+            .map(|claim| Arc::new(reduced_claim(PersistentVolumeClaim::clone(claim))))
+            .collect(),
+        ..observation.clone()
+    }
+}
+
 impl Scene {
+    /// Of all that there is, which is the same as of what the caches keep of it.
     fn status(&self, previous: Option<&RobeingClusterStatus>) -> RobeingClusterStatus {
-        status(&self.observation, &self.outcome, previous)
+        let whole = status(&self.observation, &self.outcome, previous);
+        assert_eq!(status(&reduced(&self.observation), &self.outcome, previous), whole, "the caches lack what is read");
+        whole
     }
 
     fn answer(&mut self) -> &mut fleet::Answer {
@@ -666,7 +684,7 @@ fn a_fleet_whose_pods_are_not_ready_is_not_ready() {
     assert_eq!(says(&scene.status(None), "Ready").0, "True");
     let mut deployment = DynamicObject::clone(&deployment("fleet-data", 3).object);
     deployment.data["status"]["readyReplicas"] = 1.into();
-    scene.observation.objects[1] = Live { kind: "Deployment".into(), object: Arc::new(deployment) };
+    scene.observation.objects[1] = Live::new("Deployment", deployment);
     let status = scene.status(None);
     assert_eq!(says(&status, "Ready"), ("False", "AgentsMissing", "Of the 3 pods of pool \"data\" 1 are ready."));
     assert_eq!((says(&status, "Progressing").1, status.agents.ready), ("StartingAgents", 4));

@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,11 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::{Call, Essence, Requests, Sort, essence, status_essence};
-use crate::{processes::Process, program::program};
+use crate::{
+    ports::Ports,
+    processes::{self, Process},
+    program::program,
+};
 
 /// How long anything that is waited for may take, on a machine that is busy with other tests, too.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -29,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Exit code of an operator that lost its lease.
 const LEASE_LOST: i32 = 3;
 /// The kinds that the operator makes: group, version, kind, plural.
-const OWNED: [(&str, &str, &str, &str); 7] = [
+pub(super) const OWNED: [(&str, &str, &str, &str); 7] = [
     ("apps", "v1", "StatefulSet", "statefulsets"),
     ("apps", "v1", "Deployment", "deployments"),
     ("", "v1", "Service", "services"),
@@ -89,9 +93,11 @@ pub struct Operator {
     pub requests: Requests,
     settings: OperatorSettings,
     process: Process,
+    /// Where it serves its metrics.
+    ports: Ports,
     /// Which request was this process's first.
     first: usize,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl OperatorSettings {
@@ -145,9 +151,19 @@ impl Stage {
 
     /// The test's own way to the API server, as somebody who may do everything.
     pub async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.cluster.run().join("kubeconfig")).expect("a kubeconfig");
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Client::try_from(config.expect("a configuration")).expect("a client")
+    }
+
+    /// The kubeconfig of somebody who may do everything.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.cluster.run().join("kubeconfig")
+    }
+
+    /// A folder that is removed with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Makes a namespace.
@@ -223,12 +239,13 @@ impl Stage {
     /// Starts an operator.
     pub async fn operator(&self, settings: OperatorSettings) -> Operator {
         let requests = Requests::to(self.client().await).await;
-        let process = start(self.folder.path(), &settings, &requests);
-        Operator { requests, settings, process, first: 0, folder: self.folder.path().to_owned() }
+        let ports = Ports::take(1);
+        let process = start(self.folder.path(), &settings, &requests, ports.numbers()[0]);
+        Operator { requests, settings, process, ports, first: 0, folder: self.folder.path().to_owned() }
     }
 }
 
-fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests) -> Process {
+fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests, metrics: u16) -> Process {
     let name = &settings.name;
     let kubeconfig = folder.join(format!("{name}.kubeconfig"));
     let config = json!({
@@ -241,6 +258,7 @@ fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests) -> Pro
     });
     fs::write(&kubeconfig, config.to_string()).expect("a kubeconfig in the test's folder");
     let [duration, deadline, retry] = settings.timings;
+    let listen = format!("127.0.0.1:{metrics}");
     let mut arguments = vec![
         format!("KUBECONFIG={}", kubeconfig.display()),
         // Enough to see what it did, and not so much that writing it costs time.
@@ -255,7 +273,7 @@ fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests) -> Pro
         ("--lease-renew-deadline", deadline),
         ("--lease-retry-period", retry),
         ("--poll-interval", settings.poll),
-        ("--listen", "127.0.0.1:0"),
+        ("--listen", &listen),
         ("--log-format", "text"),
     ];
     arguments.extend(flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]));
@@ -276,7 +294,7 @@ impl Operator {
     pub fn restart(&mut self) {
         self.kill();
         self.first = self.requests.mark();
-        self.process = start(&self.folder, &self.settings, &self.requests);
+        self.process = start(&self.folder, &self.settings, &self.requests, self.ports.numbers()[0]);
     }
 
     /// Starts it again if it has ended because it lost its lease, which it may on a machine that is too busy.
@@ -348,21 +366,22 @@ impl Operator {
         if seen >= renewals { Ok(since) } else { Err((seen, last)) }
     }
 
-    /// Memory that it holds, and the most it ever held, in KiB.
+    /// Memory that it holds, and the most it ever held, bytes.
     pub fn memory(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()
-        };
-        (field("VmRSS:"), field("VmHWM:"))
+        (processes::memory(self.process.pid()), self.process.peak_memory())
+    }
+
+    /// Rounds for a fleet so far.
+    ///
+    /// # Panics
+    /// When it does not say.
+    pub async fn rounds(&self) -> u64 {
+        let rounds = super::bench::rounds(self.ports.numbers()[0]).await;
+        rounds.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Processor time it used, in clock ticks, of which there are 100 a second.
     pub fn ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        // proc(5): user and system time are fields 14 and 15, and the state field 3.
-        fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+        processes::cpu_ticks(self.process.pid())
     }
 }

@@ -1,4 +1,5 @@
-//! 200 clusters made and deleted at once: how many calls each takes, that there are none at rest, and the memory it takes.
+//! 200 clusters made and deleted at once: how many calls each takes, that there are none at rest, that hardly one of them is looked
+//! at then, and the memory it takes.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,11 @@ const AT_ONCE: usize = 50;
 const RENEWALS: usize = 20;
 /// Objects of each: 7 of the coordinators, and an account and a Deployment of the pool.
 const OBJECTS: usize = 9;
-/// The most calls that making a cluster may take: two for each object, and its status and events, which may change while the
+/// The most calls that making a cluster may take: one for each object, and its status and events, which may change while the
 /// caches come after.
-const MOST_CALLS: usize = 2 * OBJECTS + 8;
+const MOST_CALLS: usize = OBJECTS + 8;
+/// The most rounds for a fleet in a few seconds of rest: only watches and time wake a fleet, and time does so after minutes.
+const MOST_ROUNDS: u64 = CLUSTERS as u64 / 10;
 const NAMESPACE: &str = "many";
 
 pub async fn two_hundred_clusters(stage: &Stage, client: &Client) {
@@ -73,8 +76,8 @@ pub async fn two_hundred_clusters(stage: &Stage, client: &Client) {
     );
 }
 
-fn mib(kib: u64) -> f64 {
-    kib as f64 / 1024.0
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
 }
 
 fn name(number: usize) -> String {
@@ -122,8 +125,9 @@ async fn count(client: &Client) -> usize {
 /// Waits for rest, and looks at what there is of it: watches and the lease.
 async fn rests(operator: &mut Operator, what: &str) {
     let since = operator.rests(RENEWALS).await;
-    let (mark, ticks) = (operator.requests.mark(), operator.ticks());
+    let (mark, ticks, rounds) = (operator.requests.mark(), operator.ticks(), operator.rounds().await);
     operator.rests_after(mark, RENEWALS).await;
+    let rounds = operator.rounds().await - rounds;
     assert!(operator.runs(), "{}", operator.log());
     let calls = operator.requests.since(mark);
     let span = calls.last().map_or(0.0, |last| (last.at - calls[0].at).as_secs_f64());
@@ -133,9 +137,10 @@ async fn rests(operator: &mut Operator, what: &str) {
         at_rest.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)).map(Call::line).collect();
     assert_eq!(others, Vec::<String>::new(), "calls at rest, {what}");
     eprintln!(
-        "at rest {what}: {} calls in {span:.1} s, all of them watches and the lease; {used:.1} s of processor",
+        "at rest {what}: {} calls in {span:.1} s, all of them watches and the lease; {rounds} rounds, {used:.1} s of processor",
         calls.len()
     );
+    assert!(rounds <= MOST_ROUNDS, "{rounds} rounds in {span:.1} s of rest, {what}");
 }
 
 fn without_lease(calls: &[Call]) -> usize {
