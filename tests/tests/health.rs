@@ -53,8 +53,8 @@ async fn recovered(fleet: &Fleet, agent: &str, expected: &[RecoveryAction]) {
     .await;
 }
 
-fn named(agents: &[Agent], state: AgentState) -> String {
-    agents.iter().find(|agent| agent.state() == state).map(|agent| agent.name.clone()).expect("there is one")
+fn named(agents: &[Agent], state: AgentState) -> Option<String> {
+    agents.iter().find(|agent| agent.state() == state).map(|agent| agent.name.clone())
 }
 
 /// Attaches a process that answers health checks: it is unhealthy while this file is there.
@@ -80,8 +80,16 @@ async fn an_unhealthy_process_hands_its_tasks_to_a_standby_and_waits_when_it_is_
     let files = ["own-0", "own-1"].map(health);
     let _workers = [attach(&fleet, "own-0", &files[0]), attach(&fleet, "own-1", &files[1])];
     fleet.ready().await;
-    let agents = fleet.agents().await;
-    let (unwell, standby) = (named(&agents, AgentState::Live), named(&agents, AgentState::Standby));
+    // Until its process has attached, an agent is there without slots; then it joins again.
+    let (unwell, standby) = eventually("a live agent and its standby, their processes attached", async || {
+        let agents = fleet.agents().await;
+        let attached = agents.iter().all(|agent| agent.slots == 2);
+        match (named(&agents, AgentState::Live), named(&agents, AgentState::Standby)) {
+            (Some(live), Some(standby)) if attached => Ok((live, standby)),
+            _ => Err(agents),
+        }
+    })
+    .await;
     let file = &files[usize::from(unwell == "own-1")];
     let gate = fleet.gate("all");
     let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
