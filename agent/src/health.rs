@@ -67,7 +67,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS }
         }
         Err(error) => {
-            robeing_agent::telemetry::say(&error);
+            robeing_telemetry::say(&error);
             if matches!(error, HealthError::Url(_)) { MISCONFIGURED.into() } else { ExitCode::FAILURE }
         }
     }

@@ -18,17 +18,17 @@ use std::{
 use install::InstallError;
 use mimalloc::MiMalloc;
 use robeing_agent::{
-    config::{self, AgentConfig, ConfigError, CoordinatorConfig, ExecutorSpec, Process, Startup},
-    coordinator,
     executor::{
         CommandConfig, CommandExecutor, EchoExecutor, Executor, ExecutorError, Guard, HttpConfig, HttpExecutor, Limits,
         WorkerConfig, WorkerExecutor, guard, reaper,
     },
-    platform::Platform,
     session,
-    telemetry::{self, Metrics, Monitor},
-    transport::Transport,
 };
+use robeing_coordinator as coordinator;
+use robeing_net::Transport;
+use robeing_platform::Platform;
+use robeing_settings::{self, AgentConfig, ConfigError, CoordinatorConfig, ExecutorSpec, Process, Startup};
+use robeing_telemetry::{self, Metrics, Monitor};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     }
     #[cfg(debug_assertions)]
     if let Some(seed) = test_number(DISTURB) {
-        robeing_agent::sync::points::disturb(seed);
+        robeing_platform::sync::points::disturb(seed);
     }
     let startup = match config::parse(env::args_os(), &|name| env::var_os(name)) {
         Ok(startup) => startup,

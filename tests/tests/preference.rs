@@ -12,13 +12,11 @@ use std::{
 };
 
 use robeing::client::{FleetClient, Settings, SubmitOptions};
-use robeing_agent::{
-    config::{CoordinatorConfig, FleetLimits, Weights},
-    coordinator,
-    platform::{Host, Platform},
-    telemetry::Metrics,
-};
+use robeing_coordinator as coordinator;
+use robeing_platform::{Host, Platform};
 use robeing_proto::v1::{Consistency, FleetStatus, TaskSpec};
+use robeing_settings::{CoordinatorConfig, FleetLimits, Weights};
+use robeing_telemetry::Metrics;
 use robeing_tests::{
     ports::Ports,
     wait::{check, eventually, in_time},

@@ -7,7 +7,11 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::sabotage::{Mistake, planted};
+use robeing_net::{Transport, incarnation::Secret};
+use robeing_platform::Platform;
 use robeing_proto::v1::{AgentMessage, CoordinatorMessage, completion};
+use robeing_settings::AgentConfig;
+use robeing_telemetry::Readiness;
 use tokio::{
     sync::mpsc::OwnedPermit,
     time::{Instant, Sleep},
@@ -27,14 +31,7 @@ use super::{
     search::{Search, Step},
     wire,
 };
-use crate::{
-    config::AgentConfig,
-    executor::{Executor, Health, Outcome},
-    incarnation::Secret,
-    platform::Platform,
-    telemetry::Readiness,
-    transport::Transport,
-};
+use crate::executor::{Executor, Health, Outcome};
 
 /// Attempts that ended and are taken note of before anything else is looked at.
 const DONE_AT_ONCE: usize = 1_024;

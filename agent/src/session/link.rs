@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use robeing_net::{ConnectError, Transport, limited};
 use robeing_proto::v1::{
     AgentMessage, CoordinatorMessage, Hello, Redirect, Waiting, Welcome, agent_message, coordinator_message,
     session_client::SessionClient,
@@ -14,10 +15,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
 use super::lease::MAX_UNACKNOWLEDGED_HEARTBEATS;
-use crate::{
-    limited,
-    transport::{ConnectError, Transport},
-};
 
 /// How long connecting to a coordinator may take.
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(300);

@@ -3,13 +3,10 @@
 
 use std::io;
 
+use robeing_net::{Transport, described_routes};
+use robeing_settings::{AgentConfig, advertised_address};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
-
-use crate::{
-    config::{AgentConfig, advertised_address},
-    transport::{Transport, described_routes},
-};
 
 /// A listener that serves until it is dropped.
 pub(super) struct Listening {

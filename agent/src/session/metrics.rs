@@ -5,8 +5,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 use robeing_proto::v1::completion;
-
-use crate::telemetry::Metrics;
+use robeing_telemetry::Metrics;
 
 /// Upper bounds of the heartbeat round trip, seconds.
 const ROUND_TRIP_BOUNDS: [f64; 9] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 2.0];

@@ -53,7 +53,12 @@ pub use driver::{END_WITHIN, SEND_AGAIN_AFTER};
 pub use health::ANSWER_WITHIN;
 pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
 
-use crate::{config::AgentConfig, executor::Executor, platform::Platform, telemetry::Metrics, transport::Transport};
+use robeing_net::Transport;
+use robeing_platform::Platform;
+use robeing_settings::AgentConfig;
+use robeing_telemetry::Metrics;
+
+use crate::executor::Executor;
 
 /// The time from one joining with slots to the next, at least, so that a process that attaches and dies at once does not keep
 /// the coordinators busy.

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
+use robeing_platform::{Random, jittered};
 use tokio::time::Instant;
-
-use crate::platform::{Random, jittered};
 
 /// Longest pause between rounds while a leader is being elected.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(50);

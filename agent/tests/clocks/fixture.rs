@@ -12,15 +12,15 @@ use std::{
 
 use bytes::Bytes;
 use robeing_agent::{
-    config::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights},
-    coordinator,
     executor::{Attempt, Deadline, Executor, Failure, FailureKind, Outcome},
-    platform::{Clock, Connection, Listener, Network, Platform, TcpNetwork, simulated::WrongClock, uuid_v7},
     session,
-    telemetry::Metrics,
-    transport::Transport,
 };
+use robeing_coordinator as coordinator;
+use robeing_net::Transport;
+use robeing_platform::{Clock, Connection, Listener, Network, Platform, TcpNetwork, simulated::WrongClock, uuid_v7};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
+use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights};
+use robeing_telemetry::Metrics;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -177,7 +177,7 @@ impl Fleet {
             initial_coordinators: (0..self.clocks.len()).map(|n| (name(n), address(n))).collect(),
             heartbeat_interval: Duration::from_millis(500),
             session_timeout: Duration::from_secs(10),
-            health_check_interval: robeing_agent::config::DEFAULT_HEALTH_CHECK_INTERVAL,
+            health_check_interval: robeing_settings::DEFAULT_HEALTH_CHECK_INTERVAL,
             max_attempts: 5,
             weights: Weights::default(),
             election_timeout_min: Duration::from_millis(1_000),
@@ -210,7 +210,7 @@ impl Fleet {
             drain_timeout: Duration::ZERO,
             metrics_listen: None,
             advertises_host_name: false,
-            worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
+            worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let executor = Arc::new(self.script.clone());

@@ -9,11 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
-use robeing_agent::{
-    executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, Stay, guard},
-    platform::Platform,
-    transport::Transport,
-};
+use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, Stay, guard};
+use robeing_net::Transport;
+use robeing_platform::Platform;
 use robeing_proto::v1::{
     GuardReport, GuardReportReply,
     guards_server::{Guards, GuardsServer},

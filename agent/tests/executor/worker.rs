@@ -8,14 +8,14 @@ use robeing_agent::executor::worker::{MAX_PROCESS_NAME, MAX_PROCESSES, MAX_UNREA
 use robeing_agent::executor::{
     Attempt, DEFAULT_STDERR_TAIL, Executor, ExecutorError, FailureKind, Limits, Outcome, WorkerConfig, WorkerExecutor,
 };
-use robeing_agent::platform::TcpNetwork;
-use robeing_agent::telemetry::Metrics;
-use robeing_agent::transport::Transport;
+use robeing_net::Transport;
+use robeing_platform::TcpNetwork;
 use robeing_proto::worker::v1::worker_client::WorkerClient;
 use robeing_proto::worker::v1::{
     Failure, FromProcess, Hello, Stop, Stopped, Task, TaskResult, ToProcess, Welcome, from_process, task_result,
     to_process,
 };
+use robeing_telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use robeing_net::{Transport, limited};
+use robeing_platform::Platform;
 use robeing_proto::v1::{GuardReport, guards_client::GuardsClient};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::records::Stay;
-use crate::{limited, platform::Platform, transport::Transport};
 
 /// How long one coordinator may take for its answer. The leader commits the loss before it answers.
 const ASK_WITHIN: Duration = Duration::from_secs(1);

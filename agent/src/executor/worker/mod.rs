@@ -17,7 +17,9 @@ mod service;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use robeing_net::Transport;
 use robeing_proto::worker::v1::{self as proto, to_process};
+use robeing_telemetry::Metrics;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
@@ -25,7 +27,6 @@ use tracing::{error, info};
 use self::attached::{Answer, Attached, Begun};
 use super::text::at_limit;
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
-use crate::{telemetry::Metrics, transport::Transport};
 
 pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
 pub use service::{HELLO_WITHIN, MAX_PROCESS_NAME};

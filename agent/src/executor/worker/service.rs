@@ -3,6 +3,7 @@
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
+use robeing_net::described_routes;
 use robeing_proto::worker::v1::{
     FromProcess, Hello, ToProcess, Welcome, from_process, to_process,
     worker_server::{Worker, WorkerServer},
@@ -12,7 +13,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use super::attached::{Attached, MAX_PROCESSES, Member};
-use crate::transport::described_routes;
 
 /// How long a process may take to say hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ pub const MAX_PROCESS_NAME: usize = 63;
 
 /// The service, with gRPC health and reflection.
 pub(super) fn routes(attached: Arc<Attached>, welcome: Welcome) -> io::Result<Routes> {
-    let service = crate::limited!(WorkerServer::new(Service { attached, welcome }));
+    let service = robeing_net::limited!(WorkerServer::new(Service { attached, welcome }));
     Ok(described_routes()?.add_service(service))
 }
 

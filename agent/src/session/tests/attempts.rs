@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_proto::v1::{self, Assignments, Cancels, completion::Outcome as Ended, coordinator_message::Message};
+use robeing_telemetry::Metrics;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -12,7 +13,6 @@ use super::{
 use crate::{
     executor::{EchoExecutor, Failure, FailureKind, Outcome},
     session::run,
-    telemetry::Metrics,
 };
 
 #[tokio::test(start_paused = true)]

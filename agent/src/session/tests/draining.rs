@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use robeing_platform::Network;
 use robeing_proto::v1::{
     Drained, agent_message::Message as FromAgent, completion::Outcome as Ended, coordinator_message::Message,
 };
@@ -11,10 +12,7 @@ use super::{
     network::MemoryNetwork,
     script::{AGENT, Agent, C0, Call, config, in_session},
 };
-use crate::{
-    platform::Network,
-    session::{HAND_BACK_WITHIN, SessionError},
-};
+use crate::session::{HAND_BACK_WITHIN, SessionError};
 
 async fn expect_drain(call: &mut Call) {
     let message = call.next().await;

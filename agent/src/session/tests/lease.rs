@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use robeing_net::incarnation::incarnation_of;
 use robeing_proto::v1::{
     HeartbeatAck, agent_message::Message as FromAgent, completion::Outcome, coordinator_message::Message,
 };
 use tokio::time::Instant;
 
 use super::script::{Agent, C0, C1, Coordinator, INTERVAL, LEASE, TIMEOUT, config, in_session};
-use crate::incarnation::incarnation_of;
 
 #[tokio::test(start_paused = true)]
 async fn acknowledged_heartbeats_keep_a_session_for_ever() {

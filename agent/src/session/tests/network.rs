@@ -8,9 +8,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use robeing_platform::{Connection, Listener, Network};
 use tokio::sync::mpsc;
-
-use crate::platform::{Connection, Listener, Network};
 
 const BACKLOG: usize = 64;
 const PIPE: usize = 64 * 1024;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use robeing_platform::Network;
 use robeing_proto::v1::{
     Drained, Hello, agent_message::Message as FromAgent, completion::Outcome as Ended, coordinator_message::Message,
 };
@@ -11,7 +12,7 @@ use super::{
     network::MemoryNetwork,
     script::{Agent, C0, Call, Coordinator, config},
 };
-use crate::{executor::Outcome, platform::Network, session::STAY_AT_LEAST};
+use crate::{executor::Outcome, session::STAY_AT_LEAST};
 
 async fn expect_leave(call: &mut Call) {
     call.say(Message::Drained(Drained {})).await;

@@ -6,10 +6,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use robeing_net::Transport;
+use robeing_platform::Platform;
 use robeing_proto::v1::{
     self, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
     coordinator_message::Message as FromCoordinator, session_server,
 };
+use robeing_settings::{AgentConfig, AgentRole};
+use robeing_telemetry::Metrics;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -21,12 +25,8 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use super::network::MemoryNetwork;
 use crate::{
-    config::{AgentConfig, AgentRole},
     executor::{Attempt, Executor, Health, Outcome, Stay},
-    platform::Platform,
     session::{SessionError, run},
-    telemetry::Metrics,
-    transport::Transport,
 };
 
 pub const INTERVAL: Duration = Duration::from_millis(500);

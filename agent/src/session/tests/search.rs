@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use robeing_net::Transport;
 use robeing_proto::v1::{Redirect, coordinator_message::Message};
 use tokio::time::Instant;
 use tonic::Status;
@@ -10,10 +11,7 @@ use super::{
     network::MemoryNetwork,
     script::{AGENT, Agent, C0, C1, Coordinator, config, soon},
 };
-use crate::{
-    session::{CONNECT_WITHIN, HELLO_WITHIN, search::PROBE_PAUSE},
-    transport::Transport,
-};
+use crate::session::{CONNECT_WITHIN, HELLO_WITHIN, search::PROBE_PAUSE};
 
 fn redirect(leader: &str) -> Message {
     Message::Redirect(Redirect { leader_address: leader.into(), coordinators: vec![C0.into(), C1.into()] })

@@ -2,13 +2,10 @@
 
 use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
 
-use robeing_agent::{
-    config::AgentRole,
-    limited,
-    platform::{Platform, Random},
-    transport::Transport,
-};
+use robeing_net::{Transport, limited};
+use robeing_platform::{Platform, Random};
 use robeing_proto::v1::{self, fleet_client::FleetClient, streamed_answer::Answer as Streamed};
+use robeing_settings::AgentRole;
 use tokio::task::JoinSet;
 use tonic::{Code, Response, Status, transport::Channel};
 

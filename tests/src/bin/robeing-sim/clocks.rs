@@ -8,12 +8,10 @@ use std::{
     time::Duration,
 };
 
-use robeing_agent::{
-    coordinator::consensus::audit::{STAMPED, TIMES},
-    platform::{
-        Clock,
-        simulated::{SeededRandom, WrongClock},
-    },
+use robeing_coordinator::consensus::audit::{STAMPED, TIMES};
+use robeing_platform::{
+    Clock,
+    simulated::{SeededRandom, WrongClock},
 };
 use tracing::{
     Event, Subscriber,

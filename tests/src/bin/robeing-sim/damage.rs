@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use robeing_agent::platform::{Random, simulated::SimulatedDisk};
+use robeing_platform::{Random, simulated::SimulatedDisk};
 
 use crate::{clients::below, hosts::DATA};
 

@@ -4,10 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use robeing_agent::{
-    config::AgentRole,
-    executor::{Attempt, Executor, Failure, FailureKind, Health, Outcome},
-};
+use robeing_agent::executor::{Attempt, Executor, Failure, FailureKind, Health, Outcome};
+use robeing_settings::AgentRole;
 use tokio_util::sync::CancellationToken;
 
 use crate::{

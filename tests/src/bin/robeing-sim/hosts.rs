@@ -9,16 +9,14 @@ use std::{
     time::Duration,
 };
 
-use robeing_agent::{
-    config::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights},
-    coordinator,
-    platform::{
-        Platform,
-        simulated::{SeededRandom, SimulatedDisk},
-    },
-    session,
-    telemetry::Metrics,
+use robeing_agent::session;
+use robeing_coordinator as coordinator;
+use robeing_platform::{
+    Platform,
+    simulated::{SeededRandom, SimulatedDisk},
 };
+use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights};
+use robeing_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -139,7 +137,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
     let is_last = number + 1 == SIZE.agents;
     AgentConfig {
         advertises_host_name: false,
-        worker_listen: robeing_agent::config::DEFAULT_WORKER_LISTEN.into(),
+        worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

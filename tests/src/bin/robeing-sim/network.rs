@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use robeing_agent::platform::{Clock, Connection, Host, Listener, Network};
+use robeing_platform::{Clock, Connection, Host, Listener, Network};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{

@@ -3,7 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_agent::{platform::Platform, transport::Transport};
+use robeing_net::Transport;
+use robeing_platform::Platform;
 use robeing_proto::v1::{self, admin_client::AdminClient};
 use tonic::{Code, Response, Status, transport::Channel};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robeing_agent::platform::{Random, simulated::SeededRandom};
+use robeing_platform::{Random, simulated::SeededRandom};
 
 use crate::{
     clients::below,

@@ -4,7 +4,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use robeing_agent::platform::{Random, simulated::SeededRandom};
+use robeing_platform::{Random, simulated::SeededRandom};
 use tokio::{
     runtime::{Builder, RngSeed, Runtime, UnhandledPanic},
     task::{JoinHandle, LocalSet},

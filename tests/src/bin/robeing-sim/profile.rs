@@ -3,10 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use robeing_agent::{
-    config::AgentRole,
-    platform::{Random, simulated::SeededRandom},
-};
+use robeing_platform::{Random, simulated::SeededRandom};
+use robeing_settings::AgentRole;
 
 use crate::{clients::below, faults::Kind, operator::Changes, tasks::Mix};
 

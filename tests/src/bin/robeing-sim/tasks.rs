@@ -1,10 +1,8 @@
 //! The tasks of a run: which kinds there are, how large they are and how long they take.
 
-use robeing_agent::{
-    config::AgentRole,
-    platform::{Platform, Random},
-};
+use robeing_platform::{Platform, Random};
 use robeing_proto::v1;
+use robeing_settings::AgentRole;
 
 use crate::{
     clients::below,
@@ -52,7 +50,7 @@ pub struct Mix {
 
 /// A new task's id.
 pub fn new_id(platform: &Platform) -> String {
-    let id = robeing_agent::platform::uuid_v7(&*platform.clock, &*platform.random);
+    let id = robeing_platform::uuid_v7(&*platform.clock, &*platform.random);
     uuid::Uuid::from_u128(id).to_string()
 }
 

@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use robeing_agent::{limited, platform::Platform, transport::Transport};
+use robeing_net::{Transport, limited};
+use robeing_platform::Platform;
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use tonic::Streaming;
 

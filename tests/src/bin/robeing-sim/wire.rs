@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use robeing_agent::platform::{Random, simulated::SeededRandom};
+use robeing_platform::{Random, simulated::SeededRandom};
 
 pub use self::socket::{Port, Socket};
 use crate::clients::below;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_agent::platform::{
+use robeing_platform::{
     Random,
     simulated::{Latency, SeededRandom, SimulatedDisk},
 };

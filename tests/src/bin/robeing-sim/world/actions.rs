@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robeing_agent::platform::{
+use robeing_platform::{
     Random,
     simulated::{Latency, SimulatedDisk},
 };

@@ -1,0 +1,353 @@
+//! The client side of what coordinators say to each other.
+
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use openraft::{
+    OptionalSend, RaftNetworkFactory,
+    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption},
+    raft::{SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
+};
+use robeing_net::{Transport, limited};
+use robeing_platform::sync::{Mutex, PoisonError};
+use robeing_proto::v1::{self, raft_client::RaftClient};
+use tokio::time::Instant;
+use tonic::{Code, Status, transport::Channel};
+
+use super::{
+    NodeId, Peer, TypeConfig, Vote,
+    wire::{self, AppendRequest, AppendResult, Malformed},
+};
+use crate::clock::FleetClock;
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK: usize = 1024 * 1024;
+/// Shortest pause before an unreachable coordinator is tried again.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// How long the answer to entries may take before the stream is opened anew. It has nothing to do with elections, for
+/// which heartbeats are sent beside it: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
+/// and giving it up would only send it again. It covers several syncs of a disk that takes a second for each.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a coordinator had no room for a snapshot.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+type RpcError = RPCError<TypeConfig>;
+/// A snapshot of the library with our data.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
+
+/// Makes clients for the other coordinators.
+#[derive(Clone)]
+pub struct PeerNetwork {
+    transport: Transport,
+    clock: FleetClock,
+}
+
+impl PeerNetwork {
+    /// Over this transport. The others are told what `clock` says, and it learns what theirs say.
+    pub fn new(transport: Transport, clock: FleetClock) -> Self {
+        Self { transport, clock }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
+        let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
+        PeerClient { target, channel, patience: Some(Patience::default()), clock: self.clock.clone() }
+    }
+
+    /// Heartbeats come at their own pace, and each is given up after one interval. A pause would outlast that, so that no
+    /// heartbeat was ever sent again once a few of them had failed.
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
+        PeerClient { patience: None, ..self.new_client(target, node).await }
+    }
+}
+
+/// Speaks with one other coordinator.
+pub struct PeerClient {
+    target: NodeId,
+    channel: Result<Channel, String>,
+    /// `None` where the caller paces itself.
+    patience: Option<Patience>,
+    clock: FleetClock,
+}
+
+/// The pause before a stream of replication is opened: none at first and after any answer, then longer with each stream that
+/// brought none. The library's own pauses do not cover a stream that cannot be opened, and without them it tries again at once.
+#[derive(Clone, Default)]
+struct Patience(Arc<Mutex<Duration>>);
+
+impl Patience {
+    /// The pause now; the next one is longer.
+    fn next(&self) -> Duration {
+        let mut pause = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = *pause;
+        *pause = (now * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+        now
+    }
+
+    fn answered(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Duration::ZERO;
+    }
+}
+
+fn unreachable(error: impl ToString) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(error))
+}
+
+impl PeerClient {
+    fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
+        let channel = self.channel.clone().map_err(unreachable)?;
+        Ok(limited!(RaftClient::new(channel)))
+    }
+
+    fn message(&self, body: &impl serde::Serialize) -> v1::VoteMessage {
+        v1::VoteMessage { target: self.target, json: wire::json(body) }
+    }
+}
+
+/// Runs a call within its time.
+async fn within<T>(option: &RPCOption, call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
+    match tokio::time::timeout(option.soft_ttl(), call).await {
+        Ok(result) => result,
+        Err(_) => Err(no_answer(option.soft_ttl())),
+    }
+}
+
+fn no_answer(within: Duration) -> RpcError {
+    unreachable(format!("no answer within {within:?}"))
+}
+
+fn malformed(error: Malformed) -> RpcError {
+    unreachable(error)
+}
+
+/// When each request still unanswered was sent.
+#[derive(Clone, Default)]
+struct Outstanding(Arc<Mutex<VecDeque<Instant>>>);
+
+impl Outstanding {
+    fn sent(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
+    }
+
+    fn answered(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).front().copied()
+    }
+}
+
+/// The next answer, unless the oldest request waits for too long.
+async fn next_answer(
+    answers: &mut (impl Stream<Item = Result<v1::AppendResponse, Status>> + Unpin),
+    outstanding: &Outstanding,
+    read: impl Fn(u64),
+) -> Option<Result<AppendResult, RpcError>> {
+    loop {
+        let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + APPEND_TIMEOUT;
+        match tokio::time::timeout_at(look_again, answers.next()).await {
+            Ok(None) => return None,
+            Ok(Some(Err(status))) => return Some(Err(unreachable(status))),
+            Ok(Some(Ok(response))) => {
+                outstanding.answered();
+                if response.unix_ms > 0 {
+                    read(response.unix_ms);
+                }
+                return Some(wire::result_from_wire(response).map_err(malformed));
+            }
+            Err(_) if outstanding.oldest().is_some_and(|sent| sent.elapsed() >= APPEND_TIMEOUT) => {
+                return Some(Err(no_answer(APPEND_TIMEOUT)));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+type AppendAnswers<'s> = BoxStream<'s, Result<AppendResult, RpcError>>;
+
+impl NetStreamAppend<TypeConfig> for PeerClient {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendAnswers<'s>, RpcError>>
+    where
+        S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
+    {
+        let target = self.target;
+        let client = self.client();
+        let patience = self.patience.clone();
+        let clock = self.clock.clone();
+        Box::pin(async move {
+            let pause = patience.as_ref().map_or(Duration::ZERO, Patience::next);
+            // A sleep of nothing still waits for the timer's next tick.
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let outstanding = Outstanding::default();
+            let sent = outstanding.clone();
+            let words = clock.clone();
+            let requests = input.map(move |request| {
+                sent.sent();
+                let word = words.word(wire::leadership(&request));
+                wire::append_to_wire(target, request, word)
+            });
+            let mut client = client?;
+            let opened = async { client.append(requests).await.map_err(unreachable) };
+            let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
+            let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
+            let state = Some((answers, outstanding, patience, clock));
+            let stream = futures::stream::unfold(state, move |state| async move {
+                let (mut answers, outstanding, patience, clock) = state?;
+                let answer = next_answer(&mut answers, &outstanding, |wall| clock.read(target, wall)).await?;
+                if let (Ok(_), Some(patience)) = (&answer, &patience) {
+                    patience.answered();
+                }
+                let go_on = matches!(answer, Ok(Ok(_)));
+                Some((answer, go_on.then_some((answers, outstanding, patience, clock))))
+            });
+            Ok(Box::pin(stream) as AppendAnswers<'s>)
+        })
+    }
+}
+
+impl NetVote<TypeConfig> for PeerClient {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let (mut client, message) = (self.client()?, self.message(&rpc));
+        let call = async { client.vote(message).await.map_err(unreachable) };
+        let answer = within(&option, call).await?.into_inner();
+        wire::from_json("vote response", &answer.json).map_err(malformed)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let (mut client, message) = (self.client()?, self.message(&rpc));
+        let call = async { client.pre_vote(message).await.map_err(unreachable) };
+        let answer = within(&option, call).await?.into_inner();
+        wire::from_json("vote response", &answer.json).map_err(malformed)
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for PeerClient {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let (mut client, message) = (self.client()?, self.message(&request));
+        let call = async { client.transfer_leader(message).await.map_err(unreachable) };
+        let answer = within(&option, call).await?.into_inner();
+        wire::from_json("transfer response", &answer.json).map_err(malformed)
+    }
+}
+
+impl NetSnapshot<TypeConfig> for PeerClient {
+    type SnapshotData = Bytes;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let first = v1::SnapshotChunk {
+            target: self.target,
+            vote_json: wire::json(&vote),
+            meta_json: wire::json(&snapshot.meta),
+            data: Bytes::new(),
+            total_bytes: snapshot.snapshot.len() as u64,
+        };
+        let data = snapshot.snapshot;
+        let chunks = (0..data.len()).step_by(SNAPSHOT_CHUNK).map(move |start| {
+            let end = data.len().min(start + SNAPSHOT_CHUNK);
+            v1::SnapshotChunk { data: data.slice(start..end), ..Default::default() }
+        });
+        let chunks = futures::stream::iter(std::iter::once(first).chain(chunks));
+        let mut client = self.client()?;
+        let call = async {
+            let answer = client.install_snapshot(chunks).await;
+            // The library would read the snapshot and try again at once.
+            if answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
+                tokio::time::sleep(NO_ROOM_PAUSE).await;
+            }
+            answer.map_err(unreachable)
+        };
+        let answer = tokio::select! {
+            answer = within(&option, call) => answer?.into_inner(),
+            closed = cancel => return Err(closed.into()),
+        };
+        Ok(wire::from_json("snapshot response", &answer.json).map_err(malformed)?)
+    }
+}
+
+impl NetBackoff<TypeConfig> for PeerClient {
+    fn backoff(&self) -> Option<Backoff> {
+        let pauses = std::iter::successors(Some(BACKOFF_MIN), |pause| Some((*pause * 2).min(BACKOFF_MAX)));
+        Some(Backoff::new(pauses))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    fn success() -> v1::AppendResponse {
+        let result: AppendResult = Ok(None);
+        wire::result_to_wire(result, 7)
+    }
+
+    /// The answer to a request that was sent now, from a coordinator that takes this long for it.
+    async fn answer_after(delay: Duration) -> Option<Result<AppendResult, RpcError>> {
+        let outstanding = Outstanding::default();
+        outstanding.sent();
+        let answer = async move {
+            tokio::time::sleep(delay).await;
+            Ok(success())
+        };
+        next_answer(&mut Box::pin(stream::once(answer)), &outstanding, |_| {}).await
+    }
+
+    /// A large batch takes many heartbeats to be written; it must not be given up and sent again for that.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_waited_for_and_a_missing_one_is_not() {
+        let slow = answer_after(APPEND_TIMEOUT - Duration::from_millis(1)).await;
+        assert!(matches!(slow, Some(Ok(_))), "{slow:?}");
+        let missing = answer_after(APPEND_TIMEOUT + Duration::from_millis(1)).await;
+        assert!(matches!(missing, Some(Err(RPCError::Unreachable(_)))), "{missing:?}");
+    }
+
+    #[test]
+    fn streams_that_bring_no_answer_are_opened_ever_more_rarely() {
+        let patience = Patience::default();
+        let pauses: Vec<_> = (0..8).map(|_| patience.next().as_millis()).collect();
+        assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 500, 500]);
+        patience.answered();
+        assert_eq!(patience.next(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_without_a_question_is_left_open() {
+        let outstanding = Outstanding::default();
+        let mut silent = stream::pending::<Result<v1::AppendResponse, Status>>();
+        let waiting = tokio::time::timeout(APPEND_TIMEOUT * 10, next_answer(&mut silent, &outstanding, |_| {})).await;
+        assert!(waiting.is_err(), "given up though nothing was asked");
+    }
+}

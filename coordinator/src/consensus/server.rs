@@ -1,0 +1,308 @@
+//! The server side of replication: what other coordinators ask of this node's consensus.
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use robeing_fleet::{Stamp, limits::MAX_SNAPSHOT_BYTES};
+use robeing_platform::{
+    Disk,
+    sync::{Mutex, PoisonError},
+};
+use robeing_proto::v1;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tonic::Status;
+use tracing::warn;
+
+use super::{
+    NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
+    audit::{self, VOTE_GIVEN},
+    core_state,
+    network::Snapshot,
+    restraint::Restraint,
+    wire::{self, Malformed},
+};
+use crate::{
+    clock::FleetClock,
+    log::{Log, SEGMENT_BYTES},
+};
+
+/// Room that is left to the log when a snapshot is taken in, bytes.
+const ROOM_BESIDE_SNAPSHOT: u64 = SEGMENT_BYTES as u64;
+
+/// Bytes of entries that one leader may have sent and that are not written yet; beyond it nothing more is read from it. The
+/// library alone would take 64 requests, of any size.
+const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+
+/// Answers for one node.
+#[derive(Clone)]
+pub struct ConsensusServer {
+    pub(crate) id: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) log: Log,
+    /// Receives why this coordinator must stop, when a leader contradicts what is applied of `log`.
+    pub(crate) contradicted: watch::Sender<Option<String>>,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Where this node's data is on `disk`.
+    pub(crate) dir: PathBuf,
+    /// Receives what leaders report of theirs.
+    pub(crate) clock: FleetClock,
+    /// For the tasks that the library spawns in a caller's context.
+    pub(crate) seed: u64,
+    pub(crate) restraint: Restraint,
+}
+
+fn malformed(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("this coordinator's consensus has stopped: {error}"))
+}
+
+/// The requests of one stream that are not answered yet. They are answered in their order.
+#[derive(Clone)]
+struct Window {
+    room: Arc<Semaphore>,
+    unanswered: Arc<Mutex<VecDeque<OwnedSemaphorePermit>>>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(APPEND_WINDOW_BYTES)), unanswered: Arc::default() }
+    }
+}
+
+impl Window {
+    /// The requests, each as soon as there is room for it.
+    fn admit(
+        self,
+        requests: impl Stream<Item = wire::AppendRequest> + Send + 'static,
+    ) -> impl Stream<Item = wire::AppendRequest> + Send + 'static {
+        requests.then(move |request| {
+            let Self { room, unanswered } = self.clone();
+            async move {
+                let bytes = wire::append_bytes(&request).min(APPEND_WINDOW_BYTES);
+                // The semaphore is never closed.
+                if let Ok(permit) = room.acquire_many_owned(bytes as u32).await {
+                    unanswered.lock().unwrap_or_else(PoisonError::into_inner).push_back(permit);
+                }
+                request
+            }
+        })
+    }
+
+    fn answered(&self) {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    }
+}
+
+/// Answers of [`ConsensusServer::append`].
+pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
+
+impl ConsensusServer {
+    /// Refuses what is meant for a node that had this address before.
+    fn check_target(&self, target: u64) -> Result<(), Status> {
+        if target == self.id {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("this is coordinator {:016x}, not {target:016x}", self.id)))
+    }
+
+    /// Keeps a request from the library that contradicts what is applied here: it would take it for what it has, without a
+    /// word, and go on with another state than the leader's.
+    fn check_applied(&self, request: wire::AppendRequest) -> Result<wire::AppendRequest, ()> {
+        match applied::contradiction(&self.log, &request) {
+            None => Ok(request),
+            Some(contradiction) => {
+                self.contradicted.send_replace(Some(contradiction.to_string()));
+                Err(())
+            }
+        }
+    }
+
+    /// Takes note of a leader's clock, unless a newer leader is known.
+    fn hear(&self, request: &wire::AppendRequest, word: Option<Stamp>) {
+        let replaced = self.log.vote().is_some_and(|vote| request.vote.leader_id < vote.leader_id);
+        if let Some(word) = word.filter(|_| !replaced) {
+            self.clock.heard(wire::leadership(request), word);
+        }
+    }
+
+    /// Log replication.
+    pub async fn append(
+        &self,
+        requests: impl Stream<Item = Result<v1::AppendRequest, Status>> + Send + 'static,
+    ) -> Result<AppendStream, Status> {
+        let this = self.clone();
+        // A request that can't be read ends the stream; the sender opens another and starts from what was confirmed.
+        let requests = requests
+            .map_err(|_| ())
+            .and_then(move |request| {
+                let word = wire::word_from_wire(&request);
+                let checked = this.check_target(request.target).map_err(|_| ());
+                let read = checked.and_then(|()| wire::append_from_wire(request).map_err(|_| ()));
+                let read = read.and_then(|request| this.check_applied(request));
+                if let Ok(request) = &read {
+                    this.hear(request, word);
+                }
+                futures::future::ready(read)
+            })
+            .take_while(|request| futures::future::ready(request.is_ok()))
+            .filter_map(|request| futures::future::ready(request.ok()));
+        let window = Window::default();
+        let requests = window.clone().admit(requests);
+        let raft = self.raft.clone();
+        let (seed, clock) = (self.seed, self.clock.clone());
+        let answers = async_stream::stream! {
+            let mut answers = std::pin::pin!(Runtime::scope(seed, async { raft.stream_append(requests) }).await);
+            while let Some(answer) = answers.next().await {
+                window.answered();
+                yield answer.map(|answer| wire::result_to_wire(answer, clock.own_wall())).map_err(stopped);
+            }
+        };
+        Ok(answers.boxed())
+    }
+
+    /// The vote that this node holds now.
+    pub async fn contact(&self, request: v1::ContactRequest) -> Result<v1::ContactResponse, Status> {
+        self.check_target(request.target)?;
+        let core = core_state(&self.raft).await.ok_or_else(|| stopped("its core has ended"))?;
+        Ok(v1::ContactResponse { term: core.voted_for.term, node_id: core.voted_for.node_id })
+    }
+
+    /// A vote.
+    pub async fn vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+        self.check_target(message.target)?;
+        let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
+        let raft = self.raft.clone();
+        let response = self.restraint.vote(async move { raft.vote(request).await }).await;
+        let response = response.ok_or_else(|| stopped("it is stopping"))?.map_err(stopped)?;
+        if response.vote_granted {
+            audit::tell_vote(VOTE_GIVEN, self.id, Some(response.vote));
+        }
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+
+    /// Whether a vote would be granted.
+    pub async fn pre_vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+        self.check_target(message.target)?;
+        let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
+        let response = self.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+
+    /// The leader wants this node, or another, to lead.
+    pub async fn transfer_leader(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+        self.check_target(message.target)?;
+        let request: TransferLeaderRequest<TypeConfig> =
+            wire::from_json("transfer request", &message.json).map_err(malformed)?;
+        let response = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+
+    /// Refuses a snapshot that is too large, or for which the disk has no room. Once consensus has it, it must be written: a
+    /// full disk would stop this coordinator then.
+    async fn check_room(&self, bytes: u64) -> Result<(), Status> {
+        if bytes > MAX_SNAPSHOT_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "a snapshot of {bytes} bytes; the most that a fleet's settings allow are {MAX_SNAPSHOT_BYTES}"
+            )));
+        }
+        match self.disk.free(&self.dir).await {
+            Ok(free) if free < bytes.saturating_add(ROOM_BESIDE_SNAPSHOT) => {
+                warn!(bytes, free, "the leader's snapshot was refused: the disk has no room for it");
+                Err(Status::resource_exhausted(format!(
+                    "the disk of coordinator {:016x} has {free} bytes free, too few for a snapshot of {bytes}",
+                    self.id
+                )))
+            }
+            // Where it can't be told, it shows.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A whole snapshot.
+    pub async fn install_snapshot(
+        &self,
+        mut chunks: impl Stream<Item = Result<v1::SnapshotChunk, Status>> + Send + Unpin + 'static,
+    ) -> Result<v1::VoteMessage, Status> {
+        let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))??;
+        self.check_target(first.target)?;
+        let vote: Vote = wire::from_json("vote", &first.vote_json).map_err(malformed)?;
+        let meta: SnapshotMeta = wire::from_json("snapshot meta", &first.meta_json).map_err(malformed)?;
+        self.check_room(first.total_bytes).await?;
+        // All at once, so that nothing is copied while it grows.
+        let mut data = Vec::new();
+        data.try_reserve_exact(usize::try_from(first.total_bytes).unwrap_or(usize::MAX)).map_err(|_| {
+            Status::resource_exhausted(format!("no memory for a snapshot of {} bytes", first.total_bytes))
+        })?;
+        data.extend_from_slice(&first.data);
+        while let Some(chunk) = chunks.next().await {
+            data.extend_from_slice(&chunk?.data);
+            if data.len() as u64 > first.total_bytes {
+                return Err(Status::invalid_argument(format!(
+                    "a snapshot that was to have {} bytes has more",
+                    first.total_bytes
+                )));
+            }
+        }
+        if (data.len() as u64) < first.total_bytes {
+            return Err(Status::invalid_argument(format!(
+                "a snapshot that was to have {} bytes ended after {}",
+                first.total_bytes,
+                data.len()
+            )));
+        }
+        let snapshot = Snapshot { meta, snapshot: Bytes::from(data) };
+        let raft = self.raft.clone();
+        let install = async move { raft.install_full_snapshot(vote, snapshot).await };
+        let response = Runtime::scope(self.seed, install).await.map_err(stopped)?;
+        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, stream};
+    use openraft::{
+        EntryPayload,
+        vote::{RaftLeaderId, leader_id_adv::LeaderId},
+    };
+
+    use super::*;
+    use crate::consensus::{Batch, Entry, LogId};
+
+    fn request(bytes: usize) -> wire::AppendRequest {
+        let log_id = LogId::new(LeaderId::new(1, 1).to_committed(), 1);
+        let entry = Entry { log_id, payload: EntryPayload::Normal(Batch(vec![0; bytes].into())) };
+        wire::AppendRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            leader_commit: None,
+            entries: vec![entry],
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_from_a_leader_than_may_wait_to_be_written() {
+        let window = Window::default();
+        let sizes = [APPEND_WINDOW_BYTES / 2, APPEND_WINDOW_BYTES / 2, 0, 1, APPEND_WINDOW_BYTES * 2, 1];
+        let mut admitted = Box::pin(window.clone().admit(stream::iter(sizes.map(request))));
+        let mut admitted_now = || {
+            let next = std::iter::from_fn(|| admitted.next().now_or_never().flatten());
+            next.map(|request| wire::append_bytes(&request)).collect::<Vec<_>>()
+        };
+        assert_eq!(admitted_now(), sizes[..3], "up to the window, and heartbeats");
+        window.answered();
+        assert_eq!(admitted_now(), [1]);
+        window.answered();
+        window.answered();
+        assert!(admitted_now().is_empty(), "a larger request than the window waits until it is alone");
+        window.answered();
+        assert_eq!(admitted_now(), [APPEND_WINDOW_BYTES * 2]);
+        window.answered();
+        assert_eq!(admitted_now(), [1]);
+    }
+}

@@ -1,0 +1,388 @@
+//! The fleet's state machine as the consensus library drives it: applies committed batches in order, and writes and installs
+//! snapshots.
+
+use std::{io, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    entry::RaftEntry,
+    storage::{EntryResponder, RaftStateMachine},
+    vote::RaftLeaderId,
+};
+use robeing_fleet::{
+    Agent, Command, Effect, Fleet, Progress, Refusal, Reply, Stamp, Task, Unfinished, decode_command,
+    sabotage::{Mistake, planted},
+};
+use robeing_platform::{
+    Disk, compute,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+use tracing::info;
+
+use super::{
+    Applied, Batch, LogId, Replies, SnapshotMeta, StoredMembership, TypeConfig,
+    audit::{self, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN},
+    network::Snapshot,
+    snapshot::{Kept, SnapshotError, SnapshotFile, SnapshotStats},
+};
+use crate::{
+    clock::{FleetClock, Leadership},
+    log::Log,
+};
+
+/// Commands, or steps of a large one, that are applied before readers of the state have their turn.
+const MAX_STEPS_AT_ONCE: usize = 128;
+/// Tasks or agents that a snapshot takes before commands have their turn.
+const MAX_TAKEN_AT_ONCE: usize = 512;
+
+/// An effect, and the part of the state that is reported with it.
+#[derive(Debug)]
+pub struct Told {
+    /// The effect.
+    pub effect: Effect,
+    /// The task of [`Effect::Finished`], as it was then.
+    pub task: Option<Arc<Task>>,
+    /// The agent of an effect on an agent's session, as it was then.
+    pub agent: Option<Arc<Agent>>,
+    /// When it was.
+    pub now: Stamp,
+}
+
+impl Told {
+    /// Takes that part from the state right after the effect: shared, not copied.
+    fn new(fleet: &Fleet, effect: &Effect) -> Self {
+        let (task, agent) = match effect {
+            Effect::Finished { task } => (fleet.task(*task), None),
+            Effect::SessionStarted { agent, .. }
+            | Effect::Redistributed { from: agent, .. }
+            | Effect::StandbyActivated { agent }
+            | Effect::Recovery { agent, .. } => (None, fleet.agent(*agent)),
+            Effect::Assign { .. } | Effect::Stop { .. } | Effect::SessionEnded { .. } => (None, None),
+        };
+        Self { effect: effect.clone(), task: task.cloned(), agent: agent.cloned(), now: fleet.now() }
+    }
+}
+
+/// Is told what was applied, in the order of the log, before the command is answered. The state is not locked meanwhile and may
+/// not change, either: nothing is applied before it returns. Must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// These effects follow from what was just applied, up to this revision.
+    fn applied(&self, revision: u64, told: Vec<Told>);
+    /// The whole state was replaced by one of this revision.
+    fn installed(&self, revision: u64);
+    /// Everything up to this log index is applied.
+    fn progressed(&self, index: u64);
+}
+
+/// The fleet, shared by the state machine that writes it and the services that read it.
+#[derive(Clone)]
+pub struct SharedFleet(Arc<RwLock<Fleet>>);
+
+impl SharedFleet {
+    /// Shares this fleet.
+    pub fn new(fleet: Fleet) -> Self {
+        Self(Arc::new(RwLock::new(fleet)))
+    }
+
+    /// The fleet as it is now. Short reads only: applying waits.
+    pub fn read(&self) -> RwLockReadGuard<'_, Fleet> {
+        // Poisoned means that a reader or `apply` panicked; openraft stops the node for the latter.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another state in the place of this one, which is dropped without keeping readers waiting.
+    fn replace(&self, with: Fleet) {
+        let old = self.write().replace(with);
+        compute(|| drop(old));
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Fleet> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state machine.
+pub struct StateMachine {
+    fleet: SharedFleet,
+    observer: Arc<dyn Observer>,
+    file: SnapshotFile,
+    applied: Option<LogId>,
+    /// The same, where the log sees it.
+    noted: Applied,
+    membership: StoredMembership,
+    effects: Vec<Effect>,
+    clock: FleetClock,
+}
+
+impl StateMachine {
+    /// From the snapshot in the data directory `dir`, or with this fleet when there is none. What was applied of `log` is noted
+    /// there, and its time in `clock`.
+    ///
+    /// # Errors
+    /// A snapshot that is damaged, that this version can't read, or that does not reach to where the log begins.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        fleet: SharedFleet,
+        observer: Arc<dyn Observer>,
+        log: &Log,
+        clock: FleetClock,
+    ) -> Result<Self, SnapshotError> {
+        let (mut applied, mut membership) = (None, StoredMembership::default());
+        let (file, found) = SnapshotFile::open(disk, dir).await?;
+        if let Some((meta, data)) = found {
+            fleet.replace(compute(|| decode(&data))?);
+            (applied, membership) = (meta.last_log_id, meta.last_membership);
+            observer.installed(fleet.read().revision());
+        }
+        // Purged is only what a durable snapshot covers. The library would begin with an empty state instead.
+        if let Some(purged) =
+            log.purged().filter(|&purged| applied.is_none_or(|applied| applied.index() < purged.index()))
+        {
+            return Err(file.too_old(applied, purged));
+        }
+        if let Some(applied) = applied {
+            log.applied().note(applied.index());
+            clock.applied(leadership(applied), fleet.read().now());
+        }
+        let noted = log.applied().clone();
+        Ok(Self { fleet, observer, file, applied, noted, membership, effects: Vec::new(), clock })
+    }
+
+    /// With an empty snapshot file on this disk, and no log.
+    #[cfg(test)]
+    pub async fn modelled(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        fleet: SharedFleet,
+        observer: Arc<dyn Observer>,
+        clock: FleetClock,
+    ) -> Self {
+        let (file, _) = SnapshotFile::open(disk, dir).await.expect("there is no snapshot yet");
+        let (membership, noted) = (StoredMembership::default(), Applied::default());
+        Self { fleet, observer, file, applied: None, noted, membership, effects: Vec::new(), clock }
+    }
+
+    /// Applies one entry: the replies.
+    #[cfg(test)]
+    pub fn apply_now(&mut self, id: LogId, batch: &Batch) -> Vec<Reply> {
+        self.applied = Some(id);
+        self.apply_batch(id, batch).expect("the commands can be applied")
+    }
+
+    /// What becomes of this coordinator's own snapshots.
+    pub fn stats(&self) -> Arc<SnapshotStats> {
+        Arc::clone(self.file.stats())
+    }
+
+    /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
+    fn apply_batch(&mut self, id: LogId, batch: &Batch) -> io::Result<Vec<Reply>> {
+        let halt = |e: &dyn std::fmt::Display| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a committed command can't be applied: {e}; run a version that knows it"),
+            )
+        };
+        let (now, commands) = batch.open().map_err(|e| halt(&e))?;
+        let commands: Vec<_> =
+            commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
+        self.effects.clear();
+        let mut slices = Slices { now, commands: commands.into_iter(), current: None, replies: Vec::new() };
+        while self.apply_slice(&mut slices) {}
+        if let Some(refusal) = slices.replies.iter().find(|reply| is_too_new(reply)) {
+            return Err(halt(&format!("{refusal:?}")));
+        }
+        let fleet = self.fleet.read();
+        self.clock.applied(leadership(id), fleet.now());
+        audit::tell_time(id.index(), now, &fleet);
+        drop(fleet);
+        Ok(slices.replies)
+    }
+
+    /// Applies as much as readers of the state may have to wait for, and tells what follows from it; whether more is left. A
+    /// reader may see a command half done, which one that waits for the whole entry never does.
+    fn apply_slice(&mut self, slices: &mut Slices) -> bool {
+        let first = self.effects.len();
+        let mut fleet = self.fleet.write();
+        let (mut left, mut steps) = (true, MAX_STEPS_AT_ONCE);
+        while steps > 0 {
+            let progress = match slices.current.take() {
+                Some(half_done) => fleet.advance(half_done, steps, &mut self.effects),
+                None => match slices.commands.next() {
+                    Some(command) => fleet.begin(slices.now, command, steps, &mut self.effects),
+                    None => {
+                        left = false;
+                        break;
+                    }
+                },
+            };
+            let reply = match progress {
+                Progress::Done(reply) => reply,
+                Progress::Halfway(half_done) => {
+                    slices.current = Some(half_done);
+                    break;
+                }
+            };
+            slices.replies.push(reply);
+            steps -= 1;
+        }
+        let told = self.effects[first..].iter().map(|effect| Told::new(&fleet, effect)).collect();
+        let revision = fleet.revision();
+        drop(fleet);
+        self.observer.applied(revision, told);
+        left
+    }
+}
+
+/// A batch on its way into the state.
+struct Slices {
+    now: Stamp,
+    commands: std::vec::IntoIter<Command>,
+    /// The command that is half done.
+    current: Option<Unfinished>,
+    replies: Vec<Reply>,
+}
+
+/// The leadership that an entry was proposed under.
+fn leadership(id: LogId) -> Leadership {
+    let leader = id.committed_leader_id();
+    (leader.term(), leader.node_id)
+}
+
+/// Whether the fleet was raised to a version that this binary does not know. Others took the raise: going on would diverge.
+fn is_too_new(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused(Refusal::Version { asked, known, .. }) if asked > known)
+}
+
+fn decode(data: &Bytes) -> io::Result<Fleet> {
+    Fleet::decode(data)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot's content can't be read: {e}")))
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let id = entry.log_id();
+            // Before it is, so that none is that was not noted.
+            self.noted.note(id.index());
+            if planted(Mistake::ProgressBeforeApply) {
+                self.observer.progressed(id.index());
+                tokio::task::yield_now().await;
+            }
+            let replies = match entry.payload {
+                EntryPayload::Blank => Vec::new(),
+                EntryPayload::Normal(batch) => {
+                    let replies = self.apply_batch(id, &batch)?;
+                    audit::tell(id.index(), &self.fleet.read(), &self.effects);
+                    replies
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(id), membership);
+                    Vec::new()
+                }
+            };
+            self.applied = Some(id);
+            self.observer.progressed(id.index());
+            if let Some(responder) = responder {
+                responder.send(Replies(Arc::new(replies)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        // Begun here, between two entries, so that state, log id and membership belong together.
+        let taking = self.fleet.write().begin_snapshot();
+        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        SnapshotBuilder { meta, taking: Some(taking), fleet: self.fleet.clone(), file: self.file.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
+        let fleet = compute(|| decode(&snapshot))?;
+        let up_to = meta.last_log_id.map(|id| id.index());
+        // On disk first: once this returns the library purges the log up to there.
+        let kept = self.file.write(meta, &snapshot).await?;
+        if meta.last_log_id <= self.applied {
+            info!(?up_to, applied = ?self.applied.map(|id| id.index()), "a snapshot with nothing new was dropped");
+            return Ok(());
+        }
+        info!(bytes = snapshot.len(), ?up_to, ?kept, "{SNAPSHOT_INSTALLED}");
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        if let Some(last) = meta.last_log_id {
+            self.clock.applied(leadership(last), fleet.now());
+        }
+        self.fleet.replace(fleet);
+        self.observer.installed(self.fleet.read().revision());
+        if let Some(last) = meta.last_log_id {
+            self.observer.progressed(last.index());
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let found = self.file.read().await.map_err(io::Error::other)?;
+        Ok(found.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// Takes and writes one snapshot, while the fleet goes on.
+pub struct SnapshotBuilder {
+    meta: SnapshotMeta,
+    taking: Option<robeing_fleet::Snapshot>,
+    fleet: SharedFleet,
+    file: SnapshotFile,
+}
+
+impl SnapshotBuilder {
+    /// Takes the state part by part. The lock is held for each part alone, and not while it is encoded.
+    async fn encode(&mut self) -> io::Result<Bytes> {
+        let once = || io::Error::other("a snapshot is built once");
+        let mut taking = self.taking.take().ok_or_else(once)?;
+        loop {
+            let part = taking.take(&self.fleet.read(), MAX_TAKEN_AT_ONCE);
+            let Some(part) = part else { break };
+            compute(|| {
+                taking.encode(&part);
+                // Nobody else may hold what is in it any more.
+                drop(part);
+            });
+            tokio::task::yield_now().await;
+        }
+        let data = compute(|| taking.finish()).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(data.into())
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let data = self.encode().await?;
+        let up_to = self.meta.last_log_id.map(|id| id.index());
+        match self.file.write_if_room(&self.meta, &data).await? {
+            Kept::Written => info!(bytes = data.len(), ?up_to, "{SNAPSHOT_WRITTEN}"),
+            // A leader's was installed meanwhile. The library keeps the newer one's log id, as it does for one that was written.
+            Kept::Obsolete => {
+                info!(?up_to, "a snapshot was dropped: the one on disk covers as much of the log or more")
+            }
+            // An error would stop the library, and what this would have covered must not be purged: a snapshot of nothing changes
+            // nothing for it.
+            Kept::Skipped => self.meta = SnapshotMeta::default(),
+        }
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: data })
+    }
+}

@@ -1,0 +1,187 @@
+//! Between the consensus library's types and the protos that carry them.
+
+use openraft::{
+    EntryPayload,
+    entry::RaftEntry,
+    vote::{RaftLeaderId, leader_id_adv::LeaderId},
+};
+use robeing_fleet::Stamp;
+use robeing_proto::v1;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Batch, Entry, LogId, TypeConfig};
+use crate::clock::Leadership;
+
+/// A request that is not of this protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed {what}: {problem}")]
+pub struct Malformed {
+    what: &'static str,
+    problem: String,
+}
+
+/// The JSON form of one of the library's messages.
+pub fn json(value: &impl Serialize) -> bytes::Bytes {
+    serde_json::to_vec(value).expect("the library's messages are made to be serialized").into()
+}
+
+/// Back from JSON.
+pub fn from_json<T: DeserializeOwned>(what: &'static str, json: &[u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(json).map_err(|e| Malformed { what, problem: e.to_string() })
+}
+
+/// A log id for the wire.
+pub fn log_id_to_wire(id: LogId) -> v1::LogId {
+    let leader = id.committed_leader_id();
+    v1::LogId { term: leader.term, node_id: leader.node_id, index: id.index() }
+}
+
+/// A log id from the wire.
+pub fn log_id_from_wire(id: &v1::LogId) -> LogId {
+    LogId::new(LeaderId::new(id.term, id.node_id).to_committed(), id.index)
+}
+
+/// An entry for the wire. Its batch is shared, not copied.
+fn entry_to_wire(entry: Entry) -> v1::LogEntry {
+    use v1::log_entry::Payload;
+    let log_id = Some(log_id_to_wire(entry.log_id()));
+    let payload = match entry.payload {
+        EntryPayload::Blank => Payload::Blank(true),
+        EntryPayload::Normal(batch) => Payload::Batch(batch.0),
+        EntryPayload::Membership(membership) => Payload::MembershipJson(json(&membership)),
+    };
+    v1::LogEntry { log_id, payload: Some(payload) }
+}
+
+fn entry_from_wire(entry: v1::LogEntry) -> Result<Entry, Malformed> {
+    use v1::log_entry::Payload;
+    let missing = |problem: &str| Malformed { what: "log entry", problem: problem.to_owned() };
+    let id = entry.log_id.ok_or_else(|| missing("it has no log id"))?;
+    let payload = match entry.payload.ok_or_else(|| missing("it has no payload"))? {
+        Payload::Blank(_) => EntryPayload::Blank,
+        Payload::Batch(batch) => EntryPayload::Normal(Batch(batch)),
+        Payload::MembershipJson(bytes) => EntryPayload::Membership(from_json("membership", &bytes)?),
+    };
+    Ok(Entry::new(log_id_from_wire(&id), payload))
+}
+
+/// A request of the library.
+pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
+/// What it is answered with.
+pub type AppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
+
+/// The leadership that a request is sent under.
+pub fn leadership(request: &AppendRequest) -> Leadership {
+    (request.vote.leader_id.term, request.vote.leader_id.node_id)
+}
+
+/// Bytes of the entries of a request, about.
+pub fn append_bytes(request: &AppendRequest) -> usize {
+    let bytes = |entry: &Entry| match &entry.payload {
+        EntryPayload::Normal(batch) => batch.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    request.entries.iter().map(bytes).sum()
+}
+
+/// A replication request for the wire, with what the leader's clock says while it runs.
+pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -> v1::AppendRequest {
+    let now = now.unwrap_or_default();
+    v1::AppendRequest {
+        fleet_ms: now.fleet,
+        wall_ms: now.wall,
+        target,
+        vote_json: json(&request.vote),
+        prev: request.prev_log_id.map(log_id_to_wire),
+        entries: request.entries.into_iter().map(entry_to_wire).collect(),
+        commit: request.leader_commit.map(log_id_to_wire),
+    }
+}
+
+/// What a leader says of its clock; `None` while that stands still.
+pub fn word_from_wire(request: &v1::AppendRequest) -> Option<Stamp> {
+    (request.fleet_ms > 0).then_some(Stamp { fleet: request.fleet_ms, wall: request.wall_ms })
+}
+
+/// A replication request from the wire.
+pub fn append_from_wire(request: v1::AppendRequest) -> Result<AppendRequest, Malformed> {
+    let prev_log_id = request.prev.as_ref().map(log_id_from_wire);
+    let entries: Vec<Entry> = request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
+    // The library does not check it, and a gap in the log would be a gap in the state.
+    for (entry, expected) in entries.iter().zip(prev_log_id.map_or(0, |id| id.index().saturating_add(1))..) {
+        if entry.index() != expected {
+            let problem = format!("entry {} stands where entry {expected} belongs", entry.index());
+            return Err(Malformed { what: "append request", problem });
+        }
+    }
+    Ok(AppendRequest {
+        vote: from_json("vote", &request.vote_json)?,
+        prev_log_id,
+        entries,
+        leader_commit: request.commit.as_ref().map(log_id_from_wire),
+    })
+}
+
+/// A replication answer for the wire, with what this machine's wall clock says, Unix milliseconds.
+pub fn result_to_wire(result: AppendResult, unix_ms: u64) -> v1::AppendResponse {
+    use openraft::raft::StreamAppendError;
+    use v1::append_response::Result as Wire;
+    let matched = |id: Option<LogId>| v1::Matched { log_id: id.map(log_id_to_wire) };
+    let result = match result {
+        Ok(id) => Wire::Matched(matched(id)),
+        Err(StreamAppendError::Conflict(id)) => Wire::Conflict(matched(Some(id))),
+        Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVoteJson(json(&vote)),
+    };
+    v1::AppendResponse { result: Some(result), unix_ms }
+}
+
+/// A replication answer from the wire.
+pub fn result_from_wire(response: v1::AppendResponse) -> Result<AppendResult, Malformed> {
+    use openraft::raft::StreamAppendError;
+    use v1::append_response::Result as Wire;
+    let bad = |problem: &str| Malformed { what: "append response", problem: problem.to_owned() };
+    Ok(match response.result.ok_or_else(|| bad("it is empty"))? {
+        Wire::Matched(m) => Ok(m.log_id.as_ref().map(log_id_from_wire)),
+        Wire::Conflict(m) => {
+            let id = m.log_id.as_ref().ok_or_else(|| bad("a conflict without log id"))?;
+            Err(StreamAppendError::Conflict(log_id_from_wire(id)))
+        }
+        Wire::HigherVoteJson(vote) => Err(StreamAppendError::HigherVote(from_json("vote", &vote)?)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::Vote;
+
+    fn request(prev: Option<u64>, indexes: &[u64]) -> v1::AppendRequest {
+        let id = |index| v1::LogId { term: 1, node_id: 7, index };
+        let entry =
+            |index: &u64| v1::LogEntry { log_id: Some(id(*index)), payload: Some(v1::log_entry::Payload::Blank(true)) };
+        v1::AppendRequest {
+            target: 1,
+            vote_json: json(&Vote::new(1, 7)),
+            prev: prev.map(id),
+            entries: indexes.iter().map(entry).collect(),
+            commit: None,
+            fleet_ms: 0,
+            wall_ms: 0,
+        }
+    }
+
+    #[test]
+    fn entries_that_follow_each_other_are_taken() {
+        for (prev, indexes) in [(None, &[0, 1][..]), (Some(51), &[52, 53]), (Some(51), &[])] {
+            assert!(append_from_wire(request(prev, indexes)).is_ok(), "{prev:?} {indexes:?}");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_refused_wherever_it_is() {
+        for (prev, indexes) in [(None, &[1][..]), (Some(51), &[106]), (Some(51), &[52, 54]), (Some(51), &[52, 52])] {
+            let refused = append_from_wire(request(prev, indexes)).expect_err("there is a gap").to_string();
+            assert!(refused.contains("stands where entry"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Reads a log back after a stop of any kind.
+//!
+//! One frame at a time is written and synced before the next is begun, so at most the last one can be torn. Hence: a frame
+//! that is not whole, with nothing whole behind it, is what the crash cut off and was never acknowledged; it is dropped. One
+//! with something whole behind it was synced once and is damaged now; nothing may be dropped, and the log is refused. So is
+//! one with a segment that is shorter than it was made, since what is torn is torn within a segment.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use robeing_platform::Disk;
+use tracing::warn;
+
+use super::{
+    frame,
+    index::{Index, Misfit, Place},
+    pieces::Pieces,
+    record::{self, BadRecord, Record},
+    segment,
+};
+use crate::{advice::RESTORE_OR_REJOIN, consensus::LogId};
+
+/// A log that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Damage before the end.
+    #[error(
+        "the log is damaged in {file} at byte {offset}: {detail}. Entries that were acknowledged may be in the damaged part, so \
+         nothing is dropped. {RESTORE_OR_REJOIN}"
+    )]
+    Damaged {
+        /// Which file.
+        file: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// How it was seen.
+        detail: String,
+    },
+    /// A segment lost its end.
+    #[error(
+        "the log segment {file} was cut short: it has {len} bytes of {whole}, which it had before anything was written to it, so no \
+         crash took them. Entries that were acknowledged may be gone, so nothing is dropped. {RESTORE_OR_REJOIN}"
+    )]
+    CutShort {
+        /// Which file.
+        file: PathBuf,
+        /// Bytes it has.
+        len: u64,
+        /// Bytes it was made with.
+        whole: u64,
+    },
+    /// A file is missing.
+    #[error("the log segment {missing} is missing while {found} exists. {RESTORE_OR_REJOIN}")]
+    MissingSegment {
+        /// What should be there.
+        missing: PathBuf,
+        /// What is.
+        found: PathBuf,
+    },
+}
+
+/// A log as it was read back.
+pub struct Recovered {
+    /// Its content.
+    pub index: Index,
+    /// Segments, oldest first, each with the highest entry index in it.
+    pub segments: Vec<(u64, Option<u64>)>,
+    /// Where to go on in the newest segment.
+    pub tail: u64,
+    /// The next frame's sequence number.
+    pub next_seq: u64,
+    /// The last whole frame, which is in the newest segment.
+    pub last_frame: Option<LastFrame>,
+    /// Bytes of a torn frame that was dropped, as far as its header tells.
+    pub torn_bytes: u64,
+}
+
+/// A frame as it was read back.
+pub struct LastFrame {
+    /// Where it is.
+    pub offset: u64,
+    /// Its number.
+    pub seq: u64,
+    /// What is in it.
+    pub body: Bytes,
+}
+
+const SIZE_RESTORED: &str = "a log segment was cut short, by something else than a crash; nothing was written in what it lost, so \
+                             it gets its size again";
+
+/// The sequence number of a log's first frame.
+pub const FIRST_SEQ: u64 = 1;
+
+struct Reader<'a> {
+    dir: &'a Path,
+    salt: u64,
+    index: Index,
+    next_seq: Option<u64>,
+    last_frame: Option<LastFrame>,
+}
+
+/// Reads the log in `dir`, whose segments have `segment_bytes`. `files` are the names in it.
+pub async fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log_salt: u64,
+    files: &[String],
+    segment_bytes: usize,
+) -> Result<Recovered, RecoveryError> {
+    let numbers: Vec<u64> = files.iter().filter_map(|name| segment::number(name)).collect();
+    for pair in numbers.windows(2) {
+        if pair[0] + 1 != pair[1] {
+            return Err(RecoveryError::MissingSegment {
+                missing: segment::path(dir, pair[0] + 1),
+                found: segment::path(dir, pair[1]),
+            });
+        }
+    }
+    let mut reader = Reader { dir, salt: log_salt, index: Index::default(), next_seq: None, last_frame: None };
+    // Segments whose entries were all purged may be gone, so what was purged must be known before the first entry is read.
+    reader.index.purged = newest_purge(disk, dir, log_salt, &numbers).await?;
+    let mut segments: Vec<(u64, Option<u64>)> = Vec::new();
+    let (mut tail, mut torn_bytes) = (0, 0);
+    // Where the previous segment ended before its end, in case nothing follows it.
+    let mut stopped: Option<(u64, usize, Pieces)> = None;
+    for &number in &numbers {
+        let file = segment::path(dir, number);
+        let mut content = Pieces::open(disk, &file).await?;
+        let (end, highest) = reader.read_segment(number, &mut content).await?;
+        if content.len() < segment_bytes {
+            let is_newest = number == numbers[numbers.len() - 1];
+            if !(is_newest && reader.ends_before_the_cut(end, &mut content).await?) {
+                return Err(RecoveryError::CutShort { file, len: content.len() as u64, whole: segment_bytes as u64 });
+            }
+            warn!(?file, len = content.len(), whole = segment_bytes, "{SIZE_RESTORED}");
+            disk.open(&file, false).await?.fill_to(segment_bytes as u64).await?;
+        }
+        if end == 0 {
+            // Begun but never written to, or damaged at its very start; only the newest may be the former.
+            reader.refuse_if_more(number, 0, &mut content).await?;
+            if number != numbers[numbers.len() - 1] {
+                return Err(reader.damaged(number, 0, "its first frame is not whole, and a newer segment exists"));
+            }
+            disk.remove(&file).await?;
+            break;
+        }
+        tail = end as u64;
+        segments.push((number, highest));
+        stopped = Some((number, end, content));
+    }
+    if let Some((number, end, mut content)) = stopped {
+        reader.refuse_if_more(number, end, &mut content).await?;
+        torn_bytes = content.torn_len(end, reader.next_seq.unwrap_or(FIRST_SEQ)).await?;
+    }
+    Ok(Recovered {
+        index: reader.index,
+        segments,
+        tail,
+        next_seq: reader.next_seq.unwrap_or(FIRST_SEQ),
+        last_frame: reader.last_frame,
+        torn_bytes,
+    })
+}
+
+/// The furthest purge on record.
+async fn newest_purge(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log_salt: u64,
+    numbers: &[u64],
+) -> Result<Option<LogId>, RecoveryError> {
+    let mut newest: Option<LogId> = None;
+    for &number in numbers {
+        let mut content = Pieces::open(disk, &segment::path(dir, number)).await?;
+        let salt = segment::salt(log_salt, number);
+        let mut offset = 0;
+        while let Some((_, body)) = content.frame(salt, offset).await? {
+            offset += frame::frame_len(body.len());
+            // What can't be decoded is refused by the pass that follows.
+            for record in record::decode(body).unwrap_or_default() {
+                if let Record::Purged(id) = record
+                    && newest.is_none_or(|n| n.index() < id.index())
+                {
+                    newest = Some(id);
+                }
+            }
+        }
+    }
+    Ok(newest)
+}
+
+impl Reader<'_> {
+    fn damaged(&self, number: u64, offset: usize, detail: impl ToString) -> RecoveryError {
+        RecoveryError::Damaged {
+            file: segment::path(self.dir, number),
+            offset: offset as u64,
+            detail: detail.to_string(),
+        }
+    }
+
+    /// Replays a segment's frames: the offset behind the last whole one, and the highest entry index seen.
+    async fn read_segment(&mut self, number: u64, content: &mut Pieces) -> Result<(usize, Option<u64>), RecoveryError> {
+        let salt = segment::salt(self.salt, number);
+        let (mut offset, mut highest) = (0, None);
+        while let Some((seq, body)) = content.frame(salt, offset).await? {
+            if self.next_seq.is_some_and(|expected| seq != expected) {
+                let expected = self.next_seq.unwrap_or_default();
+                return Err(self.damaged(number, offset, format!("frame {seq} where frame {expected} belongs")));
+            }
+            let len = frame::frame_len(body.len());
+            let place = Place { segment: number, offset: offset as u64, len };
+            let records = record::decode(body.clone()).map_err(|e: BadRecord| self.damaged(number, offset, e))?;
+            for record in records {
+                if let Record::Start(said) = record
+                    && said != number
+                {
+                    return Err(self.damaged(number, offset, format!("it says it is segment {said}")));
+                }
+                if let Record::Entry(entry) = &record {
+                    let index = openraft::entry::RaftEntry::index(entry);
+                    highest = highest.max(Some(index));
+                }
+                self.index.replay(record, place).map_err(|e: Misfit| self.damaged(number, offset, e))?;
+                self.index.evict();
+            }
+            self.next_seq = Some(seq + 1);
+            self.last_frame = Some(LastFrame { offset: offset as u64, seq, body });
+            offset += len;
+        }
+        Ok((offset, highest))
+    }
+
+    /// Whether a segment that lost its end never had a frame there: frames follow each other, and where the next one would begin
+    /// is still there, and is none.
+    async fn ends_before_the_cut(&self, end: usize, content: &mut Pieces) -> Result<bool, RecoveryError> {
+        let next = self.next_seq.unwrap_or(FIRST_SEQ);
+        Ok(end > 0 && content.len() >= end + frame::HEADER && content.torn_len(end, next).await? == 0)
+    }
+
+    /// Refuses a segment that has a whole frame behind one that is not.
+    async fn refuse_if_more(&self, number: u64, end: usize, content: &mut Pieces) -> Result<(), RecoveryError> {
+        let salt = segment::salt(self.salt, number);
+        match content.find_from(salt, end, self.next_seq.unwrap_or(0)).await? {
+            Some(later) => Err(self.damaged(number, end, format!("a whole frame follows at byte {later}"))),
+            None => Ok(()),
+        }
+    }
+}

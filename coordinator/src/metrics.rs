@@ -1,0 +1,72 @@
+//! The coordinator's Prometheus metrics, refreshed when they are asked for or every second.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use robeing_telemetry::Metrics;
+
+use super::{leadership::Standing, node::Node};
+
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Keeps the metrics up to date until the node stops.
+pub async fn run(node: Arc<Node>, metrics: Metrics) {
+    let gauge = |name: &str, help: &str| -> Gauge { metrics.gauge(name, help) };
+    let leading = gauge("coordinator_leading", "1 while this coordinator leads");
+    let voters = gauge("coordinators_voting", "Coordinators with a vote, as far as this one knows");
+    let learners = gauge("coordinators_learning", "Coordinators that learn the log and have no vote yet");
+    let queued = gauge("tasks_queued", "Tasks that wait");
+    let running = gauge("tasks_running", "Tasks that run");
+    let succeeded = gauge("tasks_succeeded", "Tasks that succeeded since the fleet began");
+    let failed = gauge("tasks_failed", "Tasks that failed or were dead-lettered since the fleet began");
+    let redistributed = gauge("tasks_redistributed", "Attempts taken from lost agents since the fleet began");
+    let stale = gauge("completions_stale", "Completions refused because their attempt was not current");
+    let live = gauge("agents_live", "Agents that work");
+    let standby = gauge("agents_standby", "Agents that wait to step in");
+    let unhealthy = gauge("agents_unhealthy", "Agents that failed their health checks and get nothing");
+    let lost = gauge("agents_lost", "Lost agents that are remembered");
+    let stored = gauge("stored_bytes", "Bytes of inputs and outputs held");
+    let applied = gauge("log_applied_index", "Index of the newest log entry applied");
+    let entries = gauge("log_entries", "Log entries appended since the start");
+    let syncs = gauge("log_syncs", "Syncs of the log since the start");
+    let bytes = gauge("log_written_bytes", "Bytes written to the log since the start");
+    let free = gauge("disk_free_bytes", "Bytes free on the disk of the data directory");
+    let needed = gauge("disk_needed_bytes", "Bytes that must be free there to finish what was accepted");
+    let short = gauge("disk_short", "1 while fewer are free than needed");
+    let skipped = gauge("snapshots_skipped", "Snapshots given up for lack of room since the start");
+    loop {
+        let (counts, totals, agents, held) =
+            node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
+        leading.set(i64::from(matches!(*node.standing.borrow(), Standing::Leading { .. })));
+        metrics.readiness().set(node.is_ready());
+        let members = node.members();
+        let known = members.iter().filter(|(_, _, voter)| *voter).count();
+        voters.set(known as i64);
+        learners.set((members.len() - known) as i64);
+        queued.set(counts.queued.into());
+        running.set(counts.assigned.into());
+        succeeded.set(totals.succeeded as i64);
+        failed.set((totals.failed + totals.dead_lettered) as i64);
+        redistributed.set(totals.redistributed as i64);
+        stale.set(totals.stale_refused as i64);
+        live.set(agents.live.into());
+        standby.set(agents.standby.into());
+        unhealthy.set(agents.unhealthy.into());
+        lost.set(agents.lost.into());
+        stored.set(held as i64);
+        applied.set(*node.hub.applied_indexes().borrow() as i64 - 1);
+        let log = node.log.stats();
+        entries.set(log.entries.load(Ordering::Relaxed) as i64);
+        syncs.set(log.syncs.load(Ordering::Relaxed) as i64);
+        bytes.set(log.bytes.load(Ordering::Relaxed) as i64);
+        let room = node.rooms.own();
+        free.set(i64::try_from(room.free).unwrap_or(i64::MAX));
+        needed.set(i64::try_from(room.needed).unwrap_or(i64::MAX));
+        short.set(room.short.into());
+        skipped.set(node.snapshots.skipped.load(Ordering::Relaxed) as i64);
+        tokio::time::sleep(REFRESH).await;
+    }
+}

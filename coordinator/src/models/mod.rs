@@ -1,0 +1,88 @@
+//! Models of the places where threads share a coordinator's state. They run the shipped code, each thousands of times, in
+//! another order of its steps each time: a step is what is between two locks. Of the orders that are possible each has the same
+//! chance, drawn from a fixed seed; what fails is printed as a schedule that shuttle can replay.
+//!
+//! What a model can't show is what happens within the locks of the libraries, and how long a thread is kept waiting.
+
+mod mailbox;
+mod results;
+mod sessions;
+mod snapshots;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
+
+use futures::stream;
+use openraft::{
+    EntryPayload,
+    storage::RaftStateMachine,
+    vote::{RaftLeaderId, leader_id_adv::LeaderId},
+};
+use robeing_fleet::{Command, Reply, Stamp, encode_command};
+use robeing_platform::{Disk, Platform, simulated::SimulatedDisk, sync::points::modelled};
+use shuttle::{Config, Runner, future::block_on, scheduler::RandomScheduler};
+
+use super::{
+    clock::FleetClock,
+    consensus::{Batch, Entry, LogId, SharedFleet, StateMachine},
+    hub::Hub,
+};
+
+/// Orders that most models are run in.
+const ORDERS: usize = 2_000;
+const SEED: u64 = 0x0b0e;
+/// The library's own is too small for the state machine.
+const STACK_BYTES: usize = 1024 * 1024;
+const DATA: &str = "/data";
+
+/// Runs a model in so many orders of its threads' steps.
+fn explore(orders: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut config = Config::new();
+    config.stack_size = STACK_BYTES;
+    let runner = Runner::new(RandomScheduler::new_from_seed(SEED, orders), config);
+    modelled(shuttle::thread::yield_now, || runner.run(model));
+}
+
+/// Whether a model that is wrong on purpose fails in some order: that it can fail at all.
+fn fails(model: impl Fn() + Send + Sync + 'static) -> bool {
+    catch_unwind(AssertUnwindSafe(|| explore(ORDERS, model))).is_err()
+}
+
+/// What `run` makes of a fresh state machine over this fleet, which tells this hub.
+fn machine(fleet: &SharedFleet, hub: &Arc<Hub>) -> StateMachine {
+    let disk = SimulatedDisk::new(1);
+    let clock = FleetClock::new(1, Platform::real().clock);
+    let (fleet, hub) = (fleet.clone(), Arc::clone(hub));
+    block_on(async {
+        disk.create_dir_all(Path::new(DATA)).await.expect("the simulated disk takes a directory");
+        StateMachine::modelled(Arc::new(disk), Path::new(DATA), fleet, hub, clock).await
+    })
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(LeaderId::new(1, 1).to_committed(), index)
+}
+
+fn batch(at: u64, commands: &[Command]) -> Batch {
+    let encode = |command: &Command| {
+        let mut bytes = Vec::new();
+        encode_command(command, &mut bytes);
+        bytes
+    };
+    let encoded: Vec<Vec<u8>> = commands.iter().map(encode).collect();
+    Batch::new(Stamp::at(at), encoded.iter().map(Vec::as_slice))
+}
+
+/// Applies the log's entry `index`, as the library does.
+fn apply(machine: &mut StateMachine, index: u64, commands: &[Command]) {
+    let entry = Entry { log_id: log_id(index), payload: EntryPayload::Normal(batch(index, commands)) };
+    block_on(machine.apply(stream::iter([Ok((entry, None))]))).expect("the entry can be applied");
+}
+
+/// The same with one command: its reply.
+fn apply_one(machine: &mut StateMachine, index: u64, command: Command) -> Reply {
+    machine.apply_now(log_id(index), &batch(index, &[command])).pop().expect("a reply for each command")
+}

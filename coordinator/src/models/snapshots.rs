@@ -1,0 +1,76 @@
+//! Snapshots: one is taken and written while the log is applied and a leader's snapshot is installed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::{RaftSnapshotBuilder, storage::RaftStateMachine};
+use robeing_fleet::{Command, Fleet, FleetConfig, Stamp, TaskId};
+use shuttle::{future::block_on, thread};
+
+use super::{apply, explore, fails, log_id, machine, results::TIMING};
+use crate::{
+    consensus::{SharedFleet, SnapshotMeta},
+    fixture::task,
+    hub::Hub,
+    registry::Registry,
+};
+
+/// More than are taken, or applied, in one go.
+const TASKS: u128 = 600;
+/// Each order takes long with so many.
+const FEW_ORDERS: usize = 100;
+
+fn submissions(from: u128) -> Vec<Command> {
+    (from..from + TASKS).map(|id| Command::Submit(task(id, Bytes::new()))).collect()
+}
+
+fn cancellations(from: u128, count: u128) -> Vec<Command> {
+    (from..from + count).map(|id| Command::Cancel { task: TaskId(id), reason: "test".into() }).collect()
+}
+
+/// Takes a snapshot while the log goes on. With `late`, the state that it is compared with is looked at when the log may have
+/// gone on.
+fn model(install: bool, late: bool) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
+        let hub = Arc::new(Hub::new(Registry::new(TIMING)));
+        let mut machine = machine(&fleet, &hub);
+        apply(&mut machine, 1, &submissions(1));
+        let mut builder = block_on(machine.get_snapshot_builder());
+        let begun = fleet.read().encode();
+        let building = thread::spawn({
+            let fleet = fleet.clone();
+            move || {
+                let taken = block_on(builder.build_snapshot()).expect("a snapshot is built");
+                let begun = if late { fleet.read().encode() } else { begun };
+                assert!(taken.snapshot == begun, "the snapshot is not the state at its beginning");
+            }
+        });
+        apply(&mut machine, 2, &cancellations(1, TASKS / 2));
+        if install {
+            let mut newer = Fleet::new(FleetConfig::default());
+            newer.apply(Stamp::at(9), Command::Tick, &mut Vec::new());
+            let meta = SnapshotMeta { last_log_id: Some(log_id(9)), ..SnapshotMeta::default() };
+            block_on(machine.install_snapshot(&meta, newer.encode().into())).expect("it is installed");
+        }
+        building.join().unwrap();
+        let on_disk = block_on(machine.get_current_snapshot()).expect("the disk works").expect("one was written");
+        let covered = if install { 9 } else { 1 };
+        assert_eq!(on_disk.meta.last_log_id, Some(log_id(covered)), "what is on disk covers the most");
+    }
+}
+
+#[test]
+fn a_snapshot_is_the_state_at_its_beginning_whatever_is_applied_meanwhile() {
+    explore(FEW_ORDERS, model(false, false));
+}
+
+#[test]
+fn a_leaders_snapshot_that_comes_while_one_is_written_stays() {
+    explore(FEW_ORDERS, model(true, false));
+}
+
+#[test]
+fn a_snapshot_of_another_moment_would_be_noticed() {
+    assert!(fails(model(false, true)), "no order was found in which the log went on");
+}

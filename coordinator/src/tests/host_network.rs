@@ -1,0 +1,110 @@
+//! The network as one host has it, until the host is gone: then all its connections break, and it makes no more.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use robeing_platform::{Connection, Listener, Network};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::session::tests::network::MemoryNetwork;
+
+#[derive(Clone)]
+pub struct HostNetwork {
+    network: MemoryNetwork,
+    gone: CancellationToken,
+}
+
+impl HostNetwork {
+    pub fn new(network: MemoryNetwork, gone: CancellationToken) -> Self {
+        Self { network, gone }
+    }
+}
+
+fn is_gone() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "the host is gone")
+}
+
+#[async_trait]
+impl Network for HostNetwork {
+    async fn connect(&self, address: &str) -> io::Result<Connection> {
+        if self.gone.is_cancelled() {
+            return Err(is_gone());
+        }
+        let connection = self.network.connect(address).await?;
+        Ok(Connection::new(Wire::new(connection, &self.gone), None))
+    }
+
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        self.network.resolve(address).await
+    }
+
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
+        let listener = self.network.listen(address).await?;
+        Ok(Box::new(HostListener { listener, gone: self.gone.clone() }))
+    }
+}
+
+struct HostListener {
+    listener: Box<dyn Listener>,
+    gone: CancellationToken,
+}
+
+#[async_trait]
+impl Listener for HostListener {
+    async fn accept(&mut self) -> io::Result<Connection> {
+        let connection = self.listener.accept().await?;
+        Ok(Connection::new(Wire::new(connection, &self.gone), None))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+struct Wire {
+    connection: Connection,
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Wire {
+    fn new(connection: Connection, gone: &CancellationToken) -> Self {
+        Self { connection, gone: Box::pin(gone.clone().cancelled_owned()) }
+    }
+
+    /// Breaks once the host is gone.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.gone.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(is_gone()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.connection).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.connection).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,293 @@
+//! Every gRPC channel and every listener of this crate is made here, on the network it is given, so that what holds for all
+//! of them (deadlines, keep-alive, windows, limits, and who may connect at all) is said once.
+
+pub mod incarnation;
+mod incoming;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use robeing_platform::{Connection, Listener, Network};
+use robeing_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Channel, Endpoint, Server, Uri},
+};
+
+/// The longest a connection may take to be established.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest a name may take to be resolved before it counts as unknown. An agent's session waits for it.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_millis(100);
+/// How often a connection with open calls is asked whether it still works.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it has to answer.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes in flight on one stream; on one connection it is four times as many.
+pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// Connections a listener holds at once; further ones wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Calls at once on one connection.
+pub const MAX_STREAMS_PER_CONNECTION: u32 = 1_024;
+/// Header bytes of one call.
+pub const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// How long open calls may go on after a server was asked to stop.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// An address that gRPC cannot be spoken to.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is not an address: give host:port")]
+pub struct BadAddress {
+    /// What was given.
+    pub address: String,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is none.
+    #[error(transparent)]
+    BadAddress(#[from] BadAddress),
+    /// It could not be reached.
+    #[error("cannot connect to {address}: {reason}")]
+    Failed {
+        /// Where to.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// The `host:port` in an address, which may be written as an http URL.
+fn target(address: &str) -> Result<&str, BadAddress> {
+    let target = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    match target.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(target),
+        _ => Err(BadAddress { address: address.to_owned() }),
+    }
+}
+
+fn endpoint(target: &str) -> Result<Endpoint, BadAddress> {
+    Ok(Endpoint::from_shared(format!("http://{target}"))
+        .map_err(|_| BadAddress { address: target.to_owned() })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * 4))
+}
+
+/// What an error comes from, which says more than its own text.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Makes channels and listeners on one network. Cheap to clone.
+#[derive(Clone)]
+pub struct Transport {
+    network: Arc<dyn Network>,
+}
+
+impl Transport {
+    /// On this network.
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        Self { network }
+    }
+
+    /// A channel to `host:port`. It connects when first used, and again whenever the connection was lost.
+    pub fn channel(&self, address: &str) -> Result<Channel, BadAddress> {
+        let target = target(address)?;
+        Ok(endpoint(target)?.connect_with_connector_lazy(self.connector(target)))
+    }
+
+    /// A channel to `host:port` that is connected already.
+    ///
+    /// # Errors
+    /// When the address is none, or there is no connection within the time.
+    pub async fn connect(&self, address: &str, within: Duration) -> Result<Channel, ConnectError> {
+        let target = target(address)?;
+        let endpoint = endpoint(target)?.connect_timeout(within);
+        let connecting = endpoint.connect_with_connector(self.connector(target));
+        let failed = |reason: String| ConnectError::Failed { address: target.to_owned(), reason };
+        match tokio::time::timeout(within, connecting).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(failed(innermost(&error))),
+            Err(_) => Err(failed(format!("no connection within {} ms", within.as_millis()))),
+        }
+    }
+
+    fn connector(
+        &self,
+        target: &str,
+    ) -> impl tower::Service<Uri, Response = TokioIo<Connection>, Error = io::Error, Future: Send> + Send + 'static
+    {
+        let (network, target) = (Arc::clone(&self.network), target.to_owned());
+        tower::service_fn(move |_: Uri| {
+            let (network, target) = (Arc::clone(&network), target.clone());
+            async move { network.connect(&target).await.map(TokioIo::new) }
+        })
+    }
+
+    /// Where the process that opened a connection from `peer`, and says that others reach it at `advertised`, listens for
+    /// certain: at the address it connected from, if that is one of those that `advertised` stands for now. `None` otherwise:
+    /// behind a proxy or NAT `peer` is another machine, and a wildcard is any.
+    ///
+    /// A refusal at that address is part of the proof that the process is gone. One at a name that is resolved later proves
+    /// nothing: the name may be another machine's by then.
+    pub async fn locate(&self, peer: Option<SocketAddr>, advertised: &str) -> Option<SocketAddr> {
+        let peer = peer?.ip().to_canonical();
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(advertised)).await;
+        let found = resolved.ok()?.ok()?.into_iter().find(|address| address.ip().to_canonical() == peer)?;
+        Some(SocketAddr::new(peer, found.port()))
+    }
+
+    /// An address that this machine has for `host:port` of its own name, and by which others may reach it. A container knows its
+    /// own name, and others often do not.
+    pub async fn own_address(&self, named: &str) -> Option<SocketAddr> {
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(named)).await;
+        let usable = |address: &SocketAddr| !address.ip().is_loopback() && !address.ip().is_unspecified();
+        resolved.ok()?.ok()?.into_iter().find(usable)
+    }
+
+    /// Whether a process listens at `address`: `Some(false)` when the host answers that none does, `None` when there is no
+    /// answer within the time.
+    pub async fn probe(&self, address: &str, within: Duration) -> Option<bool> {
+        let target = target(address).ok()?;
+        match tokio::time::timeout(within, self.network.connect(target)).await {
+            Ok(Ok(_)) => Some(true),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Some(false),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// Listens on `host:port`.
+    ///
+    /// # Errors
+    /// What the operating system says, with the address.
+    pub async fn bind(&self, address: &str) -> io::Result<Bound> {
+        let listener = self
+            .network
+            .listen(address)
+            .await
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
+        Ok(Bound { listener })
+    }
+}
+
+/// A listener that serves nothing yet.
+pub struct Bound {
+    listener: Box<dyn Listener>,
+}
+
+impl Bound {
+    /// Where it listens, with the real port.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The listener itself, for a protocol other than gRPC.
+    pub fn into_listener(self) -> Box<dyn Listener> {
+        self.listener
+    }
+
+    /// Serves gRPC until `stop` is cancelled and open calls have ended, or [`SHUTDOWN_GRACE`] has passed.
+    pub async fn serve(self, routes: Routes, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * 4)
+            .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming::accepted(self.listener), stop.clone().cancelled_owned());
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(SHUTDOWN_GRACE).await;
+        };
+        tokio::select! {
+            served = server => served,
+            () = overdue => Ok(()),
+        }
+    }
+}
+
+/// What every agent's listener serves: gRPC health and reflection.
+///
+/// # Errors
+/// When the descriptors can't be read, which a build with them excludes.
+pub fn described_routes() -> io::Result<Routes> {
+    let (_, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(io::Error::other)?;
+    Ok(Routes::new(health).add_service(reflection))
+}
+
+/// Gives a generated client or server the message limits that hold everywhere.
+#[macro_export]
+macro_rules! limited {
+    ($service:expr) => {
+        $service.max_decoding_message_size($crate::message_limit()).max_encoding_message_size($crate::message_limit())
+    };
+}
+
+/// The largest message, bytes.
+pub const fn message_limit() -> usize {
+    MAX_MESSAGE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A network with one name, which stands for these addresses.
+    struct Names(Vec<SocketAddr>);
+
+    #[async_trait]
+    impl Network for Names {
+        async fn connect(&self, _: &str) -> io::Result<Connection> {
+            Err(io::ErrorKind::HostUnreachable.into())
+        }
+        async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+            match address {
+                "silent:1" => std::future::pending().await,
+                "agent:1" => Ok(self.0.clone()),
+                other => Ok(vec![other.parse().map_err(io::Error::other)?]),
+            }
+        }
+        async fn listen(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_where_it_connected_from_if_what_it_advertises_is_there() {
+        let names = ["10.0.0.1:1", "10.0.0.2:1"].map(|address| address.parse().unwrap());
+        let transport = Transport::new(Arc::new(Names(names.into())));
+        for (peer, advertised, expected) in [
+            ("10.0.0.2:50000", "10.0.0.2:1", Some("10.0.0.2:1")),
+            ("10.0.0.2:50000", "agent:1", Some("10.0.0.2:1")),
+            ("[::ffff:10.0.0.2]:50000", "10.0.0.2:1", Some("10.0.0.2:1")),
+            ("[fd00::1]:50000", "[fd00::1]:1", Some("[fd00::1]:1")),
+            // Behind NAT, or by a name that stands for another machine by now.
+            ("10.0.0.9:50000", "10.0.0.2:1", None),
+            ("10.0.0.9:50000", "agent:1", None),
+            // A wildcard would be whoever looks.
+            ("10.0.0.2:50000", "0.0.0.0:1", None),
+            ("10.0.0.2:50000", "", None),
+            ("10.0.0.2:50000", "silent:1", None),
+        ] {
+            let found = transport.locate(peer.parse().ok(), advertised).await;
+            assert_eq!(found, expected.map(|address| address.parse().unwrap()), "{peer} {advertised}");
+        }
+        assert_eq!(transport.locate(None, "10.0.0.2:1").await, None);
+    }
+}

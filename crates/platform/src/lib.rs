@@ -1,0 +1,53 @@
+//! What the coordinator and the agent need of the world: network, clock, randomness and storage. Everything else in this
+//! crate reaches the world through these traits (and `tokio::time`, whose clock the simulator drives), so that the simulator
+//! runs the shipped code on a network that loses messages and a disk that loses unsynced writes.
+
+mod atomic_file;
+mod clock;
+mod compute;
+pub mod disk;
+mod ending;
+mod host;
+mod network;
+mod random;
+pub mod simulated;
+pub mod sync;
+
+use std::sync::Arc;
+
+pub use atomic_file::AtomicFile;
+pub use clock::{Clock, SystemClock};
+pub use compute::compute;
+pub use disk::{Disk, DiskFile, DiskLock, FileSystem, is_full};
+pub use ending::Ending;
+pub use host::{Host, LinuxHost};
+pub use network::{ConnectInfo, Connection, Io, Listener, Network, TcpNetwork};
+pub use random::{OsRandom, Random, jittered, uuid_v7};
+
+/// The world, as one value to pass around. Cheap to clone.
+#[derive(Clone)]
+pub struct Platform {
+    /// Sockets.
+    pub network: Arc<dyn Network>,
+    /// Wall-clock time. Durations are measured with `tokio::time::Instant`, which is monotonic.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers.
+    pub random: Arc<dyn Random>,
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+}
+
+impl Platform {
+    /// The real world.
+    pub fn real() -> Self {
+        Self {
+            network: Arc::new(TcpNetwork),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(OsRandom),
+            disk: Arc::new(FileSystem),
+            host: Arc::new(LinuxHost),
+        }
+    }
+}
