@@ -2,8 +2,9 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use robeing_client::ClientError;
+
 use crate::{
-    client::ClientError,
     dev::DevError,
     exit::Exit,
     inputs::InputError,

@@ -1,10 +1,8 @@
-//! The `robeing` command line, as a library: a client of a fleet that fails over between coordinators
-//! ([`client`]), a fleet of local processes ([`dev`]), the way to a fleet on Kubernetes ([`kubernetes`]), and the commands
-//! themselves. It knows the gRPC contract and
-//! the `RobeingCluster` types, and nothing of how coordinators and agents work inside.
+//! The `robeing` command line, as a library: a fleet of local processes ([`dev`]), the way to a fleet on Kubernetes
+//! ([`kubernetes`]), and the commands themselves. It knows the client of a fleet and the `RobeingCluster` types, and nothing
+//! of how coordinators and agents work inside.
 
 pub mod args;
-pub mod client;
 pub mod commands;
 pub mod dev;
 pub mod error;

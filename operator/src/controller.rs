@@ -10,12 +10,13 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use kube_runtime::controller::Action;
+use robeing_client::coordinators;
 use robeing_crds::{RobeingCluster, RobeingClusterStatus, condition_types};
 use robeing_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
-    apply, build, fleet, health,
+    apply, build, health,
     metrics::Metrics,
     names,
     news::News,
@@ -49,7 +50,7 @@ pub struct Context {
     /// The watch caches of the clusters that are handled.
     pub caches: Caches,
     /// To the coordinators.
-    pub coordinators: Arc<fleet::Coordinators>,
+    pub coordinators: Arc<coordinators::CoordinatorClient>,
     /// What the coordinators tell by themselves.
     pub news: News,
     /// What is counted.
@@ -210,7 +211,7 @@ fn outlook(
         .as_ref()
         .is_ok_and(|answer| context.news.follow(cluster, &context.coordinators, &answer.from, poll(cluster, context)));
     Outlook {
-        reachable: !matches!(observation.fleet, Err(fleet::Error::NoAddress)),
+        reachable: !matches!(observation.fleet, Err(coordinators::Error::NoAddress)),
         applying: outcome.changing,
         moving: is(condition_types::PROGRESSING),
         well: !is(condition_types::DEGRADED) && is(condition_types::QUORUM_HEALTHY) && outcome.declined.is_empty(),
@@ -245,7 +246,11 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Mem
     }
     let fleet = fleet.and_then(|answer| {
         // An address may be another pod's by now.
-        if answer.status.cluster_id == name { Ok(answer) } else { Err(fleet::Error::Stranger { address: answer.from }) }
+        if answer.status.cluster_id == name {
+            Ok(answer)
+        } else {
+            Err(coordinators::Error::Stranger { address: answer.from })
+        }
     });
     memory.asked = fleet.as_ref().ok().map(|answer| answer.from.clone());
     Observation {

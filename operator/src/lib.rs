@@ -10,7 +10,6 @@ pub mod answer;
 pub mod apply;
 pub mod build;
 pub mod controller;
-pub mod fleet;
 pub mod handover;
 pub mod health;
 mod index;

@@ -9,12 +9,13 @@ use std::{
 
 use kube::ResourceExt;
 use kube_runtime::reflector::ObjectRef;
+use robeing_client::coordinators::CoordinatorClient;
 use robeing_crds::RobeingCluster;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
-use crate::{fleet::Coordinators, index::Key, scope::Pending};
+use crate::{index::Key, scope::Pending};
 
 /// The first pause before a coordinator that fell silent is listened to again; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ impl News {
     pub(crate) fn follow(
         &self,
         cluster: &RobeingCluster,
-        coordinators: &Arc<Coordinators>,
+        coordinators: &Arc<CoordinatorClient>,
         address: &str,
         apart: Duration,
     ) -> bool {
@@ -119,7 +120,7 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 struct Listening {
-    coordinators: Arc<Coordinators>,
+    coordinators: Arc<CoordinatorClient>,
     address: String,
     apart: Duration,
     state: Arc<Mutex<State>>,

@@ -104,7 +104,7 @@ struct Scene {
     address: String,
     pending: Arc<Pending>,
     news: News,
-    coordinators: Arc<Coordinators>,
+    coordinators: Arc<CoordinatorClient>,
     _serving: AbortOnDropHandle<()>,
 }
 

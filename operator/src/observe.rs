@@ -15,11 +15,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{ResourceExt, api::DynamicObject};
+use robeing_client::coordinators;
 use robeing_crds::RobeingCluster;
 use robeing_proto::v1;
 
 use crate::{
-    apply, fleet,
+    apply,
     health::{self, Failure},
     names::{self, Component},
     quorum::{CoordinatorPod, Member, Membership, Pods},
@@ -90,7 +91,7 @@ pub struct Observation {
     /// The claims with its label.
     pub claims: Vec<Arc<PersistentVolumeClaim>>,
     /// What the coordinators say.
-    pub fleet: Result<fleet::Answer, fleet::Error>,
+    pub fleet: Result<coordinators::Answer, coordinators::Error>,
     /// When this was.
     pub now: Timestamp,
 }
@@ -116,7 +117,7 @@ impl Observation {
         self.live("Deployment", &names::pool(&self.name(), pool))
     }
 
-    /// The pods of a component, of one pool or of all. Coordinators are those that the StatefulSet controls, as long as there
+    /// The pods of a component, of one pool or of all. CoordinatorClient are those that the StatefulSet controls, as long as there
     /// is one: anybody can write labels.
     pub fn pods_of(&self, component: Component, pool: Option<&str>) -> impl Iterator<Item = &Pod> {
         let set = self.stateful_set().filter(|_| component == Component::Coordinator);
@@ -397,7 +398,7 @@ mod tests {
         let mut cluster = RobeingCluster::new("fleet", Default::default());
         (cluster.metadata.uid, cluster.metadata.namespace) = (Some("u".into()), Some("apps".into()));
         let now = "2026-11-23T12:00:00Z".parse().expect("a time");
-        let fleet = Err(fleet::Error::NoAddress);
+        let fleet = Err(coordinators::Error::NoAddress);
         Observation { cluster: Arc::new(cluster), objects, pods, claims: Vec::new(), fleet, now }
     }
 

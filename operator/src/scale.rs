@@ -12,7 +12,7 @@ use crate::{names, quorum::Membership};
 pub struct View<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
-    /// Coordinators the spec asks for.
+    /// CoordinatorClient the spec asks for.
     pub wanted: u32,
     /// `replicas` of the StatefulSet; `None` before there is one.
     pub current: Option<u32>,

@@ -8,6 +8,7 @@ use kube::{
     Api, ResourceExt,
     api::{ApiResource, Patch, PatchParams},
 };
+use robeing_client::coordinators;
 use robeing_crds::Pool;
 use robeing_proto::v1;
 use serde_json::json;
@@ -15,7 +16,6 @@ use serde_json::json;
 use crate::{
     apply,
     controller::{Context, Error, Memory},
-    fleet,
     names::{self, Component},
     observe::Observation,
     quantity,
@@ -80,7 +80,7 @@ pub(crate) async fn size_pools(
     fleet: &Fleet,
     context: &Context,
     memory: &mut Memory,
-) -> Result<(), fleet::Error> {
+) -> Result<(), coordinators::Error> {
     let Ok(answer) = &observation.fleet else { return Ok(()) };
     // Also those that are not built: what runs of them stays.
     let size = |pool: &Pool| v1::PoolSize {
@@ -203,7 +203,7 @@ pub(crate) async fn grow_disks(
 }
 
 /// What came of a step: the coordinators' no, or the API server's.
-pub(crate) type Asked = Result<Result<(), fleet::Error>, apply::Error>;
+pub(crate) type Asked = Result<Result<(), coordinators::Error>, apply::Error>;
 
 /// Adds or removes a voter, or deletes the disk of one that is gone.
 pub(crate) async fn scale_step(

@@ -55,7 +55,7 @@ pub struct Fleet {
     pub image_pull_policy: Option<ImagePullPolicy>,
     /// Secrets to pull images with, for all pods.
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Coordinators there should be, 1..=7.
+    /// CoordinatorClient there should be, 1..=7.
     pub coordinators: u32,
     /// Disk of each; `None`: the log is lost with the pod.
     pub storage: Option<Storage>,
@@ -159,7 +159,7 @@ pub enum Unbuildable {
     NoImage,
     /// The coordinators' pods could not mean what their template says.
     #[error("{0}")]
-    Coordinators(String),
+    CoordinatorClient(String),
 }
 
 /// The fleet that a cluster describes.
@@ -174,7 +174,7 @@ pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Ke
     }
     let coordinator_template = spec.coordinators.template.clone().unwrap_or_default();
     if let Some(name) = taken_volume(&coordinator_template, names::DATA_VOLUME) {
-        return Err(Unbuildable::Coordinators(format!(
+        return Err(Unbuildable::CoordinatorClient(format!(
             "the template of the coordinators has two volumes of the name {name:?}, or the name is the operator's own; rename one"
         )));
     }

@@ -13,10 +13,8 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use robeing::{
-    client::{FleetClient, Settings, SubmitEvent, SubmitOptions, is_finished},
-    dev::plan::{Plan, ProcessKind, attachable_agents},
-};
+use robeing::dev::plan::{Plan, ProcessKind, attachable_agents};
+use robeing_client::{FleetClient, Settings, SubmitEvent, SubmitOptions, is_finished};
 use robeing_proto::v1::{
     Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus, GetTaskRequest, Task, TaskSpec,
     TaskState,

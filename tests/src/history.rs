@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use robeing::client::is_finished;
+use robeing_client::is_finished;
 use robeing_proto::v1::{AttemptState, Task, TaskState};
 
 use crate::script::{Execution, executions};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use robeing::client::{FleetClient, SubmitEvent, SubmitOptions, is_finished};
+use robeing_client::{FleetClient, SubmitEvent, SubmitOptions, is_finished};
 use robeing_proto::v1::{GetTaskRequest, TaskSpec, WatchTasksRequest};
 use tokio::task::JoinHandle;
 

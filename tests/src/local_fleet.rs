@@ -14,10 +14,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use robeing::{
-    client::{FleetClient, Settings},
-    dev::{DevEvent, DevFleet, DevOptions},
-};
+use robeing::dev::{DevEvent, DevFleet, DevOptions};
+use robeing_client::{FleetClient, Settings};
 use robeing_crds::RobeingCluster;
 use robeing_proto::v1::{Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus};
 use tempfile::TempDir;

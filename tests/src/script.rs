@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use robeing::client::new_task_id;
+use robeing_client::new_task_id;
 use robeing_proto::v1::TaskSpec;
 use serde_json::{Value, json};
 

@@ -71,7 +71,7 @@ async fn a_user_submits_and_looks() {
     terminal.write("failing", "echo 'out of paper' >&2; exit 9");
     let failing = ["submit", "--kind", "shell", "--input", "failing", "--max-attempts", "1", "--wait"];
     run(&failing).await.assert_failed(1, "out of paper");
-    let nobody = robeing::client::new_task_id();
+    let nobody = robeing_client::new_task_id();
     run(&["task", &nobody]).await.assert_failed(4, &nobody);
     let ended = run(&["cancel", &nobody, "not-an-id"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use robeing::client::{FleetClient, Settings, SubmitEvent, SubmitOptions, new_task_id};
+use robeing_client::{FleetClient, Settings, SubmitEvent, SubmitOptions, new_task_id};
 use robeing_proto::v1::{AgentState, Consistency, GetTaskRequest, Task, TaskSpec, TaskState};
 use robeing_tests::{
     ports::Ports,

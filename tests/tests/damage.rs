@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use robeing::client::{SubmitEvent, SubmitOptions};
+use robeing_client::{SubmitEvent, SubmitOptions};
 use robeing_proto::v1::{RetryPolicy, SubmitResult, TaskSpec, TaskState};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},

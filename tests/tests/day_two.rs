@@ -8,7 +8,7 @@ mod kills;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use robeing::client::FleetClient;
+use robeing_client::FleetClient;
 use robeing_crds::{Phase, condition_types as types};
 use robeing_proto::v1::Consistency;
 use robeing_tests::kubernetes::{

@@ -70,7 +70,7 @@ async fn a_completion_of_what_is_not_current_is_refused() {
         completion(&given, 0, "wrong"),
         completion(&given, 2, "wrong"),
         completion(&given, u32::MAX, "wrong"),
-        v1::Completion { task_id: robeing::client::new_task_id(), ..completion(&given, 1, "wrong") },
+        v1::Completion { task_id: robeing_client::new_task_id(), ..completion(&given, 1, "wrong") },
         v1::Completion { task_id: "no id".into(), ..completion(&given, 1, "wrong") },
         v1::Completion { outcome: None, ..completion(&given, 1, "wrong") },
     ] {
@@ -177,7 +177,7 @@ async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory()
     const MIB: usize = 1024 * 1024;
 
     // A reason that would be kept with each of a thousand tasks.
-    let ids: Vec<String> = (0..1_000).map(|_| robeing::client::new_task_id()).collect();
+    let ids: Vec<String> = (0..1_000).map(|_| robeing_client::new_task_id()).collect();
     let cancel =
         |ids: &[String], reason: usize| v1::CancelTasksRequest { ids: ids.to_vec(), reason: "r".repeat(reason) };
     assert_refused(client.cancel_tasks(cancel(&ids, 4 * MIB)).await, Code::InvalidArgument, "reason");

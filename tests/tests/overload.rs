@@ -57,7 +57,7 @@ fn millis(millis: u64) -> Option<WireDuration> {
 /// A large task that no agent takes, and that is forgotten a second later, so that there is room for others all the time.
 fn bulk_task(input: &Bytes) -> TaskSpec {
     TaskSpec {
-        id: robeing::client::new_task_id(),
+        id: robeing_client::new_task_id(),
         kind: "bulk".into(),
         input: input.clone(),
         required_specialization: "nobody has it".into(),
@@ -198,7 +198,7 @@ async fn results_beyond_any_message_reach_a_reader_who_was_slow_and_a_watcher() 
     let client = FleetClient::connect(address).await.expect("it listens");
     let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
     let input = Bytes::from(vec![b'x'; 1024 * 1024]);
-    let spec = || TaskSpec { id: robeing::client::new_task_id(), kind: "echo".into(), ..TaskSpec::default() };
+    let spec = || TaskSpec { id: robeing_client::new_task_id(), kind: "echo".into(), ..TaskSpec::default() };
     let tasks: Vec<TaskSpec> = (0..RESULTS).map(|_| TaskSpec { input: input.clone(), ..spec() }).collect();
     let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
     let requests = (0..)

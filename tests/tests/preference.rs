@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use robeing::client::{FleetClient, Settings, SubmitOptions};
+use robeing_client::{FleetClient, Settings, SubmitOptions};
 use robeing_coordinator as coordinator;
 use robeing_platform::{Host, Platform};
 use robeing_proto::v1::{Consistency, FleetStatus, TaskSpec};
@@ -116,7 +116,7 @@ async fn a_clearly_better_coordinator_is_given_the_lead() {
     })
     .await;
     assert_ne!(seen.leader, before.leader, "it stays");
-    let task = TaskSpec { id: robeing::client::new_task_id(), kind: "any".into(), ..TaskSpec::default() };
+    let task = TaskSpec { id: robeing_client::new_task_id(), kind: "any".into(), ..TaskSpec::default() };
     let taken = client.submit_many(vec![task], SubmitOptions::default(), |_| ()).await;
     taken.expect("the new leader takes tasks");
 

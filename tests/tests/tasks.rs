@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost_types::Duration as WireDuration;
-use robeing::client::{ClientError, FleetClient};
+use robeing_client::{ClientError, FleetClient};
 use robeing_proto::v1::{
     AttemptState, CancelTasksRequest, FailureKind, GetTaskRequest, RetryPolicy, SubmitRequest, SubmitResult, Task,
     TaskSpec, TaskState, fleet_client::FleetClient as Rpc,
@@ -216,7 +216,7 @@ async fn what_can_not_be_taken_is_refused_with_the_reason() {
     fleet.finished(&again.task_id, TaskState::Succeeded).await;
 
     // What does not exist.
-    let unknown = robeing::client::new_task_id();
+    let unknown = robeing_client::new_task_id();
     let client = fleet.client();
     let request = GetTaskRequest { id: unknown.clone(), ..GetTaskRequest::default() };
     let answer = client.get_task(request).await;

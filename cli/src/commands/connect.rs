@@ -1,10 +1,10 @@
 //! From the command line to a client: which fleet is meant.
 
+use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::Consistency;
 
 use crate::{
     args::{Connection, Meant, Reading},
-    client::{FleetClient, Settings},
     dev::registry::{self, RunningFleet},
     error::CliError,
     kubernetes::{self, Resource},

@@ -9,12 +9,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use nix::unistd::{User, geteuid};
+use robeing_client::{FleetClient, SubmitEvent, SubmitOptions, new_task_id};
 use robeing_proto::v1::{GetTaskRequest, Refusal, RetryPolicy, Role, SubmitResult, Task, TaskSpec, TaskState};
 
 use super::{connect::client, tasks::write_result};
 use crate::{
     args::{AgentRole, Connection, Format, SubmitArgs},
-    client::{FleetClient, SubmitEvent, SubmitOptions, new_task_id},
     error::CliError,
     exit::Exit,
     inputs::LineInput,

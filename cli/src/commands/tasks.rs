@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
+use robeing_client::{FleetClient, is_finished};
 use robeing_proto::v1::{
     CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Refusal, Task, TaskState, WatchTasksRequest,
 };
@@ -11,7 +12,6 @@ use uuid::Uuid;
 use super::connect::{client, consistency};
 use crate::{
     args::{CancelArgs, Connection, Format, StateFilter, TaskArgs, TasksArgs},
-    client::{FleetClient, is_finished},
     error::CliError,
     exit::Exit,
     render::{

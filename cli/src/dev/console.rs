@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use nix::errno::Errno;
+use robeing_client::{FleetClient, Settings};
 use robeing_crds::{
     PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, Secrets, find_cluster, limits::MAX_MANIFEST_BYTES,
 };
@@ -30,7 +31,6 @@ use super::{
 };
 use crate::{
     args::DevArgs,
-    client::{FleetClient, Settings},
     error::CliError,
     exit::Exit,
     inputs::STDIN,

@@ -175,7 +175,7 @@ pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
         innermost = deeper;
     }
     match innermost.downcast_ref::<std::io::Error>() {
-        Some(error) => crate::client::io_cause(error),
+        Some(error) => robeing_client::io_cause(error),
         None => innermost.to_string(),
     }
 }

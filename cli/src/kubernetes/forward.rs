@@ -14,6 +14,7 @@ use futures::{
     stream::{FuturesUnordered, StreamExt},
 };
 use kube::api::Portforwarder;
+use robeing_client::{ByteStream, Dialer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     time::{sleep, timeout},
@@ -24,7 +25,6 @@ use super::{
     access::ApiServer,
     choice::{self, Need},
 };
-use crate::client::{ByteStream, Dialer};
 
 /// Where coordinators speak gRPC.
 pub(super) const GRPC_PORT: u16 = 8080;

@@ -13,12 +13,13 @@ use std::{path::PathBuf, sync::Arc};
 pub use api::{Condition, Resource};
 pub use error::KubernetesError;
 
+use robeing_client::{FleetClient, Settings};
+
 use self::{
     access::ApiServer,
     choice::Need,
     forward::{Coordinators, FORWARD_TIMEOUT},
 };
-use crate::client::{FleetClient, Settings};
 
 /// Which `RobeingCluster`, and by whose rights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

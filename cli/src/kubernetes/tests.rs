@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use robeing_client::stub;
 use robeing_proto::v1::Consistency;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -28,7 +29,7 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::{client::stub, exit::Exit};
+use crate::exit::Exit;
 
 const CLUSTERS: &str = "/apis/robeing.io/v1alpha1/namespaces/team/robeingclusters";
 const PODS: &str = "/api/v1/namespaces/team/pods";

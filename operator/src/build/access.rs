@@ -38,7 +38,7 @@ fn account(fleet: &Fleet, name: String) -> ServiceAccount {
     }
 }
 
-/// Coordinators take calls from the cluster's namespace, where agents and users are, and from the operator.
+/// CoordinatorClient take calls from the cluster's namespace, where agents and users are, and from the operator.
 pub(super) fn coordinators_policy(fleet: &Fleet) -> NetworkPolicy {
     let operator = LabelSelector {
         match_labels: Some(BTreeMap::from([(NAMESPACE_NAME.to_owned(), fleet.operator_namespace.clone())])),

@@ -5,13 +5,13 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 use kube::api::DynamicObject;
+use robeing_client::coordinators;
 use robeing_crds::{RobeingCluster, RobeingClusterStatus, parse_manifest};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::*;
 use crate::{
-    fleet,
     observe::{Live, reduced_claim, reduced_pod},
     validate::{Kept, Surroundings, validate},
 };
@@ -76,7 +76,7 @@ fn agent(name: &str, pool: &str, state: v1::AgentState) -> v1::Agent {
     v1::Agent { name: name.into(), pool: pool.into(), state: state.into(), session: 1, ..v1::Agent::default() }
 }
 
-fn answer() -> fleet::Answer {
+fn answer() -> coordinators::Answer {
     let member = |ordinal: u32| v1::Coordinator {
         name: names::coordinator("fleet", ordinal),
         voter: true,
@@ -102,7 +102,7 @@ fn answer() -> fleet::Answer {
     let (live, standby) = (v1::AgentState::Live, v1::AgentState::Standby);
     let agents = [("a", "data", live), ("b", "data", live), ("c", "data", standby), ("d", "auto", live)];
     let agents = agents.map(|(name, pool, state)| agent(name, pool, state)).into();
-    fleet::Answer { status, agents, from: "10.0.0.1:8080".into() }
+    coordinators::Answer { status, agents, from: "10.0.0.1:8080".into() }
 }
 
 fn cluster(manifest: &str) -> Arc<RobeingCluster> {
@@ -167,12 +167,12 @@ impl Scene {
         whole
     }
 
-    fn answer(&mut self) -> &mut fleet::Answer {
+    fn answer(&mut self) -> &mut coordinators::Answer {
         self.observation.fleet.as_mut().expect("an answer")
     }
 
     fn leaderless(&mut self) {
-        self.observation.fleet = Err(fleet::Error::Refused {
+        self.observation.fleet = Err(coordinators::Error::Refused {
             method: "GetStatus",
             address: "10.0.0.1:8080".into(),
             code: Code::Unavailable,

@@ -10,10 +10,8 @@ use std::{
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
-use robeing::{
-    client::{FleetClient, SubmitEvent, SubmitOptions},
-    dev::DevEvent,
-};
+use robeing::dev::DevEvent;
+use robeing_client::{FleetClient, SubmitEvent, SubmitOptions};
 use robeing_proto::v1::{CancelTasksRequest, Consistency, GetTaskRequest, TaskSpec};
 use tokio::{
     sync::broadcast::{self, error::RecvError},

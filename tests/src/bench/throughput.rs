@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
+use robeing_client::{FleetClient, SubmitEvent, SubmitOptions};
 use robeing_proto::v1::{Consistency, TaskSpec, TaskState};
 
 use super::{

@@ -8,10 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use devkube::{Cluster, TestCluster};
-use robeing::{
-    client::Settings,
-    kubernetes::{self as connection, Place},
-};
+use robeing::kubernetes::{self as connection, Place};
+use robeing_client::Settings;
 use robeing_crds::{RobeingCluster, condition_types};
 use robeing_proto::v1::{Agent, FleetStatus};
 use serde_json::json;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
-use robeing::client::SubmitEvent;
+use robeing_client::SubmitEvent;
 use robeing_proto::v1::{Attempt, AttemptState, Task, TaskState};
 use tokio::time::Instant;
 

@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
-use robeing::client::{FleetClient, SubmitEvent, SubmitOptions};
+use robeing_client::{FleetClient, SubmitEvent, SubmitOptions};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus, Role, TaskSpec};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 

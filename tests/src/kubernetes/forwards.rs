@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use devkube::Clients;
-use robeing::client::{FleetClient, Settings};
+use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::Consistency;
 use serde_json::Value;
 use tokio::{

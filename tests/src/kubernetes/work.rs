@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use robeing::client::{ClientError, FleetClient, SubmitEvent, SubmitOptions, new_task_id};
+use robeing_client::{ClientError, FleetClient, SubmitEvent, SubmitOptions, new_task_id};
 use robeing_proto::v1::{AttemptState, GetTaskRequest, Task, TaskSpec, TaskState};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 

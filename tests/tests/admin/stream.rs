@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use robeing::client::FleetClient;
+use robeing_client::FleetClient;
 use robeing_proto::v1::GetTaskRequest;
 use robeing_tests::{
     fleet::Fleet,

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use robeing::client::FleetClient;
+use robeing_client::FleetClient;
 use robeing_tests::kubernetes::{Deployed, SYSTEM, kill_program_of, reconfigure, step, under_load};
 use serde_json::json;
 use tokio::time::{Duration, sleep};

@@ -21,7 +21,7 @@ use super::*;
 
 /// What all endpoints of a stub share, as a fleet does.
 #[derive(Default)]
-pub(crate) struct Shared {
+pub struct Shared {
     /// How often each id was new.
     pub accepted: HashMap<String, usize>,
     /// Most tasks that were unanswered at a time.
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
 
 /// How one endpoint behaves.
 #[derive(Clone, Default)]
-pub(crate) struct Manners {
+pub struct Manners {
     /// Calls that are answered UNAVAILABLE at first.
     pub unavailable: usize,
     /// Break a submission's stream after so many answers, once.
@@ -48,7 +48,7 @@ pub(crate) struct Manners {
 }
 
 #[derive(Clone)]
-pub(crate) struct Stub {
+pub struct Stub {
     pub shared: Arc<Mutex<Shared>>,
     pub manners: Arc<Mutex<Manners>>,
 }
@@ -216,7 +216,7 @@ impl Fleet for Stub {
 }
 
 /// A running stub; its servers end with it.
-pub(crate) struct Running {
+pub struct Running {
     pub stub: Stub,
     pub endpoints: Vec<String>,
     pub servers: Vec<JoinHandle<()>>,
@@ -238,7 +238,7 @@ impl Running {
 }
 
 /// A stub with one endpoint for each of these manners.
-pub(crate) async fn stub(all: &[Manners]) -> Running {
+pub async fn stub(all: &[Manners]) -> Running {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let (mut endpoints, mut servers, mut first) = (Vec::new(), Vec::new(), None);
     for manners in all {

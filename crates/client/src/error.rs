@@ -82,7 +82,7 @@ pub(super) fn cause(status: &Status) -> String {
 }
 
 /// An I/O error without the system's number for it.
-pub(crate) fn io_cause(error: &io::Error) -> String {
+pub fn io_cause(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".into(),
         io::ErrorKind::ConnectionReset => "connection reset".into(),

@@ -3,6 +3,7 @@
 
 mod address;
 mod awaited;
+pub mod coordinators;
 mod dialer;
 mod error;
 mod submit;
@@ -38,7 +39,7 @@ use uuid::Uuid;
 pub use address::Address;
 pub use dialer::{ByteStream, Dialer};
 pub use error::ClientError;
-pub(crate) use error::io_cause;
+pub use error::io_cause;
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 pub use watch::TaskWatch;
 
@@ -396,7 +397,7 @@ fn retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted)
 }
 
-#[cfg(test)]
-pub(crate) mod stub;
+#[cfg(any(test, feature = "stub"))]
+pub mod stub;
 #[cfg(test)]
 mod tests;

@@ -67,11 +67,11 @@ pub enum Error {
 
 /// The connections to all clusters' coordinators.
 #[derive(Debug, Default)]
-pub struct Coordinators {
+pub struct CoordinatorClient {
     channels: Mutex<HashMap<String, Channel>>,
 }
 
-impl Coordinators {
+impl CoordinatorClient {
     /// Asks for the fleet's state: the first address, then all others at once. Any coordinator answers for the leader, and
     /// none does while a majority is not to be had.
     pub async fn ask(&self, addresses: &[String]) -> Result<Answer, Error> {
