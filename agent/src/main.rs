@@ -27,8 +27,8 @@ use robeing_agent::{
 use robeing_coordinator as coordinator;
 use robeing_net::Transport;
 use robeing_platform::Platform;
-use robeing_settings::{self, AgentConfig, ConfigError, CoordinatorConfig, ExecutorSpec, Process, Startup};
-use robeing_telemetry::{self, Metrics, Monitor};
+use robeing_settings::{AgentConfig, ConfigError, CoordinatorConfig, ExecutorSpec, Process, Startup};
+use robeing_telemetry::{Metrics, Monitor};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     if let Some(seed) = test_number(DISTURB) {
         robeing_platform::sync::points::disturb(seed);
     }
-    let startup = match config::parse(env::args_os(), &|name| env::var_os(name)) {
+    let startup = match robeing_settings::parse(env::args_os(), &|name| env::var_os(name)) {
         Ok(startup) => startup,
         Err(ConfigError::CommandLine(error)) => {
             // Help and the version go to stdout and are no failure. A closed terminal is nothing to report to.
@@ -143,7 +143,7 @@ fn test_number(variable: &str) -> Option<u64> {
 
 /// Says why it ends.
 fn say(error: &dyn Display, code: u8) -> ExitCode {
-    telemetry::say(error);
+    robeing_telemetry::say(error);
     code.into()
 }
 
@@ -157,7 +157,7 @@ async fn run(startup: Startup) -> ExitCode {
     if let Err(error) = lifetime::stop_on_signals(shutdown.clone()) {
         return say(&format!("signals can't be handled: {error}"), FAILED);
     }
-    let logs = match telemetry::init(startup.log_format, cluster_id, name, &|name| env::var(name).ok()) {
+    let logs = match robeing_telemetry::init(startup.log_format, cluster_id, name, &|name| env::var(name).ok()) {
         Ok(logs) => logs,
         Err(error) => return say(&error, MISCONFIGURED),
     };

@@ -51,8 +51,6 @@ mod watches;
 
 #[cfg(all(test, debug_assertions))]
 mod models;
-#[cfg(test)]
-mod tests;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 

@@ -26,7 +26,7 @@ pub const VOTE_GIVEN: &str = "a vote was given";
 pub const VOTE_FOUND: &str = "a vote was found";
 
 /// Tells of the newest vote of a node.
-pub(in crate::coordinator) fn tell_vote(message: &str, node: NodeId, vote: Option<Vote>) {
+pub(crate) fn tell_vote(message: &str, node: NodeId, vote: Option<Vote>) {
     let (term, candidate) = vote.map_or((0, 0), |vote| (vote.leader_id.term, vote.leader_id.node_id));
     tracing::trace!(target: VOTES, node, term, candidate, "{message}");
 }
@@ -66,7 +66,7 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
 }
 
 /// Tells of a batch that is about to be proposed.
-pub(in crate::coordinator) fn tell_stamp(stamp: Stamp) {
+pub(crate) fn tell_stamp(stamp: Stamp) {
     tracing::trace!(target: TIMES, stamped = stamp.fleet, "{STAMPED}");
 }
 

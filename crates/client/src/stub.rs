@@ -26,7 +26,9 @@ pub struct Shared {
     pub accepted: HashMap<String, usize>,
     /// Most tasks that were unanswered at a time.
     pub most_unanswered: usize,
+    /// Watches that were asked for.
     pub watches: Vec<WatchTasksRequest>,
+    /// Calls that arrived.
     pub calls: usize,
 }
 
@@ -47,19 +49,22 @@ pub struct Manners {
     pub silent: bool,
 }
 
+/// The service behind one endpoint.
 #[derive(Clone)]
 pub struct Stub {
-    pub shared: Arc<Mutex<Shared>>,
-    pub manners: Arc<Mutex<Manners>>,
+    shared: Arc<Mutex<Shared>>,
+    manners: Arc<Mutex<Manners>>,
 }
 
 type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Stub {
+    /// What all endpoints share.
     pub fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect("no test panics while it holds this")
     }
 
+    /// How this endpoint behaves from now on.
     pub fn manners(&self) -> MutexGuard<'_, Manners> {
         self.manners.lock().expect("no test panics while it holds this")
     }
@@ -217,8 +222,11 @@ impl Fleet for Stub {
 
 /// A running stub; its servers end with it.
 pub struct Running {
+    /// The first endpoint.
     pub stub: Stub,
+    /// host:port of each.
     pub endpoints: Vec<String>,
+    /// The servers, one an endpoint.
     pub servers: Vec<JoinHandle<()>>,
 }
 
@@ -231,6 +239,7 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// A client of all its endpoints.
     pub fn client(&self) -> FleetClient {
         let settings = Settings { request_timeout: Duration::from_secs(20), ..Settings::default() };
         FleetClient::new(&self.endpoints, settings).expect("the endpoints are good")

@@ -55,7 +55,7 @@ impl Ending {
     }
 
     /// The peer closes it, in a test.
-    #[cfg(test)]
+    #[cfg(feature = "simulated")]
     pub fn close(&self) {
         self.read_end();
     }

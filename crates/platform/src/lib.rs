@@ -10,6 +10,7 @@ mod ending;
 mod host;
 mod network;
 mod random;
+#[cfg(feature = "simulated")]
 pub mod simulated;
 pub mod sync;
 

@@ -2,14 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use robeing_platform::simulated::MemoryNetwork;
 use robeing_proto::v1::{self, Assignments, Cancels, completion::Outcome as Ended, coordinator_message::Message};
 use robeing_telemetry::Metrics;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{
-    network::MemoryNetwork,
-    script::{C0, Coordinator, assignment, config, in_session, platform, reference},
-};
+use super::script::{C0, Coordinator, assignment, config, in_session, platform, reference};
 use crate::{
     executor::{EchoExecutor, Failure, FailureKind, Outcome},
     session::run,

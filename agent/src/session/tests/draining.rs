@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use robeing_platform::Network;
+use robeing_platform::{Network, simulated::MemoryNetwork};
 use robeing_proto::v1::{
     Drained, agent_message::Message as FromAgent, completion::Outcome as Ended, coordinator_message::Message,
 };
 use tokio::time::Instant;
 
-use super::{
-    network::MemoryNetwork,
-    script::{AGENT, Agent, C0, Call, config, in_session},
-};
+use super::script::{AGENT, Agent, C0, Call, config, in_session};
 use crate::session::{HAND_BACK_WITHIN, SessionError};
 
 async fn expect_drain(call: &mut Call) {

@@ -99,7 +99,7 @@ async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
     call.assign(&["a"]).await;
     call.answers_heartbeats = false;
     let mut started = agent.started().await;
-    network.black_hole(C0);
+    network.black_hole(C0.parse().unwrap());
     let mut silent = call;
     let next = tokio::select! {
         biased;

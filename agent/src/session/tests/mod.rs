@@ -4,7 +4,6 @@ mod attempts;
 mod draining;
 mod health;
 mod lease;
-pub(crate) mod network;
 mod presence;
 mod resume;
 mod script;

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use robeing_platform::Network;
+use robeing_platform::{Network, simulated::MemoryNetwork};
 use robeing_proto::v1::{
     Drained, Hello, agent_message::Message as FromAgent, completion::Outcome as Ended, coordinator_message::Message,
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    network::MemoryNetwork,
-    script::{Agent, C0, Call, Coordinator, config},
-};
+use super::script::{Agent, C0, Call, Coordinator, config};
 use crate::{executor::Outcome, session::STAY_AT_LEAST};
 
 async fn expect_leave(call: &mut Call) {

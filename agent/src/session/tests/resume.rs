@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
+use robeing_platform::simulated::MemoryNetwork;
 use robeing_proto::v1::{Redirect, SessionEnded, coordinator_message::Message};
-
 use tokio::time::Instant;
 
-use super::{
-    network::MemoryNetwork,
-    script::{Agent, C0, C1, Coordinator, LEASE, config, in_session, reference},
-};
+use super::script::{Agent, C0, C1, Coordinator, LEASE, config, in_session, reference};
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_stream_stops_nothing_and_results_are_sent_again() {

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use robeing_net::Transport;
-use robeing_platform::Platform;
+use robeing_platform::{Platform, simulated::MemoryNetwork};
 use robeing_proto::v1::{
     self, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
     coordinator_message::Message as FromCoordinator, session_server,
@@ -23,7 +23,6 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-use super::network::MemoryNetwork;
 use crate::{
     executor::{Attempt, Executor, Health, Outcome, Stay},
     session::{SessionError, run},

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use robeing_net::Transport;
+use robeing_platform::simulated::MemoryNetwork;
 use robeing_proto::v1::{Redirect, coordinator_message::Message};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{
-    network::MemoryNetwork,
-    script::{AGENT, Agent, C0, C1, Coordinator, config, soon},
-};
+use super::script::{AGENT, Agent, C0, C1, Coordinator, config, soon};
 use crate::session::{CONNECT_WITHIN, HELLO_WITHIN, search::PROBE_PAUSE};
 
 fn redirect(leader: &str) -> Message {
@@ -66,7 +64,7 @@ async fn without_a_leader_it_asks_again_within_the_probe_pause() {
 async fn coordinators_that_are_gone_mute_or_unreachable_are_passed_over() {
     let network = MemoryNetwork::default();
     let (gone, unreachable) = ("10.0.0.3:8080", "10.0.0.4:8080");
-    network.black_hole(unreachable);
+    network.black_hole(unreachable.parse().unwrap());
     let mute = Coordinator::start(&network, C0).await;
     let mut leader = Coordinator::start(&network, C1).await;
     let begun = Instant::now();

@@ -1,15 +1,16 @@
-//! A disk in memory that fails as real disks do, a wall clock that is wrong, and a seeded source of random numbers: for tests and the simulator. A crash
-//! keeps what was synced; of what was not, it keeps any part, sector by sector, as its seed decides. The same seeds and the
-//! same calls give the same disk.
+//! A disk and a network in memory, a wall clock that is wrong, and a seeded source of random numbers: for tests and the
+//! simulator. The disk fails as real ones do: a crash keeps what was synced; of what was not, it keeps any part, sector by
+//! sector, as its seed decides. The same seeds and the same calls give the same disk.
 
 mod clock;
 mod disk;
 mod file;
+mod memory;
 mod state;
 
 use std::sync::Mutex;
 
-pub use self::{clock::WrongClock, disk::SimulatedDisk, state::Latency};
+pub use self::{clock::WrongClock, disk::SimulatedDisk, memory::MemoryNetwork, state::Latency};
 use super::Random;
 
 /// Bytes that a torn write keeps or loses together.

@@ -63,7 +63,7 @@ fn next_random(seed: u64) -> u64 {
 }
 
 /// Has the points of this thread call `switch` while `run` runs: those of a model, whose threads are all on this one.
-#[cfg(test)]
+#[cfg(feature = "simulated")]
 pub fn modelled<T>(switch: fn(), run: impl FnOnce() -> T) -> T {
     struct Unset;
     impl Drop for Unset {

@@ -4,17 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
-use robeing_platform::{Connection, Listener, Network};
 use tokio::sync::mpsc;
 
+use crate::{Connection, Listener, Network};
+
+/// Connections that wait to be accepted.
 const BACKLOG: usize = 64;
+/// Bytes that are on their way in one direction.
 const PIPE: usize = 64 * 1024;
 const FIRST_FREE_PORT: u16 = 30_000;
 
+/// Addresses that listeners of this process have. Cheap to clone; clones are one network.
 #[derive(Clone, Default)]
 pub struct MemoryNetwork(Arc<Mutex<State>>);
 
@@ -26,14 +30,18 @@ struct State {
 }
 
 impl MemoryNetwork {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Connections to this address get no answer.
-    pub fn black_hole(&self, address: &str) {
-        self.0.lock().unwrap().black_holes.insert(address.parse().unwrap());
+    pub fn black_hole(&self, address: SocketAddr) {
+        self.state().black_holes.insert(address);
     }
 
     /// Connections to this address are answered again.
-    pub fn fill_black_hole(&self, address: &str) {
-        self.0.lock().unwrap().black_holes.remove(&address.parse().unwrap());
+    pub fn fill_black_hole(&self, address: SocketAddr) {
+        self.state().black_holes.remove(&address);
     }
 }
 
@@ -41,10 +49,10 @@ impl MemoryNetwork {
 impl Network for MemoryNetwork {
     async fn connect(&self, address: &str) -> io::Result<Connection> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-        if self.0.lock().unwrap().black_holes.contains(&address) {
+        if self.state().black_holes.contains(&address) {
             std::future::pending::<()>().await;
         }
-        let listener = self.0.lock().unwrap().listeners.get(&address).cloned();
+        let listener = self.state().listeners.get(&address).cloned();
         let (ours, theirs) = tokio::io::duplex(PIPE);
         match listener {
             Some(listener) if listener.send(Connection::new(theirs, None)).await.is_ok() => {
@@ -59,7 +67,7 @@ impl Network for MemoryNetwork {
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.state();
         let mut address: SocketAddr = address.parse().map_err(io::Error::other)?;
         if address.port() == 0 {
             state.bound += 1;

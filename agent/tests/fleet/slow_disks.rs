@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use robeing_proto::v1;
 
-use super::fleet::{COORDINATORS, SESSION_TIMEOUT, TestFleet, sync_takes};
+use crate::fleet::{COORDINATORS, SESSION_TIMEOUT, TestFleet, sync_takes};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use robeing_proto::v1::{self, streamed_answer::Answer};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::fleet::{COORDINATORS, TestFleet, sync_takes};
+use crate::fleet::{COORDINATORS, TestFleet, sync_takes};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// More entries than there are between two snapshots.

@@ -3,10 +3,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use robeing_agent::{
+    executor::{Attempt, Executor, Outcome},
+    session,
+};
+use robeing_coordinator::{self as coordinator, CoordinatorError};
 use robeing_net::{Transport, limited};
 use robeing_platform::{
     Platform,
-    simulated::{Latency, SeededRandom, SimulatedDisk},
+    simulated::{Latency, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights};
@@ -15,11 +20,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Channel;
 
-use crate::{self, CoordinatorError, tests::host_network::HostNetwork};
-use crate::{
-    executor::{Attempt, Executor, Outcome},
-    session::{self, tests::network::MemoryNetwork},
-};
+use crate::host_network::HostNetwork;
 
 pub const COORDINATORS: usize = 3;
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,8 +32,12 @@ pub fn sync_takes(time: Duration) -> Option<Latency> {
     Some(Latency { min: time, max: time })
 }
 
+fn socket(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, n as u8], 7000))
+}
+
 fn address(n: usize) -> String {
-    SocketAddr::from(([10, 0, 1, n as u8], 7000)).to_string()
+    socket(n).to_string()
 }
 
 fn name(n: usize) -> String {
@@ -97,8 +102,8 @@ impl TestFleet {
     /// Whether new connections to a coordinator get an answer. Those that are there go on.
     pub fn set_reachable(&self, n: usize, reachable: bool) {
         match reachable {
-            true => self.network.fill_black_hole(&address(n)),
-            false => self.network.black_hole(&address(n)),
+            true => self.network.fill_black_hole(socket(n)),
+            false => self.network.black_hole(socket(n)),
         }
     }
 

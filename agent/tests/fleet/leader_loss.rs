@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fleet::{COORDINATORS, TestFleet, sync_takes};
+use crate::fleet::{COORDINATORS, TestFleet, sync_takes};
 
 /// The shortest election timeout of the test fleet: nobody would stand for election sooner by itself.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(150);

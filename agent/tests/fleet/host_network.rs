@@ -8,11 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use robeing_platform::{Connection, Listener, Network};
+use robeing_platform::{Connection, Listener, Network, simulated::MemoryNetwork};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-
-use crate::session::tests::network::MemoryNetwork;
 
 #[derive(Clone)]
 pub struct HostNetwork {
