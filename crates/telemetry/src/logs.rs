@@ -15,6 +15,8 @@ use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt
 /// What is logged unless `RUST_LOG` says otherwise. The consensus library warns of every single message that fails, dozens a
 /// second while a coordinator is down.
 pub const DEFAULT_LOG: &str = "info,openraft=error,h2=warn,hyper=warn,tonic=warn";
+/// What the name of every crate of the project begins with.
+const OWN: &str = "robeing";
 /// Environment names of which either turns traces on.
 pub const OTLP_ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
@@ -29,7 +31,7 @@ pub fn say(error: &dyn Display) {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// `RUST_LOG` is no filter.
-    #[error("RUST_LOG is not a filter ({0}): write it like info or info,robeing_agent=debug")]
+    #[error("RUST_LOG is not a filter ({0}): write it like info or info,robeing_coordinator=debug")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The exporter of traces cannot be made.
     #[error("traces can't be sent ({0}): correct or remove OTEL_EXPORTER_OTLP_ENDPOINT")]
@@ -68,7 +70,7 @@ pub fn init(
     let traces = if wanted { Some(provider(cluster_id, name)?) } else { None };
     let spans = traces.as_ref().map(|provider| {
         // Own spans only: those of the transport would trace the sending of traces.
-        let own = Targets::new().with_target("robeing_agent", LevelFilter::DEBUG);
+        let own = Targets::new().with_target(OWN, LevelFilter::DEBUG);
         tracing_opentelemetry::layer().with_tracer(provider.tracer("robeing-agent")).with_filter(own)
     });
     tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init()?;

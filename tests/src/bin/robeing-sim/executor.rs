@@ -74,6 +74,9 @@ pub enum Course {
     Retry(u64),
     /// Fails for good.
     Fail(u64),
+    /// Does not heed its time limit, nor that it is to stop: it goes on for so many milliseconds after the limit, and succeeds.
+    /// Later attempts at it take half the limit.
+    Overrun(u64),
     /// Never ends by itself.
     Hang,
 }
@@ -88,6 +91,7 @@ impl Course {
             Self::Large(bytes) => format!("large {bytes}"),
             Self::Retry(ms) => format!("retry {ms}"),
             Self::Fail(ms) => format!("fail {ms}"),
+            Self::Overrun(ms) => format!("overrun {ms}"),
             Self::Hang => "hang 0".to_owned(),
         };
         if text.len() < len {
@@ -109,6 +113,7 @@ impl Course {
             "large" => Some(Self::Large(number)),
             "retry" => Some(Self::Retry(number)),
             "fail" => Some(Self::Fail(number)),
+            "overrun" => Some(Self::Overrun(number)),
             "hang" => Some(Self::Hang),
             _ => None,
         }
@@ -143,6 +148,10 @@ impl SimulatedExecutor {
             }
             Course::Retry(ms) => (ms, (attempt.attempt < 3).then(|| failed(true))),
             Course::Fail(ms) => (ms, Some(failed(false))),
+            Course::Overrun(ms) => {
+                let limit = attempt.time_limit.unwrap_or_default().as_millis() as u64;
+                (if attempt.attempt == 1 { limit + ms } else { limit / 2 }, None)
+            }
             Course::Hang => std::future::pending().await,
         };
         tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -155,6 +164,7 @@ impl SimulatedExecutor {
         running.cancelled();
         match Course::of(&attempt.input) {
             Some(Course::Stubborn(_)) => tokio::time::sleep(STUBBORN_FOR).await,
+            Some(Course::Overrun(_)) => std::future::pending().await,
             Some(Course::Deaf(ms)) => {
                 tokio::time::sleep(DEAF_FOR.min(Duration::from_millis(ms))).await;
                 let output = signature(&attempt.task_id, attempt.attempt, &self.signs_as);
@@ -182,7 +192,11 @@ impl Executor for SimulatedExecutor {
         self.check_fit(&attempt);
         let limited = attempt.time_limit.is_some();
         let running = self.record.runs(&self.agent, &attempt.task_id, attempt.attempt, limited);
-        let limit = attempt.time_limit.unwrap_or(Duration::from_secs(3_600));
+        let limit = match Course::of(&attempt.input) {
+            Some(Course::Overrun(_)) => None,
+            _ => attempt.time_limit,
+        };
+        let limit = limit.unwrap_or(Duration::from_secs(3_600));
         let outcome = tokio::select! {
             biased;
             outcome = self.stop(&attempt, &cancel, &running) => outcome,

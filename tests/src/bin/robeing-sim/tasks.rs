@@ -1,5 +1,6 @@
 //! The tasks of a run: which kinds there are, how large they are and how long they take.
 
+use robeing_fleet::limits::ATTEMPT_GRACE_MS;
 use robeing_platform::{Platform, Random};
 use robeing_proto::v1;
 use robeing_settings::AgentRole;
@@ -22,6 +23,11 @@ const URGENT: (u64, u64) = (3_500, 6_500);
 const MIDDLING_TO: u64 = 1_000;
 /// The longest delay, milliseconds.
 const DELAY_TO: u64 = 3_000;
+/// The time limit of tasks that do not heed it, and of those that hang, milliseconds.
+const LIMITS: (u64, u64) = (400, 1_000);
+/// How long tasks go on that do not heed their limit, milliseconds: mostly until the coordinators have given up the attempt and
+/// the next one waits or runs.
+const OVERRUN: (u64, u64) = (ATTEMPT_GRACE_MS - 100, ATTEMPT_GRACE_MS + 700);
 /// The longest of short tasks, milliseconds.
 const SHORT_TO: u64 = 150;
 
@@ -93,6 +99,7 @@ impl Mix {
         match below(random, 14) {
             0 => Course::Fail(ms),
             1 | 2 => Course::Retry(ms.min(MIDDLING_TO)),
+            3 if below(random, 2) == 0 => Course::Overrun(between(random, OVERRUN)),
             3 => Course::Hang,
             4 if self.is_large => Course::Large(LARGE as u64),
             _ if below(random, 12) >= self.stubborn => Course::Succeed(ms),
@@ -125,7 +132,8 @@ impl Mix {
             required_role: required_role.into(),
             input: course.input(if self.is_large && below(random, 12) == 0 { LARGE } else { 0 }),
             priority: 1 + below(random, 10) as u32,
-            attempt_timeout: (course == Course::Hang).then(|| millis(1_000)),
+            attempt_timeout: matches!(course, Course::Hang | Course::Overrun(_))
+                .then(|| millis(between(random, LIMITS))),
             retry: Some(retry),
             deadline_in: (below(random, 8) == 0).then(|| millis(20_000)),
             delay: (below(random, 10) == 0).then(|| millis(below(random, DELAY_TO))),
