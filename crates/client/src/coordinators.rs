@@ -8,14 +8,12 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use robeing_net::client::{KeepAlive, tcp_channel};
 use robeing_proto::{
     MAX_MESSAGE_BYTES,
     v1::{self, admin_client::AdminClient, fleet_client::FleetClient},
 };
-use tonic::{
-    Code, Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, transport::Channel};
 
 /// How long a coordinator may take to answer a question.
 pub const QUESTION_DEADLINE: Duration = Duration::from_millis(1_500);
@@ -25,8 +23,8 @@ pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(20);
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// How often it is seen whether a coordinator that is listened to is still there, and how long it may take to answer that.
-const ALIVE_EVERY: Duration = Duration::from_secs(30);
-const ALIVE_WITHIN: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10), while_idle: false };
 
 /// What the coordinators say of the fleet.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -152,11 +150,8 @@ impl CoordinatorClient {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        let channel = tcp_channel(address, CONNECT_DEADLINE, KEEP_ALIVE)
             .map_err(|error| refused("connect", address, &Status::invalid_argument(error.to_string())))?;
-        let endpoint = endpoint.connect_timeout(CONNECT_DEADLINE).tcp_nodelay(true);
-        let endpoint = endpoint.http2_keep_alive_interval(ALIVE_EVERY).keep_alive_timeout(ALIVE_WITHIN);
-        let channel = endpoint.connect_lazy();
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }

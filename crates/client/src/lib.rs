@@ -4,7 +4,6 @@
 mod address;
 mod awaited;
 pub mod coordinators;
-mod dialer;
 mod error;
 mod submit;
 mod watch;
@@ -19,6 +18,7 @@ use std::{
 };
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use robeing_net::client::{KeepAlive, dialed_channel, takes_connections, tcp_channel};
 use robeing_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
@@ -26,20 +26,14 @@ use robeing_proto::{
         ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, fleet_client::FleetClient as Rpc,
     },
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout, timeout_at},
-};
-use tonic::{
-    Code, Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Code, Response, Status, transport::Channel};
 use uuid::Uuid;
 
 pub use address::Address;
-pub use dialer::{ByteStream, Dialer};
 pub use error::ClientError;
 pub use error::io_cause;
+pub use robeing_net::client::{ByteStream, Dialer};
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 pub use watch::TaskWatch;
 
@@ -53,7 +47,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// A connection that is silent for so long is asked for a sign of life, and given up after as long again.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_secs(2), while_idle: true };
 
 /// How a [`FleetClient`] behaves.
 #[derive(Clone, Debug)]
@@ -122,11 +117,9 @@ impl FleetClient {
         let mut targets = Vec::new();
         for given in endpoints {
             let address: Address = given.as_ref().parse()?;
-            let endpoint = Endpoint::from_shared(address.to_string())
-                .map_err(|error| ClientError::BadEndpoint { given: given.as_ref().into(), problem: error.to_string() })?
-                .connect_timeout(settings.connect_timeout)
-                .tcp_nodelay(true);
-            let channel = kept_alive(endpoint).connect_lazy();
+            let channel = tcp_channel(&address.to_string(), settings.connect_timeout, KEEP_ALIVE).map_err(|error| {
+                ClientError::BadEndpoint { given: given.as_ref().into(), problem: error.to_string() }
+            })?;
             targets.push(Target { name: address.to_string(), address: Some(address), channel });
         }
         if targets.is_empty() {
@@ -139,12 +132,10 @@ impl FleetClient {
     /// A client of a fleet that was found and whose connections `dialer` opens, for `slots` coordinators (at least 1),
     /// of which `first` is asked first. Users know the fleet by `name`. Needs a tokio runtime.
     pub fn over(name: &str, dialer: Arc<dyn Dialer>, slots: usize, first: usize, settings: Settings) -> Self {
-        // Nobody resolves the name: it only stands in the requests.
-        let endpoint = kept_alive(Endpoint::from_static("http://coordinator"));
         let targets = (0..slots.max(1)).map(|slot| Target {
             name: name.into(),
             address: None,
-            channel: dialer::channel(&endpoint, Arc::clone(&dialer), slot),
+            channel: dialed_channel(Arc::clone(&dialer), slot, KEEP_ALIVE),
         });
         let inner = Inner {
             targets: targets.collect(),
@@ -264,9 +255,9 @@ impl FleetClient {
             .enumerate()
             .map(async |(index, target)| {
                 let Some(address) = &target.address else { return Ok(index) };
-                let dialled = timeout(inner.settings.connect_timeout, TcpStream::connect(address.dial())).await;
+                let dialled = timeout(inner.settings.connect_timeout, takes_connections(&address.dial())).await;
                 match dialled {
-                    Ok(Ok(_)) => Ok(index),
+                    Ok(Ok(())) => Ok(index),
                     Ok(Err(error)) => Err(error::io_cause(&error)),
                     Err(_) => Err(format!("no connection within {:?}", inner.settings.connect_timeout)),
                 }
@@ -306,10 +297,6 @@ impl FleetClient {
         let next = (target + 1) % self.inner.targets.len();
         let _ = self.inner.current.compare_exchange(target, next, Ordering::Relaxed, Ordering::Relaxed);
     }
-}
-
-fn kept_alive(endpoint: Endpoint) -> Endpoint {
-    endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true)
 }
 
 /// The tries of one call: how long they may go on, and when to pause.

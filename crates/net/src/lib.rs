@@ -1,6 +1,7 @@
 //! Every gRPC channel and every listener of this crate is made here, on the network it is given, so that what holds for all
 //! of them (deadlines, keep-alive, windows, limits, and who may connect at all) is said once.
 
+pub mod client;
 pub mod incarnation;
 mod incoming;
 
