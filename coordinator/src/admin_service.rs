@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use super::{
-    consensus::Peer,
     errors,
     leadership::Standing,
     node::Node,
     proposer::ProposeError,
+    raft::Peer,
     reconfiguration::{self, CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError, exclusively},
     succession,
 };

@@ -27,9 +27,9 @@ use tokio::{
 use tonic::transport::Channel;
 
 use super::{
-    consensus::{CoreState, NodeId, VotedFor, core_state},
     leadership::until,
     node::Node,
+    raft::{CoreState, NodeId, VotedFor},
 };
 
 /// The least time between two rounds of questions when the first is not settled.
@@ -177,7 +177,7 @@ async fn ask_while_leading(node: &Arc<Node>, term: u64) {
                 wanted = false;
                 let asked_at = Instant::now();
                 last_round = Some(asked_at);
-                let Some(core) = core_state(&node.raft).await else { return };
+                let Some(core) = node.raft.core_state().await else { return };
                 let own = node.identity.node_id;
                 if core.voted_for != (VotedFor { term, node_id: own }) {
                     continue;

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use openraft::async_runtime::watch::WatchReceiver;
 use robeing_fleet::{Command, FleetConfig, FleetMillis, Reply};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -14,8 +13,8 @@ use tracing::{info, warn};
 use super::{
     clock::SLEW_PART,
     leadership::{until_leading, until_not_leading},
-    log::SEGMENT_BYTES,
     node::Node,
+    raft::log::SEGMENT_BYTES,
     room,
 };
 
@@ -133,7 +132,7 @@ pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
         }
         retry_at = None;
         let started = Instant::now();
-        match node.raft.trigger().snapshot().await {
+        match node.raft.snapshot().await {
             Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot asked for"),
             Err(error) => warn!(%error, "no snapshot could be written"),
         }
@@ -143,11 +142,11 @@ pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
 
 /// Purges what the newest snapshot covers, entries that are kept for followers a little behind, too: they get the snapshot.
 async fn purge(node: &Node, purged: &mut u64) {
-    let covered = node.raft.data_metrics().borrow_watched().snapshot.map_or(0, |id| id.index());
+    let covered = node.raft.progress().snapshot;
     if covered <= *purged {
         return;
     }
-    match node.raft.trigger().purge_log(covered).await {
+    match node.raft.purge(covered).await {
         Ok(()) => *purged = covered,
         Err(error) => warn!(%error, "the log could not be purged"),
     }

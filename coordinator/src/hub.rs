@@ -17,7 +17,7 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    consensus::{Observer, Told},
+    raft::{Observer, Told},
     recoveries::Recoveries,
     registry::Registry,
     view::{self, Parts},

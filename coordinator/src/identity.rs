@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use super::{advice::RESTORE_OR_REJOIN, consensus::NodeId};
+use super::{advice::RESTORE_OR_REJOIN, raft::NodeId};
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";

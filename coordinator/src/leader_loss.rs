@@ -18,9 +18,9 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use super::{
-    consensus::{self, NodeId, Restraint, Timing},
     leadership::{Standing, until},
     node::Node,
+    raft::{NodeId, Restraint, Timing},
 };
 
 /// How long a process may take to accept or refuse a connection.
@@ -83,7 +83,7 @@ async fn replace_if_gone(node: &Node, timing: Timing, restraint: &Restraint, lea
         }
         if round == 0 {
             info!(leader = peer.name, "the leader's process is gone");
-            consensus::end_lease(&node.raft, leader).await;
+            node.raft.end_lease(leader).await;
         }
         let pause = pause(timing, place, others.len(), round) + jittered(&*node.platform.random, step(timing) / 3);
         tokio::select! {
@@ -94,7 +94,7 @@ async fn replace_if_gone(node: &Node, timing: Timing, restraint: &Restraint, lea
             continue;
         }
         // An error says that consensus has stopped, which is noticed elsewhere.
-        if let Err(error) = node.raft.trigger().elect(true).await {
+        if let Err(error) = node.raft.stand_for_election().await {
             debug!(%error, "no election");
         }
     }

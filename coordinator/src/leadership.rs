@@ -1,12 +1,13 @@
 //! Who leads, as this node knows it.
 
-use openraft::{ServerState, async_runtime::watch::WatchReceiver, vote::RaftLeaderId};
+use std::collections::BTreeSet;
+
 use tokio::sync::watch;
 use tracing::info;
 
 use super::{
     clock::FleetClock,
-    consensus::{NodeId, Peer, Raft},
+    raft::{KnownLeader, NodeId, Peer, RaftHandle},
 };
 
 /// This node's place.
@@ -50,23 +51,13 @@ impl Standing {
 
 /// Keeps `standing` up to date until the node stops. The fleet's clock runs exactly while it says that this node leads and is
 /// ready.
-pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>, clock: FleetClock) {
-    let mut metrics = raft.server_metrics();
+pub async fn watch(id: NodeId, raft: RaftHandle, standing: watch::Sender<Standing>, clock: FleetClock) {
+    let mut leaders = raft.watch_leader(id);
     loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            let term = openraft::vote::RaftVote::leader_id(&metrics.vote).term();
-            let leader = metrics.current_leader;
-            match leader {
-                Some(leader) if leader == id && metrics.state == ServerState::Leader => {
-                    Standing::Leading { term, ready: false }
-                }
-                Some(leader) if leader != id => {
-                    let peer = metrics.membership_config.membership().get_node(&leader).cloned();
-                    peer.map_or(Standing::Leaderless, |peer| Standing::Following { leader, peer })
-                }
-                _ => Standing::Leaderless,
-            }
+        let now = match leaders.now() {
+            (KnownLeader::Itself, term) => Standing::Leading { term, ready: false },
+            (KnownLeader::Other(leader, peer), _) => Standing::Following { leader, peer },
+            (KnownLeader::Nobody, _) => Standing::Leaderless,
         };
         let same = match (&*standing.borrow(), &now) {
             (Standing::Leading { term: was, .. }, Standing::Leading { term: is, .. }) => was == is,
@@ -82,10 +73,10 @@ pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>, cl
         {
             tokio::select! {
                 // Applied up to the entry that this leader's term began with.
-                caught_up = raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex) => {
-                    if caught_up.is_ok() {
-                        let voters = metrics.borrow_watched().membership_config.membership().voter_ids().collect();
-                        clock.begin((term, id), voters);
+                caught_up = raft.catch_up() => {
+                    if caught_up {
+                        let voters = raft.configurations().into_iter().flatten().collect::<BTreeSet<_>>();
+                        clock.begin((term, id), voters.into_iter().collect());
                         standing.send_if_modified(|s| {
                             let unready = Standing::Leading { term, ready: false };
                             let becomes_ready = *s == unready;
@@ -99,9 +90,9 @@ pub async fn watch(id: NodeId, raft: Raft, standing: watch::Sender<Standing>, cl
                     }
                     continue;
                 }
-                changed = metrics.changed() => if changed.is_err() { break },
+                changed = leaders.changed() => if !changed { break },
             }
-        } else if metrics.changed().await.is_err() {
+        } else if !leaders.changed().await {
             break;
         }
     }

@@ -2,15 +2,14 @@
 //! other coordinators.
 //!
 //! ```text
-//! fleet_service ─┐                          ┌─► log (disk)            hub ─► watches, submissions
-//! session_service┼─► proposer ─► consensus ─┤                          ▲
-//! housekeeping  ─┘                          └─► store ─► fleet::apply ─┴──► registry ─► session_service
+//! fleet_service ─┐                     ┌─► raft::log (disk)            hub ─► watches, submissions
+//! session_service┼─► proposer ─► raft ─┤                               ▲
+//! housekeeping  ─┘                     └─► raft::store ─► fleet::apply ─┴──► registry ─► session_service
 //! ```
 
 mod admin_service;
 mod advice;
 pub mod clock;
-pub mod consensus;
 mod contact;
 mod errors;
 mod evidence;
@@ -25,7 +24,6 @@ mod identity;
 mod leader_loss;
 mod leadership;
 mod liveness;
-pub mod log;
 mod membership;
 mod metrics;
 mod node;
@@ -34,6 +32,7 @@ mod outgoing;
 mod peers;
 mod preference;
 mod proposer;
+pub mod raft;
 mod raft_service;
 mod reconcile;
 mod reconfiguration;
@@ -54,7 +53,6 @@ mod models;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use openraft::async_runtime::watch::WatchReceiver;
 use robeing_fleet::{Fleet, FleetConfig, Refusal};
 use robeing_net::{Bound, Transport, limited};
 use robeing_platform::Platform;
@@ -72,18 +70,18 @@ use tracing::{error, info, warn};
 use self::{
     admin_service::AdminService,
     clock::FleetClock,
-    consensus::{
-        ConsensusServer, PeerNetwork, Raft, Restraint, SharedFleet, SnapshotError, StateMachine, Timing,
-        audit::{self, VOTE_FOUND},
-    },
     fleet_service::FleetService,
     guard_reports::GuardReports,
     hub::Hub,
     identity::{DataDir, DataError},
     leadership::Standing,
-    log::{Log, RecoveryError},
     node::{Heard, Node},
     proposer::Proposer,
+    raft::log::{Log, RecoveryError},
+    raft::{
+        ConsensusServer, PeerNetwork, Restraint, SharedFleet, SnapshotError, StateMachine, Timing,
+        audit::{self, VOTE_FOUND},
+    },
     raft_service::RaftService,
     registry::{Registry, SessionTiming},
     session_service::SessionService,
@@ -231,7 +229,7 @@ async fn start_node(
     let network = PeerNetwork::new(transport.clone(), clock.clone());
     let seed = platform.random.next_u64();
     let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
-    let raft = consensus::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
+    let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
         .await
         .map_err(CoordinatorError::Consensus)?;
     let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
@@ -300,7 +298,7 @@ async fn serve(
         tasks.spawn(until(&stop, note_log_begun(Arc::clone(&node), config.data.clone())));
     }
     let timing = election_timing(config);
-    let restraint = Restraint::new(node.raft.clone(), timing, tasks.clone(), stop.clone());
+    let restraint = Restraint::new(&node.raft, timing, tasks.clone(), stop.clone());
     tasks.spawn(until(&stop, leader_loss::run(Arc::clone(&node), timing, restraint.clone())));
     tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
@@ -320,7 +318,7 @@ async fn serve(
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
         served = &mut server => served.map_err(Into::into),
-        reason = fatal(node.raft.clone()) => {
+        reason = node.raft.until_fatal() => {
             error!(reason, "this coordinator must stop");
             Err(CoordinatorError::Stopped(reason))
         }
@@ -391,19 +389,6 @@ async fn routes(
         Err(error) => warn!(%error, "no gRPC reflection"),
     }
     routes.routes()
-}
-
-/// Returns when consensus can't go on, with the reason.
-async fn fatal(raft: Raft) -> String {
-    let mut metrics = raft.metrics();
-    loop {
-        if let Err(fatal) = &metrics.borrow_watched().running_state {
-            return fatal.to_string();
-        }
-        if metrics.changed().await.is_err() {
-            return "its task has ended".to_owned();
-        }
-    }
 }
 
 /// Returns when a leader has contradicted what was applied here, with how.

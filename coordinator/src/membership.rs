@@ -19,9 +19,9 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::{
-    consensus::{NodeId, Peer, Runtime},
     leadership::Standing,
     node::{Node, SILENCE},
+    raft::{NodeId, Peer, Runtime},
     reconfiguration::{self, CATCH_UP_TIMEOUT, ChangeError, Newcomer},
 };
 
@@ -98,14 +98,14 @@ fn own(node: &Node) -> Peer {
 
 async fn initialize(node: &Node, others: Vec<(v1::DescribeResponse, String)>) {
     // Written already, and not yet to be seen in the members.
-    if node.raft.is_initialized().await.unwrap_or(true) {
+    if node.raft.has_begun().await {
         return;
     }
     let mut members: BTreeMap<NodeId, Peer> =
         others.into_iter().map(|(said, address)| (said.node_id, Peer { name: said.name, address })).collect();
     members.insert(node.identity.node_id, own(node));
     info!(members = members.len(), "writing the first membership");
-    let initialize = node.raft.initialize(members);
+    let initialize = node.raft.begin(members);
     if let Err(error) = Runtime::scope(node.platform.random.next_u64(), initialize).await {
         warn!(%error, "the first membership could not be written");
     }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
 use robeing_fleet::{Agent, AgentId, Fleet};
 use robeing_net::Transport;
 use robeing_platform::Platform;
@@ -22,16 +21,16 @@ use tonic::Status;
 
 use super::{
     clock::FleetClock,
-    consensus::{NodeId, Peer, Raft, SharedFleet, SnapshotStats, VotedFor, core_state},
     contact::Contact,
     hub::Hub,
     identity::Identity,
     leader_loss::LeaderConnections,
     leadership::Standing,
-    log::Log,
     peers::Peers,
     preference::{CAUGHT_UP, Scores},
     proposer::Proposer,
+    raft::log::Log,
+    raft::{NodeId, Peer, RaftHandle, SharedFleet, SnapshotStats, VotedFor},
     room::Rooms,
     warnings::Warnings,
 };
@@ -57,7 +56,7 @@ pub struct Node {
     /// Its process.
     pub pid: u32,
     /// Its consensus.
-    pub raft: Raft,
+    pub raft: RaftHandle,
     /// The state.
     pub fleet: SharedFleet,
     /// Who waits for what.
@@ -132,14 +131,7 @@ impl Heard {
 impl Node {
     /// The members as this node knows them: id, whereabouts, voter or not.
     pub fn members(&self) -> Vec<(NodeId, Peer, bool)> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let voters: Vec<NodeId> = membership.voter_ids().collect();
-        let mut members: Vec<_> =
-            membership.nodes().map(|(id, peer)| (*id, peer.clone(), voters.contains(id))).collect();
-        members.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-        members
+        self.raft.members()
     }
 
     /// The addresses of all members.
@@ -151,12 +143,10 @@ impl Node {
     /// say of their votes counts as well as what they say of its entries, which waits for their disks.
     pub fn quorum_age(&self) -> Option<Duration> {
         let term = self.standing.borrow().term()?;
-        let metrics = self.raft.server_metrics();
-        if metrics.borrow_watched().membership_config.membership().voter_ids().count() <= 1 {
+        if self.raft.voters() <= 1 {
             return Some(Duration::ZERO);
         }
-        let data = self.raft.data_metrics();
-        let replicated = data.borrow_watched().last_quorum_acked.map(|at| at.elapsed());
+        let replicated = self.raft.majority_heard_ago();
         let confirmed = self.contact.at(term).map(|at| at.elapsed());
         replicated.into_iter().chain(confirmed).min()
     }
@@ -198,20 +188,17 @@ impl Node {
             Standing::Following { .. } => self.heard.ago() < SILENCE,
             Standing::Leaderless => false,
         };
-        let data = self.raft.data_metrics();
-        let data = data.borrow_watched();
-        let committed = data.cluster_committed.map_or(0, |id| id.index());
-        let is_current = data.last_applied.map_or(0, |id| id.index()) + CAUGHT_UP >= committed;
+        let progress = self.raft.progress();
+        let is_current = progress.applied + CAUGHT_UP >= progress.committed;
         in_touch && is_current && self.members().iter().any(|(id, _, voter)| *id == self.identity.node_id && *voter)
     }
 
     /// Consensus' own part of the status.
     pub fn consensus_status(&self, status: &mut v1::FleetStatus) {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        status.term = metrics.current_term;
-        status.log_applied_index = metrics.last_applied.map_or(0, |id| id.index());
-        status.log_snapshot_index = metrics.snapshot.map_or(0, |id| id.index());
+        let progress = self.raft.progress();
+        status.term = self.raft.term();
+        status.log_applied_index = progress.applied;
+        status.log_snapshot_index = progress.snapshot;
     }
 
     /// The log index up to which a linearizable read must have applied, from this node as leader (Raft, section 6.4): what was
@@ -221,7 +208,7 @@ impl Node {
         // A leader that has not applied the first entry of its term does not know yet what its predecessors committed.
         let term = self.standing.borrow().leading()?;
         let asked_at = Instant::now();
-        let core = core_state(&self.raft).await?;
+        let core = self.raft.core_state().await?;
         if core.voted_for != (VotedFor { term, node_id: self.identity.node_id }) {
             return None;
         }

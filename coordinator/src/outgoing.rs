@@ -12,7 +12,7 @@ use robeing_proto::{
 };
 
 use super::{
-    consensus::SharedFleet,
+    raft::SharedFleet,
     registry::{AttemptKey, Outbox},
 };
 

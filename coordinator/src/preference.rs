@@ -18,9 +18,9 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::{
-    consensus::NodeId,
     leadership::{Standing, until_leading},
     node::Node,
+    raft::NodeId,
     room::Voter,
     stalls,
 };
@@ -240,7 +240,7 @@ async fn round(node: &Node, term: u64, choice: &mut Choice) {
         target = format!("{target:016x}"),
         "another coordinator is clearly better for a while; handing leadership over"
     );
-    if let Err(error) = node.raft.trigger().transfer_leader(target).await {
+    if let Err(error) = node.raft.transfer_leader(target).await {
         warn!(%error, "leadership could not be handed over");
     }
 }

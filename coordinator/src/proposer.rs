@@ -18,11 +18,6 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use openraft::{
-    errors::ClientWriteError,
-    impls::ProgressResponder,
-    vote::{RaftLeaderId, leader_id_adv::LeaderId},
-};
 use robeing_fleet::{Command, Reply, decode_reply, encode_command};
 use robeing_proto::{
     budget::{MESSAGE_BUDGET_BYTES, in_messages},
@@ -40,8 +35,8 @@ use robeing_net::{Transport, limited};
 use self::lanes::{Lanes, Room, Waiting};
 use super::{
     clock::FleetClock,
-    consensus::{Batch, CommittedLeaderId, NodeId, Raft, audit},
     leadership::Standing,
+    raft::{Batch, NodeId, RaftHandle, Written, audit},
 };
 
 /// Requests on their way to the task that makes entries of them.
@@ -197,7 +192,7 @@ impl Proposer {
     /// A proposer and the task behind it, to be run until the node stops. `id` is this coordinator's.
     pub fn new(
         id: NodeId,
-        raft: Raft,
+        raft: RaftHandle,
         standing: watch::Receiver<Standing>,
         transport: Transport,
         clock: FleetClock,
@@ -342,7 +337,7 @@ struct Outcome {
 /// The task behind a [`Proposer`].
 pub struct Driver {
     id: NodeId,
-    raft: Raft,
+    raft: RaftHandle,
     standing: watch::Receiver<Standing>,
     transport: Transport,
     clock: FleetClock,
@@ -497,8 +492,8 @@ impl Driver {
         audit::tell_stamp(stamp);
         let batch = Batch::new(stamp, commands);
         let raft = self.raft.clone();
-        let leader = LeaderId::new(term, self.id).to_committed();
-        async move { Outcome { fate: write(raft, batch, leader).await, urgent, requests } }.boxed()
+        let id = self.id;
+        async move { Outcome { fate: raft.write(batch, id, term).await.into(), urgent, requests } }.boxed()
     }
 
     fn hand_on(&mut self, urgent: bool, leader: NodeId, address: String) -> BoxFuture<'static, Outcome> {
@@ -522,20 +517,13 @@ impl Driver {
     }
 }
 
-/// Writes a batch as this leader or not at all: what is proposed in a term is not written in another.
-async fn write(raft: Raft, batch: Batch, leader: CommittedLeaderId) -> Fate {
-    let (responder, answer) = ProgressResponder::complete_only();
-    if raft.write(batch).with_leader(leader).responder(responder).await.is_err() {
-        return Fate::Unknown;
-    }
-    match answer.await {
-        Ok(Ok(written)) => {
-            let replies = written.data.0;
-            Fate::Written(Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
+impl From<Written> for Fate {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Applied(replies) => Self::Written(replies),
+            Written::Refused => Self::Refused,
+            Written::Unknown => Self::Unknown,
         }
-        // The library says so only of what it did not append.
-        Ok(Err(ClientWriteError::ForwardToLeader(_))) => Fate::Refused,
-        Ok(Err(_)) | Err(_) => Fate::Unknown,
     }
 }
 

@@ -8,11 +8,11 @@ use robeing_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    consensus::{AppendStream, ConsensusServer},
     membership,
     node::Node,
     preference,
     proposer::{Forwarded, MAX_BATCH_COMMANDS, ProposeError, Sender},
+    raft::{AppendStream, ConsensusServer},
 };
 
 /// Senders that another coordinator may stand for at once: an entry's commands, each of one sender.

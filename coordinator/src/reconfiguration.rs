@@ -8,11 +8,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use openraft::{
-    ChangeMembers, Instant as _, ServerState,
-    async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, RaftError},
-};
 use robeing_net::limited;
 use robeing_proto::v1::{self, raft_client::RaftClient};
 use tokio::time::timeout;
@@ -20,10 +15,10 @@ use tonic::transport::Channel;
 use tracing::info;
 
 use super::{
-    consensus::{NodeId, Peer, Runtime, TypeConfig},
     leadership::Standing,
     node::Node,
     preference::{self, CAUGHT_UP},
+    raft::{MembersError, NodeId, Peer, Runtime},
     succession,
 };
 
@@ -178,10 +173,7 @@ fn answered_lately(node: &Node, id: NodeId) -> bool {
     if id == node.identity.node_id {
         return true;
     }
-    let metrics = node.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let acked = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(&id).cloned().flatten());
-    acked.is_some_and(|at| at.elapsed() < ALIVE)
+    node.raft.heard_ago(id).is_some_and(|ago| ago < ALIVE)
 }
 
 /// Makes a newcomer a voter, in place of those it replaces: it learns the log first.
@@ -191,14 +183,14 @@ pub async fn take_in(node: &Node, newcomer: Newcomer, replaced: Vec<NodeId>) -> 
     info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "taking in a coordinator");
     let learns_elsewhere = node.members().into_iter().any(|(of, known, voter)| of == id && !voter && known != peer);
     if learns_elsewhere {
-        commit(node, ChangeMembers::RemoveNodes([id].into())).await?;
+        committed(node.raft.remove_learners([id].into())).await?;
     }
-    committed(node.raft.add_learner(id, peer, false)).await?;
+    committed(node.raft.add_learner(id, peer)).await?;
     caught_up(node, id).await?;
     let mut voters = voters(node);
     voters.retain(|voter| !replaced.contains(voter));
     voters.insert(id);
-    commit(node, ChangeMembers::ReplaceAllVoters(voters)).await?;
+    committed(node.raft.set_voters(voters)).await?;
     forget_learners(node, &replaced).await
 }
 
@@ -252,7 +244,7 @@ pub async fn remove(node: Arc<Node>, name: String) -> Result<bool, ChangeError> 
     }
     if left != before || is_joint(&node) {
         info!(name, voters = left.len(), "taking a coordinator's vote");
-        commit(&node, ChangeMembers::ReplaceAllVoters(left)).await?;
+        committed(node.raft.set_voters(left)).await?;
     }
     forget_learners(&node, &gone).await?;
     Ok(!gone.is_empty())
@@ -264,7 +256,7 @@ async fn forget_learners(node: &Node, gone: &[NodeId]) -> Result<(), ChangeError
     if left.is_empty() {
         return Ok(());
     }
-    commit(node, ChangeMembers::RemoveNodes(left)).await
+    committed(node.raft.remove_learners(left)).await
 }
 
 /// That this coordinator leads.
@@ -301,14 +293,11 @@ async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, Ch
 
 /// The voters that there are, or will be once a change that was interrupted is ended.
 fn voters(node: &Node) -> BTreeSet<NodeId> {
-    let metrics = node.raft.server_metrics();
-    let metrics = metrics.borrow_watched();
-    metrics.membership_config.membership().get_joint_config().last().cloned().unwrap_or_default()
+    node.raft.configurations().pop().unwrap_or_default()
 }
 
 fn is_joint(node: &Node) -> bool {
-    let metrics = node.raft.server_metrics();
-    metrics.borrow_watched().membership_config.membership().get_joint_config().len() > 1
+    node.raft.configurations().len() > 1
 }
 
 /// That a majority of those who would remain answers and is caught up.
@@ -331,41 +320,20 @@ async fn enough(node: &Node, remaining: &BTreeSet<NodeId>) -> Result<(), ChangeE
 
 /// Waits until a learner has about what this leader has.
 async fn caught_up(node: &Node, id: NodeId) -> Result<(), ChangeError> {
-    let mut metrics = node.raft.metrics();
-    let waiting = async {
-        loop {
-            {
-                let now = metrics.borrow_watched();
-                if now.state != ServerState::Leader {
-                    return Err(ChangeError::NotLeader);
-                }
-                let matched = now.replication.as_ref().and_then(|all| all.get(&id).cloned().flatten());
-                if matched.is_some_and(|log_id| log_id.index() + CAUGHT_UP >= now.last_log_index.unwrap_or(0)) {
-                    return Ok(());
-                }
-            }
-            if metrics.changed().await.is_err() {
-                return Err(ChangeError::Stopping);
-            }
+    let waiting = node.raft.until_replicated(id, CAUGHT_UP);
+    timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)
+}
+
+impl From<MembersError> for ChangeError {
+    fn from(error: MembersError) -> Self {
+        match error {
+            MembersError::NotLeader => Self::NotLeader,
+            MembersError::Stopped => Self::Stopping,
+            MembersError::Failed(message) => Self::Failed(message),
         }
-    };
-    timeout(CATCH_UP_TIMEOUT, waiting).await.unwrap_or(Err(ChangeError::Behind))
-}
-
-type MemberChange = ChangeMembers<NodeId, Peer>;
-
-async fn commit(node: &Node, change: MemberChange) -> Result<(), ChangeError> {
-    committed(node.raft.change_membership(change, false)).await
-}
-
-type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
-
-async fn committed<T>(change: impl Future<Output = Result<T, WriteError>>) -> Result<(), ChangeError> {
-    use ClientWriteError::{ForwardToLeader, LogEntryDiscarded};
-    match timeout(COMMIT_TIMEOUT, change).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(RaftError::APIError(ForwardToLeader(_) | LogEntryDiscarded(_)))) => Err(ChangeError::NotLeader),
-        Ok(Err(error)) => Err(ChangeError::Failed(error.to_string())),
-        Err(_) => Err(ChangeError::NotCommitted),
     }
+}
+
+async fn committed(change: impl Future<Output = Result<(), MembersError>>) -> Result<(), ChangeError> {
+    timeout(COMMIT_TIMEOUT, change).await.map_err(|_| ChangeError::NotCommitted)?.map_err(Into::into)
 }

@@ -8,7 +8,7 @@ use robeing_proto::v1;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{consensus::NodeId, node::Node, preference};
+use super::{node::Node, preference, raft::NodeId};
 
 /// How long a write of the log may take before the disk counts as hung.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ pub async fn run(node: Arc<Node>) {
         };
         warn!(target = format!("{:016x}", successor.id), "this leader's disk hangs; handing leadership over");
         handed_over = Some(Instant::now());
-        if let Err(error) = node.raft.trigger().transfer_leader(successor.id).await {
+        if let Err(error) = node.raft.transfer_leader(successor.id).await {
             warn!(%error, "leadership could not be handed over");
         }
     }
@@ -73,10 +73,8 @@ pub async fn run(node: Arc<Node>) {
 
 /// Whether entries that this leader has proposed are not committed.
 fn is_behind(node: &Node) -> bool {
-    use openraft::async_runtime::watch::WatchReceiver;
-    let metrics = node.raft.data_metrics();
-    let metrics = metrics.borrow_watched();
-    metrics.last_log.map(|id| id.index()) > metrics.cluster_committed.map(|id| id.index())
+    let progress = node.raft.progress();
+    progress.last > progress.committed
 }
 
 struct Voter {

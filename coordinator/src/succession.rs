@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::timeout;
 use tracing::info;
 
 use super::{
-    consensus::NodeId,
     leadership::{self, Standing},
     node::Node,
     preference,
+    raft::NodeId,
     reconfiguration::{self, ChangeError},
 };
 
@@ -40,13 +39,13 @@ pub async fn hand_over(node: &Node, to: Option<NodeId>) -> Result<Leader, Change
             .ok_or_else(|| no_successor("no other voter answers and is caught up; leadership stays"))?,
     };
     info!(target = format!("{target:016x}"), "handing leadership over");
-    let triggered = node.raft.trigger().transfer_leader(target).await;
+    let triggered = node.raft.transfer_leader(target).await;
     triggered.map_err(|error| ChangeError::Failed(error.to_string()))?;
     let mut standing = node.standing.clone();
     let taken = leadership::until(&mut standing, |standing| matches!(standing, Standing::Following { .. }));
     match timeout(TAKE_OVER_TIMEOUT, taken).await {
         Ok(Some(Standing::Following { leader, peer })) if to.is_none_or(|wanted| wanted == leader) => {
-            Ok(Leader { name: peer.name, term: term(node) })
+            Ok(Leader { name: peer.name, term: node.raft.term() })
         }
         Ok(None) => Err(ChangeError::Stopping),
         _ => Err(ChangeError::NotTakenOver),
@@ -64,7 +63,7 @@ pub async fn transfer(node: &Node, to: &str) -> Result<Leader, ChangeError> {
         return Err(no_successor(format!("{to:?} is no voter, so it can't lead")));
     };
     if id == node.identity.node_id {
-        return Ok(Leader { name: peer.name, term: term(node) });
+        return Ok(Leader { name: peer.name, term: node.raft.term() });
     }
     let said = preference::ask(node, id, &peer.address).await;
     let said = said.ok_or_else(|| no_successor(format!("{to:?} does not answer, so it can't lead")))?;
@@ -72,10 +71,4 @@ pub async fn transfer(node: &Node, to: &str) -> Result<Leader, ChangeError> {
         return Err(no_successor(format!("{to:?} is not caught up, so it can't lead yet")));
     }
     hand_over(node, Some(id)).await
-}
-
-fn term(node: &Node) -> u64 {
-    let metrics = node.raft.server_metrics();
-    let metrics = metrics.borrow_watched();
-    openraft::vote::RaftLeaderId::term(openraft::vote::RaftVote::leader_id(&metrics.vote))
 }

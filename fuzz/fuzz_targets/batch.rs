@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use robeing_coordinator::consensus::Batch;
+use robeing_coordinator::raft::Batch;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok((now, commands)) = Batch(Bytes::copy_from_slice(bytes)).open() {

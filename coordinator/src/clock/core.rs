@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, time::Duration};
 use robeing_fleet::Stamp;
 use tokio::time::Instant;
 
-use super::super::consensus::NodeId;
+use super::super::raft::NodeId;
 
 /// Most that fleet time is slower or faster than the monotonic clock: one part in so many, 5 %.
 pub const SLEW_PART: u64 = 20;

@@ -19,9 +19,9 @@ use robeing_platform::{
 use robeing_telemetry::Metrics;
 
 use super::{
-    consensus::NodeId,
     leadership::{until_leading, until_not_leading},
     node::{Node, SILENCE},
+    raft::NodeId,
 };
 
 /// How often the clock is looked at while this coordinator leads: far less than [`core::MAX_STEP`].

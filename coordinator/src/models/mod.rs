@@ -15,20 +15,14 @@ use std::{
     sync::Arc,
 };
 
-use futures::stream;
-use openraft::{
-    EntryPayload,
-    storage::RaftStateMachine,
-    vote::{RaftLeaderId, leader_id_adv::LeaderId},
-};
 use robeing_fleet::{Command, Reply, Stamp, encode_command};
 use robeing_platform::{Disk, Platform, simulated::SimulatedDisk, sync::points::modelled};
 use shuttle::{Config, Runner, future::block_on, scheduler::RandomScheduler};
 
 use super::{
     clock::FleetClock,
-    consensus::{Batch, Entry, LogId, SharedFleet, StateMachine},
     hub::Hub,
+    raft::{Batch, SharedFleet, StateMachine, modelled},
 };
 
 /// Orders that most models are run in.
@@ -62,10 +56,6 @@ fn machine(fleet: &SharedFleet, hub: &Arc<Hub>) -> StateMachine {
     })
 }
 
-fn log_id(index: u64) -> LogId {
-    LogId::new(LeaderId::new(1, 1).to_committed(), index)
-}
-
 fn batch(at: u64, commands: &[Command]) -> Batch {
     let encode = |command: &Command| {
         let mut bytes = Vec::new();
@@ -76,13 +66,12 @@ fn batch(at: u64, commands: &[Command]) -> Batch {
     Batch::new(Stamp::at(at), encoded.iter().map(Vec::as_slice))
 }
 
-/// Applies the log's entry `index`, as the library does.
+/// Applies the log's entry `index`, as the consensus library does.
 fn apply(machine: &mut StateMachine, index: u64, commands: &[Command]) {
-    let entry = Entry { log_id: log_id(index), payload: EntryPayload::Normal(batch(index, commands)) };
-    block_on(machine.apply(stream::iter([Ok((entry, None))]))).expect("the entry can be applied");
+    modelled::apply(machine, index, batch(index, commands));
 }
 
 /// The same with one command: its reply.
 fn apply_one(machine: &mut StateMachine, index: u64, command: Command) -> Reply {
-    machine.apply_now(log_id(index), &batch(index, &[command])).pop().expect("a reply for each command")
+    modelled::apply_now(machine, index, &batch(index, &[command])).pop().expect("a reply for each command")
 }

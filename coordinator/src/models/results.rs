@@ -3,15 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use openraft::storage::RaftStateMachine;
 use robeing_fleet::{Command, Completion, Fleet, Outcome, TaskId};
 use shuttle::{future::block_on, thread};
 
-use super::{ORDERS, apply, explore, fails, log_id, machine};
+use super::{ORDERS, apply, explore, fails, machine};
 use crate::{
-    consensus::{SharedFleet, SnapshotMeta},
     fixture::{fleet_with_agent, task},
     hub::{Hub, Mailbox},
+    raft::{SharedFleet, modelled},
     registry::{Registry, SessionTiming},
 };
 
@@ -48,8 +47,7 @@ fn end(by: End, fleet: &SharedFleet, hub: &Arc<Hub>, command: Command) {
         End::Installed => {
             let mut ended = running().0;
             ended.apply(robeing_fleet::Stamp::at(2), command, &mut Vec::new());
-            let meta = SnapshotMeta { last_log_id: Some(log_id(9)), ..SnapshotMeta::default() };
-            block_on(machine.install_snapshot(&meta, ended.encode().into())).expect("it can be installed");
+            modelled::install(&mut machine, 9, ended.encode());
         }
     }
 }

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::{ORDERS, apply_one, explore, fails, machine, results::TIMING};
 use crate::{
-    consensus::{SharedFleet, StateMachine},
     evidence::{Origin, Verdict},
     fixture::{join, task},
     hub::Hub,
+    raft::{SharedFleet, StateMachine},
     registry::{Connection, Link, Registry, Suspicion},
 };
 

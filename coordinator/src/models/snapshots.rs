@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::{RaftSnapshotBuilder, storage::RaftStateMachine};
 use robeing_fleet::{Command, Fleet, FleetConfig, Stamp, TaskId};
-use shuttle::{future::block_on, thread};
+use shuttle::thread;
 
-use super::{apply, explore, fails, log_id, machine, results::TIMING};
+use super::{apply, explore, fails, machine, results::TIMING};
 use crate::{
-    consensus::{SharedFleet, SnapshotMeta},
     fixture::task,
     hub::Hub,
+    raft::{SharedFleet, modelled},
     registry::Registry,
 };
 
@@ -36,27 +35,25 @@ fn model(install: bool, late: bool) -> impl Fn() + Send + Sync + 'static {
         let hub = Arc::new(Hub::new(Registry::new(TIMING)));
         let mut machine = machine(&fleet, &hub);
         apply(&mut machine, 1, &submissions(1));
-        let mut builder = block_on(machine.get_snapshot_builder());
+        let build = modelled::begin_snapshot(&mut machine);
         let begun = fleet.read().encode();
         let building = thread::spawn({
             let fleet = fleet.clone();
             move || {
-                let taken = block_on(builder.build_snapshot()).expect("a snapshot is built");
+                let taken = build();
                 let begun = if late { fleet.read().encode() } else { begun };
-                assert!(taken.snapshot == begun, "the snapshot is not the state at its beginning");
+                assert!(taken == begun, "the snapshot is not the state at its beginning");
             }
         });
         apply(&mut machine, 2, &cancellations(1, TASKS / 2));
         if install {
             let mut newer = Fleet::new(FleetConfig::default());
             newer.apply(Stamp::at(9), Command::Tick, &mut Vec::new());
-            let meta = SnapshotMeta { last_log_id: Some(log_id(9)), ..SnapshotMeta::default() };
-            block_on(machine.install_snapshot(&meta, newer.encode().into())).expect("it is installed");
+            modelled::install(&mut machine, 9, newer.encode());
         }
         building.join().unwrap();
-        let on_disk = block_on(machine.get_current_snapshot()).expect("the disk works").expect("one was written");
-        let covered = if install { 9 } else { 1 };
-        assert_eq!(on_disk.meta.last_log_id, Some(log_id(covered)), "what is on disk covers the most");
+        let newest = if install { 9 } else { 1 };
+        assert_eq!(modelled::covered(&mut machine), Some(newest), "what is on disk covers the most");
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::consensus::Peer;
+use crate::raft::Peer;
 
 const MIB: usize = 1024 * 1024;
 

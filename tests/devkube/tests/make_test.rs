@@ -10,7 +10,7 @@ use std::{
         process::{CommandExt as _, ExitStatusExt as _},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -382,9 +382,14 @@ struct Family {
 impl Family {
     fn start(arguments: &[&str], once: &str) -> Self {
         let notes = tempfile::tempdir().expect("a temporary folder");
-        let (first, rest) = arguments.split_first().expect("a program");
-        let mut command = Command::new(first);
-        command.args(rest).env_remove("ROBEING_CONTAINED").env("NOTES", notes.path()).env("ONCE", once);
+        // Whoever runs the tests in the background has them ignore Ctrl-C, and a shell never traps what it was born to ignore.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal")
+            .args(arguments)
+            .env_remove("ROBEING_CONTAINED")
+            .env("NOTES", notes.path())
+            .env("ONCE", once);
         // No program of this name is there: no cluster is to be removed.
         command.env("CARGO_TARGET_DIR", notes.path()).process_group(0);
         let contained = command.stdin(Stdio::null()).spawn().expect("it can be started");
@@ -393,6 +398,10 @@ impl Family {
 
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.contained.id()).expect("a process id"))
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        until("the end", || self.contained.try_wait().expect("it can be waited for"))
     }
 
     fn members(&self) -> Vec<i32> {
@@ -444,7 +453,7 @@ fn what_is_ended_takes_with_it_all_that_it_started() {
     }
     for (signal, mut family) in families {
         let members = family.members();
-        let status = family.contained.wait().expect("it ends");
+        let status = family.end();
         assert_eq!(status.signal(), Some(signal as i32), "{status}");
         assert_eq!(members.into_iter().filter(|pid| runs(*pid)).count(), 0, "{signal}: some are left");
     }
@@ -453,7 +462,7 @@ fn what_is_ended_takes_with_it_all_that_it_started() {
 #[test]
 fn what_ends_by_itself_leaves_nothing() {
     let mut family = Family::start(&["bash", &contained(), "bash", "-c", FAMILY], "yes");
-    let status = family.contained.wait().expect("it ends");
+    let status = family.end();
     assert_eq!(status.code(), Some(3), "the command's own");
     let members = family.members();
     assert_eq!(members.len(), MEMBERS);
@@ -487,7 +496,7 @@ fn a_make_that_is_ended_takes_with_it_all_that_it_started() {
     }
     for (name, _, mut family) in families {
         let members = family.members();
-        let status = family.contained.wait().expect("it ends");
+        let status = family.end();
         assert!(!status.success(), "{name}: {status}");
         until(name, || members.iter().all(|pid| !runs(*pid)).then_some(()));
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_coordinator::consensus::audit::{STAMPED, TIMES};
+use robeing_coordinator::raft::audit::{STAMPED, TIMES};
 use robeing_platform::{
     Clock,
     simulated::{SeededRandom, WrongClock},

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use robeing_coordinator::consensus::audit::{
+use robeing_coordinator::raft::audit::{
     APPLIED, SNAPSHOT_INSTALLED, SNAPSHOT_WRITTEN, TIMES, VOTE_FOUND, VOTE_GIVEN, VOTES,
 };
 use tracing::{

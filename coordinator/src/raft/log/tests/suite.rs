@@ -12,8 +12,8 @@ use robeing_platform::Platform;
 use super::{Rig, new_disk};
 use crate::{
     clock::FleetClock,
-    consensus::{Observer, SharedFleet, StateMachine, Told, TypeConfig},
-    log::Log,
+    raft::log::Log,
+    raft::{Observer, SharedFleet, StateMachine, Told, TypeConfig},
 };
 
 struct Nobody;

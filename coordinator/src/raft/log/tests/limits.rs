@@ -7,8 +7,8 @@ use robeing_platform::{Disk, FileSystem};
 
 use super::{DIR, Rig, SALT, entry, filled, id, indexes, new_disk};
 use crate::{
-    consensus::Vote,
-    log::{
+    raft::Vote,
+    raft::log::{
         Log, READ_BYTES, SEGMENT_BYTES, frame,
         index::{CACHE_BYTES, Found},
         record,

@@ -49,7 +49,7 @@ use self::{
 pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use robeing_platform::{Disk, DiskFile};
 
-use crate::consensus::{Applied, Entry, LogId, NodeId, TypeConfig, Vote};
+use crate::raft::{Applied, Entry, LogId, NodeId, TypeConfig, Vote};
 
 /// Bytes of entries one read gives back at most (but always one entry): they go into one message, or are applied.
 const READ_BYTES: usize = MESSAGE_BUDGET_BYTES;

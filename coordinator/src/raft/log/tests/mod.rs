@@ -19,7 +19,7 @@ use robeing_platform::{Disk, simulated::SimulatedDisk};
 
 use super::promise::TERMS_AHEAD;
 use super::{Log, RecoveryError};
-use crate::consensus::{Batch, Entry, LogId, TypeConfig, Vote};
+use crate::raft::{Batch, Entry, LogId, TypeConfig, Vote};
 
 const DIR: &str = "/data/log";
 const SALT: u64 = 0x5eed;

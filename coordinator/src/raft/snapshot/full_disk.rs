@@ -12,7 +12,7 @@ const LAST: u64 = 5;
 async fn snapshots_until(follower: &Follower, is_so: impl Fn() -> bool) {
     let reached = async {
         while !is_so() {
-            follower.raft.trigger().snapshot().await.unwrap();
+            follower.raft.raft().trigger().snapshot().await.unwrap();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -35,7 +35,7 @@ async fn an_own_snapshot_without_room_is_skipped_and_nothing_is_purged_until_one
     let names = follower.disk.list(Path::new(DATA)).await.unwrap();
     assert!(names.iter().all(|name| !name.starts_with("snapshot")), "{names:?}");
     let last = LAST + 1;
-    follower.raft.wait(DEADLINE).applied_index(Some(last), "all is applied").await.unwrap();
+    follower.raft.raft().wait(DEADLINE).applied_index(Some(last), "all is applied").await.unwrap();
     follower.disk.set_capacity(None);
     snapshots_until(&follower, || follower.log.purged() == Some(id(1, 2, last))).await;
     let follower = Follower::start(follower.stop().await).await;

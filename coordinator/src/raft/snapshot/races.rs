@@ -20,7 +20,7 @@ fn slow_disk(seed: u64) -> SimulatedDisk {
 
 /// Both snapshots at once: whether the leader's was answered.
 async fn race(follower: &Follower, later: u64) -> bool {
-    follower.raft.trigger().snapshot().await.unwrap();
+    follower.raft.raft().trigger().snapshot().await.unwrap();
     tokio::time::sleep(Duration::from_millis(later)).await;
     let installed = follower.install(LEADERS_LAST).await;
     // Until whatever is still written is written.
@@ -41,7 +41,7 @@ async fn whichever_is_written_first_the_leaders_stays_and_consensus_goes_on() {
         for later in LATER {
             let follower = Follower::with_applied_on(slow_disk(seed), OWN_LAST).await;
             assert!(race(&follower, later).await, "seed {seed}, {later} ms later: not installed");
-            follower.raft.wait(DEADLINE).applied_index(Some(LEADERS_LAST), "the leader's state").await.unwrap();
+            follower.raft.raft().wait(DEADLINE).applied_index(Some(LEADERS_LAST), "the leader's state").await.unwrap();
             let next = [id(2, 3, LEADERS_LAST + 1)];
             let goes_on = follower.append(2, 3, Some(id(2, 3, LEADERS_LAST)), next.into_iter(), Some(next[0])).await;
             assert!(goes_on, "seed {seed}, {later} ms later: consensus stopped");

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     clock::{FleetClock, Leadership},
-    log::Log,
+    raft::log::Log,
 };
 
 /// Commands, or steps of a large one, that are applied before readers of the state have their turn.

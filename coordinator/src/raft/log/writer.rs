@@ -22,7 +22,7 @@ use super::{
     record::{self, Record},
     segment::{self, Spares},
 };
-use crate::consensus::{Entry, LogId, TypeConfig, Vote};
+use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
 /// Operations handed over and not yet taken by the writer.
 pub const MAX_PENDING: usize = 1_024;

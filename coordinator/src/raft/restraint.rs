@@ -15,7 +15,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Raft, Timing};
+use super::{Raft, RaftHandle, Timing};
 
 /// Votes that are being written, and that were written late and are restrained for, at once; further ones are not asked for.
 const MAX_VOTES: usize = 64;
@@ -54,8 +54,8 @@ impl Drop for Held {
 
 impl Restraint {
     /// For this node's consensus. Its tasks end at `stop`.
-    pub fn new(raft: Raft, timing: Timing, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { raft, timing, votes: Arc::default(), tasks, stop }
+    pub fn new(raft: &RaftHandle, timing: Timing, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { raft: raft.raft().clone(), timing, votes: Arc::default(), tasks, stop }
     }
 
     /// Whether this node is not to stand for election now.

@@ -7,7 +7,7 @@ use openraft::{
     vote::{RaftLeaderId, leader_id_adv::LeaderId},
 };
 
-use crate::consensus::{Batch, Entry, LogId, Vote};
+use crate::raft::{Batch, Entry, LogId, Vote};
 
 const START: u8 = 1;
 const VOTE: u8 = 2;

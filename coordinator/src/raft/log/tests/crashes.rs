@@ -6,7 +6,7 @@ use openraft::storage::RaftLogStorage;
 use robeing_platform::Disk;
 
 use super::{Content, DIR, Rig, entry, id, new_disk};
-use crate::consensus::Vote;
+use crate::raft::Vote;
 
 const SEGMENT: usize = 1024;
 const SEEDS: u64 = 4;

@@ -8,7 +8,7 @@ use super::{
     record::{Record, entry_len},
     segment,
 };
-use crate::consensus::{Entry, LogId, Vote};
+use crate::raft::{Entry, LogId, Vote};
 
 /// Bytes of entries kept in memory; older ones are read from disk when asked for.
 pub const CACHE_BYTES: usize = 8 * 1024 * 1024;

@@ -153,7 +153,7 @@ pub fn result_from_wire(response: v1::AppendResponse) -> Result<AppendResult, Ma
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::Vote;
+    use crate::raft::Vote;
 
     fn request(prev: Option<u64>, indexes: &[u64]) -> v1::AppendRequest {
         let id = |index| v1::LogId { term: 1, node_id: 7, index };

@@ -15,7 +15,7 @@ use std::{
 use openraft::{entry::RaftEntry, vote::RaftLeaderId};
 
 use super::{LogId, NodeId, wire::AppendRequest};
-use crate::{advice::REJOIN, log::Log};
+use crate::{advice::REJOIN, raft::log::Log};
 
 /// How much of a log is applied. Clones share it. A snapshot that is installed counts only with the first entry after it:
 /// what the log holds beside it until it is purged may be another leader's.
@@ -87,7 +87,7 @@ mod tests {
     use robeing_platform::simulated::SimulatedDisk;
 
     use super::super::fixture::*;
-    use crate::consensus::{self, snapshot::SnapshotFile};
+    use crate::raft::{self, snapshot::SnapshotFile};
 
     #[tokio::test]
     async fn a_leader_that_has_something_else_in_place_of_what_is_applied_is_not_followed() {
@@ -129,8 +129,8 @@ mod tests {
     async fn after_a_start_what_the_snapshot_and_the_log_restore_counts_as_applied() {
         let follower = Follower::with_applied(3).await;
         assert_eq!(follower.log.applied().end(), 4);
-        follower.raft.trigger().snapshot().await.unwrap();
-        let wait = follower.raft.wait(DEADLINE);
+        follower.raft.raft().trigger().snapshot().await.unwrap();
+        let wait = follower.raft.raft().wait(DEADLINE);
         wait.snapshot(id(1, 2, 3), "it is written").await.unwrap();
         let Follower { disk, raft, .. } = follower;
         raft.shutdown().await.unwrap();
@@ -150,7 +150,7 @@ mod tests {
         let (file, _) = SnapshotFile::open(Arc::new(disk.clone()), Path::new(DATA)).await.unwrap();
         for (covered, problem) in [(None, "is missing"), (Some(6), "ends with entry 6")] {
             if let Some(index) = covered {
-                let meta = consensus::SnapshotMeta { last_log_id: Some(id(1, 2, index)), ..Default::default() };
+                let meta = raft::SnapshotMeta { last_log_id: Some(id(1, 2, index)), ..Default::default() };
                 file.write(&meta, &Fleet::new(FleetConfig::default()).encode().into()).await.unwrap();
             }
             let refused = open_state(&disk, &log).await.err().expect("there is a gap").to_string();
@@ -160,7 +160,7 @@ mod tests {
                 assert!(refused.contains(part), "{part:?} is not in {refused}");
             }
         }
-        let meta = consensus::SnapshotMeta { last_log_id: Some(id(1, 2, 7)), ..Default::default() };
+        let meta = raft::SnapshotMeta { last_log_id: Some(id(1, 2, 7)), ..Default::default() };
         file.write(&meta, &Fleet::new(FleetConfig::default()).encode().into()).await.unwrap();
         open_state(&disk, &log).await.map(drop).expect("it reaches to the log");
     }

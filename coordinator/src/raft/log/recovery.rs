@@ -22,7 +22,7 @@ use super::{
     record::{self, BadRecord, Record},
     segment,
 };
-use crate::{advice::RESTORE_OR_REJOIN, consensus::LogId};
+use crate::{advice::RESTORE_OR_REJOIN, raft::LogId};
 
 /// A log that can't be used.
 #[derive(Debug, thiserror::Error)]

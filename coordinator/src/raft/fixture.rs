@@ -17,11 +17,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::FleetClock,
-    consensus::{
-        self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, Raft, Restraint, SharedFleet,
+    raft::log::Log,
+    raft::{
+        self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, RaftHandle, Restraint, SharedFleet,
         SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Told, Vote, wire,
     },
-    log::Log,
 };
 
 pub const DATA: &str = "/data";
@@ -58,7 +58,7 @@ pub async fn open_state(disk: &SimulatedDisk, log: &Log) -> Result<StateMachine,
 pub struct Follower {
     pub disk: SimulatedDisk,
     pub log: Log,
-    pub raft: Raft,
+    pub raft: RaftHandle,
     pub snapshots: Arc<SnapshotStats>,
     pub server: ConsensusServer,
     pub contradicted: watch::Receiver<Option<String>>,
@@ -72,7 +72,7 @@ impl Follower {
         let network = PeerNetwork::new(Transport::new(Platform::real().network), clock());
         // It never stands for election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
-        let raft = consensus::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
+        let raft = raft::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
         let (sender, contradicted) = watch::channel(None);
         let server = ConsensusServer {
             id: OWN,
@@ -83,7 +83,7 @@ impl Follower {
             dir: DATA.into(),
             clock: clock(),
             seed: 6,
-            restraint: Restraint::new(raft.clone(), timing, TaskTracker::new(), CancellationToken::new()),
+            restraint: Restraint::new(&raft, timing, TaskTracker::new(), CancellationToken::new()),
         };
         Self { disk, log, raft, snapshots, server, contradicted }
     }
@@ -98,7 +98,7 @@ impl Follower {
         let follower = Self::start(disk).await;
         let answer = follower.append(1, 2, None, (0..=last).map(|index| id(1, 2, index)), Some(id(1, 2, last))).await;
         assert!(answer, "entries of the first leader are taken");
-        follower.raft.wait(DEADLINE).applied_index(Some(last), "all is applied").await.unwrap();
+        follower.raft.raft().wait(DEADLINE).applied_index(Some(last), "all is applied").await.unwrap();
         follower
     }
 
@@ -154,7 +154,7 @@ impl Follower {
 
     /// Its process ends.
     pub async fn stop(self) -> SimulatedDisk {
-        drop(self.raft.shutdown().await);
+        drop(self.raft.raft().shutdown().await);
         self.disk
     }
 

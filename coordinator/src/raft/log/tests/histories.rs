@@ -4,7 +4,7 @@ use openraft::storage::RaftLogStorage;
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
 use super::{Content, Flushed, Rig, entry, id, new_disk};
-use crate::consensus::Vote;
+use crate::raft::Vote;
 
 #[derive(Clone, Debug)]
 enum Step {

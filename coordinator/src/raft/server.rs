@@ -16,16 +16,15 @@ use tonic::Status;
 use tracing::warn;
 
 use super::{
-    NodeId, Raft, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
+    NodeId, RaftHandle, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
     audit::{self, VOTE_GIVEN},
-    core_state,
     network::Snapshot,
     restraint::Restraint,
     wire::{self, Malformed},
 };
 use crate::{
     clock::FleetClock,
-    log::{Log, SEGMENT_BYTES},
+    raft::log::{Log, SEGMENT_BYTES},
 };
 
 /// Room that is left to the log when a snapshot is taken in, bytes.
@@ -39,7 +38,7 @@ const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct ConsensusServer {
     pub(crate) id: NodeId,
-    pub(crate) raft: Raft,
+    pub(crate) raft: RaftHandle,
     pub(crate) log: Log,
     /// Receives why this coordinator must stop, when a leader contradicts what is applied of `log`.
     pub(crate) contradicted: watch::Sender<Option<String>>,
@@ -153,7 +152,7 @@ impl ConsensusServer {
             .filter_map(|request| futures::future::ready(request.ok()));
         let window = Window::default();
         let requests = window.clone().admit(requests);
-        let raft = self.raft.clone();
+        let raft = self.raft.raft().clone();
         let (seed, clock) = (self.seed, self.clock.clone());
         let answers = async_stream::stream! {
             let mut answers = std::pin::pin!(Runtime::scope(seed, async { raft.stream_append(requests) }).await);
@@ -168,7 +167,7 @@ impl ConsensusServer {
     /// The vote that this node holds now.
     pub async fn contact(&self, request: v1::ContactRequest) -> Result<v1::ContactResponse, Status> {
         self.check_target(request.target)?;
-        let core = core_state(&self.raft).await.ok_or_else(|| stopped("its core has ended"))?;
+        let core = self.raft.core_state().await.ok_or_else(|| stopped("its core has ended"))?;
         Ok(v1::ContactResponse { term: core.voted_for.term, node_id: core.voted_for.node_id })
     }
 
@@ -176,7 +175,7 @@ impl ConsensusServer {
     pub async fn vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
-        let raft = self.raft.clone();
+        let raft = self.raft.raft().clone();
         let response = self.restraint.vote(async move { raft.vote(request).await }).await;
         let response = response.ok_or_else(|| stopped("it is stopping"))?.map_err(stopped)?;
         if response.vote_granted {
@@ -189,7 +188,7 @@ impl ConsensusServer {
     pub async fn pre_vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
-        let response = self.raft.pre_vote(request).await.map_err(stopped)?;
+        let response = self.raft.raft().pre_vote(request).await.map_err(stopped)?;
         Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
@@ -198,7 +197,7 @@ impl ConsensusServer {
         self.check_target(message.target)?;
         let request: TransferLeaderRequest<TypeConfig> =
             wire::from_json("transfer request", &message.json).map_err(malformed)?;
-        let response = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        let response = self.raft.raft().handle_transfer_leader(request).await.map_err(stopped)?;
         Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
@@ -256,7 +255,7 @@ impl ConsensusServer {
             )));
         }
         let snapshot = Snapshot { meta, snapshot: Bytes::from(data) };
-        let raft = self.raft.clone();
+        let raft = self.raft.raft().clone();
         let install = async move { raft.install_full_snapshot(vote, snapshot).await };
         let response = Runtime::scope(self.seed, install).await.map_err(stopped)?;
         Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
@@ -272,7 +271,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::consensus::{Batch, Entry, LogId};
+    use crate::raft::{Batch, Entry, LogId};
 
     fn request(bytes: usize) -> wire::AppendRequest {
         let log_id = LogId::new(LeaderId::new(1, 1).to_committed(), 1);

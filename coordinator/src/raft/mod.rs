@@ -5,7 +5,11 @@ mod applied;
 pub mod audit;
 #[cfg(test)]
 mod fixture;
+mod handle;
 mod leadership;
+pub mod log;
+#[cfg(all(test, debug_assertions))]
+pub mod modelled;
 mod network;
 mod restraint;
 mod server;
@@ -18,9 +22,11 @@ use std::{sync::Arc, time::Duration};
 
 use openraft::{Config, SnapshotPolicy};
 
+use self::log::Log;
 pub use self::{
     applied::Applied,
-    leadership::{CoreState, VotedFor, core_state, end_lease},
+    handle::{KnownLeader, LeaderWatch, MembersError, Progress, RaftHandle, Written},
+    leadership::{CoreState, VotedFor},
     network::PeerNetwork,
     restraint::Restraint,
     server::{AppendStream, ConsensusServer},
@@ -31,10 +37,9 @@ pub use self::{
         TypeConfig, Vote,
     },
 };
-use super::log::Log;
 
 /// The library's handle of this node.
-pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 /// Why the library stopped.
 pub type Fatal = openraft::errors::Fatal<TypeConfig>;
 
@@ -76,7 +81,7 @@ pub async fn start(
     log: Log,
     state_machine: StateMachine,
     seed: u64,
-) -> Result<Raft, String> {
+) -> Result<RaftHandle, String> {
     let config = Config {
         cluster_name: "robeing".to_owned(),
         election_timeout_min: millis(timing.election_min),
@@ -97,5 +102,6 @@ pub async fn start(
     let config = Arc::new(config.validate().map_err(|e| format!("consensus can't be configured so: {e}"))?);
     Runtime::scope(seed, openraft::Raft::new(id, config, network, log, state_machine))
         .await
+        .map(RaftHandle::new)
         .map_err(|e| format!("consensus can't be started: {e}"))
 }

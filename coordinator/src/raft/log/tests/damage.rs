@@ -6,7 +6,7 @@ use openraft::storage::RaftLogStorage;
 use robeing_platform::simulated::SimulatedDisk;
 
 use super::{DIR, Rig, SALT, entry, filled, id, indexes};
-use crate::log::{RecoveryError, frame, segment};
+use crate::raft::log::{RecoveryError, frame, segment};
 
 fn path(number: u64) -> PathBuf {
     segment::path(Path::new(DIR), number)

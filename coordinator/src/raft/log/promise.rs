@@ -16,7 +16,7 @@
 
 use openraft::vote::RaftLeaderId;
 
-use crate::consensus::{NodeId, Vote};
+use crate::raft::{NodeId, Vote};
 
 /// Terms after the one a vote is given in, for which it is durable as well.
 pub const TERMS_AHEAD: u64 = 16;
@@ -61,7 +61,7 @@ mod tests {
     use openraft::{RaftLogReader, storage::RaftLogStorage};
 
     use super::*;
-    use crate::log::tests::{Rig, new_disk};
+    use crate::raft::log::tests::{Rig, new_disk};
 
     const SEGMENT: usize = 4096;
 

@@ -1,0 +1,333 @@
+//! What the rest of a coordinator may ask of consensus, in its own words: the consensus library ends here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use openraft::{
+    ChangeMembers, Instant as _, ReadPolicy, ServerState,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, RaftError},
+    impls::ProgressResponder,
+    metrics::RaftServerMetrics,
+    type_config::alias::WatchReceiverOf,
+    vote::{RaftLeaderId as _, leader_id_adv::LeaderId},
+};
+use robeing_fleet::Reply;
+
+use super::{Batch, CoreState, NodeId, Peer, Raft, TypeConfig, leadership};
+
+/// This node's consensus. Cheap to clone.
+#[derive(Clone)]
+pub struct RaftHandle(Raft);
+
+/// Whom this node knows to lead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KnownLeader {
+    /// This node.
+    Itself,
+    /// Another member.
+    Other(NodeId, Peer),
+    /// Nobody leads, or it is not known who.
+    Nobody,
+}
+
+/// Indexes of log entries; zero for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The newest entry here.
+    pub last: u64,
+    /// The newest that is committed, as far as this node knows.
+    pub committed: u64,
+    /// The newest that is applied here.
+    pub applied: u64,
+    /// The newest that a snapshot here covers.
+    pub snapshot: u64,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Written {
+    /// It is in the log, with these replies.
+    Applied(Vec<Reply>),
+    /// It was not appended, and never will be.
+    Refused,
+    /// It may be in the log, or get there.
+    Unknown,
+}
+
+/// Why the members were not changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MembersError {
+    /// This node does not lead (any more).
+    #[error("this coordinator does not lead")]
+    NotLeader,
+    /// Consensus has stopped.
+    #[error("this coordinator is stopping")]
+    Stopped,
+    /// Anything else, in the library's words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl From<WriteError> for MembersError {
+    fn from(error: WriteError) -> Self {
+        use ClientWriteError::{ForwardToLeader, LogEntryDiscarded};
+        match error {
+            RaftError::APIError(ForwardToLeader(_) | LogEntryDiscarded(_)) => Self::NotLeader,
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Tells of changes of who leads and who the members are.
+pub struct LeaderWatch {
+    id: NodeId,
+    metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+}
+
+impl LeaderWatch {
+    /// The newest term that this node knows.
+    pub fn term(&self) -> u64 {
+        self.metrics.borrow_watched().vote.leader_id().term()
+    }
+
+    /// Who leads, and in which term.
+    pub fn now(&self) -> (KnownLeader, u64) {
+        let metrics = self.metrics.borrow_watched();
+        let leader = match metrics.current_leader {
+            Some(leader) if leader == self.id && metrics.state == ServerState::Leader => KnownLeader::Itself,
+            Some(leader) if leader != self.id => {
+                let peer = metrics.membership_config.membership().get_node(&leader).cloned();
+                peer.map_or(KnownLeader::Nobody, |peer| KnownLeader::Other(leader, peer))
+            }
+            _ => KnownLeader::Nobody,
+        };
+        (leader, metrics.vote.leader_id().term())
+    }
+
+    /// Waits for a change: false once consensus has stopped. Cancellation-safe.
+    pub async fn changed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
+    }
+}
+
+fn index(id: Option<super::LogId>) -> u64 {
+    id.map_or(0, |id| id.index())
+}
+
+impl RaftHandle {
+    pub(super) fn new(raft: Raft) -> Self {
+        Self(raft)
+    }
+
+    pub(super) fn raft(&self) -> &Raft {
+        &self.0
+    }
+
+    /// A watch over who leads, for the node of this id.
+    pub fn watch_leader(&self, id: NodeId) -> LeaderWatch {
+        LeaderWatch { id, metrics: self.0.server_metrics() }
+    }
+
+    /// The newest term that this node knows.
+    pub fn term(&self) -> u64 {
+        self.0.server_metrics().borrow_watched().vote.leader_id().term()
+    }
+
+    /// The members as this node knows them, by name: id, whereabouts, voter or not.
+    pub fn members(&self) -> Vec<(NodeId, Peer, bool)> {
+        let metrics = self.0.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let mut members: Vec<_> =
+            membership.nodes().map(|(id, peer)| (*id, peer.clone(), voters.contains(id))).collect();
+        members.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        members
+    }
+
+    /// The voters of each configuration in force: two of them while the membership changes.
+    pub fn configurations(&self) -> Vec<BTreeSet<NodeId>> {
+        self.0.server_metrics().borrow_watched().membership_config.membership().get_joint_config().clone()
+    }
+
+    /// Members with a vote; while the membership changes, those of either configuration.
+    pub fn voters(&self) -> usize {
+        self.0.server_metrics().borrow_watched().membership_config.membership().voter_ids().count()
+    }
+
+    /// How far the log is.
+    pub fn progress(&self) -> Progress {
+        let metrics = self.0.data_metrics();
+        let metrics = metrics.borrow_watched();
+        Progress {
+            last: index(metrics.last_log),
+            committed: index(metrics.cluster_committed),
+            applied: index(metrics.last_applied),
+            snapshot: index(metrics.snapshot),
+        }
+    }
+
+    /// As leader: how long ago a majority had last answered what this node sent, by the time of sending.
+    pub fn majority_heard_ago(&self) -> Option<Duration> {
+        self.0.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.elapsed())
+    }
+
+    /// As leader: how long ago a member had last answered.
+    pub fn heard_ago(&self, id: NodeId) -> Option<Duration> {
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow_watched();
+        let answered = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(&id).cloned().flatten());
+        answered.map(|at| at.elapsed())
+    }
+
+    /// This node's part in the consensus, read within its core; `None` once that has stopped.
+    pub async fn core_state(&self) -> Option<CoreState> {
+        leadership::core_state(&self.0).await
+    }
+
+    /// Lets this node vote, and stand for election, without waiting for the lease of this leader to end.
+    pub async fn end_lease(&self, leader: NodeId) {
+        leadership::end_lease(&self.0, leader).await;
+    }
+
+    /// As leader: waits until everything is applied here that was committed before the call; whether it is.
+    pub async fn catch_up(&self) -> bool {
+        self.0.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok()
+    }
+
+    /// Writes a batch as the leader of this term, or not at all.
+    pub async fn write(&self, batch: Batch, id: NodeId, term: u64) -> Written {
+        let (responder, answer) = ProgressResponder::complete_only();
+        let leader = LeaderId::new(term, id).to_committed();
+        if self.0.write(batch).with_leader(leader).responder(responder).await.is_err() {
+            return Written::Unknown;
+        }
+        match answer.await {
+            Ok(Ok(written)) => {
+                let replies = written.data.0;
+                Written::Applied(std::sync::Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
+            }
+            // The library says so only of what it did not append.
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Written::Refused,
+            Ok(Err(_)) | Err(_) => Written::Unknown,
+        }
+    }
+
+    /// Stands for election at once, whoever leads.
+    ///
+    /// # Errors
+    /// Consensus has stopped.
+    pub async fn stand_for_election(&self) -> Result<(), MembersError> {
+        self.0.trigger().elect(true).await.map_err(|_| MembersError::Stopped)
+    }
+
+    /// Whether this node's log has begun, with the first members or by a leader.
+    pub async fn has_begun(&self) -> bool {
+        self.0.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Begins a log with its first members.
+    ///
+    /// # Errors
+    /// In the library's words: it has begun already, or consensus has stopped.
+    pub async fn begin(&self, members: BTreeMap<NodeId, Peer>) -> Result<(), MembersError> {
+        self.0.initialize(members).await.map_err(|error| MembersError::Failed(error.to_string()))
+    }
+
+    /// As leader: asks a voter to take over; does not wait for it.
+    ///
+    /// # Errors
+    /// Consensus has stopped.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), MembersError> {
+        self.0.trigger().transfer_leader(to).await.map_err(|_| MembersError::Stopped)
+    }
+
+    /// Asks for a snapshot; does not wait for it.
+    ///
+    /// # Errors
+    /// Consensus has stopped.
+    pub async fn snapshot(&self) -> Result<(), MembersError> {
+        self.0.trigger().snapshot().await.map_err(|_| MembersError::Stopped)
+    }
+
+    /// Removes the entries up to this one, which a snapshot covers.
+    ///
+    /// # Errors
+    /// Consensus has stopped.
+    pub async fn purge(&self, up_to: u64) -> Result<(), MembersError> {
+        self.0.trigger().purge_log(up_to).await.map_err(|_| MembersError::Stopped)
+    }
+
+    /// As leader: makes a node a learner; does not wait until it has learnt.
+    ///
+    /// # Errors
+    /// It was not committed.
+    pub async fn add_learner(&self, id: NodeId, peer: Peer) -> Result<(), MembersError> {
+        Ok(self.0.add_learner(id, peer, false).await.map(drop)?)
+    }
+
+    /// As leader: makes these the voters; the others are no members any more.
+    ///
+    /// # Errors
+    /// It was not committed.
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembersError> {
+        Ok(self.0.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map(drop)?)
+    }
+
+    /// As leader: removes learners.
+    ///
+    /// # Errors
+    /// It was not committed.
+    pub async fn remove_learners(&self, learners: BTreeSet<NodeId>) -> Result<(), MembersError> {
+        Ok(self.0.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map(drop)?)
+    }
+
+    /// As leader: waits until a member lacks no more than `lag` of the entries that are here.
+    ///
+    /// # Errors
+    /// This node does not lead any more, or consensus has stopped.
+    pub async fn until_replicated(&self, id: NodeId, lag: u64) -> Result<(), MembersError> {
+        let mut metrics = self.0.metrics();
+        loop {
+            {
+                let now = metrics.borrow_watched();
+                if now.state != ServerState::Leader {
+                    return Err(MembersError::NotLeader);
+                }
+                let matched = now.replication.as_ref().and_then(|all| all.get(&id).cloned().flatten());
+                if matched.is_some_and(|log_id| log_id.index() + lag >= now.last_log_index.unwrap_or(0)) {
+                    return Ok(());
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return Err(MembersError::Stopped);
+            }
+        }
+    }
+
+    /// Waits until consensus can't go on: why. Cancellation-safe.
+    pub async fn until_fatal(&self) -> String {
+        let mut metrics = self.0.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "its task has ended".to_owned();
+            }
+        }
+    }
+
+    /// Ends consensus on this node.
+    ///
+    /// # Errors
+    /// Its task ended otherwise; in words.
+    pub async fn shutdown(&self) -> Result<(), String> {
+        self.0.shutdown().await.map_err(|error| error.to_string())
+    }
+}
