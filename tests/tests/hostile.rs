@@ -48,7 +48,6 @@ async fn an_agent_that_does_not_keep_to_the_protocol_is_refused() {
     };
     assert_refused(of(|hello| hello.cluster_id = "another".into()).await, Code::PermissionDenied, "tested");
     assert_refused(of(|hello| hello.name.clear()).await, Code::FailedPrecondition, "name");
-    assert_refused(of(|hello| hello.slots = 0).await, Code::FailedPrecondition, "slots");
     assert_refused(of(|hello| hello.slots = u32::MAX).await, Code::FailedPrecondition, "slots");
     assert_refused(of(|hello| hello.role = Role::Coordinator.into()).await, Code::InvalidArgument, "role");
     assert_refused(of(|hello| hello.role = 77).await, Code::InvalidArgument, "role");
