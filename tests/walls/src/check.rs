@@ -1,0 +1,163 @@
+//! What reaches across a wall.
+
+use serde_json::Value;
+
+use crate::table::{CRATES, LIBRARIES, PURE, WORDS, Words};
+
+/// A dependency, as cargo tells it.
+struct Arrow<'a> {
+    from: &'a str,
+    to: &'a str,
+}
+
+/// What crates are built with; what only their tests need is no matter.
+fn arrows(metadata: &Value) -> Vec<Arrow<'_>> {
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    packages
+        .iter()
+        .flat_map(|package| {
+            let from = package["name"].as_str().unwrap_or_default();
+            let all = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let built = all.iter().filter(|dependency| dependency["kind"].as_str() != Some("dev"));
+            built.filter_map(move |dependency| Some(Arrow { from, to: dependency["name"].as_str()? }))
+        })
+        .collect()
+}
+
+/// Dependencies that the table does not have, of what `cargo metadata --no-deps` prints.
+pub fn crates(metadata: &Value) -> Vec<String> {
+    let names: Vec<&str> = CRATES.iter().map(|one| one.name).collect();
+    let mut found = Vec::new();
+    for Arrow { from, to } in arrows(metadata) {
+        let known = CRATES.iter().find(|one| one.name == from);
+        let ours = to == "robeing" || to.starts_with("robeing-");
+        if let Some(known) = known
+            && ours
+            && !known.uses.contains(&to)
+        {
+            found.push(format!("{from} depends on {to}, and may not: {}", known.why));
+        }
+        if let Some(pure) = PURE.iter().find(|pure| pure.name == from)
+            && !pure.uses.contains(&to)
+        {
+            found.push(format!("{from} depends on {to}; it is pure, and may use {} alone", pure.uses.join(", ")));
+        }
+        for library in LIBRARIES {
+            if to.starts_with(library.prefix) && known.is_some() && !library.users.contains(&from) {
+                found.push(format!("{from} depends on {to}, which {} alone may use", library.users.join(", ")));
+            }
+        }
+    }
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let there: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let missing = names.iter().filter(|name| !there.contains(*name));
+    found.extend(missing.map(|name| format!("{name} is in the table of walls, and there is no such crate")));
+    found
+}
+
+/// Whether a file is one of tests.
+fn is_test(path: &str) -> bool {
+    path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "fixture.rs") || part.ends_with("_tests.rs"))
+}
+
+fn within(path: &str, places: &[&str]) -> bool {
+    places.iter().any(|place| path == *place || path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/')))
+}
+
+fn in_one_file(wall: &Words, path: &str, text: &str, found: &mut Vec<String>) {
+    if is_test(path) || !within(path, wall.folders) || within(path, wall.allowed) {
+        return;
+    }
+    for (number, line) in text.lines().enumerate() {
+        // The tests of a file stand at its end.
+        if line.trim() == "#[cfg(test)]" {
+            return;
+        }
+        if line.trim_start().starts_with("//") {
+            continue;
+        }
+        for word in wall.words.iter().filter(|word| line.contains(**word)) {
+            found.push(format!("{path}:{}: {word} stands here, and may not: {}", number + 1, wall.why));
+        }
+    }
+}
+
+/// Words in a source file that may not stand there. The path is relative to the project.
+pub fn source(path: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    WORDS.iter().for_each(|wall| in_one_file(wall, path, text, &mut found));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(planted: Option<(&str, &str, &str)>) -> Value {
+        let dependency = |name: &str, kind: &str| json!({"name": name, "kind": (kind != "normal").then_some(kind)});
+        let packages = CRATES.iter().map(|one| {
+            let mut dependencies: Vec<Value> = one.uses.iter().map(|name| dependency(name, "normal")).collect();
+            if let Some((from, to, kind)) = planted
+                && from == one.name
+            {
+                dependencies.push(dependency(to, kind));
+            }
+            json!({"name": one.name, "dependencies": dependencies})
+        });
+        json!({"packages": packages.collect::<Vec<_>>()})
+    }
+
+    #[test]
+    fn what_the_table_has_is_in_order() {
+        assert_eq!(crates(&metadata(None)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_planted_arrow_across_each_wall_is_found() {
+        for one in CRATES {
+            for other in CRATES.iter().filter(|other| other.name != one.name && !one.uses.contains(&other.name)) {
+                let found = crates(&metadata(Some((one.name, other.name, "normal"))));
+                assert!(
+                    found.iter().any(|what| what.contains(other.name)),
+                    "{} -> {}: {found:?}",
+                    one.name,
+                    other.name
+                );
+                let in_tests = crates(&metadata(Some((one.name, other.name, "dev"))));
+                assert_eq!(in_tests, Vec::<String>::new(), "what only tests need is no matter");
+            }
+            if one.name != "robeing-coordinator" {
+                let found = crates(&metadata(Some((one.name, "openraft-rt", "normal"))));
+                assert!(found.iter().any(|what| what.contains("openraft-rt")), "{}: {found:?}", one.name);
+            }
+        }
+        for unclean in ["tokio", "rand", "robeing-platform"] {
+            assert!(!crates(&metadata(Some(("robeing-fleet", unclean, "normal")))).is_empty(), "{unclean}");
+        }
+        let mut gone = metadata(None);
+        gone["packages"].as_array_mut().unwrap().pop();
+        assert_eq!(crates(&gone).len(), 1, "a crate that is not there any more");
+    }
+
+    #[test]
+    fn planted_words_are_found_where_they_may_not_stand() {
+        for wall in WORDS {
+            for word in wall.words {
+                let line = format!("    let it = {word};\n");
+                for folder in wall.folders {
+                    let path = format!("{folder}/anything.rs");
+                    assert_eq!(source(&path, &line).len(), 1, "{word} in {path}");
+                    let commented = format!("// {word}\n#[cfg(test)]\n{line}");
+                    assert_eq!(source(&path, &commented), Vec::<String>::new(), "{word} in a comment and in tests");
+                    assert_eq!(source(&format!("{folder}/tests/anything.rs"), &line), Vec::<String>::new());
+                }
+                for allowed in wall.allowed {
+                    let path = if allowed.ends_with(".rs") { (*allowed).into() } else { format!("{allowed}/it.rs") };
+                    assert_eq!(source(&path, &line), Vec::<String>::new(), "{word} in {path}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The walls, in one place.
+
+/// A crate, and what it may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Crate {
+    /// Its name.
+    pub name: &'static str,
+    /// Its folder.
+    pub folder: &'static str,
+    /// Crates of the project that it may use.
+    pub uses: &'static [&'static str],
+    /// Why not others.
+    pub why: &'static str,
+}
+
+/// The plumbing of processes in a fleet.
+const PLUMBING: &[&str] =
+    &["robeing-fleet", "robeing-net", "robeing-platform", "robeing-proto", "robeing-settings", "robeing-telemetry"];
+
+/// Every crate that is shipped.
+pub const CRATES: &[Crate] = &[
+    Crate { name: "robeing-proto", folder: "proto", uses: &[], why: "the contract knows nobody who keeps it" },
+    Crate { name: "robeing-crds", folder: "crds", uses: &[], why: "the resource is read without a fleet" },
+    Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
+    Crate {
+        name: "robeing-platform",
+        folder: "crates/platform",
+        uses: &[],
+        why: "the outside is the same for everybody",
+    },
+    Crate {
+        name: "robeing-net",
+        folder: "crates/net",
+        uses: &["robeing-platform", "robeing-proto"],
+        why: "connections are made without knowing what for",
+    },
+    Crate {
+        name: "robeing-settings",
+        folder: "crates/settings",
+        uses: &["robeing-fleet", "robeing-proto"],
+        why: "what is told at the start starts nothing",
+    },
+    Crate {
+        name: "robeing-telemetry",
+        folder: "crates/telemetry",
+        uses: &["robeing-net", "robeing-platform", "robeing-settings"],
+        why: "a process tells of itself, whatever it does",
+    },
+    Crate {
+        name: "robeing-client",
+        folder: "crates/client",
+        uses: &["robeing-net", "robeing-proto"],
+        why: "a client knows the public API alone",
+    },
+    Crate {
+        name: "robeing-coordinator",
+        folder: "coordinator",
+        uses: PLUMBING,
+        why: "coordinators and agents know each other by the wire alone",
+    },
+    Crate {
+        name: "robeing-agent",
+        folder: "agent",
+        uses: &[
+            "robeing-coordinator",
+            "robeing-fleet",
+            "robeing-net",
+            "robeing-platform",
+            "robeing-proto",
+            "robeing-settings",
+            "robeing-telemetry",
+        ],
+        why: "the one binary has both in it",
+    },
+    Crate {
+        name: "robeing",
+        folder: "cli",
+        uses: &["robeing-client", "robeing-crds", "robeing-proto"],
+        why: "a fleet is reached through the client alone",
+    },
+    Crate {
+        name: "robeing-operator",
+        folder: "operator",
+        uses: &["robeing-client", "robeing-crds", "robeing-proto"],
+        why: "a fleet is reached through the client alone",
+    },
+];
+
+/// A crate that may depend on nothing but this.
+#[derive(Clone, Copy, Debug)]
+pub struct Pure {
+    /// Its name.
+    pub name: &'static str,
+    /// All its dependencies.
+    pub uses: &'static [&'static str],
+}
+
+/// Crates without runtime, network, clock or randomness.
+pub const PURE: &[Pure] =
+    &[Pure { name: "robeing-fleet", uses: &["bytes", "crc32c", "postcard", "serde", "thiserror"] }];
+
+/// A library that few may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Library {
+    /// What its crates' names begin with.
+    pub prefix: &'static str,
+    /// Who may.
+    pub users: &'static [&'static str],
+}
+
+/// Libraries that end at a wall.
+pub const LIBRARIES: &[Library] = &[Library { prefix: "openraft", users: &["robeing-coordinator"] }];
+
+/// Words of the sources that stand in some places alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    /// The words.
+    pub words: &'static [&'static str],
+    /// The folders in which they are looked for.
+    pub folders: &'static [&'static str],
+    /// Files and folders in which they may stand.
+    pub allowed: &'static [&'static str],
+    /// Why.
+    pub why: &'static str,
+}
+
+/// Walls within crates. Lines of tests and comments are passed over.
+pub const WORDS: &[Words] = &[
+    Words {
+        words: &["openraft"],
+        folders: &["coordinator/src"],
+        allowed: &["coordinator/src/raft"],
+        why: "the consensus library ends at RaftHandle",
+    },
+    Words {
+        words: &["robeing_coordinator"],
+        folders: &["agent/src"],
+        allowed: &["agent/src/main.rs"],
+        why: "sessions and executors know nothing of coordinators",
+    },
+    Words {
+        words: &["Endpoint::from", "Server::builder(", "connect_lazy(", "connect_with_connector"],
+        folders: &["agent/src", "cli/src", "coordinator/src", "crates", "operator/src"],
+        allowed: &["crates/net/src", "crates/client/src/stub.rs"],
+        why: "channels and listeners are made in one place",
+    },
+];
