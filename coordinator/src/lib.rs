@@ -2,51 +2,27 @@
 //! other coordinators.
 //!
 //! ```text
-//! fleet_service ─┐                     ┌─► raft::log (disk)            hub ─► watches, submissions
-//! session_service┼─► proposer ─► raft ─┤                               ▲
-//! housekeeping  ─┘                     └─► raft::store ─► fleet::apply ─┴──► registry ─► session_service
+//! api ───┐                    ┌─► raft::log (disk)            apply::observer ─► api: watches, submissions
+//!        ├─► propose ─► raft ─┤                                      ▲
+//! leader ┘                    └─► raft::store ─► fleet::apply ───────┴──► leader::sessions ─► api::session
 //! ```
 
-mod admin_service;
 mod advice;
+mod api;
+mod apply;
 pub mod clock;
-mod contact;
-mod errors;
-mod evidence;
+mod data_dir;
 #[cfg(test)]
 mod fixture;
-mod fleet_service;
-mod guard_reports;
-mod health;
-mod housekeeping;
-mod hub;
-mod identity;
-mod leader_loss;
-mod leadership;
-mod liveness;
-mod membership;
+mod leader;
 mod metrics;
 mod node;
-mod opening;
-mod outgoing;
 mod peers;
-mod preference;
-mod proposer;
+mod propose;
 pub mod raft;
-mod raft_service;
-mod reconcile;
-mod reconfiguration;
-mod recoveries;
-mod registry;
 mod room;
-mod session_service;
-mod stalls;
-mod submissions;
-mod succession;
-mod view;
-mod waiting;
+mod upkeep;
 mod warnings;
-mod watches;
 
 #[cfg(all(test, debug_assertions))]
 mod models;
@@ -67,24 +43,25 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use tracing::{error, info, warn};
 
-use self::{
-    admin_service::AdminService,
+use crate::{
+    api::{admin::AdminService, fleet::FleetService, guards::GuardReports, raft::RaftService, session::SessionService},
+    apply::observer::ApplyObserver,
     clock::FleetClock,
-    fleet_service::FleetService,
-    guard_reports::GuardReports,
-    hub::Hub,
-    identity::{DataDir, DataError},
-    leadership::Standing,
-    node::{Heard, Node},
-    proposer::Proposer,
-    raft::log::{Log, RecoveryError},
+    data_dir::{DataDir, DataError},
+    leader::{
+        bootstrap, contact, failure_detector, loss, recoveries,
+        role::{self, RaftRole},
+        score,
+        sessions::{SessionTable, SessionTiming},
+        stalls, transfer,
+    },
+    node::{LeaderContact, Node},
+    propose::Proposer,
     raft::{
         ConsensusServer, PeerNetwork, Restraint, SharedFleet, SnapshotError, StateMachine, Timing,
         audit::{self, VOTE_FOUND},
+        log::{Log, RecoveryError},
     },
-    raft_service::RaftService,
-    registry::{Registry, SessionTiming},
-    session_service::SessionService,
 };
 
 /// How long tasks may take to end once the node stops.
@@ -140,7 +117,7 @@ pub async fn run(
     let transport = Transport::new(Arc::clone(&platform.network));
     let opening = async {
         let bound = transport.bind(&config.listen).await?;
-        let data = identity::open(&platform, &config.data, &config.cluster_id, &config.name).await?;
+        let data = data_dir::open(&platform, &config.data, &config.cluster_id, &config.name).await?;
         let opened = Log::open(Arc::clone(&platform.disk), &config.data, data.identity.log_salt).await?;
         if opened.blank && data.identity.log_begun {
             return Err(DataError::LogLost { dir: config.data.clone() }.into());
@@ -218,7 +195,7 @@ async fn start_node(
     };
     log.step_past_promise(data.identity.node_id);
     audit::tell_vote(VOTE_FOUND, data.identity.node_id, log.vote());
-    let hub = Arc::new(Hub::new(Registry::new(timing)));
+    let hub = Arc::new(ApplyObserver::new(SessionTable::new(timing)));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
     let disk = Arc::clone(&platform.disk);
     let id = data.identity.node_id;
@@ -232,8 +209,8 @@ async fn start_node(
     let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
         .await
         .map_err(CoordinatorError::Consensus)?;
-    let (standing, standing_receiver) = watch::channel(Standing::Leaderless);
-    tasks.spawn(until(stop, leadership::watch(id, raft.clone(), standing, clock.clone())));
+    let (standing, standing_receiver) = watch::channel(RaftRole::Leaderless);
+    tasks.spawn(until(stop, role::watch(id, raft.clone(), standing, clock.clone())));
     let (proposer, driver) =
         Proposer::new(id, raft.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
     tasks.spawn(until(stop, driver.run()));
@@ -252,14 +229,14 @@ async fn start_node(
         peers: peers::Peers::new(transport.clone()),
         platform: platform.clone(),
         log,
-        scores: preference::Scores::default(),
+        scores: score::Scores::default(),
         warnings: warnings::Warnings::default(),
         rooms: room::Rooms::default(),
         snapshots,
         started: Instant::now(),
-        heard: Heard::default(),
+        heard: LeaderContact::default(),
         contact: contact::Contact::default(),
-        leader_connections: leader_loss::LeaderConnections::default(),
+        leader_connections: loss::LeaderConnections::default(),
         removed: watch::Sender::new(false),
         contradicted: watch::Sender::new(None),
         changing: Arc::default(),
@@ -292,26 +269,26 @@ async fn serve(
     if configured.is_empty() {
         configured.push((config.name.clone(), node.address.clone()));
     }
-    tasks.spawn(until(&stop, membership::settle(Arc::clone(&node), configured)));
-    tasks.spawn(until(&stop, membership::notice_removal(Arc::clone(&node))));
+    tasks.spawn(until(&stop, bootstrap::settle(Arc::clone(&node), configured)));
+    tasks.spawn(until(&stop, bootstrap::notice_removal(Arc::clone(&node))));
     if !node.identity.log_begun {
         tasks.spawn(until(&stop, note_log_begun(Arc::clone(&node), config.data.clone())));
     }
     let timing = election_timing(config);
     let restraint = Restraint::new(&node.raft, timing, tasks.clone(), stop.clone());
-    tasks.spawn(until(&stop, leader_loss::run(Arc::clone(&node), timing, restraint.clone())));
+    tasks.spawn(until(&stop, loss::run(Arc::clone(&node), timing, restraint.clone())));
     tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, liveness::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, failure_detector::run(Arc::clone(&node))));
     node.hub.recoveries.register(&metrics);
     tasks.spawn(until(&stop, recoveries::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, preference::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, score::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::compare(Arc::clone(&node), metrics.clone())));
-    tasks.spawn(until(&stop, housekeeping::timers(Arc::clone(&node))));
+    tasks.spawn(until(&stop, upkeep::timers(Arc::clone(&node))));
     tasks.spawn(until(&stop, room::watch(Arc::clone(&node), config.data.clone())));
-    tasks.spawn(until(&stop, housekeeping::snapshots(Arc::clone(&node), config.snapshot_after)));
-    tasks.spawn(until(&stop, housekeeping::configuration(Arc::clone(&node), fleet_config(config))));
+    tasks.spawn(until(&stop, upkeep::snapshots(Arc::clone(&node), config.snapshot_after)));
+    tasks.spawn(until(&stop, upkeep::configuration(Arc::clone(&node), fleet_config(config))));
     tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
     let routes = routes(config, &node, tasks, restraint, &metrics).await;
     let serve_until = stop.child_token();
@@ -405,5 +382,5 @@ async fn hand_over(node: &Node) {
         return;
     }
     // Without it, the others elect a leader by themselves.
-    let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, succession::hand_over(node, None)).await;
+    let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, transfer::hand_over(node, None)).await;
 }

@@ -8,7 +8,7 @@ use std::{
 use prometheus_client::metrics::gauge::Gauge;
 use robeing_telemetry::Metrics;
 
-use super::{leadership::Standing, node::Node};
+use crate::{leader::role::RaftRole, node::Node};
 
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,7 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
     loop {
         let (counts, totals, agents, held) =
             node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
-        leading.set(i64::from(matches!(*node.standing.borrow(), Standing::Leading { .. })));
+        leading.set(i64::from(matches!(*node.standing.borrow(), RaftRole::Leading { .. })));
         metrics.readiness().set(node.is_ready());
         let members = node.members();
         let known = members.iter().filter(|(_, _, voter)| *voter).count();

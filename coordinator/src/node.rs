@@ -19,18 +19,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
-use super::{
+use crate::{
+    apply::observer::ApplyObserver,
     clock::FleetClock,
-    contact::Contact,
-    hub::Hub,
-    identity::Identity,
-    leader_loss::LeaderConnections,
-    leadership::Standing,
+    data_dir::Identity,
+    leader::{
+        contact::Contact,
+        loss::LeaderConnections,
+        role::RaftRole,
+        score::{CAUGHT_UP, Scores},
+    },
     peers::Peers,
-    preference::{CAUGHT_UP, Scores},
-    proposer::Proposer,
-    raft::log::Log,
-    raft::{NodeId, Peer, RaftHandle, SharedFleet, SnapshotStats, VotedFor},
+    propose::Proposer,
+    raft::{NodeId, Peer, RaftHandle, SharedFleet, SnapshotStats, VotedFor, log::Log},
     room::Rooms,
     warnings::Warnings,
 };
@@ -60,13 +61,13 @@ pub struct Node {
     /// The state.
     pub fleet: SharedFleet,
     /// Who waits for what.
-    pub hub: Arc<Hub>,
+    pub hub: Arc<ApplyObserver>,
     /// Where commands go.
     pub proposer: Proposer,
     /// The fleet's clock.
     pub clock: FleetClock,
     /// Its place among the coordinators.
-    pub standing: watch::Receiver<Standing>,
+    pub standing: watch::Receiver<RaftRole>,
     /// Connections.
     pub transport: Transport,
     /// Short questions to the others.
@@ -88,7 +89,7 @@ pub struct Node {
     /// When it started.
     pub started: Instant,
     /// When a leader was last heard of.
-    pub heard: Heard,
+    pub heard: LeaderContact,
     /// As leader, its contact with a majority.
     pub contact: Contact,
     /// Connections from leaders.
@@ -105,18 +106,18 @@ pub struct Node {
 
 /// When a leader was last heard of. What consensus itself says does not tell: a coordinator that is cut off or was removed
 /// asks for votes in vain and keeps the leader it knew.
-pub struct Heard {
+pub struct LeaderContact {
     start: Instant,
     millis: AtomicU64,
 }
 
-impl Default for Heard {
+impl Default for LeaderContact {
     fn default() -> Self {
         Self { start: Instant::now(), millis: AtomicU64::new(0) }
     }
 }
 
-impl Heard {
+impl LeaderContact {
     /// Now.
     pub fn note(&self) {
         self.millis.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -184,9 +185,9 @@ impl Node {
     /// that it knows to be committed.
     pub fn is_ready(&self) -> bool {
         let in_touch = match &*self.standing.borrow() {
-            Standing::Leading { ready, .. } => *ready && self.quorum_age().is_some_and(|age| age < SILENCE),
-            Standing::Following { .. } => self.heard.ago() < SILENCE,
-            Standing::Leaderless => false,
+            RaftRole::Leading { ready, .. } => *ready && self.quorum_age().is_some_and(|age| age < SILENCE),
+            RaftRole::Following { .. } => self.heard.ago() < SILENCE,
+            RaftRole::Leaderless => false,
         };
         let progress = self.raft.progress();
         let is_current = progress.applied + CAUGHT_UP >= progress.committed;
@@ -219,13 +220,13 @@ impl Node {
     async fn leaders_read_index(&self) -> Option<Option<u64>> {
         let standing = self.standing.borrow().clone();
         match standing {
-            Standing::Leading { .. } => self.read_index().await,
-            Standing::Following { peer, .. } => {
+            RaftRole::Leading { .. } => self.read_index().await,
+            RaftRole::Following { peer, .. } => {
                 let ask = |mut peer: RaftClient<_>| async move { peer.read_index(v1::ReadIndexRequest {}).await };
                 let response = self.peers.ask(&peer.address, ask).await?;
                 Some(response.has_index.then_some(response.index))
             }
-            Standing::Leaderless => None,
+            RaftRole::Leaderless => None,
         }
     }
 

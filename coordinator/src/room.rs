@@ -19,7 +19,7 @@ use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{node::Node, raft::log::SEGMENT_BYTES};
+use crate::{node::Node, raft::log::SEGMENT_BYTES};
 
 /// How often the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

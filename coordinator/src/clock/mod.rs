@@ -18,8 +18,8 @@ use robeing_platform::{
 };
 use robeing_telemetry::Metrics;
 
-use super::{
-    leadership::{until_leading, until_not_leading},
+use crate::{
+    leader::role::{until_leading, until_not_leading},
     node::{Node, SILENCE},
     raft::NodeId,
 };

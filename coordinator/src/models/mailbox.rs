@@ -6,14 +6,14 @@ use robeing_fleet::TaskId;
 use robeing_proto::v1::{self, streamed_answer::Answer};
 use shuttle::{future::block_on, thread};
 
-use super::{ORDERS, explore};
+use crate::models::{ORDERS, explore};
 use crate::{
-    hub::{Letter, Mailbox},
-    registry::Link,
+    apply::observer::{Letter, ResultStream},
+    leader::sessions::SessionConnection,
 };
 
 /// Everything that comes until `count` answers are there.
-fn read(mailbox: &Mailbox, count: usize) -> Vec<(u64, bool)> {
+fn read(mailbox: &ResultStream, count: usize) -> Vec<(u64, bool)> {
     let mut found = Vec::new();
     block_on(async {
         while found.len() < count {
@@ -28,7 +28,7 @@ fn read(mailbox: &Mailbox, count: usize) -> Vec<(u64, bool)> {
 #[test]
 fn an_acceptance_comes_before_the_result_and_neither_is_lost() {
     explore(ORDERS, || {
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = Arc::new(ResultStream::default());
         let put = |results: bool| {
             let mailbox = Arc::clone(&mailbox);
             thread::spawn(move || {
@@ -56,7 +56,7 @@ fn an_acceptance_comes_before_the_result_and_neither_is_lost() {
 #[test]
 fn what_is_put_for_an_agent_is_taken_once() {
     explore(ORDERS, || {
-        let link = Arc::new(Link::default());
+        let link = Arc::new(SessionConnection::default());
         let put = |agent: u128| {
             let link = Arc::clone(&link);
             thread::spawn(move || {

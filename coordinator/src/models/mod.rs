@@ -19,9 +19,9 @@ use robeing_fleet::{Command, Reply, Stamp, encode_command};
 use robeing_platform::{Disk, Platform, simulated::SimulatedDisk, sync::points::modelled};
 use shuttle::{Config, Runner, future::block_on, scheduler::RandomScheduler};
 
-use super::{
+use crate::{
+    apply::observer::ApplyObserver,
     clock::FleetClock,
-    hub::Hub,
     raft::{Batch, SharedFleet, StateMachine, modelled},
 };
 
@@ -46,7 +46,7 @@ fn fails(model: impl Fn() + Send + Sync + 'static) -> bool {
 }
 
 /// What `run` makes of a fresh state machine over this fleet, which tells this hub.
-fn machine(fleet: &SharedFleet, hub: &Arc<Hub>) -> StateMachine {
+fn machine(fleet: &SharedFleet, hub: &Arc<ApplyObserver>) -> StateMachine {
     let disk = SimulatedDisk::new(1);
     let clock = FleetClock::new(1, Platform::real().clock);
     let (fleet, hub) = (fleet.clone(), Arc::clone(hub));

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use robeing_fleet::{Command, Completion, Fleet, Outcome, TaskId};
 use shuttle::{future::block_on, thread};
 
-use super::{ORDERS, apply, explore, fails, machine};
+use crate::models::{ORDERS, apply, explore, fails, machine};
 use crate::{
+    apply::observer::{ApplyObserver, ResultStream},
     fixture::{fleet_with_agent, task},
-    hub::{Hub, Mailbox},
+    leader::sessions::{SessionTable, SessionTiming},
     raft::{SharedFleet, modelled},
-    registry::{Registry, SessionTiming},
 };
 
 const TASK: TaskId = TaskId(1);
@@ -40,7 +40,7 @@ enum End {
 }
 
 /// The log goes on until the task has ended.
-fn end(by: End, fleet: &SharedFleet, hub: &Arc<Hub>, command: Command) {
+fn end(by: End, fleet: &SharedFleet, hub: &Arc<ApplyObserver>, command: Command) {
     let mut machine = machine(fleet, hub);
     match by {
         End::Applied => apply(&mut machine, 2, &[command]),
@@ -53,8 +53,8 @@ fn end(by: End, fleet: &SharedFleet, hub: &Arc<Hub>, command: Command) {
 }
 
 /// Looks at the state, and answers if the task has ended there and nobody else does.
-fn look(fleet: &SharedFleet, hub: &Hub, mailbox: &Arc<Mailbox>) {
-    let ended = Hub::result(&fleet.read(), TASK);
+fn look(fleet: &SharedFleet, hub: &ApplyObserver, mailbox: &Arc<ResultStream>) {
+    let ended = ApplyObserver::result(&fleet.read(), TASK);
     if let Some(ended) = ended
         && hub.forget(TASK, mailbox, TAG)
     {
@@ -63,8 +63,8 @@ fn look(fleet: &SharedFleet, hub: &Hub, mailbox: &Arc<Mailbox>) {
 }
 
 /// Asks for the result as a stream of submissions does: how often it was told.
-fn ask(fleet: &SharedFleet, hub: &Hub, wait_first: bool) -> usize {
-    let mailbox = Arc::new(Mailbox::default());
+fn ask(fleet: &SharedFleet, hub: &ApplyObserver, wait_first: bool) -> usize {
+    let mailbox = Arc::new(ResultStream::default());
     let mut installs = hub.installs();
     if wait_first {
         hub.wait_for(TASK, &mailbox, TAG);
@@ -89,7 +89,7 @@ fn model(by: End, wait_first: bool) -> impl Fn() + Send + Sync + 'static {
     move || {
         let (fleet, command) = running();
         let fleet = SharedFleet::new(fleet);
-        let hub = Arc::new(Hub::new(Registry::new(TIMING)));
+        let hub = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
         let asking = [(); 2].map(|()| {
             let (fleet, hub) = (fleet.clone(), Arc::clone(&hub));
             thread::spawn(move || ask(&fleet, &hub, wait_first))

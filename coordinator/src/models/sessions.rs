@@ -10,13 +10,15 @@ use robeing_platform::{Ending, sync::Mutex};
 use shuttle::{future::block_on, thread};
 use tokio::time::Instant;
 
-use super::{ORDERS, apply_one, explore, fails, machine, results::TIMING};
+use crate::models::{ORDERS, apply_one, explore, fails, machine, results::TIMING};
 use crate::{
-    evidence::{Origin, Verdict},
+    apply::observer::ApplyObserver,
     fixture::{join, task},
-    hub::Hub,
+    leader::{
+        evidence::{Origin, Verdict},
+        sessions::{Connection, SessionConnection, SessionTable, Suspicion},
+    },
     raft::{SharedFleet, StateMachine},
-    registry::{Connection, Link, Registry, Suspicion},
 };
 
 const TERM: u64 = 1;
@@ -36,7 +38,7 @@ enum Event {
 #[derive(Clone)]
 struct World {
     fleet: SharedFleet,
-    hub: Arc<Hub>,
+    hub: Arc<ApplyObserver>,
     /// The log: one command is applied after the other.
     log: Arc<Mutex<(StateMachine, u64)>>,
     /// Not a point, so that what is noted is noted with the step before it.
@@ -80,7 +82,7 @@ impl World {
     }
 
     /// As an agent's session is opened: the session and its connection. `looks_again`: as it must be.
-    fn open(&self, agent: AgentId, looks_again: bool, now: Instant) -> (SessionId, Arc<Link>) {
+    fn open(&self, agent: AgentId, looks_again: bool, now: Instant) -> (SessionId, Arc<SessionConnection>) {
         loop {
             let session =
                 self.session(agent).unwrap_or_else(|| match self.propose(Command::AgentJoined(join("a", 1))) {
@@ -115,7 +117,7 @@ fn broken(now: Instant) -> (World, AgentId) {
         panic!("an agent may join")
     };
     fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
-    let hub = Arc::new(Hub::new(Registry::new(TIMING)));
+    let hub = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
     hub.registry.begin(TERM);
     let ending = Ending::default();
     let origin = Origin { process, ending: ending.clone(), guarded: false };

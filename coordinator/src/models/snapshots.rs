@@ -6,12 +6,12 @@ use bytes::Bytes;
 use robeing_fleet::{Command, Fleet, FleetConfig, Stamp, TaskId};
 use shuttle::thread;
 
-use super::{apply, explore, fails, machine, results::TIMING};
+use crate::models::{apply, explore, fails, machine, results::TIMING};
 use crate::{
+    apply::observer::ApplyObserver,
     fixture::task,
-    hub::Hub,
+    leader::sessions::SessionTable,
     raft::{SharedFleet, modelled},
-    registry::Registry,
 };
 
 /// More than are taken, or applied, in one go.
@@ -32,7 +32,7 @@ fn cancellations(from: u128, count: u128) -> Vec<Command> {
 fn model(install: bool, late: bool) -> impl Fn() + Send + Sync + 'static {
     move || {
         let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-        let hub = Arc::new(Hub::new(Registry::new(TIMING)));
+        let hub = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
         let mut machine = machine(&fleet, &hub);
         apply(&mut machine, 1, &submissions(1));
         let build = modelled::begin_snapshot(&mut machine);

@@ -1,0 +1,226 @@
+//! What whoever runs the fleet calls. Any coordinator takes a call and carries it out if it leads, or hands it to the one
+//! that does, once: a mark in the metadata keeps calls from going round. Leadership that moves meanwhile is followed.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::metrics::counter::Counter;
+use robeing_fleet::{Command, PoolShape, Reply, limits::MAX_NAME_BYTES};
+use robeing_net::limited;
+use robeing_proto::v1::{self, admin_client::AdminClient};
+use robeing_telemetry::Metrics;
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
+
+use crate::{
+    api::errors,
+    leader::{
+        membership_change::{self, CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError, exclusively},
+        role::RaftRole,
+        transfer,
+    },
+    node::Node,
+    propose::ProposeError,
+    raft::Peer,
+};
+
+/// Marks a call that another coordinator handed on.
+const FORWARDED: &str = "robeing-forwarded";
+/// How long a call waits for a leader, each time there is none.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the leader may take for a call that was handed to it: more than any change may take.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(CATCH_UP_TIMEOUT.as_secs() + 4 * COMMIT_TIMEOUT.as_secs());
+/// Leaders that a call is tried at.
+const MAX_LEADERS: u32 = 8;
+/// Pause before the same leader is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// The service.
+pub struct AdminService {
+    node: Arc<Node>,
+    changes: Counter,
+    refused: Counter,
+}
+
+/// A call that the leader carries out.
+trait Operation: Clone + Send + Sync + 'static {
+    type Answer: Send + 'static;
+
+    fn carry_out(self, node: Arc<Node>) -> impl Future<Output = Result<Self::Answer, ChangeError>> + Send;
+
+    fn call(
+        client: AdminClient<Channel>,
+        request: Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+}
+
+impl Operation for v1::AddCoordinatorRequest {
+    type Answer = v1::AddCoordinatorResponse;
+
+    async fn carry_out(self, node: Arc<Node>) -> Result<Self::Answer, ChangeError> {
+        let peer = Peer { name: self.name, address: self.address };
+        let id = exclusively(&node, membership_change::add(Arc::clone(&node), peer)).await?;
+        Ok(v1::AddCoordinatorResponse { node_id: format!("{id:016x}") })
+    }
+
+    async fn call(mut client: AdminClient<Channel>, request: Request<Self>) -> Result<Response<Self::Answer>, Status> {
+        client.add_coordinator(request).await
+    }
+}
+
+impl Operation for v1::RemoveCoordinatorRequest {
+    type Answer = v1::RemoveCoordinatorResponse;
+
+    async fn carry_out(self, node: Arc<Node>) -> Result<Self::Answer, ChangeError> {
+        let removed = exclusively(&node, membership_change::remove(Arc::clone(&node), self.name)).await?;
+        Ok(v1::RemoveCoordinatorResponse { removed })
+    }
+
+    async fn call(mut client: AdminClient<Channel>, request: Request<Self>) -> Result<Response<Self::Answer>, Status> {
+        client.remove_coordinator(request).await
+    }
+}
+
+impl Operation for v1::TransferLeadershipRequest {
+    type Answer = v1::TransferLeadershipResponse;
+
+    async fn carry_out(self, node: Arc<Node>) -> Result<Self::Answer, ChangeError> {
+        let transfer = {
+            let node = Arc::clone(&node);
+            async move { transfer::transfer(&node, &self.to).await }
+        };
+        let leader = exclusively(&node, transfer).await?;
+        Ok(v1::TransferLeadershipResponse { leader: leader.name, term: leader.term })
+    }
+
+    async fn call(mut client: AdminClient<Channel>, request: Request<Self>) -> Result<Response<Self::Answer>, Status> {
+        client.transfer_leadership(request).await
+    }
+}
+
+/// How one try went.
+enum Tried<T> {
+    Done(Result<Response<T>, Status>),
+    /// There is no leader, or it is another by now.
+    NotThere(Status),
+}
+
+impl AdminService {
+    /// Of this node.
+    pub fn new(node: Arc<Node>, metrics: &Metrics) -> Self {
+        let changes = metrics.counter("admin_calls", "Calls of the Admin service that were carried out here");
+        let refused = metrics.counter("admin_calls_refused", "Calls of the Admin service that ended in an error here");
+        Self { node, changes, refused }
+    }
+
+    async fn lead<O: Operation>(&self, request: Request<O>) -> Result<Response<O::Answer>, Status> {
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let operation = request.into_inner();
+        let mut problem = Status::unavailable(format!(
+            "no coordinator led for {LEADER_TIMEOUT:?}; a majority of them must be up and reach each other"
+        ));
+        for _ in 0..MAX_LEADERS {
+            let mut standing = self.node.standing.clone();
+            let led = standing.wait_for(|s| {
+                matches!(s, RaftRole::Leading { ready: true, .. } | RaftRole::Following { .. }) || forwarded
+            });
+            let at = match timeout(LEADER_TIMEOUT, led).await {
+                Ok(Ok(standing)) => standing.clone(),
+                Ok(Err(_)) => return Err(ChangeError::Stopping.into()),
+                Err(_) => return Err(problem),
+            };
+            let tried = match at {
+                RaftRole::Leading { ready: true, .. } => self.here(operation.clone()).await,
+                RaftRole::Following { peer, .. } if !forwarded => self.there(operation.clone(), &peer).await,
+                _ => Tried::NotThere(ChangeError::NotLeader.into()),
+            };
+            match tried {
+                Tried::Done(done) => return done,
+                Tried::NotThere(status) if forwarded => return Err(status),
+                Tried::NotThere(status) => problem = status,
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        Err(problem)
+    }
+
+    async fn here<O: Operation>(&self, operation: O) -> Tried<O::Answer> {
+        match operation.carry_out(Arc::clone(&self.node)).await {
+            Err(ChangeError::NotLeader) => Tried::NotThere(ChangeError::NotLeader.into()),
+            Ok(answer) => {
+                self.changes.inc();
+                Tried::Done(Ok(Response::new(answer)))
+            }
+            Err(error) => {
+                self.refused.inc();
+                Tried::Done(Err(error.into()))
+            }
+        }
+    }
+
+    async fn there<O: Operation>(&self, operation: O, peer: &Peer) -> Tried<O::Answer> {
+        let channel = match self.node.transport.channel(&peer.address) {
+            Ok(channel) => channel,
+            Err(bad) => return Tried::Done(Err(Status::internal(bad.to_string()))),
+        };
+        let mut request = Request::new(operation);
+        request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+        let began = Instant::now();
+        match timeout(FORWARD_TIMEOUT, O::call(limited!(AdminClient::new(channel)), request)).await {
+            Ok(Err(status)) if errors::is_not_there(&status) => Tried::NotThere(status),
+            Ok(answer) => Tried::Done(answer.map(|answer| Response::new(answer.into_inner()))),
+            Err(_) => Tried::Done(Err(Status::deadline_exceeded(format!(
+                "the leader, {}, did not answer within {:?}",
+                peer.name,
+                began.elapsed()
+            )))),
+        }
+    }
+}
+
+fn check_name(field: &str, name: &str) -> Result<(), Status> {
+    match name.len() {
+        1..=MAX_NAME_BYTES => Ok(()),
+        bytes => {
+            Err(Status::invalid_argument(format!("{field} has {bytes} bytes, it must have 1 to {MAX_NAME_BYTES}")))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for AdminService {
+    async fn set_pools(&self, request: Request<v1::SetPoolsRequest>) -> Result<Response<v1::SetPoolsResponse>, Status> {
+        let shape = |pool: v1::PoolSize| PoolShape { name: pool.name, replicas: pool.replicas, standby: pool.standby };
+        let shapes: Vec<PoolShape> = request.into_inner().pools.into_iter().map(shape).collect();
+        PoolShape::check_all(&shapes).map_err(|refusal| errors::refused(&refusal))?;
+        // The proposer finds the leader.
+        match self.node.proposer.propose_one(Command::SetPools(shapes)).await? {
+            Reply::PoolsSet { revision } => Ok(Response::new(v1::SetPoolsResponse { revision })),
+            Reply::Refused(refusal) => Err(errors::refused(&refusal)),
+            _ => Err(ProposeError::NoLeader.into()),
+        }
+    }
+
+    async fn add_coordinator(
+        &self,
+        request: Request<v1::AddCoordinatorRequest>,
+    ) -> Result<Response<v1::AddCoordinatorResponse>, Status> {
+        check_name("name", &request.get_ref().name)?;
+        check_name("address", &request.get_ref().address)?;
+        self.lead(request).await
+    }
+
+    async fn remove_coordinator(
+        &self,
+        request: Request<v1::RemoveCoordinatorRequest>,
+    ) -> Result<Response<v1::RemoveCoordinatorResponse>, Status> {
+        check_name("name", &request.get_ref().name)?;
+        self.lead(request).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<v1::TransferLeadershipRequest>,
+    ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
+        self.lead(request).await
+    }
+}

@@ -1,0 +1,113 @@
+//! gRPC codes: which error is told with which.
+
+use std::error::Error;
+
+use robeing_fleet::Refusal;
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::{api::convert::BadField, leader::membership_change::ChangeError, propose::ProposeError};
+
+/// Marks the answer of a coordinator that does not lead.
+const NOT_LEADER: &str = "robeing-not-leader";
+
+impl From<ChangeError> for Status {
+    fn from(error: ChangeError) -> Self {
+        use ChangeError as E;
+        let code = match &error {
+            E::Busy => Code::Aborted,
+            E::Invalid(_) => Code::InvalidArgument,
+            E::NotLeader | E::NoAnswer { .. } | E::NoQuorum | E::NotTakenOver | E::Failed(_) | E::Stopping => {
+                Code::Unavailable
+            }
+            E::Behind | E::NotCommitted => Code::DeadlineExceeded,
+            E::Another { .. }
+            | E::NameInUse { .. }
+            | E::Elsewhere { .. }
+            | E::LastVoter { .. }
+            | E::TooFew { .. }
+            | E::NoSuccessor(_) => Code::FailedPrecondition,
+        };
+        let mut status = Self::new(code, error.to_string());
+        if error == ChangeError::NotLeader {
+            status.metadata_mut().insert(NOT_LEADER, MetadataValue::from_static("1"));
+        }
+        status
+    }
+}
+
+/// Whether a call failed because the coordinator that was asked does not lead, or is not there (any more).
+pub fn is_not_there(status: &Status) -> bool {
+    // What a server said has no source; what this side found out about the connection has.
+    status.metadata().contains_key(NOT_LEADER) || status.source().is_some()
+}
+
+/// The code of a refusal of the state machine.
+fn code_of(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::QueueFull { .. }
+        | Refusal::TooManyTasks { .. }
+        | Refusal::StorageFull { .. }
+        | Refusal::NoRoom { .. }
+        | Refusal::TooManyAgents { .. } => Code::ResourceExhausted,
+        Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
+        Refusal::Conflict { .. } => Code::AlreadyExists,
+        Refusal::UnknownTask { .. } => Code::NotFound,
+        Refusal::StaleSession | Refusal::Version { .. } => Code::FailedPrecondition,
+    }
+}
+
+/// The name of the code of a refusal within a call that succeeds.
+pub fn code_name(refusal: &Refusal) -> &'static str {
+    match code_of(refusal) {
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::NotFound => "NOT_FOUND",
+        _ => "FAILED_PRECONDITION",
+    }
+}
+
+/// A refusal that is the answer to a whole call.
+pub fn refused(refusal: &Refusal) -> Status {
+    Status::new(code_of(refusal), refusal.to_string())
+}
+
+impl From<ProposeError> for Status {
+    fn from(error: ProposeError) -> Self {
+        let message = error.to_string();
+        match error {
+            ProposeError::NoLeader | ProposeError::Unanswered | ProposeError::NotLeader | ProposeError::Stopping => {
+                Self::unavailable(message)
+            }
+            ProposeError::TooLarge { .. } | ProposeError::Busy => Self::resource_exhausted(message),
+        }
+    }
+}
+
+impl From<BadField> for Status {
+    fn from(error: BadField) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+/// A task that is not there.
+pub fn no_task(id: &str) -> Status {
+    Status::not_found(format!("no task {id}: it never existed, or its result has expired"))
+}
+
+/// More of something than a request may have.
+pub fn too_many(what: &str, count: usize, limit: usize) -> Status {
+    Status::invalid_argument(format!("{count} {what} in one request, {limit} at most; split it"))
+}
+
+/// Calls that together bring more than is taken at once.
+pub fn too_much_at_once(limit: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "{limit} bytes of submissions are under way; submit again later, or over SubmitStream, which waits for room"
+    ))
+}
+
+/// A field longer than it may be.
+pub fn too_long(field: &str, bytes: usize, limit: usize) -> Status {
+    Status::invalid_argument(format!("{field} has {bytes} bytes, {limit} at most"))
+}

@@ -1,0 +1,411 @@
+//! What users call. Any coordinator serves it: what changes something goes through the proposer, what reads waits until this
+//! node has seen everything accepted before.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt, future::join_all, stream::BoxStream};
+use prost::Message;
+use robeing_fleet::{
+    Agent, AgentState, Command, Fleet, Reply, Stamp, Task, TaskFilter, TaskId, Waiting,
+    limits::{MAX_PAGE, MAX_SCANNED},
+};
+use robeing_proto::{budget::MessageBudget, v1};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    api::{
+        convert::{self, Parts},
+        errors, submissions, watches,
+    },
+    leader::{role::RaftRole, score},
+    node::Node,
+    warnings,
+};
+
+/// Tasks in one submission, and ids in one cancellation or watch.
+pub const MAX_ITEMS: usize = 1_000;
+/// Tasks that are looked at for one page; a page may be short, even empty, and still have a next one.
+const MAX_LOOKED_AT: usize = 100_000;
+/// Tasks of a page when the request does not say.
+const DEFAULT_PAGE: usize = 100;
+/// Bytes of submissions in calls of their own that are under way at once. A stream waits until there is room; a call can't.
+pub const MAX_CALLED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of the reason of a cancellation. It is kept with every task that is cancelled for it.
+pub const MAX_REASON_BYTES: usize = 1024;
+
+/// The service.
+pub struct FleetService {
+    node: Arc<Node>,
+    tasks: TaskTracker,
+    /// Bytes of submissions that may still come in calls of their own.
+    room: Semaphore,
+}
+
+impl FleetService {
+    /// Of this node; its tasks end when the node stops.
+    pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
+        Self { node, tasks, room: Semaphore::new(MAX_CALLED_BYTES) }
+    }
+
+    /// A page of a listing, read in slices between which the fleet goes on.
+    async fn page(&self, filter: &TaskFilter, mut after: Option<u64>, size: usize) -> (Vec<Arc<Task>>, Option<u64>) {
+        let mut tasks: Vec<Arc<Task>> = Vec::new();
+        for _ in 0..MAX_LOOKED_AT / MAX_SCANNED {
+            let (slice, next) = self.node.look(|fleet| {
+                let page = fleet.tasks(filter, after, size - tasks.len());
+                (page.tasks.into_iter().cloned().collect::<Vec<_>>(), page.next)
+            });
+            tasks.extend(slice);
+            after = next;
+            if after.is_none() || tasks.len() == size {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        (tasks, after)
+    }
+
+    /// What a task waits for, in words.
+    async fn waiting_for(&self, task: &Task) -> Option<String> {
+        let mut waiting = Waiting::of(task)?;
+        let mut after = None;
+        while waiting.needs_agents()
+            && let Some(slice) = self.node.agents_after(after).await
+        {
+            after = slice.last().map(|agent| agent.id);
+            slice.iter().for_each(|agent| waiting.count(agent));
+        }
+        Some(waiting.words(self.node.clock.estimate().fleet))
+    }
+
+    /// The members, and what is wrong with those that answer.
+    async fn coordinators(&self) -> (Vec<v1::Coordinator>, Vec<v1::Warning>) {
+        let members = self.node.members();
+        let descriptions = members.iter().map(|(id, peer, _)| score::ask(&self.node, *id, &peer.address));
+        let descriptions = join_all(descriptions).await;
+        let leader = match &*self.node.standing.borrow() {
+            RaftRole::Leading { .. } => Some(self.node.identity.node_id),
+            RaftRole::Following { leader, .. } => Some(*leader),
+            RaftRole::Leaderless => None,
+        };
+        let scores: BTreeMap<_, _> = descriptions
+            .iter()
+            .flatten()
+            .filter(|said| Some(said.node_id) == leader)
+            .flat_map(|said| &said.scores)
+            .filter_map(|of| Some((of.node_id, of.score?)))
+            .collect();
+        let warnings = warnings::merge(descriptions.iter().flatten());
+        let told = members.into_iter().zip(descriptions).map(|((id, peer, voter), said)| {
+            let state = match &said {
+                _ if leader == Some(id) && said.is_some() => v1::CoordinatorState::Leader,
+                None => v1::CoordinatorState::Unreachable,
+                Some(_) if !voter => v1::CoordinatorState::Learner,
+                Some(_) if leader.is_none() => v1::CoordinatorState::Candidate,
+                Some(_) => v1::CoordinatorState::Follower,
+            };
+            let said = said.unwrap_or_default();
+            v1::Coordinator {
+                name: peer.name,
+                node_id: format!("{id:016x}"),
+                address: peer.address,
+                state: state.into(),
+                voter,
+                matched_index: said.applied_index,
+                pid: said.pid,
+                leader_score: scores.get(&id).copied(),
+                version: said.version,
+            }
+        });
+        (told.collect(), warnings)
+    }
+}
+
+/// Agents that are read from the state in one go.
+const MAX_AGENTS_READ: usize = 256;
+
+/// A page of tasks as far as one message takes it. The next page begins after the last task in it.
+fn page_of_tasks(found: &[Arc<Task>], mut next: Option<u64>, revision: u64, now: Stamp) -> v1::ListTasksResponse {
+    let parts = Parts { attempts: true, ..Parts::default() };
+    let (mut tasks, mut last) = (Vec::with_capacity(found.len()), None);
+    let mut budget = MessageBudget::default();
+    for task in found {
+        let told = convert::task(task, parts, now);
+        if !budget.take(told.encoded_len()) {
+            next = last;
+            break;
+        }
+        last = Some(task.seq);
+        tasks.push(told);
+    }
+    let next_page_token = next.map(|cursor| cursor.to_string()).unwrap_or_default();
+    v1::ListTasksResponse { tasks, next_page_token, revision }
+}
+
+/// A page of agents as far as one message takes it.
+#[derive(Default)]
+struct AgentPage {
+    agents: Vec<v1::Agent>,
+    next_page_token: String,
+    budget: MessageBudget,
+}
+
+impl AgentPage {
+    /// Takes the next agent, if it fits. The next page begins after the last that did.
+    fn take(&mut self, agent: &Agent) -> bool {
+        let told = convert::agent(agent);
+        let fits = self.budget.take(told.encoded_len());
+        if fits {
+            self.agents.push(told);
+        } else {
+            self.next_page_token = self.agents.last().map(|last| last.name.clone()).unwrap_or_default();
+        }
+        fits
+    }
+
+    fn response(self, revision: u64) -> v1::ListAgentsResponse {
+        v1::ListAgentsResponse { agents: self.agents, revision, next_page_token: self.next_page_token }
+    }
+}
+
+fn filter(request: v1::ListTasksRequest) -> Result<TaskFilter, Status> {
+    Ok(TaskFilter {
+        states: convert::task_states(&request.states)?,
+        kind: convert::filter_name("kind", request.kind)?,
+        submitter: convert::filter_name("submitter", request.submitter)?,
+        agent: convert::filter_name("agent", request.agent)?,
+    })
+}
+
+fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
+    let task_id = task.to_string();
+    match reply {
+        Some(Reply::Cancelled(state)) => {
+            v1::CancelResult { task_id, state: convert::task_state(*state).into(), refusal: None }
+        }
+        Some(Reply::Refused(refusal)) => {
+            v1::CancelResult { task_id, state: 0, refusal: Some(convert::refusal(refusal)) }
+        }
+        _ => v1::CancelResult { task_id, ..Default::default() },
+    }
+}
+
+/// The answer about one agent, with its recoveries.
+fn named_agent(found: Option<&Agent>, revision: u64) -> v1::ListAgentsResponse {
+    let told = |agent: &Agent| v1::Agent {
+        recovery: agent.recovery.steps().iter().map(convert::recovery_step).collect(),
+        ..convert::agent(agent)
+    };
+    v1::ListAgentsResponse { agents: found.map(told).into_iter().collect(), revision, next_page_token: String::new() }
+}
+
+#[tonic::async_trait]
+impl v1::fleet_server::Fleet for FleetService {
+    type SubmitStreamStream = BoxStream<'static, Result<v1::SubmitStreamResponse, Status>>;
+    type WatchTasksStream = BoxStream<'static, Result<v1::WatchTasksResponse, Status>>;
+    type WatchStatusStream = BoxStream<'static, Result<v1::WatchStatusResponse, Status>>;
+
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let request = request.into_inner();
+        let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
+        let tasks = request.tasks;
+        if tasks.len() > MAX_ITEMS {
+            return Err(errors::too_many("tasks", tasks.len(), MAX_ITEMS));
+        }
+        let _room = self.room.try_acquire_many(bytes).map_err(|_| errors::too_much_at_once(MAX_CALLED_BYTES))?;
+        let results = submissions::submit(&self.node, tasks).await?;
+        Ok(Response::new(v1::SubmitResponse { results }))
+    }
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<v1::SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let stream = submissions::stream(Arc::clone(&self.node), &self.tasks, request.into_inner());
+        Ok(Response::new(stream.boxed()))
+    }
+
+    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {
+        let request = request.into_inner();
+        let id = convert::task_id(&request.id)?;
+        self.node.ready_to_read(request.consistency).await?;
+        let parts = Parts { input: request.include_input, output: true, attempts: true };
+        let found = self.node.look(|fleet| fleet.task(id).cloned().map(|task| (task, fleet.now())));
+        let (found, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
+        let mut task = convert::task(&found, parts, now);
+        task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
+        Ok(Response::new(task))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let (page_size, consistency) = (request.page_size as usize, request.consistency);
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| {
+                let token = convert::excerpt(token);
+                Status::invalid_argument(format!(
+                    "page_token {token:?} is not one that a listing gave; leave it empty to start"
+                ))
+            })?),
+        };
+        let filter = filter(request)?;
+        let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
+        self.node.ready_to_read(consistency).await?;
+        // Of the beginning: who watches from there on misses nothing that changes while the page is read.
+        let (revision, now) = self.node.look(|fleet| (fleet.revision(), fleet.now()));
+        let (found, next) = self.page(&filter, after, size).await;
+        Ok(Response::new(page_of_tasks(&found, next, revision, now)))
+    }
+
+    async fn watch_tasks(
+        &self,
+        request: Request<v1::WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        let request = request.into_inner();
+        if request.ids.len() > MAX_ITEMS {
+            return Err(errors::too_many("ids", request.ids.len(), MAX_ITEMS));
+        }
+        self.node.ready_to_read(0).await?;
+        Ok(Response::new(watches::watch(Arc::clone(&self.node), request)?.boxed()))
+    }
+
+    async fn cancel_tasks(
+        &self,
+        request: Request<v1::CancelTasksRequest>,
+    ) -> Result<Response<v1::CancelTasksResponse>, Status> {
+        let request = request.into_inner();
+        if request.ids.len() > MAX_ITEMS {
+            return Err(errors::too_many("ids", request.ids.len(), MAX_ITEMS));
+        }
+        if request.reason.len() > MAX_REASON_BYTES {
+            return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
+        }
+        let tasks = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<Vec<_>, _>>()?;
+        // One command for each task, however often it is named.
+        let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
+        let cancel = |task: &TaskId| Command::Cancel { task: *task, reason: request.reason.clone() };
+        let commands: Vec<Command> = replies.keys().map(cancel).collect();
+        let told = self.node.proposer.propose(self.node.proposer.sender(), &commands).await?;
+        replies.values_mut().zip(told).for_each(|(reply, told)| *reply = Some(told));
+        let result = |task: TaskId| cancel_result(task, replies.get(&task).and_then(Option::as_ref));
+        Ok(Response::new(v1::CancelTasksResponse { results: tasks.into_iter().map(result).collect() }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let request = request.into_inner();
+        self.node.ready_to_read(request.consistency).await?;
+        let shown = |agent: &&Arc<Agent>| request.include_lost || agent.state != AgentState::Lost;
+        if !request.name.is_empty() {
+            let (found, revision) =
+                self.node.look(|fleet| (fleet.agent_by_name(&request.name).cloned(), fleet.revision()));
+            return Ok(Response::new(named_agent(found.as_ref().filter(shown).map(Arc::as_ref), revision)));
+        }
+        let revision = self.node.look(Fleet::revision);
+        let mut page = AgentPage::default();
+        let mut after = (!request.page_token.is_empty()).then(|| Arc::from(request.page_token.as_str()));
+        loop {
+            let slice: Vec<Arc<Agent>> =
+                self.node.look(|fleet| fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ).cloned().collect());
+            let Some(last) = slice.last() else { break };
+            after = Some(Arc::clone(&last.name));
+            if !slice.iter().filter(shown).all(|agent| page.take(agent)) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(Response::new(page.response(revision)))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let apart = watches::status_apart(request.into_inner().at_most_every)?;
+        Ok(Response::new(watches::watch_status(Arc::clone(&self.node), apart).boxed()))
+    }
+
+    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
+        self.node.ready_to_read(request.into_inner().consistency).await?;
+        let (coordinators, warnings) = self.coordinators().await;
+        let steps = |fleet: &Fleet| fleet.recovery_steps().cloned().collect::<Vec<_>>();
+        let (mut status, steps) = self.node.look(|fleet| (convert::status(fleet), steps(fleet)));
+        status.recovery_steps = steps.iter().map(|step| convert::fleet_recovery_step(step)).collect();
+        let leads = |c: &&v1::Coordinator| c.state == i32::from(v1::CoordinatorState::Leader);
+        if let Some(leader) = coordinators.iter().find(leads) {
+            status.leader = leader.name.clone();
+            status.leader_address = leader.address.clone();
+        }
+        status.cluster_id = self.node.identity.cluster_id.clone();
+        status.coordinators = coordinators;
+        status.warnings = warnings;
+        status.now = Some(convert::timestamp(self.node.clock.estimate().wall));
+        self.node.consensus_status(&mut status);
+        Ok(Response::new(status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::FleetConfig;
+    use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
+
+    use super::*;
+    use crate::fixture::{fleet_with_ended, join, wordy_failure};
+
+    #[test]
+    fn a_page_of_wordy_failures_ends_where_the_message_is_full() {
+        let fleet = fleet_with_ended(1_000, &wordy_failure());
+        let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page = fleet.tasks(&TaskFilter::default(), after, MAX_PAGE);
+            let found: Vec<Arc<Task>> = page.tasks.into_iter().cloned().collect();
+            let page = page_of_tasks(&found, page.next, fleet.revision(), fleet.now());
+            assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 8 * 1024, "{} bytes", page.encoded_len());
+            assert!(!page.tasks.is_empty(), "every page has something");
+            seen.extend(page.tasks.into_iter().map(|task| task.id));
+            pages += 1;
+            match page.next_page_token.as_str() {
+                "" => break,
+                token => after = Some(token.parse().unwrap()),
+            }
+        }
+        let expected: Vec<String> = (1..=1_000).map(|id| TaskId(id).to_string()).collect();
+        assert_eq!(seen, expected);
+        assert!(pages > 10, "{pages} pages");
+    }
+
+    #[test]
+    fn more_agents_than_a_message_takes_come_in_pages_by_name() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        for n in 0..3_000 {
+            let long = |text: &str| format!("{text}-{n:04}-{}", "x".repeat(200));
+            let specializations = (0..4).map(|k| format!("{k}{}", "y".repeat(100))).collect();
+            let join = robeing_fleet::AgentJoin { specializations, ..join(&long("agent"), 1) };
+            fleet.apply(robeing_fleet::Stamp::at(1), Command::AgentJoined(join), &mut Vec::new());
+        }
+        let (mut after, mut names, mut pages): (Option<String>, Vec<String>, _) = (None, Vec::new(), 0);
+        loop {
+            let mut page = AgentPage::default();
+            let _ = fleet.agents_by_name(after.as_deref()).all(|agent| page.take(agent));
+            let page = page.response(fleet.revision());
+            assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 64 * 1024, "{} bytes", page.encoded_len());
+            names.extend(page.agents.into_iter().map(|agent| agent.name));
+            pages += 1;
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            after = Some(page.next_page_token);
+        }
+        assert_eq!(names.len(), 3_000);
+        assert!(names.is_sorted() && pages > 1, "{pages} pages");
+    }
+}

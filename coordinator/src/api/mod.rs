@@ -1,0 +1,12 @@
+//! The gRPC services, and the state in the form of the API.
+
+pub mod admin;
+pub mod convert;
+pub mod errors;
+pub mod fleet;
+pub mod guards;
+pub mod raft;
+pub mod session;
+mod submissions;
+pub mod waiting;
+mod watches;

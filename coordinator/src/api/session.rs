@@ -1,0 +1,339 @@
+//! The leader's side of agents' sessions: one task for each connection.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
+use robeing_fleet::{
+    AgentId, Command, Completion, Outcome, Reply, SessionId, StaleReason,
+    sabotage::{Mistake, planted},
+};
+use robeing_platform::ConnectInfo;
+use robeing_proto::v1::{
+    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+    coordinator_message::Message as ToAgent,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
+
+use crate::{
+    api::{
+        convert,
+        waiting::{Waited, while_opening},
+    },
+    leader::{
+        health::SessionHealth,
+        role::{RaftRole, until, until_not_leading},
+        sessions::{
+            SessionConnection,
+            opening::{self, JoinFailed, Opened},
+            outgoing::Outgoing,
+        },
+    },
+    node::Node,
+    propose::{self, Lane, Sender},
+};
+
+/// Messages on their way to one agent; what waits beyond that is gathered in its outbox.
+const SEND_BUFFER: usize = 4;
+/// How long a new connection has to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
+const MAX_COMPLETING: usize = 64;
+
+/// The service.
+pub struct SessionService {
+    node: Arc<Node>,
+    tasks: TaskTracker,
+}
+
+impl SessionService {
+    /// Of this node; its tasks end when the node stops.
+    pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
+        Self { node, tasks }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::session_server::Session for SessionService {
+    type OpenStream = BoxStream<'static, Result<CoordinatorMessage, Status>>;
+
+    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
+        let (sender, receiver) = mpsc::channel(SEND_BUFFER);
+        let node = Arc::clone(&self.node);
+        let connection = request.extensions().get::<ConnectInfo>().cloned();
+        let inbound = request.into_inner();
+        self.tasks.spawn(async move {
+            let stop = node.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                served = serve(node, connection, inbound, &sender) => {
+                    if let Err(status) = served {
+                        // Nobody listens any more when the agent went first.
+                        let _ = sender.send(Err(status)).await;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+}
+
+pub(super) type Replies = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+
+/// Wraps a message to an agent.
+pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
+    CoordinatorMessage { message: Some(message) }
+}
+
+fn redirect(node: &Node) -> ToAgent {
+    let leader_address = match &*node.standing.borrow() {
+        RaftRole::Following { peer, .. } => peer.address.clone(),
+        _ => String::new(),
+    };
+    ToAgent::Redirect(v1::Redirect { leader_address, coordinators: node.addresses() })
+}
+
+async fn serve(
+    node: Arc<Node>,
+    connection: Option<ConnectInfo>,
+    mut inbound: Streaming<AgentMessage>,
+    sender: &Replies,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
+    let hello = match first.transpose()?.and_then(|m| m.message) {
+        Some(FromAgent::Hello(hello)) => hello,
+        _ => return Err(Status::invalid_argument("the first message of a session is hello")),
+    };
+    if hello.cluster_id != node.identity.cluster_id {
+        return Err(Status::permission_denied(format!(
+            "this is cluster {:?}; the agent is configured for {:?}",
+            node.identity.cluster_id, hello.cluster_id
+        )));
+    }
+    let waited = Waited::default();
+    let opening = async {
+        let mut standing = node.standing.clone();
+        let settled = until(&mut standing, |standing| !matches!(standing, RaftRole::Leading { ready: false, .. }));
+        let term = settled.await.and_then(|standing| standing.leading()).ok_or(JoinFailed::NotLeading)?;
+        let opened = opening::open(&node, hello, connection, term, &waited).await?;
+        Ok((term, opened))
+    };
+    let opened = while_opening(&node, &mut inbound, sender, &waited, opening).await;
+    let (term, (opened, welcome)) = match opened {
+        Some(Ok(opened)) => opened,
+        Some(Err(JoinFailed::NotLeading)) => {
+            let _ = sender.send(Ok(message(redirect(&node)))).await;
+            return Ok(());
+        }
+        Some(Err(JoinFailed::Refused(status))) => return Err(status),
+        None => return Err(Status::deadline_exceeded("the session could not be opened in time; ask again")),
+    };
+    let mut session = Session::new(node, opened, term);
+    if sender.send(Ok(message(welcome))).await.is_ok() {
+        session.run(inbound, sender).await;
+    }
+    session.node.hub.registry.disconnected(session.agent, &session.link, Instant::now());
+    Ok(())
+}
+
+struct Session {
+    node: Arc<Node>,
+    agent: AgentId,
+    session: SessionId,
+    link: Arc<SessionConnection>,
+    term: u64,
+    outgoing: Outgoing,
+    completing: FuturesUnordered<BoxFuture<'static, Completed>>,
+    /// As which its completions wait.
+    sender: Sender,
+    /// The newest heartbeat that is not answered, because this leader has not heard of a majority lately.
+    unanswered: Option<(u64, Instant)>,
+    health: SessionHealth,
+}
+
+/// Completions whose fate is known, or not (then the agent sends them again).
+type Completed = Option<Vec<v1::CompletionAck>>;
+
+impl Session {
+    fn new(node: Arc<Node>, opened: Opened, term: u64) -> Self {
+        let health = SessionHealth::new(&node, &opened, term);
+        let Opened { agent, session, link, .. } = opened;
+        Self {
+            sender: node.proposer.sender(),
+            node,
+            agent,
+            session,
+            link,
+            term,
+            outgoing: Outgoing::default(),
+            completing: FuturesUnordered::new(),
+            unanswered: None,
+            health,
+        }
+    }
+
+    async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Replies) {
+        let mut standing = self.node.standing.clone();
+        let term = self.term;
+        let node = Arc::clone(&self.node);
+        loop {
+            tokio::select! {
+                biased;
+                () = until_not_leading(&mut standing, term) => {
+                    let _ = sender.try_send(Ok(message(redirect(&self.node))));
+                    return;
+                }
+                permit = sender.reserve(), if !self.outgoing.is_empty() => {
+                    let Ok(permit) = permit else { return };
+                    // What came meanwhile may be more urgent than the rest.
+                    self.outgoing.add(self.link.take_now());
+                    let now = self.node.clock.estimate().fleet;
+                    let Some(told) = self.outgoing.next(&self.node.fleet, now) else { continue };
+                    let ended = matches!(told, ToAgent::SessionEnded(_));
+                    permit.send(Ok(message(told)));
+                    if ended {
+                        return;
+                    }
+                }
+                outbox = self.link.take(), if self.outgoing.is_empty() => self.outgoing.add(outbox),
+                () = contact_since(&node, term, self.unanswered), if self.unanswered.is_some() => {
+                    self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
+                }
+                () = self.health.act() => {}
+                Some(completed) = self.completing.next() => match completed {
+                    Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
+                    // The agent comes back and sends them again.
+                    None => return,
+                },
+                next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
+                    Some(Ok(AgentMessage { message: Some(said) })) => {
+                        let is_present = self.node.hub.registry.heard(self.agent, &self.link, Instant::now());
+                        // A heartbeat of an agent whose loss is on its way must not extend its lease.
+                        let renews_nothing = !is_present && matches!(said, FromAgent::Heartbeat(_));
+                        if !renews_nothing && !self.handle(said).await {
+                            return;
+                        }
+                    }
+                    Some(Ok(AgentMessage { message: None })) => {}
+                    Some(Err(status)) => {
+                        debug!(agent = self.agent.0, %status, "session broke");
+                        return;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Handles a message: whether to go on.
+    async fn handle(&mut self, said: FromAgent) -> bool {
+        let (agent, session) = (self.agent, self.session);
+        match said {
+            FromAgent::Hello(_) => return false,
+            // In answer to an Opening that crossed Welcome.
+            FromAgent::Waiting(_) => {}
+            FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
+            FromAgent::Completions(completions) => self.complete(completions.completions),
+            FromAgent::HealthReport(report) => self.health.answered(report),
+            FromAgent::Drain(_) => {
+                let draining = Command::AgentDraining { agent, session };
+                if self.node.proposer.propose_one(draining).await.is_ok() {
+                    self.link.put(|outbox| outbox.drained = true);
+                }
+            }
+            FromAgent::Leave(_) => {
+                let left = Command::AgentLeft { agent, session };
+                // Told again by the agent if it can't be written; its absence is noticed in the end, too.
+                let _ = self.node.proposer.propose_one(left).await;
+            }
+        }
+        true
+    }
+
+    /// A heartbeat counts only while this leader is sure to lead: it must have heard of a majority lately.
+    fn answer_heartbeat(&mut self, seq: u64) {
+        let margin = self.node.hub.registry.timing.lease_margin();
+        let in_touch = self.node.quorum_age().is_some_and(|age| age <= margin);
+        if in_touch || planted(Mistake::HeartbeatWithoutMajority) {
+            self.link.put(|outbox| outbox.heartbeat = Some(seq));
+        } else {
+            // Of contact that was wanted for an earlier one nothing is lost.
+            let since = self.unanswered.map_or_else(Instant::now, |(_, since)| since);
+            self.unanswered = Some((seq, since));
+        }
+    }
+
+    fn complete(&mut self, completions: Vec<v1::Completion>) {
+        let mut commands: Vec<Bytes> = Vec::with_capacity(completions.len());
+        let mut about = Vec::with_capacity(completions.len());
+        let mut refused = Vec::new();
+        for completion in completions {
+            // An id that is none is repeated only as far as it takes to recognize it.
+            let key = (convert::excerpt(&completion.task_id).to_owned(), completion.attempt);
+            match self.completion(completion) {
+                Ok(command) => {
+                    commands.push(propose::encoded(&Command::Complete(command)));
+                    about.push(key);
+                }
+                Err(reason) => refused.push(ack(key, Err(reason))),
+            }
+        }
+        if !refused.is_empty() {
+            self.link.put(|outbox| outbox.acks.extend(refused));
+        }
+        let (proposer, sender) = (self.node.proposer.clone(), self.sender);
+        self.completing.push(Box::pin(async move {
+            let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;
+            Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
+        }));
+    }
+
+    fn completion(&self, completion: v1::Completion) -> Result<Completion, String> {
+        use v1::completion::Outcome as Wire;
+        let task = convert::task_id(&completion.task_id).map_err(|e| e.to_string())?;
+        let outcome = match completion.outcome.ok_or("a completion without outcome")? {
+            Wire::Output(output) => Outcome::Succeeded(output),
+            Wire::Failure(failure) => Outcome::Failed(convert::failure_from_wire(failure)),
+            Wire::Stopped(_) => Outcome::Stopped,
+            Wire::HandedBack(_) => Outcome::HandedBack,
+        };
+        let (agent, session) = (self.agent, self.session);
+        let outcome = outcome.within_limits();
+        Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
+    }
+}
+
+/// Waits until a majority confirms this leader since the first heartbeat that could not be answered.
+async fn contact_since(node: &Node, term: u64, unanswered: Option<(u64, Instant)>) {
+    if let Some((_, since)) = unanswered {
+        node.contact.since(term, since).await;
+    }
+}
+
+fn verdict(reply: &Reply) -> Result<(), String> {
+    match reply {
+        // `Done` answers the end of an attempt that had been asked to stop.
+        Reply::Completed | Reply::Done => Ok(()),
+        Reply::Stale(reason) => Err(match reason {
+            StaleReason::UnknownTask => "the task is not known (any more)",
+            StaleReason::Finished => "the task had been finished",
+            StaleReason::NotCurrent => {
+                "the attempt is not current: the task was given to another agent, or the attempt was ended"
+            }
+            StaleReason::SessionEnded => "the session is over",
+        }
+        .to_owned()),
+        Reply::Refused(refusal) => Err(refusal.to_string()),
+        other => Err(format!("unexpected reply {other:?}")),
+    }
+}
+
+fn ack((task_id, attempt): (String, u32), verdict: Result<(), String>) -> v1::CompletionAck {
+    let accepted = verdict.is_ok();
+    v1::CompletionAck { task_id, attempt, accepted, reason: verdict.err().unwrap_or_default() }
+}

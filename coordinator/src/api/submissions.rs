@@ -1,0 +1,459 @@
+//! Taking tasks: one submission, or a stream of them that also tells results.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskId};
+use robeing_platform::uuid_v7;
+use robeing_proto::{
+    budget::{MessageBudget, in_messages},
+    v1::{self, streamed_answer::Answer},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Status, Streaming};
+
+use crate::{
+    api::{convert, errors},
+    apply::observer::{ApplyObserver, Letter, ResultStream},
+    node::Node,
+    propose::{self, Lane, ProposeError, Sender},
+};
+
+/// Tasks of one stream that are not accepted yet, or whose results are waited for; beyond it nothing more is read from it.
+pub const MAX_OUTSTANDING: usize = 16_384;
+/// Tasks looked at in one go, so that applying does not wait long.
+const MAX_LOOKED_AT: usize = 1_000;
+/// Messages on their way to one client; what waits beyond that is in the stream's mailbox.
+const SEND_BUFFER: usize = 1;
+/// Bytes of tasks of one stream that are not accepted yet; beyond it nothing more is read from it, which its client feels.
+pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
+/// What a task counts for besides its input.
+const TASK_BYTES: usize = 256;
+
+/// A task that is refused whatever the state, or its submission.
+fn prepare(node: &Node, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<SubmitTask, v1::SubmitResult> {
+    let task_id = convert::excerpt(&spec.id).to_owned();
+    let fresh = || uuid_v7(&*node.platform.clock, &*node.platform.random);
+    let refused = |refusal| v1::SubmitResult { task_id, existing: false, refusal: Some(refusal) };
+    let submission = match convert::submission(spec, default_retry, fresh) {
+        Ok(submission) => submission,
+        Err(error) => return Err(refused(convert::bad_field(&error))),
+    };
+    match submission.check() {
+        Ok(()) => Ok(submission),
+        Err(refusal) => Err(refused(convert::refusal(&refusal))),
+    }
+}
+
+/// The answer to a submission.
+fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
+    match outcome {
+        Ok(Reply::Submitted { task, existing }) => {
+            (Some(task), v1::SubmitResult { task_id: task.to_string(), existing, refusal: None })
+        }
+        Ok(Reply::Refused(refusal)) => (None, refused(asked, convert::refusal(&refusal))),
+        Err(refusal) => (None, refused(asked, refusal)),
+        Ok(other) => {
+            let refusal = v1::Refusal { code: "INTERNAL".into(), message: format!("unexpected reply {other:?}") };
+            (None, refused(asked, refusal))
+        }
+    }
+}
+
+fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
+    v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
+}
+
+/// What is not to be proposed, since the answer is clear: there is no room in the state, or on the coordinators' disks. By place
+/// in `submissions`.
+///
+/// Only a state as of now tells which are new: whoever asks again for a task that was accepted must be answered with it.
+async fn without_room(node: &Node, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
+    let disks = node.rooms.refusal(Instant::now());
+    let refusal = |fleet: &Fleet, submission: &SubmitTask| {
+        let of_disks = || disks.clone().filter(|_| !fleet.knows(submission)).map(|reason| Refusal::NoRoom { reason });
+        fleet.refusal_of(submission).or_else(of_disks)
+    };
+    let look = || {
+        let mut refused = BTreeMap::new();
+        for (group, start) in submissions.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
+            node.look(|fleet| {
+                let found = group.iter().enumerate().filter_map(|(n, of)| Some((start + n, refusal(fleet, of)?)));
+                refused.extend(found);
+            });
+        }
+        refused
+    };
+    let refused = look();
+    if refused.is_empty() || node.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
+        return BTreeMap::new();
+    }
+    look()
+}
+
+/// A reply, or that the task was not taken.
+type Outcome = Result<Reply, v1::Refusal>;
+
+/// Proposes submissions: what became of each, in their order.
+async fn propose(node: &Node, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
+    let mut refused = without_room(node, &submissions).await;
+    let count = submissions.len();
+    // Encoded once, and not kept twice while they wait.
+    let commands: Vec<Bytes> = submissions
+        .into_iter()
+        .enumerate()
+        .filter(|(n, _)| !refused.contains_key(n))
+        .map(|(_, submission)| propose::encoded(&Command::Submit(submission)))
+        .collect();
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
+    let mut groups = in_messages(commands, Bytes::len).into_iter();
+    while let Some(group) = groups.next() {
+        let size = group.len();
+        match node.proposer.propose_encoded(Lane::Users, sender, group).await {
+            Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
+            // None of this group was taken, and none of the next is tried: that is the answer to each.
+            Err(busy @ ProposeError::Busy) => {
+                let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
+                outcomes.extend(std::iter::repeat_n(Err(convert::exhausted(&busy)), left));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if refused.is_empty() {
+        return Ok(outcomes);
+    }
+    let mut outcomes = outcomes.into_iter();
+    let outcome = |n| refused.remove(&n).map(|refusal| Ok(Reply::Refused(refusal))).or_else(|| outcomes.next());
+    Ok((0..count).filter_map(outcome).collect())
+}
+
+/// Submits tasks: an answer for each, in order.
+pub async fn submit(node: &Node, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::SubmitResult>, Status> {
+    let default_retry = node.look(|fleet| fleet.config().retry);
+    let mut submissions = Vec::with_capacity(tasks.len());
+    let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
+    for spec in tasks {
+        answers.push(prepare(node, default_retry, spec).map(|submission| {
+            let id = submission.id;
+            submissions.push(submission);
+            id
+        }));
+    }
+    let mut outcomes = propose(node, node.proposer.sender(), submissions).await?.into_iter();
+    let answer = |prepared: Result<TaskId, v1::SubmitResult>| {
+        prepared.map_or_else(Ok, |id| Ok(result(id, outcomes.next().ok_or_else(missing)?).1))
+    };
+    answers.into_iter().map(answer).collect()
+}
+
+fn missing() -> Status {
+    Status::internal("a reply is missing")
+}
+
+/// A stream of submissions. The task that serves it ends with the stream, or with the node.
+pub fn stream(
+    node: Arc<Node>,
+    tasks: &TaskTracker,
+    inbound: Streaming<v1::SubmitStreamRequest>,
+) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + use<> {
+    let (sender, receiver) = mpsc::channel(SEND_BUFFER);
+    tasks.spawn(async move {
+        let leaving = Arc::clone(&node);
+        let mut serving = Serving {
+            sender: node.proposer.sender(),
+            installs: node.hub.installs(),
+            node,
+            mailbox: Arc::new(ResultStream::default()),
+            waiting: BTreeMap::new(),
+            proposed: 0,
+            proposed_bytes: 0,
+            proposing: FuturesUnordered::new(),
+            catching_up: None,
+        };
+        tokio::select! {
+            () = leaving.leaves() => {
+                let leaves = Status::unavailable("this coordinator leaves; ask another");
+                let _ = sender.try_send(Err(leaves));
+            }
+            () = sender.closed() => {}
+            served = serving.run(inbound, &sender) => {
+                if let Err(status) = served {
+                    let _ = sender.send(Err(status)).await;
+                }
+            }
+        }
+        serving.close();
+    });
+    ReceiverStream::new(receiver)
+}
+
+/// One task of a group that is being proposed.
+struct Asked {
+    tag: u64,
+    id: TaskId,
+    wait: bool,
+    /// How often the state had been replaced.
+    installs: u64,
+}
+
+/// A task whose result is waited for.
+#[derive(Clone, Copy)]
+struct Waiting {
+    id: TaskId,
+    /// Whether it was accepted, as far as told: only then it is gone if the state lacks it.
+    accepted: bool,
+}
+
+/// A group that was proposed.
+struct Proposed {
+    asked: Vec<Asked>,
+    bytes: usize,
+    outcomes: Result<Vec<Outcome>, ProposeError>,
+}
+
+struct Serving {
+    node: Arc<Node>,
+    /// As which its tasks wait.
+    sender: Sender,
+    mailbox: Arc<ResultStream>,
+    /// By tag.
+    waiting: BTreeMap<u64, Waiting>,
+    proposed: usize,
+    proposed_bytes: usize,
+    proposing: FuturesUnordered<BoxFuture<'static, Proposed>>,
+    installs: watch::Receiver<u64>,
+    catching_up: Option<CatchingUp>,
+}
+
+/// Finds out whether accepted tasks that the state lacks are gone or still to be applied here.
+struct CatchingUp {
+    /// Those it is about.
+    missing: BTreeSet<(u64, TaskId)>,
+    /// Done when this coordinator has applied everything that was accepted before.
+    barrier: BoxFuture<'static, Result<(), Status>>,
+    /// The state was replaced once more meanwhile.
+    again: bool,
+}
+
+/// Waits for the barrier, if there is one.
+async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
+    match catching_up {
+        Some(catching_up) => (&mut catching_up.barrier).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Serving {
+    async fn run(
+        &mut self,
+        mut inbound: Streaming<v1::SubmitStreamRequest>,
+        sender: &mpsc::Sender<Result<v1::SubmitStreamResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mailbox = Arc::clone(&self.mailbox);
+        let mut open = true;
+        let mut pending: VecDeque<(u64, Letter)> = VecDeque::new();
+        while open || self.proposed > 0 || !self.waiting.is_empty() || !pending.is_empty() {
+            tokio::select! {
+                Some(proposed) = self.proposing.next() => self.settle(proposed)?,
+                Ok(()) = self.installs.changed() => self.look_again(),
+                caught_up = caught_up(&mut self.catching_up) => self.tell_expired(caught_up.is_ok()),
+                () = mailbox.news(), if pending.is_empty() => {
+                    pending = mailbox.take();
+                    self.told(&pending);
+                }
+                permit = sender.reserve(), if !pending.is_empty() => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    permit.send(Ok(v1::SubmitStreamResponse { answers: self.next_message(&mut pending) }));
+                }
+                next = inbound.next(), if open && self.may_read() => match next {
+                    Some(request) => self.take(request?.tasks)?,
+                    None => open = false,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for what the client sends next. Answers that it does not read take room, too.
+    fn may_read(&self) -> bool {
+        self.proposed + self.waiting.len() < MAX_OUTSTANDING
+            && self.proposed_bytes < MAX_PROPOSED_BYTES
+            && self.mailbox.len() < MAX_OUTSTANDING
+    }
+
+    fn told(&mut self, answers: &VecDeque<(u64, Letter)>) {
+        for (tag, told) in answers {
+            if told.is_result() {
+                self.waiting.remove(tag);
+            }
+        }
+    }
+
+    /// The answers of the next message, as many as fit.
+    fn next_message(&self, pending: &mut VecDeque<(u64, Letter)>) -> Vec<v1::StreamedAnswer> {
+        let mut answers = Vec::with_capacity(pending.len());
+        let mut budget = MessageBudget::default();
+        while let Some((tag, told)) = pending.pop_front() {
+            let answer = told.into_answer(|id| self.node.look(|fleet| ApplyObserver::result(fleet, id)));
+            if !budget.take(convert::answer_size(&answer)) {
+                pending.push_front((tag, answer.into()));
+                break;
+            }
+            answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
+        }
+        answers
+    }
+
+    /// After the state was replaced: tells results that came with it, and if a task is not in it, finds out whether it is gone
+    /// or still to come.
+    fn look_again(&mut self) {
+        let missing = self.tell_results();
+        if let Some(catching_up) = &mut self.catching_up {
+            catching_up.again = true;
+        } else if !missing.is_empty() {
+            let node = Arc::clone(&self.node);
+            let barrier = Box::pin(async move { node.ready_to_read(v1::Consistency::Linearizable.into()).await });
+            self.catching_up = Some(CatchingUp { missing, barrier, again: false });
+        }
+    }
+
+    /// Tells the results that are there: the tags of accepted tasks that are not.
+    fn tell_results(&mut self) -> BTreeSet<(u64, TaskId)> {
+        let waiting: Vec<(u64, Waiting)> = self.waiting.iter().map(|(tag, waiting)| (*tag, *waiting)).collect();
+        let mut missing = BTreeSet::new();
+        for group in waiting.chunks(MAX_LOOKED_AT) {
+            let mut results = Vec::new();
+            self.node.look(|fleet| {
+                for (tag, Waiting { id, accepted }) in group {
+                    match fleet.task(*id) {
+                        Some(_) => results.extend(ApplyObserver::result(fleet, *id).map(|task| (*tag, *id, task))),
+                        None if *accepted => drop(missing.insert((*tag, *id))),
+                        None => {}
+                    }
+                }
+            });
+            for (tag, id, task) in results {
+                self.answer(tag, id, task);
+            }
+        }
+        missing
+    }
+
+    /// If this coordinator has caught up, the tasks that were missing and still are have ended and expired. Without a leader
+    /// nothing can be known, and it is asked again.
+    fn tell_expired(&mut self, caught_up: bool) {
+        let Some(CatchingUp { missing, again, .. }) = self.catching_up.take() else { return };
+        if caught_up {
+            for (tag, id) in self.tell_results().intersection(&missing) {
+                self.answer(*tag, *id, Answer::Expired(id.to_string()).into());
+            }
+        }
+        if again || !caught_up {
+            self.look_again();
+        }
+    }
+
+    /// Answers, unless whoever applied the log was quicker.
+    fn answer(&mut self, tag: u64, id: TaskId, letter: Letter) {
+        if self.node.hub.forget(id, &self.mailbox, tag) {
+            self.mailbox.put(tag, letter);
+        }
+    }
+
+    fn take(&mut self, tasks: Vec<v1::StreamedTask>) -> Result<(), Status> {
+        if tasks.len() > MAX_OUTSTANDING {
+            return Err(errors::too_many("tasks", tasks.len(), MAX_OUTSTANDING));
+        }
+        let default_retry = self.node.look(|fleet| fleet.config().retry);
+        let installs = *self.installs.borrow();
+        let (mut asked, mut submissions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
+        for task in tasks {
+            match prepare(&self.node, default_retry, task.task.unwrap_or_default()) {
+                Ok(submission) => {
+                    let id = submission.id;
+                    if task.wait {
+                        self.mailbox.expect(task.tag);
+                        self.await_result(task.tag, id);
+                    }
+                    asked.push(Asked { tag: task.tag, id, wait: task.wait, installs });
+                    submissions.push(submission);
+                }
+                Err(refused) => self.mailbox.put(task.tag, Answer::Submitted(refused)),
+            }
+        }
+        let bytes = submissions.iter().map(|submission| submission.input.len() + TASK_BYTES).sum();
+        self.proposed += asked.len();
+        self.proposed_bytes += bytes;
+        let (node, sender) = (Arc::clone(&self.node), self.sender);
+        self.proposing.push(Box::pin(async move {
+            let outcomes = propose(&node, sender, submissions).await;
+            Proposed { asked, bytes, outcomes }
+        }));
+        Ok(())
+    }
+
+    fn await_result(&mut self, tag: u64, id: TaskId) {
+        self.node.hub.wait_for(id, &self.mailbox, tag);
+        self.waiting.insert(tag, Waiting { id, accepted: false });
+    }
+
+    fn settle(&mut self, Proposed { asked, bytes, outcomes }: Proposed) -> Result<(), Status> {
+        self.proposed -= asked.len();
+        self.proposed_bytes -= bytes;
+        let installs = *self.installs.borrow();
+        let mut missed = false;
+        let mut outcomes = outcomes?.into_iter();
+        for Asked { tag, id, wait, installs: before } in asked {
+            let outcome = outcomes.next().ok_or_else(missing)?;
+            let existing = matches!(outcome, Ok(Reply::Submitted { existing: true, .. }));
+            let (task, answer) = result(id, outcome);
+            self.mailbox.put(tag, Answer::Submitted(answer));
+            if !wait {
+                continue;
+            }
+            match task {
+                Some(task) => {
+                    self.accepted(tag, id, task, existing);
+                    missed |= before != installs;
+                }
+                None => {
+                    self.node.hub.forget(id, &self.mailbox, tag);
+                    self.waiting.remove(&tag);
+                }
+            }
+        }
+        // The state was replaced meanwhile, and its results were looked for before these were known to be accepted.
+        if missed {
+            self.look_again();
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, tag: u64, asked: TaskId, task: TaskId, existing: bool) {
+        if asked != task {
+            self.node.hub.forget(asked, &self.mailbox, tag);
+            self.await_result(tag, task);
+        }
+        if let Some(waiting) = self.waiting.get_mut(&tag) {
+            waiting.accepted = true;
+        }
+        // One that had been accepted before may have ended before it was waited for.
+        if existing && let Some(ended) = self.node.look(|fleet| ApplyObserver::result(fleet, task)) {
+            self.answer(tag, task, ended);
+        }
+    }
+
+    fn close(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.node.hub.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
+    }
+}

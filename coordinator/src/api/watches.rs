@@ -1,0 +1,262 @@
+//! Watching tasks: what changed since a revision, then changes as they happen. Nothing is queued for a watcher: it reads the
+//! state in the order of revisions, so one that is slow, or was away, just sees fewer of the states in between.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::Stream;
+use prost::Message;
+use robeing_fleet::{Fleet, Stamp, Task, TaskFilter, TaskId};
+use robeing_proto::{budget::MessageBudget, v1};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::{
+    api::convert::{self, Parts},
+    node::Node,
+};
+
+/// Tasks looked at in one go, so that applying does not wait long, and so in one message.
+const MAX_LOOKED_AT: usize = 500;
+/// Pause between two looks of a watch that has seen everything: changes that come faster are told together.
+const LOOK_APART: Duration = Duration::from_millis(5);
+
+struct Watch {
+    filter: TaskFilter,
+    /// Of each id, the revision that was told last.
+    ids: BTreeMap<TaskId, u64>,
+    /// Ids that were not told to be gone.
+    present: BTreeSet<TaskId>,
+    parts: Parts,
+    cursor: u64,
+}
+
+/// What a look at the state found.
+#[derive(Default)]
+struct Found {
+    now: Stamp,
+    tasks: Vec<Arc<Task>>,
+    gone: Vec<TaskId>,
+    /// There may be more already.
+    more: bool,
+}
+
+impl Watch {
+    /// The next changes.
+    async fn step(&mut self, node: &Node) -> Found {
+        if self.ids.is_empty() { node.look(|fleet| self.changes(fleet)) } else { self.changes_of_ids(node).await }
+    }
+
+    fn changes(&mut self, fleet: &Fleet) -> Found {
+        let mut found = Found { now: fleet.now(), ..Found::default() };
+        for (looked_at, task) in fleet.changed_tasks_since(self.cursor).enumerate() {
+            if looked_at == MAX_LOOKED_AT {
+                found.more = true;
+                return found;
+            }
+            self.cursor = task.revision;
+            if self.filter.matches(task) {
+                found.tasks.push(Arc::clone(task));
+            }
+        }
+        self.cursor = self.cursor.max(fleet.revision());
+        found
+    }
+
+    /// Looks for each of the ids, of which there are few, rather than at all that changed.
+    async fn changes_of_ids(&mut self, node: &Node) -> Found {
+        let mut found = Found::default();
+        // What changes while the ids are looked for is looked for again.
+        let (seen, now) = node.look(|fleet| (fleet.revision(), fleet.now()));
+        found.now = now;
+        let ids: Vec<TaskId> = self.ids.keys().copied().collect();
+        for ids in ids.chunks(MAX_LOOKED_AT) {
+            node.look(|fleet| ids.iter().for_each(|id| self.look_for(fleet, *id, &mut found)));
+            tokio::task::yield_now().await;
+        }
+        found.tasks.sort_by_key(|task| task.revision);
+        self.cursor = self.cursor.max(seen);
+        found
+    }
+
+    /// The tasks that were found, as far as one message takes them, and whether there may be more. The rest is found again.
+    fn fit(&mut self, found: &Found) -> (Vec<v1::Task>, bool) {
+        let (mut tasks, mut budget) = (Vec::with_capacity(found.tasks.len()), MessageBudget::default());
+        for (n, task) in found.tasks.iter().enumerate() {
+            let told = convert::task(task, self.parts, found.now);
+            if !budget.take(told.encoded_len()) {
+                self.cursor = self.cursor.min(task.revision.saturating_sub(1));
+                for rest in &found.tasks[n..] {
+                    self.ids.entry(rest.id).and_modify(|told| *told = rest.revision.saturating_sub(1));
+                }
+                return (tasks, true);
+            }
+            tasks.push(told);
+        }
+        (tasks, found.more)
+    }
+
+    fn look_for(&mut self, fleet: &Fleet, id: TaskId, found: &mut Found) {
+        let Some(task) = fleet.task(id) else {
+            if self.present.remove(&id) {
+                found.gone.push(id);
+            }
+            return;
+        };
+        let told = self.ids.entry(id).or_default();
+        if task.revision > self.cursor.max(*told) && self.filter.matches(task) {
+            *told = task.revision;
+            found.tasks.push(Arc::clone(task));
+        }
+    }
+}
+
+/// The changes a request asks for.
+pub fn watch(
+    node: Arc<Node>,
+    request: v1::WatchTasksRequest,
+) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
+    let present: BTreeSet<TaskId> = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<_, _>>()?;
+    let mut watch = Watch {
+        filter: TaskFilter {
+            states: convert::task_states(&request.states)?,
+            kind: convert::filter_name("kind", request.kind)?,
+            submitter: convert::filter_name("submitter", request.submitter)?,
+            agent: None,
+        },
+        ids: present.iter().map(|id| (*id, 0)).collect(),
+        present,
+        parts: Parts { input: false, output: request.include_output, attempts: true },
+        cursor: request.from_revision,
+    };
+    Ok(async_stream::stream! {
+        let mut revisions = node.hub.revisions();
+        loop {
+            revisions.mark_unchanged();
+            let before = watch.cursor;
+            let looked = Instant::now();
+            let found = watch.step(&node).await;
+            let gone = found.gone.clone();
+            let (tasks, more) = watch.fit(&found);
+            let gone_ids: Vec<_> = gone.iter().map(TaskId::to_string).collect();
+            // Told when it is caught up, too, so that a watcher knows that it has seen everything.
+            let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
+            if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
+                yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
+            }
+            if more {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::select! {
+                    () = node.leaves() => {
+                        yield Err(Status::unavailable("this coordinator leaves; watch on at another from the last revision"));
+                        return;
+                    }
+                    changed = revisions.changed() => if changed.is_err() { return },
+                }
+                tokio::time::sleep_until(looked + LOOK_APART).await;
+            }
+        }
+    })
+}
+
+/// Least time between two tellings of a watch of the status.
+const STATUS_APART: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
+/// The same, where the watcher does not say.
+const STATUS_APART_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Least time between two tellings, as a request says it.
+pub fn status_apart(wanted: Option<prost_types::Duration>) -> Result<Duration, Status> {
+    let Some(wanted) = wanted else { return Ok(STATUS_APART_DEFAULT) };
+    let apart = Duration::try_from(wanted).ok().filter(|apart| STATUS_APART.contains(apart));
+    apart.ok_or_else(|| Status::invalid_argument("at_most_every must be 100ms to 1h"))
+}
+
+/// Tells that the status may have changed, at most once in `apart`.
+pub fn watch_status(
+    node: Arc<Node>,
+    apart: Duration,
+) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
+    async_stream::stream! {
+        let (mut revisions, mut standing) = (node.hub.revisions(), node.standing.clone());
+        let mut told = None;
+        loop {
+            let seen = (*revisions.borrow_and_update(), standing.borrow_and_update().clone());
+            let looked = Instant::now();
+            let is_new = told.as_ref() != Some(&seen);
+            if is_new {
+                yield Ok(v1::WatchStatusResponse { revision: seen.0 });
+                told = Some(seen);
+            }
+            tokio::select! {
+                () = node.leaves() => {
+                    yield Err(Status::unavailable("this coordinator leaves; watch on at another"));
+                    return;
+                }
+                changed = revisions.changed() => if changed.is_err() { return },
+                changed = standing.changed() => if changed.is_err() { return },
+            }
+            if is_new {
+                tokio::time::sleep_until(looked + apart).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use robeing_fleet::Outcome;
+    use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
+
+    use super::*;
+    use crate::fixture::{fleet_with_ended, wordy_failure};
+
+    /// Everything a watch from the beginning tells, in as many messages as it takes.
+    fn all(fleet: &Fleet) -> Vec<v1::WatchTasksResponse> {
+        let mut watch = Watch {
+            filter: TaskFilter::default(),
+            ids: BTreeMap::new(),
+            present: BTreeSet::new(),
+            parts: Parts { input: false, output: true, attempts: true },
+            cursor: 0,
+        };
+        let mut messages = Vec::new();
+        loop {
+            let found = watch.changes(fleet);
+            let (tasks, more) = watch.fit(&found);
+            messages.push(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids: Vec::new() });
+            if !more {
+                return messages;
+            }
+        }
+    }
+
+    #[test]
+    fn results_that_no_single_message_takes_come_in_several() {
+        let large = Outcome::Succeeded(Bytes::from(vec![7; 1024 * 1024]));
+        let small = Outcome::Succeeded(Bytes::from(vec![7; 100 * 1024]));
+        for outcome in [large, small, wordy_failure()] {
+            let fleet = fleet_with_ended(60, &outcome);
+            let messages = all(&fleet);
+            for message in &messages {
+                let limit = if message.tasks.len() > 1 { MESSAGE_BUDGET_BYTES + 4096 } else { MAX_ITEM_BYTES };
+                assert!(
+                    message.encoded_len() <= limit,
+                    "{} tasks in {} bytes",
+                    message.tasks.len(),
+                    message.encoded_len()
+                );
+            }
+            let mut revisions: Vec<u64> = messages.iter().flat_map(|m| &m.tasks).map(|task| task.revision).collect();
+            assert_eq!(revisions.len(), 60, "each is told");
+            revisions.dedup();
+            assert_eq!(revisions.len(), 60, "and told once");
+            assert_eq!(messages.last().map(|last| last.revision), Some(fleet.revision()));
+        }
+    }
+}

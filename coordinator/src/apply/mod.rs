@@ -1,0 +1,3 @@
+//! What follows from what was applied.
+
+pub mod observer;

@@ -1,0 +1,444 @@
+//! The leader asks its agents how they are, and through them what they run tasks with: over each session, every health check
+//! interval. [`Checks`] counts answers and judges by them; [`SessionHealth`] carries the judgement into the log.
+//!
+//! The judgement is compared with what the fleet holds at every check, so that one that could not be written is written
+//! later, and a new leader continues from the state: it readmits an agent only by answers that it got itself.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use robeing_fleet::{AgentId, AgentState, Command, SessionId, limits::MAX_REASON_BYTES};
+use robeing_proto::v1::{self, HealthState};
+use tokio::time::{Instant, Sleep};
+use tracing::{info, warn};
+
+use crate::{
+    leader::sessions::{SessionConnection, opening::Opened},
+    node::Node,
+};
+
+/// Checks in a row without a good answer, or without any, after which an agent is unhealthy. Its own word is enough at once.
+pub const UNHEALTHY_AFTER: u32 = 2;
+/// Good answers in a row after which an unhealthy agent is readmitted.
+pub const HEALTHY_AFTER: u32 = 2;
+/// Checks in a row without any answer after which an agent has failed, though its heartbeats come.
+pub const FAILED_AFTER: u32 = 6;
+/// The longest an answer may take.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// First checks of agents that connect at once are spread over the interval in so many parts.
+const SPREAD: u32 = 1_024;
+
+/// What the answers of an agent amount to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// It is unhealthy.
+    Unhealthy(String),
+    /// It was unhealthy and answers well.
+    Recovering,
+    /// It was unhealthy and is well again.
+    Healthy,
+    /// It is of no use, and nothing of it runs any more from then on, if none of its heartbeats is answered.
+    Failed(Instant),
+}
+
+/// The checks of one session. Pure: the time and the answers are passed in.
+#[derive(Debug)]
+struct Checks {
+    interval: Duration,
+    /// How long an agent may run on after its last heartbeat was answered.
+    timeout: Duration,
+    seq: u64,
+    next: Instant,
+    /// The newest check is not answered.
+    open: bool,
+    /// Checks in a row without an answer.
+    unanswered: u32,
+    /// Checks in a row without an answer of what runs the tasks.
+    silent: u32,
+    /// Good answers in a row.
+    good: u32,
+    /// Why it is unhealthy, until it has given enough good answers.
+    unhealthy: Option<String>,
+    /// It has failed, and runs nothing from then on if it is left alone. It is not asked again.
+    failed: Option<Instant>,
+}
+
+impl Checks {
+    fn new(interval: Duration, timeout: Duration, agent: AgentId, now: Instant) -> Self {
+        // Consecutive numbers far apart, and no agent in the moment it connects.
+        let part = agent.0.wrapping_mul(619) % SPREAD + 1;
+        Self {
+            interval,
+            timeout,
+            seq: 0,
+            next: now + interval * part / SPREAD,
+            open: false,
+            unanswered: 0,
+            silent: 0,
+            good: 0,
+            unhealthy: None,
+            failed: None,
+        }
+    }
+
+    /// The next check, if its time has come. One that is not answered by then counts as missed.
+    fn ask(&mut self, now: Instant) -> Option<v1::HealthCheck> {
+        if self.failed.is_some() || now < self.next {
+            return None;
+        }
+        if self.open {
+            self.unanswered += 1;
+            let reason = format!("it has not answered {} health checks", self.unanswered);
+            self.note_silence(reason);
+            if self.unanswered >= FAILED_AFTER {
+                self.failed = Some(now + self.timeout);
+                return None;
+            }
+        }
+        self.open = true;
+        self.seq += 1;
+        // Held up itself, this coordinator asks once and not for every interval that passed.
+        self.next = now + self.interval;
+        // Half, so that an answer that takes its time comes before the next check.
+        let within = (self.interval / 2).min(ANSWER_WITHIN).as_millis();
+        Some(v1::HealthCheck { seq: self.seq, within_ms: u32::try_from(within).unwrap_or(u32::MAX) })
+    }
+
+    fn note_silence(&mut self, reason: String) {
+        self.good = 0;
+        self.silent += 1;
+        if self.silent >= UNHEALTHY_AFTER {
+            self.unhealthy = Some(reason);
+        }
+    }
+
+    /// Takes an answer. One to an earlier check says nothing.
+    fn answered(&mut self, report: v1::HealthReport, now: Instant) {
+        if !self.open || report.seq != self.seq {
+            return;
+        }
+        self.open = false;
+        self.unanswered = 0;
+        let state = report.state();
+        // No more of it goes into the log than is kept.
+        let mut reason = report.reason;
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        match state {
+            HealthState::Silent => self.note_silence(reason),
+            HealthState::Unhealthy | HealthState::Failed => {
+                (self.good, self.silent) = (0, 0);
+                self.unhealthy = Some(reason);
+                // It says so when nothing runs any more.
+                self.failed = (state == HealthState::Failed).then_some(now);
+            }
+            // Of a newer agent, perhaps: it answers.
+            HealthState::Healthy | HealthState::Unspecified => {
+                self.good += 1;
+                self.silent = 0;
+                if self.good >= HEALTHY_AFTER {
+                    self.unhealthy = None;
+                }
+            }
+        }
+    }
+
+    /// What is to be written, given what the fleet holds; `None`: nothing.
+    fn verdict(&self, state: AgentState) -> Option<Verdict> {
+        match (state, &self.unhealthy) {
+            (AgentState::Lost, _) => None,
+            _ if self.failed.is_some() => self.failed.map(Verdict::Failed),
+            (AgentState::Live | AgentState::Standby, Some(reason)) if self.good == 0 => {
+                Some(Verdict::Unhealthy(reason.clone()))
+            }
+            (AgentState::Unhealthy, None) if self.good >= HEALTHY_AFTER => Some(Verdict::Healthy),
+            (AgentState::Unhealthy, _) if self.good > 0 => Some(Verdict::Recovering),
+            _ => None,
+        }
+    }
+}
+
+/// The health of the agent of one session.
+pub struct SessionHealth {
+    node: Arc<Node>,
+    agent: AgentId,
+    session: SessionId,
+    link: Arc<SessionConnection>,
+    term: u64,
+    /// `None` for an agent that does not answer checks.
+    checks: Option<Checks>,
+    timer: Pin<Box<Sleep>>,
+    /// A verdict that is being written: whether it was.
+    writing: Option<BoxFuture<'static, bool>>,
+}
+
+impl SessionHealth {
+    /// Of an agent that has just connected to the leader of `term`.
+    pub fn new(node: &Arc<Node>, opened: &Opened, term: u64) -> Self {
+        let Opened { agent, session, ref link, answers_health_checks } = *opened;
+        let (timing, now) = (node.hub.registry.timing, Instant::now());
+        let checks =
+            answers_health_checks.then(|| Checks::new(timing.health_check_interval, timing.timeout, agent, now));
+        let due = checks.as_ref().map_or(now, |checks| checks.next);
+        let timer = Box::pin(tokio::time::sleep_until(due));
+        let (node, link) = (Arc::clone(node), Arc::clone(link));
+        let health = Self { node, agent, session, link, term, checks, timer, writing: None };
+        // It may have missed that it was to hand back.
+        if health.state() == AgentState::Unhealthy {
+            health.hand_back();
+        }
+        health
+    }
+
+    /// Does what is due next, when it is. Cancellation-safe; never ends for an agent that is not asked.
+    pub async fn act(&mut self) {
+        let Self { checks: Some(checks), writing, timer, .. } = self else { return std::future::pending().await };
+        let written = async {
+            match writing {
+                Some(writing) => writing.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            written = written => {
+                // One that could not be written is found again at the next check.
+                self.writing = None;
+                let is_bad = checks.good == 0;
+                if written && is_bad && self.state() == AgentState::Unhealthy {
+                    self.hand_back();
+                }
+            }
+            () = timer.as_mut() => {
+                let now = Instant::now();
+                if let Some(check) = checks.ask(now) {
+                    self.link.put(|outbox| outbox.health_check = Some(check));
+                }
+                // One that has failed is not asked again.
+                timer.as_mut().reset(if checks.next > now { checks.next } else { now + checks.interval });
+                self.judge(now);
+            }
+        }
+    }
+
+    /// Takes an answer.
+    pub fn answered(&mut self, report: v1::HealthReport) {
+        let now = Instant::now();
+        if let Some(checks) = &mut self.checks {
+            checks.answered(report, now);
+            self.judge(now);
+        }
+    }
+
+    fn state(&self) -> AgentState {
+        self.node.look(|fleet| {
+            let agent = fleet.agent(self.agent).filter(|agent| agent.session == self.session);
+            agent.map_or(AgentState::Lost, |agent| agent.state)
+        })
+    }
+
+    fn name(&self) -> String {
+        self.node.look(|fleet| fleet.agent(self.agent).map(|agent| agent.name.to_string())).unwrap_or_default()
+    }
+
+    /// Whether attempts of the agent count.
+    fn holds(&self) -> bool {
+        self.node.look(|fleet| fleet.active_attempts(self.agent) > 0)
+    }
+
+    fn hand_back(&self) {
+        self.link.put(|outbox| outbox.hand_back = true);
+    }
+
+    /// Has the judgement written, if the fleet holds something else.
+    fn judge(&mut self, now: Instant) {
+        let state = self.state();
+        let Some(checks) = &self.checks else { return };
+        let verdict = checks.verdict(state);
+        if let Some(Verdict::Failed(at)) = verdict {
+            warn!(agent = self.name(), reason = checks.unhealthy, "agent failed");
+            // It is proposed where all losses are, so that no connection of the agent is taken meanwhile.
+            return self.node.hub.registry.failed(self.agent, &self.link, at);
+        }
+        if self.writing.is_some() {
+            return;
+        }
+        let Some(verdict) = verdict else {
+            // Nothing to write. It may not have heard that it is to hand back, as from a leader that was replaced. One that
+            // drains hands back as well.
+            let is_bad = checks.unhealthy.is_some() && checks.good == 0;
+            if is_bad && matches!(state, AgentState::Unhealthy | AgentState::Draining) && self.holds() {
+                self.hand_back();
+            }
+            return;
+        };
+        let (agent, session) = (self.agent, self.session);
+        let command = match verdict {
+            Verdict::Unhealthy(reason) => {
+                warn!(agent = self.name(), reason, "agent unhealthy");
+                self.node.hub.recoveries.began(agent, now);
+                Command::AgentUnhealthy { agent, session, reason }
+            }
+            Verdict::Recovering => Command::AgentHealthy { agent, session, readmit: false },
+            Verdict::Healthy => {
+                info!(agent = self.name(), "agent healthy again");
+                Command::AgentHealthy { agent, session, readmit: true }
+            }
+            Verdict::Failed(_) => return,
+        };
+        let (proposer, term) = (self.node.proposer.clone(), self.term);
+        // It rests on what was answered here: another leader asks by itself.
+        self.writing = Some(Box::pin(async move { proposer.propose_in(term, command).await.is_ok() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(2);
+
+    /// Checks and the time of the newest.
+    struct Trial {
+        checks: Checks,
+        now: Instant,
+    }
+
+    impl Trial {
+        fn new() -> Self {
+            let now = Instant::now();
+            let checks = Checks::new(INTERVAL, TIMEOUT, AgentId(1), now);
+            Self { checks, now }
+        }
+
+        /// Asks when the time has come, and has the check answered so, or not.
+        fn round(&mut self, answer: Option<(HealthState, &str)>) {
+            self.now = self.checks.next;
+            let check = self.checks.ask(self.now);
+            if let (Some(check), Some((state, reason))) = (check, answer) {
+                let report = v1::HealthReport { seq: check.seq, state: state.into(), reason: reason.into() };
+                self.checks.answered(report, self.now);
+            }
+        }
+
+        fn verdict(&self, state: AgentState) -> Option<Verdict> {
+            self.checks.verdict(state)
+        }
+    }
+
+    const WELL: Option<(HealthState, &str)> = Some((HealthState::Healthy, ""));
+
+    #[test]
+    fn an_agents_own_word_is_enough_and_two_good_answers_take_it_back() {
+        let mut trial = Trial::new();
+        trial.round(WELL);
+        assert_eq!(trial.verdict(AgentState::Live), None);
+        trial.round(Some((HealthState::Unhealthy, "503")));
+        assert_eq!(trial.verdict(AgentState::Live), Some(Verdict::Unhealthy("503".into())));
+        assert_eq!(trial.verdict(AgentState::Standby), Some(Verdict::Unhealthy("503".into())));
+        assert_eq!(trial.verdict(AgentState::Unhealthy), None, "it is known");
+        assert_eq!(trial.verdict(AgentState::Draining), None);
+        trial.round(WELL);
+        assert_eq!(trial.verdict(AgentState::Unhealthy), Some(Verdict::Recovering));
+        trial.round(Some((HealthState::Silent, "no answer")));
+        assert_eq!(trial.verdict(AgentState::Unhealthy), None);
+        trial.round(WELL);
+        trial.round(WELL);
+        assert_eq!(trial.verdict(AgentState::Unhealthy), Some(Verdict::Healthy));
+        assert_eq!(trial.verdict(AgentState::Live), None);
+    }
+
+    #[test]
+    fn one_silence_is_forgiven_and_two_in_a_row_are_not() {
+        let silent = Some((HealthState::Silent, "it can't be reached"));
+        let mut trial = Trial::new();
+        for _ in 0..3 {
+            trial.round(silent);
+            assert_eq!(trial.verdict(AgentState::Live), None);
+            trial.round(WELL);
+        }
+        trial.round(silent);
+        trial.round(silent);
+        assert_eq!(trial.verdict(AgentState::Live), Some(Verdict::Unhealthy("it can't be reached".into())));
+    }
+
+    #[test]
+    fn one_that_is_well_every_other_time_stays_unhealthy() {
+        let mut trial = Trial::new();
+        for _ in 0..5 {
+            trial.round(Some((HealthState::Unhealthy, "503")));
+            assert_eq!(trial.verdict(AgentState::Live), Some(Verdict::Unhealthy("503".into())));
+            trial.round(WELL);
+            assert_eq!(trial.verdict(AgentState::Unhealthy), Some(Verdict::Recovering));
+        }
+    }
+
+    #[test]
+    fn an_agent_that_answers_nothing_is_unhealthy_and_then_left_to_stop_before_it_is_lost() {
+        let mut trial = Trial::new();
+        trial.round(None);
+        for missed in 1..FAILED_AFTER {
+            trial.round(None);
+            let unhealthy = (missed >= UNHEALTHY_AFTER)
+                .then(|| Verdict::Unhealthy(format!("it has not answered {missed} health checks")));
+            assert_eq!(trial.verdict(AgentState::Live), unhealthy, "after {missed}");
+        }
+        trial.round(None);
+        let failed = Some(Verdict::Failed(trial.now + TIMEOUT));
+        assert_eq!(trial.verdict(AgentState::Unhealthy), failed, "it may still run something");
+        trial.round(WELL);
+        assert_eq!(trial.verdict(AgentState::Unhealthy), failed, "it is not asked again");
+        assert_eq!(trial.verdict(AgentState::Lost), None);
+    }
+
+    #[test]
+    fn an_agent_that_says_it_has_failed_is_lost_at_once() {
+        let mut trial = Trial::new();
+        trial.round(Some((HealthState::Failed, "no thread")));
+        assert_eq!(trial.verdict(AgentState::Live), Some(Verdict::Failed(trial.now)));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_before_it_goes_into_the_log() {
+        let mut trial = Trial::new();
+        trial.round(Some((HealthState::Unhealthy, &"é".repeat(MAX_REASON_BYTES))));
+        assert_eq!(trial.verdict(AgentState::Live), Some(Verdict::Unhealthy("é".repeat(MAX_REASON_BYTES / 2))));
+    }
+
+    #[test]
+    fn an_answer_to_another_check_says_nothing() {
+        let mut trial = Trial::new();
+        trial.round(None);
+        let seq = trial.checks.seq;
+        for seq in [seq - 1, seq + 1] {
+            let report = v1::HealthReport { seq, state: HealthState::Unhealthy.into(), reason: String::new() };
+            trial.checks.answered(report, trial.now);
+        }
+        assert_eq!(trial.verdict(AgentState::Live), None);
+        let report = v1::HealthReport { seq, state: HealthState::Unhealthy.into(), reason: String::new() };
+        trial.checks.answered(report.clone(), trial.now);
+        trial.checks.answered(v1::HealthReport { state: HealthState::Healthy.into(), ..report }, trial.now);
+        assert!(trial.verdict(AgentState::Live).is_some(), "the first answer counts");
+    }
+
+    #[test]
+    fn a_new_leader_readmits_by_its_own_answers_alone() {
+        let mut trial = Trial::new();
+        assert_eq!(trial.verdict(AgentState::Unhealthy), None);
+        trial.round(WELL);
+        assert_eq!(trial.verdict(AgentState::Unhealthy), Some(Verdict::Recovering));
+        trial.round(WELL);
+        assert_eq!(trial.verdict(AgentState::Unhealthy), Some(Verdict::Healthy));
+    }
+
+    #[test]
+    fn first_checks_are_spread_over_the_interval() {
+        let now = Instant::now();
+        let due = |n| Checks::new(INTERVAL, TIMEOUT, AgentId(n), now).next;
+        let mut times: Vec<Instant> = (0..SPREAD).map(due).collect();
+        assert!(times.iter().all(|time| *time > now && *time <= now + INTERVAL));
+        times.sort();
+        times.dedup();
+        assert_eq!(times.len(), SPREAD as usize);
+    }
+}

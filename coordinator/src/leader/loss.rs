@@ -1,0 +1,128 @@
+//! A leader whose process has ended is replaced at once, instead of after an election timeout.
+//!
+//! Each coordinator has connections from the leader. When one ends it asks the leader's own address: if nothing listens there,
+//! the process is gone as far as this coordinator can see. It then stops to honour the leader's lease and stands for election
+//! after a short pause of its own, so that the candidates come one after the other. Pre-vote stays on: as long as a majority has
+//! not seen the same, or follows the leader all the same, nobody's vote and nobody's term changes.
+//!
+//! All of this is about time, and none of it about safety. What is taken for a proof here may be wrong (a firewall that begins to
+//! reject looks the same, a name may stand for another machine); then a majority that sees it so elects another leader, as
+//! after any election timeout, and two leaders of one term are as impossible as ever. No promise to an agent depends on how long an
+//! election takes at least: a leader renews a lease only while it knows that a majority followed it a moment ago, and its
+//! successor gives every agent a whole session timeout.
+
+use std::{sync::Arc, time::Duration};
+
+use robeing_platform::{ConnectInfo, jittered};
+use tokio::sync::Notify;
+use tracing::{debug, info};
+
+use crate::{
+    leader::role::{RaftRole, until},
+    node::Node,
+    raft::{NodeId, Restraint, Timing},
+};
+
+/// How long a process may take to accept or refuse a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How often a coordinator stands for election in place of one lost leader before it leaves that to the election timeout.
+const ROUNDS: u32 = 5;
+
+/// Learns of the ends of connections from coordinators.
+#[derive(Default)]
+pub struct LeaderConnections {
+    ended: Arc<Notify>,
+}
+
+impl LeaderConnections {
+    /// Watches the connection that a leader's request came over. One that is watched already is not watched twice.
+    pub fn watch(&self, node: &Node, connection: &ConnectInfo) {
+        if !connection.ending.claim() {
+            return;
+        }
+        let (ending, ended, stop) = (connection.ending.clone(), Arc::clone(&self.ended), node.stop.clone());
+        node.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = ending.over() => ended.notify_one(),
+            }
+        });
+    }
+}
+
+/// Looks for the leader whenever a connection from a leader has ended. Runs until the node stops.
+pub async fn run(node: Arc<Node>, timing: Timing, restraint: Restraint) {
+    loop {
+        node.leader_connections.ended.notified().await;
+        let leader = followed(&node.standing.borrow());
+        if let Some(leader) = leader {
+            replace_if_gone(&node, timing, &restraint, leader).await;
+        }
+    }
+}
+
+fn followed(standing: &RaftRole) -> Option<NodeId> {
+    match standing {
+        RaftRole::Following { leader, .. } => Some(*leader),
+        RaftRole::Leading { .. } | RaftRole::Leaderless => None,
+    }
+}
+
+async fn replace_if_gone(node: &Node, timing: Timing, restraint: &Restraint, leader: NodeId) {
+    let own = node.identity.node_id;
+    let members = node.members();
+    let Some((_, peer, _)) = members.iter().find(|(id, ..)| *id == leader) else { return };
+    let mut others: Vec<NodeId> =
+        members.iter().filter(|(id, _, voter)| *voter && *id != leader).map(|(id, ..)| *id).collect();
+    others.sort_unstable();
+    let Some(place) = others.iter().position(|id| *id == own) else { return };
+    let mut standing = node.standing.clone();
+    for round in 0..ROUNDS {
+        if node.transport.probe(&peer.address, PROBE_TIMEOUT).await != Some(false) {
+            return;
+        }
+        if round == 0 {
+            info!(leader = peer.name, "the leader's process is gone");
+            node.raft.end_lease(leader).await;
+        }
+        let pause = pause(timing, place, others.len(), round) + jittered(&*node.platform.random, step(timing) / 3);
+        tokio::select! {
+            _ = until(&mut standing, |standing| followed(standing) != Some(leader)) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        if restraint.is_held() {
+            continue;
+        }
+        // An error says that consensus has stopped, which is noticed elsewhere.
+        if let Err(error) = node.raft.stand_for_election().await {
+            debug!(%error, "no election");
+        }
+    }
+}
+
+/// The time that a candidate has before the next one stands.
+fn step(timing: Timing) -> Duration {
+    timing.election_min / 5
+}
+
+/// How long the voter at `place` among those that are left waits: at first until the others have seen the same, then until
+/// each has had a turn.
+fn pause(timing: Timing, place: usize, voters: usize, round: u32) -> Duration {
+    let steps = if round == 0 { place } else { voters };
+    step(timing) / 6 + step(timing) * u32::try_from(steps).unwrap_or(u32::MAX).min(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_stand_one_after_the_other_and_all_before_the_election_timeout_of_a_usual_fleet() {
+        let timing = Timing { election_min: Duration::from_millis(150), election_max: Duration::from_millis(300) };
+        let most = |place| pause(timing, place, 2, 0) + step(timing) / 3;
+        assert!(most(0) < Duration::from_millis(20), "the first stands at once: {:?}", most(0));
+        assert!(most(0) + Duration::from_millis(10) < pause(timing, 1, 2, 0), "it has time to be elected");
+        assert!(most(1) < timing.election_min);
+        assert_eq!(pause(timing, 0, 2, 1), pause(timing, 1, 2, 1), "later they keep their distance");
+    }
+}

@@ -1,0 +1,341 @@
+//! Changes of the membership, as leader: one at a time, each in steps that a failure may interrupt anywhere and that the
+//! next attempt goes on from. A newcomer is caught up before it gets its vote; a vote is taken only where a majority of the
+//! rest is at work. What is asked for is what should be, so everything here may be repeated.
+//!
+//! A change of voters goes through a joint configuration. If the leader dies in between, the coordinators work on under both
+//! majorities, and the next change, whatever it is, ends that first.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use robeing_net::limited;
+use robeing_proto::v1::{self, raft_client::RaftClient};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tracing::info;
+
+use crate::{
+    leader::{
+        role::RaftRole,
+        score::{self, CAUGHT_UP},
+        transfer,
+    },
+    node::Node,
+    raft::{MembersError, NodeId, Peer, Runtime},
+};
+
+/// How long a newcomer may take to catch up.
+pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a new membership may take to be committed.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a coordinator that is to be added may take to say who it is.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a leader may take to hear from a majority before anything is changed.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// A member that answered within this is not replaced.
+const ALIVE: Duration = Duration::from_secs(2);
+/// Rounds of asking those who would remain.
+const ROUNDS: u32 = 3;
+
+/// Why the membership or the leadership was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This coordinator does not lead (any more).
+    #[error("this coordinator does not lead; ask the one that does")]
+    NotLeader,
+    /// Another change goes on.
+    #[error("another change of the membership is under way; try again when it is done")]
+    Busy,
+    /// A part of the request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nothing answers there.
+    #[error("no coordinator answers at {address}; see that it runs there and try again")]
+    NoAnswer {
+        /// Where.
+        address: String,
+    },
+    /// Another one than was meant answers.
+    #[error("at {address} is coordinator {name:?} of cluster {cluster:?}, not {wanted:?} of {own_cluster:?}")]
+    Another {
+        /// Where.
+        address: String,
+        /// Who is there.
+        name: String,
+        /// Of which cluster.
+        cluster: String,
+        /// Who was meant.
+        wanted: String,
+        /// Of this cluster.
+        own_cluster: String,
+    },
+    /// The name is a living member's.
+    #[error("coordinator {id:016x} has the name {name:?} and was heard of in the last {ALIVE:?}; it is not replaced")]
+    NameInUse {
+        /// Whose it is.
+        id: NodeId,
+        /// Which.
+        name: String,
+    },
+    /// It is a voter under another address.
+    #[error("coordinator {name:?} is a voter at {address}; remove it before it is added elsewhere")]
+    Elsewhere {
+        /// Which.
+        name: String,
+        /// Where it is.
+        address: String,
+    },
+    /// It did not catch up.
+    #[error("it did not catch up within {CATCH_UP_TIMEOUT:?}; it goes on learning, and the call may be repeated")]
+    Behind,
+    /// This leader hears from no majority.
+    #[error("no majority of the coordinators answers; nothing was changed")]
+    NoQuorum,
+    /// Nobody would be left.
+    #[error("{name:?} is the last voter and can't be removed")]
+    LastVoter {
+        /// Which.
+        name: String,
+    },
+    /// Too few would be left.
+    #[error(
+        "of the {remaining} voters that would remain, {fit} answer and are caught up, and it takes {needed}: bring the others \
+         back first"
+    )]
+    TooFew {
+        /// Voters without it.
+        remaining: usize,
+        /// Of these, at work.
+        fit: usize,
+        /// A majority of them.
+        needed: usize,
+    },
+    /// The change was not committed in time, and may still be.
+    #[error(
+        "the new membership was not committed within {COMMIT_TIMEOUT:?}; it may still be, and the call may be repeated"
+    )]
+    NotCommitted,
+    /// Not a voter that answers and is caught up.
+    #[error("{0}")]
+    NoSuccessor(String),
+    /// The successor did not take over.
+    #[error("no other coordinator took over in time; try again")]
+    NotTakenOver,
+    /// Consensus refused, or stopped.
+    #[error("consensus did not take the change: {0}")]
+    Failed(String),
+    /// This node is stopping.
+    #[error("this coordinator is stopping; ask another")]
+    Stopping,
+}
+
+/// Does one change, while no other is done, and to its end, also when the caller goes away.
+pub async fn exclusively<T: Send + 'static>(
+    node: &Arc<Node>,
+    change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
+) -> Result<T, ChangeError> {
+    let alone = Arc::clone(&node.changing).try_lock_owned().map_err(|_| ChangeError::Busy)?;
+    let (seed, stop) = (node.platform.random.next_u64(), node.stop.clone());
+    let task = node.tasks.spawn(async move {
+        let _alone = alone;
+        tokio::select! {
+            () = stop.cancelled() => Err(ChangeError::Stopping),
+            done = Runtime::scope(seed, change) => done,
+        }
+    });
+    task.await.unwrap_or(Err(ChangeError::Stopping))
+}
+
+/// A coordinator that is to be a voter.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    /// Its node id.
+    pub id: NodeId,
+    /// Its name and whereabouts.
+    pub peer: Peer,
+}
+
+/// Members of the newcomer's name that are others, and that it may take the place of.
+///
+/// # Errors
+/// When one of them is alive.
+pub fn replaced_by(node: &Node, newcomer: &Newcomer) -> Result<Vec<NodeId>, ChangeError> {
+    let members = node.members().into_iter();
+    let others = members.filter(|(id, peer, _)| peer.name == newcomer.peer.name && *id != newcomer.id);
+    let others: Vec<NodeId> = others.map(|member| member.0).collect();
+    match others.iter().find(|id| answered_lately(node, **id)) {
+        Some(id) => Err(ChangeError::NameInUse { id: *id, name: newcomer.peer.name.clone() }),
+        None => Ok(others),
+    }
+}
+
+fn answered_lately(node: &Node, id: NodeId) -> bool {
+    if id == node.identity.node_id {
+        return true;
+    }
+    node.raft.heard_ago(id).is_some_and(|ago| ago < ALIVE)
+}
+
+/// Makes a newcomer a voter, in place of those it replaces: it learns the log first.
+pub async fn admit_voter(node: &Node, newcomer: Newcomer, replaced: Vec<NodeId>) -> Result<(), ChangeError> {
+    quorum(node).await?;
+    let Newcomer { id, peer } = newcomer;
+    info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "taking in a coordinator");
+    let learns_elsewhere = node.members().into_iter().any(|(of, known, voter)| of == id && !voter && known != peer);
+    if learns_elsewhere {
+        committed(node.raft.remove_learners([id].into())).await?;
+    }
+    committed(node.raft.add_learner(id, peer)).await?;
+    caught_up(node, id).await?;
+    let mut voters = voters(node);
+    voters.retain(|voter| !replaced.contains(voter));
+    voters.insert(id);
+    committed(node.raft.set_voters(voters)).await?;
+    forget_learners(node, &replaced).await
+}
+
+/// Makes the coordinator at an address a voter; its node id.
+pub async fn add(node: Arc<Node>, peer: Peer) -> Result<NodeId, ChangeError> {
+    ensure_leader(&node)?;
+    let said = describe(&node, &peer.address).await?;
+    if said.cluster_id != node.identity.cluster_id || said.name != peer.name {
+        return Err(ChangeError::Another {
+            address: peer.address,
+            name: said.name,
+            cluster: said.cluster_id,
+            wanted: peer.name,
+            own_cluster: node.identity.cluster_id.clone(),
+        });
+    }
+    let id = said.node_id;
+    let known = node.members().into_iter().find(|(of, _, voter)| *of == id && *voter);
+    if let Some((_, known, _)) = known {
+        if known.address != peer.address {
+            return Err(ChangeError::Elsewhere { name: known.name, address: known.address });
+        }
+        if !is_joint(&node) {
+            return Ok(id);
+        }
+    }
+    let newcomer = Newcomer { id, peer };
+    let replaced = replaced_by(&node, &newcomer)?;
+    admit_voter(&node, newcomer, replaced).await?;
+    Ok(id)
+}
+
+/// Takes the vote and the membership from the coordinator of this name; whether it was a member. One that leads hands over
+/// first, and then does not lead.
+pub async fn remove(node: Arc<Node>, name: String) -> Result<bool, ChangeError> {
+    quorum(&node).await?;
+    let members = node.members();
+    let gone: Vec<NodeId> = members.iter().filter(|member| member.1.name == name).map(|member| member.0).collect();
+    let before = voters(&node);
+    let mut left = before.clone();
+    left.retain(|id| !gone.contains(id));
+    if left.is_empty() {
+        return Err(ChangeError::LastVoter { name });
+    }
+    if left != before {
+        ensure_quorum_without(&node, &left).await?;
+    }
+    if gone.contains(&node.identity.node_id) {
+        transfer::hand_over(&node, None).await?;
+        return Err(ChangeError::NotLeader);
+    }
+    if left != before || is_joint(&node) {
+        info!(name, voters = left.len(), "taking a coordinator's vote");
+        committed(node.raft.set_voters(left)).await?;
+    }
+    forget_learners(&node, &gone).await?;
+    Ok(!gone.is_empty())
+}
+
+async fn forget_learners(node: &Node, gone: &[NodeId]) -> Result<(), ChangeError> {
+    let left = node.members().into_iter().filter(|(id, _, voter)| gone.contains(id) && !*voter);
+    let left: BTreeSet<NodeId> = left.map(|member| member.0).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    committed(node.raft.remove_learners(left)).await
+}
+
+/// That this coordinator leads.
+pub fn ensure_leader(node: &Node) -> Result<(), ChangeError> {
+    match *node.standing.borrow() {
+        RaftRole::Leading { ready: true, .. } => Ok(()),
+        _ => Err(ChangeError::NotLeader),
+    }
+}
+
+/// That a majority answers this leader now. A change that it does not take is in force all the same until it is undone, so
+/// none is begun without.
+async fn quorum(node: &Node) -> Result<(), ChangeError> {
+    let asking = async {
+        loop {
+            ensure_leader(node)?;
+            if node.read_index().await.is_some() {
+                return Ok(());
+            }
+            // One answer that was late is no majority that is gone.
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    timeout(QUORUM_TIMEOUT, asking).await.unwrap_or(Err(ChangeError::NoQuorum))
+}
+
+async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, ChangeError> {
+    let no_answer = || ChangeError::NoAnswer { address: address.to_owned() };
+    let channel = node.transport.channel(address).map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
+    let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
+    let said = timeout(DESCRIBE_TIMEOUT, client.describe(v1::DescribeRequest::default())).await;
+    Ok(said.map_err(|_| no_answer())?.map_err(|_| no_answer())?.into_inner())
+}
+
+/// The voters that there are, or will be once a change that was interrupted is ended.
+fn voters(node: &Node) -> BTreeSet<NodeId> {
+    node.raft.configurations().pop().unwrap_or_default()
+}
+
+fn is_joint(node: &Node) -> bool {
+    node.raft.configurations().len() > 1
+}
+
+/// That a majority of those who would remain answers and is caught up.
+async fn ensure_quorum_without(node: &Node, remaining: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
+    let needed = remaining.len() / 2 + 1;
+    let mut fit = 0;
+    // One that is busy for a moment is not gone.
+    for _ in 0..ROUNDS {
+        let members = node.members().into_iter().filter(|member| remaining.contains(&member.0));
+        let answers = members.map(|(id, peer, _)| async move { score::ask(node, id, &peer.address).await });
+        let answers = join_all(answers).await;
+        let applied = score::applied(node);
+        fit = answers.iter().flatten().filter(|said| score::is_caught_up(said, applied)).count();
+        if fit >= needed {
+            return Ok(());
+        }
+    }
+    Err(ChangeError::TooFew { remaining: remaining.len(), fit, needed })
+}
+
+/// Waits until a learner has about what this leader has.
+async fn caught_up(node: &Node, id: NodeId) -> Result<(), ChangeError> {
+    let waiting = node.raft.until_replicated(id, CAUGHT_UP);
+    timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)
+}
+
+impl From<MembersError> for ChangeError {
+    fn from(error: MembersError) -> Self {
+        match error {
+            MembersError::NotLeader => Self::NotLeader,
+            MembersError::Stopped => Self::Stopping,
+            MembersError::Failed(message) => Self::Failed(message),
+        }
+    }
+}
+
+async fn committed(change: impl Future<Output = Result<(), MembersError>>) -> Result<(), ChangeError> {
+    timeout(COMMIT_TIMEOUT, change).await.map_err(|_| ChangeError::NotCommitted)?.map_err(Into::into)
+}

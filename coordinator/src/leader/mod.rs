@@ -1,0 +1,15 @@
+//! What a coordinator does as leader, how it becomes one, and how it makes another one lead.
+
+pub mod bootstrap;
+pub mod contact;
+pub mod evidence;
+pub mod failure_detector;
+pub mod health;
+pub mod loss;
+pub mod membership_change;
+pub mod recoveries;
+pub mod role;
+pub mod score;
+pub mod sessions;
+pub mod stalls;
+pub mod transfer;

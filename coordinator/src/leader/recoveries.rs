@@ -1,0 +1,138 @@
+//! How long the recoveries of agents take, step by step, as the leader sees it: from when it noticed to when the step was
+//! applied. Every coordinator applies every step; only a leader counts them, so that a fleet's sum is right.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, histogram::Histogram},
+};
+use robeing_fleet::{AgentId, RecoveryEvent, RecoveryStep};
+use robeing_platform::sync::{Mutex, PoisonError};
+use robeing_telemetry::Metrics;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::{
+    leader::role::{until_leading, until_not_leading},
+    node::Node,
+};
+
+/// Upper bounds of a step's duration, seconds: from a commit on a fast disk to an agent that is repaired by hand.
+const BOUNDS: [f64; 14] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0];
+/// Agents whose recovery is timed at once; of others the fleet's time counts, in milliseconds.
+const MAX_TIMED: usize = 4_096;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Step {
+    step: &'static str,
+}
+
+/// The recoveries that are going on, while this coordinator leads.
+pub struct Recoveries {
+    /// `None` while it does not lead.
+    began: Mutex<Option<BTreeMap<AgentId, Instant>>>,
+    durations: Family<Step, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Recoveries {
+    fn default() -> Self {
+        Self { began: Mutex::default(), durations: Family::new_with_constructor(|| Histogram::new(BOUNDS)) }
+    }
+}
+
+fn word(event: &RecoveryEvent) -> &'static str {
+    match event {
+        RecoveryEvent::Unhealthy { .. } => "unhealthy",
+        RecoveryEvent::Lost { .. } => "lost",
+        RecoveryEvent::Redistributed { .. } => "redistribute",
+        RecoveryEvent::StandbyActivated { .. } => "activate_standby",
+        RecoveryEvent::Removed => "remove",
+        RecoveryEvent::RecoveryAttempted => "attempt_recovery",
+        RecoveryEvent::Readmitted { .. } => "readmit",
+    }
+}
+
+impl Recoveries {
+    /// Adds the durations to a process's metrics.
+    pub fn register(&self, metrics: &Metrics) {
+        let help =
+            "Time from noticing that an agent is unhealthy or lost to a step of its recovery, as this leader saw it";
+        metrics.register("recovery_step_seconds", help, self.durations.clone());
+    }
+
+    fn timed<T>(&self, change: impl FnOnce(&mut Option<BTreeMap<AgentId, Instant>>) -> T) -> T {
+        change(&mut self.began.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An agent was found unhealthy or lost, which is not written yet.
+    pub fn began(&self, agent: AgentId, now: Instant) {
+        self.timed(|began| {
+            if let Some(began) = began
+                && (began.len() < MAX_TIMED || began.contains_key(&agent))
+            {
+                began.insert(agent, now);
+            }
+        });
+    }
+
+    /// A step in the recovery of an agent of this name was applied.
+    pub fn done(&self, agent: AgentId, name: &str, step: &RecoveryStep) {
+        let took = self.timed(|began| {
+            let began = began.as_mut()?;
+            let took = began.get(&agent).map_or(Duration::from_millis(step.took), Instant::elapsed);
+            if matches!(step.event, RecoveryEvent::Readmitted { .. }) {
+                began.remove(&agent);
+            }
+            Some(took)
+        });
+        let Some(took) = took else { return };
+        let step_word = word(&step.event);
+        self.durations.get_or_create(&Step { step: step_word }).observe(took.as_secs_f64());
+        info!(agent = name, step = step_word, ?took, event = ?step.event, "recovery");
+    }
+}
+
+/// Times recoveries while this coordinator leads; runs until the node stops.
+pub async fn run(node: Arc<Node>) {
+    let mut standing = node.standing.clone();
+    while let Some(term) = until_leading(&mut standing).await {
+        node.hub.recoveries.timed(|began| *began = Some(BTreeMap::new()));
+        until_not_leading(&mut standing, term).await;
+        node.hub.recoveries.timed(|began| *began = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(event: RecoveryEvent, took: u64) -> RecoveryStep {
+        RecoveryStep { at: robeing_fleet::Stamp::at(1), took, event }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_are_timed_from_when_this_leader_noticed_and_by_the_fleets_time_otherwise() {
+        let (metrics, recoveries) = (Metrics::default(), Recoveries::default());
+        recoveries.register(&metrics);
+        let removed = || step(RecoveryEvent::Removed, 200);
+        recoveries.began(AgentId(1), Instant::now());
+        recoveries.done(AgentId(1), "a", &removed());
+        assert!(!metrics.encode().contains("step=\"remove\""), "it does not lead");
+        recoveries.timed(|began| *began = Some(BTreeMap::new()));
+        recoveries.began(AgentId(1), Instant::now());
+        tokio::time::advance(Duration::from_millis(4)).await;
+        recoveries.done(AgentId(1), "a", &removed());
+        recoveries.done(AgentId(2), "b", &removed());
+        let text = metrics.encode();
+        for line in [
+            "robeing_recovery_step_seconds_bucket{le=\"0.0025\",step=\"remove\"} 0",
+            "robeing_recovery_step_seconds_bucket{le=\"0.005\",step=\"remove\"} 1",
+            "robeing_recovery_step_seconds_count{step=\"remove\"} 2",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        recoveries.done(AgentId(1), "a", &step(RecoveryEvent::Readmitted { standby: false }, 9));
+        recoveries.timed(|began| assert!(began.as_ref().is_some_and(BTreeMap::is_empty)));
+    }
+}

@@ -1,0 +1,80 @@
+//! What waits to be sent over one connection of an agent.
+
+use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
+use robeing_proto::v1::{CompletionAck, HealthCheck};
+use tokio::sync::Notify;
+
+use crate::leader::sessions::AttemptKey;
+
+/// What waits to be sent to one agent. Bounded by the agent's slots and by the completions it has sent.
+#[derive(Default)]
+pub struct Outbox {
+    /// Work. What the attempts are is read from the state when they are sent.
+    pub assignments: Vec<AttemptKey>,
+    /// Attempts to stop.
+    pub stops: Vec<AttemptKey>,
+    /// Completions that were applied.
+    pub acks: Vec<CompletionAck>,
+    /// The newest heartbeat to be answered.
+    pub heartbeat: Option<u64>,
+    /// The newest health check.
+    pub health_check: Option<HealthCheck>,
+    /// The agent is unhealthy and hands back what it has.
+    pub hand_back: bool,
+    /// The drain was taken note of.
+    pub drained: bool,
+    /// The session is over, and why.
+    pub ended: Option<String>,
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.assignments.is_empty()
+            && self.stops.is_empty()
+            && self.acks.is_empty()
+            && self.heartbeat.is_none()
+            && self.health_check.is_none()
+            && !self.hand_back
+            && !self.drained
+            && self.ended.is_none()
+    }
+}
+
+/// One connection of an agent.
+#[derive(Default)]
+pub struct SessionConnection {
+    outbox: Mutex<Outbox>,
+    news: Notify,
+}
+
+impl SessionConnection {
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what waits to be sent.
+    pub fn put(&self, change: impl FnOnce(&mut Outbox)) {
+        change(&mut self.outbox());
+        self.news.notify_one();
+    }
+
+    /// Takes all that waits, if anything does.
+    pub fn take_now(&self) -> Outbox {
+        std::mem::take(&mut *self.outbox())
+    }
+
+    /// Takes all that waits, when there is something. Cancellation-safe.
+    pub async fn take(&self) -> Outbox {
+        loop {
+            let content = self.take_now();
+            if !content.is_empty() {
+                return content;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    pub(super) fn end(&self, why: &str) {
+        self.put(|outbox| outbox.ended = Some(why.to_owned()));
+    }
+}

@@ -1,0 +1,199 @@
+//! What is on its way to one agent, as messages: the most urgent first, and each of a bounded size. Attempts wait as their
+//! keys; what they are is read from the state in slices when they are sent, so that a slow agent keeps nothing in memory, and
+//! an attempt that ended meanwhile is not sent at all.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use prost::Message;
+use robeing_fleet::{Fleet, FleetMillis, Task};
+use robeing_proto::{
+    budget::MessageBudget,
+    v1::{self, coordinator_message::Message as ToAgent},
+};
+
+use crate::{
+    leader::sessions::{AttemptKey, Outbox},
+    raft::SharedFleet,
+};
+
+/// Attempts that are read from the state in one go.
+const MAX_ATTEMPTS_READ: usize = 256;
+/// What an assignment takes besides input and kind, about, bytes.
+const ASSIGNMENT_BYTES: usize = 96;
+
+/// What waits to be sent.
+#[derive(Default)]
+pub struct Outgoing {
+    heartbeat: Option<u64>,
+    health_check: Option<v1::HealthCheck>,
+    acks: VecDeque<v1::CompletionAck>,
+    stops: VecDeque<AttemptKey>,
+    assignments: VecDeque<AttemptKey>,
+    hand_back: bool,
+    drained: bool,
+    ended: Option<String>,
+}
+
+impl Outgoing {
+    /// Adds what an outbox had.
+    pub fn add(&mut self, outbox: Outbox) {
+        self.heartbeat = outbox.heartbeat.or(self.heartbeat);
+        self.health_check = outbox.health_check.or(self.health_check.take());
+        self.acks.extend(outbox.acks);
+        self.stops.extend(outbox.stops);
+        self.assignments.extend(outbox.assignments);
+        self.hand_back |= outbox.hand_back;
+        self.drained |= outbox.drained;
+        self.ended = outbox.ended.or(self.ended.take());
+        if self.ended.is_some() {
+            self.stops.clear();
+            self.assignments.clear();
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.heartbeat.is_none()
+            && self.health_check.is_none()
+            && self.acks.is_empty()
+            && self.stops.is_empty()
+            && self.assignments.is_empty()
+            && !self.hand_back
+            && !self.drained
+            && self.ended.is_none()
+    }
+
+    /// The next message; `None` if nothing is left to say. Of an attempt that ended, its stop comes after it or alone: the
+    /// order to stop is given after the state has changed, and what is read from the state is sent at once.
+    pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
+        if let Some(seq) = self.heartbeat.take() {
+            return Some(ToAgent::HeartbeatAck(v1::HeartbeatAck { seq }));
+        }
+        if let Some(check) = self.health_check.take() {
+            return Some(ToAgent::HealthCheck(check));
+        }
+        if !self.acks.is_empty() {
+            let acks = drain(&mut self.acks, Message::encoded_len);
+            return Some(ToAgent::CompletionAcks(v1::CompletionAcks { acks }));
+        }
+        if !self.stops.is_empty() {
+            let wire = |(task, attempt): AttemptKey| v1::AttemptRef { task_id: task.to_string(), attempt };
+            let attempts = drain(&mut self.stops, |_| ASSIGNMENT_BYTES).into_iter().map(wire).collect();
+            return Some(ToAgent::Cancels(v1::Cancels { attempts }));
+        }
+        while !self.assignments.is_empty() {
+            let tasks = read(&fleet.read(), &mut self.assignments);
+            if !tasks.is_empty() {
+                let assignments = tasks.iter().filter_map(|task| assignment(task, now)).collect();
+                return Some(ToAgent::Assignments(v1::Assignments { assignments }));
+            }
+        }
+        // After all that is to be handed back.
+        if std::mem::take(&mut self.hand_back) {
+            return Some(ToAgent::HandBack(v1::HandBack {}));
+        }
+        if std::mem::take(&mut self.drained) {
+            return Some(ToAgent::Drained(v1::Drained {}));
+        }
+        self.ended.take().map(|reason| ToAgent::SessionEnded(v1::SessionEnded { reason }))
+    }
+}
+
+/// Takes as many as fit one message.
+fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut budget = MessageBudget::default();
+    let fitting = queue.iter().take_while(|item| budget.take(size(item))).count();
+    queue.drain(..fitting).collect()
+}
+
+/// Takes the tasks of the next attempts that are still current, about as many as a message takes.
+fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Arc<Task>> {
+    let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
+    for _ in 0..MAX_ATTEMPTS_READ {
+        let Some(&(id, attempt)) = attempts.front() else { break };
+        let task = fleet.task(id).filter(|task| task.current().is_some_and(|current| current.number == attempt));
+        if let Some(task) = task {
+            if !budget.take(task.input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
+                break;
+            }
+            tasks.push(Arc::clone(task));
+        }
+        attempts.pop_front();
+    }
+    tasks
+}
+
+/// The current attempt of a task as its agent gets it at this fleet time.
+fn assignment(task: &Task, now: FleetMillis) -> Option<v1::Assignment> {
+    let current = task.current()?;
+    // An agent that gets it late has less time left. 0 would say that there is no limit.
+    let left = |due: FleetMillis| due.saturating_sub(now).max(1);
+    let assigned_at = current.assigned_at.fleet;
+    Some(v1::Assignment {
+        task_id: task.id.to_string(),
+        attempt: current.number,
+        kind: task.kind.clone(),
+        input: task.input.clone(),
+        deadline_in_ms: task.deadline.map_or(0, left),
+        time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use robeing_fleet::{Command, Effect, Stamp, TaskId};
+    use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
+
+    use super::*;
+    use crate::fixture::{fleet_with_agent, task};
+
+    #[test]
+    fn what_waits_for_a_slow_agent_comes_in_messages_that_fit() {
+        let (mut fleet, ..) = fleet_with_agent();
+        let mut outbox = Outbox::default();
+        for n in 1..=2_000 {
+            let input = Bytes::from(vec![0; if n % 100 == 0 { 1024 * 1024 } else { 1_000 }]);
+            let mut effects: Vec<Effect> = Vec::new();
+            fleet.apply(Stamp::at(1), Command::Submit(task(n, input)), &mut effects);
+            outbox.assignments.push((TaskId(n), 1));
+            outbox.stops.push((TaskId(n), 1));
+            let (task_id, reason) = (TaskId(n).to_string(), "r".repeat(1_000));
+            outbox.acks.push(v1::CompletionAck { task_id, reason, ..Default::default() });
+        }
+        let fleet = SharedFleet::new(fleet);
+        let mut outgoing = Outgoing::default();
+        outgoing.add(outbox);
+        let (mut assigned, mut acknowledged, mut stopped) = (0, 0, 0);
+        while let Some(told) = outgoing.next(&fleet, 1) {
+            let told = v1::CoordinatorMessage { message: Some(told) };
+            let bytes = told.encoded_len();
+            let (count, sum) = match told.message {
+                Some(ToAgent::Assignments(of)) => (of.assignments.len(), &mut assigned),
+                Some(ToAgent::CompletionAcks(of)) => (of.acks.len(), &mut acknowledged),
+                Some(ToAgent::Cancels(of)) => (of.attempts.len(), &mut stopped),
+                other => panic!("{other:?}"),
+            };
+            *sum += count;
+            let limit = if count > 1 { MESSAGE_BUDGET_BYTES + 16 * 1024 } else { MAX_ITEM_BYTES };
+            assert!(bytes <= limit, "{count} things in {bytes} bytes");
+        }
+        assert!(outgoing.is_empty());
+        assert_eq!((assigned, acknowledged, stopped), (2_000, 2_000, 2_000));
+    }
+
+    #[test]
+    fn an_agent_hears_of_all_it_has_before_it_is_to_hand_that_back() {
+        let (mut fleet, ..) = fleet_with_agent();
+        fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
+        let fleet = SharedFleet::new(fleet);
+        let mut outgoing = Outgoing::default();
+        let health_check = Some(v1::HealthCheck { seq: 1, within_ms: 1 });
+        outgoing.add(Outbox { hand_back: true, health_check, ..Outbox::default() });
+        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HealthCheck(_))));
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
+        assert!(outgoing.is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+use super::*;
+use crate::raft::Peer;
+
+const MIB: usize = 1024 * 1024;
+
+/// A proposer whose requests nobody takes up but the test.
+fn idle() -> (Proposer, mpsc::Receiver<Request>) {
+    let (requests, receiver) = mpsc::channel(MAX_WAITING);
+    let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
+    let proposer = Proposer { requests, rooms, settled: Arc::default(), senders: Arc::default() };
+    (proposer, receiver)
+}
+
+fn hand_in(proposer: &Proposer, lane: Lane, bytes: usize) -> tokio::task::JoinHandle<Answer> {
+    let (proposer, sender) = (proposer.clone(), proposer.sender());
+    let commands = vec![vec![0; bytes].into()];
+    tokio::spawn(async move { proposer.propose_forwarded(Forwarded { lane, sender, commands }).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_keeps_others_waiting_and_other_lanes_are_not_concerned() {
+    let (proposer, mut requests) = idle();
+    let mut large: Vec<_> = (0..9).map(|_| hand_in(&proposer, Lane::Users, 4 * MIB)).collect();
+    let mut taken = Vec::new();
+    for _ in 0..7 {
+        taken.push(requests.recv().await.expect("there is room"));
+    }
+    let small = hand_in(&proposer, Lane::Users, 10);
+    let loss = hand_in(&proposer, Lane::Fleet, 10);
+    assert_eq!(requests.recv().await.map(|request| request.lane), Some(Lane::Fleet), "the next one there is room for");
+    assert!(requests.try_recv().is_err(), "the lane of users is full");
+    // An answer makes room, in the order in which it was asked for.
+    drop(taken.remove(0));
+    taken.push(requests.recv().await.expect("there is room for one"));
+    assert!(taken.iter().all(|request| request.bytes > MIB), "the small one is behind another large one");
+    // Others were written meanwhile: this one was not taken, and that is what is said.
+    proposer.settled.fetch_add(1, Ordering::Relaxed);
+    let last = large.pop().expect("nine were handed in");
+    assert_eq!(last.await.unwrap(), Err(ProposeError::Busy));
+    assert_eq!(requests.recv().await.map(|request| request.bytes < MIB), Some(true), "there is room behind it");
+    drop((large, small, loss, taken));
+}
+
+#[test]
+fn a_request_that_may_be_in_the_log_is_never_said_to_have_been_left_out() {
+    let settled = AtomicU64::new(7);
+    assert_eq!(given_up(6, &settled, false), ProposeError::Busy);
+    assert_eq!(given_up(7, &settled, false), ProposeError::NoLeader, "nothing was written");
+    assert_eq!(given_up(6, &settled, true), ProposeError::Unanswered, "it was on its way once");
+}
+
+/// A request of this scope, and its answer.
+async fn request_of(scope: Scope) -> (Request, oneshot::Receiver<Answer>) {
+    let (answer, answered) = oneshot::channel();
+    let room = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("it is open");
+    let request = Request {
+        lane: Lane::Fleet,
+        sender: OWN,
+        commands: Vec::new(),
+        bytes: 0,
+        answer,
+        deadline: Instant::now(),
+        scope,
+        settled: 0,
+        tried: false,
+        _room: room,
+    };
+    (request, answered)
+}
+
+/// A leader whose disk is slow refuses to write for a while, and goes on in its term. What was to be written in that term must
+/// not be given up then, since whoever waits for it takes the term to be over.
+#[tokio::test]
+async fn what_was_refused_is_proposed_again_in_its_term_and_what_may_be_written_is_not() {
+    for scope in [Scope::InTerm(3), Scope::Here, Scope::Anywhere] {
+        let (request, mut answered) = request_of(scope).await;
+        let again = request.once_more(true).expect("it was refused, so it is nowhere");
+        assert!(!again.tried && answered.try_recv().is_err(), "{scope:?}: it is as it was");
+    }
+    let (request, answered) = request_of(Scope::InTerm(3)).await;
+    assert!(request.once_more(false).is_none());
+    assert_eq!(answered.await.unwrap(), Err(ProposeError::NotLeader));
+    let (request, _answered) = request_of(Scope::Anywhere).await;
+    assert!(request.once_more(false).is_some_and(|request| request.tried), "it may be written twice, and says so");
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_limit_is_refused() {
+    let (proposer, _requests) = idle();
+    let refused = hand_in(&proposer, Lane::Users, MAX_REQUEST_BYTES).await.unwrap();
+    assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
+}
+
+fn following(leader: NodeId) -> RaftRole {
+    RaftRole::Following { leader, peer: Peer { name: "leader".into(), address: "127.0.0.1:1".into() } }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_answers_nothing_is_waited_for_only_while_it_leads() {
+    let (standing, receiver) = watch::channel(following(1));
+    let mut call = tokio::spawn(while_following(receiver, 1, futures::future::pending::<()>()));
+    let waited = tokio::time::timeout(FORWARD_TIMEOUT * 2, &mut call).await;
+    assert!(waited.is_err(), "given up though the leader is the same");
+    standing.send_replace(following(2));
+    assert_eq!(call.await.unwrap(), None, "there is another leader to ask");
+}
+
+#[tokio::test]
+async fn an_answer_of_the_leader_counts() {
+    let (_standing, receiver) = watch::channel(following(1));
+    assert_eq!(while_following(receiver, 1, async { 7 }).await, Some(7));
+}

@@ -1,0 +1,225 @@
+//! What the coordinator does by itself: lets time pass in the state machine, writes snapshots when the log has grown, and
+//! brings the fleet's configuration in line with its own.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use robeing_fleet::{Command, FleetConfig, FleetMillis, Reply};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    clock::SLEW_PART,
+    leader::role::{until_leading, until_not_leading},
+    node::Node,
+    raft::log::SEGMENT_BYTES,
+    room,
+};
+
+/// How often it is looked whether a snapshot is due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of log after which a snapshot is written, if the state is smaller than that.
+pub const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
+/// Pause after a snapshot found no room.
+const SKIPPED_RETRY: Duration = Duration::from_secs(10);
+/// Pause after a tick could not be written.
+const TICK_RETRY: Duration = Duration::from_millis(200);
+/// Ticks come no denser than this.
+const TICK_APART: Duration = Duration::from_millis(5);
+
+/// While something is pending, fleet time is written to the log at least this often, in parts of what is left until it is due:
+/// so much of it is lost when all coordinators end at once.
+const TICK_PART: u64 = 32;
+/// But not more often than this, and not more rarely than [`TICK_LONGEST`].
+const TICK_SHORTEST: Duration = Duration::from_secs(1);
+/// Longest time without a tick while something is pending.
+const TICK_LONGEST: Duration = Duration::from_secs(10);
+
+/// How long to wait before it is looked again whether to tick, by the fleet's clock: nothing when it is time. `stamped` is the
+/// newest time in the log.
+fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Duration {
+    let left = Duration::from_millis(due.saturating_sub(now));
+    let apart = (left / TICK_PART as u32).clamp(TICK_SHORTEST, TICK_LONGEST);
+    let unwritten = Duration::from_millis(now.saturating_sub(stamped));
+    let wait = left.min(apart.saturating_sub(unwritten));
+    if wait.is_zero() {
+        return wait;
+    }
+    // Fleet time may be faster than the time that is waited by.
+    let part = SLEW_PART as u32;
+    (wait * part / (part + 1)).max(TICK_APART)
+}
+
+/// Ticks when something is due, and while something is pending now and then, as long as this coordinator leads. Runs until the
+/// node stops.
+pub async fn timers(node: Arc<Node>) {
+    let mut standing = node.standing.clone();
+    loop {
+        let Some(term) = until_leading(&mut standing).await else { return };
+        loop {
+            let (due, stamped) = node.look(|fleet| (fleet.next_due(), fleet.now().fleet));
+            let now = node.clock.stamp().fleet;
+            let wait = due.map(|due| until_tick(due, stamped, now));
+            if wait.is_some_and(|wait| wait.is_zero()) {
+                let pause = match node.proposer.propose_one(Command::Tick).await {
+                    Ok(_) => TICK_APART,
+                    Err(_) => TICK_RETRY,
+                };
+                tokio::select! {
+                    () = until_not_leading(&mut standing, term) => break,
+                    () = tokio::time::sleep(pause) => continue,
+                }
+            }
+            tokio::select! {
+                () = until_not_leading(&mut standing, term) => break,
+                // Something may be due earlier now.
+                () = node.hub.timers.notified() => {}
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+            }
+        }
+    }
+}
+
+/// Whether a snapshot is due, `grown` bytes of log after the last, with a state of so many bytes.
+fn is_due(grown: u64, state: u64) -> bool {
+    grown > SNAPSHOT_AFTER_BYTES.max(state)
+}
+
+/// Whether a snapshot is due on a disk that is short of room, `grown` bytes of log after the last: earlier than usual, since it
+/// lets the log be purged; and once the next one, of `size` bytes, is clearly smaller than the `on_disk` bytes of the last.
+/// Without the latter a disk stays full for good: while it is, new work is refused, so the log does not grow, and the snapshot
+/// from before the results expired would never be replaced.
+fn is_due_when_short(grown: u64, size: u64, on_disk: u64) -> bool {
+    let segment = SEGMENT_BYTES as u64;
+    grown > segment || grown > 0 && on_disk > size.saturating_mul(2).saturating_add(segment)
+}
+
+/// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. One that finds no room is tried again. Runs until the
+/// node stops.
+pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
+    let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
+    let mut retry_at = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let bytes = node.log.stats().entry_bytes.load(Ordering::Relaxed);
+        let (state, size) = node.look(|fleet| (fleet.stored_bytes(), room::snapshot_size(fleet)));
+        let room = node.rooms.own();
+        if room.short {
+            purge(&node, &mut purged).await;
+        }
+        let now_skipped = node.snapshots.skipped.load(Ordering::Relaxed);
+        if skipped != now_skipped {
+            skipped = now_skipped;
+            retry_at = Some(Instant::now() + SKIPPED_RETRY);
+        }
+        let retry = retry_at.is_some_and(|at| at <= Instant::now());
+        let grown = bytes.saturating_sub(written_at);
+        let on_disk = node.snapshots.bytes.load(Ordering::Relaxed);
+        let due = is_due(grown, state) || room.short && is_due_when_short(grown, size, on_disk);
+        if !retry && (retry_at.is_some() || !due && node.log.entries() < after_entries as usize) {
+            continue;
+        }
+        if room.is_known() && room.free < size {
+            warn!(
+                size,
+                free = room.free,
+                "a snapshot was skipped: the disk has no room for it. It is tried again later"
+            );
+            node.snapshots.skipped.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        retry_at = None;
+        let started = Instant::now();
+        match node.raft.snapshot().await {
+            Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot asked for"),
+            Err(error) => warn!(%error, "no snapshot could be written"),
+        }
+        written_at = bytes;
+    }
+}
+
+/// Purges what the newest snapshot covers, entries that are kept for followers a little behind, too: they get the snapshot.
+async fn purge(node: &Node, purged: &mut u64) {
+    let covered = node.raft.progress().snapshot;
+    if covered <= *purged {
+        return;
+    }
+    match node.raft.purge(covered).await {
+        Ok(()) => *purged = covered,
+        Err(error) => warn!(%error, "the log could not be purged"),
+    }
+}
+
+/// Brings the fleet's configuration in line with this coordinator's, whenever it begins to lead. Runs until the node stops.
+pub async fn configuration(node: Arc<Node>, config: FleetConfig) {
+    let mut standing = node.standing.clone();
+    loop {
+        let Some(term) = until_leading(&mut standing).await else { return };
+        if node.look(|fleet| *fleet.config() != config) {
+            match node.proposer.propose_one(Command::Configure(config.clone())).await {
+                Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
+                Ok(_) => info!("the fleet's configuration was changed"),
+                Err(error) => warn!(%error, "the fleet's configuration could not be changed"),
+            }
+        }
+        until_not_leading(&mut standing, term).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_due_after_so_much_log() {
+        let usual = SNAPSHOT_AFTER_BYTES;
+        for (grown, state, due) in
+            [(usual, 0, false), (usual + 1, 0, true), (usual + 1, usual + 1, false), (usual + 2, usual + 1, true)]
+        {
+            assert_eq!(is_due(grown, state), due, "{grown} {state}");
+        }
+    }
+
+    #[test]
+    fn on_a_disk_that_is_short_of_room_a_snapshot_is_due_earlier_and_once_it_would_be_smaller() {
+        let segment = SEGMENT_BYTES as u64;
+        for (grown, size, on_disk, due) in [
+            (segment, 100, 100, false),
+            (segment + 1, 100, 100, true),
+            (1, 100, segment + 200, false),
+            (1, 100, segment + 201, true),
+            // Nothing was written since the last: it holds the same.
+            (0, 100, segment + 201, false),
+            (1, u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(is_due_when_short(grown, size, on_disk), due, "{grown} {size} {on_disk}");
+        }
+    }
+
+    const HOUR: u64 = 3_600_000;
+
+    #[test]
+    fn a_tick_comes_when_something_is_due() {
+        assert_eq!(until_tick(1_000, 1_000, 1_000), Duration::ZERO);
+        assert_eq!(until_tick(900, 1_000, 1_000), Duration::ZERO);
+        // Never so late that a fast clock has passed it, never at once again.
+        assert_eq!(until_tick(1_420, 1_000, 1_000), Duration::from_millis(400));
+        assert_eq!(until_tick(1_001, 1_000, 1_000), TICK_APART);
+    }
+
+    #[test]
+    fn while_something_is_pending_time_is_written_in_parts_of_what_is_left() {
+        for (left, apart) in [(10_000, 1_000), (64_000, 2_000), (HOUR, 10_000), (365 * 24 * HOUR, 10_000)] {
+            let wait = until_tick(left, 0, 0);
+            assert!(
+                wait <= Duration::from_millis(apart) && wait * 21 >= Duration::from_millis(apart * 20 - 20),
+                "{wait:?}"
+            );
+            // Anything else that was written counts as well.
+            assert_eq!(until_tick(left + apart, 0, apart), Duration::ZERO, "{left}");
+            assert!(!until_tick(left + apart, 1, apart).is_zero(), "{left}");
+        }
+    }
+}
