@@ -117,14 +117,15 @@ prop_compose! {
 fn outcome() -> impl Strategy<Value = Outcome> {
     let kinds =
         prop::sample::select(vec![FailureKind::Exit, FailureKind::TimedOut, FailureKind::Deadline, FailureKind::Http]);
-    let failed = (kinds, prop::bool::weighted(0.8)).prop_map(|(kind, retryable)| {
+    let asked = prop_oneof![3 => Just(0), 1 => 1..3_000u64, 1 => Just(u64::MAX)];
+    let failed = (kinds, prop::bool::weighted(0.8), asked).prop_map(|(kind, retryable, retry_after_ms)| {
         Outcome::Failed(Failure {
             kind,
             message: "no".to_owned(),
             code: Some(1),
             stderr_tail: String::new(),
             retryable,
-            retry_after_ms: 0,
+            retry_after_ms,
         })
     });
     prop_oneof![

@@ -41,6 +41,8 @@ struct Told {
     not_before: Option<u64>,
     /// An attempt that nothing may follow.
     last: bool,
+    /// Nothing happened but that time went on.
+    is_tick: bool,
 }
 
 impl Told {
@@ -48,6 +50,10 @@ impl Told {
     fn ended(&mut self, task: &Task, attempt: &Attempt, now: u64) {
         assert_eq!(attempt.ended_at.map(|at| at.fleet), Some(now), "{attempt:?}");
         let mut pause = 0;
+        // Whatever an agent says of time comes with a completion.
+        let by_timer = self.is_tick && attempt.end == Some(AttemptEnd::TimedOut);
+        let due = task.attempt_timeout.map(|most| attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS);
+        assert!(!by_timer || due.into_iter().chain(task.deadline).any(|at| at <= now), "too early: {attempt:?}");
         match attempt.end.expect("it has ended") {
             AttemptEnd::Succeeded | AttemptEnd::Cancelled => self.last = true,
             AttemptEnd::Failed | AttemptEnd::TimedOut => {
@@ -76,12 +82,13 @@ impl Told {
 }
 
 /// Tells again what happened to a task since it was `before`, and compares.
-fn check_task(before: Option<&Task>, task: &Task, now: u64) {
+fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
     let mut told = Told {
         used: before.map_or(0, |task| task.attempts_used),
         hand_backs: before.map_or(0, |task| task.hand_backs),
         not_before: before.map_or(task.not_before.filter(|at| *at > now), |task| task.not_before),
         last: false,
+        is_tick: *command == Command::Tick,
     };
     let current = before.and_then(Task::current).map(|attempt| attempt.number);
     let floor = before.map(|task| task.attempt);
@@ -275,7 +282,7 @@ pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, e
     for task in &tasks {
         let was = before.tasks.get(&task.seq);
         if was.is_none_or(|was| !was.state.is_final()) {
-            check_task(was, task, now);
+            check_task(was, task, command, now);
         }
         assert!(task.expires_at.is_none_or(|at| at > now), "it is still there: {task:?}");
         let known = |attempt: &&Attempt| {
