@@ -181,3 +181,99 @@ impl Notes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(number: u32, state: AttemptState) -> v1::Attempt {
+        let failure = v1::Failure { retryable: true, ..v1::Failure::default() };
+        v1::Attempt { number, state: state.into(), failure: Some(failure), ..v1::Attempt::default() }
+    }
+
+    fn task(state: TaskState, used: u32, attempts: &[AttemptState]) -> v1::Task {
+        v1::Task {
+            id: "t".to_owned(),
+            state: state.into(),
+            max_attempts: 2,
+            attempts_used: used,
+            attempt: attempts.len() as u32,
+            attempts: (1..).zip(attempts).map(|(number, state)| attempt(number, *state)).collect(),
+            ..v1::Task::default()
+        }
+    }
+
+    fn noted() -> Notes {
+        let mut notes = Notes::default();
+        let retry = v1::RetryPolicy { max_attempts: 2, ..v1::RetryPolicy::default() };
+        notes.ask(&v1::TaskSpec { id: "t".to_owned(), retry: Some(retry), ..v1::TaskSpec::default() });
+        notes
+    }
+
+    fn violations(task: &v1::Task) -> usize {
+        let mut notes = noted();
+        notes.check_life(task);
+        notes.violations.len()
+    }
+
+    #[test]
+    fn ends_that_the_attempts_allow_are_fine_and_others_are_not() {
+        use AttemptState::{Failed, HandedBack, Lost, Succeeded, TimedOut};
+        let fine = [
+            task(TaskState::Succeeded, 2, &[Lost, HandedBack, Succeeded]),
+            task(TaskState::Failed, 2, &[Lost, Failed]),
+            task(TaskState::DeadLettered, 2, &[Failed, TimedOut]),
+            task(TaskState::Cancelled, 0, &[]),
+        ];
+        let wrong = [
+            task(TaskState::Succeeded, 3, &[Lost, Failed, Succeeded]),
+            task(TaskState::Succeeded, 1, &[Lost, Succeeded]),
+            task(TaskState::Failed, 1, &[Failed]),
+            task(TaskState::DeadLettered, 2, &[Lost, Failed]),
+            task(TaskState::DeadLettered, 1, &[HandedBack, Lost]),
+            task(TaskState::Failed, 2, &[Succeeded, Failed]),
+        ];
+        assert!(fine.iter().all(|task| violations(task) == 0));
+        for task in wrong {
+            assert_eq!(violations(&task), 1, "{task:?}");
+        }
+    }
+
+    #[test]
+    fn a_pause_that_is_too_short_is_noticed() {
+        for (begun, found) in [(960, 0), (900, 1)] {
+            let mut notes = noted();
+            let at = |ms| Some(Duration::from_millis(ms));
+            notes.seen.insert(("t".to_owned(), 1), Seen { failed: at(0), ..Seen::default() });
+            notes.seen.insert(("t".to_owned(), 2), Seen { begun: at(begun), ..Seen::default() });
+            notes.check_life(&task(TaskState::Succeeded, 2, &[AttemptState::Failed, AttemptState::Succeeded]));
+            assert_eq!(notes.violations.len(), found, "{begun} ms");
+        }
+    }
+
+    #[test]
+    fn an_agent_in_order_that_loses_its_session_is_noticed_once_nothing_is_wrong() {
+        for (now, ill, found) in [(16, false, 0), (18, false, 1), (18, true, 0)] {
+            let mut notes = noted();
+            (notes.now, notes.calm_from) = (Duration::from_secs(now), Duration::from_secs(17));
+            notes.sessions.insert(1, "agent-0".to_owned());
+            if ill {
+                notes.sicken("agent-0".to_owned(), crate::faults::Ill::Failed);
+            }
+            let ended = Applied { checksum: 0, finished: vec![], assigned: vec![], sessions: vec![(1, None)] };
+            notes.check_kept(&ended);
+            assert_eq!(notes.violations.len(), found, "{now} s");
+        }
+    }
+
+    #[test]
+    fn two_leaders_of_one_term_are_noticed() {
+        let mut notes = Notes::default();
+        for (name, term) in [("a", 1), ("a", 1), ("b", 2)] {
+            notes.leads(name.to_owned(), term);
+        }
+        assert!(notes.violations.is_empty());
+        notes.leads("a".to_owned(), 2);
+        assert_eq!(notes.violations.len(), 1);
+    }
+}

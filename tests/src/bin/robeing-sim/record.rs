@@ -140,6 +140,8 @@ pub struct Notes {
     pub leadership_changed: Duration,
     /// The terms of the coordinators that believe to lead.
     pub leading: BTreeMap<String, u64>,
+    /// Who led in which term.
+    led: BTreeMap<u64, String>,
     /// The newest vote that each node has given: its term and for whom.
     pub votes: BTreeMap<u64, (u64, u64)>,
     /// Every call of clients.
@@ -421,6 +423,15 @@ impl Notes {
                 self.violation(Check::Slots, what);
             }
         }
+    }
+
+    /// A coordinator leads.
+    pub fn leads(&mut self, name: String, term: u64) {
+        let first = self.led.entry(term).or_insert_with(|| name.clone()).clone();
+        if first != name {
+            self.violation(Check::Leaders, format!("{first} and {name} lead in term {term}"));
+        }
+        self.leading.insert(name, term);
     }
 
     /// A vote was given by a node, or found on its disk.
