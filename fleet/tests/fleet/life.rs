@@ -150,8 +150,13 @@ fn goes_before(agent: &Agent, one: &Task, other: &Task) -> bool {
     rank(one) < rank(other)
 }
 
-/// No task was passed over that waited all the while.
-fn check_order(before: &Before, fleet: &Fleet, effects: &[Effect]) {
+/// No task was passed over that waited all the while; and of those that lost their agent, which are placed by the order of the
+/// queue, none for one that comes later.
+fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Effect]) {
+    let requeues = matches!(command, Command::AgentLost { .. } | Command::AgentLeft { .. } | Command::AgentJoined(_));
+    let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
+    let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
+    let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(|task| task.is_ready()).collect();
     let waited: Vec<&Task> =
         before.tasks.values().filter(|t| t.is_ready() && fleet.task(t.id).is_some_and(|now| **now == **t)).collect();
     for effect in effects {
@@ -159,6 +164,10 @@ fn check_order(before: &Before, fleet: &Fleet, effects: &[Effect]) {
         let (Some(agent), Some(task)) = (fleet.agent(*agent), fleet.task(*task)) else { continue };
         let passed = waited.iter().find(|t| naive::Wanted::by(t).fits(agent) && goes_before(agent, t, task));
         assert!(passed.is_none(), "{} takes {task:?} before {passed:?}", agent.name);
+        let first = |t: &Task| (10 - t.priority, t.seq) < (10 - task.priority, task.seq);
+        let passed =
+            requeued.iter().find(|t| naive::Wanted::by(t).fits(agent) && goes_before(agent, t, task) && first(t));
+        assert!(passed.is_none(), "{} takes {task:?} before {passed:?}, which lost its agent", agent.name);
     }
 }
 
@@ -291,7 +300,7 @@ pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, e
         };
         ends.extend(task.attempts.iter().filter(|attempt| attempt.end.is_some() && !known(attempt)));
     }
-    check_order(before, fleet, effects);
+    check_order(before, fleet, command, effects);
     check_standbys(before, fleet, effects);
     check_agents(before, fleet, command, &ends);
     check_join(before, fleet, command, reply);

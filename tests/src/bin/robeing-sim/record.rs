@@ -18,7 +18,9 @@ use crate::{
 /// What a bound of a duration leaves for rounding.
 pub const ROUNDING: Duration = Duration::from_millis(5);
 
-/// Health checks after which it is known how an agent is; the first may have just been answered.
+/// Health checks after which it is known how an agent is that says so itself; the first may have just been answered.
+const CHECKS_TO_HEAR: u32 = 2;
+/// The same of one that says nothing, which is forgiven once.
 const CHECKS_TO_NOTICE: u32 = 4;
 /// What it takes, besides, to write it down and to hand back what was on its way.
 const TO_WRITE_IT: Duration = Duration::from_secs(1);
@@ -344,7 +346,8 @@ impl Notes {
         let Some((ill, since)) = self.ill.get(agent).copied() else { return };
         let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.disturbed));
         let since = seen.into_iter().flatten().copied().fold(since.max(self.leadership_changed), Duration::max);
-        let known_by = since + self.health_checks * CHECKS_TO_NOTICE + TO_WRITE_IT;
+        let checks = if ill == Ill::Unhealthy { CHECKS_TO_HEAR } else { CHECKS_TO_NOTICE };
+        let known_by = since + self.health_checks * checks + TO_WRITE_IT;
         // Entries are applied again and again, so that one that says so would have been.
         let writes = self.applied_at.values().rev().any(|at| (known_by - TO_WRITE_IT / 2..known_by).contains(at));
         if writes && known_by < self.now {
