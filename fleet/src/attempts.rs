@@ -287,7 +287,10 @@ impl Fleet {
         if again && !task.is_used_up() {
             let now = self.state.now;
             let asked = failure.retry_after_ms.min(MAX_RETRY_AFTER_MS);
-            let pause = task.retry.backoff(task.attempts_used).max(asked);
+            let mut pause = task.retry.backoff(task.attempts_used).max(asked);
+            if planted(Mistake::BackoffHalved) {
+                pause /= 2;
+            }
             self.change_task(seq, |task| {
                 task.end_attempt(now, end, Some(failure));
                 task.requeue(now, pause);
@@ -315,6 +318,9 @@ impl Fleet {
         let now = self.state.now;
         self.change_task(seq, |task| {
             task.end_attempt(now, AttemptEnd::Lost, Some(failure));
+            if planted(Mistake::LossNotCounted) {
+                task.attempts_used = task.attempts_used.saturating_sub(1);
+            }
             task.requeue(now, 0);
             task.displaced_from = Some(from);
         });

@@ -54,6 +54,14 @@ mistakes! {
     CancelFreesSlot = "cancel-frees-slot",
     /// A new leader watches only over agents that come to it.
     AbsentAgentsForgotten = "absent-agents-forgotten",
+    /// An agent that is unhealthy is given work.
+    UnhealthyGivenWork = "unhealthy-given-work",
+    /// The leader's clock gains three tenths, so that every duration ends early.
+    FleetTimeFast = "fleet-time-fast",
+    /// The pause before the next attempt is half of what it should be.
+    BackoffHalved = "backoff-halved",
+    /// An attempt that was lost with its agent does not count.
+    LossNotCounted = "loss-not-counted",
 }
 
 #[cfg(feature = "sabotage")]

@@ -66,6 +66,46 @@ fn every_make_target_in_the_documentation_exists() {
     }
 }
 
+/// The names in the last column of a table's rows.
+fn held_by(table: &str) -> Vec<&str> {
+    let rows = table.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.flat_map(|row| {
+        let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "nothing fails when this is broken: {row}");
+        names
+    })
+    .collect()
+}
+
+#[test]
+fn every_promise_names_a_check_that_there_is_and_every_check_of_the_simulator_is_named() {
+    let read =
+        |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path} can't be read: {e}"));
+    let text = read("docs/state-machine.md");
+    let section = text.split("\n## ").find(|section| section.starts_with("Invariants")).expect("it has the tables");
+    let tables: Vec<&str> = section.split("\n\n").filter(|part| part.starts_with('|')).collect();
+    let [fleet, simulator, others] = tables[..] else { panic!("there are {} tables, and not three", tables.len()) };
+    for name in held_by(fleet) {
+        let files = [format!("fleet/tests/fleet/{name}.rs"), format!("fleet/src/{name}.rs")];
+        assert!(files.iter().any(|file| root().join(file).exists()), "there is neither of {files:?}");
+    }
+    let source = read("tests/src/bin/robeing-sim/checks.rs");
+    let list =
+        source.split("\nchecks! {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("it lists the checks");
+    let mut checks: Vec<&str> = list.lines().filter_map(|line| line.split('"').nth(1)).collect();
+    let mut named = held_by(simulator);
+    for names in [&mut checks, &mut named] {
+        names.sort_unstable();
+        names.dedup();
+    }
+    assert_eq!(named, checks, "the simulator's checks in docs/state-machine.md, and those that there are");
+    for path in held_by(others) {
+        let source = read(path);
+        assert!(["#[test]", "::test"].iter().any(|mark| source.contains(mark)), "{path} has no tests");
+    }
+}
+
 /// The texts that stand right after this in a source.
 fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
     let text = |rest: &'a str| rest.trim_start().strip_prefix('"')?.split('"').next();

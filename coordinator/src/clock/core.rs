@@ -16,7 +16,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use robeing_fleet::Stamp;
+use robeing_fleet::{
+    Stamp,
+    sabotage::{Mistake, planted},
+};
 use tokio::time::Instant;
 
 use super::super::raft::NodeId;
@@ -176,7 +179,8 @@ impl Core {
         let wall = self.median(carried, micros(own_wall), now);
         running.wall_us = Some(wall);
         if self.in_touch {
-            let passed = passed.min(MAX_STEP.as_micros() as u64);
+            let gains = if planted(Mistake::FleetTimeFast) { passed / 10 * 3 } else { 0 };
+            let passed = passed.min(MAX_STEP.as_micros() as u64) + gains;
             let slew = passed / SLEW_PART;
             let at_least = running.fleet_us.saturating_add(passed - slew);
             running.fleet_us = wall.clamp(at_least, at_least.saturating_add(2 * slew));

@@ -11,7 +11,10 @@ use robeing_fleet::{
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS},
 };
 
-use crate::naive::{self, Wanted};
+use crate::{
+    life,
+    naive::{self, Wanted},
+};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -114,14 +117,15 @@ prop_compose! {
 fn outcome() -> impl Strategy<Value = Outcome> {
     let kinds =
         prop::sample::select(vec![FailureKind::Exit, FailureKind::TimedOut, FailureKind::Deadline, FailureKind::Http]);
-    let failed = (kinds, prop::bool::weighted(0.8)).prop_map(|(kind, retryable)| {
+    let asked = prop_oneof![3 => Just(0), 1 => 1..3_000u64, 1 => Just(u64::MAX)];
+    let failed = (kinds, prop::bool::weighted(0.8), asked).prop_map(|(kind, retryable, retry_after_ms)| {
         Outcome::Failed(Failure {
             kind,
             message: "no".to_owned(),
             code: Some(1),
             stderr_tail: String::new(),
             retryable,
-            retry_after_ms: 0,
+            retry_after_ms,
         })
     });
     prop_oneof![
@@ -200,6 +204,8 @@ pub struct History {
     pub fleet: Fleet,
     pub log: Vec<(Stamp, Command)>,
     now: Stamp,
+    /// How it was before the newest command.
+    before: life::Before,
     /// By acceptance number, as last seen.
     known: BTreeMap<u64, Task>,
     /// Every assignment there ever was.
@@ -220,6 +226,7 @@ impl History {
             fleet: Fleet::new(FleetConfig::default()),
             log: Vec::new(),
             now: Stamp::at(1_000_000),
+            before: life::Before::default(),
             known: BTreeMap::new(),
             assigned: Vec::new(),
             fencing: BTreeMap::new(),
@@ -378,9 +385,11 @@ impl History {
     fn apply(&mut self, command: Command) -> (Reply, Vec<Effect>) {
         self.log.push((self.now, command.clone()));
         let revision = self.fleet.revision();
+        life::look(&self.fleet, &mut self.before);
         let mut effects = Vec::new();
-        let reply = self.fleet.apply(self.now, command, &mut effects);
+        let reply = self.fleet.apply(self.now, command.clone(), &mut effects);
         self.check(revision, &effects);
+        life::check(&self.before, &self.fleet, &command, &reply, &effects);
         (reply, effects)
     }
 

@@ -5,6 +5,7 @@ mod codec;
 mod fixture;
 mod histories;
 mod history;
+mod life;
 mod limits;
 mod naive;
 mod pools;

@@ -20,12 +20,12 @@ impl<'a> Wanted<'a> {
         Wanted { role: task.required_role, skill: task.required_specialization.as_deref(), kind: &task.kind }
     }
 
-    fn matches(&self, agent: &Agent) -> bool {
+    pub fn matches(&self, agent: &Agent) -> bool {
         let domain = self.skill.unwrap_or(self.kind);
         agent.specializations.iter().any(|s| s.as_ref() == domain)
     }
 
-    fn fits(&self, agent: &Agent) -> bool {
+    pub fn fits(&self, agent: &Agent) -> bool {
         if self.skill.is_some() && !self.matches(agent) {
             return false;
         }

@@ -98,6 +98,7 @@ impl Submitter {
             let not_before = notes.now + delay.mul_f64(0.95);
             notes.not_before.entry(spec.id.clone()).or_insert(not_before);
         }
+        self.record.notes().ask(spec);
         let content = crc32c::crc32c_append(crc32c::crc32c(spec.kind.as_bytes()), &spec.input);
         self.record.asked(Op::Submit { id: spec.id.clone(), key, content })
     }

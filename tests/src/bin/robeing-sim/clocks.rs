@@ -108,6 +108,13 @@ impl Times {
         self.seen().now = now;
     }
 
+    /// When the batch of a log entry was stamped.
+    pub fn stamped_at(&self, index: u64) -> Option<Duration> {
+        let seen = self.seen();
+        let entry = seen.entries.get(&index)?;
+        seen.stamped.get(&entry.stamped).map(|(first, _)| *first)
+    }
+
     /// Durations that ended outside their bounds: too early at any time, or too late after `calm`, when nothing is wrong but the
     /// clocks.
     pub fn violations(&self, calm: Duration) -> Vec<String> {

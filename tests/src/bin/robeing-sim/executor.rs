@@ -206,6 +206,8 @@ impl Executor for SimulatedExecutor {
         // What is tried again has no end yet.
         if !matches!(&outcome, Outcome::Failed(failure) if failure.retryable) {
             running.ends(&self.agent);
+        } else {
+            running.fails();
         }
         outcome
     }

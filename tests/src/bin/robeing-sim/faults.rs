@@ -158,6 +158,8 @@ pub enum Hard {
     LateAnswers,
     /// What an agent says arrives when its loss is on the way into the log, on disks that are slow.
     LateResults,
+    /// An agent with work is not well for longer than health checks take to find out, and nothing else is wrong with it.
+    Unwell,
 }
 
 impl Hard {
@@ -173,6 +175,7 @@ impl Hard {
         Self::Flapping,
         Self::LateAnswers,
         Self::LateResults,
+        Self::Unwell,
     ];
 
     /// Its name.
@@ -188,6 +191,7 @@ impl Hard {
             Self::Flapping => "flapping",
             Self::LateAnswers => "late-answers",
             Self::LateResults => "late-results",
+            Self::Unwell => "unwell",
         }
     }
 }

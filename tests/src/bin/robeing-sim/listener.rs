@@ -121,7 +121,7 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
             let name = notes.running.clone();
             notes.leadership_changed = notes.now;
             match term(&fields.standing) {
-                Some(term) => drop(notes.leading.insert(name, term)),
+                Some(term) => notes.leads(name, term),
                 None => drop(notes.leading.remove(&name)),
             }
         }

@@ -11,6 +11,7 @@ mod faults;
 mod history;
 mod hosts;
 mod listener;
+mod lives;
 mod network;
 mod operator;
 mod plan;

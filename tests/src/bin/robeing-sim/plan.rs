@@ -259,6 +259,10 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
                 (cut + millis(3_500), Action::Mend(leads, agent)),
             ]
         }
+        Hard::Unwell => {
+            let ill = [Ill::Unhealthy, Ill::Silent, Ill::Hung][below(random, 3) as usize];
+            vec![(now, Action::Sicken(scene.agent, ill)), (later(6_500, 8_500), Action::Cure(scene.agent))]
+        }
         Hard::LateResults => {
             let arrives = later(1_700, 2_600);
             let mut actions = vec![(now, Action::CutOneWay(agent, leads)), (arrives, Action::Mend(leads, agent))];

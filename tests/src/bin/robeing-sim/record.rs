@@ -9,14 +9,18 @@ use std::{
 
 use crate::{
     checks::Check,
+    clocks::Times,
     faults::Ill,
     history::{Answer, Call, Op},
+    lives::{Asked, Seen},
 };
 
 /// What a bound of a duration leaves for rounding.
-const ROUNDING: Duration = Duration::from_millis(5);
+pub const ROUNDING: Duration = Duration::from_millis(5);
 
-/// Health checks after which it is known how an agent is; the first may have just been answered.
+/// Health checks after which it is known how an agent is that says so itself; the first may have just been answered.
+const CHECKS_TO_HEAR: u32 = 2;
+/// The same of one that says nothing, which is forgiven once.
 const CHECKS_TO_NOTICE: u32 = 4;
 /// What it takes, besides, to write it down and to hand back what was on its way.
 const TO_WRITE_IT: Duration = Duration::from_secs(1);
@@ -108,7 +112,16 @@ pub struct Notes {
     /// For how long the results of those are kept.
     pub ttl: BTreeMap<String, Duration>,
     /// When each task came to its end, the last that had this id.
-    finished_at: BTreeMap<String, Duration>,
+    pub finished_at: BTreeMap<String, Duration>,
+    /// What submitters asked for, by task.
+    pub asked: BTreeMap<String, Asked>,
+    /// When log entries were stamped.
+    pub times: Times,
+    /// What was seen of each attempt.
+    pub seen: BTreeMap<(String, u32), Seen>,
+    /// From when on nothing is wrong with the fleet any more but its clocks, and which processes faults have ended for good.
+    pub calm_from: Duration,
+    pub retired: BTreeSet<String>,
     /// How often each attempt was begun by an executor.
     pub begun: BTreeMap<(String, u32), u32>,
     /// Attempts that executors have ended by themselves, but for failures that are tried again.
@@ -122,13 +135,15 @@ pub struct Notes {
     /// Processes that are paused.
     pub paused: BTreeSet<String>,
     /// Agents whose executors are not well, and since when.
-    ill: BTreeMap<String, (Ill, Duration)>,
+    pub ill: BTreeMap<String, (Ill, Duration)>,
     /// Agents that are to be asked how they are so often.
     pub health_checks: Duration,
     /// When any coordinator's place changed last.
     pub leadership_changed: Duration,
     /// The terms of the coordinators that believe to lead.
     pub leading: BTreeMap<String, u64>,
+    /// Who led in which term.
+    led: BTreeMap<u64, String>,
     /// The newest vote that each node has given: its term and for whom.
     pub votes: BTreeMap<u64, (u64, u64)>,
     /// Every call of clients.
@@ -195,11 +210,13 @@ impl Record {
         *notes.begun.entry((task.to_owned(), attempt)).or_default() += 1;
         let number = notes.next_run;
         notes.next_run += 1;
+        let now = notes.now;
+        notes.seen.entry((task.to_owned(), attempt)).or_default().begun.get_or_insert(now);
         let run = Run { agent: agent.to_owned(), attempt, limited, cancelled: false, number };
         notes.runs.entry(task.to_owned()).or_default().push(run);
         notes.check_alone(task);
         notes.check_delay(task);
-        notes.check_health(agent, task);
+        notes.check_health(agent, "begins", task);
         drop(notes);
         Running { record: self.clone(), task: task.to_owned(), attempt, number }
     }
@@ -219,6 +236,13 @@ impl Running {
         let mut notes = self.record.notes();
         let runs = notes.runs.get_mut(&self.task).into_iter().flatten();
         runs.filter(|run| run.number == self.number).for_each(|run| run.cancelled = true);
+    }
+
+    /// It fails, and may be tried again.
+    pub fn fails(&self) {
+        let mut notes = self.record.notes();
+        let now = notes.now;
+        notes.seen.entry((self.task.clone(), self.attempt)).or_default().failed = Some(now);
     }
 
     /// It comes to its end by itself.
@@ -318,16 +342,17 @@ impl Notes {
     }
 
     /// An agent that has not been well for a while, undisturbed and while one coordinator led, is given nothing.
-    fn check_health(&mut self, agent: &str, task: &str) {
+    fn check_health(&mut self, agent: &str, does: &str, task: &str) {
         let Some((ill, since)) = self.ill.get(agent).copied() else { return };
         let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.disturbed));
         let since = seen.into_iter().flatten().copied().fold(since.max(self.leadership_changed), Duration::max);
-        let known_by = since + self.health_checks * CHECKS_TO_NOTICE + TO_WRITE_IT;
+        let checks = if ill == Ill::Unhealthy { CHECKS_TO_HEAR } else { CHECKS_TO_NOTICE };
+        let known_by = since + self.health_checks * checks + TO_WRITE_IT;
         // Entries are applied again and again, so that one that says so would have been.
         let writes = self.applied_at.values().rev().any(|at| (known_by - TO_WRITE_IT / 2..known_by).contains(at));
         if writes && known_by < self.now {
             let what =
-                format!("{agent} has been {ill:?} and in order otherwise since {since:?}, and begins task {task}");
+                format!("{agent} has been {ill:?} and in order otherwise since {since:?}, and {does} task {task}");
             self.violation(Check::Health, what);
         }
     }
@@ -371,6 +396,12 @@ impl Notes {
             Some(_) => {}
             None => {
                 self.check_slots(index, &applied);
+                let stamped = self.times.stamped_at(index);
+                for Assigned { agent, task, attempt, .. } in &applied.assigned {
+                    self.seen.entry((task.clone(), *attempt)).or_default().assigned = stamped;
+                    self.check_health(agent, "is given", task);
+                }
+                self.check_kept(&applied);
                 for (session, agent) in &applied.sessions {
                     match agent {
                         Some(agent) => self.sessions.insert(*session, agent.clone()),
@@ -395,6 +426,15 @@ impl Notes {
                 self.violation(Check::Slots, what);
             }
         }
+    }
+
+    /// A coordinator leads.
+    pub fn leads(&mut self, name: String, term: u64) {
+        let first = self.led.entry(term).or_insert_with(|| name.clone()).clone();
+        if first != name {
+            self.violation(Check::Leaders, format!("{first} and {name} lead in term {term}"));
+        }
+        self.leading.insert(name, term);
     }
 
     /// A vote was given by a node, or found on its disk.

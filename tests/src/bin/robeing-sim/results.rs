@@ -61,6 +61,7 @@ pub fn note(record: &Record, task: &v1::Task) -> bool {
     if fleeting {
         return true;
     }
+    record.notes().check_life(task);
     let ended = ending(task);
     match known.ended {
         Some(before) if before != ended => {

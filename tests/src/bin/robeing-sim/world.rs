@@ -370,6 +370,8 @@ pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Ha
         profile,
     };
     record.notes().health_checks = shared.profile.health_checks;
+    record.notes().calm_from = CALM_FROM;
+    record.notes().times = times.clone();
     let mut world = World::new(shared, planned);
     if sabotage == Some(Sabotage::LyingDisks) {
         world.add_action(FAULTS_FROM, Action::PowerLossOfAll);

@@ -87,6 +87,7 @@ impl World {
             Action::Retire(host) => {
                 self.kill(host);
                 self.retired.insert(host);
+                self.shared.record.notes().retired.insert(host.name());
             }
             Action::Start(host) => self.start(host),
             Action::Pause(host) => {

@@ -1,0 +1,307 @@
+//! What may become of tasks and agents from one command to the next, in its plainest form, to hold every history to.
+
+use std::collections::BTreeMap;
+
+use robeing_fleet::{
+    Agent, AgentId, AgentState, Attempt, AttemptEnd, Command, Effect, Failure, FailureKind, Fleet, Reply, Role, Task,
+    TaskState,
+    limits::{ATTEMPT_GRACE_MS, MAX_FREE_HAND_BACKS, MAX_RETRY_AFTER_MS},
+};
+
+use crate::naive;
+
+/// The tasks, by acceptance number, and the agents, as they were before a command.
+#[derive(Default)]
+pub struct Before {
+    pub tasks: BTreeMap<u64, Task>,
+    pub agents: BTreeMap<AgentId, Agent>,
+    /// The newest numbers that were given to an agent and to a session.
+    newest: (u32, u64),
+}
+
+/// The pause after so many counted attempts, as the documentation has it.
+fn backoff(task: &Task, used: u32) -> u64 {
+    let policy = task.retry;
+    let mut pause = u128::from(policy.initial_backoff);
+    for _ in 1..used {
+        pause = (pause * u128::from(policy.multiplier_percent) / 100).min(u128::from(policy.max_backoff));
+    }
+    pause.min(u128::from(policy.max_backoff)) as u64
+}
+
+fn failure_of(attempt: &Attempt) -> &Failure {
+    attempt.failure.as_ref().expect("what failed says why")
+}
+
+/// What is known of a task while its attempts are told again.
+struct Told {
+    used: u32,
+    hand_backs: u32,
+    /// When it may be given to an agent, if it is held back.
+    not_before: Option<u64>,
+    /// An attempt that nothing may follow.
+    last: bool,
+    /// Nothing happened but that time went on.
+    is_tick: bool,
+}
+
+impl Told {
+    /// An attempt has ended now.
+    fn ended(&mut self, task: &Task, attempt: &Attempt, now: u64) {
+        assert_eq!(attempt.ended_at.map(|at| at.fleet), Some(now), "{attempt:?}");
+        let mut pause = 0;
+        // Whatever an agent says of time comes with a completion.
+        let by_timer = self.is_tick && attempt.end == Some(AttemptEnd::TimedOut);
+        let due = task.attempt_timeout.map(|most| attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS);
+        assert!(!by_timer || due.into_iter().chain(task.deadline).any(|at| at <= now), "too early: {attempt:?}");
+        match attempt.end.expect("it has ended") {
+            AttemptEnd::Succeeded | AttemptEnd::Cancelled => self.last = true,
+            AttemptEnd::Failed | AttemptEnd::TimedOut => {
+                let failure = failure_of(attempt);
+                self.last = !failure.retryable || failure.kind == FailureKind::Deadline;
+                pause = backoff(task, self.used).max(failure.retry_after_ms.min(MAX_RETRY_AFTER_MS));
+            }
+            AttemptEnd::Lost => {}
+            AttemptEnd::HandedBack => {
+                self.hand_backs += 1;
+                self.used -= u32::from(self.hand_backs <= MAX_FREE_HAND_BACKS);
+            }
+        }
+        self.not_before = (pause > 0).then_some(now + pause);
+        self.last |= self.used >= task.retry.max_attempts;
+    }
+
+    /// An attempt began now.
+    fn began(&mut self, task: &Task, attempt: &Attempt, now: u64) {
+        assert_eq!(attempt.assigned_at.fleet, now);
+        assert!(!self.last, "{} goes on after its last attempt: {:?}", task.id, task.attempts);
+        assert!(self.not_before.is_none_or(|at| at <= now), "{} was not due: {attempt:?}", task.id);
+        self.not_before = None;
+        self.used += 1;
+    }
+}
+
+/// Tells again what happened to a task since it was `before`, and compares.
+fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
+    let mut told = Told {
+        used: before.map_or(0, |task| task.attempts_used),
+        hand_backs: before.map_or(0, |task| task.hand_backs),
+        not_before: before.map_or(task.not_before.filter(|at| *at > now), |task| task.not_before),
+        last: false,
+        is_tick: *command == Command::Tick,
+    };
+    let current = before.and_then(Task::current).map(|attempt| attempt.number);
+    let floor = before.map(|task| task.attempt);
+    let mut newest = floor;
+    for attempt in &task.attempts {
+        let begins = floor.is_none_or(|floor| attempt.number > floor);
+        if begins {
+            assert!(newest.is_none_or(|last| attempt.number == last + 1), "{:?}", task.attempts);
+            newest = Some(attempt.number);
+            told.began(task, attempt, now);
+        }
+        if (begins || current == Some(attempt.number)) && attempt.end.is_some() {
+            told.ended(task, attempt, now);
+        }
+    }
+    assert_eq!((task.attempts_used, task.hand_backs), (told.used, told.hand_backs), "{task:?}");
+    assert!(task.attempts_used <= task.retry.max_attempts);
+    if task.state.is_final() {
+        check_end(task, told.last, now);
+        return;
+    }
+    assert!(!told.last, "its attempts are used up: {task:?}");
+    assert!(task.deadline.is_none_or(|at| at > now), "its deadline has passed: {task:?}");
+    assert!(
+        task.attempt_timeout
+            .zip(task.current())
+            .is_none_or(|(most, attempt)| { attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS > now })
+    );
+    let held_back = told.not_before.filter(|at| *at > now && task.state == TaskState::Queued);
+    assert_eq!(task.not_before, held_back, "{task:?}");
+}
+
+/// A task has come to its end now, as its last attempt, its deadline or a cancellation has it.
+fn check_end(task: &Task, last: bool, now: u64) {
+    let end = task.attempts.last().and_then(|attempt| attempt.end);
+    let deadline = task.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Deadline);
+    let allowed = match task.state {
+        TaskState::Succeeded => end == Some(AttemptEnd::Succeeded),
+        TaskState::Cancelled => task.cancel_reason.is_some() && task.attempts.iter().all(|a| a.end.is_some()),
+        // An agent counts the time that is left by its own clock.
+        TaskState::Failed if deadline => task.deadline.is_some_and(|at| at <= now) || end == Some(AttemptEnd::TimedOut),
+        TaskState::Failed => {
+            last && (end == Some(AttemptEnd::Failed) || task.failure.as_ref().is_some_and(|f| !f.retryable))
+        }
+        TaskState::DeadLettered => last && matches!(end, Some(AttemptEnd::Lost | AttemptEnd::TimedOut)),
+        TaskState::Queued | TaskState::Assigned => false,
+    };
+    assert!(allowed, "it must not end so: {task:?}");
+    assert_eq!(task.finished_at.map(|at| at.fleet), Some(now));
+    assert_eq!(task.expires_at, Some(now + task.result_ttl.max(1)));
+}
+
+/// Whether this agent takes the one task before the other.
+fn goes_before(agent: &Agent, one: &Task, other: &Task) -> bool {
+    let rank = |task: &Task| {
+        let own = agent.role == Role::Specialist && naive::Wanted::by(task).matches(agent);
+        (!own, 10 - task.priority, task.seq)
+    };
+    rank(one) < rank(other)
+}
+
+/// No task was passed over that waited all the while; and of those that lost their agent, which are placed by the order of the
+/// queue, none for one that comes later.
+fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Effect]) {
+    let requeues = matches!(command, Command::AgentLost { .. } | Command::AgentLeft { .. } | Command::AgentJoined(_));
+    let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
+    let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
+    let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(|task| task.is_ready()).collect();
+    let waited: Vec<&Task> =
+        before.tasks.values().filter(|t| t.is_ready() && fleet.task(t.id).is_some_and(|now| **now == **t)).collect();
+    for effect in effects {
+        let Effect::Assign { agent, task, .. } = effect else { continue };
+        let (Some(agent), Some(task)) = (fleet.agent(*agent), fleet.task(*task)) else { continue };
+        let passed = waited.iter().find(|t| naive::Wanted::by(t).fits(agent) && goes_before(agent, t, task));
+        assert!(passed.is_none(), "{} takes {task:?} before {passed:?}", agent.name);
+        let first = |t: &Task| (10 - t.priority, t.seq) < (10 - task.priority, task.seq);
+        let passed =
+            requeued.iter().find(|t| naive::Wanted::by(t).fits(agent) && goes_before(agent, t, task) && first(t));
+        assert!(passed.is_none(), "{} takes {task:?} before {passed:?}, which lost its agent", agent.name);
+    }
+}
+
+/// Standbys begin to work in the order of their numbers, and only as many as are needed.
+fn check_standbys(before: &Before, fleet: &Fleet, effects: &[Effect]) {
+    let waited = |id: &AgentId| before.agents.get(id).is_some_and(|agent| agent.state == AgentState::Standby);
+    for effect in effects {
+        let Effect::StandbyActivated { agent: id } = effect else { continue };
+        let Some(agent) = fleet.agent(*id) else { continue };
+        let others = fleet.agents().filter(|other| other.pool == agent.pool && other.state == AgentState::Standby);
+        let first = others.filter(|other| waited(&other.id) && waited(id)).all(|other| other.id > *id);
+        assert!(first, "{} begins before a standby with a lower number", agent.name);
+        let pool = fleet.pools().into_iter().find(|pool| agent.pool.as_ref() == Some(&pool.name));
+        assert!(pool.as_ref().is_some_and(|pool| pool.live <= pool.desired), "{} is not needed: {pool:?}", agent.name);
+    }
+}
+
+fn moved(success: u32, sample: i64) -> u32 {
+    let success = i64::from(success);
+    (success + (sample - success) / 8) as u32
+}
+
+/// Results, failures, attempts out of time and losses count for an agent; deadlines, cancellations and hand-backs do not.
+fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
+    let (mut succeeded, mut failed, mut lost) = (0, 0, 0);
+    for attempt in ends.iter().filter(|attempt| attempt.agent == agent.id) {
+        match attempt.end {
+            Some(AttemptEnd::Succeeded) => succeeded += 1,
+            Some(AttemptEnd::Failed | AttemptEnd::TimedOut) => {
+                failed += u64::from(failure_of(attempt).kind != FailureKind::Deadline);
+            }
+            Some(AttemptEnd::Lost) => lost += 1,
+            _ => {}
+        }
+    }
+    let (was, is) = (before.record, agent.record);
+    assert_eq!((is.succeeded, is.failed), (was.succeeded + succeeded, was.failed + failed + lost), "{ends:?}");
+    match (succeeded, failed, lost) {
+        (0, 0, 0) => assert!(is.success == was.success || before.session != agent.session || agent.lost.is_some()),
+        (1, 0, 0) => assert_eq!(is.success, moved(was.success, 1_000_000)),
+        (0, 1, 0) | (0, 0, 1..) => assert_eq!(is.success, moved(was.success, 0), "{ends:?}"),
+        _ => {}
+    }
+    assert!(is.speed == was.speed || succeeded > 0);
+}
+
+/// What may become of an agent within a session, and of the slots that it has.
+fn check_agent(before: &Agent, agent: &Agent) {
+    assert_eq!(before.name, agent.name, "numbers are not used twice");
+    if before.session != agent.session {
+        return;
+    }
+    let allowed = match before.state {
+        AgentState::Live => agent.state != AgentState::Standby,
+        AgentState::Standby | AgentState::Unhealthy => true,
+        AgentState::Draining => matches!(agent.state, AgentState::Draining | AgentState::Lost),
+        AgentState::Lost => agent.state == AgentState::Lost,
+    };
+    assert!(allowed, "{} was {:?} and is {:?}", agent.name, before.state, agent.state);
+}
+
+fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Attempt]) {
+    let now = fleet.now().fleet;
+    for (id, was) in &before.agents {
+        match fleet.agent(*id) {
+            Some(agent) => {
+                check_agent(was, agent);
+                check_record(was, agent, ends);
+            }
+            None => {
+                let left = matches!(command, Command::AgentLeft { agent, .. } if agent == id);
+                let due = was.lost.is_some_and(|loss| loss.forget_at <= now);
+                assert!(left || due, "{} is forgotten", was.name);
+            }
+        }
+    }
+    for agent in fleet.agents() {
+        assert!(agent.lost.is_none_or(|loss| loss.forget_at > now), "{} is still remembered", agent.name);
+        let was_lost = before.agents.get(&agent.id).is_some_and(|was| was.lost.is_some());
+        let until = now + fleet.config().lost_agent_ttl.max(1);
+        assert!(was_lost || agent.lost.is_none_or(|loss| loss.forget_at == until));
+    }
+}
+
+/// A process that joins again goes on in its session; another one, or one that was lost, gets a new session.
+fn check_join(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply) {
+    let (Command::AgentJoined(join), Reply::Joined { agent, session }) = (command, reply) else { return };
+    let is = fleet.agent(*agent).expect("who has joined is known");
+    let was = before.agents.values().find(|agent| *agent.name == *join.name);
+    assert_eq!(is.session, *session);
+    let goes_on = was.filter(|agent| agent.state != AgentState::Lost && agent.incarnation == join.incarnation);
+    let used = goes_on.map_or(0, Agent::used_slots);
+    assert_eq!(is.slots, join.slots.max(used));
+    match (was, goes_on) {
+        (_, Some(was)) => {
+            assert_eq!((was.id, was.session), (*agent, *session), "its session goes on");
+            assert!(was.held().all(|held| is.held().any(|other| other == held)), "it keeps what it holds");
+        }
+        (Some(was), None) => {
+            assert_eq!(was.id, *agent);
+            assert!(before.newest.1 < session.0);
+        }
+        (None, None) => assert!(before.newest.0 < agent.0 && before.newest.1 < session.0),
+    }
+}
+
+/// Takes note of how things are.
+pub fn look(fleet: &Fleet, before: &mut Before) {
+    before.tasks = fleet.changed_tasks_since(0).map(|task| (task.seq, Task::clone(task))).collect();
+    before.agents = fleet.agents().map(|agent| (agent.id, Agent::clone(agent))).collect();
+    let (agents, sessions) = (before.agents.keys().map(|id| id.0), before.agents.values().map(|agent| agent.session.0));
+    before.newest.0 = agents.fold(before.newest.0, u32::max);
+    before.newest.1 = sessions.fold(before.newest.1, u64::max);
+}
+
+/// Holds one command to all of it.
+pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, effects: &[Effect]) {
+    let now = fleet.now().fleet;
+    let tasks: Vec<&Task> = fleet.changed_tasks_since(0).map(AsRef::as_ref).collect();
+    let mut ends: Vec<&Attempt> = Vec::new();
+    for task in &tasks {
+        let was = before.tasks.get(&task.seq);
+        if was.is_none_or(|was| !was.state.is_final()) {
+            check_task(was, task, command, now);
+        }
+        assert!(task.expires_at.is_none_or(|at| at > now), "it is still there: {task:?}");
+        let known = |attempt: &&Attempt| {
+            let was = was.and_then(|was| was.attempts.iter().find(|was| was.number == attempt.number));
+            was.is_some_and(|was| was.end.is_some())
+        };
+        ends.extend(task.attempts.iter().filter(|attempt| attempt.end.is_some() && !known(attempt)));
+    }
+    check_order(before, fleet, command, effects);
+    check_standbys(before, fleet, effects);
+    check_agents(before, fleet, command, &ends);
+    check_join(before, fleet, command, reply);
+}
