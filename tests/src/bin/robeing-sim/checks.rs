@@ -133,6 +133,11 @@ fn check_prompt(notes: &mut Notes) {
         let runs = notes.ran.range((id.clone(), 0)..=(id.clone(), u32::MAX));
         let Some(((_, attempt), ran)) = runs.last() else { continue };
         let Some(agent) = notes.agents.get(&ran.agent) else { continue };
+        // One that ended otherwise, such as by its deadline, did not wait for this result.
+        let succeeded = notes.accepted.get(&id).and_then(|accepted| accepted.ended.as_deref());
+        if !succeeded.is_some_and(|ended| ended.starts_with("Succeeded")) {
+            continue;
+        }
         let within = |time: &&Duration| ran.at <= **time && **time < taken;
         // The process that had the result is gone, and the result with it.
         if agent.started.iter().any(|time| within(&time)) {

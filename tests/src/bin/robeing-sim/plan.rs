@@ -53,6 +53,15 @@ pub fn only(hard: Hard, from: Duration, to: Duration) -> Vec<(Duration, Action)>
     [from + PULSE_BEFORE, to - HARD_UNTIL].map(|at| (at, Action::Hard(hard))).into()
 }
 
+/// Of so many seeds one has faults of one kind alone, so that no other fault hides what they show.
+const FOCUSED_ONE_OF: u64 = 5;
+
+/// The kind of faults that a seed has alone, if it is such a seed: all kinds in turn.
+pub fn focus(seed: u64) -> Option<Hard> {
+    let nth = (seed / FOCUSED_ONE_OF) as usize % Hard::ALL.len();
+    (seed % FOCUSED_ONE_OF == 2).then(|| Hard::ALL[nth])
+}
+
 /// The kinds of a seed: those of any three that follow each other, the first of which is divisible by three, are all kinds.
 fn hard_of(seed: u64) -> Vec<Hard> {
     let each = Hard::ALL.len().div_ceil(3);

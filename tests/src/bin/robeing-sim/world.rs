@@ -348,7 +348,7 @@ pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Ha
     listener::listen(&record, &times, verbose);
     sabotage.into_iter().for_each(Sabotage::begin);
     let mut profile = Profile::of(seed);
-    let planned = match only {
+    let planned = match only.or_else(|| plan::focus(seed)) {
         None => plan::plan(seed, SIZE, &profile.swarm, FAULTS_FROM, FAULTS_TO),
         Some(hard) => {
             profile.swarm.wrong_clocks = false;
