@@ -51,7 +51,6 @@ checks! {
     Health = "health": "an agent that is not well is given nothing, once its health checks have told",
     Prompt = "prompt": "a result that an agent has is taken as soon as the agent has a session",
     Votes = "votes": "a vote is on disk before it is given",
-    Leaders = "leaders": "no two coordinators lead in one term",
     Agreement = "agreement": "all coordinators have the same state after the same log entry",
     Audit = "audit": "after every log entry the state is consistent: slots, queues, pools, indexes, counts, fencing numbers",
     Stopped = "stopped": "a coordinator stops by itself only when its disk fails or when its data is damaged",

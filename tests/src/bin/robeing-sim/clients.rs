@@ -257,6 +257,7 @@ impl Submitter {
     async fn look(&self, id: &str, coordinator: usize, consistency: v1::Consistency) -> bool {
         let request = v1::GetTaskRequest { id: id.to_owned(), include_input: false, consistency: consistency.into() };
         let linearizable = consistency == v1::Consistency::Linearizable;
+        let since = self.record.notes().now;
         let call = linearizable.then(|| self.record.asked(Op::Get(id.to_owned())));
         let told = |answer| {
             if let Some(call) = call {
@@ -270,7 +271,7 @@ impl Submitter {
             }
             Err(status) if status.code() == Code::NotFound => {
                 told(Answer::NotFound);
-                self.record.notes().check_forgotten(id);
+                self.record.notes().check_forgotten(id, since);
                 let fleeting = self.record.notes().fleeting.contains(id);
                 if linearizable && !fleeting {
                     let what = format!("task {id} was accepted and is not there: {status}");

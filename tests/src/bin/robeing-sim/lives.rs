@@ -265,15 +265,4 @@ mod tests {
             assert_eq!(notes.violations.len(), found, "{now} s");
         }
     }
-
-    #[test]
-    fn two_leaders_of_one_term_are_noticed() {
-        let mut notes = Notes::default();
-        for (name, term) in [("a", 1), ("a", 1), ("b", 2)] {
-            notes.leads(name.to_owned(), term);
-        }
-        assert!(notes.violations.is_empty());
-        notes.leads("a".to_owned(), 2);
-        assert_eq!(notes.violations.len(), 1);
-    }
 }
