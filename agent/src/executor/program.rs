@@ -1,16 +1,24 @@
 //! The program that a command runs: whether it is there, and what to say when it can't be run. Knows files.
 
-use std::env;
-use std::fs::Metadata;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{
+    env,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Read},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{ExecutorError, Failure, FailureKind};
 
 /// Where programs are looked for when `PATH` is not set, as the system does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Bytes of a script in which its interpreter is named, as Linux reads them.
+const FIRST_LINE: u64 = 256;
+/// Interpreters that are scripts themselves, one after the other, as Linux follows them.
+const MAX_INTERPRETERS: usize = 5;
 
 /// The program of `argv`, which may be gone for a while, as when it is replaced.
 pub(super) struct Program {
@@ -56,14 +64,45 @@ pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         env::split_paths(&path).map(|folder| folder.join(program)).collect()
     };
-    let files = candidates.iter().filter_map(|path| path.metadata().ok()).filter(Metadata::is_file);
-    let modes: Vec<u32> = files.map(|file| file.permissions().mode()).collect();
-    let words = match &modes[..] {
-        [] => absent(program),
-        modes if modes.iter().all(|mode| mode & 0o111 == 0) => not_executable(program),
-        _ => return Ok(()),
+    let files: Vec<(&PathBuf, bool)> =
+        candidates.iter().filter_map(|path| Some((path, is_executable(path)?))).collect();
+    let Some((path, _)) = files.iter().find(|(_, executable)| *executable) else {
+        let words = if files.is_empty() { absent(program) } else { not_executable(program) };
+        return Err(ExecutorError::Program(words));
     };
-    Err(ExecutorError::Program(words))
+    match missing_interpreter(path) {
+        Some((_, None)) => Err(ExecutorError::Program(absent(program))),
+        Some((interpreter, Some(_))) => Err(ExecutorError::Program(not_executable(&interpreter.to_string_lossy()))),
+        None => Ok(()),
+    }
+}
+
+/// Whether a file may be executed; `None` where there is none.
+fn is_executable(path: &Path) -> Option<bool> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    Some(metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// What a script names in its first line.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let mut line = Vec::new();
+    File::open(path).ok()?.take(FIRST_LINE).read_to_end(&mut line).ok()?;
+    let line = line.strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+    words.next().map(|word| PathBuf::from(OsStr::from_bytes(word)))
+}
+
+/// An interpreter without which a program can't be run, and, if it is there, that it may not be executed.
+fn missing_interpreter(program: &Path) -> Option<(PathBuf, Option<bool>)> {
+    let mut path = interpreter(program)?;
+    for _ in 0..MAX_INTERPRETERS {
+        match is_executable(&path) {
+            Some(true) => path = interpreter(&path)?,
+            other => return Some((path, other)),
+        }
+    }
+    None
 }
 
 fn absent(program: &str) -> String {

@@ -87,6 +87,26 @@ async fn a_program_that_is_gone_for_a_while() {
 }
 
 #[tokio::test]
+async fn an_interpreter_that_is_gone_for_a_while() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (program, interpreter) = (directory.path().join("program"), directory.path().join("interpreter"));
+    fs::copy("/bin/sh", &interpreter).expect("copied");
+    fs::write(&program, format!("#! {} -e\necho done\n", interpreter.display())).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is our file");
+    let (executor, mut presence) = executor(&program, None);
+    assert_eq!(output(&executor, attempt("")).await, "done\n");
+    fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o644)).expect("it is our file");
+    is_short(&executor, &mut presence).await;
+    fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).expect("it is our file");
+    returns(&mut presence).await;
+    fs::rename(&interpreter, directory.path().join("elsewhere")).expect("it is there");
+    is_short(&executor, &mut presence).await;
+    fs::rename(directory.path().join("elsewhere"), &interpreter).expect("it is there");
+    returns(&mut presence).await;
+    assert_eq!(output(&executor, attempt("")).await, "done\n");
+}
+
+#[tokio::test]
 async fn a_program_that_can_never_be_run_is_told_as_such() {
     let directory = tempfile::tempdir().expect("a directory");
     let program = directory.path().join("program");
