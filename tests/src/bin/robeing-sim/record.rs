@@ -113,6 +113,8 @@ pub struct Notes {
     pub ttl: BTreeMap<String, Duration>,
     /// When each task came to its end, the last that had this id.
     pub finished_at: BTreeMap<String, Duration>,
+    /// When the leader stamped the batch with which it did.
+    ended_at: BTreeMap<String, Duration>,
     /// What submitters asked for, by task.
     pub asked: BTreeMap<String, Asked>,
     /// When log entries were stamped.
@@ -379,6 +381,7 @@ impl Notes {
         if ended.is_some_and(|ended| ended >= since) {
             return;
         }
+        let ended = self.ended_at.get(task).copied();
         if ended.is_none_or(|ended| self.now + ROUNDING < ended + ttl.mul_f64(0.95)) {
             let what =
                 format!("task {task} ended at {ended:?}, is kept for {ttl:?}, and is not there at {:?}", self.now);
@@ -413,6 +416,8 @@ impl Notes {
                 }
                 self.applied_at.insert(index, self.now);
                 self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));
+                let ended = stamped.unwrap_or(self.now);
+                self.ended_at.extend(applied.finished.iter().map(|id| (id.clone(), ended)));
                 self.applied.insert(index, applied);
             }
         }
