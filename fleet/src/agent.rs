@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sabotage::{Mistake, planted};
 use crate::{AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId};
 
 /// What an agent may be given.
@@ -137,9 +136,6 @@ impl Agent {
     pub(crate) fn free_slots(&self) -> u32 {
         match self.state {
             AgentState::Live => self.slots.saturating_sub(self.used_slots()),
-            AgentState::Unhealthy if planted(Mistake::UnhealthyGivenWork) => {
-                self.slots.saturating_sub(self.used_slots())
-            }
             _ => 0,
         }
     }

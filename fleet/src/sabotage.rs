@@ -54,8 +54,10 @@ mistakes! {
     CancelFreesSlot = "cancel-frees-slot",
     /// A new leader watches only over agents that come to it.
     AbsentAgentsForgotten = "absent-agents-forgotten",
-    /// An agent that is unhealthy is given work.
-    UnhealthyGivenWork = "unhealthy-given-work",
+    /// A leader judges by its wall clock how long an agent has been silent.
+    SilenceByWallClock = "silence-by-wall-clock",
+    /// What health checks find is not written down.
+    IllnessNotWritten = "illness-not-written",
     /// The leader's clock gains three tenths, so that every duration ends early.
     FleetTimeFast = "fleet-time-fast",
     /// The pause before the next attempt is half of what it should be.

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::{AgentId, AgentState, Command, LossReason, SessionId};
+use robeing_fleet::{
+    AgentId, AgentState, Command, LossReason, SessionId,
+    sabotage::{Mistake, planted},
+};
 use tokio::{task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
@@ -68,12 +71,19 @@ async fn watch(node: &Arc<Node>, term: u64) {
                 if !node.has_contact(term) {
                     node.hub.registry.without_contact(now);
                 }
-                for suspicion in node.hub.registry.suspicions(now, MAX_AT_ONCE - pursuits.len()) {
+                let judged_at = if planted(Mistake::SilenceByWallClock) { by_wall_clock(node, now) } else { now };
+                for suspicion in node.hub.registry.suspicions(judged_at, MAX_AT_ONCE - pursuits.len()) {
                     pursuits.spawn(pursue(Arc::clone(node), term, suspicion));
                 }
             }
         }
     }
+}
+
+/// A moment as this machine's wall clock has it, which may be wrong.
+fn by_wall_clock(node: &Node, now: Instant) -> Instant {
+    let ahead = node.clock.offset().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+    now + Duration::from_millis(ahead)
 }
 
 /// Waits until it is time to look, which is at once when somebody's process may be gone.

@@ -7,7 +7,11 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use robeing_fleet::{AgentId, AgentState, Command, SessionId, limits::MAX_REASON_BYTES};
+use robeing_fleet::{
+    AgentId, AgentState, Command, SessionId,
+    limits::MAX_REASON_BYTES,
+    sabotage::{Mistake, planted},
+};
 use robeing_proto::v1::{self, HealthState};
 use tokio::time::{Instant, Sleep};
 use tracing::{info, warn};
@@ -273,6 +277,7 @@ impl SessionHealth {
         };
         let (agent, session) = (self.agent, self.session);
         let command = match verdict {
+            Verdict::Unhealthy(_) if planted(Mistake::IllnessNotWritten) => return,
             Verdict::Unhealthy(reason) => {
                 warn!(agent = self.name(), reason, "agent unhealthy");
                 self.node.hub.recoveries.began(agent, now);
