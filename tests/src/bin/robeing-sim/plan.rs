@@ -56,9 +56,12 @@ pub fn only(hard: Hard, from: Duration, to: Duration) -> Vec<(Duration, Action)>
 /// Of so many seeds one has faults of one kind alone, so that no other fault hides what they show.
 const FOCUSED_ONE_OF: u64 = 5;
 
+/// Kinds that follow each other in the list are alike: every so manyth comes next.
+const FOCUS_STRIDE: usize = 2;
+
 /// The kind of faults that a seed has alone, if it is such a seed: all kinds in turn.
 pub fn focus(seed: u64) -> Option<Hard> {
-    let nth = (seed / FOCUSED_ONE_OF) as usize % Hard::ALL.len();
+    let nth = (seed / FOCUSED_ONE_OF) as usize * FOCUS_STRIDE % Hard::ALL.len();
     (seed % FOCUSED_ONE_OF == 2).then(|| Hard::ALL[nth])
 }
 
@@ -334,6 +337,14 @@ mod tests {
                 assert_eq!(retired, ends(&Action::Retire(Host::Agent(SCENE.replaceable))), "{hard:?}");
             }
         }
+    }
+
+    #[test]
+    fn each_kind_has_a_seed_for_itself() {
+        let seeds = 0..FOCUSED_ONE_OF * Hard::ALL.len() as u64;
+        let focused: Vec<Hard> = seeds.filter_map(focus).collect();
+        assert_eq!(focused.len(), Hard::ALL.len());
+        assert!(Hard::ALL.iter().all(|hard| focused.contains(hard)), "{focused:?}");
     }
 
     #[test]
