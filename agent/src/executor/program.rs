@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
@@ -64,26 +64,39 @@ pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         env::split_paths(&path).map(|folder| folder.join(program)).collect()
     };
-    let files: Vec<(&PathBuf, bool)> =
-        candidates.iter().filter_map(|path| Some((path, is_executable(path)?))).collect();
-    let Some((path, _)) = files.iter().find(|(_, executable)| *executable) else {
-        let words = if files.is_empty() { absent(program) } else { not_executable(program) };
-        return Err(ExecutorError::Program(words));
-    };
-    match missing_interpreter(path) {
-        Some((_, None)) => Err(ExecutorError::Program(absent(program))),
-        Some((interpreter, Some(_))) => Err(ExecutorError::Program(not_executable(&interpreter.to_string_lossy()))),
-        None => Ok(()),
+    let mut blocked = None;
+    for path in candidates {
+        match obstacle(path) {
+            None => return Ok(()),
+            Some(Obstacle::Missing) => {}
+            Some(Obstacle::NotExecutable(path)) => blocked = blocked.or(Some(path)),
+        }
     }
+    let words = blocked.map_or_else(|| absent(program), |path| not_executable(&path.to_string_lossy()));
+    Err(ExecutorError::Program(words))
 }
 
-/// Whether a file may be executed; `None` where there is none.
-fn is_executable(path: &Path) -> Option<bool> {
-    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    Some(metadata.permissions().mode() & 0o111 != 0)
+/// Why a program can't be run.
+enum Obstacle {
+    /// It does not exist, or its interpreter does not.
+    Missing,
+    /// This file may not be executed: the program, or its interpreter.
+    NotExecutable(PathBuf),
 }
 
-/// What a script names in its first line.
+/// What keeps the program at this path from being run. Follows interpreters as Linux does.
+fn obstacle(mut path: PathBuf) -> Option<Obstacle> {
+    for _ in 0..=MAX_INTERPRETERS {
+        let Some(metadata) = path.metadata().ok().filter(Metadata::is_file) else { return Some(Obstacle::Missing) };
+        if metadata.permissions().mode() & 0o111 == 0 {
+            return Some(Obstacle::NotExecutable(path));
+        }
+        path = interpreter(&path)?;
+    }
+    None
+}
+
+/// The interpreter that the first line of a script names.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut line = Vec::new();
     File::open(path).ok()?.take(FIRST_LINE).read_to_end(&mut line).ok()?;
@@ -91,18 +104,6 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
     let line = line.split(|byte| *byte == b'\n').next()?;
     let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
     words.next().map(|word| PathBuf::from(OsStr::from_bytes(word)))
-}
-
-/// An interpreter without which a program can't be run, and, if it is there, that it may not be executed.
-fn missing_interpreter(program: &Path) -> Option<(PathBuf, Option<bool>)> {
-    let mut path = interpreter(program)?;
-    for _ in 0..MAX_INTERPRETERS {
-        match is_executable(&path) {
-            Some(true) => path = interpreter(&path)?,
-            other => return Some((path, other)),
-        }
-    }
-    None
 }
 
 fn absent(program: &str) -> String {
