@@ -8,16 +8,15 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::gauge::Gauge;
 use robeing_fleet::Stamp;
-use tokio::time::Instant;
-
-use self::core::Core;
-pub use self::core::{Leadership, SLEW_PART};
 use robeing_platform::{
     Clock,
     sync::{Mutex, PoisonError},
 };
 use robeing_telemetry::Metrics;
+use tokio::time::Instant;
 
+use self::core::Core;
+pub use self::core::{Leadership, SLEW_PART};
 use crate::{
     leader::role::{until_leading, until_not_leading},
     node::{Node, SILENCE},

@@ -21,7 +21,7 @@ use crate::{
         transfer,
     },
     node::Node,
-    raft::{MembersError, NodeId, Peer, Runtime},
+    raft::{NodeId, Peer, RaftError, Runtime},
 };
 
 /// How long a newcomer may take to catch up.
@@ -326,16 +326,16 @@ async fn caught_up(node: &Node, id: NodeId) -> Result<(), ChangeError> {
     timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)
 }
 
-impl From<MembersError> for ChangeError {
-    fn from(error: MembersError) -> Self {
+impl From<RaftError> for ChangeError {
+    fn from(error: RaftError) -> Self {
         match error {
-            MembersError::NotLeader => Self::NotLeader,
-            MembersError::Stopped => Self::Stopping,
-            MembersError::Failed(message) => Self::Failed(message),
+            RaftError::NotLeader => Self::NotLeader,
+            RaftError::Stopped => Self::Stopping,
+            RaftError::Failed(message) => Self::Failed(message),
         }
     }
 }
 
-async fn committed(change: impl Future<Output = Result<(), MembersError>>) -> Result<(), ChangeError> {
+async fn committed(change: impl Future<Output = Result<(), RaftError>>) -> Result<(), ChangeError> {
     timeout(COMMIT_TIMEOUT, change).await.map_err(|_| ChangeError::NotCommitted)?.map_err(Into::into)
 }

@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::{Command, Reply, decode_reply, encode_command};
+use robeing_net::{Transport, limited};
 use robeing_proto::{
     budget::{MESSAGE_BUDGET_BYTES, in_messages},
     v1::{self, raft_client::RaftClient},
@@ -30,13 +31,11 @@ use tokio::{
 use tonic::transport::Channel;
 
 pub use self::lanes::{Lane, Sender};
-use robeing_net::{Transport, limited};
-
 use self::lanes::{Lanes, Room, Waiting};
 use crate::{
     clock::FleetClock,
     leader::role::RaftRole,
-    raft::{Batch, NodeId, RaftHandle, Written, audit},
+    raft::{Batch, Fate, NodeId, RaftHandle, audit},
 };
 
 /// Requests on their way to the task that makes entries of them.
@@ -317,17 +316,6 @@ pub fn encoded(command: &Command) -> Bytes {
     bytes.into()
 }
 
-/// How a batch fared.
-enum Fate {
-    /// It is in the log and applied.
-    Written(Vec<Reply>),
-    /// It was refused before it was in any log, as by a leader whose contact with a majority is too old while disks are slow.
-    /// Its term may go on.
-    Refused,
-    /// It may be in the log of a leader whose term is over.
-    Unknown,
-}
-
 struct Outcome {
     requests: Vec<Request>,
     urgent: bool,
@@ -493,7 +481,7 @@ impl Driver {
         let batch = Batch::new(stamp, commands);
         let raft = self.raft.clone();
         let id = self.id;
-        async move { Outcome { fate: raft.write(batch, id, term).await.into(), urgent, requests } }.boxed()
+        async move { Outcome { fate: raft.write(batch, id, term).await, urgent, requests } }.boxed()
     }
 
     fn hand_on(&mut self, urgent: bool, leader: NodeId, address: String) -> BoxFuture<'static, Outcome> {
@@ -514,16 +502,6 @@ impl Driver {
             Outcome { fate, urgent, requests }
         }
         .boxed()
-    }
-}
-
-impl From<Written> for Fate {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Applied(replies) => Self::Written(replies),
-            Written::Refused => Self::Refused,
-            Written::Unknown => Self::Unknown,
-        }
     }
 }
 

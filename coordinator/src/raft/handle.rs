@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use openraft::{
     ChangeMembers, Instant as _, ReadPolicy, ServerState,
     async_runtime::watch::WatchReceiver,
-    errors::{ClientWriteError, RaftError},
+    errors::{ClientWriteError, RaftError as LibraryError},
     impls::ProgressResponder,
     metrics::RaftServerMetrics,
     type_config::alias::WatchReceiverOf,
@@ -16,7 +17,7 @@ use openraft::{
 };
 use robeing_fleet::Reply;
 
-use super::{Batch, CoreState, NodeId, Peer, Raft, TypeConfig, leadership};
+use super::{Batch, LogId, NodeId, Peer, Raft, TypeConfig};
 
 /// This node's consensus. Cheap to clone.
 #[derive(Clone)]
@@ -48,18 +49,19 @@ pub struct Progress {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub enum Written {
-    /// It is in the log, with these replies.
-    Applied(Vec<Reply>),
-    /// It was not appended, and never will be.
+pub enum Fate {
+    /// It is in the log and applied, with these replies.
+    Written(Vec<Reply>),
+    /// It was refused before it was in any log, as by a leader whose contact with a majority is too old while disks are slow.
+    /// Its term may go on.
     Refused,
-    /// It may be in the log, or get there.
+    /// It may be in the log of a leader whose term is over.
     Unknown,
 }
 
-/// Why the members were not changed.
+/// Why consensus did not do what it was asked for.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum MembersError {
+pub enum RaftError {
     /// This node does not lead (any more).
     #[error("this coordinator does not lead")]
     NotLeader,
@@ -71,31 +73,26 @@ pub enum MembersError {
     Failed(String),
 }
 
-type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+type WriteError = LibraryError<TypeConfig, ClientWriteError<TypeConfig>>;
 
-impl From<WriteError> for MembersError {
+impl From<WriteError> for RaftError {
     fn from(error: WriteError) -> Self {
         use ClientWriteError::{ForwardToLeader, LogEntryDiscarded};
         match error {
-            RaftError::APIError(ForwardToLeader(_) | LogEntryDiscarded(_)) => Self::NotLeader,
+            LibraryError::APIError(ForwardToLeader(_) | LogEntryDiscarded(_)) => Self::NotLeader,
             error => Self::Failed(error.to_string()),
         }
     }
 }
 
-/// Tells of changes of who leads and who the members are.
+/// Watches who leads and who the members are.
 pub struct LeaderWatch {
     id: NodeId,
     metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
 }
 
 impl LeaderWatch {
-    /// The newest term that this node knows.
-    pub fn term(&self) -> u64 {
-        self.metrics.borrow_watched().vote.leader_id().term()
-    }
-
-    /// Who leads, and in which term.
+    /// Who leads, and the newest term that this node knows.
     pub fn now(&self) -> (KnownLeader, u64) {
         let metrics = self.metrics.borrow_watched();
         let leader = match metrics.current_leader {
@@ -115,7 +112,7 @@ impl LeaderWatch {
     }
 }
 
-fn index(id: Option<super::LogId>) -> u64 {
+fn index(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index())
 }
 
@@ -185,45 +182,35 @@ impl RaftHandle {
         answered.map(|at| at.elapsed())
     }
 
-    /// This node's part in the consensus, read within its core; `None` once that has stopped.
-    pub async fn core_state(&self) -> Option<CoreState> {
-        leadership::core_state(&self.0).await
-    }
-
-    /// Lets this node vote, and stand for election, without waiting for the lease of this leader to end.
-    pub async fn end_lease(&self, leader: NodeId) {
-        leadership::end_lease(&self.0, leader).await;
-    }
-
     /// As leader: waits until everything is applied here that was committed before the call; whether it is.
     pub async fn catch_up(&self) -> bool {
         self.0.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok()
     }
 
     /// Writes a batch as the leader of this term, or not at all.
-    pub async fn write(&self, batch: Batch, id: NodeId, term: u64) -> Written {
+    pub async fn write(&self, batch: Batch, id: NodeId, term: u64) -> Fate {
         let (responder, answer) = ProgressResponder::complete_only();
         let leader = LeaderId::new(term, id).to_committed();
         if self.0.write(batch).with_leader(leader).responder(responder).await.is_err() {
-            return Written::Unknown;
+            return Fate::Unknown;
         }
         match answer.await {
             Ok(Ok(written)) => {
                 let replies = written.data.0;
-                Written::Applied(std::sync::Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
+                Fate::Written(Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
             }
             // The library says so only of what it did not append.
-            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Written::Refused,
-            Ok(Err(_)) | Err(_) => Written::Unknown,
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Fate::Refused,
+            Ok(Err(_)) | Err(_) => Fate::Unknown,
         }
     }
 
-    /// Stands for election at once, whoever leads.
+    /// Stands for election at once, even while another node leads.
     ///
     /// # Errors
     /// Consensus has stopped.
-    pub async fn stand_for_election(&self) -> Result<(), MembersError> {
-        self.0.trigger().elect(true).await.map_err(|_| MembersError::Stopped)
+    pub async fn stand_for_election(&self) -> Result<(), RaftError> {
+        self.0.trigger().elect(true).await.map_err(|_| RaftError::Stopped)
     }
 
     /// Whether this node's log has begun, with the first members or by a leader.
@@ -235,47 +222,47 @@ impl RaftHandle {
     ///
     /// # Errors
     /// In the library's words: it has begun already, or consensus has stopped.
-    pub async fn begin(&self, members: BTreeMap<NodeId, Peer>) -> Result<(), MembersError> {
-        self.0.initialize(members).await.map_err(|error| MembersError::Failed(error.to_string()))
+    pub async fn begin(&self, members: BTreeMap<NodeId, Peer>) -> Result<(), RaftError> {
+        self.0.initialize(members).await.map_err(|error| RaftError::Failed(error.to_string()))
     }
 
     /// As leader: asks a voter to take over; does not wait for it.
     ///
     /// # Errors
     /// Consensus has stopped.
-    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), MembersError> {
-        self.0.trigger().transfer_leader(to).await.map_err(|_| MembersError::Stopped)
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), RaftError> {
+        self.0.trigger().transfer_leader(to).await.map_err(|_| RaftError::Stopped)
     }
 
     /// Asks for a snapshot; does not wait for it.
     ///
     /// # Errors
     /// Consensus has stopped.
-    pub async fn snapshot(&self) -> Result<(), MembersError> {
-        self.0.trigger().snapshot().await.map_err(|_| MembersError::Stopped)
+    pub async fn snapshot(&self) -> Result<(), RaftError> {
+        self.0.trigger().snapshot().await.map_err(|_| RaftError::Stopped)
     }
 
     /// Removes the entries up to this one, which a snapshot covers.
     ///
     /// # Errors
     /// Consensus has stopped.
-    pub async fn purge(&self, up_to: u64) -> Result<(), MembersError> {
-        self.0.trigger().purge_log(up_to).await.map_err(|_| MembersError::Stopped)
+    pub async fn purge(&self, up_to: u64) -> Result<(), RaftError> {
+        self.0.trigger().purge_log(up_to).await.map_err(|_| RaftError::Stopped)
     }
 
     /// As leader: makes a node a learner; does not wait until it has learnt.
     ///
     /// # Errors
     /// It was not committed.
-    pub async fn add_learner(&self, id: NodeId, peer: Peer) -> Result<(), MembersError> {
+    pub async fn add_learner(&self, id: NodeId, peer: Peer) -> Result<(), RaftError> {
         Ok(self.0.add_learner(id, peer, false).await.map(drop)?)
     }
 
-    /// As leader: makes these the voters; the others are no members any more.
+    /// As leader: makes these the voters. Voters that are not among them are no members any more.
     ///
     /// # Errors
     /// It was not committed.
-    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembersError> {
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), RaftError> {
         Ok(self.0.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map(drop)?)
     }
 
@@ -283,7 +270,7 @@ impl RaftHandle {
     ///
     /// # Errors
     /// It was not committed.
-    pub async fn remove_learners(&self, learners: BTreeSet<NodeId>) -> Result<(), MembersError> {
+    pub async fn remove_learners(&self, learners: BTreeSet<NodeId>) -> Result<(), RaftError> {
         Ok(self.0.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map(drop)?)
     }
 
@@ -291,13 +278,13 @@ impl RaftHandle {
     ///
     /// # Errors
     /// This node does not lead any more, or consensus has stopped.
-    pub async fn until_replicated(&self, id: NodeId, lag: u64) -> Result<(), MembersError> {
+    pub async fn until_replicated(&self, id: NodeId, lag: u64) -> Result<(), RaftError> {
         let mut metrics = self.0.metrics();
         loop {
             {
                 let now = metrics.borrow_watched();
                 if now.state != ServerState::Leader {
-                    return Err(MembersError::NotLeader);
+                    return Err(RaftError::NotLeader);
                 }
                 let matched = now.replication.as_ref().and_then(|all| all.get(&id).cloned().flatten());
                 if matched.is_some_and(|log_id| log_id.index() + lag >= now.last_log_index.unwrap_or(0)) {
@@ -305,12 +292,12 @@ impl RaftHandle {
                 }
             }
             if metrics.changed().await.is_err() {
-                return Err(MembersError::Stopped);
+                return Err(RaftError::Stopped);
             }
         }
     }
 
-    /// Waits until consensus can't go on: why. Cancellation-safe.
+    /// Waits until consensus has failed, and returns the reason. Cancellation-safe.
     pub async fn until_fatal(&self) -> String {
         let mut metrics = self.0.metrics();
         loop {

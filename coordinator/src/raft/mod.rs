@@ -25,7 +25,7 @@ use openraft::{Config, SnapshotPolicy};
 use self::log::Log;
 pub use self::{
     applied::Applied,
-    handle::{KnownLeader, LeaderWatch, MembersError, Progress, RaftHandle, Written},
+    handle::{Fate, KnownLeader, LeaderWatch, Progress, RaftError, RaftHandle},
     leadership::{CoreState, VotedFor},
     network::PeerNetwork,
     restraint::Restraint,

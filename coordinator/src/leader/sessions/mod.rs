@@ -33,6 +33,7 @@ use robeing_fleet::{
     AgentId, SessionId, TaskId,
     sabotage::{Mistake, planted},
 };
+use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -41,7 +42,6 @@ pub use self::{
     connection::{Outbox, SessionConnection},
     turns::Turn,
 };
-use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::leader::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 
