@@ -8,11 +8,11 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use robeing_net::client::{KeepAlive, tcp_channel};
-use robeing_proto::{
-    MAX_MESSAGE_BYTES,
-    v1::{self, admin_client::AdminClient, fleet_client::FleetClient},
+use robeing_net::{
+    client::{KeepAlive, tcp_channel},
+    limited,
 };
+use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use tonic::{Code, Request, Status, transport::Channel};
 
 /// How long a coordinator may take to answer a question.
@@ -90,7 +90,7 @@ impl CoordinatorClient {
 
     async fn ask_one(&self, address: &str) -> Result<Answer, Error> {
         let channel = self.channel(address)?;
-        let mut client = FleetClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client = limited!(FleetClient::new(channel));
         let status = client.get_status(within(QUESTION_DEADLINE, v1::GetStatusRequest::default())).await;
         let status = status.map_err(|status| refused("GetStatus", address, &status))?.into_inner();
         if status.leader.is_empty() {

@@ -18,13 +18,13 @@ use std::{
 };
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use robeing_net::client::{KeepAlive, dialed_channel, takes_connections, tcp_channel};
-use robeing_proto::{
-    MAX_MESSAGE_BYTES,
-    v1::{
-        Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
-        ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, fleet_client::FleetClient as Rpc,
-    },
+use robeing_net::{
+    client::{KeepAlive, dialed_channel, takes_connections, tcp_channel},
+    limited,
+};
+use robeing_proto::v1::{
+    Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
+    ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, fleet_client::FleetClient as Rpc,
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Response, Status, transport::Channel};
@@ -287,9 +287,7 @@ impl FleetClient {
     }
 
     fn rpc(&self, target: usize) -> Rpc<Channel> {
-        Rpc::new(self.inner.targets[target].channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        limited!(Rpc::new(self.inner.targets[target].channel.clone()))
     }
 
     /// Turns from `target` to the next endpoint, unless another call already has.

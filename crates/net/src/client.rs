@@ -11,7 +11,7 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::{BadAddress, target};
+use crate::{BadAddress, plain_endpoint};
 
 /// Bytes in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -50,10 +50,7 @@ impl KeepAlive {
 /// # Errors
 /// When the address is none.
 pub fn tcp_channel(address: &str, connect_timeout: Duration, keep_alive: KeepAlive) -> Result<Channel, BadAddress> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", target(address)?))
-        .map_err(|_| BadAddress { address: address.to_owned() })?
-        .connect_timeout(connect_timeout)
-        .tcp_nodelay(true);
+    let endpoint = plain_endpoint(address)?.connect_timeout(connect_timeout).tcp_nodelay(true);
     Ok(keep_alive.of(endpoint).connect_lazy())
 }
 

@@ -68,9 +68,14 @@ fn target(address: &str) -> Result<&str, BadAddress> {
     }
 }
 
-fn endpoint(target: &str) -> Result<Endpoint, BadAddress> {
-    Ok(Endpoint::from_shared(format!("http://{target}"))
-        .map_err(|_| BadAddress { address: target.to_owned() })?
+/// The endpoint at an address, with nothing set.
+fn plain_endpoint(address: &str) -> Result<Endpoint, BadAddress> {
+    Endpoint::from_shared(format!("http://{}", target(address)?))
+        .map_err(|_| BadAddress { address: address.to_owned() })
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
+    Ok(plain_endpoint(address)?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -55,7 +55,7 @@ impl Ending {
     }
 
     /// The peer closes it, in a test.
-    #[cfg(feature = "simulated")]
+    #[cfg(any(test, feature = "simulated"))]
     pub fn close(&self) {
         self.read_end();
     }

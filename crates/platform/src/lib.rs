@@ -10,7 +10,7 @@ mod ending;
 mod host;
 mod network;
 mod random;
-#[cfg(feature = "simulated")]
+#[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod sync;
 
