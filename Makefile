@@ -54,7 +54,8 @@ fmt-check: ## Fail when code is not formatted
 lint: ## Check all code with clippy, a warning is an error, and that no crate reaches across a wall
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --workspace --test kubernetes --test day_two -- -D warnings
-	$(CARGO) run --quiet --package robeing-walls
+	$(CARGO) build --workspace --bin robeing-walls
+	$(TARGET)/debug/robeing-walls
 
 test: ## Install what is missing and run all tests, to the last; KUBE=no: without those that need root and Kubernetes
 	@CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' KUBE='$(KUBE)' $(CONTAINED) bash tests/run

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::table::{CRATES, LIBRARIES, PURE, WORDS, Words};
+use crate::table::{CRATES, LIBRARIES, PURE, UNSHIPPED, WORDS, Words};
 
 /// A dependency, as cargo tells it.
 struct Arrow<'a> {
@@ -26,7 +26,6 @@ fn arrows(metadata: &Value) -> Vec<Arrow<'_>> {
 
 /// Dependencies that the table does not have, of what `cargo metadata --no-deps` prints.
 pub fn crates(metadata: &Value) -> Vec<String> {
-    let names: Vec<&str> = CRATES.iter().map(|one| one.name).collect();
     let mut found = Vec::new();
     for Arrow { from, to } in arrows(metadata) {
         let known = CRATES.iter().find(|one| one.name == from);
@@ -50,8 +49,11 @@ pub fn crates(metadata: &Value) -> Vec<String> {
     }
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let there: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
-    let missing = names.iter().filter(|name| !there.contains(*name));
-    found.extend(missing.map(|name| format!("{name} is in the table of walls, and there is no such crate")));
+    let missing = CRATES.iter().filter(|one| !there.contains(&one.name));
+    found.extend(missing.map(|one| format!("{} is in the table of walls, and there is no such crate", one.name)));
+    let known = |name: &str| UNSHIPPED.contains(&name) || CRATES.iter().any(|one| one.name == name);
+    let unknown = there.iter().filter(|name| !known(name));
+    found.extend(unknown.map(|name| format!("{name} is not in the table of walls")));
     found
 }
 
@@ -68,9 +70,11 @@ fn in_one_file(wall: &Words, path: &str, text: &str, found: &mut Vec<String>) {
     if is_test(path) || !within(path, wall.folders) || within(path, wall.allowed) {
         return;
     }
-    for (number, line) in text.lines().enumerate() {
-        // The tests of a file stand at its end.
-        if line.trim() == "#[cfg(test)]" {
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        // The tests of a file stand at its end; what else is for tests alone has a file of its own.
+        let begins_tests = |next: &str| next.starts_with("mod ") && next.ends_with('{');
+        if line == "#[cfg(test)]" && lines.peek().is_some_and(|(_, next)| begins_tests(next)) {
             return;
         }
         if line.trim_start().starts_with("//") {
@@ -136,6 +140,9 @@ mod tests {
         for unclean in ["tokio", "rand", "robeing-platform"] {
             assert!(!crates(&metadata(Some(("robeing-fleet", unclean, "normal")))).is_empty(), "{unclean}");
         }
+        let mut unknown = metadata(None);
+        unknown["packages"].as_array_mut().unwrap().push(json!({"name": "robeing-new", "dependencies": []}));
+        assert_eq!(crates(&unknown), ["robeing-new is not in the table of walls"]);
         let mut gone = metadata(None);
         gone["packages"].as_array_mut().unwrap().pop();
         assert_eq!(crates(&gone).len(), 1, "a crate that is not there any more");
@@ -149,8 +156,10 @@ mod tests {
                 for folder in wall.folders {
                     let path = format!("{folder}/anything.rs");
                     assert_eq!(source(&path, &line).len(), 1, "{word} in {path}");
-                    let commented = format!("// {word}\n#[cfg(test)]\n{line}");
+                    let commented = format!("// {word}\n#[cfg(test)]\nmod tests {{\n{line}}}\n");
                     assert_eq!(source(&path, &commented), Vec::<String>::new(), "{word} in a comment and in tests");
+                    let after = format!("#[cfg(test)]\nmod fixture;\n{line}");
+                    assert_eq!(source(&path, &after).len(), 1, "{word} after a module for tests in {path}");
                     assert_eq!(source(&format!("{folder}/tests/anything.rs"), &line), Vec::<String>::new());
                 }
                 for allowed in wall.allowed {

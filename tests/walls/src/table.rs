@@ -38,13 +38,13 @@ pub const CRATES: &[Crate] = &[
         name: "robeing-settings",
         folder: "crates/settings",
         uses: &["robeing-fleet", "robeing-proto"],
-        why: "what is told at the start starts nothing",
+        why: "settings are parsed before anything runs",
     },
     Crate {
         name: "robeing-telemetry",
         folder: "crates/telemetry",
         uses: &["robeing-net", "robeing-platform", "robeing-settings"],
-        why: "a process tells of itself, whatever it does",
+        why: "every process has the same logs and probes",
     },
     Crate {
         name: "robeing-client",
@@ -85,6 +85,9 @@ pub const CRATES: &[Crate] = &[
         why: "a fleet is reached through the client alone",
     },
 ];
+
+/// Crates that may use everything: tests, and what stands in for somebody else's crate.
+pub const UNSHIPPED: &[&str] = &["base2histogram", "devkube", "robeing-tests", "robeing-walls"];
 
 /// A crate that may depend on nothing but this.
 #[derive(Clone, Copy, Debug)]
