@@ -33,7 +33,7 @@ fn failure_of(attempt: &Attempt) -> &Failure {
     attempt.failure.as_ref().expect("what failed says why")
 }
 
-/// What is known of a task while its attempts are told again.
+/// What is known of a task while its attempts are replayed.
 struct Told {
     used: u32,
     hand_backs: u32,
@@ -50,7 +50,7 @@ impl Told {
     fn ended(&mut self, task: &Task, attempt: &Attempt, now: u64) {
         assert_eq!(attempt.ended_at.map(|at| at.fleet), Some(now), "{attempt:?}");
         let mut pause = 0;
-        // Whatever an agent says of time comes with a completion.
+        // An agent reports a timeout with a completion, and not with a tick.
         let by_timer = self.is_tick && attempt.end == Some(AttemptEnd::TimedOut);
         let due = task.attempt_timeout.map(|most| attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS);
         assert!(!by_timer || due.into_iter().chain(task.deadline).any(|at| at <= now), "too early: {attempt:?}");
@@ -74,7 +74,7 @@ impl Told {
     /// An attempt began now.
     fn began(&mut self, task: &Task, attempt: &Attempt, now: u64) {
         assert_eq!(attempt.assigned_at.fleet, now);
-        assert!(!self.last, "{} goes on after its last attempt: {:?}", task.id, task.attempts);
+        assert!(!self.last, "{} has another attempt after its last: {:?}", task.id, task.attempts);
         assert!(self.not_before.is_none_or(|at| at <= now), "{} was not due: {attempt:?}", task.id);
         self.not_before = None;
         self.used += 1;
@@ -252,7 +252,7 @@ fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Atte
     }
 }
 
-/// A process that joins again goes on in its session; another one, or one that was lost, gets a new session.
+/// A process that joins again resumes its session; another one, or one that was lost, gets a new session.
 fn check_join(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply) {
     let (Command::AgentJoined(join), Reply::Joined { agent, session }) = (command, reply) else { return };
     let is = fleet.agent(*agent).expect("who has joined is known");
