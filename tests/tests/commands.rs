@@ -34,7 +34,7 @@ async fn pid_ends(pid: u32) {
 async fn badly_behaved_commands_fail_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().expect("a directory");
     let script = folder.path().join("script");
-    fs::write(&script, "#!/no/such/interpreter\n").expect("a script");
+    fs::write(&script, "no program, and no interpreter named\n").expect("a script");
     fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("permissions");
     let missing = json!({"command": {"argv": [script, "argument"]}});
     let spec = FleetSpec::new(1)
@@ -46,7 +46,7 @@ async fn badly_behaved_commands_fail_and_leave_nothing_behind() {
     let of_specialist = TaskSpec { required_role: Role::Specialist.into(), ..once("") };
     let not_there = fleet.submit_one(of_specialist).await;
     let ended = fleet.finished(&not_there, TaskState::Failed).await;
-    assert_failed(&ended, FailureKind::Spawn, "the interpreter it names does not");
+    assert_failed(&ended, FailureKind::Spawn, "is not a program this agent can run");
 
     // 100 MB: stopped when the limit is reached, not when the disk is full.
     let loud = fleet.submit_one(once("head -c 100000000 /dev/zero")).await;

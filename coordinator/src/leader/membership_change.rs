@@ -320,7 +320,7 @@ async fn ensure_quorum_without(node: &Node, remaining: &BTreeSet<NodeId>) -> Res
     Err(ChangeError::TooFew { remaining: remaining.len(), fit, needed })
 }
 
-/// Waits until a learner has about what this leader has.
+/// Waits until a learner has about what this leader has: its vote may be one that a majority needs.
 async fn caught_up(node: &Node, id: NodeId) -> Result<(), ChangeError> {
     let waiting = node.raft.until_replicated(id, CAUGHT_UP);
     timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)

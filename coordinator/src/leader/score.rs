@@ -64,13 +64,18 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
 }
 
 /// The index of the newest entry that is applied here.
-pub fn applied(node: &Node) -> u64 {
+fn applied(node: &Node) -> u64 {
     node.hub.applied_indexes().borrow().saturating_sub(1)
 }
 
-/// Whether another is about as far as this leader, which has applied so much, and its log makes progress.
-pub fn is_caught_up(said: &v1::DescribeResponse, applied: u64) -> bool {
-    said.applied_index + CAUGHT_UP >= applied && stalls::log_works(said)
+/// The least that another must have applied to be caught up with this leader.
+pub fn caught_up_from(node: &Node) -> u64 {
+    node.raft.progress().caught_up_from(applied(node), CAUGHT_UP)
+}
+
+/// Whether another has applied so much, and its log makes progress.
+pub fn is_caught_up(said: &v1::DescribeResponse, least: u64) -> bool {
+    said.applied_index >= least && stalls::log_works(said)
 }
 
 fn weigh(experience: f64, reliability: f64, resources: f64, availability: f64) -> LeaderScore {
@@ -108,7 +113,7 @@ impl Scores {
     }
 
     /// Notes the answers of one round; members that are gone are forgotten.
-    fn note(&self, answers: &[(NodeId, Option<v1::DescribeResponse>)], leader_applied: u64) -> Vec<Candidate> {
+    fn note(&self, answers: &[(NodeId, Option<v1::DescribeResponse>)], least: u64) -> Vec<Candidate> {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         records.retain(|id, _| answers.iter().any(|(known, _)| known == id));
         for (id, said) in answers {
@@ -118,7 +123,7 @@ impl Scores {
             record.availability += FAST * (answered - record.availability);
             record.answering = said.is_some();
             if let Some(said) = said {
-                record.caught_up = is_caught_up(said, leader_applied);
+                record.caught_up = is_caught_up(said, least);
                 record.score = weigh(said.experience, record.reliability, said.resources, record.availability);
             }
         }
@@ -218,8 +223,8 @@ pub async fn successor(node: &Node) -> Option<NodeId> {
     let own = node.identity.node_id;
     let others = node.members().into_iter().filter(|(id, _, voter)| *voter && *id != own);
     let answers = join_all(others.map(|(id, peer, _)| async move { ask(node, id, &peer.address).await })).await;
-    let applied = applied(node);
-    let fit = answers.into_iter().flatten().filter(|said| is_caught_up(said, applied));
+    let least = caught_up_from(node);
+    let fit = answers.into_iter().flatten().filter(|said| is_caught_up(said, least));
     fit.max_by(|a, b| a.experience.total_cmp(&b.experience)).map(|said| said.node_id)
 }
 
@@ -236,7 +241,7 @@ async fn round(node: &Node, term: u64, choice: &mut Choice) {
         short: said.as_ref().map(|said| said.short_of_room),
     });
     node.rooms.note(rooms.collect());
-    let candidates = node.scores.note(&answers, applied(node));
+    let candidates = node.scores.note(&answers, caught_up_from(node));
     let Some(target) = choice.step(node.identity.node_id, &candidates, Instant::now()) else { return };
     info!(
         target = format!("{target:016x}"),

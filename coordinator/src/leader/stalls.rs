@@ -87,12 +87,12 @@ struct Voter {
 async fn voters(node: &Node) -> Vec<Voter> {
     let voters = node.members().into_iter().filter(|(_, _, voter)| *voter);
     let asked = voters.map(|(id, peer, _)| async move { (id, score::ask(node, id, &peer.address).await) });
-    let applied = score::applied(node);
+    let least = score::caught_up_from(node);
     let answers = join_all(asked).await.into_iter();
     let voter = |(id, said): (NodeId, Option<v1::DescribeResponse>)| Voter {
         id,
         works: said.as_ref().is_some_and(log_works),
-        is_caught_up: said.as_ref().is_some_and(|said| score::is_caught_up(said, applied)),
+        is_caught_up: said.as_ref().is_some_and(|said| score::is_caught_up(said, least)),
     };
     answers.map(voter).collect()
 }

@@ -69,7 +69,7 @@ pub async fn transfer(node: &Node, to: &str) -> Result<Leader, ChangeError> {
     }
     let said = score::ask(node, id, &peer.address).await;
     let said = said.ok_or_else(|| no_successor(format!("{to:?} does not answer, so it can't lead")))?;
-    if !score::is_caught_up(&said, score::applied(node)) {
+    if !score::is_caught_up(&said, score::caught_up_from(node)) {
         return Err(no_successor(format!("{to:?} is not caught up, so it can't lead yet")));
     }
     hand_over(node, Some(id)).await

@@ -45,6 +45,16 @@ pub struct Progress {
     pub applied: u64,
     /// The newest that a snapshot here covers.
     pub snapshot: u64,
+    /// The newest that is gone from the log here. Who lacks it gets the snapshot.
+    pub purged: u64,
+}
+
+impl Progress {
+    /// The least another must have to be caught up with `newest` here: no more than `lag` entries less, and enough to need no
+    /// snapshot, which may take long.
+    pub fn caught_up_from(&self, newest: u64, lag: u64) -> u64 {
+        newest.saturating_sub(lag).max(self.purged)
+    }
 }
 
 /// What became of a batch.
@@ -166,6 +176,7 @@ impl RaftHandle {
             committed: index(metrics.cluster_committed),
             applied: index(metrics.last_applied),
             snapshot: index(metrics.snapshot),
+            purged: index(metrics.purged),
         }
     }
 
@@ -274,7 +285,7 @@ impl RaftHandle {
         Ok(self.0.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map(drop)?)
     }
 
-    /// As leader: waits until a member lacks no more than `lag` of the entries that are here.
+    /// As leader: waits until a member lacks no more than `lag` of the entries that are here, and needs no snapshot for them.
     ///
     /// # Errors
     /// This node does not lead any more, or consensus has stopped.
@@ -287,7 +298,9 @@ impl RaftHandle {
                     return Err(RaftError::NotLeader);
                 }
                 let matched = now.replication.as_ref().and_then(|all| all.get(&id).cloned().flatten());
-                if matched.is_some_and(|log_id| log_id.index() + lag >= now.last_log_index.unwrap_or(0)) {
+                let progress = self.progress();
+                let least = progress.caught_up_from(progress.last, lag);
+                if matched.is_some_and(|log_id| log_id.index() >= least) {
                     return Ok(());
                 }
             }
@@ -316,5 +329,18 @@ impl RaftHandle {
     /// Its task ended otherwise; in words.
     pub async fn shutdown(&self) -> Result<(), String> {
         self.0.shutdown().await.map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_needs_a_snapshot_is_not_caught_up_however_close_it_is() {
+        for (newest, purged, least) in [(1_000, 0, 900), (1_000, 900, 900), (1_000, 950, 950), (50, 0, 0)] {
+            let progress = Progress { last: newest, committed: newest, applied: newest, snapshot: purged, purged };
+            assert_eq!(progress.caught_up_from(newest, 100), least);
+        }
     }
 }
