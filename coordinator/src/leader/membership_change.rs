@@ -311,8 +311,8 @@ async fn ensure_quorum_without(node: &Node, remaining: &BTreeSet<NodeId>) -> Res
         let members = node.members().into_iter().filter(|member| remaining.contains(&member.0));
         let answers = members.map(|(id, peer, _)| async move { score::ask(node, id, &peer.address).await });
         let answers = join_all(answers).await;
-        let applied = score::applied(node);
-        fit = answers.iter().flatten().filter(|said| score::is_caught_up(said, applied)).count();
+        let least = score::caught_up_from(node);
+        fit = answers.iter().flatten().filter(|said| score::is_caught_up(said, least)).count();
         if fit >= needed {
             return Ok(());
         }
