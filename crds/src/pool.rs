@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint, Volume,
 };
 use kube::KubeSchema;
+use robeing_target::{Target, TargetError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
@@ -291,7 +292,37 @@ pub struct SecretKey {
     pub key: String,
 }
 
+impl HttpExecutor {
+    /// The server to call, as agents read it.
+    ///
+    /// # Errors
+    /// When the URL is none that can be called.
+    pub fn target(&self) -> Result<Target, TargetError> {
+        Target::parse(&self.url)
+    }
+}
+
 impl Executor {
+    /// What agents would refuse that no rule of the schema can tell: the field, below the executor, and a sentence.
+    pub fn problem(&self) -> Option<(String, String)> {
+        match self {
+            Self::Command(command) => {
+                let index = command.argv.iter().position(|word| word.contains('\0'))?;
+                let problem = "This has a NUL character, which no program can be given; remove it.";
+                Some((format!("command.argv[{index}]"), problem.into()))
+            }
+            Self::Http(http) => match (http.target(), &http.health_path) {
+                (Err(error), _) => Some(("http.url".into(), format!("This URL can't be called: {error}."))),
+                (Ok(target), Some(path)) => {
+                    let error = target.at(path).err()?;
+                    Some(("http.healthPath".into(), format!("This path can't be asked for: {error}.")))
+                }
+                (Ok(_), None) => None,
+            },
+            Self::Worker {} | Self::Echo {} => None,
+        }
+    }
+
     /// The headers whose values are in Secrets, each with the environment variable in which the agent finds it.
     pub fn secrets(&self) -> Vec<(String, &SecretKey)> {
         let Self::Http(http) = self else { return Vec::new() };

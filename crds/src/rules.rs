@@ -197,10 +197,11 @@ pub(crate) fn argv_names_a_program() -> Rule {
     rule("size(self) == 0 || size(self[0]) > 0", "The first word of argv is the program to run; it must not be empty.")
 }
 
+/// Nearly all that agents can't call; for the rest see [`crate::Executor::problem`].
 pub(crate) fn http_url() -> Rule {
     rule(
-        "isURL(self) && (self.startsWith('http://') || self.startsWith('https://')) && url(self).getHostname() != ''",
-        "The URL must start with http:// or https:// and name a host, such as http://127.0.0.1:9000/run.",
+        "self.matches('^(?i:https?)://[^/?#[:space:][:cntrl:]]+([/?#][^[:space:][:cntrl:]]*)?$')",
+        "The URL must start with http:// or https://, name a host and have no blanks, such as http://127.0.0.1:9000/run.",
     )
 }
 

@@ -215,7 +215,8 @@ fn rules_about_pools() {
 #[test]
 fn rules_about_executors() {
     let one = "An executor must set exactly one of command, http, worker and echo.";
-    let url = "The URL must start with http:// or https:// and name a host, such as http://127.0.0.1:9000/run.";
+    let url = "The URL must start with http:// or https://, name a host and have no blanks, such as \
+               http://127.0.0.1:9000/run.";
     assert_refused(&[
         (executor("{}"), "spec.pools[0].executor", one),
         (executor("{echo: null}"), "spec.pools[0].executor", one),
@@ -245,12 +246,45 @@ fn rules_about_executors() {
         (executor("{http: {url: \"127.0.0.1:9000\"}}"), "spec.pools[0].executor.http.url", url),
         (executor("{http: {url: \"ftp://a/b\"}}"), "spec.pools[0].executor.http.url", url),
         (executor("{http: {url: \"http://\"}}"), "spec.pools[0].executor.http.url", url),
+        (executor("{http: {url: \"http:///run\"}}"), "spec.pools[0].executor.http.url", url),
+        (executor("{http: {url: \"http://us er:p@a/\"}}"), "spec.pools[0].executor.http.url", url),
+        (executor("{http: {url: \"http://a/b c\"}}"), "spec.pools[0].executor.http.url", url),
+        (executor("{http: {url: \"http://a/\\n\"}}"), "spec.pools[0].executor.http.url", url),
+        (
+            executor("{http: {url: 'http://a\\b'}}"),
+            "spec.pools[0].executor.http.url",
+            "This URL can't be called: it has the character '\\\\'; remove it, or write it percent-encoded.",
+        ),
+        (
+            executor("{http: {url: \"http://a:65536/\"}}"),
+            "spec.pools[0].executor.http.url",
+            "This URL can't be called: invalid port number.",
+        ),
+        (
+            executor("{http: {url: \"http://xn--a/\"}}"),
+            "spec.pools[0].executor.http.url",
+            "This URL can't be called: invalid international domain name.",
+        ),
+        (
+            executor("{command: {argv: [a, \"b\\0\"]}}"),
+            "spec.pools[0].executor.command.argv[1]",
+            "This has a NUL character, which no program can be given; remove it.",
+        ),
         (
             executor("{echo: {loud: true}}"),
             "spec.pools[0].executor.echo.loud",
             "There is no field \"loud\" here, nor any other; remove it.",
         ),
     ]);
+}
+
+#[test]
+fn urls_that_agents_call_are_taken() {
+    for url in ["HTTP://a", "http://u:p%20@a/ä?b", "https://bücher.example:8443/", "http://[::1]:1?x", "http://%31.a/"]
+    {
+        parse_manifest(&executor(&format!("{{http: {{url: \"{url}\"}}}}")))
+            .unwrap_or_else(|error| panic!("{url}: {error}"));
+    }
 }
 
 #[test]

@@ -50,11 +50,9 @@ fn of_container(container: &Container, taken: &impl Fn(u32) -> Option<&'static s
 /// Whether the agent would post tasks to itself.
 fn of_url(executor: &Executor, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
     let Executor::Http(http) = executor else { return None };
-    let url: http::Uri = http.url.parse().ok()?;
-    let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    let (host, port) = http.target().ok()?.address();
     let address = host.parse::<std::net::IpAddr>();
     let local = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
     let own = taken(u32::from(port)).filter(|_| local)?;
     Some(format!(
         "executor.http.url names port {port} of its own pod, where the agent itself listens; set agentPorts.{own} to another \

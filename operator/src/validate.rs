@@ -211,6 +211,9 @@ pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Ke
 
 fn fleet_pool(pool: &Pool, replicas: Option<u32>) -> Result<FleetPool, (&'static str, String)> {
     let agent_ports = pool.agent_ports.unwrap_or_default();
+    if let Some((field, problem)) = pool.executor.problem() {
+        return Err(("InvalidPool", format!("Pool {:?} is not built: executor.{field}: {problem}", pool.name)));
+    }
     let work = work(pool, agent_ports)?;
     let template = pool.template.clone().unwrap_or_default();
     volumes_are_free(pool, &template)?;

@@ -351,6 +351,11 @@ fn a_port_that_both_would_take_is_refused_with_what_to_do() {
         assert_eq!(refused.reason, "PortTaken");
         assert!(refused.message.contains(help), "{}", refused.message);
     }
+    // The schema lets it through, the agent would not start with it.
+    let fleet_of_unfit = fleet(&url("http://a\\b"));
+    let refused = fleet_of_unfit.refused.iter().find(|refused| refused.name == "web").expect("it is refused");
+    assert_eq!(refused.reason, "InvalidPool");
+    assert!(refused.message.contains("executor.http.url: This URL can't be called: it has"), "{}", refused.message);
     for taken in [url("http://example.com:17080/run"), listing(serde_json::json!([{"containerPort": 17081}]))] {
         assert_eq!(fleet(&taken).refused.len(), 1, "nothing of its own pod is there");
     }

@@ -21,7 +21,6 @@
 //! attempt that was not begun from one that was, nor take more than a hundred headers.
 
 mod retry_after;
-mod target;
 mod tls;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,13 +36,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use robeing_target::{Target, redacted, shown};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::retry_after::retry_after;
-use self::target::{Target, redacted};
 use super::presence::{Look, Presence, TRY_AGAIN};
 use super::text::{at_limit, lossy, rfc3339};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
@@ -126,11 +125,15 @@ impl HttpExecutor {
     /// When the URL is none that can be called, a header none that can be sent, or the URL is https and the trusted
     /// certificates can't be read.
     pub fn new(config: HttpConfig) -> Result<Self, ExecutorError> {
-        let shown = || redacted(&config.url);
-        let target = Target::parse(&config.url).map_err(|reason| ExecutorError::BadUrl { url: shown(), reason })?;
-        let health = config.health_path.map(|path| with_path(&target.uri, &path)).transpose()?;
+        let url = || redacted(&config.url);
+        let target = Target::parse(&config.url).map_err(|reason| ExecutorError::BadUrl { url: url(), reason })?;
+        let health = config.health_path.map(|path| {
+            let bad = |reason| ExecutorError::BadHealthPath { path: redacted(&path), reason };
+            target.at(&path).map_err(bad)
+        });
+        let health = health.transpose()?;
         let headers = headers(&target, &config.headers)?;
-        let client = transport(&target).map_err(|source| ExecutorError::Certificates { url: shown(), source })?;
+        let client = transport(&target).map_err(|source| ExecutorError::Certificates { url: url(), source })?;
         let target = Arc::new(target);
         let presence = Presence::new(look(Arc::clone(&target)));
         Ok(Self { target, health, headers, limits: config.limits, client, presence })
@@ -149,7 +152,7 @@ impl HttpExecutor {
         *request.uri_mut() = health.clone();
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().remove(CONTENT_TYPE);
-        let shown = target::shown(health);
+        let shown = shown(health);
         match self.send(request).await {
             Ok(answer) if answer.status().is_success() => Health::Healthy,
             Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
@@ -161,7 +164,7 @@ impl HttpExecutor {
     async fn connect(&self) -> Health {
         match TcpStream::connect(self.target.address()).await {
             Ok(_) => Health::Healthy,
-            Err(error) => Health::Silent(format!("{} can't be reached: {error}; is the server up?", self.target.shown)),
+            Err(error) => Health::Silent(format!("{} can't be reached: {error}; is the server up?", self.target.shown())),
         }
     }
 
@@ -197,7 +200,7 @@ impl HttpExecutor {
     fn request(&self, attempt: &Attempt) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = Request::new(Full::new(attempt.input.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.target.uri.clone();
+        *request.uri_mut() = self.target.uri().clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
         // Also of an empty input: many servers answer 411 without.
@@ -233,7 +236,7 @@ impl HttpExecutor {
     async fn refused(&self, answer: Response<Incoming>, progress: &Progress) -> Failure {
         let status = answer.status();
         let location = answer.headers().get(LOCATION).map(|to| redacted(&lossy(to.as_bytes())));
-        let mut message = format!("{} answered {status}", self.target.shown);
+        let mut message = format!("{} answered {status}", self.target.shown());
         if let Some(location) = location.filter(|_| status.is_redirection()) {
             message += &format!(", a redirect to {location:?}, which is not followed; set executor.http.url to it");
         }
@@ -251,13 +254,13 @@ impl HttpExecutor {
     fn too_large(&self) -> Failure {
         let message = format!(
             "{} answered with more than {} bytes; answer with less, or with a reference",
-            self.target.shown, self.limits.max_output
+            self.target.shown(), self.limits.max_output
         );
         Failure::new(FailureKind::OutputTooLarge, false, message)
     }
 
     fn no_answer(&self, error: &Error) -> Unanswered {
-        let shown = &self.target.shown;
+        let shown = self.target.shown();
         if error.is_connect() {
             let message = format!("{shown} can't be reached: {}; is the server up?", causes(error));
             return match cause::<rustls::Error>(error) {
@@ -275,7 +278,7 @@ impl HttpExecutor {
     }
 
     fn broken(&self, error: &dyn std::error::Error) -> Failure {
-        let shown = &self.target.shown;
+        let shown = self.target.shown();
         let message = format!("the connection to {shown} broke before the answer was whole: {}", causes(error));
         Failure::new(FailureKind::Unreachable, true, message)
     }
@@ -292,7 +295,7 @@ impl HttpExecutor {
             return Unanswered::Unreached(why);
         }
         if limit.is_some_and(|limit| limit >= PATIENCE) {
-            let message = format!("{} does not accept a connection; is the server up?", self.target.shown);
+            let message = format!("{} does not accept a connection; is the server up?", self.target.shown());
             return Unanswered::Unreached(message);
         }
         Unanswered::Failed(timed_out)
@@ -326,7 +329,7 @@ impl Executor for HttpExecutor {
                 None => self.connect().await,
             }
         };
-        let late = || format!("{} did not answer within {}", self.target.shown, humantime::format_duration(within));
+        let late = || format!("{} did not answer within {}", self.target.shown(), humantime::format_duration(within));
         tokio::time::timeout(within, asked).await.unwrap_or_else(|_| Health::Silent(late()))
     }
 
@@ -337,17 +340,6 @@ impl Executor for HttpExecutor {
     fn name(&self) -> &'static str {
         "http"
     }
-}
-
-/// The URL with another path and query.
-fn with_path(url: &Uri, path: &str) -> Result<Uri, ExecutorError> {
-    let bad = |reason: String| ExecutorError::BadHealthPath { path: redacted(path), reason };
-    if !path.starts_with('/') {
-        return Err(bad("it does not begin with a slash".to_owned()));
-    }
-    let mut parts = url.clone().into_parts();
-    parts.path_and_query = Some(path.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?);
-    Uri::from_parts(parts).map_err(|error| bad(error.to_string()))
 }
 
 fn transport(target: &Target) -> std::io::Result<Transport> {
@@ -361,7 +353,7 @@ fn transport(target: &Target) -> std::io::Result<Transport> {
     tcp.set_tcp_user_timeout(Some(DELIVER_WITHIN));
     let mut builder = Client::builder(TokioExecutor::new());
     builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE).http1_max_headers(MAX_HEADERS);
-    if !target.is_https {
+    if !target.is_https() {
         return Ok(Transport::Plain(builder.build(tcp)));
     }
     tcp.enforce_http(false);
@@ -373,7 +365,7 @@ fn transport(target: &Target) -> std::io::Result<Transport> {
 fn headers(target: &Target, given: &[(String, String)]) -> Result<HeaderMap, ExecutorError> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Some(authorization) = &target.authorization {
+    if let Some(authorization) = target.authorization() {
         headers.insert(AUTHORIZATION, authorization.clone());
     }
     for (name, value) in given {
@@ -404,7 +396,7 @@ fn is_reserved(name: &HeaderName) -> bool {
 /// Looks whether the server accepts connections.
 fn look(target: Arc<Target>) -> Look {
     Arc::new(move || {
-        let (address, shown) = (target.address(), target.shown.clone());
+        let (address, shown) = (target.address(), target.shown().to_owned());
         Box::pin(async move {
             match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
                 Ok(Ok(_)) => Ok(()),

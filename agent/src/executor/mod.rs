@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use robeing_target::TargetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -244,7 +245,7 @@ pub enum ExecutorError {
         /// The URL as given, but for credentials.
         url: String,
         /// What is wrong with it.
-        reason: String,
+        reason: TargetError,
     },
     /// The path is none that can be asked for.
     #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
@@ -252,7 +253,7 @@ pub enum ExecutorError {
         /// The path as given, but for its query.
         path: String,
         /// What is wrong with it.
-        reason: String,
+        reason: TargetError,
     },
     /// A header can't be sent.
     #[error("executor.http.headers {name:?} can't be sent: {reason}")]

@@ -288,6 +288,14 @@ async fn https_is_spoken_where_the_url_says_so() {
     assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
 }
 
+#[tokio::test]
+async fn a_path_that_is_not_ascii_is_percent_encoded() {
+    let server = Server::new(|request: Request<Incoming>| async move { answer(200, request.uri().to_string()) }).await;
+    let url = format!("http://{}/zählen?ä", server.address);
+    let executor = HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).expect("good");
+    assert_eq!(output(&executor, attempt("")).await, "/z%C3%A4hlen?%C3%A4");
+}
+
 #[test]
 fn a_url_that_can_not_be_called_is_refused() {
     for url in ["", "/run", "127.0.0.1:9000/run", "ftp://host/", "http://", "http:///run", "http://a b/"] {

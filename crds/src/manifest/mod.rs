@@ -130,10 +130,21 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
         return None;
     }
     match serde_json::from_value(value) {
-        Ok(cluster) => Some(cluster),
+        Ok(cluster) => {
+            check_executors(&cluster, report);
+            Some(cluster)
+        }
         Err(error) => {
             report.add("", format!("The manifest has the right form but cannot be read: {error}."));
             None
+        }
+    }
+}
+
+fn check_executors(cluster: &RobeingCluster, report: &mut Report) {
+    for (index, pool) in cluster.spec.pools.iter().enumerate() {
+        if let Some((field, sentence)) = pool.executor.problem() {
+            report.add(&format!("spec.pools[{index}].executor.{field}"), sentence);
         }
     }
 }

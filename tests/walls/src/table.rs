@@ -20,7 +20,12 @@ const PLUMBING: &[&str] =
 /// Every crate that is shipped.
 pub const CRATES: &[Crate] = &[
     Crate { name: "robeing-proto", folder: "proto", uses: &[], why: "the contract knows nobody who keeps it" },
-    Crate { name: "robeing-crds", folder: "crds", uses: &[], why: "the resource is read without a fleet" },
+    Crate {
+        name: "robeing-crds",
+        folder: "crds",
+        uses: &["robeing-target"],
+        why: "the resource is read without a fleet",
+    },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
     Crate {
         name: "robeing-platform",
@@ -28,6 +33,7 @@ pub const CRATES: &[Crate] = &[
         uses: &[],
         why: "the outside is the same for everybody",
     },
+    Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is read without calling it" },
     Crate {
         name: "robeing-net",
         folder: "crates/net",
@@ -68,6 +74,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-platform",
             "robeing-proto",
             "robeing-settings",
+            "robeing-target",
             "robeing-telemetry",
         ],
         why: "the one binary has both in it",

@@ -1,0 +1,238 @@
+//! The URLs that agents call, read by one parser: by the agent, and by whoever is to refuse what it would refuse.
+//!
+//! They are read as browsers read them (WHATWG): what is not ASCII is percent-encoded, hosts as IDNA has it. What browsers
+//! silently mend is refused, since it is a slip of the pen: blanks, backslashes, a missing host. User, password and tokens that
+//! a URL may have in it are kept out of what is shown.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::Uri;
+use http::header::HeaderValue;
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+/// A URL that can be called.
+#[derive(Debug)]
+pub struct Target {
+    url: Url,
+    uri: Uri,
+    shown: String,
+    authorization: Option<HeaderValue>,
+}
+
+/// Why a URL can't be called. Repeats no credentials.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// A blank, a control character or a backslash.
+    #[error("it has the character {0:?}; remove it, or write it percent-encoded")]
+    Character(char),
+    /// Neither http nor https, or nothing before `://`.
+    #[error("it does not begin with http:// or https://")]
+    Scheme,
+    /// Nothing stands where the host should.
+    #[error("it names no host")]
+    NoHost,
+    /// A path that is relative.
+    #[error("it does not begin with a slash")]
+    NoSlash,
+    /// Host or port are none.
+    #[error("{0}")]
+    Malformed(#[from] url::ParseError),
+    /// What no request can go to, or have.
+    #[error("{0}")]
+    Unsendable(String),
+}
+
+impl Target {
+    /// Reads an absolute http or https URL.
+    ///
+    /// # Errors
+    /// When it is none that can be called.
+    pub fn parse(text: &str) -> Result<Self, TargetError> {
+        check_characters(text)?;
+        let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
+        if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            return Err(TargetError::Scheme);
+        }
+        // Further slashes would be passed over, and the path's first part taken for the host.
+        if rest.is_empty() || rest.starts_with(['/', '?', '#']) {
+            return Err(TargetError::NoHost);
+        }
+        let mut url = Url::parse(text)?;
+        let credentials = (url.username().to_owned(), url.password().map(str::to_owned));
+        let authorization = match credentials {
+            (user, None) if user.is_empty() => None,
+            (user, password) => Some(basic(&user, password.as_deref().unwrap_or_default())?),
+        };
+        // They can be taken away from any URL that has a host.
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
+        url.set_fragment(None);
+        let uri = uri(&url)?;
+        Ok(Self { shown: shown(&uri), url, uri, authorization })
+    }
+
+    /// Where requests go, without credentials.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// As it is shown to people, without credentials and without what its query says.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// What the credentials in the URL become.
+    pub fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// Whether TLS is spoken.
+    pub fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// Host and port, for a connection without more.
+    pub fn address(&self) -> (String, u16) {
+        let host = self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        (host.to_owned(), self.url.port_or_known_default().unwrap_or_default())
+    }
+
+    /// The same server with another path and query.
+    ///
+    /// # Errors
+    /// When it is no absolute path.
+    pub fn at(&self, path: &str) -> Result<Uri, TargetError> {
+        check_characters(path)?;
+        if !path.starts_with('/') {
+            return Err(TargetError::NoSlash);
+        }
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let mut url = self.url.clone();
+        url.set_path(path);
+        url.set_query(query);
+        uri(&url)
+    }
+}
+
+fn check_characters(text: &str) -> Result<(), TargetError> {
+    let wrong = text.chars().find(|c| c.is_whitespace() || c.is_control() || *c == '\\');
+    wrong.map_or(Ok(()), |wrong| Err(TargetError::Character(wrong)))
+}
+
+fn uri(url: &Url) -> Result<Uri, TargetError> {
+    url.as_str().parse().map_err(|error: http::uri::InvalidUri| TargetError::Unsendable(error.to_string()))
+}
+
+/// A URL for people: no credentials, and of a query only that there is one. A text that is no URL is cut where one would
+/// have them.
+pub fn redacted(url: &str) -> String {
+    match url.parse::<Uri>() {
+        Ok(uri) if uri.authority().is_some() => shown(&uri),
+        _ => {
+            let end = url.find(['?', '#']).unwrap_or(url.len());
+            let (url, cut) = (&url[..end], if end < url.len() { "?…" } else { "" });
+            let path = url.find("//").map_or(0, |at| at + 2);
+            match url[path..].split('/').next().and_then(|authority| authority.rfind('@')) {
+                Some(at) => format!("{}…@{}{cut}", &url[..path], &url[path + at + 1..]),
+                None => format!("{url}{cut}"),
+            }
+        }
+    }
+}
+
+/// A URL for people, as [`redacted`].
+pub fn shown(uri: &Uri) -> String {
+    let host = uri.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or_default());
+    let query = if uri.query().is_some() { "?…" } else { "" };
+    format!("{}://{host}{}{query}", uri.scheme_str().unwrap_or_default(), uri.path())
+}
+
+/// The header of user and password, both percent-encoded (RFC 7617).
+fn basic(user: &str, password: &str) -> Result<HeaderValue, TargetError> {
+    let mut plain: Vec<u8> = percent_decode_str(user).collect();
+    plain.push(b':');
+    plain.extend(percent_decode_str(password));
+    let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(plain)))
+        .map_err(|_| TargetError::Unsendable("its user and password can't be sent".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_become_a_header_and_are_not_shown() {
+        let target = Target::parse("https://us%40er:p%3Ass@host:8443/a/b?token=secret").expect("a URL");
+        assert_eq!(target.uri(), "https://host:8443/a/b?token=secret");
+        assert_eq!(target.shown(), "https://host:8443/a/b?…");
+        let header = target.authorization().expect("there are credentials");
+        assert_eq!(*header, format!("Basic {}", BASE64_STANDARD.encode("us@er:p:ss")));
+        assert!(!format!("{header:?}").contains("Basic"));
+        assert_eq!(target.address(), ("host".into(), 8443));
+        let none = Target::parse("http://[::1]/").expect("a URL");
+        assert_eq!((none.authorization(), none.address(), none.shown()), (None, ("::1".into(), 80), "http://[::1]/"));
+        let user = Target::parse("http://user@host").expect("a URL");
+        assert_eq!(*user.authorization().expect("a user"), format!("Basic {}", BASE64_STANDARD.encode("user:")));
+    }
+
+    #[test]
+    fn what_is_not_ascii_is_encoded() {
+        for (url, sent) in [
+            ("http://host/zählen?wörter=ä#ö", "http://host/z%C3%A4hlen?w%C3%B6rter=%C3%A4"),
+            ("HTTP://HOST:80/%7e/{x}", "http://host/%7e/%7Bx%7D"),
+            ("https://bücher.example", "https://xn--bcher-kva.example/"),
+            ("http://%31.example/", "http://1.example/"),
+        ] {
+            assert_eq!(Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}")).uri(), sent);
+        }
+        let target = Target::parse("http://u:p@host/run?x").expect("a URL");
+        assert_eq!(target.at("/gesünd?ä").expect("a path"), "http://host/ges%C3%BCnd?%C3%A4");
+        assert_eq!(target.at("//other/").expect("a path"), "http://host//other/");
+        assert_eq!(target.at("healthz"), Err(TargetError::NoSlash));
+        assert_eq!(target.at("/a b"), Err(TargetError::Character(' ')));
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused() {
+        use TargetError::{Character, NoHost, Scheme};
+        for (url, why) in [
+            ("http://a b/", Character(' ')),
+            (" http://a/", Character(' ')),
+            ("http://us er:p@host/", Character(' ')),
+            ("http://host/\u{a0}", Character('\u{a0}')),
+            ("http://host/a\0", Character('\0')),
+            ("http:\\\\host", Character('\\')),
+            ("host/run", Scheme),
+            ("http:host", Scheme),
+            ("ftp://host/", Scheme),
+            ("http://", NoHost),
+            ("http:///x", NoHost),
+        ] {
+            assert_eq!(Target::parse(url).expect_err(url), why, "{url}");
+        }
+        for url in
+            ["http://host:65536/", "http://[::1/", "http://u:p@/", "http://a%00b/", "http://a\"b/", "http://1.2.3.400/"]
+        {
+            let error = Target::parse(url).expect_err(url).to_string();
+            assert!(!error.is_empty() && !error.contains("u:p"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn whatever_the_text_nothing_secret_of_it_is_shown() {
+        for (url, shown) in [
+            ("http://u:p@host/x?token=s", "http://host/x?…"),
+            ("http://u:p@ho st/x?token=s", "http://…@ho st/x?…"),
+            ("ftp://u:p@host/#s", "ftp://host/"),
+            ("ftp://u:p@ho st/#s", "ftp://…@ho st/?…"),
+            ("path?token=s", "path?…"),
+            ("//u:p@host", "//…@host"),
+            ("/path?token=s", "/path?…"),
+            ("u:p@host:1/x", "…@host:1/x"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted(url), shown, "{url}");
+        }
+    }
+}
