@@ -307,8 +307,12 @@ impl Driver {
                 Phase::Working => return Ok(None),
                 Phase::Leaving(until) if now < *until && connected => return Ok(Some(*until)),
                 Phase::Leaving(_) => return Err(Ok(())),
-                // Nothing runs any more, and nobody takes back what did.
-                Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => return Err(Ok(())),
+                // Nothing runs any more, and nobody takes back what did. Whoever was said hello may have opened a session: unless
+                // that is left, it is lost to the next stay of this agent.
+                Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => match self.way {
+                    Way::Greeting(..) if !self.asked_to_stop => return Ok(None),
+                    _ => return Err(Ok(())),
+                },
                 Phase::Draining(drain) => drain,
             };
             match drain.due(now, connected, self.held.len()) {

@@ -219,6 +219,22 @@ async fn one_for_attaching_is_a_member_from_the_start_and_has_slots_while_someth
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_attaches_while_it_joins_does_not_make_it_lost() {
+    let network = MemoryNetwork::default();
+    let mut leader = Coordinator::start(&network, C0).await;
+    let (present, presence) = watch::channel(false);
+    let _agent = Agent::for_attaching(&network, config(2, &[C0]), presence);
+    let call = leader.call().await;
+    present.send_replace(true);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The session is open for the coordinators, so it is left before there is another.
+    let (call, idle) = call.welcome(1, false).await;
+    assert_is_idle(&idle);
+    let (_call, works) = turns(call, &mut leader, 2).await;
+    assert_works(&works);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_for_attaching_takes_work_again_at_its_leisure() {
     let network = MemoryNetwork::default();
     let mut leader = Coordinator::start(&network, C0).await;
