@@ -49,10 +49,14 @@ pub(crate) fn check_duration(field: &str, value: Option<u64>, least: u64) -> Res
     }
 }
 
-/// Refuses a name that is over [`MAX_NAME_BYTES`], or empty.
+/// Refuses a name that is over [`MAX_NAME_BYTES`], or empty, or that could not be told to a task: no header and no environment
+/// variable can have every control character.
 pub(crate) fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
     if value.is_empty() {
         return Err(invalid(field, "must not be empty"));
+    }
+    if let Some(character) = value.chars().find(|c| c.is_control()) {
+        return Err(invalid(field, format!("has the control character {character:?}; remove it")));
     }
     check_length(field, value, MAX_NAME_BYTES)
 }

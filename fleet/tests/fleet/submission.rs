@@ -1,7 +1,7 @@
 //! What is accepted, what is the same task, what is refused.
 
 use bytes::Bytes;
-use robeing_fleet::{Command, FleetConfig, Refusal, Reply, SubmitTask, TaskId, TaskState};
+use robeing_fleet::{AgentJoin, Command, FleetConfig, Refusal, Reply, SubmitTask, TaskId, TaskState};
 
 use crate::fixture::{Trial, success, task, worker};
 
@@ -97,6 +97,21 @@ fn inputs_and_outputs_fill_the_budget_and_an_output_is_taken_even_beyond_it() {
     assert_eq!(refusal(&mut trial, task(2)), Refusal::StorageFull { limit: 3 });
     assert_eq!(trial.complete(stay, id, 1, success()), Reply::Completed);
     assert_eq!(trial.fleet.stored_bytes(), 4);
+}
+
+#[test]
+fn a_name_that_no_header_and_no_environment_variable_can_carry_is_refused() {
+    let mut trial = Trial::new();
+    for name in ["a\0", "a\nb", "\u{7f}", "\u{85}"] {
+        let refused = refusal(&mut trial, SubmitTask { kind: name.into(), ..task(1) }).to_string();
+        assert!(refused.contains("kind: has the control character") && !refused.contains(name), "{refused}");
+        let skilled = SubmitTask { required_specialization: Some(name.into()), ..task(1) };
+        assert!(matches!(refusal(&mut trial, skilled), Refusal::Invalid { .. }), "{name:?}");
+        for join in [worker(name), AgentJoin { specializations: vec![name.into()], ..worker("a") }] {
+            assert!(matches!(trial.apply(Command::AgentJoined(join)), Reply::Refused(_)), "{name:?}");
+        }
+    }
+    trial.submit(SubmitTask { kind: "zählen – é".into(), ..task(1) });
 }
 
 #[test]
