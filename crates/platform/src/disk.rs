@@ -81,7 +81,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 /// Says which path an error is about, which the operating system does not.
 fn at(path: &Path, verb: &str, e: io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("cannot {verb} {}: {e}", path.display()))
+    let advice = if is_full(&e) { "; make room on its disk, or have it on a larger one" } else { "" };
+    io::Error::new(e.kind(), format!("cannot {verb} {}: {e}{advice}", path.display()))
 }
 
 fn sync_directory(dir: &Path) -> io::Result<()> {
@@ -234,5 +235,18 @@ impl DiskFile for OpenFile {
             file.sync_all()
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_of_which_file_it_is_and_of_a_full_disk_what_to_do() {
+        let said = |kind: io::ErrorKind| at(Path::new("/data/log"), "write", kind.into()).to_string();
+        assert!(said(io::ErrorKind::StorageFull).ends_with("; make room on its disk, or have it on a larger one"));
+        assert!(said(io::ErrorKind::NotFound).starts_with("cannot write /data/log: "));
+        assert!(!said(io::ErrorKind::NotFound).contains("make room"));
     }
 }
