@@ -10,8 +10,8 @@
 //!   followed. 5xx, 408, 429, a connection that breaks and a time limit that passed are worth another attempt, not before
 //!   the `Retry-After` of an answer. An answer that is too large, or has more than [`MAX_HEADERS`] headers, is not.
 //! - The status of an error decides, however long its body takes; that is read for [`ERROR_BODY_WITHIN`] at most.
-//! - Where no connection can be made nothing of the attempt was begun. It is tried again for a second and then handed back,
-//!   and the agent is out of the fleet until the server accepts connections. A certificate that is not trusted is a failure.
+//! - Where no connection can be made, or none over TLS, nothing of the attempt was begun. It is tried again for a second and
+//!   then handed back, and the agent is out of the fleet until the server accepts connections.
 //! - Its health is that of a GET of the health path, if there is one: any status but 2xx is unhealthy. Without one it is healthy
 //!   while the server accepts connections.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
@@ -22,6 +22,8 @@
 
 mod retry_after;
 mod tls;
+mod transport;
+mod trouble;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -32,31 +34,23 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, Head
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::Error;
+use hyper_util::client::legacy::connect::CaptureConnection;
 use robeing_target::{Target, redacted, shown};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::retry_after::retry_after;
-use super::presence::{Look, Presence, TRY_AGAIN};
+pub use self::tls::CertificatesError;
+pub use self::transport::CLOSED_WITHIN;
+use self::transport::Transport;
+use super::presence::{Presence, TRY_AGAIN};
 use super::text::{at_limit, lossy, rfc3339};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
 
 /// How long a server may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long a connection is kept for the next attempt. Shorter than the keep-alive of common servers, so that it is
-/// rarely the server that closes it, just as a request is sent.
-const KEEP_IDLE: Duration = Duration::from_secs(4);
-/// How long a connection is silent before the other side's machine is asked whether it is still there, then the pause between
-/// two such questions, and how many may go unanswered. A server that is gone without a word holds no slot for ever.
-const PROBES: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
-/// How long what was sent may go without the other side's machine having it.
-const DELIVER_WITHIN: Duration = Duration::from_secs(30);
 /// An attempt that may take less is out of time, and not without a server, when its first connection is not made by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the body of an error is read.
@@ -84,14 +78,8 @@ pub struct HttpExecutor {
     headers: HeaderMap,
     health: Option<Uri>,
     limits: Limits,
-    client: Transport,
+    transport: Arc<Transport>,
     presence: Presence,
-}
-
-/// Plain connections need no certificates, which a small image may not have.
-enum Transport {
-    Plain(Client<HttpConnector, Full<Bytes>>),
-    Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
 }
 
 /// How far an attempt has come.
@@ -133,17 +121,15 @@ impl HttpExecutor {
         });
         let health = health.transpose()?;
         let headers = headers(&target, &config.headers)?;
-        let client = transport(&target).map_err(|source| ExecutorError::Certificates { url: url(), source })?;
-        let target = Arc::new(target);
-        let presence = Presence::new(look(Arc::clone(&target)));
-        Ok(Self { target, health, headers, limits: config.limits, client, presence })
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        match &self.client {
-            Transport::Plain(client) => client.request(request).await,
-            Transport::Tls(client) => client.request(request).await,
-        }
+        let transport =
+            Transport::new(target.is_https()).map_err(|source| ExecutorError::Certificates { url: url(), source })?;
+        let (target, transport) = (Arc::new(target), Arc::new(transport));
+        let (server, way) = (Arc::clone(&target), Arc::clone(&transport));
+        let presence = Presence::new(Arc::new(move || {
+            let (server, way) = (Arc::clone(&server), Arc::clone(&way));
+            Box::pin(async move { connect(&server, &way).await })
+        }));
+        Ok(Self { target, health, headers, limits: config.limits, transport, presence })
     }
 
     /// Asks the server how it is.
@@ -153,26 +139,20 @@ impl HttpExecutor {
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().remove(CONTENT_TYPE);
         let shown = shown(health);
-        match self.send(request).await {
+        match self.transport.send(request, drop).await {
             Ok(answer) if answer.status().is_success() => Health::Healthy,
             Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
-            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", causes(&error))),
-        }
-    }
-
-    /// Looks whether the server accepts a connection.
-    async fn connect(&self) -> Health {
-        match TcpStream::connect(self.target.address()).await {
-            Ok(_) => Health::Healthy,
-            Err(error) => Health::Silent(format!("{} can't be reached: {error}; is the server up?", self.target.shown())),
+            Err(error) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
+            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", trouble::causes(&error))),
         }
     }
 
     async fn call(&self, attempt: &Attempt, progress: &Progress) -> Result<Bytes, Unanswered> {
-        let mut request = self.request(attempt).map_err(Unanswered::Failed)?;
-        let connection = capture_connection(&mut request);
-        *progress.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-        let answer = self.send(request).await.map_err(|error| self.no_answer(&error))?;
+        let request = self.request(attempt).map_err(Unanswered::Failed)?;
+        let connected = |connection| {
+            *progress.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+        };
+        let answer = self.transport.send(request, connected).await.map_err(|error| self.no_answer(&error))?;
         if !answer.status().is_success() {
             return Err(Unanswered::Failed(self.refused(answer, progress).await));
         }
@@ -254,7 +234,8 @@ impl HttpExecutor {
     fn too_large(&self) -> Failure {
         let message = format!(
             "{} answered with more than {} bytes; answer with less, or with a reference",
-            self.target.shown(), self.limits.max_output
+            self.target.shown(),
+            self.limits.max_output
         );
         Failure::new(FailureKind::OutputTooLarge, false, message)
     }
@@ -262,14 +243,9 @@ impl HttpExecutor {
     fn no_answer(&self, error: &Error) -> Unanswered {
         let shown = self.target.shown();
         if error.is_connect() {
-            let message = format!("{shown} can't be reached: {}; is the server up?", causes(error));
-            return match cause::<rustls::Error>(error) {
-                // Somebody is there, with whom nobody here may speak.
-                Some(_) => Unanswered::Failed(Failure::new(FailureKind::Unreachable, true, message)),
-                None => Unanswered::Unreached(message),
-            };
+            return Unanswered::Unreached(trouble::unreachable(shown, error));
         }
-        if cause::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large) {
+        if trouble::first::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large) {
             let message =
                 format!("{shown} answered with more than {MAX_HEADERS} headers, or with ones that are too long");
             return Unanswered::Failed(Failure::new(FailureKind::OutputTooLarge, false, message));
@@ -277,9 +253,14 @@ impl HttpExecutor {
         Unanswered::Failed(self.broken(error))
     }
 
-    fn broken(&self, error: &dyn std::error::Error) -> Failure {
-        let shown = self.target.shown();
-        let message = format!("the connection to {shown} broke before the answer was whole: {}", causes(error));
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        let (shown, why) = (self.target.shown(), trouble::causes(error));
+        let is_http = trouble::first::<hyper::Error>(error).is_none_or(|error| !error.is_parse());
+        let message = match is_http {
+            true => format!("the connection to {shown} broke before the answer was whole: {why}"),
+            false if self.target.is_https() => format!("{shown} answers with what is not HTTP: {why}"),
+            false => format!("{shown} answers with what is not HTTP: {why}; where it speaks TLS, write https://"),
+        };
         Failure::new(FailureKind::Unreachable, true, message)
     }
 
@@ -326,7 +307,7 @@ impl Executor for HttpExecutor {
         let asked = async {
             match &self.health {
                 Some(health) => self.ask(health).await,
-                None => self.connect().await,
+                None => connect(&self.target, &self.transport).await.map_or_else(Health::Silent, |()| Health::Healthy),
             }
         };
         let late = || format!("{} did not answer within {}", self.target.shown(), humantime::format_duration(within));
@@ -340,25 +321,6 @@ impl Executor for HttpExecutor {
     fn name(&self) -> &'static str {
         "http"
     }
-}
-
-fn transport(target: &Target) -> std::io::Result<Transport> {
-    let (silent, between, unanswered) = PROBES;
-    let mut tcp = HttpConnector::new();
-    tcp.set_connect_timeout(Some(CONNECT_WITHIN));
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(silent));
-    tcp.set_keepalive_interval(Some(between));
-    tcp.set_keepalive_retries(Some(unanswered));
-    tcp.set_tcp_user_timeout(Some(DELIVER_WITHIN));
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE).http1_max_headers(MAX_HEADERS);
-    if !target.is_https() {
-        return Ok(Transport::Plain(builder.build(tcp)));
-    }
-    tcp.enforce_http(false);
-    let tls = HttpsConnectorBuilder::new().with_tls_config(tls::config()?).https_only().enable_http1();
-    Ok(Transport::Tls(builder.build(tls.wrap_connector(tcp))))
 }
 
 /// The headers of every request.
@@ -393,18 +355,13 @@ fn is_reserved(name: &HeaderName) -> bool {
         )
 }
 
-/// Looks whether the server accepts connections.
-fn look(target: Arc<Target>) -> Look {
-    Arc::new(move || {
-        let (address, shown) = (target.address(), target.shown().to_owned());
-        Box::pin(async move {
-            match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(format!("{shown} can't be reached: {error}; is the server up?")),
-                Err(_) => Err(format!("{shown} does not accept a connection; is the server up?")),
-            }
-        })
-    })
+/// Looks whether the server can be connected to; why not, otherwise.
+async fn connect(target: &Target, transport: &Transport) -> Result<(), String> {
+    match timeout(CONNECT_WITHIN, transport.connect(target.uri())).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(trouble::unreachable(target.shown(), &*error)),
+        Err(_) => Err(format!("{} does not accept a connection; is the server up?", target.shown())),
+    }
 }
 
 fn worth_another_attempt(status: StatusCode) -> bool {
@@ -432,32 +389,4 @@ async fn start_of(mut body: Incoming, limit: usize) -> BytesMut {
         }
     }
     start
-}
-
-/// An error and what caused it, outermost first; an error that already tells its cause is not told twice.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// The first error of a kind among an error and what caused it.
-fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        // An I/O error tells the cause of what it holds for its own.
-        let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
-    }
-    None
 }

@@ -29,6 +29,7 @@ use super::guard::{self, Guard};
 use super::process_group::ProcessGroup;
 use super::program;
 use super::reaper;
+use super::text::too_many_files;
 
 /// Commands waiting to be started before the next caller has to wait too.
 const QUEUE: usize = 64;
@@ -221,18 +222,21 @@ fn shortage(error: &io::Error) -> Option<&'static str> {
     if let Some(NoStdin(_)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
         return Some("commands can't be given an empty input");
     }
-    Some(match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EMFILE => "the agent has too many files open; raise its limit (ulimit -n), or give it fewer slots",
-        Errno::ENFILE => "this machine has too many files open",
+    let errno = Errno::from_raw(error.raw_os_error()?);
+    Some(match errno {
         Errno::EAGAIN => {
             "no further process can be started here; raise the limit (ulimit -u, or that of the container)"
         }
         Errno::ENOMEM => "there is not enough memory for a further process",
         Errno::ETXTBSY => "the program is just being written",
+        Errno::ENOEXEC => {
+            "the program is none that this machine can run; a script needs a first line such as #!/bin/sh, a binary the machine's \
+             architecture"
+        }
         Errno::EIO | Errno::ESTALE | Errno::ENXIO | Errno::ENODEV | Errno::ETIMEDOUT => {
             "the program can't be read from its disk"
         }
-        _ => return None,
+        _ => return too_many_files(errno),
     })
 }
 

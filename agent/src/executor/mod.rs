@@ -29,7 +29,7 @@ mod text;
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
 pub use guard::{Guard, Stay};
-pub use http::{ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS};
+pub use http::{CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS};
 pub use worker::{WorkerConfig, WorkerExecutor};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.
@@ -263,16 +263,13 @@ pub enum ExecutorError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The system's trusted certificates can't be read, so an https URL can't be called.
-    #[error(
-        "the trusted certificates needed to call {url:?} can't be read: {source}; install ca-certificates in the \
-         image or set SSL_CERT_FILE"
-    )]
+    /// The trusted certificates can't be read, so an https URL can't be called.
+    #[error("{url:?} can't be called without trusted certificates: {source}")]
     Certificates {
         /// The URL as given, but for credentials.
         url: String,
-        /// What reading them gave.
-        source: std::io::Error,
+        /// Why there are none.
+        source: CertificatesError,
     },
     /// Processes can't attach, because the address can't be listened on.
     #[error("{0}; another process may listen there: change --worker-listen")]

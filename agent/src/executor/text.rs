@@ -2,6 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use nix::errno::Errno;
+
 use super::{Failure, FailureKind};
 
 /// The last instant RFC 3339 can write: 9999-12-31T23:59:59.999Z, in Unix milliseconds.
@@ -13,14 +15,31 @@ pub(super) fn rfc3339(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
 }
 
+/// What to say where an error is that no further file, or connection, can be opened.
+pub(super) fn too_many_files(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::EMFILE => Some("the agent has too many files open; raise its limit (ulimit -n), or give it fewer slots"),
+        Errno::ENFILE => Some("this machine has too many files open"),
+        _ => None,
+    }
+}
+
 /// Bytes of unknown encoding as text, with what is not UTF-8 replaced.
 pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The failure of an attempt that was stopped at its time limit, which is told in whole milliseconds.
+/// The failure of an attempt that was stopped at its time limit. That is what was left of the one that was set when the attempt
+/// came here, so it is rounded up to a number that somebody may have set.
 pub(super) fn timed_out(limit: Duration) -> Failure {
-    let limit = Duration::from_millis(u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+    let ms = u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let step = match ms {
+        ..50 => 1,
+        50..1_000 => 10,
+        1_000..10_000 => 50,
+        10_000.. => 500,
+    };
+    let limit = Duration::from_millis(ms.div_ceil(step).saturating_mul(step));
     Failure::new(
         FailureKind::TimedOut,
         true,
@@ -44,15 +63,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_limit_is_told_in_whole_milliseconds() {
-        let told = |limit| timed_out(limit).message;
-        assert!(
-            told(Duration::from_nanos(2_000_997_395)).ends_with(" of 2s 1ms"),
-            "{}",
-            told(Duration::from_nanos(2_000_997_395))
-        );
-        assert!(told(Duration::from_nanos(1)).ends_with(" of 1ms"));
-        assert!(told(Duration::from_millis(1500)).ends_with(" of 1s 500ms"));
+    fn a_time_limit_is_told_as_it_may_have_been_set() {
+        for (limit, told) in [
+            (Duration::from_nanos(1), "1ms"),
+            (Duration::from_micros(99_100), "100ms"),
+            (Duration::from_nanos(1_997_002_605), "2s"),
+            (Duration::from_millis(1_500), "1s 500ms"),
+            (Duration::from_millis(59_960), "1m"),
+        ] {
+            let message = timed_out(limit).message;
+            assert!(message.ends_with(&format!(" of {told}")), "{message}");
+        }
+        assert!(!timed_out(Duration::MAX).message.is_empty());
     }
 
     #[test]

@@ -17,7 +17,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use robeing_agent::executor::{
-    Attempt, EchoExecutor, Executor, ExecutorError, FailureKind, HttpConfig, HttpExecutor, Limits, Outcome,
+    Attempt, CLOSED_WITHIN, EchoExecutor, Executor, ExecutorError, FailureKind, Health, HttpConfig, HttpExecutor,
+    Limits, Outcome,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -207,22 +208,67 @@ async fn a_connection_that_breaks_is_worth_another_attempt() {
 
 #[tokio::test]
 async fn a_server_that_closed_a_kept_connection_is_called_anew() {
+    // The close may be on its way when the next request is sent.
     let server = Server::raw(|mut connection| async move {
         let _ = connection.read(&mut [0; 4096]).await;
-        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        let _ = connection.write_all(OK).await;
     })
     .await;
     let executor = server.executor();
-    for _ in 0..5 {
-        // The close may be on its way when the next request is sent; that is a failure worth another attempt.
-        let outcome = run(&executor, attempt("")).await;
-        let fine = match &outcome {
-            Outcome::Succeeded { output } => output == "ok",
-            Outcome::Failed(failure) => failure.kind == FailureKind::Unreachable && failure.retryable,
-            Outcome::Cancelled | Outcome::NotBegun => false,
-        };
-        assert!(fine, "got {outcome:?}");
+    for _ in 0..20 {
+        assert_eq!(output(&executor, attempt("")).await, "ok");
     }
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A server that answers the first request over a connection, and breaks it off at the second after `pause` and these bytes.
+async fn breaks_off(pause: Duration, beginning: &'static [u8]) -> Server {
+    Server::raw(move |mut connection| async move {
+        let mut buffer = [0; 4096];
+        let _ = connection.read(&mut buffer).await;
+        let _ = connection.write_all(OK).await;
+        let _ = connection.read(&mut buffer).await;
+        tokio::time::sleep(pause).await;
+        let _ = connection.write_all(beginning).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_goes_again_over_a_new_connection_only_where_a_kept_one_was_closed_before_it() {
+    let server = breaks_off(Duration::ZERO, b"").await;
+    let executor = server.executor();
+    for connections in 1..=2 {
+        assert_eq!(output(&executor, attempt("")).await, "ok");
+        assert_eq!(server.connections.load(Ordering::Relaxed), connections);
+    }
+    // Not where the answer had begun, or the server had the request for long.
+    for (pause, beginning) in [(Duration::ZERO, &b"HTTP/1.1 2"[..]), (CLOSED_WITHIN, b"")] {
+        let server = breaks_off(pause, beginning).await;
+        let executor = server.executor();
+        assert_eq!(output(&executor, attempt("")).await, "ok");
+        assert_eq!(failure(&executor, attempt("")).await.kind, FailureKind::Unreachable, "{pause:?}");
+        assert_eq!(server.connections.load(Ordering::Relaxed), 1, "{pause:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_server_is_gone_after_it_is_a_failure_and_not_unbegun() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    let serve = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.expect("a connection");
+        drop(listener);
+        let mut buffer = [0; 4096];
+        let _ = connection.read(&mut buffer).await;
+        let _ = connection.write_all(OK).await;
+        let _ = connection.read(&mut buffer).await;
+    });
+    let executor = HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).expect("good");
+    assert_eq!(output(&executor, attempt("")).await, "ok");
+    assert_eq!(failure(&executor, attempt("")).await.kind, FailureKind::Unreachable);
+    serve.await.expect("no panic");
 }
 
 #[tokio::test]
@@ -275,8 +321,7 @@ async fn a_task_that_no_header_can_carry_is_refused() {
 }
 
 #[tokio::test]
-async fn https_is_spoken_where_the_url_says_so() {
-    // Not TLS, so the handshake fails: that is what shows that one was tried.
+async fn https_is_spoken_where_the_url_says_so_and_who_does_not_speak_it_begins_nothing() {
     let server = Server::always(200, "ok").await;
     let url = format!("https://{}/", server.address);
     let executor = match HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }) {
@@ -284,8 +329,22 @@ async fn https_is_spoken_where_the_url_says_so() {
         Err(ExecutorError::Certificates { .. }) => return,
         Err(other) => panic!("got {other}"),
     };
-    let failed = failure(&executor, attempt("")).await;
-    assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
+    assert_eq!(run(&executor, attempt("")).await, Outcome::NotBegun);
+    assert!(!*executor.presence().expect("it says whether it can").borrow(), "the agent is to leave");
+    let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be reached") };
+    assert!(why.contains("does not speak TLS there: write http://"), "{why}");
+}
+
+#[tokio::test]
+async fn what_answers_over_plain_http_with_something_else_may_speak_tls() {
+    let server = Server::raw(|mut connection| async move {
+        let _ = connection.read(&mut [0; 4096]).await;
+        // An alert: a message that is not of TLS came.
+        let _ = connection.write_all(&[21, 3, 1, 0, 2, 2, 10]).await;
+    })
+    .await;
+    let failed = failure(&server.executor(), attempt("")).await;
+    assert!(failed.retryable && failed.message.contains("write https://"), "{failed:?}");
 }
 
 #[tokio::test]

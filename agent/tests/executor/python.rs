@@ -2,16 +2,16 @@
 
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use robeing_agent::executor::{
-    Attempt, ERROR_BODY_WITHIN, Executor, ExecutorError, FailureKind, HttpConfig, HttpExecutor, Limits, Outcome,
+    Attempt, ERROR_BODY_WITHIN, Executor, ExecutorError, FailureKind, Health, HttpConfig, HttpExecutor, Limits, Outcome,
 };
 use tokio::time::Instant;
 
-use crate::fixture::{attempt, failure, output, run};
+use crate::fixture::{SOON, attempt, failure, output, run};
 
 /// Which part this process plays; unset in an ordinary run of the tests.
 const PART: &str = "ROBEING_TEST_PART";
@@ -280,18 +280,20 @@ fn with_certificate(openssl: &[&str], part: &str) {
         .status();
     assert!(made.expect("openssl runs").success());
     let server = Server::start_with("        self.answer(200, self.body())", &["0", &certificate, &key]);
+    let trusted = if part == "stranger" { "/etc/ssl/certs/ca-certificates.crt".into() } else { certificate.into() };
+    play(part, server.address.rsplit(':').next().expect("a port"), &[("SSL_CERT_FILE", trusted)]);
+}
+
+/// Runs a part with a server at this port.
+fn play(part: &str, port: &str, environment: &[(&str, PathBuf)]) {
     let ran = Command::new(env::current_exe().expect("this binary"))
         .args(["--exact", "python::plays_an_agent_with_certificates", "--nocapture"])
-        .env(PART, part)
-        .env(ADDRESS, server.address.rsplit(':').next().expect("a port"))
-        .env(
-            "SSL_CERT_FILE",
-            if part == "stranger" { "/etc/ssl/certs/ca-certificates.crt".into() } else { certificate },
-        )
+        .envs([(PART, part), (ADDRESS, port)])
+        .envs(environment.iter().cloned())
         .output()
         .expect("it runs");
     let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && said.contains("1 passed"), "{openssl:?}: {said}");
+    assert!(ran.status.success() && said.contains("1 passed"), "{part} {environment:?}: {said}");
 }
 
 #[test]
@@ -318,12 +320,37 @@ fn one_that_is_not_named_or_is_of_another_server_is_not() {
 async fn plays_an_agent_with_certificates() {
     let Ok(part) = env::var(PART) else { return };
     let port = env::var(ADDRESS).expect("an address");
-    let executor = executor(&format!("https://localhost:{port}/"), &[]);
+    let url = format!("https://localhost:{port}/");
+    if part == "none" {
+        let refused = HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).err().expect("it is refused");
+        let named = format!(
+            "SSL_CERT_FILE names {:?}, which has none that can be read",
+            env::var("SSL_CERT_FILE").expect("it is set")
+        );
+        assert!(refused.to_string().contains(&named), "{refused}");
+        return;
+    }
+    let executor = executor(&url, &[]);
     if part == "friend" {
         assert_eq!(output(&executor, attempt("input")).await, "input");
+        assert_eq!(executor.health(SOON).await, Health::Healthy);
     } else {
-        let failed = failure(&executor, attempt("input")).await;
-        assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
-        assert!(failed.message.contains("certificate"), "{}", failed.message);
+        assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
+        assert!(!*executor.presence().expect("it says whether it can").borrow(), "the agent is to leave");
+        let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be spoken with") };
+        assert!(why.contains("; nobody who is trusted here") || why.contains("; its certificate is"), "{why}");
+    }
+}
+
+#[test]
+fn a_file_of_certificates_that_has_none_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("empty.pem"), "").expect("written");
+    std::fs::write(at("other.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").expect("written");
+    for file in ["missing.pem", "empty.pem", "other.pem"] {
+        // What else is trusted does not make up for it.
+        let environment = [("SSL_CERT_FILE", at(file)), ("SSL_CERT_DIR", "/etc/ssl/certs".into())];
+        play("none", "1", &environment);
     }
 }

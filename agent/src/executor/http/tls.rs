@@ -4,8 +4,9 @@
 //! `openssl req -x509` makes. webpki refuses these, since no authority should be a server; who names the server's very
 //! certificate means it.
 
+use std::env;
 use std::fmt;
-use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -14,29 +15,78 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
 /// The subjectAltName extension's object identifier, as it is written in a certificate.
 const SUBJECT_ALT_NAME: [u8; 5] = [6, 3, 0x55, 0x1D, 0x11];
 /// A common name's, in a subject.
 const COMMON_NAME: [u8; 5] = [6, 3, 0x55, 4, 3];
 
+/// Why there are no certificates to trust.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificatesError {
+    /// The file that the environment names has none.
+    #[error(
+        "SSL_CERT_FILE names {path:?}, which has none that can be read ({why}); name a file of certificates in PEM form"
+    )]
+    File {
+        /// As it is named.
+        path: PathBuf,
+        /// What reading it gave.
+        why: String,
+    },
+    /// There are none.
+    #[error("{why}; install ca-certificates in the image or set SSL_CERT_FILE")]
+    None {
+        /// What looking for them gave.
+        why: String,
+    },
+    /// They can't be used.
+    #[error(transparent)]
+    Unusable(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
 /// How connections over TLS are made.
 ///
 /// # Errors
-/// When no trusted certificate can be read.
-pub(super) fn config() -> io::Result<ClientConfig> {
-    let found = rustls_native_certs::load_native_certs();
+/// When no trusted certificate can be read, or none in the file that SSL_CERT_FILE names.
+pub(super) fn config() -> Result<ClientConfig, CertificatesError> {
+    if let Some(path) = env::var_os("SSL_CERT_FILE").map(PathBuf::from) {
+        usable(&load_certs_from_paths(Some(&path), None)).map_err(|why| CertificatesError::File { path, why })?;
+    }
+    let found = load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "not all trusted certificates can be read");
+    }
+    let roots = usable(&found).map_err(|why| CertificatesError::None { why })?;
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Verifier::new(roots, found.certs, &provider).map_err(|error| Box::new(error) as Box<_>)?;
+    with_verifier(provider, verifier)
+}
+
+/// For connections without TLS.
+pub(super) fn trusting_nobody() -> Result<ClientConfig, CertificatesError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().map_err(|error| Box::new(error) as Box<_>)?;
+    Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn with_verifier(provider: Arc<CryptoProvider>, verifier: Verifier) -> Result<ClientConfig, CertificatesError> {
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| Box::new(error) as Box<_>)?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(config.with_no_client_auth())
+}
+
+/// The certificates that were found, if there is one that can be used; why not, otherwise.
+fn usable(found: &CertificateResult) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs.iter().cloned());
-    if roots.is_empty() {
-        let why = found.errors.into_iter().next().map(io::Error::other);
-        return Err(why.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there are none")));
+    match found.errors.first() {
+        _ if !roots.is_empty() => Ok(roots),
+        Some(error) => Err(error.to_string()),
+        None => Err("there are none".to_owned()),
     }
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Verifier::new(roots, found.certs, &provider).map_err(io::Error::other)?;
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(io::Error::other)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-    Ok(config.with_no_client_auth())
 }
 
 struct Verifier {
@@ -106,7 +156,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn is_of_an_authority(error: &Error) -> bool {
+pub(super) fn is_of_an_authority(error: &Error) -> bool {
     let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
     matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
