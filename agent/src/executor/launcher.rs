@@ -344,3 +344,16 @@ fn register(registry: &OwnedFd) -> io::Result<()> {
     set_sigpipe(SigHandler::SigDfl)?;
     written.map(drop).map_err(|_| UNGUARDED.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the C library is glibc, that has a shell run what is no program, so that nothing but this tells.
+    #[test]
+    fn a_program_that_is_none_for_this_machine_is_the_agents_lack() {
+        let words = shortage(&Errno::ENOEXEC.into()).expect("it is one");
+        assert!(words.contains("a script needs a first line"), "{words}");
+        assert_eq!(shortage(&Errno::E2BIG.into()), None);
+    }
+}

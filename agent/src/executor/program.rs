@@ -3,12 +3,14 @@
 use std::{
     env,
     ffi::OsStr,
-    fs::{File, Metadata},
+    fs::File,
     io::{self, Read},
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use nix::unistd::{AccessFlags, eaccess};
 
 use super::{ExecutorError, Failure, FailureKind};
 
@@ -87,8 +89,10 @@ enum Obstacle {
 /// What keeps the program at this path from being run. Follows interpreters as Linux does.
 fn obstacle(mut path: PathBuf) -> Option<Obstacle> {
     for _ in 0..=MAX_INTERPRETERS {
-        let Some(metadata) = path.metadata().ok().filter(Metadata::is_file) else { return Some(Obstacle::Missing) };
-        if metadata.permissions().mode() & 0o111 == 0 {
+        if !path.is_file() {
+            return Some(Obstacle::Missing);
+        }
+        if eaccess(&path, AccessFlags::X_OK).is_err() {
             return Some(Obstacle::NotExecutable(path));
         }
         path = interpreter(&path)?;
@@ -128,10 +132,6 @@ fn not_started(program: &str, error: &io::Error) -> Failure {
         io::ErrorKind::ArgumentListTooLong => {
             format!("the command {program:?} can't be started: its arguments and environment are too large")
         }
-        _ if error.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32) => format!(
-            "the command {program:?} is not a program this agent can run; a script needs a first line such as \
-             #!/bin/sh, a binary the agent's architecture"
-        ),
         _ => format!("the command {program:?} can't be started: {error}"),
     };
     Failure::new(FailureKind::Spawn, true, message)
