@@ -24,7 +24,7 @@ const LOCK_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries.
 const LOCK_EVERY: Duration = Duration::from_millis(100);
 /// Of the data directory: raised when what is in it is written differently.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What is written down once.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

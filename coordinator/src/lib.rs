@@ -53,7 +53,7 @@ use crate::{
         role::{self, RaftRole},
         score,
         sessions::{SessionTable, SessionTiming},
-        stalls, transfer,
+        stalls, transfer, version,
     },
     node::{LeaderContact, Node},
     propose::Proposer,
@@ -212,7 +212,7 @@ async fn start_node(
     let (standing, standing_receiver) = watch::channel(RaftRole::Leaderless);
     tasks.spawn(until(stop, role::watch(id, raft.clone(), standing, clock.clone())));
     let (proposer, driver) =
-        Proposer::new(id, raft.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
+        Proposer::new(id, raft.clone(), fleet.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
     tasks.spawn(until(stop, driver.run()));
     info!(name = config.name, node_id = format!("{id:016x}"), address, "coordinator started");
     Ok(Arc::new(Node {
@@ -283,6 +283,7 @@ async fn serve(
     node.hub.recoveries.register(&metrics);
     tasks.spawn(until(&stop, recoveries::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, score::run(Arc::clone(&node))));
+    tasks.spawn(until(&stop, version::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, clock::compare(Arc::clone(&node), metrics.clone())));
     tasks.spawn(until(&stop, upkeep::timers(Arc::clone(&node))));

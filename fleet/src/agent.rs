@@ -4,32 +4,33 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use bilrost::{Enumeration, Message};
 
+use crate::codec::Endpoint;
 use crate::{AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId};
 
 /// What an agent may be given.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum AgentState {
     /// Work.
-    Live,
+    Live = 0,
     /// Nothing, until its pool lacks a live agent.
-    Standby,
+    Standby = 1,
     /// Nothing; it finishes what it has.
-    Draining,
+    Draining = 2,
     /// Gone; remembered for a while.
-    Lost,
+    Lost = 3,
     /// Nothing, until it is healthy again; it hands back what it has.
-    Unhealthy,
+    Unhealthy = 4,
 }
 
 /// What an agent does with an attempt it was given.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum HeldState {
     /// It is the task's current attempt.
-    Active,
+    Active = 0,
     /// The attempt was ended by the coordinators; the slot is taken until the agent says that it stopped.
-    Stopping,
+    Stopping = 1,
 }
 
 /// One taken slot of an agent.
@@ -44,72 +45,102 @@ pub struct Held {
 }
 
 /// How a stay ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct Loss {
     /// When.
+    #[bilrost(1)]
     pub at: Stamp,
     /// How it was noticed.
+    #[bilrost(2)]
     pub reason: LossReason,
     /// When the agent is forgotten.
+    #[bilrost(3)]
     pub forget_at: FleetMillis,
 }
 
 /// What an agent's past says about it, in integers so that every coordinator computes the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct TrackRecord {
     /// Share of good ends, moving average, millionths (0 to [`TrackRecord::ONE`]).
+    #[bilrost(1)]
     pub success: u32,
     /// Speed relative to the fleet's for the same kinds, moving average, millionths: half is as fast as the mean, two thirds
     /// twice as fast.
+    #[bilrost(2)]
     pub speed: u32,
     /// Attempts that succeeded.
+    #[bilrost(3)]
     pub succeeded: u64,
     /// Attempts that failed or were lost.
+    #[bilrost(4)]
     pub failed: u64,
 }
 
 /// An agent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct Agent {
     /// Its number.
+    #[bilrost(1)]
     pub id: AgentId,
     /// The same after a restart.
+    #[bilrost(2)]
     pub name: Arc<str>,
     /// Of its process.
+    #[bilrost(3)]
     pub incarnation: u64,
     /// Its current stay; of a lost agent, its last.
+    #[bilrost(4)]
     pub session: SessionId,
     /// Its role.
+    #[bilrost(5)]
     pub role: Role,
     /// Its pool.
+    #[bilrost(6)]
     pub pool: Option<String>,
     /// Its skills, sorted, each once.
+    #[bilrost(7)]
     pub specializations: Vec<Arc<str>>,
     /// Tasks it runs at once.
+    #[bilrost(8)]
     pub slots: u32,
     /// Where others reach it, as it says: host:port.
+    #[bilrost(9)]
     pub address: String,
     /// Where its process listens for certain; see [`AgentJoin::process`](crate::AgentJoin::process).
+    #[bilrost(tag(10), encoding(Endpoint))]
     pub process: Option<SocketAddr>,
     /// Process id.
+    #[bilrost(11)]
     pub pid: u32,
     /// Of its binary.
+    #[bilrost(12)]
     pub version: String,
     /// What it may be given.
+    #[bilrost(13)]
     pub state: AgentState,
     /// When its stay began.
+    #[bilrost(14)]
     pub joined_at: Stamp,
     /// Of a lost agent.
+    #[bilrost(15)]
     pub lost: Option<Loss>,
     /// Of an unhealthy agent: why, in words.
+    #[bilrost(16)]
     pub unhealthy: Option<String>,
     /// How it was last recovered from.
+    #[bilrost(17)]
     pub recovery: Recovery,
     /// Its past.
+    #[bilrost(18)]
     pub record: TrackRecord,
     /// Its taken slots, by task and fencing number.
+    #[bilrost(19)]
     pub(crate) held: BTreeMap<(TaskId, u32), HeldState>,
     /// The fleet's revision at its last change.
+    #[bilrost(20)]
     pub revision: u64,
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::fleet::State;
 use crate::indexes::Indexes;
 use crate::limits::*;
-use crate::{Agent, AgentId, AgentState, FLEET_VERSION, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord};
+use crate::version::{FIRST_VERSION, known_version};
+use crate::{Agent, AgentId, AgentState, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord};
 
 /// Counters of a state that is not made up leave this much room to count on.
 const COUNTER_ROOM: u64 = u64::MAX / 2;
@@ -52,7 +53,7 @@ impl Fleet {
 
 /// Checks what must hold of any state, so that nothing that apply does with it can go wrong.
 pub(crate) fn check_state(state: &State) -> Check {
-    ensure((1..=FLEET_VERSION).contains(&state.version), || format!("version {}", state.version))?;
+    ensure((FIRST_VERSION..=known_version()).contains(&state.version), || format!("version {}", state.version))?;
     state.config.check().map_err(|e| e.to_string())?;
     ensure(state.now.fleet <= MAX_TIME_MS && state.now.wall <= MAX_TIME_MS, || "time".to_owned())?;
     let counters = [state.revision, state.next_seq, state.next_session];

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use bilrost::Message;
 
 use crate::indexes::Indexes;
 use crate::jobs::Jobs;
@@ -12,44 +12,52 @@ use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
 use crate::recovery::RecoveryLog;
 use crate::snapshot::Snapshots;
 use crate::timings::KindTimes;
+use crate::version::{FIRST_VERSION, known_version};
 use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState};
 
-/// The newest version of what apply does that this crate knows.
-pub const FLEET_VERSION: u32 = 1;
-
 /// Sums since the fleet began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Message)]
+#[bilrost(distinguished)]
 pub struct Totals {
     /// Tasks accepted.
+    #[bilrost(1)]
     pub submitted: u64,
     /// Tasks that succeeded.
+    #[bilrost(2)]
     pub succeeded: u64,
     /// Tasks that failed.
+    #[bilrost(3)]
     pub failed: u64,
     /// Tasks that were cancelled.
+    #[bilrost(4)]
     pub cancelled: u64,
     /// Tasks that were dead-lettered.
+    #[bilrost(5)]
     pub dead_lettered: u64,
     /// Attempts of lost agents that were queued again.
+    #[bilrost(6)]
     pub redistributed: u64,
     /// Completions that were refused because their attempt was not current.
+    #[bilrost(7)]
     pub stale_refused: u64,
 }
 
 /// A pool, as the newest join described it, or whoever runs the fleet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub(crate) struct Pool {
+    #[bilrost(1)]
     pub replicas: Option<u32>,
+    #[bilrost(2)]
     pub standby: u32,
-    /// The newest `SetPools` named it: what joins say about its size does not count, and it is kept without agents. Which
-    /// pools these are is told beside the state in its encoded form (see `codec`).
-    #[serde(skip)]
+    /// The newest `SetPools` named it: what joins say about its size does not count, and it is kept without agents.
+    #[bilrost(3)]
     pub set: bool,
 }
 
 /// What a snapshot holds. Everything else is computed from it. Tasks and agents are shared with readers and snapshots that
 /// took them; a change of one that is shared makes a copy first.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct State {
     pub version: u32,
     pub config: FleetConfig,
@@ -106,7 +114,7 @@ impl Fleet {
             Err(_) => FleetConfig::default(),
         };
         let state = State {
-            version: FLEET_VERSION,
+            version: FIRST_VERSION,
             config,
             now: Stamp::default(),
             revision: 0,
@@ -194,6 +202,9 @@ impl Fleet {
     }
 
     fn run(&mut self, command: Command, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
+        if let Err(refusal) = self.check_feature(&command) {
+            return Reply::Refused(refusal);
+        }
         match command {
             Command::Submit(submission) => self.submit(submission, effects),
             Command::Cancel { task, reason } => self.cancel(task, reason, effects),
@@ -213,8 +224,8 @@ impl Fleet {
 
     fn raise_version(&mut self, asked: u32) -> Reply {
         let current = self.state.version;
-        if asked < current || asked > FLEET_VERSION {
-            return Reply::Refused(Refusal::Version { asked, current, known: FLEET_VERSION });
+        if asked < current || asked > known_version() {
+            return Reply::Refused(Refusal::Version { asked, current, known: known_version() });
         }
         self.state.version = asked;
         Reply::Done

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use bilrost::Message;
 
 /// Fleet time, milliseconds: what every duration is judged by. It advances by the leader's monotonic clock, is carried on by the
 /// next leader and stands still while nobody leads. It begins as wall time and is led back to it slowly, so a difference of
@@ -13,11 +13,14 @@ pub type FleetMillis = u64;
 pub type UnixMillis = u64;
 
 /// A moment by both of the fleet's clocks, as stamped on a log entry by the leader that proposed it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Message)]
+#[bilrost(distinguished)]
 pub struct Stamp {
     /// By fleet time. Never goes back.
+    #[bilrost(1)]
     pub fleet: FleetMillis,
     /// By the wall time that the coordinators agreed on.
+    #[bilrost(2)]
     pub wall: UnixMillis,
 }
 
@@ -37,16 +40,16 @@ impl Stamp {
 }
 
 /// A task: a UUID, drawn by whoever submits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TaskId(pub u128);
 
 /// An agent as the state machine numbers it: one number for one name, for as long as the name is remembered.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct AgentId(pub u32);
 
 /// One stay of an agent in the fleet. Never used twice, so that whatever is said in an earlier session's name is
 /// recognised as stale.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SessionId(pub u64);
 
 impl fmt::Display for TaskId {

@@ -30,16 +30,17 @@ mod submission;
 mod task;
 mod timers;
 mod timings;
+mod version;
 mod waiting;
 
 pub use agent::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
-pub use codec::{CodecError, decode_command, decode_reply, encode_command, encode_reply, take_command, take_reply};
+pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
 pub use command::{
     AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy,
     Role, SubmitTask, Weights,
 };
 pub use effect::{CancelCause, Effect};
-pub use fleet::{FLEET_VERSION, Fleet, Progress, Totals, Unfinished};
+pub use fleet::{Fleet, Progress, Totals, Unfinished};
 pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
 pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep};
@@ -47,4 +48,7 @@ pub use reply::{Refusal, Reply, StaleReason};
 pub use scoring::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
 pub use task::{Attempt, AttemptEnd, Task, TaskState};
+#[cfg(feature = "trial")]
+pub use version::trial;
+pub use version::{FIRST_VERSION, Feature, known_version};
 pub use waiting::Waiting;

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use bilrost::{Message, Oneof};
 
 use crate::attempts::cut;
 use crate::jobs::{Job, Jobs};
@@ -16,35 +16,48 @@ use crate::limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STE
 use crate::{Agent, AgentId, AgentState, Effect, Fleet, FleetMillis, LossReason, Reply, SessionId, Stamp};
 
 /// What was done, or happened, in a recovery.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Oneof)]
+#[bilrost(distinguished)]
 pub enum RecoveryEvent {
     /// The agent is unhealthy: it gets nothing new and hands back what it has. Begins a recovery.
+    #[bilrost(tag(3), message)]
     Unhealthy {
         /// In words; at most [`MAX_REASON_BYTES`].
+        #[bilrost(1)]
         reason: String,
     },
     /// The agent is lost. Begins a recovery.
+    #[bilrost(tag(4), message)]
     Lost {
         /// How it was noticed.
+        #[bilrost(1)]
         reason: LossReason,
     },
     /// Its tasks were given to agents again, or ended.
+    #[bilrost(tag(5), message)]
     Redistributed {
         /// How many.
+        #[bilrost(1)]
         tasks: u32,
     },
     /// A standby agent of its pool works in its place.
+    #[bilrost(tag(6), message)]
     StandbyActivated {
         /// The standby agent's name.
+        #[bilrost(1)]
         agent: Arc<str>,
     },
     /// Its session is over: it is not part of the fleet, and a completion from it is stale.
+    #[bilrost(empty)]
     Removed,
     /// It answers health checks well again, or a process of its name has joined.
+    #[bilrost(tag(7), message)]
     RecoveryAttempted,
     /// It may be given work again.
+    #[bilrost(tag(8), message)]
     Readmitted {
         /// It waits, because its pool has enough live agents without it.
+        #[bilrost(1)]
         standby: bool,
     },
 }
@@ -56,25 +69,34 @@ impl RecoveryEvent {
 }
 
 /// One step of a recovery.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct RecoveryStep {
     /// When it was done.
+    #[bilrost(1)]
     pub at: Stamp,
     /// How long after the beginning of the recovery that was, ms of fleet time.
+    #[bilrost(2)]
     pub took: u64,
     /// What was done.
+    #[bilrost(oneof(3-8))]
     pub event: RecoveryEvent,
 }
 
 /// The recovery of one agent.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
+#[bilrost(distinguished)]
 pub struct Recovery {
     /// When the newest one began.
+    #[bilrost(1)]
     pub(crate) began: Stamp,
     /// Tasks that the agent lost or handed back, and that were not told to be redistributed yet.
+    #[bilrost(2)]
     pub(crate) taken: u32,
     /// Displaced tasks of this agent; no more than `taken`.
+    #[bilrost(3)]
     pub(crate) displaced: u32,
+    #[bilrost(4)]
     pub(crate) steps: Vec<RecoveryStep>,
 }
 
@@ -118,25 +140,35 @@ impl Recovery {
 }
 
 /// A step as the whole fleet keeps it, for those who tell of it elsewhere.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct FleetRecoveryStep {
     /// Counts up by one, from 1.
+    #[bilrost(1)]
     pub number: u64,
     /// The agent's name.
+    #[bilrost(2)]
     pub agent: Arc<str>,
     /// The agent's pool.
+    #[bilrost(3)]
     pub pool: Option<String>,
     /// What was done.
+    #[bilrost(4)]
     pub step: RecoveryStep,
 }
 
 /// The newest steps of all agents, shared with readers who took them.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct RecoveryLog {
     steps: VecDeque<Arc<FleetRecoveryStep>>,
 }
 
 impl RecoveryLog {
+    /// Of these steps, oldest first.
+    pub(crate) fn of(steps: Vec<FleetRecoveryStep>) -> Self {
+        Self { steps: steps.into_iter().map(Arc::new).collect() }
+    }
+
     fn record(&mut self, agent: Arc<str>, pool: Option<String>, step: RecoveryStep) {
         let number = self.steps.back().map_or(0, |last| last.number) + 1;
         if self.steps.len() >= MAX_FLEET_RECOVERY_STEPS {

@@ -1,19 +1,24 @@
 //! The score of an agent for a task: what the scheduler compares, and what `why this agent` shows. Integers only.
 
-use serde::{Deserialize, Serialize};
+use bilrost::Message;
 
 use crate::{Agent, Weights};
 
 /// The terms of a score, in thousandths of a point.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Message)]
+#[bilrost(distinguished)]
 pub struct ScoreTerms {
     /// `weights.specialization` if the task is of the agent's domain.
+    #[bilrost(1)]
     pub specialization: i64,
     /// `weights.load` × taken slots / slots.
+    #[bilrost(2)]
     pub load: i64,
     /// `weights.performance` × track record.
+    #[bilrost(3)]
     pub performance: i64,
     /// Their sum.
+    #[bilrost(4)]
     pub total: i64,
 }
 

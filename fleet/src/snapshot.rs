@@ -12,9 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use serde::Serialize;
-
-use crate::codec::{self, CodecError};
+use crate::codec::{CodecError, StateWriter};
 use crate::fleet::State;
 use crate::{Agent, AgentId, Fleet, Task};
 
@@ -118,16 +116,12 @@ enum Content {
 #[derive(Debug)]
 pub struct Snapshot {
     rest: Arc<Mutex<Rest>>,
-    /// Bytes so far.
-    out: Vec<u8>,
-    /// What follows the tasks.
-    tail: Vec<u8>,
+    /// What is written so far.
+    writer: StateWriter,
     agents_left: usize,
     tasks_left: usize,
     /// The agents are all taken.
     at_tasks: bool,
-    /// The tasks' number is written.
-    tasks_begun: bool,
 }
 
 /// What a task takes in a snapshot besides its input, output and texts, about, bytes.
@@ -142,17 +136,14 @@ impl Fleet {
             tasks: Untaken { next: 0, end: next_seq, saved: BTreeMap::new() },
             retired: None,
         }));
-        let (mut out, tail) = codec::begin_state(&self.state);
         // Growing as it goes would take half as much again.
-        out.reserve_exact(self.stored_bytes() as usize + self.state.tasks.len() * TASK_BYTES);
+        let out = Vec::with_capacity(self.stored_bytes() as usize + tasks.len() * TASK_BYTES);
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
-            out,
-            tail,
+            writer: StateWriter::begin(&self.state, out),
             agents_left: agents.len(),
             tasks_left: tasks.len(),
             at_tasks: false,
-            tasks_begun: false,
         };
         self.snapshots.0.retain(|rest| rest.strong_count() > 0);
         self.snapshots.0.push(Arc::downgrade(&rest));
@@ -190,25 +181,12 @@ impl Snapshot {
         match &part.0 {
             Content::Agents(agents) => {
                 self.agents_left = self.agents_left.saturating_sub(agents.len());
-                self.entries(agents);
+                agents.iter().for_each(|(_, agent)| self.writer.agent(agent));
             }
             Content::Tasks(tasks) => {
-                self.begin_tasks();
                 self.tasks_left = self.tasks_left.saturating_sub(tasks.len());
-                self.entries(tasks);
+                tasks.iter().for_each(|(_, task)| self.writer.task(task));
             }
-        }
-    }
-
-    fn entries<K: Serialize, V: Serialize>(&mut self, entries: &[(K, Arc<V>)]) {
-        for entry in entries {
-            codec::append(entry, &mut self.out);
-        }
-    }
-
-    fn begin_tasks(&mut self) {
-        if !std::mem::replace(&mut self.tasks_begun, true) {
-            codec::append_len(self.tasks_left, &mut self.out);
         }
     }
 
@@ -216,13 +194,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// Not everything was taken and encoded.
-    pub fn finish(mut self) -> Result<Vec<u8>, CodecError> {
+    pub fn finish(self) -> Result<Vec<u8>, CodecError> {
         if (self.agents_left, self.tasks_left) != (0, 0) {
             let missing = format!("{} agents and {} tasks are missing", self.agents_left, self.tasks_left);
             return Err(CodecError::Inconsistent(missing));
         }
-        self.begin_tasks();
-        self.out.append(&mut self.tail);
-        Ok(self.out)
+        Ok(self.writer.finish())
     }
 }

@@ -25,6 +25,8 @@ impl SubmitTask {
             idempotency_key: None,
             result_ttl: None,
             submitter: String::new(),
+            #[cfg(feature = "trial")]
+            trial: false,
         }
     }
 

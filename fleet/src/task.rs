@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use bilrost::{Enumeration, Message};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS};
 use crate::scheduler::Needs;
@@ -13,20 +13,20 @@ use crate::{
 };
 
 /// Where a task is in its life.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum TaskState {
     /// Waits for an agent, or for its delay or backoff to pass.
-    Queued,
+    Queued = 0,
     /// Given to an agent.
-    Assigned,
+    Assigned = 1,
     /// Final: an attempt gave a result.
-    Succeeded,
+    Succeeded = 2,
     /// Final: an executor's failure was the last word, or the deadline passed.
-    Failed,
+    Failed = 3,
     /// Final: somebody cancelled it.
-    Cancelled,
+    Cancelled = 4,
     /// Final: its attempts were used up by lost agents or by running out of time; no answer could be had.
-    DeadLettered,
+    DeadLettered = 5,
 }
 
 impl TaskState {
@@ -47,105 +47,148 @@ impl TaskState {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
 pub enum AttemptEnd {
     /// With the result of the task.
-    Succeeded,
+    Succeeded = 0,
     /// With an executor's failure.
-    Failed,
+    Failed = 1,
     /// Its own time, or the task's deadline, ran out.
-    TimedOut,
+    TimedOut = 2,
     /// The task was cancelled.
-    Cancelled,
+    Cancelled = 3,
     /// Its agent was lost.
-    Lost,
+    Lost = 4,
     /// Its agent gave it back; it does not count against the retry policy.
-    HandedBack,
+    HandedBack = 5,
 }
 
 /// One assignment of a task to an agent.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct Attempt {
     /// The fencing number: grows with each assignment of the task, never used twice.
+    #[bilrost(1)]
     pub number: u32,
     /// Who got it.
+    #[bilrost(2)]
     pub agent: AgentId,
     /// The agent's name, which outlives the agent's number.
+    #[bilrost(3)]
     pub agent_name: Arc<str>,
     /// In which stay of the agent.
+    #[bilrost(4)]
     pub session: SessionId,
     /// When.
+    #[bilrost(5)]
     pub assigned_at: Stamp,
     /// When it ended.
+    #[bilrost(6)]
     pub ended_at: Option<Stamp>,
     /// How it ended; `None` while it is current.
+    #[bilrost(7)]
     pub end: Option<AttemptEnd>,
     /// Why this agent.
+    #[bilrost(8)]
     pub score: ScoreTerms,
     /// Agents, this one included, that fitted and had a free slot at that moment.
+    #[bilrost(9)]
     pub candidates: u32,
     /// What went wrong.
+    #[bilrost(10)]
     pub failure: Option<Failure>,
 }
 
 /// A task, as every coordinator knows it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 pub struct Task {
     /// Its number in the order of acceptance; also the cursor of listings.
+    #[bilrost(1)]
     pub seq: u64,
     /// Its identity.
+    #[bilrost(2)]
     pub id: TaskId,
     /// What is to be done.
+    #[bilrost(3)]
     pub kind: String,
     /// For the executor.
+    #[bilrost(4)]
     pub input: Bytes,
     /// Of a task that succeeded.
+    #[bilrost(5)]
     pub output: Option<Bytes>,
     /// 1 (last) to 10 (first).
+    #[bilrost(tag(6), encoding(varint))]
     pub priority: u8,
     /// Where it is in its life.
+    #[bilrost(7)]
     pub state: TaskState,
     /// How often, and how far apart, it is tried.
+    #[bilrost(8)]
     pub retry: RetryPolicy,
     /// Only agents of this role take it.
+    #[bilrost(9)]
     pub required_role: Option<Role>,
     /// Only agents that have this specialization take it.
+    #[bilrost(10)]
     pub required_specialization: Option<String>,
     /// A second submission with this key is this task.
+    #[bilrost(11)]
     pub idempotency_key: Option<String>,
     /// Who submitted it.
+    #[bilrost(12)]
     pub submitter: String,
     /// When it was accepted.
+    #[bilrost(13)]
     pub submitted_at: Stamp,
     /// When it fails, whatever its state.
+    #[bilrost(14)]
     pub deadline: Option<FleetMillis>,
     /// Set while a queued task is held back by its delay or backoff; cleared when that has passed.
+    #[bilrost(15)]
     pub not_before: Option<FleetMillis>,
     /// The longest an attempt may take, ms.
+    #[bilrost(16)]
     pub attempt_timeout: Option<u64>,
     /// How long it is kept once finished, ms.
+    #[bilrost(17)]
     pub result_ttl: u64,
     /// The newest attempts, oldest first; at most [`MAX_KEPT_ATTEMPTS`].
+    #[bilrost(18)]
     pub attempts: Vec<Attempt>,
     /// Fencing number of the newest attempt; what it was before the first one otherwise, normally 0.
+    #[bilrost(19)]
     pub attempt: u32,
     /// Attempts that count against the retry policy, the current one included.
+    #[bilrost(20)]
     pub attempts_used: u32,
     /// Attempts that were handed back.
+    #[bilrost(21)]
     pub hand_backs: u32,
     /// Why it failed or was dead-lettered.
+    #[bilrost(22)]
     pub failure: Option<Failure>,
     /// Why it was cancelled.
+    #[bilrost(23)]
     pub cancel_reason: Option<String>,
     /// When it reached its final state.
+    #[bilrost(24)]
     pub finished_at: Option<Stamp>,
     /// When the finished task is forgotten.
+    #[bilrost(25)]
     pub expires_at: Option<FleetMillis>,
     /// Of a queued task whose last attempt was lost with this agent or handed back by it because it is unhealthy, until the
     /// task is given to an agent or ends.
+    #[bilrost(26)]
     pub displaced_from: Option<AgentId>,
     /// The fleet's revision at its last change.
+    #[bilrost(27)]
     pub revision: u64,
+    /// It was submitted with [`Feature::Trial`](crate::Feature::Trial).
+    #[cfg(feature = "trial")]
+    #[bilrost(28)]
+    pub trial: bool,
 }
 
 impl Task {
@@ -179,6 +222,8 @@ impl Task {
             expires_at: None,
             displaced_from: None,
             revision: 0,
+            #[cfg(feature = "trial")]
+            trial: s.trial,
         }
     }
 

@@ -3,22 +3,27 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use bilrost::Message;
 
 use crate::TrackRecord;
 use crate::limits::{MAX_DURATION_MS, MAX_TIMED_KINDS};
 
 /// Mean durations by kind.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
+#[bilrost(distinguished)]
 pub(crate) struct KindTimes {
+    #[bilrost(1)]
     kinds: BTreeMap<String, KindTime>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
 struct KindTime {
     /// Moving average over the fleet, microseconds, at least 1.
+    #[bilrost(1)]
     mean_us: u64,
     /// The fleet's revision when it was last seen.
+    #[bilrost(2)]
     seen: u64,
 }
 

@@ -123,6 +123,8 @@ pub fn submission(
     };
     Ok(SubmitTask {
         id,
+        #[cfg(feature = "trial")]
+        trial: robeing_fleet::trial::is_known() && spec.kind.starts_with("trial:"),
         kind: spec.kind,
         input: spec.input,
         priority,

@@ -25,6 +25,7 @@ impl From<ChangeError> for Status {
             | E::Elsewhere { .. }
             | E::LastVoter { .. }
             | E::TooFew { .. }
+            | E::TooOld { .. }
             | E::NoSuccessor(_) => Code::FailedPrecondition,
         };
         let mut status = Self::new(code, error.to_string());
@@ -52,7 +53,9 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. } => Code::AlreadyExists,
         Refusal::UnknownTask { .. } => Code::NotFound,
-        Refusal::StaleSession | Refusal::Version { .. } => Code::FailedPrecondition,
+        Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
+            Code::FailedPrecondition
+        }
     }
 }
 

@@ -76,9 +76,6 @@ impl v1::raft_server::Raft for RaftService {
         if commands.len() > MAX_BATCH_COMMANDS * 16 {
             return Err(crate::api::errors::too_many("commands", commands.len(), MAX_BATCH_COMMANDS * 16));
         }
-        if let Some(problem) = commands.iter().find_map(|command| robeing_fleet::decode_command(command).err()) {
-            return Err(Status::invalid_argument(format!("a command can't be read: {problem}")));
-        }
         let lane = v1::Lane::try_from(lane).unwrap_or_default().into();
         let sender = Sender { id: from, weight: senders.clamp(1, MAX_FORWARDED_SENDERS) };
         match self.node.proposer.propose_forwarded(Forwarded { lane, sender, commands }).await {

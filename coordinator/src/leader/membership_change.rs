@@ -87,6 +87,18 @@ pub enum ChangeError {
         /// Where it is.
         address: String,
     },
+    /// Its binary is too old for what is in force.
+    #[error(
+        "coordinator {name:?} knows fleet versions up to {known}, and this fleet is at {current}; run a newer version of it"
+    )]
+    TooOld {
+        /// Which.
+        name: String,
+        /// The newest version it knows.
+        known: u32,
+        /// The fleet's.
+        current: u32,
+    },
     /// It did not catch up.
     #[error("it did not catch up within {CATCH_UP_TIMEOUT:?}; it goes on learning, and the call may be repeated")]
     Behind,
@@ -182,6 +194,7 @@ fn answered_lately(node: &Node, id: NodeId) -> bool {
 pub async fn admit_voter(node: &Node, newcomer: Newcomer, replaced: Vec<NodeId>) -> Result<(), ChangeError> {
     quorum(node).await?;
     let Newcomer { id, peer } = newcomer;
+    ensure_current(node, &peer).await?;
     info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "taking in a coordinator");
     let learns_elsewhere = node.members().into_iter().any(|(of, known, voter)| of == id && !voter && known != peer);
     if learns_elsewhere {
@@ -291,6 +304,16 @@ async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, Ch
     let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
     let said = timeout(DESCRIBE_TIMEOUT, client.describe(v1::DescribeRequest::default())).await;
     Ok(said.map_err(|_| no_answer())?.map_err(|_| no_answer())?.into_inner())
+}
+
+/// That a coordinator's binary knows what is in force. No version comes into force while the membership changes.
+async fn ensure_current(node: &Node, peer: &Peer) -> Result<(), ChangeError> {
+    let known = describe(node, &peer.address).await?.max_fleet_version;
+    let current = node.look(|fleet| fleet.version());
+    if known < current {
+        return Err(ChangeError::TooOld { name: peer.name.clone(), known, current });
+    }
+    Ok(())
 }
 
 /// The voters that there are, or will be once a change that was interrupted is ended.

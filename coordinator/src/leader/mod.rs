@@ -13,3 +13,4 @@ pub mod score;
 pub mod sessions;
 pub mod stalls;
 pub mod transfer;
+pub mod version;

@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use robeing_fleet::FLEET_VERSION;
+use robeing_fleet::known_version;
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_proto::v1::{self, LeaderScore, raft_client::RaftClient};
 use tokio::time::Instant;
@@ -53,7 +53,7 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         resources: node.platform.host.free_share(),
         experience: up / (up + HALF_EXPERIENCE.as_secs_f64()),
-        max_fleet_version: FLEET_VERSION,
+        max_fleet_version: known_version(),
         initialized: !node.members().is_empty(),
         applied_index: applied(node),
         scores: node.scores.told(),

@@ -5,6 +5,7 @@
 //! What waits is bounded by bytes, for each lane (see [`lanes`]): a sender beyond that waits before it hands anything in, and
 //! so does not read on from its client. Senders get room in the order in which they asked for it.
 
+mod gate;
 mod lanes;
 
 use std::{
@@ -35,7 +36,7 @@ use self::lanes::{Lanes, Room, Waiting};
 use crate::{
     clock::FleetClock,
     leader::role::RaftRole,
-    raft::{Batch, Fate, NodeId, RaftHandle, audit},
+    raft::{Batch, Fate, NodeId, RaftHandle, SharedFleet, audit},
 };
 
 /// Requests on their way to the task that makes entries of them.
@@ -182,6 +183,8 @@ pub struct Proposer {
     rooms: [Arc<Semaphore>; Lane::ALL.len()],
     settled: Arc<AtomicU64>,
     senders: Arc<AtomicU64>,
+    /// Says which features are in force.
+    fleet: SharedFleet,
 }
 
 /// The coordinator itself, as a sender.
@@ -192,6 +195,7 @@ impl Proposer {
     pub fn new(
         id: NodeId,
         raft: RaftHandle,
+        fleet: SharedFleet,
         standing: watch::Receiver<RaftRole>,
         transport: Transport,
         clock: FleetClock,
@@ -215,7 +219,7 @@ impl Proposer {
             leader: None,
         };
         let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
-        (Self { requests, rooms, settled, senders: Arc::new(AtomicU64::new(1)) }, driver)
+        (Self { requests, rooms, settled, senders: Arc::new(AtomicU64::new(1)), fleet }, driver)
     }
 
     /// Another sender, such as a stream: it takes turns with all others.
@@ -265,15 +269,22 @@ impl Proposer {
         request.await?.pop().ok_or(ProposeError::Stopping)
     }
 
-    /// Proposes what another coordinator handed on, if this one leads.
+    /// Proposes what another coordinator handed on, if this one leads. What can't be read here is refused, and nothing else.
     pub async fn propose_forwarded(&self, forwarded: Forwarded) -> Answer {
-        if forwarded.commands.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.request(forwarded.lane, forwarded.sender, forwarded.commands, Scope::Here).await
+        let Forwarded { lane, sender, mut commands } = forwarded;
+        let unreadable = gate::take_unreadable(&mut commands);
+        Ok(unreadable.among(self.request(lane, sender, commands, Scope::Here).await?))
     }
 
-    async fn request(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, scope: Scope) -> Answer {
+    async fn request(&self, lane: Lane, sender: Sender, mut commands: Vec<Bytes>, scope: Scope) -> Answer {
+        let refused = gate::take_not_in_force(&mut commands, || self.fleet.read());
+        if commands.is_empty() {
+            return Ok(refused.among(Vec::new()));
+        }
+        Ok(refused.among(self.request_taken(lane, sender, commands, scope).await?))
+    }
+
+    async fn request_taken(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, scope: Scope) -> Answer {
         let bytes: usize = commands.iter().map(|command| command.len() + COMMAND_OVERHEAD).sum();
         if bytes > MAX_REQUEST_BYTES {
             return Err(ProposeError::TooLarge { bytes });
@@ -528,7 +539,12 @@ async fn forward(channel: Option<Channel>, request: v1::ProposeRequest) -> Optio
     if response.not_leader || response.replies.len() != count {
         return None;
     }
-    response.replies.iter().map(|reply| decode_reply(reply).ok()).collect()
+    // All commands are in the log, whatever is read of the replies.
+    Some(response.replies.iter().map(|reply| reply_or_problem(reply)).collect())
+}
+
+fn reply_or_problem(bytes: &[u8]) -> Reply {
+    decode_reply(bytes).unwrap_or_else(|error| Reply::Unreadable { problem: error.to_string() })
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use robeing_fleet::{Fleet, FleetConfig};
+
 use super::*;
 use crate::raft::Peer;
 
@@ -7,14 +9,15 @@ const MIB: usize = 1024 * 1024;
 fn idle() -> (Proposer, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(MAX_WAITING);
     let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
-    let proposer = Proposer { requests, rooms, settled: Arc::default(), senders: Arc::default() };
+    let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
+    let proposer = Proposer { requests, rooms, settled: Arc::default(), senders: Arc::default(), fleet };
     (proposer, receiver)
 }
 
 fn hand_in(proposer: &Proposer, lane: Lane, bytes: usize) -> tokio::task::JoinHandle<Answer> {
     let (proposer, sender) = (proposer.clone(), proposer.sender());
     let commands = vec![vec![0; bytes].into()];
-    tokio::spawn(async move { proposer.propose_forwarded(Forwarded { lane, sender, commands }).await })
+    tokio::spawn(async move { proposer.request_taken(lane, sender, commands, Scope::Here).await })
 }
 
 #[tokio::test(start_paused = true)]

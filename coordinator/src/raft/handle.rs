@@ -207,7 +207,7 @@ impl RaftHandle {
         }
         match answer.await {
             Ok(Ok(written)) => {
-                let replies = written.data.0;
+                let replies = written.data.all;
                 Fate::Written(Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
             }
             // The library says so only of what it did not append.

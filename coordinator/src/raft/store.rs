@@ -191,8 +191,8 @@ impl StateMachine {
         self.effects.clear();
         let mut slices = Slices { now, commands: commands.into_iter(), current: None, replies: Vec::new() };
         while self.apply_slice(&mut slices) {}
-        if let Some(refusal) = slices.replies.iter().find(|reply| is_too_new(reply)) {
-            return Err(halt(&format!("{refusal:?}")));
+        if let Some(refusal) = slices.replies.iter().find_map(too_new) {
+            return Err(halt(refusal));
         }
         let fleet = self.fleet.read();
         self.clock.applied(leadership(id), fleet.now());
@@ -251,9 +251,12 @@ fn leadership(id: LogId) -> Leadership {
     (leader.term(), leader.node_id)
 }
 
-/// Whether the fleet was raised to a version that this binary does not know. Others took the raise: going on would diverge.
-fn is_too_new(reply: &Reply) -> bool {
-    matches!(reply, Reply::Refused(Refusal::Version { asked, known, .. }) if asked > known)
+/// The refusal to raise the fleet to a version that this binary does not know. Others took the raise: going on would diverge.
+fn too_new(reply: &Reply) -> Option<&Refusal> {
+    match reply {
+        Reply::Refused(refusal @ Refusal::Version { asked, known, .. }) if asked > known => Some(refusal),
+        _ => None,
+    }
 }
 
 fn decode(data: &Bytes) -> io::Result<Fleet> {
@@ -297,7 +300,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.applied = Some(id);
             self.observer.progressed(id.index());
             if let Some(responder) = responder {
-                responder.send(Replies(Arc::new(replies)));
+                responder.send(Replies { all: Arc::new(replies) });
             }
         }
         Ok(())

@@ -53,15 +53,24 @@ impl fmt::Display for Peer {
 
 /// The payload of a log entry: commands gathered while the entry before was written, and the time by the leader's clocks. Kept
 /// encoded, so that an entry is encoded once and decoded once on each coordinator:
-/// `fleet time: u64 LE`, `wall time: u64 LE`, then for each command `length: u32 LE` and its bytes.
+/// `format: u8`, `fleet time: u64 LE`, `wall time: u64 LE`, then for each command `length: u32 LE` and its bytes.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Batch(pub Bytes);
 
+/// The only format of a batch so far.
+const FORMAT: u8 = 1;
+/// Bytes before the commands.
+const HEADER: usize = 1 + 8 + 8;
+
 /// A batch whose bytes are not one.
 #[derive(Debug, thiserror::Error)]
-#[error("a log entry's batch of {len} bytes is cut short")]
-pub struct BadBatch {
-    len: usize,
+pub enum BadBatch {
+    /// It ends within something.
+    #[error("a log entry's batch of {0} bytes is cut short")]
+    CutShort(usize),
+    /// Another version wrote it.
+    #[error("a log entry's batch is of format {0}, and this program knows format {FORMAT}")]
+    Format(u8),
 }
 
 impl Batch {
@@ -69,8 +78,9 @@ impl Batch {
     pub fn new<'a>(now: Stamp, commands: impl IntoIterator<Item = &'a [u8]>) -> Self {
         // In its exact size, since it is kept in memory as long as the log keeps it.
         let commands: Vec<&[u8]> = commands.into_iter().collect();
-        let len = 16 + commands.iter().map(|command| 4 + command.len()).sum::<usize>();
+        let len = HEADER + commands.iter().map(|command| 4 + command.len()).sum::<usize>();
         let mut bytes = BytesMut::with_capacity(len);
+        bytes.put_u8(FORMAT);
         bytes.put_u64_le(now.fleet);
         bytes.put_u64_le(now.wall);
         for command in commands {
@@ -82,8 +92,12 @@ impl Batch {
 
     /// The time and the encoded commands.
     pub fn open(&self) -> Result<(Stamp, Vec<Bytes>), BadBatch> {
-        let bad = || BadBatch { len: self.0.len() };
+        let bad = || BadBatch::CutShort(self.0.len());
         let mut rest = self.0.clone();
+        match rest.try_get_u8().map_err(|_| bad())? {
+            FORMAT => {}
+            format => return Err(BadBatch::Format(format)),
+        }
         let fleet = rest.try_get_u64_le().map_err(|_| bad())?;
         let wall = rest.try_get_u64_le().map_err(|_| bad())?;
         let mut commands = Vec::new();
@@ -112,7 +126,11 @@ impl fmt::Display for Batch {
 
 /// The answers to a batch's commands, in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Replies(pub Arc<Vec<Reply>>);
+pub struct Replies {
+    /// One each. The library wants this to be serializable, but gives it to nobody but who waits for it in this process.
+    #[serde(skip)]
+    pub all: Arc<Vec<Reply>>,
+}
 
 #[cfg(test)]
 mod tests {
@@ -130,10 +148,18 @@ mod tests {
     #[test]
     fn a_batch_cut_anywhere_within_a_command_is_refused() {
         let whole = Batch::new(Stamp::at(7), [b"one".as_slice(), b"three"]).0;
-        let at_boundaries = [16, 16 + 4 + 3, whole.len()];
+        let at_boundaries = [HEADER, HEADER + 4 + 3, whole.len()];
         for cut in 0..=whole.len() {
             let opened = Batch(whole.slice(..cut)).open();
             assert_eq!(opened.is_ok(), at_boundaries.contains(&cut), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_batch_of_another_format_is_refused_and_named() {
+        let mut bytes = Batch::new(Stamp::at(7), [b"one".as_slice()]).0.to_vec();
+        bytes[0] = 9;
+        let refused = Batch(bytes.into()).open().expect_err("it is of another format");
+        assert!(refused.to_string().contains("format 9"), "{refused}");
     }
 }

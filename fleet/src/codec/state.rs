@@ -1,0 +1,189 @@
+//! The state as a message. It is written part by part, since it may be large and is changed meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bilrost::Message;
+use bilrost::encoding::{WireType, encode_varint};
+
+use super::{CodecError, Kind, begin, decode};
+use crate::fleet::{Pool, State, Totals};
+use crate::recovery::RecoveryLog;
+use crate::timings::KindTimes;
+use crate::{Agent, FleetConfig, FleetRecoveryStep, Stamp, Task};
+
+/// The numbers of the message's fields.
+const HEAD: u32 = 1;
+const AGENT: u32 = 2;
+const TASK: u32 = 3;
+const RECOVERY: u32 = 4;
+
+/// The whole, as it is read.
+#[derive(PartialEq, Eq, Message)]
+#[bilrost(distinguished)]
+struct Whole {
+    #[bilrost(1)]
+    head: Head,
+    #[bilrost(2)]
+    agents: Vec<Agent>,
+    #[bilrost(3)]
+    tasks: Vec<Task>,
+    #[bilrost(4)]
+    recoveries: Vec<FleetRecoveryStep>,
+}
+
+/// All that there is once.
+#[derive(PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+struct Head {
+    #[bilrost(1)]
+    version: u32,
+    #[bilrost(2)]
+    config: FleetConfig,
+    #[bilrost(3)]
+    now: Stamp,
+    #[bilrost(4)]
+    revision: u64,
+    #[bilrost(5)]
+    next_seq: u64,
+    #[bilrost(6)]
+    next_agent: u32,
+    #[bilrost(7)]
+    next_session: u64,
+    #[bilrost(8)]
+    totals: Totals,
+    #[bilrost(9)]
+    kinds: KindTimes,
+    #[bilrost(10)]
+    pools: BTreeMap<String, Pool>,
+    /// How many of each follow, since a message that breaks off between two fields is one, too.
+    #[bilrost(11)]
+    agents: u64,
+    #[bilrost(12)]
+    tasks: u64,
+    #[bilrost(13)]
+    recoveries: u64,
+}
+
+impl Head {
+    fn of(state: &State) -> Self {
+        // Without `..`: what is added to the state must be added here.
+        let State {
+            version,
+            config,
+            now,
+            revision,
+            next_seq,
+            next_agent,
+            next_session,
+            totals,
+            kinds,
+            pools,
+            agents,
+            tasks,
+            recoveries,
+        } = state;
+        Self {
+            version: *version,
+            config: config.clone(),
+            now: *now,
+            revision: *revision,
+            next_seq: *next_seq,
+            next_agent: *next_agent,
+            next_session: *next_session,
+            totals: *totals,
+            kinds: kinds.clone(),
+            pools: pools.clone(),
+            agents: agents.len() as u64,
+            tasks: tasks.len() as u64,
+            recoveries: recoveries.steps().count() as u64,
+        }
+    }
+}
+
+/// Writes a state: the head, then agents and tasks in the order of their numbers, then the recoveries.
+#[derive(Debug)]
+pub(crate) struct StateWriter {
+    recoveries: RecoveryLog,
+    /// The number of the field before.
+    last: u32,
+    out: Vec<u8>,
+}
+
+impl StateWriter {
+    /// Writes all but agents and tasks as it is now, behind what `out` holds.
+    pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
+        begin(Kind::State, state.version, &mut out);
+        let mut writer = Self { recoveries: state.recoveries.clone(), last: 0, out };
+        writer.field(HEAD, &Head::of(state));
+        writer
+    }
+
+    fn field(&mut self, number: u32, message: &impl Message) {
+        encode_varint(u64::from(number - self.last) << 2 | WireType::LengthDelimited as u64, &mut self.out);
+        self.last = number;
+        message.encode_length_delimited(&mut self.out).expect("a vector takes any bytes");
+    }
+
+    /// Writes the next agent.
+    pub(crate) fn agent(&mut self, agent: &Agent) {
+        self.field(AGENT, agent);
+    }
+
+    /// Writes the next task. No agent may follow.
+    pub(crate) fn task(&mut self, task: &Task) {
+        self.field(TASK, task);
+    }
+
+    /// The bytes.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        for step in std::mem::take(&mut self.recoveries).steps() {
+            self.field(RECOVERY, step.as_ref());
+        }
+        self.out
+    }
+}
+
+/// Appends a state.
+pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
+    let mut writer = StateWriter::begin(state, out);
+    state.agents.values().for_each(|agent| writer.agent(agent));
+    state.tasks.values().for_each(|task| writer.task(task));
+    writer.finish()
+}
+
+/// Entries by their numbers, which grow.
+fn by_number<K: Ord, V>(
+    what: &str,
+    values: Vec<V>,
+    number: impl Fn(&V) -> K,
+) -> Result<BTreeMap<K, Arc<V>>, CodecError> {
+    if !values.is_sorted_by(|one, next| number(one) < number(next)) {
+        return Err(CodecError::Inconsistent(format!("{what} are not in their order")));
+    }
+    Ok(values.into_iter().map(|value| (number(&value), Arc::new(value))).collect())
+}
+
+/// Reads a state. Whether it is that of a fleet is not looked at.
+pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
+    let Whole { head, agents, tasks, recoveries } = decode(Kind::State, bytes)?;
+    let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
+    if found != [head.agents, head.tasks, head.recoveries] {
+        return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));
+    }
+    Ok(State {
+        version: head.version,
+        config: head.config,
+        now: head.now,
+        revision: head.revision,
+        next_seq: head.next_seq,
+        next_agent: head.next_agent,
+        next_session: head.next_session,
+        totals: head.totals,
+        kinds: head.kinds,
+        pools: head.pools,
+        agents: by_number("agents", agents, |agent| agent.id)?,
+        tasks: by_number("tasks", tasks, |task| task.seq)?,
+        recoveries: RecoveryLog::of(recoveries),
+    })
+}

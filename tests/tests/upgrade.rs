@@ -1,0 +1,99 @@
+//! Coordinators of two versions in one fleet. The newer one has a feature more, which does nothing but be new: it takes tasks
+//! whose kind begins with `trial:` to need it.
+
+use std::fs;
+
+use robeing_proto::v1::{SubmitRequest, SubmitResult, TaskSpec, TaskState, fleet_client::FleetClient as Rpc};
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    load::Load,
+    script::{answer, task},
+    wait::{check, eventually, in_time},
+};
+
+const TASKS: usize = 400;
+const IN_FLIGHT: usize = 16;
+/// The version that brings the feature.
+const NEW: u32 = 2;
+const OLD: u32 = 1;
+/// What the start of the newer version needs.
+const KNOWS_IT: &[&str] = &["/usr/bin/env", "ROBEING_TEST_TRIAL=1"];
+
+/// Replaces a coordinator's process by one of the newer, or of the older version.
+async fn replace(fleet: &mut Fleet, name: &str, is_new: bool) {
+    fleet.terminate(name);
+    in_time("the end of the old process", fleet.ended(name)).await;
+    fleet.start_within(name, if is_new { KNOWS_IT } else { &[] });
+    fleet.start_one(name);
+    fleet.coordinators_agree().await;
+}
+
+/// Submits a task that needs the feature to one coordinator, which must have the newer version.
+async fn try_feature(fleet: &Fleet, name: &str) -> SubmitResult {
+    let mut rpc = Rpc::connect(format!("http://{}", fleet.address(name))).await.expect("it listens");
+    let spec = TaskSpec { kind: "trial:new".to_owned(), ..task(&answer("new")) };
+    let told = rpc.submit(SubmitRequest { tasks: vec![spec] }).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    told.into_inner().results.remove(0)
+}
+
+async fn assert_not_in_force(fleet: &Fleet, name: &str) {
+    assert_eq!(fleet.status().await.fleet_version, OLD);
+    let refusal = try_feature(fleet, name).await.refusal.expect("the feature is not in force");
+    assert_eq!(refusal.code, "FAILED_PRECONDITION", "{refusal:?}");
+    for words in ["the feature trial", "fleet version 2", "this fleet is at 1"] {
+        assert!(refusal.message.contains(words), "{words:?} is not in {refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_lost_on_the_way() {
+    // No agent is to be lost, however busy the machine is.
+    let pools = PoolSpec::new("work", 2);
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pools).session_timeout("10s")).await;
+    let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
+    let names = fleet.coordinators();
+
+    replace(&mut fleet, &names[0], true).await;
+    assert_not_in_force(&fleet, &names[0]).await;
+    replace(&mut fleet, &names[1], true).await;
+    assert_not_in_force(&fleet, &names[1]).await;
+    // And back: what two new ones wrote the old one reads.
+    replace(&mut fleet, &names[1], false).await;
+    assert_not_in_force(&fleet, &names[0]).await;
+    replace(&mut fleet, &names[1], true).await;
+    assert_not_in_force(&fleet, &names[0]).await;
+
+    replace(&mut fleet, &names[2], true).await;
+    eventually("the new version in force", async || {
+        let status = fleet.status().await;
+        check(status.fleet_version == NEW, (), status.fleet_version)
+    })
+    .await;
+    for name in &names {
+        let told = try_feature(&fleet, name).await;
+        assert_eq!(told.refusal, None, "{name} takes it");
+        fleet.finished(&told.task_id, TaskState::Succeeded).await;
+    }
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), TASKS);
+    history.assert_sound(&fleet.executions_file());
+    assert_eq!(fleet.status().await.redistributed_total, 0, "no task was taken from a healthy agent");
+
+    // There is no way back: the old version says so, ends, and the others go on.
+    let back = &names[1];
+    fleet.terminate(back);
+    in_time("the end of the old process", fleet.ended(back)).await;
+    fleet.start_within(back, &[]);
+    fleet.start_one(back);
+    let status = in_time("the end of a process that is too old", fleet.ended(back)).await;
+    assert!(!status.success(), "{status}");
+    let log = fs::read_to_string(fleet.dir().join(format!("{back}.log"))).expect("its log");
+    for words in ["fleet version 2", "up to 1"] {
+        assert!(log.contains(words), "{words:?} is not in {log}");
+    }
+    let after = fleet.submit_one(task(&answer("after"))).await;
+    fleet.finished(&after, TaskState::Succeeded).await;
+    fleet.start_within(back, KNOWS_IT);
+    fleet.start_one(back);
+    fleet.coordinators_agree().await;
+}
