@@ -14,6 +14,7 @@ pub mod plan;
 mod ports;
 pub mod registry;
 mod runnable;
+mod screen;
 mod supervisor;
 
 use std::{path::PathBuf, time::Duration};

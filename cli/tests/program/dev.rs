@@ -1,8 +1,19 @@
 //! `robeing dev` over stand-ins for the agent program.
 
-use std::{fs, io::Write, net::TcpListener, path::PathBuf, process::Stdio};
+use std::{
+    fs,
+    io::{PipeReader, PipeWriter, Write, pipe},
+    net::TcpListener,
+    path::PathBuf,
+    process::Stdio,
+    sync::mpsc::sync_channel,
+};
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::bench::*;
 
@@ -160,6 +171,50 @@ fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
     for pid in [coordinator, again, standby] {
         assert!(has_ended(pid), "process {pid} outlived its fleet");
     }
+}
+
+/// A pipe that takes no byte more.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = pipe().expect("a pipe");
+    let flags = |flags| fcntl(&writer, FcntlArg::F_SETFL(flags)).expect("it is our pipe");
+    flags(OFlag::O_NONBLOCK);
+    while (&writer).write(&[b'\n'; 4096]).is_ok() {}
+    flags(OFlag::empty());
+    (reader, writer)
+}
+
+#[test]
+fn output_that_nobody_reads_holds_nothing_up() {
+    let bench = Bench::new();
+    let agent = bench.agent("echo \"$$\" >>pids\nexec cat >/dev/null\n").display().to_string();
+    let pids = || -> Vec<Pid> {
+        let text = fs::read_to_string(bench.path("pids")).unwrap_or_default();
+        text.lines().map(|pid| Pid::from_raw(pid.parse().expect("a process id"))).collect()
+    };
+    // Standard error, too, as of `robeing dev 2>&1 | sleep 1000`.
+    let (_reader, output) = full_pipe();
+    let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+    command.stdout(output.try_clone().expect("a pipe can be shared")).stderr(output);
+    let child = command.spawn().expect("the program can be started");
+    let mut dev = Dev { child, lines: sync_channel(0).1, seen: vec![] };
+    wait_until("the start of all processes", || pids().len() == 3);
+    kill(pids()[2], Signal::SIGKILL).expect("it runs");
+    wait_until("a start in its place", || pids().len() == 4);
+    dev.signal(Signal::SIGTERM);
+    wait_until("the end", || dev.child.try_wait().expect("it is our child").is_some());
+    assert_eq!(dev.ended(), Some(0));
+    assert!(pids().into_iter().all(has_ended), "a process outlived its fleet");
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_fleet_with_a_sentence() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    let (reader, output) = pipe().expect("a pipe");
+    drop(reader);
+    let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+    let ended = Ended::of(command.stdout(output).output().expect("the program can be started"));
+    ended.assert(0, "nobody reads the output any more, so the fleet is stopped; redirect it to a file or /dev/null");
 }
 
 #[test]
