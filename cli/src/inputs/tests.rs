@@ -52,10 +52,13 @@ fn values_may_be_nested_however_deep() {
 }
 
 #[test]
-fn a_byte_order_mark_is_passed_over() {
+fn a_byte_order_mark_before_a_line_is_passed_over() {
     let inputs = values("\u{feff}{\"a\": 1}\r\n2\n".as_bytes()).expect("good");
     assert_eq!(texts(&inputs), ["{\"a\": 1}", "2"]);
     assert_eq!(values("\u{feff}\n1".as_bytes()).expect("good").len(), 1);
+    let together = values("1\n\u{feff}\"\u{feff}a\"\n\u{feff}".as_bytes()).expect("good");
+    assert_eq!(texts(&together), ["1", "\u{feff}a"]);
+    assert_eq!(texts(&tasks("{}\n\u{feff}{\"input\": 1}".as_bytes()).expect("good")), ["", "1"]);
     let utf16: Vec<u8> = "\u{feff}1".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(values(&utf16).expect_err("not UTF-8").to_string(), "in.jsonl is UTF-16: save it as UTF-8");
 }
