@@ -4,7 +4,6 @@ use std::{io, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use serde::Deserialize;
 
 use crate::{inputs, kubernetes::Place};
 
@@ -293,7 +292,7 @@ pub struct SubmitArgs {
     pub ttl: Option<Duration>,
 
     /// Only agents of this role take the task
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     pub role: Option<AgentRole>,
 
     /// Only agents with this specialization take the task; while there is none, it waits
@@ -324,8 +323,7 @@ pub struct SubmitArgs {
 }
 
 /// The roles that take tasks.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum AgentRole {
     Worker,

@@ -89,6 +89,28 @@ fn a_task_has_an_input_and_options() {
 }
 
 #[test]
+fn numbers_and_roles_are_written_as_in_manifests_too() {
+    let lines = br#"{"priority": 9.0, "maxAttempts": 2e0, "role": "Worker"}
+{"priority": null, "maxAttempts": 4294967295, "role": "specialist"}"#;
+    let inputs = tasks(lines).expect("all lines are good");
+    let read = |index: usize| {
+        let options = &inputs[index].options;
+        (options.priority, options.max_attempts, options.role)
+    };
+    assert_eq!(read(0), (Some(9), Some(2), Some(AgentRole::Worker)));
+    assert_eq!(read(1), (None, Some(u32::MAX), Some(AgentRole::Specialist)));
+    let error = tasks(b"{\"priority\": 1.5}\n{\"maxAttempts\": 4294967296}\n{\"maxAttempts\": -1}\n{\"priority\": \"9\"}\n{\"role\": \"boss\"}")
+        .expect_err("all lines are bad");
+    insta::assert_snapshot!(error, @r#"
+    in.jsonl line 1: 1.5 is not a whole number from 0 to 4294967295
+    in.jsonl line 2: 4294967296 is not a whole number from 0 to 4294967295
+    in.jsonl line 3: -1 is not a whole number from 0 to 4294967295
+    in.jsonl line 4: invalid type: string "9", expected f64
+    in.jsonl line 5: "boss" is not a role: worker, specialist, messenger, guardian
+    "#);
+}
+
+#[test]
 fn the_input_of_a_task_is_found_whatever_stands_around_it() {
     for (line, input) in [
         (r#"{ "key" : "in\"put\":,}" , "input" : [ 1.0 ] , "kind":"k" }"#, "[ 1.0 ]"),
