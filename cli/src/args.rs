@@ -178,9 +178,10 @@ pub struct Output {
 /// Arguments of `dev`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-The fleet's endpoints are written to a file for this user alone, in $XDG_RUNTIME_DIR/robeing or, without that, in \
-robeing-UID in the directory for temporary files. So the other commands find the newest running fleet by themselves; \
---fleet NAME chooses among several, and --endpoint reaches any.
+The fleet's endpoints are written to a file for this user alone, in $XDG_RUNTIME_DIR/robeing or /run/user/UID/robeing or, \
+where the user has no such directory, in $TMPDIR/robeing-UID or /tmp/robeing-UID. So other commands that have these \
+variables as this one has them find the newest running fleet by themselves; --fleet NAME chooses among several, and \
+--endpoint reaches any.
 
 Commands run on this machine as they are: a pool's `container` is for Kubernetes.
 

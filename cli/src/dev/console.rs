@@ -244,11 +244,12 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
         ));
     }
     let endpoints = fleet.endpoints().join(",");
-    screen.line(match fleet.unregistered() {
-        None => format!(
-            "try:       robeing status            (other commands find this fleet; from elsewhere: ROBEING_ENDPOINT={endpoints})"
+    screen.line(match fleet.found_by() {
+        Ok(condition) => format!(
+            "try:       robeing status            (other commands find this fleet {condition}; from elsewhere: \
+             ROBEING_ENDPOINT={endpoints})"
         ),
-        Some(why) => format!(
+        Err(why) => format!(
             "try:       ROBEING_ENDPOINT={endpoints} robeing status   (other commands do not find this fleet by themselves: {why})"
         ),
     });

@@ -136,9 +136,12 @@ impl DevFleet {
         self.plan.endpoints()
     }
 
-    /// Why other commands do not find it by themselves.
-    pub fn unregistered(&self) -> Option<&str> {
-        self.registration.as_ref().err().map(String::as_str)
+    /// Which commands find it by themselves, as the end of "other commands find it".
+    ///
+    /// # Errors
+    /// Why none does.
+    pub fn found_by(&self) -> Result<&str, &str> {
+        self.registration.as_ref().map(Registration::found_by).map_err(String::as_str)
     }
 
     /// Where its data is.
