@@ -2,18 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{self, ErrorKind, Read},
-    path::{Path, PathBuf},
+    io::{self, ErrorKind},
+    path::PathBuf,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
 use robeing_client::{FleetClient, Settings};
-use robeing_crds::{
-    PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, Secrets, find_cluster, limits::MAX_MANIFEST_BYTES,
-};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -23,16 +18,15 @@ use tokio::{
 };
 
 use super::{
-    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, logs,
+    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, logs, manifest,
     plan::{Plan, ProcessKind},
-    registry, runnable,
+    registry,
     screen::Screen,
 };
 use crate::{
     args::DevArgs,
     error::CliError,
     exit::Exit,
-    inputs::STDIN,
     render::{live_view, plural},
 };
 
@@ -64,7 +58,7 @@ pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
 
 async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Result<Exit, CliError> {
     let (cluster, secrets) = tokio::select! {
-        read = read_manifest(args.filename, screen) => read?,
+        read = manifest::read(args.filename, screen) => read?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
     for left in leftovers::remove() {
@@ -162,62 +156,6 @@ fn tell_namesakes(screen: &mut Screen, name: Option<&str>) {
             other.endpoints.join(",")
         ));
     }
-}
-
-/// The cluster of a manifest, if it can be run here. Other resources beside it are told and ignored.
-async fn read_manifest(path: PathBuf, screen: &mut Screen) -> Result<(RobeingCluster, Secrets), DevError> {
-    let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
-    // On a thread of its own, because standard input may keep one waiting.
-    let read = tokio::task::spawn_blocking(move || read_text(&path)).await.map_err(io::Error::other).flatten();
-    let text = read.map_err(|error| DevError::Read { file: file.clone(), error })?;
-    let refused = |error| DevError::Manifest { file: file.clone(), error: Box::new(error) };
-    let manifest = find_cluster(&text).map_err(refused)?;
-    let problems = runnable::problems(&manifest.cluster.spec, &manifest.secrets);
-    if !problems.is_empty() {
-        return Err(refused(manifest.refusal(problems)));
-    }
-    if !manifest.ignored.is_empty() {
-        let ignored: Vec<String> = manifest.ignored.iter().map(ToString::to_string).collect();
-        screen.note(format!(
-            "note: of the manifest {file} only the RobeingCluster is used; ignored: {}",
-            ignored.join(", ")
-        ));
-    }
-    let pools = shaped_for_pods(&manifest.cluster.spec);
-    if !pools.is_empty() {
-        screen.note(format!(
-            "note: here tasks run as this user, with this environment and directory; what else `template` and `container` say is for \
-             Kubernetes: pool {}",
-            pools.join(", ")
-        ));
-    }
-    Ok((manifest.cluster, manifest.secrets))
-}
-
-/// The pools that say more of their pods than which image.
-fn shaped_for_pods(spec: &RobeingClusterSpec) -> Vec<&str> {
-    let says_more = |pool: &&Pool| {
-        let container = pool.container.clone().map(|container| Container { image: None, ..container });
-        pool.template.as_ref().is_some_and(|template| *template != PodOverrides::default())
-            || container.is_some_and(|container| container != Container::default())
-    };
-    spec.pools.iter().filter(says_more).map(|pool| pool.name.as_str()).collect()
-}
-
-/// The text of a manifest, no more than shows that it is too large.
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = Vec::new();
-    let most = MAX_MANIFEST_BYTES as u64 + 1;
-    if path.as_os_str() == STDIN {
-        io::stdin().lock().take(most).read_to_end(&mut text)?;
-    } else {
-        File::open(path)?.take(most).read_to_end(&mut text)?;
-    }
-    if text.len() > MAX_MANIFEST_BYTES {
-        // It is refused for its size, and may be cut within a character.
-        return Ok(String::from_utf8_lossy(&text).into_owned());
-    }
-    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
 /// Says what was started and how to talk to it.

@@ -10,12 +10,14 @@ mod error;
 mod event;
 mod leftovers;
 mod logs;
+mod manifest;
 pub mod plan;
 mod ports;
 pub mod registry;
 mod runnable;
 mod screen;
 mod supervisor;
+mod text;
 
 use std::{path::PathBuf, time::Duration};
 

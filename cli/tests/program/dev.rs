@@ -35,6 +35,29 @@ fn dev_refuses_what_it_cannot_run() {
 }
 
 #[test]
+fn a_manifest_is_read_as_kubectl_reads_it() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let other = r#"{"apiVersion": "v1", "kind": "ConfigMap"}"#;
+    let cluster = r#"{"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": {"name": "example"},
+        "spec": {"coordinators": {"replicas": 1}, "pools": [{"name": "data", "replicas": 1, "executor": {"echo": {}}}]}}"#;
+    let utf16 = |text: &str| format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for manifest in [
+        format!("{other}\n{cluster}").into_bytes(),
+        format!("kind: ConfigMap\napiVersion: v1\n---\n\u{feff}{MANIFEST}").into_bytes(),
+        utf16(MANIFEST),
+    ] {
+        fs::write(bench.path("manifest.yaml"), manifest).expect("the directory can be written to");
+        let mut dev = Dev::start(&bench, &agent, &[]);
+        dev.line_with(&["fleet example: 1 coordinator"]);
+    }
+    // What is cut is not taken for a whole.
+    let long = utf16(&format!("{MANIFEST}{}", "#\n".repeat(1024 * 1024 / 4)));
+    fs::write(bench.path("manifest.yaml"), long).expect("the directory can be written to");
+    bench.run(&["dev", "-f", "manifest.yaml"]).assert(2, "at most 1048576 are read");
+}
+
+#[test]
 fn dev_refuses_a_program_that_is_no_agent() {
     let bench = Bench::new();
     let silent = bench.program("silent", "exit 0\n").display().to_string();
