@@ -190,7 +190,8 @@ then the coordinators end. Ctrl-C again ends all of them at once. Either way, an
 SIGKILL, the coordinators, the agents and the process groups of the commands they run end. A process that left its group \
 with setsid goes on. A temporary directory that was left by SIGKILL is removed by the next `robeing dev`.
 
-Other resources in the manifest, beside its one RobeingCluster, are ignored.")]
+The values of an http executor's headers come from the Secrets in the manifest, beside its one RobeingCluster. Other \
+resources in it are ignored.")]
 pub struct DevArgs {
     /// The manifest of a RobeingCluster; - reads standard input
     #[arg(short, long = "filename", value_name = "MANIFEST")]

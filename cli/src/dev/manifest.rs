@@ -1,6 +1,7 @@
 //! Reads the manifest of a fleet, and says what of it is not used here.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -8,14 +9,20 @@ use std::{
 
 use k8s_openapi::api::core::v1::Container;
 use robeing_crds::{
-    ManifestError, PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, Secrets, find_cluster,
+    Ignored, ManifestError, PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, find_cluster,
     limits::MAX_MANIFEST_BYTES,
 };
 
-use super::{DevError, runnable, screen::Screen, text::ManifestText};
+use super::{
+    DevError, runnable,
+    screen::Screen,
+    secrets::{SECRET, Secrets},
+    text::ManifestText,
+};
 use crate::inputs::STDIN;
 
-/// The cluster of a manifest, if it can be run here. Other resources beside it are told and ignored.
+/// The cluster of a manifest, if it can be run here. Other resources beside it, but for the Secrets that it
+/// names, are told and ignored.
 pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingCluster, Secrets), DevError> {
     let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
     // On a thread of its own, because standard input may keep one waiting.
@@ -29,14 +36,19 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
     let text = ManifestText::of(bytes).map_err(unreadable)?;
     let refused = |error| refused(text.in_file(error));
     let manifest = find_cluster(&text.text).map_err(refused)?;
-    let problems = runnable::problems(&manifest.cluster.spec, &manifest.secrets);
+    let secrets = Secrets::of_manifest(&text.text);
+    let problems = runnable::problems(&manifest.cluster.spec, &secrets);
     if !problems.is_empty() {
         return Err(refused(manifest.refusal(problems)));
     }
-    if !manifest.ignored.is_empty() {
-        let ignored: Vec<String> = manifest.ignored.iter().map(ToString::to_string).collect();
+    let named = named_secrets(&manifest.cluster.spec);
+    let is_used = |other: &&Ignored| other.kind == SECRET && named.contains(other.name.as_str());
+    let (used, ignored): (Vec<&Ignored>, Vec<&Ignored>) = manifest.ignored.iter().partition(is_used);
+    if !ignored.is_empty() {
+        let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
         screen.note(format!(
-            "note: of the manifest {file} only the RobeingCluster is used; ignored: {}",
+            "note: of the manifest {file} only the RobeingCluster is used{}; ignored: {}",
+            if used.is_empty() { "" } else { ", with the Secrets that its headers name" },
             ignored.join(", ")
         ));
     }
@@ -48,7 +60,12 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
             pools.join(", ")
         ));
     }
-    Ok((manifest.cluster, manifest.secrets))
+    Ok((manifest.cluster, secrets))
+}
+
+/// The names of the Secrets that headers have their values from.
+fn named_secrets(spec: &RobeingClusterSpec) -> BTreeSet<&str> {
+    spec.pools.iter().flat_map(|pool| pool.executor.secrets()).map(|(_, key)| key.name.as_str()).collect()
 }
 
 /// The pools that say more of their pods than which image.

@@ -16,17 +16,19 @@ mod ports;
 pub mod registry;
 mod runnable;
 mod screen;
+mod secrets;
 mod supervisor;
 mod text;
 
 use std::{path::PathBuf, time::Duration};
 
-use robeing_crds::{RobeingCluster, Secrets};
+use robeing_crds::RobeingCluster;
 use tokio::{sync::broadcast, time::timeout};
 
 pub use console::run;
 pub use error::DevError;
 pub use event::DevEvent;
+pub use secrets::{SecretProblem, Secrets};
 
 use agent_binary::{ensure_is_agent, find_agent_binary};
 use backoff::Backoff;

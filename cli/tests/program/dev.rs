@@ -87,6 +87,38 @@ fn dev_refuses_executors_that_can_not_run_here() {
 }
 
 #[test]
+fn secrets_in_the_manifest_are_used_and_what_is_no_header_is_refused() {
+    let bench = Bench::new();
+    let agent = bench.agent("echo \"$ROBEING_HTTP_HEADER_0\" >>told\nexec cat >/dev/null\n");
+    let headers = "http: {url: 'http://a', headers: [{name: A, valueFrom: {secretKeyRef: {name: api, key: token}}}]}";
+    let manifest = |rest: &str| {
+        let text = format!("{}---\napiVersion: v1\n{rest}\n", MANIFEST.replace("echo: {}", headers));
+        bench.write("manifest.yaml", &text);
+    };
+    manifest("kind: Secret\nmetadata: {name: api}\ndata: {token: aHVudGVyMg==}\n---\napiVersion: v1\nkind: ConfigMap");
+    let mut dev = Dev::start_with_errors(&bench, &agent);
+    let note = dev.line_with(&["only the RobeingCluster is used, with the Secrets that its headers name; ignored: "]);
+    assert!(note.ends_with("ignored: document 3 (ConfigMap)"), "{note}");
+    wait_until("an agent with the value", || {
+        fs::read_to_string(bench.path("told")).is_ok_and(|told| told.contains("hunter2"))
+    });
+    drop(dev);
+    let agent = agent.display().to_string();
+    for (data, problem) in [
+        ("data: {other: aHVudGVyMg==}", "is not there: robeing dev takes it from a Secret that stands in the manifest"),
+        ("data: {token: hunter2}", "is not base64"),
+        ("stringData: {token: 1234}", "is not text: put its value in quotes"),
+        ("data: {token: //79}", "is not UTF-8"),
+        ("stringData: {token: \"a\\nb\"}", "has a control character in it, such as a line's end"),
+    ] {
+        manifest(&format!("kind: Secret\nmetadata: {{name: api}}\n{data}"));
+        let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+        ended.assert(2, &format!("The key token of the Secret api {problem}"));
+        ended.assert(2, "executor.http.headers[0].valueFrom.secretKeyRef (line 8, column ");
+    }
+}
+
+#[test]
 fn dev_leaves_directories_of_others_alone() {
     let bench = Bench::new();
     let agent = bench.agent(PATIENT_AGENT).display().to_string();
