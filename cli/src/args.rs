@@ -4,7 +4,6 @@ use std::{io, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use serde::Deserialize;
 
 use crate::{inputs, kubernetes::Place};
 
@@ -179,9 +178,10 @@ pub struct Output {
 /// Arguments of `dev`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-The fleet's endpoints are written to a file for this user alone, in $XDG_RUNTIME_DIR/robeing or, without that, in \
-robeing-UID in the directory for temporary files. So the other commands find the newest running fleet by themselves; \
---fleet NAME chooses among several, and --endpoint reaches any.
+The fleet's endpoints are written to a file for this user alone, in $XDG_RUNTIME_DIR/robeing or /run/user/UID/robeing or, \
+where the user has no such directory, in $TMPDIR/robeing-UID or /tmp/robeing-UID. So other commands that have these \
+variables as this one has them find the newest running fleet by themselves; --fleet NAME chooses among several, and \
+--endpoint reaches any.
 
 Commands run on this machine as they are: a pool's `container` is for Kubernetes.
 
@@ -190,7 +190,8 @@ then the coordinators end. Ctrl-C again ends all of them at once. Either way, an
 SIGKILL, the coordinators, the agents and the process groups of the commands they run end. A process that left its group \
 with setsid goes on. A temporary directory that was left by SIGKILL is removed by the next `robeing dev`.
 
-Other resources in the manifest, beside its one RobeingCluster, are ignored.")]
+The values of an http executor's headers come from the Secrets in the manifest, beside its one RobeingCluster. Other \
+resources in it are ignored.")]
 pub struct DevArgs {
     /// The manifest of a RobeingCluster; - reads standard input
     #[arg(short, long = "filename", value_name = "MANIFEST")]
@@ -293,7 +294,7 @@ pub struct SubmitArgs {
     pub ttl: Option<Duration>,
 
     /// Only agents of this role take the task
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     pub role: Option<AgentRole>,
 
     /// Only agents with this specialization take the task; while there is none, it waits
@@ -324,8 +325,7 @@ pub struct SubmitArgs {
 }
 
 /// The roles that take tasks.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum AgentRole {
     Worker,

@@ -46,12 +46,18 @@ pub enum CliError {
     /// A task or an agent that does not exist, in words.
     #[error("{0}")]
     NotFound(String),
-    /// No running `robeing dev` has the name that was asked for.
-    #[error("no fleet of `robeing dev` named {name:?} runs{}", running(.others))]
+    /// No running `robeing dev` that is found has the name that was asked for.
+    #[error(
+        "no running fleet of `robeing dev` named {name:?} is found in {}{}; --endpoint reaches any",
+        .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or "),
+        found(.others)
+    )]
     NoDevFleet {
         /// What was asked for.
         name: String,
-        /// Those that run.
+        /// Where it was looked for.
+        searched: Vec<PathBuf>,
+        /// Those that were found.
         others: Vec<String>,
     },
     /// Several running `robeing dev` have the name that was asked for.
@@ -110,10 +116,10 @@ fn hint(error: &ClientError) -> &'static str {
     }
 }
 
-fn running(others: &[String]) -> String {
+fn found(others: &[String]) -> String {
     match others {
-        [] => "; none does at all".into(),
-        others => format!("; these do: {}", others.join(", ")),
+        [] => ", and no other".into(),
+        others => format!(", but {}", others.join(", ")),
     }
 }
 

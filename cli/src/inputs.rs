@@ -22,6 +22,8 @@ pub const LINES_LIMIT: usize = 1_000_000;
 pub const FILE_LIMIT: u64 = 1024 * 1024 * 1024;
 /// Bad lines that one error names.
 const REPORTED_LINES: usize = 5;
+/// What some programs put before a text of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// What stands for standard input.
 pub const STDIN: &str = "-";
 
@@ -127,7 +129,7 @@ fn check_size(from: &str, input: Vec<u8>) -> Result<Vec<u8>, InputError> {
     Ok(input)
 }
 
-/// Reads one JSON value per line; empty lines and a byte order mark are skipped. Of [`Form::Values`] a string is the input
+/// Reads one JSON value per line; empty lines, and byte order marks before lines, are skipped. Of [`Form::Values`] a string is the input
 /// itself, and any other value is passed as it is written. Of [`Form::Tasks`] it is an object with the fields `input`, which is
 /// such a value, and those of [`LineOptions`], where wanted.
 ///
@@ -161,10 +163,14 @@ fn parse_within(limits: &Limits, form: Form, from: &str, mut text: impl BufRead)
         }
         let place = format!("{from} line {number}");
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        let line = if number == 1 { without_mark(from, line)? } else { line };
+        if number == 1 && is_utf16(line) {
+            return Err(InputError::BadLines { problems: vec![format!("{from} is UTF-16: save it as UTF-8")] });
+        }
         if line.len() > limits.line {
             return Err(InputError::LongLine { place, limit: limits.line });
         }
+        // Where files were put together, a mark stands before the first line of each.
+        let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         if line.trim_ascii().is_empty() {
             continue;
         }
@@ -207,12 +213,8 @@ impl BadLines {
     }
 }
 
-/// The first line without the byte order mark that some programs put at the beginning of a file.
-fn without_mark<'a>(from: &str, line: &'a [u8]) -> Result<&'a [u8], InputError> {
-    if line.starts_with(&[0xFF, 0xFE]) || line.starts_with(&[0xFE, 0xFF]) {
-        return Err(InputError::BadLines { problems: vec![format!("{from} is UTF-16: save it as UTF-8")] });
-    }
-    Ok(line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line))
+fn is_utf16(start: &[u8]) -> bool {
+    start.starts_with(&[0xFF, 0xFE]) || start.starts_with(&[0xFE, 0xFF])
 }
 
 #[cfg(test)]

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
-use robeing::{args, commands, exit::Exit, render};
+use robeing::{args, commands, error::CliError, exit::Exit, render};
 
 fn main() -> ExitCode {
     let line: Vec<_> = std::env::args_os().collect();
     let cli = match args::parse(&line) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output, and a reader that has gone is no failure.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.code().into() } else { ExitCode::SUCCESS };
+            let printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage.code().into();
+            }
+            // Help and the version are what was asked for.
+            return code_of(printed.map_err(CliError::from).map(|()| Exit::Success));
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -24,8 +27,14 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(commands::run(cli));
     // A blocked read of standard input must not keep the program.
     runtime.shutdown_background();
+    code_of(ended)
+}
+
+/// The exit code of how the program ended; what went wrong is said.
+fn code_of(ended: Result<Exit, CliError>) -> ExitCode {
     match ended {
         Ok(exit) => exit.code().into(),
+        // A reader that has gone is no failure.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             render::note(&format!("error: {error}"));

@@ -58,6 +58,7 @@ fn choose(mut fleets: Vec<RunningFleet>, name: Option<&str>) -> Result<Vec<Strin
             [fleet] => Ok(fleet.endpoints.clone()),
             [] => Err(CliError::NoDevFleet {
                 name: name.into(),
+                searched: registry::searched(),
                 others: fleets.into_iter().map(|fleet| fleet.name).collect(),
             }),
             _ => Err(CliError::SeveralDevFleets {
@@ -120,7 +121,9 @@ mod tests {
         assert_eq!(choose(fleets(), None).expect("some run"), ["http://127.0.0.1:9"]);
         assert_eq!(choose(fleets(), Some("b")).expect("one has the name"), ["http://127.0.0.1:9"]);
         let error = choose(fleets(), Some("c")).expect_err("none has the name");
-        assert_eq!(error.to_string(), "no fleet of `robeing dev` named \"c\" runs; these do: a, a, b");
+        let error = error.to_string();
+        assert!(error.starts_with("no running fleet of `robeing dev` named \"c\" is found in /"), "{error}");
+        assert!(error.ends_with(", but a, a, b; --endpoint reaches any"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod submit;
 mod tasks;
 mod view;
 
-use std::io;
+use std::io::{self, ErrorKind, Write};
 
 use clap_complete::generate;
 
@@ -30,7 +30,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         return dev::run(args).await;
     }
     tokio::select! {
-        ended = run_command(cli.command, &cli.connection) => ended,
+        ended = run_command(cli.command, &cli.connection) => written(ended?),
         interrupted = tokio::signal::ctrl_c() => match interrupted {
             Ok(()) => {
                 note("interrupted; what was submitted goes on");
@@ -38,6 +38,14 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
             }
             Err(error) => Err(CliError::Output(error)),
         },
+    }
+}
+
+/// The end of a command whose output is written, to the last part of a line.
+fn written(exit: Exit) -> Result<Exit, CliError> {
+    match io::stdout().flush() {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(exit),
     }
 }
 
@@ -55,7 +63,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
             // Written to memory first: the generator panics on a reader that has gone.
             let mut script = Vec::new();
             generate(args.shell, &mut grammar("robeing"), "robeing", &mut script);
-            io::Write::write_all(&mut io::stdout().lock(), &script)?;
+            io::stdout().lock().write_all(&script)?;
             Ok(Exit::Success)
         }
     }
@@ -65,7 +73,7 @@ fn crd(args: &CrdArgs) -> Result<Exit, CliError> {
     let mut out = io::stdout().lock();
     match args.output {
         Format::Json => write_document(&mut out, Format::Json, &robeing_crds::crd())?,
-        Format::Yaml | Format::Table => io::Write::write_all(&mut out, robeing_crds::crd_yaml().as_bytes())?,
+        Format::Yaml | Format::Table => out.write_all(robeing_crds::crd_yaml().as_bytes())?,
     }
     Ok(Exit::Success)
 }

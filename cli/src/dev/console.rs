@@ -2,20 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{self, ErrorKind, IsTerminal, Read, Write},
-    path::{Path, PathBuf},
+    io::{self, ErrorKind},
+    path::PathBuf,
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
-use nix::errno::Errno;
 use robeing_client::{FleetClient, Settings};
-use robeing_crds::{
-    PodOverrides, Pool, RobeingCluster, RobeingClusterSpec, Secrets, find_cluster, limits::MAX_MANIFEST_BYTES,
-};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -25,16 +18,16 @@ use tokio::{
 };
 
 use super::{
-    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, logs,
+    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, logs, manifest,
     plan::{Plan, ProcessKind},
-    registry, runnable,
+    registry,
+    screen::Screen,
 };
 use crate::{
     args::DevArgs,
     error::CliError,
     exit::Exit,
-    inputs::STDIN,
-    render::{live_view, note, plural},
+    render::{live_view, plural},
 };
 
 /// What is in each warning of a log, and in one that says why no task can be begun.
@@ -44,64 +37,81 @@ const REASON: &str = " why=";
 const POLL: Duration = Duration::from_millis(500);
 /// How long it has for the answer.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Said when the reader of standard output is gone.
+const UNREAD: &str = "nobody reads the output any more, so the fleet is stopped; redirect it to a file or /dev/null to run without a reader";
 
-/// Runs `robeing dev` until a signal ends it.
+/// Runs `robeing dev` until a signal ends it, and says why where it could not.
 ///
 /// # Errors
-/// When the manifest is wrong or the fleet can't be started.
+/// When nothing can be printed at all.
 pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     // From here on a signal ends the fleet in order, also while it starts.
     let mut signals = Signals::new().map_err(DevError::Signals)?;
+    let mut screen = Screen::new(args.plain)?;
+    let exit = run_on(&mut screen, args, &mut signals).await.unwrap_or_else(|error| {
+        screen.note(format!("error: {error}"));
+        error.exit()
+    });
+    screen.end().await;
+    Ok(exit)
+}
+
+async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Result<Exit, CliError> {
     let (cluster, secrets) = tokio::select! {
-        read = read_manifest(args.filename) => read?,
+        read = manifest::read(args.filename, screen) => read?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
     for left in leftovers::remove() {
-        note(&format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
+        screen.note(format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
     }
     let DevArgs { data, name, port, agent_bin, .. } = args;
     let options = DevOptions { data, name, port, agent_bin, secrets, ..DevOptions::default() };
     let is_kept = options.data.is_some();
-    tell_namesakes(options.name.as_deref().or(cluster.metadata.name.as_deref()));
+    tell_namesakes(screen, options.name.as_deref().or(cluster.metadata.name.as_deref()));
     // Nothing has been started until it answers.
     let (mut fleet, mut events) = tokio::select! {
         started = DevFleet::start(&cluster, &options) => started?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
-    let mut screen = Screen::new(!args.plain && io::stdout().is_terminal());
-    let mut failure = greet(&mut screen, &fleet, is_kept).err();
+    greet(screen, &fleet, is_kept);
+    screen.frame("waiting for the coordinators");
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut observer = Observer::new(&fleet)?;
-    while failure.is_none() {
+    let mut failure = None;
+    loop {
         tokio::select! {
             () = signals.next() => break,
+            error = screen.failed() => {
+                if error.kind() == ErrorKind::BrokenPipe {
+                    screen.note(UNREAD);
+                }
+                failure = Some(error);
+                break;
+            }
             event = events.recv() => match event {
                 Ok(event) => {
                     observer.heard(&event);
-                    failure = screen.line(&event.to_string()).err();
+                    screen.line(event.to_string());
                 }
-                Err(RecvError::Lagged(missed)) => failure = screen.line(&format!("({missed} events were missed)")).err(),
+                Err(RecvError::Lagged(missed)) => screen.line(format!("({missed} events were missed)")),
                 Err(RecvError::Closed) => break,
             },
             _ = poll.tick(), if observer.is_idle() => observer.ask(),
-            seen = observer.seen(), if !observer.is_idle() => {
-                failure = show(&mut screen, &mut observer, seen).err();
-            }
+            seen = observer.seen(), if !observer.is_idle() => show(screen, &mut observer, seen),
         }
     }
     observer.end();
     screen.clear();
-    // A reader that has gone ends the fleet as well as a signal does, and must not keep it from ending in order.
-    let was_stopped = stop(&mut fleet, &mut events, &mut signals, &mut screen).await;
+    let was_stopped = stop(&mut fleet, &mut events, signals, screen).await;
     while let Ok(event) = events.try_recv() {
-        let _ = screen.line(&event.to_string());
+        screen.line(event.to_string());
     }
-    let _ = screen.line("stopped");
-    match failure {
-        Some(error) => Err(error.into()),
-        None if was_stopped => Ok(Exit::Success),
-        None => Ok(Exit::Interrupted),
+    screen.line("stopped");
+    match failure.map(CliError::from) {
+        Some(error) if !error.is_broken_pipe() => Err(error),
+        _ if was_stopped => Ok(Exit::Success),
+        _ => Ok(Exit::Interrupted),
     }
 }
 
@@ -112,7 +122,7 @@ async fn stop(
     signals: &mut Signals,
     screen: &mut Screen,
 ) -> bool {
-    let _ = screen.line(&format!(
+    screen.line(format!(
         "stopping: agents finish what they run for up to {}s and hand back the rest, and are killed after {}s; then the \
          coordinators end, within {}s; Ctrl-C again ends everything at once",
         DRAIN_TIMEOUT.as_secs(),
@@ -125,21 +135,21 @@ async fn stop(
             tokio::select! {
                 () = &mut stopping => break true,
                 () = signals.next() => break false,
-                Ok(event) = events.recv() => { let _ = screen.line(&event.to_string()); }
+                Ok(event) = events.recv() => { screen.line(event.to_string()); }
             }
         }
     };
     if !was_stopped {
-        let _ = screen.line("ending everything at once");
+        screen.line("ending everything at once");
         fleet.kill().await;
     }
     was_stopped
 }
 
 /// Says which running fleets have this name already: they can't be told apart by it.
-fn tell_namesakes(name: Option<&str>) {
+fn tell_namesakes(screen: &mut Screen, name: Option<&str>) {
     for other in registry::running().iter().filter(|other| Some(other.name.as_str()) == name) {
-        note(&format!(
+        screen.note(format!(
             "note: another fleet named {} runs already, at {}; other commands take the newest, and --name gives this one \
              another name",
             other.name,
@@ -148,61 +158,8 @@ fn tell_namesakes(name: Option<&str>) {
     }
 }
 
-/// The cluster of a manifest, if it can be run here. Other resources beside it are told and ignored.
-async fn read_manifest(path: PathBuf) -> Result<(RobeingCluster, Secrets), DevError> {
-    let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
-    // On a thread of its own, because standard input may keep one waiting.
-    let read = tokio::task::spawn_blocking(move || read_text(&path)).await.map_err(io::Error::other).flatten();
-    let text = read.map_err(|error| DevError::Read { file: file.clone(), error })?;
-    let refused = |error| DevError::Manifest { file: file.clone(), error: Box::new(error) };
-    let manifest = find_cluster(&text).map_err(refused)?;
-    let problems = runnable::problems(&manifest.cluster.spec, &manifest.secrets);
-    if !problems.is_empty() {
-        return Err(refused(manifest.refusal(problems)));
-    }
-    if !manifest.ignored.is_empty() {
-        let ignored: Vec<String> = manifest.ignored.iter().map(ToString::to_string).collect();
-        note(&format!("note: of the manifest {file} only the RobeingCluster is used; ignored: {}", ignored.join(", ")));
-    }
-    let pools = shaped_for_pods(&manifest.cluster.spec);
-    if !pools.is_empty() {
-        note(&format!(
-            "note: here tasks run as this user, with this environment and directory; what else `template` and `container` say is for \
-             Kubernetes: pool {}",
-            pools.join(", ")
-        ));
-    }
-    Ok((manifest.cluster, manifest.secrets))
-}
-
-/// The pools that say more of their pods than which image.
-fn shaped_for_pods(spec: &RobeingClusterSpec) -> Vec<&str> {
-    let says_more = |pool: &&Pool| {
-        let container = pool.container.clone().map(|container| Container { image: None, ..container });
-        pool.template.as_ref().is_some_and(|template| *template != PodOverrides::default())
-            || container.is_some_and(|container| container != Container::default())
-    };
-    spec.pools.iter().filter(says_more).map(|pool| pool.name.as_str()).collect()
-}
-
-/// The text of a manifest, no more than shows that it is too large.
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = Vec::new();
-    let most = MAX_MANIFEST_BYTES as u64 + 1;
-    if path.as_os_str() == STDIN {
-        io::stdin().lock().take(most).read_to_end(&mut text)?;
-    } else {
-        File::open(path)?.take(most).read_to_end(&mut text)?;
-    }
-    if text.len() > MAX_MANIFEST_BYTES {
-        // It is refused for its size, and may be cut within a character.
-        return Ok(String::from_utf8_lossy(&text).into_owned());
-    }
-    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
-}
-
 /// Says what was started and how to talk to it.
-fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) -> io::Result<()> {
+fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
     let plan = fleet.plan();
     let (working, standby) = plan.agents;
     let agents = match (plan.suspended, standby) {
@@ -211,39 +168,38 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) -> io::Result<()>
         (false, _) => format!("{} and {standby} standby", plural(working as usize, "agent")),
     };
     let data = fleet.data_dir().display();
-    screen.line(&format!("fleet {}: {}, {agents}", plan.name, plural(plan.coordinators.len(), "coordinator")))?;
-    screen.line(&format!(
-        "data:      {data}{}",
-        if is_kept { "" } else { " (removed at the end; --data DIR keeps it)" }
-    ))?;
-    screen.line(&format!("logs:      {data}/logs"))?;
-    screen.line(&format!("endpoints: {}", fleet.endpoints().join(",")))?;
+    screen.line(format!("fleet {}: {}, {agents}", plan.name, plural(plan.coordinators.len(), "coordinator")));
+    screen
+        .line(format!("data:      {data}{}", if is_kept { "" } else { " (removed at the end; --data DIR keeps it)" }));
+    screen.line(format!("logs:      {data}/logs"));
+    screen.line(format!("endpoints: {}", fleet.endpoints().join(",")));
     if !plan.attachable.is_empty() {
         let agents: Vec<String> = plan.attachable.iter().map(|(agent, at)| format!("{at} ({agent})")).collect();
-        screen.line(&format!(
+        screen.line(format!(
             "attach:    an agent takes tasks once a process of yours is attached to it; start one for each, with \
              ROBEING_WORKER_ADDRESS={}",
             agents.join(", ")
-        ))?;
+        ));
     }
     let endpoints = fleet.endpoints().join(",");
-    screen.line(&match fleet.unregistered() {
-        None => format!(
-            "try:       robeing status            (other commands find this fleet; from elsewhere: ROBEING_ENDPOINT={endpoints})"
+    screen.line(match fleet.found_by() {
+        Ok(condition) => format!(
+            "try:       robeing status            (other commands find this fleet {condition}; from elsewhere: \
+             ROBEING_ENDPOINT={endpoints})"
         ),
-        Some(why) => format!(
+        Err(why) => format!(
             "try:       ROBEING_ENDPOINT={endpoints} robeing status   (other commands do not find this fleet by themselves: {why})"
         ),
-    })
+    });
 }
 
-fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) -> io::Result<()> {
-    let Some(seen) = seen else { return Ok(()) };
+fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) {
+    screen.catch_up();
+    let Some(seen) = seen else { return };
     for news in observer.news(&seen) {
-        screen.line(&news)?;
+        screen.line(news);
     }
     screen.frame(&live_view(&seen.status, &seen.agents, Timestamp::now()));
-    Ok(())
 }
 
 /// SIGINT, SIGTERM and, unless it was ignored at the start as under nohup(1), SIGHUP.
@@ -282,61 +238,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = hung_up => {}
-        }
-    }
-}
-
-/// Whether a line is lost for a reason that the fleet need not end for: a disk that is full of other things, or a terminal that
-/// is gone, which says so by SIGHUP to those that are to end with it. A pipe whose reader is gone is another matter.
-fn is_no_reason_to_end(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-        || error.raw_os_error() == Some(Errno::EIO as i32)
-}
-
-/// Where events and the live view go: lines, and at a terminal a frame under them that is drawn anew.
-struct Screen {
-    live: Option<ProgressBar>,
-}
-
-impl Screen {
-    fn new(is_live: bool) -> Self {
-        let live = is_live.then(|| {
-            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style);
-            bar.set_message("waiting for the coordinators");
-            bar
-        });
-        Self { live }
-    }
-
-    fn line(&mut self, line: &str) -> io::Result<()> {
-        match &self.live {
-            Some(bar) => {
-                bar.println(line);
-                Ok(())
-            }
-            None => {
-                let mut out = io::stdout().lock();
-                let written = writeln!(out, "{line}").and_then(|()| out.flush());
-                match written {
-                    Err(error) if is_no_reason_to_end(&error) => Ok(()),
-                    other => other,
-                }
-            }
-        }
-    }
-
-    fn frame(&mut self, text: &str) {
-        if let Some(bar) = &self.live {
-            bar.set_message(format!("\n{}", text.trim_end()));
-            bar.tick();
-        }
-    }
-
-    /// Takes the frame away; lines go on without it.
-    fn clear(&mut self) {
-        if let Some(bar) = self.live.take() {
-            bar.finish_and_clear();
         }
     }
 }

@@ -106,7 +106,7 @@ pub enum DevError {
         wanted: String,
     },
     /// The directory can't be used.
-    #[error("can't use the data directory {}: {error}", .dir.display())]
+    #[error("can't use the data directory {}: {error}{}", .dir.display(), room(.error))]
     Data {
         /// Which directory.
         dir: PathBuf,
@@ -118,6 +118,31 @@ pub enum DevError {
     Signals(io::Error),
 }
 
+/// What to do where there is no room.
+fn room(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there, or name a directory on another disk with --data, or with TMPDIR for one that is removed at the end"
+        }
+        _ => "",
+    }
+}
+
 fn by(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_advice() {
+        let full = |error: io::Error| DevError::Data { dir: "/d".into(), error }.to_string();
+        let sentence = full(io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        assert!(sentence.starts_with("can't use the data directory /d: No space left on device"), "{sentence}");
+        assert!(sentence.contains("; make room there, or name a directory on another disk with --data"), "{sentence}");
+        let other = full(io::ErrorKind::PermissionDenied.into());
+        assert!(!other.contains("make room"), "{other}");
+    }
 }

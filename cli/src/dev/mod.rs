@@ -10,20 +10,25 @@ mod error;
 mod event;
 mod leftovers;
 mod logs;
+mod manifest;
 pub mod plan;
 mod ports;
 pub mod registry;
 mod runnable;
+mod screen;
+mod secrets;
 mod supervisor;
+mod text;
 
 use std::{path::PathBuf, time::Duration};
 
-use robeing_crds::{RobeingCluster, Secrets};
+use robeing_crds::RobeingCluster;
 use tokio::{sync::broadcast, time::timeout};
 
 pub use console::run;
 pub use error::DevError;
 pub use event::DevEvent;
+pub use secrets::{SecretProblem, Secrets};
 
 use agent_binary::{ensure_is_agent, find_agent_binary};
 use backoff::Backoff;
@@ -135,9 +140,12 @@ impl DevFleet {
         self.plan.endpoints()
     }
 
-    /// Why other commands do not find it by themselves.
-    pub fn unregistered(&self) -> Option<&str> {
-        self.registration.as_ref().err().map(String::as_str)
+    /// Which commands find it by themselves, as the end of "other commands find it".
+    ///
+    /// # Errors
+    /// Why none does.
+    pub fn found_by(&self) -> Result<&str, &str> {
+        self.registration.as_ref().map(Registration::found_by).map_err(String::as_str)
     }
 
     /// Where its data is.

@@ -1,10 +1,10 @@
 //! Which processes a cluster's fleet is made of, and how each is called. Pure.
 
-use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt, path::Path};
+use std::{ffi::OsString, fmt, path::Path};
 
-use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role, SecretKey, Secrets};
+use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role, SecretKey};
 
-use super::DRAIN_TIMEOUT;
+use super::{DRAIN_TIMEOUT, Secrets};
 
 /// Where a coordinator reads its data directory, and an agent its executor, if not on the command line.
 const DATA_VARIABLE: &str = "ROBEING_DATA";
@@ -92,11 +92,11 @@ impl Plan {
         Self { name: name.into(), coordinators, agents, attachable, suspended: spec.suspend, processes }
     }
 
-    /// With the values of Secrets in the environment of the agents whose executors need them. What is not there is left out.
+    /// With the values of Secrets in the environment of the agents whose executors need them. What has no value is left out.
     pub fn with_secrets(mut self, secrets: &Secrets) -> Self {
         for process in &mut self.processes {
             let values = process.secrets.iter().filter_map(|(name, key)| {
-                let value = OsString::from_vec(secrets.get(key)?.to_owned());
+                let value = secrets.get(key).ok()?.into();
                 Some(Variable { name: name.clone(), value })
             });
             process.environment.extend(values);
@@ -307,9 +307,10 @@ kind: Secret
 metadata: {name: api}
 stringData: {token: s3cret}
 "#;
+        let secrets = Secrets::of_manifest(manifest);
         let manifest = robeing_crds::find_cluster(manifest).unwrap_or_else(|error| panic!("{error}"));
         let plan = Plan::of(&manifest.cluster.spec, "example", &[4001], &[], Path::new("/data"));
-        let plan = plan.with_secrets(&manifest.secrets);
+        let plan = plan.with_secrets(&secrets);
         let agent = &plan.processes[1];
         let shown = format!("{plan:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");

@@ -34,22 +34,58 @@ pub struct RunningFleet {
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
+    found_by: String,
     _locked: File,
+}
+
+const RUNTIME: &str = "XDG_RUNTIME_DIR";
+const TEMPORARY: &str = "TMPDIR";
+
+/// A directory of entries, and what in the environment leads to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Directory {
+    path: PathBuf,
+    variable: &'static str,
+    /// What the variable says; nothing where it need not say it.
+    value: Option<PathBuf>,
+}
+
+impl Directory {
+    /// Which commands look there, as the end of "other commands find it".
+    fn condition(&self) -> String {
+        match &self.value {
+            Some(value) => format!("if they have {}={}, too", self.variable, value.display()),
+            None => format!("unless they have another {}", self.variable),
+        }
+    }
 }
 
 /// The directories that this user's entries may be in, the one to write to first. A runtime directory that is somebody else's,
 /// as after `sudo -E` or `su`, is left to them.
-fn directories() -> Vec<PathBuf> {
-    let said = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    // Where it is, for a shell that was not told.
-    let runtime = said.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())));
-    directories_of(&runtime, &env::temp_dir())
+fn directories() -> Vec<Directory> {
+    let said = env::var_os(RUNTIME).map(PathBuf::from).filter(|path| path.is_absolute());
+    directories_of(said, &env::temp_dir())
 }
 
-fn directories_of(runtime: &Path, temporary: &Path) -> Vec<PathBuf> {
-    let own = fs::metadata(runtime).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
-    let runtime = own.then(|| runtime.join("robeing"));
-    runtime.into_iter().chain([temporary.join(format!("robeing-{}", geteuid()))]).collect()
+fn directories_of(said: Option<PathBuf>, temporary: &Path) -> Vec<Directory> {
+    // Where it is, for a shell that was not told.
+    let usual = PathBuf::from(format!("/run/user/{}", geteuid()));
+    let runtime = said.unwrap_or_else(|| usual.clone());
+    let own = fs::metadata(&runtime).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+    let unusual = |path: &Path, usual: &Path| (path != usual).then(|| path.to_owned());
+    let runtime =
+        own.then(|| Directory { path: runtime.join("robeing"), variable: RUNTIME, value: unusual(&runtime, &usual) });
+    let temporary = Directory {
+        path: temporary.join(format!("robeing-{}", geteuid())),
+        variable: TEMPORARY,
+        value: unusual(temporary, Path::new("/tmp")),
+    };
+    runtime.into_iter().chain([temporary]).collect()
+}
+
+/// Where running fleets of this user are looked for.
+pub fn searched() -> Vec<PathBuf> {
+    directories().into_iter().map(|directory| directory.path).collect()
 }
 
 /// Whether a directory is the user's own and nobody else can write to it. In a directory for temporary files,
@@ -77,18 +113,23 @@ impl Registration {
         Self::write_in_one_of(&directories(), &fleet)
     }
 
-    fn write_in_one_of(directories: &[PathBuf], fleet: &RunningFleet) -> io::Result<Self> {
+    /// Which commands find the fleet, as the end of "other commands find it".
+    pub fn found_by(&self) -> &str {
+        &self.found_by
+    }
+
+    fn write_in_one_of(directories: &[Directory], fleet: &RunningFleet) -> io::Result<Self> {
         let mut problems = Vec::new();
         for directory in directories {
-            match Self::write_in(directory, fleet) {
-                Ok(registration) => return Ok(registration),
-                Err(error) => problems.push(format!("{}: {error}", directory.display())),
+            match Self::write_in(&directory.path, fleet) {
+                Ok((path, locked)) => return Ok(Self { path, found_by: directory.condition(), _locked: locked }),
+                Err(error) => problems.push(format!("{}: {error}", directory.path.display())),
             }
         }
         Err(io::Error::other(problems.join("; ")))
     }
 
-    fn write_in(directory: &Path, fleet: &RunningFleet) -> io::Result<Self> {
+    fn write_in(directory: &Path, fleet: &RunningFleet) -> io::Result<(PathBuf, File)> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         if !is_trusted(directory) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is not this user's own"));
@@ -101,7 +142,7 @@ impl Registration {
         file.lock()?;
         file.write_all(&serde_json::to_vec(fleet)?)?;
         fs::rename(&aside, &path)?;
-        Ok(Self { path, _locked: file })
+        Ok((path, file))
     }
 }
 
@@ -113,7 +154,7 @@ impl Drop for Registration {
 
 /// The fleets of `robeing dev` that run for this user, in no order.
 pub fn running() -> Vec<RunningFleet> {
-    directories().iter().flat_map(|directory| running_in(directory)).collect()
+    searched().iter().flat_map(|directory| running_in(directory)).collect()
 }
 
 fn running_in(directory: &Path) -> Vec<RunningFleet> {
@@ -156,12 +197,33 @@ mod tests {
         }
     }
 
+    fn directory(path: &Path) -> Directory {
+        Directory { path: path.into(), variable: RUNTIME, value: None }
+    }
+
+    #[test]
+    fn who_finds_a_fleet_is_known() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let conditions = |said: Option<&Path>, temporary: &Path| -> Vec<String> {
+            directories_of(said.map(Path::to_owned), temporary).iter().map(Directory::condition).collect()
+        };
+        let dir = base.path().display();
+        assert_eq!(
+            conditions(Some(base.path()), base.path()),
+            [format!("if they have XDG_RUNTIME_DIR={dir}, too"), format!("if they have TMPDIR={dir}, too")]
+        );
+        let nowhere = Path::new("/nonexistent");
+        assert_eq!(conditions(Some(nowhere), Path::new("/tmp")), ["unless they have another TMPDIR"]);
+        let usual = directory(Path::new("/run/user/0/robeing")).condition();
+        assert_eq!(usual, "unless they have another XDG_RUNTIME_DIR");
+    }
+
     #[test]
     fn a_fleet_is_found_while_it_runs() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let dir = base.path().join("robeing");
         assert_eq!(running_in(&dir), []);
-        let registration = Registration::write_in(&dir, &fleet("a")).expect("written");
+        let registration = Registration::write_in_one_of(&[directory(&dir)], &fleet("a")).expect("written");
         let mode = fs::metadata(&registration.path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(running_in(&dir), [fleet("a")]);
@@ -172,18 +234,18 @@ mod tests {
     #[test]
     fn a_directory_of_somebody_else_is_not_used_and_another_one_is() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let own = directories_of(base.path(), base.path());
+        let own = directories_of(Some(base.path().into()), base.path());
         assert_eq!(own.len(), 2);
-        assert_eq!(own[0], base.path().join("robeing"));
+        assert_eq!(own[0].path, base.path().join("robeing"));
         // Of nobody, or of root where the tests are another user's.
         let foreign = if geteuid().is_root() { Path::new("/nonexistent") } else { Path::new("/") };
-        assert_eq!(directories_of(foreign, base.path()), own[1..]);
+        assert_eq!(directories_of(Some(foreign.into()), base.path()), own[1..]);
 
-        DirBuilder::new().mode(0o700).create(&own[0]).expect("made");
-        fs::set_permissions(&own[0], fs::Permissions::from_mode(0o777)).expect("changed");
+        DirBuilder::new().mode(0o700).create(&own[0].path).expect("made");
+        fs::set_permissions(&own[0].path, fs::Permissions::from_mode(0o777)).expect("changed");
         let registration = Registration::write_in_one_of(&own, &fleet("a")).expect("the other one will do");
-        assert!(registration.path.starts_with(&own[1]));
-        fs::set_permissions(&own[1], fs::Permissions::from_mode(0o777)).expect("changed");
+        assert!(registration.path.starts_with(&own[1].path));
+        fs::set_permissions(&own[1].path, fs::Permissions::from_mode(0o777)).expect("changed");
         let error = Registration::write_in_one_of(&own, &fleet("b")).expect_err("neither will do").to_string();
         assert!(error.matches("the directory is not this user's own").count() == 2, "{error}");
     }
@@ -203,7 +265,7 @@ mod tests {
     fn a_directory_that_others_can_write_to_is_not_believed() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let dir = base.path().join("robeing");
-        let _registration = Registration::write_in(&dir, &fleet("a")).expect("written");
+        let _registration = Registration::write_in_one_of(&[directory(&dir)], &fleet("a")).expect("written");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("changed");
         assert_eq!(running_in(&dir), []);
         assert!(Registration::write_in(&dir, &fleet("b")).is_err());

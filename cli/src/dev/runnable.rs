@@ -3,9 +3,9 @@
 
 use std::{env, ffi::OsStr, path::Path};
 
-use robeing_crds::{Executor, Pool, RobeingClusterSpec, Secrets};
+use robeing_crds::{Executor, Pool, RobeingClusterSpec};
 
-use super::agent_binary::check;
+use super::{Secrets, agent_binary::check};
 
 /// Where programs are looked for when `PATH` is not set, as the system does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -30,12 +30,8 @@ fn problems_with(spec: &RobeingClusterSpec, path: &OsStr, secrets: &Secrets) -> 
             Executor::Http(http) if has_agents(spec, pool) => {
                 for (header, from) in http.headers.iter().enumerate() {
                     let key = from.value_from.as_ref().map(|from| &from.secret_key_ref);
-                    if let Some(key) = key.filter(|key| secrets.get(key).is_none()) {
-                        let problem = format!(
-                            "The key {} of the Secret {} is not there: robeing dev takes it from a Secret that stands in the \
-                             manifest, as stringData or data.",
-                            key.key, key.name
-                        );
+                    if let Some((key, Err(problem))) = key.map(|key| (key, secrets.get(key))) {
+                        let problem = format!("The key {} of the Secret {} {problem}.", key.key, key.name);
                         problems.push((format!("{field}.http.headers[{header}].valueFrom.secretKeyRef"), problem));
                     }
                 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{
     Deserialize, Deserializer,
     de::{Error, IgnoredAny},
@@ -55,6 +56,7 @@ struct TaskLine {
     _input: Option<IgnoredAny>,
     kind: Option<String>,
     key: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
     priority: Option<u32>,
     #[serde(default, deserialize_with = "duration")]
     deadline: Option<Duration>,
@@ -62,9 +64,11 @@ struct TaskLine {
     delay: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
     timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "whole")]
     max_attempts: Option<u32>,
     #[serde(default, deserialize_with = "duration")]
     ttl: Option<Duration>,
+    #[serde(default, deserialize_with = "role")]
     role: Option<AgentRole>,
     specialization: Option<String>,
 }
@@ -73,6 +77,27 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     let text = Option::<String>::deserialize(deserializer)?;
     let wrong = |text: &str| D::Error::custom(format!("{text:?} is not a duration such as 30s or 1m30s"));
     text.map(|text| humantime::parse_duration(&text).map_err(|_| wrong(&text))).transpose()
+}
+
+/// A number without a fraction, however it is written: 9.0 and 9e0 are whole in manifests, too.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+    if is_whole {
+        Ok(Some(number as u32))
+    } else {
+        Err(D::Error::custom(format!("{number} is not a whole number from 0 to {}", u32::MAX)))
+    }
+}
+
+/// A role as --role has it or as manifests have it, which begin it with a capital letter.
+fn role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AgentRole>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    AgentRole::from_str(&text, true).map(Some).map_err(|_| {
+        let names = AgentRole::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
+        D::Error::custom(format!("{text:?} is not a role: {}", names.join(", ")))
+    })
 }
 
 /// Reads a line; what is wrong with it, otherwise.

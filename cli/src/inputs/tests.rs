@@ -52,10 +52,13 @@ fn values_may_be_nested_however_deep() {
 }
 
 #[test]
-fn a_byte_order_mark_is_passed_over() {
+fn a_byte_order_mark_before_a_line_is_passed_over() {
     let inputs = values("\u{feff}{\"a\": 1}\r\n2\n".as_bytes()).expect("good");
     assert_eq!(texts(&inputs), ["{\"a\": 1}", "2"]);
     assert_eq!(values("\u{feff}\n1".as_bytes()).expect("good").len(), 1);
+    let together = values("1\n\u{feff}\"\u{feff}a\"\n\u{feff}".as_bytes()).expect("good");
+    assert_eq!(texts(&together), ["1", "\u{feff}a"]);
+    assert_eq!(texts(&tasks("{}\n\u{feff}{\"input\": 1}".as_bytes()).expect("good")), ["", "1"]);
     let utf16: Vec<u8> = "\u{feff}1".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(values(&utf16).expect_err("not UTF-8").to_string(), "in.jsonl is UTF-16: save it as UTF-8");
 }
@@ -83,6 +86,28 @@ fn a_task_has_an_input_and_options() {
         specialization: Some("s".into()),
     };
     assert_eq!(inputs[2].options, all);
+}
+
+#[test]
+fn numbers_and_roles_are_written_as_in_manifests_too() {
+    let lines = br#"{"priority": 9.0, "maxAttempts": 2e0, "role": "Worker"}
+{"priority": null, "maxAttempts": 4294967295, "role": "specialist"}"#;
+    let inputs = tasks(lines).expect("all lines are good");
+    let read = |index: usize| {
+        let options = &inputs[index].options;
+        (options.priority, options.max_attempts, options.role)
+    };
+    assert_eq!(read(0), (Some(9), Some(2), Some(AgentRole::Worker)));
+    assert_eq!(read(1), (None, Some(u32::MAX), Some(AgentRole::Specialist)));
+    let error = tasks(b"{\"priority\": 1.5}\n{\"maxAttempts\": 4294967296}\n{\"maxAttempts\": -1}\n{\"priority\": \"9\"}\n{\"role\": \"boss\"}")
+        .expect_err("all lines are bad");
+    insta::assert_snapshot!(error, @r#"
+    in.jsonl line 1: 1.5 is not a whole number from 0 to 4294967295
+    in.jsonl line 2: 4294967296 is not a whole number from 0 to 4294967295
+    in.jsonl line 3: -1 is not a whole number from 0 to 4294967295
+    in.jsonl line 4: invalid type: string "9", expected f64
+    in.jsonl line 5: "boss" is not a role: worker, specialist, messenger, guardian
+    "#);
 }
 
 #[test]

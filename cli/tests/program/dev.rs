@@ -1,8 +1,19 @@
 //! `robeing dev` over stand-ins for the agent program.
 
-use std::{fs, io::Write, net::TcpListener, path::PathBuf, process::Stdio};
+use std::{
+    fs,
+    io::{PipeReader, PipeWriter, Write, pipe},
+    net::TcpListener,
+    path::PathBuf,
+    process::Stdio,
+    sync::mpsc::sync_channel,
+};
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::bench::*;
 
@@ -21,6 +32,29 @@ fn dev_refuses_what_it_cannot_run() {
     bench
         .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--port", &port])
         .assert(7, &format!("port {port} of 127.0.0.1 is busy; choose another --port"));
+}
+
+#[test]
+fn a_manifest_is_read_as_kubectl_reads_it() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let other = r#"{"apiVersion": "v1", "kind": "ConfigMap"}"#;
+    let cluster = r#"{"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": {"name": "example"},
+        "spec": {"coordinators": {"replicas": 1}, "pools": [{"name": "data", "replicas": 1, "executor": {"echo": {}}}]}}"#;
+    let utf16 = |text: &str| format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for manifest in [
+        format!("{other}\n{cluster}").into_bytes(),
+        format!("kind: ConfigMap\napiVersion: v1\n---\n\u{feff}{MANIFEST}").into_bytes(),
+        utf16(MANIFEST),
+    ] {
+        fs::write(bench.path("manifest.yaml"), manifest).expect("the directory can be written to");
+        let mut dev = Dev::start(&bench, &agent, &[]);
+        dev.line_with(&["fleet example: 1 coordinator"]);
+    }
+    // What is cut is not taken for a whole.
+    let long = utf16(&format!("{MANIFEST}{}", "#\n".repeat(1024 * 1024 / 4)));
+    fs::write(bench.path("manifest.yaml"), long).expect("the directory can be written to");
+    bench.run(&["dev", "-f", "manifest.yaml"]).assert(2, "at most 1048576 are read");
 }
 
 #[test]
@@ -50,6 +84,38 @@ fn dev_refuses_executors_that_can_not_run_here() {
     absent.assert(2, "The program no-such-program is not in PATH");
     refusal("command: {argv: [/bin/absent, x]}").assert(2, "The program /bin/absent can't be run (No such file");
     refusal("command: {argv: [/etc/passwd]}").assert(2, "The program /etc/passwd can't be run (it is not executable)");
+}
+
+#[test]
+fn secrets_in_the_manifest_are_used_and_what_is_no_header_is_refused() {
+    let bench = Bench::new();
+    let agent = bench.agent("echo \"$ROBEING_HTTP_HEADER_0\" >>told\nexec cat >/dev/null\n");
+    let headers = "http: {url: 'http://a', headers: [{name: A, valueFrom: {secretKeyRef: {name: api, key: token}}}]}";
+    let manifest = |rest: &str| {
+        let text = format!("{}---\napiVersion: v1\n{rest}\n", MANIFEST.replace("echo: {}", headers));
+        bench.write("manifest.yaml", &text);
+    };
+    manifest("kind: Secret\nmetadata: {name: api}\ndata: {token: aHVudGVyMg==}\n---\napiVersion: v1\nkind: ConfigMap");
+    let mut dev = Dev::start_with_errors(&bench, &agent);
+    let note = dev.line_with(&["only the RobeingCluster is used, with the Secrets that its headers name; ignored: "]);
+    assert!(note.ends_with("ignored: document 3 (ConfigMap)"), "{note}");
+    wait_until("an agent with the value", || {
+        fs::read_to_string(bench.path("told")).is_ok_and(|told| told.contains("hunter2"))
+    });
+    drop(dev);
+    let agent = agent.display().to_string();
+    for (data, problem) in [
+        ("data: {other: aHVudGVyMg==}", "is not there: robeing dev takes it from a Secret that stands in the manifest"),
+        ("data: {token: hunter2}", "is not base64"),
+        ("stringData: {token: 1234}", "is not text: put its value in quotes"),
+        ("data: {token: //79}", "is not UTF-8"),
+        ("stringData: {token: \"a\\nb\"}", "has a control character in it, such as a line's end"),
+    ] {
+        manifest(&format!("kind: Secret\nmetadata: {{name: api}}\n{data}"));
+        let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+        ended.assert(2, &format!("The key token of the Secret api {problem}"));
+        ended.assert(2, "executor.http.headers[0].valueFrom.secretKeyRef (line 8, column ");
+    }
 }
 
 #[test]
@@ -162,6 +228,50 @@ fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
     }
 }
 
+/// A pipe that takes no byte more.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = pipe().expect("a pipe");
+    let flags = |flags| fcntl(&writer, FcntlArg::F_SETFL(flags)).expect("it is our pipe");
+    flags(OFlag::O_NONBLOCK);
+    while (&writer).write(&[b'\n'; 4096]).is_ok() {}
+    flags(OFlag::empty());
+    (reader, writer)
+}
+
+#[test]
+fn output_that_nobody_reads_holds_nothing_up() {
+    let bench = Bench::new();
+    let agent = bench.agent("echo \"$$\" >>pids\nexec cat >/dev/null\n").display().to_string();
+    let pids = || -> Vec<Pid> {
+        let text = fs::read_to_string(bench.path("pids")).unwrap_or_default();
+        text.lines().map(|pid| Pid::from_raw(pid.parse().expect("a process id"))).collect()
+    };
+    // Standard error, too, as of `robeing dev 2>&1 | sleep 1000`.
+    let (_reader, output) = full_pipe();
+    let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+    command.stdout(output.try_clone().expect("a pipe can be shared")).stderr(output);
+    let child = command.spawn().expect("the program can be started");
+    let mut dev = Dev { child, lines: sync_channel(0).1, seen: vec![] };
+    wait_until("the start of all processes", || pids().len() == 3);
+    kill(pids()[2], Signal::SIGKILL).expect("it runs");
+    wait_until("a start in its place", || pids().len() == 4);
+    dev.signal(Signal::SIGTERM);
+    wait_until("the end", || dev.child.try_wait().expect("it is our child").is_some());
+    assert_eq!(dev.ended(), Some(0));
+    assert!(pids().into_iter().all(has_ended), "a process outlived its fleet");
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_fleet_with_a_sentence() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT).display().to_string();
+    let (reader, output) = pipe().expect("a pipe");
+    drop(reader);
+    let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+    let ended = Ended::of(command.stdout(output).output().expect("the program can be started"));
+    ended.assert(0, "nobody reads the output any more, so the fleet is stopped; redirect it to a file or /dev/null");
+}
+
 #[test]
 fn a_killed_dev_takes_its_processes_with_it() {
     let bench = Bench::new();
@@ -232,10 +342,10 @@ fn other_commands_find_the_running_fleet() {
     // The stand-in does not listen, so the sentence says where the fleet was looked for.
     bench.run(&["status"]).assert(5, &format!("no fleet answers at {endpoint} "));
     bench.run(&["status", "--fleet", "example"]).assert(5, &endpoint);
-    bench.run(&["status", "--fleet", "other"]).assert(4, "these do: example");
+    bench.run(&["status", "--fleet", "other"]).assert(4, ", but example; --endpoint reaches any");
     dev.signal(Signal::SIGTERM);
     assert_eq!(dev.ended(), Some(0));
-    bench.run(&["status", "--fleet", "example"]).assert(4, "none does at all");
+    bench.run(&["status", "--fleet", "example"]).assert(4, ", and no other; --endpoint reaches any");
 }
 
 #[test]

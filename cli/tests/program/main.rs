@@ -30,7 +30,7 @@ fn exit_codes_and_sentences() {
         &format!("error: no fleet answers at http://{endpoint} (connection refused); start one with `robeing dev -f MANIFEST`"),
     );
     bench.run(&["status", "--endpoint", "https://x"]).assert(2, "\"https://x\" is no endpoint");
-    bench.run(&["agents", "--fleet", "none"]).assert(4, "named \"none\" runs; none does at all");
+    bench.run(&["agents", "--fleet", "none"]).assert(4, "named \"none\" is found in ");
     bench.run(&["nonsense"]).assert(2, "unrecognized subcommand");
     bench.run(&["submit", "--kind", "k", "--input", "absent"]).assert(2, "can't read absent: No such file");
     bench.write("bad.jsonl", "\"good\"\nbad\n");
@@ -136,11 +136,28 @@ fn the_crd_is_printed_as_yaml_and_json() {
 #[test]
 fn a_reader_that_leaves_is_no_error() {
     let bench = Bench::new();
-    for line in [&["crd"][..], &["crd", "-o", "json"], &["completions", "zsh"]] {
+    for line in [&["--help"][..], &["crd"], &["crd", "-o", "json"], &["completions", "zsh"]] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let ended = Ended::of(bench.command(line).stdout(writer).output().expect("the program can be started"));
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line:?}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let bench = Bench::new();
+    for line in [
+        &["--help"][..],
+        &["--version"],
+        &["submit", "--help"],
+        &["crd"],
+        &["crd", "-o", "json"],
+        &["completions", "zsh"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("every Linux has it");
+        let ended = Ended::of(bench.command(line).stdout(full).output().expect("the program can be started"));
+        ended.assert(7, "error: can't write the output: No space left on device");
     }
 }
 

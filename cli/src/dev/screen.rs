@@ -1,0 +1,345 @@
+//! Where `robeing dev` prints: lines, and at a terminal a frame under them that is drawn anew. A terminal that Ctrl-S stopped and
+//! a pipe that nobody reads stall who writes to them. So a thread writes, and the fleet does not wait for it.
+
+use std::{
+    io::{self, ErrorKind, IsTerminal, Write},
+    thread,
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::errno::Errno;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::render::{note, plural};
+
+/// Messages that wait to be printed; lines beyond that are left out, and counted.
+const QUEUE: usize = 1_024;
+/// Messages that may wait before a frame, which is out of date half a second later.
+const BEFORE_FRAME: usize = 16;
+/// How long the end of the program waits for what is to be printed still.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+enum Message {
+    /// For standard output.
+    Line(String),
+    /// For standard error.
+    Note(String),
+    Frame(String),
+    NoFrame,
+    /// So many lines were left out here.
+    LeftOut(usize),
+}
+
+/// What to print. Nothing here waits but [`Screen::failed`] and [`Screen::end`].
+pub(super) struct Screen {
+    messages: mpsc::Sender<Message>,
+    left_out: usize,
+    is_live: bool,
+    failure: Option<oneshot::Receiver<io::Error>>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Screen {
+    /// On standard output, with a frame if that is a terminal and not `plain`; and on standard error.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(super) fn new(plain: bool) -> io::Result<Self> {
+        let is_live = !plain && io::stdout().is_terminal();
+        Self::over(Printer::new(io::stdout()), is_live, QUEUE)
+    }
+
+    fn over(printer: Printer, is_live: bool, queue: usize) -> io::Result<Self> {
+        let (messages, received) = mpsc::channel(queue);
+        let (failed, failure) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name("screen".into()).spawn(move || {
+            printer.run(received, failed);
+            let _ = end.send(());
+        })?;
+        Ok(Self { messages, left_out: 0, is_live, failure: Some(failure), ended })
+    }
+
+    pub(super) fn line(&mut self, line: impl Into<String>) {
+        self.add(Message::Line(line.into()));
+    }
+
+    pub(super) fn note(&mut self, sentence: impl Into<String>) {
+        self.add(Message::Note(sentence.into()));
+    }
+
+    /// Says how many lines were left out, as soon as there is room for it.
+    pub(super) fn catch_up(&mut self) {
+        if self.left_out > 0 && self.messages.try_send(Message::LeftOut(self.left_out)).is_ok() {
+            self.left_out = 0;
+        }
+    }
+
+    fn add(&mut self, message: Message) {
+        self.catch_up();
+        if self.left_out > 0 || self.messages.try_send(message).is_err() {
+            self.left_out += 1;
+        }
+    }
+
+    pub(super) fn frame(&mut self, text: &str) {
+        let waiting = self.messages.max_capacity() - self.messages.capacity();
+        if self.is_live && waiting <= BEFORE_FRAME {
+            let _ = self.messages.try_send(Message::Frame(text.trim_end().to_owned()));
+        }
+    }
+
+    /// Takes the frame away; lines go on without it.
+    pub(super) fn clear(&mut self) {
+        self.is_live = false;
+        // Where there is no room for it, the frame goes at the end.
+        let _ = self.messages.try_send(Message::NoFrame);
+    }
+
+    /// Waits until standard output is of no use any more, and answers why, once.
+    pub(super) async fn failed(&mut self) -> io::Error {
+        if let Some(failure) = &mut self.failure {
+            let failure = failure.await;
+            self.failure = None;
+            if let Ok(error) = failure {
+                return error;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits for [`LAST_LINES`] at most until everything is printed.
+    pub(super) async fn end(self) {
+        let Self { messages, left_out, ended, .. } = self;
+        let print = async move {
+            if left_out > 0 {
+                let _ = messages.send(Message::LeftOut(left_out)).await;
+            }
+            drop(messages);
+            let _ = ended.await;
+        };
+        let _ = timeout(LAST_LINES, print).await;
+    }
+}
+
+/// What the thread has.
+struct Printer {
+    out: Box<dyn Write + Send>,
+    live: Option<ProgressBar>,
+    /// Lines that are missing since the last one that was printed.
+    missing: usize,
+}
+
+impl Printer {
+    fn new(out: impl Write + Send + 'static) -> Self {
+        Self { out: Box::new(out), live: None, missing: 0 }
+    }
+
+    fn run(mut self, mut messages: mpsc::Receiver<Message>, failed: oneshot::Sender<io::Error>) {
+        let mut failed = Some(failed);
+        while let Some(message) = messages.blocking_recv() {
+            let printed = match message {
+                Message::Note(sentence) => {
+                    self.note(&sentence);
+                    Ok(())
+                }
+                // Nobody reads them.
+                _ if failed.is_none() => Ok(()),
+                Message::Line(line) => self.line(&line),
+                Message::LeftOut(lines) => {
+                    self.missing += lines;
+                    self.tell_missing()
+                }
+                Message::Frame(text) => {
+                    self.frame(&text);
+                    Ok(())
+                }
+                Message::NoFrame => {
+                    self.clear();
+                    Ok(())
+                }
+            };
+            if let Err(error) = printed
+                && let Some(failed) = failed.take()
+            {
+                let _ = failed.send(error);
+            }
+        }
+        self.clear();
+    }
+
+    fn note(&self, sentence: &str) {
+        match &self.live {
+            Some(bar) => bar.suspend(|| note(sentence)),
+            None => note(sentence),
+        }
+    }
+
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        self.tell_missing()?;
+        self.print(line).map(drop)
+    }
+
+    fn tell_missing(&mut self) -> io::Result<()> {
+        let missing = std::mem::take(&mut self.missing);
+        if missing > 0 && !self.print(&format!("({} missing here: the output was stalled or full)", are(missing)))? {
+            // Of the sentence itself nobody needs to know.
+            self.missing = missing;
+        }
+        Ok(())
+    }
+
+    /// Answers whether the line was printed; if not, it is counted.
+    fn print(&mut self, line: &str) -> io::Result<bool> {
+        if let Some(bar) = &self.live {
+            bar.println(line);
+            return Ok(true);
+        }
+        match self.out.write_all(format!("{line}\n").as_bytes()).and_then(|()| self.out.flush()) {
+            Ok(()) => Ok(true),
+            Err(error) if is_no_reason_to_end(&error) => {
+                self.missing += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn frame(&mut self, text: &str) {
+        let bar = self.live.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
+        });
+        bar.set_message(format!("\n{text}"));
+        bar.tick();
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.live.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn are(lines: usize) -> String {
+    format!("{} {}", plural(lines, "line"), if lines == 1 { "is" } else { "are" })
+}
+
+/// Whether a line is lost for a reason that the fleet need not end for: a disk that is full of other things, a pipe that others
+/// have set not to wait, or a terminal that is gone, which says so by SIGHUP to those that are to end with it. A pipe whose reader
+/// is gone is another matter.
+fn is_no_reason_to_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::WouldBlock)
+        || error.raw_os_error() == Some(Errno::EIO as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, PipeReader, PipeWriter, pipe},
+        sync::mpsc::{Receiver, channel},
+    };
+
+    use super::*;
+
+    /// Writes when it is let.
+    struct Stalled {
+        go: Receiver<()>,
+        out: PipeWriter,
+    }
+
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.go.recv();
+            self.out.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(reader: PipeReader) -> Vec<String> {
+        BufReader::new(reader).lines().map(|line| line.expect("text")).collect()
+    }
+
+    async fn all_taken(screen: &Screen) {
+        let taken = async {
+            while screen.messages.capacity() < screen.messages.max_capacity() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), taken).await.expect("the thread takes what it is given");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_holds_nothing_up_and_is_told_how_much_is_missing() {
+        let (reader, out) = pipe().expect("a pipe");
+        let (allow, go) = channel();
+        let mut screen = Screen::over(Printer::new(Stalled { go, out }), false, 4).expect("a thread");
+        screen.line("0");
+        // The thread has taken it and is stalled with it.
+        all_taken(&screen).await;
+        for line in 1..=10 {
+            screen.line(line.to_string());
+        }
+        drop(allow);
+        all_taken(&screen).await;
+        screen.end().await;
+        let missing = "(6 lines are missing here: the output was stalled or full)";
+        assert_eq!(lines(reader), ["0", "1", "2", "3", "4", missing]);
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_told_where_it_is_missing() {
+        let (reader, out) = pipe().expect("a pipe");
+        let (allow, go) = channel();
+        let mut screen = Screen::over(Printer::new(Stalled { go, out }), false, 2).expect("a thread");
+        screen.line("0");
+        all_taken(&screen).await;
+        for line in ["1", "2", "lost"] {
+            screen.line(line);
+        }
+        drop(allow);
+        all_taken(&screen).await;
+        screen.line("3");
+        screen.end().await;
+        let missing = "(1 line is missing here: the output was stalled or full)";
+        assert_eq!(lines(reader), ["0", "1", "2", missing, "3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_does_not_wait_for_a_reader_that_stalls() {
+        let (_reader, out) = pipe().expect("a pipe");
+        let (_allow, go) = channel();
+        let mut screen = Screen::over(Printer::new(Stalled { go, out }), false, 1).expect("a thread");
+        for line in ["1", "2", "3"] {
+            screen.line(line);
+        }
+        let began = tokio::time::Instant::now();
+        screen.end().await;
+        assert_eq!(began.elapsed().as_secs(), LAST_LINES.as_secs());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_leaves_is_told_and_a_full_disk_is_not() {
+        let (reader, out) = pipe().expect("a pipe");
+        drop(reader);
+        let mut screen = Screen::over(Printer::new(out), false, 4).expect("a thread");
+        screen.line("nobody reads it");
+        assert_eq!(screen.failed().await.kind(), ErrorKind::BrokenPipe);
+        screen.end().await;
+
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("every Linux has it");
+        let mut screen = Screen::over(Printer::new(full), false, 4).expect("a thread");
+        screen.line("there is no room for it");
+        let Screen { messages, failure, ended, .. } = screen;
+        drop(messages);
+        ended.await.expect("the thread ends");
+        assert!(failure.expect("not asked yet").await.is_err(), "nothing failed");
+    }
+}

@@ -1,0 +1,205 @@
+//! The text of a manifest from its bytes, as kubectl reads them: UTF-8 or UTF-16, byte order marks at the beginning of documents,
+//! and JSON documents one after the other. What is changed for the parser is known, so that places are those of the file.
+
+use std::io::{self, ErrorKind};
+
+use robeing_crds::{ManifestError, Place};
+use serde::de::IgnoredAny;
+
+const MARK: char = '\u{feff}';
+const LITTLE_ENDIAN: [u8; 2] = [0xFF, 0xFE];
+const BIG_ENDIAN: [u8; 2] = [0xFE, 0xFF];
+/// What stands before a further document of YAML, which JSON is.
+const SEPARATOR: &str = "\n--- ";
+const START: Place = Place { line: 1, column: 1 };
+
+/// A text that a parser of YAML takes.
+#[derive(Debug)]
+pub(super) struct ManifestText {
+    pub(super) text: String,
+    joints: Vec<Joint>,
+}
+
+/// The beginning of a document that is elsewhere in the file.
+#[derive(Debug)]
+struct Joint {
+    /// In the text.
+    here: Place,
+    /// In the file.
+    there: Place,
+}
+
+impl ManifestText {
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// When they are no text.
+    pub(super) fn of(bytes: Vec<u8>) -> io::Result<Self> {
+        Ok(Self::separated(&without_marks(&decode(bytes)?)))
+    }
+
+    /// With documents of JSON apart from each other.
+    fn separated(file: &str) -> Self {
+        let begins = |text: &str| text.trim_start().starts_with('{');
+        let (mut text, mut joints) = (String::with_capacity(file.len()), Vec::new());
+        let (mut here, mut there) = (START, START);
+        let mut rest = file;
+        while begins(rest) {
+            let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
+            // What is no JSON may be YAML all the same.
+            let Some(Ok(_)) = values.next() else { break };
+            let (document, after) = rest.split_at(values.byte_offset());
+            let next = after.trim_start_matches(|c: char| c.is_whitespace() || c == MARK);
+            if !begins(next) {
+                break;
+            }
+            let between = &after[..after.len() - next.len()];
+            text.push_str(document);
+            text.push_str(SEPARATOR);
+            here = after_text(after_text(here, document), SEPARATOR);
+            there = after_text(after_text(there, document), between);
+            joints.push(Joint { here, there });
+            rest = next;
+        }
+        text.push_str(rest);
+        Self { text, joints }
+    }
+
+    /// An error with the places of the file.
+    pub(super) fn in_file(&self, mut error: ManifestError) -> ManifestError {
+        let correct = |place: &mut Option<Place>| {
+            if let Some(place) = place {
+                *place = self.place_in_file(*place);
+            }
+        };
+        match &mut error {
+            ManifestError::Syntax { place, .. } => correct(place),
+            ManifestError::Invalid { problems } => problems.iter_mut().for_each(|problem| correct(&mut problem.place)),
+            ManifestError::TooLarge { .. } | ManifestError::Empty | ManifestError::Several { .. } => {}
+        }
+        error
+    }
+
+    fn place_in_file(&self, place: Place) -> Place {
+        let Some(Joint { here, there }) = self.joints.iter().rfind(|joint| joint.here <= place) else { return place };
+        let column = if place.line == here.line { place.column - here.column + there.column } else { place.column };
+        Place { line: place.line - here.line + there.line, column }
+    }
+}
+
+/// Where what follows a text begins, if the text begins at a place.
+fn after_text(place: Place, text: &str) -> Place {
+    let characters = |text: &str| text.chars().count() as u64;
+    match text.rsplit_once('\n') {
+        None => Place { column: place.column + characters(text), ..place },
+        Some((before, last)) => {
+            let lines = before.matches('\n').count() as u64 + 1;
+            Place { line: place.line + lines, column: characters(last) + 1 }
+        }
+    }
+}
+
+fn decode(bytes: Vec<u8>) -> io::Result<String> {
+    let invalid = |problem: String| io::Error::new(ErrorKind::InvalidData, problem);
+    let from_unit = match bytes.first_chunk() {
+        Some(&LITTLE_ENDIAN) => u16::from_le_bytes,
+        Some(&BIG_ENDIAN) => u16::from_be_bytes,
+        _ => return String::from_utf8(bytes).map_err(|error| invalid(error.utf8_error().to_string())),
+    };
+    let (units, half) = bytes.as_chunks();
+    let units: Vec<u16> = units.iter().copied().map(from_unit).collect();
+    match String::from_utf16(&units) {
+        Ok(text) if half.is_empty() => Ok(text),
+        Ok(_) => Err(invalid("it is UTF-16 and has an odd number of bytes: its last character is cut".into())),
+        Err(error) => Err(invalid(format!("it begins as UTF-16 does, and is none ({error})"))),
+    }
+}
+
+/// The text without the byte order marks that documents begin with, as of files that were put together. At the beginning of a line
+/// there is nothing else that they can be.
+fn without_marks(text: &str) -> String {
+    text.split_inclusive('\n').map(|line| line.trim_start_matches(MARK)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_crds::find_cluster;
+
+    use super::*;
+
+    const CLUSTER: &str = r#"{"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": {"name": "a"},
+  "spec": {"pools": [{"name": "p", "executor": {"echo": {}}}]}}"#;
+    const OTHER: &str = r#"{"apiVersion": "v1", "kind": "ConfigMap"}"#;
+
+    fn text_of(file: &str) -> ManifestText {
+        ManifestText::of(file.as_bytes().to_vec()).expect("it is text")
+    }
+
+    /// The name of the cluster, and how many other documents there are.
+    fn read(bytes: Vec<u8>) -> (String, usize) {
+        let read = ManifestText::of(bytes).expect("it is text");
+        let manifest = find_cluster(&read.text).unwrap_or_else(|error| panic!("{:?}: {error}", read.text));
+        (manifest.cluster.metadata.name.unwrap_or_default(), manifest.ignored.len())
+    }
+
+    #[test]
+    fn documents_of_json_may_follow_each_other() {
+        for (file, others) in [
+            (CLUSTER.to_owned(), 0),
+            (format!("{OTHER}\n{CLUSTER}\n"), 1),
+            (format!("\n {OTHER}{CLUSTER}{OTHER}"), 2),
+            (format!("{CLUSTER} {OTHER}\n---\napiVersion: v1\nkind: ConfigMap\n"), 2),
+            (format!("{OTHER}\n---\n{CLUSTER}"), 1),
+            (format!("{OTHER}\n\u{feff}{CLUSTER}\u{feff}{OTHER}"), 2),
+        ] {
+            assert_eq!(read(file.clone().into_bytes()), ("a".into(), others), "{file}");
+        }
+        for not_json in ["{a: b}\n", "a: b\n", "", "{", "{} x", "[{}]"] {
+            assert_eq!(text_of(not_json).text, not_json);
+        }
+    }
+
+    #[test]
+    fn problems_are_told_where_they_are_in_the_file() {
+        let wrong = CLUSTER.replace("echo", "ecko");
+        let on_one_line = wrong.replace('\n', " ");
+        for file in [
+            wrong.clone(),
+            format!("{OTHER}\n{wrong}"),
+            format!("{OTHER}\n\n{OTHER}{wrong}"),
+            format!("{OTHER}\n{on_one_line}"),
+            format!("{OTHER}  {OTHER}  {on_one_line}"),
+        ] {
+            let before = &file[..file.find("\"ecko").expect("it is there")];
+            let Place { line, column } = after_text(START, before);
+            let text = text_of(&file);
+            let error = text.in_file(find_cluster(&text.text).expect_err("there is no ecko")).to_string();
+            let place = format!("ecko (line {line}, column {column})");
+            assert!(error.contains(&place), "{place} is not in {error} of {file}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_document() {
+        let yaml = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: a}\nspec: {pools: [{name: p, \
+                    executor: {echo: {}}}]}\n";
+        let other = "apiVersion: v1\nkind: ConfigMap\n";
+        for file in [format!("\u{feff}{other}---\n\u{feff}{yaml}"), format!("\u{feff}{other}\u{feff}---\r\n{yaml}")] {
+            assert_eq!(read(file.clone().into_bytes()), ("a".into(), 1), "{file}");
+        }
+    }
+
+    #[test]
+    fn utf_16_is_read_and_what_is_none_is_refused() {
+        let units = || format!("{MARK}{CLUSTER}").encode_utf16().collect::<Vec<_>>();
+        let little: Vec<u8> = units().into_iter().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(read(little.clone()), ("a".into(), 0));
+        assert_eq!(read(units().into_iter().flat_map(u16::to_be_bytes).collect()), ("a".into(), 0));
+        let refused = |bytes: &[u8]| ManifestText::of(bytes.to_vec()).expect_err("it is no text").to_string();
+        let cut = refused(&little[..little.len() - 1]);
+        assert_eq!(cut, "it is UTF-16 and has an odd number of bytes: its last character is cut");
+        let lone = refused(&[0xFF, 0xFE, 0x00, 0xD8]);
+        assert!(lone.starts_with("it begins as UTF-16 does, and is none"), "{lone}");
+        assert!(refused(b"a: \xFF").starts_with("invalid utf-8 sequence"));
+    }
+}
