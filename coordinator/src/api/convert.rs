@@ -122,11 +122,8 @@ pub fn submission(
         priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
     };
     Ok(SubmitTask {
-        id,
         #[cfg(feature = "trial")]
         trial: robeing_fleet::trial::is_known() && spec.kind.starts_with("trial:"),
-        kind: spec.kind,
-        input: spec.input,
         priority,
         deadline_in: millis("deadline_in", spec.deadline_in)?,
         delay: millis("delay", spec.delay)?,
@@ -137,6 +134,7 @@ pub fn submission(
         idempotency_key: some(spec.idempotency_key),
         result_ttl: millis("result_ttl", spec.result_ttl)?,
         submitter: spec.submitter,
+        ..SubmitTask::new(id, spec.kind, spec.input)
     })
 }
 

@@ -17,7 +17,8 @@ mod address;
 mod ids;
 mod state;
 
-use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage, Message};
+use bilrost::encoding::RawMessage;
+use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage};
 
 pub(crate) use self::address::Endpoint;
 pub(crate) use self::state::{StateWriter, encode_state};
@@ -113,9 +114,10 @@ fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], CodecError> {
     }
 }
 
-fn encode(kind: Kind, version: u32, message: &impl Message, out: &mut Vec<u8>) {
+fn encode(kind: Kind, version: u32, message: &impl RawMessage, out: &mut Vec<u8>) {
     begin(kind, version, out);
-    message.encode(out).expect("a vector takes any bytes");
+    // Without a look at how much it will be: a vector takes any bytes.
+    message.raw_encode(out);
 }
 
 fn decode<T: DistinguishedOwnedMessage>(kind: Kind, bytes: &[u8]) -> Result<T, CodecError> {

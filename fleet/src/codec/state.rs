@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bilrost::Message;
-use bilrost::encoding::{WireType, encode_varint};
+use bilrost::encoding::{RawMessage, WireType, encode_varint};
 
 use super::{CodecError, Kind, begin, decode};
 use crate::fleet::{Pool, State, Totals};
@@ -108,21 +108,26 @@ pub(crate) struct StateWriter {
     /// The number of the field before.
     last: u32,
     out: Vec<u8>,
+    /// The field, whose length is known only once it is written.
+    field: Vec<u8>,
 }
 
 impl StateWriter {
     /// Writes all but agents and tasks as it is now, behind what `out` holds.
     pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
         begin(Kind::State, state.version, &mut out);
-        let mut writer = Self { recoveries: state.recoveries.clone(), last: 0, out };
+        let mut writer = Self { recoveries: state.recoveries.clone(), last: 0, out, field: Vec::new() };
         writer.field(HEAD, &Head::of(state));
         writer
     }
 
-    fn field(&mut self, number: u32, message: &impl Message) {
+    fn field(&mut self, number: u32, message: &impl RawMessage) {
         encode_varint(u64::from(number - self.last) << 2 | WireType::LengthDelimited as u64, &mut self.out);
         self.last = number;
-        message.encode_length_delimited(&mut self.out).expect("a vector takes any bytes");
+        self.field.clear();
+        message.raw_encode(&mut self.field);
+        encode_varint(self.field.len() as u64, &mut self.out);
+        self.out.extend_from_slice(&self.field);
     }
 
     /// Writes the next agent.

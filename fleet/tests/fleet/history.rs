@@ -72,9 +72,6 @@ prop_compose! {
         ),
     ) -> SubmitTask {
         SubmitTask {
-            id: TaskId(id),
-            kind: KINDS[kind].to_owned(),
-            input: Bytes::from(vec![id as u8; size / 32]),
             priority,
             deadline_in,
             delay,
@@ -90,6 +87,7 @@ prop_compose! {
             idempotency_key: key.map(|k| format!("key-{k}")),
             result_ttl: ttl,
             submitter: "history".to_owned(),
+            ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }
     }
 }
