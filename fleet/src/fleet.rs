@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bilrost::Message;
 
+use crate::agents::recovery::RecoveryLog;
 use crate::indexes::Indexes;
 use crate::jobs::Jobs;
 use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
-use crate::recovery::RecoveryLog;
+use crate::schedule::speed::KindTimes;
 use crate::snapshot::Snapshots;
-use crate::timings::KindTimes;
 use crate::version::{FIRST_VERSION, known_version};
 use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState};
 

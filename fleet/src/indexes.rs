@@ -7,8 +7,8 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use crate::fleet::State;
-use crate::queue::ReadyQueue;
-use crate::scheduler::FreeAgents;
+use crate::schedule::free_agents::FreeAgents;
+use crate::schedule::queue::ReadyQueue;
 use crate::timers::Timers;
 use crate::{Agent, AgentId, AgentState, FleetMillis, HeldState, Task, TaskId, TrackRecord, Weights};
 

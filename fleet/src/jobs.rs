@@ -3,12 +3,11 @@
 //! readers of the state need not wait for the whole. Nothing else is applied in between, so the steps give what they would
 //! give in one go.
 
-use std::collections::btree_map;
 use std::vec;
 
-use crate::queue::{self, Rank};
-use crate::scheduler::FreeAgents;
-use crate::{AgentId, Effect, Fleet, FleetConfig, HeldState, RecoveryEvent, Reply, TaskId};
+use crate::agents::lost::Requeue;
+use crate::schedule::free_agents::FreeAgents;
+use crate::{AgentId, Effect, Fleet, FleetConfig, RecoveryEvent, Reply};
 
 /// What is left to do, the next thing last.
 #[derive(Debug, Default)]
@@ -27,26 +26,13 @@ pub(crate) enum Job {
     /// Record a step of an agent's recovery.
     Record(AgentId, RecoveryEvent),
     /// Open a session for an agent that has none.
-    Enter(Box<crate::sessions::Entering>),
+    Enter(Box<crate::agents::sessions::Entering>),
     /// See to the pools that an agent came from and went to.
     Refill(Option<String>, Option<String>),
     /// Rank the agents by another configuration, which then is in force.
     Rerank(Box<Rerank>),
     /// Take apart what is not needed any more.
     Discard(Box<FreeAgents>),
-}
-
-/// The attempts of an agent whose session has ended.
-#[derive(Debug)]
-pub(crate) struct Requeue {
-    pub agent: AgentId,
-    /// Says how it was lost; `None` if it left in good order, and is forgotten.
-    pub lost: Option<String>,
-    pub held: btree_map::IntoIter<(TaskId, u32), HeldState>,
-    /// Of the tasks, the first of the queue last once they are sorted.
-    pub ranks: Vec<Rank>,
-    pub is_sorted: bool,
-    pub requeued: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -113,46 +99,6 @@ impl Fleet {
                 }
             }
         }
-    }
-
-    fn requeue(&mut self, mut requeue: Box<Requeue>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        if let Some(((task, attempt), state)) = requeue.held.next() {
-            match state {
-                HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| queue::rank(task))),
-                HeldState::Stopping => self.indexes.stopping.remove((task, attempt, requeue.agent)),
-            }
-        } else if !requeue.is_sorted {
-            requeue.ranks.sort_unstable_by(|a, b| b.cmp(a));
-            requeue.is_sorted = true;
-        } else if let Some((_, seq)) = requeue.ranks.pop() {
-            let queued = match &requeue.lost {
-                Some(how) => self.lose_attempt(seq, requeue.agent, how, effects),
-                None => {
-                    self.give_back(seq, None, effects);
-                    true
-                }
-            };
-            requeue.requeued.extend(queued.then_some(seq));
-        } else {
-            return self.requeued(*requeue, jobs, effects);
-        }
-        jobs.push(Job::Requeue(requeue));
-    }
-
-    fn requeued(&mut self, requeue: Requeue, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        let Requeue { agent, lost, requeued, .. } = requeue;
-        if lost.is_none() {
-            self.forget(agent);
-        } else if !requeued.is_empty() {
-            let tasks = requeued.len() as u32;
-            self.displace(agent, tasks);
-            let total = &mut self.state.totals.redistributed;
-            *total = total.saturating_add(u64::from(tasks));
-            effects.push(Effect::Redistributed { from: agent, tasks });
-        }
-        // Of those that it had handed back before, none may be left to wait for.
-        self.settle_recovery(agent, effects);
-        jobs.push(Job::Place(requeued.into_iter()));
     }
 
     pub(crate) fn configure(&mut self, config: FleetConfig, jobs: &mut Jobs) -> Reply {

@@ -3,37 +3,28 @@
 //! Pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random number and iterates nothing
 //! in an unordered way, so that the same log gives the same state on every coordinator, byte for byte.
 
-mod agent;
-mod attempts;
+mod agents;
 mod audit;
 mod codec;
 mod command;
 mod config;
-mod due;
 mod effect;
 mod fleet;
 mod ids;
 mod indexes;
 mod jobs;
 pub mod limits;
-mod pools;
 mod query;
-mod queue;
-mod recovery;
 mod reply;
 pub mod sabotage;
-mod scheduler;
-mod scoring;
-mod sessions;
+mod schedule;
 mod snapshot;
-mod submission;
-mod task;
+mod tasks;
 mod timers;
-mod timings;
 mod version;
-mod waiting;
 
-pub use agent::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
+pub use agents::recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep};
+pub use agents::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
 pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
 pub use command::{
     AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy,
@@ -43,12 +34,11 @@ pub use effect::{CancelCause, Effect};
 pub use fleet::{Fleet, Progress, Totals, Unfinished};
 pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
 pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
-pub use recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep};
 pub use reply::{Refusal, Reply, StaleReason};
-pub use scoring::ScoreTerms;
+pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
-pub use task::{Attempt, AttemptEnd, Task, TaskState};
+pub use tasks::waiting::Waiting;
+pub use tasks::{Attempt, AttemptEnd, Task, TaskState};
 #[cfg(feature = "trial")]
 pub use version::trial;
 pub use version::{FIRST_VERSION, Feature, known_version};
-pub use waiting::Waiting;

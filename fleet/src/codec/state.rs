@@ -7,9 +7,9 @@ use bilrost::Message;
 use bilrost::encoding::{RawMessage, WireType, encode_varint};
 
 use super::{CodecError, Kind, begin, decode};
+use crate::agents::recovery::RecoveryLog;
 use crate::fleet::{Pool, State, Totals};
-use crate::recovery::RecoveryLog;
-use crate::timings::KindTimes;
+use crate::schedule::speed::KindTimes;
 use crate::{Agent, FleetConfig, FleetRecoveryStep, Stamp, Task};
 
 /// The numbers of the message's fields.

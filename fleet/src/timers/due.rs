@@ -1,7 +1,7 @@
 //! What happens when a timer is due: deadlines, attempts that take too long, delays and backoffs that end, things that are
 //! forgotten.
 
-use crate::attempts::own_failure;
+use crate::tasks::attempts::own_failure;
 use crate::timers::Timer;
 use crate::{AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState};
 

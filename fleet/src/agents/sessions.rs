@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{check_length, check_name, invalid};
-use crate::jobs::{Job, Jobs, Requeue};
+use crate::jobs::{Job, Jobs};
 use crate::limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
 use crate::{
     Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent, Refusal,
-    Reply, SessionId, agent::Loss,
+    Reply, SessionId,
 };
 
 /// An agent that gets a new session.
@@ -185,23 +185,6 @@ impl Fleet {
         self.admit(id, recovered, jobs, effects);
     }
 
-    pub(crate) fn lose(
-        &mut self,
-        id: AgentId,
-        session: SessionId,
-        reason: LossReason,
-        jobs: &mut Jobs,
-        effects: &mut Vec<Effect>,
-    ) -> Reply {
-        if !self.in_session(id, session) {
-            return Reply::Done;
-        }
-        jobs.push(Job::Record(id, RecoveryEvent::Removed));
-        self.fill_afterwards(id, true, jobs);
-        self.end_session(id, Some(reason), jobs, effects);
-        Reply::Done
-    }
-
     pub(crate) fn drain(
         &mut self,
         id: AgentId,
@@ -244,45 +227,9 @@ impl Fleet {
         }
     }
 
-    fn in_session(&self, id: AgentId, session: SessionId) -> bool {
+    pub(super) fn in_session(&self, id: AgentId, session: SessionId) -> bool {
         let agent = self.state.agents.get(&id);
         agent.is_some_and(|a| a.session == session && a.state != AgentState::Lost)
-    }
-
-    /// Ends a session, as a loss or (`None`) in good order, and has what the agent held queued and placed.
-    fn end_session(&mut self, id: AgentId, loss: Option<LossReason>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        let now = self.state.now;
-        let forget_at = now.fleet.saturating_add(self.state.config.lost_agent_ttl.max(1));
-        let active = self.active_attempts(id);
-        let ended = self.change_agent(id, |agent| {
-            let held = std::mem::take(&mut agent.held);
-            if loss.is_some() {
-                agent.record.note_failure(active);
-            }
-            agent.state = AgentState::Lost;
-            agent.unhealthy = None;
-            agent.lost = Some(Loss { at: now, reason: loss.unwrap_or(LossReason::Disconnected), forget_at });
-            (held, agent.session, agent.name.clone())
-        });
-        let Some((held, session, name)) = ended else { return };
-        effects.push(Effect::SessionEnded { agent: id, session });
-        let how = loss.map(|reason| match reason {
-            LossReason::Disconnected => "its connection dropped",
-            LossReason::Silent => "it was not heard from any more",
-            LossReason::Replaced => "another process of its name joined",
-            LossReason::Failed => "it failed its health checks",
-        });
-        if let Some(reason) = loss {
-            self.record_step(id, RecoveryEvent::Lost { reason }, effects);
-        }
-        jobs.push(Job::Requeue(Box::new(Requeue {
-            agent: id,
-            lost: how.map(|how| format!("agent {name} was lost: {how}")),
-            ranks: Vec::with_capacity(held.len()),
-            held: held.into_iter(),
-            is_sorted: false,
-            requeued: Vec::new(),
-        })));
     }
 
     /// Forgets an agent without a session.

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::scoring::{match_bonus, score};
+use crate::schedule::score::{match_bonus, score};
 use crate::{Agent, AgentId, Role, Weights};
 
 /// What an agent must be to take a task.

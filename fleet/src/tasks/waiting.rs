@@ -1,7 +1,7 @@
 //! What a queued task waits for, in words. It takes a look at every agent, so the agents are counted one by one, by whoever
 //! reads them in slices.
 
-use crate::scheduler::Needs;
+use crate::schedule::free_agents::Needs;
 use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState};
 
 /// What a queued task waits for.

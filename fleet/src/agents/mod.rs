@@ -1,5 +1,10 @@
 //! An agent as the fleet knows it: its session, what it holds and its track record. Knows nothing of tasks but their ids.
 
+pub(crate) mod lost;
+mod pools;
+pub(crate) mod recovery;
+pub(crate) mod sessions;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use bilrost::{Message, Oneof};
 
-use crate::attempts::cut;
 use crate::jobs::{Job, Jobs};
 use crate::limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STEPS};
+use crate::tasks::attempts::cut;
 use crate::{Agent, AgentId, AgentState, Effect, Fleet, FleetMillis, LossReason, Reply, SessionId, Stamp};
 
 /// What was done, or happened, in a recovery.

@@ -1,13 +1,17 @@
 //! A task and its attempts, with the transitions that concern nothing but the task itself. Knows nothing of agents'
 //! slots, queues or timers: whoever calls these transitions keeps those in step.
 
+pub(crate) mod attempts;
+mod submission;
+pub(crate) mod waiting;
+
 use std::sync::Arc;
 
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
 use crate::limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS};
-use crate::scheduler::Needs;
+use crate::schedule::free_agents::Needs;
 use crate::{
     AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
 };

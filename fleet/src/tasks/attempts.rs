@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_RETRY_AFTER_MS, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES};
 use crate::sabotage::{Mistake, planted};
-use crate::scoring::score;
+use crate::schedule::score::score;
 use crate::{
     Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
     HeldState, Outcome, Refusal, Reply, StaleReason, Stamp, Task, TaskId, TaskState, Weights,
@@ -303,28 +303,6 @@ impl Fleet {
             task.end_attempt(now, end, Some(failure.clone()));
             task.finish(now, state, Some(failure));
         });
-    }
-
-    /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
-    pub(crate) fn lose_attempt(&mut self, seq: u64, from: AgentId, message: &str, effects: &mut Vec<Effect>) -> bool {
-        let failure = own_failure(FailureKind::AgentLost, message, true);
-        let Some(task) = self.state.tasks.get(&seq) else {
-            return false;
-        };
-        if task.is_used_up() {
-            self.fail_attempt(seq, AttemptEnd::Lost, failure, effects);
-            return false;
-        }
-        let now = self.state.now;
-        self.change_task(seq, |task| {
-            task.end_attempt(now, AttemptEnd::Lost, Some(failure));
-            if planted(Mistake::LossNotCounted) {
-                task.attempts_used = task.attempts_used.saturating_sub(1);
-            }
-            task.requeue(now, 0);
-            task.displaced_from = Some(from);
-        });
-        true
     }
 
     /// The current attempt was handed back: the task is queued again at its old place, at no cost unless it goes round for

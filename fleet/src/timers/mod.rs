@@ -1,5 +1,7 @@
 //! What falls due when, in one ordered set. Every timer is derived from a task or an agent, so none is part of a snapshot.
 
+mod due;
+
 use std::collections::BTreeSet;
 
 use crate::{Agent, AgentId, FleetMillis, Task, TaskState};

@@ -1,0 +1,153 @@
+//! What the loss of an agent does to everything there is: to its session, to the attempts that it held, and to its pool. An agent
+//! that leaves in good order is treated the same, but at no cost to its tasks, and it is forgotten.
+//!
+//! The attempts are queued again one by one, the first of the queue first, then all are placed.
+
+use std::collections::btree_map;
+
+use crate::agents::Loss;
+use crate::jobs::{Job, Jobs};
+use crate::sabotage::{Mistake, planted};
+use crate::schedule::queue::{self, Rank};
+use crate::tasks::attempts::own_failure;
+use crate::{
+    AgentId, AgentState, AttemptEnd, Effect, FailureKind, Fleet, HeldState, LossReason, RecoveryEvent, Reply,
+    SessionId, TaskId,
+};
+
+/// The attempts of an agent whose session has ended.
+#[derive(Debug)]
+pub(crate) struct Requeue {
+    pub agent: AgentId,
+    /// Says how it was lost; `None` if it left in good order, and is forgotten.
+    pub lost: Option<String>,
+    pub held: btree_map::IntoIter<(TaskId, u32), HeldState>,
+    /// Of the tasks, the first of the queue last once they are sorted.
+    pub ranks: Vec<Rank>,
+    pub is_sorted: bool,
+    pub requeued: Vec<u64>,
+}
+
+impl Fleet {
+    /// The session of an agent ended without a word. Nothing if it is not the current one.
+    pub(crate) fn lose(
+        &mut self,
+        id: AgentId,
+        session: SessionId,
+        reason: LossReason,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
+        if !self.in_session(id, session) {
+            return Reply::Done;
+        }
+        jobs.push(Job::Record(id, RecoveryEvent::Removed));
+        self.fill_afterwards(id, true, jobs);
+        self.end_session(id, Some(reason), jobs, effects);
+        Reply::Done
+    }
+
+    /// Ends a session, as a loss or (`None`) in good order, and has what the agent held queued and placed.
+    pub(super) fn end_session(
+        &mut self,
+        id: AgentId,
+        loss: Option<LossReason>,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) {
+        let now = self.state.now;
+        let forget_at = now.fleet.saturating_add(self.state.config.lost_agent_ttl.max(1));
+        let active = self.active_attempts(id);
+        let ended = self.change_agent(id, |agent| {
+            let held = std::mem::take(&mut agent.held);
+            if loss.is_some() {
+                agent.record.note_failure(active);
+            }
+            agent.state = AgentState::Lost;
+            agent.unhealthy = None;
+            agent.lost = Some(Loss { at: now, reason: loss.unwrap_or(LossReason::Disconnected), forget_at });
+            (held, agent.session, agent.name.clone())
+        });
+        let Some((held, session, name)) = ended else { return };
+        effects.push(Effect::SessionEnded { agent: id, session });
+        let how = loss.map(|reason| match reason {
+            LossReason::Disconnected => "its connection dropped",
+            LossReason::Silent => "it was not heard from any more",
+            LossReason::Replaced => "another process of its name joined",
+            LossReason::Failed => "it failed its health checks",
+        });
+        if let Some(reason) = loss {
+            self.record_step(id, RecoveryEvent::Lost { reason }, effects);
+        }
+        jobs.push(Job::Requeue(Box::new(Requeue {
+            agent: id,
+            lost: how.map(|how| format!("agent {name} was lost: {how}")),
+            ranks: Vec::with_capacity(held.len()),
+            held: held.into_iter(),
+            is_sorted: false,
+            requeued: Vec::new(),
+        })));
+    }
+
+    pub(crate) fn requeue(&mut self, mut requeue: Box<Requeue>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        if let Some(((task, attempt), state)) = requeue.held.next() {
+            match state {
+                HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| queue::rank(task))),
+                HeldState::Stopping => self.indexes.stopping.remove((task, attempt, requeue.agent)),
+            }
+        } else if !requeue.is_sorted {
+            requeue.ranks.sort_unstable_by(|a, b| b.cmp(a));
+            requeue.is_sorted = true;
+        } else if let Some((_, seq)) = requeue.ranks.pop() {
+            let queued = match &requeue.lost {
+                Some(how) => self.lose_attempt(seq, requeue.agent, how, effects),
+                None => {
+                    self.give_back(seq, None, effects);
+                    true
+                }
+            };
+            requeue.requeued.extend(queued.then_some(seq));
+        } else {
+            return self.requeued(*requeue, jobs, effects);
+        }
+        jobs.push(Job::Requeue(requeue));
+    }
+
+    fn requeued(&mut self, requeue: Requeue, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        let Requeue { agent, lost, requeued, .. } = requeue;
+        if lost.is_none() {
+            self.forget(agent);
+        } else if !requeued.is_empty() {
+            let tasks = requeued.len() as u32;
+            self.displace(agent, tasks);
+            let total = &mut self.state.totals.redistributed;
+            *total = total.saturating_add(u64::from(tasks));
+            effects.push(Effect::Redistributed { from: agent, tasks });
+        }
+        // Of those that it had handed back before, none may be left to wait for.
+        self.settle_recovery(agent, effects);
+        jobs.push(Job::Place(requeued.into_iter()));
+    }
+
+    /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
+    pub(crate) fn lose_attempt(&mut self, seq: u64, from: AgentId, message: &str, effects: &mut Vec<Effect>) -> bool {
+        let failure = own_failure(FailureKind::AgentLost, message, true);
+        let Some(task) = self.state.tasks.get(&seq) else {
+            return false;
+        };
+        if task.is_used_up() {
+            self.fail_attempt(seq, AttemptEnd::Lost, failure, effects);
+            return false;
+        }
+        let now = self.state.now;
+        self.change_task(seq, |task| {
+            task.end_attempt(now, AttemptEnd::Lost, Some(failure));
+            if planted(Mistake::LossNotCounted) {
+                task.attempts_used = task.attempts_used.saturating_sub(1);
+            }
+            task.requeue(now, 0);
+            task.displaced_from = Some(from);
+        });
+        true
+    }
+}
