@@ -195,13 +195,13 @@ async fn start_node(
     };
     log.step_past_promise(data.identity.node_id);
     audit::tell_vote(VOTE_FOUND, data.identity.node_id, log.vote());
-    let hub = Arc::new(ApplyObserver::new(SessionTable::new(timing)));
+    let observer = Arc::new(ApplyObserver::new(SessionTable::new(timing)));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
     let disk = Arc::clone(&platform.disk);
     let id = data.identity.node_id;
     let clock = FleetClock::new(id, Arc::clone(&platform.clock));
-    let observer = Arc::clone(&hub) as _;
-    let state_machine = StateMachine::open(disk, &config.data, fleet.clone(), observer, &log, clock.clone()).await?;
+    let state_machine =
+        StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&observer) as _, &log, clock.clone()).await?;
     let snapshots = state_machine.stats();
     let network = PeerNetwork::new(transport.clone(), clock.clone());
     let seed = platform.random.next_u64();
@@ -209,10 +209,10 @@ async fn start_node(
     let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
         .await
         .map_err(CoordinatorError::Consensus)?;
-    let (standing, standing_receiver) = watch::channel(RaftRole::Leaderless);
-    tasks.spawn(until(stop, role::watch(id, raft.clone(), standing, clock.clone())));
+    let (raft_role, raft_role_receiver) = watch::channel(RaftRole::Leaderless);
+    tasks.spawn(until(stop, role::watch(id, raft.clone(), raft_role, clock.clone())));
     let (proposer, driver) =
-        Proposer::new(id, raft.clone(), fleet.clone(), standing_receiver.clone(), transport.clone(), clock.clone());
+        Proposer::new(id, raft.clone(), fleet.clone(), raft_role_receiver.clone(), transport.clone(), clock.clone());
     tasks.spawn(until(stop, driver.run()));
     info!(name = config.name, node_id = format!("{id:016x}"), address, "coordinator started");
     Ok(Arc::new(Node {
@@ -221,10 +221,10 @@ async fn start_node(
         pid: platform.host.pid(),
         raft,
         fleet,
-        hub,
+        observer,
         proposer,
         clock,
-        standing: standing_receiver,
+        raft_role: raft_role_receiver,
         transport: transport.clone(),
         peers: peers::Peers::new(transport.clone()),
         platform: platform.clone(),
@@ -280,7 +280,7 @@ async fn serve(
     tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, failure_detector::run(Arc::clone(&node))));
-    node.hub.recoveries.register(&metrics);
+    node.observer.recoveries.register(&metrics);
     tasks.spawn(until(&stop, recoveries::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, score::run(Arc::clone(&node))));
     tasks.spawn(until(&stop, version::run(Arc::clone(&node))));
@@ -315,7 +315,7 @@ async fn serve(
 
 /// Notes, once the first entry is applied and so is on disk, that this coordinator has a log to lose.
 async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
-    let mut applied = node.hub.applied_indexes();
+    let mut applied = node.observer.applied_indexes();
     if applied.wait_for(|applied| *applied > 1).await.is_err() {
         return;
     }
@@ -379,7 +379,7 @@ async fn contradicted(node: &Node) -> String {
 
 /// A leader that stops names a successor first, so that nobody has to wait for an election.
 async fn hand_over(node: &Node) {
-    if node.standing.borrow().leading().is_none() {
+    if node.raft_role.borrow().leading().is_none() {
         return;
     }
     // Without it, the others elect a leader by themselves.

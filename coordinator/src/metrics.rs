@@ -40,7 +40,7 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
     loop {
         let (counts, totals, agents, held) =
             node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
-        leading.set(i64::from(matches!(*node.standing.borrow(), RaftRole::Leading { .. })));
+        leading.set(i64::from(matches!(*node.raft_role.borrow(), RaftRole::Leading { .. })));
         metrics.readiness().set(node.is_ready());
         let members = node.members();
         let known = members.iter().filter(|(_, _, voter)| *voter).count();
@@ -57,7 +57,7 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
         unhealthy.set(agents.unhealthy.into());
         lost.set(agents.lost.into());
         stored.set(held as i64);
-        applied.set(*node.hub.applied_indexes().borrow() as i64 - 1);
+        applied.set(*node.observer.applied_indexes().borrow() as i64 - 1);
         let log = node.log.stats();
         entries.set(log.entries.load(Ordering::Relaxed) as i64);
         syncs.set(log.syncs.load(Ordering::Relaxed) as i64);

@@ -61,13 +61,13 @@ pub struct Node {
     /// The state.
     pub fleet: SharedFleet,
     /// Who waits for what.
-    pub hub: Arc<ApplyObserver>,
+    pub observer: Arc<ApplyObserver>,
     /// Where commands go.
     pub proposer: Proposer,
     /// The fleet's clock.
     pub clock: FleetClock,
     /// Its place among the coordinators.
-    pub standing: watch::Receiver<RaftRole>,
+    pub raft_role: watch::Receiver<RaftRole>,
     /// Connections.
     pub transport: Transport,
     /// Short questions to the others.
@@ -143,7 +143,7 @@ impl Node {
     /// How long ago this leader was last known to be followed by a majority; `None` for one that was not yet. What its voters
     /// say of their votes counts as well as what they say of its entries, which waits for their disks.
     pub fn quorum_age(&self) -> Option<Duration> {
-        let term = self.standing.borrow().term()?;
+        let term = self.raft_role.borrow().term()?;
         if self.raft.voters() <= 1 {
             return Some(Duration::ZERO);
         }
@@ -155,8 +155,8 @@ impl Node {
     /// Whether the leader of `term` is known to have been followed by a majority lately enough for answering heartbeats. Asks
     /// the voters when what is known is about to be too old.
     pub fn has_contact(&self, term: u64) -> bool {
-        let margin = self.hub.registry.timing.lease_margin();
-        let age = self.quorum_age().filter(|_| self.standing.borrow().term() == Some(term));
+        let margin = self.observer.sessions.timing.lease_margin();
+        let age = self.quorum_age().filter(|_| self.raft_role.borrow().term() == Some(term));
         if age.is_none_or(|age| age > margin / 2) {
             self.contact.want();
         }
@@ -166,7 +166,7 @@ impl Node {
     /// Waits until the leader of `term` is known to have been followed by a majority within the last `age`. False when that
     /// cannot be had within [`CONFIRM_TIMEOUT`].
     pub async fn contact_within(&self, term: u64, age: Duration) -> bool {
-        let fresh = self.standing.borrow().term() == Some(term) && self.quorum_age().is_some_and(|known| known <= age);
+        let fresh = self.raft_role.borrow().term() == Some(term) && self.quorum_age().is_some_and(|known| known <= age);
         fresh || timeout(CONFIRM_TIMEOUT, self.contact.since(term, Instant::now())).await.is_ok()
     }
 
@@ -184,7 +184,7 @@ impl Node {
     /// Whether it can do its work: it has a vote, leads with a majority or hears from a leader, and has applied about all
     /// that it knows to be committed.
     pub fn is_ready(&self) -> bool {
-        let in_touch = match &*self.standing.borrow() {
+        let in_touch = match &*self.raft_role.borrow() {
             RaftRole::Leading { ready, .. } => *ready && self.quorum_age().is_some_and(|age| age < SILENCE),
             RaftRole::Following { .. } => self.heard.ago() < SILENCE,
             RaftRole::Leaderless => false,
@@ -207,7 +207,7 @@ impl Node {
     /// a node that does not lead, or that no majority confirms within [`CONFIRM_TIMEOUT`].
     pub async fn read_index(&self) -> Option<Option<u64>> {
         // A leader that has not applied the first entry of its term does not know yet what its predecessors committed.
-        let term = self.standing.borrow().leading()?;
+        let term = self.raft_role.borrow().leading()?;
         let asked_at = Instant::now();
         let core = self.raft.core_state().await?;
         if core.voted_for != (VotedFor { term, node_id: self.identity.node_id }) {
@@ -218,8 +218,8 @@ impl Node {
     }
 
     async fn leaders_read_index(&self) -> Option<Option<u64>> {
-        let standing = self.standing.borrow().clone();
-        match standing {
+        let raft_role = self.raft_role.borrow().clone();
+        match raft_role {
             RaftRole::Leading { .. } => self.read_index().await,
             RaftRole::Following { peer, .. } => {
                 let ask = |mut peer: RaftClient<_>| async move { peer.read_index(v1::ReadIndexRequest {}).await };
@@ -238,8 +238,8 @@ impl Node {
             tokio::time::sleep(READ_RETRY).await;
         };
         let Some(index) = index else { return };
-        let mut applied = self.hub.applied_indexes();
-        // The sender lives in the hub, which this node holds.
+        let mut applied = self.observer.applied_indexes();
+        // The sender lives in the observer, which this node holds.
         let _ = applied.wait_for(|applied| *applied > index).await;
     }
 

@@ -55,9 +55,9 @@ fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Durat
 /// Ticks when something is due, and while something is pending now and then, as long as this coordinator leads. Runs until the
 /// node stops.
 pub async fn timers(node: Arc<Node>) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     loop {
-        let Some(term) = until_leading(&mut standing).await else { return };
+        let Some(term) = until_leading(&mut raft_role).await else { return };
         loop {
             let (due, stamped) = node.look(|fleet| (fleet.next_due(), fleet.now().fleet));
             let now = node.clock.stamp().fleet;
@@ -68,14 +68,14 @@ pub async fn timers(node: Arc<Node>) {
                     Err(_) => TICK_RETRY,
                 };
                 tokio::select! {
-                    () = until_not_leading(&mut standing, term) => break,
+                    () = until_not_leading(&mut raft_role, term) => break,
                     () = tokio::time::sleep(pause) => continue,
                 }
             }
             tokio::select! {
-                () = until_not_leading(&mut standing, term) => break,
+                () = until_not_leading(&mut raft_role, term) => break,
                 // Something may be due earlier now.
-                () = node.hub.timers.notified() => {}
+                () = node.observer.timers.notified() => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
@@ -154,9 +154,9 @@ async fn purge(node: &Node, purged: &mut u64) {
 
 /// Brings the fleet's configuration in line with this coordinator's, whenever it begins to lead. Runs until the node stops.
 pub async fn configuration(node: Arc<Node>, config: FleetConfig) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     loop {
-        let Some(term) = until_leading(&mut standing).await else { return };
+        let Some(term) = until_leading(&mut raft_role).await else { return };
         if node.look(|fleet| *fleet.config() != config) {
             match node.proposer.propose_one(Command::Configure(config.clone())).await {
                 Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
@@ -164,7 +164,7 @@ pub async fn configuration(node: Arc<Node>, config: FleetConfig) {
                 Err(error) => warn!(%error, "the fleet's configuration could not be changed"),
             }
         }
-        until_not_leading(&mut standing, term).await;
+        until_not_leading(&mut raft_role, term).await;
     }
 }
 

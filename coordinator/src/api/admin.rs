@@ -119,12 +119,12 @@ impl AdminService {
             "no coordinator led for {LEADER_TIMEOUT:?}; a majority of them must be up and reach each other"
         ));
         for _ in 0..MAX_LEADERS {
-            let mut standing = self.node.standing.clone();
-            let led = standing.wait_for(|s| {
+            let mut raft_role = self.node.raft_role.clone();
+            let led = raft_role.wait_for(|s| {
                 matches!(s, RaftRole::Leading { ready: true, .. } | RaftRole::Following { .. }) || forwarded
             });
             let at = match timeout(LEADER_TIMEOUT, led).await {
-                Ok(Ok(standing)) => standing.clone(),
+                Ok(Ok(raft_role)) => raft_role.clone(),
                 Ok(Err(_)) => return Err(ChangeError::Stopping.into()),
                 Err(_) => return Err(problem),
             };

@@ -85,7 +85,7 @@ impl FleetService {
         let members = self.node.members();
         let descriptions = members.iter().map(|(id, peer, _)| score::ask(&self.node, *id, &peer.address));
         let descriptions = join_all(descriptions).await;
-        let leader = match &*self.node.standing.borrow() {
+        let leader = match &*self.node.raft_role.borrow() {
             RaftRole::Leading { .. } => Some(self.node.identity.node_id),
             RaftRole::Following { leader, .. } => Some(*leader),
             RaftRole::Leaderless => None,

@@ -55,8 +55,8 @@ impl v1::guards_server::Guards for GuardReports {
             return Err(Status::permission_denied(format!("this is cluster {:?}", node.identity.cluster_id)));
         }
         let settled = |settled| Ok(Response::new(GuardReportReply { settled, leader_address: String::new() }));
-        let standing = node.standing.borrow().clone();
-        let term = match standing {
+        let raft_role = node.raft_role.borrow().clone();
+        let term = match raft_role {
             RaftRole::Leading { term, ready: true } => term,
             RaftRole::Following { peer, .. } => {
                 return Ok(Response::new(GuardReportReply { settled: false, leader_address: peer.address }));
@@ -73,7 +73,7 @@ impl v1::guards_server::Guards for GuardReports {
         let session = SessionId(report.session);
         let reason = if report.stopped { LossReason::Silent } else { LossReason::Disconnected };
         info!(agent = report.agent, session = session.0, stopped = report.stopped, "the agent's guard reports its end");
-        match node.hub.registry.reported(term, agent, session) {
+        match node.observer.sessions.reported(term, agent, session) {
             Some(true) => {
                 // On a task of its own: the loss is to be proposed also if the guard goes away.
                 let node = Arc::clone(node);

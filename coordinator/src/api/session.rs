@@ -90,7 +90,7 @@ pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
 }
 
 fn redirect(node: &Node) -> ToAgent {
-    let leader_address = match &*node.standing.borrow() {
+    let leader_address = match &*node.raft_role.borrow() {
         RaftRole::Following { peer, .. } => peer.address.clone(),
         _ => String::new(),
     };
@@ -117,9 +117,9 @@ async fn serve(
     }
     let waited = Waited::default();
     let opening = async {
-        let mut standing = node.standing.clone();
-        let settled = until(&mut standing, |standing| !matches!(standing, RaftRole::Leading { ready: false, .. }));
-        let term = settled.await.and_then(|standing| standing.leading()).ok_or(JoinFailed::NotLeading)?;
+        let mut raft_role = node.raft_role.clone();
+        let settled = until(&mut raft_role, |raft_role| !matches!(raft_role, RaftRole::Leading { ready: false, .. }));
+        let term = settled.await.and_then(|raft_role| raft_role.leading()).ok_or(JoinFailed::NotLeading)?;
         let opened = opening::open(&node, hello, connection, term, &waited).await?;
         Ok((term, opened))
     };
@@ -137,7 +137,7 @@ async fn serve(
     if sender.send(Ok(message(welcome))).await.is_ok() {
         session.run(inbound, sender).await;
     }
-    session.node.hub.registry.disconnected(session.agent, &session.link, Instant::now());
+    session.node.observer.sessions.disconnected(session.agent, &session.link, Instant::now());
     Ok(())
 }
 
@@ -178,13 +178,13 @@ impl Session {
     }
 
     async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Replies) {
-        let mut standing = self.node.standing.clone();
+        let mut raft_role = self.node.raft_role.clone();
         let term = self.term;
         let node = Arc::clone(&self.node);
         loop {
             tokio::select! {
                 biased;
-                () = until_not_leading(&mut standing, term) => {
+                () = until_not_leading(&mut raft_role, term) => {
                     let _ = sender.try_send(Ok(message(redirect(&self.node))));
                     return;
                 }
@@ -212,7 +212,7 @@ impl Session {
                 },
                 next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
                     Some(Ok(AgentMessage { message: Some(said) })) => {
-                        let is_present = self.node.hub.registry.heard(self.agent, &self.link, Instant::now());
+                        let is_present = self.node.observer.sessions.heard(self.agent, &self.link, Instant::now());
                         // A heartbeat of an agent whose loss is on its way must not extend its lease.
                         let renews_nothing = !is_present && matches!(said, FromAgent::Heartbeat(_));
                         if !renews_nothing && !self.handle(said).await {
@@ -257,7 +257,7 @@ impl Session {
 
     /// A heartbeat counts only while this leader is sure to lead: it must have heard of a majority lately.
     fn answer_heartbeat(&mut self, seq: u64) {
-        let margin = self.node.hub.registry.timing.lease_margin();
+        let margin = self.node.observer.sessions.timing.lease_margin();
         let in_touch = self.node.quorum_age().is_some_and(|age| age <= margin);
         if in_touch || planted(Mistake::HeartbeatWithoutMajority) {
             self.link.put(|outbox| outbox.heartbeat = Some(seq));

@@ -170,7 +170,7 @@ pub fn stream(
         let leaving = Arc::clone(&node);
         let mut serving = Serving {
             sender: node.proposer.sender(),
-            installs: node.hub.installs(),
+            installs: node.observer.installs(),
             node,
             mailbox: Arc::new(ResultStream::default()),
             waiting: BTreeMap::new(),
@@ -364,7 +364,7 @@ impl Serving {
 
     /// Answers, unless whoever applied the log was quicker.
     fn answer(&mut self, tag: u64, id: TaskId, letter: Letter) {
-        if self.node.hub.forget(id, &self.mailbox, tag) {
+        if self.node.observer.forget(id, &self.mailbox, tag) {
             self.mailbox.put(tag, letter);
         }
     }
@@ -402,7 +402,7 @@ impl Serving {
     }
 
     fn await_result(&mut self, tag: u64, id: TaskId) {
-        self.node.hub.wait_for(id, &self.mailbox, tag);
+        self.node.observer.wait_for(id, &self.mailbox, tag);
         self.waiting.insert(tag, Waiting { id, accepted: false });
     }
 
@@ -426,7 +426,7 @@ impl Serving {
                     missed |= before != installs;
                 }
                 None => {
-                    self.node.hub.forget(id, &self.mailbox, tag);
+                    self.node.observer.forget(id, &self.mailbox, tag);
                     self.waiting.remove(&tag);
                 }
             }
@@ -440,7 +440,7 @@ impl Serving {
 
     fn accepted(&mut self, tag: u64, asked: TaskId, task: TaskId, existing: bool) {
         if asked != task {
-            self.node.hub.forget(asked, &self.mailbox, tag);
+            self.node.observer.forget(asked, &self.mailbox, tag);
             self.await_result(tag, task);
         }
         if let Some(waiting) = self.waiting.get_mut(&tag) {
@@ -454,6 +454,6 @@ impl Serving {
 
     fn close(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.node.hub.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
+        self.node.observer.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
     }
 }

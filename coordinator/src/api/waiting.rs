@@ -72,7 +72,7 @@ async fn tell(node: &Node, sender: &Replies) {
     let mut seq = 0;
     loop {
         tokio::time::sleep(OPENING_EVERY).await;
-        let Some(term) = node.standing.borrow().term() else { continue };
+        let Some(term) = node.raft_role.borrow().term() else { continue };
         if timeout(OPENING_EVERY, node.contact.since(term, Instant::now())).await.is_err() {
             continue;
         }

@@ -134,7 +134,7 @@ pub fn watch(
         cursor: request.from_revision,
     };
     Ok(async_stream::stream! {
-        let mut revisions = node.hub.revisions();
+        let mut revisions = node.observer.revisions();
         loop {
             revisions.mark_unchanged();
             let before = watch.cursor;
@@ -182,10 +182,10 @@ pub fn watch_status(
     apart: Duration,
 ) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
     async_stream::stream! {
-        let (mut revisions, mut standing) = (node.hub.revisions(), node.standing.clone());
+        let (mut revisions, mut raft_role) = (node.observer.revisions(), node.raft_role.clone());
         let mut told = None;
         loop {
-            let seen = (*revisions.borrow_and_update(), standing.borrow_and_update().clone());
+            let seen = (*revisions.borrow_and_update(), raft_role.borrow_and_update().clone());
             let looked = Instant::now();
             let is_new = told.as_ref() != Some(&seen);
             if is_new {
@@ -198,7 +198,7 @@ pub fn watch_status(
                     return;
                 }
                 changed = revisions.changed() => if changed.is_err() { return },
-                changed = standing.changed() => if changed.is_err() { return },
+                changed = raft_role.changed() => if changed.is_err() { return },
             }
             if is_new {
                 tokio::time::sleep_until(looked + apart).await;

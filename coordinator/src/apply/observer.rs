@@ -159,14 +159,14 @@ struct Waiter {
     tag: u64,
 }
 
-/// The hub of one coordinator.
+/// The observer of one coordinator.
 pub struct ApplyObserver {
     revision: watch::Sender<u64>,
     applied: watch::Sender<u64>,
     installs: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions this coordinator serves as leader.
-    pub registry: SessionTable,
+    pub sessions: SessionTable,
     /// How long recoveries take.
     pub recoveries: Recoveries,
     /// Wakes the timers: something may be due earlier than before.
@@ -178,13 +178,13 @@ const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
 
 impl ApplyObserver {
     /// With nobody waiting.
-    pub fn new(registry: SessionTable) -> Self {
+    pub fn new(sessions: SessionTable) -> Self {
         Self {
             revision: watch::Sender::new(0),
             applied: watch::Sender::new(0),
             installs: watch::Sender::new(0),
             waiters: Mutex::default(),
-            registry,
+            sessions,
             recoveries: Recoveries::default(),
             timers: Notify::new(),
         }
@@ -262,13 +262,13 @@ impl ApplyObserver {
     fn carry_out(&self, Told { effect, task, agent, now }: Told) {
         let name = || agent.as_ref().map(|agent| agent.name.to_string()).unwrap_or_default();
         match effect {
-            Effect::Assign { agent, session, task, attempt } => self.registry.assign(agent, session, (task, attempt)),
-            Effect::Stop { agent, session, task, attempt, .. } => self.registry.stop(agent, session, (task, attempt)),
+            Effect::Assign { agent, session, task, attempt } => self.sessions.assign(agent, session, (task, attempt)),
+            Effect::Stop { agent, session, task, attempt, .. } => self.sessions.stop(agent, session, (task, attempt)),
             Effect::SessionStarted { agent: id, session } => {
                 let process = agent.as_ref().and_then(|agent| agent.process);
-                self.registry.started(id, session, process, Instant::now());
+                self.sessions.started(id, session, process, Instant::now());
             }
-            Effect::SessionEnded { agent, session } => self.registry.ended(agent, session),
+            Effect::SessionEnded { agent, session } => self.sessions.ended(agent, session),
             Effect::Finished { task: id } => self.finished(id, task.as_ref(), now),
             Effect::Redistributed { tasks, .. } => {
                 info!(agent = name(), tasks, "tasks of a lost agent were redistributed");

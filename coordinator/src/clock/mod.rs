@@ -104,13 +104,13 @@ impl FleetClock {
 
 /// Keeps the clock going while this coordinator leads. Runs until the node stops.
 pub async fn run(node: Arc<Node>) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     loop {
-        let Some(term) = until_leading(&mut standing).await else { return };
+        let Some(term) = until_leading(&mut raft_role).await else { return };
         loop {
             look(&node);
             tokio::select! {
-                () = until_not_leading(&mut standing, term) => break,
+                () = until_not_leading(&mut raft_role, term) => break,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

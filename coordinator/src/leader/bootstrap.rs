@@ -169,7 +169,7 @@ async fn ask_to_join(node: &Node, mut addresses: Vec<String>) -> Asked {
 pub async fn notice_removal(node: Arc<Node>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if node.heard.ago() < SILENCE || matches!(*node.standing.borrow(), RaftRole::Leading { .. }) {
+        if node.heard.ago() < SILENCE || matches!(*node.raft_role.borrow(), RaftRole::Leading { .. }) {
             if node.removed.send_replace(false) {
                 info!("this coordinator hears from a leader again");
             }
@@ -197,8 +197,8 @@ pub async fn admit(node: &Arc<Node>, request: v1::JoinRequest) -> Result<v1::Joi
     if request.cluster_id != node.identity.cluster_id {
         return Err(Status::permission_denied(format!("this is cluster {:?}", node.identity.cluster_id)));
     }
-    let standing = node.standing.borrow().clone();
-    match standing {
+    let raft_role = node.raft_role.borrow().clone();
+    match raft_role {
         RaftRole::Leading { ready: true, .. } => {}
         RaftRole::Following { peer, .. } => {
             return Ok(v1::JoinResponse { leader_address: peer.address, ..Default::default() });

@@ -142,7 +142,7 @@ struct Answer {
 
 /// Asks the voters when contact is wanted, as long as this coordinator leads. Runs until the node stops.
 pub async fn run(node: Arc<Node>) {
-    let mut role = node.standing.clone();
+    let mut role = node.raft_role.clone();
     loop {
         // Also before it is ready: agents that wait for that must know that it is the leader.
         let leads = until(&mut role, |role| role.term().is_some()).await;
@@ -153,7 +153,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn ask_while_leading(node: &Arc<Node>, term: u64) {
-    let mut role = node.standing.clone();
+    let mut role = node.raft_role.clone();
     let mut questions: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
     let mut unanswered: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut wanted = false;

@@ -28,13 +28,13 @@ const MAX_AT_ONCE: usize = 1_024;
 
 /// Watches as long as this coordinator leads; runs until the node stops.
 pub async fn run(node: Arc<Node>) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     loop {
-        let Some(term) = until_leading(&mut standing).await else { return };
-        node.hub.registry.begin(term);
+        let Some(term) = until_leading(&mut raft_role).await else { return };
+        node.observer.sessions.begin(term);
         note_sessions(&node).await;
         watch(&node, term).await;
-        node.hub.registry.end(term);
+        node.observer.sessions.end(term);
     }
 }
 
@@ -46,33 +46,33 @@ async fn note_sessions(node: &Node) {
         after = agents.last().map(|agent| agent.id);
         let now = Instant::now();
         for agent in agents.iter().filter(|agent| agent.state != AgentState::Lost) {
-            node.hub.registry.started(agent.id, agent.session, agent.process, now);
+            node.observer.sessions.started(agent.id, agent.session, agent.process, now);
         }
     }
 }
 
 async fn watch(node: &Arc<Node>, term: u64) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     let mut pursuits: JoinSet<()> = JoinSet::new();
     let mut looked = Instant::now();
     loop {
         tokio::select! {
             // Pursuits in flight end with the set; what they proposed is decided by the log.
-            () = until_not_leading(&mut standing, term) => return,
+            () = until_not_leading(&mut raft_role, term) => return,
             Some(_) = pursuits.join_next() => {}
-            () = next_look(&node.hub.registry, looked), if pursuits.len() < MAX_AT_ONCE => {
+            () = next_look(&node.observer.sessions, looked), if pursuits.len() < MAX_AT_ONCE => {
                 let now = Instant::now();
                 let pause = now.duration_since(looked);
                 looked = now;
                 // Held up itself (a stopped process, a starved machine), it heard nobody: that is no agent's fault.
-                if pause > node.hub.registry.timing.timeout / 8 {
-                    node.hub.registry.excuse(pause);
+                if pause > node.observer.sessions.timing.timeout / 8 {
+                    node.observer.sessions.excuse(pause);
                 }
                 if !node.has_contact(term) {
-                    node.hub.registry.without_contact(now);
+                    node.observer.sessions.without_contact(now);
                 }
                 let judged_at = if planted(Mistake::SilenceByWallClock) { by_wall_clock(node, now) } else { now };
-                for suspicion in node.hub.registry.suspicions(judged_at, MAX_AT_ONCE - pursuits.len()) {
+                for suspicion in node.observer.sessions.suspicions(judged_at, MAX_AT_ONCE - pursuits.len()) {
                     pursuits.spawn(pursue(Arc::clone(node), term, suspicion));
                 }
             }
@@ -87,9 +87,9 @@ fn by_wall_clock(node: &Node, now: Instant) -> Instant {
 }
 
 /// Waits until it is time to look, which is at once when somebody's process may be gone.
-async fn next_look(registry: &SessionTable, looked: Instant) {
+async fn next_look(sessions: &SessionTable, looked: Instant) {
     tokio::select! {
-        () = registry.hurried() => {}
+        () = sessions.hurried() => {}
         () = tokio::time::sleep_until(looked + LOOK_EVERY) => {}
     }
 }
@@ -105,7 +105,7 @@ async fn pursue(node: Arc<Node>, term: u64, suspicion: Suspicion) {
         Suspicion::Probe(agent, session, process) => {
             let probed = async |waited| {
                 let accepted = node.transport.probe(&process.to_string(), PROBE_TIMEOUT).await;
-                node.hub.registry.probed(agent, session, accepted, waited, Instant::now())
+                node.observer.sessions.probed(agent, session, accepted, waited, Instant::now())
             };
             let mut verdict = probed(false).await;
             if verdict == Verdict::GoneUnlessGuarded {
@@ -119,22 +119,22 @@ async fn pursue(node: Arc<Node>, term: u64, suspicion: Suspicion) {
     }
 }
 
-/// Proposes the loss of an agent, which the registry has taken note of. Whether it was written.
+/// Proposes the loss of an agent, which the session table has taken note of. Whether it was written.
 pub(crate) async fn lose(node: &Node, term: u64, agent: AgentId, session: SessionId, reason: LossReason) -> bool {
     let name = node.look(|fleet| fleet.agent(agent).map(|agent| agent.name.to_string())).unwrap_or_default();
     info!(agent = name, ?reason, "agent lost");
-    node.hub.recoveries.began(agent, Instant::now());
+    node.observer.recoveries.began(agent, Instant::now());
     match node.proposer.propose_in(term, Command::AgentLost { agent, session, reason }).await {
         // The session was ended when the command was applied, too.
         Ok(_) => {
-            node.hub.registry.ended(agent, session);
+            node.observer.sessions.ended(agent, session);
             true
         }
         // The term is over, and with it every session of it here. The next leader finds what was written.
         Err(ProposeError::NotLeader | ProposeError::Stopping) => false,
         Err(error) => {
             warn!(agent = name, %error, "the loss could not be written; it will be tried again");
-            node.hub.registry.take_back(agent, session, Instant::now());
+            node.observer.sessions.take_back(agent, session, Instant::now());
             false
         }
     }

@@ -179,7 +179,7 @@ impl SessionHealth {
     /// Of an agent that has just connected to the leader of `term`.
     pub fn new(node: &Arc<Node>, opened: &Opened, term: u64) -> Self {
         let Opened { agent, session, ref link, answers_health_checks } = *opened;
-        let (timing, now) = (node.hub.registry.timing, Instant::now());
+        let (timing, now) = (node.observer.sessions.timing, Instant::now());
         let checks =
             answers_health_checks.then(|| Checks::new(timing.health_check_interval, timing.timeout, agent, now));
         let due = checks.as_ref().map_or(now, |checks| checks.next);
@@ -261,7 +261,7 @@ impl SessionHealth {
         if let Some(Verdict::Failed(at)) = verdict {
             warn!(agent = self.name(), reason = checks.unhealthy, "agent failed");
             // It is proposed where all losses are, so that no connection of the agent is taken meanwhile.
-            return self.node.hub.registry.failed(self.agent, &self.link, at);
+            return self.node.observer.sessions.failed(self.agent, &self.link, at);
         }
         if self.writing.is_some() {
             return;
@@ -280,7 +280,7 @@ impl SessionHealth {
             Verdict::Unhealthy(_) if planted(Mistake::IllnessNotWritten) => return,
             Verdict::Unhealthy(reason) => {
                 warn!(agent = self.name(), reason, "agent unhealthy");
-                self.node.hub.recoveries.began(agent, now);
+                self.node.observer.recoveries.began(agent, now);
                 Command::AgentUnhealthy { agent, session, reason }
             }
             Verdict::Recovering => Command::AgentHealthy { agent, session, readmit: false },

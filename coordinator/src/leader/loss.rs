@@ -54,15 +54,15 @@ impl LeaderConnections {
 pub async fn run(node: Arc<Node>, timing: Timing, restraint: Restraint) {
     loop {
         node.leader_connections.ended.notified().await;
-        let leader = followed(&node.standing.borrow());
+        let leader = followed(&node.raft_role.borrow());
         if let Some(leader) = leader {
             replace_if_gone(&node, timing, &restraint, leader).await;
         }
     }
 }
 
-fn followed(standing: &RaftRole) -> Option<NodeId> {
-    match standing {
+fn followed(raft_role: &RaftRole) -> Option<NodeId> {
+    match raft_role {
         RaftRole::Following { leader, .. } => Some(*leader),
         RaftRole::Leading { .. } | RaftRole::Leaderless => None,
     }
@@ -76,7 +76,7 @@ async fn replace_if_gone(node: &Node, timing: Timing, restraint: &Restraint, lea
         members.iter().filter(|(id, _, voter)| *voter && *id != leader).map(|(id, ..)| *id).collect();
     others.sort_unstable();
     let Some(place) = others.iter().position(|id| *id == own) else { return };
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     for round in 0..ROUNDS {
         if node.transport.probe(&peer.address, PROBE_TIMEOUT).await != Some(false) {
             return;
@@ -87,7 +87,7 @@ async fn replace_if_gone(node: &Node, timing: Timing, restraint: &Restraint, lea
         }
         let pause = pause(timing, place, others.len(), round) + jittered(&*node.platform.random, step(timing) / 3);
         tokio::select! {
-            _ = until(&mut standing, |standing| followed(standing) != Some(leader)) => return,
+            _ = until(&mut raft_role, |raft_role| followed(raft_role) != Some(leader)) => return,
             () = tokio::time::sleep(pause) => {}
         }
         if restraint.is_held() {

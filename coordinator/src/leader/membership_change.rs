@@ -276,7 +276,7 @@ async fn forget_learners(node: &Node, gone: &[NodeId]) -> Result<(), ChangeError
 
 /// That this coordinator leads.
 pub fn ensure_leader(node: &Node) -> Result<(), ChangeError> {
-    match *node.standing.borrow() {
+    match *node.raft_role.borrow() {
         RaftRole::Leading { ready: true, .. } => Ok(()),
         _ => Err(ChangeError::NotLeader),
     }

@@ -95,11 +95,11 @@ impl Recoveries {
 
 /// Times recoveries while this coordinator leads; runs until the node stops.
 pub async fn run(node: Arc<Node>) {
-    let mut standing = node.standing.clone();
-    while let Some(term) = until_leading(&mut standing).await {
-        node.hub.recoveries.timed(|began| *began = Some(BTreeMap::new()));
-        until_not_leading(&mut standing, term).await;
-        node.hub.recoveries.timed(|began| *began = None);
+    let mut raft_role = node.raft_role.clone();
+    while let Some(term) = until_leading(&mut raft_role).await {
+        node.observer.recoveries.timed(|began| *began = Some(BTreeMap::new()));
+        until_not_leading(&mut raft_role, term).await;
+        node.observer.recoveries.timed(|began| *began = None);
     }
 }
 

@@ -49,9 +49,9 @@ impl RaftRole {
     }
 }
 
-/// Keeps `standing` up to date until the node stops. The fleet's clock runs exactly while it says that this node leads and is
+/// Keeps `raft_role` up to date until the node stops. The fleet's clock runs exactly while it says that this node leads and is
 /// ready.
-pub async fn watch(id: NodeId, raft: RaftHandle, standing: watch::Sender<RaftRole>, clock: FleetClock) {
+pub async fn watch(id: NodeId, raft: RaftHandle, raft_role: watch::Sender<RaftRole>, clock: FleetClock) {
     let mut leaders = raft.watch_leader(id);
     loop {
         let now = match leaders.now() {
@@ -59,17 +59,17 @@ pub async fn watch(id: NodeId, raft: RaftHandle, standing: watch::Sender<RaftRol
             (KnownLeader::Other(leader, peer), _) => RaftRole::Following { leader, peer },
             (KnownLeader::Nobody, _) => RaftRole::Leaderless,
         };
-        let same = match (&*standing.borrow(), &now) {
+        let same = match (&*raft_role.borrow(), &now) {
             (RaftRole::Leading { term: was, .. }, RaftRole::Leading { term: is, .. }) => was == is,
             (was, is) => was == is,
         };
         if !same {
-            info!(standing = ?now, "leadership changed");
-            standing.send_replace(now.clone());
+            info!(raft_role = ?now, "leadership changed");
+            raft_role.send_replace(now.clone());
             clock.end();
         }
         if let RaftRole::Leading { term, .. } = now
-            && *standing.borrow() == (RaftRole::Leading { term, ready: false })
+            && *raft_role.borrow() == (RaftRole::Leading { term, ready: false })
         {
             tokio::select! {
                 // Applied up to the entry that this leader's term began with.
@@ -77,7 +77,7 @@ pub async fn watch(id: NodeId, raft: RaftHandle, standing: watch::Sender<RaftRol
                     if caught_up {
                         let voters = raft.configurations().into_iter().flatten().collect::<BTreeSet<_>>();
                         clock.begin((term, id), voters.into_iter().collect());
-                        standing.send_if_modified(|s| {
+                        raft_role.send_if_modified(|s| {
                             let unready = RaftRole::Leading { term, ready: false };
                             let becomes_ready = *s == unready;
                             if becomes_ready {
@@ -96,24 +96,24 @@ pub async fn watch(id: NodeId, raft: RaftHandle, standing: watch::Sender<RaftRol
             break;
         }
     }
-    standing.send_replace(RaftRole::Leaderless);
+    raft_role.send_replace(RaftRole::Leaderless);
     clock.end();
 }
 
-/// Waits for a standing that is wanted: what it is then; `None` if the node stops first. Cancellation-safe.
+/// Waits for a role that is wanted: what it is then; `None` if the node stops first. Cancellation-safe.
 pub async fn until(
-    standing: &mut watch::Receiver<RaftRole>,
+    raft_role: &mut watch::Receiver<RaftRole>,
     wanted: impl FnMut(&RaftRole) -> bool,
 ) -> Option<RaftRole> {
-    standing.wait_for(wanted).await.ok().map(|standing| standing.clone())
+    raft_role.wait_for(wanted).await.ok().map(|raft_role| raft_role.clone())
 }
 
 /// Waits until this node leads and is ready: its term; `None` if the node stops first.
-pub async fn until_leading(standing: &mut watch::Receiver<RaftRole>) -> Option<u64> {
-    until(standing, |standing| standing.leading().is_some()).await?.leading()
+pub async fn until_leading(raft_role: &mut watch::Receiver<RaftRole>) -> Option<u64> {
+    until(raft_role, |raft_role| raft_role.leading().is_some()).await?.leading()
 }
 
 /// Waits until this node does not lead in this term any more, or stops. Cancellation-safe.
-pub async fn until_not_leading(standing: &mut watch::Receiver<RaftRole>, term: u64) {
-    until(standing, |standing| standing.leading() != Some(term)).await;
+pub async fn until_not_leading(raft_role: &mut watch::Receiver<RaftRole>, term: u64) {
+    until(raft_role, |raft_role| raft_role.leading() != Some(term)).await;
 }

@@ -65,7 +65,7 @@ pub fn describe(node: &Node) -> v1::DescribeResponse {
 
 /// The index of the newest entry that is applied here.
 fn applied(node: &Node) -> u64 {
-    node.hub.applied_indexes().borrow().saturating_sub(1)
+    node.observer.applied_indexes().borrow().saturating_sub(1)
 }
 
 /// The least that another must have applied to be caught up with this leader.
@@ -194,7 +194,7 @@ async fn ask_as(
 
 /// Takes what the leader says when it asks.
 pub fn hear(node: &Node, said: v1::LeadersWord) {
-    let leads = matches!(*node.standing.borrow(), RaftRole::Leading { .. });
+    let leads = matches!(*node.raft_role.borrow(), RaftRole::Leading { .. });
     // One that was replaced does not know.
     if !leads && said.term >= node.log.vote().map_or(0, |vote| vote.leader_id.term) {
         node.rooms.note_told((!said.refusal.is_empty()).then_some(said.refusal), Instant::now());
@@ -204,12 +204,12 @@ pub fn hear(node: &Node, said: v1::LeadersWord) {
 /// Asks the members as long as this coordinator leads, and hands leadership over when that is better. Runs until the node
 /// stops.
 pub async fn run(node: Arc<Node>) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     loop {
-        let Some(term) = until_leading(&mut standing).await else { return };
+        let Some(term) = until_leading(&mut raft_role).await else { return };
         node.rooms.clear();
         let mut choice = Choice::default();
-        while node.standing.borrow().leading().is_some() {
+        while node.raft_role.borrow().leading().is_some() {
             round(&node, term, &mut choice).await;
             tokio::time::sleep(ASK_EVERY).await;
         }

@@ -40,7 +40,7 @@ pub async fn run(node: Arc<Node>) {
             STALLED_AFTER.as_secs()
         );
         node.warnings.set(STALLED, stalled.then_some(message));
-        let leads = node.standing.borrow().term().is_some();
+        let leads = node.raft_role.borrow().term().is_some();
         if !leads || !(stalled || is_behind(&node)) {
             node.warnings.set(MAJORITY_STALLED, None);
             continue;

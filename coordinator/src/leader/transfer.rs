@@ -43,8 +43,8 @@ pub async fn hand_over(node: &Node, to: Option<NodeId>) -> Result<Leader, Change
     info!(target = format!("{target:016x}"), "handing leadership over");
     let triggered = node.raft.transfer_leader(target).await;
     triggered.map_err(|error| ChangeError::Failed(error.to_string()))?;
-    let mut standing = node.standing.clone();
-    let taken = role::until(&mut standing, |standing| matches!(standing, RaftRole::Following { .. }));
+    let mut raft_role = node.raft_role.clone();
+    let taken = role::until(&mut raft_role, |raft_role| matches!(raft_role, RaftRole::Following { .. }));
     match timeout(TAKE_OVER_TIMEOUT, taken).await {
         Ok(Some(RaftRole::Following { leader, peer })) if to.is_none_or(|wanted| wanted == leader) => {
             Ok(Leader { name: peer.name, term: node.raft.term() })

@@ -17,10 +17,10 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Raises the version for as long as this coordinator leads. Runs until the node stops.
 pub async fn run(node: Arc<Node>) {
-    let mut standing = node.standing.clone();
+    let mut raft_role = node.raft_role.clone();
     loop {
-        let Some(term) = until_leading(&mut standing).await else { return };
-        while node.standing.borrow().term() == Some(term) {
+        let Some(term) = until_leading(&mut raft_role).await else { return };
+        while node.raft_role.borrow().term() == Some(term) {
             if known_version() > node.look(|fleet| fleet.version()) {
                 raise(&node, term).await;
             }

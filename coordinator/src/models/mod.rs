@@ -45,14 +45,14 @@ fn fails(model: impl Fn() + Send + Sync + 'static) -> bool {
     catch_unwind(AssertUnwindSafe(|| explore(ORDERS, model))).is_err()
 }
 
-/// What `run` makes of a fresh state machine over this fleet, which tells this hub.
-fn machine(fleet: &SharedFleet, hub: &Arc<ApplyObserver>) -> StateMachine {
+/// What `run` makes of a fresh state machine over this fleet, which tells this observer.
+fn machine(fleet: &SharedFleet, observer: &Arc<ApplyObserver>) -> StateMachine {
     let disk = SimulatedDisk::new(1);
     let clock = FleetClock::new(1, Platform::real().clock);
-    let (fleet, hub) = (fleet.clone(), Arc::clone(hub));
+    let (fleet, observer) = (fleet.clone(), Arc::clone(observer));
     block_on(async {
         disk.create_dir_all(Path::new(DATA)).await.expect("the simulated disk takes a directory");
-        StateMachine::modelled(Arc::new(disk), Path::new(DATA), fleet, hub, clock).await
+        StateMachine::modelled(Arc::new(disk), Path::new(DATA), fleet, observer, clock).await
     })
 }
 

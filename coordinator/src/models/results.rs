@@ -40,8 +40,8 @@ enum End {
 }
 
 /// The log goes on until the task has ended.
-fn end(by: End, fleet: &SharedFleet, hub: &Arc<ApplyObserver>, command: Command) {
-    let mut machine = machine(fleet, hub);
+fn end(by: End, fleet: &SharedFleet, observer: &Arc<ApplyObserver>, command: Command) {
+    let mut machine = machine(fleet, observer);
     match by {
         End::Applied => apply(&mut machine, 2, &[command]),
         End::Installed => {
@@ -53,32 +53,32 @@ fn end(by: End, fleet: &SharedFleet, hub: &Arc<ApplyObserver>, command: Command)
 }
 
 /// Looks at the state, and answers if the task has ended there and nobody else does.
-fn look(fleet: &SharedFleet, hub: &ApplyObserver, mailbox: &Arc<ResultStream>) {
+fn look(fleet: &SharedFleet, observer: &ApplyObserver, mailbox: &Arc<ResultStream>) {
     let ended = ApplyObserver::result(&fleet.read(), TASK);
     if let Some(ended) = ended
-        && hub.forget(TASK, mailbox, TAG)
+        && observer.forget(TASK, mailbox, TAG)
     {
         mailbox.put(TAG, ended);
     }
 }
 
 /// Asks for the result as a stream of submissions does: how often it was told.
-fn ask(fleet: &SharedFleet, hub: &ApplyObserver, wait_first: bool) -> usize {
+fn ask(fleet: &SharedFleet, observer: &ApplyObserver, wait_first: bool) -> usize {
     let mailbox = Arc::new(ResultStream::default());
-    let mut installs = hub.installs();
+    let mut installs = observer.installs();
     if wait_first {
-        hub.wait_for(TASK, &mailbox, TAG);
-        look(fleet, hub, &mailbox);
+        observer.wait_for(TASK, &mailbox, TAG);
+        look(fleet, observer, &mailbox);
     } else {
-        look(fleet, hub, &mailbox);
-        hub.wait_for(TASK, &mailbox, TAG);
+        look(fleet, observer, &mailbox);
+        observer.wait_for(TASK, &mailbox, TAG);
     }
     block_on(async {
         while mailbox.len() == 0 {
             tokio::select! {
                 biased;
                 () = mailbox.news() => {}
-                Ok(()) = installs.changed() => look(fleet, hub, &mailbox),
+                Ok(()) = installs.changed() => look(fleet, observer, &mailbox),
             }
         }
     });
@@ -89,12 +89,12 @@ fn model(by: End, wait_first: bool) -> impl Fn() + Send + Sync + 'static {
     move || {
         let (fleet, command) = running();
         let fleet = SharedFleet::new(fleet);
-        let hub = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
+        let observer = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
         let asking = [(); 2].map(|()| {
-            let (fleet, hub) = (fleet.clone(), Arc::clone(&hub));
-            thread::spawn(move || ask(&fleet, &hub, wait_first))
+            let (fleet, observer) = (fleet.clone(), Arc::clone(&observer));
+            thread::spawn(move || ask(&fleet, &observer, wait_first))
         });
-        end(by, &fleet, &hub, command);
+        end(by, &fleet, &observer, command);
         for asking in asking {
             assert_eq!(asking.join().unwrap(), 1, "{by:?}: how often the result was told");
         }

@@ -38,7 +38,7 @@ enum Event {
 #[derive(Clone)]
 struct World {
     fleet: SharedFleet,
-    hub: Arc<ApplyObserver>,
+    observer: Arc<ApplyObserver>,
     /// The log: one command is applied after the other.
     log: Arc<Mutex<(StateMachine, u64)>>,
     /// Not a point, so that what is noted is noted with the step before it.
@@ -63,12 +63,12 @@ impl World {
 
     /// As the failure detector does with what it suspects at `now`.
     fn detect(&self, now: Instant) {
-        let registry = &self.hub.registry;
-        for suspicion in registry.suspicions(now, 10) {
+        let sessions = &self.observer.sessions;
+        for suspicion in sessions.suspicions(now, 10) {
             let (agent, session) = match suspicion {
                 Suspicion::Silent(agent, session) | Suspicion::Failed(agent, session) => (agent, session),
                 Suspicion::Probe(agent, session, _)
-                    if registry.probed(agent, session, Some(false), true, now) == Verdict::Gone =>
+                    if sessions.probed(agent, session, Some(false), true, now) == Verdict::Gone =>
                 {
                     (agent, session)
                 }
@@ -76,7 +76,7 @@ impl World {
             };
             self.note(Event::Losing(session));
             self.propose(Command::AgentLost { agent, session, reason: LossReason::Disconnected });
-            registry.ended(agent, session);
+            sessions.ended(agent, session);
             self.note(Event::Lost(session));
         }
     }
@@ -89,7 +89,7 @@ impl World {
                     Reply::Joined { session, .. } => session,
                     other => panic!("{other:?}"),
                 });
-            let link = match self.hub.registry.connect(TERM, agent, session, Origin::default(), now) {
+            let link = match self.observer.sessions.connect(TERM, agent, session, Origin::default(), now) {
                 Connection::Taken(link) => link,
                 Connection::Losing(decided) => {
                     block_on(decided.cancelled());
@@ -99,7 +99,7 @@ impl World {
                 Connection::TermOver => panic!("the term is not over"),
             };
             if looks_again && self.session(agent) != Some(session) {
-                self.hub.registry.ended(agent, session);
+                self.observer.sessions.ended(agent, session);
                 continue;
             }
             self.note(Event::Welcomed(session));
@@ -117,20 +117,20 @@ fn broken(now: Instant) -> (World, AgentId) {
         panic!("an agent may join")
     };
     fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
-    let hub = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
-    hub.registry.begin(TERM);
+    let observer = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
+    observer.sessions.begin(TERM);
     let ending = Ending::default();
     let origin = Origin { process, ending: ending.clone(), guarded: false };
-    let Connection::Taken(link) = hub.registry.connect(TERM, agent, session, origin, now) else {
+    let Connection::Taken(link) = observer.sessions.connect(TERM, agent, session, origin, now) else {
         panic!("it is connected at first")
     };
-    assert!(matches!(hub.registry.suspicions(now, 1)[..], [Suspicion::Probe(..)]), "its place is asked");
-    hub.registry.probed(agent, session, Some(true), false, now);
+    assert!(matches!(observer.sessions.suspicions(now, 1)[..], [Suspicion::Probe(..)]), "its place is asked");
+    observer.sessions.probed(agent, session, Some(true), false, now);
     ending.close();
-    hub.registry.disconnected(agent, &link, now);
+    observer.sessions.disconnected(agent, &link, now);
     let fleet = SharedFleet::new(fleet);
-    let log = Arc::new(Mutex::new((machine(&fleet, &hub), 1)));
-    (World { fleet, hub, log, events: Arc::default() }, agent)
+    let log = Arc::new(Mutex::new((machine(&fleet, &observer), 1)));
+    (World { fleet, observer, log, events: Arc::default() }, agent)
 }
 
 fn model(looks_again: bool) -> impl Fn() + Send + Sync + 'static {

@@ -32,8 +32,8 @@ fn cancellations(from: u128, count: u128) -> Vec<Command> {
 fn model(install: bool, late: bool) -> impl Fn() + Send + Sync + 'static {
     move || {
         let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-        let hub = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
-        let mut machine = machine(&fleet, &hub);
+        let observer = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
+        let mut machine = machine(&fleet, &observer);
         apply(&mut machine, 1, &submissions(1));
         let build = modelled::begin_snapshot(&mut machine);
         let begun = fleet.read().encode();

@@ -196,7 +196,7 @@ impl Proposer {
         id: NodeId,
         raft: RaftHandle,
         fleet: SharedFleet,
-        standing: watch::Receiver<RaftRole>,
+        raft_role: watch::Receiver<RaftRole>,
         transport: Transport,
         clock: FleetClock,
     ) -> (Self, Driver) {
@@ -205,7 +205,7 @@ impl Proposer {
         let driver = Driver {
             id,
             raft,
-            standing,
+            raft_role,
             transport,
             clock,
             requests: receiver,
@@ -337,7 +337,7 @@ struct Outcome {
 pub struct Driver {
     id: NodeId,
     raft: RaftHandle,
-    standing: watch::Receiver<RaftRole>,
+    raft_role: watch::Receiver<RaftRole>,
     transport: Transport,
     clock: FleetClock,
     requests: mpsc::Receiver<Request>,
@@ -375,7 +375,7 @@ impl Driver {
                         }
                     }
                 }
-                changed = self.standing.changed() => {
+                changed = self.raft_role.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -387,7 +387,7 @@ impl Driver {
                 }
             }
             self.expire();
-            let term = self.standing.borrow().term();
+            let term = self.raft_role.borrow().term();
             self.refuse_out_of_place(term);
             while let Some(batch) = self.launch() {
                 in_flight.push(batch);
@@ -436,7 +436,7 @@ impl Driver {
 
     /// The request, unless it may not be written where the leader is now: then it is refused.
     fn in_place(&self, request: Request) -> Option<Request> {
-        if request.scope.fits(self.standing.borrow().term()) {
+        if request.scope.fits(self.raft_role.borrow().term()) {
             return Some(request);
         }
         drop(request.answer.send(Err(ProposeError::NotLeader)));
@@ -467,13 +467,13 @@ impl Driver {
         if self.retry_at.is_some() || (urgent && self.urgent_in_flight >= MAX_URGENT_IN_FLIGHT) {
             return None;
         }
-        let standing = self.standing.borrow_and_update().clone();
-        self.refuse_out_of_place(standing.term());
+        let raft_role = self.raft_role.borrow_and_update().clone();
+        self.refuse_out_of_place(raft_role.term());
         let nothing = if urgent { self.lanes.is_lane_empty(Lane::Fleet) } else { self.lanes.is_empty() };
         if nothing {
             return None;
         }
-        let batch = match standing {
+        let batch = match raft_role {
             // The clock runs only once it is ready.
             RaftRole::Leading { term, ready: true } => self.append(urgent, term),
             RaftRole::Following { leader, peer } => self.hand_on(urgent, leader, peer.address),
@@ -507,7 +507,7 @@ impl Driver {
             senders: u32::try_from(senders.len()).unwrap_or(u32::MAX),
         };
         let channel = self.channel_to(address);
-        let forwarded = while_following(self.standing.clone(), leader, forward(channel, request));
+        let forwarded = while_following(self.raft_role.clone(), leader, forward(channel, request));
         async move {
             let fate = forwarded.await.flatten().map_or(Fate::Unknown, Fate::Written);
             Outcome { fate, urgent, requests }
@@ -519,15 +519,15 @@ impl Driver {
 /// What a call to the leader gives, or `None` as soon as it is not the leader any more: one that is frozen or cut off answers
 /// nothing, and its successor should not have to wait for that.
 async fn while_following<T>(
-    mut standing: watch::Receiver<RaftRole>,
+    mut raft_role: watch::Receiver<RaftRole>,
     of: NodeId,
     call: impl Future<Output = T>,
 ) -> Option<T> {
-    let follows = |standing: &RaftRole| matches!(standing, RaftRole::Following { leader, .. } if *leader == of);
+    let follows = |raft_role: &RaftRole| matches!(raft_role, RaftRole::Following { leader, .. } if *leader == of);
     tokio::select! {
         answer = call => Some(answer),
         // An error is the end of this node, which ends this, too.
-        _ = standing.wait_for(|standing| !follows(standing)) => None,
+        _ = raft_role.wait_for(|raft_role| !follows(raft_role)) => None,
     }
 }
 

@@ -100,11 +100,11 @@ fn following(leader: NodeId) -> RaftRole {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_answers_nothing_is_waited_for_only_while_it_leads() {
-    let (standing, receiver) = watch::channel(following(1));
+    let (raft_role, receiver) = watch::channel(following(1));
     let mut call = tokio::spawn(while_following(receiver, 1, futures::future::pending::<()>()));
     let waited = tokio::time::timeout(FORWARD_TIMEOUT * 2, &mut call).await;
     assert!(waited.is_err(), "given up though the leader is the same");
-    standing.send_replace(following(2));
+    raft_role.send_replace(following(2));
     assert_eq!(call.await.unwrap(), None, "there is another leader to ask");
 }
 

@@ -1,5 +1,5 @@
 //! How an agent's session is opened. What may happen at the same time, and the order that makes it safe, is written at the head
-//! of [`registry`](crate::leader::sessions).
+//! of [`sessions`](crate::leader::sessions).
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -61,7 +61,7 @@ pub struct Opened {
     pub answers_health_checks: bool,
 }
 
-/// Opens a session for an agent that said hello, in the order that [`registry`](crate::leader::sessions) demands: the state is
+/// Opens a session for an agent that said hello, in the order that [`sessions`](crate::leader::sessions) demands: the state is
 /// looked at, the connection is taken, and the state is looked at once more.
 pub async fn open(
     node: &Node,
@@ -83,23 +83,23 @@ pub async fn open(
     if !leads {
         return Err(JoinFailed::NotLeading);
     }
-    let turn = tokio::time::timeout(TURN_TIMEOUT, node.hub.registry.turn(&hello.name)).await;
+    let turn = tokio::time::timeout(TURN_TIMEOUT, node.observer.sessions.turn(&hello.name)).await;
     let _turn = turn.map_err(|_| JoinFailed::NotLeading)?;
     for _ in 0..MAX_OPENINGS {
         let Stay { agent, session, resumed } = stay(node, &hello, process, term).await?;
         // The lease on a new session is one that this leader grants, as by the answer to a heartbeat.
-        if !resumed && !node.contact_within(term, node.hub.registry.timing.lease_margin()).await {
+        if !resumed && !node.contact_within(term, node.observer.sessions.timing.lease_margin()).await {
             return Err(JoinFailed::NotLeading);
         }
         // Leadership may have gone while the join was written; another leader serves the session then.
-        if node.standing.borrow().leading() != Some(term) {
+        if node.raft_role.borrow().leading() != Some(term) {
             return Err(JoinFailed::NotLeading);
         }
         // What the agent sends from now on comes after the session began to count.
         let waited_seq = waited.seq();
         let now = Instant::now();
         let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
-        let link = match node.hub.registry.connect(term, agent, session, origin, now) {
+        let link = match node.observer.sessions.connect(term, agent, session, origin, now) {
             Connection::Taken(link) => link,
             Connection::TermOver => return Err(JoinFailed::NotLeading),
             Connection::Replaced => continue,
@@ -111,7 +111,7 @@ pub async fn open(
         };
         // Once the link is there nothing that happens to the session is missed; what was before it is in the state.
         let Some(known) = node.look(|fleet| slots_of(fleet, agent, session)) else {
-            node.hub.registry.ended(agent, session);
+            node.observer.sessions.ended(agent, session);
             continue;
         };
         let held = if resumed { &held[..] } else { &[] };
@@ -177,7 +177,7 @@ fn slots_of(fleet: &Fleet, agent: AgentId, session: SessionId) -> Option<Vec<Hel
 }
 
 fn welcome(node: &Node, term: u64, session: SessionId, resumed: bool, waited_seq: u64) -> ToAgent {
-    let timing = node.hub.registry.timing;
+    let timing = node.observer.sessions.timing;
     ToAgent::Welcome(v1::Welcome {
         session: session.0,
         term,

@@ -45,7 +45,7 @@ struct Listener {
 struct Fields {
     line: String,
     message: String,
-    standing: String,
+    raft_role: String,
     index: u64,
     checksum: u64,
     node: u64,
@@ -60,7 +60,7 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         match field.name() {
             "message" => self.message = format!("{value:?}"),
-            "standing" => self.standing = format!("{value:?}"),
+            "raft_role" => self.raft_role = format!("{value:?}"),
             _ => {}
         }
         let _ = write!(self.line, " {}={value:?}", field.name());
@@ -108,8 +108,8 @@ fn session(text: &str) -> Option<(u64, Option<String>)> {
 }
 
 /// The term in what is said of a leader.
-fn term(standing: &str) -> Option<u64> {
-    let digits = standing.strip_prefix("Leading { term: ")?.split(|c: char| !c.is_ascii_digit()).next()?;
+fn term(raft_role: &str) -> Option<u64> {
+    let digits = raft_role.strip_prefix("Leading { term: ")?.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
 
@@ -120,7 +120,7 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
         LEADERSHIP => {
             let name = notes.running.clone();
             notes.leadership_changed = notes.now;
-            match term(&fields.standing) {
+            match term(&fields.raft_role) {
                 Some(term) => notes.leads(name, term),
                 None => drop(notes.leading.remove(&name)),
             }

@@ -70,7 +70,7 @@ enum Loss {
 /// What the steps of two tasks and the log do to one agent, one step at a time.
 struct World {
     fleet: Fleet,
-    registry: SessionTable,
+    sessions: SessionTable,
     hello: v1::Hello,
     now: Instant,
     old: Arc<SessionConnection>,
@@ -107,39 +107,39 @@ impl World {
         let joined = fleet.apply(Stamp::at(1), Command::AgentJoined(join(&hello, at(1, 1)).unwrap()), &mut Vec::new());
         let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
         hello.session = session.0;
-        let registry = SessionTable::new(TIMING);
-        registry.begin(TERM);
+        let sessions = SessionTable::new(TIMING);
+        sessions.begin(TERM);
         let now = Instant::now();
         let ending = Ending::default();
         let origin = Origin { process: at(1, 1), ending: ending.clone(), guarded: false };
-        let Connection::Taken(old) = registry.connect(TERM, agent, session, origin, now) else {
+        let Connection::Taken(old) = sessions.connect(TERM, agent, session, origin, now) else {
             panic!("the agent is connected at first")
         };
-        assert!(matches!(registry.suspicions(now, 1)[..], [Suspicion::Probe(..)]));
-        registry.probed(agent, session, Some(true), false, now);
+        assert!(matches!(sessions.suspicions(now, 1)[..], [Suspicion::Probe(..)]));
+        sessions.probed(agent, session, Some(true), false, now);
         let mut later = now + TIMING.timeout;
         if let Loss::Failed = loss {
-            registry.failed(agent, &old, later);
+            sessions.failed(agent, &old, later);
         }
         if let Loss::Disconnected = loss {
             ending.close();
-            registry.disconnected(agent, &old, now);
+            sessions.disconnected(agent, &old, now);
             later = now + TIMING.grace;
         }
         let (untold, welcomed) = (Vec::new(), None);
         let (loss, opening) = (LossAt::Noticing, OpeningAt::Looking);
-        Self { fleet, registry, hello, now: later, old, untold, loss, opening, welcomed }
+        Self { fleet, sessions, hello, now: later, old, untold, loss, opening, welcomed }
     }
 
     /// The next step of the loss; whether it could be taken.
     fn lose(&mut self, how: Loss) -> bool {
         self.loss = match self.loss {
-            LossAt::Noticing => match self.registry.suspicions(self.now, 1).pop() {
+            LossAt::Noticing => match self.sessions.suspicions(self.now, 1).pop() {
                 Some(Suspicion::Silent(agent, session) | Suspicion::Failed(agent, session)) => {
                     LossAt::Proposed(agent, session)
                 }
                 Some(Suspicion::Probe(agent, session, _)) => {
-                    match self.registry.probed(agent, session, Some(false), false, self.now) {
+                    match self.sessions.probed(agent, session, Some(false), false, self.now) {
                         Verdict::Gone => LossAt::Proposed(agent, session),
                         _ => LossAt::Over,
                     }
@@ -147,7 +147,7 @@ impl World {
                 None => LossAt::Over,
             },
             LossAt::Proposed(agent, session) if matches!(how, Loss::NotWritten) => {
-                self.registry.take_back(agent, session, self.now);
+                self.sessions.take_back(agent, session, self.now);
                 LossAt::Over
             }
             // The log applies one command after the other, each told before the next.
@@ -162,7 +162,7 @@ impl World {
                 LossAt::Told(agent, session)
             }
             LossAt::Told(agent, session) => {
-                self.registry.ended(agent, session);
+                self.sessions.ended(agent, session);
                 LossAt::Over
             }
             LossAt::Over => return false,
@@ -188,7 +188,7 @@ impl World {
                 OpeningAt::Looked(agent, session)
             }
             OpeningAt::Looked(agent, session) => {
-                match self.registry.connect(TERM, agent, session, Origin::default(), self.now) {
+                match self.sessions.connect(TERM, agent, session, Origin::default(), self.now) {
                     Connection::Taken(link) => {
                         self.welcomed = Some((agent, session, link));
                         OpeningAt::Connected(agent, session)
@@ -201,7 +201,7 @@ impl World {
             OpeningAt::Connected(agent, session) => match slots_of(&self.fleet, agent, session) {
                 Some(_) => OpeningAt::Over,
                 None => {
-                    self.registry.ended(agent, session);
+                    self.sessions.ended(agent, session);
                     self.welcomed = None;
                     OpeningAt::Looking
                 }
@@ -215,9 +215,9 @@ impl World {
         for effect in std::mem::take(&mut self.untold) {
             match effect {
                 Effect::SessionStarted { agent, session } => {
-                    self.registry.started(agent, session, at(1, 1), self.now);
+                    self.sessions.started(agent, session, at(1, 1), self.now);
                 }
-                Effect::SessionEnded { agent, session } => self.registry.ended(agent, session),
+                Effect::SessionEnded { agent, session } => self.sessions.ended(agent, session),
                 _ => {}
             }
         }
@@ -229,8 +229,8 @@ impl World {
         let of_state = self.fleet.agent(*agent).expect("it is known");
         assert_eq!((of_state.session, of_state.state), (*session, AgentState::Live), "{schedule:?}");
         assert_eq!(link.take_now().ended, None, "{schedule:?}");
-        assert!(self.registry.heard(*agent, link, self.now), "{schedule:?}");
-        assert!(!self.registry.heard(*agent, &self.old, self.now), "{schedule:?}");
+        assert!(self.sessions.heard(*agent, link, self.now), "{schedule:?}");
+        assert!(!self.sessions.heard(*agent, &self.old, self.now), "{schedule:?}");
     }
 }
 
