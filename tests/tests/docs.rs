@@ -51,6 +51,19 @@ fn every_link_between_documents_leads_somewhere() {
 }
 
 #[test]
+fn every_source_file_in_the_documentation_exists() {
+    for (path, text) in documents() {
+        for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains('/') && name.ends_with(".rs")) {
+            let is_whole = !name.contains(|c: char| c.is_whitespace() || "*<{…".contains(c));
+            // A path without the folder of the crate stands in a table of that crate.
+            let folders = ["", "coordinator/src", "fleet/src", "agent/src"];
+            let exists = folders.iter().any(|folder| root().join(folder).join(name).exists());
+            assert!(!is_whole || exists, "{path} names {name}, which does not exist");
+        }
+    }
+}
+
+#[test]
 fn every_make_target_in_the_documentation_exists() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("there is a Makefile");
     for (path, text) in documents() {
