@@ -102,20 +102,3 @@ fn json_and_a_byte_order_mark_are_read() {
     assert!(cluster.spec.suspend);
     parse_manifest(&format!("\u{feff}{}", spec("{}"))).unwrap_or_else(|error| panic!("{error}"));
 }
-
-#[test]
-fn secrets_beside_the_cluster_are_read_and_not_shown() {
-    let text = format!(
-        "{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: api}}\ndata: {{token: czNjcmV0, both: b2xk}}\nstringData: {{both: new}}\n",
-        spec("{}")
-    );
-    let manifest = find_cluster(&text).unwrap_or_else(|error| panic!("{error}"));
-    let get = |name: &str, key: &str| {
-        let key = robeing_crds::SecretKey { name: name.into(), key: key.into() };
-        manifest.secrets.get(&key).map(<[u8]>::to_vec)
-    };
-    assert_eq!(get("api", "token").as_deref(), Some(&b"s3cret"[..]));
-    assert_eq!(get("api", "both").as_deref(), Some(&b"new"[..]));
-    assert_eq!((get("api", "none"), get("other", "token")), (None, None));
-    assert!(!format!("{manifest:?}").contains("s3cret"));
-}

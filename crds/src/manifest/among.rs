@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{
-    ManifestError, Secrets, check_document, parse_manifest,
+    ManifestError, check_document, parse_manifest,
     problem::Report,
     yaml::{self, Document, Places},
 };
@@ -19,8 +19,6 @@ pub struct Manifest {
     pub cluster: RobeingCluster,
     /// The other resources, in the order of the text.
     pub ignored: Vec<Ignored>,
-    /// What the Secrets among them hold.
-    pub secrets: Secrets,
     document: Option<usize>,
     places: Places,
 }
@@ -65,14 +63,10 @@ pub fn find_cluster(text: &str) -> Result<Manifest, ManifestError> {
     let documents = yaml::read(text)?;
     let many = documents.len() > 1;
     let mut ignored = Vec::new();
-    let mut secrets = Secrets::default();
     let mut clusters = Vec::new();
     for (index, document) in documents.into_iter().enumerate() {
         match other_resource(index + 1, &document) {
-            Some(other) => {
-                secrets.take(&document.value);
-                ignored.push(other);
-            }
+            Some(other) => ignored.push(other),
             None => clusters.push((index + 1, document)),
         }
     }
@@ -83,13 +77,13 @@ pub fn find_cluster(text: &str) -> Result<Manifest, ManifestError> {
     let (Some((number, document)), true) = (clusters.pop(), clusters.is_empty()) else {
         // None of them is a cluster, or not all of them are resources: every document gets its sentence.
         let cluster = parse_manifest(text)?;
-        return Ok(Manifest { cluster, ignored, secrets, document: None, places: Places::default() });
+        return Ok(Manifest { cluster, ignored, document: None, places: Places::default() });
     };
     let number = many.then_some(number);
     let mut report = Report::new(number, &document.places);
     match check_document(&document, &mut report) {
         Some(cluster) if report.is_empty() => {
-            Ok(Manifest { cluster, ignored, secrets, document: number, places: document.places })
+            Ok(Manifest { cluster, ignored, document: number, places: document.places })
         }
         _ => Err(ManifestError::Invalid { problems: report.into_problems() }),
     }

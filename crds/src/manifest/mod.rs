@@ -6,7 +6,6 @@ mod among;
 mod problem;
 mod rules_check;
 mod schema_check;
-mod secrets;
 mod spelling;
 mod yaml;
 
@@ -18,7 +17,6 @@ use serde_json::{Map, Value, json};
 
 pub use among::{Ignored, Manifest, find_cluster};
 pub use problem::{ManifestError, Place, Problem};
-pub use secrets::Secrets;
 
 use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
 use problem::Report;
