@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use robeing_proto::v1::{RetryPolicy, TaskSpec, TaskState};
+use robeing_proto::v1::{RetryPolicy, SubmitRequest, TaskSpec, TaskState, fleet_client::FleetClient as Rpc};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     script::task,
@@ -48,9 +48,12 @@ fn of(key: &str, script: &str) -> TaskSpec {
 /// Submits tasks, or finds those that had been submitted, and waits for their ends.
 async fn end(fleet: &Fleet, tasks: &[(&str, &str, TaskState)]) -> Vec<robeing_proto::v1::Task> {
     let mut ended = Vec::new();
+    let address = fleet.address(COORDINATOR);
+    let mut rpc = Rpc::connect(format!("http://{address}")).await.expect("it listens");
     for (key, script, state) in tasks {
-        let id = fleet.submit_one(of(key, script)).await;
-        ended.push(fleet.finished(&id, *state).await);
+        // The id of the one that was submitted first.
+        let told = rpc.submit(SubmitRequest { tasks: vec![of(key, script)] }).await.expect("it is taken");
+        ended.push(fleet.finished(&told.into_inner().results[0].task_id, *state).await);
     }
     ended
 }

@@ -69,15 +69,16 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
         check(status.fleet_version == NEW, (), status.fleet_version)
     })
     .await;
+    let history = load.complete().await;
+    assert_eq!(history.accepted_count(), TASKS);
+    history.assert_sound(&fleet.executions_file());
+    assert_eq!(fleet.status().await.redistributed_total, 0, "no task was taken from a healthy agent");
+
     for name in &names {
         let told = try_feature(&fleet, name).await;
         assert_eq!(told.refusal, None, "{name} takes it");
         fleet.finished(&told.task_id, TaskState::Succeeded).await;
     }
-    let history = load.complete().await;
-    assert_eq!(history.accepted_count(), TASKS);
-    history.assert_sound(&fleet.executions_file());
-    assert_eq!(fleet.status().await.redistributed_total, 0, "no task was taken from a healthy agent");
 
     // There is no way back: the old version says so, ends, and the others go on.
     let back = &names[1];
