@@ -1,5 +1,5 @@
 //! The fleet: its state, and `apply`, which is the only way to change it. What each command does is in the modules
-//! `submission`, `attempts`, `sessions`, `recovery` and `pools`.
+//! of `tasks`, `agents` and `timers`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The leader's watch over its agents: whose process is gone, and who is silent for too long.
+//! The leader's watch over its agents: looks after those that [`sessions`](super::sessions) finds silent or whose process is gone, and
+//! has their loss written.
 
 use std::{sync::Arc, time::Duration};
 

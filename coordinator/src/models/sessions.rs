@@ -1,6 +1,6 @@
 //! Sessions: an agent whose connection broke comes back while its loss is noticed, written and told.
 //!
-//! The three threads do what `opening`, `liveness` and the state machine do, in their order; each step is the shipped code.
+//! The three threads do what `opening`, `failure_detector` and the state machine do, in their order; each step is the shipped code.
 
 use std::sync::{Arc, Mutex as Unpointed};
 

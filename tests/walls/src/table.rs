@@ -106,8 +106,7 @@ pub struct Pure {
 }
 
 /// Crates without runtime, network, clock or randomness.
-pub const PURE: &[Pure] =
-    &[Pure { name: "robeing-fleet", uses: &["bytes", "crc32c", "postcard", "serde", "thiserror"] }];
+pub const PURE: &[Pure] = &[Pure { name: "robeing-fleet", uses: &["bilrost", "bytes", "crc32c", "thiserror"] }];
 
 /// A library that few may use.
 #[derive(Clone, Copy, Debug)]
