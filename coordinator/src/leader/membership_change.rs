@@ -200,8 +200,10 @@ pub async fn admit_voter(node: &Node, newcomer: Newcomer, replaced: Vec<NodeId>)
     if learns_elsewhere {
         committed(node.raft.remove_learners([id].into())).await?;
     }
-    committed(node.raft.add_learner(id, peer)).await?;
+    committed(node.raft.add_learner(id, peer.clone())).await?;
     caught_up(node, id).await?;
+    // Another leader may have raised the version meanwhile, to which a learner is nobody.
+    ensure_current(node, &peer).await?;
     let mut voters = voters(node);
     voters.retain(|voter| !replaced.contains(voter));
     voters.insert(id);

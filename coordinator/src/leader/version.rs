@@ -40,13 +40,15 @@ async fn known_to_all(node: &Node) -> Option<u32> {
 }
 
 async fn raise(node: &Node, term: u64) {
-    // While the membership changes it is not known who has to know the version.
-    let Ok(_unchanged) = node.changing.try_lock() else { return };
-    let Some(known) = known_to_all(node).await else { return };
     let current = node.look(|fleet| fleet.version());
-    if known <= current {
+    let is_newer = |known: &u32| *known > current;
+    if known_to_all(node).await.filter(is_newer).is_none() {
         return;
     }
+    // While the membership changes it is not known who has to know the version. It is held only when it is likely to be raised:
+    // a voter that does not answer may be about to be removed.
+    let Ok(_unchanged) = node.changing.try_lock() else { return };
+    let Some(known) = known_to_all(node).await.filter(is_newer) else { return };
     match node.proposer.propose_in(term, Command::RaiseVersion(known)).await {
         Ok(Reply::Done) => {
             info!(from = current, to = known, "every coordinator knows a newer fleet version, which is in force now")

@@ -1,14 +1,30 @@
 //! What is refused before it gets into the log: commands that this coordinator can't read, or that need a feature that is not in
 //! force. Others' commands in the same request are proposed all the same.
+//!
+//! Only a leader that is ready refuses, just before it writes: whoever does not lead may not know yet that a version was raised.
 
 use bytes::Bytes;
-use robeing_fleet::{FIRST_VERSION, Fleet, Refusal, Reply, command_version, decode_command};
+use robeing_fleet::{Command, FIRST_VERSION, Fleet, Refusal, Reply, command_version, decode_command};
 
 /// Commands that were refused, each with where it stood in its request, in order.
 #[derive(Debug, Default)]
 pub struct Refused(Vec<(usize, Refusal)>);
 
 impl Refused {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds what was refused later of those that were left: their places are among these.
+    pub fn add(&mut self, later: Refused) {
+        let earlier: Vec<usize> = self.0.iter().map(|(position, _)| *position).collect();
+        // Where it stood among all of them.
+        let position = |place| earlier.iter().fold(place, |at, earlier| if *earlier <= at { at + 1 } else { at });
+        self.0.extend(later.0.into_iter().map(|(place, refusal)| (position(place), refusal)));
+        self.0.sort_by_key(|(position, _)| *position);
+    }
+
     /// The replies to all commands of a request, of which those that were not refused got these.
     pub fn among(self, replies: Vec<Reply>) -> Vec<Reply> {
         let mut all = replies;
@@ -31,13 +47,19 @@ fn sift(commands: &mut Vec<Bytes>, refuse: impl Fn(&[u8]) -> Option<Refusal>) ->
     Refused(refused)
 }
 
-fn read(command: &[u8]) -> Result<robeing_fleet::Command, Refusal> {
+fn read(command: &[u8]) -> Result<Command, Refusal> {
     decode_command(command).map_err(|error| Refusal::Unreadable { problem: error.to_string() })
 }
 
-/// Takes out what can't be read here.
+/// Takes out what another coordinator handed on and can't be read here. A raise is the leader's own to propose.
 pub fn take_unreadable(commands: &mut Vec<Bytes>) -> Refused {
-    sift(commands, |command| read(command).err())
+    sift(commands, |command| match read(command) {
+        Ok(Command::RaiseVersion(_)) => {
+            Some(Refusal::Unreadable { problem: "only a leader raises the version".into() })
+        }
+        Ok(_) => None,
+        Err(refusal) => Some(refusal),
+    })
 }
 
 /// Takes out what needs a feature that is not in force in this fleet.
@@ -49,30 +71,49 @@ pub fn take_not_in_force<'a, F: std::ops::Deref<Target = Fleet> + 'a>(
         return Refused::default();
     }
     let fleet = fleet();
-    let in_force = fleet.version();
-    sift(commands, |command| {
-        let needs_more = command_version(command) > in_force;
-        needs_more.then(|| read(command).and_then(|command| fleet.check_feature(&command)).err()).flatten()
+    sift(commands, |command| match read(command) {
+        Ok(command) => fleet.check_feature(&command).err(),
+        Err(refusal) => Some(refusal),
     })
+}
+
+/// Commands of a request that need a feature, each with where it stands in it.
+pub fn with_features(commands: &[Bytes]) -> Vec<(usize, Bytes)> {
+    let needs = |(_, command): &(usize, &Bytes)| command_version(command) > FIRST_VERSION;
+    commands.iter().enumerate().filter(needs).map(|(position, command)| (position, command.clone())).collect()
+}
+
+/// Says of commands that an older leader could not read which feature they need.
+pub fn name_features(of: &[(usize, Bytes)], fleet: &Fleet, replies: &mut [Reply]) {
+    for (position, command) in of {
+        if let Some(reply @ Reply::Refused(Refusal::Unreadable { .. })) = replies.get_mut(*position)
+            && let Ok(command) = read(command)
+            && let Err(refusal) = fleet.check_feature(&command)
+        {
+            *reply = Reply::Refused(refusal);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{Command, FleetConfig};
+    use robeing_fleet::FleetConfig;
 
     use super::*;
     use crate::propose::encoded;
 
+    /// Of a version that nobody knows.
     fn newer() -> Bytes {
         let mut bytes = encoded(&Command::Tick).to_vec();
-        bytes[2] += 1;
+        bytes[2] = 200;
         bytes.into()
     }
 
     #[test]
     fn what_can_not_be_read_is_refused_alone() {
         let tick = encoded(&Command::Tick);
-        let mut commands = vec![newer(), tick.clone(), Bytes::from("?"), tick.clone(), newer()];
+        let raise = encoded(&Command::RaiseVersion(FIRST_VERSION));
+        let mut commands = vec![newer(), tick.clone(), Bytes::from("?"), tick.clone(), raise];
         let refused = take_unreadable(&mut commands);
         assert_eq!(commands, [tick.clone(), tick]);
         let replies = refused.among(vec![Reply::Done, Reply::Completed]);
@@ -82,15 +123,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_later_keeps_its_place_among_all() {
+        let refusal = || Refusal::Unreadable { problem: String::new() };
+        let of = |positions: &[usize]| Refused(positions.iter().map(|at| (*at, refusal())).collect());
+        for (earlier, later, together) in [
+            (&[][..], &[0, 1][..], vec![0, 1]),
+            (&[0, 3], &[0, 1], vec![0, 1, 2, 3]),
+            (&[1], &[0, 1, 2], vec![0, 1, 2, 3]),
+            (&[0, 1], &[1], vec![0, 1, 3]),
+            (&[2], &[], vec![2]),
+        ] {
+            let mut refused = of(earlier);
+            refused.add(of(later));
+            let positions: Vec<usize> = refused.0.iter().map(|(at, _)| *at).collect();
+            assert_eq!(positions, together, "{earlier:?} and {later:?}");
+        }
+    }
+
+    #[test]
     fn what_every_version_knows_needs_no_look_at_the_fleet() {
         let mut commands = vec![encoded(&Command::Tick)];
         let refused = take_not_in_force(&mut commands, || -> Box<Fleet> { panic!("it is not looked at") });
-        assert_eq!((commands.len(), refused.0.len()), (1, 0));
+        assert!(commands.len() == 1 && refused.is_empty());
+        assert!(with_features(&commands).is_empty());
     }
 
     #[test]
     fn what_is_not_in_force_is_refused() {
         let mut commands = vec![newer(), encoded(&Command::Tick)];
+        assert_eq!(with_features(&commands), [(0, newer())]);
         let refused = take_not_in_force(&mut commands, || Box::new(Fleet::new(FleetConfig::default())));
         assert_eq!((commands.len(), refused.0.len()), (1, 1));
     }

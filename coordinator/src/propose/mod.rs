@@ -111,6 +111,8 @@ struct Request {
     settled: u64,
     /// It was on its way once, so that nobody knows whether it is in the log.
     tried: bool,
+    /// What this coordinator refused of it as leader.
+    refused: gate::Refused,
     /// Its room, until it is answered.
     _room: OwnedSemaphorePermit,
 }
@@ -183,6 +185,7 @@ pub struct Proposer {
     rooms: [Arc<Semaphore>; Lane::ALL.len()],
     settled: Arc<AtomicU64>,
     senders: Arc<AtomicU64>,
+    raft_role: watch::Receiver<RaftRole>,
     /// Says which features are in force.
     fleet: SharedFleet,
 }
@@ -205,7 +208,8 @@ impl Proposer {
         let driver = Driver {
             id,
             raft,
-            raft_role,
+            fleet: fleet.clone(),
+            raft_role: raft_role.clone(),
             transport,
             clock,
             requests: receiver,
@@ -219,7 +223,7 @@ impl Proposer {
             leader: None,
         };
         let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
-        (Self { requests, rooms, settled, senders: Arc::new(AtomicU64::new(1)), fleet }, driver)
+        (Self { requests, rooms, settled, senders: Arc::new(AtomicU64::new(1)), raft_role, fleet }, driver)
     }
 
     /// Another sender, such as a stream: it takes turns with all others.
@@ -243,7 +247,11 @@ impl Proposer {
     pub async fn propose_encoded(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>) -> Answer {
         let mut replies = Vec::with_capacity(commands.len());
         for commands in in_messages(commands, Bytes::len) {
-            let more = self.request(lane, sender, commands, Scope::Anywhere).await?;
+            let new = gate::with_features(&commands);
+            let mut more = self.request(lane, sender, commands, Scope::Anywhere).await?;
+            if !new.is_empty() {
+                gate::name_features(&new, &self.fleet.read(), &mut more);
+            }
             if replies.is_empty() {
                 replies = more;
             } else {
@@ -273,18 +281,16 @@ impl Proposer {
     pub async fn propose_forwarded(&self, forwarded: Forwarded) -> Answer {
         let Forwarded { lane, sender, mut commands } = forwarded;
         let unreadable = gate::take_unreadable(&mut commands);
+        if !unreadable.is_empty() && self.raft_role.borrow().term().is_none() {
+            return Err(ProposeError::NotLeader);
+        }
+        if commands.is_empty() {
+            return Ok(unreadable.among(Vec::new()));
+        }
         Ok(unreadable.among(self.request(lane, sender, commands, Scope::Here).await?))
     }
 
-    async fn request(&self, lane: Lane, sender: Sender, mut commands: Vec<Bytes>, scope: Scope) -> Answer {
-        let refused = gate::take_not_in_force(&mut commands, || self.fleet.read());
-        if commands.is_empty() {
-            return Ok(refused.among(Vec::new()));
-        }
-        Ok(refused.among(self.request_taken(lane, sender, commands, scope).await?))
-    }
-
-    async fn request_taken(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, scope: Scope) -> Answer {
+    async fn request(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>, scope: Scope) -> Answer {
         let bytes: usize = commands.iter().map(|command| command.len() + COMMAND_OVERHEAD).sum();
         if bytes > MAX_REQUEST_BYTES {
             return Err(ProposeError::TooLarge { bytes });
@@ -305,6 +311,7 @@ impl Proposer {
             scope,
             settled,
             tried: false,
+            refused: gate::Refused::default(),
             _room: room.map_err(|_| ProposeError::Stopping)?,
         };
         self.requests.send(request).await.map_err(|_| ProposeError::Stopping)?;
@@ -337,6 +344,7 @@ struct Outcome {
 pub struct Driver {
     id: NodeId,
     raft: RaftHandle,
+    fleet: SharedFleet,
     raft_role: watch::Receiver<RaftRole>,
     transport: Transport,
     clock: FleetClock,
@@ -417,7 +425,7 @@ impl Driver {
         for request in outcome.requests {
             let own: Vec<Reply> = replies.by_ref().take(request.commands.len()).collect();
             // Nobody waits when the caller's connection broke; the command counts all the same.
-            drop(request.answer.send(Ok(own)));
+            drop(request.answer.send(Ok(request.refused.among(own))));
         }
     }
 
@@ -485,7 +493,14 @@ impl Driver {
 
     fn append(&mut self, urgent: bool, term: u64) -> BoxFuture<'static, Outcome> {
         let batch = if urgent { self.lanes.next_urgent(ENTRY) } else { self.lanes.next_batch(ENTRY) };
-        let requests = batch.requests;
+        let mut requests = batch.requests;
+        for request in &mut requests {
+            let refused = gate::take_not_in_force(&mut request.commands, || self.fleet.read());
+            request.refused.add(refused);
+        }
+        if requests.iter().all(|request| request.commands.is_empty()) {
+            return async move { Outcome { fate: Fate::Written(Vec::new()), urgent, requests } }.boxed();
+        }
         let commands = requests.iter().flat_map(|request| request.commands.iter().map(|c| &c[..]));
         let stamp = self.clock.stamp();
         audit::tell_stamp(stamp);

@@ -10,14 +10,21 @@ fn idle() -> (Proposer, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(MAX_WAITING);
     let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
     let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-    let proposer = Proposer { requests, rooms, settled: Arc::default(), senders: Arc::default(), fleet };
+    let proposer = Proposer {
+        requests,
+        rooms,
+        settled: Arc::default(),
+        senders: Arc::default(),
+        raft_role: watch::channel(RaftRole::Leaderless).1,
+        fleet,
+    };
     (proposer, receiver)
 }
 
 fn hand_in(proposer: &Proposer, lane: Lane, bytes: usize) -> tokio::task::JoinHandle<Answer> {
     let (proposer, sender) = (proposer.clone(), proposer.sender());
     let commands = vec![vec![0; bytes].into()];
-    tokio::spawn(async move { proposer.request_taken(lane, sender, commands, Scope::Here).await })
+    tokio::spawn(async move { proposer.request(lane, sender, commands, Scope::Here).await })
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,6 +73,7 @@ async fn request_of(scope: Scope) -> (Request, oneshot::Receiver<Answer>) {
         scope,
         settled: 0,
         tried: false,
+        refused: gate::Refused::default(),
         _room: room,
     };
     (request, answered)

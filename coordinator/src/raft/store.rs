@@ -12,7 +12,7 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Agent, Command, Effect, Fleet, Progress, Refusal, Reply, Stamp, Task, Unfinished, decode_command,
+    Agent, Command, Effect, Fleet, Progress, Reply, Stamp, Task, Unfinished, decode_command, known_version,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::{
@@ -188,12 +188,13 @@ impl StateMachine {
         let (now, commands) = batch.open().map_err(|e| halt(&e))?;
         let commands: Vec<_> =
             commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
+        // Others take a raise that this binary does not know: to go on would be to diverge.
+        if let Some(version) = commands.iter().find_map(unknown_version) {
+            return Err(halt(&version));
+        }
         self.effects.clear();
         let mut slices = Slices { now, commands: commands.into_iter(), current: None, replies: Vec::new() };
         while self.apply_slice(&mut slices) {}
-        if let Some(refusal) = slices.replies.iter().find_map(too_new) {
-            return Err(halt(refusal));
-        }
         let fleet = self.fleet.read();
         self.clock.applied(leadership(id), fleet.now());
         audit::tell_time(id.index(), now, &fleet);
@@ -251,10 +252,13 @@ fn leadership(id: LogId) -> Leadership {
     (leader.term(), leader.node_id)
 }
 
-/// The refusal to raise the fleet to a version that this binary does not know. Others took the raise: going on would diverge.
-fn too_new(reply: &Reply) -> Option<&Refusal> {
-    match reply {
-        Reply::Refused(refusal @ Refusal::Version { asked, known, .. }) if asked > known => Some(refusal),
+/// What to say of a raise to a version that this binary does not know.
+fn unknown_version(command: &Command) -> Option<String> {
+    match command {
+        Command::RaiseVersion(version) if *version > known_version() => Some(format!(
+            "the fleet was raised to fleet version {version}, and this program knows versions up to {}",
+            known_version()
+        )),
         _ => None,
     }
 }

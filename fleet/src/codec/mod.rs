@@ -64,12 +64,22 @@ pub enum CodecError {
         known: u32,
     },
     /// Something in it is unknown, though its version is not.
-    #[error("a {what} has a part that this program does not know (number {number}); run the version that wrote it")]
+    #[error("a {what} has a part that this program does not know (in number {number}); run the version that wrote it")]
     Unknown {
         /// Command, reply or snapshot.
         what: &'static str,
         /// The number of its first part. Of a command, which one it is.
         number: u64,
+    },
+    /// Its header says that it needs another version than it does.
+    #[error("a {what} says that it is of fleet version {found}, and is of {wanted}")]
+    OtherVersion {
+        /// Command, reply or snapshot.
+        what: &'static str,
+        /// What its header says.
+        found: u32,
+        /// What it needs.
+        wanted: u32,
     },
     /// It is in a codec that this program does not know.
     #[error("a {0} is in codec {1}, which this program does not know; run the version that wrote it")]
@@ -95,8 +105,8 @@ fn begin(kind: Kind, version: u32, out: &mut Vec<u8>) {
     out.extend([kind as u8, BILROST, low, high]);
 }
 
-/// The message behind a header.
-fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], CodecError> {
+/// The version that a header says, and the message behind it.
+fn open(kind: Kind, bytes: &[u8]) -> Result<(u32, &[u8]), CodecError> {
     let what = kind.name();
     let Some(([found, codec, low, high], message)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(CodecError::Header(what));
@@ -109,7 +119,7 @@ fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], CodecError> {
         return Err(CodecError::Version { what, found: version, known: known_version() });
     }
     match *codec {
-        BILROST => Ok(message),
+        BILROST => Ok((version, message)),
         codec => Err(CodecError::Codec(what, codec)),
     }
 }
@@ -120,12 +130,25 @@ fn encode(kind: Kind, version: u32, message: &impl RawMessage, out: &mut Vec<u8>
     message.raw_encode(out);
 }
 
-fn decode<T: DistinguishedOwnedMessage>(kind: Kind, bytes: &[u8]) -> Result<T, CodecError> {
-    let message = open(kind, bytes)?;
-    T::decode_canonical(message).map_err(|error| match error.kind() {
-        DecodeErrorKind::UnknownField => CodecError::Unknown { what: kind.name(), number: first_number(message) },
-        _ => CodecError::Malformed(kind.name(), error),
-    })
+/// Reads a message, whose header must have the version that it needs.
+fn decode<T: DistinguishedOwnedMessage>(
+    kind: Kind,
+    bytes: &[u8],
+    version: impl FnOnce(&T) -> u32,
+) -> Result<T, CodecError> {
+    let (found, message) = open(kind, bytes)?;
+    let what = kind.name();
+    let value = T::decode_canonical(message).map_err(|error| match error.kind() {
+        // A field or a variant, and a value of an enumeration.
+        DecodeErrorKind::UnknownField | DecodeErrorKind::OutOfDomainValue => {
+            CodecError::Unknown { what, number: first_number(message) }
+        }
+        _ => CodecError::Malformed(what, error),
+    })?;
+    match version(&value) {
+        wanted if wanted == found => Ok(value),
+        wanted => Err(CodecError::OtherVersion { what, found, wanted }),
+    }
 }
 
 /// The number of a message's first part.
@@ -141,7 +164,7 @@ pub fn encode_command(command: &Command, out: &mut Vec<u8>) {
 
 /// Reads a command that fills `bytes`.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    decode(Kind::Command, bytes)
+    decode(Kind::Command, bytes, |command: &Command| Feature::version_of(command.feature()))
 }
 
 /// The fleet version that an encoded command needs; the first if it has no header.
@@ -159,7 +182,7 @@ pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
 
 /// Reads a reply that fills `bytes`.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
-    decode(Kind::Reply, bytes)
+    decode(Kind::Reply, bytes, |_| Feature::version_of(None))
 }
 
 impl Fleet {

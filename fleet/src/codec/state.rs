@@ -171,7 +171,7 @@ fn by_number<K: Ord, V>(
 
 /// Reads a state. Whether it is that of a fleet is not looked at.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
-    let Whole { head, agents, tasks, recoveries } = decode(Kind::State, bytes)?;
+    let Whole { head, agents, tasks, recoveries } = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
         return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));

@@ -205,6 +205,30 @@ fn what_a_later_version_has_added_is_refused_and_named() {
 }
 
 #[test]
+fn a_header_with_another_version_than_is_needed_is_refused() {
+    let mut command = encoded(&Command::Tick);
+    command[2] = 0;
+    let other = |what| CodecError::OtherVersion { what, found: 0, wanted: FIRST_VERSION };
+    assert_eq!(decode_command(&command), Err(other("command")));
+    let mut state = busy().fleet.encode();
+    state[2] = 0;
+    assert_eq!(Fleet::decode(&state).err(), Some(other("snapshot")));
+    let mut reply = Vec::new();
+    encode_reply(&Reply::Done, &mut reply);
+    reply[2] = 0;
+    assert_eq!(decode_reply(&reply), Err(other("reply")));
+}
+
+#[test]
+fn a_value_that_a_later_version_has_added_is_told_as_newer() {
+    let lost = Command::AgentLost { agent: AgentId(7), session: SessionId(300), reason: LossReason::Failed };
+    let mut bytes = encoded(&lost);
+    assert_eq!(bytes.pop(), Some(LossReason::Failed as u8));
+    bytes.push(99);
+    assert_eq!(decode_command(&bytes), Err(CodecError::Unknown { what: "command", number: 4 }));
+}
+
+#[test]
 fn pools_that_are_set_stay_so() {
     let mut trial = Trial::new();
     trial.join(pooled("a", Some(1), 0));
