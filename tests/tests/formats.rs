@@ -95,11 +95,22 @@ async fn keep(fleet: &mut Fleet) {
         check(snapshot.exists(), (), fleet.status().await.log_applied_index)
     })
     .await;
+    // What comes now is in the log alone.
+    stop(fleet).await;
+    fleet.set_flag(COORDINATOR, "snapshot-after", &u32::MAX.to_string());
+    fleet.start_one(COORDINATOR);
     end(fleet, &TASKS[2..]).await;
+    stop(fleet).await;
+    let data = fleet.data(COORDINATOR);
+    let snapshot = fs::read(&snapshot).expect("it is there");
+    let holds = |key: &str| snapshot.windows(key.len()).any(|bytes| bytes == key.as_bytes());
+    assert_eq!(TASKS.map(|(key, ..)| holds(key)), [true, true, false, false], "what the snapshot holds");
+    copy(&data, &kept().join(format!("format-{}", format_of(&data))));
+}
+
+async fn stop(fleet: &mut Fleet) {
     fleet.terminate(COORDINATOR);
     in_time("the end of the coordinator", fleet.ended(COORDINATOR)).await;
-    let data = fleet.data(COORDINATOR);
-    copy(&data, &kept().join(format!("format-{}", format_of(&data))));
 }
 
 #[tokio::test]
