@@ -99,6 +99,7 @@ async fn keep(fleet: &mut Fleet) {
     stop(fleet).await;
     fleet.set_flag(COORDINATOR, "snapshot-after", &u32::MAX.to_string());
     fleet.start_one(COORDINATOR);
+    fleet.ready().await;
     end(fleet, &TASKS[2..]).await;
     stop(fleet).await;
     let data = fleet.data(COORDINATOR);

@@ -4,6 +4,7 @@
 use std::{hash::BuildHasher, time::Duration};
 
 use prost_types::Any;
+use robeing_fleet::{Refusal, Reply, decode_reply};
 use robeing_proto::{
     MAX_MESSAGE_BYTES,
     v1::{
@@ -143,7 +144,13 @@ async fn malformed_raft(channel: Channel) {
     assert!(raft.transfer_leader(vote).await.is_err());
     let commands = vec![vec![0xff; 64].into(), Vec::new().into()];
     let propose = v1::ProposeRequest { commands, ..Default::default() };
-    assert!(raft.propose(propose).await.is_err());
+    if let Ok(told) = raft.propose(propose).await {
+        // Each for itself, so that others' commands go on that were sent with them.
+        for reply in told.into_inner().replies {
+            let reply = decode_reply(&reply);
+            assert!(matches!(reply, Ok(Reply::Refused(Refusal::Unreadable { .. }))), "{reply:?}");
+        }
+    }
     let chunk = v1::SnapshotChunk { meta_json: "[]".into(), data: "garbage".into(), ..Default::default() };
     assert!(raft.install_snapshot(tokio_stream::iter([chunk])).await.is_err());
     let append = v1::AppendRequest { vote_json: "null".into(), ..Default::default() };
