@@ -90,6 +90,8 @@ pub struct AgentNotes {
     lease: Option<Duration>,
     /// When it was started again.
     pub started: Vec<Duration>,
+    /// When a session of it began in the log, which it may not know of yet.
+    pub joined: Vec<Duration>,
     /// When it opened a session or went on with one.
     pub opened: Vec<Duration>,
     /// When it lost the connection to its leader, was paused, or went on.
@@ -344,7 +346,7 @@ impl Notes {
     /// An agent that has not been well for a while, undisturbed and while one coordinator led, is given nothing.
     fn check_health(&mut self, agent: &str, does: &str, task: &str) {
         let Some((ill, since)) = self.ill.get(agent).copied() else { return };
-        let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.disturbed));
+        let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.joined).chain(&agent.disturbed));
         let since = seen.into_iter().flatten().copied().fold(since.max(self.leadership_changed), Duration::max);
         let checks = if ill == Ill::Unhealthy { CHECKS_TO_HEAR } else { CHECKS_TO_NOTICE };
         let known_by = since + self.health_checks * checks + TO_WRITE_IT;
@@ -403,6 +405,9 @@ impl Notes {
             None => {
                 self.check_slots(index, &applied);
                 let stamped = self.times.stamped_at(index);
+                for agent in applied.sessions.iter().filter_map(|(_, agent)| agent.as_ref()) {
+                    self.agents.entry(agent.clone()).or_default().joined.push(self.now);
+                }
                 for Assigned { agent, task, attempt, .. } in &applied.assigned {
                     self.seen.entry((task.clone(), *attempt)).or_default().assigned = stamped;
                     self.check_health(agent, "is given", task);
