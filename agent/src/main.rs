@@ -50,8 +50,8 @@ const DISTURB: &str = "ROBEING_TEST_DISTURB";
 const WORKERS: &str = "ROBEING_TEST_WORKERS";
 #[cfg(debug_assertions)]
 const MOST_TEST_WORKERS: usize = 64;
-/// Environment variable of builds for tests: this process knows the feature that is for tests of upgrades.
-#[cfg(feature = "trial")]
+/// Environment variable of debug builds for tests: this process knows the feature that is for tests of upgrades.
+#[cfg(all(debug_assertions, feature = "trial"))]
 const TRIAL: &str = "ROBEING_TEST_TRIAL";
 
 /// It could not start or go on.
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|first| first == health::SUBCOMMAND) {
         return health::main(env::args_os().skip(1));
     }
-    #[cfg(feature = "trial")]
+    #[cfg(all(debug_assertions, feature = "trial"))]
     if env::var_os(TRIAL).is_some() {
         robeing_fleet::trial::know();
     }
