@@ -138,6 +138,8 @@ pub struct Notes {
     pub sessions: BTreeMap<u64, String>,
     /// Processes that are paused.
     pub paused: BTreeSet<String>,
+    /// When processes went on that were paused: they have done nothing yet at that very moment.
+    pub went_on: BTreeMap<String, Duration>,
     /// Agents whose executors are not well, and since when.
     pub ill: BTreeMap<String, (Ill, Duration)>,
     /// Agents that are to be asked how they are so often.
@@ -298,7 +300,8 @@ impl Notes {
     /// Whether what an agent runs really runs: of one that is paused its guard has stopped it by the end of its lease.
     fn is_alive(&self, agent: &str) -> bool {
         let lease = self.agents.get(agent).and_then(|agent| agent.lease);
-        !self.paused.contains(agent) || lease.is_none_or(|until| self.now < until)
+        let is_paused = self.paused.contains(agent) || self.went_on.get(agent) == Some(&self.now);
+        !is_paused || lease.is_none_or(|until| self.now < until)
     }
 
     /// No two agents run one task at once, but when the coordinators gave up waiting for the end of an attempt.

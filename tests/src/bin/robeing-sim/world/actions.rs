@@ -211,8 +211,14 @@ impl World {
         if self.process(host).is_paused() {
             self.disturb(host);
         }
-        self.shared.record.notes().paused.remove(&host.name());
         let now = self.now;
+        {
+            let mut notes = self.shared.record.notes();
+            if notes.paused.remove(&host.name()) {
+                let at = notes.now;
+                notes.went_on.insert(host.name(), at);
+            }
+        }
         self.enter(&host.name());
         self.process(host).go_on(now);
     }
