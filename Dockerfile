@@ -15,7 +15,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
     target="$(uname -m)-unknown-linux-musl" \
  && rustup target add "$target" \
- && cargo build --locked --profile image --target "$target" --workspace \
+ && cargo build --locked --profile image --target "$target" \
+      --package robeing-operator --package robeing-agent --package robeing \
       --bin robeing-operator --bin robeing-agent --bin robeing \
  && mkdir -p /image /data \
  && cp "target/$target/image/robeing-operator" "target/$target/image/robeing-agent" "target/$target/image/robeing" /image/

@@ -89,11 +89,12 @@ crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference
 	$(TARGET)/debug/crdgen --reference > docs/reference.md.new
 	mv docs/reference.md.new docs/reference.md
 
-# The same programs, user and entrypoint as the Dockerfile's, without its labels and its empty /var/lib/robeing.
+# The same programs, user and entrypoint as the Dockerfile's, without its labels and its empty /var/lib/robeing. Built package by
+# package: a build of the whole workspace has features in it that tests ask for.
 image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE
 	@$(SETUP) build image
-	CC_$(subst -,_,$(IMAGE_TARGET))=musl-gcc $(CARGO) build --locked --profile image --target $(IMAGE_TARGET) --workspace \
-	  $(IMAGE_PROGRAMS:%=--bin %)
+	CC_$(subst -,_,$(IMAGE_TARGET))=musl-gcc $(CARGO) build --locked --profile image --target $(IMAGE_TARGET) \
+	  $(foreach program,$(IMAGE_PROGRAMS),--package $(program) --bin $(program))
 	mkdir -p $(TARGET)/image
 	$(CARGO) build --workspace --bin devkube
 	$(TARGET)/debug/devkube image $(foreach name,$(IMAGE) $(IMAGE_ALSO),--name $(name)) --output $(TARGET)/image/robeing.tar \

@@ -92,8 +92,8 @@ pub mod trial {
 
     static KNOWN: AtomicBool = AtomicBool::new(false);
 
-    /// Makes this process one that knows the feature. To be called first of all, and by debug builds alone: a build of the whole
-    /// workspace has this module in what is shipped, too.
+    /// Makes this process one that knows the feature. To be called first of all, and by debug builds alone: every build of the
+    /// whole workspace has this module in it.
     pub fn know() {
         KNOWN.store(true, Ordering::Relaxed);
     }
