@@ -1,8 +1,9 @@
-//! gRPC codes: which error is told with which.
+//! gRPC codes: which error has which.
 
 use std::error::Error;
 
-use robeing_fleet::Refusal;
+use robeing_fleet::{Refusal, Reply};
+use robeing_proto::v1;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{api::convert::BadField, leader::membership_change::ChangeError, propose::ProposeError};
@@ -57,6 +58,18 @@ fn code_of(refusal: &Refusal) -> Code {
             Code::FailedPrecondition
         }
     }
+}
+
+/// What a call that succeeds returns for a reply that is none to its command. One that can't be read was applied all the same.
+pub fn unexpected(reply: &Reply) -> v1::Refusal {
+    let (code, message) = match reply {
+        Reply::Unreadable { problem } => (
+            "UNKNOWN",
+            format!("this was done, but the coordinator can't read the outcome ({problem}); get the task to see it"),
+        ),
+        other => ("INTERNAL", format!("unexpected reply {other:?}")),
+    };
+    v1::Refusal { code: code.to_owned(), message }
 }
 
 /// The name of the code of a refusal within a call that succeeds.

@@ -188,7 +188,8 @@ fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
         Some(Reply::Refused(refusal)) => {
             v1::CancelResult { task_id, state: 0, refusal: Some(convert::refusal(refusal)) }
         }
-        _ => v1::CancelResult { task_id, ..Default::default() },
+        Some(other) => v1::CancelResult { task_id, state: 0, refusal: Some(errors::unexpected(other)) },
+        None => v1::CancelResult { task_id, ..Default::default() },
     }
 }
 

@@ -62,10 +62,7 @@ fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult)
         }
         Ok(Reply::Refused(refusal)) => (None, refused(asked, convert::refusal(&refusal))),
         Err(refusal) => (None, refused(asked, refusal)),
-        Ok(other) => {
-            let refusal = v1::Refusal { code: "INTERNAL".into(), message: format!("unexpected reply {other:?}") };
-            (None, refused(asked, refusal))
-        }
+        Ok(other) => (None, refused(asked, errors::unexpected(&other))),
     }
 }
 
