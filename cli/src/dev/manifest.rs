@@ -22,7 +22,7 @@ use super::{
 use crate::inputs::STDIN;
 
 /// The cluster of a manifest, if it can be run here. Other resources beside it, but for the Secrets that it
-/// names, are told and ignored.
+/// names, are reported and ignored.
 pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingCluster, Secrets), DevError> {
     let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
     // On a thread of its own, because standard input may keep one waiting.

@@ -1,4 +1,4 @@
-//! Where `robeing dev` prints: lines, and at a terminal a frame under them that is drawn anew. A terminal that Ctrl-S stopped and
+//! Where `robeing dev` prints: lines, and at a terminal a frame under them that is redrawn. A terminal that Ctrl-S stopped and
 //! a pipe that nobody reads stall who writes to them. So a thread writes, and the fleet does not wait for it.
 
 use std::{
@@ -93,14 +93,14 @@ impl Screen {
         }
     }
 
-    /// Takes the frame away; lines go on without it.
+    /// Removes the frame; lines are still printed.
     pub(super) fn clear(&mut self) {
         self.is_live = false;
         // Where there is no room for it, the frame goes at the end.
         let _ = self.messages.try_send(Message::NoFrame);
     }
 
-    /// Waits until standard output is of no use any more, and answers why, once.
+    /// Waits until standard output can't be used any more, and returns the reason, once.
     pub(super) async fn failed(&mut self) -> io::Error {
         if let Some(failure) = &mut self.failure {
             let failure = failure.await;

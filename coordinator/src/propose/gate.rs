@@ -1,7 +1,7 @@
 //! What is refused before it gets into the log: commands that this coordinator can't read, or that need a feature that is not in
 //! force. Others' commands in the same request are proposed all the same.
 //!
-//! Only a leader that is ready refuses, just before it writes: whoever does not lead may not know yet that a version was raised.
+//! Only a leader that is ready refuses, just before it writes: a follower may not have applied the newest raise of the version.
 
 use bytes::Bytes;
 use robeing_fleet::{Command, FIRST_VERSION, Fleet, Refusal, Reply, command_version, decode_command};

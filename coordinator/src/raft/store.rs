@@ -188,7 +188,7 @@ impl StateMachine {
         let (now, commands) = batch.open().map_err(|e| halt(&e))?;
         let commands: Vec<_> =
             commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
-        // Others take a raise that this binary does not know: to go on would be to diverge.
+        // The others apply a raise that this binary does not know, so its state would diverge from theirs.
         if let Some(version) = commands.iter().find_map(unknown_version) {
             return Err(halt(&version));
         }

@@ -30,7 +30,7 @@ use super::{CONNECT_WITHIN, MAX_HEADERS, tls};
 /// rarely the server that closes it, just as a request is sent.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
 /// How long a connection is silent before the other side's machine is asked whether it is still there, then the pause between
-/// two such questions, and how many may go unanswered. A server that is gone without a word holds no slot for ever.
+/// two such questions, and how many may go unanswered. So a server that vanished silently holds no slot for ever.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 /// How long what was sent may go without the other side's machine having it.
 const DELIVER_WITHIN: Duration = Duration::from_secs(30);
