@@ -38,7 +38,7 @@ use hyper_util::client::legacy::Error;
 use hyper_util::client::legacy::connect::CaptureConnection;
 use robeing_target::{Target, redacted, shown};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::retry_after::retry_after;
@@ -51,6 +51,8 @@ use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limi
 
 /// How long a server may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to have a connection that requests can be sent over: its name looked up, accepted, and TLS agreed on.
+pub const SECURED_WITHIN: Duration = Duration::from_secs(10);
 /// An attempt that may take less is out of time, and not without a server, when its first connection is not made by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the body of an error is read.
@@ -357,11 +359,7 @@ fn is_reserved(name: &HeaderName) -> bool {
 
 /// Looks whether the server can be connected to; why not, otherwise.
 async fn connect(target: &Target, transport: &Transport) -> Result<(), String> {
-    match timeout(CONNECT_WITHIN, transport.connect(target.uri())).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(trouble::unreachable(target.shown(), &*error)),
-        Err(_) => Err(format!("{} does not accept a connection; is the server up?", target.shown())),
-    }
+    transport.connect(target.uri()).await.map_err(|error| trouble::unreachable(target.shown(), &*error))
 }
 
 fn worth_another_attempt(status: StatusCode) -> bool {

@@ -29,7 +29,9 @@ mod text;
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
 pub use guard::{Guard, Stay};
-pub use http::{CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS};
+pub use http::{
+    CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS, SECURED_WITHIN,
+};
 pub use worker::{WorkerConfig, WorkerExecutor};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream;
@@ -18,7 +18,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use robeing_agent::executor::{
     Attempt, CLOSED_WITHIN, EchoExecutor, Executor, ExecutorError, FailureKind, Health, HttpConfig, HttpExecutor,
-    Limits, Outcome,
+    Limits, Outcome, SECURED_WITHIN,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -333,6 +333,22 @@ async fn https_is_spoken_where_the_url_says_so_and_who_does_not_speak_it_begins_
     assert!(!*executor.presence().expect("it says whether it can").borrow(), "the agent is to leave");
     let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be reached") };
     assert!(why.contains("does not speak TLS there: write http://"), "{why}");
+}
+
+#[tokio::test]
+async fn a_server_that_never_agrees_on_tls_holds_no_slot() {
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let url = format!("https://{}/", server.local_addr().expect("an address"));
+    let executor = match HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }) {
+        Ok(executor) => executor,
+        Err(ExecutorError::Certificates { .. }) => return,
+        Err(other) => panic!("got {other}"),
+    };
+    let began = Instant::now();
+    assert_eq!(run(&executor, Attempt { time_limit: None, ..attempt("") }).await, Outcome::NotBegun);
+    assert!(began.elapsed() >= SECURED_WITHIN, "a slow one may still agree: {:?}", began.elapsed());
+    let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be reached") };
+    assert!(why.contains("agreeing on TLS took more than 10s; is the server up?"), "{why}");
 }
 
 #[tokio::test]

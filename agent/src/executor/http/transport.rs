@@ -14,7 +14,7 @@ use http::{Extensions, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{
     CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
 };
@@ -22,9 +22,12 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tower::util::{MapResponse, ServiceExt};
+use tower::BoxError;
+use tower::timeout::Timeout;
+use tower::timeout::error::Elapsed;
+use tower::util::{BoxCloneSyncService, ServiceExt};
 
-use super::{CONNECT_WITHIN, MAX_HEADERS, tls};
+use super::{CONNECT_WITHIN, MAX_HEADERS, SECURED_WITHIN, tls};
 
 /// How long a connection is kept for the next attempt. Shorter than the keep-alive of common servers, so that it is
 /// rarely the server that closes it, just as a request is sent.
@@ -41,7 +44,7 @@ pub const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 const READ_AT_ONCE: usize = 8 * 1024;
 
 type Secured = MaybeHttpsStream<TokioIo<TcpStream>>;
-type Connector = MapResponse<HttpsConnector<HttpConnector>, fn(Secured) -> Noted>;
+type Connector = BoxCloneSyncService<Uri, Noted, BoxError>;
 
 /// Sends requests to one server.
 pub(super) struct Transport {
@@ -67,7 +70,8 @@ impl Transport {
         // Plain connections need no certificates, which a small image may not have.
         let tls = if is_https { tls::config()? } else { tls::trusting_nobody()? };
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        let connector = connector.wrap_connector(tcp).map_response(Noted::new as fn(Secured) -> Noted);
+        let connector = connector.wrap_connector(tcp).map_response(Noted::new);
+        let connector = Connector::new(Timeout::new(connector, SECURED_WITHIN).map_err(late));
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).pool_idle_timeout(KEEP_IDLE).http1_max_headers(MAX_HEADERS);
         let kept = builder.build(connector.clone());
@@ -108,12 +112,21 @@ impl Transport {
     }
 
     /// Looks whether the server can be connected to, TLS included.
-    pub(super) async fn connect(&self, uri: &Uri) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<(), BoxError> {
         let mut stream = self.connector.clone().oneshot(uri.clone()).await?;
         // Most servers log it when it is merely dropped. What they make of the end is no matter.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
         Ok(())
     }
+}
+
+/// Says what was waited for when making a connection took too long.
+fn late(error: BoxError) -> BoxError {
+    if !error.is::<Elapsed>() {
+        return error;
+    }
+    let within = humantime::format_duration(SECURED_WITHIN);
+    format!("looking up its name, connecting to it and agreeing on TLS took more than {within}").into()
 }
 
 /// Whether an answer has come over a connection before, and none of its bytes to the last request.
