@@ -64,6 +64,18 @@ mistakes! {
     BackoffHalved = "backoff-halved",
     /// An attempt that was lost with its agent does not count.
     LossNotCounted = "loss-not-counted",
+    /// The leader's clock loses four tenths, so that every duration ends late.
+    FleetTimeSlow = "fleet-time-slow",
+    /// A task without a wish of its own is given to agents of any role.
+    RoleIgnored = "role-ignored",
+    /// An agent is given an input that lacks its last byte.
+    InputCut = "input-cut",
+    /// The next task is cancelled, and not the one that was meant.
+    CancelHitsNext = "cancel-hits-next",
+    /// A watch leaves out a change now and then.
+    WatchSkips = "watch-skips",
+    /// What an agent has done well counts now and then, as chance has it on each coordinator.
+    ApplyByChance = "apply-by-chance",
 }
 
 #[cfg(feature = "sabotage")]
@@ -84,6 +96,12 @@ mod switch {
     pub fn planted(mistake: Mistake) -> bool {
         PLANTED.load(Ordering::Relaxed) == mistake as usize + 1
     }
+
+    /// What no log entry says: true once in a while.
+    pub fn by_chance() -> bool {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        ASKED.fetch_add(1, Ordering::Relaxed).is_multiple_of(5)
+    }
 }
 
 #[cfg(not(feature = "sabotage"))]
@@ -98,6 +116,12 @@ mod switch {
     pub const fn planted(_: Mistake) -> bool {
         false
     }
+
+    /// What no log entry says: nothing.
+    #[inline(always)]
+    pub const fn by_chance() -> bool {
+        false
+    }
 }
 
-pub use switch::{plant, planted};
+pub use switch::{by_chance, plant, planted};

@@ -1,7 +1,11 @@
 //! The simulator itself: a few of its seeds hold, a seed does the same again, and a fleet that is broken on purpose is noticed.
 //! `make sim` runs many more.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
+
+use robeing_fleet::sabotage::Mistake;
 
 fn simulate(arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_robeing-sim");
@@ -56,6 +60,28 @@ fn an_ordinary_build_has_no_mistakes_in_it() {
     let told = told(&output);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("others are in builds with the feature sabotage"), "{told}");
+}
+
+#[test]
+fn every_planted_mistake_has_a_place_where_it_is_made() {
+    let mut sources = String::new();
+    for folder in ["fleet/src", "coordinator/src", "agent/src"] {
+        read_into(&mut sources, &Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder));
+    }
+    for mistake in Mistake::ALL {
+        assert!(sources.contains(&format!("planted(Mistake::{mistake:?})")), "nothing makes {mistake:?}");
+    }
+}
+
+/// Adds every source file below a folder to a text.
+fn read_into(text: &mut String, folder: &Path) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => read_into(text, &path),
+            false => text.push_str(&fs::read_to_string(&path).expect("a source file")),
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,10 @@ use std::{
 
 use futures::Stream;
 use prost::Message;
-use robeing_fleet::{Fleet, Stamp, Task, TaskFilter, TaskId};
+use robeing_fleet::{
+    Fleet, Stamp, Task, TaskFilter, TaskId,
+    sabotage::{Mistake, planted},
+};
 use robeing_proto::{budget::MessageBudget, v1};
 use tokio::time::Instant;
 use tonic::Status;
@@ -59,7 +62,7 @@ impl Watch {
                 return found;
             }
             self.cursor = task.revision;
-            if self.filter.matches(task) {
+            if self.filter.matches(task) && !(planted(Mistake::WatchSkips) && task.revision.is_multiple_of(7)) {
                 found.tasks.push(Arc::clone(task));
             }
         }

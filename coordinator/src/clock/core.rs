@@ -180,7 +180,8 @@ impl Core {
         running.wall_us = Some(wall);
         if self.in_touch {
             let gains = if planted(Mistake::FleetTimeFast) { passed / 10 * 3 } else { 0 };
-            let passed = passed.min(MAX_STEP.as_micros() as u64) + gains;
+            let loses = if planted(Mistake::FleetTimeSlow) { passed / 10 * 4 } else { 0 };
+            let passed = (passed - loses).min(MAX_STEP.as_micros() as u64) + gains;
             let slew = passed / SLEW_PART;
             let at_least = running.fleet_us.saturating_add(passed - slew);
             running.fleet_us = wall.clamp(at_least, at_least.saturating_add(2 * slew));

@@ -1,7 +1,7 @@
 //! What was applied, told as a tracing event of its own target, so that the simulator can compare coordinators and hold the
 //! fleet to its invariants after every log entry. Costs nothing unless somebody listens at level TRACE.
 
-use robeing_fleet::{Effect, Fleet, Stamp};
+use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp};
 use tracing::Level;
 
 use super::{NodeId, Vote};
@@ -60,9 +60,22 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
             _ => None,
         })
         .collect();
+    // The agents that were not heard from any more.
+    let silent: Vec<&str> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Recovery { agent, step } if is_silence(&step.event) => Some(&*fleet.agent(*agent)?.name),
+            _ => None,
+        })
+        .collect();
     let (checksum, broken) = (fleet.checksum(), fleet.audit().err().unwrap_or_default());
     let (finished, assigned, sessions) = (finished.join(" "), assigned.join(","), sessions.join(","));
-    tracing::trace!(target: APPLIED, index, checksum, finished, assigned, sessions, broken);
+    let silent = silent.join(" ");
+    tracing::trace!(target: APPLIED, index, checksum, finished, assigned, sessions, silent, broken);
+}
+
+fn is_silence(event: &RecoveryEvent) -> bool {
+    matches!(event, RecoveryEvent::Lost { reason: LossReason::Silent })
 }
 
 /// Tells of a batch that is about to be proposed.

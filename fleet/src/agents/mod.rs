@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bilrost::{Enumeration, Message};
 
 use crate::codec::Endpoint;
+use crate::sabotage::{Mistake, by_chance, planted};
 use crate::{AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId};
 
 /// What an agent may be given.
@@ -211,6 +212,9 @@ impl TrackRecord {
 
     /// An attempt succeeded, at this relative speed.
     pub(crate) fn note_success(&mut self, speed: u32) {
+        if planted(Mistake::ApplyByChance) && by_chance() {
+            return;
+        }
         self.succeeded = self.succeeded.saturating_add(1);
         self.success = moved(self.success, Self::ONE);
         self.speed = moved(self.speed, speed);

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::sabotage::{Mistake, planted};
 use crate::schedule::score::{match_bonus, score};
 use crate::{Agent, AgentId, Role, Weights};
 
@@ -30,6 +31,7 @@ impl Needs<'_> {
         }
         match self.role {
             Some(required) => required == role,
+            None if planted(Mistake::RoleIgnored) => true,
             None => matched || matches!(role, Role::Worker | Role::Specialist),
         }
     }

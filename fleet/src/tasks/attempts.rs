@@ -336,9 +336,14 @@ impl Fleet {
     pub(crate) fn cancel(&mut self, id: TaskId, mut reason: String, effects: &mut Vec<Effect>) -> Reply {
         let known = self.indexes.ids.get(&id).copied();
         let state = self.task(id).map(|task| task.state);
-        let (Some(seq), Some(state)) = (known, state) else {
+        let (Some(mut seq), Some(mut state)) = (known, state) else {
             return Reply::Refused(Refusal::UnknownTask { task: id });
         };
+        if planted(Mistake::CancelHitsNext)
+            && let Some((next, task)) = self.state.tasks.range(seq + 1..).next()
+        {
+            (seq, state) = (*next, task.state);
+        }
         if state.is_final() {
             return Reply::Cancelled(state);
         }
@@ -377,6 +382,9 @@ impl Fleet {
             }
         });
         effects.push(Effect::Stop { agent: id, session, task: key.0, attempt: key.1, cause });
+        if frees_slot {
+            self.pull(id, effects);
+        }
         self.settle_recovery(id, effects);
     }
 }

@@ -5,7 +5,10 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use prost::Message;
-use robeing_fleet::{Fleet, FleetMillis, Task};
+use robeing_fleet::{
+    Fleet, FleetMillis, Task,
+    sabotage::{Mistake, planted},
+};
 use robeing_proto::{
     budget::MessageBudget,
     v1::{self, coordinator_message::Message as ToAgent},
@@ -133,7 +136,11 @@ fn assignment(task: &Task, now: FleetMillis) -> Option<v1::Assignment> {
         task_id: task.id.to_string(),
         attempt: current.number,
         kind: task.kind.clone(),
-        input: task.input.clone(),
+        input: if planted(Mistake::InputCut) {
+            task.input.slice(..task.input.len().saturating_sub(1))
+        } else {
+            task.input.clone()
+        },
         deadline_in_ms: task.deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
     })

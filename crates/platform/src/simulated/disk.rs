@@ -94,6 +94,11 @@ impl SimulatedDisk {
         self.state().sync_failure_in = Some(good);
     }
 
+    /// No sync fails any more but where one did before.
+    pub fn fail_no_sync(&self) {
+        self.state().sync_failure_in = None;
+    }
+
     /// Syncs that failed so far, and writes for which there was no room.
     pub fn failures(&self) -> u64 {
         self.state().failures

@@ -12,6 +12,7 @@ use tonic::{Code, Response, Status, transport::Channel};
 use crate::{
     checks::Check,
     history::{Answer, Op, Seen},
+    plan::Pulse,
     record::Record,
     results,
     tasks::{self, Mix},
@@ -34,8 +35,8 @@ pub struct Submitter {
     pub coordinators: Vec<String>,
     /// Tasks to submit.
     pub tasks: usize,
-    /// When it submits some long ones more.
-    pub pulses: Rc<[Duration]>,
+    /// When it submits some more.
+    pub pulses: Rc<[Pulse]>,
     /// How many.
     pub pulse: usize,
     /// Which tasks.
@@ -336,8 +337,8 @@ impl Submitter {
             for _ in 0..submitter.pulse {
                 let (submitter, pulse) = (Rc::clone(&submitter), *pulse);
                 activities.spawn_local(async move {
-                    tokio::time::sleep(pulse).await;
-                    let spec = Mix::urgent(&submitter.platform, &submitter.name);
+                    tokio::time::sleep(pulse.at).await;
+                    let spec = Mix::urgent(&submitter.platform, &submitter.name, pulse.lasts);
                     submitter.activity(spec, false).await
                 });
             }

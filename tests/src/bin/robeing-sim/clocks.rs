@@ -132,16 +132,18 @@ impl Times {
                 }
             }
         }
-        for pair in entries.windows(2) {
-            let [(start, (_, from)), (end, (to, _))] = pair else { continue };
-            if *from < calm {
-                continue;
+        let calm: Vec<(Entry, (Duration, Duration))> = entries.into_iter().filter(|(_, (_, at))| *at >= calm).collect();
+        for (n, (start, (_, from))) in calm.iter().enumerate() {
+            for (end, (to, _)) in &calm[n + 1..] {
+                let passed = to.saturating_sub(*from).as_millis() as u64;
+                let took = end.now.saturating_sub(start.now);
+                if took + passed / 20 + LATE < passed {
+                    found.push(format!("{took} ms of fleet time passed within {passed} ms, from {from:?} on"));
+                }
             }
-            let passed = to.saturating_sub(*from).as_millis() as u64;
-            let took = end.now.saturating_sub(start.now);
-            if took + passed / 20 + LATE < passed {
-                found.push(format!("{took} ms of fleet time passed within {passed} ms, from {from:?} on"));
-            }
+        }
+        for pair in calm.windows(2) {
+            let [(start, _), (end, (to, _))] = pair else { continue };
             if start.due.max(start.now) + LATE < end.now {
                 found.push(format!("what was due at {} was done at {}, at {to:?}", start.due, end.now));
             }

@@ -178,7 +178,10 @@ impl SimulatedExecutor {
     fn check_fit(&self, attempt: &Attempt) {
         let (special, of_role) = (attempt.kind.strip_prefix(SPECIALIZED), attempt.kind.strip_prefix(OF_ROLE));
         let has_not = special.is_some_and(|needed| !self.specializations.iter().any(|has| has == needed));
-        if has_not || of_role.is_some_and(|needed| needed != format!("{:?}", self.role)) {
+        // Without a wish of its own a task is for workers and specialists.
+        let (is_any, is_general) =
+            (special.is_none() && of_role.is_none(), matches!(self.role, AgentRole::Worker | AgentRole::Specialist));
+        if has_not || of_role.is_some_and(|needed| needed != format!("{:?}", self.role)) || (is_any && !is_general) {
             let what = format!("{} runs task {} of the kind {}", self.agent, attempt.task_id, attempt.kind);
             self.record.violation(Check::Fit, what);
         }
@@ -190,6 +193,7 @@ impl Executor for SimulatedExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
         tracing::debug!(target: "robeing_sim", task = attempt.task_id, attempt.attempt, self.agent, "begun");
         self.check_fit(&attempt);
+        self.record.notes().check_input(&attempt.task_id, &attempt.input);
         let limited = attempt.time_limit.is_some();
         let running = self.record.runs(&self.agent, &attempt.task_id, attempt.attempt, limited);
         let limit = match Course::of(&attempt.input) {

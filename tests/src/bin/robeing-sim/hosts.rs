@@ -45,6 +45,8 @@ pub const POOL_REPLICAS: u32 = WORKERS as u32 - 1;
 /// Where a coordinator has its data.
 pub const DATA: &str = "/data";
 const PORT: u16 = 7000;
+/// How long an agent may be silent.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Entries between two snapshots: few, so that logs are cut and newcomers and stragglers get snapshots.
 const SNAPSHOT_AFTER: u32 = 30;
 
@@ -118,7 +120,7 @@ fn coordinator_config(name: String, profile: &Profile) -> CoordinatorConfig {
         data: PathBuf::from(DATA),
         initial_coordinators: coordinators(),
         heartbeat_interval: Duration::from_millis(500),
-        session_timeout: Duration::from_secs(2),
+        session_timeout: SESSION_TIMEOUT,
         health_check_interval: profile.health_checks,
         max_attempts: 5,
         weights: Weights::default(),

@@ -53,6 +53,7 @@ struct Fields {
     finished: String,
     assigned: String,
     sessions: String,
+    silent: String,
     broken: String,
 }
 
@@ -83,6 +84,7 @@ impl Visit for Fields {
             "finished" => self.finished = value.to_owned(),
             "assigned" => self.assigned = value.to_owned(),
             "sessions" => self.sessions = value.to_owned(),
+            "silent" => self.silent = value.to_owned(),
             "broken" => self.broken = value.to_owned(),
             _ => {}
         }
@@ -141,6 +143,7 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
             finished: fields.finished.split_whitespace().map(str::to_owned).collect(),
             assigned: fields.assigned.split(',').filter_map(assigned).collect(),
             sessions: fields.sessions.split(',').filter_map(session).collect(),
+            silent: fields.silent.split_whitespace().map(str::to_owned).collect(),
         };
         notes.applied(fields.index, applied, &fields.broken);
     }

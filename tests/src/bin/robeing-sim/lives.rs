@@ -30,6 +30,8 @@ pub struct Asked {
     pause: Duration,
     deadline: Option<Duration>,
     timeout: Option<Duration>,
+    /// Of its input.
+    checksum: u32,
 }
 
 /// What was seen of an attempt.
@@ -108,8 +110,21 @@ impl Notes {
             pause: duration(retry.initial_backoff).unwrap_or(DEFAULT_PAUSE),
             deadline: duration(spec.deadline_in),
             timeout: duration(spec.attempt_timeout),
+            checksum: crc32c::crc32c(&spec.input),
         };
         self.asked.entry(spec.id.clone()).or_insert(asked);
+    }
+
+    /// An attempt gets the input that was asked for.
+    pub fn check_input(&mut self, task: &str, input: &[u8]) {
+        let checksum = crc32c::crc32c(input);
+        if !self.fleeting.contains(task) && self.asked.get(task).is_some_and(|asked| asked.checksum != checksum) {
+            let start = input[..input.len().min(64)].escape_ascii();
+            self.violation(
+                Check::Input,
+                format!("task {task} arrived with another input of {} bytes: {start}", input.len()),
+            );
+        }
     }
 
     /// Holds a finished task, as a client is told it, to what was asked for and what executors saw.
@@ -260,7 +275,8 @@ mod tests {
             if ill {
                 notes.sicken("agent-0".to_owned(), crate::faults::Ill::Failed);
             }
-            let ended = Applied { checksum: 0, finished: vec![], assigned: vec![], sessions: vec![(1, None)] };
+            let ended =
+                Applied { checksum: 0, finished: vec![], assigned: vec![], sessions: vec![(1, None)], silent: vec![] };
             notes.check_kept(&ended);
             assert_eq!(notes.violations.len(), found, "{now} s");
         }

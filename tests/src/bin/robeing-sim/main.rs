@@ -145,6 +145,21 @@ fn first_violation(output: &Output) -> String {
     })
 }
 
+/// What a seed notices of what is broken. One that fails as well when nothing is broken notices nothing.
+fn notices(args: &Args, seed: u64, sabotage: Sabotage) -> Option<String> {
+    let whole = match run_one(args, seed, Some(sabotage)) {
+        Ok(output) if output.status.success() => return None,
+        Ok(output) => run_one(args, seed, None).map(|whole| (output, whole)),
+        Err(error) => Err(error),
+    };
+    match whole {
+        Ok((output, whole)) if whole.status.success() => return Some(first_violation(&output)),
+        Ok((_, whole)) => println!("seed {seed} fails with nothing broken: {}", first_violation(&whole)),
+        Err(error) => println!("seed {seed} could not be run: {error}"),
+    }
+    None
+}
+
 /// Whether a seed notices what is broken, and tells which.
 fn is_found(args: &Args, sabotage: Sabotage) -> bool {
     let started = Instant::now();
@@ -156,11 +171,7 @@ fn is_found(args: &Args, sabotage: Sabotage) -> bool {
                 while found.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
                     let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some(seed) = next else { return };
-                    let noticed = match run_one(args, seed, Some(sabotage)) {
-                        Ok(output) if output.status.success() => continue,
-                        Ok(output) => first_violation(&output),
-                        Err(error) => format!("seed {seed} could not be run: {error}"),
-                    };
+                    let Some(noticed) = notices(args, seed, sabotage) else { continue };
                     found.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((seed, noticed));
                 }
             });

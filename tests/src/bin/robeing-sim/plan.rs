@@ -13,6 +13,9 @@ use crate::{
 /// How long before the end of all faults several at once may begin.
 const HARD_UNTIL: Duration = Duration::from_secs(4);
 
+/// How long tasks take that are submitted before something hard, milliseconds: mostly longer than it takes to lose an agent.
+const URGENT: (u64, u64) = (3_500, 6_500);
+
 /// How long before several faults at once long tasks are submitted.
 const PULSE_BEFORE: Duration = Duration::from_millis(300);
 
@@ -54,7 +57,7 @@ pub fn only(hard: Hard, from: Duration, to: Duration) -> Vec<(Duration, Action)>
 }
 
 /// Of so many seeds one has faults of one kind alone, so that no other fault hides what they show.
-const FOCUSED_ONE_OF: u64 = 5;
+const FOCUSED_ONE_OF: u64 = 4;
 
 /// Kinds that follow each other in the list are alike: every so manyth comes next.
 const FOCUS_STRIDE: usize = 2;
@@ -76,10 +79,32 @@ fn hard_of(seed: u64) -> Vec<Hard> {
     all.chunks(each).nth((seed % 3) as usize).unwrap_or_default().to_vec()
 }
 
-/// When agents are to get some long tasks: before what is hard for those who have work.
-pub fn pulses(actions: &[(Duration, Action)]) -> Vec<Duration> {
-    let hard = actions.iter().filter(|(_, action)| matches!(action, Action::Hard(_)));
-    hard.map(|(at, _)| at.saturating_sub(PULSE_BEFORE)).collect()
+/// Tasks that are submitted so that agents have work when something hard begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// When.
+    pub at: Duration,
+    /// How long they take, milliseconds.
+    pub lasts: (u64, u64),
+}
+
+/// When agents are to get some tasks: before what is hard for those who have work.
+pub fn pulses(actions: &[(Duration, Action)]) -> Vec<Pulse> {
+    let hard = actions
+        .iter()
+        .filter_map(|(at, action)| if let Action::Hard(hard) = action { Some((*at, *hard)) } else { None });
+    hard.map(|(at, hard)| Pulse { at: at.saturating_sub(PULSE_BEFORE), lasts: lasts(hard) }).collect()
+}
+
+/// How long tasks take that something hard is to happen to, milliseconds.
+fn lasts(hard: Hard) -> (u64, u64) {
+    match hard {
+        // Their results are to be on their way while the agent is cut off.
+        Hard::LateResults => (500, 1_500),
+        // Some of them are to end between two breaks.
+        Hard::Flapping => (500, 4_500),
+        _ => URGENT,
+    }
 }
 
 const fn millis(ms: u64) -> Duration {
@@ -263,13 +288,11 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
         }
         Hard::LateAnswers => {
             // Slower step by step, so that none seems to be missing.
-            let cut = later(1_800, 2_400);
-            vec![
-                (now, Action::SlowLink(leads, agent, 450)),
-                (millis(1_000), Action::SlowLink(leads, agent, 800)),
-                (cut, Action::CutOneWay(agent, leads)),
-                (cut + millis(3_500), Action::Mend(leads, agent)),
-            ]
+            let slower = [450, 650, 850, 1_050].into_iter().zip([0, 500, 1_000, 1_500]);
+            let slow = slower.map(|(by, at)| (millis(at), Action::SlowLink(leads, agent, by)));
+            let cut = later(2_300, 2_900);
+            let cuts = [(cut, Action::CutOneWay(agent, leads)), (cut + millis(3_500), Action::Mend(leads, agent))];
+            slow.chain(cuts).collect()
         }
         Hard::Unwell => {
             let ill = [Ill::Unhealthy, Ill::Silent, Ill::Hung][below(random, 3) as usize];
@@ -285,9 +308,9 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::Flapping => {
-            let slow = (now, Action::SlowLink(agent, leads, 60));
-            let breaks = (0..8).map(|n| (millis(300 * n) + later(1, 250), Action::Break(leads, agent)));
-            breaks.chain([slow, (millis(2_600), Action::Mend(leads, agent))]).collect()
+            let slow = (now, Action::SlowLink(agent, leads, 200));
+            let breaks = (0..16).map(|n| (millis(300 * n) + later(1, 250), Action::Break(leads, agent)));
+            breaks.chain([slow, (millis(5_000), Action::Mend(leads, agent))]).collect()
         }
     }
 }
@@ -342,6 +365,7 @@ mod tests {
     #[test]
     fn each_kind_has_a_seed_for_itself() {
         let seeds = 0..FOCUSED_ONE_OF * Hard::ALL.len() as u64;
+        assert!(seeds.end <= 50, "fifty seeds are to have every kind");
         let focused: Vec<Hard> = seeds.filter_map(focus).collect();
         assert_eq!(focused.len(), Hard::ALL.len());
         assert!(Hard::ALL.iter().all(|hard| focused.contains(hard)), "{focused:?}");

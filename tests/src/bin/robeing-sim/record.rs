@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
+use robeing_agent::session::lease::MARGIN;
+
 use crate::{
     checks::Check,
     clocks::Times,
     faults::Ill,
     history::{Answer, Call, Op},
+    hosts::SESSION_TIMEOUT,
     lives::{Asked, Seen},
 };
 
@@ -36,6 +39,8 @@ pub struct Applied {
     pub assigned: Vec<Assigned>,
     /// The sessions that began, and whose they are, or ended with it.
     pub sessions: Vec<(u64, Option<String>)>,
+    /// The agents that were taken for lost with it, for they were not heard from.
+    pub silent: Vec<String>,
 }
 
 /// An attempt as it is given to an agent.
@@ -407,6 +412,7 @@ impl Notes {
             Some(_) => {}
             None => {
                 self.check_slots(index, &applied);
+                self.check_leases(index, &applied);
                 let stamped = self.times.stamped_at(index);
                 for agent in applied.sessions.iter().filter_map(|(_, agent)| agent.as_ref()) {
                     self.agents.entry(agent.clone()).or_default().joined.push(self.now);
@@ -441,6 +447,19 @@ impl Notes {
                 );
                 self.violation(Check::Slots, what);
             }
+        }
+    }
+
+    /// Who is not heard from has had time to stop what it ran: a quarter of the session timeout since its lease ended.
+    fn check_leases(&mut self, index: u64, applied: &Applied) {
+        for name in &applied.silent {
+            let lease = self.agents.get(name).and_then(|agent| agent.lease);
+            let Some(until) = lease.filter(|until| *until + SESSION_TIMEOUT / MARGIN > self.now + ROUNDING) else {
+                continue;
+            };
+            let what =
+                format!("entry {index} takes {name} for lost at {:?}, and its lease lasts until {until:?}", self.now);
+            self.violation(Check::Lease, what);
         }
     }
 

@@ -17,8 +17,6 @@ pub const SPECIALIZATION: &str = "parsing";
 const LARGE: usize = (1 << 20) - 256;
 /// The shortest of long tasks, milliseconds: longer than it takes to lose an agent, so that what it ran is begun elsewhere.
 const LONG_FROM: u64 = 1_500;
-/// How long tasks take that are submitted before something hard: mostly longer than it takes to lose an agent.
-const URGENT: (u64, u64) = (3_500, 6_500);
 /// The longest of middling tasks, milliseconds.
 const MIDDLING_TO: u64 = 1_000;
 /// The longest delay, milliseconds.
@@ -144,13 +142,13 @@ impl Mix {
         }
     }
 
-    /// A new task that goes before the others and takes long.
-    pub fn urgent(platform: &Platform, submitter: &str) -> v1::TaskSpec {
+    /// A new task that goes before the others and takes so many milliseconds.
+    pub fn urgent(platform: &Platform, submitter: &str, lasts: (u64, u64)) -> v1::TaskSpec {
         let random = &*platform.random;
         v1::TaskSpec {
             id: new_id(platform),
             kind: Needs::Nothing.kind(),
-            input: Course::Succeed(between(random, URGENT)).input(0),
+            input: Course::Succeed(between(random, lasts)).input(0),
             priority: 10,
             submitter: submitter.to_owned(),
             ..v1::TaskSpec::default()

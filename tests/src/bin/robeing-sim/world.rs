@@ -23,7 +23,7 @@ use crate::{
     },
     listener,
     operator::Operator,
-    plan,
+    plan::{self, Pulse},
     process::{Process, Program},
     profile::{Profile, SUBMITTERS},
     record::Record,
@@ -80,8 +80,8 @@ struct World {
     held_down: BTreeSet<Host>,
     /// Processes that are gone for good.
     retired: BTreeSet<Host>,
-    /// When everybody submits some long tasks more.
-    pulses: Rc<[Duration]>,
+    /// When everybody submits some tasks more.
+    pulses: Rc<[Pulse]>,
 }
 
 fn submitter(n: usize) -> String {
@@ -223,6 +223,11 @@ impl World {
         }
     }
 
+    /// Whether it is still to be seen that what is gone is missed.
+    fn has_to_miss(&self) -> bool {
+        !self.retired.is_empty() && self.now <= FAULTS_TO + MISSED_WITHIN + LOOK_EVERY
+    }
+
     /// Once nothing is wrong any more an agent that is gone is missed.
     fn check_missed(&self) {
         let mut notes = self.shared.record.notes();
@@ -257,6 +262,7 @@ impl World {
         self.wire.set_lossy(false);
         for host in hosts() {
             self.hurt_disk(host, Action::MendDisk(host));
+            self.disk(host).into_iter().for_each(SimulatedDisk::fail_no_sync);
             self.free(host);
             self.shared.record.notes().cure(&host.name());
         }
@@ -298,7 +304,7 @@ impl World {
         let mut healed = false;
         let mut honest = self.shared.sabotage != Some(Sabotage::LyingDisks);
         let mut looked = Duration::ZERO;
-        while self.clients.values().any(Process::is_running) {
+        while self.clients.values().any(Process::is_running) || self.has_to_miss() {
             let now = self.now;
             self.shared.record.notes().now = now;
             self.shared.times.set(now);
@@ -330,7 +336,9 @@ impl World {
                 return Err("stopped at the first violation".to_owned());
             }
             if now > ALL_DONE {
-                return Err(format!("not everything was done after {ALL_DONE:?}"));
+                let waiting = self.clients.iter().filter(|(_, client)| client.is_running());
+                let waiting: Vec<&str> = waiting.map(|(name, _)| name.as_str()).collect();
+                return Err(format!("not everything was done after {ALL_DONE:?}; still at it: {}", waiting.join(", ")));
             }
             self.wire.step(now);
             self.tick();
