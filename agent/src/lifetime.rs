@@ -6,7 +6,10 @@ use std::{
 };
 
 use nix::{
-    sys::{prctl, signal::Signal},
+    sys::{
+        self, prctl,
+        signal::{SigHandler, SigSet, Signal},
+    },
     unistd::getppid,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,6 +18,16 @@ use tracing::{info, warn};
 
 /// What the watcher of stdin needs, bytes.
 const WATCHER_STACK: usize = 64 * 1024;
+
+/// Undoes what whoever started this process may have left it: an ignored SIGCHLD, with which the kernel tells nobody how a
+/// process ended, and blocked signals, which commands would inherit.
+#[allow(unsafe_code)]
+pub fn reset_signals() {
+    // SAFETY: the default is no function, so that it can't break the rules for signal handlers; nothing else runs yet.
+    // Neither can fail: the signal exists, and so does the set.
+    let _ = unsafe { sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    let _ = SigSet::all().thread_unblock();
+}
 
 /// Ends this process at once when its parent is gone or closes this process's stdin.
 ///

@@ -63,6 +63,7 @@ const MISCONFIGURED: u8 = 2;
 const _: () = assert!(!robeing_fleet::sabotage::COMPILED, "the feature sabotage is for the simulator alone");
 
 fn main() -> ExitCode {
+    lifetime::reset_signals();
     if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
         guard::main();
     }

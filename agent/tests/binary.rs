@@ -188,6 +188,26 @@ fn an_agent_tied_to_its_parent_ends_when_stdin_does() {
 }
 
 #[test]
+fn what_its_parent_ignored_and_blocked_of_signals_does_not_matter() {
+    let agent = lonely(&[]);
+    let mut perl = Command::new("perl");
+    let script = "$SIG{CHLD} = 'IGNORE'; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGHUP)); exec @ARGV";
+    perl.args(["-MPOSIX", "-e", script]).arg(agent.get_program()).args(agent.get_args());
+    perl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut agent = Running::start(perl);
+    agent.line("listening");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.child.id())).expect("it lives");
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
+        u64::from_str_radix(line.trim(), 16).expect("a mask")
+    };
+    assert_eq!(mask("SigIgn:") & 1 << (Signal::SIGCHLD as u64 - 1), 0, "the ends of commands would not be learned");
+    assert_eq!(mask("SigBlk:"), 0, "commands would inherit it");
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.ended().code(), Some(0));
+}
+
+#[test]
 fn a_frozen_agent_tied_to_its_parent_dies_with_it() {
     let agent = env!("CARGO_BIN_EXE_robeing-agent");
     let flags =

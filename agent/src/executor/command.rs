@@ -14,7 +14,8 @@
 //!   period SIGKILL. One that gives too much output, or whose future is dropped, gets SIGKILL at once.
 //! - The command's own process decides how the attempt ends. Processes of its group that still have the output open when it
 //!   exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time limit, to
-//!   write and close it: a pipe to `cat` would wait for them, too. After a failure that goes for stderr as well. What is
+//!   write and close it: a pipe to `cat` would wait for them, too. After a failure that goes for stderr as well, and after a
+//!   success for [`STDERR_GRACE`]. What is
 //!   left of the group then is killed, so that no child is left behind. A process that left the group is out of reach. Once
 //!   the group is empty, one that is still in its session, as after `timeout` or by a shell's job control, has
 //!   [`SESSION_GRACE`]; one that left that as well (`setsid`) is not waited for.
@@ -49,6 +50,9 @@ pub const PERMANENT_FAILURE_EXIT_CODE: i32 = 65;
 
 /// How long a process that left the group, but not the session, may still write after all of the group have ended.
 pub const SESSION_GRACE: Duration = Duration::from_secs(1);
+
+/// How long stderr may stay open after a success whose output is whole, while processes of the group are left.
+pub const STDERR_GRACE: Duration = Duration::from_secs(1);
 
 /// What to run, and within which limits.
 #[derive(Debug, Clone, Default)]
@@ -119,8 +123,10 @@ impl CommandExecutor {
                 Err(NotLaunched::Short(why)) => Unlaunched::Short(why),
                 Err(NotLaunched::Program(error)) => match self.program.is_gone() {
                     Some(why) => Unlaunched::Short(why),
-                    // It may just have been replaced.
-                    None if self.program.was_there() => Unlaunched::Failed(self.program.not_started(&error)),
+                    // It is there, and this machine can't run it: that is no fault of the task. It may just have been replaced.
+                    None if self.program.was_there() && error.kind() != io::ErrorKind::ArgumentListTooLong => {
+                        Unlaunched::Short(self.program.not_started(&error).message)
+                    }
                     None => return Err(Unlaunched::Failed(self.program.not_started(&error))),
                 },
             };
@@ -177,7 +183,18 @@ impl CommandExecutor {
                 }
                 end
             }
-            End::Exited(status) => self.collect_output(group, pipes, stop, status).await,
+            End::Exited(status) => {
+                let end = self.collect_output(group, pipes, stop, status).await;
+                if let End::Stopped(_) = end {
+                    // Those that are left are asked first, as the command itself would have been.
+                    group.terminate();
+                    tokio::select! {
+                        _ = timeout(self.limits.kill_grace, group.emptied()) => {}
+                        () = pipes.pump_discarding() => {}
+                    }
+                }
+                end
+            }
             End::Overflowed => end,
         };
         group.finish().await;
@@ -196,6 +213,13 @@ impl CommandExecutor {
         let failed = !status.as_ref().is_ok_and(ExitStatus::success);
         let grace = Instant::now() + self.limits.output_grace;
         let until = stop.limit.map_or(grace, |(_, at)| at.min(grace));
+        let written = async {
+            pipes.pump_to_end(failed).await;
+            if !failed {
+                // Nobody is told what it is, but whoever keeps it, such as `2> >(tee log >&2)`, is not to lose it.
+                let _ = timeout(STDERR_GRACE, pipes.pump_to_end(true)).await;
+            }
+        };
         let emptied = async {
             group.emptied().await;
             // Whoever else is left has no claim to more.
@@ -204,7 +228,7 @@ impl CommandExecutor {
         tokio::select! {
             biased;
             () = stop.cancel.cancelled() => return End::Stopped(Why::Cancelled),
-            () = pipes.pump_to_end(failed) => {}
+            () = written => {}
             () = emptied => {}
             () = sleep_until(until) => {
                 tracing::warn!(

@@ -5,10 +5,11 @@
 //! executor. This is the only place with `unsafe` code: what a command does between fork and exec.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr, OsString, c_char};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -246,21 +247,16 @@ fn shortage(error: &io::Error) -> Option<&'static str> {
 struct NoStdin(io::Error);
 
 fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::Result<Launched> {
-    let (program, args) = launch.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
+    let image = Image::new(launch)?;
+    // Only for what it is called in errors: the image takes the place of its exec.
+    let mut command = Command::new(launch.argv.first().ok_or(io::ErrorKind::InvalidInput)?);
     command
-        .args(args)
         .stdin(if launch.has_input { Stdio::piped() } else { empty_input()? })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    for (name, value) in &launch.env {
-        match value {
-            Some(value) => command.env(name, OsStr::new(value)),
-            None => command.env_remove(name),
-        };
-    }
     let registry = guard.map(|guard| guard.registry());
     tie_to_agent(&mut command, registry.clone());
+    become_image(&mut command, image);
 
     let _entered = runtime.enter();
     let mut hold = reaper::hold();
@@ -289,6 +285,7 @@ fn rehearse(guard: Option<&Arc<Guard>>) -> io::Result<()> {
     if guard.is_some_and(|guard| guard.is_gone()) {
         return Err(UNGUARDED.into());
     }
+    drop(empty_input()?);
     let mut command = std::process::Command::new("/proc/self/exe");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // SAFETY: the closure runs between fork and exec and does nothing but give an error, which is a number.
@@ -301,6 +298,82 @@ fn rehearse(guard: Option<&Arc<Guard>>) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(REHEARSED as i32) => Ok(()),
         Err(error) => Err(error),
         Ok(mut child) => child.wait().map(drop),
+    }
+}
+
+/// What a child becomes: the files that may be the program, its words and its environment, as `execve` takes them.
+///
+/// The `execvp` of glibc, which the standard library calls, has a shell run a file that the kernel takes for no program: an
+/// empty file then succeeds, and a script for another interpreter does what its words mean to a shell. That of musl does not.
+struct Image {
+    files: Vec<CString>,
+    words: Pointers,
+    env: Pointers,
+}
+
+/// Strings, and the array of pointers to them that ends with null.
+struct Pointers {
+    array: Box<[*const c_char]>,
+    /// What they point to: on the heap, where it stays when this is moved.
+    _strings: Vec<CString>,
+}
+
+// SAFETY: the pointers are to strings that go with them, which nobody changes.
+#[allow(unsafe_code)]
+unsafe impl Send for Pointers {}
+// SAFETY: as above; they are read alone.
+#[allow(unsafe_code)]
+unsafe impl Sync for Pointers {}
+
+impl Pointers {
+    fn new(strings: Vec<CString>) -> Self {
+        let array = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { array, _strings: strings }
+    }
+}
+
+impl Image {
+    fn new(launch: &Launch) -> io::Result<Self> {
+        let string = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::from);
+        let words = launch.argv.iter().map(|word| string(word.as_bytes())).collect::<io::Result<_>>()?;
+        let is_set_here = |name: &OsStr| launch.env.iter().any(|(here, _)| OsStr::new(here) == name);
+        let inherited = env::vars_os().filter(|(name, _)| !is_set_here(name));
+        let here = launch.env.iter().filter_map(|(name, value)| Some((OsString::from(name), value.as_ref()?.into())));
+        let variable =
+            |(name, value): (OsString, OsString)| string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
+        let files = program::candidates(&launch.argv);
+        Ok(Self {
+            files: files.iter().map(|file| string(file.as_os_str().as_bytes())).collect::<io::Result<_>>()?,
+            words: Pointers::new(words),
+            env: Pointers::new(inherited.chain(here).map(variable).collect::<io::Result<_>>()?),
+        })
+    }
+
+    /// Becomes the first of the files that can be run, and comes back only when none can. Async-signal-safe.
+    #[allow(unsafe_code)]
+    fn exec(&self) -> io::Error {
+        let mut last = Errno::ENOENT;
+        for file in &self.files {
+            // SAFETY: a system call whose arguments are strings that end with NUL, and arrays of such that end with null.
+            unsafe { nix::libc::execve(file.as_ptr(), self.words.array.as_ptr(), self.env.array.as_ptr()) };
+            match Errno::last() {
+                // As in a shell, the next folder of PATH may have it.
+                Errno::ENOENT | Errno::ENOTDIR if last == Errno::EACCES => {}
+                missing @ (Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => last = missing,
+                error => return error.into(),
+            }
+        }
+        last.into()
+    }
+}
+
+/// Has the child become the image, in place of what the standard library would do.
+#[allow(unsafe_code)]
+fn become_image(command: &mut Command, image: Image) {
+    // SAFETY: the closure runs in a forked child, and does nothing but system calls with what was prepared before the fork. It
+    // neither allocates nor drops anything: an error from an errno is a number.
+    unsafe {
+        command.pre_exec(move || Err(image.exec()));
     }
 }
 
@@ -349,7 +422,6 @@ fn register(registry: &OwnedFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Where the C library is glibc, that has a shell run what is no program, so that nothing but this tells.
     #[test]
     fn a_program_that_is_none_for_this_machine_is_the_agents_lack() {
         let words = shortage(&Errno::ENOEXEC.into()).expect("it is one");

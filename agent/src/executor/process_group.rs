@@ -91,7 +91,9 @@ impl ProcessGroup {
 
     /// Asks every process of the group to end.
     pub(super) fn terminate(&self) {
-        signal(self.id, Signal::SIGTERM);
+        if !self.is_gone {
+            signal(self.id, Signal::SIGTERM);
+        }
     }
 
     /// Kills what is left of the group and waits, for a bounded time, until it is gone.

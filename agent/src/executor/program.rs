@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::FileExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +21,23 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 const FIRST_LINE: u64 = 256;
 /// Interpreters that are scripts themselves, one after the other, as Linux follows them.
 const MAX_INTERPRETERS: usize = 5;
+
+/// How ELF files of this machine say that they are: 64 bits and the byte order, and the machine. See elf(5).
+const OURS: ([u8; 2], u16) = (
+    [if cfg!(target_pointer_width = "64") { 2 } else { 0 }, if cfg!(target_endian = "little") { 1 } else { 2 }],
+    if cfg!(target_arch = "x86_64") {
+        62
+    } else if cfg!(target_arch = "aarch64") {
+        183
+    } else {
+        // Of others it is not known whether they need a loader.
+        0
+    },
+);
+/// Parts of a program that are looked at for its loader.
+const MAX_PROGRAM_HEADERS: u64 = 64;
+/// The longest name of a loader, bytes: that of a path.
+const MAX_LOADER_NAME: u64 = 4_096;
 
 /// The program of `argv`, which may be gone for a while, as when it is replaced.
 pub(super) struct Program {
@@ -60,14 +77,8 @@ pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
     let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
         return Err(ExecutorError::NoProgram);
     };
-    let candidates: Vec<PathBuf> = if program.contains('/') {
-        vec![PathBuf::from(program)]
-    } else {
-        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        env::split_paths(&path).map(|folder| folder.join(program)).collect()
-    };
     let mut blocked = None;
-    for path in candidates {
+    for path in candidates(argv) {
         match obstacle(path) {
             None => return Ok(()),
             Some(Obstacle::Missing) => {}
@@ -76,6 +87,18 @@ pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
     }
     let words = blocked.map_or_else(|| absent(program), |path| not_executable(&path.to_string_lossy()));
     Err(ExecutorError::Program(words))
+}
+
+/// The files that the first word of `argv` may mean, the most likely first.
+pub(super) fn candidates(argv: &[String]) -> Vec<PathBuf> {
+    match argv.first() {
+        None => Vec::new(),
+        Some(program) if program.contains('/') => vec![PathBuf::from(program)],
+        Some(program) => {
+            let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+            env::split_paths(&path).map(|folder| folder.join(program)).collect()
+        }
+    }
 }
 
 /// Why a program can't be run.
@@ -95,7 +118,34 @@ fn obstacle(mut path: PathBuf) -> Option<Obstacle> {
         if eaccess(&path, AccessFlags::X_OK).is_err() {
             return Some(Obstacle::NotExecutable(path));
         }
-        path = interpreter(&path)?;
+        path = interpreter(&path).or_else(|| loader(&path))?;
+    }
+    // Linux gives up, too.
+    Some(Obstacle::Missing)
+}
+
+/// The loader that a dynamically linked program of this machine names, which images of another C library lack.
+fn loader(path: &Path) -> Option<PathBuf> {
+    const PT_INTERP: u32 = 3;
+    let file = File::open(path).ok()?;
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let u16_at = |bytes: &[u8], at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+    let u64_at = |bytes: &[u8], at: usize| bytes[at..at + 8].try_into().map(u64::from_ne_bytes).ok();
+    // Magic number, 64 bits, byte order; then the machine. What is for another one may still be run, by an emulator.
+    let is_ours = header.starts_with(b"\x7fELF") && header[4..6] == OURS.0 && u16_at(&header, 18) == OURS.1;
+    if !is_ours {
+        return None;
+    }
+    let (from, size, count) = (u64_at(&header, 32)?, u64::from(u16_at(&header, 54)), u64::from(u16_at(&header, 56)));
+    for n in 0..count.min(MAX_PROGRAM_HEADERS) {
+        let mut part = [0; 56];
+        file.read_exact_at(&mut part, from.checked_add(n * size)?).ok()?;
+        if part[..4] == PT_INTERP.to_ne_bytes() {
+            let mut name = vec![0; u64_at(&part, 32)?.min(MAX_LOADER_NAME) as usize];
+            file.read_exact_at(&mut name, u64_at(&part, 8)?).ok()?;
+            return Some(PathBuf::from(OsStr::from_bytes(name.split(|byte| *byte == 0).next()?)));
+        }
     }
     None
 }
@@ -112,8 +162,8 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
 
 fn absent(program: &str) -> String {
     format!(
-        "the command {program:?} does not exist on this agent (or the interpreter it names does not); check the first \
-         word of executor.command.argv, and PATH and the files in the pool's image"
+        "the command {program:?} does not exist on this agent (or the interpreter or the loader it names does not); check the \
+         first word of executor.command.argv, and PATH and the files in the pool's image"
     )
 }
 

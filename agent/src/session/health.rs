@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use robeing_proto::v1;
+use tracing::{info, warn};
 
 use crate::executor::{Executor, Health};
 
@@ -16,6 +17,8 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct HealthChecks {
     asked: Option<(u64, BoxFuture<'static, Health>)>,
     report: Option<v1::HealthReport>,
+    /// What the last answer complained of; empty if it did not.
+    complaint: String,
 }
 
 impl HealthChecks {
@@ -42,6 +45,14 @@ impl HealthChecks {
             Health::Silent(reason) => (v1::HealthState::Silent, reason),
             Health::Failed(reason) => (v1::HealthState::Failed, reason),
         };
+        if self.complaint != reason {
+            if reason.is_empty() {
+                info!("what runs tasks is well again");
+            } else {
+                warn!(reason, "what runs tasks is not well");
+            }
+            self.complaint.clone_from(&reason);
+        }
         self.report = Some(v1::HealthReport { seq: *seq, state: state.into(), reason });
         self.asked = None;
         health
@@ -59,6 +70,6 @@ impl HealthChecks {
 
     /// Forgets a check, which nobody waits for on another stream.
     pub fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self { complaint: std::mem::take(&mut self.complaint), ..Self::default() };
     }
 }

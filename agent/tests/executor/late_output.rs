@@ -92,6 +92,33 @@ async fn a_command_whose_children_closed_its_output_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn whoever_keeps_what_goes_to_stderr_has_time_for_it_after_a_success() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log").display().to_string();
+    let script = format!("exec 2> >(sleep .2; cat > {log}); echo noted >&2; echo done");
+    assert_eq!(output(&bash(&script), attempt("")).await, "done\n");
+    assert_eq!(fs::read_to_string(log).expect("it was made"), "noted\n");
+}
+
+#[tokio::test]
+async fn what_is_left_is_asked_to_end_before_it_is_killed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (ready, asked) = (directory.path().join("ready"), directory.path().join("asked"));
+    let script = format!(
+        "(trap 'echo asked > {}; exit' TERM; echo ready > {}; while :; do sleep .01; done) & exit 0",
+        asked.display(),
+        ready.display()
+    );
+    let (task, cancel) = (attempt(""), CancellationToken::new());
+    let (executor, token) = (bash(&script), cancel.clone());
+    let outcome = tokio::spawn(async move { executor.run(task, token).await });
+    eventually("what was left behind can be asked", || ready.exists()).await;
+    cancel.cancel();
+    assert_eq!(tokio::time::timeout(SOON, outcome).await.expect("it ends").expect("no panic"), Outcome::Cancelled);
+    assert_eq!(fs::read_to_string(asked).expect("it was asked"), "asked\n");
+}
+
+#[tokio::test]
 async fn a_process_that_left_the_group_holds_nobody_up() {
     let directory = tempfile::tempdir().expect("a directory");
     for (index, leave) in

@@ -106,6 +106,58 @@ async fn an_interpreter_that_is_gone_for_a_while() {
     assert_eq!(output(&executor, attempt("")).await, "done\n");
 }
 
+/// Replaces a program by another one in one step, as installers do.
+fn install(program: &Path, content: &[u8]) {
+    let new = program.with_extension("new");
+    fs::write(&new, content).expect("written");
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("it is our file");
+    fs::rename(new, program).expect("the same folder");
+}
+
+#[tokio::test]
+async fn a_program_that_is_none_for_this_machine() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (program, other) = (directory.path().join("program"), directory.path().join("other"));
+    let mut foreign = fs::read("/bin/sh").expect("there is a shell");
+    // Of the machine that nobody has: see elf(5).
+    foreign[18..20].fill(0xff);
+    install(&other, &foreign);
+    let by_another = format!("#!{}\nexit 0\n", other.display());
+    for content in [&b""[..], b"exit 0\n", b"\x7fELF", &foreign, by_another.as_bytes()] {
+        write_program(&program, "done");
+        let (executor, mut presence) = executor(&program, None);
+        install(&program, content);
+        is_short(&executor, &mut presence).await;
+        install(&program, b"#!/bin/sh\necho done\n");
+        returns(&mut presence).await;
+        assert_eq!(output(&executor, attempt("")).await, "done\n");
+    }
+}
+
+#[tokio::test]
+async fn a_program_whose_loader_or_interpreter_is_not_on_this_machine() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("program");
+    let mut shell = fs::read("/bin/sh").expect("there is a shell");
+    let loader = shell.windows(4).position(|bytes| bytes == b"/lib").expect("it is linked dynamically");
+    shell[loader..loader + 4].copy_from_slice(b"/xib");
+    let deep = |n: u32| directory.path().join(format!("deep-{n}"));
+    install(&deep(0), b"#!/bin/sh\n");
+    (1..8).for_each(|n| install(&deep(n), format!("#!{}\n", deep(n - 1).display()).as_bytes()));
+    let too_deep = fs::read(deep(7)).expect("written");
+    for content in [shell, too_deep] {
+        write_program(&program, "done");
+        let (executor, mut presence) = executor(&program, None);
+        install(&program, &content);
+        let config = CommandConfig { argv: vec![program.display().to_string()], limits: limits(), guard: None };
+        let refused = config.check_program().expect_err("it can't be run").to_string();
+        assert!(refused.contains("or the interpreter or the loader it names does not"), "{refused}");
+        is_short(&executor, &mut presence).await;
+        install(&program, b"#!/bin/sh\necho done\n");
+        returns(&mut presence).await;
+    }
+}
+
 #[tokio::test]
 async fn a_program_that_can_never_be_run_is_told_as_such() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -115,7 +167,7 @@ async fn a_program_that_can_never_be_run_is_told_as_such() {
     let (executor, presence) = executor(&program, None);
     let failed = failure(&executor, attempt("")).await;
     assert_eq!((failed.kind, failed.retryable), (FailureKind::Spawn, true));
-    assert!(failed.message.contains("or the interpreter it names does not"), "{}", failed.message);
+    assert!(failed.message.contains("or the interpreter or the loader it names does not"), "{}", failed.message);
     assert!(*presence.borrow(), "it is the program's fault, and the task says so");
 }
 

@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
 use robeing_client::{ClientError, FleetClient, SubmitEvent, SubmitOptions, new_task_id};
-use robeing_proto::v1::{AttemptState, GetTaskRequest, Task, TaskSpec, TaskState};
+use robeing_proto::v1::{AttemptState, Consistency, GetTaskRequest, Task, TaskSpec, TaskState};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::deployed::PATIENCE;
@@ -116,6 +117,20 @@ impl Running {
         locked(&self.ledger).values().filter(|entry| !entry.endings.is_empty()).count()
     }
 
+    /// What the fleet tells of those whose end was not told, and of its agents.
+    async fn unended(&self) -> String {
+        let unended = |index: &usize| locked(&self.ledger).get(index).is_none_or(|entry| entry.endings.is_empty());
+        let mut told = Vec::new();
+        for index in (0..self.exercises.len()).filter(unended) {
+            let id = self.exercises[index].spec.id.clone();
+            let read = self.client.get_task(GetTaskRequest { id, ..GetTaskRequest::default() });
+            told.push(format!("{:?}", timeout(Duration::from_secs(10), read).await));
+        }
+        let agents = self.client.list_agents(false, Consistency::Local);
+        told.push(format!("{:?}", timeout(Duration::from_secs(10), agents).await));
+        told.join("\n")
+    }
+
     /// Waits until all have ended, and checks each.
     ///
     /// # Panics
@@ -123,7 +138,13 @@ impl Running {
     pub async fn soundly(mut self) {
         match timeout(PATIENCE, &mut self.submission).await {
             Ok(done) => done.expect("the submission does not panic").unwrap_or_else(|error| panic!("{error}")),
-            Err(_) => panic!("{} of {} tasks ended within {PATIENCE:?}", self.ended(), self.exercises.len()),
+            Err(_) => {
+                let (ended, unended) = (self.ended(), self.unended().await);
+                panic!(
+                    "{ended} of {} tasks ended within {PATIENCE:?}; of the others it is told:\n{unended}",
+                    self.exercises.len()
+                )
+            }
         }
         let read: Vec<_> = stream::iter(self.exercises.iter().map(|exercise| exercise.spec.id.clone()))
             .map(|id| {
