@@ -192,6 +192,7 @@ fn check_agents(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
             ),
             ("recovery", agent.recovery.is_sound(state.now.fleet)),
             ("pool", agent.pool.as_ref().is_none_or(|p| state.pools.contains_key(p))),
+            ("standby", agent.pool.is_some() || agent.state != AgentState::Standby),
         ];
         if let Some((what, _)) = rules.into_iter().find(|(_, holds)| !holds) {
             return Err(format!("agent {}: {what}", agent.name));

@@ -2,18 +2,15 @@
 //! an agent is bracketed by `leave` and `enter`; rebuilding from the state gives the same, which the audit checks.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::fixed_map::FixedMap;
 use crate::fleet::State;
 use crate::schedule::free_agents::FreeAgents;
 use crate::schedule::queue::ReadyQueue;
 use crate::timers::Timers;
 use crate::{Agent, AgentId, AgentState, FleetMillis, HeldState, Task, TaskId, TrackRecord, Weights};
-
-/// Keyed without randomness, and never iterated.
-pub(crate) type FixedMap<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The agents of a pool.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -9,6 +9,7 @@ mod codec;
 mod command;
 mod config;
 mod effect;
+mod fixed_map;
 mod fleet;
 mod ids;
 mod indexes;

@@ -64,7 +64,7 @@ impl Fleet {
             }
             Some(agent) if agent.incarnation == join.incarnation => {
                 let (id, session) = (agent.id, agent.session);
-                self.resume(id, join, jobs);
+                self.resume(id, join, jobs, effects);
                 Reply::Joined { agent: id, session }
             }
             Some(agent) => {
@@ -92,10 +92,16 @@ impl Fleet {
     }
 
     /// The session of a live process goes on, with what it now says about itself.
-    fn resume(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs) {
+    fn resume(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
         let after = self.state.agents.get(&id).and_then(|a| a.pool.clone());
+        let waits = self.state.agents.get(&id).is_some_and(|a| a.state == AgentState::Standby);
+        if waits && after.is_none() {
+            // There is no pool any more in which it could be asked for.
+            self.change_agent(id, |agent| agent.state = AgentState::Live);
+            effects.push(Effect::StandbyActivated { agent: id });
+        }
         jobs.push(Job::Refill(before, after));
         jobs.push(Job::Pull(id));
     }

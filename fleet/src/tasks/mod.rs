@@ -320,7 +320,8 @@ impl Task {
 }
 
 impl RetryPolicy {
-    /// The pause after `used` attempts, ms: `initial × multiplier^(used − 1)`, at most `max_backoff`.
+    /// The pause after `used` attempts, ms: the first is `initial_backoff`, each further one `multiplier_percent` of the one
+    /// before, cut to whole milliseconds; at most `max_backoff`.
     pub fn backoff(&self, used: u32) -> u64 {
         let mut pause = self.initial_backoff.min(self.max_backoff);
         if self.multiplier_percent > 100 {

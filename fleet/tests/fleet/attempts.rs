@@ -80,6 +80,29 @@ fn a_retryable_failure_is_tried_again_after_a_growing_pause() {
 }
 
 #[test]
+fn a_pause_is_cut_to_whole_milliseconds_each_time_it_grows_and_one_that_is_too_small_stays() {
+    let policy = |initial_backoff, max_backoff| RetryPolicy {
+        max_attempts: 20,
+        initial_backoff,
+        max_backoff,
+        multiplier_percent: 150,
+    };
+    let pauses = |policy: RetryPolicy| (1..=10).map(|used| policy.backoff(used)).collect::<Vec<_>>();
+    assert_eq!(pauses(policy(1, 10_000)), [1; 10]);
+    assert_eq!(pauses(policy(2, 10_000)), [2, 3, 4, 6, 9, 13, 19, 28, 42, 63]);
+    assert_eq!(pauses(policy(2, 20)), [2, 3, 4, 6, 9, 13, 19, 20, 20, 20]);
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(SubmitTask { retry: Some(policy(1, 10_000)), ..task(1) });
+    for attempt in 1..=10 {
+        trial.complete(stay, id, attempt, failure(true));
+        assert_eq!(trial.state(id), TaskState::Queued);
+        trial.after(1);
+        assert_eq!(trial.assigned(), [(id, attempt + 1)]);
+    }
+}
+
+#[test]
 fn the_next_attempt_waits_for_what_a_failure_asks_within_an_hour() {
     for (asked, pause) in [(0, 100), (50, 100), (700, 700), (u64::MAX, MAX_RETRY_AFTER_MS)] {
         let mut trial = Trial::new();

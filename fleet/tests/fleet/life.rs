@@ -171,12 +171,12 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
     }
 }
 
-/// Standbys begin to work in the order of their numbers, and only as many as are needed.
+/// Standbys begin to work in the order of their numbers, and only as many as are needed; or because they are in no pool any more.
 fn check_standbys(before: &Before, fleet: &Fleet, effects: &[Effect]) {
     let waited = |id: &AgentId| before.agents.get(id).is_some_and(|agent| agent.state == AgentState::Standby);
     for effect in effects {
         let Effect::StandbyActivated { agent: id } = effect else { continue };
-        let Some(agent) = fleet.agent(*id) else { continue };
+        let Some(agent) = fleet.agent(*id).filter(|agent| agent.pool.is_some()) else { continue };
         let others = fleet.agents().filter(|other| other.pool == agent.pool && other.state == AgentState::Standby);
         let first = others.filter(|other| waited(&other.id) && waited(id)).all(|other| other.id > *id);
         assert!(first, "{} begins before a standby with a lower number", agent.name);

@@ -167,6 +167,29 @@ fn a_fleet_full_of_agents_forgets_the_longest_lost_one_for_a_newcomer_and_else_r
 }
 
 #[test]
+fn agents_bring_so_many_pools_with_them_and_more_join_those_that_are_known() {
+    let mut trial = Trial::new();
+    let mut effects = Vec::new();
+    let mut join = |trial: &mut Trial, agent: usize, pool: usize| {
+        let pool = Some(PoolShape { name: format!("p{pool}"), replicas: None, standby: 0 });
+        let join = Command::AgentJoined(AgentJoin { pool, ..worker(&format!("w{agent}")) });
+        trial.fleet.apply(trial.stamp(), join, &mut effects)
+    };
+    for n in 0..MAX_KEPT_POOLS {
+        assert!(matches!(join(&mut trial, n, n), Reply::Joined { .. }), "pool {n}");
+    }
+    let another = MAX_KEPT_POOLS;
+    match join(&mut trial, another, another) {
+        Reply::Refused(Refusal::Invalid { field, .. }) => assert_eq!(field, "pool"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(join(&mut trial, another, 7), Reply::Joined { .. }), "a pool that is known");
+    let shape = |n: usize| PoolShape { name: format!("set{n}"), replicas: None, standby: 0 };
+    trial.set_pools((0..MAX_POOLS).map(shape).collect());
+    assert_eq!(trial.fleet.pools().len(), MAX_KEPT_POOLS + MAX_POOLS, "those that are set come on top");
+}
+
+#[test]
 fn only_the_newest_attempts_are_kept() {
     let mut trial = Trial::new();
     let stay = trial.join(worker("a"));

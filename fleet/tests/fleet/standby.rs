@@ -1,8 +1,8 @@
 //! Pools: who works and who waits.
 
-use robeing_fleet::{AgentState, Effect, PoolView, TaskState};
+use robeing_fleet::{AgentJoin, AgentState, Effect, PoolView, TaskState};
 
-use crate::fixture::{Stay, Trial, pooled, task};
+use crate::fixture::{Stay, Trial, pooled, task, worker};
 
 fn states(trial: &Trial) -> Vec<AgentState> {
     trial.fleet.agents().map(|a| a.state).collect()
@@ -104,6 +104,20 @@ fn an_agent_that_changes_its_pool_is_missed_in_the_old_one_in_the_same_session_o
         assert_eq!(states(&trial), [Live, Live]);
         let names: Vec<String> = trial.fleet.pools().into_iter().map(|p| p.name).collect();
         assert_eq!(names, ["data", "mail"]);
+    }
+}
+
+#[test]
+fn a_standby_that_joins_again_without_a_pool_works_in_the_same_session_or_a_new_one() {
+    for incarnation in [1, 2] {
+        let mut trial = Trial::new();
+        let stays = join(&mut trial, &["a", "b"], Some(1), 1);
+        assert_eq!(states(&trial), [Live, Standby]);
+        let (first, second) = (trial.submit(task(1)), trial.submit(task(2)));
+        trial.join(AgentJoin { incarnation, ..worker("b") });
+        assert_eq!(states(&trial), [Live, Live]);
+        assert_eq!(trial.holder(first), Some(stays[0].agent));
+        assert_eq!(trial.holder(second), Some(stays[1].agent), "it takes what waits");
     }
 }
 

@@ -1,7 +1,9 @@
 //! What time does by itself.
 
 use robeing_fleet::limits::ATTEMPT_GRACE_MS;
-use robeing_fleet::{AttemptEnd, CancelCause, Command, Effect, FailureKind, Outcome, Reply, SubmitTask, TaskState};
+use robeing_fleet::{
+    AgentJoin, AttemptEnd, CancelCause, Command, Effect, FailureKind, Outcome, Reply, SubmitTask, TaskState,
+};
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
 
@@ -24,6 +26,16 @@ fn a_delayed_task_starts_when_its_delay_has_passed() {
     assert_eq!(trial.state(id), TaskState::Queued);
     trial.after(1);
     assert_eq!(trial.assigned(), [(id, 1)]);
+}
+
+#[test]
+fn what_is_due_happens_in_order_of_time_when_a_command_comes_late() {
+    let mut trial = Trial::new();
+    trial.join(AgentJoin { slots: 2, ..worker("a") });
+    let later = trial.submit(SubmitTask { delay: Some(200), ..task(1) });
+    let sooner = trial.submit(SubmitTask { delay: Some(100), ..task(2) });
+    trial.after(300);
+    assert_eq!(trial.assigned(), [(sooner, 1), (later, 1)]);
 }
 
 #[test]

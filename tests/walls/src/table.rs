@@ -153,4 +153,16 @@ pub const WORDS: &[Words] = &[
         allowed: &["crates/net/src", "crates/client/src/stub.rs"],
         why: "channels and listeners are made in one place",
     },
+    Words {
+        words: &["f32", "f64"],
+        folders: &["fleet/src"],
+        allowed: &[],
+        why: "the state machine has no floats, so that it does the same on every machine",
+    },
+    Words {
+        words: &["HashMap", "HashSet"],
+        folders: &["fleet/src"],
+        allowed: &["fleet/src/fixed_map.rs"],
+        why: "what is iterated is in ordered maps; FixedMap is for look-ups",
+    },
 ];

@@ -1,0 +1,35 @@
+//! A hash map for look-ups alone.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
+
+/// Keyed without randomness. It can't be iterated: the order would not be one that the state gives.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct FixedMap<K: Eq + Hash, V>(HashMap<K, V, BuildHasherDefault<DefaultHasher>>);
+
+impl<K: Eq + Hash, V> Default for FixedMap<K, V> {
+    fn default() -> Self {
+        FixedMap(HashMap::default())
+    }
+}
+
+impl<K: Eq + Hash, V> FixedMap<K, V> {
+    pub(crate) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key)
+    }
+
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        self.0.insert(key, value);
+    }
+
+    pub(crate) fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        self.0.remove(key);
+    }
+}
