@@ -3,13 +3,17 @@
 
 use std::fs;
 
-use robeing_proto::v1::{SubmitRequest, SubmitResult, TaskSpec, TaskState, fleet_client::FleetClient as Rpc};
+use robeing_proto::v1::{
+    AddCoordinatorRequest, SubmitRequest, SubmitResult, TaskSpec, TaskState, admin_client::AdminClient,
+    fleet_client::FleetClient as Rpc,
+};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     load::Load,
     script::{answer, task},
     wait::{check, eventually, in_time},
 };
+use tonic::Code;
 
 const TASKS: usize = 400;
 const IN_FLIGHT: usize = 16;
@@ -94,6 +98,37 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
     }
     let after = fleet.submit_one(task(&answer("after"))).await;
     fleet.finished(&after, TaskState::Succeeded).await;
+    fleet.start_within(back, KNOWS_IT);
+    fleet.start_one(back);
+    fleet.coordinators_agree().await;
+
+    // Nor does one without data become a member that would not know what is in force, whether it asks for it or somebody else.
+    fleet.terminate(back);
+    in_time("the end of the process", fleet.ended(back)).await;
+    fs::remove_dir_all(fleet.data(back)).expect("it is the test's directory");
+    fleet.start_within(back, &[]);
+    fleet.start_one(back);
+    let leader = fleet.leader_other_than(back).await;
+    let refused = eventually("a refusal because of its version", async || {
+        let address = fleet.address(back);
+        let mut admin = AdminClient::connect(format!("http://{}", fleet.address(&leader))).await.expect("it listens");
+        let request = AddCoordinatorRequest { name: back.clone(), address };
+        match admin.add_coordinator(request).await {
+            Err(status) if status.message().contains("knows fleet versions") => Ok(status),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let words =
+        format!("coordinator {back:?} knows fleet versions up to 1, and this fleet is at 2; run a newer version of it");
+    assert_eq!(refused.message(), words);
+    let status = fleet.status().await;
+    let voters = status.coordinators.iter().filter(|coordinator| coordinator.voter).count();
+    assert_eq!(voters, 3, "the one that it was is not replaced: {status:?}");
+    assert!(fleet.process(back).ended().is_none(), "it waits");
+    fleet.terminate(back);
+    in_time("the end of the process", fleet.ended(back)).await;
     fleet.start_within(back, KNOWS_IT);
     fleet.start_one(back);
     fleet.coordinators_agree().await;

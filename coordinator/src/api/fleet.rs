@@ -49,24 +49,6 @@ impl FleetService {
         Self { node, tasks, room: Semaphore::new(MAX_CALLED_BYTES) }
     }
 
-    /// A page of a listing, read in slices between which the fleet goes on.
-    async fn page(&self, filter: &TaskFilter, mut after: Option<u64>, size: usize) -> (Vec<Arc<Task>>, Option<u64>) {
-        let mut tasks: Vec<Arc<Task>> = Vec::new();
-        for _ in 0..MAX_LOOKED_AT / MAX_SCANNED {
-            let (slice, next) = self.node.look(|fleet| {
-                let page = fleet.tasks(filter, after, size - tasks.len());
-                (page.tasks.into_iter().cloned().collect::<Vec<_>>(), page.next)
-            });
-            tasks.extend(slice);
-            after = next;
-            if after.is_none() || tasks.len() == size {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        (tasks, after)
-    }
-
     /// What a task waits for, in words.
     async fn waiting_for(&self, task: &Task) -> Option<String> {
         let mut waiting = Waiting::of(task)?;
@@ -121,6 +103,30 @@ impl FleetService {
         });
         (told.collect(), warnings)
     }
+}
+
+/// Tasks that were found, and after which to go on, if there are more.
+type Found = (Vec<Arc<Task>>, Option<u64>);
+
+/// A page of a listing, read in slices between which the fleet goes on: `read` looks at no more than [`MAX_SCANNED`] tasks after
+/// one, and takes at most so many.
+async fn page(read: impl Fn(Option<u64>, usize) -> Found, mut after: Option<u64>, size: usize) -> Found {
+    let mut tasks: Vec<Arc<Task>> = Vec::new();
+    for _ in 0..MAX_LOOKED_AT / MAX_SCANNED {
+        let (slice, next) = read(after, size - tasks.len());
+        tasks.extend(slice);
+        after = next;
+        if after.is_none() || tasks.len() == size {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    (tasks, after)
+}
+
+fn slice(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, most: usize) -> Found {
+    let page = fleet.tasks(filter, after, most);
+    (page.tasks.into_iter().cloned().collect(), page.next)
 }
 
 /// Agents that are read from the state in one go.
@@ -260,7 +266,8 @@ impl v1::fleet_server::Fleet for FleetService {
         self.node.ready_to_read(consistency).await?;
         // Of the beginning: who watches from there on misses nothing that changes while the page is read.
         let (revision, now) = self.node.look(|fleet| (fleet.revision(), fleet.now()));
-        let (found, next) = self.page(&filter, after, size).await;
+        let read = |after, most| self.node.look(|fleet| slice(fleet, &filter, after, most));
+        let (found, next) = page(read, after, size).await;
         Ok(Response::new(page_of_tasks(&found, next, revision, now)))
     }
 
@@ -361,6 +368,35 @@ mod tests {
 
     use super::*;
     use crate::fixture::{fleet_with_ended, join, wordy_failure};
+
+    #[tokio::test]
+    async fn a_page_for_which_a_hundred_thousand_tasks_were_looked_at_ends_with_what_was_found() {
+        let fleet = fleet_with_ended(3, &wordy_failure());
+        let looked = std::cell::Cell::new(0);
+        // A listing of so many tasks, of which few are what is asked for.
+        let read = |of: usize| {
+            let (fleet, looked) = (&fleet, &looked);
+            looked.set(0);
+            move |after: Option<u64>, most: usize| {
+                looked.set(looked.get() + MAX_SCANNED);
+                let next = after.unwrap_or(0) + MAX_SCANNED as u64;
+                let found = if next == 5 * MAX_SCANNED as u64 {
+                    slice(fleet, &TaskFilter::default(), None, most).0
+                } else {
+                    Vec::new()
+                };
+                (found, (next < of as u64).then_some(next))
+            }
+        };
+        let (found, next) = page(read(MAX_LOOKED_AT), None, MAX_PAGE).await;
+        assert_eq!((found.len(), next, looked.get()), (3, None, MAX_LOOKED_AT), "all of them");
+        let (found, next) = page(read(MAX_LOOKED_AT + 1), None, MAX_PAGE).await;
+        assert_eq!((found.len(), next, looked.get()), (3, Some(100_000), 100_000), "there is a next page");
+        let (found, next) = page(read(MAX_LOOKED_AT + 1), next, MAX_PAGE).await;
+        assert_eq!((found.len(), next, looked.get()), (0, None, MAX_SCANNED), "which may be empty");
+        let (found, next) = page(read(MAX_LOOKED_AT), None, 2).await;
+        assert_eq!((found.len(), next, looked.get()), (2, Some(5_000), 5_000), "a page that is full");
+    }
 
     #[test]
     fn a_page_of_wordy_failures_ends_where_the_message_is_full() {

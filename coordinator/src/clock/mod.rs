@@ -76,6 +76,12 @@ impl FleetClock {
         self.with(|core, own_wall, now| core.begin(leadership, voters, own_wall, now));
     }
 
+    /// Who votes, and how long ago this leader heard from a majority of them. After [`SILENCE`] time stands still.
+    fn look(&self, voters: Vec<NodeId>, quorum_age: Option<Duration>) {
+        let in_touch = quorum_age.is_some_and(|age| age < SILENCE);
+        self.with(|core, own_wall, now| core.look(voters, in_touch, own_wall, now));
+    }
+
     /// It does not lead any more.
     pub fn end(&self) {
         self.with(Core::end);
@@ -119,8 +125,7 @@ pub async fn run(node: Arc<Node>) {
 
 fn look(node: &Node) {
     let voters = node.members().into_iter().filter(|(_, _, voter)| *voter).map(|(id, _, _)| id).collect();
-    let in_touch = node.quorum_age().is_some_and(|age| age < SILENCE);
-    node.clock.with(|core, own_wall, now| core.look(voters, in_touch, own_wall, now));
+    node.clock.look(voters, node.quorum_age());
 }
 
 /// Compares this machine's wall clock with the fleet's: a metric, and a warning while they are far apart. Runs until the node
@@ -160,6 +165,30 @@ fn skew(name: &str, ahead: i64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Standing;
+
+    impl Clock for Standing {
+        fn unix_millis(&self) -> u64 {
+            1_800_000_000_000
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_stands_still_while_nothing_was_heard_of_a_majority_for_three_seconds() {
+        let clock = FleetClock::new(0, Arc::new(Standing));
+        clock.begin((1, 0), vec![0]);
+        let mut passes = async |quorum_age| {
+            clock.look(vec![0], quorum_age);
+            let before = clock.stamp().fleet;
+            tokio::time::advance(Duration::from_millis(500)).await;
+            clock.stamp().fleet - before
+        };
+        assert_eq!(passes(Some(Duration::from_millis(2_999))).await, 475, "towards a wall clock that stands");
+        assert_eq!(passes(Some(Duration::from_secs(3))).await, 0);
+        assert_eq!(passes(None).await, 0);
+        assert_eq!(passes(Some(Duration::ZERO)).await, 475, "and goes on");
+    }
 
     #[test]
     fn a_clock_is_reported_only_when_it_is_far_away() {

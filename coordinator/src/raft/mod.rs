@@ -105,3 +105,16 @@ pub async fn start(
         .map(RaftHandle::new)
         .map_err(|e| format!("consensus can't be started: {e}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use robeing_settings::{DEFAULT_ELECTION_TIMEOUT_MAX, DEFAULT_ELECTION_TIMEOUT_MIN};
+
+    use super::*;
+
+    #[test]
+    fn a_leader_is_heard_every_37_ms_with_the_default_election_timeout() {
+        let timing = Timing { election_min: DEFAULT_ELECTION_TIMEOUT_MIN, election_max: DEFAULT_ELECTION_TIMEOUT_MAX };
+        assert_eq!(millis(timing.heartbeat()), 37);
+    }
+}

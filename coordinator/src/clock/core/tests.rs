@@ -134,6 +134,26 @@ fn time_stands_still_without_a_majority_in_a_stall_and_while_nobody_leads() {
 }
 
 #[test]
+fn time_in_which_all_coordinators_were_down_does_not_count() {
+    const DAY: u64 = 24 * HOUR;
+    let now = Instant::now();
+    // A coordinator that starts knows what is in its log, and nothing of when that was.
+    let mut core = Core::new(0);
+    core.applied((1, 0), Stamp::at(NOON));
+    core.begin((2, 0), vec![0], NOON + DAY, now);
+    assert_eq!(core.stamp(NOON + DAY, now), Stamp { fleet: NOON, wall: NOON + DAY });
+    // And one that was there all the while.
+    let mut core = Core::new(0);
+    core.applied((1, 0), Stamp::at(NOON));
+    core.heard((1, 1), Stamp::at(NOON + 40), now);
+    let later = now + ms(DAY);
+    core.begin((2, 0), vec![0], NOON + DAY, later);
+    assert_eq!(core.stamp(NOON + DAY, later), Stamp { fleet: NOON + 40, wall: NOON + DAY });
+    let second = later + ms(1_000);
+    assert!(core.stamp(NOON + DAY + 1_000, second).fleet <= NOON + 40 + 1_050, "not caught up later either");
+}
+
+#[test]
 fn nothing_is_lost_between_looks_however_dense_they_are() {
     let mut leader = Leader::new(1);
     leader.core.look(vec![0], true, leader.wall(0), leader.at());
@@ -243,6 +263,8 @@ struct World {
     before: Option<(Leadership, Stamp)>,
     log: Vec<(Leadership, Stamp)>,
     done: Vec<usize>,
+    /// The newest leadership that each has heard of, and the highest fleet time that it said.
+    told: Vec<(Leadership, u64)>,
 }
 
 impl World {
@@ -258,6 +280,7 @@ impl World {
             before: None,
             log: Vec::new(),
             done: vec![0; 3],
+            told: vec![((0, 0), 0); 3],
         };
         world.elect(0);
         world
@@ -283,6 +306,16 @@ impl World {
         self.done[n] = self.log.len();
     }
 
+    fn tell(&mut self, node: NodeId, leadership: Leadership, word: Stamp, at: Instant) {
+        self.cores[node as usize].heard(leadership, word, at);
+        self.note(node, leadership, word);
+    }
+
+    fn note(&mut self, node: NodeId, leadership: Leadership, word: Stamp) {
+        let told = &mut self.told[node as usize];
+        *told = (*told).max((leadership, word.fleet));
+    }
+
     fn elect(&mut self, node: NodeId) {
         let (wall, at) = (self.wall(self.leader), self.at());
         let before = self.leadership();
@@ -294,6 +327,11 @@ impl World {
         let (wall, leadership) = (self.wall(node), self.leadership());
         self.cores[node as usize].end(wall, at);
         self.cores[node as usize].begin(leadership, vec![0, 1, 2], wall, at);
+        let first = self.cores[node as usize].stamp(wall, at);
+        let (by, told) = self.told[node as usize];
+        let newest = self.log.last().map_or((0, 0), |(leadership, _)| *leadership);
+        assert!(by < newest || first.fleet >= told, "{node} begins at {} and has heard {told}", first.fleet);
+        self.note(node, leadership, first);
     }
 
     fn step(&mut self, event: &Event) -> Option<Stamp> {
@@ -308,11 +346,11 @@ impl World {
             }
             Event::Tell(node) if node != self.leader => {
                 let word = self.cores[leader].word(leadership, wall, at).expect("it leads");
-                self.cores[node as usize].heard(leadership, word, at);
+                self.tell(node, leadership, word, at);
             }
             Event::TellLate(node) if node != self.leader => {
                 if let Some((leadership, word)) = self.before {
-                    self.cores[node as usize].heard(leadership, word, at);
+                    self.tell(node, leadership, word, at);
                 }
             }
             Event::Commit => {
@@ -337,7 +375,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Fleet time, over all leaders, never goes back and never rises by more than 1.05 of real time.
+    /// Fleet time, over all leaders, never goes back and never rises by more than 1.05 of real time; and a leader begins with the
+    /// last word that it heard, if nothing newer is known.
     #[test]
     fn no_duration_ends_early_whoever_leads_and_whatever_clocks_say(events in events()) {
         let mut world = World::new();
