@@ -8,6 +8,7 @@ mod compute;
 pub mod disk;
 mod ending;
 mod host;
+mod names;
 mod network;
 mod random;
 #[cfg(any(test, feature = "simulated"))]

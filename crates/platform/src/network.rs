@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::LazyLock,
     task::{Context, Poll},
 };
 
@@ -14,7 +15,7 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use super::ending::Ending;
+use super::{ending::Ending, names::Names};
 
 /// A byte stream in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -126,20 +127,31 @@ impl AsyncWrite for Connection {
     }
 }
 
+/// One for the process, whose threads it bounds.
+static NAMES: LazyLock<Names> = LazyLock::new(Names::default);
+
 /// TCP, without Nagle's delay.
 pub struct TcpNetwork;
 
 #[async_trait]
 impl Network for TcpNetwork {
     async fn connect(&self, address: &str) -> io::Result<Connection> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let peer = stream.peer_addr().ok();
-        Ok(Connection::new(stream, peer))
+        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"));
+        for address in self.resolve(address).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    let peer = stream.peer_addr().ok();
+                    return Ok(Connection::new(stream, peer));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host(address).await?.collect())
+        NAMES.resolve(address).await
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
