@@ -73,7 +73,7 @@ pub enum CliError {
         fleets: Vec<String>,
     },
     /// Results did not come in time. The tasks go on.
-    #[error("{unfinished} of {} had not finished after {}; what is unfinished goes on", plural(*.total, "task"), short_duration(*.waited))]
+    #[error("{unfinished} of {} had not finished after {}; {standing}", plural(*.total, "task"), short_duration(*.waited))]
     WaitTimedOut {
         /// Tasks without a result.
         unfinished: usize,
@@ -81,6 +81,8 @@ pub enum CliError {
         total: usize,
         /// How long was waited.
         waited: Duration,
+        /// What is known of them.
+        standing: String,
     },
     /// A file could not be read.
     #[error("can't read {}: {error}", .path.display())]
@@ -150,6 +152,17 @@ impl CliError {
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,
             Self::Dev(_) | Self::Read { .. } | Self::Output(_) | Self::Render { .. } => Exit::Local,
+        }
+    }
+
+    /// An outcome that is known although its output was perhaps not read: the reader may leave, as `head` does.
+    ///
+    /// # Errors
+    /// When the output could not be written for another reason.
+    pub(crate) fn if_read(written: Result<(), Self>, outcome: Exit) -> Result<Exit, Self> {
+        match written {
+            Err(error) if !error.is_broken_pipe() => Err(error),
+            _ => Ok(outcome),
         }
     }
 

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use crate::encoding::{Encoding, TELLING, decode};
+
 mod line;
 
 pub use line::{Form, LineInput, LineOptions};
@@ -22,7 +24,7 @@ pub const LINES_LIMIT: usize = 1_000_000;
 pub const FILE_LIMIT: u64 = 1024 * 1024 * 1024;
 /// Bad lines that one error names.
 const REPORTED_LINES: usize = 5;
-/// What some programs put before a text of UTF-8.
+/// [`MARK`](crate::encoding::MARK) in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// What stands for standard input.
 pub const STDIN: &str = "-";
@@ -129,7 +131,7 @@ fn check_size(from: &str, input: Vec<u8>) -> Result<Vec<u8>, InputError> {
     Ok(input)
 }
 
-/// Reads one JSON value per line; empty lines, and byte order marks before lines, are skipped. Of [`Form::Values`] a string is the input
+/// Reads one JSON value per line, in UTF-8 or, with a byte order mark, in UTF-16; empty lines, and byte order marks before lines, are skipped. Of [`Form::Values`] a string is the input
 /// itself, and any other value is passed as it is written. Of [`Form::Tasks`] it is an object with the fields `input`, which is
 /// such a value, and those of [`LineOptions`], where wanted.
 ///
@@ -142,6 +144,22 @@ pub fn parse_lines(form: Form, from: &str, text: impl BufRead) -> Result<Vec<Lin
 }
 
 fn parse_within(limits: &Limits, form: Form, from: &str, mut text: impl BufRead) -> Result<Vec<LineInput>, InputError> {
+    let unreadable = |error| InputError::Read { from: from.into(), error };
+    let mut bytes = Vec::new();
+    text.by_ref().take(TELLING as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+    match Encoding::of(&bytes).map_err(unreadable)? {
+        Encoding::Utf8 => parse_utf8(limits, form, from, bytes.as_slice().chain(text)),
+        Encoding::Utf16(_) => {
+            text.take(limits.bytes).read_to_end(&mut bytes).map_err(unreadable)?;
+            if bytes.len() as u64 > limits.bytes {
+                return Err(InputError::TooMany { from: from.into(), limit: format!("{} bytes", limits.bytes) });
+            }
+            parse_utf8(limits, form, from, decode(bytes).map_err(unreadable)?.as_bytes())
+        }
+    }
+}
+
+fn parse_utf8(limits: &Limits, form: Form, from: &str, mut text: impl BufRead) -> Result<Vec<LineInput>, InputError> {
     let mut inputs = Vec::new();
     let mut bad = BadLines::default();
     let mut line = Vec::new();
@@ -163,9 +181,6 @@ fn parse_within(limits: &Limits, form: Form, from: &str, mut text: impl BufRead)
         }
         let place = format!("{from} line {number}");
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        if number == 1 && is_utf16(line) {
-            return Err(InputError::BadLines { problems: vec![format!("{from} is UTF-16: save it as UTF-8")] });
-        }
         if line.len() > limits.line {
             return Err(InputError::LongLine { place, limit: limits.line });
         }
@@ -211,10 +226,6 @@ impl BadLines {
         }
         if self.problems.is_empty() { Ok(()) } else { Err(InputError::BadLines { problems: self.problems }) }
     }
-}
-
-fn is_utf16(start: &[u8]) -> bool {
-    start.starts_with(&[0xFF, 0xFE]) || start.starts_with(&[0xFE, 0xFF])
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod commands;
 pub mod dev;
+mod encoding;
 pub mod error;
 pub mod exit;
 pub mod inputs;

@@ -32,6 +32,8 @@ pub const MAX_PORT: u32 = 65_535;
 pub const MAX_ARGV: u32 = 64;
 /// Longest word of a command's `argv`, in characters.
 pub const MAX_ARG: u32 = 8_192;
+/// Most bytes of an executor as JSON. An agent is given it in one argument or environment variable, for which Linux has 128 KiB.
+pub const MAX_EXECUTOR_BYTES: usize = 100 * 1024;
 /// Longest URL of an `http` executor, in characters.
 pub const MAX_URL: u32 = 2_048;
 /// Most headers of an `http` executor.

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     embedded,
     limits::{
-        MAX_ARG, MAX_ARGV, MAX_HEADER_NAME, MAX_HEADER_PREFIX, MAX_HEADER_VALUE, MAX_HEADERS, MAX_OBJECT_NAME,
-        MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT, MAX_SLOTS, MAX_SPECIALIZATION_NAME,
-        MAX_SPECIALIZATIONS, MAX_URL,
+        MAX_ARG, MAX_ARGV, MAX_EXECUTOR_BYTES, MAX_HEADER_NAME, MAX_HEADER_PREFIX, MAX_HEADER_VALUE, MAX_HEADERS,
+        MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT, MAX_SLOTS,
+        MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
     },
     rules,
 };
@@ -305,6 +305,23 @@ impl HttpExecutor {
 impl Executor {
     /// What agents would refuse that no rule of the schema can tell: the field, below the executor, and a sentence.
     pub fn problem(&self) -> Option<(String, String)> {
+        self.word_problem().or_else(|| self.size_problem())
+    }
+
+    fn size_problem(&self) -> Option<(String, String)> {
+        let size = self.to_agent_json().ok()?.len();
+        let (field, advice) = match self {
+            Self::Command(_) => ("command.argv", "put long texts into a file that the command reads"),
+            Self::Http(_) => ("http.headers", "shorten the headers"),
+            Self::Worker {} | Self::Echo {} => return None,
+        };
+        let problem = format!(
+            "This executor has {size} bytes as JSON, but an agent can be given {MAX_EXECUTOR_BYTES} at most; {advice}."
+        );
+        (size > MAX_EXECUTOR_BYTES).then(|| (field.to_owned(), problem))
+    }
+
+    fn word_problem(&self) -> Option<(String, String)> {
         match self {
             Self::Command(command) => {
                 let index = command.argv.iter().position(|word| word.contains('\0'))?;

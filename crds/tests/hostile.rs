@@ -1,7 +1,7 @@
 //! Manifests that are refused for what they are and not for one value: misspelt fields, other kinds, garbage,
 //! bombs, and texts beyond a limit.
 
-use robeing_crds::{ManifestError, limits, parse_manifest, parse_manifests};
+use robeing_crds::{ManifestError, find_cluster, limits, parse_manifest, parse_manifests};
 
 mod refusal;
 use refusal::{assert_refused, manifest, named, only_problem, pool};
@@ -58,6 +58,23 @@ fn something_else_than_a_cluster() {
             "The field spec is missing; add it.",
         ),
     ]);
+}
+
+#[test]
+fn a_list_without_items() {
+    let list = |items: &str| format!("apiVersion: v1\nkind: List\n{items}");
+    let none =
+        "This List has no items, so there is no RobeingCluster; write the RobeingCluster under items, or by itself.";
+    let no_list = "The items of a List must be a list; begin each with '-'.";
+    assert_refused(&[
+        (list(""), "", none),
+        (list("items:\n"), "items", none),
+        (list("items: {a: 1}\n"), "items", no_list),
+        (list("items: text\n"), "items", no_list),
+    ]);
+    let cluster = format!("{}---\n{}", list("items: []\n"), manifest("{}"));
+    let found = find_cluster(&cluster).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(found.cluster.metadata.name.as_deref(), Some("c"));
 }
 
 #[test]

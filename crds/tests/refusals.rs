@@ -49,6 +49,34 @@ fn rules_about_names() {
 }
 
 #[test]
+fn an_executor_that_no_agent_can_be_given() {
+    let argv = |words: usize, word: &str| {
+        let words = vec![format!("'{word}'"); words].join(", ");
+        executor(&format!("{{command: {{argv: [{words}]}}}}"))
+    };
+    let (path, message) = only_problem(&argv(20, &"x".repeat(8_000)));
+    assert_eq!(path, "spec.pools[0].executor.command.argv");
+    assert_eq!(
+        message,
+        "This executor has 160082 bytes as JSON, but an agent can be given 102400 at most; put long texts into a file that \
+         the command reads."
+    );
+    let header = |index: usize| format!("{{name: h{index}, value: {}}}", "漢".repeat(2_000));
+    let headers: Vec<_> = (0..32).map(header).collect();
+    let (path, message) =
+        only_problem(&executor(&format!("{{http: {{url: 'http://a', headers: [{}]}}}}", headers.join(", "))));
+    assert_eq!(path, "spec.pools[0].executor.http.headers");
+    assert!(message.ends_with("but an agent can be given 102400 at most; shorten the headers."), "{message}");
+    let fits = |last: usize| {
+        let words = [vec!["x".repeat(8_000); 12], vec!["x".repeat(last)]].concat();
+        executor(&format!("{{command: {{argv: [{}]}}}}", words.join(", ")))
+    };
+    let room = limits::MAX_EXECUTOR_BYTES - r#"{"command":{"argv":[]}}"#.len() - 12 * 8_003 - 2;
+    parse_manifest(&fits(room)).unwrap_or_else(|error| panic!("{error}"));
+    only_problem(&fits(room + 1));
+}
+
+#[test]
 fn names_leave_room_for_those_derived_from_them() {
     let cluster = "c".repeat(limits::MAX_CLUSTER_NAME as usize);
     let longest_pool = "p".repeat((limits::MAX_CLUSTER_AND_POOL_NAME - limits::MAX_CLUSTER_NAME) as usize);

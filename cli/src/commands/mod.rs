@@ -22,22 +22,34 @@ use crate::{
 /// # Errors
 /// Why it had no success; [`CliError::exit`] tells the exit code.
 pub async fn run(cli: Cli) -> Result<Exit, CliError> {
-    // `dev` has an orderly end of its own.
-    if let Command::Dev(args) = cli.command {
-        if cli.connection.is_plugin {
+    let command = match cli.command {
+        // These two have an orderly end of their own.
+        Command::Dev(args) if cli.connection.is_plugin => {
             return Err(CliError::DevOnKubernetes { manifest: args.filename });
         }
-        return dev::run(args).await;
-    }
+        Command::Dev(args) => return dev::run(args).await,
+        Command::Submit(args) => return written(submit::run(*args, &cli.connection).await?),
+        command => command,
+    };
+    let what_is_left = what_is_left(&command);
     tokio::select! {
-        ended = run_command(cli.command, &cli.connection) => written(ended?),
+        ended = run_command(command, &cli.connection) => written(ended?),
         interrupted = tokio::signal::ctrl_c() => match interrupted {
             Ok(()) => {
-                note("interrupted; what was submitted goes on");
+                note(&format!("interrupted{what_is_left}"));
                 Ok(Exit::Interrupted)
             }
             Err(error) => Err(CliError::Output(error)),
         },
+    }
+}
+
+/// What is to be said where a command is interrupted, as the end of "interrupted".
+fn what_is_left(command: &Command) -> &'static str {
+    match command {
+        Command::Task(args) if args.watch => "; the task goes on",
+        Command::Cancel(_) => "; whether anything was cancelled is not known",
+        _ => "",
     }
 }
 

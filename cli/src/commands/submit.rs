@@ -1,9 +1,11 @@
 //! `robeing submit`: one task or many, awaited or not.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fmt,
     io::{self, IsTerminal, Write},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -11,6 +13,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use nix::unistd::{User, geteuid};
 use robeing_client::{FleetClient, SubmitEvent, SubmitOptions, new_task_id};
 use robeing_proto::v1::{GetTaskRequest, Refusal, RetryPolicy, Role, SubmitResult, Task, TaskSpec, TaskState};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::client, tasks::write_result};
 use crate::{
@@ -23,61 +26,94 @@ use crate::{
 
 /// Refusals that are told one by one.
 const TOLD_REFUSALS: usize = 10;
+/// Unfinished tasks that are named one by one.
+const NAMED_UNFINISHED: usize = 10;
 /// Who submits where nothing tells.
 const ANONYMOUS: &str = "anonymous";
+/// What is known where no task was sent.
+const UNSENT: &str = "nothing was submitted";
 /// Tasks from which on a progress bar is shown.
 const MANY: usize = 2;
 
+/// Submits, until Ctrl-C at most.
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let specs = specs(&args, args.read_inputs().await?);
-    let client = client(fleet, None).await?;
-    let total = specs.len();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let prepare = async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None).await?)) };
+    let (specs, client) = tokio::select! {
+        prepared = prepare => prepared?,
+        _ = interrupt.recv() => return Ok(interrupted(UNSENT)),
+    };
     let ids: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
-    let single = specs.first().filter(|_| total == 1).cloned();
-    let mut outcome = Outcome::new(total, args.wait);
+    let single = specs.first().filter(|_| specs.len() == 1).cloned();
+    let mut outcome = Outcome::new(ids, args.wait);
     let began = Instant::now();
-    let submitted = submit(&client, specs, &args, &mut outcome).await;
+    let end = tokio::select! {
+        end = submit(&client, specs, &args, &mut outcome) => end,
+        _ = interrupt.recv() => End::Interrupted,
+    };
     outcome.bar.finish_and_clear();
-    match submitted {
-        Ok(()) => {}
+    if !matches!(end, End::Done) && (outcome.total() > 1 || !outcome.submitted.is_empty()) {
         // What is known is worth telling before the error is.
-        Err(error) if total > 1 => {
-            print(&args, &outcome, began)?;
+        print(&mut io::stdout().lock(), &args, &outcome, began)?;
+    }
+    let standing = outcome.standing();
+    match end {
+        End::Done => {}
+        End::Interrupted => return Ok(interrupted(&standing)),
+        End::TimedOut(waited) => {
+            let (unfinished, total) = (outcome.total() - outcome.ended(), outcome.total());
+            return Err(CliError::WaitTimedOut { unfinished, total, waited, standing });
+        }
+        End::Failed(error) => {
+            if outcome.drawn.get() > 0 {
+                note(&standing);
+            }
             return Err(error);
         }
-        Err(error) => return Err(error),
     }
-    let known = outcome.known(&ids);
+    let known = outcome.known();
     match (single, known.first()) {
         (_, None) => {}
-        (Some(asked), Some(id)) => tell_what_is_kept(&client, &asked, id).await,
+        (Some(asked), Some(id)) => tokio::select! {
+            () = tell_what_is_kept(&client, &asked, id) => {}
+            // It is submitted all the same.
+            _ = interrupt.recv() => {}
+        },
         (None, Some(_)) => note(&format!(
             "note: of {} the key was known; the inputs and options of the first submission are kept",
             plural(known.len(), "task")
         )),
     }
-    print(&args, &outcome, began)
+    print(&mut io::stdout().lock(), &args, &outcome, began)
 }
 
-async fn submit(
-    client: &FleetClient,
-    specs: Vec<TaskSpec>,
-    args: &SubmitArgs,
-    outcome: &mut Outcome,
-) -> Result<(), CliError> {
-    let total = specs.len();
+fn interrupted(standing: &str) -> Exit {
+    note(&format!("interrupted; {standing}"));
+    Exit::Interrupted
+}
+
+/// Why nothing more is heard of the tasks.
+enum End {
+    Done,
+    Interrupted,
+    /// After this time.
+    TimedOut(Duration),
+    Failed(CliError),
+}
+
+async fn submit(client: &FleetClient, specs: Vec<TaskSpec>, args: &SubmitArgs, outcome: &mut Outcome) -> End {
     let options = SubmitOptions { wait: args.wait, ..SubmitOptions::default() };
+    let drawn = outcome.drawn.clone();
+    let specs = specs.into_iter().inspect(|_| drawn.set(drawn.get() + 1));
     let submitting = client.submit_many(specs, options, |event| outcome.take(event));
-    match args.wait_timeout {
-        None => Ok(submitting.await?),
+    let ended = match args.wait_timeout {
+        None => submitting.await,
         Some(limit) => match tokio::time::timeout(limit, submitting).await {
-            Ok(ended) => Ok(ended?),
-            Err(_) => {
-                let unfinished = total - outcome.ended();
-                Err(CliError::WaitTimedOut { unfinished, total, waited: limit })
-            }
+            Ok(ended) => ended,
+            Err(_) => return End::TimedOut(limit),
         },
-    }
+    };
+    ended.map_or_else(|error| End::Failed(error.into()), |()| End::Done)
 }
 
 /// The tasks as they are submitted. Their ids are drawn here, so that an answer with another id tells of a known key.
@@ -216,22 +252,39 @@ fn duration(span: Duration) -> prost_types::Duration {
 
 /// What has become of the tasks, by their place in the input.
 struct Outcome {
+    /// The ids that were drawn for the tasks.
+    ids: Vec<String>,
     wait: bool,
+    /// How many may have been sent; they are the first.
+    drawn: Rc<Cell<usize>>,
     submitted: BTreeMap<usize, SubmitResult>,
     finished: BTreeMap<usize, Task>,
-    expired: Vec<String>,
+    expired: BTreeMap<usize, String>,
     refused: usize,
     bar: ProgressBar,
 }
 
 impl Outcome {
-    fn new(total: usize, wait: bool) -> Self {
-        let bar = if total >= MANY && io::stderr().is_terminal() {
-            ProgressBar::new(total as u64).with_style(bar_style())
+    fn new(ids: Vec<String>, wait: bool) -> Self {
+        let bar = if ids.len() >= MANY && io::stderr().is_terminal() {
+            ProgressBar::new(ids.len() as u64).with_style(bar_style())
         } else {
             ProgressBar::hidden()
         };
-        Self { wait, submitted: BTreeMap::new(), finished: BTreeMap::new(), expired: Vec::new(), refused: 0, bar }
+        Self {
+            ids,
+            wait,
+            drawn: Rc::default(),
+            submitted: BTreeMap::new(),
+            finished: BTreeMap::new(),
+            expired: BTreeMap::new(),
+            refused: 0,
+            bar,
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.ids.len()
     }
 
     /// Tasks of which nothing more will be heard.
@@ -250,15 +303,61 @@ impl Outcome {
             SubmitEvent::Finished { index, task } => {
                 self.finished.insert(index, *task);
             }
-            SubmitEvent::Expired { task_id, .. } => self.expired.push(task_id),
+            SubmitEvent::Expired { index, task_id } => {
+                self.expired.insert(index, task_id);
+            }
         }
         self.bar.set_position(self.ended() as u64);
     }
 
+    /// What is known, where it ends before its time, of tasks that have not ended.
+    fn standing(&self) -> String {
+        let (total, drawn) = (self.total(), self.drawn.get());
+        if drawn == 0 {
+            return UNSENT.into();
+        }
+        let has_ended = |index: &usize| self.finished.contains_key(index) || self.expired.contains_key(index);
+        let accepted = self.submitted.iter().filter(|(index, result)| result.refusal.is_none() && !has_ended(index));
+        let going: Vec<&str> = accepted.map(|(_, result)| result.task_id.as_str()).collect();
+        let unknown = drawn.saturating_sub(self.submitted.len());
+        match (&self.ids[..], &going[..]) {
+            ([_], [id]) => return format!("task {id} was accepted and goes on: `robeing task {id}` shows it"),
+            ([id], []) if unknown > 0 => {
+                return format!("whether task {id} was accepted is not known: `robeing task {id}` tells");
+            }
+            _ => {}
+        }
+        let mut known = Vec::new();
+        if !going.is_empty() {
+            let verbs = if going.len() == 1 { "was accepted and goes on" } else { "were accepted and go on" };
+            known.push(format!("{} {verbs}", going.len()));
+        }
+        if unknown > 0 {
+            known.push(format!("the fate of {unknown} is not known"));
+        }
+        if drawn < total {
+            let unsent = total - drawn;
+            known.push(format!("{unsent} {} not submitted", if unsent == 1 { "was" } else { "were" }));
+        }
+        if known.is_empty() {
+            return "all have ended".into();
+        }
+        let mut standing = format!("of {} {}", plural(total, "task"), known.join(", "));
+        // Without a wait the ids are the output.
+        if self.wait && !going.is_empty() {
+            let named = &going[..going.len().min(NAMED_UNFINISHED)];
+            standing.push_str(&format!("; `robeing task ID` shows one that goes on:\n  {}", named.join("\n  ")));
+            if going.len() > named.len() {
+                standing.push_str(&format!("\n  … and {} more", going.len() - named.len()));
+            }
+        }
+        standing
+    }
+
     /// The ids of tasks that a key had already: they are not the ids that were drawn.
-    fn known(&self, drawn: &[String]) -> Vec<&str> {
+    fn known(&self) -> Vec<&str> {
         let is_known = |index: usize, result: &SubmitResult| {
-            result.refusal.is_none() && drawn.get(index).is_some_and(|id| *id != result.task_id)
+            result.refusal.is_none() && self.ids.get(index).is_some_and(|id| *id != result.task_id)
         };
         let known = self.submitted.iter().filter(|(index, result)| is_known(**index, result));
         known.map(|(_, result)| result.task_id.as_str()).collect()
@@ -290,25 +389,29 @@ fn bar_style() -> ProgressStyle {
         })
 }
 
-fn print(args: &SubmitArgs, outcome: &Outcome, began: Instant) -> Result<Exit, CliError> {
+/// Prints what is known, also to nobody: a failure is one whether somebody reads of it or not.
+fn print(out: &mut dyn Write, args: &SubmitArgs, outcome: &Outcome, began: Instant) -> Result<Exit, CliError> {
+    CliError::if_read(print_outcome(out, args, outcome, began), outcome.exit())
+}
+
+fn print_outcome(out: &mut dyn Write, args: &SubmitArgs, outcome: &Outcome, began: Instant) -> Result<(), CliError> {
     if outcome.refused > TOLD_REFUSALS {
         note(&format!("… and {} more were refused", outcome.refused - TOLD_REFUSALS));
     }
-    for id in &outcome.expired {
+    for id in outcome.expired.values() {
         note(&format!("task {id} finished, but its result expired before it was read"));
     }
     let single = args.inputs.is_none() && args.tasks.is_none();
-    let mut out = io::stdout().lock();
     match (args.wait, single) {
-        (false, _) => print_submitted(&mut out, args.output.output, outcome, single)?,
-        (true, true) => print_single(&mut out, args.output.output, outcome)?,
+        (false, _) => print_submitted(out, args.output.output, outcome, single),
+        (true, true) => print_single(out, args.output.output, outcome),
         (true, false) => {
             let tasks: Vec<Task> = outcome.finished.values().cloned().collect();
-            print_list(&mut out, args.output.output, &tasks, results_table)?;
+            let printed = print_list(out, args.output.output, &tasks, results_table);
             note(&summary(outcome, began.elapsed()));
+            printed
         }
     }
-    Ok(outcome.exit())
 }
 
 fn print_submitted(out: &mut dyn Write, format: Format, outcome: &Outcome, single: bool) -> Result<(), CliError> {
@@ -405,9 +508,75 @@ mod tests {
         assert_eq!(differences(&super::tests::asked(), &Task { deadline, ..task() }), ["a deadline of 1m"]);
     }
 
+    /// Of tasks of which so many were drawn, accepted and ended, the first ones first.
+    fn outcome(total: usize, wait: bool, drawn: usize, accepted: usize, ended: usize) -> Outcome {
+        let mut outcome = Outcome::new((0..total).map(|index| format!("id-{index}")).collect(), wait);
+        outcome.drawn.set(drawn);
+        for index in 0..accepted {
+            let result = SubmitResult { task_id: format!("id-{index}"), ..Default::default() };
+            outcome.take(SubmitEvent::Submitted { index, result });
+        }
+        for index in 0..ended {
+            outcome.take(SubmitEvent::Finished { index, task: Box::new(task()) });
+        }
+        outcome
+    }
+
+    #[test]
+    fn what_is_known_before_the_end_is_told() {
+        let standing = |total, wait, drawn, accepted, ended| outcome(total, wait, drawn, accepted, ended).standing();
+        assert_eq!(standing(1, true, 0, 0, 0), "nothing was submitted");
+        assert_eq!(standing(1, true, 1, 1, 0), "task id-0 was accepted and goes on: `robeing task id-0` shows it");
+        assert_eq!(
+            standing(1, false, 1, 0, 0),
+            "whether task id-0 was accepted is not known: `robeing task id-0` tells"
+        );
+        assert_eq!(
+            standing(60_000, false, 4_096, 3_072, 0),
+            "of 60000 tasks 3072 were accepted and go on, the fate of 1024 is not known, 55904 were not submitted"
+        );
+        assert_eq!(standing(3, true, 3, 3, 3), "all have ended");
+        insta::assert_snapshot!(standing(3, true, 2, 2, 1), @"
+        of 3 tasks 1 was accepted and goes on, 1 was not submitted; `robeing task ID` shows one that goes on:
+          id-1
+        ");
+        let many = standing(20, true, 20, 20, 1);
+        assert!(many.starts_with("of 20 tasks 19 were accepted and go on; `robeing task ID` shows one"), "{many}");
+        assert!(many.ends_with("\n  id-9\n  id-10\n  … and 9 more"), "{many}");
+    }
+
+    /// Its reader has gone.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failure_is_one_also_where_nobody_reads_of_it() {
+        for (flags, total) in [(&["-o", "json"][..], 1), (&["-o", "yaml", "--inputs", "-"], 2), (&["--inputs", "-"], 2)]
+        {
+            let line = [&["robeing", "submit", "--kind", "k", "--wait"], flags].concat();
+            let line: Vec<std::ffi::OsString> = line.into_iter().map(Into::into).collect();
+            let cli = crate::args::parse(&line).unwrap_or_else(|error| panic!("{error}"));
+            let crate::args::Command::Submit(args) = cli.command else { panic!("another command") };
+            let mut outcome = outcome(total, true, total, total, 0);
+            let failed = Task { state: TaskState::Failed.into(), ..task() };
+            outcome.take(SubmitEvent::Finished { index: 0, task: Box::new(failed) });
+            let exit = print(&mut Gone, &args, &outcome, Instant::now()).expect("it is known");
+            assert_eq!(exit, Exit::TaskFailed, "{flags:?}");
+        }
+    }
+
     #[test]
     fn the_summary_counts_in_words() {
-        let mut outcome = Outcome::new(1, true);
+        let mut outcome = Outcome::new(vec!["a".into()], true);
         let finished = Task { state: TaskState::DeadLettered.into(), ..task() };
         outcome.finished.insert(0, finished);
         assert_eq!(summary(&outcome, Duration::from_micros(500_400)), "1 task in 500ms (2/s): 1 dead-lettered");

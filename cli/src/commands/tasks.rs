@@ -116,10 +116,12 @@ async fn watch(client: &FleetClient, mut task: Task, format: Format) -> Result<E
         ..Default::default()
     });
     loop {
-        print_change(&task, format)?;
+        let printed = print_change(&task, format);
         if is_finished(task.state()) {
-            return Ok(if task.state() == TaskState::Succeeded { Exit::Success } else { Exit::TaskFailed });
+            let outcome = if task.state() == TaskState::Succeeded { Exit::Success } else { Exit::TaskFailed };
+            return CliError::if_read(printed, outcome);
         }
+        printed?;
         task = loop {
             let changes = watch.next().await?;
             if let Some(newest) = changes.tasks.into_iter().rfind(|changed| changed.id == task.id) {
@@ -156,8 +158,8 @@ pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit,
         let refusal = Some(Refusal { code: "NOT_FOUND".into(), message: no_task_id(&id) });
         CancelResult { task_id: id, state: 0, refusal }
     }));
-    print_list(&mut io::stdout().lock(), args.output.output, &results, cancel_table)?;
-    Ok(cancel_exit(&results))
+    let printed = print_list(&mut io::stdout().lock(), args.output.output, &results, cancel_table);
+    CliError::if_read(printed, cancel_exit(&results))
 }
 
 /// Whether a task may have this id. What no task can have is not asked for, because the fleet would refuse all ids of

@@ -31,7 +31,7 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
     let bytes = read.map_err(unreadable)?;
     let refused = |error| DevError::Manifest { file: file.clone(), error: Box::new(error) };
     if bytes.len() > MAX_MANIFEST_BYTES {
-        return Err(refused(ManifestError::TooLarge { bytes: bytes.len() }));
+        return Err(refused(ManifestError::TooLarge));
     }
     let text = ManifestText::of(bytes).map_err(unreadable)?;
     let refused = |error| refused(text.in_file(error));

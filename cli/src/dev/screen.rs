@@ -8,13 +8,16 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::signal::{SigSet, Signal},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
-use crate::render::{note, plural};
+use crate::render::{note, plural, printable_lines};
 
 /// Messages that wait to be printed; lines beyond that are left out, and counted.
 const QUEUE: usize = 1_024;
@@ -58,14 +61,16 @@ impl Screen {
         let (failed, failure) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("screen".into()).spawn(move || {
+            write_in_the_background();
             printer.run(received, failed);
             let _ = end.send(());
         })?;
         Ok(Self { messages, left_out: 0, is_live, failure: Some(failure), ended })
     }
 
-    pub(super) fn line(&mut self, line: impl Into<String>) {
-        self.add(Message::Line(line.into()));
+    /// What others wrote may be in it, and is not obeyed by a terminal.
+    pub(super) fn line(&mut self, line: impl AsRef<str>) {
+        self.add(Message::Line(printable_lines(line.as_ref())));
     }
 
     pub(super) fn note(&mut self, sentence: impl Into<String>) {
@@ -124,6 +129,15 @@ impl Screen {
         };
         let _ = timeout(LAST_LINES, print).await;
     }
+}
+
+/// Lets this thread write to a terminal whose foreground is another's, also where `stty tostop` says that this stops a process. It
+/// stops all that are in its process group, and so a child that is just being started and not yet in one of its own; whoever starts
+/// it would wait for it, and nothing would have it go on. Of other threads, and of what they start, this changes nothing.
+fn write_in_the_background() {
+    let stop = SigSet::from(Signal::SIGTTOU);
+    // Where this can't be, all works but that.
+    let _ = stop.thread_block();
 }
 
 /// What the thread has.

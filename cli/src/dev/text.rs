@@ -1,17 +1,19 @@
 //! The text of a manifest from its bytes, as kubectl reads them: UTF-8 or UTF-16, byte order marks at the beginning of documents,
-//! and JSON documents one after the other. What is changed for the parser is known, so that places are those of the file.
+//! JSON documents one after the other, and in them characters that YAML may not have. What is changed for the parser is known,
+//! so that places are those of the file.
 
-use std::io::{self, ErrorKind};
+use std::{io, ops::Range};
 
 use robeing_crds::{ManifestError, Place};
 use serde::de::IgnoredAny;
 
-const MARK: char = '\u{feff}';
-const LITTLE_ENDIAN: [u8; 2] = [0xFF, 0xFE];
-const BIG_ENDIAN: [u8; 2] = [0xFE, 0xFF];
+use crate::encoding::{MARK, decode};
+
 /// What stands before a further document of YAML, which JSON is.
 const SEPARATOR: &str = "\n--- ";
 const START: Place = Place { line: 1, column: 1 };
+/// What stands for half of a surrogate pair, as long as it is.
+const NO_CHARACTER: &str = r"\ufffd";
 
 /// A text that a parser of YAML takes.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(super) struct ManifestText {
     joints: Vec<Joint>,
 }
 
-/// The beginning of a document that is elsewhere in the file.
+/// The beginning of what is elsewhere in the file: a document, or what follows a character that is written otherwise.
 #[derive(Debug)]
 struct Joint {
     /// In the text.
@@ -38,27 +40,39 @@ impl ManifestText {
         Ok(Self::separated(&without_marks(&decode(bytes)?)))
     }
 
-    /// With documents of JSON apart from each other.
+    /// With documents of JSON apart from each other, and as YAML.
     fn separated(file: &str) -> Self {
         let begins = |text: &str| text.trim_start().starts_with('{');
         let (mut text, mut joints) = (String::with_capacity(file.len()), Vec::new());
         let (mut here, mut there) = (START, START);
         let mut rest = file;
+        let mut add = |here: &mut Place, there: &mut Place, new: &str, old: &str| {
+            text.push_str(new);
+            *here = after_text(*here, new);
+            *there = after_text(*there, old);
+            if new != old {
+                joints.push(Joint { here: *here, there: *there });
+            }
+        };
         while begins(rest) {
             let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
             // What is no JSON may be YAML all the same.
             let Some(Ok(_)) = values.next() else { break };
             let (document, after) = rest.split_at(values.byte_offset());
+            let mut begin = 0;
+            for (range, instead) in no_yaml(document) {
+                let Range { start, end } = range;
+                add(&mut here, &mut there, &document[begin..start], &document[begin..start]);
+                add(&mut here, &mut there, &instead, &document[start..end]);
+                begin = end;
+            }
+            add(&mut here, &mut there, &document[begin..], &document[begin..]);
+            rest = after;
             let next = after.trim_start_matches(|c: char| c.is_whitespace() || c == MARK);
             if !begins(next) {
                 break;
             }
-            let between = &after[..after.len() - next.len()];
-            text.push_str(document);
-            text.push_str(SEPARATOR);
-            here = after_text(after_text(here, document), SEPARATOR);
-            there = after_text(after_text(there, document), between);
-            joints.push(Joint { here, there });
+            add(&mut here, &mut there, SEPARATOR, &after[..after.len() - next.len()]);
             rest = next;
         }
         text.push_str(rest);
@@ -75,7 +89,7 @@ impl ManifestText {
         match &mut error {
             ManifestError::Syntax { place, .. } => correct(place),
             ManifestError::Invalid { problems } => problems.iter_mut().for_each(|problem| correct(&mut problem.place)),
-            ManifestError::TooLarge { .. } | ManifestError::Empty | ManifestError::Several { .. } => {}
+            ManifestError::TooLarge | ManifestError::Empty | ManifestError::Several { .. } => {}
         }
         error
     }
@@ -87,6 +101,30 @@ impl ManifestText {
     }
 }
 
+/// What of a document of JSON no YAML may have, and how it is written for the parser: control characters as escapes, and the escape of
+/// half of a surrogate pair as the one of a character that stands for none, as kubectl reads it.
+fn no_yaml(json: &str) -> Vec<(Range<usize>, String)> {
+    let is_no_yaml = |c: char| matches!(c, '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}');
+    let unit = |at: usize| {
+        let digits = json.get(at..)?.strip_prefix(r"\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some((start, c)) = json[at..].char_indices().find(|(_, c)| *c == '\\' || is_no_yaml(*c)) {
+        let start = at + start;
+        let (length, instead) = match unit(start) {
+            _ if c != '\\' => (c.len_utf8(), Some(format!(r"\u{:04x}", u32::from(c)))),
+            Some(0xD800..=0xDBFF) if matches!(unit(start + 6), Some(0xDC00..=0xDFFF)) => (12, None),
+            Some(0xD800..=0xDFFF) => (6, Some(NO_CHARACTER.to_owned())),
+            Some(_) => (6, None),
+            None => (2, None),
+        };
+        at = start + length;
+        found.extend(instead.map(|instead| (start..at, instead)));
+    }
+    found
+}
+
 /// Where what follows a text begins, if the text begins at a place.
 fn after_text(place: Place, text: &str) -> Place {
     let characters = |text: &str| text.chars().count() as u64;
@@ -96,22 +134,6 @@ fn after_text(place: Place, text: &str) -> Place {
             let lines = before.matches('\n').count() as u64 + 1;
             Place { line: place.line + lines, column: characters(last) + 1 }
         }
-    }
-}
-
-fn decode(bytes: Vec<u8>) -> io::Result<String> {
-    let invalid = |problem: String| io::Error::new(ErrorKind::InvalidData, problem);
-    let from_unit = match bytes.first_chunk() {
-        Some(&LITTLE_ENDIAN) => u16::from_le_bytes,
-        Some(&BIG_ENDIAN) => u16::from_be_bytes,
-        _ => return String::from_utf8(bytes).map_err(|error| invalid(error.utf8_error().to_string())),
-    };
-    let (units, half) = bytes.as_chunks();
-    let units: Vec<u16> = units.iter().copied().map(from_unit).collect();
-    match String::from_utf16(&units) {
-        Ok(text) if half.is_empty() => Ok(text),
-        Ok(_) => Err(invalid("it is UTF-16 and has an odd number of bytes: its last character is cut".into())),
-        Err(error) => Err(invalid(format!("it begins as UTF-16 does, and is none ({error})"))),
     }
 }
 
@@ -160,6 +182,30 @@ mod tests {
     }
 
     #[test]
+    fn a_character_that_only_json_may_have_is_read_as_kubectl_reads_it() {
+        let named = |text: &str| {
+            CLUSTER.replace("\"name\": \"a\"", &format!("\"name\": \"a\", \"labels\": {{\"l\": \"{text}\"}}"))
+        };
+        for (text, read) in [
+            ("\u{7f}", "\u{7f}"),
+            ("\u{80}\u{9f}\u{fffe}", "\u{80}\u{9f}\u{fffe}"),
+            (r"\ud83d", "\u{fffd}"),
+            (r"\uDE00x", "\u{fffd}x"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+            (r"\\ud83d\u00e9\/\n", "\\ud83dé/\n"),
+        ] {
+            for file in [named(text), format!("{OTHER}{}{OTHER}", named(text))] {
+                let cluster =
+                    find_cluster(&text_of(&file).text).unwrap_or_else(|error| panic!("{file:?}: {error}")).cluster;
+                let labels = cluster.metadata.labels.unwrap_or_default();
+                assert_eq!(labels.get("l").map(String::as_str), Some(read), "{file:?}");
+            }
+        }
+        // Of YAML kubectl does not take it either.
+        assert!(find_cluster(&text_of("a: \"\u{7f}\"\n").text).is_err());
+    }
+
+    #[test]
     fn problems_are_told_where_they_are_in_the_file() {
         let wrong = CLUSTER.replace("echo", "ecko");
         let on_one_line = wrong.replace('\n', " ");
@@ -169,6 +215,8 @@ mod tests {
             format!("{OTHER}\n\n{OTHER}{wrong}"),
             format!("{OTHER}\n{on_one_line}"),
             format!("{OTHER}  {OTHER}  {on_one_line}"),
+            on_one_line.replace("\"a\"", "\"\u{7f}é\u{7f}\""),
+            format!("{OTHER} {}", on_one_line.replace("\"a\"", "\"\u{7f}\u{80}\"")),
         ] {
             let before = &file[..file.find("\"ecko").expect("it is there")];
             let Place { line, column } = after_text(START, before);

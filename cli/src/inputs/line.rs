@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, IgnoredAny},
-};
+use serde::de::IgnoredAny;
 
-use crate::args::AgentRole;
+use crate::{args::AgentRole, render::preview};
+
+/// What may stand around values.
+const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+const NULL: &str = "null";
 
 /// One task of a file of JSON lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,138 +49,175 @@ pub enum Form {
     },
 }
 
-/// The options of a line of [`Form::Tasks`], and its input, which is looked at apart so that its text is kept.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct TaskLine {
-    #[serde(rename = "input")]
-    _input: Option<IgnoredAny>,
-    kind: Option<String>,
-    key: Option<String>,
-    #[serde(default, deserialize_with = "whole")]
-    priority: Option<u32>,
-    #[serde(default, deserialize_with = "duration")]
-    deadline: Option<Duration>,
-    #[serde(default, deserialize_with = "duration")]
-    delay: Option<Duration>,
-    #[serde(default, deserialize_with = "duration")]
-    timeout: Option<Duration>,
-    #[serde(default, deserialize_with = "whole")]
-    max_attempts: Option<u32>,
-    #[serde(default, deserialize_with = "duration")]
-    ttl: Option<Duration>,
-    #[serde(default, deserialize_with = "role")]
-    role: Option<AgentRole>,
-    specialization: Option<String>,
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let wrong = |text: &str| D::Error::custom(format!("{text:?} is not a duration such as 30s or 1m30s"));
-    text.map(|text| humantime::parse_duration(&text).map_err(|_| wrong(&text))).transpose()
-}
-
-/// A number without a fraction, however it is written: 9.0 and 9e0 are whole in manifests, too.
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
-    let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-    if is_whole {
-        Ok(Some(number as u32))
-    } else {
-        Err(D::Error::custom(format!("{number} is not a whole number from 0 to {}", u32::MAX)))
-    }
-}
-
-/// A role as --role has it or as manifests have it, which begin it with a capital letter.
-fn role<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AgentRole>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    AgentRole::from_str(&text, true).map(Some).map_err(|_| {
-        let names = AgentRole::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-        let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
-        D::Error::custom(format!("{text:?} is not a role: {}", names.join(", ")))
-    })
-}
+/// The fields of a line of [`Form::Tasks`].
+const FIELDS: [&str; 11] = [
+    "input",
+    "kind",
+    "key",
+    "priority",
+    "deadline",
+    "delay",
+    "timeout",
+    "maxAttempts",
+    "ttl",
+    "role",
+    "specialization",
+];
 
 /// Reads a line; what is wrong with it, otherwise.
 pub(super) fn parse(form: Form, line: &[u8]) -> Result<LineInput, String> {
-    // Of what is not UTF-8 the parser, too, says where.
-    let text = std::str::from_utf8(line).map_err(|error| format!("not UTF-8, at byte {}", error.valid_up_to() + 1))?;
-    let text = text.trim_matches([' ', '\t', '\r', '\n']);
+    let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8, at byte {}", error.valid_up_to() + 1))?;
+    let text = line.trim_matches(BLANKS);
+    let is_object = text.starts_with('{');
+    if matches!(form, Form::Tasks { .. }) && !is_object {
+        return Err("not an object with an \"input\"; a line that is itself an input is for --inputs".into());
+    }
+    // However deep it is nested.
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(&error, line))?;
     match form {
-        Form::Values => {
-            // However deep it is nested.
-            serde_json::from_str::<IgnoredAny>(text).map_err(|error| problem(&error))?;
-            Ok(LineInput { input: as_input(text)?, ..LineInput::default() })
-        }
+        Form::Values => Ok(LineInput { input: as_input(text, "this")?, ..LineInput::default() }),
         Form::Tasks { has_kind } => task(text, has_kind),
     }
 }
 
-fn task(text: &str, has_kind: bool) -> Result<LineInput, String> {
-    if !text.starts_with('{') {
-        return Err("not an object with an \"input\"; a line that is itself an input is for --inputs".into());
+fn task(object: &str, has_kind: bool) -> Result<LineInput, String> {
+    let mut line = LineInput::default();
+    let mut seen = Vec::new();
+    for (name, written) in fields(object) {
+        let name = as_text(name).map_err(|problem| format!("the name of a field {problem}"))?;
+        let options = &mut line.options;
+        let field = Field { name: &name, written };
+        match name.as_str() {
+            "input" => line.input = as_input(written, &format!("{name:?}"))?,
+            "kind" => options.kind = field.text()?,
+            "key" => options.key = field.text()?,
+            "priority" => options.priority = field.whole(10)?,
+            "deadline" => options.deadline = field.duration()?,
+            "delay" => options.delay = field.duration()?,
+            "timeout" => options.timeout = field.duration()?,
+            "maxAttempts" => options.max_attempts = field.whole(u32::MAX)?,
+            "ttl" => options.ttl = field.duration()?,
+            "role" => options.role = field.role()?,
+            "specialization" => options.specialization = field.text()?,
+            _ => return Err(format!("there is no field {name:?}; the fields are {}", FIELDS.join(", "))),
+        }
+        if seen.contains(&name) {
+            return Err(format!("the field {name:?} stands here a second time; keep one"));
+        }
+        seen.push(name);
     }
-    let line: TaskLine = serde_json::from_str(text).map_err(|error| problem(&error))?;
-    if line.kind.is_none() && !has_kind {
+    if line.options.kind.is_none() && !has_kind {
         return Err("there is no \"kind\", and no --kind for all lines".into());
     }
-    if line.priority.is_some_and(|priority| !(1..=10).contains(&priority)) {
-        return Err("\"priority\" is not a number from 1 to 10".into());
-    }
-    if line.max_attempts == Some(0) {
-        return Err("\"maxAttempts\" is not at least 1".into());
-    }
-    let options = LineOptions {
-        kind: line.kind,
-        key: line.key,
-        priority: line.priority,
-        deadline: line.deadline,
-        delay: line.delay,
-        timeout: line.timeout,
-        max_attempts: line.max_attempts,
-        ttl: line.ttl,
-        role: line.role,
-        specialization: line.specialization,
-    };
-    let input = field(text, "input");
-    Ok(LineInput { input: input.map(as_input).transpose()?.unwrap_or_default(), options })
+    Ok(line)
 }
 
-/// The text of a field's value, in the text of an object that is known to be well-formed.
-fn field<'a>(object: &'a str, wanted: &str) -> Option<&'a str> {
-    let mut rest = object.strip_prefix('{')?;
-    loop {
-        let (name, after) = value::<String>(rest)?;
-        let (_, after) = after.split_once(':')?;
-        let (IgnoredAny, next) = value(after)?;
-        if name == wanted {
-            return Some(after[..after.len() - next.len()].trim());
+/// A field of a task, with its value as it is written. `null` stands for none.
+struct Field<'a> {
+    name: &'a str,
+    written: &'a str,
+}
+
+impl Field<'_> {
+    fn text(&self) -> Result<Option<String>, String> {
+        match self.written {
+            NULL => Ok(None),
+            text if text.starts_with('"') => {
+                as_text(text).map(Some).map_err(|problem| format!("{:?} {problem}", self.name))
+            }
+            _ => Err(self.wrong("a text in quotes", Quotes::Shown)),
         }
-        (_, rest) = next.split_once(',')?;
     }
+
+    fn duration(&self) -> Result<Option<Duration>, String> {
+        let wrong = || self.wrong("a duration such as \"30s\" or \"1m30s\"", Quotes::Wanted);
+        if self.written != NULL && !self.written.starts_with('"') {
+            return Err(wrong());
+        }
+        self.text()?.map(|text| humantime::parse_duration(&text).map_err(|_| wrong())).transpose()
+    }
+
+    /// A number without a fraction, however it is written: 9.0 and 9e0 are whole in manifests, too.
+    fn whole(&self, most: u32) -> Result<Option<u32>, String> {
+        if self.written == NULL {
+            return Ok(None);
+        }
+        let number: Option<f64> = serde_json::from_str(self.written).ok();
+        let whole = number.filter(|number| number.fract() == 0.0 && (1.0..=f64::from(most)).contains(number));
+        let wrong = || self.wrong(&format!("a whole number from 1 to {most}"), Quotes::Unwanted);
+        Ok(Some(whole.ok_or_else(wrong)? as u32))
+    }
+
+    /// A role as --role has it or as manifests have it, which begin it with a capital letter.
+    fn role(&self) -> Result<Option<AgentRole>, String> {
+        let names = AgentRole::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = names.map(|value| format!("{:?}", value.get_name())).collect();
+        let wrong = || self.wrong(&format!("one of {}", names.join(", ")), Quotes::Shown);
+        if self.written != NULL && !self.written.starts_with('"') {
+            return Err(wrong());
+        }
+        self.text()?.map(|text| AgentRole::from_str(&text, true).map_err(|_| wrong())).transpose()
+    }
+
+    fn wrong(&self, wanted: &str, quotes: Quotes) -> String {
+        let advice = match (quotes, self.written.starts_with('"')) {
+            (Quotes::Wanted, false) => ", in quotes",
+            (Quotes::Unwanted, true) => ", without quotes",
+            _ => "",
+        };
+        format!("{:?} must be {wanted}{advice}, but is {}", self.name, preview(self.written.as_bytes()))
+    }
+}
+
+/// Whether a value stands in quotes.
+enum Quotes {
+    Wanted,
+    Unwanted,
+    /// What is wanted is written with them.
+    Shown,
+}
+
+/// The names and the values in the text of an object that is known to be well-formed, as they are written.
+fn fields(object: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = object.strip_prefix('{');
+    std::iter::from_fn(move || {
+        let (name, after) = value(rest?)?;
+        let (written, after) = value(after.trim_start_matches(BLANKS).strip_prefix(':')?)?;
+        rest = after.trim_start_matches(BLANKS).strip_prefix(',');
+        Some((name, written))
+    })
 }
 
 /// The value that a text begins with, and what follows it.
-fn value<T: for<'a> Deserialize<'a>>(text: &str) -> Option<(T, &str)> {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<T>();
-    let value = values.next()?.ok()?;
-    Some((value, &text[values.byte_offset()..]))
+fn value(text: &str) -> Option<(&str, &str)> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let (value, after) = text.split_at(values.byte_offset());
+    Some((value.trim_matches(BLANKS), after))
 }
 
 /// A text is the input itself; any other value is one as it is written.
-fn as_input(written: &str) -> Result<Vec<u8>, String> {
+fn as_input(written: &str, what: &str) -> Result<Vec<u8>, String> {
     if written.starts_with('"') {
-        return serde_json::from_str::<String>(written).map(String::into_bytes).map_err(|error| problem(&error));
+        return as_text(written).map(String::into_bytes).map_err(|problem| format!("{what} {problem}"));
     }
     Ok(written.as_bytes().to_vec())
 }
 
-fn problem(error: &serde_json::Error) -> String {
-    // The line number of the parser is always 1 here.
+/// The text that a string of JSON stands for, if it stands for one.
+fn as_text(written: &str) -> Result<String, &'static str> {
+    let none = "is JSON but no text: half of a surrogate pair, such as \\ud800, is no character";
+    serde_json::from_str(written).map_err(|_| none)
+}
+
+fn no_json(error: &serde_json::Error, line: &str) -> String {
     let text = error.to_string();
-    let problem = text.split(" at line ").next().unwrap_or(&text);
-    if error.is_data() {
-        return problem.to_owned();
-    }
-    format!("not JSON, at column {}: {problem}; a text stands in quotes, and a line is a whole value", error.column())
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let problem = text.strip_suffix(&place).unwrap_or(&text);
+    // The parser counts bytes, after the blanks before the value.
+    let before = line.len() - line.trim_start_matches(BLANKS).len();
+    let bytes = line.bytes().take(before + error.column());
+    // Only the first byte of a character is no continuation of one.
+    let column = bytes.filter(|byte| byte & 0xC0 != 0x80).count();
+    format!("not JSON, at column {column}: {problem}; a text stands in quotes, and a line is a whole value")
 }

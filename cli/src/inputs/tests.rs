@@ -59,8 +59,76 @@ fn a_byte_order_mark_before_a_line_is_passed_over() {
     let together = values("1\n\u{feff}\"\u{feff}a\"\n\u{feff}".as_bytes()).expect("good");
     assert_eq!(texts(&together), ["1", "\u{feff}a"]);
     assert_eq!(texts(&tasks("{}\n\u{feff}{\"input\": 1}".as_bytes()).expect("good")), ["", "1"]);
-    let utf16: Vec<u8> = "\u{feff}1".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert_eq!(values(&utf16).expect_err("not UTF-8").to_string(), "in.jsonl is UTF-16: save it as UTF-8");
+}
+
+#[test]
+fn utf_16_with_a_mark_is_read_and_other_encodings_are_named() {
+    let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let utf32 = |text: &str, bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(c.into())).collect::<Vec<u8>>();
+    let lines = "\u{feff}\"é漢🙂\"\r\n{\"a\": 1}\n";
+    for read in [utf16(lines, u16::to_le_bytes), utf16(lines, u16::to_be_bytes)] {
+        assert_eq!(texts(&values(&read).expect("good")), ["é漢🙂", "{\"a\": 1}"]);
+    }
+    let task = utf16("\u{feff}{\"input\": \"a\", \"key\": \"k\"}", u16::to_le_bytes);
+    assert_eq!(tasks(&task).expect("good")[0].options.key.as_deref(), Some("k"));
+    let refused = |text: &[u8]| values(text).expect_err("not read").to_string();
+    let cut = refused(&task[..task.len() - 1]);
+    assert_eq!(cut, "can't read in.jsonl: it is UTF-16 and has an odd number of bytes: its last character is cut");
+    for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        let unmarked = utf16("{\"a\": 1}\n", bytes);
+        let problem = "can't read in.jsonl: it is UTF-16 without a byte order mark: save it as UTF-8";
+        assert_eq!(refused(&unmarked), problem);
+        assert_eq!(tasks(&unmarked).expect_err("not read").to_string(), problem);
+    }
+    for bytes in [u32::to_le_bytes, u32::to_be_bytes] {
+        for text in ["\u{feff}1\n", "1\n"] {
+            assert_eq!(refused(&utf32(text, bytes)), "can't read in.jsonl: it is UTF-32: save it as UTF-8");
+        }
+    }
+    let limits = Limits { line: 100, lines: 100, bytes: 10 };
+    let error = parse_within(&limits, Form::Values, "f", &utf16("\u{feff}1234567890", u16::to_le_bytes)[..]);
+    assert_eq!(
+        error.expect_err("over the limit").to_string(),
+        InputError::TooMany { from: "f".into(), limit: "10 bytes".into() }.to_string()
+    );
+}
+
+#[test]
+fn columns_count_the_characters_of_the_line() {
+    for (line, column) in
+        [("bad", 1), ("  \t bad", 5), ("[1, bad]", 5), ("\u{feff}  bad", 3), ("[\"é漢\", bad]", 8), ("{\"a\": 1", 7)]
+    {
+        let error = values(line.as_bytes()).expect_err(line).to_string();
+        assert!(error.contains(&format!("not JSON, at column {column}: ")), "{line:?}: {error}");
+    }
+    let error = tasks(br#"  {"key": "k", "input": [1, bad]}"#).expect_err("bad").to_string();
+    assert!(error.contains("not JSON, at column 29: "), "{error}");
+}
+
+#[test]
+fn json_that_is_no_text_is_not_called_otherwise() {
+    let error = values(br#""\ud800""#).expect_err("no text").to_string();
+    insta::assert_snapshot!(error, @r"in.jsonl line 1: this is JSON but no text: half of a surrogate pair, such as \ud800, is no character");
+    let error = tasks(b"{\"input\": \"\\ud83d\"}\n{\"key\": \"a\\udc00\"}\n{\"\\ud800\": 1}").expect_err("no texts");
+    insta::assert_snapshot!(error, @r#"
+    in.jsonl line 1: "input" is JSON but no text: half of a surrogate pair, such as \ud800, is no character
+    in.jsonl line 2: "key" is JSON but no text: half of a surrogate pair, such as \ud800, is no character
+    in.jsonl line 3: the name of a field is JSON but no text: half of a surrogate pair, such as \ud800, is no character
+    "#);
+}
+
+#[test]
+fn a_field_that_is_wrong_is_named_with_what_to_write() {
+    let error = tasks(b"{\"input\":1,\"deadline\":30}\n{\"priority\": [1]}\n{\"kind\": 1}\n{\"role\": 1}")
+        .expect_err("all lines are bad");
+    insta::assert_snapshot!(error, @r#"
+    in.jsonl line 1: "deadline" must be a duration such as "30s" or "1m30s", in quotes, but is 30
+    in.jsonl line 2: "priority" must be a whole number from 1 to 10, but is [1]
+    in.jsonl line 3: "kind" must be a text in quotes, but is 1
+    in.jsonl line 4: "role" must be one of "worker", "specialist", "messenger", "guardian", but is 1
+    "#);
+    let error = tasks(br#"{"foo at line bar": 1}"#).expect_err("unknown").to_string();
+    assert!(error.contains(r#"there is no field "foo at line bar"; the fields are input, kind, key, "#), "{error}");
 }
 
 #[test]
@@ -102,11 +170,11 @@ fn numbers_and_roles_are_written_as_in_manifests_too() {
     let error = tasks(b"{\"priority\": 1.5}\n{\"maxAttempts\": 4294967296}\n{\"maxAttempts\": -1}\n{\"priority\": \"9\"}\n{\"role\": \"boss\"}")
         .expect_err("all lines are bad");
     insta::assert_snapshot!(error, @r#"
-    in.jsonl line 1: 1.5 is not a whole number from 0 to 4294967295
-    in.jsonl line 2: 4294967296 is not a whole number from 0 to 4294967295
-    in.jsonl line 3: -1 is not a whole number from 0 to 4294967295
-    in.jsonl line 4: invalid type: string "9", expected f64
-    in.jsonl line 5: "boss" is not a role: worker, specialist, messenger, guardian
+    in.jsonl line 1: "priority" must be a whole number from 1 to 10, but is 1.5
+    in.jsonl line 2: "maxAttempts" must be a whole number from 1 to 4294967295, but is 4294967296
+    in.jsonl line 3: "maxAttempts" must be a whole number from 1 to 4294967295, but is -1
+    in.jsonl line 4: "priority" must be a whole number from 1 to 10, without quotes, but is "9"
+    in.jsonl line 5: "role" must be one of "worker", "specialist", "messenger", "guardian", but is "boss"
     "#);
 }
 
@@ -125,26 +193,25 @@ fn the_input_of_a_task_is_found_whatever_stands_around_it() {
 
 #[test]
 fn bad_lines_are_named_by_their_numbers() {
-    let error = values(b"\"good\"\nplain text\n{\"a\": 1\n1 2\n\"\\ud800\"").expect_err("four lines are bad");
+    let error = values(b"\"good\"\nplain text\n{\"a\": 1\n1 2").expect_err("three lines are bad");
     insta::assert_snapshot!(error, @r#"
     in.jsonl line 2: not JSON, at column 1: expected value; a text stands in quotes, and a line is a whole value
     in.jsonl line 3: not JSON, at column 7: EOF while parsing an object; a text stands in quotes, and a line is a whole value
     in.jsonl line 4: not JSON, at column 3: trailing characters; a text stands in quotes, and a line is a whole value
-    in.jsonl line 5: not JSON, at column 8: unexpected end of hex escape; a text stands in quotes, and a line is a whole value
     "#);
     let error = tasks(b"1\n{\"input\": 1, \"key\": 2}\n{\"input\": 1, \"priority\": 11}\n{\"maxAttempts\": 0}\n{\"deadline\": \"soon\"}")
         .expect_err("all lines are bad");
     insta::assert_snapshot!(error, @r#"
     in.jsonl line 1: not an object with an "input"; a line that is itself an input is for --inputs
-    in.jsonl line 2: invalid type: integer `2`, expected a string
-    in.jsonl line 3: "priority" is not a number from 1 to 10
-    in.jsonl line 4: "maxAttempts" is not at least 1
-    in.jsonl line 5: "soon" is not a duration such as 30s or 1m30s
+    in.jsonl line 2: "key" must be a text in quotes, but is 2
+    in.jsonl line 3: "priority" must be a whole number from 1 to 10, but is 11
+    in.jsonl line 4: "maxAttempts" must be a whole number from 1 to 4294967295, but is 0
+    in.jsonl line 5: "deadline" must be a duration such as "30s" or "1m30s", but is "soon"
     "#);
     let twice = tasks(b"{\"input\": 1, \"input\": 2}").expect_err("twice").to_string();
-    assert!(twice.contains("duplicate field `input`"), "{twice}");
+    assert!(twice.ends_with("the field \"input\" stands here a second time; keep one"), "{twice}");
     let unknown = tasks(b"{\"inptu\": 1}").expect_err("misspelt").to_string();
-    assert!(unknown.contains("unknown field `inptu`, expected one of `input`, `kind`"), "{unknown}");
+    assert!(unknown.contains("there is no field \"inptu\"; the fields are input, kind, "), "{unknown}");
     let error = parse_lines(Form::Tasks { has_kind: false }, "f", &b"{\"input\": 1}"[..]).expect_err("of no kind");
     assert_eq!(error.to_string(), "f line 1: there is no \"kind\", and no --kind for all lines");
 }

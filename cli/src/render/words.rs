@@ -127,9 +127,11 @@ pub fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a terminal does something other than show it: control characters, and those that turn the direction of text.
+/// Whether a terminal does something other than show it: control characters, those that end a line, and those that turn the
+/// direction of text.
 fn is_obeyed(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{206F}')
 }
 
 /// The beginning of some bytes as one line, or how many there are when they are no text.
@@ -191,6 +193,8 @@ mod tests {
     fn what_a_terminal_would_obey_is_not_shown_to_it() {
         assert_eq!(printable("a\x1b[31mb\u{9b}2Jc\x07d\x7f\u{202e}e\tf"), "a [31mb 2Jc d  e f");
         assert_eq!(printable_lines("one\r\n\x1b]0;title\x07two\n\nthree"), "one\n ]0;title two\n\nthree");
+        assert_eq!(printable("a\u{61c}b\u{200e}c\u{2066}d\u{2069}e\u{206a}f\u{2028}g"), "a b c d e f g");
+        assert_eq!(preview("a\u{61c}b".as_bytes()), "a b");
         assert_eq!(printable("naïve 漢字 🙂"), "naïve 漢字 🙂");
     }
 

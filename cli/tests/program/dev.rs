@@ -54,7 +54,7 @@ fn a_manifest_is_read_as_kubectl_reads_it() {
     // What is cut is not taken for a whole.
     let long = utf16(&format!("{MANIFEST}{}", "#\n".repeat(1024 * 1024 / 4)));
     fs::write(bench.path("manifest.yaml"), long).expect("the directory can be written to");
-    bench.run(&["dev", "-f", "manifest.yaml"]).assert(2, "at most 1048576 are read");
+    bench.run(&["dev", "-f", "manifest.yaml"]).assert(2, "has more than 1 MiB, which is the most that is read");
 }
 
 #[test]
@@ -200,6 +200,45 @@ fn dev_without_an_agent_program_says_how_to_get_one() {
     let mut command = bench.command_of(&alone, &["dev", "-f", "manifest.yaml"]);
     let ended = Ended::of(command.env("PATH", "/nowhere").output().expect("it can be started"));
     ended.assert(7, "robeing-agent is neither beside this program in");
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_not_in_the_name_of_the_data() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &["--data", "d\u{1b}[31ma\u{61c}ta"]);
+    let line = dev.line_with(&["data:"]);
+    assert!(line.contains("/d [31ma ta"), "{line:?}");
+}
+
+/// The numbers of the signals in a line of `/proc/PID/status`, such as `SigBlk`.
+fn signals(status: &str, line: &str) -> Vec<u32> {
+    let status = fs::read_to_string(status).unwrap_or_else(|error| panic!("{status}: {error}"));
+    let mask = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).expect("the kernel tells");
+    (1..=64).filter(|signal| mask & (1 << (signal - 1)) != 0).collect()
+}
+
+/// Where `stty tostop` is set, a write of its own in the background would stop all that is in its process group, a child that
+/// is just being started included; and who starts a child waits for it.
+#[test]
+fn what_dev_writes_in_the_background_stops_no_child() {
+    let bench = Bench::new();
+    let agent = bench.agent(PATIENT_AGENT);
+    let mut dev = Dev::start(&bench, &agent, &[]);
+    let child = dev.pid_of("data-1");
+    let threads = fs::read_dir(format!("/proc/{}/task", dev.child.id())).expect("it runs");
+    let threads: Vec<PathBuf> = threads.map(|thread| thread.expect("it runs").path()).collect();
+    let screen = threads
+        .iter()
+        .find(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == "screen"));
+    let screen = screen.expect("a thread writes").join("status").display().to_string();
+    let stop = Signal::SIGTTOU as u32;
+    assert!(signals(&screen, "SigBlk").contains(&stop), "the thread that writes is stopped by it");
+    let child = format!("/proc/{child}/status");
+    for line in ["SigBlk", "SigIgn"] {
+        assert!(!signals(&child, line).contains(&stop), "agents have it in {line}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod bench;
 mod dev;
+mod submit;
 
 use std::{
     fs,
@@ -105,7 +106,9 @@ fn what_has_no_end_is_read_to_its_limit() {
         let output = bench.command(line).stdin(zeros).output().expect("the program can be started");
         Ended::of(output).assert(3, sentence);
     }
-    bench.run(&["dev", "-f", "/dev/zero"]).assert(2, "at most 1048576 are read");
+    bench
+        .run(&["dev", "-f", "/dev/zero"])
+        .assert(2, "The manifest has more than 1 MiB, which is the most that is read");
 }
 
 #[test]

@@ -111,6 +111,10 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
             .add("", format!("A manifest must be a map that starts with apiVersion: {API_VERSION} and kind: {KIND}."));
         return None;
     };
+    if yaml::is_list(&document.value) {
+        check_items(fields.get("items"), report);
+        return None;
+    }
     check_type(fields, report);
     if !report.is_empty() {
         // Something else than a RobeingCluster; its other fields mean nothing here.
@@ -144,6 +148,18 @@ fn check_executors(cluster: &RobeingCluster, report: &mut Report) {
         if let Some((field, sentence)) = pool.executor.problem() {
             report.add(&format!("spec.pools[{index}].executor.{field}"), sentence);
         }
+    }
+}
+
+/// Says of a list that holds no documents why it does not.
+fn check_items(items: Option<&Value>, report: &mut Report) {
+    let path = if items.is_some() { "items" } else { "" };
+    match items {
+        None | Some(Value::Null) => report.add(
+            path,
+            format!("This List has no items, so there is no {KIND}; write the {KIND} under items, or by itself."),
+        ),
+        Some(_) => report.add(path, "The items of a List must be a list; begin each with '-'.".into()),
     }
 }
 

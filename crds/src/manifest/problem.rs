@@ -48,11 +48,8 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// The text is larger than [`MAX_MANIFEST_BYTES`].
-    #[error("The manifest has {bytes} bytes, but at most {MAX_MANIFEST_BYTES} are read; is it the right file?")]
-    TooLarge {
-        /// How large it is, in bytes.
-        bytes: usize,
-    },
+    #[error("The manifest has more than {} MiB, which is the most that is read; is it the right file?", MAX_MANIFEST_BYTES >> 20)]
+    TooLarge,
     /// There is no document in the text.
     #[error("The manifest is empty; it must hold a RobeingCluster.")]
     Empty,

@@ -50,13 +50,19 @@ impl Places {
 
 /// Kinds whose documents hold others.
 const LISTS: [&str; 2] = ["List", "RobeingClusterList"];
+
+/// Whether a document is a list of others.
+pub(super) fn is_list(document: &Value) -> bool {
+    document.get("kind").and_then(Value::as_str).is_some_and(|kind| LISTS.contains(&kind))
+}
+
 /// Whole numbers up to this are the same as a float.
 const MAX_WHOLE_FLOAT: f64 = (1_u64 << 53) as f64;
 
 /// Reads the documents of `text`, and those in lists; empty ones are left out.
 pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
     if text.len() > MAX_MANIFEST_BYTES {
-        return Err(ManifestError::TooLarge { bytes: text.len() });
+        return Err(ManifestError::TooLarge);
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let nodes: Vec<Node> = serde_yaml::from_multiple_with_options(text, options()).map_err(|error| syntax(&error))?;
@@ -68,9 +74,10 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
 
 /// The documents in a list of them, as `kubectl get -o yaml` writes it; of another document, itself.
 fn items(document: Document) -> Vec<Document> {
-    let is_list = document.value.get("kind").and_then(Value::as_str).is_some_and(|kind| LISTS.contains(&kind));
-    let items = document.value.get("items").and_then(Value::as_array).filter(|_| is_list);
-    let Some(items) = items else { return vec![document] };
+    let items = document.value.get("items").and_then(Value::as_array);
+    let Some(items) = items.filter(|_| is_list(&document.value)) else {
+        return vec![document];
+    };
     let item = |(index, value): (usize, &Value)| {
         let places = document.places.within(&format!("items[{index}]"));
         Document { value: value.clone(), places }
