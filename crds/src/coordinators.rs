@@ -13,7 +13,7 @@ use crate::{
 /// The coordinators: they agree on the state of the fleet, and their leader gives out the tasks.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::storage_is_kept(), validation = rules::storage_grows())]
+#[x_kube(validation = rules::storage_is_kept())]
 pub struct Coordinators {
     /// How many coordinators: 1, 3, 5 or 7. Three survive the loss of one, five of two, seven of three. One is for
     /// development, because its loss stops the fleet until it is back.
@@ -51,7 +51,7 @@ fn default_replicas() -> u32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// How large the disk is, as a Kubernetes quantity such as `1Gi`. It can grow later, where its StorageClass allows that.
+    /// How large the disk is, as a Kubernetes quantity such as `1Gi`. It can grow later, where its StorageClass allows that; disks that are there never shrink.
     #[schemars(schema_with = "embedded::quantity")]
     #[x_kube(validation = rules::storage_size())]
     pub size: Quantity,

@@ -118,16 +118,6 @@ pub(crate) fn storage_is_kept() -> Rule {
     .field_path(".storage")
 }
 
-/// Says nothing about a size that is none; [`storage_size`] does.
-pub(crate) fn storage_grows() -> Rule {
-    rule(
-        "!has(self.storage) || !has(oldSelf.storage) || !isQuantity(self.storage.size) || !isQuantity(oldSelf.storage.size) || \
-         !quantity(self.storage.size).isLessThan(quantity(oldSelf.storage.size))",
-        "The disks of the coordinators can grow but not shrink; put the size back, or make a new RobeingCluster.",
-    )
-    .field_path(".storage.size")
-}
-
 pub(crate) fn storage_size() -> Rule {
     rule(
         "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",

@@ -67,6 +67,10 @@ pub struct RobeingClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
+    /// The image that the fleet was made with and keeps, where its spec names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
     /// The conditions Ready, Progressing, Degraded, QuorumHealthy and Suspended.
     #[serde(default)]
     #[schemars(schema_with = "embedded::list_of::<Condition>")]

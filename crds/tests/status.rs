@@ -39,6 +39,7 @@ fn a_full_status_survives_the_wire() {
         pools: vec![PoolStatus { name: "data".into(), ready: 5, desired: 6 }],
         replicas: 4,
         selector: Some("robeing.io/cluster=c".into()),
+        image: Some("robeing:1".into()),
         conditions: conditions.into(),
     };
     let wire = serde_json::to_value(&status).expect("a status has a JSON form");

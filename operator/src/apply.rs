@@ -15,7 +15,7 @@ use kube::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, repair};
+use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, repair, schedule};
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ pub fn judge(
     let Some(live) = live else {
         return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
     };
-    if !is_owned(&live.object, owner) {
+    if !is_ours(live, owner, disks(desired)) {
         return if is_leftover(&live.object, desired) { Verdict::Await } else { Verdict::Foreign };
     }
     match same_wish {
@@ -96,13 +96,52 @@ pub fn is_owned(object: &DynamicObject, owner: &str) -> bool {
     object.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
 }
 
+/// Whether an object with a cluster's labels is that cluster's: it controls it, or nobody does and the operator applied it once,
+/// so that a hand took the owner away. `disks` is what [`disks`] finds in the object that is desired: a StatefulSet that has other
+/// ones can't be made that.
+pub fn is_ours(live: &Live, owner: &str, wished: Option<Option<&str>>) -> bool {
+    is_owned(&live.object, owner) || (live.applied && is_uncontrolled(&live.object) && disks(&live.object) == wished)
+}
+
+/// Whether nobody controls an object.
+pub(crate) fn is_uncontrolled(object: &DynamicObject) -> bool {
+    object.owner_references().iter().all(|reference| reference.controller != Some(true))
+}
+
+/// The class of the disks that a StatefulSet has made; `None`: it makes none.
+fn disks(object: &DynamicObject) -> Option<Option<&str>> {
+    let claim = object.data.pointer("/spec/volumeClaimTemplates/0")?;
+    Some(claim.pointer("/spec/storageClassName").and_then(serde_json::Value::as_str))
+}
+
+/// Whether the operator is among those who say what the object is.
+pub fn is_applied(object: &DynamicObject) -> bool {
+    object
+        .managed_fields()
+        .iter()
+        .any(|entry| entry.manager.as_deref() == Some(names::OPERATOR) && entry.operation.as_deref() == Some("Apply"))
+}
+
 /// Whether an object is of an earlier cluster of the same name, and so about to be deleted by the garbage collector.
 fn is_leftover(live: &DynamicObject, desired: &DynamicObject) -> bool {
-    let of = |object: &DynamicObject| {
-        let owner = object.owner_references().iter().find(|reference| reference.controller == Some(true))?;
-        Some((owner.kind.clone(), owner.name.clone()))
-    };
-    of(live).is_some() && of(live) == of(desired)
+    controller(desired).is_some_and(|(kind, name)| is_left_by(live, kind, name))
+}
+
+/// Whether an object that is not this cluster's is of one that had this name.
+pub(crate) fn is_left_by(live: &DynamicObject, kind: &str, name: &str) -> bool {
+    controller(live) == Some((kind, name))
+}
+
+fn controller(object: &DynamicObject) -> Option<(&str, &str)> {
+    let owner = object.owner_references().iter().find(|reference| reference.controller == Some(true))?;
+    Some((&owner.kind, &owner.name))
+}
+
+/// Whether two objects are labelled as of one cluster.
+fn is_of_one_cluster(one: &DynamicObject, other: &DynamicObject) -> bool {
+    [names::LABEL_NAME, names::LABEL_INSTANCE]
+        .iter()
+        .all(|label| one.labels().get(*label) == other.labels().get(*label))
 }
 
 /// A number that changes when anything about an object does that an apply could set.
@@ -241,7 +280,10 @@ pub async fn unless_refused<T>(
     match &done {
         Ok(_) => refusals.done(kind, name),
         Err(error) if error.is_unreachable() => {}
-        Err(error) => refusals.note(kind, name, wish(), error.is_foreign(), error.to_string(), Instant::now()),
+        Err(error) => {
+            let refused = (error.is_foreign(), error.to_string());
+            refusals.note((kind, name, wish()), refused, Instant::now(), schedule::chance());
+        }
     }
     done
 }
@@ -290,6 +332,8 @@ impl Target<'_> {
             let work = apply_one(self, (wish, desired), found, was_refused, records);
             match unless_refused(refusals, (kind, name, asked), work).await {
                 Ok(changing) => applied.changing |= changing,
+                // Theirs will do.
+                Err(error) if error.is_foreign() && wish.yields => {}
                 Err(error) => {
                     let unreachable = error.is_unreachable();
                     if error.is_foreign() {
@@ -370,8 +414,12 @@ async fn apply_one(
             }
             if applied.is_none() {
                 let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
-                match found.filter(|found| !is_owned(found, owner)) {
-                    Some(found) if is_leftover(&found, &wish.object) => return Ok(true),
+                let found = found.map(|found| Live::new(kind, found)).filter(|found| {
+                    let is_taken = is_of_one_cluster(&found.object, &wish.object);
+                    !is_owned(&found.object, owner) && !(is_taken && is_ours(found, owner, disks(&wish.object)))
+                });
+                match found {
+                    Some(found) if is_leftover(&found.object, &wish.object) => return Ok(true),
                     Some(_) => return Err(foreign()),
                     None => {}
                 }
@@ -381,7 +429,8 @@ async fn apply_one(
     let applied = match applied {
         Some(made) => made,
         None => {
-            let drifted = records.get(&key).is_some_and(|record| record.desired == desired);
+            // What was done to it before this process began is not known either.
+            let drifted = records.get(&key).is_none_or(|record| record.desired == desired);
             change(&api, wish, live, drifted).await?
         }
     };
@@ -418,8 +467,28 @@ async fn change(
         let left = handover::leave_replicas(api, name, &wish.object).await;
         left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
     }
-    let applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
+    let mut applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
+    if applied.as_ref().is_err_and(repair::is_invalid) && live.is_some() {
+        applied = match remake(api, name, &wish.object).await {
+            Ok(Some(made)) => Ok(made),
+            // The answer to the apply says what is in the way.
+            Ok(None) => applied,
+            Err(error) => Err(error),
+        };
+    }
     applied.map_err(|error| Error::of("apply", kind, name, error))
+}
+
+/// Makes an object anew that a hand made immutable, which nobody can take back. Pods read it only when they start.
+async fn remake(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
+    let Some(live) = api.get_opt(name).await? else { return Ok(None) };
+    if live.data.get("immutable") != Some(&serde_json::Value::Bool(true)) {
+        return Ok(None);
+    }
+    tracing::info!(name, "making anew what was made immutable");
+    let only = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
+    api.delete(name, &DeleteParams::background().preconditions(only)).await?;
+    make(api, name, wish).await
 }
 
 async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {

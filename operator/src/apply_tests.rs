@@ -28,8 +28,16 @@ fn config(text: &str) -> DynamicObject {
     }))
 }
 
+/// With an entry of this field manager.
+fn applied_by(manager: &str) -> DynamicObject {
+    let mut object = config("old");
+    let entry = json!([{"manager": manager, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]);
+    object.metadata.managed_fields = serde_json::from_value(entry).expect("an entry");
+    object
+}
+
 fn desired(text: &str) -> Desired {
-    Desired { kind: ApiResource::erase::<ConfigMap>(&()), object: config(text) }
+    Desired { kind: ApiResource::erase::<ConfigMap>(&()), object: config(text), yields: false }
 }
 
 fn answered(code: u16, answer: &Value) -> Response<Body> {
@@ -59,6 +67,14 @@ impl Server {
         let mut state = self.state.lock().expect("no panic");
         state.1.push(format!("{method} {path}"));
         let (code, answer) = match (&method, &state.0) {
+            (&Method::PATCH, Some(object)) if object["immutable"] == true => {
+                let version = &serde_json::from_slice::<Value>(&body).expect("JSON")["metadata"]["resourceVersion"];
+                let code = if version.is_null() { 422 } else { 409 };
+                (
+                    code,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": code}),
+                )
+            }
             (&Method::PATCH, _) => {
                 assert!(query.contains("force=true") && query.contains("fieldManager=robeing-operator"), "{query}");
                 let mut applied: Value = serde_json::from_slice(&body).expect("JSON");
@@ -152,7 +168,7 @@ async fn drift_and_a_new_wish_are_applied_and_a_restarted_operator_applies_once(
     let mut forgotten = Records::new();
     server.apply(&[desired("y")], &server.live(), &mut forgotten).await;
     server.apply(&[desired("y")], &server.live(), &mut forgotten).await;
-    assert_eq!(server.calls(), [APPLY], "a restart");
+    assert_eq!(server.calls(), [READ, APPLY], "a restart, before which anything may have been done");
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,6 +205,84 @@ async fn what_belongs_to_somebody_else_is_not_taken() {
     }
     assert_eq!(server.calls(), [APPLY, READ], "what makes an object changes none; looked at and left");
     assert_eq!(server.live()[0].text("/data/key"), Some("theirs"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_was_taken_away_by_hand_is_put_back() {
+    let removed = |object: &mut DynamicObject| object.metadata.owner_references = None;
+    let no_controller = |object: &mut DynamicObject| {
+        object.metadata.owner_references.as_mut().expect("owners")[0].controller = Some(false);
+    };
+    for change in [removed, no_controller] {
+        for cached in [true, false] {
+            let (server, mut records) = (Server::default(), Records::new());
+            let mut ours = applied_by(names::OPERATOR);
+            change(&mut ours);
+            server.put(&ours);
+            let live = if cached { server.live() } else { vec![] };
+            let applied = server.apply(&[desired("x")], &live, &mut records).await;
+            assert!(applied.errors.is_empty(), "{applied:?}");
+            assert!(is_owned(&server.live()[0].object, OWNER), "cached: {cached}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_controls_and_another_made_stays_theirs() {
+    let mut theirs = applied_by("somebody");
+    theirs.metadata.owner_references = None;
+    let mut of_another_cluster = applied_by(names::OPERATOR);
+    of_another_cluster.metadata.owner_references = None;
+    of_another_cluster.metadata.labels.as_mut().expect("labels").insert(names::LABEL_INSTANCE.into(), "d".into());
+    let mut taken = applied_by(names::OPERATOR);
+    taken.metadata.owner_references.as_mut().expect("owners")[0].name = "somebody".into();
+    taken.metadata.owner_references.as_mut().expect("owners")[0].uid = "somebody".into();
+    for object in [theirs, of_another_cluster, taken] {
+        let (server, mut records) = (Server::default(), Records::new());
+        server.put(&object);
+        let applied = server.apply(&[desired("x")], &[], &mut records).await;
+        assert!(matches!(applied.errors[..], [Error::Foreign { .. }]), "{applied:?}");
+        assert_eq!(server.live()[0].text("/data/key"), Some("old"));
+    }
+}
+
+#[test]
+fn a_set_with_other_disks_is_not_taken() {
+    let set = |storage: Value| {
+        let mut set = applied_by(names::OPERATOR);
+        set.metadata.owner_references = None;
+        set.data = json!({"spec": {"volumeClaimTemplates": storage}});
+        set
+    };
+    let disks_of = |class: Value| json!([{"metadata": {"name": "data"}, "spec": {"storageClassName": class}}]);
+    let wish = set(disks_of("fast".into()));
+    let ours = |found: Value| is_ours(&Live::new("StatefulSet", set(found)), OWNER, disks(&wish));
+    assert!(ours(disks_of("fast".into())));
+    assert!(!ours(disks_of("slow".into())) && !ours(disks_of(Value::Null)) && !ours(Value::Null));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_of_somebody_elses_that_a_template_names_will_do() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let mut foreign = config("theirs");
+    foreign.metadata.owner_references = None;
+    server.put(&foreign);
+    let applied = server.apply(&[Desired { yields: true, ..desired("x") }], &[], &mut records).await;
+    assert!(applied.errors.is_empty() && !applied.changing, "{applied:?}");
+    assert_eq!(server.live()[0].text("/data/key"), Some("theirs"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_hand_made_immutable_is_made_anew() {
+    let (server, mut records) = (Server::default(), Records::new());
+    let mut immutable = config("old");
+    immutable.metadata.uid = Some("u".into());
+    immutable.data["immutable"] = true.into();
+    server.put(&immutable);
+    let applied = server.apply(&[desired("x")], &server.live(), &mut records).await;
+    assert!(applied.errors.is_empty() && applied.changing, "{applied:?}");
+    assert_eq!(server.live()[0].text("/data/key"), Some("x"));
+    assert!(server.calls().contains(&DELETE.to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -140,10 +140,16 @@ impl Context {
     pub fn pause(&self, cluster: &RobeingCluster) -> Duration {
         let mut memory = self.recall(cluster);
         memory.failures = memory.failures.saturating_add(1);
-        let pause = FIRST_PAUSE * 2_u32.saturating_pow(memory.failures.min(6) - 1);
+        let pause = pause_after(memory.failures, schedule::chance());
         self.remember(cluster, memory);
-        pause.min(LONGEST_PAUSE)
+        pause
     }
+}
+
+/// Of so many failures, shortened by `chance`, so that fleets that failed together are not tried again together.
+fn pause_after(failures: u32, chance: f64) -> Duration {
+    let pause = FIRST_PAUSE * 2_u32.saturating_pow(failures.clamp(1, 7) - 1);
+    schedule::shortened(pause.min(LONGEST_PAUSE), chance)
 }
 
 fn key(cluster: &RobeingCluster) -> Key {
@@ -236,7 +242,7 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Mem
     let name = cluster.name_any();
     let set = context.caches.stateful_set(cluster);
     let pods = context.caches.pods(cluster);
-    let addresses = observe::addresses(cluster, set.as_deref(), &pods, memory.asked.as_deref());
+    let addresses = observe::addresses(cluster, set.as_ref(), &pods, memory.asked.as_deref());
     context.news.keep(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name, &addresses);
     let mut fleet = context.coordinators.ask(&addresses).await;
     if fleet.is_err() && memory.asked.is_some() {
@@ -339,7 +345,8 @@ async fn report(
     let before = own.or_else(|| cluster.status.clone());
     let status = report::status(observation, outcome, before.as_ref());
     let events = report::happened(observation, outcome, memory.seen.as_ref(), before.as_ref(), &status);
-    if before.as_ref() != Some(&status) {
+    // What others say in it stays theirs.
+    if before.as_ref().map(report::own) != Some(report::own(&status)) {
         patch_status(context, cluster, &status).await?;
         memory.patched = Some((status.clone(), Instant::now()));
         memory.happened = Some(Instant::now());
@@ -361,7 +368,19 @@ async fn report(
 pub fn coordinators_in(caches: &Caches) -> BTreeSet<String> {
     let clusters = caches.clusters.state();
     let of = |cluster: &Arc<RobeingCluster>| {
-        observe::addresses(cluster, caches.stateful_set(cluster).as_deref(), &caches.pods(cluster), None)
+        observe::addresses(cluster, caches.stateful_set(cluster).as_ref(), &caches.pods(cluster), None)
     };
     clusters.iter().flat_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_after_failures_grow_to_the_longest_and_differ_by_chance() {
+        assert_eq!([1, 2, 6].map(|failures| pause_after(failures, 0.0).as_secs()), [1, 2, 32]);
+        assert_eq!(pause_after(u32::MAX, 0.0), LONGEST_PAUSE);
+        assert!(pause_after(u32::MAX, 0.5) < LONGEST_PAUSE && pause_after(1, 0.5) < FIRST_PAUSE);
+    }
 }

@@ -36,6 +36,8 @@ pub struct Live {
     pub object: Arc<DynamicObject>,
     /// Of the whole object; see [`apply::fingerprint`].
     pub fingerprint: u64,
+    /// The operator applied it once; see [`apply::is_applied`].
+    pub applied: bool,
 }
 
 /// What is kept of an object's data besides its status.
@@ -46,13 +48,14 @@ const READ_ANNOTATIONS: [&str; 2] = [names::ANNOTATION_JOINED, names::ANNOTATION
 impl Live {
     /// The whole object.
     pub fn new(kind: &str, object: DynamicObject) -> Self {
-        Self { kind: kind.into(), fingerprint: apply::fingerprint(&object), object: Arc::new(object) }
+        let (fingerprint, applied) = (apply::fingerprint(&object), apply::is_applied(&object));
+        Self { kind: kind.into(), fingerprint, applied, object: Arc::new(object) }
     }
 
     /// As the caches keep it: an object of this kind, whose parts that no decision reads are gone. That they are as they were is
     /// told by the fingerprint.
     pub fn reduced(kind: &Arc<str>, mut object: DynamicObject) -> Self {
-        let fingerprint = apply::fingerprint(&object);
+        let (fingerprint, applied) = (apply::fingerprint(&object), apply::is_applied(&object));
         object.types = None;
         object.metadata = reduced_meta(object.metadata, &READ_ANNOTATIONS);
         object.metadata.labels = None;
@@ -65,7 +68,7 @@ impl Live {
             data.insert("spec".into(), read.collect());
         }
         object.data = data.into();
-        Self { kind: Arc::clone(kind), object: Arc::new(object), fingerprint }
+        Self { kind: Arc::clone(kind), object: Arc::new(object), fingerprint, applied }
     }
 
     /// A number in it, by its path.
@@ -130,16 +133,19 @@ impl Observation {
         self.pods.iter().map(Arc::as_ref).filter(move |pod| of(pod))
     }
 
-    fn owns(&self, live: &Live) -> bool {
-        self.cluster.metadata.uid.as_deref().is_some_and(|uid| apply::is_owned(&live.object, uid))
+    /// Whether an object is this cluster's; see [`apply::is_ours`].
+    pub fn owns(&self, live: &Live) -> bool {
+        owns(&self.cluster, live)
     }
 
     /// What a running fleet keeps of how it was made.
     pub fn kept(&self) -> Kept {
         let Some(set) = self.stateful_set().filter(|set| self.owns(set)) else { return Kept::default() };
         let size = set.text("/spec/volumeClaimTemplates/0/spec/resources/requests/storage");
+        // An annotation can be changed by whoever changes StatefulSets, and is put back from what the status says.
+        let told = self.cluster.status.as_ref().and_then(|status| status.image.clone());
         Kept {
-            image: set.object.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned(),
+            image: told.or_else(|| set.object.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned()),
             claim_size: size.map(|size| Quantity(size.to_owned())),
         }
     }
@@ -193,6 +199,12 @@ impl Observation {
     pub fn failures(&self, component: Component, pool: Option<&str>) -> Vec<Failure> {
         self.pods_of(component, pool).filter_map(|pod| health::failure(pod, self.now)).collect()
     }
+}
+
+fn owns(cluster: &RobeingCluster, live: &Live) -> bool {
+    let storage = cluster.spec.coordinators.storage.as_ref();
+    let disks = storage.map(|storage| storage.storage_class_name.as_deref()).filter(|_| *live.kind == *"StatefulSet");
+    cluster.metadata.uid.as_deref().is_some_and(|uid| apply::is_ours(live, uid, disks))
 }
 
 /// The group of coordinators out of a leader's word.
@@ -304,14 +316,8 @@ pub fn reduced_claim(claim: PersistentVolumeClaim) -> PersistentVolumeClaim {
 
 /// Where the coordinators of a cluster can be asked, host:port, `first` before the others. Only pods of the cluster's own
 /// StatefulSet are asked, within its number: what they answer decides about votes and disks.
-pub fn addresses(
-    cluster: &RobeingCluster,
-    set: Option<&DynamicObject>,
-    pods: &[Arc<Pod>],
-    first: Option<&str>,
-) -> Vec<String> {
-    let owner = cluster.metadata.uid.as_deref().unwrap_or_default();
-    let Some(set) = set.filter(|set| apply::is_owned(set, owner)) else { return Vec::new() };
+pub fn addresses(cluster: &RobeingCluster, set: Option<&Live>, pods: &[Arc<Pod>], first: Option<&str>) -> Vec<String> {
+    let Some(set) = set.filter(|set| owns(cluster, set)).map(|set| &set.object) else { return Vec::new() };
     let (name, uid) = (cluster.name_any(), set.metadata.uid.as_deref().unwrap_or_default());
     let replicas = set.data.pointer("/spec/replicas").and_then(serde_json::Value::as_u64).unwrap_or(1);
     let address = |pod: &Arc<Pod>| {
@@ -408,16 +414,52 @@ mod tests {
         let kept = observation(vec![Live::reduced(&"StatefulSet".into(), set())], vec![Arc::new(reduced_pod(pod()))]);
         let read = |of: &Observation| {
             let set = of.stateful_set().expect("a set");
-            let addresses = addresses(&of.cluster, Some(&set.object), &of.pods, None);
+            let addresses = addresses(&of.cluster, Some(set), &of.pods, None);
             let cost = of.pods[0].annotations().get(names::ANNOTATION_DELETION_COST).cloned();
             let version = set.object.metadata.resource_version.clone();
             let rest = (set.fingerprint, version, health::claims(&of.pods[0]), cost);
-            (of.kept(), of.joined(), of.template_seen(), of.coordinator_pods(), addresses, rest)
+            (of.kept(), of.joined(), of.template_seen(), of.coordinator_pods(), addresses, rest, set.applied)
         };
         assert_eq!(read(&kept), read(&whole));
-        assert_eq!((whole.joined(), addresses(&whole.cluster, Some(&set()), &whole.pods, None).len()), (3, 1));
+        let set = whole.stateful_set();
+        assert_eq!((whole.joined(), addresses(&whole.cluster, set, &whole.pods, None).len()), (3, 1));
         let length = |of: &Observation| format!("{:?}", (&of.objects, &of.pods)).len();
         assert!(length(&kept) + 4_000 < length(&whole), "{} of {}: {kept:?}", length(&kept), length(&whole));
+    }
+
+    #[test]
+    fn the_image_is_kept_that_the_status_says_whatever_a_hand_writes_on_the_set() {
+        let mut whole = observation(vec![Live::new("StatefulSet", set())], Vec::new());
+        assert_eq!(whole.kept().image.as_deref(), Some("robeing:1"), "an operator before this one did not say it");
+        let mut cluster = (*whole.cluster).clone();
+        cluster.status = Some(from(json!({"image": "robeing:0"})));
+        whole.cluster = Arc::new(cluster);
+        assert_eq!(whole.kept().image.as_deref(), Some("robeing:0"));
+    }
+
+    #[test]
+    fn coordinators_whose_set_lost_its_owner_by_hand_are_still_asked() {
+        let found = |change: &dyn Fn(&mut DynamicObject), class: Option<&str>| {
+            let mut set = set();
+            change(&mut set);
+            let mut whole = observation(vec![Live::new("StatefulSet", set)], vec![Arc::new(pod())]);
+            let mut cluster = (*whole.cluster).clone();
+            let storage = json!({"size": "1Gi", "storageClassName": class});
+            cluster.spec.coordinators.storage = from(storage);
+            whole.cluster = Arc::new(cluster);
+            let addresses = addresses(&whole.cluster, whole.stateful_set(), &whole.pods, None);
+            (addresses.len(), whole.joined(), whole.coordinator_pods().len())
+        };
+        let removed = |set: &mut DynamicObject| set.metadata.owner_references = None;
+        let no_controller = |set: &mut DynamicObject| {
+            set.metadata.owner_references.as_mut().expect("owners")[0].controller = Some(false);
+        };
+        assert_eq!((found(&removed, None), found(&no_controller, None)), ((1, 3, 1), (1, 3, 1)));
+        assert_eq!(found(&removed, Some("fast")), (0, 0, 0), "it has other disks");
+        let of_nobody_known = |set: &mut DynamicObject| {
+            (set.metadata.owner_references, set.metadata.managed_fields) = (None, None);
+        };
+        assert_eq!(found(&of_nobody_known, None), (0, 0, 0));
     }
 
     #[test]

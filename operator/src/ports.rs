@@ -1,6 +1,8 @@
 //! Ports that an agent and what runs its tasks would both take, in the one network of their pod. The API server refuses some of
 //! them, and of others one of the two would not start, or the agent would call itself. Pure.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use k8s_openapi::api::core::v1::Container;
 use robeing_crds::{AgentPorts, Executor, Pool};
 
@@ -12,7 +14,8 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
         Work::InAgent => None,
         Work::InUserContainer(container) | Work::BesideAgent { container, .. } => Some(container.as_ref()),
     };
-    let taken = |number: u32| what_takes(ports, number, matches!(pool.executor, Executor::Worker {}));
+    let attach = attaches_at(work).and_then(of_local_address).map(u32::from);
+    let taken = |number: u32| what_takes(ports, number, attach);
     let clash = container
         .and_then(|container| of_container(container, &taken))
         .or_else(|| of_url(&pool.executor, &taken))
@@ -24,9 +27,28 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
 }
 
 /// Which of the agent's ports this is.
-fn what_takes(ports: AgentPorts, number: u32, attaches: bool) -> Option<&'static str> {
-    let own = [("grpc", ports.grpc, true), ("metrics", ports.metrics, true), ("attach", ports.attach, attaches)];
-    own.into_iter().find(|(_, port, used)| *used && *port == number).map(|(name, ..)| name)
+fn what_takes(ports: AgentPorts, number: u32, attach: Option<u32>) -> Option<&'static str> {
+    // A variable may say another port than the one to attach to by default.
+    let name = if attach == Some(ports.attach) { "agentPorts.attach" } else { names::WORKER_ADDRESS };
+    let own = [("agentPorts.grpc", Some(ports.grpc)), ("agentPorts.metrics", Some(ports.metrics)), (name, attach)];
+    own.into_iter().find(|(_, port)| *port == Some(number)).map(|(name, _)| name)
+}
+
+/// Where processes attach to the agent.
+fn attaches_at(work: &Work) -> Option<&str> {
+    let Work::BesideAgent { attaches_at, .. } = work else { return None };
+    attaches_at.as_deref()
+}
+
+/// The port of a host:port of the loopback interface, as agents take it. None where it is no such address, or nobody could find it.
+pub(crate) fn of_local_address(text: &str) -> Option<u16> {
+    let (host, port) = text.trim().rsplit_once(':')?;
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_local = match bracketed {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback()),
+        None => host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()),
+    };
+    port.parse().ok().filter(|port| is_local && *port > 0)
 }
 
 fn of_container(container: &Container, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
@@ -35,8 +57,7 @@ fn of_container(container: &Container, taken: &impl Fn(u32) -> Option<&'static s
         let number = u32::try_from(port.container_port).unwrap_or(0);
         if let Some(own) = taken(number).filter(|_| tcp) {
             return Some(format!(
-                "its container lists port {number}, where the agent in the same pod listens; set agentPorts.{own} to another \
-                 port."
+                "its container lists port {number}, where the agent in the same pod listens; set {own} to another port."
             ));
         }
         if let Some(name) = port.name.as_deref().filter(|name| [names::AGENT_GRPC, names::AGENT_METRICS].contains(name))
@@ -55,18 +76,17 @@ fn of_url(executor: &Executor, taken: &impl Fn(u32) -> Option<&'static str>) -> 
     let local = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
     let own = taken(u32::from(port)).filter(|_| local)?;
     Some(format!(
-        "executor.http.url names port {port} of its own pod, where the agent itself listens; set agentPorts.{own} to another \
-         port, or have your server listen elsewhere."
+        "executor.http.url names port {port} of its own pod, where the agent itself listens; set {own} to another port, \
+         or have your server listen elsewhere."
     ))
 }
 
 /// Where processes attach may be said by a variable, too.
 fn of_address(work: &Work, ports: AgentPorts) -> Option<String> {
-    let Work::BesideAgent { attaches_at: Some(address), .. } = work else { return None };
-    let port = address.rsplit_once(':')?.1.parse().ok()?;
-    let own = what_takes(ports, port, false)?;
+    let address = attaches_at(work)?;
+    let own = what_takes(ports, of_local_address(address)?.into(), None)?;
     Some(format!(
-        "{} is {address:?}, where the agent listens already; set agentPorts.{own} to another port, or leave the variable out.",
+        "{} is {address:?}, where the agent listens already; set {own} to another port, or leave the variable out.",
         names::WORKER_ADDRESS
     ))
 }

@@ -1,6 +1,6 @@
 //! Amounts as Kubernetes writes them, such as `1Gi` or `1.5e9`.
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::api::resource::Quantity};
 
 /// Suffixes, and what they stand for.
 const SUFFIXES: [(&str, f64); 15] = [
@@ -27,6 +27,11 @@ pub(crate) fn is_less(one: &Quantity, other: &Quantity) -> bool {
         (Some(one), Some(other)) => one < other,
         _ => false,
     }
+}
+
+/// How large a disk a claim asks for.
+pub(crate) fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")
 }
 
 fn amount(text: &str) -> Option<f64> {

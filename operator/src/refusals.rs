@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::schedule;
+
 /// The first pause.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest one.
@@ -47,13 +49,21 @@ impl Refusals {
         self.0.values().map(|refusal| refusal.until).filter(|until| *until > now).min()
     }
 
-    /// Notes that this was refused.
-    pub fn note(&mut self, kind: &str, name: &str, wish: u64, foreign: bool, sentence: String, now: Instant) {
+    /// Notes that this was refused: whether the object belongs to somebody else, and the sentence. `chance`, in 0..1, shortens the
+    /// pause, so that what was refused together, as by one quota, is not asked again together.
+    pub fn note(
+        &mut self,
+        (kind, name, wish): (&str, &str, u64),
+        (foreign, sentence): (bool, String),
+        now: Instant,
+        chance: f64,
+    ) {
         let key = (kind.to_owned(), name.to_owned());
         let before = self.0.get(&key).filter(|before| before.wish == wish).map(|before| before.pause);
         let longest = if foreign { LONGEST_FOREIGN_PAUSE } else { LONGEST_PAUSE };
         let pause = before.map_or(FIRST_PAUSE, |before| (before * 2).min(longest));
-        self.0.insert(key, Refusal { sentence, foreign, wish, until: now + pause, pause });
+        let until = now + schedule::shortened(pause, chance);
+        self.0.insert(key, Refusal { sentence, foreign, wish, until, pause });
     }
 
     /// Notes that this was done.
@@ -74,7 +84,7 @@ mod tests {
             let now = start + Duration::from_secs(second);
             if refusals.of("Service", "a", 1, now).is_none() {
                 asked += 1;
-                refusals.note("Service", "a", 1, false, "no".into(), now);
+                refusals.note(("Service", "a", 1), (false, "no".into()), now, 0.0);
                 changed = now;
             }
         }
@@ -82,11 +92,14 @@ mod tests {
         assert_eq!(asked, 7 + 8);
         assert!(refusals.of("Service", "a", 1, changed).is_some_and(|refusal| refusal.sentence == "no"));
         assert!(refusals.of("Service", "a", 2, changed).is_none(), "it is another wish");
-        refusals.note("Service", "a", 2, false, "no".into(), changed);
+        refusals.note(("Service", "a", 2), (false, "no".into()), changed, 0.0);
         assert!(refusals.of("Service", "a", 2, changed + FIRST_PAUSE).is_none(), "with a pause of its own");
         assert!(refusals.of("Service", "b", 1, changed).is_none());
         assert_eq!(refusals.next(changed), Some(changed + FIRST_PAUSE));
         assert_eq!(refusals.next(changed + FIRST_PAUSE), None, "nobody asked again");
+        refusals.note(("Service", "b", 1), (false, "no".into()), changed, 1.0);
+        assert!(refusals.next(changed) < Some(changed + FIRST_PAUSE), "chance keeps fleets apart");
+        refusals.done("Service", "b");
         refusals.done("Service", "a");
         assert_eq!(refusals.next(changed), None);
         assert!(refusals.of("Service", "a", 2, changed).is_none());

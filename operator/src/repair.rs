@@ -85,7 +85,7 @@ async fn patch(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> ku
 }
 
 /// Whether the API server says that an object of this form can't be.
-fn is_invalid(error: &kube::Error) -> bool {
+pub(crate) fn is_invalid(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 422)
 }
 
@@ -94,7 +94,8 @@ async fn replace(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject, dep
     // The watch cache may be behind, and a patch of an older version must not undo a newer one.
     let Some(live) = api.get_opt(name).await? else { return Ok(false) };
     let same_owner = wish.owner_references().iter().all(|owner| live.owner_references().contains(owner));
-    let Some(mut patch) = difference(&live.data, &target(wish, &live, depth)).filter(|_| same_owner) else {
+    let is_ours = same_owner || apply::is_uncontrolled(&live);
+    let Some(mut patch) = difference(&live.data, &target(wish, &live, depth)).filter(|_| is_ours) else {
         return Ok(false);
     };
     tracing::info!(name, ?depth, "putting back what an apply alone does not");

@@ -54,8 +54,13 @@ pub(crate) fn next_look(outlook: &Outlook, poll: Duration, chance: f64) -> Durat
         () if told => WELL.max(poll),
         () => poll,
     };
-    let pause = pause.mul_f64(1.0 - CHANCE * chance);
+    let pause = shortened(pause, chance);
     due.map_or(pause, |due| pause.min(due.max(SHORTEST)))
+}
+
+/// A pause as chance has it.
+pub(crate) fn shortened(pause: Duration, chance: f64) -> Duration {
+    pause.mul_f64(1.0 - CHANCE * chance)
 }
 
 /// A number in 0..1 that nobody knows before.

@@ -121,11 +121,10 @@ impl Caches {
     }
 
     /// The StatefulSet of a cluster's coordinators, whoever owns it.
-    pub fn stateful_set(&self, cluster: &RobeingCluster) -> Option<Arc<DynamicObject>> {
+    pub fn stateful_set(&self, cluster: &RobeingCluster) -> Option<Live> {
         let name = names::coordinators(&cluster.name_any());
         let (_, index) = self.owned.iter().find(|(kind, _)| **kind == *"StatefulSet")?;
-        let sets = of(index, cluster).into_iter().map(|live| live.object);
-        sets.into_iter().find(|set| set.name_any() == name)
+        of(index, cluster).into_iter().find(|set| set.object.name_any() == name)
     }
 
     /// The pods of a cluster.

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Pod},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, Patch, PatchParams},
@@ -25,10 +28,14 @@ use crate::{
 };
 
 pub(crate) fn plan(observation: &Observation, fleet: &Fleet, membership: Option<&Membership>) -> scale::Plan {
-    if observation.stateful_set().is_some_and(|set| !apply::is_owned(&set.object, &fleet.uid)) {
+    if let Some(set) = observation.stateful_set().filter(|set| !observation.owns(set)) {
         // Those voters and disks are not this cluster's to remove.
-        let why = "what an earlier cluster of this name left is being deleted";
-        return scale::Plan::new(fleet.coordinators, scale::Step::Wait(why.into()));
+        let why = if apply::is_left_by(&set.object, robeing_crds::KIND, &fleet.name) {
+            "what an earlier cluster of this name left is being deleted".to_owned()
+        } else {
+            format!("StatefulSet {} belongs to somebody else; see Degraded", set.object.name_any())
+        };
+        return scale::Plan::new(fleet.coordinators, scale::Step::Wait(why));
     }
     let pods = observation.coordinator_pods();
     // Disks that are left of a fleet with storage are nothing to one without.
@@ -173,12 +180,7 @@ pub(crate) async fn grow_disks(
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &fleet.namespace);
     for claim in &observation.claims {
         let name = claim.name_any();
-        let ordinal = name.strip_prefix(names::DATA_VOLUME).and_then(|rest| rest.strip_prefix('-'));
-        let is_ours = ordinal.and_then(|name| names::ordinal(&fleet.name, name)).is_some();
-        let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
-        let known = requests.and_then(|requests| requests.get("storage"));
-        let grows = known.is_some_and(|known| quantity::is_less(known, wanted));
-        if !is_ours || !grows || claim.metadata.deletion_timestamp.is_some() {
+        if !is_to_grow(claim, &fleet.name, wanted) {
             continue;
         }
         let patch = json!({"spec": {"resources": {"requests": {"storage": wanted}}}});
@@ -200,6 +202,17 @@ pub(crate) async fn grow_disks(
         }
     }
     Ok(refused)
+}
+
+/// Whether a claim is of a coordinator's disk that there is and that is smaller than it should be. The API server enlarges none
+/// that is not bound to a disk yet.
+fn is_to_grow(claim: &PersistentVolumeClaim, cluster: &str, wanted: &Quantity) -> bool {
+    let name = claim.name_any();
+    let ordinal = name.strip_prefix(names::DATA_VOLUME).and_then(|rest| rest.strip_prefix('-'));
+    let is_ours = ordinal.and_then(|name| names::ordinal(cluster, name)).is_some();
+    let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+    let grows = quantity::requested(claim).is_some_and(|known| quantity::is_less(known, wanted));
+    is_ours && is_bound && grows && claim.metadata.deletion_timestamp.is_none()
 }
 
 /// What came of a step: the coordinators' no, or the API server's.
@@ -261,5 +274,26 @@ pub(crate) async fn rollout_step(
         rollout::Step::Done | rollout::Step::Settling(_) | rollout::Step::Wait(_) | rollout::Step::Paused { .. } => {
             Ok(Ok(()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_disk_that_is_there_and_too_small_is_enlarged() {
+        let grows = |name: &str, phase: &str, size: &str| {
+            let claim = json!({
+                "metadata": {"name": name}, "spec": {"resources": {"requests": {"storage": size}}}, "status": {"phase": phase},
+            });
+            is_to_grow(&serde_json::from_value(claim).expect("a claim"), "fleet", &Quantity("2Gi".into()))
+        };
+        assert!(grows("data-fleet-coordinators-0", "Bound", "1Gi"));
+        assert!(!grows("data-fleet-coordinators-0", "Pending", "1Gi"), "the API server would refuse it");
+        assert!(
+            !grows("data-fleet-coordinators-0", "Bound", "2Gi") && !grows("data-fleet-coordinators-0", "Bound", "3Gi")
+        );
+        assert!(!grows("data-other-coordinators-0", "Bound", "1Gi"));
     }
 }

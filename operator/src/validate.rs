@@ -146,6 +146,8 @@ pub struct RefusedPool {
     pub reason: &'static str,
     /// Why, and what to do, as a sentence.
     pub message: String,
+    /// The ServiceAccount that its template names: what runs of it stays.
+    pub account: Option<String>,
 }
 
 /// A cluster of which nothing can be built.
@@ -182,9 +184,12 @@ pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Ke
     let claim_size = kept.claim_size.clone().or_else(|| storage.as_ref().map(|storage| storage.size.clone()));
     let (mut pools, mut refused) = (Vec::new(), Vec::new());
     for pool in &spec.pools {
-        match fleet_pool(pool, spec.replicas_of(pool)) {
+        match fleet_pool(pool, spec.replicas_of(pool), image) {
             Ok(pool) => pools.push(pool),
-            Err((reason, message)) => refused.push(RefusedPool { name: pool.name.clone(), reason, message }),
+            Err((reason, message)) => {
+                let account = pool.template.as_ref().and_then(|template| template.service_account_name.clone());
+                refused.push(RefusedPool { name: pool.name.clone(), reason, message, account });
+            }
         }
     }
     Ok(Fleet {
@@ -209,7 +214,7 @@ pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Ke
     })
 }
 
-fn fleet_pool(pool: &Pool, replicas: Option<u32>) -> Result<FleetPool, (&'static str, String)> {
+fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPool, (&'static str, String)> {
     let agent_ports = pool.agent_ports.unwrap_or_default();
     if let Some((field, problem)) = pool.executor.problem() {
         return Err(("InvalidPool", format!("Pool {:?} is not built: executor.{field}: {problem}", pool.name)));
@@ -217,6 +222,7 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>) -> Result<FleetPool, (&'static
     let work = work(pool, agent_ports)?;
     let template = pool.template.clone().unwrap_or_default();
     volumes_are_free(pool, &template)?;
+    mounts_are_free(pool, &work, image)?;
     ports::are_free(pool, agent_ports, &work)?;
     let (drain_timeout, grace) = match template.termination_grace_period_seconds {
         None => (DRAIN_TIMEOUT, DRAIN_TIMEOUT + DRAIN_MARGIN),
@@ -273,6 +279,14 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
                 pool.name
             ),
         )),
+        (Executor::Echo {}, Some(container)) if container.command.is_some() || container.args.is_some() => Err((
+            "ContainerCommandIgnored",
+            format!(
+                "Pool {:?} is not built: with the echo executor the agent is the container's entrypoint, so container.command \
+                 and container.args cannot count; remove them, or choose the executor that runs your program.",
+                pool.name
+            ),
+        )),
         (Executor::Http(_) | Executor::Worker {}, Some(container)) if container.image.is_none() => Err((
             "NoImage",
             format!(
@@ -282,7 +296,7 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
         )),
         (Executor::Http(_), Some(container)) => Ok(Work::BesideAgent { container, attaches_at: None }),
         (Executor::Worker {}, Some(container)) => {
-            let attaches_at = Some(worker_address(pool, &container, agent_ports));
+            let attaches_at = Some(worker_address(pool, &container, agent_ports)?);
             Ok(Work::BesideAgent { container, attaches_at })
         }
         (Executor::Command(_), Some(container)) => Ok(Work::InUserContainer(container)),
@@ -293,12 +307,28 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
 }
 
 /// Where the process attaches: where its environment says, so that a port that it needs itself can be left to it.
-fn worker_address(pool: &Pool, container: &Container, agent_ports: AgentPorts) -> String {
+fn worker_address(
+    pool: &Pool,
+    container: &Container,
+    agent_ports: AgentPorts,
+) -> Result<String, (&'static str, String)> {
     let of_template = pool.template.iter().flat_map(|template| &template.env);
     let said =
         of_template.chain(container.env.iter().flatten()).find(|variable| variable.name == names::WORKER_ADDRESS);
     let said = said.and_then(|variable| variable.value.clone()).filter(|address| !address.is_empty());
-    said.unwrap_or_else(|| format!("127.0.0.1:{}", agent_ports.attach))
+    match said {
+        None => Ok(format!("127.0.0.1:{}", agent_ports.attach)),
+        Some(address) if ports::of_local_address(&address).is_some() => Ok(address),
+        Some(address) => Err((
+            "InvalidPool",
+            format!(
+                "Pool {:?} is not built: {} is {address:?}, which is no host:port that the pod alone reaches; set it to one such \
+                 as 127.0.0.1:9000, or leave it out and set agentPorts.attach.",
+                pool.name,
+                names::WORKER_ADDRESS
+            ),
+        )),
+    }
 }
 
 fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'static str, String)> {
@@ -310,6 +340,28 @@ fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'stati
                 "Pool {:?} is not built: its template has two volumes of the name {name:?}, or the name is the operator's own; \
                  rename one.",
                 pool.name
+            ),
+        )),
+    }
+}
+
+/// Whether the agent's program is copied into the pool's container, which is not of the Robeing image.
+pub(crate) fn is_copied(container: &Container, image: &str) -> bool {
+    container.image.as_deref().is_some_and(|own| own != image)
+}
+
+fn mounts_are_free(pool: &Pool, work: &Work, image: &str) -> Result<(), (&'static str, String)> {
+    let Work::InUserContainer(container) = work else { return Ok(()) };
+    let is_taken = |path: &str| path.trim_end_matches('/') == names::AGENT_DIRECTORY;
+    let mut mounts = container.volume_mounts.iter().flatten();
+    match mounts.find(|mount| is_copied(container, image) && is_taken(&mount.mount_path)) {
+        None => Ok(()),
+        Some(mount) => Err((
+            "MountPathTaken",
+            format!(
+                "Pool {:?} is not built: its container mounts volume {:?} at {}, where the agent's program is put; mount it \
+                 somewhere else.",
+                pool.name, mount.name, mount.mount_path
             ),
         )),
     }

@@ -493,3 +493,188 @@ fn the_statefulset_keeps_the_size_of_its_disks_and_a_scaled_pool_has_the_fleets(
     let replicas = object(&objects, "Deployment", "full-data").object.data.pointer("/spec/replicas").cloned();
     assert_eq!(replicas, Some(10.into()), "and its standby");
 }
+
+/// What is in the one container of the agent's pod, and what is said of the whole pod.
+fn pod_of(cluster: &RobeingCluster, name: &str) -> Value {
+    let fleet = fleet(cluster);
+    assert!(fleet.refused.iter().all(|refused| refused.name == "none"), "{:?}", fleet.refused);
+    template(object(&objects(&fleet), "Deployment", name))["spec"].take()
+}
+
+fn with_security(security: Value) -> Value {
+    let mut cluster = cluster(FULL);
+    let container = cluster.spec.pools[0].container.as_mut().expect("a container");
+    container.security_context = serde_json::from_value(security).expect("a security context");
+    pod_of(&cluster, "full-data")["containers"][0]["securityContext"].take()
+}
+
+#[test]
+fn a_container_that_asks_for_privileges_can_be_made() {
+    for asked in [
+        serde_json::json!({"privileged": true}),
+        serde_json::json!({"capabilities": {"add": ["SYS_ADMIN"]}}),
+        serde_json::json!({"capabilities": {"add": ["NET_ADMIN", "CAP_SYS_ADMIN"]}}),
+    ] {
+        assert!(
+            with_security(asked.clone())["allowPrivilegeEscalation"].is_null(),
+            "the API server refuses both: {asked}"
+        );
+    }
+    for asked in [serde_json::json!({"privileged": false}), serde_json::json!({"capabilities": {"add": ["NET_ADMIN"]}})]
+    {
+        assert_eq!(with_security(asked)["allowPrivilegeEscalation"], false);
+    }
+}
+
+#[test]
+fn who_is_to_be_root_is_not_kept_from_it() {
+    let of_pod = |security: Value| {
+        let mut cluster = cluster(FULL);
+        let template = cluster.spec.pools[0].template.as_mut().expect("a template");
+        template.security_context = serde_json::from_value(security).expect("a security context");
+        pod_of(&cluster, "full-data")["securityContext"]["runAsNonRoot"].clone()
+    };
+    assert_eq!(of_pod(serde_json::json!({"runAsUser": 0})), Value::Null);
+    assert_eq!(of_pod(serde_json::json!({"runAsUser": 1})), true);
+    assert_eq!(of_pod(serde_json::json!({"runAsUser": 0, "runAsNonRoot": true})), true, "as it was said");
+    assert_eq!(with_security(serde_json::json!({"runAsUser": 0}))["runAsNonRoot"], false);
+    assert_eq!(with_security(serde_json::json!({"runAsUser": 1}))["runAsNonRoot"], Value::Null);
+}
+
+fn refusal(cluster: &RobeingCluster, pool: &str) -> Option<(&'static str, String)> {
+    let fleet = fleet(cluster);
+    let refused = fleet.refused.iter().find(|refused| refused.name == pool)?;
+    Some((refused.reason, refused.message.clone()))
+}
+
+#[test]
+fn a_mount_where_the_agents_program_is_put_is_refused() {
+    let mounting = |path: &str, image: &str| {
+        let mut cluster = cluster(FULL);
+        let container = cluster.spec.pools[0].container.as_mut().expect("a container");
+        container.image = Some(image.into());
+        container.volume_mounts.as_mut().expect("mounts")[0].mount_path = path.into();
+        refusal(&cluster, "data")
+    };
+    for path in ["/opt/robeing", "/opt/robeing/"] {
+        let (reason, message) = mounting(path, "debian:12").expect("it is refused");
+        assert_eq!(reason, "MountPathTaken");
+        assert!(message.contains("\"scratch\"") && message.contains("somewhere else"), "{message}");
+        assert_eq!(mounting(path, "registry.example/robeing:1.2.3"), None, "nothing is put into Robeing's own image");
+    }
+    assert_eq!(mounting("/opt/robeing-mine", "debian:12"), None);
+}
+
+#[test]
+fn an_address_to_attach_to_is_one_of_the_pod_alone() {
+    let attaching = |address: &str| {
+        let mut cluster = cluster(FULL);
+        let moved = cluster.spec.pools.iter_mut().find(|pool| pool.name == "moved").expect("a pool");
+        let container = moved.container.as_mut().expect("a container");
+        container.env.as_mut().expect("an environment")[0].value = Some(address.into());
+        container.ports = serde_json::from_value(serde_json::json!([{"containerPort": 9001}])).expect("ports");
+        refusal(&cluster, "moved")
+    };
+    for wrong in [
+        "127.0.0.1:$(P)",
+        "0.0.0.0:9000",
+        "http://127.0.0.1:9000",
+        "127.0.0.1",
+        "example.com:9000",
+        "[::1:9000",
+        "localhost:0",
+    ] {
+        let (reason, message) = attaching(wrong).unwrap_or_else(|| panic!("{wrong} is taken"));
+        assert_eq!(reason, "InvalidPool");
+        assert!(message.contains(&format!("{wrong:?}")) && message.contains("agentPorts.attach"), "{message}");
+    }
+    for right in ["127.0.0.1:9000", "localhost:9000", "[::1]:9000", "127.0.0.1:17081"] {
+        assert_eq!(attaching(right), None, "{right}");
+    }
+    let (reason, message) = attaching("127.0.0.1:9001").expect("the container listens there");
+    assert_eq!(reason, "PortTaken");
+    assert!(message.contains("port 9001") && message.contains("ROBEING_WORKER_ADDRESS"), "{message}");
+}
+
+#[test]
+fn an_account_stays_while_any_template_names_it() {
+    let accounts = |cluster: &RobeingCluster| {
+        let objects = objects(&fleet(cluster));
+        let accounts = objects.into_iter().filter(|desired| desired.kind.kind == "ServiceAccount");
+        accounts
+            .map(|account| (account.name().to_owned(), account.yields))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let naming = |own: &str, of_web: &str| {
+        let mut cluster = cluster(FULL);
+        for (pool, name) in [(0, own), (1, of_web)] {
+            let template = cluster.spec.pools[pool].template.as_mut().expect("a template");
+            template.service_account_name = Some(name.to_owned()).filter(|name| !name.is_empty());
+        }
+        cluster
+    };
+    let own = accounts(&naming("full-data", ""));
+    assert_eq!(own.get("full-data"), Some(&true), "it is made, unless somebody brings it: {own:?}");
+    assert_eq!(own.get("full-web"), Some(&false));
+    assert_eq!(accounts(&naming("brought", "full-data")).get("full-data"), Some(&true), "another pool names it");
+    assert_eq!(accounts(&naming("brought", "")).get("full-data"), None, "nobody does");
+    let mut refused = naming("brought", "full-data");
+    refused.spec.pools[1].container.as_mut().expect("a container").image = None;
+    assert_eq!(accounts(&refused).get("full-data"), Some(&true), "what runs of a refused pool stays");
+}
+
+#[test]
+fn every_container_that_the_operator_adds_says_what_it_takes() {
+    for (pool, list, container) in [("full-data", "initContainers", 0), ("full-web", "containers", 0)] {
+        let resources = pod_of(&cluster(FULL), pool)[list][container]["resources"].take();
+        for kind in ["requests", "limits"] {
+            for of in ["cpu", "memory"] {
+                assert!(resources[kind][of].is_string(), "a quota of {kind}.{of} refuses {pool}: {resources}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_toleration_of_what_evicts_changes_how_long_agents_stay() {
+    let tolerating = |toleration: Value| {
+        let cluster = web(|pool| {
+            let template = pool.template.as_mut().expect("a template");
+            template.tolerations = serde_json::from_value(serde_json::json!([toleration])).expect("tolerations");
+        });
+        let tolerations = pod_of(&cluster, "full-web")["tolerations"].take();
+        tolerations.as_array().into_iter().flatten().filter(|toleration| toleration["tolerationSeconds"] == 30).count()
+    };
+    assert_eq!(tolerating(serde_json::json!({"operator": "Exists", "effect": "NoSchedule"})), 2);
+    assert_eq!(tolerating(serde_json::json!({"operator": "Exists"})), 0);
+    assert_eq!(tolerating(serde_json::json!({"key": "", "operator": "Exists", "effect": "NoExecute"})), 0);
+    assert_eq!(tolerating(serde_json::json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists"})), 1);
+}
+
+#[test]
+fn a_command_that_an_echo_pool_would_not_run_is_refused() {
+    let mut cluster = cluster(FULL);
+    cluster.spec.pools[0].executor = robeing_crds::Executor::Echo {};
+    assert_eq!(refusal(&cluster, "data"), None);
+    cluster.spec.pools[0].container.as_mut().expect("a container").args = Some(vec!["--mine".into()]);
+    let (reason, message) = refusal(&cluster, "data").expect("it is refused");
+    assert_eq!(reason, "ContainerCommandIgnored");
+    assert!(message.contains("echo executor"), "{message}");
+}
+
+#[test]
+fn a_variable_comes_after_those_that_its_value_names() {
+    let cluster = web(|pool| {
+        let env = |text: Value| -> Vec<_> { serde_json::from_value(text).expect("variables") };
+        let container = pool.container.as_mut().expect("a container");
+        container.env = Some(env(serde_json::json!([{"name": "URL", "value": "x"}, {"name": "PORT", "value": "1"}])));
+        let template = pool.template.as_mut().expect("a template");
+        template.env = env(serde_json::json!([
+            {"name": "HOST", "value": "a"}, {"name": "URL", "value": "http://$(HOST)"}, {"name": "PORT", "value": "2"},
+        ]));
+    });
+    let env = pod_of(&cluster, "full-web")["initContainers"][0]["env"].take();
+    let names: Vec<_> = env.as_array().into_iter().flatten().filter_map(|variable| variable["name"].as_str()).collect();
+    assert_eq!(names, ["PORT", "HOST", "URL"], "what is only changed stays where others find it");
+    assert_eq!((&env[0]["value"], &env[2]["value"]), (&"2".into(), &"http://$(HOST)".into()));
+}

@@ -178,7 +178,7 @@ mod tests {
     async fn time_stands_still_while_nothing_was_heard_of_a_majority_for_three_seconds() {
         let clock = FleetClock::new(0, Arc::new(Standing));
         clock.begin((1, 0), vec![0]);
-        let mut passes = async |quorum_age| {
+        let passes = async |quorum_age| {
             clock.look(vec![0], quorum_age);
             let before = clock.stamp().fleet;
             tokio::time::advance(Duration::from_millis(500)).await;

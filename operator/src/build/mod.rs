@@ -9,7 +9,12 @@ mod pool;
 mod pull;
 mod services;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use std::collections::BTreeSet;
+
+use k8s_openapi::{
+    api::core::v1::ServiceAccount,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use kube::{
     Resource,
     api::{ApiResource, DynamicObject},
@@ -29,6 +34,8 @@ pub struct Desired {
     pub kind: ApiResource,
     /// The object, as it is applied.
     pub object: DynamicObject,
+    /// Where somebody else has an object of the name, theirs will do.
+    pub yields: bool,
 }
 
 impl Desired {
@@ -52,9 +59,20 @@ pub struct Error {
 /// about.
 pub fn build(fleet: &Fleet, coordinators: u32, joined: u32) -> Result<Vec<Desired>, Error> {
     let mut objects = Vec::new();
-    if fleet.coordinator_template.service_account_name.is_none() {
-        objects.push(desired(&access::coordinators_account(fleet))?);
-    }
+    // Whose name a template has may be an account that is made here, or one that somebody brings.
+    let pools = fleet.pools.iter().map(|pool| &pool.template);
+    let templates = pools.chain([&fleet.coordinator_template]).map(|template| &template.service_account_name);
+    let accounts = templates.chain(fleet.refused.iter().map(|pool| &pool.account));
+    let named: BTreeSet<&str> = accounts.filter_map(Option::as_deref).collect();
+    let account = |own: Option<&String>, account: &ServiceAccount| -> Result<Option<Desired>, Error> {
+        let is_named = account.metadata.name.as_deref().is_some_and(|name| named.contains(name));
+        if own.is_some() && !is_named {
+            return Ok(None);
+        }
+        Ok(Some(Desired { yields: own.is_some(), ..desired(account)? }))
+    };
+    let own = fleet.coordinator_template.service_account_name.as_ref();
+    objects.extend(account(own, &access::coordinators_account(fleet))?);
     objects.extend([
         desired(&services::first_membership(fleet))?,
         desired(&services::headless(fleet))?,
@@ -67,9 +85,8 @@ pub fn build(fleet: &Fleet, coordinators: u32, joined: u32) -> Result<Vec<Desire
         objects.push(desired(&budget)?);
     }
     for pool in &fleet.pools {
-        if pool.template.service_account_name.is_none() {
-            objects.push(desired(&access::pool_account(fleet, pool))?);
-        }
+        let own = pool.template.service_account_name.as_ref();
+        objects.extend(account(own, &access::pool_account(fleet, pool))?);
         objects.push(desired(&pool::deployment(fleet, pool))?);
     }
     Ok(objects)
@@ -81,7 +98,7 @@ fn desired<K: Resource<DynamicType = ()> + Serialize>(typed: &K) -> Result<Desir
         |source| Error { kind: kind.kind.clone(), name: typed.meta().name.clone().unwrap_or_default(), source };
     let value = serde_json::to_value(typed).map_err(failed)?;
     let object = serde_json::from_value(value).map_err(failed)?;
-    Ok(Desired { kind, object })
+    Ok(Desired { kind, object, yields: false })
 }
 
 /// The metadata of an object of the fleet that is not of one component.

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-        LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
-        SecretKeySelector, SecurityContext, Toleration, TopologySpreadConstraint, Volume,
+        LocalObjectReference, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+        ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, Toleration, TopologySpreadConstraint,
+        Volume,
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -22,6 +24,9 @@ use crate::validate::Fleet;
 pub const AGENT_VOLUME: &str = "robeing-agent";
 /// The user and group that pods run as, unless a template says otherwise: "nonroot" by the convention of distroless images.
 const NONROOT: i64 = 65_532;
+const ROOT: i64 = 0;
+/// What the API server takes only of a container that may get more privileges.
+const ADMIN: [&str; 2] = ["CAP_SYS_ADMIN", "SYS_ADMIN"];
 
 pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
@@ -176,7 +181,10 @@ fn pod_security() -> PodSecurityContext {
 /// The given settings, and the restricted standard where they are silent.
 fn security(given: Option<PodSecurityContext>) -> PodSecurityContext {
     let (mut security, default) = (given.unwrap_or_default(), pod_security());
-    security.run_as_non_root = security.run_as_non_root.or(default.run_as_non_root);
+    // Both together can't be, and who says root means it.
+    if security.run_as_user != Some(ROOT) {
+        security.run_as_non_root = security.run_as_non_root.or(default.run_as_non_root);
+    }
     security.run_as_user = security.run_as_user.or(default.run_as_user);
     security.run_as_group = security.run_as_group.or(default.run_as_group);
     security.fs_group = security.fs_group.or(default.fs_group);
@@ -188,12 +196,36 @@ fn security(given: Option<PodSecurityContext>) -> PodSecurityContext {
 /// The restricted pod security standard, for a container. `ours`: of the Robeing image, which writes nowhere.
 pub(super) fn container_security(given: Option<SecurityContext>, ours: bool) -> SecurityContext {
     let mut security = given.unwrap_or_default();
-    security.allow_privilege_escalation.get_or_insert(false);
+    let mut added = security.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
+    if security.privileged != Some(true) && !added.any(|capability| ADMIN.contains(&capability.as_str())) {
+        security.allow_privilege_escalation.get_or_insert(false);
+    }
     security.capabilities.get_or_insert_with(|| Capabilities { drop: Some(vec!["ALL".into()]), add: None });
     if ours {
         security.read_only_root_filesystem.get_or_insert(true);
     }
     security
+}
+
+/// Lets a container be root that says so, unless its pod says that none may be.
+pub(super) fn allow_root(security: &mut SecurityContext, pod: Option<&PodSecurityContext>) {
+    let is_said = pod.is_some_and(|pod| pod.run_as_non_root.is_some());
+    if security.run_as_user == Some(ROOT) && !is_said {
+        security.run_as_non_root.get_or_insert(false);
+    }
+}
+
+/// A container's requests and limits, each CPU and memory.
+pub(super) fn resources([cpu, memory]: [&str; 2], [most_cpu, most_memory]: [&str; 2]) -> ResourceRequirements {
+    let amounts = |cpu: &str, memory: &str| {
+        let amounts = [("cpu", cpu), ("memory", memory)];
+        amounts.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned()))).into()
+    };
+    ResourceRequirements {
+        requests: Some(amounts(cpu, memory)),
+        limits: Some(amounts(most_cpu, most_memory)),
+        claims: None,
+    }
 }
 
 /// Prefers to keep a component's pods on different nodes and in different zones; a cluster of one node will do, too.
@@ -212,14 +244,24 @@ pub(super) fn spread(
     vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
 }
 
-/// A variable of the same name replaces the one there is, unless it is one of `fixed`, which say what the process is.
+/// A variable of the same name replaces the one there is, unless it is one of `fixed`, which say what the process is. One whose
+/// value names another, `$(NAME)`, comes after that: Kubernetes knows only those that stand before.
 pub(super) fn add_env(container: &mut Container, more: &[EnvVar], fixed: &[&str]) {
     let env = container.env.get_or_insert_default();
     for variable in more {
-        match env.iter_mut().find(|known| known.name == variable.name) {
-            Some(known) if !fixed.contains(&known.name.as_str()) => known.clone_from(variable),
-            Some(_) => {}
+        match env.iter().position(|known| known.name == variable.name) {
+            Some(_) if fixed.contains(&variable.name.as_str()) => {}
+            Some(place) if env[place + 1..].iter().any(|later| names(variable, &later.name)) => {
+                env.remove(place);
+                env.push(variable.clone());
+            }
+            Some(place) => env[place].clone_from(variable),
             None => env.push(variable.clone()),
         }
     }
+}
+
+/// Whether a variable's value names another one.
+fn names(variable: &EnvVar, other: &str) -> bool {
+    variable.value.as_ref().is_some_and(|value| value.contains(&format!("$({other})")))
 }

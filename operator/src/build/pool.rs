@@ -5,7 +5,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, ContainerPort, EmptyDirVolumeSource, EnvVar, PodTemplateSpec, Toleration, Volume, VolumeMount,
+            Container, ContainerPort, EmptyDirVolumeSource, EnvVar, PodTemplateSpec, ResourceRequirements, Toleration,
+            Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
@@ -26,6 +27,9 @@ use crate::{
 const PROGRESS_DEADLINE_SECONDS: i32 = 120;
 /// How long an agent stays on a node that is not heard of. Its tasks run elsewhere by then.
 const UNREACHABLE_SECONDS: i64 = 30;
+/// Memory of an agent beside the user's container at most, MiB, and what each of its slots adds.
+const BESIDE_MEMORY: u32 = 256;
+const BESIDE_MEMORY_OF_SLOT: u32 = 4;
 /// The environment by which an agent is what its pool says; a template cannot change it.
 const FIXED: [&str; 6] =
     ["AGENT_ROLE", "CLUSTER_ID", "ROBEING_NAME", "ROBEING_POOL", "ROBEING_LISTEN", "ROBEING_METRICS_LISTEN"];
@@ -100,7 +104,7 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
             (vec![], vec![agent])
         }
         Work::InUserContainer(given) => {
-            let own_image = given.image.as_deref().is_none_or(|image| image == fleet.image);
+            let own_image = !validate::is_copied(given, &fleet.image);
             let mut agent = entrypoint(fleet, pool, given, own_image);
             add_env(&mut agent, &pool.template.env, &FIXED);
             if own_image { (vec![], vec![agent]) } else { (vec![install(fleet)], vec![agent]) }
@@ -112,6 +116,7 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
             beside.restart_policy = Some("Always".into());
             add_env(&mut beside, &pool.template.env, &FIXED);
             let mut agent = agent(fleet, pool, true);
+            agent.resources = Some(beside_resources(pool));
             if let Some(address) = attaches_at {
                 add_env(&mut beside, &[env(WORKER_ADDRESS, address)], &FIXED);
                 add_env(&mut agent, &[env("ROBEING_WORKER_LISTEN", address)], &FIXED);
@@ -162,7 +167,9 @@ fn entrypoint(fleet: &Fleet, pool: &FleetPool, given: &Container, own_image: boo
 fn user_container(pool: &FleetPool, given: &Container, own_image: bool) -> Container {
     let mut container = given.clone();
     container.resources = container.resources.or_else(|| pool.resources.clone());
-    container.security_context = Some(pod::container_security(container.security_context.take(), own_image));
+    let mut security = pod::container_security(container.security_context.take(), own_image);
+    pod::allow_root(&mut security, pool.template.security_context.as_ref());
+    container.security_context = Some(security);
     container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
     if let Some(image) = &container.image {
         container.image_pull_policy.get_or_insert_with(|| pull::default_policy(image).to_owned());
@@ -189,6 +196,13 @@ fn last_of_each<T, K: PartialEq>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T>
     kept
 }
 
+/// Of an agent that runs no task itself but holds what goes into them and comes out. In a namespace with a quota a pod can only be
+/// made where every container says what it takes.
+fn beside_resources(pool: &FleetPool) -> ResourceRequirements {
+    let memory = BESIDE_MEMORY.saturating_add(BESIDE_MEMORY_OF_SLOT.saturating_mul(pool.slots));
+    pod::resources(["20m", "32Mi"], ["1", &format!("{memory}Mi")])
+}
+
 /// Copies the agent's program to where the user's image finds it.
 fn install(fleet: &Fleet) -> Container {
     Container {
@@ -196,6 +210,7 @@ fn install(fleet: &Fleet) -> Container {
         image: Some(fleet.image.clone()),
         image_pull_policy: Some(pull::of_fleet(fleet)),
         command: Some(vec![AGENT_PROGRAM.into(), "install".into(), format!("{AGENT_DIRECTORY}{AGENT_PROGRAM}")]),
+        resources: Some(pod::resources(["10m", "16Mi"], ["500m", "128Mi"])),
         security_context: Some(pod::container_security(None, true)),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         volume_mounts: Some(vec![agent_mount(false)]),
@@ -239,7 +254,11 @@ fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
 /// A short stay on nodes that are gone, unless the template says how long.
 fn short_stays(overrides: &PodOverrides) -> Vec<Toleration> {
     let keys = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-    let said = |key: &str, toleration: &Toleration| toleration.key.as_deref().is_none_or(|said| said == key);
+    // What is left empty means every one.
+    let means = |said: Option<&str>, one: &str| said.is_none_or(|said| said.is_empty() || said == one);
+    let said = |key: &str, toleration: &Toleration| {
+        means(toleration.key.as_deref(), key) && means(toleration.effect.as_deref(), "NoExecute")
+    };
     let unsaid = keys.into_iter().filter(|key| !overrides.tolerations.iter().any(|toleration| said(key, toleration)));
     let stay = |key: &str| Toleration {
         key: Some(key.into()),

@@ -15,6 +15,7 @@ use crate::{
     health::{self, Failure},
     names::{self, Component},
     observe::{Live, Observation},
+    quantity,
     rollout::Step as Rollout,
     scale::Step as Scale,
 };
@@ -24,6 +25,14 @@ pub const MAX_MESSAGE: usize = 1_024;
 
 /// Longest reason that is taken from a coordinator, bytes; the API server takes 1,024.
 const MAX_REASON: usize = 64;
+
+/// The conditions that the operator says.
+pub(super) const TYPES: [&str; 5] =
+    [types::READY, types::PROGRESSING, types::DEGRADED, types::QUORUM_HEALTHY, types::SUSPENDED];
+
+/// Said where disks were to be smaller.
+const LARGER_DISKS: &str =
+    "Disks of coordinators are larger than spec.coordinators.storage.size and stay so, since no disk can shrink.";
 
 /// Agents that one message names.
 const MOST_NAMED: usize = 3;
@@ -171,8 +180,18 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         None if observation.cluster.spec.coordinators.storage.is_none() => {
             said("False", "EphemeralStorage", EPHEMERAL_WARNING)
         }
+        None if has_larger_disks(observation) => {
+            said("False", "AsExpected", format!("Nothing is wrong. {LARGER_DISKS}"))
+        }
         None => said("False", "AsExpected", "Nothing is wrong."),
     }
+}
+
+/// Whether a coordinator's disk is larger than the spec says.
+fn has_larger_disks(observation: &Observation) -> bool {
+    let Some(storage) = &observation.cluster.spec.coordinators.storage else { return false };
+    let mut asked = observation.claims.iter().filter_map(|claim| quantity::requested(claim));
+    asked.any(|known| quantity::is_less(&storage.size, known))
 }
 
 /// The StatefulSet's controller says why in events alone, unlike that of a Deployment.
@@ -280,6 +299,11 @@ fn progressing(
     pools: &[PoolView],
     previous: Option<&RobeingClusterStatus>,
 ) -> Said {
+    if outcome.fleet.is_none()
+        && let Some(refused) = unlike_the_spec(outcome)
+    {
+        return refused;
+    }
     let declined = outcome.declined.first().map(|why| format!(" ({why})")).unwrap_or_default();
     match &outcome.scale.step {
         Scale::Settled => {}
@@ -316,7 +340,8 @@ fn progressing(
     if let Some(pool) = observation.cluster.spec.pools.iter().find(|pool| rolls(observation, &pool.name)) {
         return said("True", "UpdatingPool", format!("Pool {:?} is being brought to what the spec says.", pool.name));
     }
-    if let Some(missing) = missing_agents(pools).filter(|_| outcome.fleet.is_some()) {
+    let built = pools.iter().filter(|pool| !refused(outcome).any(|refused| refused == pool.name));
+    if let Some(missing) = missing_agents(built) {
         return said("True", "StartingAgents", missing);
     }
     if outcome.changing {
@@ -325,12 +350,30 @@ fn progressing(
     if observation.fleet.is_err() {
         return said("True", "Starting", "The coordinators are electing a leader.");
     }
-    said("False", "AsSpecified", "The fleet is what the spec says.")
+    unlike_the_spec(outcome).unwrap_or_else(|| said("False", "AsSpecified", "The fleet is what the spec says."))
+}
+
+/// The pools that are not built.
+fn refused(outcome: &Outcome) -> impl Iterator<Item = &str> {
+    outcome.fleet.iter().flat_map(|fleet| &fleet.refused).map(|pool| pool.name.as_str())
+}
+
+/// What of the fleet is not as the spec says and will not be before somebody does something.
+fn unlike_the_spec(outcome: &Outcome) -> Option<Said> {
+    if outcome.fleet.is_none() {
+        return Some(said("False", "SpecRefused", "The spec is refused; see Degraded."));
+    }
+    if outcome.unapplied {
+        let message = "Some of the fleet's objects are not what they should be; see Degraded.";
+        return Some(said("False", "ApplyFailed", message));
+    }
+    let pool = refused(outcome).next()?;
+    Some(said("False", "PoolRefused", format!("Pool {pool:?} is not what the spec says; see Degraded.")))
 }
 
 /// The pools that have too few agents, or too few pods that are ready, a sentence each.
-fn missing_agents(pools: &[PoolView]) -> Option<String> {
-    let short = pools.iter().filter(|pool| pool.ready() < pool.desired);
+fn missing_agents<'a>(pools: impl IntoIterator<Item = &'a PoolView>) -> Option<String> {
+    let short = pools.into_iter().filter(|pool| pool.ready() < pool.desired);
     let sentence = |pool: &PoolView| match (pool.live + pool.standby, pool.desired) {
         (agents, desired) if agents < desired => format!("Pool {:?} has {agents} of {desired} agents.", pool.name),
         (_, desired) => format!("Of the {desired} pods of pool {:?} {} are ready.", pool.name, pool.ready_pods),
@@ -367,11 +410,8 @@ fn ready(observation: &Observation, outcome: &Outcome, pools: &[PoolView], quoru
     if observation.cluster.spec.suspend {
         return said("False", "Suspended", "The fleet is suspended by its spec.");
     }
-    if outcome.fleet.is_none() {
-        return said("False", "SpecRefused", "The spec is refused; see Degraded.");
-    }
-    if outcome.unapplied {
-        return said("False", "ApplyFailed", "Some of the fleet's objects are not what they should be; see Degraded.");
+    if let Some(unlike) = unlike_the_spec(outcome) {
+        return unlike;
     }
     if let Some(missing) = missing_agents(pools) {
         return said("False", "AgentsMissing", missing);

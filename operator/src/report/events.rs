@@ -258,7 +258,7 @@ fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mu
         (Step::Paused { reason, message }, earlier) if earlier != Some(reason) => {
             events.push(warning("RolloutPaused", "Rollout", message.clone()));
         }
-        (Step::Done, Some(_)) => {
+        (Step::Done, Some(_)) if outcome.fleet.is_some() => {
             let note = "Every coordinator runs what the spec says.".to_owned();
             events.push(normal("RolloutCompleted", "Rollout", note));
         }

@@ -135,10 +135,21 @@ pub fn status(
             .collect(),
         replicas: scaled.map_or(0, |name| scaled_replicas(observation, name)),
         selector: Some(names::selector_text(&selector)),
+        image: match &outcome.fleet {
+            Some(fleet) => fleet.image_is_default.then(|| fleet.image.clone()),
+            None => previous.and_then(|previous| previous.image.clone()),
+        },
         conditions,
     };
     status.phase = Some(phase(&status, previous));
     status
+}
+
+/// The part of a status that the operator says. Others may keep conditions of their own in it.
+pub fn own(status: &RobeingClusterStatus) -> RobeingClusterStatus {
+    let said = |of: &&str| status.conditions.iter().find(|condition| condition.type_ == *of).cloned();
+    let conditions = conditions::TYPES.iter().filter_map(said).collect();
+    RobeingClusterStatus { conditions, ..status.clone() }
 }
 
 /// As `kubectl get` shows how many of something are ready.

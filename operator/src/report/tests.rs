@@ -13,7 +13,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     observe::{Live, reduced_claim, reduced_pod},
-    validate::{Kept, Surroundings, validate},
+    validate::{Kept, RefusedPool, Surroundings, validate},
 };
 
 const MANIFEST: &str = "
@@ -637,8 +637,7 @@ fn only_pods_of_the_clusters_own_stateful_set_are_coordinators() {
     let mut scene = scene();
     let addresses = |scene: &Scene| {
         let seen = &scene.observation;
-        let set = seen.stateful_set().map(|set| set.object.clone());
-        crate::observe::addresses(&seen.cluster, set.as_deref(), &seen.pods, None).len()
+        crate::observe::addresses(&seen.cluster, seen.stateful_set(), &seen.pods, None).len()
     };
     assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (3, 3));
     // One with the labels and a name alone, one that somebody else controls, and one beyond the set's number.
@@ -695,6 +694,95 @@ fn a_fleet_with_an_object_that_is_not_what_it_should_be_is_not_ready() {
     let mut scene = scene();
     scene.outcome.unapplied = true;
     assert_eq!(says(&scene.status(None), "Ready").1, "ApplyFailed");
+}
+
+fn refuse(scene: &mut Scene, pool: &str) {
+    let fleet = scene.outcome.fleet.as_mut().expect("a fleet");
+    fleet.pools.retain(|built| built.name != pool);
+    let message = format!("Pool {pool:?} is not built: it can't be.");
+    fleet.refused.push(RefusedPool { name: pool.into(), reason: "InvalidPool", message, account: None });
+}
+
+#[test]
+fn a_fleet_is_not_what_the_spec_says_while_any_of_it_is_refused() {
+    let unbuildable = |scene: &mut Scene| {
+        (scene.outcome.fleet, scene.outcome.unbuildable) = (None, Some("no image".into()));
+        scene.outcome.scale = scale::Plan::new(0, scale::Step::Settled);
+    };
+    let cases: [(&dyn Fn(&mut Scene), &str); 3] = [
+        (&unbuildable, "SpecRefused"),
+        (&|scene| scene.outcome.unapplied = true, "ApplyFailed"),
+        (&|scene| refuse(scene, "data"), "PoolRefused"),
+    ];
+    for (change, reason) in cases {
+        let mut scene = scene();
+        change(&mut scene);
+        let status = scene.status(None);
+        for condition in ["Progressing", "Ready"] {
+            let (state, said, message) = says(&status, condition);
+            assert_eq!((state, said), ("False", reason), "{condition}");
+            assert!(message.ends_with("see Degraded."), "{message}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_on_its_way_for_a_pool_that_is_not_built() {
+    let mut scene = scene();
+    scene.answer().agents.retain(|agent| agent.pool != "data");
+    assert_eq!(says(&scene.status(None), "Progressing").1, "StartingAgents");
+    refuse(&mut scene, "data");
+    assert_eq!(says(&scene.status(None), "Progressing").1, "PoolRefused");
+}
+
+#[test]
+fn a_rollout_is_not_completed_by_a_spec_that_is_refused() {
+    let mut scene = scene();
+    scene.outcome.rollout = rollout::Step::Replace { pod: "fleet-coordinators-2".into(), uid: "u".into() };
+    let rolling = scene.status(None);
+    (scene.outcome.fleet, scene.outcome.unbuildable) = (None, Some("no image".into()));
+    scene.outcome.rollout = rollout::Step::Done;
+    let events = scene.events(&scene, Some(&rolling));
+    assert!(!events.iter().any(|event| event.contains("RolloutCompleted")), "{events:?}");
+}
+
+#[test]
+fn disks_that_are_larger_than_the_spec_says_are_told_without_being_wrong() {
+    let mut scene = scene();
+    for (size, told) in [("1Gi", false), ("2Gi", true)] {
+        let claim = json!({
+            "metadata": {"name": "data-fleet-coordinators-0"}, "spec": {"resources": {"requests": {"storage": size}}},
+        });
+        scene.observation.claims = vec![Arc::new(from(claim))];
+        let status = scene.status(None);
+        let (state, reason, message) = says(&status, "Degraded");
+        assert_eq!((state, reason), ("False", "AsExpected"));
+        assert_eq!(message.contains("no disk can shrink"), told, "{message}");
+    }
+}
+
+#[test]
+fn conditions_of_others_are_no_change_of_the_operators() {
+    let status = scene().status(None);
+    let mut shown = status.clone();
+    let mut theirs = shown.conditions[0].clone();
+    theirs.type_ = "TheirsIsWell".into();
+    shown.conditions.insert(1, theirs);
+    assert_eq!(own(&shown), own(&status));
+    shown.conditions[0].message = "changed by hand".into();
+    assert_ne!(own(&shown), own(&status));
+}
+
+#[test]
+fn the_image_that_nobody_named_is_kept_in_the_status() {
+    let mut scene = scene();
+    let before = scene.status(None);
+    assert_eq!(before.image.as_deref(), Some("robeing:1"));
+    let fleet = scene.outcome.fleet.as_mut().expect("a fleet");
+    (fleet.image_is_default, fleet.image) = (false, "robeing:2".into());
+    assert_eq!(scene.status(Some(&before)).image, None);
+    scene.outcome.fleet = None;
+    assert_eq!(scene.status(Some(&before)).image, before.image);
 }
 
 #[test]

@@ -161,7 +161,6 @@ fn times() -> Vec<Refused> {
 pub fn later_changes() -> Vec<(&'static str, Value)> {
     vec![
         ("another storage class", json!({"spec": {"coordinators": {"storage": {"storageClassName": "other"}}}})),
-        ("a smaller size", json!({"spec": {"coordinators": {"storage": {"size": "512Mi"}}}})),
         ("no disks", json!({"spec": {"coordinators": {"storage": null}}})),
     ]
 }

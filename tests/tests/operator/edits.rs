@@ -93,6 +93,21 @@ fn edits() -> Vec<Edit> {
             ],
         },
         Edit {
+            what: "the owner of the coordinators",
+            object: set,
+            patch: json!({"metadata": {"ownerReferences": null}}),
+            in_the_end: vec![("/metadata/ownerReferences/0/controller", json!(true)), ("/spec/replicas", json!(3))],
+        },
+        Edit {
+            what: "the image that a fleet keeps",
+            object: set,
+            patch: json!({"metadata": {"annotations": {"robeing.io/default-image": "evil:9"}}}),
+            in_the_end: vec![
+                ("/metadata/annotations/robeing.io~1default-image", json!("robeing:one")),
+                (image, json!("robeing:one")),
+            ],
+        },
+        Edit {
             what: "the label by which the operator finds an object",
             object: ("networkpolicies", "first-agents"),
             patch: json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null, "app.kubernetes.io/instance": null}}}),
