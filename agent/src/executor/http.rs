@@ -13,7 +13,8 @@
 //! - Where no connection can be made, or none over TLS, nothing of the attempt was begun. It is tried again for a second and
 //!   then handed back, and the agent is out of the fleet until the server accepts connections.
 //! - Its health is that of a GET of the health path, if there is one: any status but 2xx is unhealthy. Without one it is healthy
-//!   while the server accepts connections.
+//!   while an attempt has a connection, or else while the server accepts one: a server that does one thing at a time would leave
+//!   connections that only look at it in its queue until that is full.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
 //!   sign to stop.
 //!
@@ -25,6 +26,7 @@ mod tls;
 mod transport;
 mod trouble;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -44,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use self::retry_after::retry_after;
 pub use self::tls::CertificatesError;
 pub use self::transport::CLOSED_WITHIN;
-use self::transport::Transport;
+use self::transport::{Heard, Transport, heard};
 use super::presence::{Presence, TRY_AGAIN};
 use super::text::{at_limit, lossy, rfc3339};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
@@ -82,6 +84,7 @@ pub struct HttpExecutor {
     limits: Limits,
     transport: Arc<Transport>,
     presence: Presence,
+    under_way: Mutex<Vec<Arc<Progress>>>,
 }
 
 /// How far an attempt has come.
@@ -98,6 +101,30 @@ impl Progress {
     fn is_connected(&self) -> bool {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         connection.as_ref().is_some_and(|connection| connection.connection_metadata().is_some())
+    }
+
+    fn heard(&self) -> Option<Heard> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(heard)
+    }
+}
+
+/// An attempt that is under way until this is dropped.
+struct UnderWay<'a> {
+    among: &'a Mutex<Vec<Arc<Progress>>>,
+    progress: Arc<Progress>,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(among: &'a Mutex<Vec<Arc<Progress>>>) -> Self {
+        let progress = Arc::new(Progress::default());
+        among.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&progress));
+        Self { among, progress }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.among.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| !Arc::ptr_eq(one, &self.progress));
     }
 }
 
@@ -131,7 +158,7 @@ impl HttpExecutor {
             let (server, way) = (Arc::clone(&server), Arc::clone(&way));
             Box::pin(async move { connect(&server, &way).await })
         }));
-        Ok(Self { target, health, headers, limits: config.limits, transport, presence })
+        Ok(Self { target, health, headers, limits: config.limits, transport, presence, under_way: Mutex::default() })
     }
 
     /// Asks the server how it is.
@@ -149,12 +176,29 @@ impl HttpExecutor {
         }
     }
 
+    /// Looks whether the server accepts a connection, unless it has accepted one of an attempt that is under way.
+    async fn accepts(&self) -> Health {
+        if self.is_connected() {
+            return Health::Healthy;
+        }
+        match connect(&self.target, &self.transport).await {
+            Err(why) if !self.is_connected() => Health::Silent(why),
+            _ => Health::Healthy,
+        }
+    }
+
+    /// Whether an attempt has a connection. Whose server vanishes loses it, by the kernel's probes.
+    fn is_connected(&self) -> bool {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.iter().any(|progress| progress.is_connected())
+    }
+
     async fn call(&self, attempt: &Attempt, progress: &Progress) -> Result<Bytes, Unanswered> {
         let request = self.request(attempt).map_err(Unanswered::Failed)?;
         let connected = |connection| {
             *progress.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
         };
-        let answer = self.transport.send(request, connected).await.map_err(|error| self.no_answer(&error))?;
+        let answer = self.transport.send(request, connected).await.map_err(|error| self.no_answer(&error, progress))?;
         if !answer.status().is_success() {
             return Err(Unanswered::Failed(self.refused(answer, progress).await));
         }
@@ -170,6 +214,7 @@ impl HttpExecutor {
                 Err(Unanswered::Unreached(why)) => match pauses.next() {
                     Some(pause) if Instant::now() + *pause < until => {
                         *progress.unreached.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                        *progress.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
                         tokio::time::sleep(*pause).await;
                     }
                     _ => return Err(Unanswered::Unreached(why)),
@@ -242,10 +287,17 @@ impl HttpExecutor {
         Failure::new(FailureKind::OutputTooLarge, false, message)
     }
 
-    fn no_answer(&self, error: &Error) -> Unanswered {
-        let shown = self.target.shown();
-        if error.is_connect() {
+    fn no_answer(&self, error: &Error, progress: &Progress) -> Unanswered {
+        let (shown, heard) = (self.target.shown(), progress.heard());
+        // In TLS 1.3 a server refuses who calls only after the connection was made.
+        let is_refused =
+            heard == Some(Heard::Nothing) && matches!(trouble::first(error), Some(rustls::Error::AlertReceived(_)));
+        if error.is_connect() || is_refused {
             return Unanswered::Unreached(trouble::unreachable(shown, error));
+        }
+        let is_cancelled = trouble::first::<hyper::Error>(error).is_some_and(hyper::Error::is_canceled);
+        if is_cancelled && heard == Some(Heard::Something) {
+            return Unanswered::Failed(self.not_http("it spoke before it was asked"));
         }
         if trouble::first::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large) {
             let message =
@@ -257,12 +309,18 @@ impl HttpExecutor {
 
     fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
         let (shown, why) = (self.target.shown(), trouble::causes(error));
-        let is_http = trouble::first::<hyper::Error>(error).is_none_or(|error| !error.is_parse());
-        let message = match is_http {
-            true => format!("the connection to {shown} broke before the answer was whole: {why}"),
-            false if self.target.is_https() => format!("{shown} answers with what is not HTTP: {why}"),
-            false => format!("{shown} answers with what is not HTTP: {why}; where it speaks TLS, write https://"),
-        };
+        if trouble::is_not_http(error) {
+            return self.not_http(&why);
+        }
+        let message = format!("the connection to {shown} broke before the answer was whole: {why}");
+        Failure::new(FailureKind::Unreachable, true, message)
+    }
+
+    fn not_http(&self, why: &str) -> Failure {
+        let mut message = format!("{} answers with what is not HTTP: {why}", self.target.shown());
+        if !self.target.is_https() {
+            message += "; where it speaks TLS, write https://";
+        }
         Failure::new(FailureKind::Unreachable, true, message)
     }
 
@@ -288,12 +346,13 @@ impl HttpExecutor {
 #[async_trait]
 impl Executor for HttpExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
-        let progress = Progress::default();
+        let under_way = UnderWay::new(&self.under_way);
+        let progress = &*under_way.progress;
         let answer = tokio::select! {
             biased;
             () = cancel.cancelled() => return Outcome::Cancelled,
-            failure = at_limit(attempt.time_limit) => Err(self.out_of_time(attempt.time_limit, failure, &progress)),
-            answer = self.reach(&attempt, &progress) => answer,
+            failure = at_limit(attempt.time_limit) => Err(self.out_of_time(attempt.time_limit, failure, progress)),
+            answer = self.reach(&attempt, progress) => answer,
         };
         match answer {
             Ok(output) => Outcome::Succeeded { output },
@@ -309,11 +368,16 @@ impl Executor for HttpExecutor {
         let asked = async {
             match &self.health {
                 Some(health) => self.ask(health).await,
-                None => connect(&self.target, &self.transport).await.map_or_else(Health::Silent, |()| Health::Healthy),
+                None => self.accepts().await,
             }
         };
-        let late = || format!("{} did not answer within {}", self.target.shown(), humantime::format_duration(within));
-        tokio::time::timeout(within, asked).await.unwrap_or_else(|_| Health::Silent(late()))
+        let answer = tokio::time::timeout(within, asked).await;
+        let within = humantime::format_duration(within);
+        answer.unwrap_or_else(|_| match &self.health {
+            Some(health) => Health::Silent(format!("{} did not answer within {within}", shown(health))),
+            None if self.is_connected() => Health::Healthy,
+            None => Health::Silent(format!("{} accepted no connection within {within}", self.target.shown())),
+        })
     }
 
     fn presence(&self) -> Option<watch::Receiver<bool>> {
@@ -332,11 +396,17 @@ fn headers(target: &Target, given: &[(String, String)]) -> Result<HeaderMap, Exe
     if let Some(authorization) = target.authorization() {
         headers.insert(AUTHORIZATION, authorization.clone());
     }
+    let mut names = HashSet::new();
     for (name, value) in given {
         let bad = |reason: &str| ExecutorError::BadHeader { name: name.clone(), reason: reason.into() };
         let header = HeaderName::try_from(name).map_err(|_| bad("its name is of letters, digits and '-' alone"))?;
         if is_reserved(&header) {
             return Err(bad("the agent sets it itself"));
+        }
+        if !names.insert(header.clone()) {
+            return Err(bad(
+                "it is there twice, and upper and lower case are alike in names; leave one, with values joined by ', '",
+            ));
         }
         let mut value = HeaderValue::from_bytes(value.as_bytes())
             .map_err(|_| bad("its value has a control character, such as the end of a line"))?;

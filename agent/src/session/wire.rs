@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use robeing_fleet::limits::MAX_RETRY_AFTER_MS;
 use robeing_proto::v1::{self, completion};
 
 use super::held::Waiting;
@@ -40,6 +41,11 @@ pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
     }
 }
 
+/// As much of it as is heeded.
+fn retry_after_ms(after: Duration) -> u64 {
+    u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(MAX_RETRY_AFTER_MS)
+}
+
 fn failure(failure: Failure) -> v1::Failure {
     let kind = match failure.kind {
         FailureKind::Exit => v1::FailureKind::Exit,
@@ -58,6 +64,23 @@ fn failure(failure: Failure) -> v1::Failure {
         code: failure.code,
         stderr_tail: failure.stderr_tail,
         retryable: failure.retryable,
-        retry_after_ms: failure.retry_after.map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+        retry_after_ms: failure.retry_after.map_or(0, retry_after_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_of_a_wait_is_told_than_is_heeded() {
+        for (asked, told) in
+            [(None, 0), (Some(Duration::from_secs(17)), 17_000), (Some(Duration::MAX), MAX_RETRY_AFTER_MS)]
+        {
+            let (kind, message) = (FailureKind::Http, String::new());
+            let stderr_tail = String::new();
+            let failed = Failure { kind, message, code: None, stderr_tail, retryable: true, retry_after: asked };
+            assert_eq!(failure(failed).retry_after_ms, told, "{asked:?}");
+        }
     }
 }

@@ -14,6 +14,10 @@ use robeing_agent::executor::{
 };
 use robeing_proto::worker::v1::{FromProcess, Health as Said, Hello, from_process, to_process};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio_util::sync::CancellationToken;
+
 use crate::fixture::{SOON, alive, attempt, eventually, kill, limits, output};
 use crate::http::{Server, answer};
 use crate::worker::{self, Agent, Process};
@@ -131,6 +135,30 @@ async fn a_server_without_a_health_path_is_healthy_while_it_accepts_connections(
 }
 
 #[tokio::test]
+async fn a_server_that_does_one_thing_at_a_time_is_not_taken_for_dead_by_looking_at_it() {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(1).expect("it listens");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    let executor = Arc::new(HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).expect("good"));
+    let runner = Arc::clone(&executor);
+    let running = tokio::spawn(async move { runner.run(attempt(""), CancellationToken::new()).await });
+    let (mut connection, _) = listener.accept().await.expect("a connection");
+    assert!(connection.read(&mut [0; 4096]).await.expect("a request") > 0);
+    for check in 0..10 {
+        assert_eq!(executor.health(SHORTLY).await, Health::Healthy, "check {check}");
+    }
+    connection
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        .await
+        .expect("written");
+    assert_eq!(running.await.expect("no panic"), Outcome::Succeeded { output: "ok".into() });
+    assert_eq!(executor.health(SHORTLY).await, Health::Healthy, "nobody was in its queue");
+    drop((connection, listener));
+    assert!(silent(executor.health(SOON).await).contains("can't be reached"), "the attempt is over");
+}
+
+#[tokio::test]
 async fn a_server_that_accepts_and_never_answers_is_silent() {
     let server = Server::raw(|connection| async move {
         let _held = connection;
@@ -138,9 +166,10 @@ async fn a_server_that_accepts_and_never_answers_is_silent() {
     })
     .await;
     let url = format!("http://{}/run", server.address);
-    let config = HttpConfig { url, health_path: Some("/".into()), ..HttpConfig::default() };
+    let config = HttpConfig { url, health_path: Some("/healthz?x".into()), ..HttpConfig::default() };
     let executor = HttpExecutor::new(config).expect("a good configuration");
-    assert!(silent(executor.health(SHORTLY).await).contains("did not answer within 200ms"));
+    let told = silent(executor.health(SHORTLY).await);
+    assert_eq!(told, format!("http://{}/healthz?… did not answer within 200ms", server.address));
 }
 
 async fn answering(agent: &Agent, name: &str) -> Process {

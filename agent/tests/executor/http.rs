@@ -207,6 +207,27 @@ async fn a_connection_that_breaks_is_worth_another_attempt() {
 }
 
 #[tokio::test]
+async fn what_is_not_http_is_told_as_such_also_where_it_comes_first_or_late() {
+    for (greeting, beginning) in [
+        (&b"SSH-2.0-OpenSSH_9.6\r\n"[..], &b""[..]),
+        (b"220 mail.example ESMTP\r\n", b""),
+        (b"", b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+        (b"", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnot hex\r\nx"),
+    ] {
+        let server = Server::raw(move |mut connection| async move {
+            let _ = connection.write_all(greeting).await;
+            let _ = connection.read(&mut [0; 4096]).await;
+            let _ = connection.write_all(beginning).await;
+            while connection.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
+        })
+        .await;
+        let failed = failure(&server.executor(), attempt("input")).await;
+        assert!(failed.message.contains("answers with what is not HTTP"), "{}", failed.message);
+        assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_closed_a_kept_connection_is_called_anew() {
     // The close may be on its way when the next request is sent.
     let server = Server::raw(|mut connection| async move {

@@ -38,6 +38,10 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handle
 if len(sys.argv) > 2:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(sys.argv[2], sys.argv[3])
+    if len(sys.argv) > 4:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[sys.argv[4]]
+        context.load_verify_locations(sys.argv[2])
+        context.verify_mode = ssl.CERT_REQUIRED
     server.socket = context.wrap_socket(server.socket, server_side=True)
 print(server.server_address[1], flush=True)
 server.serve_forever()
@@ -103,7 +107,7 @@ async fn headers_are_sent_as_they_are_set() {
     let server = Server::start(
         r#"
         if self.headers["Content-Type"] != "application/json": return self.answer(415)
-        names = ["Authorization", "X-Twice", "Host", "Robeing-Kind"]
+        names = ["Authorization", "X-Own", "Host", "Robeing-Kind"]
         self.answer(200, " ".join(str(self.headers.get_all(name)) for name in names).encode())
 "#,
     );
@@ -112,19 +116,19 @@ async fn headers_are_sent_as_they_are_set() {
     let headers = [
         ("Content-Type", "application/json"),
         ("authorization", "Bearer s3cret"),
-        ("X-Twice", "not this"),
-        ("x-twice", "but this"),
+        ("X-Own", "this"),
         ("Host", "virtual.example"),
     ];
     assert_eq!(
         output(&executor(&url, &headers), attempt("{}")).await,
-        "['Bearer s3cret'] ['but this'] ['virtual.example'] ['test']"
+        "['Bearer s3cret'] ['this'] ['virtual.example'] ['test']"
     );
 }
 
 #[tokio::test]
 async fn headers_that_can_not_be_sent_are_refused() {
     for (name, value, reason) in [
+        ("x-one", "two", "it is there twice"),
         ("a b", "", "its name is of letters"),
         ("", "", "its name is of letters"),
         ("X", "two\nlines", "its value has a control character"),
@@ -134,7 +138,7 @@ async fn headers_that_can_not_be_sent_are_refused() {
     ] {
         let config = HttpConfig {
             url: "http://127.0.0.1/".into(),
-            headers: vec![(name.into(), value.into())],
+            headers: vec![("X-One".into(), "one".into()), (name.into(), value.into())],
             ..HttpConfig::default()
         };
         match HttpExecutor::new(config) {
@@ -151,6 +155,8 @@ async fn credentials_of_the_url_are_sent_and_never_told() {
         self.body()
         if self.path.startswith("/moved"):
             return self.answer(302, headers=[("Location", "http://user:hunter2@127.0.0.1/?token=hunter2")])
+        if self.path.startswith("/odd"):
+            return self.answer(302, headers=[("Location", "http:///user:hunter2/hunter2@127.0.0.1/")])
         body = "%s %s" % (self.headers["Authorization"], self.path)
         self.answer(200 if self.path.startswith("/ok") else 500, body.encode() if self.path.startswith("/ok") else b"")
 "#,
@@ -163,6 +169,8 @@ async fn credentials_of_the_url_are_sent_and_never_told() {
     let moved = failure(&at("/moved?token=hunter2"), attempt("")).await;
     assert!(!format!("{moved:?}").contains("hunter2"), "{moved:?}");
     assert!(moved.message.contains("a redirect to \"http://127.0.0.1/?…\""), "{}", moved.message);
+    let moved = failure(&at("/odd"), attempt("")).await;
+    assert!(moved.message.contains("a redirect to \"http:///…@127.0.0.1/\""), "{}", moved.message);
     let large = HttpConfig {
         url: format!("http://u:hunter2@{}/ok?hunter2", server.address),
         limits: Limits { max_output: 3, ..Limits::default() },
@@ -177,7 +185,16 @@ async fn credentials_of_the_url_are_sent_and_never_told() {
         let said = refused.map(|error| error.to_string()).unwrap_or_default();
         assert!(said.contains("healthPath") && !said.contains("hunter2"), "{said}");
     }
-    for bad in ["ftp://u:hunter2@a/?hunter2", "http://u:hunter2@a b/", "http://u:hunter2@/?hunter2"] {
+    for bad in [
+        "ftp://u:hunter2@a/?hunter2",
+        "http://u:hunter2@a b/",
+        "http://u:hunter2@/?hunter2",
+        "https://u:hunter2/hunter2@a/",
+        "https://u:hunter2/hunter2 hunter2@a/",
+        "https://u:hunter2?hunter2@a/",
+        "https:/u:hunter2@a/",
+        "http:///u:hunter2@a/",
+    ] {
         let refused = HttpExecutor::new(HttpConfig { url: bad.into(), ..HttpConfig::default() }).err();
         let said = refused.map(|error| error.to_string()).unwrap_or_default();
         assert!(!said.is_empty() && !said.contains("hunter2"), "{said}");
@@ -266,6 +283,8 @@ async fn an_attempt_that_no_server_has_begun_is_given_back_and_taken_again_once_
 async fn a_name_that_nobody_has_is_no_fault_of_the_task() {
     let executor = executor("http://no-such-host.invalid/", &[]);
     assert_eq!(run(&executor, attempt("")).await, Outcome::NotBegun);
+    let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be reached") };
+    assert!(why.ends_with("; is its name right, and does this machine's DNS know it?"), "{why}");
 }
 
 /// Makes a certificate as many a guide says, and a server with it. Runs a part with SSL_CERT_FILE.
@@ -273,15 +292,68 @@ fn with_certificate(openssl: &[&str], part: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let at = |name: &str| Path::join(directory.path(), name).display().to_string();
     let (certificate, key) = (at("cert.pem"), at("key.pem"));
+    make_certificate(&certificate, &key, openssl);
+    let server = Server::start_with("        self.answer(200, self.body())", &["0", &certificate, &key]);
+    let trusted = if part == "stranger" { "/etc/ssl/certs/ca-certificates.crt".into() } else { certificate.into() };
+    play(part, server.address.rsplit(':').next().expect("a port"), &[("SSL_CERT_FILE", trusted)]);
+}
+
+fn make_certificate(certificate: &str, key: &str, openssl: &[&str]) {
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", &key, "-out", &certificate])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate])
         .args(openssl)
         .stderr(Stdio::null())
         .status();
     assert!(made.expect("openssl runs").success());
+}
+
+#[test]
+fn a_servers_certificate_that_is_named_is_trusted_whoever_issued_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| Path::join(directory.path(), name).display().to_string();
+    make_certificate(&at("ca.pem"), &at("ca.key"), &["-subj", "/CN=Example CA"]);
+    for (name, part) in [("localhost", "friend"), ("elsewhere.example", "stranger-of-another-name")] {
+        let (subject, name) = (format!("/CN={name}"), format!("subjectAltName=DNS:{name}"));
+        let (ca, ca_key, certificate, key) = (at("ca.pem"), at("ca.key"), at("cert.pem"), at("cert.key"));
+        let issued = ["-subj", &subject, "-addext", &name, "-addext", "basicConstraints=critical,CA:FALSE"];
+        let issued = [&issued[..], &["-CA", &ca, "-CAkey", &ca_key]].concat();
+        make_certificate(&certificate, &key, &issued);
+        let server = Server::start_with("        self.answer(200, self.body())", &["0", &certificate, &key]);
+        let port = server.address.rsplit(':').next().expect("a port");
+        play(part, port, &[("SSL_CERT_FILE", certificate.into())]);
+        if part == "friend" {
+            play(part, port, &[("SSL_CERT_FILE", ca.into())]);
+        }
+    }
+}
+
+#[test]
+fn an_empty_variable_for_certificates_counts_as_unset() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| Path::join(directory.path(), name).display().to_string();
+    let (certificate, key) = (at("cert.pem"), at("key.pem"));
+    make_certificate(&certificate, &key, &["-subj", "/CN=localhost"]);
     let server = Server::start_with("        self.answer(200, self.body())", &["0", &certificate, &key]);
-    let trusted = if part == "stranger" { "/etc/ssl/certs/ca-certificates.crt".into() } else { certificate.into() };
-    play(part, server.address.rsplit(':').next().expect("a port"), &[("SSL_CERT_FILE", trusted)]);
+    let port = server.address.rsplit(':').next().expect("a port");
+    let beside = [("SSL_CERT_FILE", "".into()), ("SSL_CERT_DIR", directory.path().into())];
+    play("friend", port, &beside);
+    if Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
+        play("stranger", port, &[("SSL_CERT_FILE", "".into()), ("SSL_CERT_DIR", "".into())]);
+    }
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_begins_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| Path::join(directory.path(), name).display().to_string();
+    let (certificate, key) = (at("cert.pem"), at("key.pem"));
+    make_certificate(&certificate, &key, &["-subj", "/CN=localhost"]);
+    for version in ["TLSv1_3", "TLSv1_2"] {
+        let arguments = ["0", &certificate, &key, version];
+        let server = Server::start_with("        self.answer(200, self.body())", &arguments);
+        let port = server.address.rsplit(':').next().expect("a port");
+        play("uncertified", port, &[("SSL_CERT_FILE", certificate.clone().into())]);
+    }
 }
 
 /// Runs a part with a server at this port.
@@ -311,8 +383,9 @@ fn one_that_is_not_named_or_is_of_another_server_is_not() {
     if Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
         with_certificate(&by_name, "stranger");
     }
-    with_certificate(&["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:elsewhere.example"], "stranger-named");
-    with_certificate(&["-subj", "/CN=elsewhere.example"], "stranger-named");
+    let of_another = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:elsewhere.example"];
+    with_certificate(&of_another, "stranger-of-another-name");
+    with_certificate(&["-subj", "/CN=elsewhere.example"], "stranger-of-another-name");
 }
 
 /// Not a test but an agent's process, when a test asks for one.
@@ -338,7 +411,15 @@ async fn plays_an_agent_with_certificates() {
         assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
         assert!(!*executor.presence().expect("it says whether it can").borrow(), "the agent is to leave");
         let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be spoken with") };
-        assert!(why.contains("; nobody who is trusted here") || why.contains("; its certificate is"), "{why}");
+        let words = match &*part {
+            "uncertified" => "a certificate of its callers",
+            "stranger-of-another-name" => "; its certificate is for another name",
+            _ => "; nobody who is trusted here",
+        };
+        assert!(
+            why.contains(words) || part == "stranger" && why.contains("; its certificate is an authority's"),
+            "{why}"
+        );
     }
 }
 

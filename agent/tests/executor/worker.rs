@@ -251,6 +251,39 @@ async fn what_a_process_ran_fails_when_it_is_gone_and_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn a_message_over_the_limit_is_told_as_such_and_final_only_where_it_can_be_of_one_attempt_alone() {
+    let agent = Agent::new().await;
+    for (others, stopped, kind, retryable) in [
+        (0, false, FailureKind::OutputTooLarge, false),
+        (2, false, FailureKind::Unreachable, true),
+        // It may be the late answer of one that was stopped.
+        (0, true, FailureKind::Unreachable, true),
+    ] {
+        let mut process = agent.process("mine").await;
+        if stopped {
+            let running = agent.run(attempt(""));
+            process.task().await;
+            running.cancel.cancel();
+            assert_eq!(running.end().await, Outcome::Cancelled);
+            process.stop().await;
+        }
+        let running: Vec<_> = (0..=others).map(|_| agent.run(attempt(""))).collect();
+        let mut task = process.task().await;
+        for _ in 0..others {
+            task = process.task().await;
+        }
+        process.answer(&task, output(robeing_net::message_limit())).await;
+        for running in running {
+            let failure = running.failure().await;
+            assert_eq!((failure.kind, failure.retryable), (kind, retryable), "{failure:?}");
+            assert!(failure.message.contains("a message of more than 16777216 bytes"), "{failure:?}");
+            assert!(failure.message.ends_with("; answer with less, or with a reference"), "{failure:?}");
+        }
+        eventually("the process is not attached any more", || !agent.is_present()).await;
+    }
+}
+
+#[tokio::test]
 async fn half_a_stream_is_the_end_of_a_process_too() {
     let agent = Agent::new().await;
     let mut process = agent.process("").await;

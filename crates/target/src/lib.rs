@@ -122,20 +122,40 @@ fn uri(url: &Url) -> Result<Uri, TargetError> {
     url.as_str().parse().map_err(|error: http::uri::InvalidUri| TargetError::Unsendable(error.to_string()))
 }
 
-/// A URL for people: no credentials, and of a query only that there is one. A text that is no URL is cut where one would
-/// have them.
-pub fn redacted(url: &str) -> String {
-    match url.parse::<Uri>() {
-        Ok(uri) if uri.authority().is_some() => shown(&uri),
-        _ => {
-            let end = url.find(['?', '#']).unwrap_or(url.len());
-            let (url, cut) = (&url[..end], if end < url.len() { "?…" } else { "" });
-            let path = url.find("//").map_or(0, |at| at + 2);
-            match url[path..].split('/').next().and_then(|authority| authority.rfind('@')) {
-                Some(at) => format!("{}…@{}{cut}", &url[..path], &url[path + at + 1..]),
-                None => format!("{url}{cut}"),
-            }
-        }
+/// A URL for people: no credentials, and of a query only that there is one.
+///
+/// A text that is no URL that can be called may have a password anywhere before its last `@`, with slashes and blanks in it.
+/// Nothing before that is shown but how it begins, nor what stands where host and port should and is neither. Where a `?` comes
+/// before it, what follows may be of a query.
+pub fn redacted(text: &str) -> String {
+    if let Ok(target) = Target::parse(text) {
+        return target.shown;
+    }
+    let (beginning, rest) = text.split_at(beginning(text));
+    let (hidden, rest) = rest.rsplit_once('@').map_or((None, rest), |(hidden, rest)| (Some(hidden), rest));
+    if hidden.is_some_and(|hidden| hidden.contains(['?', '#'])) {
+        return format!("{beginning}…");
+    }
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let (rest, cut) = (&rest[..end], if end < rest.len() { "?…" } else { "" });
+    let authority = rest.split(['/', '\\']).next().unwrap_or_default();
+    let is_authority = || Target::parse(&format!("http://{authority}")).is_ok();
+    match hidden {
+        Some(_) if is_authority() => format!("{beginning}…@{rest}{cut}"),
+        None if beginning.is_empty() || is_authority() => format!("{beginning}{rest}{cut}"),
+        _ => format!("{beginning}…"),
+    }
+}
+
+/// How much of a text is the scheme of a URL, and the slashes after it, or such slashes alone.
+fn beginning(text: &str) -> usize {
+    let is_slash = |c: char| matches!(c, '/' | '\\');
+    let after_slashes = |at: usize| text[at..].find(|c| !is_slash(c)).map_or(text.len(), |slashes| at + slashes);
+    let is_known = |scheme: &str| ["http", "https", "ftp"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    match text.find(':') {
+        Some(colon) if is_known(&text[..colon]) => after_slashes(colon + 1),
+        _ if after_slashes(0) > 1 => after_slashes(0),
+        _ => 0,
     }
 }
 
@@ -223,9 +243,26 @@ mod tests {
     fn whatever_the_text_nothing_secret_of_it_is_shown() {
         for (url, shown) in [
             ("http://u:p@host/x?token=s", "http://host/x?…"),
-            ("http://u:p@ho st/x?token=s", "http://…@ho st/x?…"),
-            ("ftp://u:p@host/#s", "ftp://host/"),
-            ("ftp://u:p@ho st/#s", "ftp://…@ho st/?…"),
+            ("http://u:p@ho st/x?token=s", "http://…"),
+            ("http://host/a b?token=s", "http://host/a b?…"),
+            ("ftp://u:p@host/#s", "ftp://…@host/?…"),
+            ("ftp://host/x", "ftp://host/x"),
+            ("ftp://u:p@ho st/#s", "ftp://…"),
+            ("https://u:p/p@host/run", "https://…@host/run"),
+            ("https://u:p/p p@host/run", "https://…@host/run"),
+            ("https://u:p\\p@host/run", "https://…@host/run"),
+            ("https:/u:p@host/run", "https:/…@host/run"),
+            ("https:u:p@host/run", "https:…@host/run"),
+            ("http:///u:p@host/run", "http:///…@host/run"),
+            ("https://u:p?p@host/run", "https://…"),
+            ("https://u:p#p@host/run", "https://…"),
+            ("https://u:p", "https://…"),
+            ("https://u:p/p", "https://…"),
+            ("p:@host/run", "…@host/run"),
+            ("p://x@host/run", "…@host/run"),
+            ("path?token=s@s", "…"),
+            ("//host/x", "//host/x"),
+            ("host:80/run", "host:80/run"),
             ("path?token=s", "path?…"),
             ("//u:p@host", "//…@host"),
             ("/path?token=s", "/path?…"),

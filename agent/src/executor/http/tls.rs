@@ -1,8 +1,8 @@
 //! Whom an https server is taken for: the system's trusted certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
 //!
 //! A certificate among them that the server itself presents is trusted also where it is one of an authority, as those are that
-//! `openssl req -x509` makes. webpki refuses these, since no authority should be a server; who names the server's very
-//! certificate means it.
+//! `openssl req -x509` makes, or where its issuer is not trusted. webpki refuses these, since no authority should be a server and
+//! a chain should end in one; who names the server's very certificate means it.
 
 use std::env;
 use std::fmt;
@@ -51,10 +51,10 @@ pub enum CertificatesError {
 /// # Errors
 /// When no trusted certificate can be read, or none in the file that SSL_CERT_FILE names.
 pub(super) fn config() -> Result<ClientConfig, CertificatesError> {
-    if let Some(path) = env::var_os("SSL_CERT_FILE").map(PathBuf::from) {
+    if let Some(path) = set("SSL_CERT_FILE") {
         usable(&load_certs_from_paths(Some(&path), None)).map_err(|why| CertificatesError::File { path, why })?;
     }
-    let found = load_native_certs();
+    let found = found();
     for error in &found.errors {
         tracing::warn!(%error, "not all trusted certificates can be read");
     }
@@ -76,6 +76,31 @@ fn with_verifier(provider: Arc<CryptoProvider>, verifier: Verifier) -> Result<Cl
     let config = config.map_err(|error| Box::new(error) as Box<_>)?;
     let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     Ok(config.with_no_client_auth())
+}
+
+/// What a variable names. An empty one counts as unset.
+fn set(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The certificates to trust, those that can't be read left out.
+fn found() -> CertificateResult {
+    let is_empty = env::var_os("SSL_CERT_FILE").is_some_and(|value| value.is_empty());
+    if !is_empty || set("SSL_CERT_DIR").is_some() {
+        return load_native_certs();
+    }
+    // The library would look for a file without a name, and nowhere else.
+    let system = openssl_probe::probe();
+    let mut found = load_certs_from_paths(system.cert_file.as_deref(), None);
+    for directory in &system.cert_dir {
+        let more = load_certs_from_paths(None, Some(directory));
+        found.certs.extend(more.certs);
+        found.errors.extend(more.errors);
+    }
+    // Many a system has them both in one file and in one each.
+    found.certs.sort_unstable_by(|a, b| a.cmp(b));
+    found.certs.dedup();
+    found
 }
 
 /// The certificates that were found, if there is one that can be used; why not, otherwise.
@@ -122,15 +147,15 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let verified = self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         let Err(error) = verified else { return verified };
-        // webpki has looked at the time it is valid for before it gives either error.
-        let is_forgivable = is_of_an_authority(&error) || is_of_another_name(&error);
-        if is_forgivable && self.trusted.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()) {
-            let named = verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name);
-            if named.is_ok() || is_common_name(end_entity, server_name) {
-                return Ok(ServerCertVerified::assertion());
-            }
+        // webpki has looked at the time it is valid for before it gives any of these.
+        let is_forgivable = is_of_an_authority(&error) || is_of_a_stranger(&error) || is_of_another_name(&error);
+        if !is_forgivable || !self.trusted.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()) {
+            return Err(error);
         }
-        Err(error)
+        if !is_common_name(end_entity, server_name) {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -159,6 +184,10 @@ impl ServerCertVerifier for Verifier {
 pub(super) fn is_of_an_authority(error: &Error) -> bool {
     let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
     matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+fn is_of_a_stranger(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer))
 }
 
 fn is_of_another_name(error: &Error) -> bool {

@@ -27,16 +27,21 @@ use tower::timeout::Timeout;
 use tower::timeout::error::Elapsed;
 use tower::util::{BoxCloneSyncService, ServiceExt};
 
-use super::{CONNECT_WITHIN, MAX_HEADERS, SECURED_WITHIN, tls};
+use super::{CONNECT_WITHIN, MAX_HEADERS, SECURED_WITHIN, tls, trouble};
 
 /// How long a connection is kept for the next attempt. Shorter than the keep-alive of common servers, so that it is
 /// rarely the server that closes it, just as a request is sent.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
 /// How long a connection is silent before the other side's machine is asked whether it is still there, then the pause between
 /// two such questions, and how many may go unanswered. So a server that vanished silently holds no slot for ever.
+///
+/// None is asked while something that was sent has not arrived. The kernel sends that again then, and gives up after a quarter of
+/// an hour (`net.ipv4.tcp_retries2`). A limit of our own, `TCP_USER_TIMEOUT`, would also count the time in which a busy server that
+/// is well has not accepted the connection, or does not read on.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
-/// How long what was sent may go without the other side's machine having it.
-const DELIVER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a look waits for the server's word that it does not take who calls. In TLS 1.3 it says so when the caller takes the
+/// connection for made, so it is about as long as a way there and back.
+const REFUSED_WITHIN: Duration = Duration::from_millis(300);
 /// A connection that was closed before the request came is seen to be by then: about as long as a way there and back takes. One
 /// that breaks later may be that of a server that died of the request.
 pub const CLOSED_WITHIN: Duration = Duration::from_secs(1);
@@ -65,7 +70,6 @@ impl Transport {
         tcp.set_keepalive(Some(silent));
         tcp.set_keepalive_interval(Some(between));
         tcp.set_keepalive_retries(Some(unanswered));
-        tcp.set_tcp_user_timeout(Some(DELIVER_WITHIN));
         tcp.enforce_http(false);
         // Plain connections need no certificates, which a small image may not have.
         let tls = if is_https { tls::config()? } else { tls::trusting_nobody()? };
@@ -114,6 +118,9 @@ impl Transport {
     /// Looks whether the server can be connected to, TLS included.
     pub(super) async fn connect(&self, uri: &Uri) -> Result<(), BoxError> {
         let mut stream = self.connector.clone().oneshot(uri.clone()).await?;
+        if let Some(refusal) = stream.refusal().await {
+            return Err(refusal.into());
+        }
         // Most servers log it when it is merely dropped. What they make of the end is no matter.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
         Ok(())
@@ -131,12 +138,33 @@ fn late(error: BoxError) -> BoxError {
 
 /// Whether an answer has come over a connection before, and none of its bytes to the last request.
 fn was_closed(connection: &CaptureConnection) -> bool {
+    note_of(connection).is_some_and(|note| note.has_served() && !note.is_heard())
+}
+
+/// What a connection that was made for a request has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing.
+    Nothing,
+    /// Something, though no answer.
+    Something,
+    /// Answers to earlier requests.
+    Answers,
+}
+
+/// What a request's connection has brought before its answer. `None`: it has none.
+pub(super) fn heard(connection: &CaptureConnection) -> Option<Heard> {
+    Some(match note_of(connection)? {
+        note if note.has_served() => Heard::Answers,
+        note if note.is_heard() => Heard::Something,
+        _ => Heard::Nothing,
+    })
+}
+
+fn note_of(connection: &CaptureConnection) -> Option<Arc<Note>> {
     let mut extras = Extensions::new();
-    if let Some(connected) = &*connection.connection_metadata() {
-        connected.get_extras(&mut extras);
-    }
-    let note = extras.get::<Arc<Note>>();
-    note.is_some_and(|note| note.has_served.load(Ordering::Relaxed) && !note.is_heard.load(Ordering::Relaxed))
+    connection.connection_metadata().as_ref()?.get_extras(&mut extras);
+    extras.remove::<Arc<Note>>()
 }
 
 /// What is known of a connection.
@@ -148,6 +176,16 @@ struct Note {
     is_heard: AtomicBool,
 }
 
+impl Note {
+    fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Relaxed)
+    }
+
+    fn is_heard(&self) -> bool {
+        self.is_heard.load(Ordering::Relaxed)
+    }
+}
+
 /// A connection that takes note.
 struct Noted {
     stream: Secured,
@@ -157,6 +195,18 @@ struct Noted {
 impl Noted {
     fn new(stream: Secured) -> Self {
         Self { stream, note: Arc::default() }
+    }
+
+    /// The server's word that it does not take who calls, if it comes soon.
+    async fn refusal(&mut self) -> Option<io::Error> {
+        if matches!(self.stream, MaybeHttpsStream::Http(_)) {
+            return None;
+        }
+        let mut byte = [MaybeUninit::uninit()];
+        let mut byte = ReadBuf::uninit(&mut byte);
+        let read = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, byte.unfilled()));
+        let read = tokio::time::timeout(REFUSED_WITHIN, read).await.ok()?;
+        read.err().filter(|error| trouble::first::<rustls::Error>(error).is_some())
     }
 }
 
@@ -205,5 +255,29 @@ impl Write for Noted {
     ) -> Poll<io::Result<usize>> {
         self.note.is_heard.store(false, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_server_is_asked_whether_it_is_there_and_a_busy_one_may_take_any_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url: Uri = format!("http://{}/", listener.local_addr().expect("an address")).parse().expect("a URL");
+        let transport = Transport::new(false).expect("no certificates are needed");
+        let Noted { stream: MaybeHttpsStream::Http(stream), .. } =
+            transport.connector.clone().oneshot(url).await.expect("it accepts")
+        else {
+            panic!("no TLS is spoken");
+        };
+        let socket = SockRef::from(stream.inner());
+        assert!(socket.keepalive().expect("it says"));
+        assert_eq!(socket.tcp_keepalive_time().expect("it says"), PROBES.0);
+        assert_eq!(socket.tcp_user_timeout().expect("it says").unwrap_or_default(), Duration::ZERO);
     }
 }

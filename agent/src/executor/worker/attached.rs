@@ -28,8 +28,16 @@ pub const MAX_UNHEALTHY: usize = 256;
 /// Health checks in a row that a process may leave unanswered before others are preferred.
 const MISSES_ALLOWED: u32 = 1;
 
-/// What a process says of an attempt; `None`: nothing.
-pub(super) type Answer = Option<task_result::Outcome>;
+/// What a process says of an attempt.
+pub(super) enum Answer {
+    /// An outcome; `None`: nothing.
+    Said(Option<task_result::Outcome>),
+    /// More than a message may have, with which its stream has ended. It may be of any attempt that it has not answered.
+    TooLarge {
+        /// There is no other.
+        is_only: bool,
+    },
+}
 
 /// A task's id and the attempt's number.
 type Key = (String, u32);
@@ -55,6 +63,8 @@ struct Process {
     outgoing: mpsc::Sender<ToProcess>,
     detached: CancellationToken,
     running: BTreeMap<Key, oneshot::Sender<Answer>>,
+    /// Attempts that nobody waits for any more, and that it has not answered.
+    unanswered: usize,
     health: ProcessHealth,
 }
 
@@ -123,7 +133,8 @@ impl Attached {
         let (outgoing, unread) = mpsc::channel(MAX_UNREAD);
         let detached = CancellationToken::new();
         let health = ProcessHealth { answers: answers_health_checks, ..ProcessHealth::default() };
-        let process = Process { name, outgoing, detached: detached.clone(), running: BTreeMap::new(), health };
+        let process =
+            Process { name, outgoing, detached: detached.clone(), running: BTreeMap::new(), unanswered: 0, health };
         state.processes.insert(number, process);
         self.changed(&state);
         Some(Member { attached: Arc::clone(self), number, outgoing: unread, detached })
@@ -135,6 +146,22 @@ impl Attached {
         if let Some(process) = state.processes.remove(&number) {
             info!(process = %process.name, running = process.running.len(), "a process is not attached any more");
             self.changed(&state);
+        }
+    }
+
+    /// A process has sent a message that is too large to be read. Which attempt it is of can't be seen.
+    pub fn overwhelmed(&self, number: u64) {
+        let mut state = self.lock();
+        let Some(process) = state.processes.get_mut(&number) else { return };
+        let running = std::mem::take(&mut process.running);
+        let is_only = running.len() + process.unanswered == 1;
+        warn!(
+            process = %process.name, running = running.len(), limit = robeing_net::message_limit(),
+            "a process has sent a message over the limit, in bytes: its stream ends; it should answer with less, or with a reference"
+        );
+        for waiting in running.into_values() {
+            // It may be given up by now.
+            let _ = waiting.send(Answer::TooLarge { is_only });
         }
     }
 
@@ -161,8 +188,14 @@ impl Attached {
     pub fn answered(&self, number: u64, result: TaskResult) {
         let TaskResult { task_id, attempt, outcome } = result;
         let key = (task_id, attempt);
-        let waiting = self.lock().processes.get_mut(&number).and_then(|process| process.running.remove(&key));
-        if waiting.is_none_or(|waiting| waiting.send(outcome).is_err()) {
+        let mut state = self.lock();
+        let Some(process) = state.processes.get_mut(&number) else { return };
+        let waiting = process.running.remove(&key);
+        if waiting.is_none() {
+            process.unanswered = process.unanswered.saturating_sub(1);
+        }
+        drop(state);
+        if waiting.is_none_or(|waiting| waiting.send(Answer::Said(outcome)).is_err()) {
             debug!(task = key.0, attempt = key.1, "a result that nobody waits for");
         }
     }
@@ -241,7 +274,11 @@ impl Attached {
     fn abandon(&self, number: u64, key: &Key, told: bool) {
         let mut state = self.lock();
         let Some(process) = state.processes.get_mut(&number) else { return };
-        if process.running.remove(key).is_none() || told {
+        if process.running.remove(key).is_none() {
+            return;
+        }
+        process.unanswered += 1;
+        if told {
             return;
         }
         let full = matches!(process.outgoing.try_send(stop(key)), Err(mpsc::error::TrySendError::Full(_)));

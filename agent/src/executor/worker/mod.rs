@@ -4,7 +4,8 @@
 //! What always holds:
 //!
 //! 1. An attempt goes to one process, the one that runs the fewest, and only that process's result counts for it.
-//! 2. When a process is gone, what it ran fails at once, worth another attempt. Nothing of it is waited for.
+//! 2. When a process is gone, what it ran fails at once, worth another attempt. Nothing of it is waited for. One that sends a
+//!    message that is too large to be read is gone with it, and that is said.
 //! 3. An attempt that no process has begun is given back as if it had never been here.
 //! 4. Of a stopped attempt the process is told, and waited for no longer than [`Limits::kill_grace`]; what it says later is
 //!    ignored. Its work cannot be ended by force, which only the process can do to itself.
@@ -103,7 +104,11 @@ impl WorkerExecutor {
     }
 
     fn outcome(&self, process: &str, answer: Answer) -> Outcome {
-        match answer {
+        let said = match answer {
+            Answer::Said(said) => said,
+            Answer::TooLarge { is_only } => return Outcome::Failed(too_large(process, is_only)),
+        };
+        match said {
             Some(proto::task_result::Outcome::Output(output)) if output.len() <= self.limits.max_output => {
                 Outcome::Succeeded { output }
             }
@@ -177,6 +182,19 @@ impl Executor for WorkerExecutor {
     fn name(&self) -> &'static str {
         "worker"
     }
+}
+
+/// The failure of an attempt when the process has sent a message that can't be read for its size. Of the only one it is the
+/// answer; of several it may be another's.
+fn too_large(process: &str, is_only: bool) -> Failure {
+    let limit = robeing_net::message_limit();
+    let advice = "answer with less, or with a reference";
+    if is_only {
+        let message = format!("{process} answered with a message of more than {limit} bytes; {advice}");
+        return Failure::new(FailureKind::OutputTooLarge, false, message);
+    }
+    let message = format!("{process} sent a message of more than {limit} bytes, which ended all that it ran; {advice}");
+    Failure::new(FailureKind::Unreachable, true, message)
 }
 
 fn gone(process: &str) -> Failure {

@@ -10,7 +10,7 @@ use robeing_proto::worker::v1::{
 };
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Request, Response, Status, Streaming, service::Routes};
+use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 
 use super::attached::{Attached, MAX_PROCESSES, Member};
 
@@ -102,7 +102,12 @@ async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc
             // Of a newer client, perhaps.
             Ok(Some(FromProcess { message: None })) => {}
             Ok(None) => break Ok(()),
-            Err(status) => break Err(status),
+            Err(status) => {
+                if status.code() == Code::OutOfRange {
+                    attached.overwhelmed(number);
+                }
+                break Err(status);
+            }
         }
     };
     // At once: the stream to a process that is gone may not be looked at for a while.
