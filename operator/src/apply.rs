@@ -416,7 +416,7 @@ async fn apply_one(
                 let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
                 let found = found.map(|found| Live::new(kind, found)).filter(|found| {
                     let is_taken = is_of_one_cluster(&found.object, &wish.object);
-                    !is_owned(&found.object, owner) && !(is_taken && is_ours(found, owner, disks(&wish.object)))
+                    !(is_owned(&found.object, owner) || is_taken && is_ours(found, owner, disks(&wish.object)))
                 });
                 match found {
                     Some(found) if is_leftover(&found.object, &wish.object) => return Ok(true),
