@@ -709,7 +709,8 @@ fn a_fleet_is_not_what_the_spec_says_while_any_of_it_is_refused() {
         (scene.outcome.fleet, scene.outcome.unbuildable) = (None, Some("no image".into()));
         scene.outcome.scale = scale::Plan::new(0, scale::Step::Settled);
     };
-    let cases: [(&dyn Fn(&mut Scene), &str); 3] = [
+    type Change<'a> = &'a dyn Fn(&mut Scene);
+    let cases: [(Change<'_>, &str); 3] = [
         (&unbuildable, "SpecRefused"),
         (&|scene| scene.outcome.unapplied = true, "ApplyFailed"),
         (&|scene| refuse(scene, "data"), "PoolRefused"),
