@@ -1,8 +1,8 @@
 //! Names of machines, looked up on threads of their own.
 //!
-//! The system's look-up blocks, for half a minute and more where no name server answers, and goes on though nobody waits for it
-//! any more. Tokio makes it on the threads that files are written on, too: whoever retries to reach a machine by its name would
-//! have all of them wait for a name server, and no write of a log would come to its end.
+//! The system's look-up blocks its thread for many seconds when no name server answers, also when nobody waits for it any more.
+//! Tokio runs it on the same threads as file operations: retries to reach one machine by its name would keep all of them waiting
+//! for a name server, and no write of the log would finish.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// What a thread that looks up names needs, bytes.
 const STACK: usize = 256 * 1024;
 
-/// What came of a look-up: an error is told by its kind and words, since several may wait for it.
+/// The result of a look-up. An error is kept as its kind and text, since several callers may get it.
 type Answer = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
