@@ -15,9 +15,9 @@
 //! - The command's own process decides how the attempt ends. Processes of its group that still have the output open when it
 //!   exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time limit, to
 //!   write and close it: a pipe to `cat` would wait for them, too. After a failure that goes for stderr as well, and after a
-//!   success for [`STDERR_GRACE`]. What is left of the group then is killed, so that no child is left behind. A process that left the group is out of reach. Once
-//!   the group is empty, one that is still in its session, as after `timeout` or by a shell's job control, has
-//!   [`SESSION_GRACE`]; one that left that as well (`setsid`) is not waited for.
+//!   success for [`STDERR_GRACE`]. What is left of the group then is killed, so that no child is left behind. A process that
+//!   left the group is out of reach. Once the group is empty, one that is still in its session, as after `timeout` or by a
+//!   shell's job control, has [`SESSION_GRACE`]; one that left that as well (`setsid`) is not waited for.
 //! - Every command has a session of its own, without a terminal, so that none can wait for somebody to type.
 //! - A command need not read its input.
 
