@@ -24,9 +24,6 @@ mod room;
 mod upkeep;
 mod warnings;
 
-#[cfg(all(test, debug_assertions))]
-mod models;
-
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use robeing_fleet::{Fleet, FleetConfig, Refusal};
@@ -385,3 +382,6 @@ async fn hand_over(node: &Node) {
     // Without it, the others elect a leader by themselves.
     let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, transfer::hand_over(node, None)).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,10 @@
 //! `cargo run --release -p robeing-fleet --example lock_times`. The work of each line is cut into stretches under the lock as
 //! coordinators cut it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use robeing_fleet::{

@@ -1,13 +1,17 @@
 //! The invariants, checked against a whole state. Linear in its size: for snapshots, tests and the simulator.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::fleet::State;
-use crate::indexes::Indexes;
-use crate::limits::*;
-use crate::version::{FIRST_VERSION, known_version};
-use crate::{Agent, AgentId, AgentState, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord};
+use crate::{
+    Agent, AgentId, AgentState, Fleet, HeldState, Task, TaskId, TaskState, TrackRecord,
+    fleet::State,
+    indexes::Indexes,
+    limits::*,
+    version::{FIRST_VERSION, known_version},
+};
 
 /// Counters of a state that is not made up leave this much room to count on.
 const COUNTER_ROOM: u64 = u64::MAX / 2;

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
-use crate::codec::Endpoint;
-use crate::{AgentId, SessionId, TaskId};
+use crate::{AgentId, SessionId, TaskId, codec::Endpoint};
 
 /// What an agent is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]

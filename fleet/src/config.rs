@@ -1,7 +1,6 @@
 //! Defaults and bounds of what a fleet is configured with.
 
-use crate::limits::*;
-use crate::{FleetConfig, Refusal, RetryPolicy, Weights};
+use crate::{FleetConfig, Refusal, RetryPolicy, Weights, limits::*};
 
 impl Default for Weights {
     fn default() -> Self {

@@ -1,8 +1,10 @@
 //! A hash map for look-ups alone.
 
-use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
+use std::{
+    borrow::Borrow,
+    collections::HashMap,
+    hash::{BuildHasherDefault, DefaultHasher, Hash},
+};
 
 /// Keyed without randomness. It can't be iterated: the order would not be one that the state gives.
 #[derive(Clone, PartialEq, Debug)]

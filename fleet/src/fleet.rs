@@ -1,19 +1,20 @@
 //! The fleet: its state, and `apply`, which is the only way to change it. What each command does is in the modules
 //! of `tasks`, `agents` and `timers`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bilrost::Message;
 
-use crate::agents::recovery::RecoveryLog;
-use crate::indexes::Indexes;
-use crate::jobs::Jobs;
-use crate::limits::{MAX_FIRINGS, MAX_TIME_MS};
-use crate::schedule::speed::KindTimes;
-use crate::snapshot::Snapshots;
-use crate::version::{FIRST_VERSION, known_version};
-use crate::{Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState};
+use crate::{
+    Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState,
+    agents::recovery::RecoveryLog,
+    indexes::Indexes,
+    jobs::Jobs,
+    limits::{MAX_FIRINGS, MAX_TIME_MS},
+    schedule::speed::KindTimes,
+    snapshot::Snapshots,
+    version::{FIRST_VERSION, known_version},
+};
 
 /// Sums since the fleet began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Message)]

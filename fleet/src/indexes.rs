@@ -1,16 +1,18 @@
 //! Everything that can be computed from the state and is kept so that nothing has to be searched for. A change of a task or
 //! an agent is bracketed by `leave` and `enter`; rebuilding from the state gives the same, which the audit checks.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
-use crate::fixed_map::FixedMap;
-use crate::fleet::State;
-use crate::schedule::free_agents::FreeAgents;
-use crate::schedule::queue::ReadyQueue;
-use crate::timers::Timers;
-use crate::{Agent, AgentId, AgentState, FleetMillis, HeldState, Task, TaskId, TrackRecord, Weights};
+use crate::{
+    Agent, AgentId, AgentState, FleetMillis, HeldState, Task, TaskId, TrackRecord, Weights,
+    fixed_map::FixedMap,
+    fleet::State,
+    schedule::{free_agents::FreeAgents, queue::ReadyQueue},
+    timers::Timers,
+};
 
 /// The agents of a pool.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -5,9 +5,9 @@
 
 use std::vec;
 
-use crate::agents::lost::Requeue;
-use crate::schedule::free_agents::FreeAgents;
-use crate::{AgentId, Effect, Fleet, FleetConfig, RecoveryEvent, Reply};
+use crate::{
+    AgentId, Effect, Fleet, FleetConfig, RecoveryEvent, Reply, agents::lost::Requeue, schedule::free_agents::FreeAgents,
+};
 
 /// What is left to do, the next thing last.
 #[derive(Debug, Default)]

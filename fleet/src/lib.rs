@@ -24,8 +24,10 @@ mod tasks;
 mod timers;
 mod version;
 
-pub use agents::recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep};
-pub use agents::{Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord};
+pub use agents::{
+    Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord,
+    recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
+};
 pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
 pub use command::{
     AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy,
@@ -38,8 +40,7 @@ pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
-pub use tasks::waiting::Waiting;
-pub use tasks::{Attempt, AttemptEnd, Task, TaskState};
+pub use tasks::{Attempt, AttemptEnd, Task, TaskState, waiting::Waiting};
 #[cfg(feature = "trial")]
 pub use version::trial;
 pub use version::{FIRST_VERSION, Feature, known_version};

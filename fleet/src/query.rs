@@ -1,12 +1,12 @@
 //! Reads: tasks, agents, pools, counts, and what changed since a revision.
 
-use std::ops::Bound;
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
-use crate::indexes::PoolMembers;
-use crate::limits::{MAX_PAGE, MAX_SCANNED};
 use crate::{
-    Agent, AgentId, AgentState, Fleet, FleetConfig, FleetMillis, Held, PoolView, Stamp, Task, TaskId, TaskState, Totals,
+    Agent, AgentId, AgentState, Fleet, FleetConfig, FleetMillis, Held, PoolView, Stamp, Task, TaskId, TaskState,
+    Totals,
+    indexes::PoolMembers,
+    limits::{MAX_PAGE, MAX_SCANNED},
 };
 
 /// Which tasks a listing is about. Empty: all.

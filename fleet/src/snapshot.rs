@@ -9,12 +9,16 @@
 //!
 //! So the bytes are those that [`Fleet::encode`] would have given at the beginning.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
-use crate::codec::{CodecError, StateWriter};
-use crate::fleet::State;
-use crate::{Agent, AgentId, Fleet, Task};
+use crate::{
+    Agent, AgentId, Fleet, Task,
+    codec::{CodecError, StateWriter},
+    fleet::State,
+};
 
 /// The snapshots that are being taken of a fleet. A clone of the fleet has none.
 #[derive(Debug, Default)]

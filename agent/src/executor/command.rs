@@ -21,27 +21,27 @@
 //! - Every command has a session of its own, without a terminal, so that none can wait for somebody to type.
 //! - A command need not read its input.
 
-use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::sys::signal::Signal;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::guard::{Guard, Stay};
-use super::launcher::{Launch, Launched, Launcher, NotLaunched};
-use super::pipes::Pipes;
-use super::presence::{Look, Presence, TRY_AGAIN};
-use super::process_group::ProcessGroup;
-use super::program::{self, Program};
-use super::text::{lossy, rfc3339, timed_out};
-use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
+use super::{
+    Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
+    guard::{Guard, Stay},
+    launcher::{Launch, Launched, Launcher, NotLaunched},
+    pipes::Pipes,
+    presence::{Look, Presence, TRY_AGAIN},
+    process_group::ProcessGroup,
+    program::{self, Program},
+    text::{lossy, rfc3339, timed_out},
+};
 
 /// The exit code with which a command says that no other attempt at this task can do better: `EX_DATAERR` of
 /// sysexits.h, "the input data was incorrect in some way".

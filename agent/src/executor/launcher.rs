@@ -4,33 +4,43 @@
 //! it. The threads of an async runtime come and go, so commands are started from one that lives as long as the
 //! executor. This is the only place with `unsafe` code: what a command does between fork and exec.
 
-use std::env;
-use std::ffi::{CString, OsStr, OsString, c_char};
-use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::thread;
+use std::{
+    env,
+    ffi::{CString, OsStr, OsString, c_char},
+    fs::File,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, process::CommandExt},
+    },
+    process::Stdio,
+    sync::Arc,
+    thread,
+};
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::{Pid, getpid, getppid, pipe2, setsid};
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{SigHandler, Signal, signal},
+    },
+    unistd::{Pid, getpid, getppid, pipe2, setsid},
+};
+use tokio::{
+    process::{ChildStderr, ChildStdin, ChildStdout, Command},
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::Health;
-use super::guard::{self, Guard};
-use super::process_group::ProcessGroup;
-use super::program;
-use super::reaper;
-use super::text::too_many_files;
+use super::{
+    Health,
+    guard::{self, Guard},
+    process_group::ProcessGroup,
+    program, reaper,
+    text::too_many_files,
+};
 
 /// Commands waiting to be started before the next caller has to wait too.
 const QUEUE: usize = 64;

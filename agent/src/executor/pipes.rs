@@ -2,15 +2,19 @@
 //!
 //! Knows pipes and byte counts only: not the process at the other end, nor why it is being run.
 
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::AsFd,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    process::{ChildStderr, ChildStdin, ChildStdout},
+};
 
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 << 10;

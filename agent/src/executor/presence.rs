@@ -1,12 +1,16 @@
 //! Whether an executor can begin attempts now. Once it finds that it can't, by no fault of a task's, the agent stays out of the
 //! fleet until a look says that it can again. Knows timers and what it is told; not what is looked at.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// What is paused before another try at beginning an attempt, one after the other; then it is handed back. Most shortages

@@ -5,18 +5,18 @@
 //!
 //! [`finish`]: ProcessGroup::finish
 
-use std::collections::HashSet;
-use std::io;
-use std::process::ExitStatus;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::HashSet, io, process::ExitStatus, sync::Arc, time::Duration};
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::process::Child;
-use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout_at};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    process::Child,
+    runtime::Handle,
+    time::{Instant, sleep, timeout_at},
+};
 
 use super::{guard::Guard, reaper};
 

@@ -7,14 +7,20 @@
 //!
 //! The registry is one per process because children are.
 
-use std::collections::HashSet;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    io,
+    sync::{
+        Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Pid, getpgid, getpgrp};
+use nix::{
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd::{Pid, getpgid, getpgrp},
+};
 
 /// Children that someone in this process will wait for, of those that lead a process group of their own.
 static OWNED: Mutex<Option<HashSet<i32>>> = Mutex::new(None);

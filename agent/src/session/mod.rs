@@ -44,19 +44,17 @@ pub(crate) mod tests;
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-
 pub use drain::{DRAINED_WITHIN, HAND_BACK_WITHIN, LEAVE_WITHIN};
 pub use driver::{END_WITHIN, SEND_AGAIN_AFTER};
 pub use health::ANSWER_WITHIN;
 pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
-
 use robeing_net::Transport;
 use robeing_platform::Platform;
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::executor::Executor;
 

@@ -1,8 +1,6 @@
 //! What a command is given and what is made of its end.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use robeing_agent::executor::{
     Attempt, CommandConfig, CommandExecutor, DEFAULT_MAX_OUTPUT, DEFAULT_STDERR_TAIL, Executor, ExecutorError,

@@ -1,8 +1,10 @@
 //! What the tests share: attempts, shell commands, and looks at what processes are there.
 
-use std::fs;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::{
+    fs,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Deadline, Executor, Failure, Limits, Outcome};

@@ -2,11 +2,12 @@
 //!
 //! An agent to be killed has to be a process: this test binary, run again for the one test that plays the part.
 
-use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
 
 use nix::sys::signal::Signal;
 use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, Stay, guard};

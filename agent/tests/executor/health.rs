@@ -1,26 +1,32 @@
 //! What executors say of their health, with real processes, servers and attached processes.
 
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
-use robeing_agent::executor::worker::MAX_UNHEALTHY;
 use robeing_agent::executor::{
     CommandConfig, CommandExecutor, EchoExecutor, Executor, ExecutorError, Guard, Health, HttpConfig, HttpExecutor,
-    Outcome,
+    Outcome, worker::MAX_UNHEALTHY,
 };
 use robeing_proto::worker::v1::{FromProcess, Health as Said, Hello, from_process, to_process};
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{SOON, alive, attempt, eventually, kill, limits, output};
-use crate::http::{Server, answer};
-use crate::worker::{self, Agent, Process};
+use crate::{
+    fixture::{SOON, alive, attempt, eventually, kill, limits, output},
+    http::{Server, answer},
+    worker::{self, Agent, Process},
+};
 
 /// How long an answer that does not come is waited for.
 const SHORTLY: Duration = Duration::from_millis(200);

@@ -1,7 +1,9 @@
 //! What others than the command's own process write to its output, after it has exited.
 
-use std::fs;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Executor, FailureKind, Limits, Outcome};
 use tokio_util::sync::CancellationToken;

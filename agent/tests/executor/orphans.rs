@@ -1,7 +1,6 @@
 //! Children that commands leave behind, as process 1 of a container sees them.
 
-use std::fs;
-use std::process::Command;
+use std::{fs, process::Command};
 
 use futures::future::join_all;
 use robeing_agent::executor::reaper;

@@ -1,10 +1,12 @@
 //! The `http` executor against Python's own HTTP server, which many a user's server is built on.
 
-use std::env;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use robeing_agent::executor::{
     Attempt, ERROR_BODY_WITHIN, Executor, ExecutorError, FailureKind, Health, HttpConfig, HttpExecutor, Limits, Outcome,

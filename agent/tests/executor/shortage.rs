@@ -1,12 +1,14 @@
 //! What an agent lacks for the moment is no fault of its tasks'.
 
-use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
 
 use nix::unistd::{Uid, geteuid, setuid};
 use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, FailureKind, Guard, Outcome};

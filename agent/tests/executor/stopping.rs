@@ -1,9 +1,11 @@
 //! Commands that are stopped: cancelled, out of time, dropped.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Executor, FailureKind, Limits, Outcome};
 use tempfile::TempDir;

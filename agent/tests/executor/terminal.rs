@@ -1,8 +1,10 @@
 //! Commands of an agent that has a terminal have none themselves.
 
-use std::env;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::{
+    env,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use robeing_agent::executor::{Attempt, Outcome};
 

@@ -1,26 +1,22 @@
 //! The `worker` executor with real processes' side of it: gRPC clients on loopback that do what a test says.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use robeing_agent::executor::worker::{MAX_PROCESS_NAME, MAX_PROCESSES, MAX_UNREAD};
 use robeing_agent::executor::{
     Attempt, DEFAULT_STDERR_TAIL, Executor, ExecutorError, FailureKind, Limits, Outcome, WorkerConfig, WorkerExecutor,
+    worker::{MAX_PROCESS_NAME, MAX_PROCESSES, MAX_UNREAD},
 };
 use robeing_net::Transport;
 use robeing_platform::TcpNetwork;
-use robeing_proto::worker::v1::worker_client::WorkerClient;
 use robeing_proto::worker::v1::{
     Failure, FromProcess, Hello, Stop, Stopped, Task, TaskResult, ToProcess, Welcome, from_process, task_result,
-    to_process,
+    to_process, worker_client::WorkerClient,
 };
 use robeing_telemetry::Metrics;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 
 use crate::fixture::{DEADLINE, SOON, attempt, eventually, limits};

@@ -22,20 +22,18 @@ mod text;
 
 use std::{path::PathBuf, time::Duration};
 
-use robeing_crds::RobeingCluster;
-use tokio::{sync::broadcast, time::timeout};
-
-pub use console::run;
-pub use error::DevError;
-pub use event::DevEvent;
-pub use secrets::{SecretProblem, Secrets};
-
 use agent_binary::{ensure_is_agent, find_agent_binary};
 use backoff::Backoff;
+pub use console::run;
 use data::DataDir;
+pub use error::DevError;
+pub use event::DevEvent;
 use plan::{Plan, ProcessKind, attachable_agents};
 use registry::Registration;
+use robeing_crds::RobeingCluster;
+pub use secrets::{SecretProblem, Secrets};
 use supervisor::Supervisor;
+use tokio::{sync::broadcast, time::timeout};
 
 /// Time that agents have to hand back their tasks and leave when the fleet stops, and then the coordinators.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);

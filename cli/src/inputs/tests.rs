@@ -1,6 +1,7 @@
+use std::time::Duration;
+
 use super::*;
 use crate::args::AgentRole;
-use std::time::Duration;
 
 const TASKS: Form = Form::Tasks { has_kind: true };
 

@@ -12,7 +12,6 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use api::{Condition, Resource};
 pub use error::KubernetesError;
-
 use robeing_client::{FleetClient, Settings};
 
 use self::{

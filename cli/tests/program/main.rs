@@ -15,12 +15,11 @@ use std::{
     thread,
 };
 
+use bench::*;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-
-use bench::*;
 
 #[test]
 fn exit_codes_and_sentences() {

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture, stream::BoxStream, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered},
+};
 use robeing_fleet::{
     AgentId, Command, Completion, Outcome, Reply, SessionId, StaleReason,
     sabotage::{Mistake, planted},

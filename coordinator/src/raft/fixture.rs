@@ -17,10 +17,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::FleetClock,
-    raft::log::Log,
     raft::{
         self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, RaftHandle, Restraint, SharedFleet,
-        SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Told, Vote, wire,
+        SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Told, Vote, log::Log, wire,
     },
 };
 

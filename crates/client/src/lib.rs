@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
+pub use address::Address;
+pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
+pub use robeing_net::client::{ByteStream, Dialer};
 use robeing_net::{
     client::{KeepAlive, dialed_channel, takes_connections, tcp_channel},
     limited,
@@ -26,15 +29,10 @@ use robeing_proto::v1::{
     Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
     ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, fleet_client::FleetClient as Rpc,
 };
+pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Response, Status, transport::Channel};
 use uuid::Uuid;
-
-pub use address::Address;
-pub use error::ClientError;
-pub use error::io_cause;
-pub use robeing_net::client::{ByteStream, Dialer};
-pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 pub use watch::TaskWatch;
 
 /// Time in which one of the endpoints must take a connection before the fleet counts as unreachable.

@@ -5,8 +5,7 @@
 //! a URL may have in it are kept out of what is shown.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::Uri;
-use http::header::HeaderValue;
+use http::{Uri, header::HeaderValue};
 use percent_encoding::percent_decode_str;
 use url::Url;
 

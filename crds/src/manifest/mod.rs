@@ -11,16 +11,15 @@ mod yaml;
 
 use std::sync::LazyLock;
 
+pub use among::{Ignored, Manifest, find_cluster};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use serde_json::{Map, Value, json};
-
-pub use among::{Ignored, Manifest, find_cluster};
+use problem::Report;
 pub use problem::{ManifestError, Place, Problem};
+use serde_json::{Map, Value, json};
+use yaml::Document;
 
 use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
-use problem::Report;
-use yaml::Document;
 
 /// The schema that manifests are checked against: the definition's own, with `apiVersion`, `kind` and the fields
 /// of `metadata`, which the API server knows by itself.

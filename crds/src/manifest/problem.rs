@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use crate::limits::{MAX_MANIFEST_BYTES, MAX_PROBLEMS};
-
 use super::yaml::Places;
+use crate::limits::{MAX_MANIFEST_BYTES, MAX_PROBLEMS};
 
 /// A place in the text of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,9 +10,8 @@ use serde::{
 use serde_json::{Number, Value};
 use serde_yaml::{Options, Spanned};
 
-use crate::limits::{MAX_MANIFEST_ALIASED, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_DOCUMENTS};
-
 use super::{ManifestError, Place};
+use crate::limits::{MAX_MANIFEST_ALIASED, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_DOCUMENTS};
 
 /// One document of a manifest.
 pub(super) struct Document {

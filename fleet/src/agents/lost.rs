@@ -5,14 +5,14 @@
 
 use std::collections::btree_map;
 
-use crate::agents::Loss;
-use crate::jobs::{Job, Jobs};
-use crate::sabotage::{Mistake, planted};
-use crate::schedule::queue::{self, Rank};
-use crate::tasks::attempts::own_failure;
 use crate::{
     AgentId, AgentState, AttemptEnd, Effect, FailureKind, Fleet, HeldState, LossReason, RecoveryEvent, Reply,
     SessionId, TaskId,
+    agents::Loss,
+    jobs::{Job, Jobs},
+    sabotage::{Mistake, planted},
+    schedule::queue::{self, Rank},
+    tasks::attempts::own_failure,
 };
 
 /// The attempts of an agent whose session has ended.

@@ -5,15 +5,15 @@ mod pools;
 pub(crate) mod recovery;
 pub(crate) mod sessions;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bilrost::{Enumeration, Message};
 
-use crate::codec::Endpoint;
-use crate::sabotage::{Mistake, by_chance, planted};
-use crate::{AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId};
+use crate::{
+    AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId,
+    codec::Endpoint,
+    sabotage::{Mistake, by_chance, planted},
+};
 
 /// What an agent may be given.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{check_name, invalid};
-use crate::fleet::Pool;
-use crate::jobs::{Job, Jobs};
-use crate::limits::{MAX_AGENTS, MAX_POOLS};
-use crate::{AgentId, AgentState, Effect, Fleet, PoolShape, RecoveryEvent, Refusal, Reply};
+use crate::{
+    AgentId, AgentState, Effect, Fleet, PoolShape, RecoveryEvent, Refusal, Reply,
+    config::{check_name, invalid},
+    fleet::Pool,
+    jobs::{Job, Jobs},
+    limits::{MAX_AGENTS, MAX_POOLS},
+};
 
 impl PoolShape {
     /// Refuses a shape that is out of its bounds, as it may be set.

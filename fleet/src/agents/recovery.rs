@@ -5,15 +5,16 @@
 //! A recovery begins when an agent is found unhealthy or lost. The tasks that it then loses or hands back are *displaced*
 //! until they were given to an agent or ended; when the last of them was, they count as redistributed.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bilrost::{Message, Oneof};
 
-use crate::jobs::{Job, Jobs};
-use crate::limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STEPS};
-use crate::tasks::attempts::cut;
-use crate::{Agent, AgentId, AgentState, Effect, Fleet, FleetMillis, LossReason, Reply, SessionId, Stamp};
+use crate::{
+    Agent, AgentId, AgentState, Effect, Fleet, FleetMillis, LossReason, Reply, SessionId, Stamp,
+    jobs::{Job, Jobs},
+    limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STEPS},
+    tasks::attempts::cut,
+};
 
 /// What was done, or happened, in a recovery.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]

@@ -1,14 +1,13 @@
 //! The stays of agents in the fleet: joining, being lost, draining, leaving. Who of them waits as standby is in `pools`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::config::{check_length, check_name, invalid};
-use crate::jobs::{Job, Jobs};
-use crate::limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS};
 use crate::{
     Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent, Refusal,
     Reply, SessionId,
+    config::{check_length, check_name, invalid},
+    jobs::{Job, Jobs},
+    limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS},
 };
 
 /// An agent that gets a new session.

@@ -2,8 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use bilrost::encoding::{DistinguishedProxiable, EmptyState, ForOverwrite, General, Proxiable};
-use bilrost::{Canonicity, DecodeErrorKind};
+use bilrost::{
+    Canonicity, DecodeErrorKind,
+    encoding::{DistinguishedProxiable, EmptyState, ForOverwrite, General, Proxiable},
+};
 
 /// The encoding of a [`SocketAddr`].
 pub(crate) struct Endpoint;

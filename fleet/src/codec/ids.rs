@@ -1,7 +1,9 @@
 //! Numbers that have types of their own are encoded as the numbers they are.
 
-use bilrost::encoding::{DistinguishedProxiable, EmptyState, ForOverwrite, PlainBytes, Proxiable, Varint};
-use bilrost::{Canonicity, DecodeErrorKind};
+use bilrost::{
+    Canonicity, DecodeErrorKind,
+    encoding::{DistinguishedProxiable, EmptyState, ForOverwrite, PlainBytes, Proxiable, Varint},
+};
 
 use crate::{AgentId, SessionId, TaskId};
 

@@ -17,11 +17,12 @@ mod address;
 mod ids;
 mod state;
 
-use bilrost::encoding::RawMessage;
-use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage};
+use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage, encoding::RawMessage};
 
-pub(crate) use self::address::Endpoint;
-pub(crate) use self::state::{StateWriter, encode_state};
+pub(crate) use self::{
+    address::Endpoint,
+    state::{StateWriter, encode_state},
+};
 use crate::{Command, FIRST_VERSION, Feature, Fleet, Reply, audit, known_version};
 
 /// Bytes before a message.

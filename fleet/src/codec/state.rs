@@ -1,16 +1,19 @@
 //! The state as a message. It is written part by part, since it may be large and is changed meanwhile.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use bilrost::Message;
-use bilrost::encoding::{RawMessage, WireType, encode_varint};
+use bilrost::{
+    Message,
+    encoding::{RawMessage, WireType, encode_varint},
+};
 
 use super::{CodecError, Kind, begin, decode};
-use crate::agents::recovery::RecoveryLog;
-use crate::fleet::{Pool, State, Totals};
-use crate::schedule::speed::KindTimes;
-use crate::{Agent, FleetConfig, FleetRecoveryStep, Stamp, Task};
+use crate::{
+    Agent, FleetConfig, FleetRecoveryStep, Stamp, Task,
+    agents::recovery::RecoveryLog,
+    fleet::{Pool, State, Totals},
+    schedule::speed::KindTimes,
+};
 
 /// The numbers of the message's fields.
 const HEAD: u32 = 1;

@@ -4,13 +4,17 @@
 //! The part of a score that depends on the task is one bonus for a match. It is never negative, so the best matching agent
 //! is the first of its specialization's set, and the best other one, if it can win at all, the first of its role's.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::sabotage::{Mistake, planted};
-use crate::schedule::score::{match_bonus, score};
-use crate::{Agent, AgentId, Role, Weights};
+use crate::{
+    Agent, AgentId, Role, Weights,
+    sabotage::{Mistake, planted},
+    schedule::score::{match_bonus, score},
+};
 
 /// What an agent must be to take a task.
 #[derive(Clone, Copy, Debug)]

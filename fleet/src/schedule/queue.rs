@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::limits::MAX_PRIORITY;
-use crate::{Agent, Role, Task};
+use crate::{Agent, Role, Task, limits::MAX_PRIORITY};
 
 /// Place of a task in the queue: the higher priority first, then the earlier accepted.
 pub(crate) type Rank = (u8, u64);

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use bilrost::Message;
 
-use crate::TrackRecord;
-use crate::limits::{MAX_DURATION_MS, MAX_TIMED_KINDS};
+use crate::{
+    TrackRecord,
+    limits::{MAX_DURATION_MS, MAX_TIMED_KINDS},
+};
 
 /// Mean durations by kind.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Message)]

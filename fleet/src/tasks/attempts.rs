@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_RETRY_AFTER_MS, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES};
-use crate::sabotage::{Mistake, planted};
-use crate::schedule::score::score;
 use crate::{
     Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
     HeldState, Outcome, Refusal, Reply, StaleReason, Stamp, Task, TaskId, TaskState, Weights,
+    limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_RETRY_AFTER_MS, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES},
+    sabotage::{Mistake, planted},
+    schedule::score::score,
 };
 
 /// The attempt that begins when `agent`, as it is, gets `task`.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
-use crate::limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS};
-use crate::schedule::free_agents::Needs;
 use crate::{
     AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
+    limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
+    schedule::free_agents::Needs,
 };
 
 /// Where a task is in its life.

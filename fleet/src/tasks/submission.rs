@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::{check_duration, check_length, check_name, invalid};
-use crate::limits::{DEFAULT_PRIORITY, MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY};
-use crate::{Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskId, TaskState};
+use crate::{
+    Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskId, TaskState,
+    config::{check_duration, check_length, check_name, invalid},
+    limits::{DEFAULT_PRIORITY, MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY},
+};
 
 impl SubmitTask {
     /// A task with the default of everything but these; its submitter has no name.

@@ -1,8 +1,7 @@
 //! What a queued task waits for, in words. It takes a look at every agent, so the agents are counted one by one, by whoever
 //! reads them in slices.
 
-use crate::schedule::free_agents::Needs;
-use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState};
+use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, schedule::free_agents::Needs};
 
 /// What a queued task waits for.
 pub struct Waiting<'a> {

@@ -1,9 +1,9 @@
 //! What happens when a timer is due: deadlines, attempts that take too long, delays and backoffs that end, things that are
 //! forgotten.
 
-use crate::tasks::attempts::own_failure;
-use crate::timers::Timer;
-use crate::{AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState};
+use crate::{
+    AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,
+};
 
 impl Fleet {
     pub(crate) fn fire(&mut self, timer: Timer, effects: &mut Vec<Effect>) {

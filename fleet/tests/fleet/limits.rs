@@ -1,10 +1,9 @@
 //! Each limit at its edge: the last value that is taken and the first that is not.
 
 use bytes::Bytes;
-use robeing_fleet::limits::*;
 use robeing_fleet::{
     AgentJoin, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, Stamp,
-    SubmitTask, TaskId, TaskState, Weights,
+    SubmitTask, TaskId, TaskState, Weights, limits::*,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};

@@ -1,10 +1,11 @@
 //! Pools whose size is set by whoever runs the fleet.
 
-use robeing_fleet::{AgentState, Effect, PoolShape, PoolView, TaskState};
+use robeing_fleet::{
+    AgentState::{self, Draining, Live, Lost, Standby},
+    Effect, PoolShape, PoolView, TaskState,
+};
 
 use crate::fixture::{Stay, Trial, pooled, task};
-
-use AgentState::{Draining, Live, Lost, Standby};
 
 fn states(trial: &Trial) -> Vec<AgentState> {
     trial.fleet.agents().map(|a| a.state).collect()

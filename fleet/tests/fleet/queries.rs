@@ -1,8 +1,8 @@
 //! Reading: listings, changes, what is waited for.
 
-use robeing_fleet::limits::{MAX_PAGE, MAX_SCANNED};
 use robeing_fleet::{
     AgentCounts, Command, Counts, Effect, Fleet, FleetConfig, Stamp, SubmitTask, TaskFilter, TaskId, TaskState,
+    limits::{MAX_PAGE, MAX_SCANNED},
 };
 
 use crate::fixture::{Trial, pooled, success, task, worker};

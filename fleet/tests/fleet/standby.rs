@@ -1,6 +1,10 @@
 //! Pools: who works and who waits.
 
-use robeing_fleet::{AgentJoin, AgentState, Effect, PoolView, TaskState};
+use robeing_fleet::{
+    AgentJoin,
+    AgentState::{self, Draining, Live, Lost, Standby},
+    Effect, PoolView, TaskState,
+};
 
 use crate::fixture::{Stay, Trial, pooled, task, worker};
 
@@ -12,8 +16,6 @@ fn join(trial: &mut Trial, names: &[&str], replicas: Option<u32>, standby: u32) 
     let joins = names.iter();
     joins.map(|name| trial.join(pooled(name, replicas, standby))).collect()
 }
-
-use AgentState::{Draining, Live, Lost, Standby};
 
 #[test]
 fn agents_beyond_the_replicas_of_their_pool_wait() {

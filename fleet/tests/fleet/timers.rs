@@ -1,8 +1,8 @@
 //! What time does by itself.
 
-use robeing_fleet::limits::ATTEMPT_GRACE_MS;
 use robeing_fleet::{
     AgentJoin, AttemptEnd, CancelCause, Command, Effect, FailureKind, Outcome, Reply, SubmitTask, TaskState,
+    limits::ATTEMPT_GRACE_MS,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};

@@ -11,6 +11,7 @@ mod services;
 
 use std::collections::BTreeSet;
 
+pub use coordinators::{EPHEMERAL_WARNING, first_membership};
 use k8s_openapi::{
     api::core::v1::ServiceAccount,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -19,11 +20,9 @@ use kube::{
     Resource,
     api::{ApiResource, DynamicObject},
 };
+pub use pod::AGENT_VOLUME;
 use robeing_crds::{API_VERSION, KIND};
 use serde::Serialize;
-
-pub use coordinators::{EPHEMERAL_WARNING, first_membership};
-pub use pod::AGENT_VOLUME;
 
 use crate::{names, validate::Fleet};
 

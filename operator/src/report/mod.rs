@@ -9,14 +9,13 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+pub use conditions::state;
+pub use events::{Happened, Importance, Snapshot, happened};
 use kube::ResourceExt;
 use robeing_crds::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
 use robeing_proto::v1;
-
-pub use conditions::state;
-pub use events::{Happened, Importance, Snapshot, happened};
 
 use crate::{
     names::{self, Component},

@@ -207,23 +207,24 @@ fn what_can_not_be_set_up_is_told_in_a_sentence() {
     check(&|machine| machine.remove("rustc"), &["image"], "rustup, which would add it");
 }
 
-/// A cargo that knows four test programs, of which `admin` fails and `cli` dies, and so does one of Kubernetes.
+/// A cargo that knows four test programs, of which `local` fails and `simulation` dies, and so does one of Kubernetes.
 const CARGO: &str = r#"
     echo "cargo $*" >> "$SETUP_ROOT/calls"
     [ "$1" != nextest ] || exit 1
-    [ "$1" != metadata ] || for test in admin autoscaling charts cli cluster firewall kubernetes operator; do
+    [ "$1" != metadata ] || for test in local cluster kubernetes operator simulation; do
         run=true; [ $test != kubernetes ] || run=false
         printf '{"kind":["test"],"crate_types":["bin"],"name":"%s","doc":false,"doctest":false,"test":%s},' $test $run
     done
     failed=0
+    case $* in *' -- firewall::') echo 'test result: ok. 1 passed; 0 failed'; exit 0 ;; esac
     if [ "$1" = test ]; then for argument in "$@"; do case $argument in
-        admin) printf '     Running tests/admin.rs (target/debug/deps/admin-1)\ntest one ... FAILED\ntest two ... FAILED\n'
+        local) printf '     Running local/main.rs (target/debug/deps/local-1)\ntest one ... FAILED\ntest two ... FAILED\n'
             printf 'failures:\n\n---- one stdout ----\n    not a name\n\nfailures:\n    one\n    two\n\n'
             echo 'test result: FAILED. 0 passed; 2 failed'; failed=101 ;;
-        cli) printf '     Running tests/cli.rs (target/debug/deps/cli-1)\nerror: test failed, to rerun pass `--test cli`\n'
-            printf "\nCaused by:\n  process didn't exit successfully: \`target/cli-1 --x\` (signal: 6, SIGABRT)\n"
+        simulation) printf '     Running tests/simulation.rs (target/debug/deps/simulation-1)\nerror: test failed\n'
+            printf "\nCaused by:\n  process didn't exit successfully: \`target/simulation-1 --x\` (signal: 6, SIGABRT)\n"
             failed=101 ;;
-        operator) printf '     Running tests/operator.rs (target/debug/deps/operator-1)\nfailures:\n    three\n'
+        operator) printf '     Running operator/main.rs (target/debug/deps/operator-1)\nfailures:\n    three\n'
             echo 'test result: FAILED. 0 passed; 1 failed'; failed=101 ;;
         --doc) printf '   Doc-tests devkube\ntest result: ok. 1 passed; 0 failed\n' ;;
     esac; done; fi
@@ -260,11 +261,12 @@ impl Machine {
     }
 }
 
-const FAILURES: &str = "\n  tests/admin.rs: one\n  tests/admin.rs: two\n  \
-                        tests/cli.rs ended without a result (signal: 6, SIGABRT)\n";
-const RUNS: [&str; 3] = [
-    "cargo test --workspace --no-fail-fast --lib --bins --test admin --test cli",
-    "cargo test --workspace --no-fail-fast --test autoscaling --test charts --test cluster --test firewall --test operator",
+const FAILURES: &str = "\n  local/main.rs: one\n  local/main.rs: two\n  \
+                        tests/simulation.rs ended without a result (signal: 6, SIGABRT)\n";
+const RUNS: [&str; 4] = [
+    "cargo test --workspace --no-fail-fast --lib --bins --test local --test simulation -- --skip firewall::",
+    "cargo test --workspace --no-fail-fast --test cluster --test operator",
+    "cargo test --workspace --no-fail-fast --test local -- firewall::",
     "cargo test --workspace --no-fail-fast --doc",
 ];
 
@@ -273,7 +275,7 @@ fn the_tests_run_to_the_last_and_a_summary_says_what_failed() {
     let machine = Machine::with_tests();
     let (succeeded, said) = machine.tests(None);
     assert!(!succeeded);
-    assert!(said.ends_with(&format!("\n=== summary\nFAILED:{FAILURES}  tests/operator.rs: three\n")), "{said}");
+    assert!(said.ends_with(&format!("\n=== summary\nFAILED:{FAILURES}  operator/main.rs: three\n")), "{said}");
     assert_eq!(machine.test_runs(), RUNS);
     machine.add("cargo", &CARGO.replace("failed=101", "failed=0").replace("FAILED", "ok"));
     let (succeeded, said) = machine.tests(Some("yes"));
@@ -287,9 +289,10 @@ fn kube_no_leaves_out_what_needs_kubernetes_and_says_so() {
     machine.remove("containerd");
     machine.remove("go");
     let (succeeded, said) = machine.tests(Some("no"));
-    let left_out = "NOT RUN: autoscaling charts cluster firewall operator: they need root and Kubernetes, and KUBE=no was asked for";
+    let left_out =
+        "NOT RUN: cluster operator local::firewall: they need root and Kubernetes, and KUBE=no was asked for";
     assert!(!succeeded && said.ends_with(&format!("\n=== summary\n{left_out}\nFAILED:{FAILURES}")), "{said}");
-    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[2]]);
+    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[3]]);
     let (succeeded, said) = machine.tests(Some("perhaps"));
     assert!(!succeeded && said.contains("KUBE is yes or no, and not perhaps"), "{said}");
 }
@@ -301,12 +304,10 @@ fn a_kubernetes_that_can_not_be_built_stops_no_other_test() {
     let (succeeded, said) = machine.tests(None);
     assert!(!succeeded);
     assert!(
-        said.contains(
-            "NOT RUN: autoscaling charts cluster firewall operator: the throwaway Kubernetes could not be built"
-        ),
+        said.contains("NOT RUN: cluster operator local::firewall: the throwaway Kubernetes could not be built"),
         "{said}"
     );
-    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[2]]);
+    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[3]]);
 }
 
 #[test]
@@ -320,7 +321,7 @@ fn who_is_not_root_runs_the_tests_on_kubernetes_by_sudo() {
     let by_sudo =
         "cargo test --workspace --no-fail-fast --config target.riscv-linux.runner=['sudo', '-E', 'env', 'PATH=";
     assert!(runs[1].starts_with(by_sudo) && runs[1].ends_with("--test operator"), "{runs:?}");
-    assert_eq!([&runs[0], &runs[2]], [RUNS[0], RUNS[2]]);
+    assert_eq!([&runs[0], &runs[2]], [RUNS[0], RUNS[3]]);
 }
 
 /// Test programs whose text says that they need root, Kubernetes, helm or Prometheus are those that `KUBE=no` leaves out.
@@ -335,29 +336,48 @@ fn what_needs_kubernetes_is_known_to_the_test_command() {
         "const HELM",
         "const PROMETHEUS",
     ];
+    let manifest = fs::read_to_string(script("Cargo.toml")).expect("the manifest");
+    let programs: Vec<_> = manifest.split("[[test]]").skip(1).collect();
+    let apart: BTreeSet<_> = programs
+        .iter()
+        .filter(|test| test.contains("test = false"))
+        .filter_map(|test| test.split('"').nth(1))
+        .collect();
     let mut found = BTreeSet::new();
-    for folder in [script("tests"), script("devkube/tests")] {
-        let mut folders = vec![folder.clone()];
-        while let Some(next) = folders.pop() {
-            for path in fs::read_dir(next).expect("a folder of tests").map(|entry| entry.expect("an entry").path()) {
-                if path.is_dir() {
-                    folders.push(path);
-                } else if fs::read_to_string(&path).is_ok_and(|text| marks.iter().any(|mark| text.contains(mark))) {
-                    let program = path.strip_prefix(&folder).expect("it is below").iter().next().expect("a name");
-                    found.insert(Path::new(program).with_extension("").display().to_string());
-                }
+    for program in programs.iter().filter_map(|test| test.split('"').nth(1)).filter(|name| !apart.contains(name)) {
+        for module in modules_with(&marks, &script(program)) {
+            found.insert(if program == "local" { format!("local::{module}") } else { program.to_owned() });
+        }
+    }
+    found.extend(modules_with(&marks, &script("devkube/tests")));
+    // This program names the marks.
+    found.remove("make_test");
+    let run = fs::read_to_string(script("run")).expect("the script");
+    let list = |name: &str| {
+        let opening = format!("{name}=(");
+        let found = run.lines().find_map(|line| line.strip_prefix(&opening)?.strip_suffix(')'));
+        found.unwrap_or_else(|| panic!("tests/run has no list {name}")).split(' ').map(String::from).collect::<Vec<_>>()
+    };
+    let modules = list("root_modules").into_iter().map(|name| format!("local::{name}"));
+    let known: BTreeSet<_> = list("kube_tests").into_iter().chain(modules).collect();
+    assert_eq!(found, known, "tests/run has the lists kube_tests and root_modules");
+}
+
+/// The modules at the top of a folder in which, or below which, one of the marks stands.
+fn modules_with(marks: &[&str], folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for path in fs::read_dir(next).expect("a folder of tests").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if fs::read_to_string(&path).is_ok_and(|text| marks.iter().any(|mark| text.contains(mark))) {
+                let module = path.strip_prefix(folder).expect("it is below").iter().next().expect("a name");
+                found.insert(Path::new(module).with_extension("").display().to_string());
             }
         }
     }
-    let run = fs::read_to_string(script("run")).expect("the script");
-    let list = run.lines().find_map(|line| line.strip_prefix("kube_tests=(")?.strip_suffix(')')).expect("the list");
-    let manifest = fs::read_to_string(script("Cargo.toml")).expect("the manifest");
-    let apart = manifest.split("[[test]]").skip(1).filter(|test| test.contains("test = false"));
-    let apart = apart.filter_map(|test| test.split('"').nth(1)).map(String::from);
-    let known: BTreeSet<_> = list.split(' ').map(String::from).chain(apart).collect();
-    // This program names the marks.
-    found.remove("make_test");
-    assert_eq!(found, known, "tests/run has the list kube_tests");
+    found
 }
 
 /// Something that starts others in all ways, and says their process ids.

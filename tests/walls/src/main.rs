@@ -1,7 +1,8 @@
-//! `make lint` runs this: it fails, and says what, when a crate or a folder reaches across a wall. With `--table` it prints the
-//! crates and what each may use, as `docs/architecture.md` has it.
+//! `make lint` runs this: it fails, and says what, when a crate or a folder reaches across a wall, or a file is not in the style
+//! of the project. With `--table` it prints the crates and what each may use, as `docs/architecture.md` has it.
 
 mod check;
+mod style;
 mod table;
 
 use std::{
@@ -50,11 +51,15 @@ fn violations() -> Result<Vec<String>, String> {
     let mut files = Vec::new();
     sources(&root(), &mut files).map_err(|error| format!("the sources can't be listed: {error}"))?;
     files.sort();
+    let mut paths = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let path = file.strip_prefix(root()).unwrap_or(&file).to_string_lossy().into_owned();
         found.extend(check::source(&path, &text));
+        found.extend(style::source(&path, &text));
+        paths.push(path);
     }
+    found.extend(style::modules(&paths));
     Ok(found)
 }
 
@@ -77,7 +82,10 @@ fn main() -> ExitCode {
         Ok(found) if found.is_empty() => ExitCode::SUCCESS,
         Ok(found) => {
             found.iter().for_each(|what| eprintln!("{what}"));
-            eprintln!("{} across walls; the table is in tests/walls/src/table.rs", found.len());
+            eprintln!(
+                "{} in all; the table of walls is in tests/walls/src/table.rs, the style in style.rs",
+                found.len()
+            );
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -92,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_reaches_across_a_wall() {
+    fn nothing_reaches_across_a_wall_and_all_is_in_one_style() {
         assert_eq!(violations().expect("it can be checked"), Vec::<String>::new());
     }
 

@@ -94,7 +94,7 @@ pub const CRATES: &[Crate] = &[
 ];
 
 /// Crates that may use everything: tests, and what stands in for somebody else's crate.
-pub const UNSHIPPED: &[&str] = &["base2histogram", "devkube", "robeing-tests", "robeing-walls"];
+pub const UNSHIPPED: &[&str] = &["base2histogram", "devkube", "robeing-sim", "robeing-tests", "robeing-walls"];
 
 /// A crate that may depend on nothing but this.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
-use http::header::{DATE, HeaderName, RETRY_AFTER};
+use http::{
+    HeaderMap,
+    header::{DATE, HeaderName, RETRY_AFTER},
+};
 
 /// How long after the answer. A date is taken relative to the server's own clock, where it says what that is.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {

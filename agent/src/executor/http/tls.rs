@@ -4,17 +4,19 @@
 //! `openssl req -x509` makes, or where its issuer is not trusted. webpki refuses these, since no authority should be a server and
 //! a chain should end in one; who names the server's very certificate means it.
 
-use std::env;
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{env, fmt, path::PathBuf, sync::Arc};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
 use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
 /// The subjectAltName extension's object identifier, as it is written in a certificate.

@@ -1,31 +1,39 @@
 //! How requests travel: over connections that are kept, or over a new one where a kept one turns out to be closed.
 
-use std::future::poll_fn;
-use std::io;
-use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Extensions, Request, Response, Uri};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{
-    CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
+use hyper::{
+    body::Incoming,
+    rt::{Read, ReadBuf, ReadBufCursor, Write},
 };
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::time::Instant;
-use tower::BoxError;
-use tower::timeout::Timeout;
-use tower::timeout::error::Elapsed;
-use tower::util::{BoxCloneSyncService, ServiceExt};
+use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::{
+        Client, Error,
+        connect::{CaptureConnection, Connected, Connection, HttpConnector, capture_connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::{net::TcpStream, time::Instant};
+use tower::{
+    BoxError,
+    timeout::{Timeout, error::Elapsed},
+    util::{BoxCloneSyncService, ServiceExt},
+};
 
 use super::{CONNECT_WITHIN, MAX_HEADERS, SECURED_WITHIN, tls, trouble};
 

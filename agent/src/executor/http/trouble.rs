@@ -1,15 +1,13 @@
 //! What errors on the way to a server mean, in words: what happened, and what to do.
 
-use std::error::Error;
-use std::io;
+use std::{error::Error, io};
 
 use nix::errno::Errno;
 use rustls::CertificateError::{
     Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext, UnknownIssuer,
 };
 
-use super::super::text::too_many_files;
-use super::tls;
+use super::{super::text::too_many_files, tls};
 
 /// Why a server can't be reached.
 pub(super) fn unreachable(shown: &str, error: &(dyn Error + 'static)) -> String {
@@ -29,10 +27,10 @@ fn of_the_way(error: &(dyn Error + 'static)) -> &'static str {
 }
 
 fn of_tls(error: &rustls::Error) -> &'static str {
-    use rustls::AlertDescription::{
-        BadCertificate, CertificateRequired, HandshakeFailure, ProtocolVersion, UnrecognisedName,
+    use rustls::{
+        AlertDescription::{BadCertificate, CertificateRequired, HandshakeFailure, ProtocolVersion, UnrecognisedName},
+        Error::{AlertReceived, InvalidCertificate, InvalidMessage},
     };
-    use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
     match error {
         InvalidCertificate(UnknownIssuer) => {
             "nobody who is trusted here has issued its certificate: name that, or its issuer's, in SSL_CERT_FILE"

@@ -18,19 +18,17 @@ mod service;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
 use robeing_net::Transport;
 use robeing_proto::worker::v1::{self as proto, to_process};
 use robeing_telemetry::Metrics;
+pub use service::{HELLO_WITHIN, MAX_PROCESS_NAME};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
 
 use self::attached::{Answer, Attached, Begun};
-use super::text::at_limit;
-use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome};
-
-pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
-pub use service::{HELLO_WITHIN, MAX_PROCESS_NAME};
+use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, text::at_limit};
 
 /// Where to listen, and what to tell processes of the agent.
 #[derive(Debug, Clone)]

@@ -42,7 +42,6 @@ pub use self::{
     connection::{Outbox, SessionConnection},
     turns::Turn,
 };
-
 use crate::leader::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 
 /// An attempt: the task and its fencing number.

@@ -37,6 +37,7 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use robeing_fleet::sabotage::{Mistake, planted};
+use robeing_platform::{Disk, DiskFile};
 use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
@@ -47,8 +48,6 @@ use self::{
     writer::{Durable, MAX_PENDING, Operation, Writer},
 };
 pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
-use robeing_platform::{Disk, DiskFile};
-
 use crate::raft::{Applied, Entry, LogId, NodeId, TypeConfig, Vote};
 
 /// Bytes of entries one read gives back at most (but always one entry): they go into one message, or are applied.

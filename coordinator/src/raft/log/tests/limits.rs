@@ -6,9 +6,9 @@ use openraft::{RaftLogReader, storage::RaftLogStorage};
 use robeing_platform::{Disk, FileSystem};
 
 use super::{DIR, Rig, SALT, entry, filled, id, indexes, new_disk};
-use crate::{
-    raft::Vote,
-    raft::log::{
+use crate::raft::{
+    Vote,
+    log::{
         Log, READ_BYTES, SEGMENT_BYTES, frame,
         index::{CACHE_BYTES, Found},
         record,

@@ -17,8 +17,7 @@ use openraft::{
 };
 use robeing_platform::{Disk, simulated::SimulatedDisk};
 
-use super::promise::TERMS_AHEAD;
-use super::{Log, RecoveryError};
+use super::{Log, RecoveryError, promise::TERMS_AHEAD};
 use crate::raft::{Batch, Entry, LogId, TypeConfig, Vote};
 
 const DIR: &str = "/data/log";

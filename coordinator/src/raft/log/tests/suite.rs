@@ -12,8 +12,7 @@ use robeing_platform::Platform;
 use super::{Rig, new_disk};
 use crate::{
     clock::FleetClock,
-    raft::log::Log,
-    raft::{Observer, SharedFleet, StateMachine, Told, TypeConfig},
+    raft::{Observer, SharedFleet, StateMachine, Told, TypeConfig, log::Log},
 };
 
 struct Nobody;

@@ -1,0 +1,521 @@
+//! Brings the API server's objects to the desired ones: server-side apply under one field manager, and deletion of what is
+//! ours and no longer desired. What to call is a pure decision; an object that is as the last apply left it is not touched.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::{DefaultHasher, Hasher},
+    io,
+    time::Duration,
+};
+
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, repair, schedule};
+
+/// For how long after an apply the watch cache may still show what was before.
+pub const CACHE_LAG: Duration = Duration::from_secs(5);
+/// A version that no object ever has: the API server's first is a later one. An apply of it makes an object, and changes none.
+const NO_VERSION: &str = "1";
+/// An annotation that the Deployment controller counts up; it says nothing about the desired state.
+const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
+
+/// The operator's parameters of a server-side apply. Conflicts are decided for the operator: what it says, it owns.
+pub fn field_manager() -> PatchParams {
+    PatchParams::apply(names::OPERATOR).force()
+}
+
+/// What this process did to an object last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    desired: u64,
+    before: Option<u64>,
+    after: u64,
+    /// The version that was last seen to be as `after`, so that it need not be looked at again.
+    version: Option<String>,
+    at: Instant,
+}
+
+impl Record {
+    /// Whether an object is as the apply left it.
+    fn is_of(&self, live: &Live) -> bool {
+        let same = self.version.is_some() && self.version == live.object.metadata.resource_version;
+        same || self.after == live.fingerprint
+    }
+}
+
+/// What this process did to a cluster's objects, by kind and name.
+pub type Records = BTreeMap<(String, String), Record>;
+
+/// What to do about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is as the last apply left it.
+    Leave,
+    /// It was applied so lately that the cache does not show it yet.
+    Await,
+    /// Apply it.
+    Apply,
+    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take. So it is made
+    /// where there is none, and looked at otherwise.
+    Look,
+    /// It belongs to somebody else.
+    Foreign,
+}
+
+/// What to do about an object of which `live` is in the cache. `wish` is the fingerprint of what is desired, and `owner` the uid
+/// of the cluster.
+pub fn judge(
+    (desired, wish): (&DynamicObject, u64),
+    live: Option<&Live>,
+    record: Option<&Record>,
+    owner: &str,
+    now: Instant,
+) -> Verdict {
+    let same_wish = record.filter(|record| record.desired == wish);
+    let lagging = |record: &&Record| now.duration_since(record.at) < CACHE_LAG;
+    let Some(live) = live else {
+        return if same_wish.is_some_and(|record| lagging(&record)) { Verdict::Await } else { Verdict::Look };
+    };
+    if !is_ours(live, owner, disks(desired)) {
+        return if is_leftover(&live.object, desired) { Verdict::Await } else { Verdict::Foreign };
+    }
+    match same_wish {
+        Some(record) if record.is_of(live) => Verdict::Leave,
+        Some(record) if lagging(&record) && record.before == Some(live.fingerprint) => Verdict::Await,
+        _ => Verdict::Apply,
+    }
+}
+
+/// Whether the cluster with this uid controls an object.
+pub fn is_owned(object: &DynamicObject, owner: &str) -> bool {
+    object.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
+}
+
+/// Whether an object with a cluster's labels is that cluster's: it controls it, or nobody does and the operator applied it once,
+/// so that a hand took the owner away. `disks` is what [`disks`] finds in the object that is desired: a StatefulSet that has other
+/// ones can't be made that.
+pub fn is_ours(live: &Live, owner: &str, wished: Option<Option<&str>>) -> bool {
+    is_owned(&live.object, owner) || (live.applied && is_uncontrolled(&live.object) && disks(&live.object) == wished)
+}
+
+/// Whether nobody controls an object.
+pub(crate) fn is_uncontrolled(object: &DynamicObject) -> bool {
+    object.owner_references().iter().all(|reference| reference.controller != Some(true))
+}
+
+/// The class of the disks that a StatefulSet has made; `None`: it makes none.
+fn disks(object: &DynamicObject) -> Option<Option<&str>> {
+    let claim = object.data.pointer("/spec/volumeClaimTemplates/0")?;
+    Some(claim.pointer("/spec/storageClassName").and_then(serde_json::Value::as_str))
+}
+
+/// Whether the operator is among those who say what the object is.
+pub fn is_applied(object: &DynamicObject) -> bool {
+    object
+        .managed_fields()
+        .iter()
+        .any(|entry| entry.manager.as_deref() == Some(names::OPERATOR) && entry.operation.as_deref() == Some("Apply"))
+}
+
+/// Whether an object is of an earlier cluster of the same name, and so about to be deleted by the garbage collector.
+fn is_leftover(live: &DynamicObject, desired: &DynamicObject) -> bool {
+    controller(desired).is_some_and(|(kind, name)| is_left_by(live, kind, name))
+}
+
+/// Whether an object that is not this cluster's is of one that had this name.
+pub(crate) fn is_left_by(live: &DynamicObject, kind: &str, name: &str) -> bool {
+    controller(live) == Some((kind, name))
+}
+
+fn controller(object: &DynamicObject) -> Option<(&str, &str)> {
+    let owner = object.owner_references().iter().find(|reference| reference.controller == Some(true))?;
+    Some((&owner.kind, &owner.name))
+}
+
+/// Whether two objects are labelled as of one cluster.
+fn is_of_one_cluster(one: &DynamicObject, other: &DynamicObject) -> bool {
+    [names::LABEL_NAME, names::LABEL_INSTANCE]
+        .iter()
+        .all(|label| one.labels().get(*label) == other.labels().get(*label))
+}
+
+/// A number that changes when anything about an object does that an apply could set.
+pub fn fingerprint(object: &DynamicObject) -> u64 {
+    let meta = &object.metadata;
+    let annotations: Vec<_> = object.annotations().iter().filter(|(key, _)| *key != DEPLOYMENT_REVISION).collect();
+    let fields: Vec<_> = object.data.as_object().into_iter().flatten().filter(|(name, _)| *name != "status").collect();
+    fingerprint_of(&(&meta.labels, annotations, &meta.owner_references, &meta.deletion_timestamp, fields))
+}
+
+/// A number that changes when what is written does.
+pub(crate) fn fingerprint_of(told: &impl Serialize) -> u64 {
+    let mut hashing = Hashing::default();
+    // Neither the writer nor the keys, which are all text, can make it fail.
+    let _ = serde_json::to_writer(&mut hashing, told);
+    hashing.0.finish()
+}
+
+/// Hashes what is written, of which no copy is kept: this is done for every object in every round.
+#[derive(Default)]
+struct Hashing(DefaultHasher);
+
+impl io::Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What could not be applied or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An object of the name belongs to somebody else.
+    #[error(
+        "{kind} {name} exists and does not belong to this RobeingCluster; rename the cluster or the pool, or delete the {kind}"
+    )]
+    Foreign {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// The API server refused it.
+    #[error("the API server refused to {verb} {kind} {name}: {message}")]
+    Refused {
+        /// What was asked.
+        verb: &'static str,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The API server's words.
+        message: String,
+    },
+    /// It was refused lately and is not asked again yet.
+    #[error("{sentence}")]
+    Again {
+        /// What was said then.
+        sentence: String,
+        /// An object of the name belongs to somebody else.
+        foreign: bool,
+    },
+    /// The API server did not answer.
+    #[error("the API server did not answer when asked to {verb} {kind} {name}: {source}")]
+    Unreachable {
+        /// What was asked.
+        verb: &'static str,
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+impl Error {
+    /// Whether nothing else needs to be tried now.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether it was told before.
+    pub fn is_known(&self) -> bool {
+        matches!(self, Self::Again { .. })
+    }
+
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Again { foreign: true, .. })
+    }
+
+    pub(crate) fn of(verb: &'static str, kind: &str, name: &str, error: kube::Error) -> Self {
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        match error {
+            kube::Error::Api(status) => Self::Refused { verb, kind, name, message: status.message.clone() },
+            source => Self::Unreachable { verb, kind, name, source: Box::new(source) },
+        }
+    }
+}
+
+/// Whether the API server says that there is no such object, or another one of its name.
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if is(status, 404) || is(status, 409))
+}
+
+fn is(status: &kube::core::Status, code: u16) -> bool {
+    status.code == code
+}
+
+/// What came of applying.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What failed.
+    pub errors: Vec<Error>,
+    /// Something was changed now, or so lately that the cache does not show it yet.
+    pub changing: bool,
+}
+
+/// Does something, unless it was refused lately, and notes it when it is refused now. `wish` gives a number for what is asked,
+/// which takes time and is needed only where something is refused.
+pub async fn unless_refused<T>(
+    refusals: &mut Refusals,
+    (kind, name, wish): (&str, &str, impl Fn() -> u64),
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    if refusals.knows(kind, name)
+        && let Some(refusal) = refusals.of(kind, name, wish(), Instant::now())
+    {
+        return Err(Error::Again { sentence: refusal.sentence.clone(), foreign: refusal.foreign });
+    }
+    let done = work.await;
+    match &done {
+        Ok(_) => refusals.done(kind, name),
+        Err(error) if error.is_unreachable() => {}
+        Err(error) => {
+            let refused = (error.is_foreign(), error.to_string());
+            refusals.note((kind, name, wish()), refused, Instant::now(), schedule::chance());
+        }
+    }
+    done
+}
+
+/// Whether a workload would run as an account, or reach its coordinators by a Service, that belongs to somebody else.
+fn rests_on(wish: &DynamicObject, foreign: &HashSet<(String, String)>) -> bool {
+    let Some(pod) = wish.data.pointer("/spec/template/spec") else { return false };
+    let account = pod.get("serviceAccountName").and_then(serde_json::Value::as_str).unwrap_or_default();
+    foreign.iter().any(|(kind, name)| kind == "Service" || (kind == "ServiceAccount" && name == account))
+}
+
+/// Whose objects are applied, and where.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// To the API server.
+    pub client: &'a Client,
+    /// Of the cluster.
+    pub namespace: &'a str,
+    /// The cluster's uid.
+    pub owner: &'a str,
+}
+
+impl Target<'_> {
+    /// Applies the desired objects and deletes the orphans, but for those of the names in `kept`. One failure keeps nothing
+    /// else from being applied, unless the API server is gone; a workload is not made on what belongs to somebody else.
+    pub async fn apply(
+        self,
+        desired: &[Desired],
+        live: &[Live],
+        kept: &HashSet<String>,
+        records: &mut Records,
+        refusals: &mut Refusals,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        let mut foreign = HashSet::new();
+        for wish in desired {
+            let (kind, name) = (wish.kind.kind.as_str(), wish.name());
+            let found = live.iter().find(|live| *live.kind == *kind && live.object.name_any() == name);
+            if found.is_none() && rests_on(&wish.object, &foreign) {
+                continue;
+            }
+            // Of every object in every round, so once.
+            let desired = fingerprint(&wish.object);
+            let asked = || asked(desired, found);
+            let was_refused = refusals.knows(kind, name);
+            let work = apply_one(self, (wish, desired), found, was_refused, records);
+            match unless_refused(refusals, (kind, name, asked), work).await {
+                Ok(changing) => applied.changing |= changing,
+                // Theirs will do.
+                Err(error) if error.is_foreign() && wish.yields => {}
+                Err(error) => {
+                    let unreachable = error.is_unreachable();
+                    if error.is_foreign() {
+                        foreign.insert((kind.to_owned(), name.to_owned()));
+                    }
+                    applied.errors.push(error);
+                    if unreachable {
+                        return applied;
+                    }
+                }
+            }
+        }
+        self.delete_orphans(desired, live, kept, records, refusals, &mut applied).await;
+        applied
+    }
+
+    async fn delete_orphans(
+        self,
+        desired: &[Desired],
+        live: &[Live],
+        kept: &HashSet<String>,
+        records: &mut Records,
+        refusals: &mut Refusals,
+        applied: &mut Applied,
+    ) {
+        let wanted: HashSet<(&str, &str)> = desired.iter().map(|wish| (wish.kind.kind.as_str(), wish.name())).collect();
+        for orphan in live {
+            let (object, name) = (&orphan.object, orphan.object.name_any());
+            let stays = wanted.contains(&(&*orphan.kind, name.as_str())) || kept.contains(&name);
+            if stays || object.metadata.deletion_timestamp.is_some() || !is_owned(object, self.owner) {
+                continue;
+            }
+            records.remove(&(orphan.kind.to_string(), name.clone()));
+            applied.changing = true;
+            // No object that is wished for has this number.
+            let work = delete(self.client, self.namespace, orphan);
+            if let Err(error) = unless_refused(refusals, (&orphan.kind, &name, || 0), work).await {
+                applied.errors.push(error);
+            }
+        }
+    }
+}
+
+/// A number for a wish about an object as it is now.
+fn asked(desired: u64, live: Option<&Live>) -> u64 {
+    desired ^ live.map_or(0, |live| live.fingerprint).rotate_left(1)
+}
+
+/// Whether the object was changed, now or very lately.
+async fn apply_one(
+    target: Target<'_>,
+    (wish, desired): (&Desired, u64),
+    live: Option<&Live>,
+    was_refused: bool,
+    records: &mut Records,
+) -> Result<bool, Error> {
+    let Target { client, namespace, owner } = target;
+    let (kind, name) = (&wish.kind.kind, wish.name());
+    let key = (kind.clone(), name.to_owned());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &wish.kind);
+    let foreign = || Error::Foreign { kind: kind.clone(), name: name.to_owned() };
+    let mut applied = None;
+    match judge((&wish.object, desired), live, records.get(&key), owner, Instant::now()) {
+        Verdict::Leave => {
+            if let (Some(record), Some(live)) = (records.get_mut(&key), live) {
+                record.version.clone_from(&live.object.metadata.resource_version);
+            }
+            return Ok(false);
+        }
+        Verdict::Await => return Ok(true),
+        Verdict::Foreign => return Err(foreign()),
+        Verdict::Apply => {}
+        Verdict::Look => {
+            // Nearly always there is none. What was in the way before is looked at first.
+            if !was_refused {
+                let made = make(&api, name, &wish.object).await;
+                applied = made.map_err(|error| Error::of("apply", kind, name, error))?;
+            }
+            if applied.is_none() {
+                let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
+                let found = found.map(|found| Live::new(kind, found)).filter(|found| {
+                    let is_taken = is_of_one_cluster(&found.object, &wish.object);
+                    !(is_owned(&found.object, owner) || is_taken && is_ours(found, owner, disks(&wish.object)))
+                });
+                match found {
+                    Some(found) if is_leftover(&found.object, &wish.object) => return Ok(true),
+                    Some(_) => return Err(foreign()),
+                    None => {}
+                }
+            }
+        }
+    }
+    let applied = match applied {
+        Some(made) => made,
+        None => {
+            // What was done to it before this process began is not known either.
+            let drifted = records.get(&key).is_none_or(|record| record.desired == desired);
+            change(&api, wish, live, drifted).await?
+        }
+    };
+    let (before, after) = (live.map(|live| live.fingerprint), fingerprint(&applied));
+    let changed = before != Some(after);
+    if changed {
+        tracing::info!(kind, name, namespace, "applied");
+    }
+    let version = applied.resource_version();
+    records.insert(key, Record { desired, before, after, version, at: Instant::now() });
+    Ok(changed)
+}
+
+/// Makes an object, unless there is one of the name.
+async fn make(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
+    let mut wish = wish.clone();
+    wish.metadata.resource_version = Some(NO_VERSION.to_owned());
+    match api.patch(name, &field_manager(), &Patch::Apply(wish)).await {
+        Err(kube::Error::Api(status)) if is(&status, 409) => Ok(None),
+        made => made.map(Some),
+    }
+}
+
+/// Applies an object that there may be.
+async fn change(
+    api: &Api<DynamicObject>,
+    wish: &Desired,
+    live: Option<&Live>,
+    drifted: bool,
+) -> Result<DynamicObject, Error> {
+    let (kind, name) = (&wish.kind.kind, wish.name());
+    let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
+    if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
+        let left = handover::leave_replicas(api, name, &wish.object).await;
+        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
+    }
+    let mut applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
+    if applied.as_ref().is_err_and(repair::is_invalid) && live.is_some() {
+        applied = match remake(api, name, &wish.object).await {
+            Ok(Some(made)) => Ok(made),
+            // The answer to the apply says what is in the way.
+            Ok(None) => applied,
+            Err(error) => Err(error),
+        };
+    }
+    applied.map_err(|error| Error::of("apply", kind, name, error))
+}
+
+/// Makes an object anew that a hand made immutable, which nobody can take back. Pods read it only when they start.
+async fn remake(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
+    let Some(live) = api.get_opt(name).await? else { return Ok(None) };
+    if live.data.get("immutable") != Some(&serde_json::Value::Bool(true)) {
+        return Ok(None);
+    }
+    tracing::info!(name, "making anew what was made immutable");
+    let only = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
+    api.delete(name, &DeleteParams::background().preconditions(only)).await?;
+    make(api, name, wish).await
+}
+
+async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {
+    let name = orphan.object.name_any();
+    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| *resource.kind == *orphan.kind)
+    else {
+        return Ok(());
+    };
+    tracing::info!(kind = &*orphan.kind, name, "deleting what is no longer desired");
+    delete_exactly(client, namespace, &resource, &name, orphan.object.uid()).await
+}
+
+/// Deletes the object of that name if it is still the one that was seen.
+pub async fn delete_exactly(
+    client: &Client,
+    namespace: &str,
+    resource: &ApiResource,
+    name: &str,
+    uid: Option<String>,
+) -> Result<(), Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
+    let only = Preconditions { uid, resource_version: None };
+    match api.delete(name, &DeleteParams::background().preconditions(only)).await {
+        Err(error) if !is_gone(&error) => Err(Error::of("delete", &resource.kind, name, error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Runs the shipped coordinator and agent code on a simulated network, clock and disk, under faults that a seed decides, and
+//! holds every run to the fleet's invariants. A seed that is run again does exactly the same again, when each is a process of
+//! its own.
+
+mod checks;
+mod clients;
+mod clocks;
+mod damage;
+mod executor;
+mod faults;
+mod history;
+mod hosts;
+mod listener;
+mod lives;
+mod network;
+mod operator;
+mod plan;
+mod process;
+mod profile;
+mod record;
+mod results;
+mod sabotage;
+mod tasks;
+mod time;
+mod watcher;
+mod wire;
+mod world;
+
+pub use checks::PROMISES;
+pub use faults::Hard;
+pub use sabotage::{Sabotage, Selection};
+pub use world::run;
