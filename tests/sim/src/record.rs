@@ -287,8 +287,11 @@ impl Notes {
 
     /// Notes for how much longer an agent's guard lets run what it runs.
     pub fn lease(&mut self, agent: &str, left: Option<Duration>) {
+        let lease = &mut self.agents.entry(agent.to_owned()).or_default().lease;
         let until = left.map(|left| self.now + left);
-        self.agents.entry(agent.to_owned()).or_default().lease = until;
+        // An agent that was paused learns late that its lease is over, and not since when.
+        let known = lease.filter(|_| left == Some(Duration::ZERO));
+        *lease = until.map(|until| known.map_or(until, |known| known.min(until)));
     }
 
     /// Agents that run something that was not stopped, each as often as it runs something.

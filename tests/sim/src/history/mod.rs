@@ -5,7 +5,10 @@
 //! The model leaves out what goes on within the fleet: that a task ends, and that one whose result is kept only for a moment
 //! is forgotten, may happen at any time, and is known once a client was told.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use robeing_proto::v1::{self, TaskState};
 
@@ -14,7 +17,7 @@ use crate::results::is_final;
 /// Calls of one group; a larger one is not decided.
 const MAX_CALLS: usize = 2_000;
 /// States of the search that are visited in one group; beyond it nothing is decided.
-const MAX_VISITED: usize = 100_000;
+const MAX_VISITED: usize = 1_000_000;
 
 /// What was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -253,7 +256,8 @@ fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) 
 struct Search<'a> {
     calls: &'a [Call],
     fleeting: &'a BTreeSet<String>,
-    visited: HashSet<(Vec<u64>, Model)>,
+    /// What was tried, by fingerprint: each state takes kilobytes.
+    visited: HashSet<u128>,
     /// Calls that the longest explanation so far has, and the one that it can't have.
     best: (usize, usize),
 }
@@ -264,6 +268,25 @@ struct Place {
     count: usize,
     first_open: usize,
     model: Model,
+}
+
+impl Place {
+    /// The place after one more call.
+    fn after(&self, n: usize, calls: usize, model: Model) -> Self {
+        let mut done = self.done.clone();
+        done[n / 64] |= 1 << (n % 64);
+        let first_open = (self.first_open..).find(|n| *n >= calls || !has(&done, *n)).unwrap_or(self.first_open);
+        Self { done, count: self.count + 1, first_open, model }
+    }
+
+    fn fingerprint(&self) -> u128 {
+        let of = |salt: u64| {
+            let mut hasher = DefaultHasher::new();
+            (salt, &self.done, &self.model).hash(&mut hasher);
+            u128::from(hasher.finish())
+        };
+        of(0) << 64 | of(1)
+    }
 }
 
 fn has(done: &[u64], n: usize) -> bool {
@@ -279,19 +302,35 @@ impl Search<'_> {
             self.best = (place.count, first_end.1);
         }
         let mut places = Vec::new();
-        for n in open.take_while(|n| self.calls[*n].began < first_end.0) {
+        for n in open.clone().take_while(|n| self.calls[*n].began < first_end.0) {
             let call = &self.calls[n];
-            for model in follow(&place.model, &call.op, &call.answer, self.fleeting) {
-                let mut done = place.done.clone();
-                done[n / 64] |= 1 << (n % 64);
-                let first_open = (place.first_open..).find(|n| *n >= self.calls.len() || !has(&done, *n));
-                if self.visited.insert((done.clone(), model.clone())) {
-                    let first_open = first_open.unwrap_or(place.first_open);
-                    places.push(Place { done, count: place.count + 1, first_open, model });
-                }
+            let mut models = follow(&place.model, &call.op, &call.answer, self.fleeting);
+            if call.answer != Answer::Unknown && models.len() == 1 && models[0] == place.model {
+                // What changes nothing can as well take effect here as later in whatever explanation there is.
+                places = vec![place.after(n, self.calls.len(), models.remove(0))];
+                break;
             }
+            if call.ended.is_none() {
+                // Never to take effect explains as much.
+                models.retain(|model| *model != place.model);
+            }
+            if self.hides_an_earlier_one(call, open.clone()) {
+                continue;
+            }
+            places.extend(models.into_iter().map(|model| place.after(n, self.calls.len(), model)));
         }
+        places.retain(|place| self.visited.insert(place.fingerprint()));
         Some(places)
+    }
+
+    /// Whether a reading tells of a later change of its task than another that is still to be explained, and then never is.
+    fn hides_an_earlier_one(&self, call: &Call, mut open: impl Iterator<Item = usize>) -> bool {
+        let (Op::Get(id), Answer::Found(seen)) = (&call.op, &call.answer) else { return false };
+        let is_earlier = |other: &Call| match (&other.op, &other.answer) {
+            (Op::Get(other), Answer::Found(earlier)) => other == id && earlier.revision < seen.revision,
+            _ => false,
+        };
+        !self.fleeting.contains(id) && open.any(|n| is_earlier(&self.calls[n]))
     }
 }
 

@@ -128,3 +128,19 @@ fn only_what_is_kept_for_a_moment_is_forgotten() {
     assert_not(&calls);
     assert_eq!(check(&calls, &BTreeSet::from([A.to_owned()])), []);
 }
+
+#[test]
+fn many_readings_at_once_that_nothing_explains_are_decided() {
+    let accepted = call(submit(A, None), 1, 2, Answer::New);
+    let readings = |tells: &dyn Fn(u64) -> u64| {
+        (0..40).map(|n| call(get(), 3 + n, 100, found(None, 10 + tells(n)))).collect::<Vec<_>>()
+    };
+    // Nothing changes between the one and the other, or each tells of a later change.
+    for tells in [&(|_| 0) as &dyn Fn(u64) -> u64, &|n| n, &|n| 40 - n] {
+        let mut calls = vec![accepted.clone()];
+        calls.extend(readings(tells));
+        assert_explained(&calls);
+        calls.push(call(get(), 101, 102, Answer::NotFound));
+        assert_not(&calls);
+    }
+}
