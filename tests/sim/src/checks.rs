@@ -66,6 +66,12 @@ const PROMPT: Duration = Duration::from_millis(1_800);
 /// Time after a session was opened, and before a result was taken, in which it does not count what else was written.
 const EDGE: Duration = Duration::from_millis(300);
 
+/// How often the leader writes before a result that lies on an agent counts as passed over: once what was being written when it
+/// came, once what had come before it, and once more. With disks that take a second each of it takes that long.
+const WRITES: usize = 3;
+/// Entries that are applied within so short a time were written together.
+const TOGETHER: Duration = Duration::from_millis(50);
+
 /// Everything that does not hold.
 pub fn violations(notes: &mut Notes) -> Vec<String> {
     check_ends(notes);
@@ -148,9 +154,7 @@ fn check_prompt(notes: &mut Notes) {
         }
         let Some(opened) = agent.opened.iter().rfind(within).copied() else { continue };
         let quiet = !agent.disturbed.iter().any(|time| (opened..=taken).contains(time));
-        let mut written = notes.applied_at.values();
-        let writes = written.any(|at| (opened + EDGE..taken.saturating_sub(EDGE)).contains(at));
-        if taken - opened >= PROMPT && quiet && writes {
+        if taken - opened >= PROMPT && quiet && writes(notes, opened + EDGE, taken.saturating_sub(EDGE)) >= WRITES {
             found.push(format!(
                 "attempt {attempt} of task {id} ended at {:?} on {}, which has a session since {opened:?}, and was taken at \
                  {taken:?}",
@@ -159,6 +163,21 @@ fn check_prompt(notes: &mut Notes) {
         }
     }
     found.into_iter().for_each(|what| notes.violation(Check::Prompt, what));
+}
+
+/// How often something was written within a time.
+fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
+    let mut last = None;
+    let mut count = 0;
+    let mut moments: Vec<Duration> = notes.applied_at.values().filter(|at| (from..to).contains(at)).copied().collect();
+    moments.sort_unstable();
+    for at in moments {
+        if last.is_none_or(|last| at > last + TOGETHER) {
+            count += 1;
+            last = Some(at);
+        }
+    }
+    count
 }
 
 /// A run in one line.
