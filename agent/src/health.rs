@@ -2,22 +2,18 @@
 //! much HTTP/1.1 as a GET of a status needs, over plain TCP.
 
 use std::{
-    ffi::OsString,
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgMatches, Command};
 
-/// The subcommand, when it is the first argument.
+/// Its name.
 pub const SUBCOMMAND: &str = "health";
 
 /// What is asked unless the arguments say otherwise: where the image's own deployments serve their probes.
 const DEFAULT_URL: &str = "http://127.0.0.1:9090/readyz";
-/// The arguments are wrong.
-const MISCONFIGURED: u8 = 2;
 /// How long an answer may take in all.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are looked at; its status comes first.
@@ -26,9 +22,6 @@ pub const MAX_ANSWER: usize = 4096;
 /// Why a process does not count as healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// The command line is wrong, or asks for help.
-    #[error(transparent)]
-    CommandLine(#[from] clap::Error),
     /// There is nothing to ask.
     #[error("{0:?} can't be asked: give a URL such as {DEFAULT_URL}")]
     Url(String),
@@ -50,36 +43,23 @@ pub enum HealthError {
     },
 }
 
-fn command() -> Command {
-    Command::new("robeing-agent health")
-        .about("Asks a coordinator's or an agent's probe")
+/// The subcommand.
+pub fn command() -> Command {
+    Command::new(SUBCOMMAND)
+        .about("Asks a process's probe how it is: for a health check in an image that has no shell")
         .after_help("Exit codes: 0 well; 1 unwell, or no answer within 2 seconds; 2 wrong arguments.")
         .arg(Arg::new("url").value_name("URL").default_value(DEFAULT_URL).help("What to ask, over http"))
 }
 
-/// Does what the arguments after the program's name say, and says on stderr why it is not well.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(HealthError::CommandLine(error)) => {
-            // A closed terminal is nothing to report to.
-            let _ = error.print();
-            if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS }
-        }
-        Err(error) => {
-            robeing_telemetry::say(&error);
-            if matches!(error, HealthError::Url(_)) { MISCONFIGURED.into() } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-/// Asks what the arguments after the program's name say.
+/// Asks what the subcommand's arguments say.
 ///
 /// # Errors
-/// Wrong arguments, no answer in time, and an answer that is not a success.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), HealthError> {
-    let matches = command().try_get_matches_from(args)?;
-    let url = matches.get_one::<String>("url").map_or(DEFAULT_URL, String::as_str);
+/// A URL that can't be asked, no answer in time, and an answer that is not a success.
+pub fn run(matches: &ArgMatches) -> Result<(), HealthError> {
+    probe(matches.get_one::<String>("url").map_or(DEFAULT_URL, String::as_str))
+}
+
+fn probe(url: &str) -> Result<(), HealthError> {
     let (host, path) = parts(url).ok_or_else(|| HealthError::Url(url.to_owned()))?;
     let answer = ask(host, path).map_err(|error| HealthError::Silent { url: url.to_owned(), error })?;
     match is_success(&answer) {
@@ -157,7 +137,7 @@ mod tests {
 
     fn asked(answer: &'static [u8]) -> Result<(), HealthError> {
         let (url, serving) = server(answer);
-        let result = run(["health".into(), url.into()]);
+        let result = probe(&url);
         serving.join().expect("it was asked as expected");
         result
     }
@@ -187,14 +167,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/readyz", listener.local_addr().expect("it is bound"));
         drop(listener);
-        assert!(matches!(run(["health".into(), url.into()]), Err(HealthError::Silent { .. })));
+        assert!(matches!(probe(&url), Err(HealthError::Silent { .. })));
     }
 
     #[test]
     fn somebody_who_is_silent_is_not_well() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/readyz", listener.local_addr().expect("it is bound"));
-        assert!(matches!(run(["health".into(), url.into()]), Err(HealthError::Silent { .. })));
+        assert!(matches!(probe(&url), Err(HealthError::Silent { .. })));
     }
 
     #[test]
@@ -209,7 +189,7 @@ mod tests {
             "http://a:1/ HTTP\r\n",
         ];
         for url in urls {
-            let result = run(["health".into(), url.into()]);
+            let result = probe(url);
             assert!(matches!(result, Err(HealthError::Url(_))), "{url:?}: {result:?}");
         }
         assert_eq!(parts("http://a:1"), Some(("a:1", "/")));

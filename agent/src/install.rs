@@ -11,9 +11,9 @@ use std::{
     process,
 };
 
-use clap::{Arg, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, value_parser};
 
-/// The subcommand, when it is the first argument.
+/// Its name.
 pub const SUBCOMMAND: &str = "install";
 
 /// Who may do what with the copy.
@@ -22,9 +22,6 @@ const MODE: u32 = 0o755;
 /// Why there is no copy.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// The command line is wrong, or asks for help.
-    #[error(transparent)]
-    CommandLine(#[from] clap::Error),
     /// PATH is no file's.
     #[error("{0} is not the path of a file: give one such as /opt/robeing/robeing-agent")]
     NoFile(PathBuf),
@@ -40,27 +37,25 @@ pub enum InstallError {
     },
 }
 
-fn command() -> Command {
-    Command::new("robeing-agent install")
-        .bin_name("robeing-agent install")
-        .no_binary_name(true)
-        .about("Copies this program to PATH, executable for all, in place of what is there")
+/// The subcommand.
+pub fn command() -> Command {
+    Command::new(SUBCOMMAND)
+        .about("Copies this program to PATH, executable for all: for an init container whose image has no shell")
         .after_help("Exit codes: 0 installed; 1 it could not be written; 2 wrong arguments.")
         .arg(
             Arg::new("path")
                 .value_name("PATH")
                 .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The file to be; its directory must be there"),
+                .help("The file to be, in place of what is there; its directory must be there"),
         )
 }
 
-/// Does what the arguments after the subcommand say: the path that is installed.
+/// Does what the subcommand's arguments say: the path that is installed.
 ///
 /// # Errors
-/// Wrong arguments, and a file that can't be written.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<PathBuf, InstallError> {
-    let matches = command().try_get_matches_from(args)?;
+/// A path that is no file's, and a file that can't be written.
+pub fn run(matches: &ArgMatches) -> Result<PathBuf, InstallError> {
     let path = matches.get_one::<PathBuf>("path").cloned().unwrap_or_default();
     let failed = |step: &str, error| InstallError::Failed { path: path.clone(), step: step.to_owned(), error };
     // Not by name: the file may have been replaced since this process began.

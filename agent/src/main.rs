@@ -15,22 +15,21 @@ use std::{
     thread,
 };
 
+use clap::{ArgMatches, Command};
+use health::HealthError;
 use install::InstallError;
 use mimalloc::MiMalloc;
 use robeing_agent::{
-    executor::{
-        CommandConfig, CommandExecutor, EchoExecutor, Executor, ExecutorError, Guard, HttpConfig, HttpExecutor, Limits,
-        WorkerConfig, WorkerExecutor, guard, reaper,
-    },
-    session,
+    executor::{self, ExecutorError, guard, reaper},
+    runtime,
 };
 use robeing_coordinator as coordinator;
 use robeing_net::Transport;
 use robeing_platform::Platform;
-use robeing_settings::{AgentConfig, ConfigError, CoordinatorConfig, ExecutorSpec, Process, Startup};
+use robeing_settings::{AgentConfig, CoordinatorConfig, ExecutorSpec, Process, Startup};
 use robeing_telemetry::{Metrics, Monitor};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{info, warn};
+use tracing::info;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -64,15 +63,24 @@ const _: () = assert!(!robeing_fleet::sabotage::COMPILED, "the feature sabotage 
 
 fn main() -> ExitCode {
     lifetime::reset_signals();
-    if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
-        guard::main();
+    let matches = match program().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and the version go to stdout and are no failure. A closed terminal is nothing to report to.
+            let _ = error.print();
+            return if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match matches.subcommand() {
+        Some((guard::GUARD_SUBCOMMAND, _)) => guard::main(),
+        Some((install::SUBCOMMAND, arguments)) => install(arguments),
+        Some((health::SUBCOMMAND, arguments)) => health(arguments),
+        _ => start(matches),
     }
-    if env::args_os().nth(1).is_some_and(|first| first == install::SUBCOMMAND) {
-        return install();
-    }
-    if env::args_os().nth(1).is_some_and(|first| first == health::SUBCOMMAND) {
-        return health::main(env::args_os().skip(1));
-    }
+}
+
+/// Starts the coordinator or agent that the settings ask for.
+fn start(matches: ArgMatches) -> ExitCode {
     #[cfg(all(debug_assertions, feature = "trial"))]
     if env::var_os(TRIAL).is_some() {
         robeing_fleet::trial::know();
@@ -81,13 +89,8 @@ fn main() -> ExitCode {
     if let Some(seed) = test_number(DISTURB) {
         robeing_platform::sync::points::disturb(seed);
     }
-    let startup = match robeing_settings::parse(env::args_os(), &|name| env::var_os(name)) {
+    let startup = match robeing_settings::parse_matches(matches, &|name| env::var_os(name)) {
         Ok(startup) => startup,
-        Err(ConfigError::CommandLine(error)) => {
-            // Help and the version go to stdout and are no failure. A closed terminal is nothing to report to.
-            let _ = error.print();
-            return if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS };
-        }
         Err(error) => return say(&error, MISCONFIGURED),
     };
     if startup.exit_with_parent
@@ -126,19 +129,34 @@ fn coordinator_workers(cpus: usize) -> usize {
     (cpus / 2).clamp(1, MOST_COORDINATOR_WORKERS)
 }
 
+/// The program, and what else it does by its subcommands.
+fn program() -> Command {
+    robeing_settings::command()
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .subcommand(install::command())
+        .subcommand(health::command())
+        .subcommand(Command::new(guard::GUARD_SUBCOMMAND).hide(true))
+}
+
 /// Puts a copy of this program where the arguments say.
-fn install() -> ExitCode {
-    match install::run(env::args_os().skip(2)) {
+fn install(arguments: &ArgMatches) -> ExitCode {
+    match install::run(arguments) {
         Ok(path) => {
             // A closed output is no reason to fail: the file is there.
             let _ = writeln!(io::stdout(), "installed {}", path.display());
             ExitCode::SUCCESS
         }
-        Err(InstallError::CommandLine(error)) => {
-            let _ = error.print();
-            if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS }
-        }
         Err(error @ InstallError::NoFile(_)) => say(&error, MISCONFIGURED),
+        Err(error) => say(&error, FAILED),
+    }
+}
+
+/// Asks a probe how its process is.
+fn health(arguments: &ArgMatches) -> ExitCode {
+    match health::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ HealthError::Url(_)) => say(&error, MISCONFIGURED),
         Err(error) => say(&error, FAILED),
     }
 }
@@ -218,70 +236,13 @@ async fn run_agent(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> ExitCode {
-    info!(
-        name = config.name,
-        cluster = config.cluster_id,
-        version = env!("CARGO_PKG_VERSION"),
-        role = ?config.role,
-        slots = config.slots,
-        "starting an agent"
-    );
-    let executor = match make_executor(executor, &config, &platform, &metrics).await {
+    let executor = match executor::start(executor, &config, &platform, &metrics).await {
         Ok(executor) => executor,
         Err(error @ (ExecutorError::Listen(_) | ExecutorError::Thread(_))) => return say(&error, FAILED),
         Err(error) => return say(&error, MISCONFIGURED),
     };
-    match session::run(config, platform, executor, metrics, shutdown).await {
+    match runtime::run(config, platform, executor, metrics, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => say(&error, FAILED),
     }
-}
-
-async fn make_executor(
-    spec: &ExecutorSpec,
-    config: &AgentConfig,
-    platform: &Platform,
-    metrics: &Metrics,
-) -> Result<Arc<dyn Executor>, ExecutorError> {
-    let limits = Limits::default();
-    Ok(match spec {
-        ExecutorSpec::Command(command) => {
-            let config = CommandConfig { argv: command.argv.clone(), limits, guard: None };
-            config.check_program()?;
-            Arc::new(CommandExecutor::new(CommandConfig { guard: start_guard(), ..config })?)
-        }
-        ExecutorSpec::Http(http) => {
-            let headers = http.headers.iter().map(|header| {
-                let bad = |reason| ExecutorError::BadHeader { name: header.name.clone(), reason };
-                Ok((header.name.clone(), header.value(&|name| env::var(name).ok()).map_err(bad)?))
-            });
-            let headers = headers.collect::<Result<_, ExecutorError>>()?;
-            Arc::new(HttpExecutor::new(HttpConfig {
-                url: http.url.clone(),
-                health_path: http.health_path.clone(),
-                headers,
-                limits,
-            })?)
-        }
-        ExecutorSpec::Worker {} => {
-            let transport = Transport::new(Arc::clone(&platform.network));
-            let (listen, agent) = (config.worker_listen.clone(), config.name.clone());
-            let config = WorkerConfig { listen, agent, slots: config.slots, limits };
-            Arc::new(WorkerExecutor::listen(config, &transport, metrics).await?)
-        }
-        ExecutorSpec::Echo {} => Arc::new(EchoExecutor),
-    })
-}
-
-/// Starts the process that kills this agent's commands if the agent is killed. An agent without one still works.
-fn start_guard() -> Option<Arc<Guard>> {
-    if let Err(error) = reaper::adopt_orphans() {
-        warn!(%error, "what commands leave behind can't be reaped");
-    }
-    Guard::spawn_self()
-        .inspect_err(
-            |error| warn!(%error, "there is no guard: if this agent is killed, what its commands started goes on"),
-        )
-        .ok()
-        .map(Arc::new)
 }

@@ -24,6 +24,7 @@ mod pipes;
 mod presence;
 mod process_group;
 mod program;
+mod start;
 mod text;
 
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
@@ -32,6 +33,7 @@ pub use guard::{Guard, Stay};
 pub use http::{
     CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS, SECURED_WITHIN,
 };
+pub use start::start;
 pub use worker::{WorkerConfig, WorkerExecutor};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.

@@ -16,7 +16,7 @@ pub(super) struct Ended {
 }
 
 #[derive(Clone)]
-pub(super) struct SessionMetrics {
+pub struct SessionMetrics {
     pub running: Gauge,
     pub reconnects: Counter,
     pub fences: Counter,

@@ -1,6 +1,6 @@
 //! The agent side of the session: the agent finds the leader, keeps one stream to it, runs what it is assigned and says how
-//! it ended. Knows the protocol and the [`Executor`] trait; every socket, clock and random number comes from the
-//! [`Platform`], so that the simulator runs this very code.
+//! it ended. Knows the protocol and the [`Executor`](crate::executor::Executor) trait; every socket, clock and random number comes from the
+//! [`Platform`](robeing_platform::Platform), so that the simulator runs this very code.
 //!
 //! What always holds:
 //!
@@ -34,7 +34,6 @@ mod health;
 pub mod held;
 pub mod lease;
 mod link;
-mod listener;
 mod metrics;
 pub mod search;
 mod wire;
@@ -42,21 +41,16 @@ mod wire;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, time::Duration};
 
 pub use drain::{DRAINED_WITHIN, HAND_BACK_WITHIN, LEAVE_WITHIN};
-pub use driver::{END_WITHIN, SEND_AGAIN_AFTER};
+pub use driver::{Deps, END_WITHIN, SEND_AGAIN_AFTER};
 pub use health::ANSWER_WITHIN;
 pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
-use robeing_net::Transport;
-use robeing_platform::Platform;
-use robeing_settings::AgentConfig;
-use robeing_telemetry::Metrics;
+pub use metrics::SessionMetrics;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::executor::Executor;
 
 /// The time from one joining with slots to the next, at least, so that a process that attaches and dies at once does not keep
 /// the coordinators busy.
@@ -65,9 +59,6 @@ pub const STAY_AT_LEAST: Duration = Duration::from_secs(1);
 /// Why an agent ended otherwise than asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// It cannot listen.
-    #[error("{0}; another process may listen there, or the address is not of this machine: change --listen")]
-    Listen(#[source] io::Error),
     /// It was asked to stop, and no coordinator took what it held in time. The coordinators give it to others once the
     /// session times out.
     #[error("stopped without an acknowledgement for {attempts} attempts: no coordinator could be reached in time")]
@@ -83,29 +74,12 @@ pub enum SessionError {
     },
 }
 
-/// Runs an agent until `shutdown` is cancelled and it has drained.
+/// Keeps an agent in the fleet until `shutdown` is cancelled and it has drained.
 ///
 /// # Errors
-/// When it cannot listen, and when what it held could not be handed back.
-pub async fn run(
-    config: AgentConfig,
-    platform: Platform,
-    executor: Arc<dyn Executor>,
-    metrics: Metrics,
-    shutdown: CancellationToken,
-) -> Result<(), SessionError> {
-    let transport = Transport::new(Arc::clone(&platform.network));
-    let listening = listener::listen(&config, &transport).await.map_err(SessionError::Listen)?;
-    let mut presence = executor.presence();
-    let parts = driver::Parts {
-        metrics: metrics::SessionMetrics::new(&metrics, config.slots),
-        readiness: metrics.readiness().clone(),
-        address: listening.advertised.clone(),
-        config,
-        platform,
-        transport,
-        executor,
-    };
+/// When what it held could not be handed back, and when it can never run tasks again.
+pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), SessionError> {
+    let mut presence = deps.executor.presence();
     let mut worked = None;
     loop {
         if shutdown.is_cancelled() {
@@ -119,7 +93,7 @@ pub async fn run(
                 () = tokio::time::sleep_until(again) => {}
             }
             worked = Some(Instant::now());
-        } else if !parts.executor.is_member_when_absent() {
+        } else if !deps.executor.is_member_when_absent() {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = turns(&mut presence, works, worked) => {}
@@ -127,7 +101,7 @@ pub async fn run(
             continue;
         }
         let idle = CancellationToken::new();
-        let stay = driver::Driver::new(if works { parts.clone() } else { parts.idle() });
+        let stay = driver::Driver::new(if works { deps.clone() } else { deps.idle() });
         let mut stay = pin!(stay.run(shutdown.clone(), idle.clone()));
         let end = tokio::select! {
             biased;

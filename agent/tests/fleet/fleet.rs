@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use robeing_agent::{
     executor::{Attempt, Executor, Outcome},
-    session,
+    runtime,
 };
 use robeing_coordinator::{self as coordinator, CoordinatorError};
 use robeing_net::{Transport, limited};
@@ -175,7 +175,7 @@ impl TestFleet {
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());
         let agent = tokio::spawn(async move {
             let stop = CancellationToken::new();
-            session::run(config, platform, Arc::new(Sleeper), Metrics::default(), stop).await.expect("the agent runs");
+            runtime::run(config, platform, Arc::new(Sleeper), Metrics::default(), stop).await.expect("the agent runs");
         });
         self.agents.push(AbortOnDropHandle::new(agent));
     }

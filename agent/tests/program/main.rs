@@ -126,8 +126,8 @@ fn wrong_settings_are_one_sentence_and_exit_code_2() {
 fn help_and_version_are_no_failure() {
     for (flag, expected) in [
         ("--help", "--initial-coordinators"),
-        ("--help", "\n  robeing-agent install PATH  copies this program"),
-        ("--help", "\n  robeing-agent health [URL]  asks a process's probe"),
+        ("--help", "\n  install  Copies this program"),
+        ("--help", "\n  health   Asks a process's probe"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {
         let output = program(&[flag]).output().expect("it starts");

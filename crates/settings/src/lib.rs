@@ -15,6 +15,7 @@ pub use coordinator::*;
 use forms::{AnyRole, duration, number, optional_number};
 pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL};
 use robeing_fleet::limits::{MAX_ATTEMPTS, MAX_SLOTS};
+pub use settings::command;
 use settings::{For, Sources};
 
 /// Where a coordinator keeps its data unless told otherwise.
@@ -63,7 +64,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads the command line, the program's name first, and the environment.
+/// Reads the command line of [`command`], the program's name first, and the environment.
 ///
 /// # Errors
 /// When a setting is missing, malformed, or contradicts another, and when help or the version is asked for.
@@ -71,7 +72,18 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Startup, ConfigError> {
-    let sources = Sources::read(args, env)?;
+    parse_matches(command().try_get_matches_from(args)?, env)
+}
+
+/// Reads what was found on the command line of [`command`], and the environment.
+///
+/// # Errors
+/// When a setting is missing, malformed, or contradicts another.
+pub fn parse_matches(
+    matches: clap::ArgMatches,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Startup, ConfigError> {
+    let sources = Sources::read(matches, env)?;
     let role = sources.require("role", "whether this is a coordinator or an agent")?;
     let process = match forms::role(&role)? {
         AnyRole::Coordinator => {

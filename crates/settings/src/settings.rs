@@ -217,10 +217,6 @@ pub(super) const SETTINGS: &[Setting] = &[
 const AFTER_HELP: &str = "\
 Durations are written like 500ms, 2s or 1m30s. What is in parentheses is the default.
 
-Other uses, each with a --help of its own:
-  robeing-agent install PATH  copies this program to PATH, for an init container whose image has no shell
-  robeing-agent health [URL]  asks a process's probe, for a health check in an image that has no shell
-
 OTEL_EXPORTER_OTLP_ENDPOINT turns tracing to an OpenTelemetry collector on (gRPC).
 
 SIGTERM or Ctrl-C: a coordinator that leads hands over, an agent finishes or hands back its tasks. A second one ends it
@@ -229,8 +225,8 @@ at once.
 Exit codes: 0 ended as asked; 1 could not start or go on, or left tasks behind unacknowledged; 2 wrong settings;
 130 or 143 ended at once by a second signal.";
 
-/// The command line.
-pub(super) fn command() -> Command {
+/// The command line of a process, without subcommands.
+pub fn command() -> Command {
     let mut command = Command::new("robeing-agent")
         .version(env!("CARGO_PKG_VERSION"))
         .about("One process of a Robeing fleet: a coordinator, or an agent that runs tasks")
@@ -285,11 +281,7 @@ pub(super) struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    pub fn read(
-        args: impl IntoIterator<Item = OsString>,
-        env: &'a dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, ConfigError> {
-        let matches = command().try_get_matches_from(args)?;
+    pub fn read(matches: ArgMatches, env: &'a dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let texts = SETTINGS.iter().filter(|setting| setting.flag != DATA).flat_map(|setting| setting.env);
         match texts.into_iter().find(|name| env(name).is_some_and(|value| value.to_str().is_none())) {
             Some(name) => Err(ConfigError::Wrong(format!("{name} is not UTF-8: give it in plain text"))),

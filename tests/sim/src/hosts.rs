@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_agent::session;
+use robeing_agent::runtime;
 use robeing_coordinator as coordinator;
 use robeing_platform::{
     Platform,
@@ -195,7 +195,7 @@ pub async fn run_agent(shared: Shared, number: usize) {
         record: shared.record.clone(),
     };
     // An agent that can't hand back what it holds says so; the coordinators find out by themselves.
-    if let Err(error) = session::run(config, platform, Arc::new(executor), Metrics::default(), stop).await {
+    if let Err(error) = runtime::run(config, platform, Arc::new(executor), Metrics::default(), stop).await {
         tracing::warn!(target: "robeing_sim", name, %error, "agent ended");
     }
 }

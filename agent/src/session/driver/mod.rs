@@ -50,7 +50,7 @@ const IDLE: Duration = Duration::from_secs(3_600);
 
 /// What a driver is made of.
 #[derive(Clone)]
-pub(super) struct Parts {
+pub struct Deps {
     pub config: AgentConfig,
     pub platform: Platform,
     pub transport: Transport,
@@ -61,7 +61,7 @@ pub(super) struct Parts {
     pub address: String,
 }
 
-impl Parts {
+impl Deps {
     /// Those of a member that can take no task now: without slots, of no pool, and not ready.
     pub fn idle(&self) -> Self {
         let config =
@@ -102,7 +102,7 @@ enum Event {
 }
 
 pub(super) struct Driver {
-    parts: Parts,
+    deps: Deps,
     secret: Secret,
     search: Search,
     way: Way,
@@ -132,15 +132,15 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(deps: Deps) -> Self {
         let now = Instant::now();
         Self {
-            secret: Secret::draw(&*parts.platform.random),
-            search: Search::new(parts.config.coordinators.clone(), now, &*parts.platform.random),
+            secret: Secret::draw(&*deps.platform.random),
+            search: Search::new(deps.config.coordinators.clone(), now, &*deps.platform.random),
             way: Way::Pausing(now),
             silent: None,
             session: None,
-            held: Held::new(parts.config.slots),
+            held: Held::new(deps.config.slots),
             running: FuturesUnordered::new(),
             health: HealthChecks::default(),
             failed: None,
@@ -154,7 +154,7 @@ impl Driver {
             at_work: now,
             look_until: now,
             timer: Box::pin(tokio::time::sleep(IDLE)),
-            parts,
+            deps,
         }
     }
 
@@ -165,14 +165,14 @@ impl Driver {
             let now = Instant::now();
             if !self.asked_to_stop && shutdown.is_cancelled() {
                 self.asked_to_stop = true;
-                self.begin_drain(now, self.parts.config.drain_timeout);
+                self.begin_drain(now, self.deps.config.drain_timeout);
             } else if self.phase == Phase::Working && idle.is_cancelled() {
                 self.begin_drain(now, Duration::MAX);
             }
             if let Some(end) = self.keep_time(now) {
-                self.parts.readiness.set(false);
+                self.deps.readiness.set(false);
                 if end.is_ok() {
-                    self.parts.executor.stay(None);
+                    self.deps.executor.stay(None);
                 }
                 return end;
             }
@@ -227,11 +227,11 @@ impl Driver {
             Event::Done(done) => self.done(done),
             Event::Checked(Health::Failed(reason)) => self.fail(reason),
             // Whoever routes by readiness, such as a rollout, need not wait for the leader's judgement.
-            Event::Checked(Health::Unhealthy(_)) => self.parts.readiness.set(false),
+            Event::Checked(Health::Unhealthy(_)) => self.deps.readiness.set(false),
             Event::Checked(Health::Healthy) => {
                 let has_session =
                     matches!(self.way, Way::Open(_)) && self.session.as_ref().is_some_and(|s| !s.is_fenced);
-                self.parts.readiness.set(has_session && self.phase == Phase::Working && self.failed.is_none());
+                self.deps.readiness.set(has_session && self.phase == Phase::Working && self.failed.is_none());
             }
             Event::Checked(Health::Silent(_)) => {}
             Event::Greeted(Ok(Greeting::Welcome(link, welcome, sent))) => self.welcomed(link, &welcome, sent),
@@ -347,7 +347,7 @@ impl Driver {
                 running = self.held.running(),
                 "this process was stopped, and its guard has given up the session: a new one begins with nothing"
             );
-            self.parts.metrics.fences.inc();
+            self.deps.metrics.fences.inc();
             self.begin_anew();
             self.begin_search(now, false);
             return true;
@@ -360,7 +360,7 @@ impl Driver {
             running = self.held.running(),
             "the lease on the session is over: everything that runs is stopped until a coordinator renews it"
         );
-        self.parts.metrics.fences.inc();
+        self.deps.metrics.fences.inc();
         self.stop_running();
         self.held.hand_back_running();
         self.held.hand_back_waiting();
@@ -368,8 +368,8 @@ impl Driver {
         // Its end may count as the agent's now: nothing runs any more.
         self.silent = None;
         self.tell_lease();
-        self.parts.metrics.running.set(0);
-        self.parts.readiness.set(false);
+        self.deps.metrics.running.set(0);
+        self.deps.readiness.set(false);
         true
     }
 
@@ -378,7 +378,7 @@ impl Driver {
         if now.duration_since(std::mem::replace(&mut self.at_work, now)) >= MAY_HAVE_BEEN_STOPPED {
             self.look_until = now + LOOK_FOR;
         }
-        now < self.look_until && self.session.is_some() && self.parts.executor.is_revoked()
+        now < self.look_until && self.session.is_some() && self.deps.executor.is_revoked()
     }
 
     // ---- Attempts ----
@@ -390,9 +390,9 @@ impl Driver {
         while let Some((waiting, cancel)) = self.held.start_next() {
             let key = Key::from(&waiting.assignment);
             let waited = now.saturating_duration_since(waiting.received);
-            match wire::attempt(waiting, waited, self.parts.platform.clock.unix_millis()) {
+            match wire::attempt(waiting, waited, self.deps.platform.clock.unix_millis()) {
                 Ok(attempt) => {
-                    let executor = Arc::clone(&self.parts.executor);
+                    let executor = Arc::clone(&self.deps.executor);
                     let span = debug_span!("attempt", task = key.task_id, attempt = key.attempt, kind = attempt.kind);
                     let run = async move {
                         let started = Instant::now();
@@ -404,7 +404,7 @@ impl Driver {
                 Err(outcome) => self.ended(key, outcome, Duration::ZERO),
             }
         }
-        self.parts.metrics.running.set(self.held.running() as i64);
+        self.deps.metrics.running.set(self.held.running() as i64);
     }
 
     /// Takes note of an attempt that ended, and of all others that have by now, so that they are sent together.
@@ -423,7 +423,7 @@ impl Driver {
     }
 
     fn ended(&mut self, key: Key, outcome: completion::Outcome, ran: Duration) {
-        self.parts.metrics.ended(&outcome);
+        self.deps.metrics.ended(&outcome);
         self.held.finished(key, outcome, u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
     }
 
@@ -453,14 +453,14 @@ impl Driver {
         error!(reason, held = self.held.len(), "this agent has failed: everything it runs is stopped, and it ends");
         self.running.clear();
         self.held.void();
-        self.parts.readiness.set(false);
+        self.deps.readiness.set(false);
         self.failed = Some((reason, Instant::now() + END_WITHIN));
     }
 
     /// The next session is a new stay, also where the coordinators have not missed this one: they then count what it ran as
     /// lost, and no attempt is begun a second time under the same number.
     fn begin_anew(&mut self) {
-        self.secret = Secret::draw(&*self.parts.platform.random);
+        self.secret = Secret::draw(&*self.deps.platform.random);
         self.void();
     }
 
@@ -470,10 +470,10 @@ impl Driver {
         self.held.void();
         self.silent = None;
         self.session = None;
-        self.parts.executor.stay(None);
+        self.deps.executor.stay(None);
         self.tell_lease();
-        self.parts.metrics.running.set(0);
-        self.parts.readiness.set(false);
+        self.deps.metrics.running.set(0);
+        self.deps.readiness.set(false);
     }
 
     fn begin_drain(&mut self, now: Instant, within: Duration) {
@@ -485,7 +485,7 @@ impl Driver {
         }
         self.drain_unsaid = true;
         self.held.hand_back_waiting();
-        self.parts.readiness.set(false);
+        self.deps.readiness.set(false);
     }
 
     // ---- The way to the leader ----
@@ -512,10 +512,10 @@ impl Driver {
 
     fn search_on(&mut self) {
         let now = Instant::now();
-        self.way = match self.search.next(now, &*self.parts.platform.random) {
+        self.way = match self.search.next(now, &*self.deps.platform.random) {
             Step::Pause(pause) => Way::Pausing(now + pause),
             Step::Try(address) => {
-                let greeting = link::greet(self.parts.transport.clone(), address.clone(), self.hello());
+                let greeting = link::greet(self.deps.transport.clone(), address.clone(), self.hello());
                 Way::Greeting(address, greeting.boxed())
             }
         };

@@ -17,7 +17,7 @@ use crate::{
 
 impl Driver {
     pub(super) fn hello(&self) -> v1::Hello {
-        let config = &self.parts.config;
+        let config = &self.deps.config;
         v1::Hello {
             cluster_id: config.cluster_id.clone(),
             name: config.name.clone(),
@@ -28,13 +28,13 @@ impl Driver {
             pool_standby: config.pool_standby,
             specializations: config.specializations.clone(),
             slots: config.slots,
-            address: self.parts.address.clone(),
-            pid: self.parts.platform.host.pid(),
+            address: self.deps.address.clone(),
+            pid: self.deps.platform.host.pid(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             session: self.session.as_ref().map_or(0, |session| session.id),
             held: self.held.refs(),
             answers_health_checks: true,
-            guarded: self.parts.executor.is_guarded(),
+            guarded: self.deps.executor.is_guarded(),
         }
     }
 
@@ -81,10 +81,10 @@ impl Driver {
             self.drain_unsaid = true;
         }
         if std::mem::replace(&mut self.welcomed_before, true) {
-            self.parts.metrics.reconnects.inc();
+            self.deps.metrics.reconnects.inc();
         }
         let is_fenced = self.session.as_ref().is_some_and(|session| session.is_fenced);
-        self.parts.readiness.set(self.phase == Phase::Working && !is_fenced);
+        self.deps.readiness.set(self.phase == Phase::Working && !is_fenced);
     }
 
     pub(super) fn heard(&mut self, message: CoordinatorMessage) {
@@ -97,7 +97,7 @@ impl Driver {
                 }
             }
             Some(Heard::CompletionAcks(acks)) => self.acknowledged(acks.acks),
-            Some(Heard::HealthCheck(check)) => self.health.ask(&check, Arc::clone(&self.parts.executor)),
+            Some(Heard::HealthCheck(check)) => self.health.ask(&check, Arc::clone(&self.deps.executor)),
             Some(Heard::HandBack(_)) => self.hand_back_all(),
             Some(Heard::SessionEnded(ended)) => {
                 let (reason, held) = (ended.reason, self.held.len());
@@ -129,11 +129,11 @@ impl Driver {
         if let Some(session) = &mut self.session
             && let Some(sent) = session.lease.acknowledged(seq)
         {
-            self.parts.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
+            self.deps.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
             if session.is_fenced && !session.lease.is_over(Instant::now()) {
                 info!(held = self.held.len(), "the lease on the session is renewed: work is taken again");
                 session.is_fenced = false;
-                self.parts.readiness.set(self.phase == Phase::Working);
+                self.deps.readiness.set(self.phase == Phase::Working);
             }
             self.tell_lease();
         }
@@ -142,16 +142,16 @@ impl Driver {
     /// Tells the executor until when attempts may run, in case this process is stopped by then.
     pub(super) fn tell_lease(&self) {
         let left = self.session.as_ref().map(|s| s.lease.until().saturating_duration_since(Instant::now()));
-        self.parts.executor.lease(left);
+        self.deps.executor.lease(left);
     }
 
     /// Tells the executor's guard which session it would have to report the end of, and to whom.
     fn tell_stay(&self, leader: &str, welcome: &v1::Welcome) {
         let others = welcome.coordinators.iter().filter(|address| *address != leader);
         let coordinators = std::iter::once(leader.to_owned()).chain(others.cloned());
-        self.parts.executor.stay(Some(Stay {
-            cluster_id: self.parts.config.cluster_id.clone(),
-            agent: self.parts.config.name.clone(),
+        self.deps.executor.stay(Some(Stay {
+            cluster_id: self.deps.config.cluster_id.clone(),
+            agent: self.deps.config.name.clone(),
             session: welcome.session,
             secret: self.secret.bytes().to_vec(),
             coordinators: coordinators.collect(),

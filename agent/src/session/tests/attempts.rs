@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::script::{C0, Coordinator, assignment, config, in_session, platform, reference};
 use crate::{
     executor::{EchoExecutor, Failure, FailureKind, Outcome},
-    session::run,
+    runtime::run,
 };
 
 #[tokio::test(start_paused = true)]

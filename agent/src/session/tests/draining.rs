@@ -9,7 +9,10 @@ use robeing_proto::v1::{
 use tokio::time::Instant;
 
 use super::script::{AGENT, Agent, C0, Call, config, in_session};
-use crate::session::{HAND_BACK_WITHIN, SessionError};
+use crate::{
+    runtime::AgentError,
+    session::{HAND_BACK_WITHIN, SessionError},
+};
 
 async fn expect_drain(call: &mut Call) {
     let message = call.next().await;
@@ -96,7 +99,7 @@ async fn a_coordinator_that_acknowledges_nothing_does_not_hold_it_for_ever() {
     while let Some(message) = call.next().await {
         assert!(matches!(message, FromAgent::Completions(_)), "it says it again until it gives up: {message:?}");
     }
-    assert!(matches!(agent.end().await, Err(SessionError::Unacknowledged { attempts: 1 })));
+    assert!(matches!(agent.end().await, Err(AgentError::Session(SessionError::Unacknowledged { attempts: 1 }))));
     assert!(asked.elapsed() < Duration::from_secs(30) + HAND_BACK_WITHIN + Duration::from_secs(1));
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::script::{Call, in_session};
 use crate::{
     executor::Health,
+    runtime::AgentError,
     session::{END_WITHIN, SessionError},
 };
 
@@ -116,7 +117,10 @@ async fn a_failed_agent_stops_everything_says_so_and_ends_when_its_session_is_ov
     assert!(!agent.has_started_another());
     call.say(Message::SessionEnded(SessionEnded::default())).await;
     let end = agent.end().await;
-    assert!(matches!(&end, Err(SessionError::Failed { reason }) if reason.contains("restart the agent")), "{end:?}");
+    assert!(
+        matches!(&end, Err(AgentError::Session(SessionError::Failed { reason })) if reason.contains("restart the agent")),
+        "{end:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,6 +130,6 @@ async fn a_failed_agent_ends_though_nobody_takes_note() {
     check(&mut call, 1).await;
     let said = Instant::now();
     while call.next().await.is_some() {}
-    assert!(matches!(agent.end().await, Err(SessionError::Failed { .. })));
+    assert!(matches!(agent.end().await, Err(AgentError::Session(SessionError::Failed { .. }))));
     assert!(said.elapsed() <= END_WITHIN + Duration::from_millis(100), "after {:?}", said.elapsed());
 }

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use crate::{
     executor::{Attempt, Executor, Health, Outcome, Stay},
-    session::{SessionError, run},
+    runtime::{AgentError, run},
 };
 
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -305,7 +305,7 @@ impl Executor for Manual {
 
 /// An agent under test.
 pub struct Agent {
-    pub task: JoinHandle<Result<(), SessionError>>,
+    pub task: JoinHandle<Result<(), AgentError>>,
     pub shutdown: CancellationToken,
     /// What its executor says of its health; `None`: nothing.
     pub health: watch::Sender<Option<Health>>,
@@ -381,7 +381,7 @@ impl Agent {
         !self.started.is_empty()
     }
 
-    pub async fn end(self) -> Result<(), SessionError> {
+    pub async fn end(self) -> Result<(), AgentError> {
         soon("the agent's end", self.task).await.expect("no panic")
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use robeing_agent::{
     executor::{Attempt, Deadline, Executor, Failure, FailureKind, Outcome},
-    session,
+    runtime,
 };
 use robeing_coordinator as coordinator;
 use robeing_net::Transport;
@@ -214,7 +214,7 @@ impl Fleet {
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let executor = Arc::new(self.script.clone());
-        let run = session::run(config, self.platform(&self.agent_clock), executor, metrics.clone(), stop.clone());
+        let run = runtime::run(config, self.platform(&self.agent_clock), executor, metrics.clone(), stop.clone());
         let task = tokio::spawn(async { run.await.expect("the agent goes on until it is stopped") });
         Process { stop, task, metrics }
     }

@@ -9,14 +9,17 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
 
 /// A listener that serves until it is dropped.
-pub(super) struct Listening {
+pub struct Listening {
     /// Where others reach it, host:port.
     pub advertised: String,
     _serving: AbortOnDropHandle<()>,
 }
 
 /// Listens where the configuration says.
-pub(super) async fn listen(config: &AgentConfig, transport: &Transport) -> io::Result<Listening> {
+///
+/// # Errors
+/// When the address is not of this machine, or taken.
+pub async fn listen(config: &AgentConfig, transport: &Transport) -> io::Result<Listening> {
     let bound = transport.bind(&config.listen).await?;
     let local = bound.local_addr()?;
     let mut advertised = advertised_address(config.advertise.as_deref(), &config.listen, local);

@@ -1,0 +1,67 @@
+//! The executor that settings ask for.
+
+use std::{env, sync::Arc};
+
+use robeing_net::Transport;
+use robeing_platform::Platform;
+use robeing_settings::{AgentConfig, ExecutorSpec};
+use robeing_telemetry::Metrics;
+use tracing::warn;
+
+use super::{
+    CommandConfig, CommandExecutor, EchoExecutor, Executor, ExecutorError, Guard, HttpConfig, HttpExecutor, Limits,
+    WorkerConfig, WorkerExecutor, reaper,
+};
+
+/// Starts what runs an agent's tasks.
+///
+/// # Errors
+/// When the settings ask for what can't be, and when what they ask for can't be started.
+pub async fn start(
+    spec: &ExecutorSpec,
+    config: &AgentConfig,
+    platform: &Platform,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Executor>, ExecutorError> {
+    let limits = Limits::default();
+    Ok(match spec {
+        ExecutorSpec::Command(command) => {
+            let config = CommandConfig { argv: command.argv.clone(), limits, guard: None };
+            config.check_program()?;
+            Arc::new(CommandExecutor::new(CommandConfig { guard: start_guard(), ..config })?)
+        }
+        ExecutorSpec::Http(http) => {
+            let headers = http.headers.iter().map(|header| {
+                let bad = |reason| ExecutorError::BadHeader { name: header.name.clone(), reason };
+                Ok((header.name.clone(), header.value(&|name| env::var(name).ok()).map_err(bad)?))
+            });
+            let headers = headers.collect::<Result<_, ExecutorError>>()?;
+            Arc::new(HttpExecutor::new(HttpConfig {
+                url: http.url.clone(),
+                health_path: http.health_path.clone(),
+                headers,
+                limits,
+            })?)
+        }
+        ExecutorSpec::Worker {} => {
+            let transport = Transport::new(Arc::clone(&platform.network));
+            let (listen, agent) = (config.worker_listen.clone(), config.name.clone());
+            let config = WorkerConfig { listen, agent, slots: config.slots, limits };
+            Arc::new(WorkerExecutor::listen(config, &transport, metrics).await?)
+        }
+        ExecutorSpec::Echo {} => Arc::new(EchoExecutor),
+    })
+}
+
+/// Starts the process that kills this agent's commands if the agent is killed. An agent without one still works.
+fn start_guard() -> Option<Arc<Guard>> {
+    if let Err(error) = reaper::adopt_orphans() {
+        warn!(%error, "what commands leave behind can't be reaped");
+    }
+    Guard::spawn_self()
+        .inspect_err(
+            |error| warn!(%error, "there is no guard: if this agent is killed, what its commands started goes on"),
+        )
+        .ok()
+        .map(Arc::new)
+}

@@ -1,0 +1,21 @@
+//! Who an agent is to others. Nothing proves it yet: an agent is who its settings say, and whoever reaches a port is believed.
+
+use robeing_settings::{AgentConfig, AgentRole};
+
+/// An agent's identity within its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The agent's name, the same after a restart.
+    pub name: String,
+    /// What it is for.
+    pub role: AgentRole,
+}
+
+impl Identity {
+    /// The one that settings claim.
+    pub fn claimed(config: &AgentConfig) -> Self {
+        Self { cluster_id: config.cluster_id.clone(), name: config.name.clone(), role: config.role }
+    }
+}
