@@ -78,7 +78,7 @@ bench-operator: ## Measure what the operator costs with FLEETS fleets, before a 
 	$(CONTAINED) $(TARGET)/debug/robeing-bench-operator --operator $(TARGET)/release/robeing-operator --fleets $(FLEETS) $(ARGS)
 
 sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: see that planted mistakes are found
-	$(CARGO) build --workspace --bin robeing-sim $(if $(SABOTAGE),--features robeing-sim/sabotage)
+	$(CARGO) build --workspace --bin robeing-sim
 	$(TARGET)/debug/robeing-sim --seeds $(SEEDS) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference.md from the types

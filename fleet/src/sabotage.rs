@@ -1,11 +1,11 @@
-//! Mistakes that are planted on purpose, one at a time, to see that the simulator finds each. They are in a build with the
-//! feature `sabotage` alone, which nothing but the simulator asks for, and which the agent's binary refuses to be built with:
-//! everywhere else [`planted`] is `false`, and what hangs on it is compiled away.
+//! Mistakes that are planted on purpose, one at a time, to see that the simulator finds each. They are in
+//! debug builds, and in a release build with the feature `sabotage`, which the agent's binary refuses to be built with. Nobody but
+//! the simulator plants any. In release builds [`planted`] is `false`, and what hangs on it is compiled away.
 //!
 //! A mistake stands where it would be made, as a branch on [`planted`].
 
 /// Whether this build has the mistakes in it.
-pub const COMPILED: bool = cfg!(feature = "sabotage");
+pub const COMPILED: bool = cfg!(any(feature = "sabotage", debug_assertions));
 
 macro_rules! mistakes {
     ($($(#[doc = $what:literal])+ $mistake:ident = $name:literal,)+) => {
@@ -78,7 +78,7 @@ mistakes! {
     ApplyByChance = "apply-by-chance",
 }
 
-#[cfg(feature = "sabotage")]
+#[cfg(any(feature = "sabotage", debug_assertions))]
 mod switch {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -104,7 +104,7 @@ mod switch {
     }
 }
 
-#[cfg(not(feature = "sabotage"))]
+#[cfg(not(any(feature = "sabotage", debug_assertions)))]
 mod switch {
     use super::Mistake;
 

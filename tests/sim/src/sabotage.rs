@@ -1,5 +1,5 @@
-//! Ways to break the fleet on purpose, to see that each is noticed: mistakes in its code, which only a build with the feature
-//! `sabotage` has in it, and machines and agents that lie.
+//! Ways to break the fleet on purpose, to see that each is noticed: mistakes in its code, which debug builds have in them, and
+//! release builds with the feature `sabotage`; and machines and agents that lie.
 
 use std::str::FromStr;
 

@@ -57,11 +57,11 @@ fn a_result_that_is_not_of_the_current_attempt_is_noticed() {
 }
 
 #[test]
-fn an_ordinary_build_has_no_mistakes_in_it() {
-    let output = simulate(&["--seed", "1", "--break", "lease-twice-as-long"]);
-    let told = told(&output);
-    assert!(!output.status.success(), "{told}");
-    assert!(told.contains("others are in builds with the feature sabotage"), "{told}");
+fn a_mistake_that_is_planted_is_found_and_there_is_none_otherwise() {
+    let planted = told(&simulate(&["--sabotage", "input-cut", "--seeds", "3"]));
+    assert!(planted.contains("input-cut: found by seed"), "{planted}");
+    let other = simulate(&["--seed", "1", "--break", "no-such-mistake"]);
+    assert!(!other.status.success() && told(&other).contains("no such sabotage here"), "{}", told(&other));
 }
 
 #[test]
