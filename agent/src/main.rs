@@ -59,8 +59,10 @@ const FAILED: u8 = 1;
 const MISCONFIGURED: u8 = 2;
 
 /// What is shipped makes no mistakes on purpose.
-const _: () =
-    assert!(cfg!(debug_assertions) || !robeing_fleet::sabotage::COMPILED, "the feature sabotage is for the simulator alone");
+const _: () = assert!(
+    cfg!(debug_assertions) || !robeing_fleet::sabotage::COMPILED,
+    "the feature sabotage is for the simulator alone"
+);
 
 fn main() -> ExitCode {
     lifetime::reset_signals();

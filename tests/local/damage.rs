@@ -123,51 +123,61 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     }
     history.assert_sound(&fleet.executions_file());
 
-    // Damage before the end was acknowledged once, so nothing is dropped.
-    fleet.kill("coordinator-2");
-    let segment = newest_segment(&fleet.data("coordinator-2"));
+    a_flipped_byte_is_refused(&mut fleet, "coordinator-2").await;
+    a_segment_that_was_cut_short_is_refused(&mut fleet, "coordinator-2").await;
+    an_emptied_log_is_refused(&mut fleet, "coordinator-2").await;
+}
+
+/// Damage before the end was acknowledged once, so nothing is dropped.
+async fn a_flipped_byte_is_refused(fleet: &mut Fleet, name: &str) {
+    fleet.kill(name);
+    let segment = newest_segment(&fleet.data(name));
     let written = frames(&segment);
     let middle = written[written.len() / 2].0 + FRAME_HEAD as u64;
     flip_byte(&segment, middle);
-    assert_refuses(&mut fleet, "coordinator-2", &segment, "damaged").await;
+    assert_refuses(fleet, name, &segment, "damaged").await;
     // The others go on, and it comes back when it is repaired.
     let mut load = Load::start(&fleet.client(), 20, 8, "");
     assert_eq!(load.complete().await.accepted_count(), 20);
     flip_byte(&segment, middle);
-    fleet.start_one("coordinator-2");
+    fleet.start_one(name);
     fleet.coordinators_agree().await;
+}
 
-    // A segment has its whole length before it is written to, so what is shorter lost something that no crash can take.
-    fleet.kill("coordinator-2");
-    let segment = newest_segment(&fleet.data("coordinator-2"));
+/// A segment has its whole length before it is written to, so what is shorter lost something that no crash can take.
+async fn a_segment_that_was_cut_short_is_refused(fleet: &mut Fleet, name: &str) {
+    fleet.kill(name);
+    let segment = newest_segment(&fleet.data(name));
     let content = fs::read(&segment).expect("it is there");
     let (whole, (last, written)) = (content.len() as u64, *frames(&segment).last().expect("there are some"));
     for len in [written - 1, last + 16] {
         set_len(&segment, len);
-        assert_refuses(&mut fleet, "coordinator-2", &segment, "was cut short").await;
+        assert_refuses(fleet, name, &segment, "was cut short").await;
     }
     fs::write(&segment, content).expect("it can be put back");
     // Nothing was written in the second half.
     assert!(written + FRAME_HEAD as u64 * 2 < whole / 2, "{written} of {whole}");
     set_len(&segment, whole / 2);
-    fleet.start_one("coordinator-2");
+    fleet.start_one(name);
     fleet.coordinators_agree().await;
-    fleet.kill("coordinator-2");
+    fleet.kill(name);
     assert_eq!(fs::metadata(&segment).expect("it is there").len(), whole, "it has its size again");
-    fleet.start_one("coordinator-2");
+    fleet.start_one(name);
     fleet.coordinators_agree().await;
+}
 
-    // Its votes would be lost with the log, so it must not start under its old identity, nor forget that there was a log.
-    fleet.kill("coordinator-2");
-    let data = fleet.data("coordinator-2");
+/// Its votes would be lost with the log, so it must not start under its old identity, nor forget that there was a log.
+async fn an_emptied_log_is_refused(fleet: &mut Fleet, name: &str) {
+    fleet.kill(name);
+    let data = fleet.data(name);
     for segment in fs::read_dir(&data).expect("it is there").map(|entry| entry.expect("it can be read").path()) {
         if segment.extension().is_some_and(|extension| extension == "log") {
             fs::remove_file(segment).expect("it can be removed");
         }
     }
-    assert_refuses(&mut fleet, "coordinator-2", &data, "is gone or was emptied").await;
+    assert_refuses(fleet, name, &data, "is gone or was emptied").await;
     fs::remove_dir_all(&data).expect("it can be removed");
-    fleet.start_one("coordinator-2");
+    fleet.start_one(name);
     fleet.coordinators_agree().await;
 }
 

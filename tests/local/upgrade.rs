@@ -84,8 +84,13 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
         fleet.finished(&told.task_id, TaskState::Succeeded).await;
     }
 
-    // There is no way back: the old version says so, ends, and the others go on.
     let back = &names[1];
+    there_is_no_way_back(&mut fleet, back).await;
+    none_joins_that_does_not_know_what_is_in_force(&mut fleet, back).await;
+}
+
+/// The old version says so, ends, and the others go on.
+async fn there_is_no_way_back(fleet: &mut Fleet, back: &str) {
     fleet.terminate(back);
     in_time("the end of the old process", fleet.ended(back)).await;
     fleet.start_within(back, &[]);
@@ -101,8 +106,10 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
     fleet.start_within(back, KNOWS_IT);
     fleet.start_one(back);
     fleet.coordinators_agree().await;
+}
 
-    // Nor does one without data become a member that would not know what is in force, whether it asks for it or somebody else.
+/// One without data does not become a member that would not know what is in force, whether it asks for it or somebody else.
+async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back: &str) {
     fleet.terminate(back);
     in_time("the end of the process", fleet.ended(back)).await;
     fs::remove_dir_all(fleet.data(back)).expect("it is the test's directory");
@@ -112,7 +119,7 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
     let refused = eventually("a refusal because of its version", async || {
         let address = fleet.address(back);
         let mut admin = AdminClient::connect(format!("http://{}", fleet.address(&leader))).await.expect("it listens");
-        let request = AddCoordinatorRequest { name: back.clone(), address };
+        let request = AddCoordinatorRequest { name: back.to_owned(), address };
         match admin.add_coordinator(request).await {
             Err(status) if status.message().contains("knows fleet versions") => Ok(status),
             other => Err(other),

@@ -1,5 +1,8 @@
 //! One style of imports, of modules and of unit tests, which neither rustfmt nor clippy holds.
 
+/// Lines of a source file at most.
+const MAX_LINES: usize = 500;
+
 /// The groups of imports, in their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
@@ -110,6 +113,10 @@ pub fn source(path: &str, text: &str) -> Vec<String> {
     if let Some((number, _)) = text.lines().enumerate().find(|(_, line)| line.trim_start().starts_with("#[path")) {
         found.push(format!("{path}:{}: a module stands where its name says, without #[path]", number + 1));
     }
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        found.push(format!("{path}: it has {lines} lines, which is more than {MAX_LINES}: make two of it"));
+    }
     if path.ends_with("_tests.rs") {
         found.push(format!("{path}: the tests of a module stand in its folder, in tests.rs"));
     }
@@ -165,6 +172,12 @@ mod tests {
         assert_eq!(source("a/src/b.rs", within), Vec::<String>::new());
         assert!(complaint("a/src/b.rs", &format!("{within}\nfn g() {{}}\n")).contains("something comes after"));
         assert!(complaint("a/src/b_tests.rs", "fn f() {}\n").contains("stand in its folder"));
+    }
+
+    #[test]
+    fn a_file_has_an_end() {
+        assert_eq!(source("a/src/b.rs", &"\n".repeat(MAX_LINES)), Vec::<String>::new());
+        assert!(complaint("a/src/b.rs", &"\n".repeat(MAX_LINES + 1)).contains("it has 501 lines"));
     }
 
     #[test]

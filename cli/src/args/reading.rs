@@ -1,0 +1,28 @@
+//! What the arguments name, read.
+
+use std::io;
+
+use super::SubmitArgs;
+use crate::inputs;
+
+impl SubmitArgs {
+    /// The inputs of the tasks, read. On a thread of their own, because standard input may keep one waiting.
+    ///
+    /// # Errors
+    /// As of [`inputs::read_input`] and [`inputs::read_lines`].
+    pub async fn read_inputs(&self) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
+        let tasks = inputs::Form::Tasks { has_kind: self.kind.is_some() };
+        let lines = self.inputs.clone().map(|file| (file, inputs::Form::Values));
+        let lines = lines.or_else(|| self.tasks.clone().map(|file| (file, tasks)));
+        let one = self.input.clone();
+        let reading = tokio::task::spawn_blocking(move || match (lines, one) {
+            (Some((file, form)), _) => inputs::read_lines(&file, form),
+            (None, Some(file)) => {
+                Ok(vec![inputs::LineInput { input: inputs::read_input(&file)?, ..Default::default() }])
+            }
+            (None, None) => Ok(vec![inputs::LineInput::default()]),
+        });
+        let failed = |error| inputs::InputError::Read { from: "the input".into(), error: io::Error::other(error) };
+        reading.await.map_err(failed)?
+    }
+}

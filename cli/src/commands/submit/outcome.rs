@@ -1,0 +1,229 @@
+//! What became of submitted tasks, and how it is told.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fmt,
+    io::{self, IsTerminal, Write},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use robeing_client::SubmitEvent;
+use robeing_proto::v1::{Refusal, SubmitResult, Task, TaskState};
+
+use super::{super::tasks::write_result, MANY, NAMED_UNFINISHED, TOLD_REFUSALS, UNSENT};
+use crate::{
+    args::{Format, SubmitArgs},
+    error::CliError,
+    exit::Exit,
+    render::{note, plural, print_list, print_one, results_table, short_duration, state_in_sentence},
+};
+
+/// What has become of the tasks, by their place in the input.
+pub(super) struct Outcome {
+    /// The ids that were drawn for the tasks.
+    ids: Vec<String>,
+    wait: bool,
+    /// How many may have been sent; they are the first.
+    pub(super) drawn: Rc<Cell<usize>>,
+    pub(super) submitted: BTreeMap<usize, SubmitResult>,
+    finished: BTreeMap<usize, Task>,
+    expired: BTreeMap<usize, String>,
+    refused: usize,
+    pub(super) bar: ProgressBar,
+}
+
+impl Outcome {
+    pub(super) fn new(ids: Vec<String>, wait: bool) -> Self {
+        let bar = if ids.len() >= MANY && io::stderr().is_terminal() {
+            ProgressBar::new(ids.len() as u64).with_style(bar_style())
+        } else {
+            ProgressBar::hidden()
+        };
+        Self {
+            ids,
+            wait,
+            drawn: Rc::default(),
+            submitted: BTreeMap::new(),
+            finished: BTreeMap::new(),
+            expired: BTreeMap::new(),
+            refused: 0,
+            bar,
+        }
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Tasks of which nothing more will be heard.
+    pub(super) fn ended(&self) -> usize {
+        if self.wait { self.finished.len() + self.expired.len() + self.refused } else { self.submitted.len() }
+    }
+
+    pub(super) fn take(&mut self, event: SubmitEvent) {
+        match event {
+            SubmitEvent::Submitted { index, result } => {
+                if let Some(refusal) = &result.refusal {
+                    self.tell_refusal(index, refusal);
+                }
+                self.submitted.insert(index, result);
+            }
+            SubmitEvent::Finished { index, task } => {
+                self.finished.insert(index, *task);
+            }
+            SubmitEvent::Expired { index, task_id } => {
+                self.expired.insert(index, task_id);
+            }
+        }
+        self.bar.set_position(self.ended() as u64);
+    }
+
+    /// What is known, where it ends before its time, of tasks that have not ended.
+    pub(super) fn standing(&self) -> String {
+        let (total, drawn) = (self.total(), self.drawn.get());
+        if drawn == 0 {
+            return UNSENT.into();
+        }
+        let has_ended = |index: &usize| self.finished.contains_key(index) || self.expired.contains_key(index);
+        let accepted = self.submitted.iter().filter(|(index, result)| result.refusal.is_none() && !has_ended(index));
+        let going: Vec<&str> = accepted.map(|(_, result)| result.task_id.as_str()).collect();
+        let unknown = drawn.saturating_sub(self.submitted.len());
+        match (&self.ids[..], &going[..]) {
+            ([_], [id]) => return format!("task {id} was accepted and goes on: `robeing task {id}` shows it"),
+            ([id], []) if unknown > 0 => {
+                return format!("whether task {id} was accepted is not known: `robeing task {id}` tells");
+            }
+            _ => {}
+        }
+        let mut known = Vec::new();
+        if !going.is_empty() {
+            let verbs = if going.len() == 1 { "was accepted and goes on" } else { "were accepted and go on" };
+            known.push(format!("{} {verbs}", going.len()));
+        }
+        if unknown > 0 {
+            known.push(format!("the fate of {unknown} is not known"));
+        }
+        if drawn < total {
+            let unsent = total - drawn;
+            known.push(format!("{unsent} {} not submitted", if unsent == 1 { "was" } else { "were" }));
+        }
+        if known.is_empty() {
+            return "all have ended".into();
+        }
+        let mut standing = format!("of {} {}", plural(total, "task"), known.join(", "));
+        // Without a wait the ids are the output.
+        if self.wait && !going.is_empty() {
+            let named = &going[..going.len().min(NAMED_UNFINISHED)];
+            standing.push_str(&format!("; `robeing task ID` shows one that goes on:\n  {}", named.join("\n  ")));
+            if going.len() > named.len() {
+                standing.push_str(&format!("\n  … and {} more", going.len() - named.len()));
+            }
+        }
+        standing
+    }
+
+    /// The ids of tasks that a key had already: they are not the ids that were drawn.
+    pub(super) fn known(&self) -> Vec<&str> {
+        let is_known = |index: usize, result: &SubmitResult| {
+            result.refusal.is_none() && self.ids.get(index).is_some_and(|id| *id != result.task_id)
+        };
+        let known = self.submitted.iter().filter(|(index, result)| is_known(**index, result));
+        known.map(|(_, result)| result.task_id.as_str()).collect()
+    }
+
+    fn tell_refusal(&mut self, index: usize, refusal: &Refusal) {
+        self.refused += 1;
+        if self.refused <= TOLD_REFUSALS {
+            let sentence = format!("task {} was refused ({}): {}", index + 1, refusal.code, refusal.message);
+            self.bar.suspend(|| note(&sentence));
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        if self.refused > 0 {
+            return Exit::Refused;
+        }
+        let all_succeeded = self.finished.values().all(|task| task.state() == TaskState::Succeeded);
+        if all_succeeded && self.expired.is_empty() { Exit::Success } else { Exit::TaskFailed }
+    }
+}
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{wide_bar} {pos}/{len} tasks, {rate}, {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A bar that can't be drawn is no reason to stop.
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        })
+}
+
+/// Prints what is known, also to nobody: a failure is one whether somebody reads of it or not.
+pub(super) fn print(
+    out: &mut dyn Write,
+    args: &SubmitArgs,
+    outcome: &Outcome,
+    began: Instant,
+) -> Result<Exit, CliError> {
+    CliError::if_read(print_outcome(out, args, outcome, began), outcome.exit())
+}
+
+fn print_outcome(out: &mut dyn Write, args: &SubmitArgs, outcome: &Outcome, began: Instant) -> Result<(), CliError> {
+    if outcome.refused > TOLD_REFUSALS {
+        note(&format!("… and {} more were refused", outcome.refused - TOLD_REFUSALS));
+    }
+    for id in outcome.expired.values() {
+        note(&format!("task {id} finished, but its result expired before it was read"));
+    }
+    let single = args.inputs.is_none() && args.tasks.is_none();
+    match (args.wait, single) {
+        (false, _) => print_submitted(out, args.output.output, outcome, single),
+        (true, true) => print_single(out, args.output.output, outcome),
+        (true, false) => {
+            let tasks: Vec<Task> = outcome.finished.values().cloned().collect();
+            let printed = print_list(out, args.output.output, &tasks, results_table);
+            note(&summary(outcome, began.elapsed()));
+            printed
+        }
+    }
+}
+
+fn print_submitted(out: &mut dyn Write, format: Format, outcome: &Outcome, single: bool) -> Result<(), CliError> {
+    let results: Vec<SubmitResult> = outcome.submitted.values().cloned().collect();
+    match (format, single, results.first()) {
+        (Format::Table, _, _) => {
+            for result in results.iter().filter(|result| result.refusal.is_none()) {
+                writeln!(out, "{}", result.task_id)?;
+            }
+            Ok(())
+        }
+        (_, true, Some(result)) => print_one(out, format, result, |_| String::new()),
+        _ => print_list(out, format, &results, |_| String::new()),
+    }
+}
+
+fn print_single(out: &mut dyn Write, format: Format, outcome: &Outcome) -> Result<(), CliError> {
+    let Some(task) = outcome.finished.values().next() else { return Ok(()) };
+    if format == Format::Table {
+        return write_result(out, task).map(|_| ());
+    }
+    print_one(out, format, task, |_| String::new())
+}
+
+/// How it went, in one line.
+fn summary(outcome: &Outcome, took: Duration) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for task in outcome.finished.values() {
+        *counts.entry(state_in_sentence(task.state())).or_default() += 1;
+    }
+    let counts: Vec<_> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let rate = outcome.finished.len() as f64 / took.as_secs_f64().max(0.001);
+    format!(
+        "{} in {} ({rate:.0}/s): {}",
+        plural(outcome.finished.len(), "task"),
+        short_duration(took),
+        if counts.is_empty() { "none finished".into() } else { counts.join(", ") }
+    )
+}
