@@ -136,7 +136,7 @@ fn many_readings_at_once_that_nothing_explains_are_decided() {
         (0..40).map(|n| call(get(), 3 + n, 100, found(None, 10 + tells(n)))).collect::<Vec<_>>()
     };
     // Nothing changes between the one and the other, or each tells of a later change.
-    for tells in [&(|_| 0) as &dyn Fn(u64) -> u64, &|n| n, &|n| 40 - n] {
+    for tells in [&(|_| 0_u64) as &dyn Fn(u64) -> u64, &|n| n, &|n| 40 - n] {
         let mut calls = vec![accepted.clone()];
         calls.extend(readings(tells));
         assert_explained(&calls);
