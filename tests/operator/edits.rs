@@ -24,6 +24,7 @@ struct Edit {
     in_the_end: Vec<(&'static str, Value)>,
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn edits() -> Vec<Edit> {
     let set = ("statefulsets", "first-coordinators");
     let (data, auto) = (("deployments", "first-data"), ("deployments", "first-auto"));

@@ -79,60 +79,52 @@ async fn sources_change(client: &Client) {
     let of = |probe: Value, source: Value, from: Value| {
         web(&json!({"readinessProbe": probe, "env": env(source)}), &volume(from))
     };
-    let beside = "/spec/template/spec/initContainers/0";
-    change(
-        client,
-        of(
-            json!({"httpGet": {"path": "/", "port": 8080}}),
-            json!({"fieldRef": {"fieldPath": "spec.nodeName"}}),
-            json!({"configMap": {"name": "a"}}),
+    let volumes = |path: &str| format!("/spec/template/spec/volumes/0/{path}");
+    let beside = |path: &str| format!("/spec/template/spec/initContainers/0/{path}");
+    let probe = |kind: &str| beside(&format!("readinessProbe/{kind}"));
+    let exec = json!({"exec": {"command": ["/true"]}});
+    let pod_name = json!({"fieldRef": {"fieldPath": "metadata.name"}});
+    let steps = [
+        (
+            of(
+                json!({"httpGet": {"path": "/", "port": 8080}}),
+                json!({"fieldRef": {"fieldPath": "spec.nodeName"}}),
+                json!({"configMap": {"name": "a"}}),
+            ),
+            vec![(volumes("configMap/name"), json!("a")), (beside("env/1/value"), json!("2"))],
         ),
-    )
-    .await;
-    until_it_is(client, deployment, "/spec/template/spec/volumes/0/configMap/name", &json!("a")).await;
-    until_it_is(client, deployment, &format!("{beside}/env/1/value"), &json!("2")).await;
-    change(
-        client,
-        of(
-            json!({"tcpSocket": {"port": 8080}}),
-            json!({"secretKeyRef": {"name": "s", "key": "k"}}),
-            json!({"secret": {"secretName": "b"}}),
+        (
+            of(
+                json!({"tcpSocket": {"port": 8080}}),
+                json!({"secretKeyRef": {"name": "s", "key": "k"}}),
+                json!({"secret": {"secretName": "b"}}),
+            ),
+            vec![
+                (volumes("secret/secretName"), json!("b")),
+                (probe("tcpSocket/port"), json!(8080)),
+                (probe("httpGet"), Value::Null),
+            ],
         ),
-    )
-    .await;
-    until_it_is(client, deployment, "/spec/template/spec/volumes/0/secret/secretName", &json!("b")).await;
-    until_it_is(client, deployment, &format!("{beside}/readinessProbe/tcpSocket/port"), &json!(8080)).await;
-    until_it_is(client, deployment, &format!("{beside}/readinessProbe/httpGet"), &Value::Null).await;
-    change(
-        client,
-        of(
-            json!({"grpc": {"port": 8080}}),
-            json!({"configMapKeyRef": {"name": "s", "key": "k"}}),
-            json!({"projected": {"sources": [{"configMap": {"name": "c"}}]}}),
+        (
+            of(
+                json!({"grpc": {"port": 8080}}),
+                json!({"configMapKeyRef": {"name": "s", "key": "k"}}),
+                json!({"projected": {"sources": [{"configMap": {"name": "c"}}]}}),
+            ),
+            vec![(probe("grpc/port"), json!(8080))],
         ),
-    )
-    .await;
-    until_it_is(client, deployment, &format!("{beside}/readinessProbe/grpc/port"), &json!(8080)).await;
-    change(
-        client,
-        of(
-            json!({"exec": {"command": ["/true"]}}),
-            json!({"fieldRef": {"fieldPath": "metadata.name"}}),
-            json!({"hostPath": {"path": "/x"}}),
+        (
+            of(exec.clone(), pod_name.clone(), json!({"hostPath": {"path": "/x"}})),
+            vec![(volumes("hostPath/path"), json!("/x"))],
         ),
-    )
-    .await;
-    until_it_is(client, deployment, "/spec/template/spec/volumes/0/hostPath/path", &json!("/x")).await;
-    change(
-        client,
-        of(
-            json!({"exec": {"command": ["/true"]}}),
-            json!({"fieldRef": {"fieldPath": "metadata.name"}}),
-            json!({"emptyDir": {}}),
-        ),
-    )
-    .await;
-    until_it_is(client, deployment, "/spec/template/spec/volumes/0/hostPath", &Value::Null).await;
+        (of(exec, pod_name, json!({"emptyDir": {}})), vec![(volumes("hostPath"), Value::Null)]),
+    ];
+    for (spec, expected) in steps {
+        change(client, spec).await;
+        for (path, value) in expected {
+            until_it_is(client, deployment, &path, &value).await;
+        }
+    }
 }
 
 async fn a_moving_tag_traps_nobody(client: &Client) {

@@ -15,16 +15,18 @@ pub(super) struct Ended {
     outcome: &'static str,
 }
 
+/// What an agent counts of its sessions.
 #[derive(Clone)]
 pub struct SessionMetrics {
-    pub running: Gauge,
-    pub reconnects: Counter,
-    pub fences: Counter,
-    pub heartbeat_round_trip: Histogram,
+    pub(super) running: Gauge,
+    pub(super) reconnects: Counter,
+    pub(super) fences: Counter,
+    pub(super) heartbeat_round_trip: Histogram,
     completions: Family<Ended, Counter>,
 }
 
 impl SessionMetrics {
+    /// Those of an agent with so many slots, all zero.
     pub fn new(metrics: &Metrics, slots: u32) -> Self {
         metrics.gauge("agent_slots", "Tasks the agent may run at once").set(slots.into());
         Self {
@@ -40,7 +42,7 @@ impl SessionMetrics {
         }
     }
 
-    pub fn ended(&self, outcome: &completion::Outcome) {
+    pub(super) fn ended(&self, outcome: &completion::Outcome) {
         let outcome = match outcome {
             completion::Outcome::Output(_) => "succeeded",
             completion::Outcome::Failure(_) => "failed",

@@ -172,6 +172,7 @@ fn rules_about_ports() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rules_about_pools() {
     let skill = "A specialization must be lower-case letters, digits, '-' and '_', and start and end with a letter or digit, \
                  such as data_processing.";
@@ -240,6 +241,7 @@ fn rules_about_pools() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rules_about_executors() {
     let one = "An executor must set exactly one of command, http, worker and echo.";
     let url = "The URL must start with http:// or https://, name a host and have no blanks, such as \

@@ -234,6 +234,7 @@ fn parted(sides: [&[Host]; 2], until: Duration) -> Vec<(Duration, Action)> {
 }
 
 /// What several faults at once are, one after the other, counted from now.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, Action)> {
     let (leads, agent) = (Host::Coordinator(scene.leader), Host::Agent(scene.agent));
     let others: Vec<Host> = scene.others().collect();

@@ -51,13 +51,19 @@ const IDLE: Duration = Duration::from_secs(3_600);
 /// What a driver is made of.
 #[derive(Clone)]
 pub struct Deps {
+    /// The agent's settings.
     pub config: AgentConfig,
+    /// The outside.
     pub platform: Platform,
+    /// What connections are made with.
     pub transport: Transport,
+    /// What runs attempts.
     pub executor: Arc<dyn Executor>,
+    /// What the session counts.
     pub metrics: SessionMetrics,
+    /// Set while the agent takes work.
     pub readiness: Readiness,
-    /// Where others reach the agent.
+    /// Where others reach the agent, host:port.
     pub address: String,
 }
 

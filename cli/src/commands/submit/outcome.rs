@@ -227,3 +227,86 @@ fn summary(outcome: &Outcome, took: Duration) -> String {
         if counts.is_empty() { "none finished".into() } else { counts.join(", ") }
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> Task {
+        Task { kind: "k".into(), ..Default::default() }
+    }
+
+    /// Of tasks of which so many were drawn, accepted and ended, the first ones first.
+    fn outcome(total: usize, wait: bool, drawn: usize, accepted: usize, ended: usize) -> Outcome {
+        let mut outcome = Outcome::new((0..total).map(|index| format!("id-{index}")).collect(), wait);
+        outcome.drawn.set(drawn);
+        for index in 0..accepted {
+            let result = SubmitResult { task_id: format!("id-{index}"), ..Default::default() };
+            outcome.take(SubmitEvent::Submitted { index, result });
+        }
+        for index in 0..ended {
+            outcome.take(SubmitEvent::Finished { index, task: Box::new(task()) });
+        }
+        outcome
+    }
+
+    #[test]
+    fn what_is_known_before_the_end_is_told() {
+        let standing = |total, wait, drawn, accepted, ended| outcome(total, wait, drawn, accepted, ended).standing();
+        assert_eq!(standing(1, true, 0, 0, 0), "nothing was submitted");
+        assert_eq!(standing(1, true, 1, 1, 0), "task id-0 was accepted and goes on: `robeing task id-0` shows it");
+        assert_eq!(
+            standing(1, false, 1, 0, 0),
+            "whether task id-0 was accepted is not known: `robeing task id-0` tells"
+        );
+        assert_eq!(
+            standing(60_000, false, 4_096, 3_072, 0),
+            "of 60000 tasks 3072 were accepted and go on, the fate of 1024 is not known, 55904 were not submitted"
+        );
+        assert_eq!(standing(3, true, 3, 3, 3), "all have ended");
+        insta::assert_snapshot!(standing(3, true, 2, 2, 1), @"
+        of 3 tasks 1 was accepted and goes on, 1 was not submitted; `robeing task ID` shows one that goes on:
+          id-1
+        ");
+        let many = standing(20, true, 20, 20, 1);
+        assert!(many.starts_with("of 20 tasks 19 were accepted and go on; `robeing task ID` shows one"), "{many}");
+        assert!(many.ends_with("\n  id-9\n  id-10\n  … and 9 more"), "{many}");
+    }
+
+    /// Its reader has gone.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failure_is_one_also_where_nobody_reads_of_it() {
+        for (flags, total) in [(&["-o", "json"][..], 1), (&["-o", "yaml", "--inputs", "-"], 2), (&["--inputs", "-"], 2)]
+        {
+            let line = [&["robeing", "submit", "--kind", "k", "--wait"], flags].concat();
+            let line: Vec<std::ffi::OsString> = line.into_iter().map(Into::into).collect();
+            let cli = crate::args::parse(&line).unwrap_or_else(|error| panic!("{error}"));
+            let crate::args::Command::Submit(args) = cli.command else { panic!("another command") };
+            let mut outcome = outcome(total, true, total, total, 0);
+            let failed = Task { state: TaskState::Failed.into(), ..task() };
+            outcome.take(SubmitEvent::Finished { index: 0, task: Box::new(failed) });
+            let exit = print(&mut Gone, &args, &outcome, Instant::now()).expect("it is known");
+            assert_eq!(exit, Exit::TaskFailed, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn the_summary_counts_in_words() {
+        let mut outcome = Outcome::new(vec!["a".into()], true);
+        let finished = Task { state: TaskState::DeadLettered.into(), ..task() };
+        outcome.finished.insert(0, finished);
+        assert_eq!(summary(&outcome, Duration::from_micros(500_400)), "1 task in 500ms (2/s): 1 dead-lettered");
+    }
+}

@@ -164,6 +164,7 @@ pub fn check(calls: &[Call], fleeting: &BTreeSet<String>) -> Vec<Verdict> {
 }
 
 /// The states that may follow when this call takes effect and is answered so; none if it can't.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) -> Vec<Model> {
     let absent = |id: &str| !model.contains_key(id) || fleeting.contains(id);
     let owner = |key: &Option<String>| {
