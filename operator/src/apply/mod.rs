@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use error::is;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
@@ -18,7 +19,6 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, repair, schedule};
-use error::is;
 pub use error::{Error, is_gone};
 
 /// For how long after an apply the watch cache may still show what was before.
