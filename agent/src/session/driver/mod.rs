@@ -1,6 +1,7 @@
 //! The one loop of an agent: it waits for the next event, checks the lease, and acts. Nothing in it blocks: sending waits
 //! like everything else, so time is kept whatever the coordinator does. Attempts are polled here too, without a task each.
 
+mod reconnect;
 mod talk;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -492,52 +493,5 @@ impl Driver {
         self.drain_unsaid = true;
         self.held.hand_back_waiting();
         self.deps.readiness.set(false);
-    }
-
-    // ---- The way to the leader ----
-
-    /// The stream is of no more use; the session may be.
-    fn broken(&mut self, why: &str, suspect: bool) {
-        if let Way::Open(link) = &self.way {
-            let held = self.held.len();
-            info!(leader = link.address, why, held, "the connection to the leader is lost; looking for the leader");
-        }
-        self.begin_search(Instant::now(), suspect);
-    }
-
-    fn begin_search(&mut self, now: Instant, suspect: bool) {
-        match std::mem::replace(&mut self.way, Way::Pausing(now)) {
-            Way::Open(link) => {
-                self.search.begin(now, &link.address, now - link.opened, suspect);
-                self.silent = Some(link).filter(|_| suspect);
-            }
-            Way::Greeting(address, _) => self.search.failed(&address, now),
-            Way::Pausing(until) => self.way = Way::Pausing(until),
-        }
-    }
-
-    fn search_on(&mut self) {
-        let now = Instant::now();
-        self.way = match self.search.next(now, &*self.deps.platform.random) {
-            Step::Pause(pause) => Way::Pausing(now + pause),
-            Step::Try(address) => {
-                let greeting = link::greet(self.deps.transport.clone(), address.clone(), self.hello());
-                Way::Greeting(address, greeting.boxed())
-            }
-        };
-    }
-
-    fn not_greeted(&mut self, error: &LinkError) {
-        if let Way::Greeting(address, _) = &self.way {
-            self.search.failed(address, Instant::now());
-            let complaint = format!("{address}: {error}");
-            if complaint == self.complaint {
-                debug!(coordinator = address, %error, "no session yet");
-            } else {
-                warn!(coordinator = address, %error, "no session yet; trying on");
-                self.complaint = complaint;
-            }
-        }
-        self.search_on();
     }
 }

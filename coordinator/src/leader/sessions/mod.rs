@@ -17,17 +17,13 @@
 //! the sessions of another term are dropped as a whole.
 
 mod connection;
+mod entries;
 pub mod opening;
 pub mod outgoing;
 pub mod reconcile;
 mod turns;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
     AgentId, SessionId, TaskId,
@@ -35,9 +31,12 @@ use robeing_fleet::{
 };
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-use self::turns::Turns;
+use self::{
+    entries::{Entry, Losing, Sessions},
+    turns::Turns,
+};
 pub use self::{
     connection::{Outbox, SessionConnection},
     turns::Turn,
@@ -46,132 +45,6 @@ use crate::leader::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 
 /// An attempt: the task and its fencing number.
 pub type AttemptKey = (TaskId, u32);
-
-/// A loss that is proposed. Its fate is known when this is dropped.
-struct Losing {
-    decided: CancellationToken,
-    _guard: DropGuard,
-}
-
-impl Losing {
-    fn new() -> Self {
-        let decided = CancellationToken::new();
-        Self { _guard: decided.clone().drop_guard(), decided }
-    }
-}
-
-/// An agent that has a session.
-struct Entry {
-    session: SessionId,
-    signs: Signs,
-    heard: Instant,
-    /// [`Sessions::excused`] when it was heard.
-    excused: Duration,
-    link: Option<Arc<SessionConnection>>,
-    /// When its process is to be looked for.
-    probe_at: Option<Instant>,
-    /// It has failed: its loss is proposed at its place in [`Sessions::looks`], and `losing` is there until it is written.
-    failed: bool,
-    /// Its loss was proposed, or is going to be because it has failed, and is not decided.
-    losing: Option<Losing>,
-    /// Its place in [`Sessions::looks`]; `None` while its loss is proposed.
-    look_at: Option<Instant>,
-}
-
-/// The sessions of one term.
-#[derive(Default)]
-struct Sessions {
-    term: u64,
-    /// The term is over here.
-    over: bool,
-    entries: BTreeMap<AgentId, Entry>,
-    /// When each agent must be looked at next: never later than something is due. What is heard of it meanwhile moves
-    /// nothing here, so that a heartbeat costs little.
-    looks: BTreeSet<(Instant, AgentId)>,
-    /// For how long in all this coordinator was held up and could hear nobody.
-    excused: Duration,
-    /// No agent counts as silent from before then: until then no heartbeat could be answered.
-    unheard_until: Option<Instant>,
-}
-
-impl Sessions {
-    fn of_term(term: u64) -> Self {
-        Self { term, ..Self::default() }
-    }
-
-    /// The entry of an agent in its session.
-    fn entry(&mut self, agent: AgentId, session: SessionId) -> Option<&mut Entry> {
-        self.entries.get_mut(&agent).filter(|entry| entry.session == session)
-    }
-
-    fn remove(&mut self, agent: AgentId) -> Option<Entry> {
-        let entry = self.entries.remove(&agent)?;
-        if let Some(at) = entry.look_at {
-            self.looks.remove(&(at, agent));
-        }
-        Some(entry)
-    }
-
-    /// Puts in an entry, and gives the connection of the one that it replaces.
-    fn insert(&mut self, agent: AgentId, mut entry: Entry, look_at: Instant) -> Option<Arc<SessionConnection>> {
-        let old = self.remove(agent);
-        entry.look_at = Some(look_at);
-        self.looks.insert((look_at, agent));
-        self.entries.insert(agent, entry);
-        old.and_then(|old| old.link)
-    }
-
-    /// Has an agent looked at by `at`.
-    fn look_by(&mut self, agent: AgentId, at: Instant) {
-        if let Some(entry) = self.entries.get_mut(&agent)
-            && entry.losing.is_none()
-            && entry.look_at.is_none_or(|before| at < before)
-        {
-            self.look_when(agent, at);
-        }
-    }
-
-    /// Has an agent looked at when it is `at`, and not before.
-    fn look_when(&mut self, agent: AgentId, at: Instant) {
-        let Some(entry) = self.entries.get_mut(&agent) else { return };
-        if let Some(before) = entry.look_at.replace(at) {
-            self.looks.remove(&(before, agent));
-        }
-        self.looks.insert((at, agent));
-    }
-
-    /// The loss of an agent is going to be proposed.
-    fn begin_losing(&mut self, agent: AgentId) {
-        if let Some(entry) = self.entries.get_mut(&agent) {
-            entry.losing = Some(Losing::new());
-            if let Some(at) = entry.look_at.take() {
-                self.looks.remove(&(at, agent));
-            }
-        }
-    }
-
-    /// Looks at an agent whose time to be looked at has come.
-    fn look(&mut self, agent: AgentId, timeout: Duration, now: Instant) -> Option<Suspicion> {
-        let (excused, unheard_until) = (self.excused, self.unheard_until);
-        let entry = self.entries.get_mut(&agent)?;
-        entry.look_at = None;
-        if entry.failed {
-            return Some(Suspicion::Failed(agent, entry.session));
-        }
-        let heard = entry.heard + excused.saturating_sub(entry.excused);
-        let silent_at = unheard_until.map_or(heard, |until| until.max(heard)) + timeout;
-        if silent_at <= now {
-            entry.losing = Some(Losing::new());
-            return Some(Suspicion::Silent(agent, entry.session));
-        }
-        let probe = entry.probe_at.take_if(|at| *at <= now);
-        let process = entry.signs.process().filter(|_| probe.is_some());
-        let suspicion = process.map(|process| Suspicion::Probe(agent, entry.session, process));
-        let next = entry.probe_at.map_or(silent_at, |at| at.min(silent_at));
-        self.look_by(agent, next);
-        suspicion
-    }
-}
 
 /// What is to be done about an agent that is not heard of.
 #[derive(Clone, PartialEq, Eq, Debug)]

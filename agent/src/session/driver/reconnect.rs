@@ -1,0 +1,60 @@
+//! The way to the leader: what the driver does when it has no stream, or none that is of use.
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{
+    super::{
+        link::{self, LinkError},
+        search::Step,
+    },
+    Driver, Way,
+};
+
+impl Driver {
+    /// The stream is of no more use; the session may be.
+    pub(super) fn broken(&mut self, why: &str, suspect: bool) {
+        if let Way::Open(link) = &self.way {
+            let held = self.held.len();
+            info!(leader = link.address, why, held, "the connection to the leader is lost; looking for the leader");
+        }
+        self.begin_search(Instant::now(), suspect);
+    }
+
+    pub(super) fn begin_search(&mut self, now: Instant, suspect: bool) {
+        match std::mem::replace(&mut self.way, Way::Pausing(now)) {
+            Way::Open(link) => {
+                self.search.begin(now, &link.address, now - link.opened, suspect);
+                self.silent = Some(link).filter(|_| suspect);
+            }
+            Way::Greeting(address, _) => self.search.failed(&address, now),
+            Way::Pausing(until) => self.way = Way::Pausing(until),
+        }
+    }
+
+    pub(super) fn search_on(&mut self) {
+        let now = Instant::now();
+        self.way = match self.search.next(now, &*self.deps.platform.random) {
+            Step::Pause(pause) => Way::Pausing(now + pause),
+            Step::Try(address) => {
+                let greeting = link::greet(self.deps.transport.clone(), address.clone(), self.hello());
+                Way::Greeting(address, greeting.boxed())
+            }
+        };
+    }
+
+    pub(super) fn not_greeted(&mut self, error: &LinkError) {
+        if let Way::Greeting(address, _) = &self.way {
+            self.search.failed(address, Instant::now());
+            let complaint = format!("{address}: {error}");
+            if complaint == self.complaint {
+                debug!(coordinator = address, %error, "no session yet");
+            } else {
+                warn!(coordinator = address, %error, "no session yet; trying on");
+                self.complaint = complaint;
+            }
+        }
+        self.search_on();
+    }
+}
