@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use robeing_net::{Transport, limited};
 use robeing_platform::sync::{Mutex, PoisonError};
-use robeing_proto::v1::raft_client::RaftClient;
+use robeing_proto::internal::v1::raft_client::RaftClient;
 use tokio::time::timeout;
 use tonic::{Response, Status, transport::Channel};
 
@@ -83,7 +83,7 @@ mod tests {
     use std::sync::Arc;
 
     use robeing_platform::Platform;
-    use robeing_proto::v1;
+    use robeing_proto::internal::v1 as internal;
 
     use super::*;
 
@@ -97,7 +97,7 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap().to_string();
         let peers = peers();
-        let ask = peers.ask(&address, |mut peer| async move { peer.read_index(v1::ReadIndexRequest {}).await });
+        let ask = peers.ask(&address, |mut peer| async move { peer.read_index(internal::ReadIndexRequest {}).await });
         assert!(ask.await.is_none());
         assert_eq!(peers.kept(), 0);
     }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use robeing_net::{ConnectError, Transport, limited};
-use robeing_proto::v1::{
+use robeing_proto::internal::v1::{
     AgentMessage, CoordinatorMessage, Hello, Redirect, Waiting, Welcome, agent_message, coordinator_message,
     session_client::SessionClient,
 };

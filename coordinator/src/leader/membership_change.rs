@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use robeing_net::limited;
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tracing::info;
@@ -300,11 +300,11 @@ async fn quorum(node: &Node) -> Result<(), ChangeError> {
     timeout(QUORUM_TIMEOUT, asking).await.unwrap_or(Err(ChangeError::NoQuorum))
 }
 
-async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, ChangeError> {
+async fn describe(node: &Node, address: &str) -> Result<internal::DescribeResponse, ChangeError> {
     let no_answer = || ChangeError::NoAnswer { address: address.to_owned() };
     let channel = node.transport.channel(address).map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
     let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
-    let said = timeout(DESCRIBE_TIMEOUT, client.describe(v1::DescribeRequest::default())).await;
+    let said = timeout(DESCRIBE_TIMEOUT, client.describe(internal::DescribeRequest::default())).await;
     Ok(said.map_err(|_| no_answer())?.map_err(|_| no_answer())?.into_inner())
 }
 

@@ -12,7 +12,7 @@ use openraft::{
 };
 use robeing_net::{Transport, limited};
 use robeing_platform::sync::{Mutex, PoisonError};
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::Instant;
 use tonic::{Code, Status, transport::Channel};
 
@@ -106,8 +106,8 @@ impl PeerClient {
         Ok(limited!(RaftClient::new(channel)))
     }
 
-    fn message(&self, body: &impl serde::Serialize) -> v1::VoteMessage {
-        v1::VoteMessage { target: self.target, json: wire::json(body) }
+    fn message(&self, body: &impl serde::Serialize) -> internal::VoteMessage {
+        internal::VoteMessage { target: self.target, json: wire::json(body) }
     }
 }
 
@@ -147,7 +147,7 @@ impl Outstanding {
 
 /// The next answer, unless the oldest request waits for too long.
 async fn next_answer(
-    answers: &mut (impl Stream<Item = Result<v1::AppendResponse, Status>> + Unpin),
+    answers: &mut (impl Stream<Item = Result<internal::AppendResponse, Status>> + Unpin),
     outstanding: &Outstanding,
     read: impl Fn(u64),
 ) -> Option<Result<AppendResult, RpcError>> {
@@ -266,7 +266,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let first = v1::SnapshotChunk {
+        let first = internal::SnapshotChunk {
             target: self.target,
             vote_json: wire::json(&vote),
             meta_json: wire::json(&snapshot.meta),
@@ -276,7 +276,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         let data = snapshot.snapshot;
         let chunks = (0..data.len()).step_by(SNAPSHOT_CHUNK).map(move |start| {
             let end = data.len().min(start + SNAPSHOT_CHUNK);
-            v1::SnapshotChunk { data: data.slice(start..end), ..Default::default() }
+            internal::SnapshotChunk { data: data.slice(start..end), ..Default::default() }
         });
         let chunks = futures::stream::iter(std::iter::once(first).chain(chunks));
         let mut client = self.client()?;
@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    fn success() -> v1::AppendResponse {
+    fn success() -> internal::AppendResponse {
         let result: AppendResult = Ok(None);
         wire::result_to_wire(result, 7)
     }
@@ -346,7 +346,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_without_a_question_is_left_open() {
         let outstanding = Outstanding::default();
-        let mut silent = stream::pending::<Result<v1::AppendResponse, Status>>();
+        let mut silent = stream::pending::<Result<internal::AppendResponse, Status>>();
         let waiting = tokio::time::timeout(APPEND_TIMEOUT * 10, next_answer(&mut silent, &outstanding, |_| {})).await;
         assert!(waiting.is_err(), "given up though nothing was asked");
     }

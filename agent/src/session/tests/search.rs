@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use robeing_net::Transport;
 use robeing_platform::simulated::MemoryNetwork;
-use robeing_proto::v1::{Redirect, coordinator_message::Message};
+use robeing_proto::internal::v1::{Redirect, coordinator_message::Message};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -101,7 +101,7 @@ async fn sessions_that_are_ended_at_once_are_not_spun_on() {
     let mut opened = 0;
     while Instant::now() < end {
         let (call, _) = leader.welcome(opened, false).await;
-        call.say(Message::SessionEnded(robeing_proto::v1::SessionEnded { reason: "no".into() })).await;
+        call.say(Message::SessionEnded(robeing_proto::internal::v1::SessionEnded { reason: "no".into() })).await;
         opened += 1;
     }
     assert!((5..40).contains(&opened), "opened {opened} sessions in 10 s");
