@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_net::limited;
+use robeing_net::{earlier::EARLIER_VERSION, limited};
 use robeing_platform::jittered;
 use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::timeout;
@@ -62,9 +62,10 @@ pub async fn settle(node: Arc<Node>, configured: Vec<(String, String)>) {
                         cluster = said.cluster_id,
                         "not the coordinator that is configured"
                     );
-                    waiting_for.push(name.as_str());
+                    waiting_for.push(name.clone());
                 }
-                None => waiting_for.push(name.as_str()),
+                None if node.peers.is_earlier(address) => waiting_for.push(format!("{name}: {EARLIER_VERSION}")),
+                None => waiting_for.push(name.clone()),
             }
         }
         if others.iter().any(|(said, _)| said.initialized) {
@@ -158,7 +159,12 @@ async fn ask_to_join(node: &Node, mut addresses: Vec<String>) -> Asked {
             Ok(Err(status)) if status.code() == Code::PermissionDenied => {
                 answer = Asked::NotYet(status.message().to_owned());
             }
-            Ok(Err(_)) | Err(_) => {}
+            Ok(Err(status)) => {
+                if let Some(problem) = node.peers.refused(&address, &status) {
+                    answer = Asked::NotYet(format!("{address} can't be asked: {problem}"));
+                }
+            }
+            Err(_) => {}
         }
     }
     answer

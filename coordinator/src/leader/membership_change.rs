@@ -8,10 +8,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use robeing_net::limited;
+use robeing_net::{earlier::earlier_version, limited};
 use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::timeout;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 use tracing::info;
 
 use crate::{
@@ -56,6 +56,14 @@ pub enum ChangeError {
     NoAnswer {
         /// Where.
         address: String,
+    },
+    /// What answers there is of an earlier version.
+    #[error("the coordinator at {address} can't be a member: {problem}")]
+    Earlier {
+        /// Where.
+        address: String,
+        /// What is said of it.
+        problem: &'static str,
     },
     /// Another one than was meant answers.
     #[error("at {address} is coordinator {name:?} of cluster {cluster:?}, not {wanted:?} of {own_cluster:?}")]
@@ -305,7 +313,11 @@ async fn describe(node: &Node, address: &str) -> Result<internal::DescribeRespon
     let channel = node.transport.channel(address).map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
     let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
     let said = timeout(DESCRIBE_TIMEOUT, client.describe(internal::DescribeRequest::default())).await;
-    Ok(said.map_err(|_| no_answer())?.map_err(|_| no_answer())?.into_inner())
+    let refused = |status: Status| match earlier_version(&status) {
+        Some(problem) => ChangeError::Earlier { address: address.to_owned(), problem },
+        None => no_answer(),
+    };
+    Ok(said.map_err(|_| no_answer())?.map_err(refused)?.into_inner())
 }
 
 /// That a coordinator's binary knows what is in force. No version comes into force while the membership changes.

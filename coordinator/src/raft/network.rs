@@ -10,7 +10,7 @@ use openraft::{
     network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption},
     raft::{SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
 };
-use robeing_net::{Transport, limited};
+use robeing_net::{Transport, earlier::earlier_version, limited};
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::Instant;
@@ -100,6 +100,11 @@ fn unreachable(error: impl ToString) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(error))
 }
 
+/// A call that the other coordinator refused.
+fn refused(status: Status) -> RpcError {
+    earlier_version(&status).map_or_else(|| unreachable(&status), unreachable)
+}
+
 impl PeerClient {
     fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
         let channel = self.channel.clone().map_err(unreachable)?;
@@ -155,7 +160,7 @@ async fn next_answer(
         let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + APPEND_TIMEOUT;
         match tokio::time::timeout_at(look_again, answers.next()).await {
             Ok(None) => return None,
-            Ok(Some(Err(status))) => return Some(Err(unreachable(status))),
+            Ok(Some(Err(status))) => return Some(Err(refused(status))),
             Ok(Some(Ok(response))) => {
                 outstanding.answered();
                 if response.unix_ms > 0 {
@@ -201,7 +206,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
                 wire::append_to_wire(target, request, word)
             });
             let mut client = client?;
-            let opened = async { client.append(requests).await.map_err(unreachable) };
+            let opened = async { client.append(requests).await.map_err(refused) };
             let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
             let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
             let state = Some((answers, outstanding, patience, clock));
@@ -226,7 +231,7 @@ impl NetVote<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&rpc));
-        let call = async { client.vote(message).await.map_err(unreachable) };
+        let call = async { client.vote(message).await.map_err(refused) };
         let answer = within(&option, call).await?.into_inner();
         wire::from_json("vote response", &answer.json).map_err(malformed)
     }
@@ -237,7 +242,7 @@ impl NetVote<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&rpc));
-        let call = async { client.pre_vote(message).await.map_err(unreachable) };
+        let call = async { client.pre_vote(message).await.map_err(refused) };
         let answer = within(&option, call).await?.into_inner();
         wire::from_json("vote response", &answer.json).map_err(malformed)
     }
@@ -250,7 +255,7 @@ impl NetTransferLeader<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&request));
-        let call = async { client.transfer_leader(message).await.map_err(unreachable) };
+        let call = async { client.transfer_leader(message).await.map_err(refused) };
         let answer = within(&option, call).await?.into_inner();
         wire::from_json("transfer response", &answer.json).map_err(malformed)
     }
@@ -286,7 +291,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
             if answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
                 tokio::time::sleep(NO_ROOM_PAUSE).await;
             }
-            answer.map_err(unreachable)
+            answer.map_err(refused)
         };
         let answer = tokio::select! {
             answer = within(&option, call) => answer?.into_inner(),
@@ -306,6 +311,7 @@ impl NetBackoff<TypeConfig> for PeerClient {
 #[cfg(test)]
 mod tests {
     use futures::stream;
+    use robeing_net::earlier::EARLIER_VERSION;
 
     use super::*;
 
@@ -332,6 +338,14 @@ mod tests {
         assert!(matches!(slow, Some(Ok(_))), "{slow:?}");
         let missing = answer_after(APPEND_TIMEOUT + Duration::from_millis(1)).await;
         assert!(matches!(missing, Some(Err(RPCError::Unreachable(_)))), "{missing:?}");
+    }
+
+    #[test]
+    fn a_coordinator_of_an_earlier_version_is_unreachable_with_the_reason() {
+        let told = refused(Status::unimplemented("")).to_string();
+        assert!(told.contains(EARLIER_VERSION), "{told}");
+        let told = refused(Status::unavailable("it stops")).to_string();
+        assert!(told.contains("it stops"), "{told}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! of them (deadlines, keep-alive, windows, limits, and who may connect at all) is said once.
 
 pub mod client;
+pub mod earlier;
 pub mod incarnation;
 mod incoming;
 
