@@ -2,15 +2,33 @@
 
 use std::{env, fs, path::PathBuf};
 
+use prost::Message as _;
+
+/// The packages that anybody may call, each with the file of its descriptors. Each is compiled alone, so that what is
+/// private gets into none of them but by an import.
+const PUBLIC: [(&str, &str); 2] = [("robeing/v1", "robeing.bin"), ("robeing/worker/v1", "worker.bin")];
+/// What processes of a fleet say to each other. Nobody is told its descriptors.
+const PRIVATE: &str = "robeing/internal/v1";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["v1/types", "v1/fleet", "v1/session", "v1/raft", "v1/admin", "worker/v1/worker"]
-        .map(|name| format!("robeing/{name}.proto"));
-    for file in &files {
-        println!("cargo:rerun-if-changed={file}");
-    }
-    let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("robeing.bin"), prost::Message::encode_to_vec(&descriptors))?;
-    tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec").compile_fds(descriptors)?;
+    let mut all = protos(PRIVATE)?;
+    for (folder, descriptors) in PUBLIC {
+        let files = protos(folder)?;
+        fs::write(out.join(descriptors), protox::compile(&files, ["."])?.encode_to_vec())?;
+        all.extend(files);
+    }
+    let generate = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec");
+    generate.compile_fds(protox::compile(&all, ["."])?)?;
     Ok(())
+}
+
+/// The protos in a folder, in the order of their names.
+fn protos(folder: &str) -> Result<Vec<PathBuf>, std::io::Error> {
+    println!("cargo:rerun-if-changed={folder}");
+    let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut files = entries.collect::<Result<Vec<_>, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));
+    files.sort();
+    Ok(files)
 }

@@ -29,7 +29,7 @@ pub async fn listen(config: &AgentConfig, transport: &Transport) -> io::Result<L
         advertised = address.to_string();
     }
     info!(%local, %advertised, "listening");
-    let routes = described_routes()?;
+    let routes = described_routes(&[])?;
     let serving = tokio::spawn(async move {
         if let Err(error) = bound.serve(routes, CancellationToken::new()).await {
             error!(%error, "the agent's listener failed");

@@ -29,9 +29,10 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use robeing_fleet::{Fleet, FleetConfig, Refusal};
 use robeing_net::{Bound, Transport, limited};
 use robeing_platform::Platform;
-use robeing_proto::v1::{
-    admin_server::AdminServer, fleet_server::FleetServer, guards_server::GuardsServer, raft_server::RaftServer,
-    session_server::SessionServer,
+use robeing_proto::{
+    FILE_DESCRIPTOR_SET,
+    internal::v1::{guards_server::GuardsServer, raft_server::RaftServer, session_server::SessionServer},
+    v1::{admin_server::AdminServer, fleet_server::FleetServer},
 };
 use robeing_settings::{CoordinatorConfig, advertised_address};
 use robeing_telemetry::Metrics;
@@ -332,12 +333,7 @@ async fn routes(
 ) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FleetServer<FleetService>>().await;
-    health.set_serving::<SessionServer<SessionService>>().await;
     health.set_serving::<AdminServer<AdminService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(robeing_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
     let consensus = ConsensusServer {
         id: node.identity.node_id,
         raft: node.raft.clone(),
@@ -357,7 +353,7 @@ async fn routes(
         .add_service(limited!(AdminServer::new(AdminService::new(Arc::clone(node), metrics))))
         .add_service(limited!(RaftServer::new(RaftService::new(Arc::clone(node), consensus))))
         .add_service(health_service);
-    match reflection {
+    match robeing_net::reflection(&[FILE_DESCRIPTOR_SET]) {
         Ok(reflection) => {
             routes.add_service(reflection);
         }

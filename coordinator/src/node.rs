@@ -11,7 +11,10 @@ use std::{
 use robeing_fleet::{Agent, AgentId, Fleet};
 use robeing_net::Transport;
 use robeing_platform::Platform;
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::{
+    internal::v1::{self as internal, raft_client::RaftClient},
+    v1,
+};
 use tokio::{
     sync::{Mutex, watch},
     time::{Instant, timeout},
@@ -222,7 +225,7 @@ impl Node {
         match raft_role {
             RaftRole::Leading { .. } => self.read_index().await,
             RaftRole::Following { peer, .. } => {
-                let ask = |mut peer: RaftClient<_>| async move { peer.read_index(v1::ReadIndexRequest {}).await };
+                let ask = |mut peer: RaftClient<_>| async move { peer.read_index(internal::ReadIndexRequest {}).await };
                 let response = self.peers.ask(&peer.address, ask).await?;
                 Some(response.has_index.then_some(response.index))
             }

@@ -1,13 +1,17 @@
 //! Short questions to other coordinators, over connections that are kept. A connection on which a question stayed unanswered
 //! is given up: the coordinator may have come back elsewhere under the same name.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use robeing_net::{Transport, limited};
-use robeing_platform::sync::{Mutex, PoisonError};
-use robeing_proto::v1::raft_client::RaftClient;
+use robeing_net::{Transport, earlier::earlier_version, limited};
+use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
+use robeing_proto::internal::v1::raft_client::RaftClient;
 use tokio::time::timeout;
 use tonic::{Response, Status, transport::Channel};
+use tracing::warn;
 
 /// How long one question to another coordinator may take.
 pub const PEER_TIMEOUT: Duration = Duration::from_millis(300);
@@ -17,7 +21,14 @@ pub const MAX_KEPT: usize = 32;
 /// The connections of one coordinator to others.
 pub struct Peers {
     transport: Transport,
-    kept: Mutex<BTreeMap<String, Channel>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    channels: BTreeMap<String, Channel>,
+    /// Where coordinators of an earlier version were found, which the log has.
+    earlier: BTreeSet<String>,
 }
 
 impl Peers {
@@ -26,21 +37,44 @@ impl Peers {
         Self { transport, kept: Mutex::default() }
     }
 
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn channel(&self, address: &str) -> Option<Channel> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = kept.get(address) {
+        let mut kept = self.kept();
+        if let Some(channel) = kept.channels.get(address) {
             return Some(channel.clone());
         }
         let channel = self.transport.channel(address).ok()?;
-        if kept.len() >= MAX_KEPT {
-            kept.clear();
+        if kept.channels.len() >= MAX_KEPT {
+            kept.channels.clear();
         }
-        kept.insert(address.to_owned(), channel.clone());
+        kept.channels.insert(address.to_owned(), channel.clone());
         Some(channel)
     }
 
     fn forget(&self, address: &str) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        self.kept().channels.remove(address);
+    }
+
+    /// Notes how the coordinator at an address refused a call: one of an earlier version is told of in the log, once. What is to
+    /// be said of it, if it is one.
+    pub fn refused(&self, address: &str, status: &Status) -> Option<&'static str> {
+        let problem = earlier_version(status)?;
+        let mut kept = self.kept();
+        if kept.earlier.len() >= MAX_KEPT {
+            kept.earlier.clear();
+        }
+        if kept.earlier.insert(address.to_owned()) {
+            warn!(address, problem, "a coordinator of this fleet can't be spoken to");
+        }
+        Some(problem)
+    }
+
+    /// Whether the coordinator at an address was of an earlier version when it was last heard of.
+    pub fn is_earlier(&self, address: &str) -> bool {
+        self.kept().earlier.contains(address)
     }
 
     /// Puts a question to the coordinator at an address: its answer, unless it refuses or gives none within
@@ -64,17 +98,17 @@ impl Peers {
     {
         let client = limited!(RaftClient::new(self.channel(address)?));
         match timeout(within, question(client)).await {
-            Ok(Ok(answer)) => Some(answer.into_inner()),
-            Ok(Err(_)) | Err(_) => {
-                self.forget(address);
-                None
+            Ok(Ok(answer)) => {
+                self.kept().earlier.remove(address);
+                return Some(answer.into_inner());
             }
+            Ok(Err(status)) => {
+                self.refused(address, &status);
+            }
+            Err(_) => {}
         }
-    }
-
-    #[cfg(test)]
-    fn kept(&self) -> usize {
-        self.kept.lock().unwrap().len()
+        self.forget(address);
+        None
     }
 }
 
@@ -82,8 +116,10 @@ impl Peers {
 mod tests {
     use std::sync::Arc;
 
+    use robeing_net::earlier::EARLIER_VERSION;
     use robeing_platform::Platform;
-    use robeing_proto::v1;
+    use robeing_proto::internal::v1 as internal;
+    use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
     use super::*;
 
@@ -97,9 +133,48 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap().to_string();
         let peers = peers();
-        let ask = peers.ask(&address, |mut peer| async move { peer.read_index(v1::ReadIndexRequest {}).await });
+        let ask = peers.ask(&address, |mut peer| async move { peer.read_index(internal::ReadIndexRequest {}).await });
         assert!(ask.await.is_none());
-        assert_eq!(peers.kept(), 0);
+        assert_eq!(peers.kept().channels.len(), 0);
+    }
+
+    /// A coordinator of the version before: it serves, and knows none of the private services.
+    async fn earlier_coordinator() -> (String, AbortOnDropHandle<()>) {
+        let bound = Transport::new(Arc::clone(&Platform::real().network)).bind("127.0.0.1:0").await.unwrap();
+        let address = bound.local_addr().unwrap().to_string();
+        let routes = robeing_net::described_routes(&[]).unwrap();
+        let serving = tokio::spawn(async move { bound.serve(routes, CancellationToken::new()).await.unwrap() });
+        (address, AbortOnDropHandle::new(serving))
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_of_an_earlier_version_is_known_as_one_until_it_answers() {
+        let (address, _serving) = earlier_coordinator().await;
+        let peers = peers();
+        let question =
+            |mut peer: RaftClient<Channel>| async move { peer.read_index(internal::ReadIndexRequest {}).await };
+        let found = async {
+            // The first question also connects, which may take too long on a busy machine.
+            while !peers.is_earlier(&address) {
+                assert!(peers.ask(&address, question).await.is_none());
+            }
+        };
+        timeout(Duration::from_secs(30), found).await.expect("it answers in time");
+        assert_eq!(peers.refused(&address, &Status::unimplemented("")), Some(EARLIER_VERSION));
+        assert_eq!(peers.refused(&address, &Status::unavailable("it stops")), None);
+        assert!(peers.is_earlier(&address), "it has not answered since");
+        let answer = async |_: RaftClient<Channel>| Ok(Response::new(()));
+        assert!(peers.ask(&address, answer).await.is_some());
+        assert!(!peers.is_earlier(&address), "it answers now");
+    }
+
+    #[tokio::test]
+    async fn no_more_coordinators_of_an_earlier_version_are_remembered_than_connections() {
+        let peers = peers();
+        for port in 1..=MAX_KEPT + 1 {
+            peers.refused(&format!("127.0.0.1:{port}"), &Status::unimplemented(""));
+        }
+        assert_eq!(peers.kept().earlier.len(), 1);
     }
 
     #[tokio::test]
@@ -109,9 +184,9 @@ mod tests {
             assert!(peers.channel(&format!("127.0.0.1:{port}")).is_some());
             assert!(peers.channel(&format!("127.0.0.1:{port}")).is_some());
         }
-        assert_eq!(peers.kept(), MAX_KEPT);
+        assert_eq!(peers.kept().channels.len(), MAX_KEPT);
         assert!(peers.channel("127.0.0.1:65535").is_some());
-        assert_eq!(peers.kept(), 1);
+        assert_eq!(peers.kept().channels.len(), 1);
         assert!(peers.channel("nowhere").is_none());
     }
 }

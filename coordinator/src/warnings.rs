@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
-use robeing_proto::v1;
+use robeing_proto::{internal::v1 as internal, v1};
 use tracing::{info, warn};
 
 /// Warnings of one coordinator at a time.
@@ -61,7 +61,7 @@ impl Warnings {
 }
 
 /// The warnings of all coordinators, without repetitions; of each at most [`MAX_WARNINGS`].
-pub fn merge<'a>(said: impl IntoIterator<Item = &'a v1::DescribeResponse>) -> Vec<v1::Warning> {
+pub fn merge<'a>(said: impl IntoIterator<Item = &'a internal::DescribeResponse>) -> Vec<v1::Warning> {
     let mut merged: Vec<v1::Warning> = Vec::new();
     for warning in said.into_iter().flat_map(|said| said.warnings.iter().take(MAX_WARNINGS)) {
         if !merged.contains(warning) {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_two_coordinators_say_alike_is_shown_once() {
-        let said = |messages: &[&str]| v1::DescribeResponse {
+        let said = |messages: &[&str]| internal::DescribeResponse {
             warnings: messages
                 .iter()
                 .map(|message| v1::Warning { reason: "R".into(), message: (*message).to_owned() })

@@ -10,7 +10,7 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use crate::v1;
+use crate::internal::v1 as internal;
 
 /// Parts that a message may have: more than the items of any message that is right.
 pub const MAX_PARTS: usize = 20_000;
@@ -85,7 +85,7 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
 
 /// Whether all parts of a message of this type are messages themselves, whose parts count.
 fn is_envelope<U: 'static>() -> bool {
-    [TypeId::of::<v1::AgentMessage>(), TypeId::of::<v1::CoordinatorMessage>()].contains(&TypeId::of::<U>())
+    [TypeId::of::<internal::AgentMessage>(), TypeId::of::<internal::CoordinatorMessage>()].contains(&TypeId::of::<U>())
 }
 
 /// The parts of an encoded message, and those of its parts if it is an `envelope`; no more than one beyond [`MAX_PARTS`]. What
@@ -117,6 +117,7 @@ fn parts(mut message: &[u8], envelope: bool) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::v1;
 
     fn submission(tasks: usize) -> Vec<u8> {
         v1::SubmitRequest { tasks: vec![v1::TaskSpec::default(); tasks] }.encode_to_vec()
@@ -135,12 +136,13 @@ mod tests {
 
     #[test]
     fn in_an_envelope_the_parts_of_the_message_in_it_count() {
-        let held = vec![v1::AttemptRef::default(); 30_000];
-        let hello = v1::Hello { name: "a".into(), held, ..Default::default() };
-        let message = v1::AgentMessage { message: Some(v1::agent_message::Message::Hello(hello)) }.encode_to_vec();
+        let held = vec![internal::AttemptRef::default(); 30_000];
+        let hello = internal::Hello { name: "a".into(), held, ..Default::default() };
+        let message =
+            internal::AgentMessage { message: Some(internal::agent_message::Message::Hello(hello)) }.encode_to_vec();
         assert_eq!(parts(&message, false), 1);
         assert_eq!(parts(&message, true), MAX_PARTS + 1);
-        assert!(is_envelope::<v1::AgentMessage>() && !is_envelope::<v1::SubmitRequest>());
+        assert!(is_envelope::<internal::AgentMessage>() && !is_envelope::<v1::SubmitRequest>());
     }
 
     #[test]

@@ -12,9 +12,12 @@ use std::{
     time::Duration,
 };
 
-use robeing_proto::v1::{
-    Agent, AgentState, AttemptState, Consistency, HealthReport, HealthState, Heartbeat, Hello, RecoveryAction,
-    RetryPolicy, Task, TaskSpec, TaskState, agent_message::Message as Said, coordinator_message::Message as Told,
+use robeing_proto::{
+    internal::v1::{
+        HealthReport, HealthState, Heartbeat, Hello, agent_message::Message as Said,
+        coordinator_message::Message as Told,
+    },
+    v1::{Agent, AgentState, AttemptState, Consistency, RecoveryAction, RetryPolicy, Task, TaskSpec, TaskState},
 };
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},

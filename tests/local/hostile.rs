@@ -7,10 +7,8 @@ use prost_types::Any;
 use robeing_fleet::{Refusal, Reply, decode_reply};
 use robeing_proto::{
     MAX_MESSAGE_BYTES,
-    v1::{
-        self, AgentState, Heartbeat, Hello, Role, TaskState, agent_message::Message as Said, fleet_client::FleetClient,
-        raft_client::RaftClient,
-    },
+    internal::v1::{self as internal, Heartbeat, Hello, agent_message::Message as Said, raft_client::RaftClient},
+    v1::{self, AgentState, Role, TaskState, fleet_client::FleetClient},
 };
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
@@ -70,9 +68,9 @@ async fn a_completion_of_what_is_not_current_is_refused() {
         completion(&given, 0, "wrong"),
         completion(&given, 2, "wrong"),
         completion(&given, u32::MAX, "wrong"),
-        v1::Completion { task_id: robeing_client::new_task_id(), ..completion(&given, 1, "wrong") },
-        v1::Completion { task_id: "no id".into(), ..completion(&given, 1, "wrong") },
-        v1::Completion { outcome: None, ..completion(&given, 1, "wrong") },
+        internal::Completion { task_id: robeing_client::new_task_id(), ..completion(&given, 1, "wrong") },
+        internal::Completion { task_id: "no id".into(), ..completion(&given, 1, "wrong") },
+        internal::Completion { outcome: None, ..completion(&given, 1, "wrong") },
     ] {
         let ack = first.complete(wrong.clone()).await;
         assert!(!ack.accepted && !ack.reason.is_empty(), "{wrong:?} was answered with {ack:?}");
@@ -124,9 +122,11 @@ async fn malformed_calls(address: &str) {
         "/robeing.v1.Fleet/GetTask",
         "/robeing.v1.Fleet/ListTasks",
         "/robeing.v1.Fleet/CancelTasks",
+        "/robeing.internal.v1.Raft/Vote",
+        "/robeing.internal.v1.Raft/Propose",
+        "/robeing.internal.v1.Raft/Join",
+        // Of an earlier version.
         "/robeing.v1.Raft/Vote",
-        "/robeing.v1.Raft/Propose",
-        "/robeing.v1.Raft/Join",
         "/robeing.v1.Nothing/AtAll",
     ] {
         call_with_garbage(&channel, method, garbage.clone()).await;
@@ -138,12 +138,12 @@ async fn malformed_calls(address: &str) {
 
 async fn malformed_raft(channel: Channel) {
     let mut raft = RaftClient::new(channel);
-    let vote = v1::VoteMessage { target: 1, json: "{\"vote\": ".into() };
+    let vote = internal::VoteMessage { target: 1, json: "{\"vote\": ".into() };
     assert!(raft.vote(vote.clone()).await.is_err());
     assert!(raft.pre_vote(vote.clone()).await.is_err());
     assert!(raft.transfer_leader(vote).await.is_err());
     let commands = vec![vec![0xff; 64].into(), Vec::new().into()];
-    let propose = v1::ProposeRequest { commands, ..Default::default() };
+    let propose = internal::ProposeRequest { commands, ..Default::default() };
     if let Ok(told) = raft.propose(propose).await {
         // Each for itself, so that others' commands go on that were sent with them.
         for reply in told.into_inner().replies {
@@ -151,21 +151,21 @@ async fn malformed_raft(channel: Channel) {
             assert!(matches!(reply, Ok(Reply::Refused(Refusal::Unreadable { .. }))), "{reply:?}");
         }
     }
-    let chunk = v1::SnapshotChunk { meta_json: "[]".into(), data: "garbage".into(), ..Default::default() };
+    let chunk = internal::SnapshotChunk { meta_json: "[]".into(), data: "garbage".into(), ..Default::default() };
     assert!(raft.install_snapshot(tokio_stream::iter([chunk])).await.is_err());
-    let append = v1::AppendRequest { vote_json: "null".into(), ..Default::default() };
+    let append = internal::AppendRequest { vote_json: "null".into(), ..Default::default() };
     if let Ok(answers) = raft.append(tokio_stream::iter([append])).await {
         let answer = answers.into_inner().message().await;
         assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
     }
-    let join = v1::JoinRequest {
+    let join = internal::JoinRequest {
         cluster_id: "another".into(),
         name: "coordinator-0".into(),
         node_id: 1,
         address: "127.0.0.1:9".into(),
     };
     assert_refused(raft.join(join.clone()).await, Code::PermissionDenied, "tested");
-    let stranger = v1::JoinRequest { cluster_id: "tested".into(), name: "stranger".into(), ..join };
+    let stranger = internal::JoinRequest { cluster_id: "tested".into(), name: "stranger".into(), ..join };
     let answer = raft.join(stranger).await;
     assert!(!matches!(&answer, Ok(answer) if answer.get_ref().joined), "{answer:?}");
 }
@@ -201,7 +201,7 @@ async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory()
     let request = v1::SubmitStreamRequest { tasks: vec![v1::StreamedTask::default(); 2_000_000] };
     let mut told = client.submit_stream(tokio_stream::iter([request])).await.expect("a stream").into_inner();
     assert_refused(told.message().await, Code::InvalidArgument, "parts");
-    let held = vec![v1::AttemptRef::default(); 1_000_000];
+    let held = vec![internal::AttemptRef::default(); 1_000_000];
     assert_refused(HandAgent::open(&address, Hello { held, ..hello("holder") }).await, Code::InvalidArgument, "parts");
 
     // Long texts are not repeated, nor kept.

@@ -1,10 +1,15 @@
 //! What machines that watch a fleet ask: gRPC health and reflection, metrics.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use prost_types::FileDescriptorProto;
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     script::{answer, task},
     wait::{check, eventually, in_time},
 };
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,18 +27,53 @@ async fn health(channel: Channel, service: &str) -> ServingStatus {
     answer.unwrap_or_else(|status| panic!("health of {service:?}: {status}")).into_inner().status()
 }
 
-async fn services(channel: Channel) -> Vec<String> {
-    let request = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
-    };
+/// What reflection answers to a question.
+async fn reflected(channel: Channel, question: MessageRequest) -> Option<MessageResponse> {
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
     let mut client = ServerReflectionClient::new(channel);
     let answers = in_time("reflection", client.server_reflection_info(tokio_stream::iter([request]))).await;
     let mut answers = answers.unwrap_or_else(|status| panic!("reflection: {status}")).into_inner();
-    let answer = in_time("the list of services", answers.message()).await.expect("an answer").expect("one message");
-    match answer.message_response {
+    // Of a symbol that it does not know the answer may be a status.
+    in_time("an answer", answers.message()).await.ok().flatten()?.message_response
+}
+
+async fn services(channel: Channel) -> Vec<String> {
+    let mut names: Vec<String> = match reflected(channel, MessageRequest::ListServices(String::new())).await {
         Some(MessageResponse::ListServicesResponse(list)) => list.service.into_iter().map(|one| one.name).collect(),
         other => panic!("instead of a list: {other:?}"),
+    };
+    names.sort();
+    names
+}
+
+/// The file of a symbol or of this name, and all that it imports, as a client of reflection gathers them; empty if it is not
+/// known.
+async fn described(channel: &Channel, question: MessageRequest) -> BTreeMap<String, FileDescriptorProto> {
+    let mut found = BTreeMap::new();
+    let mut questions = vec![question];
+    while let Some(question) = questions.pop() {
+        let Some(MessageResponse::FileDescriptorResponse(files)) = reflected(channel.clone(), question).await else {
+            continue;
+        };
+        for file in files.file_descriptor_proto {
+            let file = FileDescriptorProto::decode(file.as_slice()).expect("a descriptor");
+            questions.extend(file.dependency.iter().cloned().map(MessageRequest::FileByFilename));
+            found.insert(file.name().to_owned(), file);
+        }
+    }
+    found
+}
+
+async fn assert_tells_nothing_private(channel: &Channel) {
+    for symbol in ["Raft", "Session", "Guards", "AppendRequest", "AgentMessage", "GuardReport"] {
+        for package in ["robeing.internal.v1", "robeing.v1"] {
+            let question = MessageRequest::FileContainingSymbol(format!("{package}.{symbol}"));
+            let files = described(channel, question).await;
+            assert!(files.is_empty(), "{package}.{symbol} is in {:?}", files.keys());
+        }
+    }
+    for file in ["robeing/internal/v1/raft.proto", "robeing/internal/v1/session.proto"] {
+        assert!(described(channel, MessageRequest::FileByFilename(file.into())).await.is_empty(), "{file}");
     }
 }
 
@@ -52,20 +92,44 @@ async fn page(address: &str, path: &str) -> (String, String) {
     (head.into(), body.into())
 }
 
+async fn connect(address: &str) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+    endpoint.connect().await.unwrap_or_else(|error| panic!("{address}: {error}"))
+}
+
+#[tokio::test]
+async fn reflection_tells_what_anybody_may_call_and_nothing_of_what_is_private() {
+    const ALWAYS: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+    let worker = PoolSpec::new("work", 1).executor(json!({"worker": {}}));
+    let mut fleet = Fleet::prepare(FleetSpec::new(1).pool(worker));
+    fleet.start_all();
+    fleet.leader().await;
+    let coordinator = connect(&fleet.address("coordinator-0")).await;
+    let public = ["robeing.v1.Admin", "robeing.v1.Fleet"];
+    assert_eq!(services(coordinator.clone()).await, [&ALWAYS[..], &public].concat());
+    for service in public {
+        let files = described(&coordinator, MessageRequest::FileContainingSymbol(service.into())).await;
+        let packages: BTreeSet<&str> = files.values().map(FileDescriptorProto::package).collect();
+        assert!(packages.contains("robeing.v1"), "{service} is not in {:?}", files.keys());
+        assert!(packages.iter().all(|of| ["google.protobuf", "robeing.v1"].contains(of)), "{packages:?}");
+    }
+    assert_tells_nothing_private(&coordinator).await;
+
+    let name = fleet.agent_names().remove(0);
+    let agent = connect(&fleet.agent_such(&name, "is a member", |_| true).await.address).await;
+    assert_eq!(services(agent.clone()).await, ALWAYS);
+    assert_tells_nothing_private(&agent).await;
+    let attach = connect(&fleet.attach_address(&name)).await;
+    assert_eq!(services(attach.clone()).await, [&ALWAYS[..], &["robeing.worker.v1.Worker"]].concat());
+    assert_tells_nothing_private(&attach).await;
+}
+
 #[tokio::test]
 async fn coordinators_and_agents_answer_those_who_watch_them() {
     let fleet = Fleet::start(FleetSpec::new(1).pool(PoolSpec::new("work", 1)).session_timeout("10s")).await;
-    let connect = async |address: &str| {
-        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
-        endpoint.connect().await.unwrap_or_else(|error| panic!("{address}: {error}"))
-    };
     let coordinator = connect(&fleet.address("coordinator-0")).await;
     assert_eq!(health(coordinator.clone(), "").await, ServingStatus::Serving);
-    assert_eq!(health(coordinator.clone(), "robeing.v1.Fleet").await, ServingStatus::Serving);
-    let names = services(coordinator).await;
-    for name in ["robeing.v1.Fleet", "robeing.v1.Session", "grpc.health.v1.Health"] {
-        assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
-    }
+    assert_eq!(health(coordinator, "robeing.v1.Fleet").await, ServingStatus::Serving);
     let agent = fleet.agents().await.remove(0);
     assert_eq!(health(connect(&agent.address).await, "").await, ServingStatus::Serving);
 

@@ -13,7 +13,8 @@ use robeing_tests::{
     script::{answer, task},
     wait::{check, eventually, in_time},
 };
-use tonic::Code;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, transport::Server};
 
 const TASKS: usize = 400;
 const IN_FLIGHT: usize = 16;
@@ -139,4 +140,34 @@ async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back:
     fleet.start_within(back, KNOWS_IT);
     fleet.start_one(back);
     fleet.coordinators_agree().await;
+}
+
+/// A coordinator of the version before: it serves, and knows no private service of this one.
+fn earlier_coordinator(address: &str) -> AbortOnDropHandle<()> {
+    let address = address.parse().expect("an address");
+    let (_, health) = tonic_health::server::health_reporter();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        Server::builder().add_service(health).serve(address).await.expect("the port is free");
+    }))
+}
+
+#[tokio::test]
+async fn what_finds_a_coordinator_of_the_version_before_says_so_and_works_once_that_is_replaced() {
+    let mut fleet = Fleet::prepare(FleetSpec::new(2).pool(PoolSpec::new("work", 1)));
+    let (coordinators, agent) = (fleet.coordinators(), fleet.agent_names().remove(0));
+    let earlier = earlier_coordinator(&fleet.address(&coordinators[1]));
+    for name in [&coordinators[0], &agent] {
+        fleet.start_one(name);
+    }
+    for name in [&coordinators[0], &agent] {
+        eventually(&format!("{name} says why it does not go on"), async || {
+            let log = fleet.process(name).log();
+            check(log.contains("it does not speak robeing.internal.v1") && log.contains("stop every process"), (), log)
+        })
+        .await;
+    }
+    earlier.abort();
+    let _ = earlier.await;
+    fleet.start_one(&coordinators[1]);
+    fleet.ready().await;
 }

@@ -1,9 +1,12 @@
 //! An agent that a test plays itself, message by message, so that it can say what no right agent says.
 
-use robeing_proto::v1::{
-    AgentMessage, Assignment, Completion, CompletionAck, Completions, CoordinatorMessage, Hello, Role, Waiting,
-    Welcome, agent_message::Message as Said, completion::Outcome, coordinator_message::Message as Told,
-    session_client::SessionClient,
+use robeing_proto::{
+    internal::v1::{
+        AgentMessage, Assignment, Completion, CompletionAck, Completions, CoordinatorMessage, Hello, Waiting, Welcome,
+        agent_message::Message as Said, completion::Outcome, coordinator_message::Message as Told,
+        session_client::SessionClient,
+    },
+    v1::Role,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

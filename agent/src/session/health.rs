@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 use tracing::{info, warn};
 
 use crate::executor::{Executor, Health};
@@ -16,14 +16,14 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct HealthChecks {
     asked: Option<(u64, BoxFuture<'static, Health>)>,
-    report: Option<v1::HealthReport>,
+    report: Option<internal::HealthReport>,
     /// What the last answer complained of; empty if it did not.
     complaint: String,
 }
 
 impl HealthChecks {
     /// Asks the executor for the leader.
-    pub fn ask(&mut self, check: &v1::HealthCheck, executor: Arc<dyn Executor>) {
+    pub fn ask(&mut self, check: &internal::HealthCheck, executor: Arc<dyn Executor>) {
         let within = Duration::from_millis(u64::from(check.within_ms.max(1))).min(ANSWER_WITHIN);
         let asked = async move {
             // An executor sees to the time by itself, and says more; one that does not holds up nothing.
@@ -40,10 +40,10 @@ impl HealthChecks {
         let Some((seq, asked)) = &mut self.asked else { return std::future::pending().await };
         let health = asked.await;
         let (state, reason) = match health.clone() {
-            Health::Healthy => (v1::HealthState::Healthy, String::new()),
-            Health::Unhealthy(reason) => (v1::HealthState::Unhealthy, reason),
-            Health::Silent(reason) => (v1::HealthState::Silent, reason),
-            Health::Failed(reason) => (v1::HealthState::Failed, reason),
+            Health::Healthy => (internal::HealthState::Healthy, String::new()),
+            Health::Unhealthy(reason) => (internal::HealthState::Unhealthy, reason),
+            Health::Silent(reason) => (internal::HealthState::Silent, reason),
+            Health::Failed(reason) => (internal::HealthState::Failed, reason),
         };
         if self.complaint != reason {
             if reason.is_empty() {
@@ -53,7 +53,7 @@ impl HealthChecks {
             }
             self.complaint.clone_from(&reason);
         }
-        self.report = Some(v1::HealthReport { seq: *seq, state: state.into(), reason });
+        self.report = Some(internal::HealthReport { seq: *seq, state: state.into(), reason });
         self.asked = None;
         health
     }
@@ -64,7 +64,7 @@ impl HealthChecks {
     }
 
     /// What to report, once.
-    pub fn take_report(&mut self) -> Option<v1::HealthReport> {
+    pub fn take_report(&mut self) -> Option<internal::HealthReport> {
         self.report.take()
     }
 

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use robeing_fleet::limits::MAX_SLOTS;
 use robeing_proto::{
-    budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
-    v1::{self, completion},
+    budget::MESSAGE_BUDGET_BYTES,
+    budget::MessageBudget,
+    internal::v1::{self as internal, completion},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,8 @@ pub struct Key {
     pub attempt: u32,
 }
 
-impl From<&v1::Assignment> for Key {
-    fn from(assignment: &v1::Assignment) -> Self {
+impl From<&internal::Assignment> for Key {
+    fn from(assignment: &internal::Assignment) -> Self {
         Self { task_id: assignment.task_id.clone(), attempt: assignment.attempt }
     }
 }
@@ -44,7 +45,7 @@ impl From<&v1::Assignment> for Key {
 #[derive(Debug)]
 pub struct Waiting {
     /// What to run.
-    pub assignment: v1::Assignment,
+    pub assignment: internal::Assignment,
     /// Its time limit counts from then.
     pub received: Instant,
 }
@@ -71,7 +72,7 @@ pub struct Held {
     waiting: BTreeMap<u64, Waiting>,
     next_waiting: u64,
     running: usize,
-    finished: BTreeMap<u64, v1::Completion>,
+    finished: BTreeMap<u64, internal::Completion>,
     finished_bytes: usize,
     next_finished: u64,
     /// Completions from this number on were not sent on this connection.
@@ -98,13 +99,13 @@ impl Held {
     }
 
     /// Takes an assignment. One that is held already changes nothing; one too many is handed back.
-    pub fn assigned(&mut self, assignment: v1::Assignment, now: Instant) {
+    pub fn assigned(&mut self, assignment: internal::Assignment, now: Instant) {
         let key = Key::from(&assignment);
         if self.states.contains_key(&key) {
             return;
         }
         if self.waiting.len() == MAX_WAITING {
-            return self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+            return self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }
         let number = self.next_waiting;
         self.next_waiting += 1;
@@ -133,14 +134,15 @@ impl Held {
             Some(State::Running { hand_back, .. }) => {
                 self.running -= 1;
                 if hand_back && matches!(outcome, completion::Outcome::Stopped(_)) {
-                    outcome = completion::Outcome::HandedBack(v1::HandedBack {});
+                    outcome = completion::Outcome::HandedBack(internal::HandedBack {});
                 }
             }
             Some(State::Finished(earlier)) => self.forget(earlier),
             Some(State::Waiting(number)) => drop(self.waiting.remove(&number)),
             None => {}
         }
-        let completion = v1::Completion { task_id: key.task_id, attempt: key.attempt, ran_us, outcome: Some(outcome) };
+        let completion =
+            internal::Completion { task_id: key.task_id, attempt: key.attempt, ran_us, outcome: Some(outcome) };
         self.finished_bytes += size(&completion);
         self.finished.insert(number, completion);
     }
@@ -153,7 +155,7 @@ impl Held {
             Some(State::Running { cancel, .. }) => return cancel.cancel(),
             Some(State::Waiting(_)) | None => {}
         }
-        self.finished(key, completion::Outcome::Stopped(v1::Stopped {}), 0);
+        self.finished(key, completion::Outcome::Stopped(internal::Stopped {}), 0);
     }
 
     /// The coordinator has taken note of a completion.
@@ -169,7 +171,7 @@ impl Held {
     pub fn hand_back_waiting(&mut self) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             let key = Key::from(&waiting.assignment);
-            self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+            self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }
     }
 
@@ -178,7 +180,7 @@ impl Held {
         let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running { .. }));
         let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
         for key in keys {
-            self.finished(key, completion::Outcome::HandedBack(v1::HandedBack {}), 0);
+            self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }
     }
 
@@ -198,9 +200,9 @@ impl Held {
     }
 
     /// All attempts held, for a Hello.
-    pub fn refs(&self) -> Vec<v1::AttemptRef> {
+    pub fn refs(&self) -> Vec<internal::AttemptRef> {
         let keys = self.states.keys();
-        keys.map(|key| v1::AttemptRef { task_id: key.task_id.clone(), attempt: key.attempt }).collect()
+        keys.map(|key| internal::AttemptRef { task_id: key.task_id.clone(), attempt: key.attempt }).collect()
     }
 
     /// On a new connection everything unacknowledged is sent again.
@@ -221,7 +223,7 @@ impl Held {
     }
 
     /// The next completions to send, now marked as sent.
-    pub fn batch(&mut self) -> Vec<v1::Completion> {
+    pub fn batch(&mut self) -> Vec<internal::Completion> {
         let mut batch = Vec::new();
         let mut budget = MessageBudget::default();
         for (number, completion) in self.finished.range(self.unsent..).take(BATCH_COMPLETIONS) {
@@ -261,7 +263,7 @@ impl Held {
     }
 }
 
-fn size(completion: &v1::Completion) -> usize {
+fn size(completion: &internal::Completion) -> usize {
     let outcome = match &completion.outcome {
         Some(completion::Outcome::Output(output)) => output.len(),
         Some(completion::Outcome::Failure(failure)) => failure.message.len() + failure.stderr_tail.len(),
@@ -276,8 +278,8 @@ mod tests {
 
     use super::*;
 
-    fn assignment(n: usize) -> v1::Assignment {
-        v1::Assignment { task_id: format!("task-{n}"), attempt: 1, ..Default::default() }
+    fn assignment(n: usize) -> internal::Assignment {
+        internal::Assignment { task_id: format!("task-{n}"), attempt: 1, ..Default::default() }
     }
 
     fn key(n: usize) -> Key {
@@ -429,7 +431,10 @@ mod tests {
         assert_eq!(stopped, ["task-1", "task-9"]);
         held.finished(key(0), output(1), 1);
         held.cancel(key(0));
-        assert!(matches!(held.batch()[..], [v1::Completion { outcome: Some(completion::Outcome::Output(_)), .. }]));
+        assert!(matches!(
+            held.batch()[..],
+            [internal::Completion { outcome: Some(completion::Outcome::Output(_)), .. }]
+        ));
     }
 
     #[test]
@@ -440,7 +445,7 @@ mod tests {
         held.stop_and_hand_back();
         assert!(first.is_cancelled() && second.is_cancelled());
         assert_eq!(held.running(), 2, "they end in their own time");
-        held.finished(key(0), completion::Outcome::Stopped(v1::Stopped {}), 1);
+        held.finished(key(0), completion::Outcome::Stopped(internal::Stopped {}), 1);
         held.finished(key(1), output(1), 1);
         let outcomes: Vec<_> = held.batch().into_iter().filter_map(|completion| completion.outcome).collect();
         assert!(

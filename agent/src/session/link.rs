@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use robeing_net::{ConnectError, Transport, limited};
-use robeing_proto::v1::{
+use robeing_net::{ConnectError, Transport, earlier::earlier_version, limited};
+use robeing_proto::internal::v1::{
     AgentMessage, CoordinatorMessage, Hello, Redirect, Waiting, Welcome, agent_message, coordinator_message,
     session_client::SessionClient,
 };
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 
 use super::lease::MAX_UNACKNOWLEDGED_HEARTBEATS;
 
@@ -53,7 +53,9 @@ pub(super) enum LinkError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the coordinator refused the session: {}", .0.message())]
-    Refused(#[from] Box<tonic::Status>),
+    Refused(Box<Status>),
+    #[error("the coordinator can't open a session: {0}")]
+    Earlier(&'static str),
     #[error("the coordinator ended the stream without an answer")]
     NoAnswer,
     #[error("the coordinator answered Hello with something else than Welcome or Redirect")]
@@ -62,6 +64,12 @@ pub(super) enum LinkError {
     TooLate,
     #[error("the session was not open after {} s", OPENING_WITHIN.as_secs())]
     OpeningTooLong,
+}
+
+impl From<Status> for LinkError {
+    fn from(status: Status) -> Self {
+        earlier_version(&status).map_or_else(|| Self::Refused(Box::new(status)), Self::Earlier)
+    }
 }
 
 /// Says hello to the coordinator at `address`.
@@ -100,7 +108,7 @@ async fn open(transport: &Transport, address: &str, hello: Hello) -> Result<Open
     let hello = AgentMessage { message: Some(agent_message::Message::Hello(hello)) };
     // The receiving end is alive and the channel empty.
     outgoing.try_send(hello).map_err(|_| LinkError::Unexpected)?;
-    let incoming = client.open(ReceiverStream::new(messages)).await.map_err(Box::new)?.into_inner();
+    let incoming = client.open(ReceiverStream::new(messages)).await?.into_inner();
     Ok(Opened { client, outgoing, incoming, hello_sent })
 }
 
@@ -112,7 +120,7 @@ impl Opened {
         let mut silent_from = self.hello_sent + HELLO_WITHIN;
         loop {
             let answer = timeout_at(silent_from, self.incoming.message()).await.map_err(|_| LinkError::TooLate)?;
-            let answer = answer.map_err(Box::new)?.ok_or(LinkError::NoAnswer)?;
+            let answer = answer?.ok_or(LinkError::NoAnswer)?;
             match answer.message {
                 Some(coordinator_message::Message::Opening(opening)) => {
                     let now = Instant::now();

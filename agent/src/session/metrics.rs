@@ -4,7 +4,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
-use robeing_proto::v1::completion;
+use robeing_proto::internal::v1::completion;
 use robeing_telemetry::Metrics;
 
 /// Upper bounds of the heartbeat round trip, seconds.

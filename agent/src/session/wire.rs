@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use robeing_fleet::limits::MAX_RETRY_AFTER_MS;
-use robeing_proto::v1::{self, completion};
+use robeing_proto::{
+    internal::v1::{self as internal, completion},
+    v1,
+};
 
 use super::held::Waiting;
 use crate::executor::{Attempt, Deadline, Failure, FailureKind, Outcome};
@@ -11,7 +14,7 @@ use crate::executor::{Attempt, Deadline, Failure, FailureKind, Outcome};
 /// The attempt an assignment asks for, of whose time `waited` is gone, on a machine whose wall clock says `unix_ms`. `Err`: all
 /// of its time limit is.
 pub(super) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
-    let v1::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms } = waiting.assignment;
+    let internal::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms } = waiting.assignment;
     let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
     let time_limit = limit.map(|limit| limit.saturating_sub(waited));
     if time_limit == Some(Duration::ZERO) {
@@ -36,8 +39,8 @@ pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
     match outcome {
         Outcome::Succeeded { output } => completion::Outcome::Output(output),
         Outcome::Failed(failure) => completion::Outcome::Failure(self::failure(failure)),
-        Outcome::Cancelled => completion::Outcome::Stopped(v1::Stopped {}),
-        Outcome::NotBegun => completion::Outcome::HandedBack(v1::HandedBack {}),
+        Outcome::Cancelled => completion::Outcome::Stopped(internal::Stopped {}),
+        Outcome::NotBegun => completion::Outcome::HandedBack(internal::HandedBack {}),
     }
 }
 

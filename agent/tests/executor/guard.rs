@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, Stay, guard};
 use robeing_net::Transport;
 use robeing_platform::Platform;
-use robeing_proto::v1::{
+use robeing_proto::internal::v1::{
     GuardReport, GuardReportReply,
     guards_server::{Guards, GuardsServer},
 };

@@ -27,6 +27,7 @@ impl From<ChangeError> for Status {
             | E::LastVoter { .. }
             | E::TooFew { .. }
             | E::TooOld { .. }
+            | E::Earlier { .. }
             | E::NoSuccessor(_) => Code::FailedPrecondition,
         };
         let mut status = Self::new(code, error.to_string());
@@ -126,4 +127,20 @@ pub fn too_much_at_once(limit: usize) -> Status {
 /// A field longer than it may be.
 pub fn too_long(field: &str, bytes: usize, limit: usize) -> Status {
     Status::invalid_argument(format!("{field} has {bytes} bytes, {limit} at most"))
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_net::earlier::EARLIER_VERSION;
+
+    use super::*;
+
+    #[test]
+    fn a_coordinator_of_an_earlier_version_is_not_added_before_it_is_stopped() {
+        let status = Status::from(ChangeError::Earlier { address: "c-3:8080".to_owned(), problem: EARLIER_VERSION });
+        assert_eq!(status.code(), Code::FailedPrecondition, "to repeat the call is of no use");
+        for words in ["c-3:8080", EARLIER_VERSION] {
+            assert!(status.message().contains(words), "{words:?} is not in {status}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     api::{
-        convert::{self, Parts},
+        convert::{self, Figures, Parts},
         errors, submissions, watches,
     },
     leader::{role::RaftRole, score},
@@ -344,9 +344,7 @@ impl v1::fleet_server::Fleet for FleetService {
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
         self.node.ready_to_read(request.into_inner().consistency).await?;
         let (coordinators, warnings) = self.coordinators().await;
-        let steps = |fleet: &Fleet| fleet.recovery_steps().cloned().collect::<Vec<_>>();
-        let (mut status, steps) = self.node.look(|fleet| (convert::status(fleet), steps(fleet)));
-        status.recovery_steps = steps.iter().map(|step| convert::fleet_recovery_step(step)).collect();
+        let mut status = convert::status(self.node.look(Figures::of));
         let leads = |c: &&v1::Coordinator| c.state == i32::from(v1::CoordinatorState::Leader);
         if let Some(leader) = coordinators.iter().find(leads) {
             status.leader = leader.name.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use robeing_fleet::{AgentId, AgentState, Fleet, LossReason, SessionId};
 use robeing_net::incarnation::incarnation_of;
-use robeing_proto::v1::{self, GuardReport, GuardReportReply};
+use robeing_proto::internal::v1::{self as internal, GuardReport, GuardReportReply};
 use tonic::{Request, Response, Status};
 use tracing::info;
 
@@ -48,7 +48,7 @@ fn find(fleet: &Fleet, report: &GuardReport) -> Finding {
 }
 
 #[tonic::async_trait]
-impl v1::guards_server::Guards for GuardReports {
+impl internal::guards_server::Guards for GuardReports {
     async fn report(&self, request: Request<GuardReport>) -> Result<Response<GuardReportReply>, Status> {
         let (node, report) = (&self.node, request.into_inner());
         if report.cluster_id != node.identity.cluster_id {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use robeing_fleet::encode_reply;
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -31,12 +31,12 @@ impl RaftService {
 }
 
 #[tonic::async_trait]
-impl v1::raft_server::Raft for RaftService {
+impl internal::raft_server::Raft for RaftService {
     type AppendStream = AppendStream;
 
     async fn append(
         &self,
-        request: Request<Streaming<v1::AppendRequest>>,
+        request: Request<Streaming<internal::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         if let Some(connection) = request.extensions().get() {
             self.node.leader_connections.watch(&self.node, connection);
@@ -44,39 +44,48 @@ impl v1::raft_server::Raft for RaftService {
         let answers = self.consensus.append(request.into_inner()).await?;
         let node = Arc::clone(&self.node);
         let heard = answers.inspect_ok(move |answer| {
-            if !matches!(answer.result, Some(v1::append_response::Result::HigherVoteJson(_))) {
+            if !matches!(answer.result, Some(internal::append_response::Result::HigherVoteJson(_))) {
                 node.heard.note();
             }
         });
         Ok(Response::new(heard.boxed()))
     }
 
-    async fn vote(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {
+    async fn vote(&self, request: Request<internal::VoteMessage>) -> Result<Response<internal::VoteMessage>, Status> {
         self.consensus.vote(request.into_inner()).await.map(Response::new)
     }
 
-    async fn pre_vote(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<internal::VoteMessage>,
+    ) -> Result<Response<internal::VoteMessage>, Status> {
         self.consensus.pre_vote(request.into_inner()).await.map(Response::new)
     }
 
     async fn install_snapshot(
         &self,
-        request: Request<Streaming<v1::SnapshotChunk>>,
-    ) -> Result<Response<v1::VoteMessage>, Status> {
+        request: Request<Streaming<internal::SnapshotChunk>>,
+    ) -> Result<Response<internal::VoteMessage>, Status> {
         self.consensus.install_snapshot(request.into_inner()).await.map(Response::new)
     }
 
-    async fn transfer_leader(&self, request: Request<v1::VoteMessage>) -> Result<Response<v1::VoteMessage>, Status> {
+    async fn transfer_leader(
+        &self,
+        request: Request<internal::VoteMessage>,
+    ) -> Result<Response<internal::VoteMessage>, Status> {
         self.consensus.transfer_leader(request.into_inner()).await.map(Response::new)
     }
 
-    async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeResponse>, Status> {
-        let v1::ProposeRequest { commands, lane, from, senders } = request.into_inner();
+    async fn propose(
+        &self,
+        request: Request<internal::ProposeRequest>,
+    ) -> Result<Response<internal::ProposeResponse>, Status> {
+        let internal::ProposeRequest { commands, lane, from, senders } = request.into_inner();
         // One request of a follower may be larger than the target of a batch, but not without end.
         if commands.len() > MAX_BATCH_COMMANDS * 16 {
             return Err(crate::api::errors::too_many("commands", commands.len(), MAX_BATCH_COMMANDS * 16));
         }
-        let lane = v1::Lane::try_from(lane).unwrap_or_default().into();
+        let lane = internal::Lane::try_from(lane).unwrap_or_default().into();
         let sender = Sender { id: from, weight: senders.clamp(1, MAX_FORWARDED_SENDERS) };
         match self.node.proposer.propose_forwarded(Forwarded { lane, sender, commands }).await {
             Ok(replies) => {
@@ -86,30 +95,39 @@ impl v1::raft_server::Raft for RaftService {
                     bytes.into()
                 };
                 let replies = replies.iter().map(encode).collect();
-                Ok(Response::new(v1::ProposeResponse { replies, not_leader: false }))
+                Ok(Response::new(internal::ProposeResponse { replies, not_leader: false }))
             }
             Err(ProposeError::NotLeader) => {
-                Ok(Response::new(v1::ProposeResponse { replies: Vec::new(), not_leader: true }))
+                Ok(Response::new(internal::ProposeResponse { replies: Vec::new(), not_leader: true }))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+    async fn join(&self, request: Request<internal::JoinRequest>) -> Result<Response<internal::JoinResponse>, Status> {
         bootstrap::admit(&self.node, request.into_inner()).await.map(Response::new)
     }
 
-    async fn read_index(&self, _: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexResponse>, Status> {
+    async fn read_index(
+        &self,
+        _: Request<internal::ReadIndexRequest>,
+    ) -> Result<Response<internal::ReadIndexResponse>, Status> {
         let index = self.node.read_index().await;
         let index = index.ok_or_else(|| Status::unavailable("this coordinator does not lead"))?;
-        Ok(Response::new(v1::ReadIndexResponse { index: index.unwrap_or(0), has_index: index.is_some() }))
+        Ok(Response::new(internal::ReadIndexResponse { index: index.unwrap_or(0), has_index: index.is_some() }))
     }
 
-    async fn contact(&self, request: Request<v1::ContactRequest>) -> Result<Response<v1::ContactResponse>, Status> {
+    async fn contact(
+        &self,
+        request: Request<internal::ContactRequest>,
+    ) -> Result<Response<internal::ContactResponse>, Status> {
         self.consensus.contact(request.into_inner()).await.map(Response::new)
     }
 
-    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
+    async fn describe(
+        &self,
+        request: Request<internal::DescribeRequest>,
+    ) -> Result<Response<internal::DescribeResponse>, Status> {
         if let Some(said) = request.into_inner().from_leader {
             score::hear(&self.node, said);
         }

@@ -13,8 +13,8 @@ use robeing_fleet::{
     sabotage::{Mistake, planted},
 };
 use robeing_platform::ConnectInfo;
-use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+use robeing_proto::internal::v1::{
+    self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
     coordinator_message::Message as ToAgent,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -62,7 +62,7 @@ impl SessionService {
 }
 
 #[tonic::async_trait]
-impl v1::session_server::Session for SessionService {
+impl internal::session_server::Session for SessionService {
     type OpenStream = BoxStream<'static, Result<CoordinatorMessage, Status>>;
 
     async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
@@ -98,7 +98,7 @@ fn redirect(node: &Node) -> ToAgent {
         RaftRole::Following { peer, .. } => peer.address.clone(),
         _ => String::new(),
     };
-    ToAgent::Redirect(v1::Redirect { leader_address, coordinators: node.addresses() })
+    ToAgent::Redirect(internal::Redirect { leader_address, coordinators: node.addresses() })
 }
 
 async fn serve(
@@ -161,7 +161,7 @@ struct Session {
 }
 
 /// Completions whose fate is known, or not (then the agent sends them again).
-type Completed = Option<Vec<v1::CompletionAck>>;
+type Completed = Option<Vec<internal::CompletionAck>>;
 
 impl Session {
     fn new(node: Arc<Node>, opened: Opened, term: u64) -> Self {
@@ -272,7 +272,7 @@ impl Session {
         }
     }
 
-    fn complete(&mut self, completions: Vec<v1::Completion>) {
+    fn complete(&mut self, completions: Vec<internal::Completion>) {
         let mut commands: Vec<Bytes> = Vec::with_capacity(completions.len());
         let mut about = Vec::with_capacity(completions.len());
         let mut refused = Vec::new();
@@ -297,8 +297,8 @@ impl Session {
         }));
     }
 
-    fn completion(&self, completion: v1::Completion) -> Result<Completion, String> {
-        use v1::completion::Outcome as Wire;
+    fn completion(&self, completion: internal::Completion) -> Result<Completion, String> {
+        use internal::completion::Outcome as Wire;
         let task = convert::task_id(&completion.task_id).map_err(|e| e.to_string())?;
         let outcome = match completion.outcome.ok_or("a completion without outcome")? {
             Wire::Output(output) => Outcome::Succeeded(output),
@@ -337,7 +337,7 @@ fn verdict(reply: &Reply) -> Result<(), String> {
     }
 }
 
-fn ack((task_id, attempt): (String, u32), verdict: Result<(), String>) -> v1::CompletionAck {
+fn ack((task_id, attempt): (String, u32), verdict: Result<(), String>) -> internal::CompletionAck {
     let accepted = verdict.is_ok();
-    v1::CompletionAck { task_id, attempt, accepted, reason: verdict.err().unwrap_or_default() }
+    internal::CompletionAck { task_id, attempt, accepted, reason: verdict.err().unwrap_or_default() }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use futures::StreamExt;
-use robeing_proto::v1::{
-    self, AgentMessage, agent_message::Message as FromAgent, coordinator_message::Message as ToAgent,
+use robeing_proto::internal::v1::{
+    self as internal, AgentMessage, agent_message::Message as FromAgent, coordinator_message::Message as ToAgent,
 };
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
@@ -77,7 +77,7 @@ async fn tell(node: &Node, sender: &Replies) {
             continue;
         }
         seq += 1;
-        if sender.send(Ok(message(ToAgent::Opening(v1::Opening { seq })))).await.is_err() {
+        if sender.send(Ok(message(ToAgent::Opening(internal::Opening { seq })))).await.is_err() {
             return;
         }
     }

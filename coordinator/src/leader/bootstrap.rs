@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use robeing_net::limited;
+use robeing_net::{earlier::EARLIER_VERSION, limited};
 use robeing_platform::jittered;
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tracing::{info, warn};
@@ -36,8 +36,8 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2 * CATCH_UP_TIMEOUT.as_secs(
 /// How often a coordinator that hears nothing looks whether it is still a member.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-async fn describe(node: &Node, address: &str) -> Option<v1::DescribeResponse> {
-    node.peers.ask(address, |mut peer| async move { peer.describe(v1::DescribeRequest::default()).await }).await
+async fn describe(node: &Node, address: &str) -> Option<internal::DescribeResponse> {
+    node.peers.ask(address, |mut peer| async move { peer.describe(internal::DescribeRequest::default()).await }).await
 }
 
 /// Makes this node a member, if it is none. Returns when it is, or when the node stops. `configured` are the names and
@@ -62,9 +62,10 @@ pub async fn settle(node: Arc<Node>, configured: Vec<(String, String)>) {
                         cluster = said.cluster_id,
                         "not the coordinator that is configured"
                     );
-                    waiting_for.push(name.as_str());
+                    waiting_for.push(name.clone());
                 }
-                None => waiting_for.push(name.as_str()),
+                None if node.peers.is_earlier(address) => waiting_for.push(format!("{name}: {EARLIER_VERSION}")),
+                None => waiting_for.push(name.clone()),
             }
         }
         if others.iter().any(|(said, _)| said.initialized) {
@@ -98,7 +99,7 @@ fn own(node: &Node) -> Peer {
     Peer { name: node.identity.name.clone(), address: node.address.clone() }
 }
 
-async fn initialize(node: &Node, others: Vec<(v1::DescribeResponse, String)>) {
+async fn initialize(node: &Node, others: Vec<(internal::DescribeResponse, String)>) {
     // Written already, and not yet to be seen in the members.
     if node.raft.has_begun().await {
         return;
@@ -126,7 +127,7 @@ enum Asked {
 
 /// Asks whoever leads to take this node in, beginning with those at these addresses.
 async fn ask_to_join(node: &Node, mut addresses: Vec<String>) -> Asked {
-    let request = v1::JoinRequest {
+    let request = internal::JoinRequest {
         cluster_id: node.identity.cluster_id.clone(),
         name: node.identity.name.clone(),
         node_id: node.identity.node_id,
@@ -158,7 +159,12 @@ async fn ask_to_join(node: &Node, mut addresses: Vec<String>) -> Asked {
             Ok(Err(status)) if status.code() == Code::PermissionDenied => {
                 answer = Asked::NotYet(status.message().to_owned());
             }
-            Ok(Err(_)) | Err(_) => {}
+            Ok(Err(status)) => {
+                if let Some(problem) = node.peers.refused(&address, &status) {
+                    answer = Asked::NotYet(format!("{address} can't be asked: {problem}"));
+                }
+            }
+            Err(_) => {}
         }
     }
     answer
@@ -188,12 +194,12 @@ pub async fn notice_removal(node: Arc<Node>) {
     }
 }
 
-fn not_joined(reason: impl Into<String>) -> v1::JoinResponse {
-    v1::JoinResponse { joined: false, reason: reason.into(), leader_address: String::new() }
+fn not_joined(reason: impl Into<String>) -> internal::JoinResponse {
+    internal::JoinResponse { joined: false, reason: reason.into(), leader_address: String::new() }
 }
 
 /// Takes a new node in, as leader, in place of the one that had its name.
-pub async fn admit(node: &Arc<Node>, request: v1::JoinRequest) -> Result<v1::JoinResponse, Status> {
+pub async fn admit(node: &Arc<Node>, request: internal::JoinRequest) -> Result<internal::JoinResponse, Status> {
     if request.cluster_id != node.identity.cluster_id {
         return Err(Status::permission_denied(format!("this is cluster {:?}", node.identity.cluster_id)));
     }
@@ -201,13 +207,13 @@ pub async fn admit(node: &Arc<Node>, request: v1::JoinRequest) -> Result<v1::Joi
     match raft_role {
         RaftRole::Leading { ready: true, .. } => {}
         RaftRole::Following { peer, .. } => {
-            return Ok(v1::JoinResponse { leader_address: peer.address, ..Default::default() });
+            return Ok(internal::JoinResponse { leader_address: peer.address, ..Default::default() });
         }
         _ => return Ok(not_joined("nobody leads now")),
     }
     let members = node.members();
     if members.iter().any(|(id, _, voter)| *id == request.node_id && *voter) {
-        return Ok(v1::JoinResponse { joined: true, ..Default::default() });
+        return Ok(internal::JoinResponse { joined: true, ..Default::default() });
     }
     if !members.iter().any(|(id, peer, _)| peer.name == request.name && *id != request.node_id) {
         return Err(Status::failed_precondition(format!(
@@ -230,7 +236,7 @@ pub async fn admit(node: &Arc<Node>, request: v1::JoinRequest) -> Result<v1::Joi
         }
     };
     match membership_change::exclusively(node, replacing).await {
-        Ok(()) => Ok(v1::JoinResponse { joined: true, ..Default::default() }),
+        Ok(()) => Ok(internal::JoinResponse { joined: true, ..Default::default() }),
         Err(error) => Ok(not_joined(error.to_string())),
     }
 }

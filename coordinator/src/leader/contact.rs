@@ -19,7 +19,7 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -212,7 +212,7 @@ fn others(node: &Node, core: &CoreState) -> Vec<(NodeId, String)> {
 async fn ask(node: Arc<Node>, voter: NodeId, address: String, term: u64) -> Answer {
     let asked_at = Instant::now();
     let question =
-        |mut peer: RaftClient<Channel>| async move { peer.contact(v1::ContactRequest { target: voter }).await };
+        |mut peer: RaftClient<Channel>| async move { peer.contact(internal::ContactRequest { target: voter }).await };
     let answer = node.peers.ask_within(&address, ANSWER_WITHIN, question).await;
     let own = node.identity.node_id;
     let confirmed = answer.is_some_and(|answer| answer.term == term && answer.node_id == own);

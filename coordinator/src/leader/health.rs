@@ -12,7 +12,7 @@ use robeing_fleet::{
     limits::MAX_REASON_BYTES,
     sabotage::{Mistake, planted},
 };
-use robeing_proto::v1::{self, HealthState};
+use robeing_proto::internal::v1::{self as internal, HealthState};
 use tokio::time::{Instant, Sleep};
 use tracing::{info, warn};
 
@@ -86,7 +86,7 @@ impl Checks {
     }
 
     /// The next check, if its time has come. One that is not answered by then counts as missed.
-    fn ask(&mut self, now: Instant) -> Option<v1::HealthCheck> {
+    fn ask(&mut self, now: Instant) -> Option<internal::HealthCheck> {
         if self.failed.is_some() || now < self.next {
             return None;
         }
@@ -105,7 +105,7 @@ impl Checks {
         self.next = now + self.interval;
         // Half, so that an answer that takes its time comes before the next check.
         let within = (self.interval / 2).min(ANSWER_WITHIN).as_millis();
-        Some(v1::HealthCheck { seq: self.seq, within_ms: u32::try_from(within).unwrap_or(u32::MAX) })
+        Some(internal::HealthCheck { seq: self.seq, within_ms: u32::try_from(within).unwrap_or(u32::MAX) })
     }
 
     fn note_silence(&mut self, reason: String) {
@@ -117,7 +117,7 @@ impl Checks {
     }
 
     /// Takes an answer. One to an earlier check says nothing.
-    fn answered(&mut self, report: v1::HealthReport, now: Instant) {
+    fn answered(&mut self, report: internal::HealthReport, now: Instant) {
         if !self.open || report.seq != self.seq {
             return;
         }
@@ -225,7 +225,7 @@ impl SessionHealth {
     }
 
     /// Takes an answer.
-    pub fn answered(&mut self, report: v1::HealthReport) {
+    pub fn answered(&mut self, report: internal::HealthReport) {
         let now = Instant::now();
         if let Some(checks) = &mut self.checks {
             checks.answered(report, now);
@@ -321,7 +321,7 @@ mod tests {
             self.now = self.checks.next;
             let check = self.checks.ask(self.now);
             if let (Some(check), Some((state, reason))) = (check, answer) {
-                let report = v1::HealthReport { seq: check.seq, state: state.into(), reason: reason.into() };
+                let report = internal::HealthReport { seq: check.seq, state: state.into(), reason: reason.into() };
                 self.checks.answered(report, self.now);
             }
         }
@@ -416,13 +416,13 @@ mod tests {
         trial.round(None);
         let seq = trial.checks.seq;
         for seq in [seq - 1, seq + 1] {
-            let report = v1::HealthReport { seq, state: HealthState::Unhealthy.into(), reason: String::new() };
+            let report = internal::HealthReport { seq, state: HealthState::Unhealthy.into(), reason: String::new() };
             trial.checks.answered(report, trial.now);
         }
         assert_eq!(trial.verdict(AgentState::Live), None);
-        let report = v1::HealthReport { seq, state: HealthState::Unhealthy.into(), reason: String::new() };
+        let report = internal::HealthReport { seq, state: HealthState::Unhealthy.into(), reason: String::new() };
         trial.checks.answered(report.clone(), trial.now);
-        trial.checks.answered(v1::HealthReport { state: HealthState::Healthy.into(), ..report }, trial.now);
+        trial.checks.answered(internal::HealthReport { state: HealthState::Healthy.into(), ..report }, trial.now);
         assert!(trial.verdict(AgentState::Live).is_some(), "the first answer counts");
     }
 

@@ -8,10 +8,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use robeing_net::limited;
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_net::{earlier::earlier_version, limited};
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::timeout;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 use tracing::info;
 
 use crate::{
@@ -56,6 +56,14 @@ pub enum ChangeError {
     NoAnswer {
         /// Where.
         address: String,
+    },
+    /// What answers there is of an earlier version.
+    #[error("the coordinator at {address} can't be a member: {problem}")]
+    Earlier {
+        /// Where.
+        address: String,
+        /// What is said of it.
+        problem: &'static str,
     },
     /// Another one than was meant answers.
     #[error("at {address} is coordinator {name:?} of cluster {cluster:?}, not {wanted:?} of {own_cluster:?}")]
@@ -300,12 +308,16 @@ async fn quorum(node: &Node) -> Result<(), ChangeError> {
     timeout(QUORUM_TIMEOUT, asking).await.unwrap_or(Err(ChangeError::NoQuorum))
 }
 
-async fn describe(node: &Node, address: &str) -> Result<v1::DescribeResponse, ChangeError> {
+async fn describe(node: &Node, address: &str) -> Result<internal::DescribeResponse, ChangeError> {
     let no_answer = || ChangeError::NoAnswer { address: address.to_owned() };
     let channel = node.transport.channel(address).map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
     let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
-    let said = timeout(DESCRIBE_TIMEOUT, client.describe(v1::DescribeRequest::default())).await;
-    Ok(said.map_err(|_| no_answer())?.map_err(|_| no_answer())?.into_inner())
+    let said = timeout(DESCRIBE_TIMEOUT, client.describe(internal::DescribeRequest::default())).await;
+    let refused = |status: Status| match earlier_version(&status) {
+        Some(problem) => ChangeError::Earlier { address: address.to_owned(), problem },
+        None => no_answer(),
+    };
+    Ok(said.map_err(|_| no_answer())?.map_err(refused)?.into_inner())
 }
 
 /// That a coordinator's binary knows what is in force. No version comes into force while the membership changes.

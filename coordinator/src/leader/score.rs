@@ -12,7 +12,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::future::join_all;
 use robeing_fleet::known_version;
 use robeing_platform::sync::{Mutex, PoisonError};
-use robeing_proto::v1::{self, LeaderScore, raft_client::RaftClient};
+use robeing_proto::{
+    internal::v1::{self as internal, raft_client::RaftClient},
+    v1::LeaderScore,
+};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::{info, warn};
@@ -42,9 +45,9 @@ const SLOW: f64 = 1.0 / 600.0;
 const FAST: f64 = 1.0 / 30.0;
 
 /// What this coordinator says of itself.
-pub fn describe(node: &Node) -> v1::DescribeResponse {
+pub fn describe(node: &Node) -> internal::DescribeResponse {
     let up = node.started.elapsed().as_secs_f64();
-    v1::DescribeResponse {
+    internal::DescribeResponse {
         cluster_id: node.identity.cluster_id.clone(),
         name: node.identity.name.clone(),
         node_id: node.identity.node_id,
@@ -74,7 +77,7 @@ pub fn caught_up_from(node: &Node) -> u64 {
 }
 
 /// Whether another has applied so much, and its log makes progress.
-pub fn is_caught_up(said: &v1::DescribeResponse, least: u64) -> bool {
+pub fn is_caught_up(said: &internal::DescribeResponse, least: u64) -> bool {
     said.applied_index >= least && stalls::log_works(said)
 }
 
@@ -103,9 +106,9 @@ impl Default for Record {
 pub struct Scores(Mutex<BTreeMap<NodeId, Record>>);
 
 impl Scores {
-    fn told(&self) -> Vec<v1::MemberScore> {
+    fn told(&self) -> Vec<internal::MemberScore> {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        records.iter().map(|(id, record)| v1::MemberScore { node_id: *id, score: Some(record.score) }).collect()
+        records.iter().map(|(id, record)| internal::MemberScore { node_id: *id, score: Some(record.score) }).collect()
     }
 
     fn clear(&self) {
@@ -113,7 +116,7 @@ impl Scores {
     }
 
     /// Notes the answers of one round; members that are gone are forgotten.
-    fn note(&self, answers: &[(NodeId, Option<v1::DescribeResponse>)], least: u64) -> Vec<Candidate> {
+    fn note(&self, answers: &[(NodeId, Option<internal::DescribeResponse>)], least: u64) -> Vec<Candidate> {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         records.retain(|id, _| answers.iter().any(|(known, _)| known == id));
         for (id, said) in answers {
@@ -174,7 +177,7 @@ impl Choice {
 }
 
 /// What a member says of itself, if it answers in time and is the one that is meant.
-pub async fn ask(node: &Node, id: NodeId, address: &str) -> Option<v1::DescribeResponse> {
+pub async fn ask(node: &Node, id: NodeId, address: &str) -> Option<internal::DescribeResponse> {
     ask_as(node, id, address, None).await
 }
 
@@ -182,18 +185,18 @@ async fn ask_as(
     node: &Node,
     id: NodeId,
     address: &str,
-    from_leader: Option<v1::LeadersWord>,
-) -> Option<v1::DescribeResponse> {
+    from_leader: Option<internal::LeadersWord>,
+) -> Option<internal::DescribeResponse> {
     if id == node.identity.node_id {
         return Some(describe(node));
     }
-    let request = v1::DescribeRequest { from_leader };
+    let request = internal::DescribeRequest { from_leader };
     let describe = |mut peer: RaftClient<Channel>| async move { peer.describe(request).await };
     node.peers.ask(address, describe).await.filter(|said| said.node_id == id)
 }
 
 /// Takes what the leader says when it asks.
-pub fn hear(node: &Node, said: v1::LeadersWord) {
+pub fn hear(node: &Node, said: internal::LeadersWord) {
     let leads = matches!(*node.raft_role.borrow(), RaftRole::Leading { .. });
     // One that was replaced does not know.
     if !leads && said.term >= node.log.vote().map_or(0, |vote| vote.leader_id.term) {
@@ -229,7 +232,7 @@ pub async fn successor(node: &Node) -> Option<NodeId> {
 }
 
 async fn round(node: &Node, term: u64, choice: &mut Choice) {
-    let word = v1::LeadersWord { term, refusal: node.rooms.verdict().unwrap_or_default() };
+    let word = internal::LeadersWord { term, refusal: node.rooms.verdict().unwrap_or_default() };
     let voters: Vec<_> = node.members().into_iter().filter(|(_, _, voter)| *voter).collect();
     let answers = voters.iter().map(|(id, peer, _)| {
         let word = word.clone();

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -23,7 +23,7 @@ const STALLED: &str = "DiskStalled";
 const MAJORITY_STALLED: &str = "MajorityOfDisksStalled";
 
 /// Whether a coordinator's log makes progress, as it says.
-pub fn log_works(said: &v1::DescribeResponse) -> bool {
+pub fn log_works(said: &internal::DescribeResponse) -> bool {
     said.log_stalled_ms < STALLED_AFTER.as_millis() as u64
 }
 
@@ -89,7 +89,7 @@ async fn voters(node: &Node) -> Vec<Voter> {
     let asked = voters.map(|(id, peer, _)| async move { (id, score::ask(node, id, &peer.address).await) });
     let least = score::caught_up_from(node);
     let answers = join_all(asked).await.into_iter();
-    let voter = |(id, said): (NodeId, Option<v1::DescribeResponse>)| Voter {
+    let voter = |(id, said): (NodeId, Option<internal::DescribeResponse>)| Voter {
         id,
         works: said.as_ref().is_some_and(log_works),
         is_caught_up: said.as_ref().is_some_and(|said| score::is_caught_up(said, least)),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use robeing_fleet::Command;
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 
 /// What a sender may send in one turn, bytes. Larger requests wait until several turns have added up.
 const QUANTUM: usize = 64 * 1024;
@@ -56,17 +56,17 @@ impl Lane {
     }
 }
 
-impl From<v1::Lane> for Lane {
-    fn from(lane: v1::Lane) -> Self {
+impl From<internal::Lane> for Lane {
+    fn from(lane: internal::Lane) -> Self {
         match lane {
-            v1::Lane::Fleet => Self::Fleet,
-            v1::Lane::Completions => Self::Completions,
-            v1::Lane::Users | v1::Lane::Unspecified => Self::Users,
+            internal::Lane::Fleet => Self::Fleet,
+            internal::Lane::Completions => Self::Completions,
+            internal::Lane::Users | internal::Lane::Unspecified => Self::Users,
         }
     }
 }
 
-impl From<Lane> for v1::Lane {
+impl From<Lane> for internal::Lane {
     fn from(lane: Lane) -> Self {
         match lane {
             Lane::Fleet => Self::Fleet,

@@ -22,8 +22,9 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use robeing_fleet::{Command, Reply, decode_reply, encode_command};
 use robeing_net::{Transport, limited};
 use robeing_proto::{
-    budget::{MESSAGE_BUDGET_BYTES, in_messages},
-    v1::{self, raft_client::RaftClient},
+    budget::MESSAGE_BUDGET_BYTES,
+    budget::in_messages,
+    internal::v1::{self as internal, raft_client::RaftClient},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -515,9 +516,9 @@ impl Driver {
             if urgent { (Lane::Fleet, self.lanes.next_urgent(ENTRY)) } else { self.lanes.next_of_one_lane(ENTRY) };
         let requests = batch.requests;
         let senders: BTreeSet<u64> = requests.iter().map(|request| request.sender.id).collect();
-        let request = v1::ProposeRequest {
+        let request = internal::ProposeRequest {
             commands: requests.iter().flat_map(|request| request.commands.iter().cloned()).collect(),
-            lane: v1::Lane::from(lane).into(),
+            lane: internal::Lane::from(lane).into(),
             from: self.id,
             senders: u32::try_from(senders.len()).unwrap_or(u32::MAX),
         };
@@ -546,7 +547,7 @@ async fn while_following<T>(
     }
 }
 
-async fn forward(channel: Option<Channel>, request: v1::ProposeRequest) -> Option<Vec<Reply>> {
+async fn forward(channel: Option<Channel>, request: internal::ProposeRequest) -> Option<Vec<Reply>> {
     let count = request.commands.len();
     let mut client = limited!(RaftClient::new(channel?));
     let call = client.propose(request);

@@ -11,7 +11,7 @@ use openraft::{
 use robeing_fleet::{Fleet, FleetConfig};
 use robeing_net::Transport;
 use robeing_platform::{Disk, Platform, simulated::SimulatedDisk};
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -140,14 +140,14 @@ impl Follower {
             last_membership: StoredMembership::new(Some(id(1, 2, 0)), membership),
         };
         let data = Bytes::from(Fleet::new(FleetConfig::default()).encode());
-        let chunk = v1::SnapshotChunk {
+        let chunk = internal::SnapshotChunk {
             target: OWN,
             vote_json: wire::json(&Vote::new_committed(2, 3)),
             meta_json: wire::json(&meta),
             data: Bytes::new(),
             total_bytes: data.len() as u64,
         };
-        let chunks = [chunk, v1::SnapshotChunk { data, ..Default::default() }];
+        let chunks = [chunk, internal::SnapshotChunk { data, ..Default::default() }];
         self.server.install_snapshot(stream::iter(chunks.map(Ok))).await.is_ok()
     }
 

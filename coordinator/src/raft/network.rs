@@ -10,9 +10,9 @@ use openraft::{
     network::{Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption},
     raft::{SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse},
 };
-use robeing_net::{Transport, limited};
+use robeing_net::{Transport, earlier::earlier_version, limited};
 use robeing_platform::sync::{Mutex, PoisonError};
-use robeing_proto::v1::{self, raft_client::RaftClient};
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::time::Instant;
 use tonic::{Code, Status, transport::Channel};
 
@@ -100,14 +100,19 @@ fn unreachable(error: impl ToString) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(error))
 }
 
+/// A call that the other coordinator refused.
+fn refused(status: Status) -> RpcError {
+    earlier_version(&status).map_or_else(|| unreachable(&status), unreachable)
+}
+
 impl PeerClient {
     fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
         let channel = self.channel.clone().map_err(unreachable)?;
         Ok(limited!(RaftClient::new(channel)))
     }
 
-    fn message(&self, body: &impl serde::Serialize) -> v1::VoteMessage {
-        v1::VoteMessage { target: self.target, json: wire::json(body) }
+    fn message(&self, body: &impl serde::Serialize) -> internal::VoteMessage {
+        internal::VoteMessage { target: self.target, json: wire::json(body) }
     }
 }
 
@@ -147,7 +152,7 @@ impl Outstanding {
 
 /// The next answer, unless the oldest request waits for too long.
 async fn next_answer(
-    answers: &mut (impl Stream<Item = Result<v1::AppendResponse, Status>> + Unpin),
+    answers: &mut (impl Stream<Item = Result<internal::AppendResponse, Status>> + Unpin),
     outstanding: &Outstanding,
     read: impl Fn(u64),
 ) -> Option<Result<AppendResult, RpcError>> {
@@ -155,7 +160,7 @@ async fn next_answer(
         let look_again = outstanding.oldest().unwrap_or_else(Instant::now) + APPEND_TIMEOUT;
         match tokio::time::timeout_at(look_again, answers.next()).await {
             Ok(None) => return None,
-            Ok(Some(Err(status))) => return Some(Err(unreachable(status))),
+            Ok(Some(Err(status))) => return Some(Err(refused(status))),
             Ok(Some(Ok(response))) => {
                 outstanding.answered();
                 if response.unix_ms > 0 {
@@ -201,7 +206,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
                 wire::append_to_wire(target, request, word)
             });
             let mut client = client?;
-            let opened = async { client.append(requests).await.map_err(unreachable) };
+            let opened = async { client.append(requests).await.map_err(refused) };
             let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
             let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
             let state = Some((answers, outstanding, patience, clock));
@@ -226,7 +231,7 @@ impl NetVote<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&rpc));
-        let call = async { client.vote(message).await.map_err(unreachable) };
+        let call = async { client.vote(message).await.map_err(refused) };
         let answer = within(&option, call).await?.into_inner();
         wire::from_json("vote response", &answer.json).map_err(malformed)
     }
@@ -237,7 +242,7 @@ impl NetVote<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&rpc));
-        let call = async { client.pre_vote(message).await.map_err(unreachable) };
+        let call = async { client.pre_vote(message).await.map_err(refused) };
         let answer = within(&option, call).await?.into_inner();
         wire::from_json("vote response", &answer.json).map_err(malformed)
     }
@@ -250,7 +255,7 @@ impl NetTransferLeader<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let (mut client, message) = (self.client()?, self.message(&request));
-        let call = async { client.transfer_leader(message).await.map_err(unreachable) };
+        let call = async { client.transfer_leader(message).await.map_err(refused) };
         let answer = within(&option, call).await?.into_inner();
         wire::from_json("transfer response", &answer.json).map_err(malformed)
     }
@@ -266,7 +271,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let first = v1::SnapshotChunk {
+        let first = internal::SnapshotChunk {
             target: self.target,
             vote_json: wire::json(&vote),
             meta_json: wire::json(&snapshot.meta),
@@ -276,7 +281,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         let data = snapshot.snapshot;
         let chunks = (0..data.len()).step_by(SNAPSHOT_CHUNK).map(move |start| {
             let end = data.len().min(start + SNAPSHOT_CHUNK);
-            v1::SnapshotChunk { data: data.slice(start..end), ..Default::default() }
+            internal::SnapshotChunk { data: data.slice(start..end), ..Default::default() }
         });
         let chunks = futures::stream::iter(std::iter::once(first).chain(chunks));
         let mut client = self.client()?;
@@ -286,7 +291,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
             if answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
                 tokio::time::sleep(NO_ROOM_PAUSE).await;
             }
-            answer.map_err(unreachable)
+            answer.map_err(refused)
         };
         let answer = tokio::select! {
             answer = within(&option, call) => answer?.into_inner(),
@@ -306,10 +311,11 @@ impl NetBackoff<TypeConfig> for PeerClient {
 #[cfg(test)]
 mod tests {
     use futures::stream;
+    use robeing_net::earlier::EARLIER_VERSION;
 
     use super::*;
 
-    fn success() -> v1::AppendResponse {
+    fn success() -> internal::AppendResponse {
         let result: AppendResult = Ok(None);
         wire::result_to_wire(result, 7)
     }
@@ -335,6 +341,14 @@ mod tests {
     }
 
     #[test]
+    fn a_coordinator_of_an_earlier_version_is_unreachable_with_the_reason() {
+        let told = refused(Status::unimplemented("")).to_string();
+        assert!(told.contains(EARLIER_VERSION), "{told}");
+        let told = refused(Status::unavailable("it stops")).to_string();
+        assert!(told.contains("it stops"), "{told}");
+    }
+
+    #[test]
     fn streams_that_bring_no_answer_are_opened_ever_more_rarely() {
         let patience = Patience::default();
         let pauses: Vec<_> = (0..8).map(|_| patience.next().as_millis()).collect();
@@ -346,7 +360,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_without_a_question_is_left_open() {
         let outstanding = Outstanding::default();
-        let mut silent = stream::pending::<Result<v1::AppendResponse, Status>>();
+        let mut silent = stream::pending::<Result<internal::AppendResponse, Status>>();
         let waiting = tokio::time::timeout(APPEND_TIMEOUT * 10, next_answer(&mut silent, &outstanding, |_| {})).await;
         assert!(waiting.is_err(), "given up though nothing was asked");
     }

@@ -10,7 +10,7 @@ use robeing_platform::{
     Disk,
     sync::{Mutex, PoisonError},
 };
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 use tracing::warn;
@@ -98,7 +98,7 @@ impl Window {
 }
 
 /// Answers of [`ConsensusServer::append`].
-pub type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
+pub type AppendStream = BoxStream<'static, Result<internal::AppendResponse, Status>>;
 
 impl ConsensusServer {
     /// Refuses what is meant for a node that had this address before.
@@ -132,7 +132,7 @@ impl ConsensusServer {
     /// Log replication.
     pub async fn append(
         &self,
-        requests: impl Stream<Item = Result<v1::AppendRequest, Status>> + Send + 'static,
+        requests: impl Stream<Item = Result<internal::AppendRequest, Status>> + Send + 'static,
     ) -> Result<AppendStream, Status> {
         let this = self.clone();
         // A request that can't be read ends the stream; the sender opens another and starts from what was confirmed.
@@ -165,14 +165,14 @@ impl ConsensusServer {
     }
 
     /// The vote that this node holds now.
-    pub async fn contact(&self, request: v1::ContactRequest) -> Result<v1::ContactResponse, Status> {
+    pub async fn contact(&self, request: internal::ContactRequest) -> Result<internal::ContactResponse, Status> {
         self.check_target(request.target)?;
         let core = self.raft.core_state().await.ok_or_else(|| stopped("its core has ended"))?;
-        Ok(v1::ContactResponse { term: core.voted_for.term, node_id: core.voted_for.node_id })
+        Ok(internal::ContactResponse { term: core.voted_for.term, node_id: core.voted_for.node_id })
     }
 
     /// A vote.
-    pub async fn vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+    pub async fn vote(&self, message: internal::VoteMessage) -> Result<internal::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
         let raft = self.raft.raft().clone();
@@ -181,24 +181,24 @@ impl ConsensusServer {
         if response.vote_granted {
             audit::tell_vote(VOTE_GIVEN, self.id, Some(response.vote));
         }
-        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+        Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
     /// Whether a vote would be granted.
-    pub async fn pre_vote(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+    pub async fn pre_vote(&self, message: internal::VoteMessage) -> Result<internal::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
         let response = self.raft.raft().pre_vote(request).await.map_err(stopped)?;
-        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+        Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
     /// The leader wants this node, or another, to lead.
-    pub async fn transfer_leader(&self, message: v1::VoteMessage) -> Result<v1::VoteMessage, Status> {
+    pub async fn transfer_leader(&self, message: internal::VoteMessage) -> Result<internal::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: TransferLeaderRequest<TypeConfig> =
             wire::from_json("transfer request", &message.json).map_err(malformed)?;
         let response = self.raft.raft().handle_transfer_leader(request).await.map_err(stopped)?;
-        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+        Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
     /// Refuses a snapshot that is too large, or for which the disk has no room. Once consensus has it, it must be written: a
@@ -225,8 +225,8 @@ impl ConsensusServer {
     /// A whole snapshot.
     pub async fn install_snapshot(
         &self,
-        mut chunks: impl Stream<Item = Result<v1::SnapshotChunk, Status>> + Send + Unpin + 'static,
-    ) -> Result<v1::VoteMessage, Status> {
+        mut chunks: impl Stream<Item = Result<internal::SnapshotChunk, Status>> + Send + Unpin + 'static,
+    ) -> Result<internal::VoteMessage, Status> {
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))??;
         self.check_target(first.target)?;
         let vote: Vote = wire::from_json("vote", &first.vote_json).map_err(malformed)?;
@@ -258,7 +258,7 @@ impl ConsensusServer {
         let raft = self.raft.raft().clone();
         let install = async move { raft.install_full_snapshot(vote, snapshot).await };
         let response = Runtime::scope(self.seed, install).await.map_err(stopped)?;
-        Ok(v1::VoteMessage { target: self.id, json: wire::json(&response) })
+        Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 }
 

@@ -6,7 +6,7 @@ use openraft::{
     vote::{RaftLeaderId, leader_id_adv::LeaderId},
 };
 use robeing_fleet::Stamp;
-use robeing_proto::v1;
+use robeing_proto::internal::v1 as internal;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Batch, Entry, LogId, TypeConfig};
@@ -31,30 +31,30 @@ pub fn from_json<T: DeserializeOwned>(what: &'static str, json: &[u8]) -> Result
 }
 
 /// A log id for the wire.
-pub fn log_id_to_wire(id: LogId) -> v1::LogId {
+pub fn log_id_to_wire(id: LogId) -> internal::LogId {
     let leader = id.committed_leader_id();
-    v1::LogId { term: leader.term, node_id: leader.node_id, index: id.index() }
+    internal::LogId { term: leader.term, node_id: leader.node_id, index: id.index() }
 }
 
 /// A log id from the wire.
-pub fn log_id_from_wire(id: &v1::LogId) -> LogId {
+pub fn log_id_from_wire(id: &internal::LogId) -> LogId {
     LogId::new(LeaderId::new(id.term, id.node_id).to_committed(), id.index)
 }
 
 /// An entry for the wire. Its batch is shared, not copied.
-fn entry_to_wire(entry: Entry) -> v1::LogEntry {
-    use v1::log_entry::Payload;
+fn entry_to_wire(entry: Entry) -> internal::LogEntry {
+    use internal::log_entry::Payload;
     let log_id = Some(log_id_to_wire(entry.log_id()));
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank(true),
         EntryPayload::Normal(batch) => Payload::Batch(batch.0),
         EntryPayload::Membership(membership) => Payload::MembershipJson(json(&membership)),
     };
-    v1::LogEntry { log_id, payload: Some(payload) }
+    internal::LogEntry { log_id, payload: Some(payload) }
 }
 
-fn entry_from_wire(entry: v1::LogEntry) -> Result<Entry, Malformed> {
-    use v1::log_entry::Payload;
+fn entry_from_wire(entry: internal::LogEntry) -> Result<Entry, Malformed> {
+    use internal::log_entry::Payload;
     let missing = |problem: &str| Malformed { what: "log entry", problem: problem.to_owned() };
     let id = entry.log_id.ok_or_else(|| missing("it has no log id"))?;
     let payload = match entry.payload.ok_or_else(|| missing("it has no payload"))? {
@@ -85,9 +85,9 @@ pub fn append_bytes(request: &AppendRequest) -> usize {
 }
 
 /// A replication request for the wire, with what the leader's clock says while it runs.
-pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -> v1::AppendRequest {
+pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -> internal::AppendRequest {
     let now = now.unwrap_or_default();
-    v1::AppendRequest {
+    internal::AppendRequest {
         fleet_ms: now.fleet,
         wall_ms: now.wall,
         target,
@@ -99,12 +99,12 @@ pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -
 }
 
 /// What a leader says of its clock; `None` while that stands still.
-pub fn word_from_wire(request: &v1::AppendRequest) -> Option<Stamp> {
+pub fn word_from_wire(request: &internal::AppendRequest) -> Option<Stamp> {
     (request.fleet_ms > 0).then_some(Stamp { fleet: request.fleet_ms, wall: request.wall_ms })
 }
 
 /// A replication request from the wire.
-pub fn append_from_wire(request: v1::AppendRequest) -> Result<AppendRequest, Malformed> {
+pub fn append_from_wire(request: internal::AppendRequest) -> Result<AppendRequest, Malformed> {
     let prev_log_id = request.prev.as_ref().map(log_id_from_wire);
     let entries: Vec<Entry> = request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
     // The library does not check it, and a gap in the log would be a gap in the state.
@@ -123,22 +123,22 @@ pub fn append_from_wire(request: v1::AppendRequest) -> Result<AppendRequest, Mal
 }
 
 /// A replication answer for the wire, with what this machine's wall clock says, Unix milliseconds.
-pub fn result_to_wire(result: AppendResult, unix_ms: u64) -> v1::AppendResponse {
+pub fn result_to_wire(result: AppendResult, unix_ms: u64) -> internal::AppendResponse {
+    use internal::append_response::Result as Wire;
     use openraft::raft::StreamAppendError;
-    use v1::append_response::Result as Wire;
-    let matched = |id: Option<LogId>| v1::Matched { log_id: id.map(log_id_to_wire) };
+    let matched = |id: Option<LogId>| internal::Matched { log_id: id.map(log_id_to_wire) };
     let result = match result {
         Ok(id) => Wire::Matched(matched(id)),
         Err(StreamAppendError::Conflict(id)) => Wire::Conflict(matched(Some(id))),
         Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVoteJson(json(&vote)),
     };
-    v1::AppendResponse { result: Some(result), unix_ms }
+    internal::AppendResponse { result: Some(result), unix_ms }
 }
 
 /// A replication answer from the wire.
-pub fn result_from_wire(response: v1::AppendResponse) -> Result<AppendResult, Malformed> {
+pub fn result_from_wire(response: internal::AppendResponse) -> Result<AppendResult, Malformed> {
+    use internal::append_response::Result as Wire;
     use openraft::raft::StreamAppendError;
-    use v1::append_response::Result as Wire;
     let bad = |problem: &str| Malformed { what: "append response", problem: problem.to_owned() };
     Ok(match response.result.ok_or_else(|| bad("it is empty"))? {
         Wire::Matched(m) => Ok(m.log_id.as_ref().map(log_id_from_wire)),
@@ -155,11 +155,13 @@ mod tests {
     use super::*;
     use crate::raft::Vote;
 
-    fn request(prev: Option<u64>, indexes: &[u64]) -> v1::AppendRequest {
-        let id = |index| v1::LogId { term: 1, node_id: 7, index };
-        let entry =
-            |index: &u64| v1::LogEntry { log_id: Some(id(*index)), payload: Some(v1::log_entry::Payload::Blank(true)) };
-        v1::AppendRequest {
+    fn request(prev: Option<u64>, indexes: &[u64]) -> internal::AppendRequest {
+        let id = |index| internal::LogId { term: 1, node_id: 7, index };
+        let entry = |index: &u64| internal::LogEntry {
+            log_id: Some(id(*index)),
+            payload: Some(internal::log_entry::Payload::Blank(true)),
+        };
+        internal::AppendRequest {
             target: 1,
             vote_json: json(&Vote::new(1, 7)),
             prev: prev.map(id),

@@ -2,6 +2,7 @@
 //! of them (deadlines, keep-alive, windows, limits, and who may connect at all) is said once.
 
 pub mod client;
+pub mod earlier;
 pub mod incarnation;
 mod incoming;
 
@@ -9,12 +10,13 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use robeing_platform::{Connection, Listener, Network};
-use robeing_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
+use robeing_proto::MAX_MESSAGE_BYTES;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::Routes,
     transport::{Channel, Endpoint, Server, Uri},
 };
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 /// The longest a connection may take to be established.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -222,17 +224,25 @@ impl Bound {
     }
 }
 
-/// What every agent's listener serves: gRPC health and reflection.
+/// gRPC reflection of health and of the services in these descriptor sets. Nobody is told anything else: what a process serves
+/// besides is private.
 ///
 /// # Errors
 /// When the descriptors can't be read, which a build with them excludes.
-pub fn described_routes() -> io::Result<Routes> {
+pub fn reflection(descriptors: &[&'static [u8]]) -> io::Result<ServerReflectionServer<impl ServerReflection + use<>>> {
+    let health = tonic_health::pb::FILE_DESCRIPTOR_SET;
+    let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(health);
+    let all = descriptors.iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
+    all.build_v1().map_err(io::Error::other)
+}
+
+/// What every agent's listener serves: gRPC health, and reflection of it and of the services in these descriptor sets.
+///
+/// # Errors
+/// As of [`reflection`].
+pub fn described_routes(descriptors: &[&'static [u8]]) -> io::Result<Routes> {
     let (_, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(io::Error::other)?;
-    Ok(Routes::new(health).add_service(reflection))
+    Ok(Routes::new(health).add_service(reflection(descriptors)?))
 }
 
 /// Gives a generated client or server the message limits that hold everywhere.

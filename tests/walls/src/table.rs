@@ -154,6 +154,12 @@ pub const WORDS: &[Words] = &[
         why: "channels and listeners are made in one place",
     },
     Words {
+        words: &["internal::v1", "robeing_proto::internal"],
+        folders: &["cli/src", "crates", "crds/src", "fleet/src", "operator/src"],
+        allowed: &[],
+        why: "only processes of a fleet speak the private protocols; the others know the public API alone",
+    },
+    Words {
         words: &["f32", "f64"],
         folders: &["fleet/src"],
         allowed: &[],

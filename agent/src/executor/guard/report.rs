@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use robeing_net::{Transport, limited};
 use robeing_platform::Platform;
-use robeing_proto::v1::{GuardReport, guards_client::GuardsClient};
+use robeing_proto::internal::v1::{GuardReport, guards_client::GuardsClient};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::records::Stay;

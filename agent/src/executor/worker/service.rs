@@ -4,9 +4,12 @@ use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use robeing_net::described_routes;
-use robeing_proto::worker::v1::{
-    FromProcess, Hello, ToProcess, Welcome, from_process, to_process,
-    worker_server::{Worker, WorkerServer},
+use robeing_proto::worker::{
+    FILE_DESCRIPTOR_SET,
+    v1::{
+        FromProcess, Hello, ToProcess, Welcome, from_process, to_process,
+        worker_server::{Worker, WorkerServer},
+    },
 };
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,7 +25,7 @@ pub const MAX_PROCESS_NAME: usize = 63;
 /// The service, with gRPC health and reflection.
 pub(super) fn routes(attached: Arc<Attached>, welcome: Welcome) -> io::Result<Routes> {
     let service = robeing_net::limited!(WorkerServer::new(Service { attached, welcome }));
-    Ok(described_routes()?.add_service(service))
+    Ok(described_routes(&[FILE_DESCRIPTOR_SET])?.add_service(service))
 }
 
 struct Service {

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use robeing_fleet::sabotage::{Mistake, planted};
 use robeing_net::{Transport, incarnation::Secret};
 use robeing_platform::Platform;
-use robeing_proto::v1::{AgentMessage, CoordinatorMessage, completion};
+use robeing_proto::internal::v1::{AgentMessage, CoordinatorMessage, completion};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Readiness;
 use tokio::{

@@ -3,8 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::sabotage::{Mistake, planted};
-use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message::Message as Say, coordinator_message::Message as Heard,
+use robeing_proto::{
+    internal::v1::{
+        self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as Say,
+        coordinator_message::Message as Heard,
+    },
+    v1,
 };
 use tokio::{sync::mpsc::OwnedPermit, time::Instant};
 use tracing::{debug, info, warn};
@@ -16,9 +20,9 @@ use crate::{
 };
 
 impl Driver {
-    pub(super) fn hello(&self) -> v1::Hello {
+    pub(super) fn hello(&self) -> internal::Hello {
         let config = &self.deps.config;
-        v1::Hello {
+        internal::Hello {
             cluster_id: config.cluster_id.clone(),
             name: config.name.clone(),
             incarnation: self.secret.incarnation(),
@@ -38,7 +42,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn welcomed(&mut self, link: Box<Link>, welcome: &v1::Welcome, sent: Instant) {
+    pub(super) fn welcomed(&mut self, link: Box<Link>, welcome: &internal::Welcome, sent: Instant) {
         let goes_on = welcome.resumed && self.session.as_ref().is_some_and(|session| session.id == welcome.session);
         if !goes_on && self.session.is_some() {
             warn!(
@@ -92,7 +96,7 @@ impl Driver {
             Some(Heard::HeartbeatAck(ack)) => self.heartbeat_acknowledged(ack.seq),
             Some(Heard::Assignments(assignments)) => self.assigned(assignments.assignments),
             Some(Heard::Cancels(cancels)) => {
-                for v1::AttemptRef { task_id, attempt } in cancels.attempts {
+                for internal::AttemptRef { task_id, attempt } in cancels.attempts {
                     self.held.cancel(Key { task_id, attempt });
                 }
             }
@@ -146,7 +150,7 @@ impl Driver {
     }
 
     /// Tells the executor's guard which session it would have to report the end of, and to whom.
-    fn tell_stay(&self, leader: &str, welcome: &v1::Welcome) {
+    fn tell_stay(&self, leader: &str, welcome: &internal::Welcome) {
         let others = welcome.coordinators.iter().filter(|address| *address != leader);
         let coordinators = std::iter::once(leader.to_owned()).chain(others.cloned());
         self.deps.executor.stay(Some(Stay {
@@ -159,7 +163,7 @@ impl Driver {
         }));
     }
 
-    fn assigned(&mut self, assignments: Vec<v1::Assignment>) {
+    fn assigned(&mut self, assignments: Vec<internal::Assignment>) {
         if self.failed.is_some() {
             return;
         }
@@ -172,8 +176,8 @@ impl Driver {
         }
     }
 
-    fn acknowledged(&mut self, acks: Vec<v1::CompletionAck>) {
-        for v1::CompletionAck { task_id, attempt, accepted, reason } in acks {
+    fn acknowledged(&mut self, acks: Vec<internal::CompletionAck>) {
+        for internal::CompletionAck { task_id, attempt, accepted, reason } in acks {
             if !accepted {
                 info!(task = task_id, attempt, reason, "the coordinator does not take this result");
             }
@@ -192,18 +196,18 @@ impl Driver {
         let now = Instant::now();
         let message = match &mut self.session {
             Some(session) if now >= session.lease.next_heartbeat() => {
-                Say::Heartbeat(v1::Heartbeat { seq: session.lease.beat(now) })
+                Say::Heartbeat(internal::Heartbeat { seq: session.lease.beat(now) })
             }
-            _ if std::mem::take(&mut self.drain_unsaid) => Say::Drain(v1::Drain {}),
+            _ if std::mem::take(&mut self.drain_unsaid) => Say::Drain(internal::Drain {}),
             _ if self.health.has_report() => match self.health.take_report() {
                 Some(report) => Say::HealthReport(report),
                 None => return,
             },
             _ if self.held.has_unsent() => {
                 self.progress = now;
-                Say::Completions(v1::Completions { completions: self.held.batch() })
+                Say::Completions(internal::Completions { completions: self.held.batch() })
             }
-            _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(v1::Leave {}),
+            _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(internal::Leave {}),
             _ => return,
         };
         let leaves = matches!(message, Say::Leave(_));

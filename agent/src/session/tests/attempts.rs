@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_platform::simulated::MemoryNetwork;
-use robeing_proto::v1::{self, Assignments, Cancels, completion::Outcome as Ended, coordinator_message::Message};
+use robeing_proto::{
+    internal::v1::{
+        self as internal, Assignments, Cancels, completion::Outcome as Ended, coordinator_message::Message,
+    },
+    v1,
+};
 use robeing_telemetry::Metrics;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -42,7 +47,7 @@ async fn an_assignment_that_is_repeated_is_run_once() {
 async fn the_attempt_is_told_what_the_assignment_says_and_how_long_it_has_left() {
     let (mut agent, mut call, _leader, _network) = in_session(1, 1).await;
     let limited =
-        |task: &str, time_limit_ms| v1::Assignment { deadline_in_ms: 20_000, time_limit_ms, ..assignment(task) };
+        |task: &str, time_limit_ms| internal::Assignment { deadline_in_ms: 20_000, time_limit_ms, ..assignment(task) };
     let assignments = vec![limited("a", 9_000), limited("b", 9_000), limited("c", 2_000)];
     call.say(Message::Assignments(Assignments { assignments })).await;
     let mut a = agent.started().await;

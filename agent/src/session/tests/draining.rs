@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use robeing_platform::{Network, simulated::MemoryNetwork};
-use robeing_proto::v1::{
+use robeing_proto::internal::v1::{
     Drained, agent_message::Message as FromAgent, completion::Outcome as Ended, coordinator_message::Message,
 };
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robeing_proto::v1::{
+use robeing_proto::internal::v1::{
     HandBack, HealthCheck, HealthReport, HealthState, SessionEnded, agent_message::Message as FromAgent,
     completion::Outcome as Ended, coordinator_message::Message,
 };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use robeing_net::incarnation::incarnation_of;
-use robeing_proto::v1::{
-    HeartbeatAck, agent_message::Message as FromAgent, completion::Outcome, coordinator_message::Message,
+use robeing_proto::internal::v1::{
+    HeartbeatAck, Redirect, agent_message::Message as FromAgent, completion::Outcome, coordinator_message::Message,
 };
 use tokio::time::Instant;
 
@@ -91,7 +91,7 @@ async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
         welcomed = old.welcome(4, false) => welcomed,
         mut call = new.call() => {
             call.hello().await;
-            let to_old = robeing_proto::v1::Redirect { leader_address: C0.into(), coordinators: Vec::new() };
+            let to_old = Redirect { leader_address: C0.into(), coordinators: Vec::new() };
             call.say(Message::Redirect(to_old)).await;
             old.welcome(4, false).await
         }

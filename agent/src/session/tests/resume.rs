@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use robeing_platform::simulated::MemoryNetwork;
-use robeing_proto::v1::{Redirect, SessionEnded, coordinator_message::Message};
+use robeing_proto::internal::v1::{Redirect, SessionEnded, coordinator_message::Message};
 use tokio::time::Instant;
 
 use super::script::{Agent, C0, C1, Coordinator, LEASE, config, in_session, reference};

@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use robeing_net::Transport;
 use robeing_platform::{Platform, simulated::MemoryNetwork};
-use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
+use robeing_proto::internal::v1::{
+    self as internal, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
     coordinator_message::Message as FromCoordinator, session_server,
 };
 use robeing_settings::{AgentConfig, AgentRole};
@@ -96,7 +96,7 @@ impl Call {
     /// Answers its Hello by this session.
     pub async fn welcome(mut self, session: u64, resumed: bool) -> (Self, Hello) {
         let hello = self.hello().await;
-        self.say(FromCoordinator::Welcome(v1::Welcome {
+        self.say(FromCoordinator::Welcome(internal::Welcome {
             session,
             term: 1,
             heartbeat_interval_ms: INTERVAL.as_millis() as u32,
@@ -131,7 +131,7 @@ impl Call {
         loop {
             match self.any().await {
                 Some(FromAgent::Heartbeat(beat)) if self.answers_heartbeats => {
-                    self.say(FromCoordinator::HeartbeatAck(v1::HeartbeatAck { seq: beat.seq })).await;
+                    self.say(FromCoordinator::HeartbeatAck(internal::HeartbeatAck { seq: beat.seq })).await;
                 }
                 Some(FromAgent::Heartbeat(_)) => {}
                 other => return other,
@@ -146,7 +146,7 @@ impl Call {
         }
     }
 
-    pub async fn completions(&mut self) -> Vec<v1::Completion> {
+    pub async fn completions(&mut self) -> Vec<internal::Completion> {
         match self.next().await {
             Some(FromAgent::Completions(completions)) => completions.completions,
             other => panic!("expected completions, got {other:?}"),
@@ -162,23 +162,23 @@ impl Call {
 
     pub async fn assign(&self, tasks: &[&str]) {
         let assignments = tasks.iter().map(|task| assignment(task)).collect();
-        self.say(FromCoordinator::Assignments(v1::Assignments { assignments })).await;
+        self.say(FromCoordinator::Assignments(internal::Assignments { assignments })).await;
     }
 
-    pub async fn acknowledge(&self, completions: &[v1::Completion], accepted: bool) {
-        let ack = |c: &v1::Completion| v1::CompletionAck {
+    pub async fn acknowledge(&self, completions: &[internal::Completion], accepted: bool) {
+        let ack = |c: &internal::Completion| internal::CompletionAck {
             task_id: c.task_id.clone(),
             attempt: c.attempt,
             accepted,
             reason: String::new(),
         };
         let acks = completions.iter().map(ack).collect();
-        self.say(FromCoordinator::CompletionAcks(v1::CompletionAcks { acks })).await;
+        self.say(FromCoordinator::CompletionAcks(internal::CompletionAcks { acks })).await;
     }
 }
 
-pub fn assignment(task: &str) -> v1::Assignment {
-    v1::Assignment {
+pub fn assignment(task: &str) -> internal::Assignment {
+    internal::Assignment {
         task_id: task.to_owned(),
         attempt: 1,
         kind: "k".to_owned(),
@@ -187,8 +187,8 @@ pub fn assignment(task: &str) -> v1::Assignment {
     }
 }
 
-pub fn reference(task: &str) -> v1::AttemptRef {
-    v1::AttemptRef { task_id: task.to_owned(), attempt: 1 }
+pub fn reference(task: &str) -> internal::AttemptRef {
+    internal::AttemptRef { task_id: task.to_owned(), attempt: 1 }
 }
 
 /// An executor whose every attempt ends when the test says so. With nothing present it begins none.

@@ -1,15 +1,16 @@
 //! Finding the leader.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use robeing_net::Transport;
+use robeing_net::{Transport, described_routes, earlier::EARLIER_VERSION};
 use robeing_platform::simulated::MemoryNetwork;
-use robeing_proto::v1::{Redirect, coordinator_message::Message};
+use robeing_proto::internal::v1::{Hello, Redirect, SessionEnded, coordinator_message::Message};
 use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::Status;
 
 use super::script::{AGENT, Agent, C0, C1, Coordinator, config, soon};
-use crate::session::{CONNECT_WITHIN, HELLO_WITHIN, search::PROBE_PAUSE};
+use crate::session::{CONNECT_WITHIN, HELLO_WITHIN, link::greet, search::PROBE_PAUSE};
 
 fn redirect(leader: &str) -> Message {
     Message::Redirect(Redirect { leader_address: leader.into(), coordinators: vec![C0.into(), C1.into()] })
@@ -25,7 +26,7 @@ async fn the_agent_introduces_itself_and_its_listener_answers() {
     assert_eq!((hello.slots, hello.pool_replicas, hello.pool_standby), (4, 3, 1));
     assert_eq!((hello.address.as_str(), hello.session, hello.held.len()), (AGENT, 0, 0));
     assert_eq!(hello.specializations, ["sums"]);
-    let channel = Transport::new(std::sync::Arc::new(network)).channel(AGENT).expect("an address");
+    let channel = Transport::new(Arc::new(network)).channel(AGENT).expect("an address");
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     let status = soon("an answer", health.check(tonic_health::pb::HealthCheckRequest { service: String::new() })).await;
     assert_eq!(status.expect("it serves").into_inner().status, 1, "serving");
@@ -76,6 +77,21 @@ async fn coordinators_that_are_gone_mute_or_unreachable_are_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_coordinator_of_an_earlier_version_is_named_as_one_and_another_is_looked_for() {
+    let network = MemoryNetwork::default();
+    let transport = Transport::new(Arc::new(network.clone()));
+    let earlier = transport.bind(C0).await.expect("the address is free");
+    let serving = earlier.serve(described_routes(&[]).expect("routes"), CancellationToken::new());
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move { serving.await.expect("it serves") }));
+    let error = soon("an answer", greet(transport, C0.into(), Hello::default())).await.err().expect("no session");
+    assert!(error.to_string().contains(EARLIER_VERSION), "{error}");
+
+    let mut leader = Coordinator::start(&network, C1).await;
+    let _agent = Agent::start(&network, config(1, &[C0, C1]));
+    leader.welcome(1, false).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_agent_tries_on_but_does_not_spin() {
     let network = MemoryNetwork::default();
     let mut leader = Coordinator::start(&network, C0).await;
@@ -101,7 +117,7 @@ async fn sessions_that_are_ended_at_once_are_not_spun_on() {
     let mut opened = 0;
     while Instant::now() < end {
         let (call, _) = leader.welcome(opened, false).await;
-        call.say(Message::SessionEnded(robeing_proto::v1::SessionEnded { reason: "no".into() })).await;
+        call.say(Message::SessionEnded(SessionEnded { reason: "no".into() })).await;
         opened += 1;
     }
     assert!((5..40).contains(&opened), "opened {opened} sessions in 10 s");

@@ -1,7 +1,7 @@
 //! What waits to be sent over one connection of an agent.
 
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
-use robeing_proto::v1::{CompletionAck, HealthCheck};
+use robeing_proto::internal::v1::{CompletionAck, HealthCheck};
 use tokio::sync::Notify;
 
 use crate::leader::sessions::AttemptKey;

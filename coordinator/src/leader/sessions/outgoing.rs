@@ -11,7 +11,7 @@ use robeing_fleet::{
 };
 use robeing_proto::{
     budget::MessageBudget,
-    v1::{self, coordinator_message::Message as ToAgent},
+    internal::v1::{self as internal, coordinator_message::Message as ToAgent},
 };
 
 use crate::{
@@ -28,8 +28,8 @@ const ASSIGNMENT_BYTES: usize = 96;
 #[derive(Default)]
 pub struct Outgoing {
     heartbeat: Option<u64>,
-    health_check: Option<v1::HealthCheck>,
-    acks: VecDeque<v1::CompletionAck>,
+    health_check: Option<internal::HealthCheck>,
+    acks: VecDeque<internal::CompletionAck>,
     stops: VecDeque<AttemptKey>,
     assignments: VecDeque<AttemptKey>,
     hand_back: bool,
@@ -70,35 +70,35 @@ impl Outgoing {
     /// order to stop is given after the state has changed, and what is read from the state is sent at once.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
-            return Some(ToAgent::HeartbeatAck(v1::HeartbeatAck { seq }));
+            return Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq }));
         }
         if let Some(check) = self.health_check.take() {
             return Some(ToAgent::HealthCheck(check));
         }
         if !self.acks.is_empty() {
             let acks = drain(&mut self.acks, Message::encoded_len);
-            return Some(ToAgent::CompletionAcks(v1::CompletionAcks { acks }));
+            return Some(ToAgent::CompletionAcks(internal::CompletionAcks { acks }));
         }
         if !self.stops.is_empty() {
-            let wire = |(task, attempt): AttemptKey| v1::AttemptRef { task_id: task.to_string(), attempt };
+            let wire = |(task, attempt): AttemptKey| internal::AttemptRef { task_id: task.to_string(), attempt };
             let attempts = drain(&mut self.stops, |_| ASSIGNMENT_BYTES).into_iter().map(wire).collect();
-            return Some(ToAgent::Cancels(v1::Cancels { attempts }));
+            return Some(ToAgent::Cancels(internal::Cancels { attempts }));
         }
         while !self.assignments.is_empty() {
             let tasks = read(&fleet.read(), &mut self.assignments);
             if !tasks.is_empty() {
                 let assignments = tasks.iter().filter_map(|task| assignment(task, now)).collect();
-                return Some(ToAgent::Assignments(v1::Assignments { assignments }));
+                return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
         // After all that is to be handed back.
         if std::mem::take(&mut self.hand_back) {
-            return Some(ToAgent::HandBack(v1::HandBack {}));
+            return Some(ToAgent::HandBack(internal::HandBack {}));
         }
         if std::mem::take(&mut self.drained) {
-            return Some(ToAgent::Drained(v1::Drained {}));
+            return Some(ToAgent::Drained(internal::Drained {}));
         }
-        self.ended.take().map(|reason| ToAgent::SessionEnded(v1::SessionEnded { reason }))
+        self.ended.take().map(|reason| ToAgent::SessionEnded(internal::SessionEnded { reason }))
     }
 }
 
@@ -127,12 +127,12 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Arc<Task>> {
 }
 
 /// The current attempt of a task as its agent gets it at this fleet time.
-fn assignment(task: &Task, now: FleetMillis) -> Option<v1::Assignment> {
+fn assignment(task: &Task, now: FleetMillis) -> Option<internal::Assignment> {
     let current = task.current()?;
     // An agent that gets it late has less time left. 0 would say that there is no limit.
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
     let assigned_at = current.assigned_at.fleet;
-    Some(v1::Assignment {
+    Some(internal::Assignment {
         task_id: task.id.to_string(),
         attempt: current.number,
         kind: task.kind.clone(),
@@ -166,14 +166,14 @@ mod tests {
             outbox.assignments.push((TaskId(n), 1));
             outbox.stops.push((TaskId(n), 1));
             let (task_id, reason) = (TaskId(n).to_string(), "r".repeat(1_000));
-            outbox.acks.push(v1::CompletionAck { task_id, reason, ..Default::default() });
+            outbox.acks.push(internal::CompletionAck { task_id, reason, ..Default::default() });
         }
         let fleet = SharedFleet::new(fleet);
         let mut outgoing = Outgoing::default();
         outgoing.add(outbox);
         let (mut assigned, mut acknowledged, mut stopped) = (0, 0, 0);
         while let Some(told) = outgoing.next(&fleet, 1) {
-            let told = v1::CoordinatorMessage { message: Some(told) };
+            let told = internal::CoordinatorMessage { message: Some(told) };
             let bytes = told.encoded_len();
             let (count, sum) = match told.message {
                 Some(ToAgent::Assignments(of)) => (of.assignments.len(), &mut assigned),
@@ -195,7 +195,7 @@ mod tests {
         fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
         let fleet = SharedFleet::new(fleet);
         let mut outgoing = Outgoing::default();
-        let health_check = Some(v1::HealthCheck { seq: 1, within_ms: 1 });
+        let health_check = Some(internal::HealthCheck { seq: 1, within_ms: 1 });
         outgoing.add(Outbox { hand_back: true, health_check, ..Outbox::default() });
         outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
         assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HealthCheck(_))));

@@ -2,7 +2,7 @@
 //! Linear in what the agent and the state hold of it, and none of it under the state's lock but the list of its own slots.
 
 use robeing_fleet::{Held, HeldState, limits::MAX_SLOTS};
-use robeing_proto::v1::AttemptRef;
+use robeing_proto::internal::v1::AttemptRef;
 use tonic::Status;
 
 use crate::{api::convert, leader::sessions::AttemptKey};

@@ -8,7 +8,10 @@ use robeing_fleet::{
     sabotage::{Mistake, planted},
 };
 use robeing_platform::ConnectInfo;
-use robeing_proto::v1::{self, coordinator_message::Message as ToAgent};
+use robeing_proto::{
+    internal::v1::{self as internal, coordinator_message::Message as ToAgent},
+    v1,
+};
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::info;
@@ -65,7 +68,7 @@ pub struct Opened {
 /// looked at, the connection is taken, and the state is looked at once more.
 pub async fn open(
     node: &Node,
-    hello: v1::Hello,
+    hello: internal::Hello,
     connection: Option<ConnectInfo>,
     term: u64,
     waited: &Waited,
@@ -137,7 +140,12 @@ struct Stay {
 }
 
 /// The session that an agent goes on in, or a new one that is begun for it.
-async fn stay(node: &Node, hello: &v1::Hello, process: Option<SocketAddr>, term: u64) -> Result<Stay, JoinFailed> {
+async fn stay(
+    node: &Node,
+    hello: &internal::Hello,
+    process: Option<SocketAddr>,
+    term: u64,
+) -> Result<Stay, JoinFailed> {
     let (rival, known) = node.look(|fleet| (rival(fleet, hello, process), resumable(fleet, hello)));
     if let Some(session) = rival {
         return Err(JoinFailed::Refused(Status::already_exists(format!(
@@ -164,7 +172,7 @@ async fn stay(node: &Node, hello: &v1::Hello, process: Option<SocketAddr>, term:
 }
 
 /// The session that the process that says hello may go on in, and where the process was then.
-fn resumable(fleet: &Fleet, hello: &v1::Hello) -> Option<(AgentId, SessionId, Option<SocketAddr>)> {
+fn resumable(fleet: &Fleet, hello: &internal::Hello) -> Option<(AgentId, SessionId, Option<SocketAddr>)> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
     (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session, agent.process))
@@ -178,7 +186,7 @@ fn slots_of(fleet: &Fleet, agent: AgentId, session: SessionId) -> Option<Vec<Hel
 
 fn welcome(node: &Node, term: u64, session: SessionId, resumed: bool, waited_seq: u64) -> ToAgent {
     let timing = node.observer.sessions.timing;
-    ToAgent::Welcome(v1::Welcome {
+    ToAgent::Welcome(internal::Welcome {
         session: session.0,
         term,
         heartbeat_interval_ms: timing.heartbeat_interval.as_millis() as u32,
@@ -190,7 +198,7 @@ fn welcome(node: &Node, term: u64, session: SessionId, resumed: bool, waited_seq
 }
 
 /// Where a process that comes back from the same place was found before, so that its session need not wait for a name server.
-fn located(fleet: &Fleet, hello: &v1::Hello, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+fn located(fleet: &Fleet, hello: &internal::Hello, peer: Option<SocketAddr>) -> Option<SocketAddr> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.address == hello.address;
     agent.process.filter(|process| same && peer.is_some_and(|peer| peer.ip().to_canonical() == process.ip()))
@@ -199,14 +207,14 @@ fn located(fleet: &Fleet, hello: &v1::Hello, peer: Option<SocketAddr>) -> Option
 /// The session of another process of this name that may still run attempts. Until it has left or counts as lost, what it has
 /// must not be given away. A process that listens where that one did has proved that it is gone; one that merely says the same
 /// address has not, since a name may stand for another machine by now.
-fn rival(fleet: &Fleet, hello: &v1::Hello, process: Option<SocketAddr>) -> Option<SessionId> {
+fn rival(fleet: &Fleet, hello: &internal::Hello, process: Option<SocketAddr>) -> Option<SessionId> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same_process = agent.incarnation == hello.incarnation;
     let in_its_place = process.is_some() && agent.process == process;
     (!same_process && !in_its_place && agent.state != AgentState::Lost).then_some(agent.session)
 }
 
-fn join(hello: &v1::Hello, process: Option<SocketAddr>) -> Result<AgentJoin, Status> {
+fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Result<AgentJoin, Status> {
     let role = v1::Role::try_from(hello.role).unwrap_or_default();
     let pool = (!hello.pool.is_empty()).then(|| PoolShape {
         name: hello.pool.clone(),

@@ -7,10 +7,10 @@ use crate::leader::{
     sessions::{SessionTable, SessionTiming, Suspicion},
 };
 
-fn hello(incarnation: u64) -> v1::Hello {
+fn hello(incarnation: u64) -> internal::Hello {
     let address = "agent.example:1".into();
     let role = v1::Role::Worker.into();
-    v1::Hello { name: "a".into(), incarnation, slots: 1, address, role, ..v1::Hello::default() }
+    internal::Hello { name: "a".into(), incarnation, slots: 1, address, role, ..internal::Hello::default() }
 }
 
 fn at(host: u8, port: u16) -> Option<SocketAddr> {
@@ -26,7 +26,7 @@ fn a_process_is_known_to_be_where_it_was_only_if_it_comes_from_there() {
     assert_eq!(located(&fleet, &hello(1), at(2, 50_000)), None, "it moved");
     assert_eq!(located(&fleet, &hello(1), None), None);
     assert_eq!(located(&fleet, &hello(2), at(1, 50_000)), None, "another process may be behind another port");
-    let elsewhere = v1::Hello { address: "other.example:1".into(), ..hello(1) };
+    let elsewhere = internal::Hello { address: "other.example:1".into(), ..hello(1) };
     assert_eq!(located(&fleet, &elsewhere, at(1, 50_000)), None);
 }
 
@@ -71,7 +71,7 @@ enum Loss {
 struct World {
     fleet: Fleet,
     sessions: SessionTable,
-    hello: v1::Hello,
+    hello: internal::Hello,
     now: Instant,
     old: Arc<SessionConnection>,
     /// What was applied and is not told yet.

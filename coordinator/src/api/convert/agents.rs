@@ -1,0 +1,102 @@
+//! Agents and their roles.
+
+use robeing_fleet::{Agent, AgentState, Role};
+use robeing_proto::v1;
+
+use super::{
+    fields::{BadField, bad},
+    happened,
+    recoveries::loss_reason,
+    same_variants, timestamp,
+};
+
+same_variants! {
+    /// A role as the API says it.
+    role,
+    /// The role of an agent; `None` for one that no agent has.
+    known_role,
+    Role { Worker, Specialist, Messenger, Guardian }
+}
+
+/// The role of an agent.
+pub fn agent_role(role: v1::Role) -> Result<Role, BadField> {
+    known_role(role).ok_or_else(|| bad("role", "an agent is a worker, specialist, messenger or guardian"))
+}
+
+struct RoleTraits {
+    responsibilities: &'static [&'static str],
+    capabilities: &'static [&'static str],
+    priority: u32,
+}
+
+/// What a role is for, can do, and how early it is served.
+fn traits(role: Role) -> RoleTraits {
+    let (responsibilities, capabilities, priority): (&[_], &[_], _) = match role {
+        Role::Specialist => {
+            (&["domain_expertise", "deep_analysis"], &["specialized_processing", "expert_knowledge"], 2)
+        }
+        Role::Guardian => (&["security", "monitoring", "validation"], &["threat_detection", "access_control"], 2),
+        Role::Worker => (&["task_execution", "data_processing"], &["parallel_processing", "batch_operations"], 3),
+        Role::Messenger => (&["communication", "data_transfer"], &["protocol_handling", "format_conversion"], 4),
+    };
+    RoleTraits { responsibilities, capabilities, priority }
+}
+
+/// An agent as the API says it.
+pub fn agent(agent: &Agent) -> v1::Agent {
+    let state = match agent.state {
+        AgentState::Live => v1::AgentState::Live,
+        AgentState::Standby => v1::AgentState::Standby,
+        AgentState::Draining => v1::AgentState::Draining,
+        AgentState::Lost => v1::AgentState::Lost,
+        AgentState::Unhealthy => v1::AgentState::Unhealthy,
+    };
+    let share = |millionths: u32| f64::from(millionths) / 1e6;
+    let RoleTraits { responsibilities, capabilities, priority } = traits(agent.role);
+    let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    v1::Agent {
+        name: agent.name.to_string(),
+        role: role(agent.role).into(),
+        state: state.into(),
+        pool: agent.pool.clone().unwrap_or_default(),
+        specializations: agent.specializations.iter().map(ToString::to_string).collect(),
+        slots: agent.slots,
+        used_slots: agent.used_slots(),
+        address: agent.address.clone(),
+        pid: agent.pid,
+        version: agent.version.clone(),
+        incarnation: format!("{:016x}", agent.incarnation),
+        session: agent.session.0,
+        joined_at: Some(happened(agent.joined_at)),
+        lost_at: agent.lost.as_ref().map(|loss| happened(loss.at)),
+        lost_reason: agent.lost.as_ref().map(|loss| loss_reason(loss.reason).to_owned()).unwrap_or_default(),
+        succeeded: agent.record.succeeded,
+        failed: agent.record.failed,
+        performance: f64::from(agent.record.performance()) / 1000.0,
+        success_rate: share(agent.record.success),
+        relative_speed: share(agent.record.speed),
+        responsibilities: owned(responsibilities),
+        capabilities: owned(capabilities),
+        role_priority: priority,
+        revision: agent.revision,
+        unhealthy_reason: agent.unhealthy.clone().unwrap_or_default(),
+        unhealthy_since: agent.unhealthy.as_ref().map(|_| timestamp(agent.recovery.began().wall)),
+        recovery: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_role_of_an_agent_comes_back_as_it_was_and_no_other_is_one() {
+        let roles: Vec<_> = (0..).map_while(|role| v1::Role::try_from(role).ok()).collect();
+        let of_agents: Vec<_> = roles.iter().filter_map(|of| Some((*of, known_role(*of)?))).collect();
+        assert!(of_agents.iter().all(|(told, heard)| role(*heard) == *told));
+        assert_eq!(of_agents.len(), 4);
+        for none in [v1::Role::Unspecified, v1::Role::Coordinator] {
+            assert!(agent_role(none).is_err(), "{none:?}");
+        }
+    }
+}

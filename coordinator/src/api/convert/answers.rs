@@ -1,0 +1,86 @@
+//! Answers to what was submitted: their sizes, and refusals.
+
+use robeing_fleet::Refusal;
+use robeing_proto::v1;
+
+use super::fields::BadField;
+use crate::api::errors;
+
+/// Bytes that the fixed parts of an answer, a failure or an attempt take at most.
+const ANSWER_BYTES: usize = 256;
+
+/// Bytes of an answer in a message, or a little more: cheaper than the exact number, since every answer is asked.
+pub fn answer_size(answer: &v1::streamed_answer::Answer) -> usize {
+    use v1::streamed_answer::Answer;
+    let refusal = |refusal: &v1::Refusal| refusal.code.len() + refusal.message.len();
+    match answer {
+        Answer::Submitted(result) => ANSWER_BYTES + result.task_id.len() + result.refusal.as_ref().map_or(0, refusal),
+        Answer::Finished(task) => result_size(task),
+        Answer::Expired(id) => ANSWER_BYTES + id.len(),
+    }
+}
+
+/// As [`answer_size`], of a result.
+pub fn result_size(task: &v1::Task) -> usize {
+    let failure = |failure: &Option<v1::Failure>| {
+        failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len() + ANSWER_BYTES / 4)
+    };
+    let attempt = |attempt: &v1::Attempt| attempt.agent.len() + failure(&attempt.failure) + ANSWER_BYTES;
+    let texts = [&task.id, &task.kind, &task.submitter, &task.required_specialization];
+    let more = [&task.idempotency_key, &task.cancel_reason, &task.waiting_for];
+    ANSWER_BYTES
+        + texts.into_iter().chain(more).map(String::len).sum::<usize>()
+        + task.input.len()
+        + task.output.len()
+        + failure(&task.failure)
+        + task.attempts.iter().map(attempt).sum::<usize>()
+}
+
+/// A refusal as the API says it.
+pub fn refusal(refusal: &Refusal) -> v1::Refusal {
+    v1::Refusal { code: errors::code_name(refusal).to_owned(), message: refusal.to_string() }
+}
+
+/// That there was no room for something, as the API says it.
+pub fn exhausted(error: &impl ToString) -> v1::Refusal {
+    v1::Refusal { code: "RESOURCE_EXHAUSTED".to_owned(), message: error.to_string() }
+}
+
+/// A field that can't be taken, as the API says it.
+pub fn bad_field(error: &BadField) -> v1::Refusal {
+    v1::Refusal { code: "INVALID_ARGUMENT".to_owned(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+    use robeing_fleet::{Outcome, TaskId};
+    use robeing_proto::v1::streamed_answer::Answer;
+
+    use super::*;
+    use crate::{
+        api::convert::{Parts, task},
+        fixture::{fleet_with_ended, wordy_failure},
+    };
+
+    #[test]
+    fn an_answer_is_never_taken_for_smaller_than_it_is() {
+        let parts = Parts { input: true, output: true, attempts: true };
+        let ended =
+            [Outcome::Succeeded(Bytes::new()), Outcome::Succeeded(vec![1; 1024 * 1024].into()), wordy_failure()];
+        let finished = ended.map(|outcome| {
+            let fleet = fleet_with_ended(1, &outcome);
+            Answer::Finished(task(fleet.task(TaskId(1)).expect("it ended"), parts, fleet.now()))
+        });
+        let refusal = Some(v1::Refusal { code: "RESOURCE_EXHAUSTED".into(), message: "m".repeat(500) });
+        let submitted = v1::SubmitResult { task_id: TaskId(u128::MAX).to_string(), existing: true, refusal };
+        for answer in finished.into_iter().chain([Answer::Submitted(submitted)]) {
+            let assumed = answer_size(&answer);
+            let answer = v1::StreamedAnswer { tag: u64::MAX, answer: Some(answer) };
+            // With the tag and length that it has as a part of its message.
+            let exact = answer.encoded_len() + 6;
+            assert!(assumed >= exact && assumed <= exact + 1024, "{assumed} bytes assumed for {exact}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Failures of attempts.
+
+use robeing_fleet::Failure;
+use robeing_proto::v1;
+
+use super::same_variants;
+
+same_variants! {
+    /// A kind of failure as the API says it.
+    failure_kind,
+    /// A kind of failure as the API says it; `None` for one that is not known.
+    known_failure_kind,
+    FailureKind {
+        Exit,
+        Signal,
+        Spawn,
+        TimedOut,
+        OutputTooLarge,
+        Http,
+        Unreachable,
+        Reported,
+        AgentLost,
+        Deadline,
+        Internal,
+    }
+}
+
+/// A failure from an agent's report.
+pub fn failure_from_wire(failure: v1::Failure) -> Failure {
+    let kind = v1::FailureKind::try_from(failure.kind).ok().and_then(known_failure_kind);
+    Failure {
+        kind: kind.unwrap_or(robeing_fleet::FailureKind::Internal),
+        message: failure.message,
+        code: failure.code,
+        stderr_tail: failure.stderr_tail,
+        retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
+    }
+}
+
+/// A failure as the API says it.
+pub fn failure(failure: &Failure) -> v1::Failure {
+    v1::Failure {
+        kind: failure_kind(failure.kind).into(),
+        message: failure.message.clone(),
+        code: failure.code,
+        stderr_tail: failure.stderr_tail.clone(),
+        retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_failure_of_the_api_comes_back_as_it_was() {
+        let kinds = (0..).map_while(|kind| v1::FailureKind::try_from(kind).ok());
+        for kind in kinds.filter(|kind| *kind != v1::FailureKind::Unspecified) {
+            let told = v1::Failure { kind: kind.into(), message: "m".into(), code: Some(3), ..Default::default() };
+            assert_eq!(failure(&failure_from_wire(told.clone())), told);
+        }
+    }
+
+    #[test]
+    fn a_kind_that_is_not_known_is_an_internal_failure() {
+        for kind in [v1::FailureKind::Unspecified.into(), i32::MAX, -1] {
+            let heard = failure_from_wire(v1::Failure { kind, ..Default::default() });
+            assert_eq!(heard.kind, FailureKind::Internal, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Fields of requests: what each may be, and what is said of one that is not.
+
+use std::str::FromStr;
+
+use prost_types::Duration as WireDuration;
+use robeing_fleet::{TaskId, limits::MAX_NAME_BYTES};
+
+/// A field of a request that can't be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct BadField {
+    field: &'static str,
+    problem: String,
+}
+
+pub(super) fn bad(field: &'static str, problem: impl ToString) -> BadField {
+    BadField { field, problem: problem.to_string() }
+}
+
+/// Characters of a text from outside that an error repeats.
+const EXCERPT_CHARS: usize = 64;
+
+/// The beginning of a text from outside, for repeating it in an error: enough to recognize it, however long it is.
+pub fn excerpt(text: &str) -> &str {
+    let end = text.char_indices().nth(EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
+    &text[..end]
+}
+
+/// A task id from its text.
+pub fn task_id(text: &str) -> Result<TaskId, BadField> {
+    let not_one = |_| bad("id", format!("{:?} is not a task id; it is a UUID", excerpt(text)));
+    Ok(TaskId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// A name to filter by, if one is given.
+pub fn filter_name(field: &'static str, name: String) -> Result<Option<String>, BadField> {
+    if name.len() > MAX_NAME_BYTES {
+        return Err(bad(field, format!("it has {} bytes, the most is {MAX_NAME_BYTES}", name.len())));
+    }
+    Ok(some(name))
+}
+
+pub(super) fn millis(field: &'static str, duration: Option<WireDuration>) -> Result<Option<u64>, BadField> {
+    let Some(duration) = duration else { return Ok(None) };
+    let duration = std::time::Duration::try_from(duration).map_err(|_| bad(field, "it must not be negative"))?;
+    let millis = u64::try_from(duration.as_millis()).map_err(|_| bad(field, "it is too long"))?;
+    if millis == 0 && !duration.is_zero() {
+        return Err(bad(field, "it is shorter than a millisecond"));
+    }
+    Ok(Some(millis))
+}
+
+pub(super) fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_is_cut_at_a_character() {
+        assert_eq!(excerpt("short"), "short");
+        assert_eq!(excerpt(&"ä".repeat(1_000)), "ä".repeat(EXCERPT_CHARS));
+    }
+
+    #[test]
+    fn a_filter_is_no_longer_than_a_name() {
+        assert!(filter_name("kind", "x".repeat(MAX_NAME_BYTES)).is_ok());
+        assert!(filter_name("kind", "x".repeat(MAX_NAME_BYTES + 1)).is_err());
+    }
+}

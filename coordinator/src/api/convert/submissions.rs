@@ -1,0 +1,58 @@
+//! What is submitted, in the form of the fleet.
+
+use robeing_fleet::{RetryPolicy, Role, SubmitTask, TaskId, limits::DEFAULT_PRIORITY};
+use robeing_proto::v1;
+
+use super::{
+    agents::agent_role,
+    fields::{BadField, bad, millis, some, task_id},
+};
+
+fn submitted_role(role: i32) -> Result<Option<Role>, BadField> {
+    match v1::Role::try_from(role) {
+        Ok(v1::Role::Unspecified) => Ok(None),
+        Ok(role) => agent_role(role).map(Some).map_err(|_| bad("required_role", "coordinators run no tasks")),
+        Err(_) => Err(bad("required_role", format!("unknown role {role}"))),
+    }
+}
+
+fn retry(policy: Option<v1::RetryPolicy>, default: RetryPolicy) -> Result<Option<RetryPolicy>, BadField> {
+    let Some(policy) = policy else { return Ok(None) };
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let initial_backoff = millis("retry.initial_backoff", policy.initial_backoff)?.unwrap_or(default.initial_backoff);
+    let max_backoff = millis("retry.max_backoff", policy.max_backoff)?;
+    Ok(Some(RetryPolicy {
+        max_attempts: or(policy.max_attempts, default.max_attempts),
+        initial_backoff,
+        max_backoff: max_backoff.unwrap_or(default.max_backoff.max(initial_backoff)),
+        multiplier_percent: or(policy.multiplier_percent, default.multiplier_percent),
+    }))
+}
+
+/// A submission. `fresh` is the id for one that brings none.
+pub fn submission(
+    spec: v1::TaskSpec,
+    default_retry: RetryPolicy,
+    fresh: impl FnOnce() -> u128,
+) -> Result<SubmitTask, BadField> {
+    let id = if spec.id.is_empty() { TaskId(fresh()) } else { task_id(&spec.id)? };
+    let priority = match spec.priority {
+        0 => DEFAULT_PRIORITY,
+        priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
+    };
+    Ok(SubmitTask {
+        #[cfg(feature = "trial")]
+        trial: robeing_fleet::trial::is_known() && spec.kind.starts_with("trial:"),
+        priority,
+        deadline_in: millis("deadline_in", spec.deadline_in)?,
+        delay: millis("delay", spec.delay)?,
+        attempt_timeout: millis("attempt_timeout", spec.attempt_timeout)?,
+        retry: retry(spec.retry, default_retry)?,
+        required_role: submitted_role(spec.required_role)?,
+        required_specialization: some(spec.required_specialization),
+        idempotency_key: some(spec.idempotency_key),
+        result_ttl: millis("result_ttl", spec.result_ttl)?,
+        submitter: spec.submitter,
+        ..SubmitTask::new(id, spec.kind, spec.input)
+    })
+}

@@ -1,0 +1,124 @@
+//! Tasks and their attempts.
+
+use std::collections::BTreeSet;
+
+use robeing_fleet::{Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState};
+use robeing_proto::v1;
+
+use super::{
+    agents::role,
+    due,
+    failures::failure,
+    fields::{BadField, bad},
+    happened, same_variants,
+};
+
+same_variants! {
+    /// A task's state as the API says it.
+    task_state,
+    /// A task's state from a request; `None` for one that is not known.
+    known_task_state,
+    TaskState { Queued, Assigned, Succeeded, Failed, Cancelled, DeadLettered }
+}
+
+/// States to filter by, each once.
+pub fn task_states(states: &[i32]) -> Result<Vec<TaskState>, BadField> {
+    let known = |state: &i32| {
+        let found = v1::TaskState::try_from(*state).ok().and_then(known_task_state);
+        found.ok_or_else(|| bad("states", format!("unknown state {state}")))
+    };
+    let states: BTreeSet<TaskState> = states.iter().map(known).collect::<Result<_, _>>()?;
+    Ok(states.into_iter().collect())
+}
+
+fn score(terms: &ScoreTerms) -> v1::Score {
+    let points = |millipoints: i64| millipoints as f64 / 1000.0;
+    v1::Score {
+        specialization: points(terms.specialization),
+        load: points(terms.load),
+        performance: points(terms.performance),
+        total: points(terms.total),
+    }
+}
+
+fn attempt(attempt: &Attempt) -> v1::Attempt {
+    let state = match attempt.end {
+        None => v1::AttemptState::Running,
+        Some(AttemptEnd::Succeeded) => v1::AttemptState::Succeeded,
+        Some(AttemptEnd::Failed) => v1::AttemptState::Failed,
+        Some(AttemptEnd::TimedOut) => v1::AttemptState::TimedOut,
+        Some(AttemptEnd::Cancelled) => v1::AttemptState::Cancelled,
+        Some(AttemptEnd::Lost) => v1::AttemptState::Lost,
+        Some(AttemptEnd::HandedBack) => v1::AttemptState::HandedBack,
+    };
+    v1::Attempt {
+        number: attempt.number,
+        agent: attempt.agent_name.to_string(),
+        state: state.into(),
+        assigned_at: Some(happened(attempt.assigned_at)),
+        ended_at: attempt.ended_at.map(happened),
+        score: Some(score(&attempt.score)),
+        candidates: attempt.candidates,
+        failure: attempt.failure.as_ref().map(failure),
+    }
+}
+
+/// Which of a task's large parts to tell.
+#[derive(Clone, Copy, Default)]
+pub struct Parts {
+    /// The input.
+    pub input: bool,
+    /// The output.
+    pub output: bool,
+    /// The attempts.
+    pub attempts: bool,
+}
+
+/// A task as the API says it, in a fleet whose clocks say `now`.
+pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
+    let attempts = if parts.attempts { &task.attempts[..] } else { &[] };
+    v1::Task {
+        id: task.id.to_string(),
+        kind: task.kind.clone(),
+        state: task_state(task.state).into(),
+        priority: task.priority.into(),
+        submitter: task.submitter.clone(),
+        input: if parts.input { task.input.clone() } else { Default::default() },
+        output: task.output.as_ref().filter(|_| parts.output).cloned().unwrap_or_default(),
+        failure: task.failure.as_ref().map(failure),
+        cancel_reason: task.cancel_reason.clone().unwrap_or_default(),
+        max_attempts: task.retry.max_attempts,
+        attempts: attempts.iter().map(attempt).collect(),
+        submitted_at: Some(happened(task.submitted_at)),
+        finished_at: task.finished_at.map(happened),
+        deadline: task.deadline.map(|at| due(at, now)),
+        not_before: task.not_before.map(|at| due(at, now)),
+        // By the time of day at its end, so that every answer says the same.
+        expires_at: task.finished_at.zip(task.expires_at).map(|(ended, at)| due(at, ended)),
+        required_role: task.required_role.map_or(v1::Role::Unspecified, role).into(),
+        required_specialization: task.required_specialization.clone().unwrap_or_default(),
+        idempotency_key: task.idempotency_key.clone().unwrap_or_default(),
+        revision: task.revision,
+        waiting_for: String::new(),
+        attempt: task.attempt,
+        attempts_used: task.attempts_used,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_filtered_by_once_however_often_they_are_named() {
+        let states = vec![i32::from(v1::TaskState::Queued); 100_000];
+        assert_eq!(task_states(&states), Ok(vec![TaskState::Queued]));
+    }
+
+    #[test]
+    fn a_state_that_no_task_has_is_refused() {
+        for unknown in [v1::TaskState::Unspecified.into(), i32::MAX, -1] {
+            assert!(task_states(&[unknown]).is_err(), "{unknown}");
+        }
+    }
+}
