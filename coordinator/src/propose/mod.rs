@@ -5,11 +5,11 @@
 //! What waits is bounded by bytes, for each lane (see [`lanes`]): a sender beyond that waits before it hands anything in, and
 //! so does not read on from its client. Senders get room in the order in which they asked for it.
 
+mod driver;
 mod gate;
 mod lanes;
 
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,26 +18,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Reply, decode_reply, encode_command};
-use robeing_net::{Transport, limited};
-use robeing_proto::{
-    budget::MESSAGE_BUDGET_BYTES,
-    budget::in_messages,
-    internal::v1::{self as internal, raft_client::RaftClient},
-};
+use robeing_fleet::{Command, Reply, encode_command};
+use robeing_net::Transport;
+use robeing_proto::budget::{MESSAGE_BUDGET_BYTES, in_messages};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
-use tonic::transport::Channel;
 
 pub use self::lanes::{Lane, Sender};
-use self::lanes::{Lanes, Room, Waiting};
+use self::{
+    driver::Driver,
+    lanes::{Lanes, Waiting},
+};
 use crate::{
     clock::FleetClock,
     leader::role::RaftRole,
-    raft::{Batch, Fate, NodeId, RaftHandle, SharedFleet, audit},
+    raft::{NodeId, RaftHandle, SharedFleet},
 };
 
 /// Requests on their way to the task that makes entries of them.
@@ -56,15 +53,6 @@ pub const MAX_IN_FLIGHT: usize = 2;
 pub const MAX_URGENT_IN_FLIGHT: usize = 1;
 /// How long a request waits to be taken before it is given up.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a batch may be with another coordinator: as long as its requests wait. A leader that is replaced meanwhile is given
-/// up at once, and one that leads on a slow disk answers late.
-const FORWARD_TIMEOUT: Duration = PROPOSE_TIMEOUT;
-/// Pause before a batch is proposed again when leadership did not visibly change.
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// How often it is looked for requests that waited for too long, or for which nobody waits.
-const EXPIRE_EVERY: Duration = Duration::from_millis(100);
-
-const ENTRY: Room = Room { bytes: MAX_BATCH_BYTES, commands: MAX_BATCH_COMMANDS };
 
 /// A command that did not make it into the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -333,234 +321,6 @@ pub fn encoded(command: &Command) -> Bytes {
     let mut bytes = Vec::with_capacity(128);
     encode_command(command, &mut bytes);
     bytes.into()
-}
-
-struct Outcome {
-    requests: Vec<Request>,
-    urgent: bool,
-    fate: Fate,
-}
-
-/// The task behind a [`Proposer`].
-pub struct Driver {
-    id: NodeId,
-    raft: RaftHandle,
-    fleet: SharedFleet,
-    raft_role: watch::Receiver<RaftRole>,
-    transport: Transport,
-    clock: FleetClock,
-    requests: mpsc::Receiver<Request>,
-    /// Bounded by the rooms that what is in them holds.
-    lanes: Lanes<Request>,
-    in_flight: usize,
-    urgent_in_flight: usize,
-    /// Entries, or batches at the leader, that were answered.
-    settled: Arc<AtomicU64>,
-    /// The term, if this coordinator led, for which it was last seen to that nothing waits in the wrong place.
-    checked: Option<u64>,
-    /// When it was last looked for requests that waited for too long.
-    expired: Instant,
-    retry_at: Option<Instant>,
-    /// The channel to the leader that batches were last forwarded to.
-    leader: Option<(String, Channel)>,
-}
-
-impl Driver {
-    /// Runs until every [`Proposer`] is gone.
-    pub async fn run(mut self) {
-        let mut in_flight: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
-        let mut open = true;
-        let mut taken = Vec::new();
-        while open || !self.lanes.is_empty() || !in_flight.is_empty() {
-            let expire_at = (!self.lanes.is_empty()).then(|| self.expired + EXPIRE_EVERY);
-            let wake = [self.retry_at, expire_at].into_iter().flatten().min();
-            tokio::select! {
-                Some(outcome) = in_flight.next() => self.settle(outcome),
-                n = self.requests.recv_many(&mut taken, MAX_WAITING), if open => {
-                    open = n > 0;
-                    for request in taken.drain(..) {
-                        if let Some(request) = self.in_place(request) {
-                            self.lanes.push(request.lane, request);
-                        }
-                    }
-                }
-                changed = self.raft_role.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.retry_at = None;
-                }
-                () = async { tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
-                    let now = Instant::now();
-                    self.retry_at = self.retry_at.filter(|at| *at > now);
-                }
-            }
-            self.expire();
-            let term = self.raft_role.borrow().term();
-            self.refuse_out_of_place(term);
-            while let Some(batch) = self.launch() {
-                in_flight.push(batch);
-            }
-        }
-    }
-
-    fn settle(&mut self, outcome: Outcome) {
-        let count = if outcome.urgent { &mut self.urgent_in_flight } else { &mut self.in_flight };
-        *count -= 1;
-        let replies = match outcome.fate {
-            Fate::Written(replies) => replies,
-            unwritten => {
-                self.retry_at = Some(Instant::now() + RETRY_PAUSE);
-                let was_refused = matches!(unwritten, Fate::Refused);
-                for request in outcome.requests.into_iter().rev() {
-                    let again = request.once_more(was_refused).and_then(|request| self.in_place(request));
-                    if let Some(request) = again {
-                        self.lanes.put_back(request.lane, request);
-                    }
-                }
-                return;
-            }
-        };
-        self.settled.fetch_add(1, Ordering::Relaxed);
-        let mut replies = replies.into_iter();
-        for request in outcome.requests {
-            let own: Vec<Reply> = replies.by_ref().take(request.commands.len()).collect();
-            // Nobody waits when the caller's connection broke; the command counts all the same.
-            drop(request.answer.send(Ok(request.refused.among(own))));
-        }
-    }
-
-    fn expire(&mut self) {
-        let now = Instant::now();
-        if now < self.expired + EXPIRE_EVERY {
-            return;
-        }
-        self.expired = now;
-        let settled = &self.settled;
-        self.lanes.drop_oldest(
-            |request| request.deadline <= now || request.answer.is_closed(),
-            |request| drop(request.answer.send(Err(given_up(request.settled, settled, request.tried)))),
-        );
-    }
-
-    /// The request, unless it may not be written where the leader is now: then it is refused.
-    fn in_place(&self, request: Request) -> Option<Request> {
-        if request.scope.fits(self.raft_role.borrow().term()) {
-            return Some(request);
-        }
-        drop(request.answer.send(Err(ProposeError::NotLeader)));
-        None
-    }
-
-    /// Refuses what waits and may not be written where the leader is now; `term` is this coordinator's, if it leads.
-    fn refuse_out_of_place(&mut self, term: Option<u64>) {
-        if std::mem::replace(&mut self.checked, term) == term {
-            return;
-        }
-        for request in self.lanes.extract(|request| !request.scope.fits(term)) {
-            drop(request.answer.send(Err(ProposeError::NotLeader)));
-        }
-    }
-
-    fn channel_to(&mut self, address: String) -> Option<Channel> {
-        if self.leader.as_ref().is_none_or(|(known, _)| *known != address) {
-            let channel = self.transport.channel(&address).ok()?;
-            self.leader = Some((address, channel));
-        }
-        self.leader.as_ref().map(|(_, channel)| channel.clone())
-    }
-
-    /// Sends the next batch on its way, if there is one, room for it, and somebody to send it to.
-    fn launch(&mut self) -> Option<BoxFuture<'static, Outcome>> {
-        let urgent = self.in_flight >= MAX_IN_FLIGHT;
-        if self.retry_at.is_some() || (urgent && self.urgent_in_flight >= MAX_URGENT_IN_FLIGHT) {
-            return None;
-        }
-        let raft_role = self.raft_role.borrow_and_update().clone();
-        self.refuse_out_of_place(raft_role.term());
-        let nothing = if urgent { self.lanes.is_lane_empty(Lane::Fleet) } else { self.lanes.is_empty() };
-        if nothing {
-            return None;
-        }
-        let batch = match raft_role {
-            // The clock runs only once it is ready.
-            RaftRole::Leading { term, ready: true } => self.append(urgent, term),
-            RaftRole::Following { leader, peer } => self.hand_on(urgent, leader, peer.address),
-            RaftRole::Leading { ready: false, .. } | RaftRole::Leaderless => return None,
-        };
-        *(if urgent { &mut self.urgent_in_flight } else { &mut self.in_flight }) += 1;
-        Some(batch)
-    }
-
-    fn append(&mut self, urgent: bool, term: u64) -> BoxFuture<'static, Outcome> {
-        let batch = if urgent { self.lanes.next_urgent(ENTRY) } else { self.lanes.next_batch(ENTRY) };
-        let mut requests = batch.requests;
-        for request in &mut requests {
-            let refused = gate::take_not_in_force(&mut request.commands, || self.fleet.read());
-            request.refused.add(refused);
-        }
-        if requests.iter().all(|request| request.commands.is_empty()) {
-            return async move { Outcome { fate: Fate::Written(Vec::new()), urgent, requests } }.boxed();
-        }
-        let commands = requests.iter().flat_map(|request| request.commands.iter().map(|c| &c[..]));
-        let stamp = self.clock.stamp();
-        audit::tell_stamp(stamp);
-        let batch = Batch::new(stamp, commands);
-        let raft = self.raft.clone();
-        let id = self.id;
-        async move { Outcome { fate: raft.write(batch, id, term).await, urgent, requests } }.boxed()
-    }
-
-    fn hand_on(&mut self, urgent: bool, leader: NodeId, address: String) -> BoxFuture<'static, Outcome> {
-        let (lane, batch) =
-            if urgent { (Lane::Fleet, self.lanes.next_urgent(ENTRY)) } else { self.lanes.next_of_one_lane(ENTRY) };
-        let requests = batch.requests;
-        let senders: BTreeSet<u64> = requests.iter().map(|request| request.sender.id).collect();
-        let request = internal::ProposeRequest {
-            commands: requests.iter().flat_map(|request| request.commands.iter().cloned()).collect(),
-            lane: internal::Lane::from(lane).into(),
-            from: self.id,
-            senders: u32::try_from(senders.len()).unwrap_or(u32::MAX),
-        };
-        let channel = self.channel_to(address);
-        let forwarded = while_following(self.raft_role.clone(), leader, forward(channel, request));
-        async move {
-            let fate = forwarded.await.flatten().map_or(Fate::Unknown, Fate::Written);
-            Outcome { fate, urgent, requests }
-        }
-        .boxed()
-    }
-}
-
-/// What a call to the leader gives, or `None` as soon as it is not the leader any more: one that is frozen or cut off answers
-/// nothing, and its successor should not have to wait for that.
-async fn while_following<T>(
-    mut raft_role: watch::Receiver<RaftRole>,
-    of: NodeId,
-    call: impl Future<Output = T>,
-) -> Option<T> {
-    let follows = |raft_role: &RaftRole| matches!(raft_role, RaftRole::Following { leader, .. } if *leader == of);
-    tokio::select! {
-        answer = call => Some(answer),
-        // An error is the end of this node, which ends this, too.
-        _ = raft_role.wait_for(|raft_role| !follows(raft_role)) => None,
-    }
-}
-
-async fn forward(channel: Option<Channel>, request: internal::ProposeRequest) -> Option<Vec<Reply>> {
-    let count = request.commands.len();
-    let mut client = limited!(RaftClient::new(channel?));
-    let call = client.propose(request);
-    let response = tokio::time::timeout(FORWARD_TIMEOUT, call).await.ok()?.ok()?.into_inner();
-    if response.not_leader || response.replies.len() != count {
-        return None;
-    }
-    // All commands are in the log, whatever is read of the replies.
-    Some(response.replies.iter().map(|reply| reply_or_problem(reply)).collect())
-}
-
-fn reply_or_problem(bytes: &[u8]) -> Reply {
-    decode_reply(bytes).unwrap_or_else(|error| Reply::Unreadable { problem: error.to_string() })
 }
 
 #[cfg(test)]

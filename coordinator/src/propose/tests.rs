@@ -1,6 +1,9 @@
 use robeing_fleet::{Fleet, FleetConfig};
 
-use super::*;
+use super::{
+    driver::{FORWARD_TIMEOUT, while_following},
+    *,
+};
 use crate::raft::Peer;
 
 const MIB: usize = 1024 * 1024;

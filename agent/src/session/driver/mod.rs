@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::{Instrument, debug, debug_span, error, info, warn};
+use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::{
     SessionError,
@@ -27,9 +27,9 @@ use super::{
     health::HealthChecks,
     held::{Held, Key},
     lease::Lease,
-    link::{self, Greeting, Link, LinkError},
+    link::{Greeting, Link, LinkError},
     metrics::SessionMetrics,
-    search::{Search, Step},
+    search::Search,
     wire,
 };
 use crate::executor::{Executor, Health, Outcome};

@@ -79,7 +79,12 @@ impl Sessions {
     }
 
     /// Puts in an entry, and gives the connection of the one that it replaces.
-    pub(super) fn insert(&mut self, agent: AgentId, mut entry: Entry, look_at: Instant) -> Option<Arc<SessionConnection>> {
+    pub(super) fn insert(
+        &mut self,
+        agent: AgentId,
+        mut entry: Entry,
+        look_at: Instant,
+    ) -> Option<Arc<SessionConnection>> {
         let old = self.remove(agent);
         entry.look_at = Some(look_at);
         self.looks.insert((look_at, agent));

@@ -33,13 +33,13 @@ use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    entries::{Entry, Losing, Sessions},
-    turns::Turns,
-};
 pub use self::{
     connection::{Outbox, SessionConnection},
     turns::Turn,
+};
+use self::{
+    entries::{Entry, Losing, Sessions},
+    turns::Turns,
 };
 use crate::leader::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 
