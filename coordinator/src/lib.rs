@@ -10,63 +10,50 @@
 mod advice;
 mod api;
 mod apply;
+mod assembly;
 pub mod clock;
 mod data_dir;
 #[cfg(test)]
 mod fixture;
 mod leader;
+mod lifetime;
+mod member;
+mod members;
 mod metrics;
-mod node;
+mod outside;
 mod peers;
 mod propose;
 pub mod raft;
+mod read;
 mod room;
 mod upkeep;
 mod warnings;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use robeing_fleet::{Fleet, FleetConfig, Refusal};
-use robeing_net::{Bound, Transport, limited};
+use robeing_fleet::{FleetConfig, Refusal};
+use robeing_net::{Bound, Transport};
 use robeing_platform::Platform;
-use robeing_proto::{
-    FILE_DESCRIPTOR_SET,
-    internal::v1::{guards_server::GuardsServer, raft_server::RaftServer, session_server::SessionServer},
-    v1::{admin_server::AdminServer, fleet_server::FleetServer},
-};
 use robeing_settings::{CoordinatorConfig, advertised_address};
 use robeing_telemetry::Metrics;
-use tokio::{sync::watch, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    api::{admin::AdminService, fleet::FleetService, guards::GuardReports, raft::RaftService, session::SessionService},
-    apply::observer::ApplyObserver,
-    clock::FleetClock,
-    data_dir::{DataDir, DataError},
-    leader::{
-        bootstrap, contact, failure_detector, loss, recoveries,
-        role::{self, RaftRole},
-        score,
-        sessions::{SessionTable, SessionTiming},
-        stalls, transfer, version,
-    },
-    node::{LeaderContact, Node},
-    propose::Proposer,
+    assembly::{Assembled, assemble},
+    data_dir::DataError,
+    leader::transfer::Transfer,
+    lifetime::Lifetime,
+    outside::Outside,
     raft::{
-        ConsensusServer, PeerNetwork, Restraint, SharedFleet, SnapshotError, StateMachine, Timing,
-        audit::{self, VOTE_FOUND},
+        SnapshotError,
         log::{Log, RecoveryError},
     },
 };
 
 /// How long tasks may take to end once the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
-
-/// Pause before it is tried again to note that the log has begun.
-const NOTE_RETRY: Duration = Duration::from_secs(5);
 
 /// How long a successor may take to take over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -132,29 +119,23 @@ pub async fn run(
     if opened.torn_bytes > 0 {
         warn!(bytes = opened.torn_bytes, "the end of the log was torn by a crash and was cut at the last whole record");
     }
-    // The node stops before those who write for it.
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let node = start_node(&config, &platform, &transport, &bound, &data, opened.log, &stop, &tasks).await?;
-    let stopped = serve(&config, Arc::clone(&node), bound, metrics, &tasks, shutdown).await;
-    stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(STOP_GRACE, tasks.wait()).await.is_err() {
-        warn!("some tasks did not end in time");
-    }
-    if let Err(error) = node.raft.shutdown().await {
+    let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
+    let outside = Outside::new(platform, transport);
+    // It ends before those who write for it.
+    let lifetime = Lifetime::default();
+    let assembled = assemble(&config, outside, &data.identity, address, opened.log, &metrics, &lifetime).await?;
+    let raft = assembled.raft.clone();
+    let stopped = serve(assembled, bound, &lifetime, shutdown).await;
+    lifetime.end(STOP_GRACE).await;
+    if let Err(error) = raft.shutdown().await {
         warn!(%error, "consensus did not end well");
     }
-    drop(node);
+    drop(raft);
     if tokio::time::timeout(STOP_GRACE, opened.writer).await.is_err() {
         warn!("the log's writer did not end in time");
     }
     drop(data.lock);
     stopped
-}
-
-fn election_timing(config: &CoordinatorConfig) -> Timing {
-    Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max }
 }
 
 fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
@@ -170,213 +151,50 @@ fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
     fleet
 }
 
-/// Of the entries between two snapshots, this part stays behind each.
-const ENTRIES_KEPT_SHARE: u32 = 100;
-
-#[expect(clippy::too_many_arguments, reason = "the one place where all parts of a node meet")]
-async fn start_node(
-    config: &CoordinatorConfig,
-    platform: &Platform,
-    transport: &Transport,
-    bound: &Bound,
-    data: &DataDir,
-    log: Log,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<Arc<Node>, CoordinatorError> {
-    let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
-    let timing = SessionTiming {
-        heartbeat_interval: config.heartbeat_interval,
-        timeout: config.session_timeout,
-        health_check_interval: config.health_check_interval,
-        grace: config.disconnect_grace,
-    };
-    log.step_past_promise(data.identity.node_id);
-    audit::tell_vote(VOTE_FOUND, data.identity.node_id, log.vote());
-    let observer = Arc::new(ApplyObserver::new(SessionTable::new(timing)));
-    let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-    let disk = Arc::clone(&platform.disk);
-    let id = data.identity.node_id;
-    let clock = FleetClock::new(id, Arc::clone(&platform.clock));
-    let state_machine =
-        StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&observer) as _, &log, clock.clone()).await?;
-    let snapshots = state_machine.stats();
-    let network = PeerNetwork::new(transport.clone(), clock.clone());
-    let seed = platform.random.next_u64();
-    let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
-    let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
-        .await
-        .map_err(CoordinatorError::Consensus)?;
-    let (raft_role, raft_role_receiver) = watch::channel(RaftRole::Leaderless);
-    tasks.spawn(until(stop, role::watch(id, raft.clone(), raft_role, clock.clone())));
-    let (proposer, driver) =
-        Proposer::new(id, raft.clone(), fleet.clone(), raft_role_receiver.clone(), transport.clone(), clock.clone());
-    tasks.spawn(until(stop, driver.run()));
-    info!(name = config.name, node_id = format!("{id:016x}"), address, "coordinator started");
-    Ok(Arc::new(Node {
-        identity: data.identity.clone(),
-        address,
-        pid: platform.host.pid(),
-        raft,
-        fleet,
-        observer,
-        proposer,
-        clock,
-        raft_role: raft_role_receiver,
-        transport: transport.clone(),
-        peers: peers::Peers::new(transport.clone()),
-        platform: platform.clone(),
-        log,
-        scores: score::Scores::default(),
-        warnings: warnings::Warnings::default(),
-        rooms: room::Rooms::default(),
-        snapshots,
-        started: Instant::now(),
-        heard: LeaderContact::default(),
-        contact: contact::Contact::default(),
-        leader_connections: loss::LeaderConnections::default(),
-        removed: watch::Sender::new(false),
-        contradicted: watch::Sender::new(None),
-        changing: Arc::default(),
-        tasks: tasks.clone(),
-        stop: stop.clone(),
-    }))
-}
-
-/// Runs a task until the node stops.
-fn until<T: Future + Send + 'static>(stop: &CancellationToken, task: T) -> impl Future<Output = ()> + Send + use<T> {
-    let stop = stop.clone();
-    async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = task => {}
-        }
-    }
-}
-
+/// Serves until it is asked to stop, or can't go on.
 async fn serve(
-    config: &CoordinatorConfig,
-    node: Arc<Node>,
+    assembled: Assembled,
     bound: Bound,
-    metrics: Metrics,
-    tasks: &TaskTracker,
+    lifetime: &Lifetime,
     shutdown: CancellationToken,
 ) -> Result<(), CoordinatorError> {
-    let stop = node.stop.clone();
-    let mut configured = config.initial_coordinators.clone();
-    if configured.is_empty() {
-        configured.push((config.name.clone(), node.address.clone()));
-    }
-    tasks.spawn(until(&stop, bootstrap::settle(Arc::clone(&node), configured)));
-    tasks.spawn(until(&stop, bootstrap::notice_removal(Arc::clone(&node))));
-    if !node.identity.log_begun {
-        tasks.spawn(until(&stop, note_log_begun(Arc::clone(&node), config.data.clone())));
-    }
-    let timing = election_timing(config);
-    let restraint = Restraint::new(&node.raft, timing, tasks.clone(), stop.clone());
-    tasks.spawn(until(&stop, loss::run(Arc::clone(&node), timing, restraint.clone())));
-    tasks.spawn(until(&stop, contact::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, stalls::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, failure_detector::run(Arc::clone(&node))));
-    node.observer.recoveries.register(&metrics);
-    tasks.spawn(until(&stop, recoveries::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, score::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, version::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, clock::run(Arc::clone(&node))));
-    tasks.spawn(until(&stop, clock::compare(Arc::clone(&node), metrics.clone())));
-    tasks.spawn(until(&stop, upkeep::timers(Arc::clone(&node))));
-    tasks.spawn(until(&stop, room::watch(Arc::clone(&node), config.data.clone())));
-    tasks.spawn(until(&stop, upkeep::snapshots(Arc::clone(&node), config.snapshot_after)));
-    tasks.spawn(until(&stop, upkeep::configuration(Arc::clone(&node), fleet_config(config))));
-    tasks.spawn(until(&stop, metrics::run(Arc::clone(&node), metrics.clone())));
-    let routes = routes(config, &node, tasks, restraint, &metrics).await;
-    let serve_until = stop.child_token();
+    let Assembled { routes, raft, transfer, contradicted } = assembled;
+    let serve_until = lifetime.stop().child_token();
     let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
     tokio::select! {
         served = &mut server => served.map_err(Into::into),
-        reason = node.raft.until_fatal() => {
+        reason = raft.until_fatal() => {
             error!(reason, "this coordinator must stop");
             Err(CoordinatorError::Stopped(reason))
         }
-        reason = contradicted(&node) => {
+        reason = until_contradicted(&contradicted) => {
             error!(reason, "this coordinator must stop");
             Err(CoordinatorError::Stopped(reason))
         }
         () = shutdown.cancelled() => {
             info!("stopping");
-            hand_over(&node).await;
-            stop.cancel();
+            hand_over(&transfer).await;
+            lifetime.stop().cancel();
             server.await.map_err(Into::into)
         }
     }
 }
 
-/// Notes, once the first entry is applied and so is on disk, that this coordinator has a log to lose.
-async fn note_log_begun(node: Arc<Node>, dir: PathBuf) {
-    let mut applied = node.observer.applied_indexes();
-    if applied.wait_for(|applied| *applied > 1).await.is_err() {
-        return;
-    }
-    // A disk may be full for a while. Until this is on it, a log that is lost would be taken for one that never was.
-    while let Err(error) = node.identity.note_log_begun(&node.platform, &dir).await {
-        warn!(%error, "it could not be noted that the log has begun; it is tried again");
-        tokio::time::sleep(NOTE_RETRY).await;
-    }
-}
-
-async fn routes(
-    config: &CoordinatorConfig,
-    node: &Arc<Node>,
-    tasks: &TaskTracker,
-    restraint: Restraint,
-    metrics: &Metrics,
-) -> Routes {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<FleetServer<FleetService>>().await;
-    health.set_serving::<AdminServer<AdminService>>().await;
-    let consensus = ConsensusServer {
-        id: node.identity.node_id,
-        raft: node.raft.clone(),
-        log: node.log.clone(),
-        contradicted: node.contradicted.clone(),
-        disk: Arc::clone(&node.platform.disk),
-        dir: config.data.clone(),
-        clock: node.clock.clone(),
-        seed: node.platform.random.next_u64(),
-        restraint,
-    };
-    let mut routes = Routes::builder();
-    routes
-        .add_service(limited!(FleetServer::new(FleetService::new(Arc::clone(node), tasks.clone()))))
-        .add_service(limited!(SessionServer::new(SessionService::new(Arc::clone(node), tasks.clone()))))
-        .add_service(limited!(GuardsServer::new(GuardReports::new(Arc::clone(node)))))
-        .add_service(limited!(AdminServer::new(AdminService::new(Arc::clone(node), metrics))))
-        .add_service(limited!(RaftServer::new(RaftService::new(Arc::clone(node), consensus))))
-        .add_service(health_service);
-    match robeing_net::reflection(&[FILE_DESCRIPTOR_SET]) {
-        Ok(reflection) => {
-            routes.add_service(reflection);
-        }
-        Err(error) => warn!(%error, "no gRPC reflection"),
-    }
-    routes.routes()
-}
-
 /// Returns when a leader has contradicted what was applied here, with how.
-async fn contradicted(node: &Node) -> String {
-    let mut told = node.contradicted.subscribe();
-    // The node has a sender, so it can't be closed before.
+async fn until_contradicted(contradicted: &watch::Sender<Option<String>>) -> String {
+    let mut told = contradicted.subscribe();
+    // The sender is there, so it can't be closed.
     let reason = told.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
     reason.unwrap_or_default()
 }
 
 /// A leader that stops names a successor first, so that nobody has to wait for an election.
-async fn hand_over(node: &Node) {
-    if node.raft_role.borrow().leading().is_none() {
+async fn hand_over(transfer: &Transfer) {
+    if transfer.standing.leading().is_none() {
         return;
     }
     // Without it, the others elect a leader by themselves.
-    let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, transfer::hand_over(node, None)).await;
+    let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, transfer.hand_over(None)).await;
 }
 
 #[cfg(test)]

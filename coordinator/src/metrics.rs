@@ -8,12 +8,31 @@ use std::{
 use prometheus_client::metrics::gauge::Gauge;
 use robeing_telemetry::Metrics;
 
-use crate::{leader::role::RaftRole, node::Node};
+use crate::{
+    apply::observer::ApplyObserver,
+    leader::standing::Standing,
+    members::Members,
+    raft::{SnapshotStats, log::Log},
+    read::StateReader,
+    room::Rooms,
+};
 
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Keeps the metrics up to date until the node stops.
-pub async fn run(node: Arc<Node>, metrics: Metrics) {
+/// What the metrics are read from.
+pub struct Sources {
+    pub standing: Standing,
+    pub members: Members,
+    pub state: StateReader,
+    pub observer: Arc<ApplyObserver>,
+    pub log: Log,
+    pub rooms: Arc<Rooms>,
+    pub snapshots: Arc<SnapshotStats>,
+}
+
+/// Keeps the metrics up to date until the coordinator stops.
+pub async fn run(sources: Sources, metrics: Metrics) {
+    let Sources { standing, members, state, observer, log, rooms, snapshots } = sources;
     let gauge = |name: &str, help: &str| -> Gauge { metrics.gauge(name, help) };
     let leading = gauge("coordinator_leading", "1 while this coordinator leads");
     let voters = gauge("coordinators_voting", "Coordinators with a vote, as far as this one knows");
@@ -39,13 +58,13 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
     let skipped = gauge("snapshots_skipped", "Snapshots given up for lack of room since the start");
     loop {
         let (counts, totals, agents, held) =
-            node.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
-        leading.set(i64::from(matches!(*node.raft_role.borrow(), RaftRole::Leading { .. })));
-        metrics.readiness().set(node.is_ready());
-        let members = node.members();
-        let known = members.iter().filter(|(_, _, voter)| *voter).count();
-        voters.set(known as i64);
-        learners.set((members.len() - known) as i64);
+            state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
+        leading.set(i64::from(standing.term().is_some()));
+        metrics.readiness().set(standing.is_ready());
+        let known = members.all();
+        let with_vote = known.iter().filter(|(_, _, voter)| *voter).count();
+        voters.set(with_vote as i64);
+        learners.set((known.len() - with_vote) as i64);
         queued.set(counts.queued.into());
         running.set(counts.assigned.into());
         succeeded.set(totals.succeeded as i64);
@@ -57,16 +76,16 @@ pub async fn run(node: Arc<Node>, metrics: Metrics) {
         unhealthy.set(agents.unhealthy.into());
         lost.set(agents.lost.into());
         stored.set(held as i64);
-        applied.set(*node.observer.applied_indexes().borrow() as i64 - 1);
-        let log = node.log.stats();
-        entries.set(log.entries.load(Ordering::Relaxed) as i64);
-        syncs.set(log.syncs.load(Ordering::Relaxed) as i64);
-        bytes.set(log.bytes.load(Ordering::Relaxed) as i64);
-        let room = node.rooms.own();
+        applied.set(*observer.applied_indexes().borrow() as i64 - 1);
+        let written = log.stats();
+        entries.set(written.entries.load(Ordering::Relaxed) as i64);
+        syncs.set(written.syncs.load(Ordering::Relaxed) as i64);
+        bytes.set(written.bytes.load(Ordering::Relaxed) as i64);
+        let room = rooms.own();
         free.set(i64::try_from(room.free).unwrap_or(i64::MAX));
         needed.set(i64::try_from(room.needed).unwrap_or(i64::MAX));
         short.set(room.short.into());
-        skipped.set(node.snapshots.skipped.load(Ordering::Relaxed) as i64);
+        skipped.set(snapshots.skipped.load(Ordering::Relaxed) as i64);
         tokio::time::sleep(REFRESH).await;
     }
 }

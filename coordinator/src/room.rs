@@ -15,11 +15,14 @@ use std::{
 };
 
 use robeing_fleet::Fleet;
-use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
+use robeing_platform::{
+    Disk,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::{node::Node, raft::log::SEGMENT_BYTES};
+use crate::{member::Member, raft::log::SEGMENT_BYTES, read::StateReader, warnings::Warnings};
 
 /// How often the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -163,18 +166,32 @@ impl Rooms {
     }
 }
 
-/// Measures the room until the node stops.
-pub async fn watch(node: Arc<Node>, dir: PathBuf) {
-    loop {
-        match node.platform.disk.free(&dir).await {
-            Ok(free) => {
-                let room = node.rooms.measured(&node.identity.name, free, node.look(needed));
-                node.warnings.set(WARNING, room.short.then(|| warning(&node.identity.name, &dir)));
+/// Measures the room on this coordinator's disk.
+pub struct RoomWatch {
+    pub member: Member,
+    pub state: StateReader,
+    pub rooms: Arc<Rooms>,
+    pub warnings: Arc<Warnings>,
+    pub disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub dir: PathBuf,
+}
+
+impl RoomWatch {
+    /// Measures the room until the coordinator stops.
+    pub async fn run(self) {
+        let name = self.member.name();
+        loop {
+            match self.disk.free(&self.dir).await {
+                Ok(free) => {
+                    let room = self.rooms.measured(name, free, self.state.look(needed));
+                    self.warnings.set(WARNING, room.short.then(|| warning(name, &self.dir)));
+                }
+                // Not every file system can tell; what can't be written shows in the end.
+                Err(error) => debug!(%error, "the free room of the data directory is not known"),
             }
-            // Not every file system can tell; what can't be written shows in the end.
-            Err(error) => debug!(%error, "the free room of the data directory is not known"),
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -11,11 +11,19 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    clock::SLEW_PART,
-    leader::role::{until_leading, until_not_leading},
-    node::Node,
-    raft::log::SEGMENT_BYTES,
-    room,
+    apply::observer::ApplyObserver,
+    clock::{FleetClock, SLEW_PART},
+    leader::{
+        role::{until_leading, until_not_leading},
+        standing::Standing,
+    },
+    propose::Proposer,
+    raft::{
+        RaftHandle, SnapshotStats,
+        log::{Log, SEGMENT_BYTES},
+    },
+    read::StateReader,
+    room::{self, Rooms},
 };
 
 /// How often it is looked whether a snapshot is due.
@@ -52,18 +60,24 @@ fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Durat
     (wait * part / (part + 1)).max(TICK_APART)
 }
 
-/// Ticks when something is due, and while something is pending now and then, as long as this coordinator leads. Runs until the
-/// node stops.
-pub async fn timers(node: Arc<Node>) {
-    let mut raft_role = node.raft_role.clone();
+/// Ticks when something is due, and while something is pending now and then, as long as this coordinator leads. Runs until it
+/// stops.
+pub async fn timers(
+    standing: Standing,
+    state: StateReader,
+    proposer: Proposer,
+    clock: FleetClock,
+    observer: Arc<ApplyObserver>,
+) {
+    let mut raft_role = standing.roles();
     loop {
         let Some(term) = until_leading(&mut raft_role).await else { return };
         loop {
-            let (due, stamped) = node.look(|fleet| (fleet.next_due(), fleet.now().fleet));
-            let now = node.clock.stamp().fleet;
+            let (due, stamped) = state.look(|fleet| (fleet.next_due(), fleet.now().fleet));
+            let now = clock.stamp().fleet;
             let wait = due.map(|due| until_tick(due, stamped, now));
             if wait.is_some_and(|wait| wait.is_zero()) {
-                let pause = match node.proposer.propose_one(Command::Tick).await {
+                let pause = match proposer.propose_one(Command::Tick).await {
                     Ok(_) => TICK_APART,
                     Err(_) => TICK_RETRY,
                 };
@@ -75,7 +89,7 @@ pub async fn timers(node: Arc<Node>) {
             tokio::select! {
                 () = until_not_leading(&mut raft_role, term) => break,
                 // Something may be due earlier now.
-                () = node.observer.timers.notified() => {}
+                () = observer.timers.notified() => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }
@@ -96,69 +110,83 @@ fn is_due_when_short(grown: u64, size: u64, on_disk: u64) -> bool {
     grown > segment || grown > 0 && on_disk > size.saturating_mul(2).saturating_add(segment)
 }
 
-/// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. One that finds no room is tried again. Runs until the
-/// node stops.
-pub async fn snapshots(node: Arc<Node>, after_entries: u32) {
-    let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
-    let mut retry_at = None;
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let bytes = node.log.stats().entry_bytes.load(Ordering::Relaxed);
-        let (state, size) = node.look(|fleet| (fleet.stored_bytes(), room::snapshot_size(fleet)));
-        let room = node.rooms.own();
-        if room.short {
-            purge(&node, &mut purged).await;
+/// Has snapshots written.
+pub struct SnapshotKeeper {
+    pub raft: RaftHandle,
+    pub log: Log,
+    pub state: StateReader,
+    pub rooms: Arc<Rooms>,
+    pub stats: Arc<SnapshotStats>,
+    /// Entries of the log after which a snapshot is written.
+    pub after_entries: u32,
+}
+
+impl SnapshotKeeper {
+    /// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. One that finds no room is tried again. Runs until
+    /// the coordinator stops.
+    pub async fn run(self) {
+        let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
+        let mut retry_at = None;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let bytes = self.log.stats().entry_bytes.load(Ordering::Relaxed);
+            let (state, size) = self.state.look(|fleet| (fleet.stored_bytes(), room::snapshot_size(fleet)));
+            let room = self.rooms.own();
+            if room.short {
+                self.purge(&mut purged).await;
+            }
+            let now_skipped = self.stats.skipped.load(Ordering::Relaxed);
+            if skipped != now_skipped {
+                skipped = now_skipped;
+                retry_at = Some(Instant::now() + SKIPPED_RETRY);
+            }
+            let retry = retry_at.is_some_and(|at| at <= Instant::now());
+            let grown = bytes.saturating_sub(written_at);
+            let on_disk = self.stats.bytes.load(Ordering::Relaxed);
+            let due = is_due(grown, state) || room.short && is_due_when_short(grown, size, on_disk);
+            if !retry && (retry_at.is_some() || !due && self.log.entries() < self.after_entries as usize) {
+                continue;
+            }
+            if room.is_known() && room.free < size {
+                warn!(
+                    size,
+                    free = room.free,
+                    "a snapshot was skipped: the disk has no room for it. It is tried again later"
+                );
+                self.stats.skipped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            retry_at = None;
+            let started = Instant::now();
+            match self.raft.snapshot().await {
+                Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot asked for"),
+                Err(error) => warn!(%error, "no snapshot could be written"),
+            }
+            written_at = bytes;
         }
-        let now_skipped = node.snapshots.skipped.load(Ordering::Relaxed);
-        if skipped != now_skipped {
-            skipped = now_skipped;
-            retry_at = Some(Instant::now() + SKIPPED_RETRY);
+    }
+
+    /// Purges what the newest snapshot covers, entries that are kept for followers a little behind, too: they get the snapshot.
+    async fn purge(&self, purged: &mut u64) {
+        let covered = self.raft.progress().snapshot;
+        if covered <= *purged {
+            return;
         }
-        let retry = retry_at.is_some_and(|at| at <= Instant::now());
-        let grown = bytes.saturating_sub(written_at);
-        let on_disk = node.snapshots.bytes.load(Ordering::Relaxed);
-        let due = is_due(grown, state) || room.short && is_due_when_short(grown, size, on_disk);
-        if !retry && (retry_at.is_some() || !due && node.log.entries() < after_entries as usize) {
-            continue;
+        match self.raft.purge(covered).await {
+            Ok(()) => *purged = covered,
+            Err(error) => warn!(%error, "the log could not be purged"),
         }
-        if room.is_known() && room.free < size {
-            warn!(
-                size,
-                free = room.free,
-                "a snapshot was skipped: the disk has no room for it. It is tried again later"
-            );
-            node.snapshots.skipped.fetch_add(1, Ordering::Relaxed);
-            continue;
-        }
-        retry_at = None;
-        let started = Instant::now();
-        match node.raft.snapshot().await {
-            Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot asked for"),
-            Err(error) => warn!(%error, "no snapshot could be written"),
-        }
-        written_at = bytes;
     }
 }
 
-/// Purges what the newest snapshot covers, entries that are kept for followers a little behind, too: they get the snapshot.
-async fn purge(node: &Node, purged: &mut u64) {
-    let covered = node.raft.progress().snapshot;
-    if covered <= *purged {
-        return;
-    }
-    match node.raft.purge(covered).await {
-        Ok(()) => *purged = covered,
-        Err(error) => warn!(%error, "the log could not be purged"),
-    }
-}
-
-/// Brings the fleet's configuration in line with this coordinator's, whenever it begins to lead. Runs until the node stops.
-pub async fn configuration(node: Arc<Node>, config: FleetConfig) {
-    let mut raft_role = node.raft_role.clone();
+/// Brings the fleet's configuration in line with this coordinator's, whenever it begins to lead. Runs until the coordinator
+/// stops.
+pub async fn configuration(standing: Standing, state: StateReader, proposer: Proposer, config: FleetConfig) {
+    let mut raft_role = standing.roles();
     loop {
         let Some(term) = until_leading(&mut raft_role).await else { return };
-        if node.look(|fleet| *fleet.config() != config) {
-            match node.proposer.propose_one(Command::Configure(config.clone())).await {
+        if state.look(|fleet| *fleet.config() != config) {
+            match proposer.propose_one(Command::Configure(config.clone())).await {
                 Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
                 Ok(_) => info!("the fleet's configuration was changed"),
                 Err(error) => warn!(%error, "the fleet's configuration could not be changed"),

@@ -1,11 +1,11 @@
 //! What whoever runs the fleet calls. Any coordinator takes a call and carries it out if it leads, or hands it to the one
 //! that does, once: a mark in the metadata keeps calls from going round. Leadership that moves meanwhile is followed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use robeing_fleet::{Command, PoolShape, Reply, limits::MAX_NAME_BYTES};
-use robeing_net::limited;
+use robeing_net::{Transport, limited};
 use robeing_proto::v1::{self, admin_client::AdminClient};
 use robeing_telemetry::Metrics;
 use tokio::time::{Instant, timeout};
@@ -14,12 +14,11 @@ use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Chann
 use crate::{
     api::errors,
     leader::{
-        membership_change::{self, CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError, exclusively},
+        membership_change::{CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError, MembershipChange},
         role::RaftRole,
-        transfer,
+        standing::Standing,
     },
-    node::Node,
-    propose::ProposeError,
+    propose::{ProposeError, Proposer},
     raft::Peer,
 };
 
@@ -36,7 +35,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The service.
 pub struct AdminService {
-    node: Arc<Node>,
+    standing: Standing,
+    proposer: Proposer,
+    transport: Transport,
+    change: MembershipChange,
     changes: Counter,
     refused: Counter,
 }
@@ -45,7 +47,7 @@ pub struct AdminService {
 trait Operation: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
 
-    fn carry_out(self, node: Arc<Node>) -> impl Future<Output = Result<Self::Answer, ChangeError>> + Send;
+    fn carry_out(self, change: &MembershipChange) -> impl Future<Output = Result<Self::Answer, ChangeError>> + Send;
 
     fn call(
         client: AdminClient<Channel>,
@@ -56,9 +58,9 @@ trait Operation: Clone + Send + Sync + 'static {
 impl Operation for v1::AddCoordinatorRequest {
     type Answer = v1::AddCoordinatorResponse;
 
-    async fn carry_out(self, node: Arc<Node>) -> Result<Self::Answer, ChangeError> {
+    async fn carry_out(self, change: &MembershipChange) -> Result<Self::Answer, ChangeError> {
         let peer = Peer { name: self.name, address: self.address };
-        let id = exclusively(&node, membership_change::add(Arc::clone(&node), peer)).await?;
+        let id = change.exclusively(change.clone().add(peer)).await?;
         Ok(v1::AddCoordinatorResponse { node_id: format!("{id:016x}") })
     }
 
@@ -70,8 +72,8 @@ impl Operation for v1::AddCoordinatorRequest {
 impl Operation for v1::RemoveCoordinatorRequest {
     type Answer = v1::RemoveCoordinatorResponse;
 
-    async fn carry_out(self, node: Arc<Node>) -> Result<Self::Answer, ChangeError> {
-        let removed = exclusively(&node, membership_change::remove(Arc::clone(&node), self.name)).await?;
+    async fn carry_out(self, change: &MembershipChange) -> Result<Self::Answer, ChangeError> {
+        let removed = change.exclusively(change.clone().remove(self.name)).await?;
         Ok(v1::RemoveCoordinatorResponse { removed })
     }
 
@@ -83,12 +85,9 @@ impl Operation for v1::RemoveCoordinatorRequest {
 impl Operation for v1::TransferLeadershipRequest {
     type Answer = v1::TransferLeadershipResponse;
 
-    async fn carry_out(self, node: Arc<Node>) -> Result<Self::Answer, ChangeError> {
-        let transfer = {
-            let node = Arc::clone(&node);
-            async move { transfer::transfer(&node, &self.to).await }
-        };
-        let leader = exclusively(&node, transfer).await?;
+    async fn carry_out(self, change: &MembershipChange) -> Result<Self::Answer, ChangeError> {
+        let transfer = change.transfer.clone();
+        let leader = change.exclusively(async move { transfer.transfer(&self.to).await }).await?;
         Ok(v1::TransferLeadershipResponse { leader: leader.name, term: leader.term })
     }
 
@@ -105,11 +104,17 @@ enum Tried<T> {
 }
 
 impl AdminService {
-    /// Of this node.
-    pub fn new(node: Arc<Node>, metrics: &Metrics) -> Self {
+    /// Changes are made so, or by the leader, which is found by its standing.
+    pub fn new(
+        standing: Standing,
+        proposer: Proposer,
+        transport: Transport,
+        change: MembershipChange,
+        metrics: &Metrics,
+    ) -> Self {
         let changes = metrics.counter("admin_calls", "Calls of the Admin service that were carried out here");
         let refused = metrics.counter("admin_calls_refused", "Calls of the Admin service that ended in an error here");
-        Self { node, changes, refused }
+        Self { standing, proposer, transport, change, changes, refused }
     }
 
     async fn lead<O: Operation>(&self, request: Request<O>) -> Result<Response<O::Answer>, Status> {
@@ -119,7 +124,7 @@ impl AdminService {
             "no coordinator led for {LEADER_TIMEOUT:?}; a majority of them must be up and reach each other"
         ));
         for _ in 0..MAX_LEADERS {
-            let mut raft_role = self.node.raft_role.clone();
+            let mut raft_role = self.standing.roles();
             let led = raft_role.wait_for(|s| {
                 matches!(s, RaftRole::Leading { ready: true, .. } | RaftRole::Following { .. }) || forwarded
             });
@@ -144,7 +149,7 @@ impl AdminService {
     }
 
     async fn here<O: Operation>(&self, operation: O) -> Tried<O::Answer> {
-        match operation.carry_out(Arc::clone(&self.node)).await {
+        match operation.carry_out(&self.change).await {
             Err(ChangeError::NotLeader) => Tried::NotThere(ChangeError::NotLeader.into()),
             Ok(answer) => {
                 self.changes.inc();
@@ -158,7 +163,7 @@ impl AdminService {
     }
 
     async fn there<O: Operation>(&self, operation: O, peer: &Peer) -> Tried<O::Answer> {
-        let channel = match self.node.transport.channel(&peer.address) {
+        let channel = match self.transport.channel(&peer.address) {
             Ok(channel) => channel,
             Err(bad) => return Tried::Done(Err(Status::internal(bad.to_string()))),
         };
@@ -193,7 +198,7 @@ impl v1::admin_server::Admin for AdminService {
         let shapes: Vec<PoolShape> = request.into_inner().pools.into_iter().map(shape).collect();
         PoolShape::check_all(&shapes).map_err(|refusal| errors::refused(&refusal))?;
         // The proposer finds the leader.
-        match self.node.proposer.propose_one(Command::SetPools(shapes)).await? {
+        match self.proposer.propose_one(Command::SetPools(shapes)).await? {
             Reply::PoolsSet { revision } => Ok(Response::new(v1::SetPoolsResponse { revision })),
             Reply::Refused(refusal) => Err(errors::refused(&refusal)),
             _ => Err(ProposeError::NoLeader.into()),

@@ -11,16 +11,22 @@ use robeing_fleet::{
 };
 use robeing_proto::{budget::MessageBudget, v1};
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     api::{
         convert::{self, Figures, Parts},
-        errors, submissions, watches,
+        errors,
+        submissions::Submissions,
+        watches::{self, Watches},
     },
-    leader::{role::RaftRole, score},
-    node::Node,
+    clock::FleetClock,
+    leader::{describe::Descriptions, role::RaftRole, standing::Standing},
+    member::Member,
+    members::Members,
+    propose::Proposer,
+    raft::RaftHandle,
+    read::StateReader,
     warnings,
 };
 
@@ -37,39 +43,51 @@ pub const MAX_REASON_BYTES: usize = 1024;
 
 /// The service.
 pub struct FleetService {
-    node: Arc<Node>,
-    tasks: TaskTracker,
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub descriptions: Descriptions,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub clock: FleetClock,
+    pub raft: RaftHandle,
+    pub submissions: Submissions,
+    pub watches: Watches,
     /// Bytes of submissions that may still come in calls of their own.
-    room: Semaphore,
+    pub room: CallRoom,
+}
+
+/// Room for submissions that come in calls of their own.
+pub struct CallRoom(Semaphore);
+
+impl Default for CallRoom {
+    fn default() -> Self {
+        Self(Semaphore::new(MAX_CALLED_BYTES))
+    }
 }
 
 impl FleetService {
-    /// Of this node; its tasks end when the node stops.
-    pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
-        Self { node, tasks, room: Semaphore::new(MAX_CALLED_BYTES) }
-    }
-
     /// What a task waits for, in words.
     async fn waiting_for(&self, task: &Task) -> Option<String> {
         let mut waiting = Waiting::of(task)?;
         let mut after = None;
         while waiting.needs_agents()
-            && let Some(slice) = self.node.agents_after(after).await
+            && let Some(slice) = self.state.agents_after(after).await
         {
             after = slice.last().map(|agent| agent.id);
             slice.iter().for_each(|agent| waiting.count(agent));
         }
-        Some(waiting.words(self.node.clock.estimate().fleet))
+        Some(waiting.words(self.clock.estimate().fleet))
     }
 
     /// The members, and what is wrong with those that answer.
     async fn coordinators(&self) -> (Vec<v1::Coordinator>, Vec<v1::Warning>) {
-        let members = self.node.members();
-        let descriptions = members.iter().map(|(id, peer, _)| score::ask(&self.node, *id, &peer.address));
+        let members = self.members.all();
+        let descriptions = members.iter().map(|(id, peer, _)| self.descriptions.ask(*id, &peer.address));
         let descriptions = join_all(descriptions).await;
-        let leader = match &*self.node.raft_role.borrow() {
-            RaftRole::Leading { .. } => Some(self.node.identity.node_id),
-            RaftRole::Following { leader, .. } => Some(*leader),
+        let leader = match self.standing.role() {
+            RaftRole::Leading { .. } => Some(self.member.id()),
+            RaftRole::Following { leader, .. } => Some(leader),
             RaftRole::Leaderless => None,
         };
         let scores: BTreeMap<_, _> = descriptions
@@ -221,8 +239,8 @@ impl v1::fleet_server::Fleet for FleetService {
         if tasks.len() > MAX_ITEMS {
             return Err(errors::too_many("tasks", tasks.len(), MAX_ITEMS));
         }
-        let _room = self.room.try_acquire_many(bytes).map_err(|_| errors::too_much_at_once(MAX_CALLED_BYTES))?;
-        let results = submissions::submit(&self.node, tasks).await?;
+        let _room = self.room.0.try_acquire_many(bytes).map_err(|_| errors::too_much_at_once(MAX_CALLED_BYTES))?;
+        let results = self.submissions.submit(tasks).await?;
         Ok(Response::new(v1::SubmitResponse { results }))
     }
 
@@ -230,16 +248,15 @@ impl v1::fleet_server::Fleet for FleetService {
         &self,
         request: Request<Streaming<v1::SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        let stream = submissions::stream(Arc::clone(&self.node), &self.tasks, request.into_inner());
-        Ok(Response::new(stream.boxed()))
+        Ok(Response::new(self.submissions.stream(request.into_inner()).boxed()))
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {
         let request = request.into_inner();
         let id = convert::task_id(&request.id)?;
-        self.node.ready_to_read(request.consistency).await?;
+        self.state.ready_to_read(request.consistency).await?;
         let parts = Parts { input: request.include_input, output: true, attempts: true };
-        let found = self.node.look(|fleet| fleet.task(id).cloned().map(|task| (task, fleet.now())));
+        let found = self.state.look(|fleet| fleet.task(id).cloned().map(|task| (task, fleet.now())));
         let (found, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
         let mut task = convert::task(&found, parts, now);
         task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
@@ -263,10 +280,10 @@ impl v1::fleet_server::Fleet for FleetService {
         };
         let filter = filter(request)?;
         let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
-        self.node.ready_to_read(consistency).await?;
+        self.state.ready_to_read(consistency).await?;
         // Of the beginning: who watches from there on misses nothing that changes while the page is read.
-        let (revision, now) = self.node.look(|fleet| (fleet.revision(), fleet.now()));
-        let read = |after, most| self.node.look(|fleet| slice(fleet, &filter, after, most));
+        let (revision, now) = self.state.look(|fleet| (fleet.revision(), fleet.now()));
+        let read = |after, most| self.state.look(|fleet| slice(fleet, &filter, after, most));
         let (found, next) = page(read, after, size).await;
         Ok(Response::new(page_of_tasks(&found, next, revision, now)))
     }
@@ -279,8 +296,8 @@ impl v1::fleet_server::Fleet for FleetService {
         if request.ids.len() > MAX_ITEMS {
             return Err(errors::too_many("ids", request.ids.len(), MAX_ITEMS));
         }
-        self.node.ready_to_read(0).await?;
-        Ok(Response::new(watches::watch(Arc::clone(&self.node), request)?.boxed()))
+        self.state.ready_to_read(0).await?;
+        Ok(Response::new(self.watches.tasks(request)?.boxed()))
     }
 
     async fn cancel_tasks(
@@ -299,7 +316,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
         let cancel = |task: &TaskId| Command::Cancel { task: *task, reason: request.reason.clone() };
         let commands: Vec<Command> = replies.keys().map(cancel).collect();
-        let told = self.node.proposer.propose(self.node.proposer.sender(), &commands).await?;
+        let told = self.proposer.propose(self.proposer.sender(), &commands).await?;
         replies.values_mut().zip(told).for_each(|(reply, told)| *reply = Some(told));
         let result = |task: TaskId| cancel_result(task, replies.get(&task).and_then(Option::as_ref));
         Ok(Response::new(v1::CancelTasksResponse { results: tasks.into_iter().map(result).collect() }))
@@ -310,19 +327,20 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
-        self.node.ready_to_read(request.consistency).await?;
+        self.state.ready_to_read(request.consistency).await?;
         let shown = |agent: &&Arc<Agent>| request.include_lost || agent.state != AgentState::Lost;
         if !request.name.is_empty() {
             let (found, revision) =
-                self.node.look(|fleet| (fleet.agent_by_name(&request.name).cloned(), fleet.revision()));
+                self.state.look(|fleet| (fleet.agent_by_name(&request.name).cloned(), fleet.revision()));
             return Ok(Response::new(named_agent(found.as_ref().filter(shown).map(Arc::as_ref), revision)));
         }
-        let revision = self.node.look(Fleet::revision);
+        let revision = self.state.look(Fleet::revision);
         let mut page = AgentPage::default();
         let mut after = (!request.page_token.is_empty()).then(|| Arc::from(request.page_token.as_str()));
         loop {
-            let slice: Vec<Arc<Agent>> =
-                self.node.look(|fleet| fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ).cloned().collect());
+            let slice: Vec<Arc<Agent>> = self
+                .state
+                .look(|fleet| fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ).cloned().collect());
             let Some(last) = slice.last() else { break };
             after = Some(Arc::clone(&last.name));
             if !slice.iter().filter(shown).all(|agent| page.take(agent)) {
@@ -338,23 +356,26 @@ impl v1::fleet_server::Fleet for FleetService {
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
         let apart = watches::status_apart(request.into_inner().at_most_every)?;
-        Ok(Response::new(watches::watch_status(Arc::clone(&self.node), apart).boxed()))
+        Ok(Response::new(self.watches.status(apart).boxed()))
     }
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
-        self.node.ready_to_read(request.into_inner().consistency).await?;
+        self.state.ready_to_read(request.into_inner().consistency).await?;
         let (coordinators, warnings) = self.coordinators().await;
-        let mut status = convert::status(self.node.look(Figures::of));
+        let mut status = convert::status(self.state.look(Figures::of));
         let leads = |c: &&v1::Coordinator| c.state == i32::from(v1::CoordinatorState::Leader);
         if let Some(leader) = coordinators.iter().find(leads) {
             status.leader = leader.name.clone();
             status.leader_address = leader.address.clone();
         }
-        status.cluster_id = self.node.identity.cluster_id.clone();
+        status.cluster_id = self.member.cluster_id().to_owned();
         status.coordinators = coordinators;
         status.warnings = warnings;
-        status.now = Some(convert::timestamp(self.node.clock.estimate().wall));
-        self.node.consensus_status(&mut status);
+        status.now = Some(convert::timestamp(self.clock.estimate().wall));
+        let progress = self.raft.progress();
+        status.term = self.raft.term();
+        status.log_applied_index = progress.applied;
+        status.log_snapshot_index = progress.snapshot;
         Ok(Response::new(status))
     }
 }

@@ -1,8 +1,6 @@
 //! What the guards of agents report: that nothing of a session runs any more, though the agent can't say so. Why that is a proof
 //! is written at the head of [`evidence`](crate::leader::evidence).
 
-use std::sync::Arc;
-
 use robeing_fleet::{AgentId, AgentState, Fleet, LossReason, SessionId};
 use robeing_net::incarnation::incarnation_of;
 use robeing_proto::internal::v1::{self as internal, GuardReport, GuardReportReply};
@@ -10,20 +8,17 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use crate::{
-    leader::{failure_detector, role::RaftRole},
-    node::Node,
+    leader::{failure_detector::FailureDetector, role::RaftRole},
+    lifetime::Lifetime,
+    member::Member,
 };
 
 /// The service.
 pub struct GuardReports {
-    node: Arc<Node>,
-}
-
-impl GuardReports {
-    /// Of this node.
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
-    }
+    pub member: Member,
+    /// Has the losses written that guards report.
+    pub detector: FailureDetector,
+    pub lifetime: Lifetime,
 }
 
 /// What a report comes to.
@@ -50,20 +45,19 @@ fn find(fleet: &Fleet, report: &GuardReport) -> Finding {
 #[tonic::async_trait]
 impl internal::guards_server::Guards for GuardReports {
     async fn report(&self, request: Request<GuardReport>) -> Result<Response<GuardReportReply>, Status> {
-        let (node, report) = (&self.node, request.into_inner());
-        if report.cluster_id != node.identity.cluster_id {
-            return Err(Status::permission_denied(format!("this is cluster {:?}", node.identity.cluster_id)));
+        let (detector, report) = (&self.detector, request.into_inner());
+        if report.cluster_id != self.member.cluster_id() {
+            return Err(Status::permission_denied(format!("this is cluster {:?}", self.member.cluster_id())));
         }
         let settled = |settled| Ok(Response::new(GuardReportReply { settled, leader_address: String::new() }));
-        let raft_role = node.raft_role.borrow().clone();
-        let term = match raft_role {
+        let term = match detector.standing.role() {
             RaftRole::Leading { term, ready: true } => term,
             RaftRole::Following { peer, .. } => {
                 return Ok(Response::new(GuardReportReply { settled: false, leader_address: peer.address }));
             }
             RaftRole::Leading { .. } | RaftRole::Leaderless => return settled(false),
         };
-        let agent = match node.look(|fleet| find(fleet, &report)) {
+        let agent = match detector.state.look(|fleet| find(fleet, &report)) {
             Finding::Present(agent) => agent,
             Finding::Over => return settled(true),
             Finding::Forged => {
@@ -73,15 +67,12 @@ impl internal::guards_server::Guards for GuardReports {
         let session = SessionId(report.session);
         let reason = if report.stopped { LossReason::Silent } else { LossReason::Disconnected };
         info!(agent = report.agent, session = session.0, stopped = report.stopped, "the agent's guard reports its end");
-        match node.observer.sessions.reported(term, agent, session) {
+        match detector.observer.sessions.reported(term, agent, session) {
             Some(true) => {
                 // On a task of its own: the loss is to be proposed also if the guard goes away.
-                let node = Arc::clone(node);
-                let losing = self
-                    .node
-                    .tasks
-                    .spawn(async move { failure_detector::lose(&node, term, agent, session, reason).await });
-                settled(losing.await.unwrap_or(false))
+                let detector = detector.clone();
+                let losing = async move { detector.lose(term, agent, session, reason).await };
+                settled(self.lifetime.tasks().spawn(losing).await.unwrap_or(false))
             }
             Some(false) => settled(true),
             None => settled(false),

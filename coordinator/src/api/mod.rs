@@ -7,6 +7,6 @@ pub mod fleet;
 pub mod guards;
 pub mod raft;
 pub mod session;
-mod submissions;
+pub mod submissions;
 pub mod waiting;
-mod watches;
+pub mod watches;

@@ -1,16 +1,17 @@
 //! What coordinators ask each other, as a gRPC service.
 
-use std::sync::Arc;
-
 use futures::{StreamExt, TryStreamExt};
 use robeing_fleet::encode_reply;
 use robeing_proto::internal::v1 as internal;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    leader::{bootstrap, score},
-    node::Node,
-    propose::{Forwarded, MAX_BATCH_COMMANDS, ProposeError, Sender},
+    leader::{
+        bootstrap, describe::Descriptions, loss::LeaderConnections, membership_change::MembershipChange,
+        standing::Standing,
+    },
+    lifetime::Lifetime,
+    propose::{Forwarded, MAX_BATCH_COMMANDS, ProposeError, Proposer, Sender},
     raft::{AppendStream, ConsensusServer},
 };
 
@@ -19,15 +20,13 @@ const MAX_FORWARDED_SENDERS: u32 = MAX_BATCH_COMMANDS as u32;
 
 /// The service.
 pub struct RaftService {
-    node: Arc<Node>,
-    consensus: ConsensusServer,
-}
-
-impl RaftService {
-    /// Of this node.
-    pub fn new(node: Arc<Node>, consensus: ConsensusServer) -> Self {
-        Self { node, consensus }
-    }
+    pub consensus: ConsensusServer,
+    pub connections: LeaderConnections,
+    pub standing: Standing,
+    pub proposer: Proposer,
+    pub change: MembershipChange,
+    pub descriptions: Descriptions,
+    pub lifetime: Lifetime,
 }
 
 #[tonic::async_trait]
@@ -39,13 +38,13 @@ impl internal::raft_server::Raft for RaftService {
         request: Request<Streaming<internal::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         if let Some(connection) = request.extensions().get() {
-            self.node.leader_connections.watch(&self.node, connection);
+            self.connections.watch(&self.lifetime, connection);
         }
         let answers = self.consensus.append(request.into_inner()).await?;
-        let node = Arc::clone(&self.node);
+        let standing = self.standing.clone();
         let heard = answers.inspect_ok(move |answer| {
             if !matches!(answer.result, Some(internal::append_response::Result::HigherVoteJson(_))) {
-                node.heard.note();
+                standing.note_heard();
             }
         });
         Ok(Response::new(heard.boxed()))
@@ -87,7 +86,7 @@ impl internal::raft_server::Raft for RaftService {
         }
         let lane = internal::Lane::try_from(lane).unwrap_or_default().into();
         let sender = Sender { id: from, weight: senders.clamp(1, MAX_FORWARDED_SENDERS) };
-        match self.node.proposer.propose_forwarded(Forwarded { lane, sender, commands }).await {
+        match self.proposer.propose_forwarded(Forwarded { lane, sender, commands }).await {
             Ok(replies) => {
                 let encode = |reply| {
                     let mut bytes = Vec::with_capacity(48);
@@ -105,14 +104,14 @@ impl internal::raft_server::Raft for RaftService {
     }
 
     async fn join(&self, request: Request<internal::JoinRequest>) -> Result<Response<internal::JoinResponse>, Status> {
-        bootstrap::admit(&self.node, request.into_inner()).await.map(Response::new)
+        bootstrap::admit(&self.change, request.into_inner()).await.map(Response::new)
     }
 
     async fn read_index(
         &self,
         _: Request<internal::ReadIndexRequest>,
     ) -> Result<Response<internal::ReadIndexResponse>, Status> {
-        let index = self.node.read_index().await;
+        let index = self.standing.read_index().await;
         let index = index.ok_or_else(|| Status::unavailable("this coordinator does not lead"))?;
         Ok(Response::new(internal::ReadIndexResponse { index: index.unwrap_or(0), has_index: index.is_some() }))
     }
@@ -129,8 +128,8 @@ impl internal::raft_server::Raft for RaftService {
         request: Request<internal::DescribeRequest>,
     ) -> Result<Response<internal::DescribeResponse>, Status> {
         if let Some(said) = request.into_inner().from_leader {
-            score::hear(&self.node, said);
+            self.descriptions.hear(said);
         }
-        Ok(Response::new(score::describe(&self.node)))
+        Ok(Response::new(self.descriptions.own()))
     }
 }

@@ -19,7 +19,6 @@ use robeing_proto::internal::v1::{
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
@@ -28,17 +27,23 @@ use crate::{
         convert,
         waiting::{Waited, while_opening},
     },
+    apply::observer::ApplyObserver,
+    clock::FleetClock,
     leader::{
         health::SessionHealth,
         role::{RaftRole, until, until_not_leading},
         sessions::{
             SessionConnection,
-            opening::{self, JoinFailed, Opened},
+            opening::{JoinFailed, Opened, SessionOpener},
             outgoing::Outgoing,
         },
+        standing::Standing,
     },
-    node::Node,
-    propose::{self, Lane, Sender},
+    lifetime::Lifetime,
+    member::Member,
+    members::Members,
+    propose::{self, Lane, Proposer, Sender},
+    read::StateReader,
 };
 
 /// Messages on their way to one agent; what waits beyond that is gathered in its outbox.
@@ -48,17 +53,18 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
 const MAX_COMPLETING: usize = 64;
 
-/// The service.
+/// The service. Cheap to clone.
+#[derive(Clone)]
 pub struct SessionService {
-    node: Arc<Node>,
-    tasks: TaskTracker,
-}
-
-impl SessionService {
-    /// Of this node; its tasks end when the node stops.
-    pub fn new(node: Arc<Node>, tasks: TaskTracker) -> Self {
-        Self { node, tasks }
-    }
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub observer: Arc<ApplyObserver>,
+    pub clock: FleetClock,
+    pub opener: SessionOpener,
+    pub lifetime: Lifetime,
 }
 
 #[tonic::async_trait]
@@ -67,14 +73,14 @@ impl internal::session_server::Session for SessionService {
 
     async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
-        let node = Arc::clone(&self.node);
+        let service = self.clone();
         let connection = request.extensions().get::<ConnectInfo>().cloned();
         let inbound = request.into_inner();
-        self.tasks.spawn(async move {
-            let stop = node.stop.clone();
+        self.lifetime.tasks().spawn(async move {
+            let stop = service.lifetime.stop().clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                served = serve(node, connection, inbound, &sender) => {
+                served = service.serve(connection, inbound, &sender) => {
                     if let Err(status) = served {
                         // Nobody listens any more when the agent went first.
                         let _ = sender.send(Err(status)).await;
@@ -93,60 +99,64 @@ pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
     CoordinatorMessage { message: Some(message) }
 }
 
-fn redirect(node: &Node) -> ToAgent {
-    let leader_address = match &*node.raft_role.borrow() {
-        RaftRole::Following { peer, .. } => peer.address.clone(),
-        _ => String::new(),
-    };
-    ToAgent::Redirect(internal::Redirect { leader_address, coordinators: node.addresses() })
-}
+impl SessionService {
+    fn redirect(&self) -> ToAgent {
+        let leader_address = match self.standing.role() {
+            RaftRole::Following { peer, .. } => peer.address,
+            _ => String::new(),
+        };
+        ToAgent::Redirect(internal::Redirect { leader_address, coordinators: self.members.addresses() })
+    }
 
-async fn serve(
-    node: Arc<Node>,
-    connection: Option<ConnectInfo>,
-    mut inbound: Streaming<AgentMessage>,
-    sender: &Replies,
-) -> Result<(), Status> {
-    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
-    let hello = match first.transpose()?.and_then(|m| m.message) {
-        Some(FromAgent::Hello(hello)) => hello,
-        _ => return Err(Status::invalid_argument("the first message of a session is hello")),
-    };
-    if hello.cluster_id != node.identity.cluster_id {
-        return Err(Status::permission_denied(format!(
-            "this is cluster {:?}; the agent is configured for {:?}",
-            node.identity.cluster_id, hello.cluster_id
-        )));
-    }
-    let waited = Waited::default();
-    let opening = async {
-        let mut raft_role = node.raft_role.clone();
-        let settled = until(&mut raft_role, |raft_role| !matches!(raft_role, RaftRole::Leading { ready: false, .. }));
-        let term = settled.await.and_then(|raft_role| raft_role.leading()).ok_or(JoinFailed::NotLeading)?;
-        let opened = opening::open(&node, hello, connection, term, &waited).await?;
-        Ok((term, opened))
-    };
-    let opened = while_opening(&node, &mut inbound, sender, &waited, opening).await;
-    let (term, (opened, welcome)) = match opened {
-        Some(Ok(opened)) => opened,
-        Some(Err(JoinFailed::NotLeading)) => {
-            let _ = sender.send(Ok(message(redirect(&node)))).await;
-            return Ok(());
+    async fn serve(
+        self,
+        connection: Option<ConnectInfo>,
+        mut inbound: Streaming<AgentMessage>,
+        sender: &Replies,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
+        let hello = match first.transpose()?.and_then(|m| m.message) {
+            Some(FromAgent::Hello(hello)) => hello,
+            _ => return Err(Status::invalid_argument("the first message of a session is hello")),
+        };
+        if hello.cluster_id != self.member.cluster_id() {
+            return Err(Status::permission_denied(format!(
+                "this is cluster {:?}; the agent is configured for {:?}",
+                self.member.cluster_id(),
+                hello.cluster_id
+            )));
         }
-        Some(Err(JoinFailed::Refused(status))) => return Err(status),
-        None => return Err(Status::deadline_exceeded("the session could not be opened in time; ask again")),
-    };
-    let mut session = Session::new(node, opened, term);
-    if sender.send(Ok(message(welcome))).await.is_ok() {
-        session.run(inbound, sender).await;
+        let waited = Waited::default();
+        let opening = async {
+            let mut raft_role = self.standing.roles();
+            let settled =
+                until(&mut raft_role, |raft_role| !matches!(raft_role, RaftRole::Leading { ready: false, .. }));
+            let term = settled.await.and_then(|raft_role| raft_role.leading()).ok_or(JoinFailed::NotLeading)?;
+            let opened = self.opener.open(hello, connection, term, &waited).await?;
+            Ok((term, opened))
+        };
+        let opened = while_opening(&self.standing, &mut inbound, sender, &waited, opening).await;
+        let (term, (opened, welcome)) = match opened {
+            Some(Ok(opened)) => opened,
+            Some(Err(JoinFailed::NotLeading)) => {
+                let _ = sender.send(Ok(message(self.redirect()))).await;
+                return Ok(());
+            }
+            Some(Err(JoinFailed::Refused(status))) => return Err(status),
+            None => return Err(Status::deadline_exceeded("the session could not be opened in time; ask again")),
+        };
+        let mut session = Session::new(self, opened, term);
+        if sender.send(Ok(message(welcome))).await.is_ok() {
+            session.run(inbound, sender).await;
+        }
+        session.service.observer.sessions.disconnected(session.agent, &session.link, Instant::now());
+        Ok(())
     }
-    session.node.observer.sessions.disconnected(session.agent, &session.link, Instant::now());
-    Ok(())
 }
 
 struct Session {
-    node: Arc<Node>,
+    service: SessionService,
     agent: AgentId,
     session: SessionId,
     link: Arc<SessionConnection>,
@@ -164,12 +174,13 @@ struct Session {
 type Completed = Option<Vec<internal::CompletionAck>>;
 
 impl Session {
-    fn new(node: Arc<Node>, opened: Opened, term: u64) -> Self {
-        let health = SessionHealth::new(&node, &opened, term);
+    fn new(service: SessionService, opened: Opened, term: u64) -> Self {
+        let SessionService { state, observer, proposer, .. } = service.clone();
+        let health = SessionHealth::new(state, observer, proposer, &opened, term);
         let Opened { agent, session, link, .. } = opened;
         Self {
-            sender: node.proposer.sender(),
-            node,
+            sender: service.proposer.sender(),
+            service,
             agent,
             session,
             link,
@@ -182,22 +193,22 @@ impl Session {
     }
 
     async fn run(&mut self, mut inbound: Streaming<AgentMessage>, sender: &Replies) {
-        let mut raft_role = self.node.raft_role.clone();
         let term = self.term;
-        let node = Arc::clone(&self.node);
+        let standing = self.service.standing.clone();
+        let mut raft_role = standing.roles();
         loop {
             tokio::select! {
                 biased;
                 () = until_not_leading(&mut raft_role, term) => {
-                    let _ = sender.try_send(Ok(message(redirect(&self.node))));
+                    let _ = sender.try_send(Ok(message(self.service.redirect())));
                     return;
                 }
                 permit = sender.reserve(), if !self.outgoing.is_empty() => {
                     let Ok(permit) = permit else { return };
                     // What came meanwhile may be more urgent than the rest.
                     self.outgoing.add(self.link.take_now());
-                    let now = self.node.clock.estimate().fleet;
-                    let Some(told) = self.outgoing.next(&self.node.fleet, now) else { continue };
+                    let now = self.service.clock.estimate().fleet;
+                    let Some(told) = self.outgoing.next(self.service.state.fleet(), now) else { continue };
                     let ended = matches!(told, ToAgent::SessionEnded(_));
                     permit.send(Ok(message(told)));
                     if ended {
@@ -205,7 +216,7 @@ impl Session {
                     }
                 }
                 outbox = self.link.take(), if self.outgoing.is_empty() => self.outgoing.add(outbox),
-                () = contact_since(&node, term, self.unanswered), if self.unanswered.is_some() => {
+                () = contact_since(&standing, term, self.unanswered), if self.unanswered.is_some() => {
                     self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
                 }
                 () = self.health.act() => {}
@@ -216,7 +227,7 @@ impl Session {
                 },
                 next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
                     Some(Ok(AgentMessage { message: Some(said) })) => {
-                        let is_present = self.node.observer.sessions.heard(self.agent, &self.link, Instant::now());
+                        let is_present = self.service.observer.sessions.heard(self.agent, &self.link, Instant::now());
                         // A heartbeat of an agent whose loss is on its way must not extend its lease.
                         let renews_nothing = !is_present && matches!(said, FromAgent::Heartbeat(_));
                         if !renews_nothing && !self.handle(said).await {
@@ -246,14 +257,14 @@ impl Session {
             FromAgent::HealthReport(report) => self.health.answered(report),
             FromAgent::Drain(_) => {
                 let draining = Command::AgentDraining { agent, session };
-                if self.node.proposer.propose_one(draining).await.is_ok() {
+                if self.service.proposer.propose_one(draining).await.is_ok() {
                     self.link.put(|outbox| outbox.drained = true);
                 }
             }
             FromAgent::Leave(_) => {
                 let left = Command::AgentLeft { agent, session };
                 // Told again by the agent if it can't be written; its absence is noticed in the end, too.
-                let _ = self.node.proposer.propose_one(left).await;
+                let _ = self.service.proposer.propose_one(left).await;
             }
         }
         true
@@ -261,9 +272,7 @@ impl Session {
 
     /// A heartbeat counts only while this leader is sure to lead: it must have heard of a majority lately.
     fn answer_heartbeat(&mut self, seq: u64) {
-        let margin = self.node.observer.sessions.timing.lease_margin();
-        let in_touch = self.node.quorum_age().is_some_and(|age| age <= margin);
-        if in_touch || planted(Mistake::HeartbeatWithoutMajority) {
+        if self.service.standing.may_renew_leases() || planted(Mistake::HeartbeatWithoutMajority) {
             self.link.put(|outbox| outbox.heartbeat = Some(seq));
         } else {
             // Of contact that was wanted for an earlier one nothing is lost.
@@ -290,7 +299,7 @@ impl Session {
         if !refused.is_empty() {
             self.link.put(|outbox| outbox.acks.extend(refused));
         }
-        let (proposer, sender) = (self.node.proposer.clone(), self.sender);
+        let (proposer, sender) = (self.service.proposer.clone(), self.sender);
         self.completing.push(Box::pin(async move {
             let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;
             Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
@@ -313,9 +322,9 @@ impl Session {
 }
 
 /// Waits until a majority confirms this leader since the first heartbeat that could not be answered.
-async fn contact_since(node: &Node, term: u64, unanswered: Option<(u64, Instant)>) {
+async fn contact_since(standing: &Standing, term: u64, unanswered: Option<(u64, Instant)>) {
     if let Some((_, since)) = unanswered {
-        node.contact.since(term, since).await;
+        standing.contact().since(term, since).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskId};
-use robeing_platform::uuid_v7;
+use robeing_platform::{Platform, uuid_v7};
 use robeing_proto::{
     budget::{MessageBudget, in_messages},
     v1::{self, streamed_answer::Answer},
@@ -18,14 +18,15 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
 
 use crate::{
     api::{convert, errors},
     apply::observer::{ApplyObserver, Letter, ResultStream},
-    node::Node,
-    propose::{self, Lane, ProposeError, Sender},
+    lifetime::{Leaving, Lifetime},
+    propose::{self, Lane, ProposeError, Proposer, Sender},
+    read::StateReader,
+    room::Rooms,
 };
 
 /// Tasks of one stream that are not accepted yet, or whose results are waited for; beyond it nothing more is read from it.
@@ -39,20 +40,8 @@ pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
 /// What a task counts for besides its input.
 const TASK_BYTES: usize = 256;
 
-/// A task that is refused whatever the state, or its submission.
-fn prepare(node: &Node, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<SubmitTask, v1::SubmitResult> {
-    let task_id = convert::excerpt(&spec.id).to_owned();
-    let fresh = || uuid_v7(&*node.platform.clock, &*node.platform.random);
-    let refused = |refusal| v1::SubmitResult { task_id, existing: false, refusal: Some(refusal) };
-    let submission = match convert::submission(spec, default_retry, fresh) {
-        Ok(submission) => submission,
-        Err(error) => return Err(refused(convert::bad_field(&error))),
-    };
-    match submission.check() {
-        Ok(()) => Ok(submission),
-        Err(refusal) => Err(refused(convert::refusal(&refusal))),
-    }
-}
+/// A reply, or that the task was not taken.
+type Outcome = Result<Reply, v1::Refusal>;
 
 /// The answer to a submission.
 fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
@@ -70,127 +59,155 @@ fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
     v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
 }
 
-/// What is not to be proposed, since the answer is clear: there is no room in the state, or on the coordinators' disks. By place
-/// in `submissions`.
-///
-/// Only a state as of now tells which are new: whoever asks again for a task that was accepted must be answered with it.
-async fn without_room(node: &Node, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
-    let disks = node.rooms.refusal(Instant::now());
-    let refusal = |fleet: &Fleet, submission: &SubmitTask| {
-        let of_disks = || disks.clone().filter(|_| !fleet.knows(submission)).map(|reason| Refusal::NoRoom { reason });
-        fleet.refusal_of(submission).or_else(of_disks)
-    };
-    let look = || {
-        let mut refused = BTreeMap::new();
-        for (group, start) in submissions.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
-            node.look(|fleet| {
-                let found = group.iter().enumerate().filter_map(|(n, of)| Some((start + n, refusal(fleet, of)?)));
-                refused.extend(found);
-            });
-        }
-        refused
-    };
-    let refused = look();
-    if refused.is_empty() || node.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
-        return BTreeMap::new();
-    }
-    look()
+/// Takes tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct Submissions {
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub observer: Arc<ApplyObserver>,
+    pub rooms: Arc<Rooms>,
+    /// From which tasks get their ids.
+    pub platform: Platform,
+    pub leaving: Leaving,
+    pub lifetime: Lifetime,
 }
 
-/// A reply, or that the task was not taken.
-type Outcome = Result<Reply, v1::Refusal>;
+impl Submissions {
+    /// A task that is refused whatever the state, or its submission.
+    fn prepare(&self, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<SubmitTask, v1::SubmitResult> {
+        let task_id = convert::excerpt(&spec.id).to_owned();
+        let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
+        let refused = |refusal| v1::SubmitResult { task_id, existing: false, refusal: Some(refusal) };
+        let submission = match convert::submission(spec, default_retry, fresh) {
+            Ok(submission) => submission,
+            Err(error) => return Err(refused(convert::bad_field(&error))),
+        };
+        match submission.check() {
+            Ok(()) => Ok(submission),
+            Err(refusal) => Err(refused(convert::refusal(&refusal))),
+        }
+    }
 
-/// Proposes submissions: what became of each, in their order.
-async fn propose(node: &Node, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
-    let mut refused = without_room(node, &submissions).await;
-    let count = submissions.len();
-    // Encoded once, and not kept twice while they wait.
-    let commands: Vec<Bytes> = submissions
-        .into_iter()
-        .enumerate()
-        .filter(|(n, _)| !refused.contains_key(n))
-        .map(|(_, submission)| propose::encoded(&Command::Submit(submission)))
-        .collect();
-    let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
-    let mut groups = in_messages(commands, Bytes::len).into_iter();
-    while let Some(group) = groups.next() {
-        let size = group.len();
-        match node.proposer.propose_encoded(Lane::Users, sender, group).await {
-            Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
-            // None of this group was taken, and none of the next is tried: that is the answer to each.
-            Err(busy @ ProposeError::Busy) => {
-                let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
-                outcomes.extend(std::iter::repeat_n(Err(convert::exhausted(&busy)), left));
+    /// What is not to be proposed, since the answer is clear: there is no room in the state, or on the coordinators' disks. By
+    /// place in `submissions`.
+    ///
+    /// Only a state as of now tells which are new: whoever asks again for a task that was accepted must be answered with it.
+    async fn without_room(&self, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
+        let disks = self.rooms.refusal(Instant::now());
+        let refusal = |fleet: &Fleet, submission: &SubmitTask| {
+            let of_disks =
+                || disks.clone().filter(|_| !fleet.knows(submission)).map(|reason| Refusal::NoRoom { reason });
+            fleet.refusal_of(submission).or_else(of_disks)
+        };
+        let look = || {
+            let mut refused = BTreeMap::new();
+            for (group, start) in submissions.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
+                self.state.look(|fleet| {
+                    let found = group.iter().enumerate().filter_map(|(n, of)| Some((start + n, refusal(fleet, of)?)));
+                    refused.extend(found);
+                });
             }
-            Err(error) => return Err(error),
+            refused
+        };
+        let refused = look();
+        if refused.is_empty() || self.state.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
+            return BTreeMap::new();
         }
+        look()
     }
-    if refused.is_empty() {
-        return Ok(outcomes);
-    }
-    let mut outcomes = outcomes.into_iter();
-    let outcome = |n| refused.remove(&n).map(|refusal| Ok(Reply::Refused(refusal))).or_else(|| outcomes.next());
-    Ok((0..count).filter_map(outcome).collect())
-}
 
-/// Submits tasks: an answer for each, in order.
-pub async fn submit(node: &Node, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::SubmitResult>, Status> {
-    let default_retry = node.look(|fleet| fleet.config().retry);
-    let mut submissions = Vec::with_capacity(tasks.len());
-    let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
-    for spec in tasks {
-        answers.push(prepare(node, default_retry, spec).map(|submission| {
-            let id = submission.id;
-            submissions.push(submission);
-            id
-        }));
+    /// Proposes submissions: what became of each, in their order.
+    async fn propose(&self, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
+        let mut refused = self.without_room(&submissions).await;
+        let count = submissions.len();
+        // Encoded once, and not kept twice while they wait.
+        let commands: Vec<Bytes> = submissions
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| !refused.contains_key(n))
+            .map(|(_, submission)| propose::encoded(&Command::Submit(submission)))
+            .collect();
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
+        let mut groups = in_messages(commands, Bytes::len).into_iter();
+        while let Some(group) = groups.next() {
+            let size = group.len();
+            match self.proposer.propose_encoded(Lane::Users, sender, group).await {
+                Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
+                // None of this group was taken, and none of the next is tried: that is the answer to each.
+                Err(busy @ ProposeError::Busy) => {
+                    let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
+                    outcomes.extend(std::iter::repeat_n(Err(convert::exhausted(&busy)), left));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if refused.is_empty() {
+            return Ok(outcomes);
+        }
+        let mut outcomes = outcomes.into_iter();
+        let outcome = |n| refused.remove(&n).map(|refusal| Ok(Reply::Refused(refusal))).or_else(|| outcomes.next());
+        Ok((0..count).filter_map(outcome).collect())
     }
-    let mut outcomes = propose(node, node.proposer.sender(), submissions).await?.into_iter();
-    let answer = |prepared: Result<TaskId, v1::SubmitResult>| {
-        prepared.map_or_else(Ok, |id| Ok(result(id, outcomes.next().ok_or_else(missing)?).1))
-    };
-    answers.into_iter().map(answer).collect()
+
+    /// Submits tasks: an answer for each, in order.
+    pub async fn submit(&self, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::SubmitResult>, Status> {
+        let default_retry = self.state.look(|fleet| fleet.config().retry);
+        let mut submissions = Vec::with_capacity(tasks.len());
+        let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
+        for spec in tasks {
+            answers.push(self.prepare(default_retry, spec).map(|submission| {
+                let id = submission.id;
+                submissions.push(submission);
+                id
+            }));
+        }
+        let mut outcomes = self.propose(self.proposer.sender(), submissions).await?.into_iter();
+        let answer = |prepared: Result<TaskId, v1::SubmitResult>| {
+            prepared.map_or_else(Ok, |id| Ok(result(id, outcomes.next().ok_or_else(missing)?).1))
+        };
+        answers.into_iter().map(answer).collect()
+    }
+
+    /// A stream of submissions. The task that serves it ends with the stream, or with the coordinator.
+    pub fn stream(
+        &self,
+        inbound: Streaming<v1::SubmitStreamRequest>,
+    ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + use<> {
+        let (sender, receiver) = mpsc::channel(SEND_BUFFER);
+        let submissions = self.clone();
+        self.lifetime.tasks().spawn(async move {
+            let leaving = submissions.leaving.clone();
+            let mut serving = Serving {
+                sender: submissions.proposer.sender(),
+                installs: submissions.observer.installs(),
+                submissions,
+                mailbox: Arc::new(ResultStream::default()),
+                waiting: BTreeMap::new(),
+                proposed: 0,
+                proposed_bytes: 0,
+                proposing: FuturesUnordered::new(),
+                catching_up: None,
+            };
+            tokio::select! {
+                () = leaving.begins() => {
+                    let leaves = Status::unavailable("this coordinator leaves; ask another");
+                    let _ = sender.try_send(Err(leaves));
+                }
+                () = sender.closed() => {}
+                served = serving.run(inbound, &sender) => {
+                    if let Err(status) = served {
+                        let _ = sender.send(Err(status)).await;
+                    }
+                }
+            }
+            serving.close();
+        });
+        ReceiverStream::new(receiver)
+    }
 }
 
 fn missing() -> Status {
     Status::internal("a reply is missing")
-}
-
-/// A stream of submissions. The task that serves it ends with the stream, or with the node.
-pub fn stream(
-    node: Arc<Node>,
-    tasks: &TaskTracker,
-    inbound: Streaming<v1::SubmitStreamRequest>,
-) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + use<> {
-    let (sender, receiver) = mpsc::channel(SEND_BUFFER);
-    tasks.spawn(async move {
-        let leaving = Arc::clone(&node);
-        let mut serving = Serving {
-            sender: node.proposer.sender(),
-            installs: node.observer.installs(),
-            node,
-            mailbox: Arc::new(ResultStream::default()),
-            waiting: BTreeMap::new(),
-            proposed: 0,
-            proposed_bytes: 0,
-            proposing: FuturesUnordered::new(),
-            catching_up: None,
-        };
-        tokio::select! {
-            () = leaving.leaves() => {
-                let leaves = Status::unavailable("this coordinator leaves; ask another");
-                let _ = sender.try_send(Err(leaves));
-            }
-            () = sender.closed() => {}
-            served = serving.run(inbound, &sender) => {
-                if let Err(status) = served {
-                    let _ = sender.send(Err(status)).await;
-                }
-            }
-        }
-        serving.close();
-    });
-    ReceiverStream::new(receiver)
 }
 
 /// One task of a group that is being proposed.
@@ -218,7 +235,7 @@ struct Proposed {
 }
 
 struct Serving {
-    node: Arc<Node>,
+    submissions: Submissions,
     /// As which its tasks wait.
     sender: Sender,
     mailbox: Arc<ResultStream>,
@@ -300,7 +317,7 @@ impl Serving {
         let mut answers = Vec::with_capacity(pending.len());
         let mut budget = MessageBudget::default();
         while let Some((tag, told)) = pending.pop_front() {
-            let answer = told.into_answer(|id| self.node.look(|fleet| ApplyObserver::result(fleet, id)));
+            let answer = told.into_answer(|id| self.submissions.state.look(|fleet| ApplyObserver::result(fleet, id)));
             if !budget.take(convert::answer_size(&answer)) {
                 pending.push_front((tag, answer.into()));
                 break;
@@ -317,8 +334,8 @@ impl Serving {
         if let Some(catching_up) = &mut self.catching_up {
             catching_up.again = true;
         } else if !missing.is_empty() {
-            let node = Arc::clone(&self.node);
-            let barrier = Box::pin(async move { node.ready_to_read(v1::Consistency::Linearizable.into()).await });
+            let state = self.submissions.state.clone();
+            let barrier = Box::pin(async move { state.ready_to_read(v1::Consistency::Linearizable.into()).await });
             self.catching_up = Some(CatchingUp { missing, barrier, again: false });
         }
     }
@@ -329,7 +346,7 @@ impl Serving {
         let mut missing = BTreeSet::new();
         for group in waiting.chunks(MAX_LOOKED_AT) {
             let mut results = Vec::new();
-            self.node.look(|fleet| {
+            self.submissions.state.look(|fleet| {
                 for (tag, Waiting { id, accepted }) in group {
                     match fleet.task(*id) {
                         Some(_) => results.extend(ApplyObserver::result(fleet, *id).map(|task| (*tag, *id, task))),
@@ -361,7 +378,7 @@ impl Serving {
 
     /// Answers, unless whoever applied the log was quicker.
     fn answer(&mut self, tag: u64, id: TaskId, letter: Letter) {
-        if self.node.observer.forget(id, &self.mailbox, tag) {
+        if self.submissions.observer.forget(id, &self.mailbox, tag) {
             self.mailbox.put(tag, letter);
         }
     }
@@ -370,11 +387,11 @@ impl Serving {
         if tasks.len() > MAX_OUTSTANDING {
             return Err(errors::too_many("tasks", tasks.len(), MAX_OUTSTANDING));
         }
-        let default_retry = self.node.look(|fleet| fleet.config().retry);
+        let default_retry = self.submissions.state.look(|fleet| fleet.config().retry);
         let installs = *self.installs.borrow();
         let (mut asked, mut submissions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
         for task in tasks {
-            match prepare(&self.node, default_retry, task.task.unwrap_or_default()) {
+            match self.submissions.prepare(default_retry, task.task.unwrap_or_default()) {
                 Ok(submission) => {
                     let id = submission.id;
                     if task.wait {
@@ -390,16 +407,16 @@ impl Serving {
         let bytes = submissions.iter().map(|submission| submission.input.len() + TASK_BYTES).sum();
         self.proposed += asked.len();
         self.proposed_bytes += bytes;
-        let (node, sender) = (Arc::clone(&self.node), self.sender);
+        let (own, sender) = (self.submissions.clone(), self.sender);
         self.proposing.push(Box::pin(async move {
-            let outcomes = propose(&node, sender, submissions).await;
+            let outcomes = own.propose(sender, submissions).await;
             Proposed { asked, bytes, outcomes }
         }));
         Ok(())
     }
 
     fn await_result(&mut self, tag: u64, id: TaskId) {
-        self.node.observer.wait_for(id, &self.mailbox, tag);
+        self.submissions.observer.wait_for(id, &self.mailbox, tag);
         self.waiting.insert(tag, Waiting { id, accepted: false });
     }
 
@@ -423,7 +440,7 @@ impl Serving {
                     missed |= before != installs;
                 }
                 None => {
-                    self.node.observer.forget(id, &self.mailbox, tag);
+                    self.submissions.observer.forget(id, &self.mailbox, tag);
                     self.waiting.remove(&tag);
                 }
             }
@@ -437,20 +454,20 @@ impl Serving {
 
     fn accepted(&mut self, tag: u64, asked: TaskId, task: TaskId, existing: bool) {
         if asked != task {
-            self.node.observer.forget(asked, &self.mailbox, tag);
+            self.submissions.observer.forget(asked, &self.mailbox, tag);
             self.await_result(tag, task);
         }
         if let Some(waiting) = self.waiting.get_mut(&tag) {
             waiting.accepted = true;
         }
         // One that had been accepted before may have ended before it was waited for.
-        if existing && let Some(ended) = self.node.look(|fleet| ApplyObserver::result(fleet, task)) {
+        if existing && let Some(ended) = self.submissions.state.look(|fleet| ApplyObserver::result(fleet, task)) {
             self.answer(tag, task, ended);
         }
     }
 
     fn close(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.node.observer.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
+        self.submissions.observer.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
     }
 }

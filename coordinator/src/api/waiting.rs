@@ -19,7 +19,7 @@ use tonic::Streaming;
 
 use crate::{
     api::session::{Replies, message},
-    node::Node,
+    leader::standing::Standing,
 };
 
 /// Pause before the first Opening, and between two.
@@ -40,14 +40,14 @@ impl Waited {
 
 /// Runs `opening` while the agent is told of it. `None` when the agent goes away, or it takes longer than [`OPEN_WITHIN`].
 pub async fn while_opening<T>(
-    node: &Node,
+    standing: &Standing,
     inbound: &mut Streaming<AgentMessage>,
     sender: &Replies,
     waited: &Waited,
     opening: impl Future<Output = T>,
 ) -> Option<T> {
     let mut opening = std::pin::pin!(opening);
-    let mut telling = std::pin::pin!(tell(node, sender));
+    let mut telling = std::pin::pin!(tell(standing, sender));
     let until = Instant::now() + OPEN_WITHIN;
     loop {
         tokio::select! {
@@ -68,12 +68,12 @@ pub async fn while_opening<T>(
 
 /// Tells an agent that its session is being opened, as long as a majority confirms that this coordinator leads. Returns when
 /// nobody listens.
-async fn tell(node: &Node, sender: &Replies) {
+async fn tell(standing: &Standing, sender: &Replies) {
     let mut seq = 0;
     loop {
         tokio::time::sleep(OPENING_EVERY).await;
-        let Some(term) = node.raft_role.borrow().term() else { continue };
-        if timeout(OPENING_EVERY, node.contact.since(term, Instant::now())).await.is_err() {
+        let Some(term) = standing.term() else { continue };
+        if timeout(OPENING_EVERY, standing.contact().since(term, Instant::now())).await.is_err() {
             continue;
         }
         seq += 1;

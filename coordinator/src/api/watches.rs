@@ -20,7 +20,10 @@ use tonic::Status;
 
 use crate::{
     api::convert::{self, Parts},
-    node::Node,
+    apply::observer::ApplyObserver,
+    leader::standing::Standing,
+    lifetime::Leaving,
+    read::StateReader,
 };
 
 /// Tasks looked at in one go, so that applying does not wait long, and so in one message.
@@ -50,8 +53,8 @@ struct Found {
 
 impl Watch {
     /// The next changes.
-    async fn step(&mut self, node: &Node) -> Found {
-        if self.ids.is_empty() { node.look(|fleet| self.changes(fleet)) } else { self.changes_of_ids(node).await }
+    async fn step(&mut self, state: &StateReader) -> Found {
+        if self.ids.is_empty() { state.look(|fleet| self.changes(fleet)) } else { self.changes_of_ids(state).await }
     }
 
     fn changes(&mut self, fleet: &Fleet) -> Found {
@@ -71,14 +74,14 @@ impl Watch {
     }
 
     /// Looks for each of the ids, of which there are few, rather than at all that changed.
-    async fn changes_of_ids(&mut self, node: &Node) -> Found {
+    async fn changes_of_ids(&mut self, state: &StateReader) -> Found {
         let mut found = Found::default();
         // What changes while the ids are looked for is looked for again.
-        let (seen, now) = node.look(|fleet| (fleet.revision(), fleet.now()));
+        let (seen, now) = state.look(|fleet| (fleet.revision(), fleet.now()));
         found.now = now;
         let ids: Vec<TaskId> = self.ids.keys().copied().collect();
         for ids in ids.chunks(MAX_LOOKED_AT) {
-            node.look(|fleet| ids.iter().for_each(|id| self.look_for(fleet, *id, &mut found)));
+            state.look(|fleet| ids.iter().for_each(|id| self.look_for(fleet, *id, &mut found)));
             tokio::task::yield_now().await;
         }
         found.tasks.sort_by_key(|task| task.revision);
@@ -118,55 +121,6 @@ impl Watch {
     }
 }
 
-/// The changes a request asks for.
-pub fn watch(
-    node: Arc<Node>,
-    request: v1::WatchTasksRequest,
-) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
-    let present: BTreeSet<TaskId> = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<_, _>>()?;
-    let mut watch = Watch {
-        filter: TaskFilter {
-            states: convert::task_states(&request.states)?,
-            kind: convert::filter_name("kind", request.kind)?,
-            submitter: convert::filter_name("submitter", request.submitter)?,
-            agent: None,
-        },
-        ids: present.iter().map(|id| (*id, 0)).collect(),
-        present,
-        parts: Parts { input: false, output: request.include_output, attempts: true },
-        cursor: request.from_revision,
-    };
-    Ok(async_stream::stream! {
-        let mut revisions = node.observer.revisions();
-        loop {
-            revisions.mark_unchanged();
-            let before = watch.cursor;
-            let looked = Instant::now();
-            let found = watch.step(&node).await;
-            let gone = found.gone.clone();
-            let (tasks, more) = watch.fit(&found);
-            let gone_ids: Vec<_> = gone.iter().map(TaskId::to_string).collect();
-            // Told when it is caught up, too, so that a watcher knows that it has seen everything.
-            let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
-            if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
-                yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
-            }
-            if more {
-                tokio::task::yield_now().await;
-            } else {
-                tokio::select! {
-                    () = node.leaves() => {
-                        yield Err(Status::unavailable("this coordinator leaves; watch on at another from the last revision"));
-                        return;
-                    }
-                    changed = revisions.changed() => if changed.is_err() { return },
-                }
-                tokio::time::sleep_until(looked + LOOK_APART).await;
-            }
-        }
-    })
-}
-
 /// Least time between two tellings of a watch of the status.
 const STATUS_APART: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 /// The same, where the watcher does not say.
@@ -179,32 +133,94 @@ pub fn status_apart(wanted: Option<prost_types::Duration>) -> Result<Duration, S
     apart.ok_or_else(|| Status::invalid_argument("at_most_every must be 100ms to 1h"))
 }
 
-/// Tells that the status may have changed, at most once in `apart`.
-pub fn watch_status(
-    node: Arc<Node>,
-    apart: Duration,
-) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
-    async_stream::stream! {
-        let (mut revisions, mut raft_role) = (node.observer.revisions(), node.raft_role.clone());
-        let mut told = None;
-        loop {
-            let seen = (*revisions.borrow_and_update(), raft_role.borrow_and_update().clone());
-            let looked = Instant::now();
-            let is_new = told.as_ref() != Some(&seen);
-            if is_new {
-                yield Ok(v1::WatchStatusResponse { revision: seen.0 });
-                told = Some(seen);
-            }
-            tokio::select! {
-                () = node.leaves() => {
-                    yield Err(Status::unavailable("this coordinator leaves; watch on at another"));
-                    return;
+/// Lets clients watch. Cheap to clone.
+#[derive(Clone)]
+pub struct Watches {
+    pub state: StateReader,
+    pub observer: Arc<ApplyObserver>,
+    pub standing: Standing,
+    pub leaving: Leaving,
+}
+
+impl Watches {
+    /// The changes a request asks for.
+    pub fn tasks(
+        &self,
+        request: v1::WatchTasksRequest,
+    ) -> Result<impl Stream<Item = Result<v1::WatchTasksResponse, Status>> + Send + use<>, Status> {
+        let present: BTreeSet<TaskId> = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<_, _>>()?;
+        let mut watch = Watch {
+            filter: TaskFilter {
+                states: convert::task_states(&request.states)?,
+                kind: convert::filter_name("kind", request.kind)?,
+                submitter: convert::filter_name("submitter", request.submitter)?,
+                agent: None,
+            },
+            ids: present.iter().map(|id| (*id, 0)).collect(),
+            present,
+            parts: Parts { input: false, output: request.include_output, attempts: true },
+            cursor: request.from_revision,
+        };
+        let Self { state, observer, leaving, .. } = self.clone();
+        Ok(async_stream::stream! {
+            let mut revisions = observer.revisions();
+            loop {
+                revisions.mark_unchanged();
+                let before = watch.cursor;
+                let looked = Instant::now();
+                let found = watch.step(&state).await;
+                let gone = found.gone.clone();
+                let (tasks, more) = watch.fit(&found);
+                let gone_ids: Vec<_> = gone.iter().map(TaskId::to_string).collect();
+                // Told when it is caught up, too, so that a watcher knows that it has seen everything.
+                let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
+                if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
+                    yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
                 }
-                changed = revisions.changed() => if changed.is_err() { return },
-                changed = raft_role.changed() => if changed.is_err() { return },
+                if more {
+                    tokio::task::yield_now().await;
+                } else {
+                    tokio::select! {
+                        () = leaving.begins() => {
+                            yield Err(Status::unavailable("this coordinator leaves; watch on at another from the last revision"));
+                            return;
+                        }
+                        changed = revisions.changed() => if changed.is_err() { return },
+                    }
+                    tokio::time::sleep_until(looked + LOOK_APART).await;
+                }
             }
-            if is_new {
-                tokio::time::sleep_until(looked + apart).await;
+        })
+    }
+
+    /// Tells that the status may have changed, at most once in `apart`.
+    pub fn status(
+        &self,
+        apart: Duration,
+    ) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
+        let Self { observer, standing, leaving, .. } = self.clone();
+        async_stream::stream! {
+            let (mut revisions, mut raft_role) = (observer.revisions(), standing.roles());
+            let mut told = None;
+            loop {
+                let seen = (*revisions.borrow_and_update(), raft_role.borrow_and_update().clone());
+                let looked = Instant::now();
+                let is_new = told.as_ref() != Some(&seen);
+                if is_new {
+                    yield Ok(v1::WatchStatusResponse { revision: seen.0 });
+                    told = Some(seen);
+                }
+                tokio::select! {
+                    () = leaving.begins() => {
+                        yield Err(Status::unavailable("this coordinator leaves; watch on at another"));
+                        return;
+                    }
+                    changed = revisions.changed() => if changed.is_err() { return },
+                    changed = raft_role.changed() => if changed.is_err() { return },
+                }
+                if is_new {
+                    tokio::time::sleep_until(looked + apart).await;
+                }
             }
         }
     }

@@ -18,9 +18,14 @@ use tokio::time::Instant;
 use self::core::Core;
 pub use self::core::{Leadership, SLEW_PART};
 use crate::{
-    leader::role::{until_leading, until_not_leading},
-    node::{Node, SILENCE},
+    leader::{
+        role::{until_leading, until_not_leading},
+        standing::{SILENCE, Standing},
+    },
+    member::Member,
+    members::Members,
     raft::NodeId,
+    warnings::Warnings,
 };
 
 /// How often the clock is looked at while this coordinator leads: far less than [`core::MAX_STEP`].
@@ -108,13 +113,13 @@ impl FleetClock {
     }
 }
 
-/// Keeps the clock going while this coordinator leads. Runs until the node stops.
-pub async fn run(node: Arc<Node>) {
-    let mut raft_role = node.raft_role.clone();
+/// Keeps the clock going while this coordinator leads. Runs until it stops.
+pub async fn run(clock: FleetClock, standing: Standing, members: Members) {
+    let mut raft_role = standing.roles();
     loop {
         let Some(term) = until_leading(&mut raft_role).await else { return };
         loop {
-            look(&node);
+            clock.look(members.voters().map(|(id, _)| id).collect(), standing.quorum_age());
             tokio::select! {
                 () = until_not_leading(&mut raft_role, term) => break,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -123,21 +128,16 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-fn look(node: &Node) {
-    let voters = node.members().into_iter().filter(|(_, _, voter)| *voter).map(|(id, _, _)| id).collect();
-    node.clock.look(voters, node.quorum_age());
-}
-
-/// Compares this machine's wall clock with the fleet's: a metric, and a warning while they are far apart. Runs until the node
-/// stops.
-pub async fn compare(node: Arc<Node>, metrics: Metrics) {
+/// Compares this machine's wall clock with the fleet's: a metric, and a warning while they are far apart. Runs until the
+/// coordinator stops.
+pub async fn compare(clock: FleetClock, member: Member, warnings: Arc<Warnings>, metrics: Metrics) {
     let help =
         "By how many milliseconds this coordinator's wall clock is ahead of the median of the coordinators' clocks";
     let gauge: Gauge = metrics.gauge("coordinator_clock_offset_ms", help);
     loop {
-        let offset = node.clock.offset();
+        let offset = clock.offset();
         gauge.set(offset.unwrap_or(0));
-        node.warnings.set(CLOCK_SKEW, offset.and_then(|offset| skew(&node.identity.name, offset)));
+        warnings.set(CLOCK_SKEW, offset.and_then(|offset| skew(member.name(), offset)));
         tokio::time::sleep(COMPARE_EVERY).await;
     }
 }

@@ -27,9 +27,10 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::{
-    leader::role::until,
-    node::Node,
-    raft::{CoreState, NodeId, VotedFor},
+    leader::{role::until, standing::Standing},
+    members::Members,
+    peers::Peers,
+    raft::{CoreState, NodeId, RaftHandle, VotedFor},
 };
 
 /// The least time between two rounds of questions when the first is not settled.
@@ -140,59 +141,75 @@ struct Answer {
     confirmed: bool,
 }
 
-/// Asks the voters when contact is wanted, as long as this coordinator leads. Runs until the node stops.
-pub async fn run(node: Arc<Node>) {
-    let mut role = node.raft_role.clone();
-    loop {
-        // Also before it is ready: agents that wait for that must know that it is the leader.
-        let leads = until(&mut role, |role| role.term().is_some()).await;
-        let Some(term) = leads.and_then(|role| role.term()) else { return };
-        node.contact.confirmations().begin(term);
-        ask_while_leading(&node, term).await;
-    }
+/// Keeps a leader in contact with the voters.
+pub struct ContactKeeper {
+    pub own: NodeId,
+    pub raft: RaftHandle,
+    pub standing: Standing,
+    pub members: Members,
+    pub peers: Arc<Peers>,
 }
 
-async fn ask_while_leading(node: &Arc<Node>, term: u64) {
-    let mut role = node.raft_role.clone();
-    let mut questions: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
-    let mut unanswered: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut wanted = false;
-    let mut last_round = None;
-    loop {
-        // Whoever asks while a round is under way waits for the next, which begins when this one is settled, or seems lost.
-        let settled = last_round.is_none_or(|round| node.contact.at(term).is_some_and(|at| at >= round));
-        let next_round = last_round.filter(|_| !settled).map(|round| round + ROUND_APART);
-        tokio::select! {
-            _ = until(&mut role, |role| role.term() != Some(term)) => return,
-            Some(answer) = questions.next() => {
-                if let Some(count) = unanswered.get_mut(&answer.voter) {
-                    *count = count.saturating_sub(1);
+impl ContactKeeper {
+    /// Asks the voters when contact is wanted, as long as this coordinator leads. Runs until the coordinator stops.
+    pub async fn run(self) {
+        let mut role = self.standing.roles();
+        loop {
+            // Also before it is ready: agents that wait for that must know that it is the leader.
+            let leads = until(&mut role, |role| role.term().is_some()).await;
+            let Some(term) = leads.and_then(|role| role.term()) else { return };
+            self.standing.contact().confirmations().begin(term);
+            self.ask_while_leading(term).await;
+        }
+    }
+
+    async fn ask_while_leading(&self, term: u64) {
+        let (mut role, contact) = (self.standing.roles(), self.standing.contact());
+        let mut questions: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+        let mut unanswered: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut wanted = false;
+        let mut last_round = None;
+        loop {
+            // Whoever asks while a round is under way waits for the next, which begins when this one is settled, or seems lost.
+            let settled = last_round.is_none_or(|round| contact.at(term).is_some_and(|at| at >= round));
+            let next_round = last_round.filter(|_| !settled).map(|round| round + ROUND_APART);
+            tokio::select! {
+                _ = until(&mut role, |role| role.term() != Some(term)) => return,
+                Some(answer) = questions.next() => {
+                    if let Some(count) = unanswered.get_mut(&answer.voter) {
+                        *count = count.saturating_sub(1);
+                    }
+                    if answer.confirmed {
+                        contact.note(term, answer.voter, answer.asked_at);
+                    }
                 }
-                if answer.confirmed {
-                    node.contact.note(term, answer.voter, answer.asked_at);
-                }
-            }
-            () = node.contact.wanted.notified(), if !wanted => wanted = true,
-            () = at(next_round), if wanted => {
-                wanted = false;
-                let asked_at = Instant::now();
-                last_round = Some(asked_at);
-                let Some(core) = node.raft.core_state().await else { return };
-                let own = node.identity.node_id;
-                if core.voted_for != (VotedFor { term, node_id: own }) {
-                    continue;
-                }
-                node.contact.confirmations().voters = core.voters.clone();
-                node.contact.note(term, own, asked_at);
-                for (voter, address) in others(node, &core) {
-                    let count = unanswered.entry(voter).or_default();
-                    if *count < MAX_UNANSWERED {
-                        *count += 1;
-                        questions.push(ask(Arc::clone(node), voter, address, term).boxed());
+                () = contact.wanted.notified(), if !wanted => wanted = true,
+                () = at(next_round), if wanted => {
+                    wanted = false;
+                    let asked_at = Instant::now();
+                    last_round = Some(asked_at);
+                    let Some(core) = self.raft.core_state().await else { return };
+                    if core.voted_for != (VotedFor { term, node_id: self.own }) {
+                        continue;
+                    }
+                    contact.confirmations().voters = core.voters.clone();
+                    contact.note(term, self.own, asked_at);
+                    for (voter, address) in self.others(&core) {
+                        let count = unanswered.entry(voter).or_default();
+                        if *count < MAX_UNANSWERED {
+                            *count += 1;
+                            questions.push(ask(Arc::clone(&self.peers), self.own, voter, address, term).boxed());
+                        }
                     }
                 }
             }
         }
+    }
+
+    fn others(&self, core: &CoreState) -> Vec<(NodeId, String)> {
+        let voters: BTreeSet<NodeId> = core.voters.iter().flatten().copied().filter(|id| *id != self.own).collect();
+        let members = self.members.all().into_iter().filter(|(id, ..)| voters.contains(id));
+        members.map(|(id, peer, _)| (id, peer.address)).collect()
     }
 }
 
@@ -202,19 +219,12 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-fn others(node: &Node, core: &CoreState) -> Vec<(NodeId, String)> {
-    let own = node.identity.node_id;
-    let voters: BTreeSet<NodeId> = core.voters.iter().flatten().copied().filter(|id| *id != own).collect();
-    let members = node.members().into_iter().filter(|(id, ..)| voters.contains(id));
-    members.map(|(id, peer, _)| (id, peer.address)).collect()
-}
-
-async fn ask(node: Arc<Node>, voter: NodeId, address: String, term: u64) -> Answer {
+/// Asks a voter whether its vote is this coordinator's, `own`.
+async fn ask(peers: Arc<Peers>, own: NodeId, voter: NodeId, address: String, term: u64) -> Answer {
     let asked_at = Instant::now();
     let question =
         |mut peer: RaftClient<Channel>| async move { peer.contact(internal::ContactRequest { target: voter }).await };
-    let answer = node.peers.ask_within(&address, ANSWER_WITHIN, question).await;
-    let own = node.identity.node_id;
+    let answer = peers.ask_within(&address, ANSWER_WITHIN, question).await;
     let confirmed = answer.is_some_and(|answer| answer.term == term && answer.node_id == own);
     Answer { voter, asked_at, confirmed }
 }

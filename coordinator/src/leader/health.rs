@@ -17,8 +17,10 @@ use tokio::time::{Instant, Sleep};
 use tracing::{info, warn};
 
 use crate::{
+    apply::observer::ApplyObserver,
     leader::sessions::{SessionConnection, opening::Opened},
-    node::Node,
+    propose::Proposer,
+    read::StateReader,
 };
 
 /// Checks in a row without a good answer, or without any, after which an agent is unhealthy. Its own word is enough at once.
@@ -163,7 +165,9 @@ impl Checks {
 
 /// The health of the agent of one session.
 pub struct SessionHealth {
-    node: Arc<Node>,
+    state: StateReader,
+    observer: Arc<ApplyObserver>,
+    proposer: Proposer,
     agent: AgentId,
     session: SessionId,
     link: Arc<SessionConnection>,
@@ -177,17 +181,23 @@ pub struct SessionHealth {
 
 impl SessionHealth {
     /// Of an agent that has just connected to the leader of `term`.
-    pub fn new(node: &Arc<Node>, opened: &Opened, term: u64) -> Self {
+    pub fn new(
+        state: StateReader,
+        observer: Arc<ApplyObserver>,
+        proposer: Proposer,
+        opened: &Opened,
+        term: u64,
+    ) -> Self {
         let Opened { agent, session, ref link, answers_health_checks } = *opened;
-        let (timing, now) = (node.observer.sessions.timing, Instant::now());
+        let (timing, now) = (observer.sessions.timing, Instant::now());
         let checks =
             answers_health_checks.then(|| Checks::new(timing.health_check_interval, timing.timeout, agent, now));
         let due = checks.as_ref().map_or(now, |checks| checks.next);
         let timer = Box::pin(tokio::time::sleep_until(due));
-        let (node, link) = (Arc::clone(node), Arc::clone(link));
-        let health = Self { node, agent, session, link, term, checks, timer, writing: None };
+        let link = Arc::clone(link);
+        let health = Self { state, observer, proposer, agent, session, link, term, checks, timer, writing: None };
         // It may have missed that it was to hand back.
-        if health.state() == AgentState::Unhealthy {
+        if health.agent_state() == AgentState::Unhealthy {
             health.hand_back();
         }
         health
@@ -208,7 +218,7 @@ impl SessionHealth {
                 // One that could not be written is found again at the next check.
                 self.writing = None;
                 let is_bad = checks.good == 0;
-                if written && is_bad && self.state() == AgentState::Unhealthy {
+                if written && is_bad && self.agent_state() == AgentState::Unhealthy {
                     self.hand_back();
                 }
             }
@@ -233,20 +243,20 @@ impl SessionHealth {
         }
     }
 
-    fn state(&self) -> AgentState {
-        self.node.look(|fleet| {
+    fn agent_state(&self) -> AgentState {
+        self.state.look(|fleet| {
             let agent = fleet.agent(self.agent).filter(|agent| agent.session == self.session);
             agent.map_or(AgentState::Lost, |agent| agent.state)
         })
     }
 
     fn name(&self) -> String {
-        self.node.look(|fleet| fleet.agent(self.agent).map(|agent| agent.name.to_string())).unwrap_or_default()
+        self.state.look(|fleet| fleet.agent(self.agent).map(|agent| agent.name.to_string())).unwrap_or_default()
     }
 
     /// Whether attempts of the agent count.
     fn holds(&self) -> bool {
-        self.node.look(|fleet| fleet.active_attempts(self.agent) > 0)
+        self.state.look(|fleet| fleet.active_attempts(self.agent) > 0)
     }
 
     fn hand_back(&self) {
@@ -255,13 +265,13 @@ impl SessionHealth {
 
     /// Has the judgement written, if the fleet holds something else.
     fn judge(&mut self, now: Instant) {
-        let state = self.state();
+        let state = self.agent_state();
         let Some(checks) = &self.checks else { return };
         let verdict = checks.verdict(state);
         if let Some(Verdict::Failed(at)) = verdict {
             warn!(agent = self.name(), reason = checks.unhealthy, "agent failed");
             // It is proposed where all losses are, so that no connection of the agent is taken meanwhile.
-            return self.node.observer.sessions.failed(self.agent, &self.link, at);
+            return self.observer.sessions.failed(self.agent, &self.link, at);
         }
         if self.writing.is_some() {
             return;
@@ -280,7 +290,7 @@ impl SessionHealth {
             Verdict::Unhealthy(_) if planted(Mistake::IllnessNotWritten) => return,
             Verdict::Unhealthy(reason) => {
                 warn!(agent = self.name(), reason, "agent unhealthy");
-                self.node.observer.recoveries.began(agent, now);
+                self.observer.recoveries.began(agent, now);
                 Command::AgentUnhealthy { agent, session, reason }
             }
             Verdict::Recovering => Command::AgentHealthy { agent, session, readmit: false },
@@ -290,7 +300,7 @@ impl SessionHealth {
             }
             Verdict::Failed(_) => return,
         };
-        let (proposer, term) = (self.node.proposer.clone(), self.term);
+        let (proposer, term) = (self.proposer.clone(), self.term);
         // It rests on what was answered here: another leader asks by itself.
         self.writing = Some(Box::pin(async move { proposer.propose_in(term, command).await.is_ok() }));
     }

@@ -18,9 +18,14 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use crate::{
-    leader::role::{RaftRole, until},
-    node::Node,
-    raft::{NodeId, Restraint, Timing},
+    leader::{
+        role::{RaftRole, until},
+        standing::Standing,
+    },
+    lifetime::Lifetime,
+    members::Members,
+    outside::Outside,
+    raft::{NodeId, RaftHandle, Restraint, Timing},
 };
 
 /// How long a process may take to accept or refuse a connection.
@@ -28,20 +33,20 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How often a coordinator stands for election in place of one lost leader before it leaves that to the election timeout.
 const ROUNDS: u32 = 5;
 
-/// Learns of the ends of connections from coordinators.
-#[derive(Default)]
+/// Learns of the ends of connections from coordinators. Cheap to clone.
+#[derive(Clone, Default)]
 pub struct LeaderConnections {
     ended: Arc<Notify>,
 }
 
 impl LeaderConnections {
     /// Watches the connection that a leader's request came over. One that is watched already is not watched twice.
-    pub fn watch(&self, node: &Node, connection: &ConnectInfo) {
+    pub fn watch(&self, lifetime: &Lifetime, connection: &ConnectInfo) {
         if !connection.ending.claim() {
             return;
         }
-        let (ending, ended, stop) = (connection.ending.clone(), Arc::clone(&self.ended), node.stop.clone());
-        node.tasks.spawn(async move {
+        let (ending, ended, stop) = (connection.ending.clone(), Arc::clone(&self.ended), lifetime.stop().clone());
+        lifetime.tasks().spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = ending.over() => ended.notify_one(),
@@ -50,13 +55,58 @@ impl LeaderConnections {
     }
 }
 
-/// Looks for the leader whenever a connection from a leader has ended. Runs until the node stops.
-pub async fn run(node: Arc<Node>, timing: Timing, restraint: Restraint) {
-    loop {
-        node.leader_connections.ended.notified().await;
-        let leader = followed(&node.raft_role.borrow());
-        if let Some(leader) = leader {
-            replace_if_gone(&node, timing, &restraint, leader).await;
+/// Replaces a leader whose process has ended.
+pub struct LeaderLoss {
+    pub own: NodeId,
+    pub connections: LeaderConnections,
+    pub standing: Standing,
+    pub members: Members,
+    pub outside: Outside,
+    pub raft: RaftHandle,
+    pub timing: Timing,
+    pub restraint: Restraint,
+}
+
+impl LeaderLoss {
+    /// Looks for the leader whenever a connection from a leader has ended. Runs until the coordinator stops.
+    pub async fn run(self) {
+        loop {
+            self.connections.ended.notified().await;
+            if let Some(leader) = followed(&self.standing.role()) {
+                self.replace_if_gone(leader).await;
+            }
+        }
+    }
+
+    async fn replace_if_gone(&self, leader: NodeId) {
+        let members = self.members.all();
+        let Some((_, peer, _)) = members.iter().find(|(id, ..)| *id == leader) else { return };
+        let mut others: Vec<NodeId> =
+            members.iter().filter(|(id, _, voter)| *voter && *id != leader).map(|(id, ..)| *id).collect();
+        others.sort_unstable();
+        let Some(place) = others.iter().position(|id| *id == self.own) else { return };
+        let mut raft_role = self.standing.roles();
+        for round in 0..ROUNDS {
+            if self.outside.transport.probe(&peer.address, PROBE_TIMEOUT).await != Some(false) {
+                return;
+            }
+            if round == 0 {
+                info!(leader = peer.name, "the leader's process is gone");
+                self.raft.end_lease(leader).await;
+            }
+            let random = &*self.outside.platform.random;
+            let pause = pause(self.timing, place, others.len(), round) + jittered(random, step(self.timing) / 3);
+            tokio::select! {
+                _ = until(&mut raft_role, |raft_role| followed(raft_role) != Some(leader)) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            if self.restraint.is_held() {
+                continue;
+            }
+            // An error says that consensus has stopped, which is noticed elsewhere.
+            if let Err(error) = self.raft.stand_for_election().await {
+                debug!(%error, "no election");
+            }
         }
     }
 }
@@ -65,38 +115,6 @@ fn followed(raft_role: &RaftRole) -> Option<NodeId> {
     match raft_role {
         RaftRole::Following { leader, .. } => Some(*leader),
         RaftRole::Leading { .. } | RaftRole::Leaderless => None,
-    }
-}
-
-async fn replace_if_gone(node: &Node, timing: Timing, restraint: &Restraint, leader: NodeId) {
-    let own = node.identity.node_id;
-    let members = node.members();
-    let Some((_, peer, _)) = members.iter().find(|(id, ..)| *id == leader) else { return };
-    let mut others: Vec<NodeId> =
-        members.iter().filter(|(id, _, voter)| *voter && *id != leader).map(|(id, ..)| *id).collect();
-    others.sort_unstable();
-    let Some(place) = others.iter().position(|id| *id == own) else { return };
-    let mut raft_role = node.raft_role.clone();
-    for round in 0..ROUNDS {
-        if node.transport.probe(&peer.address, PROBE_TIMEOUT).await != Some(false) {
-            return;
-        }
-        if round == 0 {
-            info!(leader = peer.name, "the leader's process is gone");
-            node.raft.end_lease(leader).await;
-        }
-        let pause = pause(timing, place, others.len(), round) + jittered(&*node.platform.random, step(timing) / 3);
-        tokio::select! {
-            _ = until(&mut raft_role, |raft_role| followed(raft_role) != Some(leader)) => return,
-            () = tokio::time::sleep(pause) => {}
-        }
-        if restraint.is_held() {
-            continue;
-        }
-        // An error says that consensus has stopped, which is noticed elsewhere.
-        if let Err(error) = node.raft.stand_for_election().await {
-            debug!(%error, "no election");
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! A change of voters goes through a joint configuration. If the leader dies in between, the coordinators work on under both
 //! majorities, and the next change, whatever it is, ends that first.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
 use robeing_net::{earlier::earlier_version, limited};
@@ -16,12 +16,16 @@ use tracing::info;
 
 use crate::{
     leader::{
-        role::RaftRole,
-        score::{self, CAUGHT_UP},
-        transfer,
+        describe::{CAUGHT_UP, Descriptions, is_caught_up},
+        standing::Standing,
+        transfer::Transfer,
     },
-    node::Node,
-    raft::{NodeId, Peer, RaftError, Runtime},
+    lifetime::Lifetime,
+    member::Member,
+    members::Members,
+    outside::Outside,
+    raft::{NodeId, Peer, RaftError, RaftHandle, Runtime},
+    read::StateReader,
 };
 
 /// How long a newcomer may take to catch up.
@@ -151,23 +155,6 @@ pub enum ChangeError {
     Stopping,
 }
 
-/// Does one change, while no other is done, and to its end, also when the caller goes away.
-pub async fn exclusively<T: Send + 'static>(
-    node: &Arc<Node>,
-    change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
-) -> Result<T, ChangeError> {
-    let alone = Arc::clone(&node.changing).try_lock_owned().map_err(|_| ChangeError::Busy)?;
-    let (seed, stop) = (node.platform.random.next_u64(), node.stop.clone());
-    let task = node.tasks.spawn(async move {
-        let _alone = alone;
-        tokio::select! {
-            () = stop.cancelled() => Err(ChangeError::Stopping),
-            done = Runtime::scope(seed, change) => done,
-        }
-    });
-    task.await.unwrap_or(Err(ChangeError::Stopping))
-}
-
 /// A coordinator that is to be a voter.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
@@ -177,190 +164,218 @@ pub struct Newcomer {
     pub peer: Peer,
 }
 
-/// Members of the newcomer's name that are others, and that it may take the place of.
-///
-/// # Errors
-/// When one of them is alive.
-pub fn replaced_by(node: &Node, newcomer: &Newcomer) -> Result<Vec<NodeId>, ChangeError> {
-    let members = node.members().into_iter();
-    let others = members.filter(|(id, peer, _)| peer.name == newcomer.peer.name && *id != newcomer.id);
-    let others: Vec<NodeId> = others.map(|member| member.0).collect();
-    match others.iter().find(|id| answered_lately(node, **id)) {
-        Some(id) => Err(ChangeError::NameInUse { id: *id, name: newcomer.peer.name.clone() }),
-        None => Ok(others),
-    }
+/// Changes who the members are. Cheap to clone.
+#[derive(Clone)]
+pub struct MembershipChange {
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub state: StateReader,
+    pub descriptions: Descriptions,
+    pub transfer: Transfer,
+    pub raft: RaftHandle,
+    pub outside: Outside,
+    pub lifetime: Lifetime,
 }
 
-fn answered_lately(node: &Node, id: NodeId) -> bool {
-    if id == node.identity.node_id {
-        return true;
-    }
-    node.raft.heard_ago(id).is_some_and(|ago| ago < ALIVE)
-}
-
-/// Makes a newcomer a voter, in place of those it replaces: it learns the log first.
-pub async fn admit_voter(node: &Node, newcomer: Newcomer, replaced: Vec<NodeId>) -> Result<(), ChangeError> {
-    quorum(node).await?;
-    let Newcomer { id, peer } = newcomer;
-    ensure_current(node, &peer).await?;
-    info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "taking in a coordinator");
-    let learns_elsewhere = node.members().into_iter().any(|(of, known, voter)| of == id && !voter && known != peer);
-    if learns_elsewhere {
-        committed(node.raft.remove_learners([id].into())).await?;
-    }
-    committed(node.raft.add_learner(id, peer.clone())).await?;
-    caught_up(node, id).await?;
-    // Another leader may have raised the version meanwhile, to which a learner is nobody.
-    ensure_current(node, &peer).await?;
-    let mut voters = voters(node);
-    voters.retain(|voter| !replaced.contains(voter));
-    voters.insert(id);
-    committed(node.raft.set_voters(voters)).await?;
-    forget_learners(node, &replaced).await
-}
-
-/// Makes the coordinator at an address a voter; its node id.
-pub async fn add(node: Arc<Node>, peer: Peer) -> Result<NodeId, ChangeError> {
-    ensure_leader(&node)?;
-    let said = describe(&node, &peer.address).await?;
-    if said.cluster_id != node.identity.cluster_id || said.name != peer.name {
-        return Err(ChangeError::Another {
-            address: peer.address,
-            name: said.name,
-            cluster: said.cluster_id,
-            wanted: peer.name,
-            own_cluster: node.identity.cluster_id.clone(),
+impl MembershipChange {
+    /// Does one change, while no other is done, and to its end, also when the caller goes away.
+    pub async fn exclusively<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let alone = self.members.hold().ok_or(ChangeError::Busy)?;
+        let (seed, stop) = (self.outside.platform.random.next_u64(), self.lifetime.stop().clone());
+        let task = self.lifetime.tasks().spawn(async move {
+            let _alone = alone;
+            tokio::select! {
+                () = stop.cancelled() => Err(ChangeError::Stopping),
+                done = Runtime::scope(seed, change) => done,
+            }
         });
+        task.await.unwrap_or(Err(ChangeError::Stopping))
     }
-    let id = said.node_id;
-    let known = node.members().into_iter().find(|(of, _, voter)| *of == id && *voter);
-    if let Some((_, known, _)) = known {
-        if known.address != peer.address {
-            return Err(ChangeError::Elsewhere { name: known.name, address: known.address });
-        }
-        if !is_joint(&node) {
-            return Ok(id);
-        }
-    }
-    let newcomer = Newcomer { id, peer };
-    let replaced = replaced_by(&node, &newcomer)?;
-    admit_voter(&node, newcomer, replaced).await?;
-    Ok(id)
-}
 
-/// Takes the vote and the membership from the coordinator of this name; whether it was a member. One that leads hands over
-/// first, and then does not lead.
-pub async fn remove(node: Arc<Node>, name: String) -> Result<bool, ChangeError> {
-    quorum(&node).await?;
-    let members = node.members();
-    let gone: Vec<NodeId> = members.iter().filter(|member| member.1.name == name).map(|member| member.0).collect();
-    let before = voters(&node);
-    let mut left = before.clone();
-    left.retain(|id| !gone.contains(id));
-    if left.is_empty() {
-        return Err(ChangeError::LastVoter { name });
+    /// Members of the newcomer's name that are others, and that it may take the place of.
+    ///
+    /// # Errors
+    /// When one of them is alive.
+    pub fn replaced_by(&self, newcomer: &Newcomer) -> Result<Vec<NodeId>, ChangeError> {
+        let members = self.members.all().into_iter();
+        let others = members.filter(|(id, peer, _)| peer.name == newcomer.peer.name && *id != newcomer.id);
+        let others: Vec<NodeId> = others.map(|member| member.0).collect();
+        match others.iter().find(|id| self.answered_lately(**id)) {
+            Some(id) => Err(ChangeError::NameInUse { id: *id, name: newcomer.peer.name.clone() }),
+            None => Ok(others),
+        }
     }
-    if left != before {
-        ensure_quorum_without(&node, &left).await?;
-    }
-    if gone.contains(&node.identity.node_id) {
-        transfer::hand_over(&node, None).await?;
-        return Err(ChangeError::NotLeader);
-    }
-    if left != before || is_joint(&node) {
-        info!(name, voters = left.len(), "taking a coordinator's vote");
-        committed(node.raft.set_voters(left)).await?;
-    }
-    forget_learners(&node, &gone).await?;
-    Ok(!gone.is_empty())
-}
 
-async fn forget_learners(node: &Node, gone: &[NodeId]) -> Result<(), ChangeError> {
-    let left = node.members().into_iter().filter(|(id, _, voter)| gone.contains(id) && !*voter);
-    let left: BTreeSet<NodeId> = left.map(|member| member.0).collect();
-    if left.is_empty() {
-        return Ok(());
+    fn answered_lately(&self, id: NodeId) -> bool {
+        id == self.member.id() || self.raft.heard_ago(id).is_some_and(|ago| ago < ALIVE)
     }
-    committed(node.raft.remove_learners(left)).await
+
+    /// Makes a newcomer a voter, in place of those it replaces: it learns the log first.
+    pub async fn admit_voter(&self, newcomer: Newcomer, replaced: Vec<NodeId>) -> Result<(), ChangeError> {
+        self.quorum().await?;
+        let Newcomer { id, peer } = newcomer;
+        self.ensure_current(&peer).await?;
+        info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "taking in a coordinator");
+        let learns_elsewhere =
+            self.members.all().into_iter().any(|(of, known, voter)| of == id && !voter && known != peer);
+        if learns_elsewhere {
+            committed(self.raft.remove_learners([id].into())).await?;
+        }
+        committed(self.raft.add_learner(id, peer.clone())).await?;
+        self.caught_up(id).await?;
+        // Another leader may have raised the version meanwhile, to which a learner is nobody.
+        self.ensure_current(&peer).await?;
+        let mut voters = self.voters();
+        voters.retain(|voter| !replaced.contains(voter));
+        voters.insert(id);
+        committed(self.raft.set_voters(voters)).await?;
+        self.forget_learners(&replaced).await
+    }
+
+    /// Makes the coordinator at an address a voter; its node id.
+    pub async fn add(self, peer: Peer) -> Result<NodeId, ChangeError> {
+        ensure_leader(&self.standing)?;
+        let said = self.describe(&peer.address).await?;
+        if said.cluster_id != self.member.cluster_id() || said.name != peer.name {
+            return Err(ChangeError::Another {
+                address: peer.address,
+                name: said.name,
+                cluster: said.cluster_id,
+                wanted: peer.name,
+                own_cluster: self.member.cluster_id().to_owned(),
+            });
+        }
+        let id = said.node_id;
+        if let Some((_, known)) = self.members.voters().find(|(of, _)| *of == id) {
+            if known.address != peer.address {
+                return Err(ChangeError::Elsewhere { name: known.name, address: known.address });
+            }
+            if !self.is_joint() {
+                return Ok(id);
+            }
+        }
+        let newcomer = Newcomer { id, peer };
+        let replaced = self.replaced_by(&newcomer)?;
+        self.admit_voter(newcomer, replaced).await?;
+        Ok(id)
+    }
+
+    /// Takes the vote and the membership from the coordinator of this name; whether it was a member. One that leads hands over
+    /// first, and then does not lead.
+    pub async fn remove(self, name: String) -> Result<bool, ChangeError> {
+        self.quorum().await?;
+        let members = self.members.all();
+        let gone: Vec<NodeId> = members.iter().filter(|member| member.1.name == name).map(|member| member.0).collect();
+        let before = self.voters();
+        let mut left = before.clone();
+        left.retain(|id| !gone.contains(id));
+        if left.is_empty() {
+            return Err(ChangeError::LastVoter { name });
+        }
+        if left != before {
+            self.ensure_quorum_without(&left).await?;
+        }
+        if gone.contains(&self.member.id()) {
+            self.transfer.hand_over(None).await?;
+            return Err(ChangeError::NotLeader);
+        }
+        if left != before || self.is_joint() {
+            info!(name, voters = left.len(), "taking a coordinator's vote");
+            committed(self.raft.set_voters(left)).await?;
+        }
+        self.forget_learners(&gone).await?;
+        Ok(!gone.is_empty())
+    }
+
+    async fn forget_learners(&self, gone: &[NodeId]) -> Result<(), ChangeError> {
+        let left = self.members.all().into_iter().filter(|(id, _, voter)| gone.contains(id) && !*voter);
+        let left: BTreeSet<NodeId> = left.map(|member| member.0).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        committed(self.raft.remove_learners(left)).await
+    }
+
+    /// That a majority answers this leader now. A change that it does not take is in force all the same until it is undone, so
+    /// none is begun without.
+    async fn quorum(&self) -> Result<(), ChangeError> {
+        let asking = async {
+            loop {
+                ensure_leader(&self.standing)?;
+                if self.standing.read_index().await.is_some() {
+                    return Ok(());
+                }
+                // One answer that was late is no majority that is gone.
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        timeout(QUORUM_TIMEOUT, asking).await.unwrap_or(Err(ChangeError::NoQuorum))
+    }
+
+    async fn describe(&self, address: &str) -> Result<internal::DescribeResponse, ChangeError> {
+        let no_answer = || ChangeError::NoAnswer { address: address.to_owned() };
+        let channel = self.outside.transport.channel(address);
+        let channel = channel.map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
+        let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
+        let said = timeout(DESCRIBE_TIMEOUT, client.describe(internal::DescribeRequest::default())).await;
+        let refused = |status: Status| match earlier_version(&status) {
+            Some(problem) => ChangeError::Earlier { address: address.to_owned(), problem },
+            None => no_answer(),
+        };
+        Ok(said.map_err(|_| no_answer())?.map_err(refused)?.into_inner())
+    }
+
+    /// That a coordinator's binary knows what is in force. No version comes into force while the membership changes.
+    async fn ensure_current(&self, peer: &Peer) -> Result<(), ChangeError> {
+        let known = self.describe(&peer.address).await?.max_fleet_version;
+        let current = self.state.look(|fleet| fleet.version());
+        if known < current {
+            return Err(ChangeError::TooOld { name: peer.name.clone(), known, current });
+        }
+        Ok(())
+    }
+
+    /// The voters that there are, or will be once a change that was interrupted is ended.
+    fn voters(&self) -> BTreeSet<NodeId> {
+        self.raft.configurations().pop().unwrap_or_default()
+    }
+
+    fn is_joint(&self) -> bool {
+        self.raft.configurations().len() > 1
+    }
+
+    /// That a majority of those who would remain answers and is caught up.
+    async fn ensure_quorum_without(&self, remaining: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
+        let needed = remaining.len() / 2 + 1;
+        let mut fit = 0;
+        // One that is busy for a moment is not gone.
+        for _ in 0..ROUNDS {
+            let members = self.members.all().into_iter().filter(|member| remaining.contains(&member.0));
+            let answers = members.map(|(id, peer, _)| async move { self.descriptions.ask(id, &peer.address).await });
+            let answers = join_all(answers).await;
+            let least = self.descriptions.caught_up_from();
+            fit = answers.iter().flatten().filter(|said| is_caught_up(said, least)).count();
+            if fit >= needed {
+                return Ok(());
+            }
+        }
+        Err(ChangeError::TooFew { remaining: remaining.len(), fit, needed })
+    }
+
+    /// Waits until a learner has about what this leader has: its vote may be one that a majority needs.
+    async fn caught_up(&self, id: NodeId) -> Result<(), ChangeError> {
+        let waiting = self.raft.until_replicated(id, CAUGHT_UP);
+        timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)
+    }
 }
 
 /// That this coordinator leads.
-pub fn ensure_leader(node: &Node) -> Result<(), ChangeError> {
-    match *node.raft_role.borrow() {
-        RaftRole::Leading { ready: true, .. } => Ok(()),
-        _ => Err(ChangeError::NotLeader),
-    }
-}
-
-/// That a majority answers this leader now. A change that it does not take is in force all the same until it is undone, so
-/// none is begun without.
-async fn quorum(node: &Node) -> Result<(), ChangeError> {
-    let asking = async {
-        loop {
-            ensure_leader(node)?;
-            if node.read_index().await.is_some() {
-                return Ok(());
-            }
-            // One answer that was late is no majority that is gone.
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    };
-    timeout(QUORUM_TIMEOUT, asking).await.unwrap_or(Err(ChangeError::NoQuorum))
-}
-
-async fn describe(node: &Node, address: &str) -> Result<internal::DescribeResponse, ChangeError> {
-    let no_answer = || ChangeError::NoAnswer { address: address.to_owned() };
-    let channel = node.transport.channel(address).map_err(|bad| ChangeError::Invalid(bad.to_string()))?;
-    let mut client: RaftClient<Channel> = limited!(RaftClient::new(channel));
-    let said = timeout(DESCRIBE_TIMEOUT, client.describe(internal::DescribeRequest::default())).await;
-    let refused = |status: Status| match earlier_version(&status) {
-        Some(problem) => ChangeError::Earlier { address: address.to_owned(), problem },
-        None => no_answer(),
-    };
-    Ok(said.map_err(|_| no_answer())?.map_err(refused)?.into_inner())
-}
-
-/// That a coordinator's binary knows what is in force. No version comes into force while the membership changes.
-async fn ensure_current(node: &Node, peer: &Peer) -> Result<(), ChangeError> {
-    let known = describe(node, &peer.address).await?.max_fleet_version;
-    let current = node.look(|fleet| fleet.version());
-    if known < current {
-        return Err(ChangeError::TooOld { name: peer.name.clone(), known, current });
-    }
-    Ok(())
-}
-
-/// The voters that there are, or will be once a change that was interrupted is ended.
-fn voters(node: &Node) -> BTreeSet<NodeId> {
-    node.raft.configurations().pop().unwrap_or_default()
-}
-
-fn is_joint(node: &Node) -> bool {
-    node.raft.configurations().len() > 1
-}
-
-/// That a majority of those who would remain answers and is caught up.
-async fn ensure_quorum_without(node: &Node, remaining: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
-    let needed = remaining.len() / 2 + 1;
-    let mut fit = 0;
-    // One that is busy for a moment is not gone.
-    for _ in 0..ROUNDS {
-        let members = node.members().into_iter().filter(|member| remaining.contains(&member.0));
-        let answers = members.map(|(id, peer, _)| async move { score::ask(node, id, &peer.address).await });
-        let answers = join_all(answers).await;
-        let least = score::caught_up_from(node);
-        fit = answers.iter().flatten().filter(|said| score::is_caught_up(said, least)).count();
-        if fit >= needed {
-            return Ok(());
-        }
-    }
-    Err(ChangeError::TooFew { remaining: remaining.len(), fit, needed })
-}
-
-/// Waits until a learner has about what this leader has: its vote may be one that a majority needs.
-async fn caught_up(node: &Node, id: NodeId) -> Result<(), ChangeError> {
-    let waiting = node.raft.until_replicated(id, CAUGHT_UP);
-    timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)
+pub fn ensure_leader(standing: &Standing) -> Result<(), ChangeError> {
+    standing.leading().map(drop).ok_or(ChangeError::NotLeader)
 }
 
 impl From<RaftError> for ChangeError {

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 pub mod contact;
+pub mod describe;
 pub mod evidence;
 pub mod failure_detector;
 pub mod health;
@@ -12,5 +13,6 @@ pub mod role;
 pub mod score;
 pub mod sessions;
 pub mod stalls;
+pub mod standing;
 pub mod transfer;
 pub mod version;

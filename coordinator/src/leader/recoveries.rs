@@ -14,8 +14,11 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
-    leader::role::{until_leading, until_not_leading},
-    node::Node,
+    apply::observer::ApplyObserver,
+    leader::{
+        role::{until_leading, until_not_leading},
+        standing::Standing,
+    },
 };
 
 /// Upper bounds of a step's duration, seconds: from a commit on a fast disk to an agent that is repaired by hand.
@@ -93,13 +96,13 @@ impl Recoveries {
     }
 }
 
-/// Times recoveries while this coordinator leads; runs until the node stops.
-pub async fn run(node: Arc<Node>) {
-    let mut raft_role = node.raft_role.clone();
+/// Times recoveries while this coordinator leads; runs until it stops.
+pub async fn run(standing: Standing, observer: Arc<ApplyObserver>) {
+    let mut raft_role = standing.roles();
     while let Some(term) = until_leading(&mut raft_role).await {
-        node.observer.recoveries.timed(|began| *began = Some(BTreeMap::new()));
+        observer.recoveries.timed(|began| *began = Some(BTreeMap::new()));
         until_not_leading(&mut raft_role, term).await;
-        node.observer.recoveries.timed(|began| *began = None);
+        observer.recoveries.timed(|began| *began = None);
     }
 }
 

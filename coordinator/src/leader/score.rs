@@ -10,24 +10,20 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use robeing_fleet::known_version;
 use robeing_platform::sync::{Mutex, PoisonError};
-use robeing_proto::{
-    internal::v1::{self as internal, raft_client::RaftClient},
-    v1::LeaderScore,
-};
+use robeing_proto::{internal::v1 as internal, v1::LeaderScore};
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::{
     leader::{
-        role::{RaftRole, until_leading},
-        stalls,
+        describe::{Descriptions, is_caught_up},
+        role::until_leading,
+        standing::Standing,
     },
-    node::Node,
-    raft::NodeId,
-    room::Voter,
+    members::Members,
+    raft::{NodeId, RaftHandle},
+    room::{Rooms, Voter},
 };
 
 /// How often the leader asks the others.
@@ -36,50 +32,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 pub const MARGIN: f64 = 0.15;
 /// For how long it must be.
 pub const HOLD: Duration = Duration::from_secs(30);
-/// Log entries another may be behind and still be caught up.
-pub const CAUGHT_UP: u64 = 100;
-/// Running time that counts for half of all experience.
-const HALF_EXPERIENCE: Duration = Duration::from_secs(600);
 /// Weight of one answer in reliability, and in availability.
 const SLOW: f64 = 1.0 / 600.0;
 const FAST: f64 = 1.0 / 30.0;
-
-/// What this coordinator says of itself.
-pub fn describe(node: &Node) -> internal::DescribeResponse {
-    let up = node.started.elapsed().as_secs_f64();
-    internal::DescribeResponse {
-        cluster_id: node.identity.cluster_id.clone(),
-        name: node.identity.name.clone(),
-        node_id: node.identity.node_id,
-        address: node.address.clone(),
-        pid: node.pid,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        resources: node.platform.host.free_share(),
-        experience: up / (up + HALF_EXPERIENCE.as_secs_f64()),
-        max_fleet_version: known_version(),
-        initialized: !node.members().is_empty(),
-        applied_index: applied(node),
-        scores: node.scores.told(),
-        warnings: node.warnings.told(),
-        short_of_room: node.rooms.own().short,
-        log_stalled_ms: node.log.stalled_for().map_or(0, |stalled| stalled.as_millis() as u64),
-    }
-}
-
-/// The index of the newest entry that is applied here.
-fn applied(node: &Node) -> u64 {
-    node.observer.applied_indexes().borrow().saturating_sub(1)
-}
-
-/// The least that another must have applied to be caught up with this leader.
-pub fn caught_up_from(node: &Node) -> u64 {
-    node.raft.progress().caught_up_from(applied(node), CAUGHT_UP)
-}
-
-/// Whether another has applied so much, and its log makes progress.
-pub fn is_caught_up(said: &internal::DescribeResponse, least: u64) -> bool {
-    said.applied_index >= least && stalls::log_works(said)
-}
 
 fn weigh(experience: f64, reliability: f64, resources: f64, availability: f64) -> LeaderScore {
     let total = 0.3 * experience + 0.3 * reliability + 0.2 * resources + 0.2 * availability;
@@ -106,7 +61,8 @@ impl Default for Record {
 pub struct Scores(Mutex<BTreeMap<NodeId, Record>>);
 
 impl Scores {
-    fn told(&self) -> Vec<internal::MemberScore> {
+    /// The scores as the API has them.
+    pub fn told(&self) -> Vec<internal::MemberScore> {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         records.iter().map(|(id, record)| internal::MemberScore { node_id: *id, score: Some(record.score) }).collect()
     }
@@ -176,82 +132,57 @@ impl Choice {
     }
 }
 
-/// What a member says of itself, if it answers in time and is the one that is meant.
-pub async fn ask(node: &Node, id: NodeId, address: &str) -> Option<internal::DescribeResponse> {
-    ask_as(node, id, address, None).await
+/// Keeps the scores of the members, and acts on them.
+pub struct ScoreKeeper {
+    pub own: NodeId,
+    pub members: Members,
+    pub standing: Standing,
+    pub descriptions: Descriptions,
+    pub raft: RaftHandle,
+    pub scores: Arc<Scores>,
+    pub rooms: Arc<Rooms>,
 }
 
-async fn ask_as(
-    node: &Node,
-    id: NodeId,
-    address: &str,
-    from_leader: Option<internal::LeadersWord>,
-) -> Option<internal::DescribeResponse> {
-    if id == node.identity.node_id {
-        return Some(describe(node));
-    }
-    let request = internal::DescribeRequest { from_leader };
-    let describe = |mut peer: RaftClient<Channel>| async move { peer.describe(request).await };
-    node.peers.ask(address, describe).await.filter(|said| said.node_id == id)
-}
-
-/// Takes what the leader says when it asks.
-pub fn hear(node: &Node, said: internal::LeadersWord) {
-    let leads = matches!(*node.raft_role.borrow(), RaftRole::Leading { .. });
-    // One that was replaced does not know.
-    if !leads && said.term >= node.log.vote().map_or(0, |vote| vote.leader_id.term) {
-        node.rooms.note_told((!said.refusal.is_empty()).then_some(said.refusal), Instant::now());
-    }
-}
-
-/// Asks the members as long as this coordinator leads, and hands leadership over when that is better. Runs until the node
-/// stops.
-pub async fn run(node: Arc<Node>) {
-    let mut raft_role = node.raft_role.clone();
-    loop {
-        let Some(term) = until_leading(&mut raft_role).await else { return };
-        node.rooms.clear();
-        let mut choice = Choice::default();
-        while node.raft_role.borrow().leading().is_some() {
-            round(&node, term, &mut choice).await;
-            tokio::time::sleep(ASK_EVERY).await;
+impl ScoreKeeper {
+    /// Asks the members as long as this coordinator leads, and hands leadership over when that is better. Runs until the
+    /// coordinator stops.
+    pub async fn run(self) {
+        let mut raft_role = self.standing.roles();
+        loop {
+            let Some(term) = until_leading(&mut raft_role).await else { return };
+            self.rooms.clear();
+            let mut choice = Choice::default();
+            while self.standing.leading().is_some() {
+                self.round(term, &mut choice).await;
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+            self.scores.clear();
+            self.rooms.clear();
         }
-        node.scores.clear();
-        node.rooms.clear();
     }
-}
 
-/// Who should lead after this leader: the best of the others that answer now and are caught up.
-pub async fn successor(node: &Node) -> Option<NodeId> {
-    let own = node.identity.node_id;
-    let others = node.members().into_iter().filter(|(id, _, voter)| *voter && *id != own);
-    let answers = join_all(others.map(|(id, peer, _)| async move { ask(node, id, &peer.address).await })).await;
-    let least = caught_up_from(node);
-    let fit = answers.into_iter().flatten().filter(|said| is_caught_up(said, least));
-    fit.max_by(|a, b| a.experience.total_cmp(&b.experience)).map(|said| said.node_id)
-}
-
-async fn round(node: &Node, term: u64, choice: &mut Choice) {
-    let word = internal::LeadersWord { term, refusal: node.rooms.verdict().unwrap_or_default() };
-    let voters: Vec<_> = node.members().into_iter().filter(|(_, _, voter)| *voter).collect();
-    let answers = voters.iter().map(|(id, peer, _)| {
-        let word = word.clone();
-        async move { (*id, ask_as(node, *id, &peer.address, Some(word)).await) }
-    });
-    let answers = join_all(answers).await;
-    let rooms = voters.iter().zip(&answers).map(|((_, peer, _), (_, said))| Voter {
-        name: peer.name.clone(),
-        short: said.as_ref().map(|said| said.short_of_room),
-    });
-    node.rooms.note(rooms.collect());
-    let candidates = node.scores.note(&answers, caught_up_from(node));
-    let Some(target) = choice.step(node.identity.node_id, &candidates, Instant::now()) else { return };
-    info!(
-        target = format!("{target:016x}"),
-        "another coordinator is clearly better for a while; handing leadership over"
-    );
-    if let Err(error) = node.raft.transfer_leader(target).await {
-        warn!(%error, "leadership could not be handed over");
+    async fn round(&self, term: u64, choice: &mut Choice) {
+        let word = internal::LeadersWord { term, refusal: self.rooms.verdict().unwrap_or_default() };
+        let voters: Vec<_> = self.members.voters().collect();
+        let answers = voters.iter().map(|(id, peer)| {
+            let word = word.clone();
+            async move { (*id, self.descriptions.ask_as(*id, &peer.address, Some(word)).await) }
+        });
+        let answers = join_all(answers).await;
+        let rooms = voters.iter().zip(&answers).map(|((_, peer), (_, said))| Voter {
+            name: peer.name.clone(),
+            short: said.as_ref().map(|said| said.short_of_room),
+        });
+        self.rooms.note(rooms.collect());
+        let candidates = self.scores.note(&answers, self.descriptions.caught_up_from());
+        let Some(target) = choice.step(self.own, &candidates, Instant::now()) else { return };
+        info!(
+            target = format!("{target:016x}"),
+            "another coordinator is clearly better for a while; handing leadership over"
+        );
+        if let Err(error) = self.raft.transfer_leader(target).await {
+            warn!(%error, "leadership could not be handed over");
+        }
     }
 }
 

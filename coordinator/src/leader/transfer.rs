@@ -7,12 +7,14 @@ use tracing::info;
 
 use crate::{
     leader::{
+        describe::{Descriptions, is_caught_up},
         membership_change::{self, ChangeError},
         role::{self, RaftRole},
-        score,
+        standing::Standing,
     },
-    node::Node,
-    raft::NodeId,
+    member::Member,
+    members::Members,
+    raft::{NodeId, RaftHandle},
 };
 
 /// How long a successor may take to take over. One that does not is outrun by an election.
@@ -31,46 +33,60 @@ fn no_successor(problem: impl Into<String>) -> ChangeError {
     ChangeError::NoSuccessor(problem.into())
 }
 
-/// Hands leadership to a voter, or to the best of the others, and waits until another leads.
-pub async fn hand_over(node: &Node, to: Option<NodeId>) -> Result<Leader, ChangeError> {
-    membership_change::ensure_leader(node)?;
-    let target = match to {
-        Some(id) => id,
-        None => score::successor(node)
-            .await
-            .ok_or_else(|| no_successor("no other voter answers and is caught up; leadership stays"))?,
-    };
-    info!(target = format!("{target:016x}"), "handing leadership over");
-    let triggered = node.raft.transfer_leader(target).await;
-    triggered.map_err(|error| ChangeError::Failed(error.to_string()))?;
-    let mut raft_role = node.raft_role.clone();
-    let taken = role::until(&mut raft_role, |raft_role| matches!(raft_role, RaftRole::Following { .. }));
-    match timeout(TAKE_OVER_TIMEOUT, taken).await {
-        Ok(Some(RaftRole::Following { leader, peer })) if to.is_none_or(|wanted| wanted == leader) => {
-            Ok(Leader { name: peer.name, term: node.raft.term() })
-        }
-        Ok(None) => Err(ChangeError::Stopping),
-        _ => Err(ChangeError::NotTakenOver),
-    }
+/// Makes another coordinator lead. Cheap to clone.
+#[derive(Clone)]
+pub struct Transfer {
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub descriptions: Descriptions,
+    pub raft: RaftHandle,
 }
 
-/// Sees to it that the coordinator of this name leads; without a name, another than now.
-pub async fn transfer(node: &Node, to: &str) -> Result<Leader, ChangeError> {
-    membership_change::ensure_leader(node)?;
-    if to.is_empty() {
-        return hand_over(node, None).await;
+impl Transfer {
+    /// Hands leadership to a voter, or to the best of the others, and waits until another leads.
+    pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Leader, ChangeError> {
+        membership_change::ensure_leader(&self.standing)?;
+        let target = match to {
+            Some(id) => id,
+            None => self
+                .descriptions
+                .successor()
+                .await
+                .ok_or_else(|| no_successor("no other voter answers and is caught up; leadership stays"))?,
+        };
+        info!(target = format!("{target:016x}"), "handing leadership over");
+        let triggered = self.raft.transfer_leader(target).await;
+        triggered.map_err(|error| ChangeError::Failed(error.to_string()))?;
+        let mut raft_role = self.standing.roles();
+        let taken = role::until(&mut raft_role, |raft_role| matches!(raft_role, RaftRole::Following { .. }));
+        match timeout(TAKE_OVER_TIMEOUT, taken).await {
+            Ok(Some(RaftRole::Following { leader, peer })) if to.is_none_or(|wanted| wanted == leader) => {
+                Ok(Leader { name: peer.name, term: self.raft.term() })
+            }
+            Ok(None) => Err(ChangeError::Stopping),
+            _ => Err(ChangeError::NotTakenOver),
+        }
     }
-    let named = node.members().into_iter().find(|(_, peer, voter)| peer.name == to && *voter);
-    let Some((id, peer, _)) = named else {
-        return Err(no_successor(format!("{to:?} is no voter, so it can't lead")));
-    };
-    if id == node.identity.node_id {
-        return Ok(Leader { name: peer.name, term: node.raft.term() });
+
+    /// Sees to it that the coordinator of this name leads; without a name, another than now.
+    pub async fn transfer(&self, to: &str) -> Result<Leader, ChangeError> {
+        membership_change::ensure_leader(&self.standing)?;
+        if to.is_empty() {
+            return self.hand_over(None).await;
+        }
+        let named = self.members.voters().find(|(_, peer)| peer.name == to);
+        let Some((id, peer)) = named else {
+            return Err(no_successor(format!("{to:?} is no voter, so it can't lead")));
+        };
+        if id == self.member.id() {
+            return Ok(Leader { name: peer.name, term: self.raft.term() });
+        }
+        let said = self.descriptions.ask(id, &peer.address).await;
+        let said = said.ok_or_else(|| no_successor(format!("{to:?} does not answer, so it can't lead")))?;
+        if !is_caught_up(&said, self.descriptions.caught_up_from()) {
+            return Err(no_successor(format!("{to:?} is not caught up, so it can't lead yet")));
+        }
+        self.hand_over(Some(id)).await
     }
-    let said = score::ask(node, id, &peer.address).await;
-    let said = said.ok_or_else(|| no_successor(format!("{to:?} does not answer, so it can't lead")))?;
-    if !score::is_caught_up(&said, score::caught_up_from(node)) {
-        return Err(no_successor(format!("{to:?} is not caught up, so it can't lead yet")));
-    }
-    hand_over(node, Some(id)).await
 }

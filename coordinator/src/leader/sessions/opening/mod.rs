@@ -7,6 +7,7 @@ use robeing_fleet::{
     AgentId, AgentJoin, AgentState, Command, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
     sabotage::{Mistake, planted},
 };
+use robeing_net::Transport;
 use robeing_platform::ConnectInfo;
 use robeing_proto::{
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
@@ -18,12 +19,15 @@ use tracing::info;
 
 use crate::{
     api::{convert, waiting::Waited},
+    apply::observer::ApplyObserver,
     leader::{
         evidence::Origin,
-        sessions::{Connection, SessionConnection, reconcile},
+        sessions::{AttemptKey, Connection, SessionConnection, reconcile},
+        standing::Standing,
     },
-    node::Node,
-    propose::ProposeError,
+    members::Members,
+    propose::{ProposeError, Proposer},
+    read::StateReader,
 };
 
 /// How long the read that confirms the leader may take.
@@ -64,73 +68,6 @@ pub struct Opened {
     pub answers_health_checks: bool,
 }
 
-/// Opens a session for an agent that said hello, in the order that [`sessions`](crate::leader::sessions) demands: the state is
-/// looked at, the connection is taken, and the state is looked at once more.
-pub async fn open(
-    node: &Node,
-    hello: internal::Hello,
-    connection: Option<ConnectInfo>,
-    term: u64,
-    waited: &Waited,
-) -> Result<(Opened, ToAgent), JoinFailed> {
-    let ConnectInfo { peer, ending } = connection.unwrap_or_default();
-    let process = match node.look(|fleet| located(fleet, &hello, peer)) {
-        Some(known) => Some(known),
-        None => node.transport.locate(peer, &hello.address).await,
-    };
-    let held = reconcile::held(&hello.held).await.map_err(JoinFailed::Refused)?;
-    // A leader that was replaced without knowing would hand out what others have finished, under numbers that were used.
-    let barrier = node.ready_to_read(v1::Consistency::Linearizable.into());
-    let leads = planted(Mistake::SessionWithoutBarrier)
-        || matches!(tokio::time::timeout(BARRIER_TIMEOUT, barrier).await, Ok(Ok(())));
-    if !leads {
-        return Err(JoinFailed::NotLeading);
-    }
-    let turn = tokio::time::timeout(TURN_TIMEOUT, node.observer.sessions.turn(&hello.name)).await;
-    let _turn = turn.map_err(|_| JoinFailed::NotLeading)?;
-    for _ in 0..MAX_OPENINGS {
-        let Stay { agent, session, resumed } = stay(node, &hello, process, term).await?;
-        // The lease on a new session is one that this leader grants, as by the answer to a heartbeat.
-        if !resumed && !node.contact_within(term, node.observer.sessions.timing.lease_margin()).await {
-            return Err(JoinFailed::NotLeading);
-        }
-        // Leadership may have gone while the join was written; another leader serves the session then.
-        if node.raft_role.borrow().leading() != Some(term) {
-            return Err(JoinFailed::NotLeading);
-        }
-        // What the agent sends from now on comes after the session began to count.
-        let waited_seq = waited.seq();
-        let now = Instant::now();
-        let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
-        let link = match node.observer.sessions.connect(term, agent, session, origin, now) {
-            Connection::Taken(link) => link,
-            Connection::TermOver => return Err(JoinFailed::NotLeading),
-            Connection::Replaced => continue,
-            Connection::Losing(decided) => {
-                let decided = tokio::time::timeout(LOSS_TIMEOUT, decided.cancelled()).await;
-                decided.map_err(|_| JoinFailed::NotLeading)?;
-                continue;
-            }
-        };
-        // Once the link is there nothing that happens to the session is missed; what was before it is in the state.
-        let Some(known) = node.look(|fleet| slots_of(fleet, agent, session)) else {
-            node.observer.sessions.ended(agent, session);
-            continue;
-        };
-        let held = if resumed { &held[..] } else { &[] };
-        let (assignments, stops) = reconcile::differences(&known, held);
-        link.put(|outbox| {
-            outbox.assignments.extend(assignments);
-            outbox.stops.extend(stops);
-        });
-        info!(agent = hello.name, session = session.0, resumed, "agent connected");
-        let welcome = welcome(node, term, session, resumed, waited_seq);
-        let answers_health_checks = hello.answers_health_checks;
-        return Ok((Opened { agent, session, link, answers_health_checks }, welcome));
-    }
-    Err(JoinFailed::NotLeading)
-}
-
 /// An agent's session, as the state has it when it is looked at.
 struct Stay {
     agent: AgentId,
@@ -139,35 +76,134 @@ struct Stay {
     resumed: bool,
 }
 
-/// The session that an agent goes on in, or a new one that is begun for it.
-async fn stay(
-    node: &Node,
-    hello: &internal::Hello,
-    process: Option<SocketAddr>,
-    term: u64,
-) -> Result<Stay, JoinFailed> {
-    let (rival, known) = node.look(|fleet| (rival(fleet, hello, process), resumable(fleet, hello)));
-    if let Some(session) = rival {
-        return Err(JoinFailed::Refused(Status::already_exists(format!(
-            "another process is the agent {:?} (session {}); this one may be it once that one has left or counts as lost. If \
-             both are to run, give them different names",
-            hello.name, session.0
-        ))));
-    }
-    if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
-        return Ok(Stay { agent, session, resumed: true });
-    }
-    // A process that moved goes on in its session, and the next leader must not look for it where it was.
-    let join = join(hello, process).map_err(JoinFailed::Refused)?;
-    // What is out of its bounds is refused whatever the state, so it need not go into the log.
-    let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
-    join.check().map_err(refused)?;
-    match node.proposer.propose_in(term, Command::AgentJoined(join)).await? {
-        Reply::Joined { agent, session } => {
-            Ok(Stay { agent, session, resumed: known.is_some_and(|(_, known, _)| known == session) })
+/// Opens sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionOpener {
+    pub members: Members,
+    pub standing: Standing,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub observer: Arc<ApplyObserver>,
+    /// By which it finds out where an agent's process is.
+    pub transport: Transport,
+}
+
+impl SessionOpener {
+    /// Opens a session for an agent that said hello, in the order that [`sessions`](crate::leader::sessions) demands: the state
+    /// is looked at, the connection is taken, and the state is looked at once more.
+    pub async fn open(
+        &self,
+        hello: internal::Hello,
+        connection: Option<ConnectInfo>,
+        term: u64,
+        waited: &Waited,
+    ) -> Result<(Opened, ToAgent), JoinFailed> {
+        let ConnectInfo { peer, ending } = connection.unwrap_or_default();
+        let process = match self.state.look(|fleet| located(fleet, &hello, peer)) {
+            Some(known) => Some(known),
+            None => self.transport.locate(peer, &hello.address).await,
+        };
+        let held = reconcile::held(&hello.held).await.map_err(JoinFailed::Refused)?;
+        // A leader that was replaced without knowing would hand out what others have finished, under numbers that were used.
+        let barrier = self.state.ready_to_read(v1::Consistency::Linearizable.into());
+        let leads = planted(Mistake::SessionWithoutBarrier)
+            || matches!(tokio::time::timeout(BARRIER_TIMEOUT, barrier).await, Ok(Ok(())));
+        if !leads {
+            return Err(JoinFailed::NotLeading);
         }
-        Reply::Refused(refusal) => Err(JoinFailed::Refused(Status::failed_precondition(refusal.to_string()))),
-        other => Err(JoinFailed::Refused(Status::internal(format!("unexpected reply {other:?}")))),
+        let sessions = &self.observer.sessions;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, sessions.turn(&hello.name)).await;
+        let _turn = turn.map_err(|_| JoinFailed::NotLeading)?;
+        for _ in 0..MAX_OPENINGS {
+            let stay = self.stay(&hello, process, term).await?;
+            // The lease on a new session is one that this leader grants, as by the answer to a heartbeat.
+            if !stay.resumed && !self.standing.may_grant_lease(term).await {
+                return Err(JoinFailed::NotLeading);
+            }
+            // Leadership may have gone while the join was written; another leader serves the session then.
+            if self.standing.leading() != Some(term) {
+                return Err(JoinFailed::NotLeading);
+            }
+            // What the agent sends from now on comes after the session began to count.
+            let waited_seq = waited.seq();
+            let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
+            let link = match sessions.connect(term, stay.agent, stay.session, origin, Instant::now()) {
+                Connection::Taken(link) => link,
+                Connection::TermOver => return Err(JoinFailed::NotLeading),
+                Connection::Replaced => continue,
+                Connection::Losing(decided) => {
+                    let decided = tokio::time::timeout(LOSS_TIMEOUT, decided.cancelled()).await;
+                    decided.map_err(|_| JoinFailed::NotLeading)?;
+                    continue;
+                }
+            };
+            if !self.begin(&stay, &link, &held) {
+                continue;
+            }
+            let Stay { agent, session, resumed } = stay;
+            info!(agent = hello.name, session = session.0, resumed, "agent connected");
+            let welcome = self.welcome(term, session, resumed, waited_seq);
+            let answers_health_checks = hello.answers_health_checks;
+            return Ok((Opened { agent, session, link, answers_health_checks }, welcome));
+        }
+        Err(JoinFailed::NotLeading)
+    }
+
+    /// Hands an agent that has just connected what it lacks, and tells it what to stop, given what it `held`. False when its
+    /// session is over by now.
+    fn begin(&self, stay: &Stay, link: &SessionConnection, held: &[AttemptKey]) -> bool {
+        // Once the link is there nothing that happens to the session is missed; what was before it is in the state.
+        let Some(known) = self.state.look(|fleet| slots_of(fleet, stay.agent, stay.session)) else {
+            self.observer.sessions.ended(stay.agent, stay.session);
+            return false;
+        };
+        let held = if stay.resumed { held } else { &[] };
+        let (assignments, stops) = reconcile::differences(&known, held);
+        link.put(|outbox| {
+            outbox.assignments.extend(assignments);
+            outbox.stops.extend(stops);
+        });
+        true
+    }
+
+    /// The session that an agent goes on in, or a new one that is begun for it.
+    async fn stay(&self, hello: &internal::Hello, process: Option<SocketAddr>, term: u64) -> Result<Stay, JoinFailed> {
+        let (rival, known) = self.state.look(|fleet| (rival(fleet, hello, process), resumable(fleet, hello)));
+        if let Some(session) = rival {
+            return Err(JoinFailed::Refused(Status::already_exists(format!(
+                "another process is the agent {:?} (session {}); this one may be it once that one has left or counts as lost. If \
+                 both are to run, give them different names",
+                hello.name, session.0
+            ))));
+        }
+        if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
+            return Ok(Stay { agent, session, resumed: true });
+        }
+        // A process that moved goes on in its session, and the next leader must not look for it where it was.
+        let join = join(hello, process).map_err(JoinFailed::Refused)?;
+        // What is out of its bounds is refused whatever the state, so it need not go into the log.
+        let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
+        join.check().map_err(refused)?;
+        match self.proposer.propose_in(term, Command::AgentJoined(join)).await? {
+            Reply::Joined { agent, session } => {
+                Ok(Stay { agent, session, resumed: known.is_some_and(|(_, known, _)| known == session) })
+            }
+            Reply::Refused(refusal) => Err(JoinFailed::Refused(Status::failed_precondition(refusal.to_string()))),
+            other => Err(JoinFailed::Refused(Status::internal(format!("unexpected reply {other:?}")))),
+        }
+    }
+
+    fn welcome(&self, term: u64, session: SessionId, resumed: bool, waited_seq: u64) -> ToAgent {
+        let timing = self.observer.sessions.timing;
+        ToAgent::Welcome(internal::Welcome {
+            session: session.0,
+            term,
+            heartbeat_interval_ms: timing.heartbeat_interval.as_millis() as u32,
+            session_timeout_ms: timing.timeout.as_millis() as u32,
+            coordinators: self.members.addresses(),
+            resumed,
+            waited_seq,
+        })
     }
 }
 
@@ -182,19 +218,6 @@ fn resumable(fleet: &Fleet, hello: &internal::Hello) -> Option<(AgentId, Session
 fn slots_of(fleet: &Fleet, agent: AgentId, session: SessionId) -> Option<Vec<Held>> {
     let agent = fleet.agent(agent).filter(|agent| agent.session == session && agent.state != AgentState::Lost)?;
     Some(agent.held().collect())
-}
-
-fn welcome(node: &Node, term: u64, session: SessionId, resumed: bool, waited_seq: u64) -> ToAgent {
-    let timing = node.observer.sessions.timing;
-    ToAgent::Welcome(internal::Welcome {
-        session: session.0,
-        term,
-        heartbeat_interval_ms: timing.heartbeat_interval.as_millis() as u32,
-        session_timeout_ms: timing.timeout.as_millis() as u32,
-        coordinators: node.addresses(),
-        resumed,
-        waited_seq,
-    })
 }
 
 /// Where a process that comes back from the same place was found before, so that its session need not wait for a name server.

@@ -1,0 +1,459 @@
+//! How a coordinator is put together: its handles are made, its tasks started and its services built here, and nowhere else.
+//! Every module gets the handles that it uses.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use robeing_fleet::{Fleet, FleetConfig};
+use robeing_net::limited;
+use robeing_proto::{
+    FILE_DESCRIPTOR_SET,
+    internal::v1::{guards_server::GuardsServer, raft_server::RaftServer, session_server::SessionServer},
+    v1::{admin_server::AdminServer, fleet_server::FleetServer},
+};
+use robeing_settings::CoordinatorConfig;
+use robeing_telemetry::Metrics;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tracing::{info, warn};
+
+use crate::{
+    CoordinatorError,
+    api::{
+        admin::AdminService,
+        fleet::{CallRoom, FleetService},
+        guards::GuardReports,
+        raft::RaftService,
+        session::SessionService,
+        submissions::Submissions,
+        watches::Watches,
+    },
+    apply::observer::ApplyObserver,
+    clock::{self, FleetClock},
+    data_dir::Identity,
+    fleet_config,
+    leader::{
+        bootstrap::Bootstrap,
+        contact::ContactKeeper,
+        describe::Descriptions,
+        failure_detector::FailureDetector,
+        loss::{LeaderConnections, LeaderLoss},
+        membership_change::MembershipChange,
+        recoveries,
+        role::{self, RaftRole},
+        score::{ScoreKeeper, Scores},
+        sessions::{SessionTable, SessionTiming, opening::SessionOpener},
+        stalls::StallWatch,
+        standing::Standing,
+        transfer::Transfer,
+        version::VersionRaiser,
+    },
+    lifetime::{Leaving, Lifetime},
+    member::Member,
+    members::Members,
+    metrics,
+    outside::Outside,
+    propose::Proposer,
+    raft::{
+        self, ConsensusServer, PeerNetwork, RaftHandle, Restraint, SharedFleet, SnapshotStats, StateMachine, Timing,
+        audit::{self, VOTE_FOUND},
+        log::Log,
+    },
+    read::StateReader,
+    room::{RoomWatch, Rooms},
+    upkeep::{self, SnapshotKeeper},
+    warnings::Warnings,
+};
+
+/// Of the entries between two snapshots, this part stays behind each.
+const ENTRIES_KEPT_SHARE: u32 = 100;
+
+/// Pause before it is tried again to note that the log has begun.
+const NOTE_RETRY: Duration = Duration::from_secs(5);
+
+/// A coordinator that is at work, and is still to serve: what is needed to do that and to stop.
+pub struct Assembled {
+    /// Its services.
+    pub routes: Routes,
+    /// Its consensus.
+    pub raft: RaftHandle,
+    /// Makes another one lead.
+    pub transfer: Transfer,
+    /// Why it must stop, when a leader has contradicted what it has applied.
+    pub contradicted: watch::Sender<Option<String>>,
+}
+
+/// Starts a coordinator of this identity at this address, with its tasks, which end with `lifetime`.
+///
+/// # Errors
+/// The state can't be read, or consensus can't be started.
+pub async fn assemble(
+    config: &CoordinatorConfig,
+    outside: Outside,
+    identity: &Identity,
+    address: String,
+    log: Log,
+    metrics: &Metrics,
+    lifetime: &Lifetime,
+) -> Result<Assembled, CoordinatorError> {
+    let consensus = Consensus::start(config, &outside, identity.node_id, log, lifetime).await?;
+    info!(name = config.name, node_id = format!("{:016x}", identity.node_id), address, "coordinator started");
+    let member = Member::new(identity, address, outside.platform.host.pid());
+    let parts = Parts::new(consensus, member, outside, lifetime.clone());
+    let restraint =
+        Restraint::new(&parts.raft, election_timing(config), lifetime.tasks().clone(), lifetime.stop().clone());
+    let connections = LeaderConnections::default();
+    parts.start_membership(config);
+    parts.start_leading(config, &connections, &restraint, metrics);
+    parts.start_upkeep(config, metrics);
+    let contradicted = watch::Sender::new(None);
+    let consensus = parts.consensus_server(config, contradicted.clone(), restraint);
+    let routes = parts.routes(consensus, connections, metrics).await;
+    Ok(Assembled { routes, raft: parts.raft, transfer: parts.change.transfer, contradicted })
+}
+
+fn election_timing(config: &CoordinatorConfig) -> Timing {
+    Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max }
+}
+
+fn session_timing(config: &CoordinatorConfig) -> SessionTiming {
+    SessionTiming {
+        heartbeat_interval: config.heartbeat_interval,
+        timeout: config.session_timeout,
+        health_check_interval: config.health_check_interval,
+        grace: config.disconnect_grace,
+    }
+}
+
+/// What agrees on the log and applies it.
+struct Consensus {
+    raft: RaftHandle,
+    log: Log,
+    fleet: SharedFleet,
+    observer: Arc<ApplyObserver>,
+    role: watch::Receiver<RaftRole>,
+    proposer: Proposer,
+    clock: FleetClock,
+    snapshots: Arc<SnapshotStats>,
+}
+
+impl Consensus {
+    async fn start(
+        config: &CoordinatorConfig,
+        outside: &Outside,
+        id: raft::NodeId,
+        log: Log,
+        lifetime: &Lifetime,
+    ) -> Result<Self, CoordinatorError> {
+        let (platform, transport) = (&outside.platform, &outside.transport);
+        log.step_past_promise(id);
+        audit::tell_vote(VOTE_FOUND, id, log.vote());
+        let observer = Arc::new(ApplyObserver::new(SessionTable::new(session_timing(config))));
+        let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
+        let disk = Arc::clone(&platform.disk);
+        let clock = FleetClock::new(id, Arc::clone(&platform.clock));
+        let state_machine =
+            StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&observer) as _, &log, clock.clone())
+                .await?;
+        let snapshots = state_machine.stats();
+        let network = PeerNetwork::new(transport.clone(), clock.clone());
+        let seed = platform.random.next_u64();
+        let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
+        let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
+            .await
+            .map_err(CoordinatorError::Consensus)?;
+        let (sender, role) = watch::channel(RaftRole::Leaderless);
+        lifetime.spawn(role::watch(id, raft.clone(), sender, clock.clone()));
+        let (proposer, driver) =
+            Proposer::new(id, raft.clone(), fleet.clone(), role.clone(), transport.clone(), clock.clone());
+        lifetime.spawn(driver.run());
+        Ok(Self { raft, log, fleet, observer, role, proposer, clock, snapshots })
+    }
+}
+
+/// The handles of one coordinator, while it is put together. Nobody else has them all: see the functions below for who gets
+/// which.
+#[derive(Clone)]
+struct Parts {
+    member: Member,
+    members: Members,
+    standing: Standing,
+    state: StateReader,
+    descriptions: Descriptions,
+    change: MembershipChange,
+    proposer: Proposer,
+    observer: Arc<ApplyObserver>,
+    clock: FleetClock,
+    raft: RaftHandle,
+    log: Log,
+    snapshots: Arc<SnapshotStats>,
+    scores: Arc<Scores>,
+    warnings: Arc<Warnings>,
+    rooms: Arc<Rooms>,
+    outside: Outside,
+    lifetime: Lifetime,
+}
+
+impl Parts {
+    fn new(consensus: Consensus, member: Member, outside: Outside, lifetime: Lifetime) -> Self {
+        let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots } = consensus;
+        let standing = Standing::new(member.id(), raft.clone(), role, observer.sessions.timing.lease_margin());
+        let members = Members::new(raft.clone());
+        let peers = Arc::clone(&outside.peers);
+        let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), peers);
+        let (scores, warnings, rooms): (Arc<Scores>, Arc<Warnings>, Arc<Rooms>) = Default::default();
+        let descriptions = Descriptions {
+            member: member.clone(),
+            members: members.clone(),
+            standing: standing.clone(),
+            state: state.clone(),
+            raft: raft.clone(),
+            log: log.clone(),
+            outside: outside.clone(),
+            scores: Arc::clone(&scores),
+            warnings: Arc::clone(&warnings),
+            rooms: Arc::clone(&rooms),
+        };
+        let transfer = Transfer {
+            member: member.clone(),
+            members: members.clone(),
+            standing: standing.clone(),
+            descriptions: descriptions.clone(),
+            raft: raft.clone(),
+        };
+        let change = MembershipChange {
+            member: member.clone(),
+            members: members.clone(),
+            standing: standing.clone(),
+            state: state.clone(),
+            descriptions: descriptions.clone(),
+            transfer,
+            raft: raft.clone(),
+            outside: outside.clone(),
+            lifetime: lifetime.clone(),
+        };
+        Self {
+            member,
+            members,
+            standing,
+            state,
+            descriptions,
+            change,
+            proposer,
+            observer,
+            clock,
+            raft,
+            log,
+            snapshots,
+            scores,
+            warnings,
+            rooms,
+            outside,
+            lifetime,
+        }
+    }
+
+    /// Starts what makes this coordinator a member.
+    fn start_membership(&self, config: &CoordinatorConfig) {
+        let Self { member, members, standing, raft, outside, .. } = self.clone();
+        let mut configured = config.initial_coordinators.clone();
+        if configured.is_empty() {
+            configured.push((config.name.clone(), member.address.to_string()));
+        }
+        let bootstrap = Bootstrap { member, members, standing, raft, outside };
+        self.lifetime.spawn(bootstrap.clone().settle(configured));
+        self.lifetime.spawn(bootstrap.notice_removal());
+        if !self.member.identity.log_begun {
+            let (observer, identity) = (Arc::clone(&self.observer), Arc::clone(&self.member.identity));
+            self.lifetime.spawn(note_log_begun(observer, identity, self.outside.clone(), config.data.clone()));
+        }
+    }
+
+    /// Starts what makes this coordinator lead, and what it does as leader.
+    fn start_leading(
+        &self,
+        config: &CoordinatorConfig,
+        connections: &LeaderConnections,
+        restraint: &Restraint,
+        metrics: &Metrics,
+    ) {
+        let lifetime = &self.lifetime;
+        lifetime.spawn(self.leader_loss(config, connections.clone(), restraint.clone()).run());
+        lifetime.spawn(self.contact_keeper().run());
+        lifetime.spawn(self.stall_watch().run());
+        lifetime.spawn(self.failure_detector().run());
+        self.observer.recoveries.register(metrics);
+        lifetime.spawn(recoveries::run(self.standing.clone(), Arc::clone(&self.observer)));
+        lifetime.spawn(self.score_keeper().run());
+        lifetime.spawn(self.version_raiser().run());
+    }
+
+    /// Starts what keeps this coordinator going.
+    fn start_upkeep(&self, config: &CoordinatorConfig, metrics: &Metrics) {
+        let Self { member, members, standing, state, proposer, observer, clock, log, .. } = self.clone();
+        let Self { raft, snapshots, warnings, rooms, outside, lifetime, .. } = self.clone();
+        lifetime.spawn(clock::run(clock.clone(), standing.clone(), members.clone()));
+        lifetime.spawn(clock::compare(clock.clone(), member.clone(), Arc::clone(&warnings), metrics.clone()));
+        lifetime.spawn(upkeep::timers(standing.clone(), state.clone(), proposer.clone(), clock, Arc::clone(&observer)));
+        let room = RoomWatch {
+            member,
+            state: state.clone(),
+            rooms: Arc::clone(&rooms),
+            warnings,
+            disk: outside.platform.disk,
+            dir: config.data.clone(),
+        };
+        lifetime.spawn(room.run());
+        let keeper = SnapshotKeeper {
+            raft,
+            log: log.clone(),
+            state: state.clone(),
+            rooms: Arc::clone(&rooms),
+            stats: Arc::clone(&snapshots),
+            after_entries: config.snapshot_after,
+        };
+        lifetime.spawn(keeper.run());
+        lifetime.spawn(upkeep::configuration(standing.clone(), state.clone(), proposer, fleet_config(config)));
+        let sources = metrics::Sources { standing, members, state, observer, log, rooms, snapshots };
+        lifetime.spawn(metrics::run(sources, metrics.clone()));
+    }
+
+    fn leader_loss(
+        &self,
+        config: &CoordinatorConfig,
+        connections: LeaderConnections,
+        restraint: Restraint,
+    ) -> LeaderLoss {
+        let Self { member, standing, members, outside, raft, .. } = self.clone();
+        let timing = election_timing(config);
+        LeaderLoss { own: member.id(), connections, standing, members, outside, raft, timing, restraint }
+    }
+
+    fn contact_keeper(&self) -> ContactKeeper {
+        let Self { member, raft, standing, members, outside, .. } = self.clone();
+        ContactKeeper { own: member.id(), raft, standing, members, peers: outside.peers }
+    }
+
+    fn stall_watch(&self) -> StallWatch {
+        let Self { member, members, standing, descriptions, raft, log, warnings, .. } = self.clone();
+        StallWatch { member, members, standing, descriptions, raft, log, warnings }
+    }
+
+    fn failure_detector(&self) -> FailureDetector {
+        let Self { standing, state, proposer, observer, clock, outside, .. } = self.clone();
+        FailureDetector { standing, state, proposer, observer, transport: outside.transport, clock }
+    }
+
+    fn score_keeper(&self) -> ScoreKeeper {
+        let Self { member, members, standing, descriptions, raft, scores, rooms, .. } = self.clone();
+        ScoreKeeper { own: member.id(), members, standing, descriptions, raft, scores, rooms }
+    }
+
+    fn version_raiser(&self) -> VersionRaiser {
+        let Self { standing, members, descriptions, state, proposer, .. } = self.clone();
+        VersionRaiser { standing, members, descriptions, state, proposer }
+    }
+
+    fn consensus_server(
+        &self,
+        config: &CoordinatorConfig,
+        contradicted: watch::Sender<Option<String>>,
+        restraint: Restraint,
+    ) -> ConsensusServer {
+        let Self { member, raft, log, clock, outside, .. } = self.clone();
+        let seed = outside.platform.random.next_u64();
+        let (disk, dir) = (outside.platform.disk, config.data.clone());
+        ConsensusServer { id: member.id(), raft, log, contradicted, disk, dir, clock, seed, restraint }
+    }
+
+    fn fleet_service(&self) -> FleetService {
+        let Self { member, members, standing, descriptions, state, proposer, clock, raft, .. } = self.clone();
+        let Self { observer, rooms, outside, lifetime, .. } = self.clone();
+        let leaving = Leaving::new(&lifetime, members.clone());
+        let submissions = Submissions {
+            state: state.clone(),
+            proposer: proposer.clone(),
+            observer: Arc::clone(&observer),
+            rooms,
+            platform: outside.platform,
+            leaving: leaving.clone(),
+            lifetime,
+        };
+        let watches = Watches { state: state.clone(), observer, standing: standing.clone(), leaving };
+        let room = CallRoom::default();
+        FleetService {
+            member,
+            members,
+            standing,
+            descriptions,
+            state,
+            proposer,
+            clock,
+            raft,
+            submissions,
+            watches,
+            room,
+        }
+    }
+
+    fn session_service(&self) -> SessionService {
+        let Self { member, members, standing, state, proposer, observer, clock, outside, lifetime, .. } = self.clone();
+        let opener = SessionOpener {
+            members: members.clone(),
+            standing: standing.clone(),
+            state: state.clone(),
+            proposer: proposer.clone(),
+            observer: Arc::clone(&observer),
+            transport: outside.transport,
+        };
+        SessionService { member, members, standing, state, proposer, observer, clock, opener, lifetime }
+    }
+
+    fn guard_reports(&self) -> GuardReports {
+        let Self { member, lifetime, .. } = self.clone();
+        GuardReports { member, detector: self.failure_detector(), lifetime }
+    }
+
+    fn admin_service(&self, metrics: &Metrics) -> AdminService {
+        let Self { standing, proposer, outside, change, .. } = self.clone();
+        AdminService::new(standing, proposer, outside.transport, change, metrics)
+    }
+
+    fn raft_service(&self, consensus: ConsensusServer, connections: LeaderConnections) -> RaftService {
+        let Self { standing, proposer, change, descriptions, lifetime, .. } = self.clone();
+        RaftService { consensus, connections, standing, proposer, change, descriptions, lifetime }
+    }
+
+    async fn routes(&self, consensus: ConsensusServer, connections: LeaderConnections, metrics: &Metrics) -> Routes {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<FleetServer<FleetService>>().await;
+        health.set_serving::<AdminServer<AdminService>>().await;
+        let mut routes = Routes::builder();
+        routes
+            .add_service(limited!(FleetServer::new(self.fleet_service())))
+            .add_service(limited!(SessionServer::new(self.session_service())))
+            .add_service(limited!(GuardsServer::new(self.guard_reports())))
+            .add_service(limited!(AdminServer::new(self.admin_service(metrics))))
+            .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
+            .add_service(health_service);
+        match robeing_net::reflection(&[FILE_DESCRIPTOR_SET]) {
+            Ok(reflection) => {
+                routes.add_service(reflection);
+            }
+            Err(error) => warn!(%error, "no gRPC reflection"),
+        }
+        routes.routes()
+    }
+}
+
+/// Notes, once the first entry is applied and so is on disk, that this coordinator has a log to lose.
+async fn note_log_begun(observer: Arc<ApplyObserver>, identity: Arc<Identity>, outside: Outside, dir: PathBuf) {
+    let mut applied = observer.applied_indexes();
+    if applied.wait_for(|applied| *applied > 1).await.is_err() {
+        return;
+    }
+    // A disk may be full for a while. Until this is on it, a log that is lost would be taken for one that never was.
+    while let Err(error) = identity.note_log_begun(&outside.platform, &dir).await {
+        warn!(%error, "it could not be noted that the log has begun; it is tried again");
+        tokio::time::sleep(NOTE_RETRY).await;
+    }
+}

@@ -1,0 +1,113 @@
+//! What coordinators say of themselves: this one, when it is asked, and the others, when this one asks.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use robeing_fleet::known_version;
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::{
+    leader::{score::Scores, stalls, standing::Standing},
+    member::Member,
+    members::Members,
+    outside::Outside,
+    raft::{NodeId, RaftHandle, log::Log},
+    read::StateReader,
+    room::Rooms,
+    warnings::Warnings,
+};
+
+/// Log entries another may be behind and still be caught up.
+pub const CAUGHT_UP: u64 = 100;
+/// Running time that counts for half of all experience.
+const HALF_EXPERIENCE: Duration = Duration::from_secs(600);
+
+/// Whether another has applied so much, and its log makes progress.
+pub fn is_caught_up(said: &internal::DescribeResponse, least: u64) -> bool {
+    said.applied_index >= least && stalls::log_works(said)
+}
+
+/// Descriptions of coordinators. Cheap to clone.
+#[derive(Clone)]
+pub struct Descriptions {
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub state: StateReader,
+    pub raft: RaftHandle,
+    pub log: Log,
+    pub outside: Outside,
+    pub scores: Arc<Scores>,
+    pub warnings: Arc<Warnings>,
+    pub rooms: Arc<Rooms>,
+}
+
+impl Descriptions {
+    /// What this coordinator says of itself.
+    pub fn own(&self) -> internal::DescribeResponse {
+        let up = self.member.started.elapsed().as_secs_f64();
+        internal::DescribeResponse {
+            cluster_id: self.member.cluster_id().to_owned(),
+            name: self.member.name().to_owned(),
+            node_id: self.member.id(),
+            address: self.member.address.to_string(),
+            pid: self.member.pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            resources: self.outside.platform.host.free_share(),
+            experience: up / (up + HALF_EXPERIENCE.as_secs_f64()),
+            max_fleet_version: known_version(),
+            initialized: !self.members.all().is_empty(),
+            applied_index: self.state.applied_index(),
+            scores: self.scores.told(),
+            warnings: self.warnings.told(),
+            short_of_room: self.rooms.own().short,
+            log_stalled_ms: self.log.stalled_for().map_or(0, |stalled| stalled.as_millis() as u64),
+        }
+    }
+
+    /// What a member says of itself, if it answers in time and is the one that is meant.
+    pub async fn ask(&self, id: NodeId, address: &str) -> Option<internal::DescribeResponse> {
+        self.ask_as(id, address, None).await
+    }
+
+    /// As [`Descriptions::ask`], as the leader, who has a word for it.
+    pub async fn ask_as(
+        &self,
+        id: NodeId,
+        address: &str,
+        from_leader: Option<internal::LeadersWord>,
+    ) -> Option<internal::DescribeResponse> {
+        if id == self.member.id() {
+            return Some(self.own());
+        }
+        let request = internal::DescribeRequest { from_leader };
+        let describe = |mut peer: RaftClient<Channel>| async move { peer.describe(request).await };
+        self.outside.peers.ask(address, describe).await.filter(|said| said.node_id == id)
+    }
+
+    /// Takes what the leader says when it asks.
+    pub fn hear(&self, said: internal::LeadersWord) {
+        // One that was replaced does not know.
+        let leads = self.standing.term().is_some();
+        if !leads && said.term >= self.log.vote().map_or(0, |vote| vote.leader_id.term) {
+            self.rooms.note_told((!said.refusal.is_empty()).then_some(said.refusal), Instant::now());
+        }
+    }
+
+    /// The least that another must have applied to be caught up with this leader.
+    pub fn caught_up_from(&self) -> u64 {
+        self.raft.progress().caught_up_from(self.state.applied_index(), CAUGHT_UP)
+    }
+
+    /// Who should lead after this leader: the best of the others that answer now and are caught up.
+    pub async fn successor(&self) -> Option<NodeId> {
+        let own = self.member.id();
+        let others = self.members.voters().filter(|(id, _)| *id != own);
+        let answers = join_all(others.map(|(id, peer)| async move { self.ask(id, &peer.address).await })).await;
+        let least = self.caught_up_from();
+        let fit = answers.into_iter().flatten().filter(|said| is_caught_up(said, least));
+        fit.max_by(|a, b| a.experience.total_cmp(&b.experience)).map(|said| said.node_id)
+    }
+}

@@ -1,0 +1,102 @@
+//! Reading the state: as it is here, or with everything in it that was accepted before.
+
+use std::{sync::Arc, time::Duration};
+
+use robeing_fleet::{Agent, AgentId, Fleet};
+use robeing_proto::{
+    internal::v1::{self as internal, raft_client::RaftClient},
+    v1,
+};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::{
+    apply::observer::ApplyObserver,
+    leader::{role::RaftRole, standing::Standing},
+    peers::Peers,
+    raft::SharedFleet,
+};
+
+/// How long a read waits for a leader and for what it must have seen.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a read asks again for a leader.
+const READ_RETRY: Duration = Duration::from_millis(10);
+
+/// Agents read from the state in one go.
+const MAX_AGENTS_READ: usize = 256;
+
+/// Reads the state. Cheap to clone.
+#[derive(Clone)]
+pub struct StateReader {
+    fleet: SharedFleet,
+    observer: Arc<ApplyObserver>,
+    standing: Standing,
+    peers: Arc<Peers>,
+}
+
+impl StateReader {
+    /// Of this fleet, whose observer knows what is applied. The leader is asked what a read must have seen.
+    pub fn new(fleet: SharedFleet, observer: Arc<ApplyObserver>, standing: Standing, peers: Arc<Peers>) -> Self {
+        Self { fleet, observer, standing, peers }
+    }
+
+    /// Looks at the state. Short, and of a bounded size: applying waits.
+    pub fn look<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
+        look(&self.fleet.read())
+    }
+
+    /// The fleet itself, for who looks at it in slices.
+    pub fn fleet(&self) -> &SharedFleet {
+        &self.fleet
+    }
+
+    /// The next agents by number, a slice of a bounded length, after others had their turn; `None` after the last.
+    pub async fn agents_after(&self, after: Option<AgentId>) -> Option<Vec<Arc<Agent>>> {
+        tokio::task::yield_now().await;
+        let agents: Vec<_> = self.look(|fleet| fleet.agents_after(after).take(MAX_AGENTS_READ).cloned().collect());
+        (!agents.is_empty()).then_some(agents)
+    }
+
+    /// The index of the newest entry that is applied here.
+    pub fn applied_index(&self) -> u64 {
+        self.observer.applied_indexes().borrow().saturating_sub(1)
+    }
+
+    /// Waits until everything is applied here that was accepted before the call, unless `local` is asked for.
+    pub async fn ready_to_read(&self, consistency: i32) -> Result<(), Status> {
+        if v1::Consistency::try_from(consistency) == Ok(v1::Consistency::Local) {
+            return Ok(());
+        }
+        timeout(READ_TIMEOUT, self.barrier()).await.map_err(|_| {
+            Status::unavailable(format!(
+                "no coordinator led for {READ_TIMEOUT:?}; a majority of them must be up and reach each other (a read with \
+                 consistency LOCAL does without)"
+            ))
+        })
+    }
+
+    async fn barrier(&self) {
+        let index = loop {
+            if let Some(index) = self.leaders_read_index().await {
+                break index;
+            }
+            tokio::time::sleep(READ_RETRY).await;
+        };
+        let Some(index) = index else { return };
+        let mut applied = self.observer.applied_indexes();
+        // The sender lives in the observer, which this value holds.
+        let _ = applied.wait_for(|applied| *applied > index).await;
+    }
+
+    async fn leaders_read_index(&self) -> Option<Option<u64>> {
+        match self.standing.role() {
+            RaftRole::Leading { .. } => self.standing.read_index().await,
+            RaftRole::Following { peer, .. } => {
+                let ask = |mut peer: RaftClient<_>| async move { peer.read_index(internal::ReadIndexRequest {}).await };
+                let response = self.peers.ask(&peer.address, ask).await?;
+                Some(response.has_index.then_some(response.index))
+            }
+            RaftRole::Leaderless => None,
+        }
+    }
+}
