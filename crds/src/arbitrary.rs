@@ -97,10 +97,7 @@ fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
 }
 
 /// A value, or nothing.
-fn maybe<T: Into<Value>>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Value>
-where
-    T: Clone + std::fmt::Debug,
-{
+fn maybe<T: Into<Value> + Clone + std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Value> {
     prop::option::of(value).prop_map(|value| value.map_or(NOTHING, Into::into))
 }
 

@@ -129,9 +129,6 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
     }
     list.number(&settings::POOL_REPLICAS, Some(config.pool_replicas));
     list.number(&settings::POOL_STANDBY, Some(config.pool_standby));
-    if !config.specializations.is_empty() {
-        list.text(&settings::SPECIALIZATIONS, text::list(&config.specializations));
-    }
     list.number(&settings::SLOTS, Some(config.slots));
     list.0.push(Said {
         setting: settings::EXECUTOR,
@@ -139,8 +136,11 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
         variable: settings::EXECUTOR.variable(),
         by_flag: !executor.may_hold_credentials(),
     });
-    list.text(&settings::WORKER_LISTEN, &config.worker_listen);
     list.span(&settings::DRAIN_TIMEOUT, Some(config.drain_timeout));
+    if !config.specializations.is_empty() {
+        list.text(&settings::SPECIALIZATIONS, text::list(&config.specializations));
+    }
+    list.text(&settings::WORKER_LISTEN, &config.worker_listen);
 }
 
 /// What is said so far.
