@@ -179,6 +179,7 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach
 
 fn process(name: String, kind: ProcessKind, settings: Settings, secrets: Vec<(String, SecretKey)>) -> Process {
     let startup = Startup { process: settings, log_format: LogFormat::default(), exit_with_parent: true };
+    // Nothing attaches to agents of other executors, and all would have the same address.
     let default_attach = |said: &Said| said.setting == WORKER_LISTEN && said.value == DEFAULT_WORKER_LISTEN;
     let said = startup.said().into_iter().filter(|said| !LEFT_OPEN.contains(&said.setting) && !default_attach(said));
     let CommandLine { arguments, environment } = CommandLine::of(said, startup.exit_with_parent);
