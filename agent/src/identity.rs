@@ -1,5 +1,6 @@
 //! Who an agent is to others. Nothing proves it yet: an agent is who its settings say, and whoever reaches a port is believed.
 
+use robeing_proto::v1;
 use robeing_settings::{AgentConfig, AgentRole};
 
 /// An agent's identity within its cluster.
@@ -17,5 +18,15 @@ impl Identity {
     /// The one that settings claim.
     pub fn claimed(config: &AgentConfig) -> Self {
         Self { cluster_id: config.cluster_id.clone(), name: config.name.clone(), role: config.role }
+    }
+}
+
+/// What an agent is for, as it tells coordinators.
+pub fn told_role(role: AgentRole) -> v1::Role {
+    match role {
+        AgentRole::Worker => v1::Role::Worker,
+        AgentRole::Specialist => v1::Role::Specialist,
+        AgentRole::Messenger => v1::Role::Messenger,
+        AgentRole::Guardian => v1::Role::Guardian,
     }
 }

@@ -3,7 +3,11 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, Threshold, rules};
+use crate::{
+    Duration, Threshold,
+    limits::{MAX_DEADLINE, MIN_DEADLINE},
+    rules,
+};
 
 /// How ballots among agents are decided, unless a ballot says otherwise.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -15,7 +19,7 @@ pub struct Consensus {
 
     /// How long a ballot stays open.
     #[serde(default = "default_deadline")]
-    #[x_kube(validation = rules::duration_between("deadline", "100ms", "24h"))]
+    #[x_kube(validation = rules::duration_between("deadline", MIN_DEADLINE, MAX_DEADLINE))]
     pub deadline: Duration,
 }
 

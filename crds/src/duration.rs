@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr, time};
 
+use robeing_settings::{Span, text};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -40,6 +41,11 @@ impl Duration {
     /// A duration of so many seconds.
     pub const fn from_secs(secs: u32) -> Self {
         Self(time::Duration::from_secs(secs as u64))
+    }
+
+    /// The default of a setting.
+    pub const fn default_of(setting: &Span) -> Self {
+        Self(setting.default)
     }
 
     /// The span as the standard library's type.
@@ -96,22 +102,7 @@ fn leading_digits(text: &str, most: usize) -> Option<(&str, &str)> {
 
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
-        if micros == 0 {
-            return f.write_str("0s");
-        }
-        for (unit, length) in UNITS {
-            let count = micros / length;
-            micros %= length;
-            if unit == "ms" && micros > 0 {
-                // What is left is less than a millisecond, which has no unit of its own here.
-                return write!(f, "{count}.{micros:03}ms");
-            }
-            if count > 0 {
-                write!(f, "{count}{unit}")?;
-            }
-        }
-        Ok(())
+        f.write_str(&text::duration(self.0))
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! This crate knows Kubernetes types but no cluster: nothing in it does I/O.
 
+#[cfg(feature = "arbitrary")]
+pub mod arbitrary;
 mod consensus;
 mod coordinators;
 mod duration;
@@ -32,7 +34,7 @@ pub use manifest::{
 pub use pool::{
     AgentPorts, CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, Role, SecretKey,
 };
-pub use recovery::{DEFAULT_HEALTH_CHECK_INTERVAL, Recovery};
+pub use recovery::Recovery;
 pub use reference::reference;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};

@@ -1,6 +1,11 @@
 //! Every limit of the `RobeingCluster` schema. The schema, the rules' sentences and the tests take them from
 //! here. Lists and strings are bounded because the API server multiplies the cost of a CEL rule by the greatest
-//! size of what it runs over, and refuses a definition that could cost too much.
+//! size of what it runs over, and refuses a definition that could cost too much. What an agent or a coordinator is told is
+//! bounded by its own settings, [`robeing_settings::settings`]; what Kubernetes bounds more tightly is checked to be within them.
+
+use std::time::Duration;
+
+use robeing_settings::settings;
 
 /// Longest `metadata.name` of a cluster, in characters. The coordinators' StatefulSet is named
 /// `<cluster>-coordinators`, and its pods carry that name with an eleven-character revision suffix in a label
@@ -17,15 +22,17 @@ pub const MAX_COORDINATORS: u32 = 7;
 /// Most pools in a cluster.
 pub const MAX_POOLS: u32 = 64;
 /// Most specializations of one pool.
-pub const MAX_SPECIALIZATIONS: u32 = 16;
-/// Longest name of a specialization, in characters.
-pub const MAX_SPECIALIZATION_NAME: u32 = 63;
+pub const MAX_SPECIALIZATIONS: u32 = settings::MAX_SPECIALIZATIONS as u32;
+/// Longest name of a specialization, in characters, each of one byte.
+pub const MAX_SPECIALIZATION_NAME: u32 = settings::MAX_NAME_BYTES as u32;
 /// Most agents that `replicas` of one pool may ask for.
-pub const MAX_POOL_REPLICAS: u32 = 10_000;
+pub const MAX_POOL_REPLICAS: u32 = settings::POOL_REPLICAS.most;
 /// Most standby agents of one pool.
-pub const MAX_POOL_STANDBY: u32 = 1_000;
+pub const MAX_POOL_STANDBY: u32 = settings::POOL_STANDBY.most;
 /// Most tasks that one agent may run at once.
-pub const MAX_SLOTS: u32 = 1_024;
+pub const MAX_SLOTS: u32 = settings::SLOTS.most;
+/// Longest that a pod may take to end, seconds: a day.
+pub const MAX_GRACE_SECONDS: i64 = 86_400;
 /// Highest number of a port.
 pub const MAX_PORT: u32 = 65_535;
 /// Most words in a command's `argv`.
@@ -54,12 +61,14 @@ pub const MAX_QUANTITY: u32 = 32;
 pub const MAX_RESOURCE_KINDS: u32 = 32;
 /// Longest spelling of a duration such as `1m30s`, in characters.
 pub const MAX_DURATION: u32 = 20;
+/// Shortest time that a ballot may stay open.
+pub const MIN_DEADLINE: Duration = Duration::from_millis(100);
+/// Longest time that a ballot may stay open.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 /// Longest spelling of a threshold such as `2/3`, in characters.
 pub const MAX_THRESHOLD: u32 = 16;
-/// Greatest weight of a term in the scheduling score, and, negated, the least.
-pub const MAX_WEIGHT: i32 = 1_000;
 /// Most attempts at one task.
-pub const MAX_ATTEMPTS: u32 = 100;
+pub const MAX_ATTEMPTS: u32 = settings::MAX_ATTEMPTS.most;
 /// Most environment variables, volumes, tolerations and the like that a pool may add to its pods, each.
 pub const MAX_POD_LIST: u32 = 128;
 
@@ -73,3 +82,10 @@ pub const MAX_MANIFEST_ALIASED: usize = 10_000;
 pub const MAX_MANIFEST_DOCUMENTS: usize = 64;
 /// Most problems reported for one manifest.
 pub const MAX_PROBLEMS: usize = 50;
+
+// An agent, or a coordinator, takes whatever the schema does.
+const _: () = {
+    assert!(MAX_CLUSTER_AND_POOL_NAME as usize <= settings::MAX_NAME_BYTES);
+    assert!(MAX_COORDINATORS as usize <= robeing_settings::MAX_COORDINATORS);
+    assert!(MAX_GRACE_SECONDS as u64 <= settings::DRAIN_TIMEOUT.most.as_secs());
+};

@@ -8,6 +8,10 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint, Volume,
 };
 use kube::KubeSchema;
+use robeing_settings::{
+    AgentRole, CommandSpec, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, ProcessRole,
+    settings,
+};
 use robeing_target::{Target, TargetError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -15,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     embedded,
     limits::{
-        MAX_ARG, MAX_ARGV, MAX_EXECUTOR_BYTES, MAX_HEADER_NAME, MAX_HEADER_PREFIX, MAX_HEADER_VALUE, MAX_HEADERS,
-        MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT, MAX_SLOTS,
-        MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
+        MAX_ARG, MAX_ARGV, MAX_EXECUTOR_BYTES, MAX_GRACE_SECONDS, MAX_HEADER_NAME, MAX_HEADER_PREFIX, MAX_HEADER_VALUE,
+        MAX_HEADERS, MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT,
+        MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
     },
     rules,
 };
@@ -54,7 +58,7 @@ pub struct Pool {
 
     /// How many tasks an agent runs at once.
     #[serde(default = "default_slots")]
-    #[schemars(range(min = 1, max = MAX_SLOTS))]
+    #[schemars(range(min = settings::SLOTS.least, max = MAX_SLOTS))]
     pub slots: u32,
 
     /// What running a task means. Exactly one of command, http, worker and echo.
@@ -82,7 +86,7 @@ pub struct Pool {
 }
 
 fn default_slots() -> u32 {
-    1
+    settings::SLOTS.default
 }
 
 fn specializations(_: &mut SchemaGenerator) -> Schema {
@@ -151,6 +155,23 @@ pub enum Role {
     Messenger,
     /// Validates, watches for anomalies and can quarantine an agent.
     Guardian,
+}
+
+impl From<Role> for AgentRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Worker => Self::Worker,
+            Role::Specialist => Self::Specialist,
+            Role::Messenger => Self::Messenger,
+            Role::Guardian => Self::Guardian,
+        }
+    }
+}
+
+impl From<Role> for ProcessRole {
+    fn from(role: Role) -> Self {
+        Self::Agent(role.into())
+    }
 }
 
 /// What running a task means.
@@ -309,7 +330,7 @@ impl Executor {
     }
 
     fn size_problem(&self) -> Option<(String, String)> {
-        let size = self.to_agent_json().ok()?.len();
+        let size = self.for_agents().to_json().len();
         let (field, advice) = match self {
             Self::Command(_) => ("command.argv", "put long texts into a file that the command reads"),
             Self::Http(_) => ("http.headers", "shorten the headers"),
@@ -348,23 +369,26 @@ impl Executor {
         from_secrets.map(|(index, from)| (header_variable(index), &from.secret_key_ref)).collect()
     }
 
-    /// The executor as JSON in the form that an agent reads: as here, but for the values from Secrets, which it finds in the
-    /// environment variables of [`Executor::secrets`].
-    ///
-    /// # Errors
-    /// None, in truth: an executor is strings and lists of strings, which have a JSON form.
-    pub fn to_agent_json(&self) -> Result<String, serde_json::Error> {
-        if self.secrets().is_empty() {
-            return serde_json::to_string(self);
+    /// The executor as agents take it: as here, but for the values from Secrets, which an agent finds in the environment
+    /// variables of [`Executor::secrets`].
+    pub fn for_agents(&self) -> ExecutorSpec {
+        match self {
+            Self::Command(command) => ExecutorSpec::Command(CommandSpec { argv: command.argv.clone() }),
+            Self::Http(http) => ExecutorSpec::Http(HttpSpec {
+                url: http.url.clone(),
+                health_path: http.health_path.clone(),
+                headers: http.headers.iter().enumerate().map(|(index, header)| header.for_agents(index)).collect(),
+            }),
+            Self::Worker {} => ExecutorSpec::Worker {},
+            Self::Echo {} => ExecutorSpec::Echo {},
         }
-        let mut executor = serde_json::to_value(self)?;
-        let headers = executor.pointer_mut("/http/headers").and_then(serde_json::Value::as_array_mut);
-        for (index, header) in headers.into_iter().flatten().enumerate() {
-            if let Some(from) = header.get_mut("valueFrom") {
-                *from = serde_json::json!({ "env": header_variable(index) });
-            }
-        }
-        serde_json::to_string(&executor)
+    }
+}
+
+impl HttpHeader {
+    fn for_agents(&self, index: usize) -> HeaderSpec {
+        let value_from = self.value_from.as_ref().map(|_| EnvironmentSource { env: header_variable(index) });
+        HeaderSpec { name: self.name.clone(), value: self.value.clone(), prefix: self.prefix.clone(), value_from }
     }
 }
 
@@ -446,6 +470,6 @@ pub struct PodOverrides {
 
     /// How many seconds an agent that is stopped has to finish or hand back its tasks, or a coordinator to hand over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 86_400))]
+    #[schemars(range(min = 1, max = MAX_GRACE_SECONDS))]
     pub termination_grace_period_seconds: Option<i64>,
 }

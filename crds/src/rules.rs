@@ -2,7 +2,10 @@
 //! on every write and [`crate::parse_manifest`] on every manifest, so a sentence says what to change; the path
 //! to where is added by whoever reports it.
 
+use std::time::Duration;
+
 use kube::core::{Message, Rule};
+use robeing_settings::{Span, settings::HEARTBEATS_PER_SESSION, text};
 use serde_json::{Value, json};
 
 use crate::limits::{MAX_CLUSTER_AND_POOL_NAME, MAX_CLUSTER_NAME};
@@ -239,8 +242,14 @@ pub(crate) fn duration_form() -> Rule {
     )
 }
 
+/// `field` must lie within the bounds of a setting.
+pub(crate) fn duration_of(field: &str, setting: &Span) -> Rule {
+    duration_between(field, setting.least, setting.most)
+}
+
 /// `field` must lie in `least..=most`. Says nothing about a text that is no duration; [`duration_form`] does.
-pub(crate) fn duration_between(field: &str, least: &str, most: &str) -> Rule {
+pub(crate) fn duration_between(field: &str, least: Duration, most: Duration) -> Rule {
+    let (least, most) = (text::duration(least), text::duration(most));
     rule(
         format!(
             "!self.matches('{DURATION_FORM}') || (duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
@@ -251,9 +260,10 @@ pub(crate) fn duration_between(field: &str, least: &str, most: &str) -> Rule {
 
 pub(crate) fn heartbeats_within_session() -> Rule {
     let well_formed = |field: &str| format!("self.{field}.matches('{DURATION_FORM}')");
+    let heartbeats = ["duration(self.heartbeatInterval)"; HEARTBEATS_PER_SESSION as usize].join(" + ");
     rule(
         format!(
-            "!({} && {}) || duration(self.heartbeatInterval) + duration(self.heartbeatInterval) <= duration(self.sessionTimeout)",
+            "!({} && {}) || {heartbeats} <= duration(self.sessionTimeout)",
             well_formed("heartbeatInterval"),
             well_formed("sessionTimeout")
         ),

@@ -1,9 +1,8 @@
 //! How the scheduler weighs agents against each other.
 
 use kube::KubeSchema;
+use robeing_settings::settings::{LOAD_TERM, PERFORMANCE_TERM, SPECIALIZATION_TERM};
 use serde::{Deserialize, Serialize};
-
-use crate::limits::MAX_WEIGHT;
 
 /// How the leader chooses the agent for a task.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -20,17 +19,17 @@ pub struct Scheduling {
 pub struct Weights {
     /// How much it counts that the agent has the specialization the task asks for.
     #[serde(default = "default_specialization")]
-    #[schemars(range(min = 0, max = MAX_WEIGHT))]
+    #[schemars(range(min = SPECIALIZATION_TERM.least, max = SPECIALIZATION_TERM.most))]
     pub specialization: i32,
 
     /// How much it counts against an agent that it is busy: zero or less, because load lowers the score.
     #[serde(default = "default_load")]
-    #[schemars(range(min = -MAX_WEIGHT, max = 0))]
+    #[schemars(range(min = LOAD_TERM.least, max = LOAD_TERM.most))]
     pub load: i32,
 
     /// How much the agent's track record counts: how often it succeeded, and how fast.
     #[serde(default = "default_performance")]
-    #[schemars(range(min = 0, max = MAX_WEIGHT))]
+    #[schemars(range(min = PERFORMANCE_TERM.least, max = PERFORMANCE_TERM.most))]
     pub performance: i32,
 }
 
@@ -40,14 +39,20 @@ impl Default for Weights {
     }
 }
 
+impl From<&Weights> for robeing_settings::Weights {
+    fn from(weights: &Weights) -> Self {
+        Self { specialization: weights.specialization, load: weights.load, performance: weights.performance }
+    }
+}
+
 fn default_specialization() -> i32 {
-    50
+    SPECIALIZATION_TERM.default
 }
 
 fn default_load() -> i32 {
-    -10
+    LOAD_TERM.default
 }
 
 fn default_performance() -> i32 {
-    20
+    PERFORMANCE_TERM.default
 }

@@ -4,7 +4,11 @@ use crate::{FleetConfig, Refusal, RetryPolicy, Weights, limits::*};
 
 impl Default for Weights {
     fn default() -> Self {
-        Weights { specialization: 50, load: -10, performance: 20 }
+        Weights {
+            specialization: DEFAULT_SPECIALIZATION_WEIGHT,
+            load: DEFAULT_LOAD_WEIGHT,
+            performance: DEFAULT_PERFORMANCE_WEIGHT,
+        }
     }
 }
 

@@ -67,6 +67,12 @@ pub const MAX_PRIORITY: u8 = 10;
 pub const MAX_MULTIPLIER_PERCENT: u32 = 10_000;
 /// Largest weight of a score's term, either way, points.
 pub const MAX_WEIGHT: i32 = 1_000_000;
+/// Default weight of a specialization that is the task's kind, points.
+pub const DEFAULT_SPECIALIZATION_WEIGHT: i32 = 50;
+/// Default weight of a full agent, points.
+pub const DEFAULT_LOAD_WEIGHT: i32 = -10;
+/// Default weight of a perfect track record, points.
+pub const DEFAULT_PERFORMANCE_WEIGHT: i32 = 20;
 /// How long after an attempt's own time the coordinators end it themselves, ms; an agent ends it in time and says so.
 pub const ATTEMPT_GRACE_MS: u64 = 5_000;
 /// The longest pause before the next attempt that a failure may ask for, ms.

@@ -31,22 +31,20 @@ pub const ANNOTATION_DELETION_COST: &str = "controller.kubernetes.io/pod-deletio
 pub const LABEL_REVISION: &str = "controller-revision-hash";
 
 /// Where coordinators speak gRPC. Agents have the ports of their pool.
-pub const GRPC_PORT: i32 = 8080;
+pub const GRPC_PORT: i32 = robeing_settings::DEFAULT_PORT as i32;
 /// Where coordinators serve `/metrics`, `/healthz` and `/readyz`.
 pub const METRICS_PORT: i32 = 9090;
 /// Name of an agent's gRPC port in its pod, unlike any that a user's container would choose.
 pub const AGENT_GRPC: &str = "robeing-grpc";
 /// Name of an agent's port for metrics and probes in its pod.
 pub const AGENT_METRICS: &str = "robeing-metrics";
-/// The variable that tells a process in the user's container where to attach to the agent beside it.
-pub const WORKER_ADDRESS: &str = "ROBEING_WORKER_ADDRESS";
 /// The agent's program in the Robeing image.
 pub const AGENT_PROGRAM: &str = "/robeing-agent";
 /// Directory of the agent's program in a container that is not of the Robeing image. In that image `/robeing` is the command
 /// line, a file, so that nothing can be mounted there.
 pub const AGENT_DIRECTORY: &str = "/opt/robeing";
 /// Directory of a coordinator's log.
-pub const DATA_DIRECTORY: &str = "/var/lib/robeing";
+pub const DATA_DIRECTORY: &str = robeing_settings::DEFAULT_DATA;
 /// Name of the volume, and of the template of the claim, of a coordinator's log.
 pub const DATA_VOLUME: &str = "data";
 /// The key of the ConfigMap that holds the first membership.

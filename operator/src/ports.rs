@@ -1,10 +1,9 @@
 //! Ports that an agent and what runs its tasks would both take, in the one network of their pod. The API server refuses some of
 //! them, and of others one of the two would not start, or the agent would call itself. Pure.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use k8s_openapi::api::core::v1::Container;
 use robeing_crds::{AgentPorts, Executor, Pool};
+use robeing_settings::settings::WORKER_ADDRESS;
 
 use crate::{names, validate::Work};
 
@@ -29,7 +28,7 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
 /// Which of the agent's ports this is.
 fn what_takes(ports: AgentPorts, number: u32, attach: Option<u32>) -> Option<&'static str> {
     // A variable may say another port than the one to attach to by default.
-    let name = if attach == Some(ports.attach) { "agentPorts.attach" } else { names::WORKER_ADDRESS };
+    let name = if attach == Some(ports.attach) { "agentPorts.attach" } else { WORKER_ADDRESS };
     let own = [("agentPorts.grpc", Some(ports.grpc)), ("agentPorts.metrics", Some(ports.metrics)), (name, attach)];
     own.into_iter().find(|(_, port)| *port == Some(number)).map(|(name, _)| name)
 }
@@ -42,13 +41,7 @@ fn attaches_at(work: &Work) -> Option<&str> {
 
 /// The port of a host:port of the loopback interface, as agents take it. None where it is no such address, or nobody could find it.
 pub(crate) fn of_local_address(text: &str) -> Option<u16> {
-    let (host, port) = text.trim().rsplit_once(':')?;
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let is_local = match bracketed {
-        Some(host) => host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback()),
-        None => host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()),
-    };
-    port.parse().ok().filter(|port| is_local && *port > 0)
+    robeing_settings::local_port(text).filter(|port| *port > 0)
 }
 
 fn of_container(container: &Container, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
@@ -87,6 +80,6 @@ fn of_address(work: &Work, ports: AgentPorts) -> Option<String> {
     let own = what_takes(ports, of_local_address(address)?.into(), None)?;
     Some(format!(
         "{} is {address:?}, where the agent listens already; set {own} to another port, or leave the variable out.",
-        names::WORKER_ADDRESS
+        WORKER_ADDRESS
     ))
 }

@@ -12,11 +12,13 @@ use robeing_crds::{
     AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage,
     Weights,
 };
+use robeing_settings::{
+    ExecutorSpec,
+    settings::{DRAIN_TIMEOUT, WORKER_ADDRESS},
+};
 
 use crate::{names, ports};
 
-/// How long an agent that is stopped has for its tasks, unless its template says otherwise.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a pod gets beyond its drain timeout, so that what was handed back is also said.
 pub const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
@@ -100,8 +102,8 @@ pub struct FleetPool {
     pub metrics_port: i32,
     /// What running a task means.
     pub work: Work,
-    /// The executor in the form the agent reads.
-    pub executor: String,
+    /// The executor as the agent takes it.
+    pub executor: ExecutorSpec,
     /// The environment variables that it reads, and what is in them.
     pub secrets: Vec<(String, SecretKey)>,
     /// Of the container that tasks run in.
@@ -225,16 +227,12 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPo
     mounts_are_free(pool, &work, image)?;
     ports::are_free(pool, agent_ports, &work)?;
     let (drain_timeout, grace) = match template.termination_grace_period_seconds {
-        None => (DRAIN_TIMEOUT, DRAIN_TIMEOUT + DRAIN_MARGIN),
+        None => (DRAIN_TIMEOUT.default, DRAIN_TIMEOUT.default + DRAIN_MARGIN),
         Some(seconds) => {
             let grace = Duration::from_secs(seconds.unsigned_abs());
             (grace.saturating_sub(DRAIN_MARGIN).max(grace / 2), grace)
         }
     };
-    let executor = pool
-        .executor
-        .to_agent_json()
-        .map_err(|error| ("InvalidPool", format!("The executor of pool {:?} has no JSON form: {error}.", pool.name)))?;
     Ok(FleetPool {
         name: pool.name.clone(),
         role: pool.role,
@@ -245,7 +243,7 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPo
         grpc_port: number(agent_ports.grpc),
         metrics_port: number(agent_ports.metrics),
         work,
-        executor,
+        executor: pool.executor.for_agents(),
         secrets: pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect(),
         resources: pool.resources.clone(),
         template,
@@ -313,8 +311,7 @@ fn worker_address(
     agent_ports: AgentPorts,
 ) -> Result<String, (&'static str, String)> {
     let of_template = pool.template.iter().flat_map(|template| &template.env);
-    let said =
-        of_template.chain(container.env.iter().flatten()).find(|variable| variable.name == names::WORKER_ADDRESS);
+    let said = of_template.chain(container.env.iter().flatten()).find(|variable| variable.name == WORKER_ADDRESS);
     let said = said.and_then(|variable| variable.value.clone()).filter(|address| !address.is_empty());
     match said {
         None => Ok(format!("127.0.0.1:{}", agent_ports.attach)),
@@ -324,8 +321,7 @@ fn worker_address(
             format!(
                 "Pool {:?} is not built: {} is {address:?}, which is no host:port that the pod alone reaches; set it to one such \
                  as 127.0.0.1:9000, or leave it out and set agentPorts.attach.",
-                pool.name,
-                names::WORKER_ADDRESS
+                pool.name, WORKER_ADDRESS
             ),
         )),
     }

@@ -367,7 +367,7 @@ async fn an_agent_that_says_it_has_failed_is_lost_at_once() {
 
 #[tokio::test]
 async fn an_agent_that_does_not_say_that_it_answers_is_not_asked() {
-    let fleet = Fleet::start(FleetSpec::new(1).flag("health-check-interval", "10ms").session_timeout("60s")).await;
+    let fleet = Fleet::start(FleetSpec::new(1).flag("health-check-interval", "100ms").session_timeout("60s")).await;
     let mut old = HandAgent::open(&fleet.address("coordinator-0"), hello("old")).await.expect("it may join");
     let mut new = by_hand(&fleet, "new").await;
     for _ in 0..20 {

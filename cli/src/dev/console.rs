@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::{Agent, Consistency, FleetStatus};
+use robeing_settings::settings::WORKER_ADDRESS;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::{Receiver, error::RecvError},
@@ -177,7 +178,7 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
         let agents: Vec<String> = plan.attachable.iter().map(|(agent, at)| format!("{at} ({agent})")).collect();
         screen.line(format!(
             "attach:    an agent takes tasks once a process of yours is attached to it; start one for each, with \
-             ROBEING_WORKER_ADDRESS={}",
+             {WORKER_ADDRESS}={}",
             agents.join(", ")
         ));
     }

@@ -2,13 +2,17 @@
 
 use std::{ffi::OsString, fmt, path::Path};
 
-use robeing_crds::{Executor, Pool, RobeingClusterSpec, Role, SecretKey};
+use robeing_crds::{Executor, Pool, RobeingClusterSpec, SecretKey};
+use robeing_settings::{
+    AgentConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, LogFormat, Process as Settings, Said, Setting,
+    Startup,
+    settings::{DISCONNECT_GRACE, ELECTION_TIMEOUT, LOG_FORMAT, SNAPSHOT_AFTER, WORKER_LISTEN},
+};
 
 use super::{DRAIN_TIMEOUT, Secrets};
 
-/// Where a coordinator reads its data directory, and an agent its executor, if not on the command line.
-const DATA_VARIABLE: &str = "ROBEING_DATA";
-const EXECUTOR_VARIABLE: &str = "ROBEING_EXECUTOR";
+/// What a manifest does not say, and is left to the environment.
+const LEFT_OPEN: [Setting; 4] = [DISCONNECT_GRACE.setting, ELECTION_TIMEOUT, LOG_FORMAT, SNAPSHOT_AFTER.setting];
 
 /// What a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,42 +141,19 @@ fn coordinator(
     data: &Path,
 ) -> Process {
     let name = coordinator_name(index);
-    let weights = &spec.scheduling.weights;
-    let members: Vec<String> = coordinators
-        .iter()
-        .enumerate()
-        .map(|(index, address)| format!("{}={address}", coordinator_name(index)))
-        .collect();
-    // Any bytes are a path, and a command line of texts can't say all of them.
-    let data = data.join(&name);
-    let data_flag = data.to_str().map(|data| ("data", data.to_owned()));
-    let environment = match data_flag {
-        Some(_) => vec![],
-        None => vec![Variable { name: DATA_VARIABLE.into(), value: data.clone().into() }],
+    let members = coordinators.iter().enumerate().map(|(index, address)| (coordinator_name(index), address.clone()));
+    let config = CoordinatorConfig {
+        data: data.join(&name),
+        initial_coordinators: members.collect(),
+        metrics_listen: Some("127.0.0.1:0".into()),
+        heartbeat_interval: spec.recovery.heartbeat_interval.get(),
+        session_timeout: spec.recovery.session_timeout.get(),
+        health_check_interval: spec.recovery.health_check_interval.get(),
+        max_attempts: spec.recovery.max_attempts,
+        weights: (&spec.scheduling.weights).into(),
+        ..CoordinatorConfig::new(name.clone(), cluster.into(), coordinators[index].clone())
     };
-    let who = [
-        ("role", "coordinator".into()),
-        ("name", name.clone()),
-        ("cluster-id", cluster.into()),
-        ("listen", coordinators[index].clone()),
-    ];
-    let how = [
-        ("initial-coordinators", members.join(",")),
-        ("metrics-listen", "127.0.0.1:0".into()),
-        ("heartbeat-interval", spec.recovery.heartbeat_interval.to_string()),
-        ("session-timeout", spec.recovery.session_timeout.to_string()),
-        ("health-check-interval", spec.recovery.health_check_interval.to_string()),
-        ("max-attempts", spec.recovery.max_attempts.to_string()),
-        (
-            "weights",
-            format!(
-                "specialization={},load={},performance={}",
-                weights.specialization, weights.load, weights.performance
-            ),
-        ),
-    ];
-    let arguments = flags(who.into_iter().chain(data_flag).chain(how));
-    Process { name, kind: ProcessKind::Coordinator, arguments, environment, secrets: vec![] }
+    process(name, ProcessKind::Coordinator, Settings::Coordinator(config), vec![])
 }
 
 fn coordinator_name(index: usize) -> String {
@@ -181,59 +162,38 @@ fn coordinator_name(index: usize) -> String {
 
 fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach: Option<&str>) -> Process {
     let name = format!("{}-{index}", pool.name);
-    let executor = pool.executor.to_agent_json().unwrap_or_else(|error| {
-        unreachable!("an executor is strings and lists of strings, which have a JSON form: {error}")
-    });
-    let mut given = vec![
-        ("role", role_flag(pool.role).into()),
-        ("name", name.clone()),
-        ("cluster-id", cluster.into()),
-        ("coordinators", coordinators.join(",")),
-        ("listen", "127.0.0.1:0".into()),
-        ("pool", pool.name.clone()),
-        ("pool-replicas", replicas(pool).to_string()),
-        ("pool-standby", pool.standby.to_string()),
-        ("slots", pool.slots.to_string()),
-    ];
-    let mut environment = vec![];
-    match pool.executor {
-        // There may be credentials in a URL and in headers, and everybody on this machine sees command lines.
-        Executor::Http(_) => {
-            environment.push(Variable { name: EXECUTOR_VARIABLE.into(), value: executor.into() });
-        }
-        Executor::Command(_) | Executor::Worker {} | Executor::Echo {} => given.push(("executor", executor)),
-    }
-    given.push(("drain-timeout", format!("{}s", DRAIN_TIMEOUT.as_secs())));
-    if !pool.specializations.is_empty() {
-        given.push(("specializations", pool.specializations.join(",")));
-    }
-    if let Some(address) = attach {
-        given.push(("worker-listen", address.into()));
-    }
+    let config = AgentConfig {
+        pool: pool.name.clone(),
+        pool_replicas: replicas(pool),
+        pool_standby: pool.standby,
+        specializations: pool.specializations.clone(),
+        slots: pool.slots,
+        drain_timeout: DRAIN_TIMEOUT,
+        worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
+        ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
+    };
     let secrets = pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect();
     let kind = ProcessKind::Agent { pool: pool.name.clone() };
-    Process { name, kind, arguments: flags(given), environment, secrets }
+    process(name, kind, Settings::Agent(config, pool.executor.for_agents()), secrets)
 }
 
-fn role_flag(role: Role) -> &'static str {
-    match role {
-        Role::Worker => "worker",
-        Role::Specialist => "specialist",
-        Role::Messenger => "messenger",
-        Role::Guardian => "guardian",
-    }
-}
-
-/// Every flag is one word, so that a value that begins with a dash is no flag.
-fn flags(given: impl IntoIterator<Item = (&'static str, String)>) -> Vec<String> {
-    let mut flags: Vec<String> = given.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
-    flags.push("--exit-with-parent".into());
-    flags
+fn process(name: String, kind: ProcessKind, settings: Settings, secrets: Vec<(String, SecretKey)>) -> Process {
+    let startup = Startup { process: settings, log_format: LogFormat::default(), exit_with_parent: true };
+    // Nothing attaches to agents of other executors, and all would have the same address.
+    let default_attach = |said: &Said| said.setting == WORKER_LISTEN && said.value == DEFAULT_WORKER_LISTEN;
+    let said = startup.said().into_iter().filter(|said| !LEFT_OPEN.contains(&said.setting) && !default_attach(said));
+    let CommandLine { arguments, environment } = CommandLine::of(said, startup.exit_with_parent);
+    let environment = environment.into_iter().map(|said| Variable { name: said.variable.into(), value: said.value });
+    Process { name, kind, arguments, environment: environment.collect(), secrets }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    use proptest::prelude::*;
+    use robeing_crds::arbitrary;
+    use robeing_settings::parse;
 
     use super::*;
 
@@ -322,6 +282,77 @@ stringData: {token: s3cret}
         assert_eq!(executor["http"]["url"], "http://user:hunter2@127.0.0.1:9000/?token=hunter2");
         let header = serde_json::json!({"name": "Authorization", "prefix": "Bearer ", "valueFrom": {"env": "ROBEING_HTTP_HEADER_1"}});
         assert_eq!(executor["http"]["headers"][1], header);
+    }
+
+    /// What a process finds in its command line and environment.
+    fn read(process: &Process) -> Startup {
+        let arguments = std::iter::once("robeing-agent").chain(process.arguments.iter().map(String::as_str));
+        let variable = |name: &str| process.environment.iter().find(|variable| variable.name == name);
+        let read = parse(arguments.map(OsString::from), &|name| variable(name).map(|found| found.value.clone()));
+        read.unwrap_or_else(|error| panic!("{error}: {:?}", process.arguments))
+    }
+
+    fn check_agent(process: &Process, pool: &Pool, plan: &Plan) {
+        let Settings::Agent(config, executor) = read(process).process else { panic!("it is an agent") };
+        let attach = plan.attachable.iter().find(|(agent, _)| *agent == process.name).map(|(_, at)| at.clone());
+        let expected = AgentConfig {
+            pool: pool.name.clone(),
+            pool_replicas: replicas(pool),
+            pool_standby: pool.standby,
+            specializations: pool.specializations.clone(),
+            slots: pool.slots,
+            drain_timeout: DRAIN_TIMEOUT,
+            worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
+            ..AgentConfig::new(
+                process.name.clone(),
+                plan.name.clone(),
+                pool.role.into(),
+                "127.0.0.1:0".into(),
+                plan.coordinators.clone(),
+            )
+        };
+        assert_eq!(config, expected);
+        assert_eq!(executor, pool.executor.for_agents());
+    }
+
+    fn check_coordinator(process: &Process, spec: &RobeingClusterSpec, plan: &Plan, data: &Path) {
+        let Settings::Coordinator(config) = read(process).process else { panic!("it is a coordinator") };
+        let members = plan.coordinators.iter().enumerate().map(|(index, at)| (coordinator_name(index), at.clone()));
+        let own = members.clone().find(|(name, _)| *name == process.name).map(|(_, at)| at).expect("it is a member");
+        let expected = CoordinatorConfig {
+            advertise: Some(own.clone()),
+            data: data.join(&process.name),
+            initial_coordinators: members.collect(),
+            metrics_listen: Some("127.0.0.1:0".into()),
+            heartbeat_interval: spec.recovery.heartbeat_interval.get(),
+            session_timeout: spec.recovery.session_timeout.get(),
+            health_check_interval: spec.recovery.health_check_interval.get(),
+            max_attempts: spec.recovery.max_attempts,
+            weights: (&spec.scheduling.weights).into(),
+            ..CoordinatorConfig::new(process.name.clone(), plan.name.clone(), own)
+        };
+        assert_eq!(config, expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
+
+        #[test]
+        fn processes_read_what_any_manifest_says(cluster in arbitrary::clusters(2), data in "/[^\0]{0,20}") {
+            let spec = cluster.spec.with_sizes();
+            let ports: Vec<u16> = (4001..).take(spec.coordinators.replicas as usize).collect();
+            let attach: Vec<u16> = (5001..).take(attachable_agents(&spec)).collect();
+            let plan = Plan::of(&spec, "example", &ports, &attach, Path::new(&data));
+            for process in &plan.processes {
+                match &process.kind {
+                    ProcessKind::Coordinator => check_coordinator(process, &spec, &plan, Path::new(&data)),
+                    ProcessKind::Agent { pool } => {
+                        let pool = spec.pools.iter().find(|other| other.name == *pool);
+                        check_agent(process, pool.expect("it is in the manifest"), &plan);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use robeing_proto::v1;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-/// Default of [`AgentConfig::drain_timeout`].
-pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+use super::settings::{DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS};
 
 /// Default of [`AgentConfig::worker_listen`].
 pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
@@ -49,6 +47,29 @@ pub struct AgentConfig {
     pub worker_listen: String,
 }
 
+impl AgentConfig {
+    /// An agent of which nothing is said but what has no default.
+    pub fn new(name: String, cluster_id: String, role: AgentRole, listen: String, coordinators: Vec<String>) -> Self {
+        Self {
+            name,
+            cluster_id,
+            role,
+            coordinators,
+            listen,
+            advertise: None,
+            advertises_host_name: false,
+            pool: String::new(),
+            pool_replicas: POOL_REPLICAS.default,
+            pool_standby: POOL_STANDBY.default,
+            specializations: Vec::new(),
+            slots: SLOTS.default,
+            drain_timeout: DRAIN_TIMEOUT.default,
+            metrics_listen: None,
+            worker_listen: DEFAULT_WORKER_LISTEN.to_owned(),
+        }
+    }
+}
+
 /// What an agent is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentRole {
@@ -62,19 +83,8 @@ pub enum AgentRole {
     Guardian,
 }
 
-impl From<AgentRole> for v1::Role {
-    fn from(role: AgentRole) -> Self {
-        match role {
-            AgentRole::Worker => v1::Role::Worker,
-            AgentRole::Specialist => v1::Role::Specialist,
-            AgentRole::Messenger => v1::Role::Messenger,
-            AgentRole::Guardian => v1::Role::Guardian,
-        }
-    }
-}
-
 /// What running a task means, in the form of a manifest's `executor`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum ExecutorSpec {
     /// A program for each task.
@@ -88,7 +98,7 @@ pub enum ExecutorSpec {
 }
 
 /// See [`ExecutorSpec::Command`].
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CommandSpec {
     /// The program and its arguments.
@@ -96,40 +106,67 @@ pub struct CommandSpec {
 }
 
 /// See [`ExecutorSpec::Http`].
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpSpec {
     /// Where to POST the input.
     pub url: String,
     /// What to GET, to learn whether the server can take tasks.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_path: Option<String>,
     /// Headers to send besides, or in place of, the usual ones.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderSpec>,
 }
 
 /// A header of [`HttpSpec`]: with a value, or with one from the environment.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderSpec {
     /// Its name.
     pub name: String,
     /// Its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
     /// What goes before a value from the environment.
-    #[serde(default)]
-    pub prefix: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
     /// Where its value is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<HeaderSource>,
 }
 
 /// See [`HeaderSpec::value_from`].
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderSource {
     /// The environment variable that holds it. A line's end at its end is left out.
     pub env: String,
+}
+
+impl ExecutorSpec {
+    /// The executor as JSON, as [`EXECUTOR`](super::settings::EXECUTOR) takes it.
+    pub fn to_json(&self) -> String {
+        // In the order of their names where a value comes from the environment: so they stand in the pods of running fleets,
+        // which another text would restart.
+        let text = match self.takes_from_environment() {
+            true => serde_json::to_value(self).and_then(|executor| serde_json::to_string(&executor)),
+            false => serde_json::to_string(self),
+        };
+        text.unwrap_or_else(|error| {
+            unreachable!("an executor is strings and lists of strings, which have a JSON form: {error}")
+        })
+    }
+
+    fn takes_from_environment(&self) -> bool {
+        let Self::Http(http) = self else { return false };
+        http.headers.iter().any(|header| header.value_from.is_some())
+    }
+
+    /// Whether there may be credentials in it, as in a URL or in headers, which nobody but the agent may see.
+    pub fn may_hold_credentials(&self) -> bool {
+        matches!(self, Self::Http(_))
+    }
 }
 
 impl HeaderSpec {
@@ -138,12 +175,13 @@ impl HeaderSpec {
     /// # Errors
     /// When there is none, or there are two.
     pub fn value(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+        let prefix = self.prefix.as_deref().unwrap_or_default();
         match (&self.value, &self.value_from) {
-            (Some(value), None) if self.prefix.is_empty() => Ok(value.clone()),
+            (Some(value), None) if prefix.is_empty() => Ok(value.clone()),
             (Some(_), None) => Err("prefix goes before a value from the environment; put it into value".into()),
             (None, Some(HeaderSource { env: variable })) => match env(variable) {
                 Some(value) => {
-                    Ok(format!("{}{}", self.prefix, value.strip_suffix('\n').unwrap_or(&value).trim_end_matches('\r')))
+                    Ok(format!("{prefix}{}", value.strip_suffix('\n').unwrap_or(&value).trim_end_matches('\r')))
                 }
                 None => Err(format!("its value is to be in the environment variable {variable}, which is not set")),
             },

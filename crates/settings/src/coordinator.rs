@@ -2,24 +2,17 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-/// Default of [`CoordinatorConfig::heartbeat_interval`].
-pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
-/// Default of [`CoordinatorConfig::session_timeout`].
-pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Default of [`CoordinatorConfig::health_check_interval`].
-pub const DEFAULT_HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// Default of [`CoordinatorConfig::max_attempts`].
-pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
-/// Default of [`CoordinatorConfig::snapshot_after`].
-pub const DEFAULT_SNAPSHOT_AFTER: u32 = 50_000;
-/// Least of it: a snapshot costs far more than an entry.
-pub const MIN_SNAPSHOT_AFTER: u32 = 100;
+use super::settings::{
+    DISCONNECT_GRACE, HEALTH_CHECK_INTERVAL, HEARTBEAT_INTERVAL, LOAD_TERM, MAX_ATTEMPTS, PERFORMANCE_TERM,
+    SESSION_TIMEOUT, SNAPSHOT_AFTER, SPECIALIZATION_TERM,
+};
+
+/// Where a coordinator keeps its data unless told otherwise.
+pub const DEFAULT_DATA: &str = "/var/lib/robeing";
 /// Default of [`CoordinatorConfig::election_timeout_min`].
 pub const DEFAULT_ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(150);
 /// Default of [`CoordinatorConfig::election_timeout_max`].
 pub const DEFAULT_ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(300);
-/// Default of [`CoordinatorConfig::disconnect_grace`].
-pub const DEFAULT_DISCONNECT_GRACE: Duration = Duration::from_millis(50);
 
 /// A coordinator's settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +32,7 @@ pub struct CoordinatorConfig {
     pub initial_coordinators: Vec<(String, String)>,
     /// How often agents renew their sessions.
     pub heartbeat_interval: Duration,
-    /// After how long without a heartbeat an agent is lost. Longer than `heartbeat_interval`.
+    /// After how long without a heartbeat an agent is lost. At least twice `heartbeat_interval`.
     pub session_timeout: Duration,
     /// How often agents, and through them what they run tasks with, are asked how they are.
     pub health_check_interval: Duration,
@@ -64,6 +57,32 @@ pub struct CoordinatorConfig {
     pub metrics_listen: Option<String>,
 }
 
+impl CoordinatorConfig {
+    /// A coordinator of which nothing is said but what has no default.
+    pub fn new(name: String, cluster_id: String, listen: String) -> Self {
+        Self {
+            name,
+            cluster_id,
+            listen,
+            advertise: None,
+            data: PathBuf::from(DEFAULT_DATA),
+            initial_coordinators: Vec::new(),
+            heartbeat_interval: HEARTBEAT_INTERVAL.default,
+            session_timeout: SESSION_TIMEOUT.default,
+            health_check_interval: HEALTH_CHECK_INTERVAL.default,
+            max_attempts: MAX_ATTEMPTS.default,
+            weights: Weights::default(),
+            election_timeout_min: DEFAULT_ELECTION_TIMEOUT_MIN,
+            election_timeout_max: DEFAULT_ELECTION_TIMEOUT_MAX,
+            disconnect_grace: DISCONNECT_GRACE.default,
+            limits: FleetLimits::default(),
+            snapshot_after: SNAPSHOT_AFTER.default,
+            expected_agents: None,
+            metrics_listen: None,
+        }
+    }
+}
+
 /// Weights of the terms of a score, in points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weights {
@@ -77,7 +96,11 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { specialization: 50, load: -10, performance: 20 }
+        Self {
+            specialization: SPECIALIZATION_TERM.default,
+            load: LOAD_TERM.default,
+            performance: PERFORMANCE_TERM.default,
+        }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use robeing_fleet::limits::{MAX_DURATION_MS, MAX_NAME_BYTES, MAX_SPECIALIZATIONS, MAX_WEIGHT};
-
 use super::{
-    AgentRole, ConfigError, ExecutorSpec, Weights,
-    settings::{Sources, Value},
+    ConfigError, ExecutorSpec, LogFormat, ProcessRole, Weights,
+    definition::{Number, Span},
+    settings::{LOAD_TERM, MAX_DURATION, MAX_NAME_BYTES, MAX_SPECIALIZATIONS, PERFORMANCE_TERM, SPECIALIZATION_TERM},
+    sources::{Sources, Value},
 };
 
 /// The port of everything that does not say another.
@@ -16,21 +16,16 @@ pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Coordinators that may be named.
 pub const MAX_COORDINATORS: usize = 64;
 
-/// What a process is.
-pub(super) enum AnyRole {
-    Coordinator,
-    Agent(AgentRole),
+pub(super) fn role(value: &Value) -> Result<ProcessRole, ConfigError> {
+    let text = value.text.trim();
+    let role = ProcessRole::ALL.into_iter().find(|role| text.eq_ignore_ascii_case(role.as_flag()));
+    role.ok_or_else(|| value.wrong("coordinator, worker, specialist, messenger or guardian"))
 }
 
-pub(super) fn role(value: &Value) -> Result<AnyRole, ConfigError> {
-    Ok(match value.text.trim().to_ascii_lowercase().as_str() {
-        "coordinator" => AnyRole::Coordinator,
-        "worker" => AnyRole::Agent(AgentRole::Worker),
-        "specialist" => AnyRole::Agent(AgentRole::Specialist),
-        "messenger" => AnyRole::Agent(AgentRole::Messenger),
-        "guardian" => AnyRole::Agent(AgentRole::Guardian),
-        _ => return Err(value.wrong("coordinator, worker, specialist, messenger or guardian")),
-    })
+pub(super) fn log_format(value: &Value) -> Result<LogFormat, ConfigError> {
+    let text = value.text.trim();
+    let format = LogFormat::ALL.into_iter().find(|format| text.eq_ignore_ascii_case(format.as_str()));
+    format.ok_or_else(|| value.wrong("text or json"))
 }
 
 pub(super) fn name(value: &Value) -> Result<String, ConfigError> {
@@ -49,11 +44,21 @@ pub(super) fn address(value: &Value) -> Result<String, ConfigError> {
 
 /// `host:port` of the loopback interface: whoever can connect there gets tasks.
 pub(super) fn local_address(value: &Value) -> Result<String, ConfigError> {
-    let expected = || value.wrong("host:port of this machine alone, such as 127.0.0.1:8081");
-    let address = parse_address(value.text.trim()).ok_or_else(expected)?;
-    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    let text = value.text.trim();
+    match local_port(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(value.wrong("host:port of this machine alone, such as 127.0.0.1:8081")),
+    }
+}
+
+/// The port of a `host:port` of the loopback interface, as agents take it for [`WORKER_LISTEN`](super::settings::WORKER_LISTEN).
+/// `None` where it is no such address.
+pub fn local_port(text: &str) -> Option<u16> {
+    let address = parse_address(text.trim())?;
+    let (host, port) = address.rsplit_once(':')?;
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) { Ok(address) } else { Err(expected()) }
+    let is_local = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+    port.parse().ok().filter(|_| is_local)
 }
 
 fn parse_address(text: &str) -> Option<String> {
@@ -121,46 +126,31 @@ pub(super) fn specializations(value: &Value) -> Result<Vec<String>, ConfigError>
     Ok(skills)
 }
 
-/// A whole number within bounds, or the default.
-pub(super) fn number<T>(sources: &Sources<'_>, flag: &'static str, from: T, to: T, default: T) -> Result<T, ConfigError>
+/// A whole number within its bounds, or `None` when it is not set.
+pub(super) fn number<T>(sources: &Sources<'_>, defined: &Number<T>) -> Result<Option<T>, ConfigError>
 where
     T: Copy + PartialOrd + std::str::FromStr + std::fmt::Display,
 {
-    Ok(optional_number(sources, flag, from, to)?.unwrap_or(default))
-}
-
-pub(super) fn optional_number<T>(
-    sources: &Sources<'_>,
-    flag: &'static str,
-    from: T,
-    to: T,
-) -> Result<Option<T>, ConfigError>
-where
-    T: Copy + PartialOrd + std::str::FromStr + std::fmt::Display,
-{
-    let Some(value) = sources.get(flag) else { return Ok(None) };
+    let Some(value) = sources.get(&defined.setting) else { return Ok(None) };
+    let (least, most) = (defined.least, defined.most);
     match value.text.trim().parse::<T>() {
-        Ok(number) if number >= from && number <= to => Ok(Some(number)),
-        _ => Err(value.wrong(&format!("a whole number from {from} to {to}"))),
+        Ok(number) if number >= least && number <= most => Ok(Some(number)),
+        _ => Err(value.wrong(&format!("a whole number from {least} to {most}"))),
     }
 }
 
-/// A duration of at least `from`, or `None` when it is not set.
-pub(super) fn duration(
-    sources: &Sources<'_>,
-    flag: &'static str,
-    from: Duration,
-) -> Result<Option<Duration>, ConfigError> {
-    sources.get(flag).map(|value| parse_duration(&value, value.text.trim(), from)).transpose()
+/// A duration within its bounds, or `None` when it is not set.
+pub(super) fn span(sources: &Sources<'_>, defined: &Span) -> Result<Option<Duration>, ConfigError> {
+    let value = sources.get(&defined.setting);
+    value.map(|value| duration(&value, &value.text, defined.least, defined.most)).transpose()
 }
 
-fn parse_duration(value: &Value, text: &str, from: Duration) -> Result<Duration, ConfigError> {
-    let longest = Duration::from_millis(MAX_DURATION_MS);
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration >= from && duration <= longest => Ok(duration),
+fn duration(value: &Value, text: &str, least: Duration, most: Duration) -> Result<Duration, ConfigError> {
+    match humantime::parse_duration(text.trim()) {
+        Ok(duration) if duration >= least && duration <= most => Ok(duration),
         _ => {
-            let (from, to) = (humantime::format_duration(from), humantime::format_duration(longest));
-            Err(value.wrong(&format!("a duration such as 500ms or 2s, from {from} to {to}")))
+            let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
+            Err(value.wrong(&format!("a duration such as 500ms or 2s, from {least} to {most}")))
         }
     }
 }
@@ -169,28 +159,29 @@ fn parse_duration(value: &Value, text: &str, from: Duration) -> Result<Duration,
 pub(super) fn duration_range(value: &Value) -> Result<(Duration, Duration), ConfigError> {
     let form = || value.wrong("two durations, the shorter first, such as 150ms..300ms");
     let (min, max) = value.text.split_once("..").ok_or_else(form)?;
-    let min = parse_duration(value, min.trim(), MIN_INTERVAL)?;
-    let max = parse_duration(value, max.trim(), MIN_INTERVAL)?;
+    let min = duration(value, min, MIN_INTERVAL, MAX_DURATION)?;
+    let max = duration(value, max, MIN_INTERVAL, MAX_DURATION)?;
     if min < max { Ok((min, max)) } else { Err(form()) }
 }
 
 /// `term=points,…`; terms that are not named keep their default.
 pub(super) fn weights(value: &Value) -> Result<Weights, ConfigError> {
-    let expected =
-        || value.wrong(&format!("specialization=N,load=N,performance=N, each from -{MAX_WEIGHT} to {MAX_WEIGHT}"));
+    let expected = || {
+        let terms = [SPECIALIZATION_TERM, LOAD_TERM, PERFORMANCE_TERM];
+        let forms = terms.map(|term| format!("{}=N from {} to {}", term.name, term.least, term.most));
+        value.wrong(&format!("terms with their points, separated by commas: {}", forms.join(", ")))
+    };
     let mut weights = Weights::default();
     for part in value.list() {
-        let (term, points) = part.split_once('=').ok_or_else(expected)?;
-        let points: i32 = points.trim().parse().map_err(|_| expected())?;
-        if points.abs() > MAX_WEIGHT {
-            return Err(expected());
-        }
-        match term.trim() {
-            "specialization" => weights.specialization = points,
-            "load" => weights.load = points,
-            "performance" => weights.performance = points,
+        let (name, points) = part.split_once('=').ok_or_else(expected)?;
+        let (term, place) = match name.trim() {
+            name if name == SPECIALIZATION_TERM.name => (SPECIALIZATION_TERM, &mut weights.specialization),
+            name if name == LOAD_TERM.name => (LOAD_TERM, &mut weights.load),
+            name if name == PERFORMANCE_TERM.name => (PERFORMANCE_TERM, &mut weights.performance),
             _ => return Err(expected()),
-        }
+        };
+        let points = points.trim().parse().ok().filter(|points| term.takes(*points));
+        *place = points.ok_or_else(expected)?;
     }
     Ok(weights)
 }

@@ -1,27 +1,35 @@
 //! What a process of this crate is told at its start, by flags and environment. Knows names and forms; starts nothing.
+//!
+//! Each setting is defined once, in [`settings`]: its flag, its environment names, its bounds and its default. [`parse`] reads
+//! what [`Startup::to_env`] and [`Startup::to_args`] write, and whoever writes single values does it with [`text`].
 
 mod agent;
+mod command;
 mod coordinator;
+mod definition;
 mod forms;
-mod settings;
+mod said;
+pub mod settings;
+mod sources;
+pub mod text;
 
 #[cfg(test)]
 mod tests;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::ffi::OsString;
 
 pub use agent::*;
+pub use command::command;
 pub use coordinator::*;
-use forms::{AnyRole, duration, number, optional_number};
-pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL};
-use robeing_fleet::limits::{MAX_ATTEMPTS, MAX_SLOTS};
-pub use settings::command;
-use settings::{For, Sources};
+pub use definition::{Defined, For, Number, Setting, Span, Term};
+pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL, local_port};
+use forms::{number, span};
+pub use said::{CommandLine, Said};
+use settings::{HOSTNAME, POD_IP};
+use sources::Sources;
 
-/// Where a coordinator keeps its data unless told otherwise.
-pub const DEFAULT_DATA: &str = "/var/lib/robeing";
-/// Agents a pool or a fleet may be said to have.
-pub const MAX_AGENTS: u32 = robeing_fleet::limits::MAX_AGENTS;
+/// Hosts that stand for every address of a machine.
+const EVERY_ADDRESS: [&str; 2] = ["0.0.0.0", "[::]"];
 
 /// Why a process cannot be started as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +62,42 @@ pub enum Process {
     Agent(AgentConfig, ExecutorSpec),
 }
 
+/// What a process says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessRole {
+    /// A coordinator.
+    Coordinator,
+    /// An agent.
+    Agent(AgentRole),
+}
+
+impl ProcessRole {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Coordinator,
+        Self::Agent(AgentRole::Worker),
+        Self::Agent(AgentRole::Specialist),
+        Self::Agent(AgentRole::Messenger),
+        Self::Agent(AgentRole::Guardian),
+    ];
+
+    /// As it is written in a command line.
+    pub fn as_flag(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Agent(AgentRole::Worker) => "worker",
+            Self::Agent(AgentRole::Specialist) => "specialist",
+            Self::Agent(AgentRole::Messenger) => "messenger",
+            Self::Agent(AgentRole::Guardian) => "guardian",
+        }
+    }
+
+    /// As it is written in an environment.
+    pub fn as_variable(self) -> String {
+        self.as_flag().to_ascii_uppercase()
+    }
+}
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -62,6 +106,19 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+impl LogFormat {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// Reads the command line of [`command`], the program's name first, and the environment.
@@ -84,81 +141,88 @@ pub fn parse_matches(
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Startup, ConfigError> {
     let sources = Sources::read(matches, env)?;
-    let role = sources.require("role", "whether this is a coordinator or an agent")?;
+    let role = sources.require(&settings::ROLE, "whether this is a coordinator or an agent")?;
     let process = match forms::role(&role)? {
-        AnyRole::Coordinator => {
+        ProcessRole::Coordinator => {
             sources.refuse(For::Agents, "coordinator")?;
             Process::Coordinator(coordinator(&sources)?)
         }
-        AnyRole::Agent(kind) => {
+        ProcessRole::Agent(kind) => {
             sources.refuse(For::Coordinators, role.text.trim())?;
-            let executor =
-                sources.get("executor").map_or(Ok(ExecutorSpec::Worker {}), |value| forms::executor(&value))?;
+            let executor = sources.get(&settings::EXECUTOR);
+            let executor = executor.map_or(Ok(ExecutorSpec::Worker {}), |value| forms::executor(&value))?;
             Process::Agent(agent(&sources, kind)?, executor)
         }
     };
-    Ok(Startup { process, log_format: log_format(&sources)?, exit_with_parent: sources.exit_with_parent() })
+    let log_format = sources.get(&settings::LOG_FORMAT).map(|value| forms::log_format(&value)).transpose()?;
+    let log_format = log_format.unwrap_or_default();
+    Ok(Startup { process, log_format, exit_with_parent: sources.exit_with_parent() })
 }
 
 fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> {
     let common = Common::read(sources)?;
-    let members = sources.get("initial-coordinators").map(|value| forms::members(&value)).transpose()?;
+    let members = sources.get(&settings::INITIAL_COORDINATORS).map(|value| forms::members(&value)).transpose()?;
     let initial_coordinators = members.unwrap_or_default();
     let own = initial_coordinators.iter().find(|(name, _)| *name == common.name).map(|(_, at)| at.clone());
-    let (election_timeout_min, election_timeout_max) = match sources.get("election-timeout") {
-        Some(value) => forms::duration_range(&value)?,
-        None => (DEFAULT_ELECTION_TIMEOUT_MIN, DEFAULT_ELECTION_TIMEOUT_MAX),
-    };
-    let interval = duration(sources, "heartbeat-interval", MIN_INTERVAL)?.unwrap_or(DEFAULT_HEARTBEAT_INTERVAL);
-    let timeout = duration(sources, "session-timeout", MIN_INTERVAL)?.unwrap_or(DEFAULT_SESSION_TIMEOUT);
-    if interval >= timeout {
-        return Err(ConfigError::Wrong(format!(
-            "the heartbeat interval ({}) is not shorter than the session timeout ({}): change --heartbeat-interval or \
-             --session-timeout",
-            humantime::format_duration(interval),
-            humantime::format_duration(timeout),
-        )));
+    let advertise = common.advertise(sources, own)?.map(Advertised::into_address);
+    let mut config = CoordinatorConfig::new(common.name, common.cluster_id, common.listen);
+    config.advertise = advertise;
+    config.metrics_listen = common.metrics_listen;
+    config.initial_coordinators = initial_coordinators;
+    config.data = sources.data().unwrap_or(config.data);
+    config.heartbeat_interval = span(sources, &settings::HEARTBEAT_INTERVAL)?.unwrap_or(config.heartbeat_interval);
+    config.session_timeout = span(sources, &settings::SESSION_TIMEOUT)?.unwrap_or(config.session_timeout);
+    check_session(&config)?;
+    let health_checks = span(sources, &settings::HEALTH_CHECK_INTERVAL)?;
+    config.health_check_interval = health_checks.unwrap_or(config.health_check_interval);
+    config.max_attempts = number(sources, &settings::MAX_ATTEMPTS)?.unwrap_or(config.max_attempts);
+    let weights = sources.get(&settings::WEIGHTS).map(|value| forms::weights(&value)).transpose()?;
+    config.weights = weights.unwrap_or(config.weights);
+    if let Some(value) = sources.get(&settings::ELECTION_TIMEOUT) {
+        (config.election_timeout_min, config.election_timeout_max) = forms::duration_range(&value)?;
     }
-    Ok(CoordinatorConfig {
-        advertise: common.advertise(sources, own)?.map(Advertised::into_address),
-        data: sources.data().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
-        heartbeat_interval: interval,
-        session_timeout: timeout,
-        health_check_interval: duration(sources, "health-check-interval", MIN_INTERVAL)?
-            .unwrap_or(DEFAULT_HEALTH_CHECK_INTERVAL),
-        max_attempts: number(sources, "max-attempts", 1, MAX_ATTEMPTS, DEFAULT_MAX_ATTEMPTS)?,
-        weights: sources.get("weights").map(|value| forms::weights(&value)).transpose()?.unwrap_or_default(),
-        election_timeout_min,
-        election_timeout_max,
-        disconnect_grace: duration(sources, "disconnect-grace", std::time::Duration::ZERO)?
-            .unwrap_or(DEFAULT_DISCONNECT_GRACE),
-        limits: FleetLimits {
-            max_queued: optional_number(sources, "max-queued", 1, u32::MAX)?,
-            max_tasks: optional_number(sources, "max-tasks", 1, u32::MAX)?,
-            max_bytes: optional_number(sources, "max-bytes", 1, u64::MAX)?,
-            result_ttl: duration(sources, "result-ttl", std::time::Duration::ZERO)?,
-        },
-        snapshot_after: number(sources, "snapshot-after", MIN_SNAPSHOT_AFTER, u32::MAX, DEFAULT_SNAPSHOT_AFTER)?,
-        expected_agents: optional_number(sources, "agent-count", 0, MAX_AGENTS)?,
-        initial_coordinators,
-        name: common.name,
-        cluster_id: common.cluster_id,
-        listen: common.listen,
-        metrics_listen: common.metrics_listen,
-    })
+    config.disconnect_grace = span(sources, &settings::DISCONNECT_GRACE)?.unwrap_or(config.disconnect_grace);
+    config.limits = FleetLimits {
+        max_queued: number(sources, &settings::MAX_QUEUED)?,
+        max_tasks: number(sources, &settings::MAX_TASKS)?,
+        max_bytes: number(sources, &settings::MAX_BYTES)?,
+        result_ttl: span(sources, &settings::RESULT_TTL)?,
+    };
+    config.snapshot_after = number(sources, &settings::SNAPSHOT_AFTER)?.unwrap_or(config.snapshot_after);
+    config.expected_agents = number(sources, &settings::AGENT_COUNT)?;
+    Ok(config)
+}
+
+fn check_session(config: &CoordinatorConfig) -> Result<(), ConfigError> {
+    let (interval, timeout) = (config.heartbeat_interval, config.session_timeout);
+    if interval * settings::HEARTBEATS_PER_SESSION <= timeout {
+        return Ok(());
+    }
+    Err(ConfigError::Wrong(format!(
+        "the session timeout ({}) is shorter than {} heartbeat intervals ({} each): lengthen --{} or shorten --{}",
+        text::duration(timeout),
+        settings::HEARTBEATS_PER_SESSION,
+        text::duration(interval),
+        settings::SESSION_TIMEOUT.setting.flag,
+        settings::HEARTBEAT_INTERVAL.setting.flag,
+    )))
 }
 
 fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigError> {
     let common = Common::read(sources)?;
-    let coordinators = match sources.get("coordinators") {
+    let coordinators = match sources.get(&settings::COORDINATORS) {
         Some(value) => forms::coordinators(&value)?,
         // The Service of a RobeingCluster is called like it.
         None => vec![format!("{}:{DEFAULT_PORT}", common.cluster_id)],
     };
     let advertise = common.advertise(sources, None)?;
-    let skills = sources.get("specializations").map(|value| forms::specializations(&value)).transpose()?;
-    let specializations = skills.unwrap_or_default();
-    if role == AgentRole::Specialist && specializations.is_empty() {
+    let mut config = AgentConfig::new(common.name, common.cluster_id, role, common.listen, coordinators);
+    config.advertises_host_name = matches!(advertise, Some(Advertised::HostName(_)));
+    config.advertise = advertise.map(Advertised::into_address);
+    config.metrics_listen = common.metrics_listen;
+    let skills = sources.get(&settings::SPECIALIZATIONS).map(|value| forms::specializations(&value)).transpose()?;
+    config.specializations = skills.unwrap_or_default();
+    if role == AgentRole::Specialist && config.specializations.is_empty() {
         return Err(ConfigError::Wrong(
             "a specialist without a specialization gets no tasks: give --specializations or set SPECIALIZATION, or make \
              it a worker"
@@ -166,35 +230,22 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
         ));
     }
     // Checked though it changes nothing here, so that a typing error does not go unnoticed.
-    optional_number(sources, "agent-count", 0, MAX_AGENTS)?;
-    let pool = sources.get("pool").filter(|value| !value.text.is_empty());
-    let pool = pool.map(|value| forms::name(&value)).transpose()?.unwrap_or_default();
-    let pool_replicas = number(sources, "pool-replicas", 0, MAX_AGENTS, 0)?;
-    let pool_standby = number(sources, "pool-standby", 0, MAX_AGENTS, 0)?;
-    if pool.is_empty() && (pool_replicas > 0 || pool_standby > 0) {
+    number(sources, &settings::AGENT_COUNT)?;
+    let pool = sources.get(&settings::POOL).filter(|value| !value.text.is_empty());
+    config.pool = pool.map(|value| forms::name(&value)).transpose()?.unwrap_or_default();
+    config.pool_replicas = number(sources, &settings::POOL_REPLICAS)?.unwrap_or(config.pool_replicas);
+    config.pool_standby = number(sources, &settings::POOL_STANDBY)?.unwrap_or(config.pool_standby);
+    if config.pool.is_empty() && (config.pool_replicas > 0 || config.pool_standby > 0) {
         return Err(ConfigError::Wrong(
             "--pool-replicas and --pool-standby say how large a pool is, but there is none: give --pool too".into(),
         ));
     }
-    Ok(AgentConfig {
-        advertises_host_name: matches!(advertise, Some(Advertised::HostName(_))),
-        advertise: advertise.map(Advertised::into_address),
-        role,
-        coordinators,
-        pool,
-        pool_replicas,
-        pool_standby,
-        specializations,
-        slots: number(sources, "slots", 1, MAX_SLOTS, 1)?,
-        worker_listen: sources
-            .get("worker-listen")
-            .map_or_else(|| Ok(DEFAULT_WORKER_LISTEN.to_owned()), |value| forms::local_address(&value))?,
-        drain_timeout: duration(sources, "drain-timeout", std::time::Duration::ZERO)?.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
-        name: common.name,
-        cluster_id: common.cluster_id,
-        listen: common.listen,
-        metrics_listen: common.metrics_listen,
-    })
+    config.slots = number(sources, &settings::SLOTS)?.unwrap_or(config.slots);
+    config.drain_timeout = span(sources, &settings::DRAIN_TIMEOUT)?.unwrap_or(config.drain_timeout);
+    if let Some(value) = sources.get(&settings::WORKER_LISTEN) {
+        config.worker_listen = forms::local_address(&value)?;
+    }
+    Ok(config)
 }
 
 /// What every process is told.
@@ -207,27 +258,27 @@ struct Common {
 
 impl Common {
     fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let listen = sources.get("listen").map(|value| forms::address(&value)).transpose()?;
+        let address = |setting| sources.get(setting).map(|value| forms::address(&value)).transpose();
         Ok(Self {
-            name: forms::name(&sources.require("name", "what the process is called")?)?,
+            name: forms::name(&sources.require(&settings::NAME, "what the process is called")?)?,
             cluster_id: sources
-                .get("cluster-id")
+                .get(&settings::CLUSTER_ID)
                 .map_or_else(|| Ok(DEFAULT_CLUSTER.to_owned()), |value| forms::name(&value))?,
-            listen: listen.unwrap_or_else(|| format!("0.0.0.0:{DEFAULT_PORT}")),
-            metrics_listen: sources.get("metrics-listen").map(|value| forms::address(&value)).transpose()?,
+            listen: address(&settings::LISTEN)?.unwrap_or_else(|| format!("0.0.0.0:{DEFAULT_PORT}")),
+            metrics_listen: address(&settings::METRICS_LISTEN)?,
         })
     }
 
     /// Where others reach it; `None`: where it listens.
     fn advertise(&self, sources: &Sources<'_>, known: Option<String>) -> Result<Option<Advertised>, ConfigError> {
-        if let Some(value) = sources.get("advertise") {
+        if let Some(value) = sources.get(&settings::ADVERTISE) {
             return forms::address(&value).map(Advertised::Said).map(Some);
         }
         let (host, port) = self.listen.rsplit_once(':').unwrap_or((&self.listen, ""));
-        if known.is_some() || !matches!(host, "0.0.0.0" | "[::]") {
+        if known.is_some() || !EVERY_ADDRESS.contains(&host) {
             return Ok(known.map(Advertised::Said));
         }
-        match (sources.env("POD_IP"), sources.env("HOSTNAME")) {
+        match (sources.env(POD_IP), sources.env(HOSTNAME)) {
             (Some(ip), _) if ip.contains(':') && !ip.starts_with('[') => {
                 Ok(Some(Advertised::Said(format!("[{ip}]:{port}"))))
             }
@@ -255,14 +306,5 @@ impl Advertised {
         match self {
             Self::Said(address) | Self::HostName(address) => address,
         }
-    }
-}
-
-fn log_format(sources: &Sources<'_>) -> Result<LogFormat, ConfigError> {
-    let Some(value) = sources.get("log-format") else { return Ok(LogFormat::default()) };
-    match value.text.trim().to_ascii_lowercase().as_str() {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err(value.wrong("text or json")),
     }
 }

@@ -1,339 +1,405 @@
-//! The table of all settings: each has a flag, the environment names it is also read from, and the processes it is for.
-//! Flags win over the environment; an empty environment variable counts as unset.
+//! The definitions of all settings. The command line, the environment, the operator, `robeing dev` and the schema of the
+//! resource take names, bounds and defaults from here; the bounds of the state machine are its own
+//! ([`robeing_fleet::limits`]), and stand here as they are there.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueParser};
+use robeing_fleet::limits;
 
-use super::ConfigError;
+use super::{
+    DEFAULT_CLUSTER, DEFAULT_DATA, DEFAULT_WORKER_LISTEN, MIN_INTERVAL,
+    definition::{Defined, For, Number, Setting, Span, Term},
+};
 
-/// The one setting whose value need not be text.
-const DATA: &str = "data";
+/// The longest duration that any setting may have: 366 days.
+pub const MAX_DURATION: Duration = Duration::from_millis(limits::MAX_DURATION_MS);
+/// Agents a pool or a fleet may be said to have.
+pub const MAX_AGENTS: u32 = limits::MAX_AGENTS;
+/// Longest name of a process, cluster, pool or specialization, bytes.
+pub const MAX_NAME_BYTES: usize = limits::MAX_NAME_BYTES;
+/// Specializations of one agent.
+pub const MAX_SPECIALIZATIONS: usize = limits::MAX_SPECIALIZATIONS;
+/// Heartbeats that fit into a session timeout at least, so that one late heartbeat does not lose an agent.
+pub const HEARTBEATS_PER_SESSION: u32 = 2;
 
-/// The processes a setting is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum For {
-    Both,
-    Coordinators,
-    Agents,
-}
+/// The variable with the address of a pod.
+pub const POD_IP: &str = "POD_IP";
+/// The variable with the name of a machine.
+pub const HOSTNAME: &str = "HOSTNAME";
+/// The variable that tells a process of the user's where to attach to its agent. No setting of Robeing's own.
+pub const WORKER_ADDRESS: &str = "ROBEING_WORKER_ADDRESS";
 
-/// One setting.
-pub(super) struct Setting {
-    /// The long flag.
-    pub flag: &'static str,
-    /// Environment names, the first that is set counts.
-    pub env: &'static [&'static str],
-    pub of: For,
-    value: &'static str,
-    help: &'static str,
-}
+/// What the process is; see [`ProcessRole`](super::ProcessRole).
+pub const ROLE: Setting = Setting::new(
+    For::Both,
+    "role",
+    &["AGENT_ROLE", "ROLE"],
+    "ROLE",
+    "What the process is: coordinator, worker, specialist, messenger or guardian",
+);
 
-const fn setting(
-    of: For,
-    flag: &'static str,
-    env: &'static [&'static str],
-    value: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { flag, env, of, value, help }
-}
+/// Its name.
+pub const NAME: Setting = Setting::new(
+    For::Both,
+    "name",
+    &["ROBEING_NAME", "AGENT_ID", HOSTNAME],
+    "NAME",
+    "Its name, the same after a restart",
+);
 
-/// All settings that have a value, in the order of the help.
-pub(super) const SETTINGS: &[Setting] = &[
-    setting(
-        For::Both,
-        "role",
-        &["AGENT_ROLE", "ROLE"],
-        "ROLE",
-        "What the process is: coordinator, worker, specialist, messenger or guardian",
-    ),
-    setting(For::Both, "name", &["ROBEING_NAME", "AGENT_ID", "HOSTNAME"], "NAME", "Its name, the same after a restart"),
-    setting(For::Both, "cluster-id", &["CLUSTER_ID"], "NAME", "The cluster it belongs to (default)"),
-    setting(
-        For::Both,
-        "listen",
-        &["ROBEING_LISTEN"],
-        "HOST:PORT",
-        "Where to listen; port 0 takes a free one (0.0.0.0:8080)",
-    ),
-    setting(
-        For::Both,
-        "advertise",
-        &["ROBEING_ADVERTISE"],
-        "HOST:PORT",
-        "Where others reach it (the listening address; for 0.0.0.0 the host in POD_IP or HOSTNAME, of which an agent says the \
-         address)",
-    ),
-    setting(
-        For::Both,
-        "metrics-listen",
-        &["ROBEING_METRICS_LISTEN"],
-        "HOST:PORT",
-        "Where to serve /metrics, /healthz and /readyz over HTTP (nowhere)",
-    ),
-    setting(For::Both, "log-format", &["ROBEING_LOG_FORMAT"], "FORMAT", "text or json (text); RUST_LOG says how much"),
-    setting(For::Coordinators, DATA, &["ROBEING_DATA"], "DIR", "Directory of the log and snapshots (/var/lib/robeing)"),
-    setting(
-        For::Coordinators,
-        "initial-coordinators",
-        &["ROBEING_INITIAL_COORDINATORS"],
-        "NAME=HOST:PORT,...",
-        "All members of the fleet's first membership, used when the data directory is new (itself alone)",
-    ),
-    setting(
+/// The cluster it belongs to.
+pub const CLUSTER_ID: Setting =
+    Setting::new(For::Both, "cluster-id", &["CLUSTER_ID"], "NAME", "The cluster it belongs to").unset(DEFAULT_CLUSTER);
+
+/// Where it listens, host:port.
+pub const LISTEN: Setting =
+    Setting::new(For::Both, "listen", &["ROBEING_LISTEN"], "HOST:PORT", "Where to listen; port 0 takes a free one")
+        .unset("0.0.0.0:8080");
+
+/// Where others reach it, host:port.
+pub const ADVERTISE: Setting =
+    Setting::new(For::Both, "advertise", &["ROBEING_ADVERTISE"], "HOST:PORT", "Where others reach it")
+        .unset("the listening address; for 0.0.0.0 the host in POD_IP or HOSTNAME, of which an agent says the address");
+
+/// Where it serves metrics and probes, host:port.
+pub const METRICS_LISTEN: Setting = Setting::new(
+    For::Both,
+    "metrics-listen",
+    &["ROBEING_METRICS_LISTEN"],
+    "HOST:PORT",
+    "Where to serve /metrics, /healthz and /readyz over HTTP",
+)
+.unset("nowhere");
+
+/// How it logs; see [`LogFormat`](super::LogFormat).
+pub const LOG_FORMAT: Setting = Setting::new(
+    For::Both,
+    "log-format",
+    &["ROBEING_LOG_FORMAT"],
+    "FORMAT",
+    "text or json; RUST_LOG says how much is logged",
+)
+.unset("text");
+
+/// The directory of a coordinator. The one setting whose value need not be text.
+pub const DATA: Setting =
+    Setting::new(For::Coordinators, "data", &["ROBEING_DATA"], "DIR", "Directory of the log and snapshots")
+        .unset(DEFAULT_DATA);
+
+/// The members of the first membership.
+pub const INITIAL_COORDINATORS: Setting = Setting::new(
+    For::Coordinators,
+    "initial-coordinators",
+    &["ROBEING_INITIAL_COORDINATORS"],
+    "NAME=HOST:PORT,...",
+    "All members of the fleet's first membership, used when the data directory is new",
+)
+.unset("itself alone");
+
+/// How often agents renew their sessions.
+pub const HEARTBEAT_INTERVAL: Span = Span {
+    setting: Setting::new(
         For::Coordinators,
         "heartbeat-interval",
         &["ROBEING_HEARTBEAT_INTERVAL"],
         "DURATION",
-        "How often agents renew their sessions (500ms)",
+        "How often agents renew their sessions",
     ),
-    setting(
+    least: MIN_INTERVAL,
+    most: Duration::from_secs(60),
+    default: Duration::from_millis(500),
+};
+
+/// After how long without a heartbeat an agent is lost: [`HEARTBEATS_PER_SESSION`] intervals at least.
+pub const SESSION_TIMEOUT: Span = Span {
+    setting: Setting::new(
         For::Coordinators,
         "session-timeout",
         &["ROBEING_SESSION_TIMEOUT"],
         "DURATION",
-        "After how long without a heartbeat an agent is lost (2s)",
+        "After how long without a heartbeat an agent is lost; at least twice the interval",
     ),
-    setting(
+    least: Duration::from_millis(50),
+    most: Duration::from_secs(600),
+    default: Duration::from_secs(2),
+};
+
+/// How often agents are asked how they are.
+pub const HEALTH_CHECK_INTERVAL: Span = Span {
+    setting: Setting::new(
         For::Coordinators,
         "health-check-interval",
         &["ROBEING_HEALTH_CHECK_INTERVAL"],
         "DURATION",
-        "How often agents, and through them what they run tasks with, are asked how they are (10s)",
+        "How often agents, and through them what they run tasks with, are asked how they are",
     ),
-    setting(
+    least: Duration::from_millis(100),
+    most: Duration::from_secs(3600),
+    default: Duration::from_secs(10),
+};
+
+/// How long an agent whose connection broke has for coming back.
+pub const DISCONNECT_GRACE: Span = Span {
+    setting: Setting::new(
         For::Coordinators,
         "disconnect-grace",
         &["ROBEING_DISCONNECT_GRACE"],
         "DURATION",
-        "How long an agent whose connection broke has for coming back (50ms)",
+        "How long an agent whose connection broke has for coming back",
     ),
-    setting(
-        For::Coordinators,
-        "election-timeout",
-        &["ROBEING_ELECTION_TIMEOUT"],
-        "MIN..MAX",
-        "Time without word from the leader after which an election begins (150ms..300ms)",
-    ),
-    setting(
+    least: Duration::ZERO,
+    most: MAX_DURATION,
+    default: Duration::from_millis(50),
+};
+
+/// Time without word from the leader after which an election begins.
+pub const ELECTION_TIMEOUT: Setting = Setting::new(
+    For::Coordinators,
+    "election-timeout",
+    &["ROBEING_ELECTION_TIMEOUT"],
+    "MIN..MAX",
+    "Time without word from the leader after which an election begins",
+)
+.unset("150ms..300ms");
+
+/// Attempts of a task that does not say how many.
+pub const MAX_ATTEMPTS: Number<u32> = Number {
+    setting: Setting::new(
         For::Coordinators,
         "max-attempts",
         &["ROBEING_MAX_ATTEMPTS"],
         "N",
-        "Attempts of a task that does not say how many (5)",
+        "Attempts of a task that does not say how many",
     ),
-    setting(
-        For::Coordinators,
-        "weights",
-        &["ROBEING_WEIGHTS"],
-        "TERM=POINTS,...",
-        "Weights of an agent's score for a task (specialization=50,load=-10,performance=20)",
-    ),
-    setting(For::Coordinators, "max-queued", &["ROBEING_MAX_QUEUED"], "N", "Unfinished tasks at most (100000)"),
-    setting(
+    least: 1,
+    most: limits::MAX_ATTEMPTS,
+    default: limits::DEFAULT_MAX_ATTEMPTS,
+};
+
+/// The points of each [`Term`] of an agent's score.
+pub const WEIGHTS: Setting = Setting::new(
+    For::Coordinators,
+    "weights",
+    &["ROBEING_WEIGHTS"],
+    "TERM=POINTS,...",
+    "Weights of an agent's score for a task",
+)
+.unset("specialization=50,load=-10,performance=20");
+
+/// For an agent with the specialization that the task's kind names. Below zero the scheduler could not look for the best.
+pub const SPECIALIZATION_TERM: Term =
+    Term { name: "specialization", least: 0, most: limits::MAX_WEIGHT, default: limits::DEFAULT_SPECIALIZATION_WEIGHT };
+/// For a fully loaded agent: zero or less, because load lowers the score.
+pub const LOAD_TERM: Term =
+    Term { name: "load", least: -limits::MAX_WEIGHT, most: 0, default: limits::DEFAULT_LOAD_WEIGHT };
+/// For an agent with a perfect track record: zero or more, because success raises the score.
+pub const PERFORMANCE_TERM: Term =
+    Term { name: "performance", least: 0, most: limits::MAX_WEIGHT, default: limits::DEFAULT_PERFORMANCE_WEIGHT };
+
+/// Unfinished tasks at most.
+pub const MAX_QUEUED: Number<u32> = Number {
+    setting: Setting::new(For::Coordinators, "max-queued", &["ROBEING_MAX_QUEUED"], "N", "Unfinished tasks at most"),
+    least: 1,
+    most: u32::MAX,
+    default: limits::DEFAULT_MAX_QUEUED,
+};
+
+/// Tasks kept at most.
+pub const MAX_TASKS: Number<u32> = Number {
+    setting: Setting::new(
         For::Coordinators,
         "max-tasks",
         &["ROBEING_MAX_TASKS"],
         "N",
-        "Tasks kept at most, finished ones included (1000000)",
+        "Tasks kept at most, finished ones included",
     ),
-    setting(
+    least: 1,
+    most: u32::MAX,
+    default: limits::DEFAULT_MAX_TASKS,
+};
+
+/// Bytes of inputs and outputs held at most.
+pub const MAX_BYTES: Number<u64> = Number {
+    setting: Setting::new(
         For::Coordinators,
         "max-bytes",
         &["ROBEING_MAX_BYTES"],
         "BYTES",
-        "Bytes of inputs and outputs held at most (1073741824)",
+        "Bytes of inputs and outputs held at most",
     ),
-    setting(
+    least: 1,
+    most: u64::MAX,
+    default: limits::DEFAULT_MAX_BYTES,
+};
+
+/// How long a finished task is kept.
+pub const RESULT_TTL: Span = Span {
+    setting: Setting::new(
         For::Coordinators,
         "result-ttl",
         &["ROBEING_RESULT_TTL"],
         "DURATION",
-        "How long a finished task is kept (1h)",
+        "How long a finished task is kept",
     ),
-    setting(
+    least: Duration::ZERO,
+    most: MAX_DURATION,
+    default: Duration::from_millis(limits::DEFAULT_RESULT_TTL_MS),
+};
+
+/// Entries of the log after which a snapshot is written. Few are refused, because a snapshot costs far more than an entry.
+pub const SNAPSHOT_AFTER: Number<u32> = Number {
+    setting: Setting::new(
         For::Coordinators,
         "snapshot-after",
         &["ROBEING_SNAPSHOT_AFTER"],
         "ENTRIES",
-        "Entries of the log after which a snapshot is written (50000)",
+        "Entries of the log after which a snapshot is written",
     ),
-    setting(
-        For::Agents,
-        "coordinators",
-        &["ROBEING_COORDINATORS", "COORDINATOR_URL"],
-        "HOST:PORT,...",
-        "Coordinators, any of which leads to the leader; http://HOST:PORT will do, port 8080 may be left out (port 8080 of the \
-         Service called like the cluster)",
-    ),
-    setting(For::Agents, "pool", &["ROBEING_POOL"], "NAME", "The pool it is of (none)"),
-    setting(
+    least: 100,
+    most: u32::MAX,
+    default: 50_000,
+};
+
+/// Coordinators to ask for the leader.
+pub const COORDINATORS: Setting = Setting::new(
+    For::Agents,
+    "coordinators",
+    &["ROBEING_COORDINATORS", "COORDINATOR_URL"],
+    "HOST:PORT,...",
+    "Coordinators, any of which leads to the leader; http://HOST:PORT will do, port 8080 may be left out",
+)
+.unset("port 8080 of the Service called like the cluster");
+
+/// The pool an agent is of.
+pub const POOL: Setting =
+    Setting::new(For::Agents, "pool", &["ROBEING_POOL"], "NAME", "The pool it is of").unset("none");
+
+/// Agents of the pool that work; 0: not fixed.
+pub const POOL_REPLICAS: Number<u32> = Number {
+    setting: Setting::new(
         For::Agents,
         "pool-replicas",
         &["ROBEING_POOL_REPLICAS"],
         "N",
-        "Agents of the pool that work; further ones wait as standby (not fixed)",
-    ),
-    setting(For::Agents, "pool-standby", &["ROBEING_POOL_STANDBY"], "N", "Agents of the pool that wait as standby (0)"),
-    setting(
+        "Agents of the pool that work; further ones wait as standby",
+    )
+    .unset("not fixed"),
+    least: 0,
+    most: MAX_AGENTS,
+    default: 0,
+};
+
+/// Agents of the pool that wait as standby.
+pub const POOL_STANDBY: Number<u32> = Number {
+    setting: Setting::new(
         For::Agents,
-        "specializations",
-        &["ROBEING_SPECIALIZATIONS", "SPECIALIZATION"],
-        "NAME,...",
-        "Its skills; a specialist has at least one",
+        "pool-standby",
+        &["ROBEING_POOL_STANDBY"],
+        "N",
+        "Agents of the pool that wait as standby",
     ),
-    setting(For::Agents, "slots", &["ROBEING_SLOTS"], "N", "Tasks it runs at once (1)"),
-    setting(
-        For::Agents,
-        "executor",
-        &["ROBEING_EXECUTOR"],
-        "JSON",
-        r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://...","healthPath":"/healthz"}}, {"worker":{}} or {"echo":{}} ({"worker":{}})"#,
-    ),
-    setting(
-        For::Agents,
-        "worker-listen",
-        &["ROBEING_WORKER_LISTEN"],
-        "HOST:PORT",
-        "Where processes attach that run tasks, with the executor worker: an address of this machine alone (127.0.0.1:8081)",
-    ),
-    setting(
+    least: 0,
+    most: MAX_AGENTS,
+    default: 0,
+};
+
+/// The skills of an agent.
+pub const SPECIALIZATIONS: Setting = Setting::new(
+    For::Agents,
+    "specializations",
+    &["ROBEING_SPECIALIZATIONS", "SPECIALIZATION"],
+    "NAME,...",
+    "Its skills; a specialist has at least one",
+);
+
+/// Tasks an agent runs at once.
+pub const SLOTS: Number<u32> = Number {
+    setting: Setting::new(For::Agents, "slots", &["ROBEING_SLOTS"], "N", "Tasks it runs at once"),
+    least: 1,
+    most: limits::MAX_SLOTS,
+    default: 1,
+};
+
+/// What running a task means; see [`ExecutorSpec`](super::ExecutorSpec).
+pub const EXECUTOR: Setting = Setting::new(
+    For::Agents,
+    "executor",
+    &["ROBEING_EXECUTOR"],
+    "JSON",
+    r#"What running a task means, as in a manifest: {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://...","healthPath":"/healthz"}}, {"worker":{}} or {"echo":{}}"#,
+)
+.unset(r#"{"worker":{}}"#);
+
+/// Where processes of the user's attach to an agent, host:port.
+pub const WORKER_LISTEN: Setting = Setting::new(
+    For::Agents,
+    "worker-listen",
+    &["ROBEING_WORKER_LISTEN"],
+    "HOST:PORT",
+    "Where processes attach that run tasks, with the executor worker: an address of this machine alone",
+)
+.unset(DEFAULT_WORKER_LISTEN);
+
+/// How long running tasks may go on after an agent was asked to stop.
+pub const DRAIN_TIMEOUT: Span = Span {
+    setting: Setting::new(
         For::Agents,
         "drain-timeout",
         &["ROBEING_DRAIN_TIMEOUT"],
         "DURATION",
-        "How long running tasks may go on after SIGTERM before they are handed back (30s)",
+        "How long running tasks may go on after SIGTERM before they are handed back",
     ),
-    setting(
+    least: Duration::ZERO,
+    most: MAX_DURATION,
+    default: Duration::from_secs(30),
+};
+
+/// Agents the whole fleet is said to have.
+pub const AGENT_COUNT: Number<u32> = Number {
+    setting: Setting::new(
         For::Both,
         "agent-count",
         &["AGENT_COUNT"],
         "N",
-        "How many agents the whole fleet is meant to have; for showing only, every process is one agent (unknown)",
-    ),
+        "How many agents the whole fleet is meant to have; for showing only, every process is one agent",
+    )
+    .unset("unknown"),
+    least: 0,
+    most: MAX_AGENTS,
+    default: 0,
+};
+
+/// All settings that have a value, in the order of the help.
+pub const SETTINGS: &[&dyn Defined] = &[
+    &ROLE,
+    &NAME,
+    &CLUSTER_ID,
+    &LISTEN,
+    &ADVERTISE,
+    &METRICS_LISTEN,
+    &LOG_FORMAT,
+    &DATA,
+    &INITIAL_COORDINATORS,
+    &HEARTBEAT_INTERVAL,
+    &SESSION_TIMEOUT,
+    &HEALTH_CHECK_INTERVAL,
+    &DISCONNECT_GRACE,
+    &ELECTION_TIMEOUT,
+    &MAX_ATTEMPTS,
+    &WEIGHTS,
+    &MAX_QUEUED,
+    &MAX_TASKS,
+    &MAX_BYTES,
+    &RESULT_TTL,
+    &SNAPSHOT_AFTER,
+    &COORDINATORS,
+    &POOL,
+    &POOL_REPLICAS,
+    &POOL_STANDBY,
+    &SPECIALIZATIONS,
+    &SLOTS,
+    &EXECUTOR,
+    &WORKER_LISTEN,
+    &DRAIN_TIMEOUT,
+    &AGENT_COUNT,
 ];
-
-const AFTER_HELP: &str = "\
-Durations are written like 500ms, 2s or 1m30s. What is in parentheses is the default.
-
-OTEL_EXPORTER_OTLP_ENDPOINT turns tracing to an OpenTelemetry collector on (gRPC).
-
-SIGTERM or Ctrl-C: a coordinator that leads hands over, an agent finishes or hands back its tasks. A second one ends it
-at once.
-
-Exit codes: 0 ended as asked; 1 could not start or go on, or left tasks behind unacknowledged; 2 wrong settings;
-130 or 143 ended at once by a second signal.";
-
-/// The command line of a process, without subcommands.
-pub fn command() -> Command {
-    let mut command = Command::new("robeing-agent")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("One process of a Robeing fleet: a coordinator, or an agent that runs tasks")
-        .after_help(AFTER_HELP)
-        .max_term_width(120)
-        .arg(Arg::new("exit-with-parent").long("exit-with-parent").action(ArgAction::SetTrue).help(
-            "End when the process that started it is gone, or closes its standard input; to be started from a \
-                     thread that stays, since the end of that thread counts, too",
-        ));
-    for setting in SETTINGS {
-        let heading = match setting.of {
-            For::Both => "Settings",
-            For::Coordinators => "Settings of coordinators",
-            For::Agents => "Settings of agents",
-        };
-        let arg = Arg::new(setting.flag)
-            .long(setting.flag)
-            .value_name(setting.value)
-            .allow_hyphen_values(true)
-            .value_parser(if setting.flag == DATA { ValueParser::os_string() } else { ValueParser::string() })
-            .help_heading(heading)
-            .help(format!("{} [env: {}]", setting.help, setting.env.join(", ")));
-        command = command.arg(arg);
-    }
-    command
-}
-
-/// A value and where it comes from.
-#[derive(Clone, Debug)]
-pub(super) struct Value {
-    pub text: String,
-    /// `--flag` or an environment name.
-    pub from: String,
-}
-
-impl Value {
-    /// An error about it. `expected` goes on after "give".
-    pub fn wrong(&self, expected: &str) -> ConfigError {
-        ConfigError::Wrong(format!("{} is {:?}: give {expected}", self.from, self.text))
-    }
-
-    /// The parts between commas, without those that are empty.
-    pub fn list(&self) -> impl Iterator<Item = &str> {
-        self.text.split(',').map(str::trim).filter(|part| !part.is_empty())
-    }
-}
-
-/// Where values come from.
-pub(super) struct Sources<'a> {
-    matches: ArgMatches,
-    env: &'a dyn Fn(&str) -> Option<OsString>,
-}
-
-impl<'a> Sources<'a> {
-    pub fn read(matches: ArgMatches, env: &'a dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let texts = SETTINGS.iter().filter(|setting| setting.flag != DATA).flat_map(|setting| setting.env);
-        match texts.into_iter().find(|name| env(name).is_some_and(|value| value.to_str().is_none())) {
-            Some(name) => Err(ConfigError::Wrong(format!("{name} is not UTF-8: give it in plain text"))),
-            None => Ok(Self { matches, env }),
-        }
-    }
-
-    /// Whether `--exit-with-parent` is given.
-    pub fn exit_with_parent(&self) -> bool {
-        self.matches.get_flag("exit-with-parent")
-    }
-
-    /// The data directory, if it is given: any bytes are a path.
-    pub fn data(&self) -> Option<PathBuf> {
-        let given = self.matches.get_one::<OsString>(DATA).cloned();
-        let setting = SETTINGS.iter().find(|setting| setting.flag == DATA)?;
-        let from_env = || setting.env.iter().find_map(|name| (self.env)(name).filter(|value| !value.is_empty()));
-        given.or_else(from_env).map(PathBuf::from)
-    }
-
-    /// A setting's value, if it has one.
-    pub fn get(&self, flag: &'static str) -> Option<Value> {
-        if let Some(text) = self.matches.get_one::<String>(flag) {
-            return Some(Value { text: text.clone(), from: format!("--{flag}") });
-        }
-        let setting = SETTINGS.iter().find(|setting| setting.flag == flag)?;
-        setting.env.iter().find_map(|name| Some(Value { text: self.env(name)?, from: (*name).to_owned() }))
-    }
-
-    /// A setting that must have a value.
-    pub fn require(&self, flag: &'static str, what: &str) -> Result<Value, ConfigError> {
-        let missing = || {
-            let env = SETTINGS.iter().find(|s| s.flag == flag).map_or("", |s| s.env.last().copied().unwrap_or(""));
-            ConfigError::Wrong(format!("it is not said {what}: give --{flag} or set {env}"))
-        };
-        self.get(flag).filter(|value| !value.text.trim().is_empty()).ok_or_else(missing)
-    }
-
-    /// An environment variable that is set and not empty.
-    pub fn env(&self, name: &str) -> Option<String> {
-        let value = (self.env)(name)?.into_string().ok()?;
-        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
-    }
-
-    /// Refuses flags that mean nothing to this kind of process. Environment variables may be shared between kinds.
-    pub fn refuse(&self, others: For, this: &str) -> Result<(), ConfigError> {
-        let misplaced = SETTINGS.iter().filter(|s| s.of == others).find(|s| self.matches.contains_id(s.flag));
-        let Some(setting) = misplaced else { return Ok(()) };
-        let whose = if others == For::Agents { "agents" } else { "coordinators" };
-        Err(ConfigError::Wrong(format!(
-            "--{} is for {whose}, and --role says {this}: remove one of the two",
-            setting.flag
-        )))
-    }
-}

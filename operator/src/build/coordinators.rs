@@ -19,7 +19,8 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use robeing_crds::{DEFAULT_HEALTH_CHECK_INTERVAL, Storage};
+use robeing_crds::Storage;
+use robeing_settings::{ProcessRole, settings, text};
 
 use super::{
     metadata,
@@ -33,14 +34,14 @@ use crate::{
 
 /// The environment by which a coordinator is what it is; a template cannot change it.
 const FIXED: [&str; 8] = [
-    "AGENT_ROLE",
-    "CLUSTER_ID",
-    "ROBEING_NAME",
-    "ROBEING_LISTEN",
-    "ROBEING_METRICS_LISTEN",
-    "ROBEING_ADVERTISE",
-    "ROBEING_DATA",
-    "ROBEING_INITIAL_COORDINATORS",
+    settings::ROLE.variable(),
+    settings::CLUSTER_ID.variable(),
+    settings::NAME.variable(),
+    settings::LISTEN.variable(),
+    settings::METRICS_LISTEN.variable(),
+    settings::ADVERTISE.variable(),
+    settings::DATA.variable(),
+    settings::INITIAL_COORDINATORS.variable(),
 ];
 /// Said where coordinators have no storage.
 pub const EPHEMERAL_WARNING: &str = "The coordinators have no storage: each keeps its log in its pod and loses it with the pod, \
@@ -54,9 +55,10 @@ const PORTS: pod::Ports = pod::Ports { grpc: ("grpc", names::GRPC_PORT), metrics
 pub fn first_membership(fleet: &Fleet) -> String {
     let member = |ordinal| {
         let address = names::coordinator_address(&fleet.name, &fleet.namespace, ordinal);
-        format!("{}={address}", names::coordinator(&fleet.name, ordinal))
+        (names::coordinator(&fleet.name, ordinal), address)
     };
-    (0..fleet.coordinators).map(member).collect::<Vec<_>>().join(",")
+    let members: Vec<_> = (0..fleet.coordinators).map(member).collect();
+    text::members(members.iter().map(|(name, address)| (name.as_str(), address.as_str())))
 }
 
 /// All start at once, because they wait for each other; and none is replaced by the StatefulSet controller, because it does
@@ -136,25 +138,22 @@ fn container(fleet: &Fleet) -> Container {
 
 fn environment(fleet: &Fleet) -> Vec<EnvVar> {
     let name = names::coordinators(&fleet.name);
-    let advertise = format!("$(ROBEING_NAME).{name}.{}.svc:{}", fleet.namespace, names::GRPC_PORT);
-    let weights = &fleet.weights;
-    let points =
-        [("specialization", weights.specialization), ("load", weights.load), ("performance", weights.performance)];
-    let weights: Vec<String> = points.iter().map(|(term, points)| format!("{term}={points}")).collect();
-    let mut environment = pod::identity("COORDINATOR", &fleet.name, PORTS);
+    let advertise = format!("$({}).{name}.{}.svc:{}", settings::NAME.variable(), fleet.namespace, names::GRPC_PORT);
+    let recovery = &fleet.recovery;
+    let mut environment = pod::identity(ProcessRole::Coordinator, &fleet.name, PORTS);
     environment.extend([
-        env("ROBEING_ADVERTISE", advertise),
-        env("ROBEING_DATA", DATA_DIRECTORY),
-        pod::env_from_config("ROBEING_INITIAL_COORDINATORS", name, names::INITIAL_COORDINATORS),
-        env("ROBEING_HEARTBEAT_INTERVAL", fleet.recovery.heartbeat_interval.to_string()),
-        env("ROBEING_SESSION_TIMEOUT", fleet.recovery.session_timeout.to_string()),
-        env("ROBEING_MAX_ATTEMPTS", fleet.recovery.max_attempts.to_string()),
-        env("ROBEING_WEIGHTS", weights.join(",")),
+        env(&settings::ADVERTISE, advertise),
+        env(&settings::DATA, DATA_DIRECTORY),
+        pod::env_from_config(&settings::INITIAL_COORDINATORS, name, names::INITIAL_COORDINATORS),
+        env(&settings::HEARTBEAT_INTERVAL, text::duration(recovery.heartbeat_interval.get())),
+        env(&settings::SESSION_TIMEOUT, text::duration(recovery.session_timeout.get())),
+        env(&settings::MAX_ATTEMPTS, recovery.max_attempts.to_string()),
+        env(&settings::WEIGHTS, text::weights((&fleet.weights).into())),
     ]);
     // Not said where it is the coordinators' own default, so that an operator that did not say it yet made the same pods.
-    let health_checks = fleet.recovery.health_check_interval;
-    if health_checks != DEFAULT_HEALTH_CHECK_INTERVAL {
-        environment.push(env("ROBEING_HEALTH_CHECK_INTERVAL", health_checks.to_string()));
+    let health_checks = recovery.health_check_interval.get();
+    if health_checks != settings::HEALTH_CHECK_INTERVAL.default {
+        environment.push(env(&settings::HEALTH_CHECK_INTERVAL, text::duration(health_checks)));
     }
     environment
 }

@@ -16,6 +16,10 @@ use k8s_openapi::{
     },
 };
 use robeing_crds::{PodOverrides, SecretKey};
+use robeing_settings::{
+    Defined, LogFormat, ProcessRole,
+    settings::{self, CLUSTER_ID, LOG_FORMAT, METRICS_LISTEN, NAME, ROLE},
+};
 
 use super::defaults;
 use crate::validate::Fleet;
@@ -28,17 +32,30 @@ const ROOT: i64 = 0;
 /// What the API server takes only of a container that may get more privileges.
 const ADMIN: [&str; 2] = ["CAP_SYS_ADMIN", "SYS_ADMIN"];
 
-pub(super) fn env(name: &str, value: impl Into<String>) -> EnvVar {
+/// The variable of a setting.
+pub(super) fn env(setting: &dyn Defined, value: impl Into<String>) -> EnvVar {
+    variable(setting.setting().variable(), value)
+}
+
+/// The variable of a setting with a value in which Kubernetes finds nothing to expand: it makes one `$` of two, and a variable's
+/// value of `$(NAME)`.
+pub(super) fn env_as_is(setting: &dyn Defined, value: &str) -> EnvVar {
+    env(setting, value.replace('$', "$$"))
+}
+
+/// A variable that is no setting.
+pub(super) fn variable(name: &str, value: impl Into<String>) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
 }
 
-pub(super) fn env_from_field(name: &str, path: &str) -> EnvVar {
+fn env_from_field(name: &str, path: &str) -> EnvVar {
     let field = ObjectFieldSelector { api_version: Some("v1".into()), field_path: path.into() };
     let from = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
     EnvVar { name: name.into(), value: None, value_from: Some(from) }
 }
 
-pub(super) fn env_from_config(name: &str, config_map: String, key: &str) -> EnvVar {
+pub(super) fn env_from_config(setting: &dyn Defined, config_map: String, key: &str) -> EnvVar {
+    let name = setting.setting().variable();
     let selector = ConfigMapKeySelector { name: config_map, key: key.into(), optional: None };
     let from = EnvVarSource { config_map_key_ref: Some(selector), ..EnvVarSource::default() };
     EnvVar { name: name.into(), value: None, value_from: Some(from) }
@@ -124,14 +141,14 @@ fn pull_secrets(fleet: &Fleet, overrides: &PodOverrides) -> Vec<LocalObjectRefer
 }
 
 /// What both kinds of process are told about themselves.
-pub(super) fn identity(role: &str, cluster: &str, ports: Ports) -> Vec<EnvVar> {
+pub(super) fn identity(role: ProcessRole, cluster: &str, ports: Ports) -> Vec<EnvVar> {
     vec![
-        env("AGENT_ROLE", role),
-        env("CLUSTER_ID", cluster),
-        env_from_field("ROBEING_NAME", "metadata.name"),
-        env_from_field("POD_IP", "status.podIP"),
-        env("ROBEING_METRICS_LISTEN", format!("0.0.0.0:{}", ports.metrics.1)),
-        env("ROBEING_LOG_FORMAT", "json"),
+        env(&ROLE, role.as_variable()),
+        env(&CLUSTER_ID, cluster),
+        env_from_field(NAME.variable(), "metadata.name"),
+        env_from_field(settings::POD_IP, "status.podIP"),
+        env(&METRICS_LISTEN, format!("0.0.0.0:{}", ports.metrics.1)),
+        env(&LOG_FORMAT, LogFormat::Json.as_str()),
     ]
 }
 

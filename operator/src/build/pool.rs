@@ -1,6 +1,8 @@
 //! A pool of agents: its Deployment. How many agents it has is in the Deployment and said to the coordinators, never in the
 //! pod template, so that scaling restarts nothing.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
@@ -11,15 +13,19 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
-use robeing_crds::{PodOverrides, Role};
+use robeing_crds::PodOverrides;
+use robeing_settings::{
+    settings::{self, WORKER_ADDRESS},
+    text,
+};
 
 use super::{
     metadata,
-    pod::{self, AGENT_VOLUME, add_env, env, env_from_secret},
+    pod::{self, AGENT_VOLUME, add_env, env, env_as_is, env_from_secret},
     pull,
 };
 use crate::{
-    names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component, WORKER_ADDRESS},
+    names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component},
     validate::{self, Fleet, FleetPool, Work},
 };
 
@@ -31,8 +37,14 @@ const UNREACHABLE_SECONDS: i64 = 30;
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
 /// The environment by which an agent is what its pool says; a template cannot change it.
-const FIXED: [&str; 6] =
-    ["AGENT_ROLE", "CLUSTER_ID", "ROBEING_NAME", "ROBEING_POOL", "ROBEING_LISTEN", "ROBEING_METRICS_LISTEN"];
+const FIXED: [&str; 6] = [
+    settings::ROLE.variable(),
+    settings::CLUSTER_ID.variable(),
+    settings::NAME.variable(),
+    settings::POOL.variable(),
+    settings::LISTEN.variable(),
+    settings::METRICS_LISTEN.variable(),
+];
 
 /// One pod more is made before one goes, so that a new image that does not work stops at its first pod.
 pub(super) fn deployment(fleet: &Fleet, pool: &FleetPool) -> Deployment {
@@ -118,8 +130,8 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
             let mut agent = agent(fleet, pool, true);
             agent.resources = Some(beside_resources(pool));
             if let Some(address) = attaches_at {
-                add_env(&mut beside, &[env(WORKER_ADDRESS, address)], &FIXED);
-                add_env(&mut agent, &[env("ROBEING_WORKER_LISTEN", address)], &FIXED);
+                add_env(&mut beside, &[pod::variable(WORKER_ADDRESS, address)], &FIXED);
+                add_env(&mut agent, &[env(&settings::WORKER_LISTEN, address)], &FIXED);
             }
             (vec![beside], vec![agent])
         }
@@ -228,24 +240,17 @@ fn agent_mount(read_only: bool) -> VolumeMount {
 }
 
 fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
-    let role = match pool.role {
-        Role::Worker => "WORKER",
-        Role::Specialist => "SPECIALIST",
-        Role::Messenger => "MESSENGER",
-        Role::Guardian => "GUARDIAN",
-    };
-    let mut environment = pod::identity(role, &fleet.name, ports(pool));
+    let mut environment = pod::identity(pool.role.into(), &fleet.name, ports(pool));
     environment.extend([
-        env("ROBEING_LISTEN", format!("0.0.0.0:{}", pool.grpc_port)),
-        env("ROBEING_COORDINATORS", names::service_address(&fleet.name, &fleet.namespace)),
-        env("ROBEING_POOL", &pool.name),
-        env("ROBEING_SLOTS", pool.slots.to_string()),
-        env("ROBEING_DRAIN_TIMEOUT", format!("{}s", pool.drain_timeout.as_secs().max(1))),
-        // Kubernetes would make one of two of them, and a variable's value of "$(NAME)", before the agent sees it.
-        env("ROBEING_EXECUTOR", pool.executor.replace('$', "$$")),
+        env(&settings::LISTEN, format!("0.0.0.0:{}", pool.grpc_port)),
+        env(&settings::COORDINATORS, names::service_address(&fleet.name, &fleet.namespace)),
+        env(&settings::POOL, &pool.name),
+        env(&settings::SLOTS, pool.slots.to_string()),
+        env(&settings::DRAIN_TIMEOUT, text::seconds(pool.drain_timeout.max(Duration::from_secs(1)))),
+        env_as_is(&settings::EXECUTOR, &pool.executor.to_json()),
     ]);
     if !pool.specializations.is_empty() {
-        environment.push(env("ROBEING_SPECIALIZATIONS", pool.specializations.join(",")));
+        environment.push(env(&settings::SPECIALIZATIONS, text::list(&pool.specializations)));
     }
     environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
     environment

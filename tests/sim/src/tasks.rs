@@ -1,5 +1,6 @@
 //! The tasks of a run: which kinds there are, how large they are and how long they take.
 
+use robeing_agent::identity::told_role;
 use robeing_fleet::limits::ATTEMPT_GRACE_MS;
 use robeing_platform::{Platform, Random};
 use robeing_proto::v1;
@@ -121,7 +122,7 @@ impl Mix {
         };
         let (required_specialization, required_role) = match needs {
             Needs::Specialization(name) => (name.to_owned(), v1::Role::Unspecified),
-            Needs::Role(role) => (String::new(), role.into()),
+            Needs::Role(role) => (String::new(), told_role(role)),
             Needs::Nothing => (String::new(), v1::Role::Unspecified),
         };
         v1::TaskSpec {

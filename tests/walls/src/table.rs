@@ -23,8 +23,8 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-crds",
         folder: "crds",
-        uses: &["robeing-target"],
-        why: "the resource is read without a fleet",
+        uses: &["robeing-settings", "robeing-target"],
+        why: "the resource bounds what becomes a setting, and is read without a fleet",
     },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
     Crate {
@@ -43,8 +43,8 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-settings",
         folder: "crates/settings",
-        uses: &["robeing-fleet", "robeing-proto"],
-        why: "settings are parsed before anything runs",
+        uses: &["robeing-fleet"],
+        why: "settings are parsed before anything runs, within the bounds of the state machine",
     },
     Crate {
         name: "robeing-telemetry",
@@ -82,14 +82,14 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing",
         folder: "cli",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto"],
-        why: "a fleet is reached through the client alone",
+        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
+        why: "a fleet is reached through the client alone, and its processes are told their settings as they read them",
     },
     Crate {
         name: "robeing-operator",
         folder: "operator",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto"],
-        why: "a fleet is reached through the client alone",
+        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
+        why: "a fleet is reached through the client alone, and its processes are told their settings as they read them",
     },
 ];
 

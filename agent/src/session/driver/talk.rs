@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::{Driver, Session, Way};
 use crate::{
     executor::Stay,
+    identity::told_role,
     session::{drain::Phase, held::Key, lease::Lease, link::Link},
 };
 
@@ -26,7 +27,7 @@ impl Driver {
             cluster_id: config.cluster_id.clone(),
             name: config.name.clone(),
             incarnation: self.secret.incarnation(),
-            role: v1::Role::from(config.role).into(),
+            role: told_role(config.role).into(),
             pool: config.pool.clone(),
             pool_replicas: config.pool_replicas,
             pool_standby: config.pool_standby,

@@ -177,7 +177,7 @@ impl Fleet {
             initial_coordinators: (0..self.clocks.len()).map(|n| (name(n), address(n))).collect(),
             heartbeat_interval: Duration::from_millis(500),
             session_timeout: Duration::from_secs(10),
-            health_check_interval: robeing_settings::DEFAULT_HEALTH_CHECK_INTERVAL,
+            health_check_interval: robeing_settings::settings::HEALTH_CHECK_INTERVAL.default,
             max_attempts: 5,
             weights: Weights::default(),
             election_timeout_min: Duration::from_millis(1_000),

@@ -1,6 +1,8 @@
 //! Flags and environment, right and wrong.
 
-use std::time::Duration;
+mod circle;
+
+use std::{path::PathBuf, time::Duration};
 
 use super::*;
 
@@ -219,9 +221,9 @@ fn contradictions_are_told() {
         "--data is for coordinators, and --role says worker: remove one of the two"
     );
     assert_eq!(
-        wrong(&with(&COORDINATOR, &["--heartbeat-interval=2s"]), &[]),
-        "the heartbeat interval (2s) is not shorter than the session timeout (2s): change --heartbeat-interval or \
-         --session-timeout"
+        wrong(&with(&COORDINATOR, &["--heartbeat-interval=1001ms"]), &[]),
+        "the session timeout (2s) is shorter than 2 heartbeat intervals (1s1ms each): lengthen --session-timeout or shorten \
+         --heartbeat-interval"
     );
     assert!(wrong(&worker(&["--pool-replicas=3"]), &[]).contains("give --pool too"));
     assert!(
@@ -272,10 +274,18 @@ fn malformed_values_are_told_with_where_they_come_from_and_what_to_give() {
     }
     for (flag, value) in [
         ("--weights", "size=3"),
-        ("--weights", "load=1000001"),
+        ("--weights", "load=1"),
+        ("--weights", "load=-1000001"),
+        ("--weights", "load=-2147483648"),
+        ("--weights", "specialization=-1"),
+        ("--weights", "performance=1000001"),
         ("--election-timeout", "300ms..150ms"),
         ("--election-timeout", "300ms"),
-        ("--session-timeout", "1ms"),
+        ("--session-timeout", "49ms"),
+        ("--session-timeout", "601s"),
+        ("--heartbeat-interval", "61s"),
+        ("--health-check-interval", "99ms"),
+        ("--health-check-interval", "3601s"),
         ("--session-timeout", "400days"),
         ("--max-attempts", "1001"),
         ("--initial-coordinators", "127.0.0.1:1"),
@@ -309,7 +319,7 @@ fn limits_hold_at_their_edges() {
 
 #[test]
 fn the_help_lists_every_setting() {
-    insta::assert_snapshot!(settings::command().term_width(120).render_long_help());
+    insta::assert_snapshot!(command().term_width(120).render_long_help());
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! What a process is told, as flags and environment: the way back from [`parse`](super::parse).
+
+use std::{ffi::OsString, fmt};
+
+use super::{
+    AgentConfig, CoordinatorConfig, ExecutorSpec, FleetLimits, Process, ProcessRole, Startup,
+    command::EXIT_WITH_PARENT,
+    definition::{Number, Setting, Span},
+    settings::{self, HOSTNAME},
+    text,
+};
+
+/// A setting and its value. The value may be secret, and is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Said {
+    /// The setting.
+    pub setting: Setting,
+    /// Its value.
+    pub value: OsString,
+    /// The environment name that says it.
+    pub variable: &'static str,
+    /// The command line may say it, too. What is no text can't be said there, and everybody on a machine sees command lines.
+    pub by_flag: bool,
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.variable)
+    }
+}
+
+/// A command line, without the program, and what goes by the environment because a command line can't say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The flags, each in one word.
+    pub arguments: Vec<String>,
+    /// The rest.
+    pub environment: Vec<Said>,
+}
+
+impl CommandLine {
+    /// The command line that says all this.
+    pub fn of(said: impl IntoIterator<Item = Said>, exit_with_parent: bool) -> Self {
+        let mut line = Self::default();
+        for said in said {
+            match said.value.to_str().filter(|_| said.by_flag) {
+                Some(value) => line.arguments.push(said.setting.argument(value)),
+                None => line.environment.push(said),
+            }
+        }
+        if exit_with_parent {
+            line.arguments.push(format!("--{EXIT_WITH_PARENT}"));
+        }
+        line
+    }
+}
+
+impl Startup {
+    /// Names and values of an environment by which [`parse`](super::parse) finds the same settings. Only a flag says that the
+    /// process ends with its parent.
+    pub fn to_env(&self) -> Vec<(&'static str, OsString)> {
+        self.said().into_iter().map(|said| (said.variable, said.value)).collect()
+    }
+
+    /// The command line by which [`parse`](super::parse) finds the same settings.
+    pub fn to_args(&self) -> CommandLine {
+        CommandLine::of(self.said(), self.exit_with_parent)
+    }
+
+    /// All settings that have a value.
+    pub fn said(&self) -> Vec<Said> {
+        let mut list = List::default();
+        match &self.process {
+            Process::Coordinator(config) => coordinator(config, &mut list),
+            Process::Agent(config, executor) => agent(config, executor, &mut list),
+        }
+        list.text(&settings::LOG_FORMAT, self.log_format.as_str());
+        list.0
+    }
+}
+
+fn coordinator(config: &CoordinatorConfig, list: &mut List) {
+    list.text(&settings::ROLE, ProcessRole::Coordinator.as_flag());
+    list.text(&settings::NAME, &config.name);
+    list.text(&settings::CLUSTER_ID, &config.cluster_id);
+    list.text(&settings::LISTEN, &config.listen);
+    list.some(&settings::ADVERTISE, config.advertise.as_deref());
+    let data = config.data.clone().into_os_string();
+    list.0.push(Said { setting: settings::DATA, value: data, variable: settings::DATA.variable(), by_flag: true });
+    if !config.initial_coordinators.is_empty() {
+        let members = config.initial_coordinators.iter().map(|(name, at)| (name.as_str(), at.as_str()));
+        list.text(&settings::INITIAL_COORDINATORS, text::members(members));
+    }
+    list.some(&settings::METRICS_LISTEN, config.metrics_listen.as_deref());
+    list.span(&settings::HEARTBEAT_INTERVAL, Some(config.heartbeat_interval));
+    list.span(&settings::SESSION_TIMEOUT, Some(config.session_timeout));
+    list.span(&settings::HEALTH_CHECK_INTERVAL, Some(config.health_check_interval));
+    list.number(&settings::MAX_ATTEMPTS, Some(config.max_attempts));
+    list.text(&settings::WEIGHTS, text::weights(config.weights));
+    let election = text::duration_range(config.election_timeout_min, config.election_timeout_max);
+    list.text(&settings::ELECTION_TIMEOUT, election);
+    list.span(&settings::DISCONNECT_GRACE, Some(config.disconnect_grace));
+    let FleetLimits { max_queued, max_tasks, max_bytes, result_ttl } = config.limits;
+    list.number(&settings::MAX_QUEUED, max_queued);
+    list.number(&settings::MAX_TASKS, max_tasks);
+    list.number(&settings::MAX_BYTES, max_bytes);
+    list.span(&settings::RESULT_TTL, result_ttl);
+    list.number(&settings::SNAPSHOT_AFTER, Some(config.snapshot_after));
+    list.number(&settings::AGENT_COUNT, config.expected_agents);
+}
+
+fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
+    list.text(&settings::ROLE, ProcessRole::Agent(config.role).as_flag());
+    list.text(&settings::NAME, &config.name);
+    list.text(&settings::CLUSTER_ID, &config.cluster_id);
+    list.text(&settings::COORDINATORS, text::list(&config.coordinators));
+    list.text(&settings::LISTEN, &config.listen);
+    match config.advertise.as_deref() {
+        // That it is the machine's own name is said by where it is said.
+        Some(address) if config.advertises_host_name => {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            list.0.push(Said { setting: settings::ADVERTISE, value: host.into(), variable: HOSTNAME, by_flag: false });
+        }
+        address => list.some(&settings::ADVERTISE, address),
+    }
+    list.some(&settings::METRICS_LISTEN, config.metrics_listen.as_deref());
+    if !config.pool.is_empty() {
+        list.text(&settings::POOL, &config.pool);
+    }
+    list.number(&settings::POOL_REPLICAS, Some(config.pool_replicas));
+    list.number(&settings::POOL_STANDBY, Some(config.pool_standby));
+    list.number(&settings::SLOTS, Some(config.slots));
+    list.0.push(Said {
+        setting: settings::EXECUTOR,
+        value: executor.to_json().into(),
+        variable: settings::EXECUTOR.variable(),
+        by_flag: !executor.may_hold_credentials(),
+    });
+    list.span(&settings::DRAIN_TIMEOUT, Some(config.drain_timeout));
+    if !config.specializations.is_empty() {
+        list.text(&settings::SPECIALIZATIONS, text::list(&config.specializations));
+    }
+    list.text(&settings::WORKER_LISTEN, &config.worker_listen);
+}
+
+/// What is said so far.
+#[derive(Default)]
+struct List(Vec<Said>);
+
+impl List {
+    fn text(&mut self, setting: &Setting, value: impl Into<String>) {
+        let value = OsString::from(value.into());
+        self.0.push(Said { setting: *setting, value, variable: setting.variable(), by_flag: true });
+    }
+
+    fn some(&mut self, setting: &Setting, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(setting, value);
+        }
+    }
+
+    fn span(&mut self, defined: &Span, value: Option<std::time::Duration>) {
+        if let Some(value) = value {
+            self.text(&defined.setting, text::duration(value));
+        }
+    }
+
+    fn number<T: fmt::Display>(&mut self, defined: &Number<T>, value: Option<T>) {
+        if let Some(value) = value {
+            self.text(&defined.setting, value.to_string());
+        }
+    }
+}

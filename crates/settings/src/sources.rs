@@ -1,0 +1,96 @@
+//! Where values come from: flags and the environment. Flags win; an empty environment variable counts as unset.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::ArgMatches;
+
+use super::{
+    ConfigError,
+    command::EXIT_WITH_PARENT,
+    definition::{For, Setting},
+    settings::{DATA, SETTINGS},
+};
+
+/// A value and where it comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Value {
+    pub text: String,
+    /// `--flag` or an environment name.
+    pub from: String,
+}
+
+impl Value {
+    /// An error about it. `expected` goes on after "give".
+    pub fn wrong(&self, expected: &str) -> ConfigError {
+        ConfigError::Wrong(format!("{} is {:?}: give {expected}", self.from, self.text))
+    }
+
+    /// The parts between commas, without those that are empty.
+    pub fn list(&self) -> impl Iterator<Item = &str> {
+        self.text.split(',').map(str::trim).filter(|part| !part.is_empty())
+    }
+}
+
+/// Where values come from.
+pub(super) struct Sources<'a> {
+    matches: ArgMatches,
+    env: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+impl<'a> Sources<'a> {
+    pub fn read(matches: ArgMatches, env: &'a dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let texts = SETTINGS.iter().map(|defined| defined.setting()).filter(|setting| **setting != DATA);
+        let mut names = texts.flat_map(|setting| setting.env);
+        match names.find(|name| env(name).is_some_and(|value| value.to_str().is_none())) {
+            Some(name) => Err(ConfigError::Wrong(format!("{name} is not UTF-8: give it in plain text"))),
+            None => Ok(Self { matches, env }),
+        }
+    }
+
+    /// Whether `--exit-with-parent` is given.
+    pub fn exit_with_parent(&self) -> bool {
+        self.matches.get_flag(EXIT_WITH_PARENT)
+    }
+
+    /// The data directory, if it is given: any bytes are a path.
+    pub fn data(&self) -> Option<PathBuf> {
+        let given = self.matches.get_one::<OsString>(DATA.flag).cloned();
+        let from_env = || DATA.env.iter().find_map(|name| (self.env)(name).filter(|value| !value.is_empty()));
+        given.or_else(from_env).map(PathBuf::from)
+    }
+
+    /// A setting's value, if it has one.
+    pub fn get(&self, setting: &Setting) -> Option<Value> {
+        if let Some(text) = self.matches.get_one::<String>(setting.flag) {
+            return Some(Value { text: text.clone(), from: format!("--{}", setting.flag) });
+        }
+        setting.env.iter().find_map(|name| Some(Value { text: self.env(name)?, from: (*name).to_owned() }))
+    }
+
+    /// A setting that must have a value.
+    pub fn require(&self, setting: &Setting, what: &str) -> Result<Value, ConfigError> {
+        let missing = || {
+            let env = setting.env.last().copied().unwrap_or_default();
+            ConfigError::Wrong(format!("it is not said {what}: give --{} or set {env}", setting.flag))
+        };
+        self.get(setting).filter(|value| !value.text.trim().is_empty()).ok_or_else(missing)
+    }
+
+    /// An environment variable that is set and not empty.
+    pub fn env(&self, name: &str) -> Option<String> {
+        let value = (self.env)(name)?.into_string().ok()?;
+        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    /// Refuses flags that mean nothing to this kind of process. Environment variables may be shared between kinds.
+    pub fn refuse(&self, others: For, this: &str) -> Result<(), ConfigError> {
+        let mut theirs = SETTINGS.iter().map(|defined| defined.setting()).filter(|setting| setting.of == others);
+        let misplaced = theirs.find(|setting| self.matches.contains_id(setting.flag));
+        let Some(setting) = misplaced else { return Ok(()) };
+        let whose = if others == For::Agents { "agents" } else { "coordinators" };
+        Err(ConfigError::Wrong(format!(
+            "--{} is for {whose}, and --role says {this}: remove one of the two",
+            setting.flag
+        )))
+    }
+}
