@@ -39,6 +39,9 @@ fn begins(line: &str) -> Begins<'_> {
         let path = path.trim_start_matches("::");
         return Begins::Import(path.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default());
     }
+    if line.starts_with(char::is_whitespace) {
+        return Begins::Other;
+    }
     let public = line.strip_prefix("pub").unwrap_or(line);
     let rest = match public.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
         Some((_, rest)) => rest,
@@ -155,6 +158,8 @@ mod tests {
         assert!(complaint("a/src/b.rs", &late).contains("std is imported too late"));
         let middle = format!("{GOOD}use http::Uri;\n");
         assert!(complaint("a/src/b.rs", &middle).contains("http is imported in the middle"));
+        let within = GOOD.replace("use std::fs", "macro_rules! f {\n    () => {\n        fn f() {}\n    };\n}\nuse std::fs");
+        assert_eq!(source("a/src/b.rs", &within), Vec::<String>::new(), "after what is within something else");
         let apart = format!("{}{GOOD}", "#[cfg(test)]\nuse serde::de;\n");
         assert_eq!(source("a/src/b.rs", &apart), Vec::<String>::new(), "under a condition");
         let public = format!("pub use serde::de;\n{GOOD}");

@@ -3,12 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::sabotage::{Mistake, planted};
-use robeing_proto::{
-    internal::v1::{
-        self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as Say,
-        coordinator_message::Message as Heard,
-    },
-    v1,
+use robeing_proto::internal::v1::{
+    self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as Say,
+    coordinator_message::Message as Heard,
 };
 use tokio::{sync::mpsc::OwnedPermit, time::Instant};
 use tracing::{debug, info, warn};
