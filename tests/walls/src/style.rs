@@ -158,7 +158,8 @@ mod tests {
         assert!(complaint("a/src/b.rs", &late).contains("std is imported too late"));
         let middle = format!("{GOOD}use http::Uri;\n");
         assert!(complaint("a/src/b.rs", &middle).contains("http is imported in the middle"));
-        let within = GOOD.replace("use std::fs", "macro_rules! f {\n    () => {\n        fn f() {}\n    };\n}\nuse std::fs");
+        let within =
+            GOOD.replace("use std::fs", "macro_rules! f {\n    () => {\n        fn f() {}\n    };\n}\nuse std::fs");
         assert_eq!(source("a/src/b.rs", &within), Vec::<String>::new(), "after what is within something else");
         let apart = format!("{}{GOOD}", "#[cfg(test)]\nuse serde::de;\n");
         assert_eq!(source("a/src/b.rs", &apart), Vec::<String>::new(), "under a condition");
