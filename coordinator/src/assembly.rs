@@ -80,6 +80,23 @@ pub struct Assembled {
     pub transfer: Transfer,
     /// Why it must stop, when a leader has contradicted what it has applied.
     pub contradicted: watch::Sender<Option<String>>,
+    /// What unit tests take of it.
+    #[cfg(test)]
+    pub tested: Tested,
+}
+
+/// What unit tests take of a coordinator.
+#[cfg(test)]
+#[derive(Clone)]
+pub struct Tested {
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub change: MembershipChange,
+    pub submissions: Submissions,
+    pub watches: Watches,
 }
 
 /// Starts a coordinator of this identity at this address, with its tasks, which end with `lifetime`.
@@ -108,7 +125,14 @@ pub async fn assemble(
     let contradicted = watch::Sender::new(None);
     let consensus = parts.consensus_server(config, contradicted.clone(), restraint);
     let routes = parts.routes(consensus, connections, metrics).await;
-    Ok(Assembled { routes, raft: parts.raft, transfer: parts.change.transfer, contradicted })
+    Ok(Assembled {
+        routes,
+        #[cfg(test)]
+        tested: parts.tested(),
+        raft: parts.raft,
+        transfer: parts.change.transfer,
+        contradicted,
+    })
 }
 
 fn election_timing(config: &CoordinatorConfig) -> Timing {
@@ -365,20 +389,27 @@ impl Parts {
         ConsensusServer { id: member.id(), raft, log, contradicted, disk, dir, clock, seed, restraint }
     }
 
+    fn submissions(&self) -> Submissions {
+        let Self { members, state, proposer, observer, rooms, outside, lifetime, .. } = self.clone();
+        let leaving = Leaving::new(&lifetime, members);
+        Submissions { state, proposer, observer, rooms, platform: outside.platform, leaving, lifetime }
+    }
+
+    fn watches(&self) -> Watches {
+        let Self { members, standing, state, observer, lifetime, .. } = self.clone();
+        Watches { state, observer, standing, leaving: Leaving::new(&lifetime, members) }
+    }
+
+    #[cfg(test)]
+    fn tested(&self) -> Tested {
+        let Self { member, members, standing, state, proposer, change, .. } = self.clone();
+        let (submissions, watches) = (self.submissions(), self.watches());
+        Tested { member, members, standing, state, proposer, change, submissions, watches }
+    }
+
     fn fleet_service(&self) -> FleetService {
         let Self { member, members, standing, descriptions, state, proposer, clock, raft, .. } = self.clone();
-        let Self { observer, rooms, outside, lifetime, .. } = self.clone();
-        let leaving = Leaving::new(&lifetime, members.clone());
-        let submissions = Submissions {
-            state: state.clone(),
-            proposer: proposer.clone(),
-            observer: Arc::clone(&observer),
-            rooms,
-            platform: outside.platform,
-            leaving: leaving.clone(),
-            lifetime,
-        };
-        let watches = Watches { state: state.clone(), observer, standing: standing.clone(), leaving };
+        let (submissions, watches) = (self.submissions(), self.watches());
         let room = CallRoom::default();
         FleetService {
             member,

@@ -52,7 +52,7 @@ use crate::{
     },
 };
 
-/// How long tasks may take to end once the node stops.
+/// How long tasks may take to end once the coordinator stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// How long a successor may take to take over.
@@ -97,6 +97,17 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), CoordinatorError> {
+    run_seen(config, platform, metrics, shutdown, |_| ()).await
+}
+
+/// As [`run`]; shows what was assembled before it serves.
+async fn run_seen(
+    config: CoordinatorConfig,
+    platform: Platform,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+    see: impl FnOnce(&Assembled),
+) -> Result<(), CoordinatorError> {
     // Once it leads it would propose them, and be refused.
     fleet_config(&config).check().map_err(CoordinatorError::Settings)?;
     let transport = Transport::new(Arc::clone(&platform.network));
@@ -124,6 +135,7 @@ pub async fn run(
     // It ends before those who write for it.
     let lifetime = Lifetime::default();
     let assembled = assemble(&config, outside, &data.identity, address, opened.log, &metrics, &lifetime).await?;
+    see(&assembled);
     let raft = assembled.raft.clone();
     let stopped = serve(assembled, bound, &lifetime, shutdown).await;
     lifetime.end(STOP_GRACE).await;
@@ -158,9 +170,8 @@ async fn serve(
     lifetime: &Lifetime,
     shutdown: CancellationToken,
 ) -> Result<(), CoordinatorError> {
-    let Assembled { routes, raft, transfer, contradicted } = assembled;
-    let serve_until = lifetime.stop().child_token();
-    let mut server = std::pin::pin!(bound.serve(routes, serve_until.clone()));
+    let Assembled { routes, raft, transfer, contradicted, .. } = assembled;
+    let mut server = std::pin::pin!(bound.serve(routes, lifetime.stop().child_token()));
     tokio::select! {
         served = &mut server => served.map_err(Into::into),
         reason = raft.until_fatal() => {

@@ -11,7 +11,7 @@ use robeing_coordinator::{self as coordinator, CoordinatorError};
 use robeing_net::{Transport, limited};
 use robeing_platform::{
     Platform,
-    simulated::{Latency, MemoryNetwork, SeededRandom, SimulatedDisk},
+    simulated::{HostNetwork, Latency, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights};
@@ -19,8 +19,6 @@ use robeing_telemetry::Metrics;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Channel;
-
-use crate::host_network::HostNetwork;
 
 pub const COORDINATORS: usize = 3;
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);

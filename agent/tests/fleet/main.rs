@@ -4,6 +4,5 @@
 mod clocks;
 mod fleet;
 mod gaps;
-mod host_network;
 mod leader_loss;
 mod slow_disks;

@@ -21,8 +21,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    api::{convert, errors},
-    apply::observer::{ApplyObserver, Letter, ResultStream},
+    api::{
+        convert::{self, Parts},
+        errors,
+    },
+    apply::{
+        observer::ApplyObserver,
+        result_stream::{Letter, ResultStream},
+    },
     lifetime::{Leaving, Lifetime},
     propose::{self, Lane, ProposeError, Proposer, Sender},
     read::StateReader,
@@ -210,6 +216,18 @@ fn missing() -> Status {
     Status::internal("a reply is missing")
 }
 
+/// What a finished task is told with.
+const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
+
+/// A letter in the form of the API.
+fn answer(letter: &Letter) -> Answer {
+    match letter {
+        Letter::Submitted(result) => Answer::Submitted((**result).clone()),
+        Letter::Finished(task, now) => Answer::Finished(convert::task(task, FINISHED, *now)),
+        Letter::Ended(id) | Letter::Expired(id) => Answer::Expired(id.to_string()),
+    }
+}
+
 /// One task of a group that is being proposed.
 struct Asked {
     tag: u64,
@@ -317,14 +335,21 @@ impl Serving {
         let mut answers = Vec::with_capacity(pending.len());
         let mut budget = MessageBudget::default();
         while let Some((tag, told)) = pending.pop_front() {
-            let answer = told.into_answer(|id| self.submissions.state.look(|fleet| ApplyObserver::result(fleet, id)));
+            let told = self.with_result(told);
+            let answer = answer(&told);
             if !budget.take(convert::answer_size(&answer)) {
-                pending.push_front((tag, answer.into()));
+                pending.push_front((tag, told));
                 break;
             }
             answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
         }
         answers
+    }
+
+    /// The letter, with a result that was only noted.
+    fn with_result(&self, letter: Letter) -> Letter {
+        let Letter::Ended(id) = letter else { return letter };
+        self.submissions.state.look(|fleet| ApplyObserver::result(fleet, id)).unwrap_or(Letter::Expired(id))
     }
 
     /// After the state was replaced: tells results that came with it, and if a task is not in it, finds out whether it is gone
@@ -368,7 +393,7 @@ impl Serving {
         let Some(CatchingUp { missing, again, .. }) = self.catching_up.take() else { return };
         if caught_up {
             for (tag, id) in self.tell_results().intersection(&missing) {
-                self.answer(*tag, *id, Answer::Expired(id.to_string()).into());
+                self.answer(*tag, *id, Letter::Expired(*id));
             }
         }
         if again || !caught_up {
@@ -401,7 +426,7 @@ impl Serving {
                     asked.push(Asked { tag: task.tag, id, wait: task.wait, installs });
                     submissions.push(submission);
                 }
-                Err(refused) => self.mailbox.put(task.tag, Answer::Submitted(refused)),
+                Err(refused) => self.mailbox.put(task.tag, refused),
             }
         }
         let bytes = submissions.iter().map(|submission| submission.input.len() + TASK_BYTES).sum();
@@ -430,20 +455,19 @@ impl Serving {
             let outcome = outcomes.next().ok_or_else(missing)?;
             let existing = matches!(outcome, Ok(Reply::Submitted { existing: true, .. }));
             let (task, answer) = result(id, outcome);
-            self.mailbox.put(tag, Answer::Submitted(answer));
-            if !wait {
-                continue;
-            }
             match task {
-                Some(task) => {
+                Some(task) if wait => {
                     self.accepted(tag, id, task, existing);
                     missed |= before != installs;
                 }
-                None => {
+                None if wait => {
                     self.submissions.observer.forget(id, &self.mailbox, tag);
                     self.waiting.remove(&tag);
                 }
+                _ => {}
             }
+            // The mailbox has it taken before any result of the task, found above or told meanwhile.
+            self.mailbox.put(tag, answer);
         }
         // The state was replaced meanwhile, and its results were looked for before these were known to be accepted.
         if missed {

@@ -1,3 +1,4 @@
 //! What follows from what was applied.
 
 pub mod observer;
+pub mod result_stream;

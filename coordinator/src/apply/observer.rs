@@ -1,15 +1,11 @@
 //! Where what was applied becomes known to those who wait for it: watchers of the revision, submitters who wait for results,
 //! and the sessions of agents. Applying waits for it, so it only notes things and wakes tasks; it holds no lock of the state,
-//! and what it hands on is shared with the state and converted to messages by the receiver.
+//! and what it hands on is shared with the state and put into messages by the receiver.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use robeing_fleet::{Effect, Fleet, Stamp, Task, TaskId};
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
-use robeing_proto::v1::streamed_answer::Answer;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -17,142 +13,10 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    api::convert::{self, Parts},
+    apply::result_stream::{Letter, ResultStream},
     leader::{recoveries::Recoveries, sessions::SessionTable},
     raft::{Observer, Told},
 };
-
-/// Bytes of results that are kept for one stream whose client does not read them. Of further ones only the task is noted; they
-/// are read from the state when their turn comes, where they stay until they expire.
-pub const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
-/// What a result counts for besides its input, output and the texts of its failure.
-const RESULT_BYTES: usize = 1024;
-
-/// What a stream of submissions is to tell.
-#[derive(Clone, Debug)]
-pub enum Letter {
-    /// This.
-    Answer(Box<Answer>),
-    /// The task is finished, and was this at that time.
-    Finished(Arc<Task>, Stamp),
-    /// The result of this task, which has ended.
-    Ended(TaskId),
-}
-
-impl From<Answer> for Letter {
-    fn from(answer: Answer) -> Self {
-        Self::Answer(Box::new(answer))
-    }
-}
-
-impl Letter {
-    /// Whether it is what became of a task.
-    pub fn is_result(&self) -> bool {
-        !matches!(self, Self::Answer(answer) if matches!(**answer, Answer::Submitted(_)))
-    }
-
-    /// It in the form of the API; a result that was only noted is read from the state by `look`.
-    pub fn into_answer(self, look: impl FnOnce(TaskId) -> Option<Letter>) -> Answer {
-        let finished = |task: &Task, now| Answer::Finished(convert::task(task, FINISHED, now));
-        match self {
-            Self::Answer(answer) => *answer,
-            Self::Finished(task, now) => finished(&task, now),
-            Self::Ended(id) => match look(id) {
-                Some(Self::Finished(task, now)) => finished(&task, now),
-                _ => Answer::Expired(id.to_string()),
-            },
-        }
-    }
-}
-
-/// Answers collected for one stream of submissions, until it sends them.
-///
-/// Invariant: for a tag that was [expected](ResultStream::expect), the answer to the submission is taken before any result. A
-/// result may well be known first, as when a proposal that was repeated after a change of leaders is answered after its task
-/// has run; the order is made here, since the two come from different tasks.
-#[derive(Default)]
-pub struct ResultStream {
-    kept: Mutex<Kept>,
-    /// Of each tag whose submission is not answered yet, the results that came before the answer. Held while answers are
-    /// added, so that they are added in this order.
-    early: Mutex<BTreeMap<u64, Vec<Letter>>>,
-    news: Notify,
-}
-
-#[derive(Default)]
-struct Kept {
-    answers: VecDeque<(u64, Letter)>,
-    /// Of the results among them.
-    bytes: usize,
-}
-
-impl Kept {
-    fn add(&mut self, tag: u64, mut letter: Letter) {
-        if let Letter::Finished(task, _) = &letter {
-            let bytes = self.bytes.saturating_add(result_bytes(task));
-            if bytes > MAX_KEPT_BYTES {
-                letter = Letter::Ended(task.id);
-            } else {
-                self.bytes = bytes;
-            }
-        }
-        self.answers.push_back((tag, letter));
-    }
-}
-
-/// What a finished task takes while it is kept, about.
-fn result_bytes(task: &Task) -> usize {
-    let failure = task.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len());
-    RESULT_BYTES + task.input.len() + task.output.as_ref().map_or(0, |output| output.len()) + failure
-}
-
-impl ResultStream {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn early(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Letter>>> {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Holds back results for this tag until its submission is answered.
-    pub fn expect(&self, tag: u64) {
-        self.early().entry(tag).or_default();
-    }
-
-    /// Adds an answer.
-    pub fn put(&self, tag: u64, letter: impl Into<Letter>) {
-        let letter = letter.into();
-        let mut early = self.early();
-        let is_submission = matches!(&letter, Letter::Answer(answer) if matches!(**answer, Answer::Submitted(_)));
-        if !is_submission && let Some(held_back) = early.get_mut(&tag) {
-            held_back.push(letter);
-            return;
-        }
-        let held_back = if is_submission { early.remove(&tag).unwrap_or_default() } else { Vec::new() };
-        let mut kept = self.kept();
-        for letter in std::iter::once(letter).chain(held_back) {
-            kept.add(tag, letter);
-        }
-        drop(kept);
-        self.news.notify_one();
-    }
-
-    /// How many answers are in it.
-    pub fn len(&self) -> usize {
-        self.kept().answers.len()
-    }
-
-    /// All answers, the oldest first, by tag.
-    pub fn take(&self) -> VecDeque<(u64, Letter)> {
-        std::mem::take(&mut *self.kept()).answers
-    }
-
-    /// Returns when there may be something to take. Cancellation-safe.
-    pub async fn news(&self) {
-        self.news.notified().await;
-    }
-}
 
 struct Waiter {
     mailbox: Arc<ResultStream>,
@@ -172,9 +36,6 @@ pub struct ApplyObserver {
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
-
-/// What a finished task is told with.
-const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
 
 impl ApplyObserver {
     /// With nobody waiting.
@@ -247,7 +108,7 @@ impl ApplyObserver {
         for waiter in waiting.unwrap_or_default() {
             let letter = match task {
                 Some(task) => Letter::Finished(Arc::clone(task), now),
-                None => Answer::Expired(id.to_string()).into(),
+                None => Letter::Expired(id),
             };
             waiter.mailbox.put(waiter.tag, letter);
         }
@@ -300,86 +161,5 @@ impl Observer for ApplyObserver {
 
     fn progressed(&self, index: u64) {
         self.applied.send_replace(index + 1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use robeing_fleet::Outcome;
-    use robeing_proto::v1;
-
-    use super::*;
-    use crate::fixture::fleet_with_ended;
-
-    fn submitted() -> Answer {
-        Answer::Submitted(v1::SubmitResult::default())
-    }
-
-    fn finished() -> Letter {
-        let fleet = fleet_with_ended(1, &Outcome::Succeeded(Bytes::new()));
-        ApplyObserver::result(&fleet, TaskId(1)).expect("it has ended")
-    }
-
-    fn taken(mailbox: &ResultStream) -> Vec<(u64, &'static str)> {
-        let name = |(tag, letter): (u64, Letter)| match letter {
-            Letter::Answer(answer) if matches!(*answer, Answer::Submitted(_)) => (tag, "submitted"),
-            Letter::Answer(answer) if matches!(*answer, Answer::Expired(_)) => (tag, "expired"),
-            Letter::Answer(_) | Letter::Finished(..) => (tag, "finished"),
-            Letter::Ended(_) => (tag, "ended"),
-        };
-        mailbox.take().into_iter().map(name).collect()
-    }
-
-    #[test]
-    fn a_result_is_told_after_the_acceptance_whichever_comes_first() {
-        for is_taken_between in [false, true] {
-            let mailbox = ResultStream::default();
-            mailbox.expect(1);
-            mailbox.expect(2);
-            mailbox.put(1, finished());
-            mailbox.put(2, Answer::Expired("id".into()));
-            if is_taken_between {
-                assert_eq!(taken(&mailbox), []);
-            }
-            mailbox.put(1, submitted());
-            mailbox.put(2, submitted());
-            mailbox.put(1, finished());
-            let all = [(1, "submitted"), (1, "finished"), (2, "submitted"), (2, "expired"), (1, "finished")];
-            assert_eq!(taken(&mailbox), all);
-        }
-    }
-
-    #[test]
-    fn a_tag_that_nobody_waits_for_holds_nothing_back() {
-        let mailbox = ResultStream::default();
-        mailbox.put(1, submitted());
-        mailbox.expect(1);
-        mailbox.put(2, finished());
-        assert_eq!(taken(&mailbox), [(1, "submitted"), (2, "finished")]);
-    }
-
-    #[test]
-    fn results_that_nobody_reads_are_kept_up_to_a_limit_and_then_only_noted() {
-        let mailbox = ResultStream::default();
-        let fleet = fleet_with_ended(6, &Outcome::Succeeded(Bytes::from(vec![0; MAX_KEPT_BYTES / 4])));
-        let result = |tag: u64| ApplyObserver::result(&fleet, TaskId(u128::from(tag) + 1)).expect("it has ended");
-        for tag in 0..6 {
-            mailbox.put(tag, result(tag));
-            mailbox.put(tag, submitted());
-        }
-        let told = mailbox.take();
-        let results: Vec<_> = told.iter().filter(|(_, told)| told.is_result()).collect();
-        assert_eq!(results.iter().map(|(tag, _)| *tag).collect::<Vec<u64>>(), [0, 1, 2, 3, 4, 5], "none is lost");
-        for (tag, told) in results {
-            match told {
-                Letter::Ended(id) => assert!(*tag >= 3 && *id == TaskId(u128::from(*tag) + 1), "{told:?}"),
-                Letter::Answer(_) | Letter::Finished(..) => {
-                    assert!(*tag < 3, "three and what comes with them fit");
-                }
-            }
-        }
-        mailbox.put(9, result(0));
-        assert_eq!(taken(&mailbox), [(9, "finished")], "there is room again");
     }
 }

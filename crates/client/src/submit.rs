@@ -311,12 +311,8 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         for StreamedAnswer { tag, answer } in told.answers {
             match answer {
                 Some(Answer::Submitted(result)) => self.take_result(tag, result)?,
+                // Its acceptance was told before: the coordinator sees to that.
                 Some(Answer::Finished(task)) => {
-                    if self.unanswered.contains_key(&tag) {
-                        // Its end can be known before its acceptance was told.
-                        let result = SubmitResult { task_id: task.id.clone(), existing: false, refusal: None };
-                        self.take_result(tag, result)?;
-                    }
                     if self.unfinished.remove(&tag).is_some() {
                         self.tell_finished(tag, task);
                     }

@@ -3,11 +3,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use robeing_fleet::TaskId;
-use robeing_proto::v1::{self, streamed_answer::Answer};
+use robeing_proto::v1::SubmitResult;
 use shuttle::{future::block_on, thread};
 
 use crate::{
-    apply::observer::{Letter, ResultStream},
+    apply::result_stream::{Letter, ResultStream},
     leader::sessions::SessionConnection,
     tests::models::{ORDERS, explore},
 };
@@ -35,7 +35,7 @@ fn an_acceptance_comes_before_the_result_and_neither_is_lost() {
                 for tag in [1, 2] {
                     match results {
                         true => mailbox.put(tag, Letter::Ended(TaskId(u128::from(tag)))),
-                        false => mailbox.put(tag, Answer::Submitted(v1::SubmitResult::default())),
+                        false => mailbox.put(tag, SubmitResult::default()),
                     }
                 }
             })

@@ -7,7 +7,7 @@ use robeing_fleet::{Command, Completion, Fleet, Outcome, TaskId};
 use shuttle::{future::block_on, thread};
 
 use crate::{
-    apply::observer::{ApplyObserver, ResultStream},
+    apply::{observer::ApplyObserver, result_stream::ResultStream},
     fixture::{fleet_with_agent, task},
     leader::sessions::{SessionTable, SessionTiming},
     raft::{SharedFleet, modelled},

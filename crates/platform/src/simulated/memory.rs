@@ -45,9 +45,9 @@ impl MemoryNetwork {
     }
 }
 
-#[async_trait]
-impl Network for MemoryNetwork {
-    async fn connect(&self, address: &str) -> io::Result<Connection> {
+impl MemoryNetwork {
+    /// Connects to `host:port`; the other side sees where `from`, if that is said.
+    pub(super) async fn connect_from(&self, from: Option<SocketAddr>, address: &str) -> io::Result<Connection> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
         if self.state().black_holes.contains(&address) {
             std::future::pending::<()>().await;
@@ -55,11 +55,18 @@ impl Network for MemoryNetwork {
         let listener = self.state().listeners.get(&address).cloned();
         let (ours, theirs) = tokio::io::duplex(PIPE);
         match listener {
-            Some(listener) if listener.send(Connection::new(theirs, None)).await.is_ok() => {
+            Some(listener) if listener.send(Connection::new(theirs, from)).await.is_ok() => {
                 Ok(Connection::new(ours, None))
             }
             _ => Err(io::ErrorKind::ConnectionRefused.into()),
         }
+    }
+}
+
+#[async_trait]
+impl Network for MemoryNetwork {
+    async fn connect(&self, address: &str) -> io::Result<Connection> {
+        self.connect_from(None, address).await
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {

@@ -5,12 +5,13 @@
 mod clock;
 mod disk;
 mod file;
+mod host;
 mod memory;
 mod state;
 
 use std::sync::Mutex;
 
-pub use self::{clock::WrongClock, disk::SimulatedDisk, memory::MemoryNetwork, state::Latency};
+pub use self::{clock::WrongClock, disk::SimulatedDisk, host::HostNetwork, memory::MemoryNetwork, state::Latency};
 use super::Random;
 
 /// Bytes that a torn write keeps or loses together.

@@ -2,25 +2,38 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
 };
 
 use async_trait::async_trait;
-use robeing_platform::{Connection, Listener, Network, simulated::MemoryNetwork};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::MemoryNetwork;
+use crate::{Connection, Listener, Network};
+
+/// The port that a host's connections come from.
+const PORT: u16 = 50_000;
+
+/// One host's part of a network. Cheap to clone.
 #[derive(Clone)]
 pub struct HostNetwork {
     network: MemoryNetwork,
+    address: Option<IpAddr>,
     gone: CancellationToken,
 }
 
 impl HostNetwork {
+    /// Of a host that is there until `gone` is cancelled, and that others do not see the address of.
     pub fn new(network: MemoryNetwork, gone: CancellationToken) -> Self {
-        Self { network, gone }
+        Self { network, address: None, gone }
+    }
+
+    /// The same, with an address from which others see its connections come.
+    pub fn at(self, address: impl Into<IpAddr>) -> Self {
+        Self { address: Some(address.into()), ..self }
     }
 }
 
@@ -34,7 +47,8 @@ impl Network for HostNetwork {
         if self.gone.is_cancelled() {
             return Err(is_gone());
         }
-        let connection = self.network.connect(address).await?;
+        let from = self.address.map(|own| SocketAddr::new(own, PORT));
+        let connection = self.network.connect_from(from, address).await?;
         Ok(Connection::new(Wire::new(connection, &self.gone), None))
     }
 
@@ -57,7 +71,8 @@ struct HostListener {
 impl Listener for HostListener {
     async fn accept(&mut self) -> io::Result<Connection> {
         let connection = self.listener.accept().await?;
-        Ok(Connection::new(Wire::new(connection, &self.gone), None))
+        let peer = connection.peer;
+        Ok(Connection::new(Wire::new(connection, &self.gone), peer))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -1,0 +1,213 @@
+//! What one stream of submissions is to tell, until it does.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use robeing_fleet::{Stamp, Task, TaskId};
+use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
+use robeing_proto::v1::SubmitResult;
+use tokio::sync::Notify;
+
+/// Bytes of results that are kept for one stream whose client does not read them. Of further ones only the task is noted; they
+/// are read from the state when their turn comes, where they stay until they expire.
+pub const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
+/// What a result counts for besides its input, output and the texts of its failure.
+const RESULT_BYTES: usize = 1024;
+
+/// What a stream of submissions is to tell: put into words by the stream, when it tells it.
+#[derive(Clone, Debug)]
+pub enum Letter {
+    /// What became of a submission.
+    Submitted(Box<SubmitResult>),
+    /// The task is finished, and was this at that time.
+    Finished(Arc<Task>, Stamp),
+    /// The result of this task, which has ended.
+    Ended(TaskId),
+    /// The result of this task, which has ended, is gone.
+    Expired(TaskId),
+}
+
+impl From<SubmitResult> for Letter {
+    fn from(result: SubmitResult) -> Self {
+        Self::Submitted(Box::new(result))
+    }
+}
+
+impl Letter {
+    /// Whether it is what became of a task.
+    pub fn is_result(&self) -> bool {
+        !matches!(self, Self::Submitted(_))
+    }
+}
+
+/// Letters collected for one stream of submissions, until it sends them.
+///
+/// Invariant: for a tag that was [expected](ResultStream::expect), what became of the submission is taken before any result. A
+/// result may well be known first, as when a proposal that was repeated after a change of leaders is answered after its task
+/// has run. The order is made here and nowhere else, since the two come from different tasks.
+#[derive(Default)]
+pub struct ResultStream {
+    letters: Mutex<Letters>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct Letters {
+    /// To be taken, the oldest first.
+    ready: VecDeque<(u64, Letter)>,
+    /// Of the results that are ready.
+    bytes: usize,
+    /// Of each tag whose submission is not answered yet, the results that came before the answer.
+    early: BTreeMap<u64, Vec<Letter>>,
+}
+
+impl Letters {
+    fn add(&mut self, tag: u64, mut letter: Letter) {
+        if let Letter::Finished(task, _) = &letter {
+            let bytes = self.bytes.saturating_add(result_bytes(task));
+            if bytes > MAX_KEPT_BYTES {
+                letter = Letter::Ended(task.id);
+            } else {
+                self.bytes = bytes;
+            }
+        }
+        self.ready.push_back((tag, letter));
+    }
+}
+
+/// What a finished task takes while it is kept, about.
+fn result_bytes(task: &Task) -> usize {
+    let failure = task.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len());
+    RESULT_BYTES + task.input.len() + task.output.as_ref().map_or(0, |output| output.len()) + failure
+}
+
+impl ResultStream {
+    fn letters(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds back results for this tag until its submission is answered.
+    pub fn expect(&self, tag: u64) {
+        self.letters().early.entry(tag).or_default();
+    }
+
+    /// Adds a letter.
+    pub fn put(&self, tag: u64, letter: impl Into<Letter>) {
+        let letter = letter.into();
+        let mut letters = self.letters();
+        if letter.is_result()
+            && let Some(held_back) = letters.early.get_mut(&tag)
+        {
+            held_back.push(letter);
+            return;
+        }
+        let held_back = if letter.is_result() { None } else { letters.early.remove(&tag) };
+        for letter in std::iter::once(letter).chain(held_back.unwrap_or_default()) {
+            letters.add(tag, letter);
+        }
+        drop(letters);
+        self.news.notify_one();
+    }
+
+    /// How many letters are ready.
+    pub fn len(&self) -> usize {
+        self.letters().ready.len()
+    }
+
+    /// All letters that are ready, the oldest first, by tag.
+    pub fn take(&self) -> VecDeque<(u64, Letter)> {
+        let mut letters = self.letters();
+        letters.bytes = 0;
+        std::mem::take(&mut letters.ready)
+    }
+
+    /// Returns when there may be something to take. Cancellation-safe.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use robeing_fleet::{Fleet, Outcome};
+
+    use super::*;
+    use crate::fixture::fleet_with_ended;
+
+    fn result(fleet: &Fleet, id: TaskId) -> Letter {
+        let task = fleet.task(id).cloned().expect("it has ended");
+        Letter::Finished(task, fleet.now())
+    }
+
+    fn submitted() -> SubmitResult {
+        SubmitResult::default()
+    }
+
+    fn finished() -> Letter {
+        result(&fleet_with_ended(1, &Outcome::Succeeded(Bytes::new())), TaskId(1))
+    }
+
+    fn taken(mailbox: &ResultStream) -> Vec<(u64, &'static str)> {
+        let name = |(tag, letter): (u64, Letter)| match letter {
+            Letter::Submitted(_) => (tag, "submitted"),
+            Letter::Finished(..) => (tag, "finished"),
+            Letter::Ended(_) => (tag, "ended"),
+            Letter::Expired(_) => (tag, "expired"),
+        };
+        mailbox.take().into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_result_is_told_after_the_acceptance_whichever_comes_first() {
+        for is_taken_between in [false, true] {
+            let mailbox = ResultStream::default();
+            mailbox.expect(1);
+            mailbox.expect(2);
+            mailbox.put(1, finished());
+            mailbox.put(2, Letter::Expired(TaskId(2)));
+            if is_taken_between {
+                assert_eq!(taken(&mailbox), []);
+            }
+            mailbox.put(1, submitted());
+            mailbox.put(2, submitted());
+            mailbox.put(1, finished());
+            let all = [(1, "submitted"), (1, "finished"), (2, "submitted"), (2, "expired"), (1, "finished")];
+            assert_eq!(taken(&mailbox), all);
+        }
+    }
+
+    #[test]
+    fn a_tag_that_nobody_waits_for_holds_nothing_back() {
+        let mailbox = ResultStream::default();
+        mailbox.put(1, submitted());
+        mailbox.expect(1);
+        mailbox.put(2, finished());
+        assert_eq!(taken(&mailbox), [(1, "submitted"), (2, "finished")]);
+    }
+
+    #[test]
+    fn results_that_nobody_reads_are_kept_up_to_a_limit_and_then_only_noted() {
+        let mailbox = ResultStream::default();
+        let fleet = fleet_with_ended(6, &Outcome::Succeeded(Bytes::from(vec![0; MAX_KEPT_BYTES / 4])));
+        let result = |tag: u64| result(&fleet, TaskId(u128::from(tag) + 1));
+        for tag in 0..6 {
+            mailbox.put(tag, result(tag));
+            mailbox.put(tag, submitted());
+        }
+        let told = mailbox.take();
+        let results: Vec<_> = told.iter().filter(|(_, told)| told.is_result()).collect();
+        assert_eq!(results.iter().map(|(tag, _)| *tag).collect::<Vec<u64>>(), [0, 1, 2, 3, 4, 5], "none is lost");
+        for (tag, told) in results {
+            match told {
+                Letter::Ended(id) => assert!(*tag >= 3 && *id == TaskId(u128::from(*tag) + 1), "{told:?}"),
+                Letter::Submitted(_) | Letter::Expired(_) => panic!("{told:?}"),
+                Letter::Finished(..) => assert!(*tag < 3, "three and what comes with them fit"),
+            }
+        }
+        mailbox.put(9, result(0));
+        assert_eq!(taken(&mailbox), [(9, "finished")], "there is room again");
+    }
+}

@@ -1,0 +1,101 @@
+//! An agent that does no more than hold a session.
+
+use std::{sync::Arc, time::Duration};
+
+use robeing_fleet::AgentState;
+use robeing_net::{Transport, limited};
+use robeing_platform::simulated::HostNetwork;
+use robeing_proto::v1::{
+    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+    coordinator_message::Message as ToAgent, session_client::SessionClient,
+};
+use tokio::{sync::mpsc, time::interval};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::Streaming;
+
+use crate::tests::fleet::{CLUSTER, TestFleet, address};
+
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+fn message(message: FromAgent) -> AgentMessage {
+    AgentMessage { message: Some(message) }
+}
+
+/// An agent in a session.
+pub struct TestAgent {
+    name: &'static str,
+    silent: CancellationToken,
+    session: AbortOnDropHandle<()>,
+    listening: AbortOnDropHandle<()>,
+}
+
+impl TestAgent {
+    /// An agent that has a session with a coordinator, which leads.
+    pub async fn join(fleet: &TestFleet, leader: usize, name: &'static str) -> Self {
+        let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, 1]);
+        let (transport, own) = (Transport::new(Arc::new(network)), "10.0.2.1:7000");
+        let mut listener = transport.bind(own).await.expect("its address is free").into_listener();
+        let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let channel = transport.channel(&address(leader)).expect("it is an address");
+        let (sender, messages) = mpsc::channel(1);
+        let hello = internal::Hello {
+            cluster_id: CLUSTER.into(),
+            name: name.into(),
+            incarnation: 1,
+            role: v1::Role::Worker.into(),
+            slots: 1,
+            address: own.into(),
+            ..internal::Hello::default()
+        };
+        sender.send(message(FromAgent::Hello(hello))).await.expect("there is room");
+        let opened = limited!(SessionClient::new(channel)).open(ReceiverStream::new(messages)).await;
+        let mut told = opened.expect("the leader takes agents").into_inner();
+        while !matches!(next(&mut told).await, Some(ToAgent::Welcome(_))) {}
+        let silent = CancellationToken::new();
+        let session = tokio::spawn(beat(sender, told, silent.clone()));
+        let (session, listening) = (AbortOnDropHandle::new(session), AbortOnDropHandle::new(listening));
+        Self { name, silent, session, listening }
+    }
+
+    /// Sends no heartbeat any more, over a connection that stays.
+    pub fn fall_silent(&self) {
+        self.silent.cancel();
+    }
+
+    /// Closes the connection. The process goes on.
+    pub fn disconnect(&self) {
+        self.session.abort();
+    }
+
+    /// Ends the process.
+    pub fn end(&self) {
+        self.session.abort();
+        self.listening.abort();
+    }
+
+    /// What a coordinator has of it.
+    pub fn state(&self, fleet: &TestFleet, at: usize) -> Option<AgentState> {
+        fleet.tested(at).state.look(|fleet| fleet.agent_by_name(self.name).map(|agent| agent.state))
+    }
+}
+
+async fn next(told: &mut Streaming<CoordinatorMessage>) -> Option<ToAgent> {
+    told.message().await.expect("the session goes on").expect("the session goes on").message
+}
+
+async fn beat(sender: mpsc::Sender<AgentMessage>, mut told: Streaming<CoordinatorMessage>, silent: CancellationToken) {
+    let (mut beats, mut seq) = (interval(HEARTBEAT), 0);
+    loop {
+        tokio::select! {
+            _ = beats.tick(), if !silent.is_cancelled() => {
+                seq += 1;
+                let beat = FromAgent::Heartbeat(internal::Heartbeat { seq });
+                if sender.send(message(beat)).await.is_err() {
+                    return;
+                }
+            }
+            said = told.message() => if !matches!(said, Ok(Some(_))) { return },
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Coordinators within this process, on paused time, with a network and disks in memory. The test has their handles.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use robeing_platform::{
+    Platform,
+    simulated::{HostNetwork, MemoryNetwork, SeededRandom, SimulatedDisk},
+};
+use robeing_proto::v1;
+use robeing_settings::{CoordinatorConfig, FleetLimits, Weights};
+use robeing_telemetry::Metrics;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{assembly::Tested, leader::role::RaftRole, raft::Peer, run_seen};
+
+/// Coordinators that a fleet begins with.
+pub const COORDINATORS: usize = 3;
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
+pub const CLUSTER: &str = "test";
+/// How long anything may take, in the time of the test.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Pause between two looks whether something is so.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+pub fn address(n: usize) -> String {
+    SocketAddr::from(([10, 0, 1, n as u8], 7000)).to_string()
+}
+
+pub fn name(n: usize) -> String {
+    format!("c-{n}")
+}
+
+pub fn peer(n: usize) -> Peer {
+    Peer { name: name(n), address: address(n) }
+}
+
+/// A task with this number.
+pub fn task(id: u128) -> v1::TaskSpec {
+    v1::TaskSpec {
+        id: robeing_fleet::TaskId(id).to_string(),
+        kind: "kind".into(),
+        input: Bytes::from_static(b"input"),
+        ..v1::TaskSpec::default()
+    }
+}
+
+/// A coordinator's process.
+struct Process {
+    _running: AbortOnDropHandle<()>,
+    gone: CancellationToken,
+    tested: Arc<OnceLock<Tested>>,
+}
+
+/// A fleet of coordinators.
+pub struct TestFleet {
+    pub network: MemoryNetwork,
+    pub disks: Vec<SimulatedDisk>,
+    running: Vec<Option<Process>>,
+    starts: u64,
+}
+
+impl TestFleet {
+    /// Three coordinators with empty disks.
+    pub fn start() -> Self {
+        let mut fleet = Self { network: MemoryNetwork::default(), disks: Vec::new(), running: Vec::new(), starts: 0 };
+        while fleet.disks.len() < COORDINATORS {
+            fleet.run_another();
+        }
+        fleet
+    }
+
+    /// Starts a coordinator more, with an empty disk; which it is.
+    pub fn run_another(&mut self) -> usize {
+        let n = self.disks.len();
+        self.disks.push(SimulatedDisk::new(n as u64));
+        self.running.push(None);
+        self.run(n);
+        n
+    }
+
+    /// Starts a coordinator.
+    pub fn run(&mut self, n: usize) {
+        let config = CoordinatorConfig {
+            listen: address(n),
+            name: name(n),
+            cluster_id: CLUSTER.to_owned(),
+            advertise: None,
+            data: "/data".into(),
+            initial_coordinators: (0..COORDINATORS).map(|n| (name(n), address(n))).collect(),
+            heartbeat_interval: Duration::from_millis(500),
+            session_timeout: SESSION_TIMEOUT,
+            health_check_interval: robeing_settings::DEFAULT_HEALTH_CHECK_INTERVAL,
+            max_attempts: 5,
+            weights: Weights::default(),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            disconnect_grace: Duration::from_millis(50),
+            limits: FleetLimits::default(),
+            snapshot_after: 10_000,
+            expected_agents: None,
+            metrics_listen: None,
+        };
+        self.starts += 1;
+        let (gone, tested) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+        let platform = Platform {
+            network: Arc::new(HostNetwork::new(self.network.clone(), gone.clone())),
+            random: Arc::new(SeededRandom::new(self.starts)),
+            disk: Arc::new(self.disks[n].clone()),
+            ..Platform::real()
+        };
+        let seen = Arc::clone(&tested);
+        let running = tokio::spawn(async move {
+            let shutdown = CancellationToken::new();
+            let see = |assembled: &crate::Assembled| drop(seen.set(assembled.tested.clone()));
+            run_seen(config, platform, Metrics::default(), shutdown, see).await.expect("the coordinator runs");
+        });
+        self.running[n] = Some(Process { _running: AbortOnDropHandle::new(running), gone, tested });
+    }
+
+    /// Gives a coordinator that is away an empty disk.
+    pub fn empty_disk(&mut self, n: usize) {
+        // Another one: what is left of the old process may still write to its own.
+        self.starts += 1;
+        self.disks[n] = SimulatedDisk::new(self.starts);
+    }
+
+    /// Takes a coordinator away: its connections break and nothing of it is heard any more.
+    pub fn take_away(&mut self, n: usize) {
+        if let Some(process) = self.running[n].take() {
+            process.gone.cancel();
+        }
+    }
+
+    /// The handles of a coordinator that is up.
+    pub fn tested(&self, n: usize) -> Tested {
+        self.up(n).expect("it is up")
+    }
+
+    /// The same, of one that may not be up yet.
+    pub fn up(&self, n: usize) -> Option<Tested> {
+        self.running[n].as_ref()?.tested.get().cloned()
+    }
+
+    /// The coordinators that run.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.running.len()).filter(|n| self.running[*n].is_some()).collect()
+    }
+
+    /// Waits until something is so, and gives how long it took.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) -> Duration {
+        let begun = Instant::now();
+        while !is_so(self) {
+            assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        begun.elapsed()
+    }
+
+    /// The coordinator that leads and is ready, once all that run and have a vote follow it.
+    fn leader(&self) -> Option<usize> {
+        let up: Option<Vec<(usize, Tested)>> = self.running().into_iter().map(|n| Some((n, self.up(n)?))).collect();
+        let (leader, id) =
+            up.as_ref()?.iter().find_map(|(n, tested)| tested.standing.leading().map(|_| (*n, tested.member.id())))?;
+        let follows = |(n, tested): &(usize, Tested)| match tested.standing.role() {
+            RaftRole::Following { leader, .. } => leader == id,
+            _ => *n == leader || !tested.members.has_vote(tested.member.id()),
+        };
+        up?.iter().all(follows).then_some(leader)
+    }
+
+    /// Waits for a leader that all follow.
+    pub async fn led(&self) -> usize {
+        self.until("a leader that all follow", |fleet| fleet.leader().is_some()).await;
+        self.leader().expect("there was one a moment ago")
+    }
+
+    /// The coordinators that run and do not lead.
+    pub fn followers(&self, leader: usize) -> Vec<usize> {
+        self.running().into_iter().filter(|n| *n != leader).collect()
+    }
+
+    /// The names of the voters, as one of the coordinators knows them.
+    pub fn voters(&self, of: usize) -> Vec<String> {
+        self.tested(of).members.voters().map(|(_, peer)| peer.name).collect()
+    }
+}
