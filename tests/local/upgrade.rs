@@ -153,10 +153,10 @@ fn earlier_coordinator(address: &str) -> AbortOnDropHandle<()> {
 
 #[tokio::test]
 async fn what_finds_a_coordinator_of_the_version_before_says_so_and_works_once_that_is_replaced() {
-    let mut fleet = Fleet::prepare(FleetSpec::new(2).pool(PoolSpec::new("work", 1)));
+    let mut fleet = Fleet::prepare(FleetSpec::new(3).pool(PoolSpec::new("work", 1)));
     let (coordinators, agent) = (fleet.coordinators(), fleet.agent_names().remove(0));
     let earlier = earlier_coordinator(&fleet.address(&coordinators[1]));
-    for name in [&coordinators[0], &agent] {
+    for name in [&coordinators[0], &coordinators[2], &agent] {
         fleet.start_one(name);
     }
     for name in [&coordinators[0], &agent] {

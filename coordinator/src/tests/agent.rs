@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 use robeing_fleet::AgentState;
 use robeing_net::{Transport, limited};
 use robeing_platform::simulated::HostNetwork;
-use robeing_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
-    coordinator_message::Message as ToAgent, session_client::SessionClient,
+use robeing_proto::{
+    internal::v1::{
+        self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+        coordinator_message::Message as ToAgent, session_client::SessionClient,
+    },
+    v1,
 };
 use tokio::{sync::mpsc, time::interval};
 use tokio_stream::wrappers::ReceiverStream;

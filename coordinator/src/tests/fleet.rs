@@ -95,7 +95,7 @@ impl TestFleet {
             initial_coordinators: (0..COORDINATORS).map(|n| (name(n), address(n))).collect(),
             heartbeat_interval: Duration::from_millis(500),
             session_timeout: SESSION_TIMEOUT,
-            health_check_interval: robeing_settings::DEFAULT_HEALTH_CHECK_INTERVAL,
+            health_check_interval: robeing_settings::settings::HEALTH_CHECK_INTERVAL.default,
             max_attempts: 5,
             weights: Weights::default(),
             election_timeout_min: Duration::from_millis(150),

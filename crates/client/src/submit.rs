@@ -313,7 +313,8 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 Some(Answer::Submitted(result)) => self.take_result(tag, result)?,
                 // Its acceptance was told before: the coordinator sees to that.
                 Some(Answer::Finished(task)) => {
-                    if self.unfinished.remove(&tag).is_some() {
+                    let is_new = self.unfinished.remove(&tag).is_some();
+                    if is_new {
                         self.tell_finished(tag, task);
                     }
                 }
