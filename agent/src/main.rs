@@ -21,7 +21,7 @@ use install::InstallError;
 use mimalloc::MiMalloc;
 use robeing_agent::{
     executor::{self, ExecutorError, guard, reaper},
-    runtime,
+    runtime::{self, AgentError},
 };
 use robeing_coordinator as coordinator;
 use robeing_net::Transport;
@@ -66,6 +66,10 @@ const _: () = assert!(
 
 fn main() -> ExitCode {
     lifetime::reset_signals();
+    // Before anything else: until it blocks signals, one that is for the whole group ends it.
+    if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
+        guard::main();
+    }
     let matches = match program().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -75,7 +79,6 @@ fn main() -> ExitCode {
         }
     };
     match matches.subcommand() {
-        Some((guard::GUARD_SUBCOMMAND, _)) => guard::main(),
         Some((install::SUBCOMMAND, arguments)) => install(arguments),
         Some((health::SUBCOMMAND, arguments)) => health(arguments),
         _ => start(matches),
@@ -239,13 +242,12 @@ async fn run_agent(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> ExitCode {
-    let executor = match executor::start(executor, &config, &platform, &metrics).await {
-        Ok(executor) => executor,
-        Err(error @ (ExecutorError::Listen(_) | ExecutorError::Thread(_))) => return say(&error, FAILED),
-        Err(error) => return say(&error, MISCONFIGURED),
-    };
+    let (settings, outside, counters) = (config.clone(), platform.clone(), metrics.clone());
+    let executor = executor::start(executor, &settings, &outside, &counters);
     match runtime::run(config, platform, executor, metrics, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ AgentError::Executor(ExecutorError::Listen(_) | ExecutorError::Thread(_))) => say(&error, FAILED),
+        Err(error @ AgentError::Executor(_)) => say(&error, MISCONFIGURED),
         Err(error) => say(&error, FAILED),
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    executor::Executor,
+    executor::{Executor, ExecutorError},
     identity::Identity,
     listener,
     session::{self, SessionError},
@@ -26,19 +26,22 @@ pub enum AgentError {
     /// It cannot listen.
     #[error("{0}; another process may listen there, or the address is not of this machine: change --listen")]
     Listen(#[source] io::Error),
+    /// What is to run its tasks can't be started.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
     /// Its session ended otherwise.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// Runs an agent until `shutdown` is cancelled and it has drained.
+/// Runs an agent until `shutdown` is cancelled and it has drained. What runs its tasks is started by `executor`.
 ///
 /// # Errors
-/// When it cannot listen, when what it held could not be handed back, and when it can never run tasks again.
+/// When the executor can't be started, when the agent cannot listen, when what it held could not be handed back, and when it can never run tasks again.
 pub async fn run(
     config: AgentConfig,
     platform: Platform,
-    executor: Arc<dyn Executor>,
+    executor: impl Future<Output = Result<Arc<dyn Executor>, ExecutorError>>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
@@ -51,6 +54,7 @@ pub async fn run(
         slots = config.slots,
         "starting an agent"
     );
+    let executor = executor.await?;
     let transport = Transport::new(Arc::clone(&platform.network));
     let listening = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let deps = session::Deps {

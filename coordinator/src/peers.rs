@@ -63,7 +63,7 @@ impl Peers {
     pub fn refused(&self, address: &str, status: &Status) -> Option<&'static str> {
         let problem = earlier_version(status)?;
         let mut kept = self.kept();
-        if kept.earlier.len() >= MAX_KEPT {
+        if kept.earlier.len() >= MAX_KEPT && !kept.earlier.contains(address) {
             kept.earlier.clear();
         }
         if kept.earlier.insert(address.to_owned()) {
@@ -102,10 +102,14 @@ impl Peers {
                 self.kept().earlier.remove(address);
                 return Some(answer.into_inner());
             }
-            Ok(Err(status)) => {
-                self.refused(address, &status);
+            // What was of an earlier version there may have ended meanwhile, as it was told to.
+            Ok(Err(status)) if self.refused(address, &status).is_none() => {
+                self.kept().earlier.remove(address);
             }
-            Err(_) => {}
+            Ok(Err(_)) => {}
+            Err(_) => {
+                self.kept().earlier.remove(address);
+            }
         }
         self.forget(address);
         None

@@ -173,7 +173,8 @@ impl TestFleet {
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());
         let agent = tokio::spawn(async move {
             let stop = CancellationToken::new();
-            runtime::run(config, platform, Arc::new(Sleeper), Metrics::default(), stop).await.expect("the agent runs");
+            let executor = async { Ok(Arc::new(Sleeper) as _) };
+            runtime::run(config, platform, executor, Metrics::default(), stop).await.expect("the agent runs");
         });
         self.agents.push(AbortOnDropHandle::new(agent));
     }

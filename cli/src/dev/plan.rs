@@ -153,7 +153,7 @@ fn coordinator(
         weights: (&spec.scheduling.weights).into(),
         ..CoordinatorConfig::new(name.clone(), cluster.into(), coordinators[index].clone())
     };
-    process(name, ProcessKind::Coordinator, Settings::Coordinator(config), vec![])
+    process(name, ProcessKind::Coordinator, Settings::Coordinator(config), vec![], false)
 }
 
 fn coordinator_name(index: usize) -> String {
@@ -174,14 +174,21 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach
     };
     let secrets = pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect();
     let kind = ProcessKind::Agent { pool: pool.name.clone() };
-    process(name, kind, Settings::Agent(config, pool.executor.for_agents()), secrets)
+    let settings = Settings::Agent(config, pool.executor.for_agents());
+    process(name, kind, settings, secrets, attach.is_some())
 }
 
-fn process(name: String, kind: ProcessKind, settings: Settings, secrets: Vec<(String, SecretKey)>) -> Process {
+fn process(
+    name: String,
+    kind: ProcessKind,
+    settings: Settings,
+    secrets: Vec<(String, SecretKey)>,
+    is_attachable: bool,
+) -> Process {
     let startup = Startup { process: settings, log_format: LogFormat::default(), exit_with_parent: true };
     // Nothing attaches to agents of other executors, and all would have the same address.
-    let default_attach = |said: &Said| said.setting == WORKER_LISTEN && said.value == DEFAULT_WORKER_LISTEN;
-    let said = startup.said().into_iter().filter(|said| !LEFT_OPEN.contains(&said.setting) && !default_attach(said));
+    let unused = |said: &Said| said.setting == WORKER_LISTEN && !is_attachable;
+    let said = startup.said().into_iter().filter(|said| !LEFT_OPEN.contains(&said.setting) && !unused(said));
     let CommandLine { arguments, environment } = CommandLine::of(said, startup.exit_with_parent);
     let environment = environment.into_iter().map(|said| Variable { name: said.variable.into(), value: said.value });
     Process { name, kind, arguments, environment: environment.collect(), secrets }

@@ -311,13 +311,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         for StreamedAnswer { tag, answer } in told.answers {
             match answer {
                 Some(Answer::Submitted(result)) => self.take_result(tag, result)?,
-                // Its acceptance was told before: the coordinator sees to that.
-                Some(Answer::Finished(task)) => {
-                    let is_new = self.unfinished.remove(&tag).is_some();
-                    if is_new {
-                        self.tell_finished(tag, task);
-                    }
-                }
+                Some(Answer::Finished(task)) => self.take_end(tag, task)?,
                 Some(Answer::Expired(task_id)) => self.tell_expired(tag, task_id),
                 None => {}
             }
@@ -368,6 +362,18 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 (self.on_event)(SubmitEvent::Expired { index: tag as usize, task_id: task_id.clone() });
             }
         }
+    }
+
+    /// Takes a result. Coordinators tell its acceptance before; from one that does not, it is both.
+    fn take_end(&mut self, tag: u64, task: Task) -> Result<(), ClientError> {
+        if self.unanswered.contains_key(&tag) {
+            let result = SubmitResult { task_id: task.id.clone(), existing: false, refusal: None };
+            self.take_result(tag, result)?;
+        }
+        if self.unfinished.remove(&tag).is_some() {
+            self.tell_finished(tag, task);
+        }
+        Ok(())
     }
 
     fn tell_expired(&mut self, tag: u64, task_id: String) {

@@ -1,13 +1,14 @@
-//! Processes of an earlier version, which do not know the private services of this one.
+//! Processes that do not know the private services of this version: those of an earlier one, and what is no coordinator.
 
 use tonic::{Code, Status};
 
 /// What is said of a process that does not know a private service.
-pub const EARLIER_VERSION: &str = "it does not speak robeing.internal.v1, so it is of an earlier version and can't be in one \
-                                   fleet with this one; stop every process of the fleet that is of that version and start it \
-                                   with this one";
+pub const EARLIER_VERSION: &str = "it does not speak robeing.internal.v1, so it is no coordinator, or one of an earlier version, \
+                                   which can't be in one fleet with this one: check the address; in the second case, stop every \
+                                   process of the fleet that is of that version and start it with this one";
 
-/// [`EARLIER_VERSION`], if this is how a process of one answers a call of a private service.
+/// [`EARLIER_VERSION`], if this is how a process answers that does not know the private service. An agent's listener answers so,
+/// too, and so does a web server.
 pub fn earlier_version(status: &Status) -> Option<&'static str> {
     (status.code() == Code::Unimplemented).then_some(EARLIER_VERSION)
 }

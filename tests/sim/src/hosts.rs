@@ -195,7 +195,9 @@ pub async fn run_agent(shared: Shared, number: usize) {
         record: shared.record.clone(),
     };
     // An agent that can't hand back what it holds says so; the coordinators find out by themselves.
-    if let Err(error) = runtime::run(config, platform, Arc::new(executor), Metrics::default(), stop).await {
+    if let Err(error) =
+        runtime::run(config, platform, async { Ok(Arc::new(executor) as _) }, Metrics::default(), stop).await
+    {
         tracing::warn!(target: "robeing_sim", name, %error, "agent ended");
     }
 }

@@ -125,7 +125,8 @@ async fn many_small_tasks_are_answered_in_few_messages() {
     let network = MemoryNetwork::default();
     let mut leader = Coordinator::start(&network, C0).await;
     let stop = CancellationToken::new();
-    let agent = run(config(1_024, &[C0]), platform(&network), Arc::new(EchoExecutor), Metrics::default(), stop.clone());
+    let executor = async { Ok(Arc::new(EchoExecutor) as _) };
+    let agent = run(config(1_024, &[C0]), platform(&network), executor, Metrics::default(), stop.clone());
     let _agent = AbortOnDropHandle::new(tokio::spawn(agent));
     let (mut call, _) = leader.welcome(1, false).await;
     let tasks: Vec<String> = (0..1_000).map(|n| format!("task-{n}")).collect();

@@ -368,7 +368,13 @@ impl Agent {
         let guard = Arc::new(Guard::default());
         let executor =
             Manual { started: sender, presence, is_member_when_absent, health: healthy, guard: Arc::clone(&guard) };
-        let session = run(config, platform(network), Arc::new(executor), Metrics::default(), shutdown.clone());
+        let session = run(
+            config,
+            platform(network),
+            async move { Ok(Arc::new(executor) as _) },
+            Metrics::default(),
+            shutdown.clone(),
+        );
         Self { task: tokio::spawn(session), shutdown, health, guard, started }
     }
 

@@ -213,7 +213,8 @@ impl Fleet {
             worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
-        let executor = Arc::new(self.script.clone());
+        let script = Arc::new(self.script.clone());
+        let executor = async move { Ok(script as _) };
         let run = runtime::run(config, self.platform(&self.agent_clock), executor, metrics.clone(), stop.clone());
         let task = tokio::spawn(async { run.await.expect("the agent goes on until it is stopped") });
         Process { stop, task, metrics }
