@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 /// Time within which anything that is waited for must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// After how long Ctrl-C is pressed again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 pub const MANIFEST: &str = "
 apiVersion: robeing.io/v1alpha1
@@ -223,5 +225,18 @@ pub fn wait_for_handler(child: &Child) {
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
         caught & (1 << (Signal::SIGINT as u32 - 1)) != 0
+    });
+}
+
+/// Presses Ctrl-C until a process ends: one that was just about to listen to it does not hear the first.
+pub fn press_ctrl_c(child: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
+    let mut again = Instant::now();
+    wait_until("the end after Ctrl-C", || {
+        if Instant::now() >= again {
+            again += AGAIN;
+            kill(pid, Signal::SIGINT).expect("it is our child");
+        }
+        child.try_wait().expect("it is our child").is_some()
     });
 }

@@ -16,10 +16,6 @@ use std::{
 };
 
 use bench::*;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 
 #[test]
 fn exit_codes_and_sentences() {
@@ -84,9 +80,9 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
         .spawn()
         .expect("the program can be started");
     wait_for_handler(&waiting);
-    kill(Pid::from_raw(i32::try_from(waiting.id()).expect("pids are small")), Signal::SIGINT).expect("it runs");
     // Its standard input is open until it has ended.
     let input = waiting.stdin.take();
+    press_ctrl_c(&mut waiting);
     assert_eq!(waiting.wait().expect("it is our child").code(), Some(130));
     drop(input);
     assert!(meaning(130).is_some_and(|meaning| meaning.starts_with("ended by Ctrl-C")));

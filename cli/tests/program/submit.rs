@@ -2,10 +2,6 @@
 
 use std::process::{Child, Stdio};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use robeing_client::stub::{Manners, Running, Shared, stub};
 
 use crate::bench::*;
@@ -16,8 +12,8 @@ fn start(bench: &Bench, line: &[&str]) -> Child {
 }
 
 /// The end of a process after Ctrl-C.
-fn interrupt(child: Child) -> Ended {
-    kill(Pid::from_raw(i32::try_from(child.id()).expect("pids are small")), Signal::SIGINT).expect("it runs");
+fn interrupt(mut child: Child) -> Ended {
+    press_ctrl_c(&mut child);
     Ended::of(child.wait_with_output().expect("it is our child"))
 }
 
