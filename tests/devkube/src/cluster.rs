@@ -209,7 +209,7 @@ impl Cluster {
             return control_plane::start(&self.run, &self.plan, &self.tools).await.map(drop);
         }
         let (machine, containerd) = node::boot(&place, &self.run, &self.tools).await?;
-        let mut services = node::join(&machine, &place, &self.run, &self.tools)?;
+        let mut services = node::join(&machine, &place, &self.run, &self.tools).await?;
         services.push(containerd);
         Machine::find(&self.plan.control_plane(), &self.run)?;
         let (clients, name, mut first) = (self.clients(), &place.name, None);
@@ -254,7 +254,7 @@ impl Cluster {
         progress("starting the kubelets");
         for (place, (machine, containerd)) in nodes.iter().zip(machines) {
             services.push(containerd);
-            services.extend(node::join(&machine, place, &self.run, &self.tools)?);
+            services.extend(node::join(&machine, place, &self.run, &self.tools).await?);
         }
         let objects = config::objects(&self.plan, volumes);
         self.clients().kubectl_with(&["apply", "--server-side", "-f", "-"], &objects).await?;

@@ -58,9 +58,9 @@ pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Ve
         Ok(machine) => machine,
         Err(_) => Machine::start(&place, folder, tools).await?,
     };
-    let serve = |name: &str, arguments: Vec<String>| machine.serve(name, &tools.program(name), &arguments);
-    let mut services = vec![serve("etcd", config::etcd(folder))?];
-    services.push(serve("kube-apiserver", config::api_server(folder, plan))?);
+    let serve = async |name: &str, arguments: Vec<String>| machine.serve(name, &tools.program(name), &arguments).await;
+    let mut services = vec![serve("etcd", config::etcd(folder)).await?];
+    services.push(serve("kube-apiserver", config::api_server(folder, plan)).await?);
     let ask = async |arguments: &[&str]| {
         let mut look = program(tools.program("kubectl"));
         look.arg("--kubeconfig").arg(folder.kubeconfig()).args(arguments);
@@ -70,9 +70,9 @@ pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Ve
         ask(&["get", "--raw", "/readyz"]).await
     })
     .await?;
-    services.push(serve("kube-controller-manager", config::controller_manager(folder, plan))?);
+    services.push(serve("kube-controller-manager", config::controller_manager(folder, plan)).await?);
     if !plan.is_bare() {
-        services.push(serve("kube-scheduler", config::scheduler(folder))?);
+        services.push(serve("kube-scheduler", config::scheduler(folder)).await?);
     }
     // The API server is the one that reaches them.
     let components = ["controller-manager", "scheduler"].into_iter().take(if plan.is_bare() { 1 } else { 2 });

@@ -132,8 +132,16 @@ impl Machine {
     }
 
     /// Starts a program that stays, unless it runs already.
-    pub(crate) fn serve(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Service> {
+    pub(crate) async fn serve(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Service> {
         let running = self.running_program(name);
+        if running.is_none() {
+            // One that was killed has its files and ports until the last of its threads is gone.
+            eventually(&format!("the end of the {name} before"), DEADLINE, async || match self.is_ending(name) {
+                true => Err(String::from("some of its threads are still there")),
+                false => Ok(()),
+            })
+            .await?;
+        }
         let name = format!("{}/{name}", self.place.name);
         let log = self.run.log(&name.replace('/', "-"));
         if let Some(process) = running {
@@ -159,21 +167,39 @@ impl Machine {
 
     /// The process of a program that runs here.
     fn running_program(&self, name: &str) -> Option<Process> {
-        let kept = name.get(..NAME_KEPT).unwrap_or(name);
-        let named = |process: &Process| {
-            fs::read_to_string(format!("/proc/{}/comm", process.pid)).is_ok_and(|comm| comm.trim_end() == kept)
-        };
-        self.processes().into_iter().find(named)
+        self.processes().into_iter().find(|process| is_named(process.pid, name))
+    }
+
+    /// Whether a program that was ended has threads that are not gone yet. Its first one counts for nothing: it has ended.
+    fn is_ending(&self, name: &str) -> bool {
+        let Some(own) = namespace(Path::new(&format!("/proc/{}", self.running.inside.pid))) else { return false };
+        let threads = |pid: i32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let is_here = |pid: i32| threads(pid).any(|thread| namespace(&thread.path()).as_ref() == Some(&own));
+        pids().any(|pid| is_named(pid, name) && is_here(pid))
     }
 
     /// What runs here. Containers don't count: they have namespaces of their own.
     fn processes(&self) -> Vec<Process> {
-        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let Some(own) = namespace(self.running.inside.pid) else { return Vec::new() };
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| namespace(*pid).as_ref() == Some(&own)).filter_map(Process::of).collect()
+        let of = |pid: i32| namespace(Path::new(&format!("/proc/{pid}")));
+        let Some(own) = of(self.running.inside.pid) else { return Vec::new() };
+        pids().filter(|pid| of(*pid).as_ref() == Some(&own)).filter_map(Process::of).collect()
     }
+}
+
+/// The ids of all processes that the host sees.
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The namespace of ids that a process or a thread is in, by its folder in /proc; none once it has ended.
+fn namespace(folder: &Path) -> Option<PathBuf> {
+    fs::read_link(folder.join("ns/pid")).ok()
+}
+
+fn is_named(pid: i32, name: &str) -> bool {
+    let kept = name.get(..NAME_KEPT).unwrap_or(name);
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == kept)
 }
 
 impl Service {

@@ -48,7 +48,7 @@ pub(crate) async fn boot(place: &Place, folder: &Run, tools: &Tools) -> Result<(
         }
     };
     let arguments = [format!("--config={}/containerd.toml", config::OWN)];
-    let mut containerd = machine.serve("containerd", Path::new("containerd"), &arguments)?;
+    let mut containerd = machine.serve("containerd", Path::new("containerd"), &arguments).await?;
     let what = format!("the readiness of containerd on {}", place.name);
     let services = std::slice::from_mut(&mut containerd);
     eventually_served(services, &what, CONTAINERD, async || cri::ready(machine.path(CONTAINERD_SOCKET)).await).await?;
@@ -56,10 +56,10 @@ pub(crate) async fn boot(place: &Place, folder: &Run, tools: &Tools) -> Result<(
 }
 
 /// Lets a node take part: starts its kubelet and kube-proxy, unless they run.
-pub(crate) fn join(machine: &Machine, place: &Place, folder: &Run, tools: &Tools) -> Result<Vec<Service>> {
-    let kubelet = machine.serve("kubelet", &tools.program("kubelet"), &config::kubelet(folder, place))?;
+pub(crate) async fn join(machine: &Machine, place: &Place, folder: &Run, tools: &Tools) -> Result<Vec<Service>> {
+    let kubelet = machine.serve("kubelet", &tools.program("kubelet"), &config::kubelet(folder, place)).await?;
     let arguments = [format!("--config={}/kube-proxy.json", config::OWN)];
-    let proxy = machine.serve("kube-proxy", &tools.program("kube-proxy"), &arguments)?;
+    let proxy = machine.serve("kube-proxy", &tools.program("kube-proxy"), &arguments).await?;
     Ok(vec![kubelet, proxy])
 }
 
