@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc::{Receiver, sync_channel},
+    sync::mpsc::{self, Receiver, sync_channel},
     thread,
     time::{Duration, Instant},
 };
@@ -228,15 +228,21 @@ pub fn wait_for_handler(child: &Child) {
     });
 }
 
-/// Presses Ctrl-C until a process ends: one that was just about to listen to it does not hear the first.
-pub fn press_ctrl_c(child: &mut Child) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
-    let mut again = Instant::now();
-    wait_until("the end after Ctrl-C", || {
-        if Instant::now() >= again {
-            again += AGAIN;
-            kill(pid, Signal::SIGINT).expect("it is our child");
-        }
-        child.try_wait().expect("it is our child").is_some()
-    });
+/// Presses Ctrl-C until a process has ended, for which `wait` waits: one that was just about to listen does not hear the first.
+pub fn press_ctrl_c<T>(child: u32, wait: impl FnOnce() -> T) -> T {
+    let pid = Pid::from_raw(i32::try_from(child).expect("pids are small"));
+    let (ended, is_over) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                kill(pid, Signal::SIGINT).expect("it is our child");
+                if is_over.recv_timeout(AGAIN) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        });
+        let told = wait();
+        drop(ended);
+        told
+    })
 }

@@ -82,8 +82,8 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
     wait_for_handler(&waiting);
     // Its standard input is open until it has ended.
     let input = waiting.stdin.take();
-    press_ctrl_c(&mut waiting);
-    assert_eq!(waiting.wait().expect("it is our child").code(), Some(130));
+    let ended = press_ctrl_c(waiting.id(), || waiting.wait().expect("it is our child"));
+    assert_eq!(ended.code(), Some(130));
     drop(input);
     assert!(meaning(130).is_some_and(|meaning| meaning.starts_with("ended by Ctrl-C")));
 }

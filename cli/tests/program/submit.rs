@@ -12,9 +12,8 @@ fn start(bench: &Bench, line: &[&str]) -> Child {
 }
 
 /// The end of a process after Ctrl-C.
-fn interrupt(mut child: Child) -> Ended {
-    press_ctrl_c(&mut child);
-    Ended::of(child.wait_with_output().expect("it is our child"))
+fn interrupt(child: Child) -> Ended {
+    Ended::of(press_ctrl_c(child.id(), || child.wait_with_output().expect("it is our child")))
 }
 
 /// The end of a command after Ctrl-C, once the fleet has come this far.
