@@ -16,18 +16,19 @@ use robeing_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
-    apply, build, health,
+    apply, build,
+    execute::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
+    fleet_watch::News,
+    health,
     metrics::Metrics,
     names,
-    news::News,
     observe::{self, Observation},
-    publish::{patch_status, publish},
-    refusals::Refusals,
     report::{self, Outcome},
+    requeue::{self, Outlook},
+    retry::Refusals,
     rollout, scale,
-    schedule::{self, Outlook},
-    scope::Caches,
-    steps::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
+    status_writer::{patch_status, publish},
+    stores::Caches,
     validate::{self, Fleet, Surroundings},
 };
 
@@ -140,7 +141,7 @@ impl Context {
     pub fn pause(&self, cluster: &RobeingCluster) -> Duration {
         let mut memory = self.recall(cluster);
         memory.failures = memory.failures.saturating_add(1);
-        let pause = pause_after(memory.failures, schedule::chance());
+        let pause = pause_after(memory.failures, requeue::chance());
         self.remember(cluster, memory);
         pause
     }
@@ -149,7 +150,7 @@ impl Context {
 /// Of so many failures, shortened by `chance`, so that fleets that failed together are not tried again together.
 fn pause_after(failures: u32, chance: f64) -> Duration {
     let pause = FIRST_PAUSE * 2_u32.saturating_pow(failures.clamp(1, 7) - 1);
-    schedule::shortened(pause.min(LONGEST_PAUSE), chance)
+    requeue::shortened(pause.min(LONGEST_PAUSE), chance)
 }
 
 fn key(cluster: &RobeingCluster) -> Key {
@@ -194,7 +195,7 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
     let status = report(&observation, &outcome, context, memory).await?;
     let outlook = outlook(&observation, &outcome, &status, context, memory);
     let poll = poll(cluster, context);
-    Ok(Action::requeue(schedule::next_look(&outlook, poll, schedule::chance())))
+    Ok(Action::requeue(requeue::next_look(&outlook, poll, requeue::chance())))
 }
 
 /// How often a fleet is looked at, at least, that can't tell what changes: as often as the operator does anyway and as its own

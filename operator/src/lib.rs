@@ -6,33 +6,33 @@
 //! or goes is decided purely, in [`rollout`] and [`scale`], on what [`quorum`] knows. A cluster is looked at when a watch tells of
 //! a change, when its coordinators do ([`news`]), and else seldom.
 
-pub mod answer;
 pub mod apply;
+mod backoff;
 pub mod build;
 pub mod controller;
-pub mod handover;
+mod execute;
+pub mod fleet_watch;
 pub mod health;
 mod index;
 pub mod lease;
 pub mod metrics;
 pub mod names;
-pub mod news;
 pub mod observe;
-mod patience;
 mod ports;
-mod publish;
 mod quantity;
 pub mod quorum;
-pub mod refusals;
+pub mod release_replicas;
 mod repair;
 pub mod report;
+mod requeue;
+pub mod retry;
 pub mod rollout;
 pub mod run;
 pub mod scale;
-mod schedule;
-pub mod scope;
 pub mod serve;
 pub mod settings;
-mod steps;
+mod status_writer;
+pub mod stores;
 pub mod telemetry;
+pub mod timeout;
 pub mod validate;

@@ -12,14 +12,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    answer::{ANSWER_WITHIN, AnswerWithin},
     controller::{Context, coordinators_in, reconcile},
+    fleet_watch::News,
     lease::{Elector, Lost},
     metrics::{CountRequests, Metrics},
-    news::News,
-    scope::{Caches, Pending},
     serve::Server,
     settings::Settings,
+    stores::{Caches, Pending},
+    timeout::{ANSWER_WITHIN, AnswerWithin},
 };
 
 /// Changes of one cluster within this are looked at together.

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use robeing_fleet::limits::MAX_SLOTS;
 use robeing_proto::{
-    budget::MESSAGE_BUDGET_BYTES,
-    budget::MessageBudget,
+    budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
     internal::v1::{self as internal, completion},
 };
 use tokio::time::Instant;

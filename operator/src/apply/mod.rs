@@ -11,6 +11,7 @@ use std::{
 };
 
 use error::is;
+pub use error::{Error, is_gone};
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
@@ -18,8 +19,7 @@ use kube::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{build::Desired, handover, names, observe::Live, refusals::Refusals, repair, schedule};
-pub use error::{Error, is_gone};
+use crate::{build::Desired, names, observe::Live, release_replicas, repair, requeue, retry::Refusals};
 
 /// For how long after an apply the watch cache may still show what was before.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
@@ -206,7 +206,7 @@ pub async fn unless_refused<T>(
         Err(error) if error.is_unreachable() => {}
         Err(error) => {
             let refused = (error.is_foreign(), error.to_string());
-            refusals.note((kind, name, wish()), refused, Instant::now(), schedule::chance());
+            refusals.note((kind, name, wish()), refused, Instant::now(), requeue::chance());
         }
     }
     done
@@ -388,7 +388,7 @@ async fn change(
     let (kind, name) = (&wish.kind.kind, wish.name());
     let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
     if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
-        let left = handover::leave_replicas(api, name, &wish.object).await;
+        let left = release_replicas::leave_replicas(api, name, &wish.object).await;
         left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
     }
     let mut applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
@@ -417,7 +417,7 @@ async fn remake(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> k
 
 async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), Error> {
     let name = orphan.object.name_any();
-    let Some(resource) = crate::scope::OWNED.iter().map(|kind| kind()).find(|resource| *resource.kind == *orphan.kind)
+    let Some(resource) = crate::stores::OWNED.iter().map(|kind| kind()).find(|resource| *resource.kind == *orphan.kind)
     else {
         return Ok(());
     };

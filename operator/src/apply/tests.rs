@@ -340,7 +340,7 @@ async fn what_was_refused_is_told_and_asked_again_after_a_pause_or_once_it_chang
         calls.push(server.calls().len());
     }
     assert_eq!(calls, [2, 0, 1, 0], "what was refused before is only looked at");
-    tokio::time::advance(crate::refusals::FIRST_PAUSE).await;
+    tokio::time::advance(crate::retry::FIRST_PAUSE).await;
     server.apply_but(&[desired("y")], &[], &HashSet::new(), &mut records, &mut refusals).await;
     assert_eq!(server.calls(), [READ]);
 }

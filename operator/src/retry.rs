@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::schedule;
+use crate::requeue;
 
 /// The first pause.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Refusals {
         let before = self.0.get(&key).filter(|before| before.wish == wish).map(|before| before.pause);
         let longest = if foreign { LONGEST_FOREIGN_PAUSE } else { LONGEST_PAUSE };
         let pause = before.map_or(FIRST_PAUSE, |before| (before * 2).min(longest));
-        let until = now + schedule::shortened(pause, chance);
+        let until = now + requeue::shortened(pause, chance);
         self.0.insert(key, Refusal { sentence, foreign, wish, until, pause });
     }
 

@@ -32,10 +32,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::{
+    backoff::WatchBackoff,
     index::Index,
     names,
     observe::{self, Live},
-    patience::Patience,
 };
 
 /// The kinds of object that the operator makes.
@@ -199,7 +199,7 @@ fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watcher(api, config).backoff(Patience::default())
+    watcher(api, config).backoff(WatchBackoff::default())
 }
 
 fn broken(kind: &str, error: &watcher::Error) {

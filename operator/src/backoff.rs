@@ -18,9 +18,9 @@ const LONGEST: Duration = Duration::from_secs(10);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// The pauses of one watch.
-pub(crate) struct Patience(ResetTimerBackoff<ExponentialBackoff>);
+pub(crate) struct WatchBackoff(ResetTimerBackoff<ExponentialBackoff>);
 
-impl Default for Patience {
+impl Default for WatchBackoff {
     fn default() -> Self {
         let growing = ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST).with_factor(2.0);
         let endless = growing.with_jitter().without_max_times();
@@ -28,7 +28,7 @@ impl Default for Patience {
     }
 }
 
-impl Iterator for Patience {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -36,7 +36,7 @@ impl Iterator for Patience {
     }
 }
 
-impl Backoff for Patience {
+impl Backoff for WatchBackoff {
     /// Only time makes it start anew.
     fn reset(&mut self) {}
 }
@@ -47,16 +47,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_the_longest_and_start_anew_after_a_while() {
-        let mut patience = Patience::default();
+        let mut backoff = WatchBackoff::default();
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            pauses.extend(patience.next());
-            patience.reset();
+            pauses.extend(backoff.next());
+            backoff.reset();
         }
         assert!(pauses[0] >= FIRST && pauses[0] < FIRST * 2, "{pauses:?}");
         assert!(pauses[3] >= FIRST * 8, "{pauses:?}");
         assert!(pauses[7] >= LONGEST && pauses[7] < LONGEST * 2, "{pauses:?}");
         tokio::time::advance(FORGOTTEN_AFTER + Duration::from_millis(1)).await;
-        assert!(patience.next() < Some(FIRST * 2));
+        assert!(backoff.next() < Some(FIRST * 2));
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
-use crate::{index::Key, scope::Pending};
+use crate::{index::Key, stores::Pending};
 
 /// The first pause before a coordinator that fell silent is listened to again; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
