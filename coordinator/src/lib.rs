@@ -13,6 +13,7 @@ mod apply;
 mod assembly;
 pub mod clock;
 mod data_dir;
+mod disk_space;
 #[cfg(test)]
 mod fixture;
 mod leader;
@@ -25,7 +26,6 @@ mod peers;
 mod propose;
 pub mod raft;
 mod read;
-mod room;
 mod upkeep;
 mod warnings;
 

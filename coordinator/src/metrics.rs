@@ -10,11 +10,11 @@ use robeing_telemetry::Metrics;
 
 use crate::{
     apply::observer::ApplyObserver,
+    disk_space::Rooms,
     leader::standing::Standing,
     members::Members,
     raft::{SnapshotStats, log::Log},
     read::StateReader,
-    room::Rooms,
 };
 
 const REFRESH: Duration = Duration::from_secs(1);

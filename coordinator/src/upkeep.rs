@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::{
     apply::observer::ApplyObserver,
     clock::{FleetClock, SLEW_PART},
+    disk_space::{self, Rooms},
     leader::{
         role::{until_leading, until_not_leading},
         standing::Standing,
@@ -23,7 +24,6 @@ use crate::{
         log::{Log, SEGMENT_BYTES},
     },
     read::StateReader,
-    room::{self, Rooms},
 };
 
 /// How often it is looked whether a snapshot is due.
@@ -130,7 +130,7 @@ impl SnapshotKeeper {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let bytes = self.log.stats().entry_bytes.load(Ordering::Relaxed);
-            let (state, size) = self.state.look(|fleet| (fleet.stored_bytes(), room::snapshot_size(fleet)));
+            let (state, size) = self.state.look(|fleet| (fleet.stored_bytes(), disk_space::snapshot_size(fleet)));
             let room = self.rooms.own();
             if room.short {
                 self.purge(&mut purged).await;

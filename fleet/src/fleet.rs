@@ -9,10 +9,10 @@ use crate::{
     Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState,
     agents::recovery::RecoveryLog,
     indexes::Indexes,
-    jobs::Jobs,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     schedule::speed::KindTimes,
     snapshot::Snapshots,
+    steps::Jobs,
     version::{FIRST_VERSION, known_version},
 };
 

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     leader::{
-        bootstrap, describe::Descriptions, loss::LeaderConnections, membership_change::MembershipChange,
+        bootstrap, describe::Descriptions, leader_watch::LeaderConnections, membership_change::MembershipChange,
         standing::Standing,
     },
     lifetime::Lifetime,

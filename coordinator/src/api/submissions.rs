@@ -29,10 +29,10 @@ use crate::{
         observer::ApplyObserver,
         result_stream::{Letter, ResultStream},
     },
+    disk_space::Rooms,
     lifetime::{Leaving, Lifetime},
     propose::{self, Lane, ProposeError, Proposer, Sender},
     read::StateReader,
-    room::Rooms,
 };
 
 /// Tasks of one stream that are not accepted yet, or whose results are waited for; beyond it nothing more is read from it.

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::{
+    disk_space::Rooms,
     leader::{score::Scores, stalls, standing::Standing},
     member::Member,
     members::Members,
     outside::Outside,
     raft::{NodeId, RaftHandle, log::Log},
     read::StateReader,
-    room::Rooms,
     warnings::Warnings,
 };
 

@@ -1,13 +1,13 @@
 //! What a coordinator does as leader, how it becomes one, and how it makes another one lead.
 
 pub mod bootstrap;
-pub mod contact;
 pub mod describe;
 pub mod evidence;
 pub mod failure_detector;
 pub mod health;
-pub mod loss;
+pub mod leader_watch;
 pub mod membership_change;
+pub mod quorum_contact;
 pub mod recoveries;
 pub mod role;
 pub mod score;

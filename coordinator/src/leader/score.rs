@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    disk_space::{Rooms, Voter},
     leader::{
         describe::{Descriptions, is_caught_up},
         role::until_leading,
@@ -23,7 +24,6 @@ use crate::{
     },
     members::Members,
     raft::{NodeId, RaftHandle},
-    room::{Rooms, Voter},
 };
 
 /// How often the leader asks the others.

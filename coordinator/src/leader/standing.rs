@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    leader::{contact::Contact, describe::CAUGHT_UP, role::RaftRole},
+    leader::{describe::CAUGHT_UP, quorum_contact::Contact, role::RaftRole},
     raft::{NodeId, RaftHandle, VotedFor},
 };
 

@@ -9,9 +9,9 @@ use crate::{
     AgentId, AgentState, AttemptEnd, Effect, FailureKind, Fleet, HeldState, LossReason, RecoveryEvent, Reply,
     SessionId, TaskId,
     agents::Loss,
-    jobs::{Job, Jobs},
     sabotage::{Mistake, planted},
     schedule::queue::{self, Rank},
+    steps::{Job, Jobs},
     tasks::attempts::own_failure,
 };
 

@@ -9,8 +9,8 @@ use crate::{
     AgentId, AgentState, Effect, Fleet, PoolShape, RecoveryEvent, Refusal, Reply,
     config::{check_name, invalid},
     fleet::Pool,
-    jobs::{Job, Jobs},
     limits::{MAX_AGENTS, MAX_POOLS},
+    steps::{Job, Jobs},
 };
 
 impl PoolShape {

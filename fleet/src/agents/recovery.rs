@@ -11,8 +11,8 @@ use bilrost::{Message, Oneof};
 
 use crate::{
     Agent, AgentId, AgentState, Effect, Fleet, FleetMillis, LossReason, Reply, SessionId, Stamp,
-    jobs::{Job, Jobs},
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STEPS},
+    steps::{Job, Jobs},
     tasks::attempts::cut,
 };
 

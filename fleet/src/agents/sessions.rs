@@ -6,8 +6,8 @@ use crate::{
     Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent, Refusal,
     Reply, SessionId,
     config::{check_length, check_name, invalid},
-    jobs::{Job, Jobs},
     limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS},
+    steps::{Job, Jobs},
 };
 
 /// An agent that gets a new session.
