@@ -39,6 +39,16 @@ pub enum Op {
     List,
 }
 
+impl Op {
+    /// The task that it is about.
+    fn task(&self) -> Option<&String> {
+        match self {
+            Self::Submit { id, .. } | Self::Get(id) | Self::Cancel(id) => Some(id),
+            Self::List => None,
+        }
+    }
+}
+
 /// What was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -257,6 +267,8 @@ fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) 
 struct Search<'a> {
     calls: &'a [Call],
     fleeting: &'a BTreeSet<String>,
+    /// Nothing in the group is ever forgotten.
+    is_lasting: bool,
     /// What was tried, by fingerprint: each state takes kilobytes.
     visited: HashSet<u128>,
     /// Calls that the longest explanation so far has, and the one that it can't have.
@@ -306,8 +318,10 @@ impl Search<'_> {
         for n in open.clone().take_while(|n| self.calls[*n].began < first_end.0) {
             let call = &self.calls[n];
             let mut models = follow(&place.model, &call.op, &call.answer, self.fleeting);
-            if call.answer != Answer::Unknown && models.len() == 1 && models[0] == place.model {
-                // What changes nothing can as well take effect here as later in whatever explanation there is.
+            if self.is_lasting && call.answer != Answer::Unknown && models.len() == 1 && models[0] == place.model {
+                // What changes nothing here changes nothing later either, in whatever explanation there is: so it can as well
+                // take effect here. Of what is forgotten that is not so: a task that is there already may be gone when it
+                // is submitted again.
                 places = vec![place.after(n, self.calls.len(), models.remove(0))];
                 break;
             }
@@ -346,7 +360,8 @@ fn explain(calls: &[Call], fleeting: &BTreeSet<String>) -> Verdict {
         .cloned()
         .collect();
     calls.sort_by_key(|call| call.began);
-    let mut search = Search { calls: &calls, fleeting, visited: HashSet::new(), best: (0, 0) };
+    let is_lasting = !calls.iter().any(|call| call.op.task().is_some_and(|id| fleeting.contains(id)));
+    let mut search = Search { calls: &calls, fleeting, is_lasting, visited: HashSet::new(), best: (0, 0) };
     let start = Place { done: vec![0; calls.len() / 64 + 1], count: 0, first_open: 0, model: Model::new() };
     let mut places = vec![start];
     while let Some(place) = places.pop() {

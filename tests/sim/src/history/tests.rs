@@ -144,3 +144,16 @@ fn many_readings_at_once_that_nothing_explains_are_decided() {
         assert_not(&calls);
     }
 }
+
+#[test]
+fn a_task_that_is_submitted_again_when_it_was_forgotten_is_explained() {
+    let again = call(submit(A, None), 3, 10, Answer::New);
+    let calls = [
+        call(submit(A, None), 1, 2, Answer::New),
+        // It begins before it is known to be forgotten, and takes effect after.
+        again,
+        call(get(), 5, 6, Answer::NotFound),
+        call(get(), 11, 12, found(None, 206)),
+    ];
+    assert_eq!(check(&calls, &BTreeSet::from([A.to_owned()])), []);
+}
