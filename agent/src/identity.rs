@@ -1,4 +1,4 @@
-//! Who an agent is to others. Nothing proves it yet: an agent is who its settings say, and whoever reaches a port is believed.
+//! Who an agent is to others. It is only claimed so far: its settings say it, and a coordinator believes whatever connects.
 
 use robeing_proto::v1;
 use robeing_settings::{AgentConfig, AgentRole};

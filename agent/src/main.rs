@@ -66,7 +66,7 @@ const _: () = assert!(
 
 fn main() -> ExitCode {
     lifetime::reset_signals();
-    // Before anything else: until it blocks signals, one that is for the whole group ends it.
+    // The guard comes before the command line is parsed: until it blocks signals, one for the whole process group ends it.
     if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
         guard::main();
     }
@@ -142,7 +142,6 @@ fn program() -> Command {
         .disable_help_subcommand(true)
         .subcommand(install::command())
         .subcommand(health::command())
-        .subcommand(Command::new(guard::GUARD_SUBCOMMAND).hide(true))
 }
 
 /// Puts a copy of this program where the arguments say.

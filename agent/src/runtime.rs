@@ -37,7 +37,8 @@ pub enum AgentError {
 /// Runs an agent until `shutdown` is cancelled and it has drained. What runs its tasks is started by `executor`.
 ///
 /// # Errors
-/// When the executor can't be started, when the agent cannot listen, when what it held could not be handed back, and when it can never run tasks again.
+/// When the executor can't be started, when the agent cannot listen, when what it held could not be handed back, and when it can
+/// never run tasks again.
 pub async fn run(
     config: AgentConfig,
     platform: Platform,

@@ -97,22 +97,19 @@ impl Peers {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let client = limited!(RaftClient::new(self.channel(address)?));
-        match timeout(within, question(client)).await {
-            Ok(Ok(answer)) => {
-                self.kept().earlier.remove(address);
-                return Some(answer.into_inner());
-            }
-            // What was of an earlier version there may have ended meanwhile, as it was told to.
-            Ok(Err(status)) if self.refused(address, &status).is_none() => {
-                self.kept().earlier.remove(address);
-            }
-            Ok(Err(_)) => {}
-            Err(_) => {
-                self.kept().earlier.remove(address);
+        let answered = timeout(within, question(client)).await;
+        let refused = |status: &Status| self.refused(address, status).is_some();
+        if !matches!(&answered, Ok(Err(status)) if refused(status)) {
+            // What was of an earlier version there may have ended, as it was told to.
+            self.kept().earlier.remove(address);
+        }
+        match answered {
+            Ok(Ok(answer)) => Some(answer.into_inner()),
+            Ok(Err(_)) | Err(_) => {
+                self.forget(address);
+                None
             }
         }
-        self.forget(address);
-        None
     }
 }
 

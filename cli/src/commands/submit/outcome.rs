@@ -1,4 +1,4 @@
-//! What became of submitted tasks, and how it is told.
+//! The outcome of submitted tasks, and how it is printed.
 
 use std::{
     cell::Cell,
