@@ -32,6 +32,7 @@ fn submit(n: u128) -> Command {
     Command::Submit(SubmitTask { submitter, ..SubmitTask::new(id, "sum", Bytes::from_static(&[7; 64])) })
 }
 
+#[inline(never)]
 fn per_command(name: &str, commands: u128, run: impl FnOnce()) {
     let start = Instant::now();
     run();

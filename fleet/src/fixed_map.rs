@@ -1,14 +1,19 @@
 //! A hash map for look-ups alone.
 
-use std::{
-    borrow::Borrow,
-    collections::HashMap,
-    hash::{BuildHasherDefault, DefaultHasher, Hash},
-};
+use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
-/// Keyed without randomness. It can't be iterated: the order would not be one that the state gives.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct FixedMap<K: Eq + Hash, V>(HashMap<K, V, BuildHasherDefault<DefaultHasher>>);
+use ahash::RandomState;
+
+/// Keyed by random numbers of the process, so that nobody can choose ids that collide. It can't be iterated: the order would
+/// not be one that the state gives, and so nothing of these numbers ever shows.
+#[derive(Clone, Debug)]
+pub(crate) struct FixedMap<K: Eq + Hash, V>(HashMap<K, V, RandomState>);
+
+impl<K: Eq + Hash, V: PartialEq> PartialEq for FixedMap<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
 
 impl<K: Eq + Hash, V> Default for FixedMap<K, V> {
     fn default() -> Self {

@@ -284,6 +284,10 @@ impl Task {
         self.state = TaskState::Assigned;
         self.attempt = attempt.number;
         self.attempts_used = self.attempts_used.saturating_add(1);
+        if self.attempts.is_empty() {
+            // Most tasks have no second one, and a vector makes room for four.
+            self.attempts.reserve_exact(1);
+        }
         self.attempts.push(attempt);
     }
 
