@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{
     ProjectedVolumeSource, Volume, VolumeProjection,
 };
 
+use super::pull::default_policy;
+
 /// Of files that volumes are made of, 0644.
 const FILE_MODE: i32 = 0o644;
 /// Of a service account's token.
@@ -73,6 +75,10 @@ fn volume(volume: &mut Volume) {
     if let Some(ProjectedVolumeSource { default_mode, sources }) = &mut volume.projected {
         default_mode.get_or_insert(FILE_MODE);
         sources.iter_mut().flatten().for_each(projection);
+    }
+    if let Some(source) = &mut volume.image {
+        let policy = default_policy(source.reference.as_deref().unwrap_or_default());
+        source.pull_policy.get_or_insert_with(|| policy.to_owned());
     }
     if let Some(claim) = volume.ephemeral.as_mut().and_then(|source| source.volume_claim_template.as_mut()) {
         claim.spec.volume_mode.get_or_insert_with(|| "Filesystem".into());

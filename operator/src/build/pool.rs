@@ -46,12 +46,17 @@ const FIXED: [&str; 6] = [
     settings::METRICS_LISTEN.variable(),
 ];
 
-/// One pod more is made before one goes, so that a new image that does not work stops at its first pod.
+/// One pod more is made before one goes, so that a new image that does not work stops at its first pod; or one goes before
+/// another is made, where pods need ports of their nodes.
 pub(super) fn deployment(fleet: &Fleet, pool: &FleetPool) -> Deployment {
     let mut metadata = metadata(fleet, names::pool(&fleet.name, &pool.name));
     metadata.labels = Some(labels(fleet, pool));
-    let one_at_a_time =
-        RollingUpdateDeployment { max_surge: Some(IntOrString::Int(1)), max_unavailable: Some(IntOrString::Int(0)) };
+    let template = template(fleet, pool);
+    let (more, fewer) = if needs_ports_of_node(&template) { (0, 1) } else { (1, 0) };
+    let one_at_a_time = RollingUpdateDeployment {
+        max_surge: Some(IntOrString::Int(more)),
+        max_unavailable: Some(IntOrString::Int(fewer)),
+    };
     Deployment {
         metadata,
         spec: Some(DeploymentSpec {
@@ -63,7 +68,7 @@ pub(super) fn deployment(fleet: &Fleet, pool: &FleetPool) -> Deployment {
             }),
             progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
             revision_history_limit: Some(5),
-            template: template(fleet, pool),
+            template,
             ..DeploymentSpec::default()
         }),
         status: None,
@@ -96,6 +101,14 @@ fn template(fleet: &Fleet, pool: &FleetPool) -> PodTemplateSpec {
         grace_seconds: i64::try_from(pool.grace.as_secs()).ok(),
     };
     pod::template(fleet, parts, &pool.template)
+}
+
+/// Whether no two of these pods can be on one node. Where every node has one, there is no place for one more.
+fn needs_ports_of_node(template: &PodTemplateSpec) -> bool {
+    let Some(spec) = &template.spec else { return false };
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports.any(|port| port.host_port.is_some_and(|port| port > 0))
 }
 
 fn ports(pool: &FleetPool) -> pod::Ports {

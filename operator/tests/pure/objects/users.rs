@@ -44,6 +44,18 @@ fn ports_that_everybody_uses_are_a_users_own() {
 }
 
 #[test]
+fn a_pod_that_needs_a_port_of_its_node_makes_room_for_the_next() {
+    let surge = |port: Value| {
+        let objects = objects(&fleet(&listing(serde_json::json!([port]))));
+        let strategy =
+            object(&objects, "Deployment", "full-web").object.data["spec"]["strategy"]["rollingUpdate"].clone();
+        (strategy["maxSurge"].as_u64(), strategy["maxUnavailable"].as_u64())
+    };
+    assert_eq!(surge(serde_json::json!({"containerPort": 80})), (Some(1), Some(0)));
+    assert_eq!(surge(serde_json::json!({"containerPort": 80, "hostPort": 8080})), (Some(0), Some(1)));
+}
+
+#[test]
 fn a_port_that_both_would_take_is_refused_with_what_to_do() {
     let url = |url: &str| {
         web(|pool| pool.executor = serde_json::from_value(serde_json::json!({"http": {"url": url}})).expect("one"))
@@ -129,7 +141,7 @@ fn what_a_choice_leaves_behind_is_the_operators_own() {
         .expect("variables");
         template.volumes = serde_json::from_value(serde_json::json!([
             {"name": "a", "configMap": {"name": "a"}}, {"name": "b", "secret": {"secretName": "b"}},
-            {"name": "c", "hostPath": {"path": "/c"}},
+            {"name": "c", "hostPath": {"path": "/c"}}, {"name": "e", "image": {"reference": "example/model"}},
             {"name": "d", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
         ]))
         .expect("volumes");
@@ -146,7 +158,8 @@ fn what_a_choice_leaves_behind_is_the_operators_own() {
         (&420.into(), &420.into())
     );
     assert_eq!(volumes[2]["hostPath"]["type"], "");
-    assert_eq!(volumes[3]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3600);
+    assert_eq!(volumes[3]["image"]["pullPolicy"], "Always", "while it has the tag that it has");
+    assert_eq!(volumes[4]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3600);
 }
 
 #[test]
