@@ -283,6 +283,12 @@ fn stuck(deployment: &Live) -> Option<String> {
     };
     // That pods are refused, as by a quota, is told at once; that nothing moves, after its deadline.
     let refused = conditions.iter().find(|condition| is(condition, "ReplicaFailure", "True"));
+    if conditions.iter().any(|condition| field(condition, "reason").as_deref() == Some("DeploymentPaused")) {
+        let name = deployment.object.name_any();
+        return Some(format!(
+            "somebody paused its Deployment; `kubectl rollout resume deployment/{name}` lets it go on."
+        ));
+    }
     let stuck = refused.or_else(|| conditions.iter().find(|condition| is(condition, "Progressing", "False")))?;
     field(stuck, "message")
 }

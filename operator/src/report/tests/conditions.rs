@@ -308,6 +308,18 @@ fn pods_that_are_refused_are_told_at_once() {
 }
 
 #[test]
+fn a_deployment_that_somebody_paused_is_told() {
+    let mut scene = scene();
+    let mut paused = DynamicObject::clone(&deployment("fleet-data", 3).object);
+    paused.data["status"]["conditions"] = json!([{"type": "Progressing", "status": "Unknown", "reason": "DeploymentPaused", "message": "Deployment is paused"}]);
+    scene.observation.objects[1].object = Arc::new(paused);
+    let status = scene.status(None);
+    let (state, reason, message) = says(&status, "Degraded");
+    assert_eq!((state, reason), ("True", "PoolNotProgressing"));
+    assert!(message.contains("kubectl rollout resume deployment/fleet-data"), "{message}");
+}
+
+#[test]
 fn a_fleet_whose_pods_are_not_ready_is_not_ready() {
     let mut scene = scene();
     assert_eq!(says(&scene.status(None), "Ready").0, "True");
