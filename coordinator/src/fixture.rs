@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentId, AgentJoin, Command, Completion, Failure, FailureKind, Fleet, FleetConfig, Outcome, Reply, Role, SessionId,
-    Stamp, SubmitTask, TaskId,
+    AgentCommand, AgentId, AgentJoin, Command, Completion, Failure, FailureKind, Fleet, FleetConfig, Outcome, Reply,
+    Role, SessionId, Stamp, SubmitTask, TaskCommand, TaskId,
 };
 
 /// A join of an agent of this name.
@@ -32,7 +32,7 @@ pub fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
     let mut fleet = Fleet::new(FleetConfig::default());
     let reply = fleet.apply(
         Stamp::at(1),
-        Command::AgentJoined(join("agent", robeing_fleet::limits::MAX_SLOTS)),
+        Command::Agent(AgentCommand::Joined(join("agent", robeing_fleet::limits::MAX_SLOTS))),
         &mut Vec::new(),
     );
     let Reply::Joined { agent, session } = reply else { panic!("{reply:?}") };
@@ -43,10 +43,10 @@ pub fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
 pub fn fleet_with_ended(count: u128, outcome: &Outcome) -> Fleet {
     let (mut fleet, agent, session) = fleet_with_agent();
     for id in 1..=count {
-        fleet.apply(Stamp::at(1), Command::Submit(task(id, Bytes::new())), &mut Vec::new());
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(id, Bytes::new()))), &mut Vec::new());
         let completion =
             Completion { agent, session, task: TaskId(id), attempt: 1, ran_us: 1, outcome: outcome.clone() };
-        let reply = fleet.apply(Stamp::at(1), Command::Complete(completion), &mut Vec::new());
+        let reply = fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Complete(completion)), &mut Vec::new());
         assert_eq!(reply, Reply::Completed);
     }
     fleet

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_fleet::{Command, FleetConfig, FleetMillis, Reply};
+use robeing_fleet::{Command, ControlCommand, FleetConfig, FleetMillis, Reply};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -77,7 +77,7 @@ pub async fn timers(
             let now = clock.stamp().fleet;
             let wait = due.map(|due| until_tick(due, stamped, now));
             if wait.is_some_and(|wait| wait.is_zero()) {
-                let pause = match proposer.propose_one(Command::Tick).await {
+                let pause = match proposer.propose_one(Command::Control(ControlCommand::Tick)).await {
                     Ok(_) => TICK_APART,
                     Err(_) => TICK_RETRY,
                 };
@@ -186,7 +186,7 @@ pub async fn configuration(standing: Standing, state: StateReader, proposer: Pro
     loop {
         let Some(term) = until_leading(&mut raft_role).await else { return };
         if state.look(|fleet| *fleet.config() != config) {
-            match proposer.propose_one(Command::Configure(config.clone())).await {
+            match proposer.propose_one(Command::Control(ControlCommand::Configure(config.clone()))).await {
                 Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
                 Ok(_) => info!("the fleet's configuration was changed"),
                 Err(error) => warn!(%error, "the fleet's configuration could not be changed"),

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentJoin, Command, Completion, Effect, Fleet, FleetConfig, Outcome, Reply, Role, Stamp, SubmitTask, TaskId,
-    decode_command, encode_command,
+    AgentCommand, AgentJoin, Command, Completion, ControlCommand, Effect, Fleet, FleetConfig, Outcome, Reply, Role,
+    Stamp, SubmitTask, TaskCommand, TaskId, decode_command, encode_command,
 };
 
 const TASKS: u128 = 200_000;
 
 fn join(n: u32, slots: u32) -> Command {
-    Command::AgentJoined(AgentJoin {
+    Command::Agent(AgentCommand::Joined(AgentJoin {
         name: format!("worker-{n}"),
         incarnation: 1,
         role: Role::Worker,
@@ -22,14 +22,17 @@ fn join(n: u32, slots: u32) -> Command {
         process: None,
         pid: 1,
         version: "1".to_owned(),
-    })
+    }))
 }
 
 fn submit(n: u128) -> Command {
     // Spread as random ids are.
     let id = TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     let submitter = "bench".to_owned();
-    Command::Submit(SubmitTask { submitter, ..SubmitTask::new(id, "sum", Bytes::from_static(&[7; 64])) })
+    Command::Task(TaskCommand::Submit(SubmitTask {
+        submitter,
+        ..SubmitTask::new(id, "sum", Bytes::from_static(&[7; 64]))
+    }))
 }
 
 #[inline(never)]
@@ -57,7 +60,7 @@ fn complete_all(fleet: &mut Fleet, effects: &mut Vec<Effect>) -> u128 {
                 ran_us: 10 + done as u64 % 7,
                 outcome: Outcome::Succeeded(Bytes::from_static(&[1; 16])),
             };
-            let reply = fleet.apply(Stamp::at(2_000), Command::Complete(completion), &mut next);
+            let reply = fleet.apply(Stamp::at(2_000), Command::Task(TaskCommand::Complete(completion)), &mut next);
             assert_eq!(reply, Reply::Completed);
             done += 1;
         }
@@ -101,7 +104,7 @@ fn run(agents: u32, slots: u32) {
     });
     per_command("  expire", TASKS, || {
         while one_by_one.next_due().is_some() {
-            one_by_one.apply(Stamp::at(u64::MAX), Command::Tick, &mut effects);
+            one_by_one.apply(Stamp::at(u64::MAX), Command::Control(ControlCommand::Tick), &mut effects);
         }
     });
 }

@@ -9,8 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentId, AgentJoin, Command, Effect, Fleet, FleetConfig, LossReason, Progress, Reply, Role, SessionId, Stamp,
-    SubmitTask, TaskFilter, TaskId, Weights,
+    AgentCommand, AgentId, AgentJoin, Command, ControlCommand, Effect, Fleet, FleetConfig, LossReason, Progress, Reply,
+    Role, SessionId, Stamp, SubmitTask, TaskCommand, TaskFilter, TaskId, Weights,
 };
 
 const TASKS: u128 = 100_000;
@@ -91,7 +91,7 @@ fn apply(times: &mut Times, what: &str, fleet: &mut Fleet, now: u64, command: Co
 }
 
 fn join(name: String, slots: u32) -> Command {
-    Command::AgentJoined(AgentJoin {
+    Command::Agent(AgentCommand::Joined(AgentJoin {
         name,
         incarnation: 1,
         role: Role::Worker,
@@ -102,13 +102,13 @@ fn join(name: String, slots: u32) -> Command {
         process: None,
         pid: 1,
         version: "1".to_owned(),
-    })
+    }))
 }
 
 fn submit(n: u128) -> Command {
     // Spread as random ids are.
     let id = TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-    Command::Submit(SubmitTask::new(id, "sum", Bytes::from(vec![7; 1_024])))
+    Command::Task(TaskCommand::Submit(SubmitTask::new(id, "sum", Bytes::from(vec![7; 1_024]))))
 }
 
 fn full_fleet() -> (Fleet, Vec<(AgentId, SessionId)>) {
@@ -177,8 +177,12 @@ fn snapshot(times: &mut Times, fleet: &mut Fleet) {
         drop(part);
         for _ in 0..128 {
             n += 1;
-            let Command::Submit(SubmitTask { id: task, .. }) = submit(n) else { continue };
-            fleet.apply(Stamp::at(2_000), Command::Cancel { task, reason: String::new() }, &mut effects);
+            let Command::Task(TaskCommand::Submit(SubmitTask { id: task, .. })) = submit(n) else { continue };
+            fleet.apply(
+                Stamp::at(2_000),
+                Command::Task(TaskCommand::Cancel { task, reason: String::new() }),
+                &mut effects,
+            );
         }
     }
     times.end();
@@ -190,20 +194,32 @@ fn round(times: &mut Times) {
     read(times, &fleet, large[0].0);
     snapshot(times, &mut fleet);
     let config = FleetConfig { result_ttl: 1, ..fleet.config().clone() };
-    apply(times, "another configuration", &mut fleet, 3_000, Command::Configure(config.clone()));
+    apply(
+        times,
+        "another configuration",
+        &mut fleet,
+        3_000,
+        Command::Control(ControlCommand::Configure(config.clone())),
+    );
     let (agent, session) = large[0];
-    let lost = Command::AgentLost { agent, session, reason: LossReason::Silent };
+    let lost = Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Silent });
     apply(times, "the loss of an agent with 4,096 busy slots", &mut fleet, 4_000, lost);
     apply(times, "its return, while work waits", &mut fleet, 5_000, join("large-0".to_owned(), LARGE_SLOTS));
     let due = fleet.next_due().unwrap_or(0).saturating_add(7_200_000);
-    apply(times, "a tick at which much is due", &mut fleet, due, Command::Tick);
+    apply(times, "a tick at which much is due", &mut fleet, due, Command::Control(ControlCommand::Tick));
     let mut idle = Fleet::new(FleetConfig::default());
     for n in 0..20_000 {
         idle.apply(Stamp::at(1_000), join(format!("idle-{n}"), 4), &mut Vec::new());
     }
     let weights = Weights { load: -20, ..config.weights };
     let config = FleetConfig { weights, ..config };
-    apply(times, "other weights for 20,000 agents", &mut idle, 3_000, Command::Configure(config));
+    apply(
+        times,
+        "other weights for 20,000 agents",
+        &mut idle,
+        3_000,
+        Command::Control(ControlCommand::Configure(config)),
+    );
 }
 
 fn main() {

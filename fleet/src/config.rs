@@ -1,6 +1,50 @@
-//! Defaults and bounds of what a fleet is configured with.
+//! What a fleet is configured with, its defaults and bounds.
 
-use crate::{FleetConfig, Refusal, RetryPolicy, Weights, limits::*};
+use bilrost::Message;
+
+use crate::{Refusal, RetryPolicy, limits::*};
+
+/// What a fleet is configured with. Bounds are in [`crate::limits`].
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+pub struct FleetConfig {
+    /// For scheduling.
+    #[bilrost(1)]
+    pub weights: Weights,
+    /// For tasks that bring none.
+    #[bilrost(2)]
+    pub retry: RetryPolicy,
+    /// How long finished tasks are kept, ms.
+    #[bilrost(3)]
+    pub result_ttl: u64,
+    /// Unfinished tasks at most.
+    #[bilrost(4)]
+    pub max_queued: u32,
+    /// Tasks at most, the finished ones that are kept included.
+    #[bilrost(5)]
+    pub max_tasks: u32,
+    /// Bytes of inputs and outputs at most.
+    #[bilrost(6)]
+    pub max_bytes: u64,
+    /// How long a lost agent is remembered, ms.
+    #[bilrost(7)]
+    pub lost_agent_ttl: u64,
+}
+
+/// Weights of the terms of a score, in points.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+pub struct Weights {
+    /// For a specialization that is the task's kind.
+    #[bilrost(1)]
+    pub specialization: i32,
+    /// For a full agent; usually negative.
+    #[bilrost(2)]
+    pub load: i32,
+    /// For a perfect track record.
+    #[bilrost(3)]
+    pub performance: i32,
+}
 
 impl Default for Weights {
     fn default() -> Self {

@@ -1,18 +1,19 @@
 //! The fleet: its state, and `apply`, which is the only way to change it. What each command does is in the modules
 //! of `tasks`, `agents` and `timers`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bilrost::Message;
 
 use crate::{
-    Agent, AgentId, Command, Effect, FleetConfig, Refusal, Reply, Stamp, Task, TaskState,
-    agents::recovery::RecoveryLog,
+    Agent, AgentId, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task, TaskState,
+    agents::state::Agents,
     indexes::Indexes,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     schedule::speed::KindTimes,
     snapshot::Snapshots,
     steps::Jobs,
+    tasks::state::Tasks,
     version::{FIRST_VERSION, known_version},
 };
 
@@ -43,19 +44,6 @@ pub struct Totals {
     pub stale_refused: u64,
 }
 
-/// A pool, as the newest join described it, or whoever runs the fleet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
-#[bilrost(distinguished)]
-pub(crate) struct Pool {
-    #[bilrost(1)]
-    pub replicas: Option<u32>,
-    #[bilrost(2)]
-    pub standby: u32,
-    /// The newest `SetPools` named it: what joins say about its size does not count, and it is kept without agents.
-    #[bilrost(3)]
-    pub set: bool,
-}
-
 /// What a snapshot holds. Everything else is computed from it. Tasks and agents are shared with readers and snapshots that
 /// took them; a change of one that is shared makes a copy first.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,16 +53,10 @@ pub(crate) struct State {
     /// The latest fleet time seen, and the newest wall time.
     pub now: Stamp,
     pub revision: u64,
-    pub next_seq: u64,
-    pub next_agent: u32,
-    pub next_session: u64,
     pub totals: Totals,
+    pub tasks: Tasks,
+    pub agents: Agents,
     pub kinds: KindTimes,
-    pub pools: BTreeMap<String, Pool>,
-    pub agents: BTreeMap<AgentId, Arc<Agent>>,
-    /// By order of acceptance.
-    pub tasks: BTreeMap<u64, Arc<Task>>,
-    pub recoveries: RecoveryLog,
 }
 
 /// How far a command was applied.
@@ -119,15 +101,10 @@ impl Fleet {
             config,
             now: Stamp::default(),
             revision: 0,
-            next_seq: 1,
-            next_agent: 1,
-            next_session: 1,
             totals: Totals::default(),
+            tasks: Tasks::default(),
+            agents: Agents::default(),
             kinds: KindTimes::default(),
-            pools: BTreeMap::new(),
-            agents: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            recoveries: RecoveryLog::default(),
         };
         Fleet::from_state(state)
     }
@@ -207,19 +184,12 @@ impl Fleet {
             return Reply::Refused(refusal);
         }
         match command {
-            Command::Submit(submission) => self.submit(submission, effects),
-            Command::Cancel { task, reason } => self.cancel(task, reason, effects),
-            Command::AgentJoined(join) => self.join(join, jobs, effects),
-            Command::AgentLost { agent, session, reason } => self.lose(agent, session, reason, jobs, effects),
-            Command::AgentDraining { agent, session } => self.drain(agent, session, jobs, effects),
-            Command::AgentLeft { agent, session } => self.leave(agent, session, jobs, effects),
-            Command::Complete(completion) => self.complete(completion, effects),
-            Command::Tick => Reply::Done,
-            Command::Configure(config) => self.configure(config, jobs),
-            Command::RaiseVersion(version) => self.raise_version(version),
-            Command::SetPools(shapes) => self.set_pools(shapes, jobs),
-            Command::AgentUnhealthy { agent, session, reason } => self.unhealthy(agent, session, reason, jobs, effects),
-            Command::AgentHealthy { agent, session, readmit } => self.healthy(agent, session, readmit, jobs, effects),
+            Command::Task(command) => self.run_task(command, effects),
+            Command::Agent(command) => self.run_agent(command, jobs, effects),
+            Command::Pool(PoolCommand::Set(shapes)) => self.set_pools(shapes, jobs),
+            Command::Control(ControlCommand::Tick) => Reply::Done,
+            Command::Control(ControlCommand::Configure(config)) => self.configure(config, jobs),
+            Command::Control(ControlCommand::RaiseVersion(version)) => self.raise_version(version),
         }
     }
 
@@ -239,7 +209,7 @@ impl Fleet {
 
     /// Changes a task and keeps every index in step. Nothing if there is no such task.
     pub(crate) fn change_task<R>(&mut self, seq: u64, change: impl FnOnce(&mut Task) -> R) -> Option<R> {
-        let task = self.state.tasks.get_mut(&seq)?;
+        let task = self.state.tasks.kept.get_mut(&seq)?;
         self.snapshots.save_task(task);
         let task = Arc::make_mut(task);
         self.indexes.leave_task(task);
@@ -252,7 +222,7 @@ impl Fleet {
 
     /// Changes anything of an agent but its name, and keeps every index in step.
     pub(crate) fn change_agent<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
-        let agent = self.state.agents.get_mut(&id)?;
+        let agent = self.state.agents.known.get_mut(&id)?;
         self.snapshots.save_agent(agent);
         let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
@@ -266,7 +236,7 @@ impl Fleet {
 
     /// As [`Fleet::change_agent`], for changes of active attempts, the record or the recovery alone, at less cost.
     pub(crate) fn change_work<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
-        let agent = self.state.agents.get_mut(&id)?;
+        let agent = self.state.agents.known.get_mut(&id)?;
         self.snapshots.save_agent(agent);
         let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;

@@ -26,21 +26,25 @@ mod version;
 
 pub use agents::{
     Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord,
+    command::{AgentCommand, AgentJoin, LossReason, PoolCommand, PoolShape, Role},
+    query::AgentCounts,
     recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
 };
 pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
-pub use command::{
-    AgentJoin, Command, Completion, Failure, FailureKind, FleetConfig, LossReason, Outcome, PoolShape, RetryPolicy,
-    Role, SubmitTask, Weights,
-};
+pub use command::{Command, ControlCommand};
+pub use config::{FleetConfig, Weights};
 pub use effect::{CancelCause, Effect};
 pub use fleet::{Fleet, Progress, Totals, Unfinished};
 pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
-pub use query::{AgentCounts, Counts, TaskFilter, TaskPage};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
-pub use tasks::{Attempt, AttemptEnd, Task, TaskState, waiting::Waiting};
+pub use tasks::{
+    Attempt, AttemptEnd, Task, TaskState,
+    command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
+    query::{Counts, TaskFilter, TaskPage},
+    waiting::Waiting,
+};
 #[cfg(feature = "trial")]
 pub use version::trial;
 pub use version::{FIRST_VERSION, Feature, known_version};

@@ -14,7 +14,7 @@ pub const MAX_SPECIALIZATIONS: usize = 16;
 pub const MAX_SLOTS: u32 = 4096;
 /// Agents of a fleet, the remembered lost ones included.
 pub const MAX_AGENTS: u32 = 20_000;
-/// Pools that one [`crate::Command::SetPools`] may name.
+/// Pools that one [`crate::PoolCommand::Set`] may name.
 pub const MAX_POOLS: usize = 64;
 /// Pools that agents may bring with them; those that are set come on top.
 pub const MAX_KEPT_POOLS: usize = 1_024;

@@ -134,19 +134,19 @@ const TASK_BYTES: usize = 384;
 impl Fleet {
     /// Begins a snapshot of the state as it is now. The work does not grow with the number of agents or tasks.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { next_agent, next_seq, ref agents, ref tasks, .. } = self.state;
+        let State { tasks, agents, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
-            agents: Untaken { next: AgentId(0), end: AgentId(next_agent), saved: BTreeMap::new() },
-            tasks: Untaken { next: 0, end: next_seq, saved: BTreeMap::new() },
+            agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
+            tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
             retired: None,
         }));
         // Growing as it goes would take half as much again.
-        let out = Vec::with_capacity(self.stored_bytes() as usize + tasks.len() * TASK_BYTES);
+        let out = Vec::with_capacity(self.stored_bytes() as usize + tasks.kept.len() * TASK_BYTES);
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
             writer: StateWriter::begin(&self.state, out),
-            agents_left: agents.len(),
-            tasks_left: tasks.len(),
+            agents_left: agents.known.len(),
+            tasks_left: tasks.kept.len(),
             at_tasks: false,
         };
         self.snapshots.0.retain(|rest| rest.strong_count() > 0);
@@ -170,13 +170,13 @@ impl Snapshot {
         let retired = rest.retired.clone();
         let state = &retired.as_deref().unwrap_or(fleet).state;
         if !self.at_tasks {
-            let agents = rest.agents.take(&state.agents, limit, |AgentId(id)| AgentId(id + 1));
+            let agents = rest.agents.take(&state.agents.known, limit, |AgentId(id)| AgentId(id + 1));
             if !agents.is_empty() {
                 return Some(Part(Content::Agents(agents)));
             }
             self.at_tasks = true;
         }
-        let tasks = rest.tasks.take(&state.tasks, limit, |seq| seq + 1);
+        let tasks = rest.tasks.take(&state.tasks.kept, limit, |seq| seq + 1);
         (!tasks.is_empty()).then_some(Part(Content::Tasks(tasks)))
     }
 

@@ -123,7 +123,7 @@ impl Fleet {
         } else {
             let Rerank { config, free, .. } = *rerank;
             self.state.config = config;
-            jobs.push(Job::Discard(Box::new(std::mem::replace(&mut self.indexes.free, free))));
+            jobs.push(Job::Discard(Box::new(std::mem::replace(&mut self.indexes.schedule.free, free))));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! A feature that is in force may be used by commands, and what it adds may be in the state. Before it is in force a command that
 //! needs it is refused, so nothing that a program writes is unknown to any other that knows the version in force.
 
-use crate::{Command, Fleet, Refusal};
+use crate::{Command, Fleet, Refusal, TaskCommand};
 
 /// The version of a fleet that was just begun.
 pub const FIRST_VERSION: u32 = 1;
@@ -64,9 +64,19 @@ impl Command {
     /// The newest feature that it needs.
     pub fn feature(&self) -> Option<Feature> {
         match self {
+            Command::Task(command) => command.feature(),
+            Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
+        }
+    }
+}
+
+impl TaskCommand {
+    /// The newest feature that it needs.
+    pub(crate) fn feature(&self) -> Option<Feature> {
+        match self {
             #[cfg(feature = "trial")]
-            Command::Submit(task) if task.trial => Some(Feature::Trial),
-            _ => None,
+            TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
+            TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }
 }

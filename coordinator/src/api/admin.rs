@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use robeing_fleet::{Command, PoolShape, Reply, limits::MAX_NAME_BYTES};
+use robeing_fleet::{Command, PoolCommand, PoolShape, Reply, limits::MAX_NAME_BYTES};
 use robeing_net::{Transport, limited};
 use robeing_proto::v1::{self, admin_client::AdminClient};
 use robeing_telemetry::Metrics;
@@ -198,7 +198,7 @@ impl v1::admin_server::Admin for AdminService {
         let shapes: Vec<PoolShape> = request.into_inner().pools.into_iter().map(shape).collect();
         PoolShape::check_all(&shapes).map_err(|refusal| errors::refused(&refusal))?;
         // The proposer finds the leader.
-        match self.proposer.propose_one(Command::SetPools(shapes)).await? {
+        match self.proposer.propose_one(Command::Pool(PoolCommand::Set(shapes))).await? {
             Reply::PoolsSet { revision } => Ok(Response::new(v1::SetPoolsResponse { revision })),
             Reply::Refused(refusal) => Err(errors::refused(&refusal)),
             _ => Err(ProposeError::NoLeader.into()),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use prost::Message;
 use robeing_fleet::{
-    Agent, AgentState, Command, Fleet, Reply, Stamp, Task, TaskFilter, TaskId, Waiting,
+    Agent, AgentState, Command, Fleet, Reply, Stamp, Task, TaskCommand, TaskFilter, TaskId, Waiting,
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 use robeing_proto::{budget::MessageBudget, v1};
@@ -314,7 +314,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let tasks = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<Vec<_>, _>>()?;
         // One command for each task, however often it is named.
         let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
-        let cancel = |task: &TaskId| Command::Cancel { task: *task, reason: request.reason.clone() };
+        let cancel = |task: &TaskId| Command::Task(TaskCommand::Cancel { task: *task, reason: request.reason.clone() });
         let commands: Vec<Command> = replies.keys().map(cancel).collect();
         let told = self.proposer.propose(self.proposer.sender(), &commands).await?;
         replies.values_mut().zip(told).for_each(|(reply, told)| *reply = Some(told));
@@ -446,7 +446,11 @@ mod tests {
             let long = |text: &str| format!("{text}-{n:04}-{}", "x".repeat(200));
             let specializations = (0..4).map(|k| format!("{k}{}", "y".repeat(100))).collect();
             let join = robeing_fleet::AgentJoin { specializations, ..join(&long("agent"), 1) };
-            fleet.apply(robeing_fleet::Stamp::at(1), Command::AgentJoined(join), &mut Vec::new());
+            fleet.apply(
+                robeing_fleet::Stamp::at(1),
+                Command::Agent(robeing_fleet::AgentCommand::Joined(join)),
+                &mut Vec::new(),
+            );
         }
         let (mut after, mut names, mut pages): (Option<String>, Vec<String>, _) = (None, Vec::new(), 0);
         loop {

@@ -82,7 +82,7 @@ impl internal::guards_server::Guards for GuardReports {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{Command, FleetConfig, Reply, Stamp};
+    use robeing_fleet::{AgentCommand, Command, FleetConfig, Reply, Stamp};
     use robeing_net::incarnation::Secret;
     use robeing_platform::OsRandom;
 
@@ -94,7 +94,7 @@ mod tests {
         let secret = Secret::draw(&OsRandom);
         let mut fleet = Fleet::new(FleetConfig::default());
         let join = robeing_fleet::AgentJoin { incarnation: secret.incarnation(), ..fixture::join("agent", 1) };
-        let joined = fleet.apply(Stamp::at(1), Command::AgentJoined(join), &mut Vec::new());
+        let joined = fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut Vec::new());
         let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
         let report = GuardReport {
             agent: "agent".into(),
@@ -111,7 +111,7 @@ mod tests {
             let report = GuardReport { agent: name.into(), session, ..report.clone() };
             assert_eq!(find(&fleet, &report), Finding::Over, "{name} {session}");
         }
-        let lost = Command::AgentLost { agent, session, reason: LossReason::Silent };
+        let lost = Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Silent });
         fleet.apply(Stamp::at(2), lost, &mut Vec::new());
         assert_eq!(find(&fleet, &report), Finding::Over, "it is lost already");
     }

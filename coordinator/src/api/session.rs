@@ -9,7 +9,7 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{
-    AgentId, Command, Completion, Outcome, Reply, SessionId, StaleReason,
+    AgentCommand, AgentId, Command, Completion, Outcome, Reply, SessionId, StaleReason, TaskCommand,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::ConnectInfo;
@@ -256,13 +256,13 @@ impl Session {
             FromAgent::Completions(completions) => self.complete(completions.completions),
             FromAgent::HealthReport(report) => self.health.answered(report),
             FromAgent::Drain(_) => {
-                let draining = Command::AgentDraining { agent, session };
+                let draining = Command::Agent(AgentCommand::Draining { agent, session });
                 if self.service.proposer.propose_one(draining).await.is_ok() {
                     self.link.put(|outbox| outbox.drained = true);
                 }
             }
             FromAgent::Leave(_) => {
-                let left = Command::AgentLeft { agent, session };
+                let left = Command::Agent(AgentCommand::Left { agent, session });
                 // Told again by the agent if it can't be written; its absence is noticed in the end, too.
                 let _ = self.service.proposer.propose_one(left).await;
             }
@@ -290,7 +290,7 @@ impl Session {
             let key = (convert::excerpt(&completion.task_id).to_owned(), completion.attempt);
             match self.completion(completion) {
                 Ok(command) => {
-                    commands.push(propose::encoded(&Command::Complete(command)));
+                    commands.push(propose::encoded(&Command::Task(TaskCommand::Complete(command))));
                     about.push(key);
                 }
                 Err(reason) => refused.push(ack(key, Err(reason))),

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskId};
+use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskCommand, TaskId};
 use robeing_platform::{Platform, uuid_v7};
 use robeing_proto::{
     budget::{MessageBudget, in_messages},
@@ -131,7 +131,7 @@ impl Submissions {
             .into_iter()
             .enumerate()
             .filter(|(n, _)| !refused.contains_key(n))
-            .map(|(_, submission)| propose::encoded(&Command::Submit(submission)))
+            .map(|(_, submission)| propose::encoded(&Command::Task(TaskCommand::Submit(submission))))
             .collect();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
         let mut groups = in_messages(commands, Bytes::len).into_iter();

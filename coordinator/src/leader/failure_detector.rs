@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentId, AgentState, Command, LossReason, SessionId,
+    AgentCommand, AgentId, AgentState, Command, LossReason, SessionId,
     sabotage::{Mistake, planted},
 };
 use robeing_net::Transport;
@@ -135,7 +135,7 @@ impl FailureDetector {
         let name = self.state.look(|fleet| fleet.agent(agent).map(|agent| agent.name.to_string())).unwrap_or_default();
         info!(agent = name, ?reason, "agent lost");
         self.observer.recoveries.began(agent, Instant::now());
-        match self.proposer.propose_in(term, Command::AgentLost { agent, session, reason }).await {
+        match self.proposer.propose_in(term, Command::Agent(AgentCommand::Lost { agent, session, reason })).await {
             // The session was ended when the command was applied, too.
             Ok(_) => {
                 self.observer.sessions.ended(agent, session);

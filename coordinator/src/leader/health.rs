@@ -8,7 +8,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use robeing_fleet::{
-    AgentId, AgentState, Command, SessionId,
+    AgentCommand, AgentId, AgentState, Command, SessionId,
     limits::MAX_REASON_BYTES,
     sabotage::{Mistake, planted},
 };
@@ -291,12 +291,12 @@ impl SessionHealth {
             Verdict::Unhealthy(reason) => {
                 warn!(agent = self.name(), reason, "agent unhealthy");
                 self.observer.recoveries.began(agent, now);
-                Command::AgentUnhealthy { agent, session, reason }
+                Command::Agent(AgentCommand::Unhealthy { agent, session, reason })
             }
-            Verdict::Recovering => Command::AgentHealthy { agent, session, readmit: false },
+            Verdict::Recovering => Command::Agent(AgentCommand::Healthy { agent, session, readmit: false }),
             Verdict::Healthy => {
                 info!(agent = self.name(), "agent healthy again");
-                Command::AgentHealthy { agent, session, readmit: true }
+                Command::Agent(AgentCommand::Healthy { agent, session, readmit: true })
             }
             Verdict::Failed(_) => return,
         };

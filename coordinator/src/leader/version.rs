@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use robeing_fleet::{Command, Reply, known_version};
+use robeing_fleet::{Command, ControlCommand, Reply, known_version};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -61,7 +61,7 @@ impl VersionRaiser {
         // raised: a voter that does not answer may be about to be removed.
         let Some(_unchanged) = self.members.hold() else { return };
         let Some(known) = self.known_to_all().await.filter(is_newer) else { return };
-        match self.proposer.propose_in(term, Command::RaiseVersion(known)).await {
+        match self.proposer.propose_in(term, Command::Control(ControlCommand::RaiseVersion(known))).await {
             Ok(Reply::Done) => {
                 info!(
                     from = current,

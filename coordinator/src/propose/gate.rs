@@ -4,7 +4,7 @@
 //! Only a leader that is ready refuses, just before it writes: a follower may not have applied the newest raise of the version.
 
 use bytes::Bytes;
-use robeing_fleet::{Command, FIRST_VERSION, Fleet, Refusal, Reply, command_version, decode_command};
+use robeing_fleet::{Command, ControlCommand, FIRST_VERSION, Fleet, Refusal, Reply, command_version, decode_command};
 
 /// Commands that were refused, each with where it stood in its request, in order.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ fn read(command: &[u8]) -> Result<Command, Refusal> {
 /// Takes out what another coordinator handed on and can't be read here. A raise is the leader's own to propose.
 pub fn take_unreadable(commands: &mut Vec<Bytes>) -> Refused {
     sift(commands, |command| match read(command) {
-        Ok(Command::RaiseVersion(_)) => {
+        Ok(Command::Control(ControlCommand::RaiseVersion(_))) => {
             Some(Refusal::Unreadable { problem: "only a leader raises the version".into() })
         }
         Ok(_) => None,
@@ -104,15 +104,15 @@ mod tests {
 
     /// Of a version that nobody knows.
     fn newer() -> Bytes {
-        let mut bytes = encoded(&Command::Tick).to_vec();
+        let mut bytes = encoded(&Command::Control(ControlCommand::Tick)).to_vec();
         bytes[2] = 200;
         bytes.into()
     }
 
     #[test]
     fn what_can_not_be_read_is_refused_alone() {
-        let tick = encoded(&Command::Tick);
-        let raise = encoded(&Command::RaiseVersion(FIRST_VERSION));
+        let tick = encoded(&Command::Control(ControlCommand::Tick));
+        let raise = encoded(&Command::Control(ControlCommand::RaiseVersion(FIRST_VERSION)));
         let mut commands = vec![newer(), tick.clone(), Bytes::from("?"), tick.clone(), raise];
         let refused = take_unreadable(&mut commands);
         assert_eq!(commands, [tick.clone(), tick]);
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_every_version_knows_needs_no_look_at_the_fleet() {
-        let mut commands = vec![encoded(&Command::Tick)];
+        let mut commands = vec![encoded(&Command::Control(ControlCommand::Tick))];
         let refused = take_not_in_force(&mut commands, || -> Box<Fleet> { panic!("it is not looked at") });
         assert!(commands.len() == 1 && refused.is_empty());
         assert!(with_features(&commands).is_empty());
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_force_is_refused() {
-        let mut commands = vec![newer(), encoded(&Command::Tick)];
+        let mut commands = vec![newer(), encoded(&Command::Control(ControlCommand::Tick))];
         assert_eq!(with_features(&commands), [(0, newer())]);
         let refused = take_not_in_force(&mut commands, || Box::new(Fleet::new(FleetConfig::default())));
         assert_eq!((commands.len(), refused.0.len()), (1, 1));

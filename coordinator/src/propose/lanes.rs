@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use robeing_fleet::Command;
+use robeing_fleet::{AgentCommand, Command, ControlCommand, PoolCommand, TaskCommand};
 use robeing_proto::internal::v1 as internal;
 
 /// What a sender may send in one turn, bytes. Larger requests wait until several turns have added up.
@@ -32,18 +32,18 @@ impl Lane {
     /// Where this command waits.
     pub fn of(command: &Command) -> Self {
         match command {
-            Command::Submit(_) | Command::Cancel { .. } => Self::Users,
-            Command::Complete(_) => Self::Completions,
-            Command::AgentJoined(_)
-            | Command::AgentLost { .. }
-            | Command::AgentDraining { .. }
-            | Command::AgentLeft { .. }
-            | Command::AgentUnhealthy { .. }
-            | Command::AgentHealthy { .. }
-            | Command::Tick
-            | Command::Configure(_)
-            | Command::RaiseVersion(_)
-            | Command::SetPools(_) => Self::Fleet,
+            Command::Task(TaskCommand::Submit(_)) | Command::Task(TaskCommand::Cancel { .. }) => Self::Users,
+            Command::Task(TaskCommand::Complete(_)) => Self::Completions,
+            Command::Agent(AgentCommand::Joined(_))
+            | Command::Agent(AgentCommand::Lost { .. })
+            | Command::Agent(AgentCommand::Draining { .. })
+            | Command::Agent(AgentCommand::Left { .. })
+            | Command::Agent(AgentCommand::Unhealthy { .. })
+            | Command::Agent(AgentCommand::Healthy { .. })
+            | Command::Control(ControlCommand::Tick)
+            | Command::Control(ControlCommand::Configure(_))
+            | Command::Control(ControlCommand::RaiseVersion(_))
+            | Command::Pool(PoolCommand::Set(_)) => Self::Fleet,
         }
     }
 

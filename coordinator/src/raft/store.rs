@@ -12,7 +12,8 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Agent, Command, Effect, Fleet, Progress, Reply, Stamp, Task, Unfinished, decode_command, known_version,
+    Agent, Command, ControlCommand, Effect, Fleet, Progress, Reply, Stamp, Task, Unfinished, decode_command,
+    known_version,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::{
@@ -255,7 +256,7 @@ fn leadership(id: LogId) -> Leadership {
 /// What to say of a raise to a version that this binary does not know.
 fn unknown_version(command: &Command) -> Option<String> {
     match command {
-        Command::RaiseVersion(version) if *version > known_version() => Some(format!(
+        Command::Control(ControlCommand::RaiseVersion(version)) if *version > known_version() => Some(format!(
             "the fleet was raised to fleet version {version}, and this program knows versions up to {}",
             known_version()
         )),

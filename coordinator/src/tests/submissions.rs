@@ -1,6 +1,6 @@
 //! Tasks that are submitted.
 
-use robeing_fleet::{Command, TaskId};
+use robeing_fleet::{Command, ControlCommand, TaskId};
 use robeing_proto::v1::{SubmitResult, TaskSpec};
 
 use crate::{
@@ -53,7 +53,10 @@ async fn a_follower_writes_nothing_that_only_a_leader_may() {
     let leader = fleet.led().await;
     let term = fleet.tested(leader).standing.leading().expect("it leads");
     let follower = fleet.tested(fleet.followers(leader)[0]);
-    assert_eq!(follower.proposer.propose_in(term, Command::Tick).await, Err(ProposeError::NotLeader));
+    assert_eq!(
+        follower.proposer.propose_in(term, Command::Control(ControlCommand::Tick)).await,
+        Err(ProposeError::NotLeader)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Leadership that is handed over.
 
-use robeing_fleet::Command;
+use robeing_fleet::{Command, ControlCommand};
 
 use crate::{
     leader::{membership_change::ChangeError, stalls::STALLED_AFTER, transfer::Leader},
@@ -43,7 +43,12 @@ async fn one_whose_log_hangs_or_that_is_no_voter_or_away_is_refused_and_leadersh
     let leader = fleet.led().await;
     let [hung, away] = fleet.followers(leader)[..] else { panic!("two follow") };
     fleet.disks[hung].set_hung(true);
-    fleet.tested(leader).proposer.propose_one(Command::Tick).await.expect("two of three write it");
+    fleet
+        .tested(leader)
+        .proposer
+        .propose_one(Command::Control(ControlCommand::Tick))
+        .await
+        .expect("two of three write it");
     let stalled = |fleet: &TestFleet| fleet.tested(hung).change.descriptions.own().log_stalled_ms;
     fleet.until("a disk that counts as hung", |fleet| stalled(fleet) >= STALLED_AFTER.as_millis() as u64).await;
     let problem = async |fleet: &TestFleet, to: String| match transfer(fleet, leader, to).await {

@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
-use robeing_fleet::{Command, TaskId};
+use robeing_fleet::{Command, TaskCommand, TaskId};
 use robeing_proto::v1::{TaskState, WatchTasksRequest, WatchTasksResponse};
 use tokio::time::timeout;
 use tonic::Status;
@@ -42,7 +42,7 @@ async fn submit(fleet: &TestFleet, at: usize, ids: impl IntoIterator<Item = u128
 }
 
 async fn cancel(fleet: &TestFleet, at: usize, id: u128) {
-    let cancel = Command::Cancel { task: TaskId(id), reason: "test".into() };
+    let cancel = Command::Task(TaskCommand::Cancel { task: TaskId(id), reason: "test".into() });
     fleet.tested(at).proposer.propose_one(cancel).await.expect("somebody leads");
 }
 

@@ -93,7 +93,7 @@ impl Fleet {
         if let Some(((task, attempt), state)) = requeue.held.next() {
             match state {
                 HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| queue::rank(task))),
-                HeldState::Stopping => self.indexes.stopping.remove((task, attempt, requeue.agent)),
+                HeldState::Stopping => self.indexes.agents.stopping.remove((task, attempt, requeue.agent)),
             }
         } else if !requeue.is_sorted {
             requeue.ranks.sort_unstable_by(|a, b| b.cmp(a));
@@ -132,7 +132,7 @@ impl Fleet {
     /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
     pub(crate) fn lose_attempt(&mut self, seq: u64, from: AgentId, message: &str, effects: &mut Vec<Effect>) -> bool {
         let failure = own_failure(FailureKind::AgentLost, message, true);
-        let Some(task) = self.state.tasks.get(&seq) else {
+        let Some(task) = self.state.tasks.kept.get(&seq) else {
             return false;
         };
         if task.is_used_up() {

@@ -1,9 +1,14 @@
 //! An agent as the fleet knows it: its session, what it holds and its track record. Knows nothing of tasks but their ids.
 
+pub(crate) mod audit;
+pub(crate) mod command;
+pub(crate) mod indexes;
 pub(crate) mod lost;
 mod pools;
+pub(crate) mod query;
 pub(crate) mod recovery;
 pub(crate) mod sessions;
+pub(crate) mod state;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 

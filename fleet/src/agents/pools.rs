@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use super::state::Pool;
 use crate::{
     AgentId, AgentState, Effect, Fleet, PoolShape, RecoveryEvent, Refusal, Reply,
     config::{check_name, invalid},
-    fleet::Pool,
     limits::{MAX_AGENTS, MAX_POOLS},
     steps::{Job, Jobs},
 };
@@ -48,18 +48,18 @@ impl Fleet {
         if let Err(refusal) = PoolShape::check_all(&shapes) {
             return Reply::Refused(refusal);
         }
-        let before = self.state.pools.clone();
-        for pool in self.state.pools.values_mut() {
+        let before = self.state.agents.pools.clone();
+        for pool in self.state.agents.pools.values_mut() {
             pool.set = false;
         }
         let names: Vec<String> = shapes.iter().map(|shape| shape.name.clone()).collect();
         for PoolShape { name, replicas, standby } in shapes {
-            self.state.pools.insert(name, Pool { replicas, standby, set: true });
+            self.state.agents.pools.insert(name, Pool { replicas, standby, set: true });
         }
         for name in before.keys() {
             self.drop_empty_pool(Some(name));
         }
-        if self.state.pools != before {
+        if self.state.agents.pools != before {
             self.next_revision();
         }
         for name in names.into_iter().rev() {
@@ -72,7 +72,7 @@ impl Fleet {
     pub(crate) fn note_pool(&mut self, shape: Option<&PoolShape>) -> Option<String> {
         let PoolShape { name, replicas, standby } = shape?;
         let pool = Pool { replicas: *replicas, standby: *standby, set: false };
-        let known = self.state.pools.entry(name.clone()).or_insert(pool);
+        let known = self.state.agents.pools.entry(name.clone()).or_insert(pool);
         if !known.set {
             *known = pool;
         }
@@ -82,8 +82,8 @@ impl Fleet {
     /// How many live agents the pool lacks. An agent without a pool is always wanted.
     pub(crate) fn lacking(&self, pool: Option<&str>) -> u32 {
         let Some(name) = pool else { return 1 };
-        let shape = self.state.pools.get(name);
-        let (Some(shape), Some(members)) = (shape, self.indexes.pools.get(name)) else {
+        let shape = self.state.agents.pools.get(name);
+        let (Some(shape), Some(members)) = (shape, self.indexes.agents.pools.get(name)) else {
             return 0;
         };
         let desired = members.desired(shape.replicas, shape.standby);
@@ -101,7 +101,7 @@ impl Fleet {
         if self.lacking(Some(pool)) == 0 {
             return None;
         }
-        let id = *self.indexes.pools.get(pool)?.standby.first()?;
+        let id = *self.indexes.agents.pools.get(pool)?.standby.first()?;
         let activated = self.change_agent(id, |agent| {
             agent.state = AgentState::Live;
             agent.name.clone()
@@ -115,10 +115,10 @@ impl Fleet {
 
     /// Forgets a pool that has no member any more, unless its size is set.
     pub(crate) fn drop_empty_pool(&mut self, pool: Option<&str>) {
-        let Some(name) = pool.filter(|name| self.indexes.pool_is_empty(name)) else { return };
-        self.indexes.pools.remove(name);
-        if self.state.pools.get(name).is_some_and(|pool| !pool.set) {
-            self.state.pools.remove(name);
+        let Some(name) = pool.filter(|name| self.indexes.agents.pool_is_empty(name)) else { return };
+        self.indexes.agents.pools.remove(name);
+        if self.state.agents.pools.get(name).is_some_and(|pool| !pool.set) {
+            self.state.agents.pools.remove(name);
         }
     }
 }

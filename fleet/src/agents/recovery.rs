@@ -195,7 +195,7 @@ impl RecoveryLog {
 impl Fleet {
     /// The newest steps of recoveries in this fleet, oldest first; at most [`MAX_FLEET_RECOVERY_STEPS`].
     pub fn recovery_steps(&self) -> impl Iterator<Item = &Arc<FleetRecoveryStep>> {
-        self.state.recoveries.steps()
+        self.state.agents.recoveries.steps()
     }
 
     /// Records a step in the recovery of an agent.
@@ -206,7 +206,7 @@ impl Fleet {
             (agent.name.clone(), agent.pool.clone(), step)
         });
         let Some((name, pool, step)) = recorded else { return };
-        self.state.recoveries.record(name, pool, step.clone());
+        self.state.agents.recoveries.record(name, pool, step.clone());
         effects.push(Effect::Recovery { agent: id, step });
     }
 
@@ -228,7 +228,7 @@ impl Fleet {
 
     /// Records that the tasks of an agent were redistributed, once they all were.
     pub(crate) fn settle_recovery(&mut self, id: AgentId, effects: &mut Vec<Effect>) {
-        let Some(agent) = self.state.agents.get(&id) else { return };
+        let Some(agent) = self.state.agents.known.get(&id) else { return };
         let recovery = &agent.recovery;
         if recovery.taken == 0 || recovery.displaced > 0 || self.hands_back(agent) {
             return;
@@ -249,7 +249,7 @@ impl Fleet {
         effects: &mut Vec<Effect>,
     ) -> Reply {
         cut(&mut reason, MAX_REASON_BYTES, false);
-        let agent = self.state.agents.get(&id).filter(|agent| agent.session == session);
+        let agent = self.state.agents.known.get(&id).filter(|agent| agent.session == session);
         if !agent.is_some_and(|agent| matches!(agent.state, AgentState::Live | AgentState::Standby)) {
             return Reply::Done;
         }
@@ -273,7 +273,7 @@ impl Fleet {
         jobs: &mut Jobs,
         effects: &mut Vec<Effect>,
     ) -> Reply {
-        let agent = self.state.agents.get(&id).filter(|agent| agent.session == session);
+        let agent = self.state.agents.known.get(&id).filter(|agent| agent.session == session);
         let Some(agent) = agent.filter(|agent| agent.state == AgentState::Unhealthy) else {
             return Reply::Done;
         };
@@ -311,8 +311,8 @@ impl Fleet {
 
     /// How many attempts of an agent count; those that it is stopping do not.
     pub fn active_attempts(&self, id: AgentId) -> u32 {
-        let held = self.state.agents.get(&id).map_or(0, |agent| agent.used_slots());
-        held.saturating_sub(self.indexes.stopping.of(id))
+        let held = self.state.agents.known.get(&id).map_or(0, |agent| agent.used_slots());
+        held.saturating_sub(self.indexes.agents.stopping.of(id))
     }
 
     /// Whether an agent is unhealthy and still has attempts to hand back.

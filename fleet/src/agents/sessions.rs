@@ -54,8 +54,8 @@ impl Fleet {
         if let Err(refusal) = join.check().and_then(|()| self.check_pool(&join)) {
             return Reply::Refused(refusal);
         }
-        let known = self.indexes.names.get(join.name.as_str()).copied();
-        let known = known.and_then(|id| self.state.agents.get(&id));
+        let known = self.indexes.agents.names.get(join.name.as_str()).copied();
+        let known = known.and_then(|id| self.state.agents.known.get(&id));
         match known {
             Some(agent) if agent.state == AgentState::Lost => {
                 let id = agent.id;
@@ -80,9 +80,9 @@ impl Fleet {
 
     /// Agents bring pools with them; so many may be known.
     fn check_pool(&self, join: &AgentJoin) -> Result<(), Refusal> {
-        let is_new = |pool: &PoolShape| !self.state.pools.contains_key(&pool.name);
+        let is_new = |pool: &PoolShape| !self.state.agents.pools.contains_key(&pool.name);
         match join.pool.as_ref().filter(|pool| is_new(pool)) {
-            Some(_) if self.state.pools.len() >= MAX_KEPT_POOLS => {
+            Some(_) if self.state.agents.pools.len() >= MAX_KEPT_POOLS => {
                 let problem = format!("would be one more than the {MAX_KEPT_POOLS} that a fleet may have");
                 Err(invalid("pool", problem))
             }
@@ -92,10 +92,10 @@ impl Fleet {
 
     /// The session of a live process goes on, with what it now says about itself.
     fn resume(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
+        let before = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
-        let after = self.state.agents.get(&id).and_then(|a| a.pool.clone());
-        let waits = self.state.agents.get(&id).is_some_and(|a| a.state == AgentState::Standby);
+        let after = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
+        let waits = self.state.agents.known.get(&id).is_some_and(|a| a.state == AgentState::Standby);
         if waits && after.is_none() {
             // There is no pool any more in which it could be asked for.
             self.change_agent(id, |agent| agent.state = AgentState::Live);
@@ -122,15 +122,15 @@ impl Fleet {
     }
 
     fn join_new(&mut self, join: AgentJoin, jobs: &mut Jobs) -> Reply {
-        if self.state.agents.len() >= MAX_AGENTS as usize {
+        if self.state.agents.known.len() >= MAX_AGENTS as usize {
             self.forget_longest_lost();
         }
-        let full = self.state.agents.len() >= MAX_AGENTS as usize;
-        if full || self.state.next_agent == u32::MAX {
+        let full = self.state.agents.known.len() >= MAX_AGENTS as usize;
+        if full || self.state.agents.next == u32::MAX {
             return Reply::Refused(Refusal::TooManyAgents { limit: MAX_AGENTS });
         }
-        let id = AgentId(self.state.next_agent);
-        self.state.next_agent += 1;
+        let id = AgentId(self.state.agents.next);
+        self.state.agents.next += 1;
         let agent = Agent {
             id,
             name: Arc::from(join.name.as_str()),
@@ -149,19 +149,19 @@ impl Fleet {
             lost: None,
             unhealthy: None,
             recovery: Recovery::default(),
-            record: self.indexes.newcomer(),
+            record: self.indexes.agents.newcomer(),
             held: BTreeMap::new(),
             revision: self.next_revision(),
         };
         self.indexes.enter_agent(&agent, &self.state.config.weights);
-        self.state.agents.insert(id, Arc::new(agent));
+        self.state.agents.known.insert(id, Arc::new(agent));
         self.open_session(id, join, jobs)
     }
 
     /// Has a new session opened for an agent that has none by then.
     fn open_session(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs) -> Reply {
-        let session = SessionId(self.state.next_session);
-        self.state.next_session += 1;
+        let session = SessionId(self.state.agents.next_session);
+        self.state.agents.next_session += 1;
         jobs.push(Job::Enter(Box::new(Entering { id, session, join })));
         Reply::Joined { agent: id, session }
     }
@@ -170,7 +170,7 @@ impl Fleet {
         let Entering { id, session, join } = entering;
         let now = self.state.now;
         let incarnation = join.incarnation;
-        let before = self.state.agents.get(&id).and_then(|a| a.pool.clone());
+        let before = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
         let was_lost = self.change_agent(id, |agent| {
             agent.incarnation = incarnation;
@@ -181,7 +181,7 @@ impl Fleet {
         });
         let recovered = was_lost == Some(true);
         effects.push(Effect::SessionStarted { agent: id, session });
-        let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
+        let pool = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         // The join may have asked for more agents than the newcomer alone, or taken it from another pool.
         jobs.push(Job::Refill(before, pool));
         if recovered {
@@ -226,20 +226,20 @@ impl Fleet {
 
     /// Has the pool of an agent filled up, after what is pushed later; if the agent `failed`, as a step of its recovery.
     pub(crate) fn fill_afterwards(&self, id: AgentId, failed: bool, jobs: &mut Jobs) {
-        let pool = self.state.agents.get(&id).and_then(|a| a.pool.clone());
+        let pool = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         if let Some(pool) = pool {
             jobs.push(Job::Fill(pool, failed.then_some(id)));
         }
     }
 
     pub(super) fn in_session(&self, id: AgentId, session: SessionId) -> bool {
-        let agent = self.state.agents.get(&id);
+        let agent = self.state.agents.known.get(&id);
         agent.is_some_and(|a| a.session == session && a.state != AgentState::Lost)
     }
 
     /// Forgets an agent without a session.
     pub(crate) fn forget(&mut self, id: AgentId) {
-        let Some(agent) = self.state.agents.remove(&id) else {
+        let Some(agent) = self.state.agents.known.remove(&id) else {
             return;
         };
         self.snapshots.save_agent(&agent);
@@ -249,7 +249,7 @@ impl Fleet {
     }
 
     fn forget_longest_lost(&mut self) {
-        if let Some(&(_, id)) = self.indexes.lost.first() {
+        if let Some(&(_, id)) = self.indexes.agents.lost.first() {
             self.forget(id);
         }
     }

@@ -14,6 +14,7 @@
 //! Messages are canonical: equal values have equal bytes, and other bytes are refused.
 
 mod address;
+mod command;
 mod ids;
 mod state;
 
@@ -130,9 +131,18 @@ fn decode<T: DistinguishedOwnedMessage>(
     bytes: &[u8],
     version: impl FnOnce(&T) -> u32,
 ) -> Result<T, CodecError> {
+    decode_by(|message| T::decode_canonical(message), kind, bytes, version)
+}
+
+fn decode_by<T>(
+    read: impl FnOnce(&[u8]) -> Result<T, DecodeError>,
+    kind: Kind,
+    bytes: &[u8],
+    version: impl FnOnce(&T) -> u32,
+) -> Result<T, CodecError> {
     let (found, message) = open(kind, bytes)?;
     let what = kind.name();
-    let value = T::decode_canonical(message).map_err(|error| match error.kind() {
+    let value = read(message).map_err(|error| match error.kind() {
         // A field or a variant, and a value of an enumeration.
         DecodeErrorKind::UnknownField | DecodeErrorKind::OutOfDomainValue => {
             CodecError::Unknown { what, number: first_number(message) }
@@ -153,12 +163,13 @@ fn first_number(mut message: &[u8]) -> u64 {
 
 /// Appends a command.
 pub fn encode_command(command: &Command, out: &mut Vec<u8>) {
-    encode(Kind::Command, Feature::version_of(command.feature()), command, out);
+    begin(Kind::Command, Feature::version_of(command.feature()), out);
+    command::write(command, out);
 }
 
 /// Reads a command that fills `bytes`.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    decode(Kind::Command, bytes, |command: &Command| Feature::version_of(command.feature()))
+    decode_by(command::read, Kind::Command, bytes, |command| Feature::version_of(command.feature()))
 }
 
 /// The fleet version that an encoded command needs; the first if it has no header.

@@ -10,9 +10,13 @@ use bilrost::{
 use super::{CodecError, Kind, begin, decode};
 use crate::{
     Agent, FleetConfig, FleetRecoveryStep, Stamp, Task,
-    agents::recovery::RecoveryLog,
-    fleet::{Pool, State, Totals},
+    agents::{
+        recovery::RecoveryLog,
+        state::{Agents, Pool},
+    },
+    fleet::{State, Totals},
     schedule::speed::KindTimes,
+    tasks::state::Tasks,
 };
 
 /// The numbers of the message's fields.
@@ -71,34 +75,22 @@ struct Head {
 impl Head {
     fn of(state: &State) -> Self {
         // Without `..`: what is added to the state must be added here.
-        let State {
-            version,
-            config,
-            now,
-            revision,
-            next_seq,
-            next_agent,
-            next_session,
-            totals,
-            kinds,
-            pools,
-            agents,
-            tasks,
-            recoveries,
-        } = state;
+        let State { version, config, now, revision, totals, tasks, agents, kinds } = state;
+        let Tasks { kept, next_seq } = tasks;
+        let Agents { known, next, next_session, pools, recoveries } = agents;
         Self {
             version: *version,
             config: config.clone(),
             now: *now,
             revision: *revision,
             next_seq: *next_seq,
-            next_agent: *next_agent,
+            next_agent: *next,
             next_session: *next_session,
             totals: *totals,
             kinds: kinds.clone(),
             pools: pools.clone(),
-            agents: agents.len() as u64,
-            tasks: tasks.len() as u64,
+            agents: known.len() as u64,
+            tasks: kept.len() as u64,
             recoveries: recoveries.steps().count() as u64,
         }
     }
@@ -119,7 +111,7 @@ impl StateWriter {
     /// Writes all but agents and tasks as it is now, behind what `out` holds.
     pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
         begin(Kind::State, state.version, &mut out);
-        let mut writer = Self { recoveries: state.recoveries.clone(), last: 0, out, field: Vec::new() };
+        let mut writer = Self { recoveries: state.agents.recoveries.clone(), last: 0, out, field: Vec::new() };
         writer.field(HEAD, &Head::of(state));
         writer
     }
@@ -155,8 +147,8 @@ impl StateWriter {
 /// Appends a state.
 pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     let mut writer = StateWriter::begin(state, out);
-    state.agents.values().for_each(|agent| writer.agent(agent));
-    state.tasks.values().for_each(|task| writer.task(task));
+    state.agents.known.values().for_each(|agent| writer.agent(agent));
+    state.tasks.kept.values().for_each(|task| writer.task(task));
     writer.finish()
 }
 
@@ -184,14 +176,15 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         config: head.config,
         now: head.now,
         revision: head.revision,
-        next_seq: head.next_seq,
-        next_agent: head.next_agent,
-        next_session: head.next_session,
         totals: head.totals,
+        tasks: Tasks { kept: by_number("tasks", tasks, |task| task.seq)?, next_seq: head.next_seq },
+        agents: Agents {
+            known: by_number("agents", agents, |agent| agent.id)?,
+            next: head.next_agent,
+            next_session: head.next_session,
+            pools: head.pools,
+            recoveries: RecoveryLog::of(recoveries),
+        },
         kinds: head.kinds,
-        pools: head.pools,
-        agents: by_number("agents", agents, |agent| agent.id)?,
-        tasks: by_number("tasks", tasks, |task| task.seq)?,
-        recoveries: RecoveryLog::of(recoveries),
     })
 }

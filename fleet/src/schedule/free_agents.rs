@@ -190,11 +190,11 @@ impl FreeAgents {
 mod tests {
     use bytes::Bytes;
 
-    use crate::{AgentJoin, Command, Fleet, FleetConfig, Role, Stamp, SubmitTask, TaskId};
+    use crate::{AgentCommand, AgentJoin, Command, Fleet, FleetConfig, Role, Stamp, SubmitTask, TaskCommand, TaskId};
 
     fn join(n: u32) -> Command {
         let role = if n.is_multiple_of(2) { Role::Worker } else { Role::Specialist };
-        Command::AgentJoined(AgentJoin {
+        Command::Agent(AgentCommand::Joined(AgentJoin {
             name: format!("agent-{n}"),
             incarnation: 1,
             role,
@@ -205,11 +205,15 @@ mod tests {
             process: None,
             pid: 1,
             version: String::new(),
-        })
+        }))
     }
 
     fn submit(n: u32) -> Command {
-        Command::Submit(SubmitTask::new(TaskId(u128::from(n)), format!("kind-{}", n % 11), Bytes::new()))
+        Command::Task(TaskCommand::Submit(SubmitTask::new(
+            TaskId(u128::from(n)),
+            format!("kind-{}", n % 11),
+            Bytes::new(),
+        )))
     }
 
     #[test]
@@ -220,7 +224,7 @@ mod tests {
         for n in 0..10_000 {
             fleet.apply(Stamp::at(1), join(n), &mut effects);
         }
-        let steps = |fleet: &Fleet| fleet.indexes.free.steps.0.load(std::sync::atomic::Ordering::Relaxed);
+        let steps = |fleet: &Fleet| fleet.indexes.schedule.free.steps.0.load(std::sync::atomic::Ordering::Relaxed);
         let before = steps(&fleet);
         for n in 0..TASKS {
             fleet.apply(Stamp::at(1), submit(n), &mut effects);

@@ -82,10 +82,10 @@ impl Fleet {
     /// Gives a task that is not in the state yet to the best agent, if there is one with a free slot.
     pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
         let weights = self.state.config.weights;
-        let Some(id) = self.indexes.free.best(task.needs(), &weights) else {
+        let Some(id) = self.indexes.schedule.free.best(task.needs(), &weights) else {
             return;
         };
-        let candidates = self.indexes.free.count(task.needs());
+        let candidates = self.indexes.schedule.free.count(task.needs());
         let now = self.state.now;
         let key = (task.id, task.next_attempt());
         let attempt = self.change_work(id, |agent| {
@@ -104,9 +104,10 @@ impl Fleet {
         let best = self
             .state
             .tasks
+            .kept
             .get(&seq)
             .filter(|task| task.is_ready())
-            .and_then(|task| self.indexes.free.best(task.needs(), weights));
+            .and_then(|task| self.indexes.schedule.free.best(task.needs(), weights));
         if let Some(agent) = best {
             self.assign(seq, agent, effects);
         }
@@ -119,8 +120,8 @@ impl Fleet {
 
     /// Gives `agent` the next task that is queued for it, if it has a free slot; whether it got one.
     pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
-        let free = self.state.agents.get(&agent).filter(|a| a.free_slots() > 0);
-        let next = free.and_then(|a| self.indexes.queue.next_for(a));
+        let free = self.state.agents.known.get(&agent).filter(|a| a.free_slots() > 0);
+        let next = free.and_then(|a| self.indexes.schedule.queue.next_for(a));
         if let Some(next) = next {
             self.assign(next, agent, effects);
         }
@@ -131,10 +132,10 @@ impl Fleet {
     fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
         let now = self.state.now;
         let weights = self.state.config.weights;
-        let (Some(task), Some(agent)) = (self.state.tasks.get(&seq), self.state.agents.get(&id)) else {
+        let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&seq), self.state.agents.known.get(&id)) else {
             return;
         };
-        let candidates = self.indexes.free.count(task.needs());
+        let candidates = self.indexes.schedule.free.count(task.needs());
         let attempt = attempt_of(task, agent, candidates, &weights, now);
         effects.push(assignment(task, &attempt));
         let key = (task.id, attempt.number);
@@ -150,7 +151,7 @@ impl Fleet {
 
     pub(crate) fn complete(&mut self, completion: Completion, effects: &mut Vec<Effect>) -> Reply {
         let Completion { agent: id, session, task, attempt, ran_us, outcome } = completion;
-        let agent = self.state.agents.get(&id);
+        let agent = self.state.agents.known.get(&id);
         let any_counts = planted(Mistake::StaleResultAccepted)
             && matches!(outcome, Outcome::Succeeded(_))
             && self.task(task).is_some_and(|task| !task.state.is_final());
@@ -164,7 +165,7 @@ impl Fleet {
             _ if any_counts => self.take_as_current(id, (task, attempt), effects),
             Some(HeldState::Stopping) => {
                 self.change_work(id, |a| a.held.remove(&(task, attempt)));
-                self.indexes.stopping.remove((task, attempt, id));
+                self.indexes.agents.stopping.remove((task, attempt, id));
                 self.pull(id, effects);
                 if matches!(outcome, Outcome::Stopped | Outcome::HandedBack) {
                     return Reply::Done;
@@ -173,7 +174,7 @@ impl Fleet {
             }
             None => return self.stale(self.why_stale(task)),
         }
-        let Some(seq) = self.indexes.ids.get(&task).copied() else {
+        let Some(seq) = self.indexes.tasks.ids.get(&task).copied() else {
             return self.stale(StaleReason::UnknownTask);
         };
         match outcome.within_limits() {
@@ -206,15 +207,15 @@ impl Fleet {
     /// can be noticed.
     fn take_as_current(&mut self, id: AgentId, attempt: (TaskId, u32), effects: &mut Vec<Effect>) {
         self.change_work(id, |agent| agent.held.remove(&attempt));
-        self.indexes.stopping.remove((attempt.0, attempt.1, id));
-        if let Some(seq) = self.indexes.ids.get(&attempt.0).copied() {
+        self.indexes.agents.stopping.remove((attempt.0, attempt.1, id));
+        if let Some(seq) = self.indexes.tasks.ids.get(&attempt.0).copied() {
             self.stop_current(seq, CancelCause::Cancelled, effects);
         }
     }
 
     /// Whether so many bytes more may be stored for a task that was accepted.
     fn has_room(&self, bytes: usize) -> bool {
-        self.indexes.bytes.saturating_add(bytes as u64) <= self.state.config.most_stored()
+        self.indexes.tasks.bytes.saturating_add(bytes as u64) <= self.state.config.most_stored()
     }
 
     fn stale(&mut self, reason: StaleReason) -> Reply {
@@ -240,7 +241,7 @@ impl Fleet {
         output: Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        let speed = match self.state.tasks.get(&seq) {
+        let speed = match self.state.tasks.kept.get(&seq) {
             Some(task) => self.state.kinds.note(&task.kind, ran_us, self.state.revision),
             None => return,
         };
@@ -280,7 +281,7 @@ impl Fleet {
 
     /// Ends the current attempt with a failure: the task waits for its next attempt, or ends if there is none.
     pub(crate) fn fail_attempt(&mut self, seq: u64, end: AttemptEnd, failure: Failure, effects: &mut Vec<Effect>) {
-        let Some(task) = self.state.tasks.get(&seq) else {
+        let Some(task) = self.state.tasks.kept.get(&seq) else {
             return;
         };
         let again = failure.retryable && failure.kind != FailureKind::Deadline;
@@ -308,7 +309,7 @@ impl Fleet {
     /// The current attempt was handed back: the task is queued again at its old place, at no cost unless it goes round for
     /// ever. `displaced_from`: the agent that could not keep it.
     pub(crate) fn give_back(&mut self, seq: u64, displaced_from: Option<AgentId>, effects: &mut Vec<Effect>) {
-        let Some(task) = self.state.tasks.get(&seq) else {
+        let Some(task) = self.state.tasks.kept.get(&seq) else {
             return;
         };
         let free = task.hand_backs < MAX_FREE_HAND_BACKS;
@@ -334,13 +335,13 @@ impl Fleet {
     }
 
     pub(crate) fn cancel(&mut self, id: TaskId, mut reason: String, effects: &mut Vec<Effect>) -> Reply {
-        let known = self.indexes.ids.get(&id).copied();
+        let known = self.indexes.tasks.ids.get(&id).copied();
         let state = self.task(id).map(|task| task.state);
         let (Some(mut seq), Some(mut state)) = (known, state) else {
             return Reply::Refused(Refusal::UnknownTask { task: id });
         };
         if planted(Mistake::CancelHitsNext)
-            && let Some((next, task)) = self.state.tasks.range(seq + 1..).next()
+            && let Some((next, task)) = self.state.tasks.kept.range(seq + 1..).next()
         {
             (seq, state) = (*next, task.state);
         }
@@ -360,7 +361,7 @@ impl Fleet {
 
     /// Tells the agent of the current attempt, if there is one, to stop it. Its slot stays taken until it says so.
     pub(crate) fn stop_current(&mut self, seq: u64, cause: CancelCause, effects: &mut Vec<Effect>) {
-        let Some(task) = self.state.tasks.get(&seq) else {
+        let Some(task) = self.state.tasks.kept.get(&seq) else {
             return;
         };
         let Some(current) = task.current() else {
@@ -369,7 +370,7 @@ impl Fleet {
         let (id, session, key) = (current.agent, current.session, (task.id, current.number));
         let frees_slot = planted(Mistake::CancelFreesSlot);
         if !frees_slot {
-            self.indexes.stopping.insert((key.0, key.1, id));
+            self.indexes.agents.stopping.insert((key.0, key.1, id));
         }
         self.change_work(id, |agent| {
             if frees_slot {

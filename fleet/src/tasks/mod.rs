@@ -2,6 +2,11 @@
 //! slots, queues or timers: whoever calls these transitions keeps those in step.
 
 pub(crate) mod attempts;
+pub(crate) mod audit;
+pub(crate) mod command;
+pub(crate) mod indexes;
+pub(crate) mod query;
+pub(crate) mod state;
 mod submission;
 pub(crate) mod waiting;
 

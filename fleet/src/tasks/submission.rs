@@ -88,9 +88,9 @@ impl Fleet {
             return Reply::Refused(refusal);
         }
         self.state.totals.submitted = self.state.totals.submitted.saturating_add(1);
-        let seq = self.state.next_seq;
-        self.state.next_seq += 1;
-        let floor = self.indexes.stopping.highest(submission.id);
+        let seq = self.state.tasks.next_seq;
+        self.state.tasks.next_seq += 1;
+        let floor = self.indexes.agents.stopping.highest(submission.id);
         let now = self.state.now;
         let mut task = Task::accept(submission, seq, now, &self.state.config, floor);
         let id = task.id;
@@ -99,7 +99,7 @@ impl Fleet {
         }
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
-        self.state.tasks.insert(seq, Arc::new(task));
+        self.state.tasks.kept.insert(seq, Arc::new(task));
         Reply::Submitted { task: id, existing: false }
     }
 
@@ -110,13 +110,13 @@ impl Fleet {
 
     /// The answer, if the id or the idempotency key is known.
     fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
-        let by_id = self.indexes.ids.get(&submission.id);
-        let by_key = || self.indexes.keys.get(submission.idempotency_key.as_ref()?);
+        let by_id = self.indexes.tasks.ids.get(&submission.id);
+        let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);
         let (seq, what) = match by_id {
             Some(seq) => (seq, "the id"),
             None => (by_key()?, "the idempotency key"),
         };
-        let task = self.state.tasks.get(seq)?;
+        let task = self.state.tasks.kept.get(seq)?;
         if submission.is_same_as(task) {
             return Some(Reply::Submitted { task: task.id, existing: true });
         }
@@ -125,14 +125,14 @@ impl Fleet {
 
     fn check_room(&self, input: u64) -> Result<(), Refusal> {
         let config = &self.state.config;
-        let count = |state: TaskState| self.indexes.counts[state as usize];
+        let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
         if count(TaskState::Queued) + count(TaskState::Assigned) >= config.max_queued {
             return Err(Refusal::QueueFull { limit: config.max_queued });
         }
-        if self.state.tasks.len() >= config.max_tasks as usize {
+        if self.state.tasks.kept.len() >= config.max_tasks as usize {
             return Err(Refusal::TooManyTasks { limit: config.max_tasks });
         }
-        if self.indexes.bytes.saturating_add(input) > config.max_bytes {
+        if self.indexes.tasks.bytes.saturating_add(input) > config.max_bytes {
             return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
         Ok(())

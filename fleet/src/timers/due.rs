@@ -15,7 +15,7 @@ impl Fleet {
                 self.place(seq, effects);
             }
             Timer::Expiry(seq) => {
-                if let Some(task) = self.state.tasks.remove(&seq) {
+                if let Some(task) = self.state.tasks.kept.remove(&seq) {
                     self.snapshots.save_task(&task);
                     self.indexes.drop_task(&task);
                     self.next_revision();

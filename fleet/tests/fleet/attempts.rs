@@ -1,8 +1,8 @@
 //! The course of attempts: fencing, retries, hand-backs, cancellation.
 
 use robeing_fleet::{
-    AttemptEnd, CancelCause, Command, Effect, Failure, FailureKind, HeldState, Outcome, Refusal, Reply, RetryPolicy,
-    StaleReason, SubmitTask, TaskId, TaskState, limits::MAX_RETRY_AFTER_MS,
+    AgentCommand, AttemptEnd, CancelCause, Command, Effect, Failure, FailureKind, HeldState, Outcome, Refusal, Reply,
+    RetryPolicy, StaleReason, SubmitTask, TaskId, TaskState, limits::MAX_RETRY_AFTER_MS,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -231,7 +231,7 @@ fn no_command_panics_whatever_numbers_it_names() {
     for n in [0, 1, 2, u32::MAX] {
         let agent = robeing_fleet::AgentId(n);
         let session = robeing_fleet::SessionId(u64::from(n));
-        trial.apply(Command::AgentDraining { agent, session });
+        trial.apply(Command::Agent(AgentCommand::Draining { agent, session }));
         let stay = crate::fixture::Stay { agent, session };
         for attempt in [0, 1, u32::MAX] {
             trial.complete(stay, TaskId(1), attempt, Outcome::Stopped);

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentJoin, CodecError, Command, Completion, FIRST_VERSION, Failure, FailureKind, Fleet, FleetConfig,
-    LossReason, Outcome, PoolShape, Refusal, Reply, Role, SessionId, StaleReason, Stamp, SubmitTask, TaskId, TaskState,
-    decode_command, decode_reply, encode_command, encode_reply, known_version,
+    AgentCommand, AgentId, AgentJoin, CodecError, Command, Completion, ControlCommand, FIRST_VERSION, Failure,
+    FailureKind, Fleet, FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, Refusal, Reply, Role, SessionId,
+    StaleReason, Stamp, SubmitTask, TaskCommand, TaskId, TaskState, decode_command, decode_reply, encode_command,
+    encode_reply, known_version,
 };
 
 use crate::fixture::{Trial, pooled, retry, specialist, success, task, worker};
@@ -23,18 +24,18 @@ fn commands() -> Vec<Command> {
         retry_after_ms: 0,
     };
     let complete = |outcome| {
-        Command::Complete(Completion {
+        Command::Task(TaskCommand::Complete(Completion {
             agent,
             session,
             task: TaskId(0x1234_5678_9abc),
             attempt: 3,
             ran_us: 1_500,
             outcome,
-        })
+        }))
     };
     vec![
-        Command::Submit(task(1)),
-        Command::Submit(SubmitTask {
+        Command::Task(TaskCommand::Submit(task(1))),
+        Command::Task(TaskCommand::Submit(SubmitTask {
             deadline_in: Some(60_000),
             delay: Some(5),
             attempt_timeout: Some(1_000),
@@ -44,25 +45,28 @@ fn commands() -> Vec<Command> {
             idempotency_key: Some("key".to_owned()),
             result_ttl: Some(0),
             ..task(u128::MAX)
-        }),
-        Command::Cancel { task: TaskId(2), reason: "why not".to_owned() },
-        Command::AgentJoined(worker("a")),
-        Command::AgentJoined(pooled("b", Some(3), 1)),
-        Command::AgentJoined(specialist("c", "parse")),
-        Command::AgentLost { agent, session, reason: LossReason::Replaced },
-        Command::AgentDraining { agent, session },
-        Command::AgentLeft { agent, session },
+        })),
+        Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: "why not".to_owned() }),
+        Command::Agent(AgentCommand::Joined(worker("a"))),
+        Command::Agent(AgentCommand::Joined(pooled("b", Some(3), 1))),
+        Command::Agent(AgentCommand::Joined(specialist("c", "parse"))),
+        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Replaced }),
+        Command::Agent(AgentCommand::Draining { agent, session }),
+        Command::Agent(AgentCommand::Left { agent, session }),
         complete(success()),
         complete(Outcome::Failed(failure)),
         complete(Outcome::Stopped),
         complete(Outcome::HandedBack),
-        Command::Tick,
-        Command::Configure(FleetConfig::default()),
-        Command::RaiseVersion(2),
-        Command::AgentLost { agent, session, reason: LossReason::Failed },
-        Command::AgentUnhealthy { agent, session, reason: "503".to_owned() },
-        Command::AgentHealthy { agent, session, readmit: true },
-        Command::SetPools(vec![shape(Some(3), 1), PoolShape { name: "mail".to_owned(), ..shape(None, 0) }]),
+        Command::Control(ControlCommand::Tick),
+        Command::Control(ControlCommand::Configure(FleetConfig::default())),
+        Command::Control(ControlCommand::RaiseVersion(2)),
+        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Failed }),
+        Command::Agent(AgentCommand::Unhealthy { agent, session, reason: "503".to_owned() }),
+        Command::Agent(AgentCommand::Healthy { agent, session, readmit: true }),
+        Command::Pool(PoolCommand::Set(vec![
+            shape(Some(3), 1),
+            PoolShape { name: "mail".to_owned(), ..shape(None, 0) },
+        ])),
     ]
 }
 
@@ -184,12 +188,12 @@ fn what_a_later_version_has_added_is_refused_and_named() {
         let refused = decode_command(bytes).expect_err("it is newer");
         assert_eq!(refused, wanted);
     };
-    let tick = encoded(&Command::Tick);
+    let tick = encoded(&Command::Control(ControlCommand::Tick));
     let mut variant = tick.clone();
     // Number 40, without content.
     variant.extend([0xa1, 0x00, 0x00]);
     newer(&variant, CodecError::Unknown { what: "command", number: 40 });
-    let mut field = encoded(&Command::Cancel { task: TaskId(2), reason: "why".to_owned() });
+    let mut field = encoded(&Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: "why".to_owned() }));
     // Number 9 of the cancellation, a number.
     field[5] += 2;
     field.extend([7 << 2, 1]);
@@ -204,8 +208,18 @@ fn what_a_later_version_has_added_is_refused_and_named() {
 }
 
 #[test]
+fn several_commands_in_one_are_none() {
+    let cancel = encoded(&Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: String::new() }));
+    // Number 8 is a configuration, 9 a version; numbers are counted from the one before.
+    for (of, further) in [("another domain", &[7 << 2, 2][..]), ("its own domain", &[5 << 2 | 1, 0])] {
+        let bytes = [&cancel, further].concat();
+        assert!(matches!(decode_command(&bytes), Err(CodecError::Malformed("command", _))), "with one of {of}");
+    }
+}
+
+#[test]
 fn a_header_with_another_version_than_is_needed_is_refused() {
-    let mut command = encoded(&Command::Tick);
+    let mut command = encoded(&Command::Control(ControlCommand::Tick));
     command[2] = 0;
     let other = |what| CodecError::OtherVersion { what, found: 0, wanted: FIRST_VERSION };
     assert_eq!(decode_command(&command), Err(other("command")));
@@ -220,7 +234,8 @@ fn a_header_with_another_version_than_is_needed_is_refused() {
 
 #[test]
 fn a_value_that_a_later_version_has_added_is_told_as_newer() {
-    let lost = Command::AgentLost { agent: AgentId(7), session: SessionId(300), reason: LossReason::Failed };
+    let lost =
+        Command::Agent(AgentCommand::Lost { agent: AgentId(7), session: SessionId(300), reason: LossReason::Failed });
     let mut bytes = encoded(&lost);
     assert_eq!(bytes.pop(), Some(LossReason::Failed as u8));
     bytes.push(99);
@@ -234,7 +249,7 @@ fn pools_that_are_set_stay_so() {
     trial.set_pools(vec![shape(Some(2), 0), PoolShape { name: "mail".to_owned(), ..shape(Some(1), 0) }]);
     let mut restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
     assert_eq!(restored.pools(), trial.fleet.pools());
-    let join = Command::AgentJoined(pooled("b", Some(7), 0));
+    let join = Command::Agent(AgentCommand::Joined(pooled("b", Some(7), 0)));
     restored.apply(trial.stamp(), join, &mut Vec::new());
     assert_eq!(restored.pools()[0].desired, 2, "what was set still counts");
 }
@@ -253,10 +268,10 @@ fn versions_are_raised_only_to_what_is_known() {
     assert_eq!(trial.fleet.version(), FIRST_VERSION);
     let asked = known_version() + 1;
     let refused = Reply::Refused(Refusal::Version { asked, current: FIRST_VERSION, known: known_version() });
-    assert_eq!(trial.apply(Command::RaiseVersion(asked)), refused);
-    let lower = trial.apply(Command::RaiseVersion(0));
+    assert_eq!(trial.apply(Command::Control(ControlCommand::RaiseVersion(asked))), refused);
+    let lower = trial.apply(Command::Control(ControlCommand::RaiseVersion(0)));
     assert!(matches!(lower, Reply::Refused(_)));
-    assert_eq!(trial.apply(Command::RaiseVersion(known_version())), Reply::Done);
+    assert_eq!(trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version()))), Reply::Done);
     assert_eq!(trial.fleet.version(), known_version());
 }
 
@@ -289,7 +304,7 @@ fn survive(bytes: &[u8]) {
     for (n, command) in commands().into_iter().enumerate() {
         fleet.apply(Stamp::at(2_000_000 + n as u64 * 100_000), command, &mut effects);
     }
-    fleet.apply(Stamp::at(u64::MAX), Command::Tick, &mut effects);
+    fleet.apply(Stamp::at(u64::MAX), Command::Control(ControlCommand::Tick), &mut effects);
     fleet.checksum();
 }
 

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentId, AgentJoin, Command, Completion, Effect, Failure, FailureKind, Fleet, FleetConfig, LossReason, Outcome,
-    PoolShape, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskId, TaskState,
+    AgentCommand, AgentId, AgentJoin, Command, Completion, ControlCommand, Effect, Failure, FailureKind, Fleet,
+    FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
+    Stamp, SubmitTask, Task, TaskCommand, TaskId, TaskState,
 };
 
 pub struct Trial {
@@ -107,12 +108,12 @@ impl Trial {
 
     pub fn after(&mut self, ms: u64) -> &mut Trial {
         self.now += ms;
-        self.apply(Command::Tick);
+        self.apply(Command::Control(ControlCommand::Tick));
         self
     }
 
     pub fn submit(&mut self, task: SubmitTask) -> TaskId {
-        match self.apply(Command::Submit(task)) {
+        match self.apply(Command::Task(TaskCommand::Submit(task))) {
             Reply::Submitted { task, .. } => task,
             other => panic!("not accepted: {other:?}"),
         }
@@ -120,45 +121,49 @@ impl Trial {
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {
         let reason = "not needed".to_owned();
-        self.apply(Command::Cancel { task, reason })
+        self.apply(Command::Task(TaskCommand::Cancel { task, reason }))
     }
 
     pub fn join(&mut self, join: AgentJoin) -> Stay {
-        match self.apply(Command::AgentJoined(join)) {
+        match self.apply(Command::Agent(AgentCommand::Joined(join))) {
             Reply::Joined { agent, session } => Stay { agent, session },
             other => panic!("not joined: {other:?}"),
         }
     }
 
     pub fn set_pools(&mut self, shapes: Vec<PoolShape>) -> u64 {
-        match self.apply(Command::SetPools(shapes)) {
+        match self.apply(Command::Pool(PoolCommand::Set(shapes))) {
             Reply::PoolsSet { revision } => revision,
             other => panic!("not set: {other:?}"),
         }
     }
 
     pub fn lose(&mut self, stay: Stay) -> Reply {
-        self.apply(Command::AgentLost { agent: stay.agent, session: stay.session, reason: LossReason::Silent })
+        self.apply(Command::Agent(AgentCommand::Lost {
+            agent: stay.agent,
+            session: stay.session,
+            reason: LossReason::Silent,
+        }))
     }
 
     pub fn drain(&mut self, stay: Stay) -> Reply {
         let Stay { agent, session } = stay;
-        self.apply(Command::AgentDraining { agent, session })
+        self.apply(Command::Agent(AgentCommand::Draining { agent, session }))
     }
 
     pub fn leave(&mut self, stay: Stay) -> Reply {
         let Stay { agent, session } = stay;
-        self.apply(Command::AgentLeft { agent, session })
+        self.apply(Command::Agent(AgentCommand::Left { agent, session }))
     }
 
     pub fn unhealthy(&mut self, stay: Stay, reason: &str) -> Reply {
         let Stay { agent, session } = stay;
-        self.apply(Command::AgentUnhealthy { agent, session, reason: reason.to_owned() })
+        self.apply(Command::Agent(AgentCommand::Unhealthy { agent, session, reason: reason.to_owned() }))
     }
 
     pub fn healthy(&mut self, stay: Stay, readmit: bool) -> Reply {
         let Stay { agent, session } = stay;
-        self.apply(Command::AgentHealthy { agent, session, readmit })
+        self.apply(Command::Agent(AgentCommand::Healthy { agent, session, readmit }))
     }
 
     /// The agent's recovery in words: what was done, and how many ms after its beginning.
@@ -173,14 +178,14 @@ impl Trial {
     }
 
     pub fn complete_after(&mut self, stay: Stay, task: TaskId, attempt: u32, outcome: Outcome, ran_us: u64) -> Reply {
-        self.apply(Command::Complete(Completion {
+        self.apply(Command::Task(TaskCommand::Complete(Completion {
             agent: stay.agent,
             session: stay.session,
             task,
             attempt,
             ran_us,
             outcome,
-        }))
+        })))
     }
 
     pub fn task(&self, id: TaskId) -> &Task {

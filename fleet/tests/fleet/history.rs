@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentJoin, AgentState, Command, Completion, Counts, Effect, Failure, FailureKind, Fleet, FleetConfig,
-    LossReason, Outcome, PoolShape, RecoveryEvent, RecoveryStep, Reply, RetryPolicy, Role, SessionId, Stamp,
-    SubmitTask, Task, TaskId, TaskState, Weights,
+    AgentCommand, AgentId, AgentJoin, AgentState, Command, Completion, ControlCommand, Counts, Effect, Failure,
+    FailureKind, Fleet, FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply,
+    RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskCommand, TaskId, TaskState, Weights,
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS},
 };
 
@@ -239,10 +239,10 @@ impl History {
     pub fn step(&mut self, passing: i64, op: &Op) {
         let Stamp { fleet, wall } = self.now;
         self.now = Stamp { fleet: fleet.saturating_add_signed(passing), wall: wall.saturating_add_signed(passing) };
-        self.apply(Command::Tick);
+        self.apply(Command::Control(ControlCommand::Tick));
         let command = self.resolve(op);
         match &command {
-            Command::Submit(submission) => {
+            Command::Task(TaskCommand::Submit(submission)) => {
                 let chosen = naive::best(&self.fleet, &Wanted::by_submission(submission));
                 let ready = submission.delay.is_none_or(|d| d == 0);
                 let (reply, effects) = self.apply(command.clone());
@@ -254,8 +254,8 @@ impl History {
                 assert_eq!(current, chosen.filter(|_| ready), "the naive scheduler's choice");
                 assert_eq!(effects.len(), usize::from(current.is_some()));
             }
-            Command::Complete(completion) => self.complete(completion.clone()),
-            Command::SetPools(shapes) => self.set_pools(shapes.clone()),
+            Command::Task(TaskCommand::Complete(completion)) => self.complete(completion.clone()),
+            Command::Pool(PoolCommand::Set(shapes)) => self.set_pools(shapes.clone()),
             _ => {
                 self.apply(command);
             }
@@ -274,7 +274,7 @@ impl History {
         let succeeded = matches!(completion.outcome, Outcome::Succeeded(_));
         let refused = self.fleet.totals().stale_refused;
         let task = completion.task;
-        let (reply, effects) = self.apply(Command::Complete(completion));
+        let (reply, effects) = self.apply(Command::Task(TaskCommand::Complete(completion)));
         let assigned = effects.iter().find_map(|e| match e {
             Effect::Assign { task, .. } => Some(*task),
             _ => None,
@@ -302,7 +302,7 @@ impl History {
         if PoolShape::check_all(&shapes).is_ok() {
             self.set.clone_from(&shapes);
         }
-        let (reply, _) = self.apply(Command::SetPools(shapes.clone()));
+        let (reply, _) = self.apply(Command::Pool(PoolCommand::Set(shapes.clone())));
         if let Reply::Refused(_) = reply {
             return;
         }
@@ -318,42 +318,42 @@ impl History {
 
     fn resolve(&self, op: &Op) -> Command {
         let agents: Vec<_> = self.fleet.agents().map(|a| (a.id, a.session)).collect();
-        let pick = |n: u16| match agents.is_empty() {
-            true => (AgentId(u32::from(n)), SessionId(u64::from(n))),
-            false => agents[usize::from(n) % agents.len()],
-        };
+        let nobody = |n: u16| (AgentId(u32::from(n)), SessionId(u64::from(n)));
+        let pick = |n: u16| agents.get(usize::from(n) % agents.len().max(1)).copied().unwrap_or(nobody(n));
         match op {
-            Op::Submit(submission) => Command::Submit(submission.clone()),
-            Op::Cancel(n) => Command::Cancel { task: TaskId(u128::from(*n) % 40), reason: "history".to_owned() },
-            Op::Join(join) => Command::AgentJoined(join.clone()),
+            Op::Submit(submission) => Command::Task(TaskCommand::Submit(submission.clone())),
+            Op::Cancel(n) => {
+                let (task, reason) = (TaskId(u128::from(*n) % 40), "history".to_owned());
+                Command::Task(TaskCommand::Cancel { task, reason })
+            }
+            Op::Join(join) => Command::Agent(AgentCommand::Joined(join.clone())),
             Op::Lose(n, right) => {
                 let (agent, session) = pick(*n);
                 let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
-                let reason = LossReason::Silent;
-                Command::AgentLost { agent, session, reason }
+                Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Silent })
             }
             Op::Drain(n) => {
                 let (agent, session) = pick(*n);
-                Command::AgentDraining { agent, session }
+                Command::Agent(AgentCommand::Draining { agent, session })
             }
             Op::Leave(n) => {
                 let (agent, session) = pick(*n);
-                Command::AgentLeft { agent, session }
+                Command::Agent(AgentCommand::Left { agent, session })
             }
             Op::Unhealthy(n, right) => {
                 let (agent, session) = pick(*n);
                 let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
-                Command::AgentUnhealthy { agent, session, reason: format!("because of {n}") }
+                Command::Agent(AgentCommand::Unhealthy { agent, session, reason: format!("because of {n}") })
             }
             Op::Healthy(n, readmit) => {
                 let (agent, session) = pick(*n);
-                Command::AgentHealthy { agent, session, readmit: *readmit }
+                Command::Agent(AgentCommand::Healthy { agent, session, readmit: *readmit })
             }
             Op::Complete(n, outcome, lie) => self.completion(*n, outcome.clone(), *lie),
-            Op::Tick => Command::Tick,
-            Op::Configure(config) => Command::Configure(config.clone()),
-            Op::Raise(version) => Command::RaiseVersion(*version),
-            Op::SetPools(shapes) => Command::SetPools(shapes.clone()),
+            Op::Tick => Command::Control(ControlCommand::Tick),
+            Op::Configure(config) => Command::Control(ControlCommand::Configure(config.clone())),
+            Op::Raise(version) => Command::Control(ControlCommand::RaiseVersion(*version)),
+            Op::SetPools(shapes) => Command::Pool(PoolCommand::Set(shapes.clone())),
         }
     }
 
@@ -377,7 +377,14 @@ impl History {
             Lie::Attempt => attempt = attempt.wrapping_add(1),
             Lie::Agent => agent.0 = agent.0.wrapping_add(1),
         }
-        Command::Complete(Completion { agent, session, task, attempt, ran_us: u64::from(n), outcome })
+        Command::Task(TaskCommand::Complete(Completion {
+            agent,
+            session,
+            task,
+            attempt,
+            ran_us: u64::from(n),
+            outcome,
+        }))
     }
 
     fn apply(&mut self, command: Command) -> (Reply, Vec<Effect>) {

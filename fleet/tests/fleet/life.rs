@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use robeing_fleet::{
-    Agent, AgentId, AgentState, Attempt, AttemptEnd, Command, Effect, Failure, FailureKind, Fleet, Reply, Role, Task,
-    TaskState,
+    Agent, AgentCommand, AgentId, AgentState, Attempt, AttemptEnd, Command, ControlCommand, Effect, Failure,
+    FailureKind, Fleet, Reply, Role, Task, TaskState,
     limits::{ATTEMPT_GRACE_MS, MAX_FREE_HAND_BACKS, MAX_RETRY_AFTER_MS},
 };
 
@@ -88,7 +88,7 @@ fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
         hand_backs: before.map_or(0, |task| task.hand_backs),
         not_before: before.map_or(task.not_before.filter(|at| *at > now), |task| task.not_before),
         last: false,
-        is_tick: *command == Command::Tick,
+        is_tick: *command == Command::Control(ControlCommand::Tick),
     };
     let current = before.and_then(Task::current).map(|attempt| attempt.number);
     let floor = before.map(|task| task.attempt);
@@ -153,7 +153,12 @@ fn goes_before(agent: &Agent, one: &Task, other: &Task) -> bool {
 /// No task was passed over that waited all the while; and of those that lost their agent, which are placed by the order of the
 /// queue, none for one that comes later.
 fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Effect]) {
-    let requeues = matches!(command, Command::AgentLost { .. } | Command::AgentLeft { .. } | Command::AgentJoined(_));
+    let requeues = matches!(
+        command,
+        Command::Agent(AgentCommand::Lost { .. })
+            | Command::Agent(AgentCommand::Left { .. })
+            | Command::Agent(AgentCommand::Joined(_))
+    );
     let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
     let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
     let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(|task| task.is_ready()).collect();
@@ -238,7 +243,7 @@ fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Atte
                 check_record(was, agent, ends);
             }
             None => {
-                let left = matches!(command, Command::AgentLeft { agent, .. } if agent == id);
+                let left = matches!(command, Command::Agent(AgentCommand::Left { agent, .. }) if agent == id);
                 let due = was.lost.is_some_and(|loss| loss.forget_at <= now);
                 assert!(left || due, "{} is forgotten", was.name);
             }
@@ -254,7 +259,9 @@ fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Atte
 
 /// A process that joins again resumes its session; another one, or one that was lost, gets a new session.
 fn check_join(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply) {
-    let (Command::AgentJoined(join), Reply::Joined { agent, session }) = (command, reply) else { return };
+    let (Command::Agent(AgentCommand::Joined(join)), Reply::Joined { agent, session }) = (command, reply) else {
+        return;
+    };
     let is = fleet.agent(*agent).expect("who has joined is known");
     let was = before.agents.values().find(|agent| *agent.name == *join.name);
     assert_eq!(is.session, *session);

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentJoin, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, Refusal, Reply, RetryPolicy, Stamp,
-    SubmitTask, TaskId, TaskState, Weights, limits::*,
+    AgentCommand, AgentJoin, Command, ControlCommand, Failure, FailureKind, FleetConfig, Outcome, PoolCommand,
+    PoolShape, Refusal, Reply, RetryPolicy, Stamp, SubmitTask, TaskCommand, TaskId, TaskState, Weights, limits::*,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -117,7 +117,7 @@ fn set_pools_are_held_to_their_limits() {
     assert!(one(|s| s.name = text(MAX_NAME_BYTES + 1)).is_err());
     assert!(one(|s| s.name.clear()).is_err());
     let mut trial = Trial::new();
-    assert!(matches!(trial.apply(Command::SetPools(shapes(MAX_POOLS + 1))), Reply::Refused(_)));
+    assert!(matches!(trial.apply(Command::Pool(PoolCommand::Set(shapes(MAX_POOLS + 1)))), Reply::Refused(_)));
     assert_eq!(trial.fleet.pools(), []);
 }
 
@@ -140,7 +140,7 @@ fn configurations_are_held_to_their_limits() {
     assert_eq!(growth(100).check(), Ok(()));
     assert!(growth(99).check().is_err());
     let mut trial = Trial::new();
-    let reply = trial.apply(Command::Configure(growth(99)));
+    let reply = trial.apply(Command::Control(ControlCommand::Configure(growth(99))));
     assert!(matches!(reply, Reply::Refused(_)));
     assert_eq!(trial.fleet.config(), &FleetConfig::default());
 }
@@ -150,7 +150,7 @@ fn a_fleet_full_of_agents_forgets_the_longest_lost_one_for_a_newcomer_and_else_r
     let mut trial = Trial::new();
     let mut effects = Vec::new();
     let mut join = |trial: &mut Trial, n: u32| {
-        let join = Command::AgentJoined(worker(&format!("w{n}")));
+        let join = Command::Agent(AgentCommand::Joined(worker(&format!("w{n}"))));
         trial.fleet.apply(trial.stamp(), join, &mut effects)
     };
     for n in 0..MAX_AGENTS {
@@ -171,7 +171,7 @@ fn agents_bring_so_many_pools_with_them_and_more_join_those_that_are_known() {
     let mut effects = Vec::new();
     let mut join = |trial: &mut Trial, agent: usize, pool: usize| {
         let pool = Some(PoolShape { name: format!("p{pool}"), replicas: None, standby: 0 });
-        let join = Command::AgentJoined(AgentJoin { pool, ..worker(&format!("w{agent}")) });
+        let join = Command::Agent(AgentCommand::Joined(AgentJoin { pool, ..worker(&format!("w{agent}")) }));
         trial.fleet.apply(trial.stamp(), join, &mut effects)
     };
     for n in 0..MAX_KEPT_POOLS {
@@ -269,7 +269,7 @@ fn a_configuration_whose_state_could_not_be_sent_as_a_snapshot_is_refused() {
     assert!(tasks(1, most).largest_snapshot() <= MAX_SNAPSHOT_BYTES);
     for (max_tasks, max_bytes) in [(1, most + 1), (1, u64::MAX), (2, most), (u32::MAX, 0), (u32::MAX, u64::MAX)] {
         let mut trial = Trial::new();
-        let refused = trial.apply(Command::Configure(tasks(max_tasks, max_bytes)));
+        let refused = trial.apply(Command::Control(ControlCommand::Configure(tasks(max_tasks, max_bytes))));
         let Reply::Refused(refusal @ Refusal::Invalid { .. }) = refused else { panic!("{refused:?}") };
         assert!(refusal.to_string().contains("a snapshot could have"), "{refusal}");
     }
@@ -298,7 +298,7 @@ fn one_command_fires_a_bounded_number_of_timers_and_the_next_one_goes_on() {
     let mut effects = Vec::new();
     for n in 0..more {
         let submission = SubmitTask { deadline_in: Some(10), ..task(n) };
-        trial.fleet.apply(trial.stamp(), Command::Submit(submission), &mut effects);
+        trial.fleet.apply(trial.stamp(), Command::Task(TaskCommand::Submit(submission)), &mut effects);
     }
     trial.after(10);
     assert_eq!(trial.fleet.counts().failed, MAX_FIRINGS as u32);
@@ -335,7 +335,7 @@ fn what_is_refused_for_lack_of_room_is_known_beforehand_and_what_is_known_never_
     ] {
         let beforehand = trial.fleet.refusal_of(&submission);
         assert_eq!(beforehand.is_some(), refused, "{submission:?}");
-        let reply = trial.apply(Command::Submit(submission));
+        let reply = trial.apply(Command::Task(TaskCommand::Submit(submission)));
         match beforehand {
             Some(refusal) => assert_eq!(reply, Reply::Refused(refusal)),
             None => assert!(!matches!(reply, Reply::Refused(Refusal::QueueFull { .. } | Refusal::StorageFull { .. }))),

@@ -1,7 +1,8 @@
 //! Reading: listings, changes, what is waited for.
 
 use robeing_fleet::{
-    AgentCounts, Command, Counts, Effect, Fleet, FleetConfig, Stamp, SubmitTask, TaskFilter, TaskId, TaskState,
+    AgentCounts, Command, Counts, Effect, Fleet, FleetConfig, Stamp, SubmitTask, TaskCommand, TaskFilter, TaskId,
+    TaskState,
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 
@@ -43,7 +44,7 @@ fn a_page_has_at_most_its_largest_size() {
     let mut trial = Trial::new();
     let mut effects = Vec::new();
     for n in 0..=MAX_PAGE as u128 {
-        let submit = Command::Submit(task(n));
+        let submit = Command::Task(TaskCommand::Submit(task(n)));
         trial.fleet.apply(Stamp::at(1), submit, &mut effects);
     }
     let page = trial.fleet.tasks(&TaskFilter::default(), None, usize::MAX);
@@ -58,12 +59,12 @@ fn one_call_looks_at_a_bounded_number_of_tasks_and_the_next_one_goes_on() {
     let mut fleet = Fleet::new(config);
     let mut effects = Vec::new();
     for n in 1..=MAX_SCANNED as u128 {
-        fleet.apply(Stamp::at(1), Command::Submit(task(n)), &mut effects);
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(n))), &mut effects);
     }
     let rare = SubmitTask { submitter: "ann".to_owned(), ..task(0) };
     let by_ann = TaskFilter { submitter: Some("ann".to_owned()), ..TaskFilter::default() };
     assert_eq!(fleet.tasks(&by_ann, None, 1).next, None, "all of them could be looked at");
-    fleet.apply(Stamp::at(1), Command::Submit(rare), &mut effects);
+    fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(rare)), &mut effects);
     let short = fleet.tasks(&by_ann, None, 1);
     assert!(short.tasks.is_empty() && short.next.is_some());
     assert_eq!(fleet.tasks(&by_ann, short.next, 1).tasks.len(), 1);

@@ -166,11 +166,11 @@ fn an_unhealthy_agent_may_drain_be_lost_or_leave() {
         trial.complete(unwell, ids[0], 1, Outcome::HandedBack);
         match end {
             0 => trial.drain(unwell),
-            1 => trial.apply(robeing_fleet::Command::AgentLost {
+            1 => trial.apply(robeing_fleet::Command::Agent(robeing_fleet::AgentCommand::Lost {
                 agent: unwell.agent,
                 session: unwell.session,
                 reason: LossReason::Failed,
-            }),
+            })),
             _ => trial.leave(unwell),
         };
         assert_eq!(trial.holder(ids[0]), Some(other.agent));

@@ -1,6 +1,6 @@
 //! Who gets a task, and which task an agent gets.
 
-use robeing_fleet::{AgentJoin, Command, FleetConfig, Role, ScoreTerms, SubmitTask, Weights};
+use robeing_fleet::{AgentJoin, Command, ControlCommand, FleetConfig, Role, ScoreTerms, SubmitTask, Weights};
 
 use crate::fixture::{Trial, failure, specialist, success, task, worker};
 
@@ -158,10 +158,10 @@ fn new_weights_hold_for_the_next_choice() {
     let wide = |name| AgentJoin { slots: 2, ..worker(name) };
     let (a, _) = (trial.join(wide("a")), trial.join(wide("b")));
     trial.submit(task(1));
-    trial.apply(Command::Configure(FleetConfig {
+    trial.apply(Command::Control(ControlCommand::Configure(FleetConfig {
         weights: Weights { load: 10, ..Weights::default() },
         ..FleetConfig::default()
-    }));
+    })));
     let packed = trial.submit(task(2));
     assert_eq!(trial.holder(packed), Some(a.agent));
 }

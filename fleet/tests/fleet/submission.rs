@@ -1,12 +1,14 @@
 //! What is accepted, what is the same task, what is refused.
 
 use bytes::Bytes;
-use robeing_fleet::{AgentJoin, Command, FleetConfig, Refusal, Reply, SubmitTask, TaskId, TaskState};
+use robeing_fleet::{
+    AgentCommand, AgentJoin, Command, FleetConfig, Refusal, Reply, SubmitTask, TaskCommand, TaskId, TaskState,
+};
 
 use crate::fixture::{Trial, success, task, worker};
 
 fn refusal(trial: &mut Trial, submission: SubmitTask) -> Refusal {
-    match trial.apply(Command::Submit(submission)) {
+    match trial.apply(Command::Task(TaskCommand::Submit(submission))) {
         Reply::Refused(refusal) => refusal,
         other => panic!("accepted: {other:?}"),
     }
@@ -30,9 +32,9 @@ fn a_second_submission_with_the_same_id_is_the_same_task_even_when_it_is_finishe
     let stay = trial.join(worker("a"));
     let id = trial.submit(task(1));
     let again = Reply::Submitted { task: id, existing: true };
-    assert_eq!(trial.apply(Command::Submit(task(1))), again);
+    assert_eq!(trial.apply(Command::Task(TaskCommand::Submit(task(1)))), again);
     trial.complete(stay, id, 1, success());
-    assert_eq!(trial.apply(Command::Submit(task(1))), again);
+    assert_eq!(trial.apply(Command::Task(TaskCommand::Submit(task(1)))), again);
     assert_eq!(trial.fleet.totals().submitted, 1);
 }
 
@@ -108,7 +110,7 @@ fn a_name_that_no_header_and_no_environment_variable_can_carry_is_refused() {
         let skilled = SubmitTask { required_specialization: Some(name.into()), ..task(1) };
         assert!(matches!(refusal(&mut trial, skilled), Refusal::Invalid { .. }), "{name:?}");
         for join in [worker(name), AgentJoin { specializations: vec![name.into()], ..worker("a") }] {
-            assert!(matches!(trial.apply(Command::AgentJoined(join)), Reply::Refused(_)), "{name:?}");
+            assert!(matches!(trial.apply(Command::Agent(AgentCommand::Joined(join))), Reply::Refused(_)), "{name:?}");
         }
     }
     trial.submit(SubmitTask { kind: "zählen – é".into(), ..task(1) });

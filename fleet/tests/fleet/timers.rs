@@ -1,8 +1,8 @@
 //! What time does by itself.
 
 use robeing_fleet::{
-    AgentJoin, AttemptEnd, CancelCause, Command, Effect, FailureKind, Outcome, Reply, SubmitTask, TaskState,
-    limits::ATTEMPT_GRACE_MS,
+    AgentJoin, AttemptEnd, CancelCause, Command, ControlCommand, Effect, FailureKind, Outcome, Reply, SubmitTask,
+    TaskCommand, TaskState, limits::ATTEMPT_GRACE_MS,
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -126,7 +126,7 @@ fn time_that_goes_back_is_taken_as_the_latest_seen() {
     let id = trial.submit(task(1));
     let accepted = trial.now;
     trial.now -= 500;
-    trial.apply(Command::Tick);
+    trial.apply(Command::Control(ControlCommand::Tick));
     assert_eq!(trial.fleet.now().fleet, accepted);
     let second = trial.submit(task(2));
     assert_eq!(trial.task(second).submitted_at.fleet, trial.task(id).submitted_at.fleet);
@@ -145,7 +145,10 @@ fn a_wall_clock_that_jumps_expires_nothing_fails_nothing_and_holds_nothing_back(
     trial.wall_ahead = 2 * HOUR;
     trial.after(2_000);
     assert_eq!(trial.state(done), TaskState::Succeeded, "its result is kept for an hour");
-    assert_eq!(trial.apply(Command::Submit(keyed(3))), Reply::Submitted { task: done, existing: true });
+    assert_eq!(
+        trial.apply(Command::Task(TaskCommand::Submit(keyed(3)))),
+        Reply::Submitted { task: done, existing: true }
+    );
     assert_eq!(trial.holder(running), Some(stay.agent));
     trial.wall_ahead = -2 * HOUR;
     trial.complete(stay, running, 1, failure(true));

@@ -106,7 +106,8 @@ pub struct Pure {
 }
 
 /// Crates without runtime, network, clock or randomness.
-pub const PURE: &[Pure] = &[Pure { name: "robeing-fleet", uses: &["bilrost", "bytes", "crc32c", "thiserror"] }];
+pub const PURE: &[Pure] =
+    &[Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] }];
 
 /// A library that few may use.
 #[derive(Clone, Copy, Debug)]

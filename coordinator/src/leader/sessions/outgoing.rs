@@ -149,7 +149,7 @@ fn assignment(task: &Task, now: FleetMillis) -> Option<internal::Assignment> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use robeing_fleet::{Command, Effect, Stamp, TaskId};
+    use robeing_fleet::{Command, Effect, Stamp, TaskCommand, TaskId};
     use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
 
     use super::*;
@@ -162,7 +162,7 @@ mod tests {
         for n in 1..=2_000 {
             let input = Bytes::from(vec![0; if n % 100 == 0 { 1024 * 1024 } else { 1_000 }]);
             let mut effects: Vec<Effect> = Vec::new();
-            fleet.apply(Stamp::at(1), Command::Submit(task(n, input)), &mut effects);
+            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(n, input))), &mut effects);
             outbox.assignments.push((TaskId(n), 1));
             outbox.stops.push((TaskId(n), 1));
             let (task_id, reason) = (TaskId(n).to_string(), "r".repeat(1_000));
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn an_agent_hears_of_all_it_has_before_it_is_to_hand_that_back() {
         let (mut fleet, ..) = fleet_with_agent();
-        fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(1, Bytes::new()))), &mut Vec::new());
         let fleet = SharedFleet::new(fleet);
         let mut outgoing = Outgoing::default();
         let health_check = Some(internal::HealthCheck { seq: 1, within_ms: 1 });

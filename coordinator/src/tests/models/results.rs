@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use robeing_fleet::{Command, Completion, Fleet, Outcome, TaskId};
+use robeing_fleet::{Command, Completion, Fleet, Outcome, TaskCommand, TaskId};
 use shuttle::{future::block_on, thread};
 
 use crate::{
@@ -26,9 +26,14 @@ pub const TIMING: SessionTiming = SessionTiming {
 /// A fleet that runs a task, and the command that ends it.
 fn running() -> (Fleet, Command) {
     let (mut fleet, agent, session) = fleet_with_agent();
-    fleet.apply(robeing_fleet::Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
+    fleet.apply(
+        robeing_fleet::Stamp::at(1),
+        Command::Task(TaskCommand::Submit(task(1, Bytes::new()))),
+        &mut Vec::new(),
+    );
     let outcome = Outcome::Succeeded(Bytes::new());
-    let end = Command::Complete(Completion { agent, session, task: TASK, attempt: 1, ran_us: 1, outcome });
+    let end =
+        Command::Task(TaskCommand::Complete(Completion { agent, session, task: TASK, attempt: 1, ran_us: 1, outcome }));
     (fleet, end)
 }
 

@@ -5,7 +5,10 @@
 use std::sync::{Arc, Mutex as Unpointed};
 
 use bytes::Bytes;
-use robeing_fleet::{AgentId, AgentState, Command, Fleet, FleetConfig, LossReason, Reply, SessionId, Stamp, TaskState};
+use robeing_fleet::{
+    AgentCommand, AgentId, AgentState, Command, Fleet, FleetConfig, LossReason, Reply, SessionId, Stamp, TaskCommand,
+    TaskState,
+};
 use robeing_platform::{Ending, sync::Mutex};
 use shuttle::{future::block_on, thread};
 use tokio::time::Instant;
@@ -75,7 +78,7 @@ impl World {
                 Suspicion::Probe(..) => continue,
             };
             self.note(Event::Losing(session));
-            self.propose(Command::AgentLost { agent, session, reason: LossReason::Disconnected });
+            self.propose(Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Disconnected }));
             sessions.ended(agent, session);
             self.note(Event::Lost(session));
         }
@@ -84,11 +87,12 @@ impl World {
     /// As an agent's session is opened: the session and its connection. `looks_again`: as it must be.
     fn open(&self, agent: AgentId, looks_again: bool, now: Instant) -> (SessionId, Arc<SessionConnection>) {
         loop {
-            let session =
-                self.session(agent).unwrap_or_else(|| match self.propose(Command::AgentJoined(join("a", 1))) {
+            let session = self.session(agent).unwrap_or_else(|| {
+                match self.propose(Command::Agent(AgentCommand::Joined(join("a", 1)))) {
                     Reply::Joined { session, .. } => session,
                     other => panic!("{other:?}"),
-                });
+                }
+            });
             let link = match self.observer.sessions.connect(TERM, agent, session, Origin::default(), now) {
                 Connection::Taken(link) => link,
                 Connection::Losing(decided) => {
@@ -112,11 +116,11 @@ impl World {
 fn broken(now: Instant) -> (World, AgentId) {
     let mut fleet = Fleet::new(FleetConfig::default());
     let process = Some(([127, 0, 0, 1], 1).into());
-    let joined = Command::AgentJoined(robeing_fleet::AgentJoin { process, ..join("a", 1) });
+    let joined = Command::Agent(AgentCommand::Joined(robeing_fleet::AgentJoin { process, ..join("a", 1) }));
     let Reply::Joined { agent, session } = fleet.apply(Stamp::at(1), joined, &mut Vec::new()) else {
         panic!("an agent may join")
     };
-    fleet.apply(Stamp::at(1), Command::Submit(task(1, Bytes::new())), &mut Vec::new());
+    fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(1, Bytes::new()))), &mut Vec::new());
     let observer = Arc::new(ApplyObserver::new(SessionTable::new(TIMING)));
     observer.sessions.begin(TERM);
     let ending = Ending::default();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use robeing_fleet::{Command, Fleet, FleetConfig, Stamp, TaskId};
+use robeing_fleet::{Command, ControlCommand, Fleet, FleetConfig, Stamp, TaskCommand, TaskId};
 use shuttle::thread;
 
 use crate::{
@@ -20,11 +20,13 @@ const TASKS: u128 = 600;
 const FEW_ORDERS: usize = 100;
 
 fn submissions(from: u128) -> Vec<Command> {
-    (from..from + TASKS).map(|id| Command::Submit(task(id, Bytes::new()))).collect()
+    (from..from + TASKS).map(|id| Command::Task(TaskCommand::Submit(task(id, Bytes::new())))).collect()
 }
 
 fn cancellations(from: u128, count: u128) -> Vec<Command> {
-    (from..from + count).map(|id| Command::Cancel { task: TaskId(id), reason: "test".into() }).collect()
+    (from..from + count)
+        .map(|id| Command::Task(TaskCommand::Cancel { task: TaskId(id), reason: "test".into() }))
+        .collect()
 }
 
 /// Takes a snapshot while the log goes on. With `late`, the state that it is compared with is looked at when the log may have
@@ -48,7 +50,7 @@ fn model(install: bool, late: bool) -> impl Fn() + Send + Sync + 'static {
         apply(&mut machine, 2, &cancellations(1, TASKS / 2));
         if install {
             let mut newer = Fleet::new(FleetConfig::default());
-            newer.apply(Stamp::at(9), Command::Tick, &mut Vec::new());
+            newer.apply(Stamp::at(9), Command::Control(ControlCommand::Tick), &mut Vec::new());
             modelled::install(&mut machine, 9, newer.encode());
         }
         building.join().unwrap();

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentId, AgentJoin, AgentState, Command, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
+    AgentCommand, AgentId, AgentJoin, AgentState, Command, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
     sabotage::{Mistake, planted},
 };
 use robeing_net::Transport;
@@ -184,7 +184,7 @@ impl SessionOpener {
         // What is out of its bounds is refused whatever the state, so it need not go into the log.
         let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
         join.check().map_err(refused)?;
-        match self.proposer.propose_in(term, Command::AgentJoined(join)).await? {
+        match self.proposer.propose_in(term, Command::Agent(AgentCommand::Joined(join))).await? {
             Reply::Joined { agent, session } => {
                 Ok(Stay { agent, session, resumed: known.is_some_and(|(_, known, _)| known == session) })
             }

@@ -21,7 +21,11 @@ fn at(host: u8, port: u16) -> Option<SocketAddr> {
 fn a_process_is_known_to_be_where_it_was_only_if_it_comes_from_there() {
     let mut fleet = Fleet::new(FleetConfig::default());
     assert_eq!(located(&fleet, &hello(1), at(1, 50_000)), None);
-    fleet.apply(Stamp::at(1), Command::AgentJoined(join(&hello(1), at(1, 1)).unwrap()), &mut Vec::new());
+    fleet.apply(
+        Stamp::at(1),
+        Command::Agent(AgentCommand::Joined(join(&hello(1), at(1, 1)).unwrap())),
+        &mut Vec::new(),
+    );
     assert_eq!(located(&fleet, &hello(1), at(1, 50_000)), at(1, 1));
     assert_eq!(located(&fleet, &hello(1), at(2, 50_000)), None, "it moved");
     assert_eq!(located(&fleet, &hello(1), None), None);
@@ -35,17 +39,26 @@ fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
     let mut fleet = Fleet::new(FleetConfig::default());
     let (first, second) = (hello(1), hello(2));
     assert_eq!(rival(&fleet, &first, at(1, 1)), None, "nobody has the name");
-    let joined = fleet.apply(Stamp::at(1), Command::AgentJoined(join(&first, at(1, 1)).unwrap()), &mut Vec::new());
+    let joined = fleet.apply(
+        Stamp::at(1),
+        Command::Agent(AgentCommand::Joined(join(&first, at(1, 1)).unwrap())),
+        &mut Vec::new(),
+    );
     let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
     assert_eq!(rival(&fleet, &first, at(1, 1)), None, "the same process comes back");
     assert_eq!(rival(&fleet, &second, at(1, 2)), Some(session), "another port");
     assert_eq!(rival(&fleet, &second, at(2, 1)), Some(session), "its name stands for another machine now");
     assert_eq!(rival(&fleet, &second, None), Some(session), "who knows where it is");
     assert_eq!(rival(&fleet, &second, at(1, 1)), None, "it could not listen there if the first still did");
-    fleet.apply(Stamp::at(2), Command::AgentLost { agent, session, reason: LossReason::Silent }, &mut Vec::new());
+    fleet.apply(
+        Stamp::at(2),
+        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Silent }),
+        &mut Vec::new(),
+    );
     assert_eq!(rival(&fleet, &second, at(1, 2)), None);
     // Two whose whereabouts are unknown have nothing in common.
-    let unknown = fleet.apply(Stamp::at(3), Command::AgentJoined(join(&second, None).unwrap()), &mut Vec::new());
+    let unknown =
+        fleet.apply(Stamp::at(3), Command::Agent(AgentCommand::Joined(join(&second, None).unwrap())), &mut Vec::new());
     assert!(matches!(unknown, Reply::Joined { .. }), "{unknown:?}");
     assert!(rival(&fleet, &hello(3), None).is_some());
 }
@@ -104,7 +117,11 @@ impl World {
     fn new(loss: Loss) -> Self {
         let mut fleet = Fleet::new(FleetConfig::default());
         let mut hello = hello(1);
-        let joined = fleet.apply(Stamp::at(1), Command::AgentJoined(join(&hello, at(1, 1)).unwrap()), &mut Vec::new());
+        let joined = fleet.apply(
+            Stamp::at(1),
+            Command::Agent(AgentCommand::Joined(join(&hello, at(1, 1)).unwrap())),
+            &mut Vec::new(),
+        );
         let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
         hello.session = session.0;
         let sessions = SessionTable::new(TIMING);
@@ -153,7 +170,7 @@ impl World {
             // The log applies one command after the other, each told before the next.
             LossAt::Proposed(..) if !self.untold.is_empty() => return false,
             LossAt::Proposed(agent, session) => {
-                let lost = Command::AgentLost { agent, session, reason: LossReason::Silent };
+                let lost = Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Silent });
                 self.fleet.apply(Stamp::at(2), lost, &mut self.untold);
                 LossAt::Applied(agent, session)
             }
@@ -177,7 +194,7 @@ impl World {
                 Some((agent, session, _)) => OpeningAt::Looked(agent, session),
                 None if !self.untold.is_empty() => return false,
                 None => {
-                    let joined = Command::AgentJoined(join(&self.hello, at(1, 1)).unwrap());
+                    let joined = Command::Agent(AgentCommand::Joined(join(&self.hello, at(1, 1)).unwrap()));
                     let reply = self.fleet.apply(Stamp::at(3), joined, &mut self.untold);
                     let Reply::Joined { agent, session } = reply else { panic!("{reply:?}") };
                     OpeningAt::JoinApplied(agent, session)

@@ -1,0 +1,166 @@
+//! What is computed of agents and pools, so that none has to be searched for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
+
+use crate::{Agent, AgentId, AgentState, FleetMillis, TaskId, TrackRecord};
+
+/// See the module.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct AgentIndexes {
+    pub names: BTreeMap<Arc<str>, AgentId>,
+    pub revisions: BTreeMap<u64, AgentId>,
+    pub pools: BTreeMap<String, PoolMembers>,
+    /// By state.
+    pub counts: [u32; 5],
+    pub records: RecordSums,
+    /// Lost agents, by when they were lost.
+    pub lost: BTreeSet<(FleetMillis, AgentId)>,
+    /// Attempts that were ended and not yet confirmed as stopped. Kept by those who change what an agent holds: going through
+    /// all that it holds for each change would make many stops cost the square of their number.
+    pub stopping: Stopping,
+}
+
+/// The agents of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PoolMembers {
+    pub live: u32,
+    pub standby: BTreeSet<AgentId>,
+    pub draining: u32,
+    pub lost: u32,
+    pub unhealthy: u32,
+}
+
+/// Sums over all agents that are known, for the record of a newcomer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RecordSums {
+    pub agents: u64,
+    pub success: u64,
+    pub speed: u64,
+}
+
+/// Attempts that agents are stopping.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Stopping {
+    attempts: BTreeSet<(TaskId, u32, AgentId)>,
+    /// How many each agent has, if any.
+    by_agent: BTreeMap<AgentId, u32>,
+}
+
+impl AgentIndexes {
+    /// After a change of an agent, besides [`AgentIndexes::enter_work`].
+    pub(crate) fn enter(&mut self, agent: &Agent) {
+        self.names.insert(agent.name.clone(), agent.id);
+        self.counts[agent.state as usize] += 1;
+        self.lost.extend(agent.lost.map(|loss| (loss.at.fleet, agent.id)));
+        let Some(pool) = &agent.pool else { return };
+        let members = self.pools.entry(pool.clone()).or_default();
+        match agent.state {
+            AgentState::Live => members.live += 1,
+            AgentState::Draining => members.draining += 1,
+            AgentState::Lost => members.lost += 1,
+            AgentState::Unhealthy => members.unhealthy += 1,
+            AgentState::Standby => {
+                members.standby.insert(agent.id);
+            }
+        }
+    }
+
+    /// Before a change of an agent, besides [`AgentIndexes::leave_work`].
+    pub(crate) fn leave(&mut self, agent: &Agent) {
+        self.names.remove(&agent.name);
+        self.counts[agent.state as usize] -= 1;
+        if let Some(loss) = agent.lost {
+            self.lost.remove(&(loss.at.fleet, agent.id));
+        }
+        let Some(members) = agent.pool.as_ref().and_then(|p| self.pools.get_mut(p)) else {
+            return;
+        };
+        match agent.state {
+            AgentState::Live => members.live -= 1,
+            AgentState::Draining => members.draining -= 1,
+            AgentState::Lost => members.lost -= 1,
+            AgentState::Unhealthy => members.unhealthy -= 1,
+            AgentState::Standby => {
+                members.standby.remove(&agent.id);
+            }
+        }
+    }
+
+    /// After a change of what an agent holds, or of its record.
+    pub(crate) fn enter_work(&mut self, agent: &Agent) {
+        self.revisions.insert(agent.revision, agent.id);
+        self.records.agents += 1;
+        self.records.success += u64::from(agent.record.success);
+        self.records.speed += u64::from(agent.record.speed);
+    }
+
+    /// Before a change of what an agent holds, or of its record.
+    pub(crate) fn leave_work(&mut self, agent: &Agent) {
+        self.revisions.remove(&agent.revision);
+        self.records.agents -= 1;
+        self.records.success -= u64::from(agent.record.success);
+        self.records.speed -= u64::from(agent.record.speed);
+    }
+
+    /// The record a newcomer starts with: the mean of all.
+    pub(crate) fn newcomer(&self) -> TrackRecord {
+        let sums = self.records;
+        if sums.agents == 0 {
+            return TrackRecord::BLANK;
+        }
+        TrackRecord {
+            success: (sums.success / sums.agents) as u32,
+            speed: (sums.speed / sums.agents) as u32,
+            ..TrackRecord::BLANK
+        }
+    }
+
+    /// Whether the pool has no member left.
+    pub(crate) fn pool_is_empty(&self, pool: &str) -> bool {
+        self.pools.get(pool).is_none_or(|m| *m == PoolMembers::default())
+    }
+}
+
+impl Stopping {
+    /// An attempt is to be stopped. Nothing if it is already.
+    pub(crate) fn insert(&mut self, attempt: (TaskId, u32, AgentId)) {
+        if self.attempts.insert(attempt) {
+            *self.by_agent.entry(attempt.2).or_default() += 1;
+        }
+    }
+
+    /// An attempt has stopped, or its agent has gone. Nothing if it is not among them.
+    pub(crate) fn remove(&mut self, attempt: (TaskId, u32, AgentId)) {
+        if self.attempts.remove(&attempt)
+            && let Entry::Occupied(mut count) = self.by_agent.entry(attempt.2)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// How many an agent has.
+    pub(crate) fn of(&self, agent: AgentId) -> u32 {
+        self.by_agent.get(&agent).copied().unwrap_or(0)
+    }
+
+    /// The highest fencing number that an agent may still be stopping under this id.
+    pub(crate) fn highest(&self, task: TaskId) -> u32 {
+        let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
+        let last = self.attempts.range(range).next_back();
+        last.map_or(0, |(_, attempt, _)| *attempt)
+    }
+}
+
+impl PoolMembers {
+    /// How many should be live, for a pool of this shape. Where no number is fixed, at least one.
+    pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {
+        let known = self.live + self.draining + self.lost + self.unhealthy + self.standby.len() as u32;
+        replicas.unwrap_or_else(|| known.saturating_sub(standby).max(u32::from(known > 0)))
+    }
+}

@@ -1,0 +1,75 @@
+//! A command as a message: one field, whose number says which command of which domain it is, or none, which is a tick. The
+//! domains share the numbers, so that the bytes of a command don't depend on how commands are divided into domains.
+
+use bilrost::{
+    Canonicity, DecodeError, DecodeErrorKind,
+    encoding::{
+        Capped, DistinguishedOneofDecoder, NonEmptyDistinguishedOneofDecoder, NonEmptyOneof, Oneof,
+        RestrictedDecodeContext, TagReader, TagWriter, WireType,
+    },
+};
+
+use crate::{AgentCommand, Command, ControlCommand, PoolCommand, TaskCommand};
+
+/// Appends a command's message.
+pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
+    let mut tags = TagWriter::new();
+    match command {
+        Command::Task(command) => command.oneof_encode(out, &mut tags),
+        Command::Agent(command) => command.oneof_encode(out, &mut tags),
+        Command::Pool(command) => command.oneof_encode(out, &mut tags),
+        Command::Control(command) => command.oneof_encode(out, &mut tags),
+    }
+}
+
+/// Reads a command from its message, which must hold nothing else.
+pub(super) fn read(mut message: &[u8]) -> Result<Command, DecodeError> {
+    if message.is_empty() {
+        return Ok(Command::Control(ControlCommand::Tick));
+    }
+    let (number, wire_type) = TagReader::new().decode_key(Capped::new(&mut message))?;
+    let command = read_field(number, wire_type, &mut message)?;
+    match message {
+        [] => Ok(command),
+        _ => Err(DecodeError::new(DecodeErrorKind::ConflictingFields)),
+    }
+}
+
+fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<Command, DecodeError> {
+    let message = Capped::new(message);
+    let context = RestrictedDecodeContext::new(Canonicity::Canonical);
+    if TaskCommand::FIELD_TAGS.contains(&number) {
+        let read = TaskCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Task(command));
+    }
+    if AgentCommand::FIELD_TAGS.contains(&number) {
+        let read = AgentCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Agent(command));
+    }
+    if PoolCommand::FIELD_TAGS.contains(&number) {
+        let read = PoolCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Pool(command));
+    }
+    if ControlCommand::FIELD_TAGS.contains(&number) {
+        let mut command = ControlCommand::Tick;
+        let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
+        return read.map(|_| Command::Control(command));
+    }
+    Err(DecodeError::new(DecodeErrorKind::UnknownField))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_is_of_two_domains() {
+        let mut numbers =
+            [TaskCommand::FIELD_TAGS, AgentCommand::FIELD_TAGS, PoolCommand::FIELD_TAGS, ControlCommand::FIELD_TAGS]
+                .concat();
+        numbers.sort_unstable();
+        let before = numbers.len();
+        numbers.dedup();
+        assert_eq!((numbers.len(), before), (12, 12), "{numbers:?}");
+    }
+}

@@ -1,0 +1,21 @@
+//! What must hold of the schedule.
+
+use std::sync::Arc;
+
+use crate::{
+    Agent, Fleet,
+    audit::{Check, ensure},
+};
+
+/// No ready task waits while an agent that fits it has a free slot.
+pub(crate) fn check_work_conserving(fleet: &Fleet) -> Check {
+    let free: Vec<&Arc<Agent>> = fleet.agents().filter(|a| a.free_slots() > 0).collect();
+    for task in fleet.state.tasks.kept.values().filter(|t| t.is_ready()) {
+        let needs = task.needs();
+        for agent in &free {
+            let fits = needs.fit(agent.role, agent.has_specialization(needs.domain));
+            ensure(!fits, || format!("task {} waits though agent {} is free", task.id, agent.name))?;
+        }
+    }
+    Ok(())
+}

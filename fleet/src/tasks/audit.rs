@@ -1,0 +1,77 @@
+//! What must hold of the tasks of any state.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Task, TaskState,
+    audit::{COUNTER_ROOM, Check, ensure},
+    fleet::State,
+    limits::*,
+};
+
+/// Each task by itself. `revisions`: those of everything that was looked at.
+pub(crate) fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
+    let mut ids = BTreeSet::new();
+    let mut keys = BTreeSet::new();
+    for (seq, task) in &state.tasks.kept {
+        let fresh_key = task.idempotency_key.as_ref().is_none_or(|k| keys.insert(k));
+        ensure(
+            *seq == task.seq
+                && *seq < state.tasks.next_seq
+                && ids.insert(task.id)
+                && fresh_key
+                && task.revision <= state.revision
+                && revisions.insert(task.revision),
+            || format!("task {}: identity", task.id),
+        )?;
+        check_task(task, state.now.fleet).map_err(|what| format!("task {}: {what}", task.id))?;
+    }
+    Ok(())
+}
+
+fn check_task(task: &Task, now: u64) -> Check {
+    let last = MAX_TIME_MS + MAX_DURATION_MS;
+    let past = [Some(task.submitted_at), task.finished_at].into_iter().flatten();
+    let times = [task.deadline, task.not_before, task.expires_at];
+    let kept = &task.attempts;
+    let (latest, earlier) = match kept.split_last() {
+        Some((latest, earlier)) => (Some(latest), earlier),
+        None => (None, &kept[..]),
+    };
+    let rules = [
+        (
+            "limits",
+            !task.kind.is_empty()
+                && (1..=MAX_PRIORITY).contains(&task.priority)
+                && task.retry.check("retry").is_ok()
+                && task.input.len() <= MAX_INPUT_BYTES
+                && task.output.as_ref().is_none_or(|o| o.len() <= MAX_INPUT_BYTES)
+                && task.result_ttl <= MAX_DURATION_MS
+                && task.attempt_timeout.is_none_or(|t| t <= MAX_DURATION_MS),
+        ),
+        ("times", times.into_iter().flatten().all(|t| t <= last) && past.into_iter().all(|at| at.fleet <= now)),
+        (
+            "final state",
+            task.state.is_final() == task.finished_at.is_some()
+                && task.finished_at.is_some() == task.expires_at.is_some(),
+        ),
+        ("output", task.output.is_some() == (task.state == TaskState::Succeeded)),
+        ("backoff", task.not_before.is_none() || task.state == TaskState::Queued),
+        ("displaced", task.displaced_from.is_none() || task.is_ready()),
+        ("kept attempts", kept.len() <= MAX_KEPT_ATTEMPTS),
+        (
+            "fencing",
+            kept.windows(2).all(|w| w[0].number < w[1].number) && latest.is_none_or(|a| a.number == task.attempt),
+        ),
+        (
+            "one current attempt",
+            earlier.iter().all(|a| a.end.is_some()) && task.current().is_some() == (task.state == TaskState::Assigned),
+        ),
+        ("attempt number", u64::from(task.attempt) < COUNTER_ROOM >> 32),
+        ("attempts used", task.attempts_used <= task.retry.max_attempts),
+    ];
+    match rules.into_iter().find(|(_, holds)| !holds) {
+        Some((what, _)) => Err(what.to_owned()),
+        None => Ok(()),
+    }
+}

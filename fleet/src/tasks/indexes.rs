@@ -1,0 +1,48 @@
+//! What is computed of tasks, so that none has to be searched for.
+
+use std::collections::BTreeMap;
+
+use crate::{Task, TaskId, fixed_map::FixedMap};
+
+/// See the module. Tasks are named by their numbers in the order of acceptance.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct TaskIndexes {
+    pub ids: FixedMap<TaskId, u64>,
+    pub keys: FixedMap<String, u64>,
+    pub revisions: BTreeMap<u64, u64>,
+    /// By state.
+    pub counts: [u32; 6],
+    pub bytes: u64,
+}
+
+impl TaskIndexes {
+    /// A task came into being.
+    pub(crate) fn add(&mut self, task: &Task) {
+        self.ids.insert(task.id, task.seq);
+        if let Some(key) = &task.idempotency_key {
+            self.keys.insert(key.clone(), task.seq);
+        }
+    }
+
+    /// A task is forgotten.
+    pub(crate) fn drop(&mut self, task: &Task) {
+        self.ids.remove(&task.id);
+        if let Some(key) = &task.idempotency_key {
+            self.keys.remove(key);
+        }
+    }
+
+    /// After a change of a task.
+    pub(crate) fn enter(&mut self, task: &Task) {
+        self.revisions.insert(task.revision, task.seq);
+        self.counts[task.state as usize] += 1;
+        self.bytes += task.stored_bytes();
+    }
+
+    /// Before a change of a task.
+    pub(crate) fn leave(&mut self, task: &Task) {
+        self.revisions.remove(&task.revision);
+        self.counts[task.state as usize] -= 1;
+        self.bytes -= task.stored_bytes();
+    }
+}
