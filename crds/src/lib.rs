@@ -29,7 +29,7 @@ pub use consensus::Consensus;
 pub use coordinators::{Coordinators, Storage};
 pub use duration::{Duration, ParseDurationError};
 pub use manifest::{
-    Ignored, Manifest, ManifestError, Place, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
+    Ignored, Location, Manifest, ManifestError, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
 };
 pub use pool::{
     AgentPorts, CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, Role, SecretKey,

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use crate::{
     apply, build,
-    execute::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, size_pools, spare_the_busy},
-    fleet_watch::News,
+    execute::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, set_deletion_costs, size_pools},
+    fleet_watch::FleetWatches,
     health,
     metrics::Metrics,
     names,
@@ -29,7 +29,7 @@ use crate::{
     rollout, scale,
     status_writer::{patch_status, publish},
     stores::Caches,
-    validate::{self, Fleet, Surroundings},
+    validate::{self, OperatorContext, ValidatedCluster},
 };
 
 /// How long the StatefulSet's controller may take to make the coordinators' pods.
@@ -53,21 +53,21 @@ pub struct Context {
     /// To the coordinators.
     pub coordinators: Arc<coordinators::CoordinatorClient>,
     /// What the coordinators tell by themselves.
-    pub news: News,
+    pub news: FleetWatches,
     /// What is counted.
     pub metrics: Metrics,
     /// The operator's own part in what is built.
-    pub surroundings: Surroundings,
+    pub operator_context: OperatorContext,
     /// Pause until the next look at a cluster where nothing is under way, and whose coordinators can't tell what changes.
     pub poll: Duration,
     /// Name of this process in events.
     pub instance: String,
-    memories: Mutex<HashMap<Key, Memory>>,
+    cluster_caches: Mutex<HashMap<Key, ClusterCache>>,
 }
 
 /// What is kept of a cluster from one round to the next. All of it may be lost.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct ClusterCache {
     /// Of the cluster; another one of its name begins anew.
     pub(crate) uid: Option<String>,
     pub(crate) records: apply::Records,
@@ -75,7 +75,7 @@ pub(crate) struct Memory {
     pub(crate) seen: Option<report::Snapshot>,
     pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
-    pub(crate) told_to_go: Option<String>,
+    pub(crate) evicting: Option<String>,
     /// Since when pods of coordinators are missing.
     pub(crate) missing_since: Option<Instant>,
     pub(crate) asked: Option<String>,
@@ -102,47 +102,47 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// A driver without memories.
+    /// Of no cluster anything is known yet.
     pub fn new(
         client: Client,
         caches: Caches,
-        news: News,
+        news: FleetWatches,
         metrics: Metrics,
-        surroundings: Surroundings,
+        operator_context: OperatorContext,
         poll: Duration,
         instance: String,
     ) -> Self {
-        let (coordinators, memories) = (Arc::default(), Mutex::default());
-        Self { client, caches, coordinators, news, metrics, surroundings, poll, instance, memories }
+        let (coordinators, cluster_caches) = (Arc::default(), Mutex::default());
+        Self { client, caches, coordinators, news, metrics, operator_context, poll, instance, cluster_caches }
     }
 
-    fn recall(&self, cluster: &RobeingCluster) -> Memory {
-        let known = self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(cluster));
+    fn recall(&self, cluster: &RobeingCluster) -> ClusterCache {
+        let known = self.cluster_caches.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(cluster));
         let uid = cluster.uid();
-        known.filter(|memory| memory.uid == uid).unwrap_or_else(|| Memory { uid, ..Memory::default() })
+        known.filter(|cache| cache.uid == uid).unwrap_or_else(|| ClusterCache { uid, ..ClusterCache::default() })
     }
 
-    fn remember(&self, cluster: &RobeingCluster, memory: Memory) {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).insert(key(cluster), memory);
+    fn remember(&self, cluster: &RobeingCluster, cache: ClusterCache) {
+        self.cluster_caches.lock().unwrap_or_else(PoisonError::into_inner).insert(key(cluster), cache);
     }
 
     /// Forgets a cluster that is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.news.keep(namespace, name, &[]);
         let key = (namespace.to_owned(), name.to_owned());
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        memories.remove(&key);
-        if memories.is_empty() {
-            memories.shrink_to_fit();
+        let mut caches = self.cluster_caches.lock().unwrap_or_else(PoisonError::into_inner);
+        caches.remove(&key);
+        if caches.is_empty() {
+            caches.shrink_to_fit();
         }
     }
 
     /// The pause before the next try after a failure: doubled each time.
     pub fn pause(&self, cluster: &RobeingCluster) -> Duration {
-        let mut memory = self.recall(cluster);
-        memory.failures = memory.failures.saturating_add(1);
-        let pause = pause_after(memory.failures, requeue::chance());
-        self.remember(cluster, memory);
+        let mut cache = self.recall(cluster);
+        cache.failures = cache.failures.saturating_add(1);
+        let pause = pause_after(cache.failures, requeue::chance());
+        self.remember(cluster, cache);
         pause
     }
 }
@@ -166,20 +166,20 @@ pub async fn reconcile(cluster: Arc<RobeingCluster>, context: Arc<Context>) -> R
         return Ok(Action::await_change());
     }
     let started = Instant::now();
-    let mut memory = context.recall(&cluster);
-    let result = round(&cluster, &context, &mut memory).await;
+    let mut cache = context.recall(&cluster);
+    let result = round(&cluster, &context, &mut cache).await;
     if result.is_ok() {
-        memory.failures = 0;
+        cache.failures = 0;
     }
-    context.remember(&cluster, memory);
+    context.remember(&cluster, cache);
     context.metrics.reconciled(result.is_ok(), started.elapsed());
     result
 }
 
-async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Memory) -> Result<Action, Error> {
-    let observation = look(cluster, context, memory).await;
-    let outcome = match validate::validate(cluster, &context.surroundings, &observation.kept()) {
-        Ok(fleet) => act(&observation, fleet, context, memory).await?,
+async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut ClusterCache) -> Result<Action, Error> {
+    let observation = look(cluster, context, cache).await;
+    let outcome = match validate::validate(cluster, &context.operator_context, &observation.kept()) {
+        Ok(fleet) => act(&observation, fleet, context, cache).await?,
         Err(why) => Outcome {
             fleet: None,
             unbuildable: Some(why.to_string()),
@@ -192,8 +192,8 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Me
             uncreated: None,
         },
     };
-    let status = report(&observation, &outcome, context, memory).await?;
-    let outlook = outlook(&observation, &outcome, &status, context, memory);
+    let status = report(&observation, &outcome, context, cache).await?;
+    let outlook = outlook(&observation, &outcome, &status, context, cache);
     let poll = poll(cluster, context);
     Ok(Action::requeue(requeue::next_look(&outlook, poll, requeue::chance())))
 }
@@ -209,7 +209,7 @@ fn outlook(
     outcome: &Outcome,
     status: &RobeingClusterStatus,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Outlook {
     let cluster = &observation.cluster;
     let is = |of: &str| report::state(status, of) == Some("True");
@@ -223,30 +223,30 @@ fn outlook(
         moving: is(condition_types::PROGRESSING),
         well: !is(condition_types::DEGRADED) && is(condition_types::QUORUM_HEALTHY) && outcome.declined.is_empty(),
         told,
-        quiet: memory.happened.get_or_insert_with(Instant::now).elapsed(),
-        due: due(observation, memory),
+        quiet: cache.happened.get_or_insert_with(Instant::now).elapsed(),
+        due: due(observation, cache),
     }
 }
 
 /// The time until something changes by time alone: what is said of a pod, or what may be asked of the API server again.
-fn due(observation: &Observation, memory: &Memory) -> Option<Duration> {
+fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     let pods = observation.pods.iter().filter_map(|pod| health::changes_at(pod, observation.now)).min();
     let of_pods = pods.map(|at| at.duration_since(observation.now).unsigned_abs());
     let now = Instant::now();
-    let missing = memory.missing_since.map(|since| since + CREATED_WITHIN);
-    let later = missing.into_iter().chain(memory.refusals.next(now)).filter(|at| *at > now).min();
+    let missing = cache.missing_since.map(|since| since + CREATED_WITHIN);
+    let later = missing.into_iter().chain(cache.refusals.next(now)).filter(|at| *at > now).min();
     of_pods.into_iter().chain(later.map(|at| at - now)).min()
 }
 
 /// Asks the coordinators first, then reads the caches, which are always newer than an answer that took its time.
-async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Memory) -> Observation {
+async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut ClusterCache) -> Observation {
     let name = cluster.name_any();
     let set = context.caches.stateful_set(cluster);
     let pods = context.caches.pods(cluster);
-    let addresses = observe::addresses(cluster, set.as_ref(), &pods, memory.asked.as_deref());
+    let addresses = observe::addresses(cluster, set.as_ref(), &pods, cache.asked.as_deref());
     context.news.keep(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name, &addresses);
     let mut fleet = context.coordinators.ask(&addresses).await;
-    if fleet.is_err() && memory.asked.is_some() {
+    if fleet.is_err() && cache.asked.is_some() {
         // A new leader is found within a second; that is no news but the leader's name.
         tokio::time::sleep(ELECTED_WITHIN).await;
         fleet = context.coordinators.ask(&addresses).await;
@@ -259,7 +259,7 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Mem
             Err(coordinators::Error::Stranger { address: answer.from })
         }
     });
-    memory.asked = fleet.as_ref().ok().map(|answer| answer.from.clone());
+    cache.asked = fleet.as_ref().ok().map(|answer| answer.from.clone());
     Observation {
         cluster: cluster.clone(),
         objects: context.caches.objects(cluster),
@@ -273,30 +273,30 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, memory: &mut Mem
 /// Builds and applies, and takes at most one step with the coordinators.
 async fn act(
     observation: &Observation,
-    fleet: Fleet,
+    fleet: ValidatedCluster,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Result<Outcome, Error> {
     let membership = observation.membership();
     let scale = plan(observation, &fleet, membership.as_ref());
-    let desired = build::build(&fleet, scale.replicas, scale.joined)?;
+    let desired = build::build(&fleet, scale.replicas, scale.member_high_water)?;
     let mut declined = Vec::new();
-    if let Err(error) = size_pools(observation, &fleet, context, memory).await {
+    if let Err(error) = size_pools(observation, &fleet, context, cache).await {
         declined.push(error.to_string());
     }
-    let mut errors = spare_the_busy(observation, &fleet, context, memory).await?;
+    let mut errors = set_deletion_costs(observation, &fleet, context, cache).await?;
     let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
     let refused_pools = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
-    let (records, refusals) = (&mut memory.records, &mut memory.refusals);
+    let (records, refusals) = (&mut cache.records, &mut cache.refusals);
     let applied = target.apply(&desired, &observation.objects, &refused_pools, records, refusals).await;
     let unapplied = !applied.errors.is_empty();
     errors.extend(applied.errors);
-    errors.extend(grow_disks(observation, &fleet, context, memory).await?);
-    let rollout = next_rollout_step(observation, &fleet, membership.as_ref(), &scale, memory);
-    match scale_step(observation, &fleet, &scale.step, context, memory).await {
+    errors.extend(grow_disks(observation, &fleet, context, cache).await?);
+    let rollout = next_rollout_step(observation, &fleet, membership.as_ref(), &scale, cache);
+    match scale_step(observation, &fleet, &scale.step, context, cache).await {
         Ok(Err(error)) => declined.push(error.to_string()),
         Err(error) => errors.push(error),
-        Ok(Ok(())) => match rollout_step(observation, &fleet, &rollout, context, memory).await {
+        Ok(Ok(())) => match rollout_step(observation, &fleet, &rollout, context, cache).await {
             Ok(Err(error)) => declined.push(error.to_string()),
             Err(error) => errors.push(error),
             Ok(Ok(())) => {}
@@ -313,7 +313,7 @@ async fn act(
         }
         refused.push(error.to_string());
     }
-    let uncreated = uncreated(observation, &scale, memory);
+    let uncreated = uncreated(observation, &scale, cache);
     let changing = applied.changing;
     let fleet = Some(fleet);
     Ok(Outcome { fleet, unbuildable: None, refused, changing, scale, rollout, declined, unapplied, uncreated })
@@ -321,14 +321,14 @@ async fn act(
 
 /// How many of the coordinators' pods there are and should be, where some have been missing for long: then something keeps their
 /// StatefulSet's controller from making them, which it says in events alone.
-fn uncreated(observation: &Observation, scale: &scale::Plan, memory: &mut Memory) -> Option<(u32, u32)> {
+fn uncreated(observation: &Observation, scale: &scale::Plan, cache: &mut ClusterCache) -> Option<(u32, u32)> {
     let there = u32::try_from(observation.coordinator_pods().len()).unwrap_or(u32::MAX);
     let made = observation.stateful_set().is_some() && observation.template_seen();
     if !made || there >= scale.replicas {
-        memory.missing_since = None;
+        cache.missing_since = None;
         return None;
     }
-    let since = *memory.missing_since.get_or_insert_with(Instant::now);
+    let since = *cache.missing_since.get_or_insert_with(Instant::now);
     (since.elapsed() >= CREATED_WITHIN).then_some((there, scale.replicas))
 }
 
@@ -337,26 +337,26 @@ async fn report(
     observation: &Observation,
     outcome: &Outcome,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Result<RobeingClusterStatus, Error> {
     let cluster = &observation.cluster;
     // The cache may be behind what this process wrote itself.
     let own =
-        memory.patched.as_ref().filter(|(_, at)| at.elapsed() < apply::CACHE_LAG).map(|(status, _)| status.clone());
+        cache.patched.as_ref().filter(|(_, at)| at.elapsed() < apply::CACHE_LAG).map(|(status, _)| status.clone());
     let before = own.or_else(|| cluster.status.clone());
     let status = report::status(observation, outcome, before.as_ref());
-    let events = report::happened(observation, outcome, memory.seen.as_ref(), before.as_ref(), &status);
+    let events = report::happened(observation, outcome, cache.seen.as_ref(), before.as_ref(), &status);
     // What others say in it stays theirs.
     if before.as_ref().map(report::own) != Some(report::own(&status)) {
         patch_status(context, cluster, &status).await?;
-        memory.patched = Some((status.clone(), Instant::now()));
-        memory.happened = Some(Instant::now());
+        cache.patched = Some((status.clone(), Instant::now()));
+        cache.happened = Some(Instant::now());
     }
     if outcome.changing {
-        memory.happened = Some(Instant::now());
+        cache.happened = Some(Instant::now());
     }
     if let Some(seen) = report::Snapshot::of(observation) {
-        memory.seen = Some(seen);
+        cache.seen = Some(seen);
     }
     for event in events {
         tracing::info!(cluster = cluster.name_any(), reason = event.reason, note = event.note, "event");

@@ -18,16 +18,20 @@ use serde_json::json;
 
 use crate::{
     apply,
-    controller::{Context, Error, Memory},
+    controller::{ClusterCache, Context, Error},
     names::{self, Component},
     observe::Observation,
     quantity,
     quorum::{CoordinatorPod, Membership},
     rollout, scale,
-    validate::Fleet,
+    validate::ValidatedCluster,
 };
 
-pub(crate) fn plan(observation: &Observation, fleet: &Fleet, membership: Option<&Membership>) -> scale::Plan {
+pub(crate) fn plan(
+    observation: &Observation,
+    fleet: &ValidatedCluster,
+    membership: Option<&Membership>,
+) -> scale::Plan {
     if let Some(set) = observation.stateful_set().filter(|set| !observation.owns(set)) {
         // Those voters and disks are not this cluster's to remove.
         let why = if apply::is_left_by(&set.object, robeing_crds::KIND, &fleet.name) {
@@ -54,39 +58,39 @@ pub(crate) fn plan(observation: &Observation, fleet: &Fleet, membership: Option<
         pods: &pods.keys().copied().collect(),
         running: &pods.iter().filter(|(_, pod)| runs(pod)).map(|(ordinal, _)| *ordinal).collect(),
         claims: &claims,
-        joined: observation.joined(),
+        member_high_water: observation.member_high_water(),
     })
 }
 
 pub(crate) fn next_rollout_step(
     observation: &Observation,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     membership: Option<&Membership>,
     scale: &scale::Plan,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> rollout::Step {
     if !observation.template_seen() {
         return rollout::Step::Settling("the StatefulSet controller has not seen the newest template yet".into());
     }
     let pods = observation.coordinator_pods();
     // A pod that is gone from the cache need not be remembered.
-    memory.told_to_go = memory.told_to_go.take().filter(|uid| pods.values().any(|pod| pod.uid == *uid));
+    cache.evicting = cache.evicting.take().filter(|uid| pods.values().any(|pod| pod.uid == *uid));
     rollout::next(&rollout::View {
         replicas: scale.replicas,
         pods: &pods,
         membership,
         durable: fleet.storage.is_some(),
         members_settled: scale.step == scale::Step::Settled,
-        told_to_go: memory.told_to_go.as_deref(),
+        evicting: cache.evicting.as_deref(),
     })
 }
 
 /// Tells the coordinators how large the pools should be, when they do not know.
 pub(crate) async fn size_pools(
     observation: &Observation,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Result<(), coordinators::Error> {
     let Ok(answer) = &observation.fleet else { return Ok(()) };
     // Also those that are not built: what runs of them stays.
@@ -100,21 +104,21 @@ pub(crate) async fn size_pools(
         let known = answer.status.pools.iter().find(|known| known.name == pool.name);
         known.is_some_and(|known| pool.replicas.is_none_or(|replicas| known.desired == replicas))
     };
-    if memory.pools.as_ref() == Some(&wanted) && wanted.iter().all(known) {
+    if cache.pools.as_ref() == Some(&wanted) && wanted.iter().all(known) {
         return Ok(());
     }
     context.coordinators.set_pools(&answer.from, wanted.clone()).await?;
-    memory.pools = Some(wanted);
+    cache.pools = Some(wanted);
     Ok(())
 }
 
 /// Before a pool shrinks, says of each of its pods how much work its end would disturb, so that the idle ones go.
 /// A refusal, which is told, keeps no pool from shrinking.
-pub(crate) async fn spare_the_busy(
+pub(crate) async fn set_deletion_costs(
     observation: &Observation,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Result<Vec<apply::Error>, Error> {
     let mut refused = Vec::new();
     let agents = observation.agents();
@@ -141,7 +145,7 @@ pub(crate) async fn spare_the_busy(
                     _ => Ok(()),
                 }
             };
-            match apply::unless_refused(&mut memory.refusals, ("Pod", &name, || ANNOTATING), work).await {
+            match apply::unless_refused(&mut cache.refusals, ("Pod", &name, || ANNOTATING), work).await {
                 Err(error) if error.is_unreachable() => Err(error)?,
                 Err(error) => refused.push(error),
                 Ok(()) => {}
@@ -159,21 +163,21 @@ const GROWING: u64 = 3;
 /// Deletes the object of that name if it is still the one that was seen, unless that was refused lately.
 async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
     context: &Context,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     (name, uid): (&str, Option<String>),
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Result<(), apply::Error> {
     let kind = ApiResource::erase::<K>(&());
     let work = apply::delete_exactly(&context.client, &fleet.namespace, &kind, name, uid);
-    apply::unless_refused(&mut memory.refusals, (&kind.kind, name, || DELETING), work).await
+    apply::unless_refused(&mut cache.refusals, (&kind.kind, name, || DELETING), work).await
 }
 
 /// Asks for larger disks of the coordinators where the spec does: their StatefulSet can't say so. A refusal is told.
 pub(crate) async fn grow_disks(
     observation: &Observation,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Result<Vec<apply::Error>, Error> {
     let mut refused = Vec::new();
     let Some(wanted) = fleet.storage.as_ref().map(|storage| &storage.size) else { return Ok(refused) };
@@ -195,7 +199,7 @@ pub(crate) async fn grow_disks(
             }
         };
         let wish = || apply::fingerprint_of(&(GROWING, wanted));
-        match apply::unless_refused(&mut memory.refusals, ("PersistentVolumeClaim", &name, wish), work).await {
+        match apply::unless_refused(&mut cache.refusals, ("PersistentVolumeClaim", &name, wish), work).await {
             Err(error) if error.is_unreachable() => Err(error)?,
             Err(error) => refused.push(error),
             Ok(()) => {}
@@ -221,10 +225,10 @@ pub(crate) type Asked = Result<Result<(), coordinators::Error>, apply::Error>;
 /// Adds or removes a voter, or deletes the disk of one that is gone.
 pub(crate) async fn scale_step(
     observation: &Observation,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     step: &scale::Step,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Asked {
     let name = |ordinal: u32| names::coordinator(&fleet.name, ordinal);
     let from = observation.fleet.as_ref().map(|answer| answer.from.clone()).unwrap_or_default();
@@ -244,7 +248,7 @@ pub(crate) async fn scale_step(
             let seen = observation.claims.iter().find(|seen| seen.name_any() == claim);
             if let Some(seen) = seen.filter(|seen| seen.metadata.deletion_timestamp.is_none()) {
                 tracing::info!(cluster = fleet.name, claim, "deleting the disk of a coordinator that was removed");
-                delete_seen::<PersistentVolumeClaim>(context, fleet, (&claim, seen.uid()), memory).await?;
+                delete_seen::<PersistentVolumeClaim>(context, fleet, (&claim, seen.uid()), cache).await?;
             }
             Ok(Ok(()))
         }
@@ -254,16 +258,16 @@ pub(crate) async fn scale_step(
 /// Replaces a coordinator's pod, or has another one lead.
 pub(crate) async fn rollout_step(
     observation: &Observation,
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     step: &rollout::Step,
     context: &Context,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
 ) -> Asked {
     match step {
         rollout::Step::Replace { pod, uid } => {
             tracing::info!(cluster = fleet.name, pod, "replacing a coordinator");
-            delete_seen::<Pod>(context, fleet, (pod, Some(uid.clone())), memory).await?;
-            memory.told_to_go = Some(uid.clone());
+            delete_seen::<Pod>(context, fleet, (pod, Some(uid.clone())), cache).await?;
+            cache.evicting = Some(uid.clone());
             Ok(Ok(()))
         }
         rollout::Step::Transfer { to } => {

@@ -150,8 +150,8 @@ impl Observation {
         }
     }
 
-    /// How many coordinators' disks are this cluster's own; see [`crate::scale::Plan::joined`].
-    pub fn joined(&self) -> u32 {
+    /// How many coordinators' disks are this cluster's own; see [`crate::scale::Plan::member_high_water`].
+    pub fn member_high_water(&self) -> u32 {
         let set = self.stateful_set().filter(|set| self.owns(set));
         let said = set.and_then(|set| set.object.annotations().get(names::ANNOTATION_JOINED)?.parse().ok());
         said.unwrap_or(0)
@@ -418,11 +418,11 @@ mod tests {
             let cost = of.pods[0].annotations().get(names::ANNOTATION_DELETION_COST).cloned();
             let version = set.object.metadata.resource_version.clone();
             let rest = (set.fingerprint, version, health::claims(&of.pods[0]), cost);
-            (of.kept(), of.joined(), of.template_seen(), of.coordinator_pods(), addresses, rest, set.applied)
+            (of.kept(), of.member_high_water(), of.template_seen(), of.coordinator_pods(), addresses, rest, set.applied)
         };
         assert_eq!(read(&kept), read(&whole));
         let set = whole.stateful_set();
-        assert_eq!((whole.joined(), addresses(&whole.cluster, set, &whole.pods, None).len()), (3, 1));
+        assert_eq!((whole.member_high_water(), addresses(&whole.cluster, set, &whole.pods, None).len()), (3, 1));
         let length = |of: &Observation| format!("{:?}", (&of.objects, &of.pods)).len();
         assert!(length(&kept) + 4_000 < length(&whole), "{} of {}: {kept:?}", length(&kept), length(&whole));
     }
@@ -448,7 +448,7 @@ mod tests {
             cluster.spec.coordinators.storage = from(storage);
             whole.cluster = Arc::new(cluster);
             let addresses = addresses(&whole.cluster, whole.stateful_set(), &whole.pods, None);
-            (addresses.len(), whole.joined(), whole.coordinator_pods().len())
+            (addresses.len(), whole.member_high_water(), whole.coordinator_pods().len())
         };
         let removed = |set: &mut DynamicObject| set.metadata.owner_references = None;
         let no_controller = |set: &mut DynamicObject| {

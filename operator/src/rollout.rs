@@ -18,7 +18,7 @@ pub struct View<'a> {
     /// The members are what the spec says; no voter is to be added or removed first.
     pub members_settled: bool,
     /// The pod that was told last to go, by uid; the cache may still show it.
-    pub told_to_go: Option<&'a str>,
+    pub evicting: Option<&'a str>,
 }
 
 /// The next step.
@@ -56,7 +56,7 @@ pub fn next(view: &View<'_>) -> Step {
     if view.pods.values().all(|pod| pod.updated) {
         return settled(view);
     }
-    let gone = |pod: &CoordinatorPod| pod.terminating || view.told_to_go == Some(pod.uid.as_str());
+    let gone = |pod: &CoordinatorPod| pod.terminating || view.evicting == Some(pod.uid.as_str());
     if let Some(pod) = view.pods.values().find(|pod| gone(pod)) {
         return Step::Wait(format!("{} is being replaced", pod.name));
     }

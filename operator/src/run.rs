@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     controller::{Context, coordinators_in, reconcile},
-    fleet_watch::News,
+    fleet_watch::FleetWatches,
     lease::{Elector, Lost},
     metrics::{CountRequests, Metrics},
     serve::Server,
@@ -118,11 +118,11 @@ async fn keep_fleets(
     stop: CancellationToken,
 ) {
     let (caches, changes) = Caches::of(&client, namespace.as_deref());
-    let surroundings = settings.surroundings();
+    let operator_context = settings.operator_context();
     let pending = Arc::new(Pending::default());
-    let news = News::new(pending.clone());
+    let news = FleetWatches::new(pending.clone());
     let poll = settings.poll_interval;
-    let context = Arc::new(Context::new(client, caches.clone(), news, metrics, surroundings, poll, instance));
+    let context = Arc::new(Context::new(client, caches.clone(), news, metrics, operator_context, poll, instance));
     let filling = TaskTracker::new();
     let caching = filling.spawn(pending.clone().fill(changes));
     let done = caching.abort_handle();

@@ -24,8 +24,8 @@ pub struct View<'a> {
     pub running: &'a BTreeSet<u32>,
     /// Ordinals that have a disk; none where the coordinators are to have no storage.
     pub claims: &'a BTreeSet<u32>,
-    /// As the last [`Plan::joined`] said.
-    pub joined: u32,
+    /// As the last [`Plan::member_high_water`] said.
+    pub member_high_water: u32,
 }
 
 /// What to do besides having that many pods.
@@ -54,13 +54,13 @@ pub struct Plan {
     /// One more than the highest ordinal that was seen to be a member and may have left a disk: only disks below it were
     /// this cluster's coordinators', and are its own to delete. To be written down with the StatefulSet before a member is
     /// removed.
-    pub joined: u32,
+    pub member_high_water: u32,
 }
 
 impl Plan {
     /// With so many pods, a step, and nothing known of what was a member.
     pub fn new(replicas: u32, step: Step) -> Self {
-        Self { replicas, step, joined: 0 }
+        Self { replicas, step, member_high_water: 0 }
     }
 }
 
@@ -71,9 +71,10 @@ fn beyond<'a>(ordinals: impl IntoIterator<Item = &'a u32>) -> u32 {
 
 /// The next step from the coordinators there are to those there should be.
 pub fn plan(view: &View<'_>) -> Plan {
-    let left = beyond(view.claims.iter().filter(|ordinal| **ordinal < view.joined));
-    let joined = view.membership.map_or(view.joined, |membership| beyond(&ordinals(view, membership)).max(left));
-    Plan { joined, ..next(view) }
+    let left = beyond(view.claims.iter().filter(|ordinal| **ordinal < view.member_high_water));
+    let member_high_water =
+        view.membership.map_or(view.member_high_water, |membership| beyond(&ordinals(view, membership)).max(left));
+    Plan { member_high_water, ..next(view) }
 }
 
 fn ordinals(view: &View<'_>, membership: &Membership) -> BTreeSet<u32> {
@@ -110,7 +111,8 @@ fn next(view: &View<'_>) -> Plan {
 /// Nobody says who has a vote, so nothing shrinks and no disk goes. It grows, unless onto disks of coordinators that were
 /// removed: others may be those of the very majority that is missing.
 fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
-    let leftovers = view.claims.iter().any(|ordinal| (current..view.wanted.min(view.joined)).contains(ordinal));
+    let leftovers =
+        view.claims.iter().any(|ordinal| (current..view.wanted.min(view.member_high_water)).contains(ordinal));
     let replicas = if leftovers { current } else { current.max(view.wanted) };
     let step = if replicas == view.wanted && current == view.wanted {
         Step::Settled
@@ -123,7 +125,9 @@ fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
 /// A disk that is retained from an earlier cluster of the name is none.
 fn obsolete_claim(view: &View<'_>, members: &BTreeSet<u32>, current: u32) -> Option<u32> {
     let obsolete = |ordinal: &u32| {
-        (current..view.joined).contains(ordinal) && !members.contains(ordinal) && !view.pods.contains(ordinal)
+        (current..view.member_high_water).contains(ordinal)
+            && !members.contains(ordinal)
+            && !view.pods.contains(ordinal)
     };
     view.claims.iter().copied().rfind(obsolete)
 }

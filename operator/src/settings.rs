@@ -6,7 +6,7 @@ use clap::Parser;
 
 use crate::{
     lease::{Timings, WrongTimings},
-    validate::Surroundings,
+    validate::OperatorContext,
 };
 
 const AFTER_HELP: &str = "\
@@ -101,8 +101,8 @@ impl Settings {
     }
 
     /// The operator's own part in what is built.
-    pub fn surroundings(&self) -> Surroundings {
-        Surroundings { default_image: self.image.clone(), operator_namespace: self.namespace.clone() }
+    pub fn operator_context(&self) -> OperatorContext {
+        OperatorContext { default_image: self.image.clone(), operator_namespace: self.namespace.clone() }
     }
 
     /// The scopes to watch: each namespace, or all at once.

@@ -18,7 +18,7 @@ use crate::{
     apply,
     controller::Context,
     names,
-    report::{Happened, Importance},
+    report::{EventRecord, Importance},
 };
 
 /// Writes the status. A cluster that is gone needs none.
@@ -38,7 +38,7 @@ pub(crate) async fn patch_status(
 }
 
 /// An event that is lost is a pity and no more.
-pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happened: Happened) {
+pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happened: EventRecord) {
     let now = Timestamp::now();
     let namespace = cluster.namespace().unwrap_or_default();
     let api: Api<Event> = Api::namespaced(context.client.clone(), &namespace);
@@ -81,7 +81,7 @@ fn shortened(mut note: String) -> String {
 const ALREADY_EXISTS: u16 = 409;
 
 /// Two events of one nanosecond must not have one name, and what is told once always has the same.
-fn suffix(cluster: &RobeingCluster, happened: &Happened, now: Timestamp) -> u128 {
+fn suffix(cluster: &RobeingCluster, happened: &EventRecord, now: Timestamp) -> u128 {
     let Some(once) = &happened.once else {
         return uuid::Uuid::new_v4().as_u128() >> 64 ^ now.as_nanosecond().unsigned_abs();
     };
@@ -102,7 +102,7 @@ mod tests {
             cluster.metadata.uid = Some(uid.to_owned());
             cluster
         };
-        let happened = |once: Option<&str>| Happened {
+        let happened = |once: Option<&str>| EventRecord {
             importance: Importance::Warning,
             reason: "AgentLost".into(),
             action: "Lose",

@@ -24,7 +24,7 @@ pub const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 /// The operator's own part in what is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct OperatorContext {
     /// The image of a cluster whose spec names none.
     pub default_image: String,
     /// The operator's namespace, from which it must reach the coordinators.
@@ -42,7 +42,7 @@ pub struct Kept {
 
 /// A cluster that can be built.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fleet {
+pub struct ValidatedCluster {
     /// Name of the cluster.
     pub name: String,
     /// Its namespace.
@@ -51,7 +51,7 @@ pub struct Fleet {
     pub uid: String,
     /// The Robeing image.
     pub image: String,
-    /// The spec names no image: [`Fleet::image`] is kept for the cluster's life.
+    /// The spec names no image: [`ValidatedCluster::image`] is kept for the cluster's life.
     pub image_is_default: bool,
     /// When nodes pull the Robeing image; `None`: as its tag says.
     pub image_pull_policy: Option<ImagePullPolicy>,
@@ -77,7 +77,7 @@ pub struct Fleet {
     pub recovery: Recovery,
     /// No agents for now.
     pub suspend: bool,
-    /// See [`Surroundings::operator_namespace`].
+    /// See [`OperatorContext::operator_namespace`].
     pub operator_namespace: String,
 }
 
@@ -167,11 +167,15 @@ pub enum Unbuildable {
 }
 
 /// The fleet that a cluster describes.
-pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Kept) -> Result<Fleet, Unbuildable> {
+pub fn validate(
+    cluster: &RobeingCluster,
+    operator_context: &OperatorContext,
+    kept: &Kept,
+) -> Result<ValidatedCluster, Unbuildable> {
     let uid = cluster.meta().uid.clone().ok_or(Unbuildable::NoIdentity("uid"))?;
     let namespace = cluster.namespace().ok_or(Unbuildable::NoIdentity("namespace"))?;
     let spec = &cluster.spec;
-    let default_image = kept.image.as_deref().unwrap_or(&surroundings.default_image);
+    let default_image = kept.image.as_deref().unwrap_or(&operator_context.default_image);
     let image = spec.image.as_deref().unwrap_or(default_image);
     if image.is_empty() {
         return Err(Unbuildable::NoImage);
@@ -194,7 +198,7 @@ pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Ke
             }
         }
     }
-    Ok(Fleet {
+    Ok(ValidatedCluster {
         name: cluster.name_any(),
         namespace,
         uid,
@@ -212,7 +216,7 @@ pub fn validate(cluster: &RobeingCluster, surroundings: &Surroundings, kept: &Ke
         weights: spec.scheduling.weights.clone(),
         recovery: spec.recovery.clone(),
         suspend: spec.suspend,
-        operator_namespace: surroundings.operator_namespace.clone(),
+        operator_namespace: operator_context.operator_namespace.clone(),
     })
 }
 
@@ -370,12 +374,12 @@ fn taken_volume<'a>(template: &'a PodOverrides, own: &'a str) -> Option<&'a str>
 }
 
 /// The coordinators' ServiceAccount.
-pub fn coordinators_account(fleet: &Fleet) -> String {
+pub fn coordinators_account(fleet: &ValidatedCluster) -> String {
     let own = || names::coordinators(&fleet.name);
     fleet.coordinator_template.service_account_name.clone().unwrap_or_else(own)
 }
 
 /// The agents' ServiceAccount of a pool.
-pub fn service_account(fleet: &Fleet, pool: &FleetPool) -> String {
+pub fn service_account(fleet: &ValidatedCluster, pool: &FleetPool) -> String {
     pool.template.service_account_name.clone().unwrap_or_else(|| names::pool(&fleet.name, &pool.name))
 }

@@ -21,10 +21,10 @@ use robeing_proto::{
 };
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
-    hand_agent::{HandAgent, hello},
     processes::{Process, group_members},
     program::program,
     script::{answer, overlaps, script_runner, task},
+    scripted_agent::{HandAgent, hello},
     terminal::Terminal,
     wait::{check, eventually, in_time},
 };

@@ -12,9 +12,9 @@ use robeing_proto::{
 };
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
-    hand_agent::{HandAgent, completion, hello},
     load::Load,
     script::{answer, task},
+    scripted_agent::{HandAgent, completion, hello},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -21,8 +21,8 @@ use robeing_proto::{
 };
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
-    hand_agent::{HandAgent, hello},
     script::{answer, task},
+    scripted_agent::{HandAgent, hello},
     wait::{check, eventually},
 };
 use tokio::{task::JoinHandle, time::Instant};

@@ -7,7 +7,7 @@ use kube::{
     Client, ResourceExt,
     api::{DynamicObject, PostParams},
 };
-use robeing_tests::operator::{OperatorSettings, Stage, until};
+use robeing_tests::operator::{ControlPlane, OperatorSettings, until};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -32,8 +32,8 @@ const OBJECTS: [(&str, &str); 9] = [
     ("configmaps", "first-coordinators"),
 ];
 
-pub async fn lists_are_put_back(stage: &Stage, client: &Client) {
-    Stage::namespace(client, NAMESPACE).await;
+pub async fn lists_are_put_back(stage: &ControlPlane, client: &Client) {
+    ControlPlane::namespace(client, NAMESPACE).await;
     let mut spec = spec();
     spec["pools"].as_array_mut().expect("pools").push(json!({
         "name": "web", "replicas": 1, "executor": {"http": {"url": "http://127.0.0.1:8080/"}},
@@ -48,13 +48,13 @@ pub async fn lists_are_put_back(stage: &Stage, client: &Client) {
             "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "web", "effect": "NoSchedule"}],
         },
     }));
-    Stage::create(client, NAMESPACE, CLUSTER, &spec).await;
+    ControlPlane::create(client, NAMESPACE, CLUSTER, &spec).await;
     let mut operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
-    until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-web").await).await;
+    until("a fleet", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-web").await).await;
     operator.rests(RENEWALS).await;
     let (mut taken, mut slowest, mut late) = (0, Duration::ZERO, Vec::new());
     for (plural, name) in OBJECTS {
-        let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+        let before = ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object");
         let mut changes = Vec::new();
         values_in_lists(&before.data, "", false, &mut changes);
         for (path, value) in changes {
@@ -72,7 +72,7 @@ pub async fn lists_are_put_back(stage: &Stage, client: &Client) {
     what_is_added_stays(client).await;
     operator.rests(RENEWALS).await;
     for (plural, name) in OBJECTS {
-        let object = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+        let object = ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object");
         let managers: Vec<_> = object.managed_fields().iter().filter_map(|entry| entry.manager.as_deref()).collect();
         assert!(!managers.contains(&"robeing-operator-repair"), "{plural}/{name}: {managers:?}");
     }
@@ -144,10 +144,10 @@ async fn put_back(
     path: &str,
     value: Value,
 ) -> Option<Result<Duration, String>> {
-    let api = Stage::api(client, NAMESPACE, plural);
+    let api = ControlPlane::api(client, NAMESPACE, plural);
     let parameters = PostParams { field_manager: Some("hand".into()), ..PostParams::default() };
     let (before, edited) = loop {
-        let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+        let before = ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object");
         let mut changed = before.clone();
         *changed.data.pointer_mut(path)? = value.clone();
         changed.metadata.managed_fields = None;
@@ -174,7 +174,7 @@ async fn as_before(
 ) -> Result<Duration, String> {
     let (began, mut last) = (Instant::now(), Value::Null);
     let back = until("as before", async || {
-        last = said(&Stage::get(client, NAMESPACE, plural, name).await?);
+        last = said(&ControlPlane::get(client, NAMESPACE, plural, name).await?);
         if last == *before { Ok(()) } else { Err("it differs".to_owned()) }
     });
     match timeout(SOON, back).await {
@@ -197,16 +197,16 @@ async fn exclusive_fields_are_put_back(client: &Client) {
         ("deployments", "first-data", json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}})),
         ("deployments", "first-data", json!({"spec": {"template": {"spec": {"containers": handlers}}}})),
     ] {
-        let before = said(&Stage::get(client, NAMESPACE, plural, name).await.expect("an object"));
+        let before = said(&ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object"));
         let mut patch = edit.clone();
         if let Some(containers) = patch.pointer_mut("/spec/template/spec/containers") {
             // A merge patch replaces lists, so the rest of the container goes along.
-            let live = Stage::get(client, NAMESPACE, plural, name).await.expect("an object");
+            let live = ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object");
             let mut whole = live.data["spec"]["template"]["spec"]["containers"].clone();
             whole[0]["readinessProbe"] = json!({"exec": {"command": ["/true"]}});
             *containers = whole;
         }
-        Stage::patch(client, NAMESPACE, plural, name, &patch).await;
+        ControlPlane::patch(client, NAMESPACE, plural, name, &patch).await;
         let put_back = as_before(client, (plural, name), &edit.to_string(), &before).await;
         put_back.unwrap_or_else(|drift| panic!("not put back within {SOON:?}: {drift}"));
     }
@@ -217,9 +217,9 @@ async fn what_is_added_stays(client: &Client) {
         {"name": "grpc", "port": 8080, "protocol": "TCP", "targetPort": 1, "appProtocol": "kubernetes.io/h2c"},
         {"name": "theirs", "port": 7000, "protocol": "TCP", "targetPort": 7000},
     ]}});
-    Stage::patch(client, NAMESPACE, "services", CLUSTER, &ports).await;
+    ControlPlane::patch(client, NAMESPACE, "services", CLUSTER, &ports).await;
     until("the operator's part is put back", async || {
-        let service = Stage::get(client, NAMESPACE, "services", CLUSTER).await?;
+        let service = ControlPlane::get(client, NAMESPACE, "services", CLUSTER).await?;
         let ports = service.data["spec"]["ports"].as_array().cloned().unwrap_or_default();
         let is =
             |name: &str, target: Value| ports.iter().any(|port| port["name"] == name && port["targetPort"] == target);

@@ -4,7 +4,7 @@ use kube::{
     Client,
     api::{DeleteParams, DynamicObject},
 };
-use robeing_tests::operator::{Operator, OperatorSettings, Sort, Stage, until};
+use robeing_tests::operator::{ControlPlane, Operator, OperatorSettings, Sort, until};
 use serde_json::{Value, json};
 
 use crate::{CLUSTER, spec};
@@ -120,16 +120,16 @@ fn edits() -> Vec<Edit> {
     ]
 }
 
-pub async fn what_is_owned_is_put_back(stage: &Stage, client: &Client) {
-    Stage::namespace(client, NAMESPACE).await;
-    Stage::create(client, NAMESPACE, CLUSTER, &spec()).await;
+pub async fn what_is_owned_is_put_back(stage: &ControlPlane, client: &Client) {
+    ControlPlane::namespace(client, NAMESPACE).await;
+    ControlPlane::create(client, NAMESPACE, CLUSTER, &spec()).await;
     let mut operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
-    until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-auto").await).await;
+    until("a fleet", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-auto").await).await;
     operator.rests(RENEWALS).await;
     for edit in edits() {
         edited(client, &mut operator, &edit).await;
     }
-    let members = Stage::get(client, NAMESPACE, "configmaps", "first-coordinators").await.expect("a ConfigMap");
+    let members = ControlPlane::get(client, NAMESPACE, "configmaps", "first-coordinators").await.expect("a ConfigMap");
     let members = members.data["data"]["initial-coordinators"].to_string();
     assert!(members.contains("first-coordinators-2="), "{members}");
     deletions_are_undone(client, &mut operator).await;
@@ -147,9 +147,9 @@ fn whole(object: &DynamicObject) -> Value {
 async fn edited(client: &Client, operator: &mut Operator, edit: &Edit) {
     let (plural, name) = edit.object;
     let mark = operator.requests.mark();
-    Stage::patch(client, NAMESPACE, plural, name, &edit.patch).await;
+    ControlPlane::patch(client, NAMESPACE, plural, name, &edit.patch).await;
     let mut done = async || {
-        let seen = whole(&Stage::get(client, NAMESPACE, plural, name).await?);
+        let seen = whole(&ControlPlane::get(client, NAMESPACE, plural, name).await?);
         let wrong = edit.in_the_end.iter().find(|(path, value)| field(&seen, path) != value);
         wrong.map_or(Ok(()), |(path, value)| Err(format!("{path}: {} instead of {value}", field(&seen, path))))
     };
@@ -166,12 +166,12 @@ async fn deletions_are_undone(client: &Client, operator: &mut Operator) {
     for (plural, name) in
         [("services", CLUSTER), ("configmaps", "first-coordinators"), ("statefulsets", "first-coordinators")]
     {
-        let before = Stage::get(client, NAMESPACE, plural, name).await.expect("an object").metadata.uid;
+        let before = ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object").metadata.uid;
         let mark = operator.requests.mark();
-        let deleted = Stage::api(client, NAMESPACE, plural).delete(name, &DeleteParams::background()).await;
+        let deleted = ControlPlane::api(client, NAMESPACE, plural).delete(name, &DeleteParams::background()).await;
         deleted.unwrap_or_else(|error| panic!("{plural}/{name}: {error}"));
         until("a deleted object anew", async || {
-            let uid = Stage::get(client, NAMESPACE, plural, name).await?.metadata.uid;
+            let uid = ControlPlane::get(client, NAMESPACE, plural, name).await?.metadata.uid;
             if uid == before { Err("it is not deleted".to_owned()) } else { Ok(()) }
         })
         .await;
@@ -188,34 +188,37 @@ async fn an_autoscaler_takes_over_what_there_is(client: &Client, operator: &mut 
     let mut spec = spec();
     spec["pools"][0].as_object_mut().expect("a pool").remove("replicas");
     spec["pools"][0].as_object_mut().expect("a pool").remove("standby");
-    Stage::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": spec["pools"]}})).await;
+    ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": spec["pools"]}}))
+        .await;
     until("the change is reported on", async || {
-        let cluster = Stage::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
+        let cluster = ControlPlane::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
         let reported = cluster.data["status"]["observedGeneration"].as_i64();
         if reported == cluster.metadata.generation { Ok(()) } else { Err(format!("{reported:?}")) }
     })
     .await;
     operator.rests(RENEWALS).await;
-    let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
+    let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
     let writes = operator.requests.lines(mark, Sort::Write);
     assert_eq!(pool.data["spec"]["replicas"], 3, "a pool that is left to an autoscaler shrank: {writes:#?}");
     let patch = json!({"spec": {"replicas": 6}});
-    Stage::patch(client, NAMESPACE, "deployments", "first-data", &patch).await;
+    ControlPlane::patch(client, NAMESPACE, "deployments", "first-data", &patch).await;
     // Something else of it is put back, and this is left.
-    Stage::patch(client, NAMESPACE, "deployments", "first-data", &json!({"spec": {"revisionHistoryLimit": 1}})).await;
+    ControlPlane::patch(client, NAMESPACE, "deployments", "first-data", &json!({"spec": {"revisionHistoryLimit": 1}}))
+        .await;
     until("what is owned is put back", async || {
-        let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await?;
+        let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await?;
         let history = pool.data["spec"]["revisionHistoryLimit"].clone();
         if history == 5 { Ok(()) } else { Err(history.to_string()) }
     })
     .await;
     operator.rests(RENEWALS).await;
-    let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
+    let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
     assert_eq!(pool.data["spec"]["replicas"], 6, "what an autoscaler said was not left alone");
     let suspend = async |suspend: bool| {
-        Stage::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"suspend": suspend}})).await;
+        ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"suspend": suspend}}))
+            .await;
         until("a pool suspended or resumed", async || {
-            let pool = Stage::get(client, NAMESPACE, "deployments", "first-data").await?;
+            let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await?;
             let replicas = pool.data["spec"]["replicas"].as_u64();
             // Nothing would scale up a pool of none.
             if replicas == Some(u64::from(!suspend)) { Ok(()) } else { Err(format!("{replicas:?}")) }

@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, stream};
 use kube::Client;
-use robeing_tests::operator::{Essence, Operator, OperatorSettings, Sort, Stage, When, until};
+use robeing_tests::operator::{ControlPlane, Essence, Operator, OperatorSettings, Sort, When, until};
 use serde_json::{Value, json};
 
 use crate::{CLUSTER, spec};
@@ -38,7 +38,7 @@ fn settings(namespace: &str) -> OperatorSettings {
 }
 
 /// Gives what an operator does that is not killed.
-pub async fn killed_in_each_step(stage: &Stage, client: &Client) -> Alone {
+pub async fn killed_in_each_step(stage: &ControlPlane, client: &Client) -> Alone {
     let undisturbed = undisturbed(stage, client).await;
     let alone = &undisturbed;
     let [made, changed] = [&alone.writes[0], &alone.writes[1]];
@@ -51,7 +51,7 @@ pub async fn killed_in_each_step(stage: &Stage, client: &Client) -> Alone {
 }
 
 /// How often there was a write at which to kill, and the last of them.
-async fn kill_at_every_write(stage: &Stage, client: &Client, alone: &Alone) -> (usize, usize) {
+async fn kill_at_every_write(stage: &ControlPlane, client: &Client, alone: &Alone) -> (usize, usize) {
     let cases = (1..).flat_map(|nth| [(nth, When::Before), (nth, When::After)]);
     let cases = stream::iter(cases)
         .map(|(nth, when)| async move { (nth, killed_at(stage, client, nth, when, alone).await) })
@@ -67,10 +67,10 @@ async fn kill_at_every_write(stage: &Stage, client: &Client, alone: &Alone) -> (
     (kills, last)
 }
 
-async fn undisturbed(stage: &Stage, client: &Client) -> Alone {
+async fn undisturbed(stage: &ControlPlane, client: &Client) -> Alone {
     let namespace = "kills-alone";
-    Stage::namespace(client, namespace).await;
-    Stage::create(client, namespace, CLUSTER, &spec()).await;
+    ControlPlane::namespace(client, namespace).await;
+    ControlPlane::create(client, namespace, CLUSTER, &spec()).await;
     let operator = stage.operator(settings(namespace)).await;
     let mut ends = Vec::new();
     let mut writes = Vec::new();
@@ -78,7 +78,7 @@ async fn undisturbed(stage: &Stage, client: &Client) -> Alone {
         let mark = operator.requests.mark();
         begin(client, namespace, phase).await;
         until("a phase to end", async || ended(client, namespace, &operator).await).await;
-        ends.push(Stage::essence(client, namespace).await.expect("the objects"));
+        ends.push(ControlPlane::essence(client, namespace).await.expect("the objects"));
         writes.push(operator.requests.lines(mark, Sort::Write));
     }
     assert_eq!(ends[0].keys().filter(|key| key.starts_with("Deployment/")).count(), 2, "{:#?}", ends[0]);
@@ -92,24 +92,24 @@ async fn undisturbed(stage: &Stage, client: &Client) -> Alone {
 /// The first phase begins with the operator.
 async fn begin(client: &Client, namespace: &str, phase: usize) {
     if phase == 1 {
-        Stage::patch(client, namespace, "robeingclusters", CLUSTER, &change()).await;
+        ControlPlane::patch(client, namespace, "robeingclusters", CLUSTER, &change()).await;
     }
 }
 
 /// Whether the newest spec was reported on, and nothing was written since.
 async fn ended(client: &Client, namespace: &str, operator: &Operator) -> Result<(), String> {
     operator.resting(RENEWALS).map_err(|seen| format!("{seen:?}"))?;
-    let cluster = Stage::get(client, namespace, "robeingclusters", CLUSTER).await?;
+    let cluster = ControlPlane::get(client, namespace, "robeingclusters", CLUSTER).await?;
     let reported = cluster.data["status"]["observedGeneration"].as_i64();
     if reported.is_some() && reported == cluster.metadata.generation { Ok(()) } else { Err(format!("{cluster:?}")) }
 }
 
 /// In how many of the two phases there was a write at which to kill.
-async fn killed_at(stage: &Stage, client: &Client, nth: usize, when: When, alone: &Alone) -> usize {
+async fn killed_at(stage: &ControlPlane, client: &Client, nth: usize, when: When, alone: &Alone) -> usize {
     let namespace = format!("kills-{}-{nth:02}", if when == When::Before { "before" } else { "after" });
     let namespace = namespace.as_str();
-    Stage::namespace(client, namespace).await;
-    Stage::create(client, namespace, CLUSTER, &spec()).await;
+    ControlPlane::namespace(client, namespace).await;
+    ControlPlane::create(client, namespace, CLUSTER, &spec()).await;
     let mut operator = stage.operator(settings(namespace)).await;
     let mut kills = 0;
     for phase in 0..2 {
@@ -133,7 +133,7 @@ async fn killed_at(stage: &Stage, client: &Client, nth: usize, when: When, alone
         let same = until("what an operator does that is not killed", async || {
             operator.restart_if_lost();
             ended(client, namespace, &operator).await?;
-            let seen = Stage::essence(client, namespace).await?;
+            let seen = ControlPlane::essence(client, namespace).await?;
             if seen == *wanted { Ok(()) } else { Err(difference(wanted, &seen)) }
         });
         same.await;

@@ -15,7 +15,7 @@ mod specs;
 
 use std::time::Instant;
 
-use robeing_tests::operator::Stage;
+use robeing_tests::operator::ControlPlane;
 use serde_json::{Value, json};
 
 /// The name of every test's cluster.
@@ -43,7 +43,7 @@ async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_operator_withstands_faults() {
-    let stage = step("a control plane", Stage::up()).await;
+    let stage = step("a control plane", ControlPlane::up()).await;
     let client = stage.client().await;
     // What is waited for without work runs beside the others.
     let kills = async {

@@ -8,7 +8,7 @@ use kube::{
     Client, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
-use robeing_tests::operator::{Call, Operator, OperatorSettings, Sort, Stage, until};
+use robeing_tests::operator::{Call, ControlPlane, Operator, OperatorSettings, Sort, until};
 use serde_json::json;
 
 const CLUSTERS: usize = 200;
@@ -25,8 +25,8 @@ const MOST_CALLS: usize = OBJECTS + 8;
 const MOST_ROUNDS: u64 = CLUSTERS as u64 / 10;
 const NAMESPACE: &str = "many";
 
-pub async fn two_hundred_clusters(stage: &Stage, client: &Client) {
-    Stage::namespace(client, NAMESPACE).await;
+pub async fn two_hundred_clusters(stage: &ControlPlane, client: &Client) {
+    ControlPlane::namespace(client, NAMESPACE).await;
     // As by default.
     let settings = OperatorSettings { poll: "3s", ..OperatorSettings::of(NAMESPACE) };
     let mut operator = stage.operator(settings).await;
@@ -85,7 +85,7 @@ fn name(number: usize) -> String {
 }
 
 async fn create(client: &Client) {
-    let api = Stage::api(client, NAMESPACE, "robeingclusters");
+    let api = ControlPlane::api(client, NAMESPACE, "robeingclusters");
     let objects = (0..CLUSTERS).map(|number| {
         let object = json!({
             "apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": {"name": name(number)},
@@ -102,7 +102,7 @@ async fn create(client: &Client) {
 }
 
 async fn delete(client: &Client) {
-    let api = Stage::api(client, NAMESPACE, "robeingclusters");
+    let api = ControlPlane::api(client, NAMESPACE, "robeingclusters");
     let deleted = stream::iter((0..CLUSTERS).map(name));
     let deleted = deleted.map(async |name| api.delete(&name, &DeleteParams::background()).await.map(drop));
     let deleted: Result<Vec<_>, _> = deleted.buffer_unordered(AT_ONCE).try_collect().await;
@@ -111,14 +111,14 @@ async fn delete(client: &Client) {
 
 /// How many objects there are of the kinds that the operator makes, all with their cluster as owner.
 async fn count(client: &Client) -> usize {
-    let objects = Stage::objects(client, NAMESPACE).await.unwrap_or_default();
+    let objects = ControlPlane::objects(client, NAMESPACE).await.unwrap_or_default();
     let orphans: Vec<String> = objects
         .iter()
         .filter(|(_, object)| object.owner_references().is_empty())
         .map(|(_, it)| it.name_any())
         .collect();
     assert_eq!(orphans, Vec::<String>::new(), "without an owner, nobody cleans up after them");
-    let clusters = Stage::api(client, NAMESPACE, "robeingclusters").list(&ListParams::default()).await;
+    let clusters = ControlPlane::api(client, NAMESPACE, "robeingclusters").list(&ListParams::default()).await;
     objects.len() + if objects.is_empty() { clusters.map_or(1, |clusters| clusters.items.len()) } else { 0 }
 }
 

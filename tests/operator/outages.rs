@@ -7,7 +7,7 @@ use kube::{
     Client, ResourceExt,
     api::{DeleteParams, ListParams},
 };
-use robeing_tests::operator::{Call, Failure, Operator, OperatorSettings, Sort, Stage, until};
+use robeing_tests::operator::{Call, ControlPlane, Failure, Operator, OperatorSettings, Sort, until};
 
 use crate::{CLUSTER, spec};
 
@@ -20,8 +20,8 @@ type Versions = BTreeMap<String, (Option<String>, Option<String>)>;
 
 /// Every object with its uid and version, the clusters included: nothing was made, deleted or changed while they are equal.
 async fn versions(client: &Client, namespace: &str) -> Result<Versions, String> {
-    let mut objects = Stage::objects(client, namespace).await?;
-    let clusters = Stage::api(client, namespace, "robeingclusters").list(&ListParams::default()).await;
+    let mut objects = ControlPlane::objects(client, namespace).await?;
+    let clusters = ControlPlane::api(client, namespace, "robeingclusters").list(&ListParams::default()).await;
     let clusters = clusters.map_err(|error| error.to_string())?;
     objects.extend(clusters.into_iter().map(|object| ("RobeingCluster", object)));
     Ok(objects
@@ -31,12 +31,12 @@ async fn versions(client: &Client, namespace: &str) -> Result<Versions, String> 
 }
 
 /// An operator at rest, and its fleet's objects.
-async fn rested(stage: &Stage, client: &Client, settings: OperatorSettings) -> (Operator, Versions) {
+async fn rested(stage: &ControlPlane, client: &Client, settings: OperatorSettings) -> (Operator, Versions) {
     let namespace = settings.lease.clone();
-    Stage::namespace(client, &namespace).await;
-    Stage::create(client, &namespace, CLUSTER, &spec()).await;
+    ControlPlane::namespace(client, &namespace).await;
+    ControlPlane::create(client, &namespace, CLUSTER, &spec()).await;
     let mut operator = stage.operator(settings).await;
-    until("a fleet", async || Stage::get(client, &namespace, "deployments", "first-auto").await).await;
+    until("a fleet", async || ControlPlane::get(client, &namespace, "deployments", "first-auto").await).await;
     operator.rests(RENEWALS).await;
     let before = versions(client, &namespace).await.expect("the objects");
     (operator, before)
@@ -55,7 +55,7 @@ fn assert_applied_once_at_most(operator: &Operator, mark: usize, objects: &Versi
     assert!(writes.len() < objects.len(), "after {what}: {:#?}", lines());
 }
 
-pub async fn an_outage_changes_nothing(stage: &Stage, client: &Client) {
+pub async fn an_outage_changes_nothing(stage: &ControlPlane, client: &Client) {
     let namespace = "outages";
     let (mut operator, before) = rested(stage, client, short(namespace)).await;
     for failure in [Failure::Unavailable, Failure::Closed, Failure::Silent] {
@@ -81,7 +81,7 @@ pub async fn an_outage_changes_nothing(stage: &Stage, client: &Client) {
     a_short_outage_ends_nobody(stage, client).await;
 }
 
-pub async fn the_api_server_is_killed(stage: &Stage, client: &Client) {
+pub async fn the_api_server_is_killed(stage: &ControlPlane, client: &Client) {
     let namespace = "outages-crash";
     let (mut operator, before) = rested(stage, client, short(namespace)).await;
     let mark = operator.requests.mark();
@@ -99,12 +99,12 @@ pub async fn the_api_server_is_killed(stage: &Stage, client: &Client) {
 
 /// It does what it should again.
 async fn works(client: &Client, namespace: &str) {
-    let deleted = Stage::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
+    let deleted = ControlPlane::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
     deleted.unwrap_or_else(|error| panic!("a Service to delete: {error}"));
-    until("a deleted Service anew", async || Stage::get(client, namespace, "services", CLUSTER).await).await;
+    until("a deleted Service anew", async || ControlPlane::get(client, namespace, "services", CLUSTER).await).await;
 }
 
-async fn a_short_outage_ends_nobody(stage: &Stage, client: &Client) {
+async fn a_short_outage_ends_nobody(stage: &ControlPlane, client: &Client) {
     let namespace = "outages-short";
     let (mut operator, before) = rested(stage, client, OperatorSettings::of(namespace)).await;
     let mark = operator.requests.mark();
@@ -127,12 +127,12 @@ async fn a_short_outage_ends_nobody(stage: &Stage, client: &Client) {
 }
 
 /// A write whose answer got lost on a connection that nobody closes: the cluster is looked after again all the same.
-pub async fn a_lost_answer_is_not_waited_for(stage: &Stage, client: &Client) {
+pub async fn a_lost_answer_is_not_waited_for(stage: &ControlPlane, client: &Client) {
     let namespace = "outages-lost";
-    Stage::namespace(client, namespace).await;
+    ControlPlane::namespace(client, namespace).await;
     let operator = stage.operator(OperatorSettings::of(namespace)).await;
     operator.requests.lose("/services/");
-    Stage::create(client, namespace, CLUSTER, &spec()).await;
-    until("a fleet", async || Stage::get(client, namespace, "deployments", "first-auto").await).await;
+    ControlPlane::create(client, namespace, CLUSTER, &spec()).await;
+    until("a fleet", async || ControlPlane::get(client, namespace, "deployments", "first-auto").await).await;
     assert!(!operator.requests.has_yet_to_lose(), "no answer was lost");
 }

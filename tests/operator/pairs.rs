@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use kube::{Client, api::DeleteParams};
-use robeing_tests::operator::{Essence, OperatorSettings, Sort, Stage, When, until};
+use robeing_tests::operator::{ControlPlane, Essence, OperatorSettings, Sort, When, until};
 use serde_json::Value;
 
 use crate::{
@@ -18,9 +18,9 @@ const RENEWALS: usize = 24;
 /// The lease of the first test, long enough for a busy machine.
 const LEASE: Duration = Duration::from_secs(4);
 
-pub async fn one_of_two_works(stage: &Stage, client: &Client) {
+pub async fn one_of_two_works(stage: &ControlPlane, client: &Client) {
     let namespace = "pair-one-lease";
-    Stage::namespace(client, namespace).await;
+    ControlPlane::namespace(client, namespace).await;
     let settings = |name: &str| OperatorSettings {
         name: name.into(),
         timings: ["4s", "3s", "200ms"],
@@ -29,8 +29,8 @@ pub async fn one_of_two_works(stage: &Stage, client: &Client) {
     let mut active = stage.operator(settings("pair-active")).await;
     active.rests(2).await;
     let mut waiting = stage.operator(settings("pair-waiting")).await;
-    Stage::create(client, namespace, CLUSTER, &spec()).await;
-    until("a fleet", async || Stage::get(client, namespace, "deployments", "first-auto").await).await;
+    ControlPlane::create(client, namespace, CLUSTER, &spec()).await;
+    until("a fleet", async || ControlPlane::get(client, namespace, "deployments", "first-auto").await).await;
     active.rests(RENEWALS).await;
     assert!(active.runs() && !active.requests.lines(0, Sort::Write).is_empty());
     // The one that waits reads the lease, and does nothing else.
@@ -39,7 +39,7 @@ pub async fn one_of_two_works(stage: &Stage, client: &Client) {
     assert!(looks.iter().all(|call| call.sort == Sort::Lease && call.method == Method::GET), "{looks:?}");
 
     active.kill();
-    let delete = Stage::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
+    let delete = ControlPlane::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
     delete.expect("a Service to delete");
     let taken = until("the other one takes over", async || {
         waiting.requests.since(0).into_iter().find(|call| call.is_renewal()).ok_or_else(|| waiting.log())
@@ -49,7 +49,7 @@ pub async fn one_of_two_works(stage: &Stage, client: &Client) {
     let after = taken.at.duration_since(renewed.at);
     eprintln!("the lease was taken over {:.1} s after its last renewal", after.as_secs_f64());
     assert!(after >= LEASE, "taken over after {after:?}, while the first one might have worked");
-    until("the Service is back", async || Stage::get(client, namespace, "services", CLUSTER).await).await;
+    until("the Service is back", async || ControlPlane::get(client, namespace, "services", CLUSTER).await).await;
 
     // Who is asked to end gives the lease up, so that nobody waits for its end.
     active.restart();
@@ -71,9 +71,9 @@ pub async fn one_of_two_works(stage: &Stage, client: &Client) {
 }
 
 /// Two that were installed twice by mistake, with two images, while both are at the same work.
-pub async fn two_agree(stage: &Stage, client: &Client, alone: &Alone) {
+pub async fn two_agree(stage: &ControlPlane, client: &Client, alone: &Alone) {
     let namespace = "pair-two-leases";
-    Stage::namespace(client, namespace).await;
+    ControlPlane::namespace(client, namespace).await;
     let settings = |name: &str| OperatorSettings {
         name: format!("pair-{name}"),
         lease: format!("pair-{name}"),
@@ -88,7 +88,7 @@ pub async fn two_agree(stage: &Stage, client: &Client, alone: &Alone) {
     for operator in [&one, &two] {
         operator.requests.stop_at(1, When::Before);
     }
-    Stage::create(client, namespace, CLUSTER, &spec()).await;
+    ControlPlane::create(client, namespace, CLUSTER, &spec()).await;
     for operator in [&one, &two] {
         until("both want to write", async || operator.requests.has_stopped().then_some(()).ok_or("not yet")).await;
     }
@@ -105,7 +105,7 @@ pub async fn two_agree(stage: &Stage, client: &Client, alone: &Alone) {
     .await;
     eprintln!("two operators wrote {writes:?} times to make a fleet that one makes with {}", alone.writes[0].len());
     assert!(writes.iter().sum::<usize>() <= 4 * alone.writes[0].len(), "they fight: {writes:?}");
-    let seen = Stage::essence(client, namespace).await.expect("the objects");
+    let seen = ControlPlane::essence(client, namespace).await.expect("the objects");
     let (seen, wanted) = (timeless(&seen), timeless(&alone.ends[0]));
     assert_eq!(seen, wanted, "{}", difference(&wanted, &seen));
 }

@@ -5,7 +5,7 @@ use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams},
 };
-use robeing_tests::operator::{Operator, OperatorSettings, Sort, Stage, until};
+use robeing_tests::operator::{ControlPlane, Operator, OperatorSettings, Sort, until};
 use serde_json::{Value, json};
 
 use crate::{CLUSTER, spec};
@@ -18,11 +18,11 @@ const TIMES: usize = 5;
 /// The pauses between so many: 1, 2, 4 and 8 seconds, each shortened by up to a quarter by chance.
 const PAUSES_SECONDS: u64 = 11;
 
-pub async fn what_is_refused_harms_nothing_else(stage: &Stage, client: &Client) {
-    Stage::namespace(client, NAMESPACE).await;
-    Stage::create(client, NAMESPACE, CLUSTER, &spec()).await;
+pub async fn what_is_refused_harms_nothing_else(stage: &ControlPlane, client: &Client) {
+    ControlPlane::namespace(client, NAMESPACE).await;
+    ControlPlane::create(client, NAMESPACE, CLUSTER, &spec()).await;
     let mut operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
-    until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-auto").await).await;
+    until("a fleet", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-auto").await).await;
     operator.rests(RENEWALS).await;
     a_pool_that_can_not_be_built_any_more_stays(client, &mut operator).await;
     an_object_that_is_refused_is_asked_ever_more_seldom(client, &operator).await;
@@ -30,13 +30,13 @@ pub async fn what_is_refused_harms_nothing_else(stage: &Stage, client: &Client) 
 }
 
 async fn pools(client: &Client, pools: Vec<Value>) {
-    Stage::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": pools}})).await;
+    ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": pools}})).await;
 }
 
 /// Waits until the newest spec is reported on, with this in the message of `Degraded`.
 async fn until_degraded(client: &Client, words: &str) {
     until(&format!("{words:?} is told"), async || {
-        let cluster = Stage::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
+        let cluster = ControlPlane::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
         let (status, generation) = (&cluster.data["status"], cluster.metadata.generation);
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let degraded = conditions.into_iter().find(|condition| condition["type"] == "Degraded").unwrap_or_default();
@@ -48,20 +48,21 @@ async fn until_degraded(client: &Client, words: &str) {
 }
 
 async fn a_pool_that_can_not_be_built_any_more_stays(client: &Client, operator: &mut Operator) {
-    let before = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
+    let before = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
     let mut wrong = spec()["pools"].as_array().expect("pools").clone();
     wrong[0]["executor"] = json!({"worker": {}});
     wrong[0]["container"] = json!({"command": ["theirs"]});
     pools(client, wrong).await;
     until_degraded(client, "Pool \"data\" is not built").await;
     operator.rests(RENEWALS).await;
-    let after = Stage::get(client, NAMESPACE, "deployments", "first-data").await.expect("the pool is still there");
+    let after =
+        ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("the pool is still there");
     assert_eq!(after.metadata.uid, before.metadata.uid);
     assert_eq!(after.data["spec"], before.data["spec"]);
-    Stage::get(client, NAMESPACE, "serviceaccounts", "first-data").await.expect("so is its account");
+    ControlPlane::get(client, NAMESPACE, "serviceaccounts", "first-data").await.expect("so is its account");
     // Out of the spec it goes.
     pools(client, vec![spec()["pools"][1].clone()]).await;
-    until("the pool is gone", async || match Stage::get(client, NAMESPACE, "deployments", "first-data").await {
+    until("the pool is gone", async || match ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await {
         Ok(_) => Err("it is there"),
         Err(_) => Ok(()),
     })
@@ -86,7 +87,7 @@ async fn an_object_that_is_refused_is_asked_ever_more_seldom(client: &Client, op
     assert!(took >= PAUSES_SECONDS, "asked {TIMES} times within {took} s");
     // A change is not kept waiting, and the refusal ends with its cause.
     pools(client, spec()["pools"].as_array().expect("pools").clone()).await;
-    until("the pool is made", async || Stage::get(client, NAMESPACE, "deployments", "first-data").await).await;
+    until("the pool is made", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await).await;
     until_degraded(client, "Nothing is wrong").await;
 }
 
@@ -106,11 +107,11 @@ async fn disks_that_are_there_have_room(client: &Client) {
         let claim = serde_json::from_value(claim).expect("a claim");
         disks.create(&PostParams::default(), &claim).await.expect("a claim is made");
     }
-    let sets = Stage::api(client, NAMESPACE, "statefulsets");
+    let sets = ControlPlane::api(client, NAMESPACE, "statefulsets");
     let before = sets.get("first-coordinators").await.expect("a StatefulSet").metadata.uid;
     sets.delete("first-coordinators", &DeleteParams::background()).await.expect("it is deleted");
     until("a StatefulSet of five", async || {
-        let set = Stage::get(client, NAMESPACE, "statefulsets", "first-coordinators").await?;
+        let set = ControlPlane::get(client, NAMESPACE, "statefulsets", "first-coordinators").await?;
         let (uid, replicas) = (set.metadata.uid, set.data["spec"]["replicas"].clone());
         if uid != before && replicas == 5 { Ok(()) } else { Err(format!("{uid:?} of {replicas}")) }
     })

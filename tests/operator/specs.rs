@@ -7,7 +7,7 @@ use kube::{
 };
 use robeing_tests::{
     documented,
-    operator::{OperatorSettings, Stage, until},
+    operator::{ControlPlane, OperatorSettings, until},
 };
 use serde_json::{Value, json};
 
@@ -15,11 +15,11 @@ use crate::{CLUSTER, spec};
 
 const NAMESPACE: &str = "specs";
 
-pub async fn what_users_write_is_taken(stage: &Stage, client: &Client) {
-    Stage::namespace(client, NAMESPACE).await;
-    Stage::create(client, NAMESPACE, CLUSTER, &spec()).await;
+pub async fn what_users_write_is_taken(stage: &ControlPlane, client: &Client) {
+    ControlPlane::namespace(client, NAMESPACE).await;
+    ControlPlane::create(client, NAMESPACE, CLUSTER, &spec()).await;
     let _operator = stage.operator(OperatorSettings::of(NAMESPACE)).await;
-    until("a fleet", async || Stage::get(client, NAMESPACE, "deployments", "first-auto").await).await;
+    until("a fleet", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-auto").await).await;
     sources_change(client).await;
     a_moving_tag_traps_nobody(client).await;
     a_clash_is_told(client).await;
@@ -29,12 +29,12 @@ pub async fn what_users_write_is_taken(stage: &Stage, client: &Client) {
 }
 
 async fn change(client: &Client, spec: Value) {
-    Stage::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": spec})).await;
+    ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": spec})).await;
 }
 
 /// The message of a condition that describes the newest spec.
 async fn condition(client: &Client, kind: &str) -> Result<(String, String), String> {
-    let cluster = Stage::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
+    let cluster = ControlPlane::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
     let conditions = cluster.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
     if found["observedGeneration"].as_i64() != cluster.metadata.generation {
@@ -51,7 +51,7 @@ async fn until_it_is(client: &Client, (plural, name): (&str, &str), path: &str, 
         if reason == "ApplyFailed" {
             return Err(message);
         }
-        let object = Stage::get(client, NAMESPACE, plural, name).await?;
+        let object = ControlPlane::get(client, NAMESPACE, plural, name).await?;
         let found = object.data.pointer(path).unwrap_or(&Value::Null);
         if found == value { Ok(()) } else { Err(format!("{found}")) }
     })
@@ -163,7 +163,7 @@ async fn a_clash_is_told(client: &Client) {
 }
 
 async fn a_fleet_is_scaled(client: &Client) {
-    let clusters = Stage::api(client, NAMESPACE, "robeingclusters");
+    let clusters = ControlPlane::api(client, NAMESPACE, "robeingclusters");
     let scale = async |replicas: u32| {
         let patch = json!({"spec": {"replicas": replicas}});
         clusters.patch_scale(CLUSTER, &PatchParams::default(), &Patch::Merge(patch)).await
@@ -268,7 +268,7 @@ async fn disks_grow(client: &Client) {
         if told { Ok(()) } else { Err(format!("{reason}: {message}")) }
     })
     .await;
-    let set = Stage::get(client, NAMESPACE, "statefulsets", "first-coordinators").await.expect("a StatefulSet");
+    let set = ControlPlane::get(client, NAMESPACE, "statefulsets", "first-coordinators").await.expect("a StatefulSet");
     let template = &set.data["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"];
     assert_eq!(*template, json!("1Gi"), "that can't be changed");
 }

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a fleet is started.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub struct Location {
     /// The agent program; without it, the one beside this program.
     pub agent_bin: Option<PathBuf>,
     /// The directory in which the fleet's own directory is made; without it, the one for temporary files.
@@ -55,7 +55,7 @@ impl LocalFleet {
     ///
     /// # Errors
     /// When the manifest is wrong or the processes can't be started.
-    pub async fn start(manifest: &str, place: &Place) -> Result<Self> {
+    pub async fn start(manifest: &str, place: &Location) -> Result<Self> {
         let cluster = robeing_crds::parse_manifest(manifest)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix("robeing-");

@@ -155,7 +155,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::hand_agent::hello;
+    use crate::scripted_agent::hello;
 
     #[test]
     fn a_hello_tells_the_name() {

@@ -194,7 +194,7 @@ impl Held {
     }
 
     /// Forgets everything: the session is over. The caller has stopped what runs.
-    pub fn void(&mut self) {
+    pub fn reset(&mut self) {
         *self = Self::new(u32::try_from(self.slots).unwrap_or(u32::MAX));
     }
 
@@ -460,7 +460,7 @@ mod tests {
         held.start_next();
         held.finished(key(0), output(5), 1);
         held.start_next();
-        held.void();
+        held.reset();
         assert!(held.is_empty() && !held.has_unsent() && held.refs().is_empty());
         assert_eq!(held.running(), 0);
     }

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 pub use line::{called_as, grammar, parse};
 
-use crate::kubernetes::Place;
+use crate::kubernetes::Location;
 
 /// Work with a fleet of agents: submit tasks, follow them, and see how the fleet is.
 #[derive(Debug, Parser)]
@@ -104,36 +104,36 @@ pub struct Connection {
 
 /// Where the fleet is that the arguments mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meant {
+pub enum Target {
     /// At these endpoints.
     Endpoints(Vec<String>),
     /// On this machine, run by `robeing dev` under this name.
     Dev(String),
     /// On Kubernetes.
-    Kubernetes(Place),
+    Kubernetes(Location),
     /// Nothing was said.
     Unsaid,
 }
 
 impl Connection {
     /// Where the fleet is that these arguments mean; what is named by a flag goes before the environment.
-    pub fn meant(&self) -> Meant {
+    pub fn target(&self) -> Target {
         if let Some(name) = &self.fleet {
-            return Meant::Dev(name.clone());
+            return Target::Dev(name.clone());
         }
-        let place = Place {
+        let place = Location {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
             namespace: self.namespace.clone(),
             cluster: self.cluster.clone(),
         };
-        if place != Place::default() {
-            return Meant::Kubernetes(place);
+        if place != Location::default() {
+            return Target::Kubernetes(place);
         }
         match (self.endpoint.is_empty(), self.is_plugin) {
-            (false, _) => Meant::Endpoints(self.endpoint.clone()),
-            (true, true) => Meant::Kubernetes(place),
-            (true, false) => Meant::Unsaid,
+            (false, _) => Target::Endpoints(self.endpoint.clone()),
+            (true, true) => Target::Kubernetes(place),
+            (true, false) => Target::Unsaid,
         }
     }
 }

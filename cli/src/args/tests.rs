@@ -72,18 +72,18 @@ fn a_fleet_has_one_name() {
     assert!(said.contains("'--endpoint' cannot be used with '--fleet': they name different fleets"), "{said}");
 }
 
-fn meant(program: &str, line: &str) -> Meant {
+fn target(program: &str, line: &str) -> Target {
     let words: Vec<OsString> = std::iter::once(program).chain(line.split(' ')).map(OsString::from).collect();
-    parse(&words).unwrap_or_else(|error| panic!("{line}: {error}")).connection.meant()
+    parse(&words).unwrap_or_else(|error| panic!("{line}: {error}")).connection.target()
 }
 
 #[test]
 fn a_cluster_is_on_kubernetes() {
-    let named = Place { cluster: Some("c".into()), ..Default::default() };
-    assert_eq!(meant("robeing", "--cluster c tasks"), Meant::Kubernetes(named.clone()));
+    let named = Location { cluster: Some("c".into()), ..Default::default() };
+    assert_eq!(target("robeing", "--cluster c tasks"), Target::Kubernetes(named.clone()));
     assert_eq!(
-        meant("robeing", "status -n ns --cluster c --context x --kubeconfig f"),
-        Meant::Kubernetes(Place {
+        target("robeing", "status -n ns --cluster c --context x --kubeconfig f"),
+        Target::Kubernetes(Location {
             namespace: Some("ns".into()),
             context: Some("x".into()),
             kubeconfig: Some("f".into()),
@@ -91,20 +91,20 @@ fn a_cluster_is_on_kubernetes() {
         })
     );
     assert_eq!(
-        meant("robeing", "status --namespace ns"),
-        Meant::Kubernetes(Place { namespace: Some("ns".into()), ..Default::default() })
+        target("robeing", "status --namespace ns"),
+        Target::Kubernetes(Location { namespace: Some("ns".into()), ..Default::default() })
     );
 }
 
 #[test]
 fn kubectls_plugin_means_kubernetes_unless_it_is_told_otherwise() {
     for (line, plugin, robeing) in [
-        ("status", Meant::Kubernetes(Place::default()), Meant::Unsaid),
-        ("status --fleet f", Meant::Dev("f".into()), Meant::Dev("f".into())),
-        ("status --endpoint a:1", Meant::Endpoints(vec!["a:1".into()]), Meant::Endpoints(vec!["a:1".into()])),
+        ("status", Target::Kubernetes(Location::default()), Target::Unsaid),
+        ("status --fleet f", Target::Dev("f".into()), Target::Dev("f".into())),
+        ("status --endpoint a:1", Target::Endpoints(vec!["a:1".into()]), Target::Endpoints(vec!["a:1".into()])),
     ] {
-        assert_eq!(meant("/bin/kubectl-robeing", line), plugin, "{line}");
-        assert_eq!(meant("robeing", line), robeing, "{line}");
+        assert_eq!(target("/bin/kubectl-robeing", line), plugin, "{line}");
+        assert_eq!(target("robeing", line), robeing, "{line}");
     }
 }
 
@@ -113,11 +113,11 @@ fn an_endpoint_of_the_environment_gives_way_to_a_flag() {
     // As it is with ROBEING_ENDPOINT, which a test can't set for itself alone.
     let mut connection = parsed("status --cluster c").expect("it is right").connection;
     connection.endpoint = vec!["a:1".into()];
-    assert!(matches!(connection.meant(), Meant::Kubernetes(_)));
+    assert!(matches!(connection.target(), Target::Kubernetes(_)));
     connection.cluster = None;
-    assert_eq!(connection.meant(), Meant::Endpoints(vec!["a:1".into()]));
+    assert_eq!(connection.target(), Target::Endpoints(vec!["a:1".into()]));
     connection.is_plugin = true;
-    assert_eq!(connection.meant(), Meant::Endpoints(vec!["a:1".into()]));
+    assert_eq!(connection.target(), Target::Endpoints(vec!["a:1".into()]));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::Consistency;
 
 use crate::{
-    args::{Connection, Meant, Reading},
+    args::{Connection, Reading, Target},
     dev::registry::{self, RunningFleet},
     error::CliError,
     kubernetes::{self, Resource},
@@ -26,14 +26,14 @@ pub(super) async fn reach(
     reading: Option<&Reading>,
 ) -> Result<(FleetClient, Option<Resource>), CliError> {
     let settings = settings(connection);
-    let endpoints = match connection.meant() {
-        Meant::Kubernetes(place) => {
+    let endpoints = match connection.target() {
+        Target::Kubernetes(place) => {
             let found = kubernetes::find(&place, reading.is_some_and(|reading| reading.local), settings).await?;
             return Ok((found.client, Some(found.resource)));
         }
-        Meant::Endpoints(endpoints) => endpoints,
-        Meant::Dev(name) => choose(registry::running(), Some(&name))?,
-        Meant::Unsaid => choose(registry::running(), None)?,
+        Target::Endpoints(endpoints) => endpoints,
+        Target::Dev(name) => choose(registry::running(), Some(&name))?,
+        Target::Unsaid => choose(registry::running(), None)?,
     };
     Ok((FleetClient::new(&endpoints, settings)?, None))
 }
@@ -44,7 +44,7 @@ fn settings(connection: &Connection) -> Settings {
 
 /// The resource of a fleet on Kubernetes whose coordinators are not reached; `None` where that is not known either.
 pub(super) async fn resource(connection: &Connection) -> Option<Resource> {
-    let Meant::Kubernetes(place) = connection.meant() else { return None };
+    let Target::Kubernetes(place) = connection.target() else { return None };
     kubernetes::resource(&place, &settings(connection)).await.ok()
 }
 

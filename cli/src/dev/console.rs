@@ -19,10 +19,11 @@ use tokio::{
 };
 
 use super::{
-    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, leftovers, logs, manifest,
+    DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, logs, manifest,
     plan::{Plan, ProcessKind},
     registry,
     screen::Screen,
+    stale_dirs,
 };
 use crate::{
     args::DevArgs,
@@ -62,7 +63,7 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
         read = manifest::read(args.filename, screen) => read?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
-    for left in leftovers::remove() {
+    for left in stale_dirs::remove() {
         screen.note(format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
     }
     let DevArgs { data, name, port, agent_bin, .. } = args;

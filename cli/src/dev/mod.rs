@@ -8,7 +8,6 @@ mod console;
 mod data;
 mod error;
 mod event;
-mod leftovers;
 mod logs;
 mod manifest;
 pub mod plan;
@@ -17,6 +16,7 @@ pub mod registry;
 mod runnable;
 mod screen;
 mod secrets;
+mod stale_dirs;
 mod supervisor;
 mod text;
 

@@ -4,14 +4,14 @@
 
 use std::{io, ops::Range};
 
-use robeing_crds::{ManifestError, Place};
+use robeing_crds::{Location, ManifestError};
 use serde::de::IgnoredAny;
 
 use crate::encoding::{MARK, decode};
 
 /// What stands before a further document of YAML, which JSON is.
 const SEPARATOR: &str = "\n--- ";
-const START: Place = Place { line: 1, column: 1 };
+const START: Location = Location { line: 1, column: 1 };
 /// What stands for half of a surrogate pair, as long as it is.
 const NO_CHARACTER: &str = r"\ufffd";
 
@@ -26,9 +26,9 @@ pub(super) struct ManifestText {
 #[derive(Debug)]
 struct Joint {
     /// In the text.
-    here: Place,
+    here: Location,
     /// In the file.
-    there: Place,
+    there: Location,
 }
 
 impl ManifestText {
@@ -46,7 +46,7 @@ impl ManifestText {
         let (mut text, mut joints) = (String::with_capacity(file.len()), Vec::new());
         let (mut here, mut there) = (START, START);
         let mut rest = file;
-        let mut add = |here: &mut Place, there: &mut Place, new: &str, old: &str| {
+        let mut add = |here: &mut Location, there: &mut Location, new: &str, old: &str| {
             text.push_str(new);
             *here = after_text(*here, new);
             *there = after_text(*there, old);
@@ -81,7 +81,7 @@ impl ManifestText {
 
     /// An error with the places of the file.
     pub(super) fn in_file(&self, mut error: ManifestError) -> ManifestError {
-        let correct = |place: &mut Option<Place>| {
+        let correct = |place: &mut Option<Location>| {
             if let Some(place) = place {
                 *place = self.place_in_file(*place);
             }
@@ -94,10 +94,10 @@ impl ManifestText {
         error
     }
 
-    fn place_in_file(&self, place: Place) -> Place {
+    fn place_in_file(&self, place: Location) -> Location {
         let Some(Joint { here, there }) = self.joints.iter().rfind(|joint| joint.here <= place) else { return place };
         let column = if place.line == here.line { place.column - here.column + there.column } else { place.column };
-        Place { line: place.line - here.line + there.line, column }
+        Location { line: place.line - here.line + there.line, column }
     }
 }
 
@@ -126,13 +126,13 @@ fn no_yaml(json: &str) -> Vec<(Range<usize>, String)> {
 }
 
 /// Where what follows a text begins, if the text begins at a place.
-fn after_text(place: Place, text: &str) -> Place {
+fn after_text(place: Location, text: &str) -> Location {
     let characters = |text: &str| text.chars().count() as u64;
     match text.rsplit_once('\n') {
-        None => Place { column: place.column + characters(text), ..place },
+        None => Location { column: place.column + characters(text), ..place },
         Some((before, last)) => {
             let lines = before.matches('\n').count() as u64 + 1;
-            Place { line: place.line + lines, column: characters(last) + 1 }
+            Location { line: place.line + lines, column: characters(last) + 1 }
         }
     }
 }
@@ -219,7 +219,7 @@ mod tests {
             format!("{OTHER} {}", on_one_line.replace("\"a\"", "\"\u{7f}\u{80}\"")),
         ] {
             let before = &file[..file.find("\"ecko").expect("it is there")];
-            let Place { line, column } = after_text(START, before);
+            let Location { line, column } = after_text(START, before);
             let text = text_of(&file);
             let error = text.in_file(find_cluster(&text.text).expect_err("there is no ecko")).to_string();
             let place = format!("ecko (line {line}, column {column})");

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{
-    KubernetesError, Place,
+    KubernetesError, Location,
     api::{List, Named, Pod, Resource},
     error::cause,
     forward::Forward,
@@ -40,7 +40,7 @@ pub(super) struct ApiServer {
 
 impl ApiServer {
     /// Reads the kubeconfig. Nothing is asked of the API server yet.
-    pub async fn new(place: &Place, timeout: Duration) -> Result<Self, KubernetesError> {
+    pub async fn new(place: &Location, timeout: Duration) -> Result<Self, KubernetesError> {
         // Only fails when one is installed already, and then there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = config(place).await?;
@@ -163,7 +163,7 @@ impl ApiServer {
 }
 
 /// What kubectl would use; in a pod without a kubeconfig, the pod's service account.
-async fn config(place: &Place) -> Result<Config, KubernetesError> {
+async fn config(place: &Location) -> Result<Config, KubernetesError> {
     let kubeconfig = match read(place) {
         Ok(kubeconfig) => kubeconfig,
         Err(error) => {
@@ -182,7 +182,7 @@ async fn config(place: &Place) -> Result<Config, KubernetesError> {
         .map_err(|error| KubernetesError::kubeconfig(error, contexts))
 }
 
-fn read(place: &Place) -> Result<Kubeconfig, KubeconfigError> {
+fn read(place: &Location) -> Result<Kubeconfig, KubeconfigError> {
     if let Some(file) = &place.kubeconfig {
         return Kubeconfig::read_from(file);
     }

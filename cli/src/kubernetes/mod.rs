@@ -22,7 +22,7 @@ use self::{
 
 /// Which `RobeingCluster`, and by whose rights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The kubeconfig; without it kubectl's, or the service account's of the pod this runs in.
     pub kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig; its current one unless given.
@@ -46,11 +46,11 @@ pub struct Found {
 ///
 /// # Errors
 /// Why it is not found.
-pub async fn resource(place: &Place, settings: &Settings) -> Result<Resource, KubernetesError> {
+pub async fn resource(place: &Location, settings: &Settings) -> Result<Resource, KubernetesError> {
     Ok(described(place, settings).await?.1)
 }
 
-async fn described(place: &Place, settings: &Settings) -> Result<(ApiServer, Resource), KubernetesError> {
+async fn described(place: &Location, settings: &Settings) -> Result<(ApiServer, Resource), KubernetesError> {
     let server = ApiServer::new(place, settings.request_timeout).await?;
     let name = match &place.cluster {
         Some(name) => name.clone(),
@@ -65,7 +65,7 @@ async fn described(place: &Place, settings: &Settings) -> Result<(ApiServer, Res
 ///
 /// # Errors
 /// Why there is no connection. Later failures are retried with the calls of the client.
-pub async fn find(place: &Place, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
+pub async fn find(place: &Location, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
     let (server, resource) = described(place, &settings).await?;
     let name = resource.metadata.name.clone();
     let need = if any { Need::Running } else { Need::Ready };

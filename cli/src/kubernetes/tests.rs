@@ -137,9 +137,9 @@ impl Fake {
         self.known().refusals.insert(path.into(), (code, message.into()));
     }
 
-    fn place(&self, cluster: Option<&str>) -> Place {
+    fn place(&self, cluster: Option<&str>) -> Location {
         let kubeconfig = Some(self.dir.path().join("config"));
-        Place { kubeconfig, cluster: cluster.map(str::to_owned), ..Default::default() }
+        Location { kubeconfig, cluster: cluster.map(str::to_owned), ..Default::default() }
     }
 
     async fn find(&self, cluster: Option<&str>) -> Result<Found, KubernetesError> {
@@ -416,18 +416,18 @@ async fn an_api_server_that_is_away_or_is_none_is_told() {
 #[tokio::test]
 async fn a_kubeconfig_that_can_not_be_used_is_told() {
     let fake = Fake::new().await;
-    let told = async |place: Place| {
+    let told = async |place: Location| {
         let error = find(&place, false, settings()).await.expect_err("it can't be used");
         (error.to_string(), error.exit())
     };
-    let place = Place { context: Some("nowhere".into()), ..fake.place(None) };
+    let place = Location { context: Some("nowhere".into()), ..fake.place(None) };
     assert_eq!(
         told(place).await,
         ("the kubeconfig has no context \"nowhere\"; it has here, there".into(), Exit::Usage)
     );
     let file = fake.dir.path().join("missing");
     assert_eq!(
-        told(Place { kubeconfig: Some(file.clone()), ..Default::default() }).await,
+        told(Location { kubeconfig: Some(file.clone()), ..Default::default() }).await,
         (
             format!(
                 "no kubeconfig at {}; name one with --kubeconfig or KUBECONFIG, or a coordinator with --endpoint",
@@ -438,7 +438,7 @@ async fn a_kubeconfig_that_can_not_be_used_is_told() {
     );
     std::fs::write(&file, "apiVersion: v1\nkind: Config\n").expect("it can be written");
     assert_eq!(
-        told(Place { kubeconfig: Some(file), ..Default::default() }).await,
+        told(Location { kubeconfig: Some(file), ..Default::default() }).await,
         ("the kubeconfig has no current context; choose one with --context (it has none)".into(), Exit::Usage)
     );
 }
@@ -448,8 +448,11 @@ async fn the_namespace_is_the_contexts_unless_one_is_given() {
     let fake = Fake::new().await;
     for (context, namespace, expected) in [(None, None, "team"), (Some("there"), None, "other"), (None, Some("x"), "x")]
     {
-        let place =
-            Place { context: context.map(str::to_owned), namespace: namespace.map(str::to_owned), ..fake.place(None) };
+        let place = Location {
+            context: context.map(str::to_owned),
+            namespace: namespace.map(str::to_owned),
+            ..fake.place(None)
+        };
         fake.put(&CLUSTERS.replace("team", expected), json!([]));
         let error = find(&place, false, settings()).await.expect_err("there is no cluster").to_string();
         assert!(error.starts_with(&format!("namespace {expected:?} has no")), "{error}");

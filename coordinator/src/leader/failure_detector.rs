@@ -85,14 +85,14 @@ impl FailureDetector {
                     looked = now;
                     // Held up itself (a stopped process, a starved machine), it heard nobody: that is no agent's fault.
                     if pause > sessions.timing.timeout / 8 {
-                        sessions.excuse(pause);
+                        sessions.extend_all(pause);
                     }
                     if !self.standing.has_contact(term) {
                         sessions.without_contact(now);
                     }
                     let judged_at = if planted(Mistake::SilenceByWallClock) { self.by_wall_clock(now) } else { now };
                     for suspicion in sessions.suspicions(judged_at, MAX_AT_ONCE - pursuits.len()) {
-                        pursuits.spawn(self.clone().pursue(term, suspicion));
+                        pursuits.spawn(self.clone().resolve(term, suspicion));
                     }
                 }
             }
@@ -105,7 +105,7 @@ impl FailureDetector {
         now + Duration::from_millis(ahead)
     }
 
-    async fn pursue(self, term: u64, suspicion: Suspicion) {
+    async fn resolve(self, term: u64, suspicion: Suspicion) {
         match suspicion {
             Suspicion::Silent(agent, session) => {
                 self.lose(term, agent, session, LossReason::Silent).await;

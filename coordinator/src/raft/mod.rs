@@ -1,8 +1,8 @@
 //! Consensus among coordinators: the only module that knows the consensus library (`openraft`, an alpha, pinned). It turns
 //! commands into a replicated log and the log into the fleet's state.
 
-mod applied;
 pub mod audit;
+mod divergence;
 #[cfg(test)]
 mod fixture;
 mod handle;
@@ -24,7 +24,7 @@ use openraft::{Config, SnapshotPolicy};
 
 use self::log::Log;
 pub use self::{
-    applied::Applied,
+    divergence::Applied,
     handle::{Fate, KnownLeader, LeaderWatch, Progress, RaftError, RaftHandle},
     leadership::{CoreState, VotedFor},
     network::PeerNetwork,

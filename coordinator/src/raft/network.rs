@@ -58,13 +58,13 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
         let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
-        PeerClient { target, channel, patience: Some(Patience::default()), clock: self.clock.clone() }
+        PeerClient { target, channel, backoff: Some(StreamBackoff::default()), clock: self.clock.clone() }
     }
 
     /// Heartbeats come at their own pace, and each is given up after one interval. A pause would outlast that, so that no
     /// heartbeat was ever sent again once a few of them had failed.
     async fn new_heartbeat_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
-        PeerClient { patience: None, ..self.new_client(target, node).await }
+        PeerClient { backoff: None, ..self.new_client(target, node).await }
     }
 }
 
@@ -73,16 +73,16 @@ pub struct PeerClient {
     target: NodeId,
     channel: Result<Channel, String>,
     /// `None` where the caller paces itself.
-    patience: Option<Patience>,
+    backoff: Option<StreamBackoff>,
     clock: FleetClock,
 }
 
 /// The pause before a stream of replication is opened: none at first and after any answer, then longer with each stream that
 /// brought none. The library's own pauses do not cover a stream that cannot be opened, and without them it tries again at once.
 #[derive(Clone, Default)]
-struct Patience(Arc<Mutex<Duration>>);
+struct StreamBackoff(Arc<Mutex<Duration>>);
 
-impl Patience {
+impl StreamBackoff {
     /// The pause now; the next one is longer.
     fn next(&self) -> Duration {
         let mut pause = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,10 +189,10 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
     {
         let target = self.target;
         let client = self.client();
-        let patience = self.patience.clone();
+        let backoff = self.backoff.clone();
         let clock = self.clock.clone();
         Box::pin(async move {
-            let pause = patience.as_ref().map_or(Duration::ZERO, Patience::next);
+            let pause = backoff.as_ref().map_or(Duration::ZERO, StreamBackoff::next);
             // A sleep of nothing still waits for the timer's next tick.
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -209,15 +209,15 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             let opened = async { client.append(requests).await.map_err(refused) };
             let opened = tokio::time::timeout(APPEND_TIMEOUT, opened).await;
             let answers = opened.map_err(|_| no_answer(APPEND_TIMEOUT))??.into_inner();
-            let state = Some((answers, outstanding, patience, clock));
+            let state = Some((answers, outstanding, backoff, clock));
             let stream = futures::stream::unfold(state, move |state| async move {
-                let (mut answers, outstanding, patience, clock) = state?;
+                let (mut answers, outstanding, backoff, clock) = state?;
                 let answer = next_answer(&mut answers, &outstanding, |wall| clock.read(target, wall)).await?;
-                if let (Ok(_), Some(patience)) = (&answer, &patience) {
-                    patience.answered();
+                if let (Ok(_), Some(backoff)) = (&answer, &backoff) {
+                    backoff.answered();
                 }
                 let go_on = matches!(answer, Ok(Ok(_)));
-                Some((answer, go_on.then_some((answers, outstanding, patience, clock))))
+                Some((answer, go_on.then_some((answers, outstanding, backoff, clock))))
             });
             Ok(Box::pin(stream) as AppendAnswers<'s>)
         })
@@ -350,11 +350,11 @@ mod tests {
 
     #[test]
     fn streams_that_bring_no_answer_are_opened_ever_more_rarely() {
-        let patience = Patience::default();
-        let pauses: Vec<_> = (0..8).map(|_| patience.next().as_millis()).collect();
+        let backoff = StreamBackoff::default();
+        let pauses: Vec<_> = (0..8).map(|_| backoff.next().as_millis()).collect();
         assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 500, 500]);
-        patience.answered();
-        assert_eq!(patience.next(), Duration::ZERO);
+        backoff.answered();
+        assert_eq!(backoff.next(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,8 +16,9 @@ use tonic::Status;
 use tracing::warn;
 
 use super::{
-    NodeId, RaftHandle, Runtime, SnapshotMeta, TypeConfig, Vote, applied,
+    NodeId, RaftHandle, Runtime, SnapshotMeta, TypeConfig, Vote,
     audit::{self, VOTE_GIVEN},
+    divergence,
     network::Snapshot,
     restraint::Restraint,
     wire::{self, Malformed},
@@ -112,10 +113,10 @@ impl ConsensusServer {
     /// Keeps a request from the library that contradicts what is applied here: it would take it for what it has, without a
     /// word, and go on with another state than the leader's.
     fn check_applied(&self, request: wire::AppendRequest) -> Result<wire::AppendRequest, ()> {
-        match applied::contradiction(&self.log, &request) {
+        match divergence::divergence(&self.log, &request) {
             None => Ok(request),
-            Some(contradiction) => {
-                self.contradicted.send_replace(Some(contradiction.to_string()));
+            Some(divergence) => {
+                self.contradicted.send_replace(Some(divergence.to_string()));
                 Err(())
             }
         }

@@ -2,11 +2,11 @@
 //! a time that the user sets. Every call here may be repeated safely, because the caller draws the ids of tasks.
 
 mod address;
-mod awaited;
 pub mod coordinators;
 mod error;
 mod submit;
 mod watch;
+mod watch_pool;
 
 use std::{
     fmt,

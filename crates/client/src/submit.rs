@@ -22,7 +22,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, Tries, awaited::Awaited, is_finished, new_task_id};
+use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, Tries, is_finished, new_task_id, watch_pool::Awaited};
 
 /// Tasks that are sent and not yet answered, at most, unless [`SubmitOptions`] say otherwise.
 pub const DEFAULT_WINDOW: usize = 1_024;

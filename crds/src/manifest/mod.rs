@@ -2,7 +2,7 @@
 //! CEL rules, with every problem reported at once. Works on text alone; where the text comes from is the
 //! caller's business.
 
-mod among;
+mod multi_document;
 mod problem;
 mod rules_check;
 mod schema_check;
@@ -11,11 +11,11 @@ mod yaml;
 
 use std::sync::LazyLock;
 
-pub use among::{Ignored, Manifest, find_cluster};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
+pub use multi_document::{Ignored, Manifest, find_cluster};
 use problem::Report;
-pub use problem::{ManifestError, Place, Problem};
+pub use problem::{Location, ManifestError, Problem};
 use serde_json::{Map, Value, json};
 use yaml::Document;
 

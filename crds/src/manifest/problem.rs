@@ -7,7 +7,7 @@ use crate::limits::{MAX_MANIFEST_BYTES, MAX_PROBLEMS};
 
 /// A place in the text of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Location {
     /// The line, from 1.
     pub line: u64,
     /// The column in characters, from 1.
@@ -22,7 +22,7 @@ pub struct Problem {
     /// The path of the field, such as `spec.pools[1].executor`. Empty for the document as a whole.
     pub path: String,
     /// Where in the text the field is, or the nearest field around it.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     /// A sentence that says what is wrong and what to change.
     pub message: String,
 }
@@ -62,7 +62,7 @@ pub enum ManifestError {
     #[error("The manifest cannot be read as YAML{}: {reason}", place.map(|p| format!(" (line {}, column {})", p.line, p.column)).unwrap_or_default())]
     Syntax {
         /// Where the reading ended.
-        place: Option<Place>,
+        place: Option<Location>,
         /// Why.
         reason: String,
     },

@@ -10,7 +10,7 @@ use serde::{
 use serde_json::{Number, Value};
 use serde_yaml::{Options, Spanned};
 
-use super::{ManifestError, Place};
+use super::{Location, ManifestError};
 use crate::limits::{MAX_MANIFEST_ALIASED, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_DOCUMENTS};
 
 /// One document of a manifest.
@@ -21,11 +21,11 @@ pub(super) struct Document {
 
 /// Where the fields of a document stand in its text, by path.
 #[derive(Debug, Default)]
-pub(super) struct Places(HashMap<String, Place>);
+pub(super) struct Places(HashMap<String, Location>);
 
 impl Places {
     /// The place of the field at `path`, or of the nearest one around it.
-    pub(super) fn nearest(&self, path: &str) -> Option<Place> {
+    pub(super) fn nearest(&self, path: &str) -> Option<Location> {
         let mut path = path;
         loop {
             match (self.0.get(path), path.rfind(['.', '['])) {
@@ -101,13 +101,13 @@ fn options() -> Options {
 
 fn syntax(error: &serde_yaml::Error) -> ManifestError {
     let error = error.without_snippet();
-    let place = error.location().map(|at| Place { line: at.line(), column: at.column() });
+    let place = error.location().map(|at| Location { line: at.line(), column: at.column() });
     ManifestError::Syntax { place, reason: reason(error, place) }
 }
 
 /// Why the text was not read, as a sentence. The parser's own words are kept only where they speak of the text
 /// and not of the parser's options.
-fn reason(error: &serde_yaml::Error, place: Option<Place>) -> String {
+fn reason(error: &serde_yaml::Error, place: Option<Location>) -> String {
     use serde_yaml::{Error, budget::BudgetBreach};
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => {
@@ -177,15 +177,15 @@ fn flatten(node: Node, path: String, places: &mut Places) -> Value {
     value
 }
 
-fn place_of(at: &serde_yaml::Location) -> Option<Place> {
-    (at.line() > 0).then(|| Place { line: at.line(), column: at.column() })
+fn place_of(at: &serde_yaml::Location) -> Option<Location> {
+    (at.line() > 0).then(|| Location { line: at.line(), column: at.column() })
 }
 
 #[derive(Deserialize)]
 struct Node(Spanned<Content>);
 
 impl Node {
-    fn into_parts(self) -> (Option<Place>, Content) {
+    fn into_parts(self) -> (Option<Location>, Content) {
         (place_of(&self.0.referenced), self.0.value)
     }
 }

@@ -15,22 +15,22 @@ use k8s_openapi::{
 use super::metadata;
 use crate::{
     names::{self, Component, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME},
-    validate::{Fleet, FleetPool},
+    validate::{FleetPool, ValidatedCluster},
 };
 
 /// The label that every namespace has, with its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-pub(super) fn coordinators_account(fleet: &Fleet) -> ServiceAccount {
+pub(super) fn coordinators_account(fleet: &ValidatedCluster) -> ServiceAccount {
     account(fleet, names::coordinators(&fleet.name))
 }
 
-pub(super) fn pool_account(fleet: &Fleet, pool: &FleetPool) -> ServiceAccount {
+pub(super) fn pool_account(fleet: &ValidatedCluster, pool: &FleetPool) -> ServiceAccount {
     account(fleet, names::pool(&fleet.name, &pool.name))
 }
 
 /// Neither coordinators nor agents talk to the API server.
-fn account(fleet: &Fleet, name: String) -> ServiceAccount {
+fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(fleet, name),
         automount_service_account_token: Some(false),
@@ -39,7 +39,7 @@ fn account(fleet: &Fleet, name: String) -> ServiceAccount {
 }
 
 /// CoordinatorClient take calls from the cluster's namespace, where agents and users are, and from the operator.
-pub(super) fn coordinators_policy(fleet: &Fleet) -> NetworkPolicy {
+pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let operator = LabelSelector {
         match_labels: Some(BTreeMap::from([(NAMESPACE_NAME.to_owned(), fleet.operator_namespace.clone())])),
         ..LabelSelector::default()
@@ -54,21 +54,21 @@ pub(super) fn coordinators_policy(fleet: &Fleet) -> NetworkPolicy {
 
 /// Agents are called by their coordinators alone, which probe whether a process is gone. By the ports' names, since each pool may
 /// have its own, and what else listens there in another pool's pods is not the fleet's.
-pub(super) fn agents_policy(fleet: &Fleet) -> NetworkPolicy {
+pub(super) fn agents_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let coordinators = component(fleet, Component::Coordinator);
     let ports = [names::AGENT_GRPC, names::AGENT_METRICS].map(|name| IntOrString::String(name.into()));
     let from = vec![NetworkPolicyPeer { pod_selector: Some(coordinators), ..NetworkPolicyPeer::default() }];
     policy(fleet, names::agents(&fleet.name), Component::Agent, from, ports)
 }
 
-fn component(fleet: &Fleet, component: Component) -> LabelSelector {
+fn component(fleet: &ValidatedCluster, component: Component) -> LabelSelector {
     let pairs = [(LABEL_NAME, names::APP), (LABEL_INSTANCE, &fleet.name), (LABEL_COMPONENT, component.label())];
     let labels = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
 fn policy(
-    fleet: &Fleet,
+    fleet: &ValidatedCluster,
     name: String,
     of: Component,
     from: Vec<NetworkPolicyPeer>,

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     names::{self, Component, DATA_DIRECTORY, DATA_VOLUME},
-    validate::{self, Fleet},
+    validate::{self, ValidatedCluster},
 };
 
 /// The environment by which a coordinator is what it is; a template cannot change it.
@@ -52,7 +52,7 @@ const GRACE_SECONDS: i64 = 30;
 const PORTS: pod::Ports = pod::Ports { grpc: ("grpc", names::GRPC_PORT), metrics: ("metrics", names::METRICS_PORT) };
 
 /// The members of the first membership, `name=host:port,...`.
-pub fn first_membership(fleet: &Fleet) -> String {
+pub fn first_membership(fleet: &ValidatedCluster) -> String {
     let member = |ordinal| {
         let address = names::coordinator_address(&fleet.name, &fleet.namespace, ordinal);
         (names::coordinator(&fleet.name, ordinal), address)
@@ -63,13 +63,14 @@ pub fn first_membership(fleet: &Fleet) -> String {
 
 /// All start at once, because they wait for each other; and none is replaced by the StatefulSet controller, because it does
 /// not know who leads and who has a vote.
-pub(super) fn stateful_set(fleet: &Fleet, replicas: u32, joined: u32) -> StatefulSet {
+pub(super) fn stateful_set(fleet: &ValidatedCluster, replicas: u32, member_high_water: u32) -> StatefulSet {
     let name = names::coordinators(&fleet.name);
     let mut metadata = metadata(fleet, name.clone());
     metadata.labels = Some(names::component_labels(&fleet.name, Component::Coordinator, None));
     let image = fleet.image_is_default.then(|| (names::ANNOTATION_DEFAULT_IMAGE.to_owned(), fleet.image.clone()));
-    let joined = (joined > 0).then(|| (names::ANNOTATION_JOINED.to_owned(), joined.to_string()));
-    let annotations: BTreeMap<_, _> = image.into_iter().chain(joined).collect();
+    let member_high_water =
+        (member_high_water > 0).then(|| (names::ANNOTATION_JOINED.to_owned(), member_high_water.to_string()));
+    let annotations: BTreeMap<_, _> = image.into_iter().chain(member_high_water).collect();
     metadata.annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
     let keep = || Some("Retain".to_owned());
     StatefulSet {
@@ -96,7 +97,7 @@ pub(super) fn stateful_set(fleet: &Fleet, replicas: u32, joined: u32) -> Statefu
     }
 }
 
-fn template(fleet: &Fleet) -> PodTemplateSpec {
+fn template(fleet: &ValidatedCluster) -> PodTemplateSpec {
     let empty =
         Volume { name: DATA_VOLUME.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
     let overrides = &fleet.coordinator_template;
@@ -113,7 +114,7 @@ fn template(fleet: &Fleet) -> PodTemplateSpec {
     pod::template(fleet, parts, overrides)
 }
 
-fn container(fleet: &Fleet) -> Container {
+fn container(fleet: &ValidatedCluster) -> Container {
     let mut container = Container {
         name: "coordinator".into(),
         image: Some(fleet.image.clone()),
@@ -136,7 +137,7 @@ fn container(fleet: &Fleet) -> Container {
     container
 }
 
-fn environment(fleet: &Fleet) -> Vec<EnvVar> {
+fn environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
     let name = names::coordinators(&fleet.name);
     let advertise = format!("$({}).{name}.{}.svc:{}", settings::NAME.variable(), fleet.namespace, names::GRPC_PORT);
     let recovery = &fleet.recovery;
@@ -176,7 +177,7 @@ fn claim(storage: &Storage, size: &Quantity) -> PersistentVolumeClaim {
 }
 
 /// A budget for one coordinator or two could never let a node be drained, so there is none.
-pub(super) fn disruption_budget(fleet: &Fleet) -> Option<PodDisruptionBudget> {
+pub(super) fn disruption_budget(fleet: &ValidatedCluster) -> Option<PodDisruptionBudget> {
     (fleet.coordinators >= BUDGETED).then(|| PodDisruptionBudget {
         metadata: metadata(fleet, names::coordinators(&fleet.name)),
         spec: Some(PodDisruptionBudgetSpec {

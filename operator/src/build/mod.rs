@@ -24,7 +24,7 @@ pub use pod::AGENT_VOLUME;
 use robeing_crds::{API_VERSION, KIND};
 use serde::Serialize;
 
-use crate::{names, validate::Fleet};
+use crate::{names, validate::ValidatedCluster};
 
 /// An object as it should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,9 +54,9 @@ pub struct Error {
 }
 
 /// All objects of a fleet, in the order in which they are applied. `coordinators` is how many coordinator pods there should
-/// be now; while a voter is being removed that is more than the spec says. `joined` is what [`crate::scale::Plan::joined`] is
+/// be now; while a voter is being removed that is more than the spec says. `member_high_water` is what [`crate::scale::Plan::member_high_water`] is
 /// about.
-pub fn build(fleet: &Fleet, coordinators: u32, joined: u32) -> Result<Vec<Desired>, Error> {
+pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32) -> Result<Vec<Desired>, Error> {
     let mut objects = Vec::new();
     // Whose name a template has may be an account that is made here, or one that somebody brings.
     let pools = fleet.pools.iter().map(|pool| &pool.template);
@@ -78,7 +78,7 @@ pub fn build(fleet: &Fleet, coordinators: u32, joined: u32) -> Result<Vec<Desire
         desired(&services::client(fleet))?,
         desired(&access::coordinators_policy(fleet))?,
         desired(&access::agents_policy(fleet))?,
-        desired(&coordinators::stateful_set(fleet, coordinators, joined))?,
+        desired(&coordinators::stateful_set(fleet, coordinators, member_high_water))?,
     ]);
     if let Some(budget) = coordinators::disruption_budget(fleet) {
         objects.push(desired(&budget)?);
@@ -101,7 +101,7 @@ fn desired<K: Resource<DynamicType = ()> + Serialize>(typed: &K) -> Result<Desir
 }
 
 /// The metadata of an object of the fleet that is not of one component.
-fn metadata(fleet: &Fleet, name: String) -> ObjectMeta {
+fn metadata(fleet: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(fleet.namespace.clone()),

@@ -22,7 +22,7 @@ use robeing_settings::{
 };
 
 use super::defaults;
-use crate::validate::Fleet;
+use crate::validate::ValidatedCluster;
 
 /// The volume that carries the agent's program into the user's image.
 pub const AGENT_VOLUME: &str = "robeing-agent";
@@ -88,7 +88,7 @@ pub(super) struct Parts {
 }
 
 /// A pod template: the parts, and what is different about it.
-pub(super) fn template(fleet: &Fleet, parts: Parts, overrides: &PodOverrides) -> PodTemplateSpec {
+pub(super) fn template(fleet: &ValidatedCluster, parts: Parts, overrides: &PodOverrides) -> PodTemplateSpec {
     let mut labels = overrides.labels.clone();
     labels.extend(parts.labels);
     let mut tolerations = overrides.tolerations.clone();
@@ -134,7 +134,7 @@ fn some<T>(value: T, keep: impl FnOnce(&T) -> bool) -> Option<T> {
 }
 
 /// The fleet's, and those of the pods alone; each once, or the API server would refuse them.
-fn pull_secrets(fleet: &Fleet, overrides: &PodOverrides) -> Vec<LocalObjectReference> {
+fn pull_secrets(fleet: &ValidatedCluster, overrides: &PodOverrides) -> Vec<LocalObjectReference> {
     let mut names = BTreeSet::new();
     let all = fleet.image_pull_secrets.iter().chain(&overrides.image_pull_secrets);
     all.filter(|secret| names.insert(secret.name.as_str())).cloned().collect()

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component},
-    validate::{self, Fleet, FleetPool, Work},
+    validate::{self, FleetPool, ValidatedCluster, Work},
 };
 
 /// How long a rollout may make no progress before it counts as stuck.
@@ -48,7 +48,7 @@ const FIXED: [&str; 6] = [
 
 /// One pod more is made before one goes, so that a new image that does not work stops at its first pod; or one goes before
 /// another is made, where pods need ports of their nodes.
-pub(super) fn deployment(fleet: &Fleet, pool: &FleetPool) -> Deployment {
+pub(super) fn deployment(fleet: &ValidatedCluster, pool: &FleetPool) -> Deployment {
     let mut metadata = metadata(fleet, names::pool(&fleet.name, &pool.name));
     metadata.labels = Some(labels(fleet, pool));
     let template = template(fleet, pool);
@@ -75,15 +75,15 @@ pub(super) fn deployment(fleet: &Fleet, pool: &FleetPool) -> Deployment {
     }
 }
 
-fn labels(fleet: &Fleet, pool: &FleetPool) -> std::collections::BTreeMap<String, String> {
+fn labels(fleet: &ValidatedCluster, pool: &FleetPool) -> std::collections::BTreeMap<String, String> {
     names::component_labels(&fleet.name, Component::Agent, Some(&pool.name))
 }
 
-fn selector(fleet: &Fleet, pool: &FleetPool) -> std::collections::BTreeMap<String, String> {
+fn selector(fleet: &ValidatedCluster, pool: &FleetPool) -> std::collections::BTreeMap<String, String> {
     names::selector(&fleet.name, Component::Agent, Some(&pool.name))
 }
 
-fn template(fleet: &Fleet, pool: &FleetPool) -> PodTemplateSpec {
+fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
     let (init_containers, containers) = containers(fleet, pool);
     let mut volumes = Vec::new();
     if init_containers.iter().chain(&containers).any(mounts_the_agent) {
@@ -120,7 +120,7 @@ fn mounts_the_agent(container: &Container) -> bool {
 }
 
 /// The init containers and the containers of an agent's pod.
-fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container>) {
+fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Vec<Container>) {
     match &pool.work {
         Work::InAgent => {
             let mut agent = agent(fleet, pool, true);
@@ -152,7 +152,7 @@ fn containers(fleet: &Fleet, pool: &FleetPool) -> (Vec<Container>, Vec<Container
 }
 
 /// The agent in a container of the Robeing image.
-fn agent(fleet: &Fleet, pool: &FleetPool, ours: bool) -> Container {
+fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
     let mut container = Container {
         name: "agent".into(),
         image: Some(fleet.image.clone()),
@@ -168,7 +168,7 @@ fn agent(fleet: &Fleet, pool: &FleetPool, ours: bool) -> Container {
 }
 
 /// The user's container with the agent as what it runs.
-fn entrypoint(fleet: &Fleet, pool: &FleetPool, given: &Container, own_image: bool) -> Container {
+fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own_image: bool) -> Container {
     let mut container = user_container(pool, given, own_image);
     container.name = "agent".into();
     if own_image {
@@ -229,7 +229,7 @@ fn beside_resources(pool: &FleetPool) -> ResourceRequirements {
 }
 
 /// Copies the agent's program to where the user's image finds it.
-fn install(fleet: &Fleet) -> Container {
+fn install(fleet: &ValidatedCluster) -> Container {
     Container {
         name: "install-agent".into(),
         image: Some(fleet.image.clone()),
@@ -252,7 +252,7 @@ fn agent_mount(read_only: bool) -> VolumeMount {
     }
 }
 
-fn environment(fleet: &Fleet, pool: &FleetPool) -> Vec<EnvVar> {
+fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
     let mut environment = pod::identity(pool.role.into(), &fleet.name, ports(pool));
     environment.extend([
         env(&settings::LISTEN, format!("0.0.0.0:{}", pool.grpc_port)),

@@ -1,10 +1,10 @@
 //! When nodes pull an image. It is always said: what nobody says is defaulted from the image's tag when the object is made, and
 //! stays so when the tag changes.
 
-use crate::validate::Fleet;
+use crate::validate::ValidatedCluster;
 
 /// Of the Robeing image.
-pub(super) fn of_fleet(fleet: &Fleet) -> String {
+pub(super) fn of_fleet(fleet: &ValidatedCluster) -> String {
     fleet.image_pull_policy.map_or_else(|| default_policy(&fleet.image), |policy| policy.as_str()).to_owned()
 }
 

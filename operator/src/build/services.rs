@@ -10,11 +10,11 @@ use k8s_openapi::{
 use super::{coordinators, metadata};
 use crate::{
     names::{self, Component, GRPC_PORT, METRICS_PORT},
-    validate::Fleet,
+    validate::ValidatedCluster,
 };
 
 /// Gives every coordinator a DNS name, also before it is ready: they find each other by it at the first start.
-pub(super) fn headless(fleet: &Fleet) -> Service {
+pub(super) fn headless(fleet: &ValidatedCluster) -> Service {
     let mut service = service(fleet, names::coordinators(&fleet.name));
     if let Some(spec) = &mut service.spec {
         spec.cluster_ip = Some("None".into());
@@ -25,11 +25,11 @@ pub(super) fn headless(fleet: &Fleet) -> Service {
 }
 
 /// What users and agents connect to: any coordinator that is ready.
-pub(super) fn client(fleet: &Fleet) -> Service {
+pub(super) fn client(fleet: &ValidatedCluster) -> Service {
     service(fleet, fleet.name.clone())
 }
 
-fn service(fleet: &Fleet, name: String) -> Service {
+fn service(fleet: &ValidatedCluster, name: String) -> Service {
     let mut metadata = metadata(fleet, name);
     metadata.labels = Some(names::component_labels(&fleet.name, Component::Coordinator, None));
     Service {
@@ -56,7 +56,7 @@ fn port(name: &str, number: i32) -> ServicePort {
 }
 
 /// Apart from the pod template, so that another number of coordinators restarts none of them.
-pub(super) fn first_membership(fleet: &Fleet) -> ConfigMap {
+pub(super) fn first_membership(fleet: &ValidatedCluster) -> ConfigMap {
     let data = BTreeMap::from([(names::INITIAL_COORDINATORS.to_owned(), coordinators::first_membership(fleet))]);
     ConfigMap { metadata: metadata(fleet, names::coordinators(&fleet.name)), data: Some(data), ..ConfigMap::default() }
 }

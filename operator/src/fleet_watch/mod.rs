@@ -27,7 +27,7 @@ const RELIABLE_AFTER: Duration = Duration::from_secs(60);
 const APART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3_600));
 
 /// Who is listened to.
-pub struct News {
+pub struct FleetWatches {
     pending: Arc<Pending>,
     followed: Mutex<HashMap<Key, Followed>>,
 }
@@ -56,7 +56,7 @@ enum State {
     },
 }
 
-impl News {
+impl FleetWatches {
     /// Wakes the fleets that there is news of.
     pub fn new(pending: Arc<Pending>) -> Self {
         Self { pending, followed: Mutex::default() }

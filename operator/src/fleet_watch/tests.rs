@@ -103,7 +103,7 @@ struct Scene {
     listened: Arc<AtomicUsize>,
     address: String,
     pending: Arc<Pending>,
-    news: News,
+    news: FleetWatches,
     coordinators: Arc<CoordinatorClient>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -125,7 +125,7 @@ impl Scene {
             let _ = server.serve_with_incoming(incoming).await;
         }));
         let pending = Arc::new(Pending::default());
-        let (news, coordinators) = (News::new(Arc::clone(&pending)), Arc::default());
+        let (news, coordinators) = (FleetWatches::new(Arc::clone(&pending)), Arc::default());
         Self { manner, revision, listened, address, pending, news, coordinators, _serving: serving }
     }
 

@@ -32,7 +32,7 @@ pub enum Importance {
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happened {
+pub struct EventRecord {
     /// How much it matters.
     pub importance: Importance,
     /// In a word.
@@ -45,12 +45,12 @@ pub struct Happened {
     pub once: Option<String>,
 }
 
-pub(super) fn normal(reason: &str, action: &'static str, note: String) -> Happened {
-    Happened { importance: Importance::Normal, reason: reason.to_owned(), action, note, once: None }
+pub(super) fn normal(reason: &str, action: &'static str, note: String) -> EventRecord {
+    EventRecord { importance: Importance::Normal, reason: reason.to_owned(), action, note, once: None }
 }
 
-pub(super) fn warning(reason: &str, action: &'static str, note: String) -> Happened {
-    Happened { importance: Importance::Warning, reason: reason.to_owned(), action, note, once: None }
+pub(super) fn warning(reason: &str, action: &'static str, note: String) -> EventRecord {
+    EventRecord { importance: Importance::Warning, reason: reason.to_owned(), action, note, once: None }
 }
 
 /// What is remembered from one look to the next.
@@ -97,7 +97,7 @@ pub fn happened(
     seen: Option<&Snapshot>,
     before: Option<&RobeingClusterStatus>,
     after: &RobeingClusterStatus,
-) -> Vec<Happened> {
+) -> Vec<EventRecord> {
     let mut events = Vec::new();
     leadership(before, after, &mut events);
     if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation)) {
@@ -117,10 +117,10 @@ pub fn happened(
 
 /// Of many events of one reason the first few are told one by one, and the rest in one, so that the loss of a node or a whole
 /// zone does not flood those who read them.
-fn bounded(events: Vec<Happened>) -> Vec<Happened> {
+fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut told = Vec::with_capacity(events.len().min(MAX_OF_A_REASON));
-    let mut last: BTreeMap<String, Happened> = BTreeMap::new();
+    let mut last: BTreeMap<String, EventRecord> = BTreeMap::new();
     for event in events {
         let count = counts.entry(event.reason.clone()).or_default();
         *count += 1;
@@ -137,14 +137,14 @@ fn bounded(events: Vec<Happened>) -> Vec<Happened> {
             more => {
                 let note = format!("{more} more at once, the last of them: {}", event.note);
                 // Another operator may have seen some of them before.
-                Happened { note, once: None, ..event }
+                EventRecord { note, once: None, ..event }
             }
         });
     }
     told
 }
 
-fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<Happened>) {
+fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<EventRecord>) {
     let (Some(leader), Some(term)) = (&after.leader, after.term) else { return };
     let earlier = before.and_then(|before| before.term);
     if earlier == Some(term) {
@@ -157,7 +157,7 @@ fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
     events.push(normal("LeaderChanged", "Elect", format!("{leader} leads now, in term {term}{instead}.")));
 }
 
-fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
+fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<EventRecord>) {
     let voters: usize = now.voters.values().map(BTreeSet::len).sum();
     for (name, ids) in &now.voters {
         match seen.voters.get(name) {
@@ -181,7 +181,7 @@ fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
     }
 }
 
-fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
+fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &mut Vec<EventRecord>) {
     let known = observation.agents();
     let told: BTreeSet<&str> = recoveries::activated(observation, seen.recovered).collect();
     for (name, &(state, session)) in &now.agents {
@@ -202,10 +202,10 @@ fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &m
     }
 }
 
-fn lost(agent: &v1::Agent) -> Happened {
+fn lost(agent: &v1::Agent) -> EventRecord {
     let why = if agent.lost_reason.is_empty() { "for an unknown reason" } else { &agent.lost_reason };
     let note = format!("Agent {} of pool {:?} was lost: {why}.", agent.name, agent.pool);
-    Happened { once: Some(stay(agent, agent.session)), ..warning("AgentLost", "Lose", note) }
+    EventRecord { once: Some(stay(agent, agent.session)), ..warning("AgentLost", "Lose", note) }
 }
 
 /// What one stay of an agent in the fleet is known by.
@@ -214,9 +214,9 @@ fn stay(agent: &v1::Agent, session: u64) -> String {
 }
 
 /// Of an agent that began another stay between two looks.
-fn lost_meanwhile(agent: &v1::Agent, session: u64) -> Happened {
+fn lost_meanwhile(agent: &v1::Agent, session: u64) -> EventRecord {
     let note = format!("Agent {} of pool {:?} was lost for a moment and is back.", agent.name, agent.pool);
-    Happened { once: Some(stay(agent, session)), ..warning("AgentLost", "Lose", note) }
+    EventRecord { once: Some(stay(agent, session)), ..warning("AgentLost", "Lose", note) }
 }
 
 fn lost_lately(agent: &v1::Agent, now: Timestamp) -> bool {
@@ -225,7 +225,7 @@ fn lost_lately(agent: &v1::Agent, now: Timestamp) -> bool {
     since.is_some_and(|since| since <= NEWS_FOR.as_secs())
 }
 
-fn pools(seen: &Snapshot, now: &Snapshot, events: &mut Vec<Happened>) {
+fn pools(seen: &Snapshot, now: &Snapshot, events: &mut Vec<EventRecord>) {
     for (name, size) in &now.pools {
         match seen.pools.get(name) {
             Some(before) if before != size => {
@@ -248,7 +248,7 @@ fn rolled(status: Option<&RobeingClusterStatus>) -> Option<&str> {
         .filter(|reason| ["RollingCoordinators", "UpdatedPodFails", "WouldLoseTasks"].contains(reason))
 }
 
-fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mut Vec<Happened>) {
+fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mut Vec<EventRecord>) {
     let earlier = rolled(before);
     match (&outcome.rollout, earlier) {
         (Step::Replace { pod, .. }, None) => {
@@ -271,7 +271,7 @@ fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mu
 }
 
 /// Degraded and its end, the quorum and its loss, suspension: once each, when it changes.
-fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<Happened>) {
+fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<EventRecord>) {
     let find = |status: Option<&RobeingClusterStatus>, of: &str| {
         let condition = status?.conditions.iter().find(|condition| condition.type_ == of)?;
         Some((condition.status == "True", condition.reason.clone(), condition.message.clone()))

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 pub use conditions::state;
-pub use events::{Happened, Importance, Snapshot, happened};
+pub use events::{EventRecord, Importance, Snapshot, happened};
 use kube::ResourceExt;
 use robeing_crds::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
@@ -21,14 +21,14 @@ use crate::{
     names::{self, Component},
     observe::Observation,
     rollout, scale,
-    validate::Fleet,
+    validate::ValidatedCluster,
 };
 
 /// What was decided and done in a round.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The fleet that was built; `None` with [`Outcome::unbuildable`].
-    pub fleet: Option<Fleet>,
+    pub fleet: Option<ValidatedCluster>,
     /// Why nothing was built.
     pub unbuildable: Option<String>,
     /// What could not be applied, as sentences.

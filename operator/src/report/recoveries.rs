@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use robeing_proto::v1::{self, RecoveryAction};
 
-use super::events::{Happened, NEWS_FOR, normal, warning};
+use super::events::{EventRecord, NEWS_FOR, normal, warning};
 use crate::observe::Observation;
 
 /// Number of the newest step that the coordinators keep; 0 if there is none.
@@ -18,7 +18,7 @@ fn steps(observation: &Observation) -> &[v1::FleetRecoveryStep] {
 }
 
 /// Steps after the one of the number `seen`; an operator that saw none yet tells of those that are news.
-pub(super) fn happened(observation: &Observation, seen: Option<u64>) -> Vec<Happened> {
+pub(super) fn happened(observation: &Observation, seen: Option<u64>) -> Vec<EventRecord> {
     let steps = steps(observation);
     // A fleet that was made again counts from one again.
     let seen = seen.filter(|seen| *seen <= newest(observation));
@@ -26,7 +26,7 @@ pub(super) fn happened(observation: &Observation, seen: Option<u64>) -> Vec<Happ
         Some(seen) => step.number > seen,
         None => happened_lately(step, observation),
     };
-    let mut events: Vec<Happened> = steps.iter().filter(is_new).filter_map(event).collect();
+    let mut events: Vec<EventRecord> = steps.iter().filter(is_new).filter_map(event).collect();
     let missed = match (seen, steps.first()) {
         (Some(seen), Some(first)) => first.number.saturating_sub(seen + 1),
         _ => 0,
@@ -53,7 +53,7 @@ pub(super) fn activated(observation: &Observation, seen: u64) -> impl Iterator<I
 }
 
 /// A loss is no event here: it is told by the agent itself, which is known for longer.
-fn event(kept: &v1::FleetRecoveryStep) -> Option<Happened> {
+fn event(kept: &v1::FleetRecoveryStep) -> Option<EventRecord> {
     let step = kept.step.as_ref()?;
     let agent = &kept.agent;
     let who = match kept.pool.as_str() {
@@ -94,7 +94,7 @@ fn event(kept: &v1::FleetRecoveryStep) -> Option<Happened> {
         }
         RecoveryAction::Lost | RecoveryAction::Unspecified => return None,
     };
-    Some(Happened { once: Some(kept.number.to_string()), ..happened })
+    Some(EventRecord { once: Some(kept.number.to_string()), ..happened })
 }
 
 fn after(step: &v1::RecoveryStep) -> String {

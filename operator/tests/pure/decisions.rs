@@ -46,7 +46,7 @@ fn pod(ordinal: u32, updated: bool) -> CoordinatorPod {
 
 fn view<'a>(pods: &'a Pods, membership: Option<&'a Membership>, durable: bool) -> rollout::View<'a> {
     let replicas = pods.len() as u32;
-    rollout::View { replicas, pods, membership, durable, members_settled: true, told_to_go: None }
+    rollout::View { replicas, pods, membership, durable, members_settled: true, evicting: None }
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_pod_that_was_told_to_go_is_waited_for_while_the_cache_still_shows_it() {
     let pods: Pods = (0..3).map(|ordinal| (ordinal, pod(ordinal, false))).collect();
     let membership = healthy(0..3, 0);
     let told = pods[&2].uid.clone();
-    let view = rollout::View { told_to_go: Some(&told), ..view(&pods, Some(&membership), true) };
+    let view = rollout::View { evicting: Some(&told), ..view(&pods, Some(&membership), true) };
     assert!(matches!(rollout::next(&view), Step::Wait(_)));
 }
 
@@ -182,7 +182,7 @@ proptest! {
             membership: membership.as_ref(),
             durable,
             members_settled: settled,
-            told_to_go: None,
+            evicting: None,
         };
         match rollout::next(&view) {
             Step::Replace { pod, uid } => {
@@ -226,7 +226,7 @@ struct World {
     running: BTreeSet<u32>,
     claims: BTreeSet<u32>,
     leader: u32,
-    joined: u32,
+    member_high_water: u32,
 }
 
 impl World {
@@ -239,7 +239,7 @@ impl World {
             running: all.clone(),
             claims: all,
             leader: size - 1,
-            joined: 0,
+            member_high_water: 0,
         }
     }
 
@@ -253,13 +253,13 @@ impl World {
             pods: &self.pods,
             running: &self.running,
             claims: &self.claims,
-            joined: self.joined,
+            member_high_water: self.member_high_water,
         })
     }
 
     fn does(&mut self, plan: &scale::Plan, pods_keep_up: bool) {
         self.replicas = plan.replicas;
-        self.joined = plan.joined;
+        self.member_high_water = plan.member_high_water;
         match plan.step {
             scale::Step::Add(ordinal) => {
                 self.members.insert(ordinal);
@@ -345,7 +345,7 @@ fn a_coordinator_stays_while_the_others_would_be_no_majority_without_it() {
             pods: &all,
             running: &all,
             claims: &all,
-            joined: 5,
+            member_high_water: 5,
         })
     };
     let stays = plan(&membership);
@@ -359,11 +359,15 @@ fn a_coordinator_stays_while_the_others_would_be_no_majority_without_it() {
 fn new_coordinators_do_not_start_on_the_disks_of_removed_ones() {
     let mut world = World::of(3);
     world.claims = (0..5).collect();
-    world.joined = 5;
+    world.member_high_water = 5;
     let plan = world.plan(5, true);
-    assert_eq!(plan, scale::Plan { replicas: 3, step: scale::Step::DeleteClaim(4), joined: 5 });
+    assert_eq!(plan, scale::Plan { replicas: 3, step: scale::Step::DeleteClaim(4), member_high_water: 5 });
     let blind = world.plan(5, false);
-    assert_eq!((blind.replicas, blind.joined), (3, 5), "without a leader it is not known whose disks they are");
+    assert_eq!(
+        (blind.replicas, blind.member_high_water),
+        (3, 5),
+        "without a leader it is not known whose disks they are"
+    );
 }
 
 #[test]
@@ -371,7 +375,7 @@ fn disks_that_an_earlier_fleet_left_are_not_deleted() {
     let mut world = World::of(1);
     world.claims = (0..3).collect();
     let plan = world.plan(1, true);
-    assert_eq!(plan, scale::Plan { replicas: 1, step: scale::Step::Settled, joined: 1 });
+    assert_eq!(plan, scale::Plan { replicas: 1, step: scale::Step::Settled, member_high_water: 1 });
     // They may hold the majority that a fleet of too few lacks.
     assert_eq!(world.plan(3, false).replicas, 3);
 }
@@ -387,7 +391,7 @@ fn a_stateful_set_that_is_made_anew_has_room_for_what_an_earlier_one_left() {
             pods: &pods.iter().copied().collect(),
             running: &BTreeSet::new(),
             claims: &claims.iter().copied().collect(),
-            joined: 0,
+            member_high_water: 0,
         })
     };
     assert_eq!(begin(&[], &[]), scale::Plan::new(1, scale::Step::Settled));

@@ -14,7 +14,7 @@ use robeing_crds::{Executor, HttpExecutor, Pool, RobeingCluster, arbitrary, limi
 use robeing_operator::{
     build::{self, Desired},
     names,
-    validate::{Fleet, Kept, Surroundings, validate},
+    validate::{Kept, OperatorContext, ValidatedCluster, validate},
 };
 use robeing_settings::{
     AgentConfig, CoordinatorConfig, ExecutorSpec, HeaderSpec, LogFormat, Process, Startup, parse, settings,
@@ -26,15 +26,15 @@ const SECRET: &str = "s3cret $(POD_IP) $$";
 
 /// A fleet and what is built of it.
 struct Built {
-    fleet: Fleet,
+    fleet: ValidatedCluster,
     objects: Vec<Desired>,
 }
 
 impl Built {
     fn of(cluster: &RobeingCluster) -> Self {
-        let surroundings =
-            Surroundings { default_image: "robeing:installed".into(), operator_namespace: "robeing-system".into() };
-        let fleet = validate(cluster, &surroundings, &Kept::default()).unwrap_or_else(|error| panic!("{error}"));
+        let operator_context =
+            OperatorContext { default_image: "robeing:installed".into(), operator_namespace: "robeing-system".into() };
+        let fleet = validate(cluster, &operator_context, &Kept::default()).unwrap_or_else(|error| panic!("{error}"));
         let objects = build::build(&fleet, fleet.coordinators, 0).unwrap_or_else(|error| panic!("{error}"));
         Self { fleet, objects }
     }

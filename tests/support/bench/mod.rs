@@ -14,7 +14,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result, bail};
 pub use report::{Report, Takeovers, Throughput};
 
-use crate::local_fleet::Place;
+use crate::local_fleet::Location;
 
 /// Numbers of tasks in flight that are measured.
 pub const IN_FLIGHT: [usize; 3] = [1, 64, 1_024];
@@ -70,7 +70,8 @@ pub async fn run(options: &BenchOptions, tell: &mut dyn FnMut(String)) -> Result
     check(options)?;
     std::fs::create_dir_all(&options.data)
         .with_context(|| format!("the directory {} can't be made", options.data.display()))?;
-    let place = Place { agent_bin: options.agent_bin.clone(), parent: Some(options.data.clone()), ..Place::default() };
+    let place =
+        Location { agent_bin: options.agent_bin.clone(), parent: Some(options.data.clone()), ..Location::default() };
     let mut report = Report::of_this_machine(&options.data)?;
     tell(format!("{}, {}", report.machine, report.disk));
     if options.only != Some(Part::Takeover) {

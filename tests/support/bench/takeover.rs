@@ -24,7 +24,7 @@ use super::{
     report::{Failure, Takeovers},
 };
 use crate::{
-    local_fleet::{LocalFleet, Place, signal},
+    local_fleet::{LocalFleet, Location, signal},
     processes::descendants,
 };
 
@@ -60,8 +60,8 @@ spec:
 ///
 /// # Errors
 /// When the fleet can't be started, or nobody takes over.
-pub async fn measure(options: &BenchOptions, place: &Place, tell: &mut dyn FnMut(String)) -> Result<Vec<Takeovers>> {
-    let place = Place { longest_restart_pause: Some(RESTART_WITHIN), ..place.clone() };
+pub async fn measure(options: &BenchOptions, place: &Location, tell: &mut dyn FnMut(String)) -> Result<Vec<Takeovers>> {
+    let place = Location { longest_restart_pause: Some(RESTART_WITHIN), ..place.clone() };
     let mut fleet = LocalFleet::start(MANIFEST, &place).await?;
     let mut measured = Ok(Vec::new());
     for failure in Failure::ALL {

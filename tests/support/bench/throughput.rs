@@ -16,7 +16,7 @@ use super::{
     measure::{Spread, median},
     report::{Round, Throughput},
 };
-use crate::local_fleet::{LocalFleet, Place};
+use crate::local_fleet::{LocalFleet, Location};
 
 /// Agents there can be.
 pub const MAX_AGENTS: u32 = 64;
@@ -34,7 +34,11 @@ const EXPECTED_TASKS: usize = 100_000;
 ///
 /// # Errors
 /// When the fleet can't be started, or a task does not succeed.
-pub async fn measure(options: &BenchOptions, place: &Place, tell: &mut dyn FnMut(String)) -> Result<Vec<Throughput>> {
+pub async fn measure(
+    options: &BenchOptions,
+    place: &Location,
+    tell: &mut dyn FnMut(String),
+) -> Result<Vec<Throughput>> {
     let mut fleet = LocalFleet::start(&manifest(options.agents), place).await?;
     let measured = measure_fleet(options, &fleet, tell).await;
     if measured.is_err() {

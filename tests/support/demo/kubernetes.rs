@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use devkube::{Cluster, TestCluster};
-use robeing::kubernetes::{self as connection, Place};
+use robeing::kubernetes::{self as connection, Location};
 use robeing_client::Settings;
 use robeing_crds::{RobeingCluster, condition_types};
 use robeing_proto::v1::{Agent, FleetStatus};
@@ -132,11 +132,11 @@ async fn perform(
     let table = fleet.kubectl(&["get", "robeingclusters"]).await?;
     narrator.say("kubectl get robeingclusters");
     narrator.plain(table.trim_end());
-    let place = Place {
+    let place = Location {
         kubeconfig: Some(cluster.kubeconfig().to_owned()),
         namespace: Some(NAMESPACE.into()),
         cluster: Some(fleet.name.clone()),
-        ..Place::default()
+        ..Location::default()
     };
     let settings = Settings { request_timeout: REQUEST_TIMEOUT, ..Settings::default() };
     let found = connection::find(&place, false, settings).await?;

@@ -2,11 +2,11 @@
 //! down, and every result is checked. It fails unless all is right and nothing is left running.
 
 mod kubernetes;
+mod leak_check;
 mod ledger;
 mod narrator;
 mod play;
 mod processes;
-mod remains;
 pub mod work;
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::local_fleet::Place;
+use crate::local_fleet::Location;
 
 /// The demo on this machine ends within this time, well or not.
 pub const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -54,7 +54,7 @@ pub async fn run(options: &DemoOptions, stop: impl Future<Output = ()>) -> Resul
     let manifest = read(&options.manifest)?;
     match options.on {
         Where::Processes => {
-            let place = Place { agent_bin: options.agent_bin.clone(), ..Place::default() };
+            let place = Location { agent_bin: options.agent_bin.clone(), ..Location::default() };
             processes::run(&manifest, &place, &exercises, stop).await
         }
         Where::Kubernetes => kubernetes::run(&manifest, &exercises, stop).await,

@@ -8,13 +8,12 @@ use robeing_proto::v1::{Agent, FleetStatus};
 use tokio::time::timeout;
 
 use super::{
-    TIME_LIMIT,
+    TIME_LIMIT, leak_check,
     narrator::Narrator,
     play::{self, Stage},
-    remains,
     work::Exercise,
 };
-use crate::local_fleet::{LocalFleet, Place, signal};
+use crate::local_fleet::{LocalFleet, Location, signal};
 
 /// Time the fleet has to be ready.
 const READY: Duration = Duration::from_secs(30);
@@ -41,12 +40,12 @@ impl Stage for LocalFleet {
 /// When anything is not as it should be, when time is up, or when it was stopped.
 pub(super) async fn run(
     manifest: &str,
-    place: &Place,
+    place: &Location,
     exercises: &[Exercise],
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
     let mut narrator = Narrator::new();
-    remains::adopt_orphans()?;
+    leak_check::adopt_orphans()?;
     let mut fleet = LocalFleet::start(manifest, place).await?;
     let (played, was_stopped) = tokio::select! {
         played = timeout(TIME_LIMIT, perform(&fleet, exercises, &mut narrator)) => {
@@ -61,7 +60,7 @@ pub(super) async fn run(
         narrator.plain(&format!("the logs of all processes are kept in {}", kept.display()));
     }
     drop(fleet);
-    let left = remains::nothing_left(&pids).await;
+    let left = leak_check::nothing_left(&pids).await;
     let summary = played?;
     left?;
     narrator.say(&format!("all {} processes are gone, and whatever they started", pids.len()));

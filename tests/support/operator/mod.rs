@@ -3,10 +3,10 @@
 //! operator itself, only its program and what it asks of the API server. And what the operator costs, with many fleets.
 
 pub mod bench;
+mod control_plane;
 mod essence;
 mod requests;
-mod stage;
 
+pub use control_plane::{ControlPlane, Operator, OperatorSettings, until};
 pub use essence::{Essence, essence, status_essence};
 pub use requests::{Call, Failure, Requests, Sort, When};
-pub use stage::{Operator, OperatorSettings, Stage, until};

@@ -1,8 +1,8 @@
 //! The one loop of an agent: it waits for the next event, checks the lease, and acts. Nothing in it blocks: sending waits
 //! like everything else, so time is kept whatever the coordinator does. Attempts are polled here too, without a task each.
 
+mod messages;
 mod reconnect;
-mod talk;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -81,7 +81,7 @@ impl Deps {
 type Done = (Key, Outcome, Duration);
 
 /// The way to the leader.
-enum Way {
+enum LeaderLink {
     /// Nobody is asked before then.
     Pausing(Instant),
     /// A coordinator was said hello.
@@ -112,9 +112,9 @@ pub(super) struct Driver {
     deps: Deps,
     secret: Secret,
     search: Search,
-    way: Way,
+    leader_link: LeaderLink,
     /// A stream that fell silent. It is kept until another is open, since its end would count as the agent's.
-    silent: Option<Box<Link>>,
+    suspect_link: Option<Box<Link>>,
     session: Option<Session>,
     held: Held,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -144,8 +144,8 @@ impl Driver {
         Self {
             secret: Secret::draw(&*deps.platform.random),
             search: Search::new(deps.config.coordinators.clone(), now, &*deps.platform.random),
-            way: Way::Pausing(now),
-            silent: None,
+            leader_link: LeaderLink::Pausing(now),
+            suspect_link: None,
             session: None,
             held: Held::new(deps.config.slots),
             running: FuturesUnordered::new(),
@@ -195,7 +195,7 @@ impl Driver {
     async fn next_event(&mut self, shutdown: &CancellationToken, idle: &CancellationToken) -> Event {
         let wants_to_say = self.wants_to_say();
         let (asked_to_stop, working) = (self.asked_to_stop, self.phase == Phase::Working);
-        let Self { way, running, timer, health, .. } = self;
+        let Self { leader_link, running, timer, health, .. } = self;
         tokio::select! {
             biased;
             () = timer.as_mut() => Event::Time,
@@ -203,15 +203,15 @@ impl Driver {
             () = idle.cancelled(), if working => Event::Time,
             Some(done) = running.next() => Event::Done(done),
             checked = health.answered() => Event::Checked(checked),
-            event = Self::way_event(way, wants_to_say) => event,
+            event = Self::link_event(leader_link, wants_to_say) => event,
         }
     }
 
-    async fn way_event(way: &mut Way, wants_to_say: bool) -> Event {
-        match way {
-            Way::Pausing(_) => std::future::pending().await,
-            Way::Greeting(_, greeting) => Event::Greeted(greeting.await),
-            Way::Open(link) => {
+    async fn link_event(leader_link: &mut LeaderLink, wants_to_say: bool) -> Event {
+        match leader_link {
+            LeaderLink::Pausing(_) => std::future::pending().await,
+            LeaderLink::Greeting(_, greeting) => Event::Greeted(greeting.await),
+            LeaderLink::Open(link) => {
                 let outgoing = link.outgoing.clone().filter(|_| wants_to_say);
                 let may_say = async {
                     match outgoing {
@@ -236,8 +236,8 @@ impl Driver {
             // Whoever routes by readiness, such as a rollout, need not wait for the leader's judgement.
             Event::Checked(Health::Unhealthy(_)) => self.deps.readiness.set(false),
             Event::Checked(Health::Healthy) => {
-                let has_session =
-                    matches!(self.way, Way::Open(_)) && self.session.as_ref().is_some_and(|s| !s.is_fenced);
+                let has_session = matches!(self.leader_link, LeaderLink::Open(_))
+                    && self.session.as_ref().is_some_and(|s| !s.is_fenced);
                 self.deps.readiness.set(has_session && self.phase == Phase::Working && self.failed.is_none());
             }
             Event::Checked(Health::Silent(_)) => {}
@@ -260,12 +260,14 @@ impl Driver {
     /// Does what is due and sets the timer for what is due next. `Some`: the agent is at its end.
     fn keep_time(&mut self, now: Instant) -> Option<Result<(), SessionError>> {
         self.fence_if_over(now);
-        if matches!(self.way, Way::Open(_)) && self.session.as_ref().is_some_and(|s| now >= s.lease.silent_from()) {
+        if matches!(self.leader_link, LeaderLink::Open(_))
+            && self.session.as_ref().is_some_and(|s| now >= s.lease.silent_from())
+        {
             self.broken("the coordinator has fallen silent", true);
         }
         let mut next = now + IDLE;
         if let Some((reason, until)) = &self.failed {
-            if now >= *until || self.session.is_none() || !matches!(self.way, Way::Open(_)) {
+            if now >= *until || self.session.is_none() || !matches!(self.leader_link, LeaderLink::Open(_)) {
                 return Some(Err(SessionError::Failed { reason: reason.clone() }));
             }
             next = next.min(*until);
@@ -274,11 +276,11 @@ impl Driver {
             Ok(until) => next = next.min(until.unwrap_or(next)),
             Err(end) => return Some(end),
         }
-        if let Way::Pausing(until) = self.way {
+        if let LeaderLink::Pausing(until) = self.leader_link {
             if now >= until {
                 self.search_on();
             }
-            if let Way::Pausing(until) = self.way {
+            if let LeaderLink::Pausing(until) = self.leader_link {
                 next = next.min(until);
             }
         }
@@ -286,7 +288,7 @@ impl Driver {
             if !session.is_fenced {
                 next = next.min(session.lease.until());
             }
-            if matches!(self.way, Way::Open(_)) {
+            if matches!(self.leader_link, LeaderLink::Open(_)) {
                 next = next.min(session.lease.silent_from());
                 let beat = session.lease.next_heartbeat();
                 if self.held.has_unacknowledged() {
@@ -309,15 +311,15 @@ impl Driver {
     /// Takes the next step of the way out. `Err`: the last one was taken. Otherwise when the next is due, if ever.
     fn end_is_due(&mut self, now: Instant) -> Result<Option<Instant>, Result<(), SessionError>> {
         loop {
-            let connected = matches!(self.way, Way::Open(_));
+            let connected = matches!(self.leader_link, LeaderLink::Open(_));
             let drain = match &mut self.phase {
                 Phase::Working => return Ok(None),
                 Phase::Leaving(until) if now < *until && connected => return Ok(Some(*until)),
                 Phase::Leaving(_) => return Err(Ok(())),
                 // Nothing runs any more, and nobody takes back what did. Whoever was said hello may have opened a session: unless
                 // that is left, it is lost to the next stay of this agent.
-                Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => match self.way {
-                    Way::Greeting(..) if !self.asked_to_stop => return Ok(None),
+                Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => match self.leader_link {
+                    LeaderLink::Greeting(..) if !self.asked_to_stop => return Ok(None),
                     _ => return Err(Ok(())),
                 },
                 Phase::Draining(drain) => drain,
@@ -373,7 +375,7 @@ impl Driver {
         self.held.hand_back_waiting();
         self.begin_search(now, true);
         // Its end may count as the agent's now: nothing runs any more.
-        self.silent = None;
+        self.suspect_link = None;
         self.tell_lease();
         self.deps.metrics.running.set(0);
         self.deps.readiness.set(false);
@@ -459,7 +461,7 @@ impl Driver {
     fn fail(&mut self, reason: String) {
         error!(reason, held = self.held.len(), "this agent has failed: everything it runs is stopped, and it ends");
         self.running.clear();
-        self.held.void();
+        self.held.reset();
         self.deps.readiness.set(false);
         self.failed = Some((reason, Instant::now() + END_WITHIN));
     }
@@ -468,14 +470,14 @@ impl Driver {
     /// lost, and no attempt is begun a second time under the same number.
     fn begin_anew(&mut self) {
         self.secret = Secret::draw(&*self.deps.platform.random);
-        self.void();
+        self.reset();
     }
 
     /// Stops and forgets everything of the session, and the session.
-    fn void(&mut self) {
+    fn reset(&mut self) {
         self.stop_running();
-        self.held.void();
-        self.silent = None;
+        self.held.reset();
+        self.suspect_link = None;
         self.session = None;
         self.deps.executor.stay(None);
         self.tell_lease();

@@ -9,13 +9,13 @@ use super::{
         link::{self, LinkError},
         search::Step,
     },
-    Driver, Way,
+    Driver, LeaderLink,
 };
 
 impl Driver {
     /// The stream is of no more use; the session may be.
     pub(super) fn broken(&mut self, why: &str, suspect: bool) {
-        if let Way::Open(link) = &self.way {
+        if let LeaderLink::Open(link) = &self.leader_link {
             let held = self.held.len();
             info!(leader = link.address, why, held, "the connection to the leader is lost; looking for the leader");
         }
@@ -23,29 +23,29 @@ impl Driver {
     }
 
     pub(super) fn begin_search(&mut self, now: Instant, suspect: bool) {
-        match std::mem::replace(&mut self.way, Way::Pausing(now)) {
-            Way::Open(link) => {
+        match std::mem::replace(&mut self.leader_link, LeaderLink::Pausing(now)) {
+            LeaderLink::Open(link) => {
                 self.search.begin(now, &link.address, now - link.opened, suspect);
-                self.silent = Some(link).filter(|_| suspect);
+                self.suspect_link = Some(link).filter(|_| suspect);
             }
-            Way::Greeting(address, _) => self.search.failed(&address, now),
-            Way::Pausing(until) => self.way = Way::Pausing(until),
+            LeaderLink::Greeting(address, _) => self.search.failed(&address, now),
+            LeaderLink::Pausing(until) => self.leader_link = LeaderLink::Pausing(until),
         }
     }
 
     pub(super) fn search_on(&mut self) {
         let now = Instant::now();
-        self.way = match self.search.next(now, &*self.deps.platform.random) {
-            Step::Pause(pause) => Way::Pausing(now + pause),
+        self.leader_link = match self.search.next(now, &*self.deps.platform.random) {
+            Step::Pause(pause) => LeaderLink::Pausing(now + pause),
             Step::Try(address) => {
                 let greeting = link::greet(self.deps.transport.clone(), address.clone(), self.hello());
-                Way::Greeting(address, greeting.boxed())
+                LeaderLink::Greeting(address, greeting.boxed())
             }
         };
     }
 
     pub(super) fn not_greeted(&mut self, error: &LinkError) {
-        if let Way::Greeting(address, _) = &self.way {
+        if let LeaderLink::Greeting(address, _) = &self.leader_link {
             self.search.failed(address, Instant::now());
             let complaint = format!("{address}: {error}");
             if complaint == self.complaint {

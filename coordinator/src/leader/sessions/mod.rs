@@ -358,7 +358,7 @@ impl SessionTable {
     }
 
     /// This coordinator was held up itself: nobody could be heard meanwhile.
-    pub fn excuse(&self, pause: Duration) {
+    pub fn extend_all(&self, pause: Duration) {
         self.sessions().excused += pause;
     }
 

@@ -157,12 +157,12 @@ fn an_agent_is_not_missed_for_the_time_in_which_nobody_could_be_heard() {
     let sessions = sessions(1);
     let start = Instant::now();
     connect(&sessions, 1, start);
-    sessions.excuse(TIMING.timeout);
+    sessions.extend_all(TIMING.timeout);
     assert_eq!(sessions.suspicions(start + TIMING.timeout * 2 - TIMING.grace, MOST), []);
     assert_eq!(sessions.suspicions(start + TIMING.timeout * 2, MOST), silent());
     // One that is heard later is not excused for what was before.
     let sessions = self::sessions(1);
-    sessions.excuse(TIMING.timeout);
+    sessions.extend_all(TIMING.timeout);
     connect(&sessions, 1, start);
     assert_eq!(sessions.suspicions(start + TIMING.timeout, MOST), silent());
 }

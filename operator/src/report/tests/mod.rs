@@ -16,7 +16,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     observe::{Live, reduced_claim, reduced_pod},
-    validate::{Kept, RefusedPool, Surroundings, validate},
+    validate::{Kept, OperatorContext, RefusedPool, validate},
 };
 
 const MANIFEST: &str = "
@@ -114,8 +114,8 @@ fn cluster(manifest: &str) -> Arc<RobeingCluster> {
 
 fn scene() -> Scene {
     let cluster = cluster(MANIFEST);
-    let surroundings = Surroundings { default_image: "robeing:1".into(), operator_namespace: "system".into() };
-    let fleet = validate(&cluster, &surroundings, &Kept::default()).expect("valid");
+    let operator_context = OperatorContext { default_image: "robeing:1".into(), operator_namespace: "system".into() };
+    let fleet = validate(&cluster, &operator_context, &Kept::default()).expect("valid");
     let set = json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": {

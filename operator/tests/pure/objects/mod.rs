@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use robeing_crds::{RobeingCluster, parse_manifest};
 use robeing_operator::{
     build::{self, Desired},
-    validate::{Fleet, Kept, Surroundings, Unbuildable, Work, validate},
+    validate::{Kept, OperatorContext, Unbuildable, ValidatedCluster, Work, validate},
 };
 use serde_json::Value;
 
@@ -21,15 +21,15 @@ fn cluster(manifest: &str) -> RobeingCluster {
     parse_manifest(manifest).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn surroundings() -> Surroundings {
-    Surroundings { default_image: "robeing:installed".into(), operator_namespace: "robeing-system".into() }
+fn operator_context() -> OperatorContext {
+    OperatorContext { default_image: "robeing:installed".into(), operator_namespace: "robeing-system".into() }
 }
 
-fn fleet(cluster: &RobeingCluster) -> Fleet {
-    validate(cluster, &surroundings(), &Kept::default()).unwrap_or_else(|error| panic!("{error}"))
+fn fleet(cluster: &RobeingCluster) -> ValidatedCluster {
+    validate(cluster, &operator_context(), &Kept::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn objects(fleet: &Fleet) -> Vec<Desired> {
+fn objects(fleet: &ValidatedCluster) -> Vec<Desired> {
     build::build(fleet, fleet.coordinators, 0).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -213,12 +213,12 @@ fn a_fleet_without_an_image_keeps_the_one_it_was_made_with() {
     let cluster = cluster(SMALLEST);
     assert_eq!(fleet(&cluster).image, "robeing:installed");
     let made_with = Kept { image: Some("robeing:older".into()), ..Kept::default() };
-    let kept = validate(&cluster, &surroundings(), &made_with).expect("valid");
+    let kept = validate(&cluster, &operator_context(), &made_with).expect("valid");
     assert_eq!(kept.image, "robeing:older");
     let objects = objects(&kept);
     let set = object(&objects, "StatefulSet", "small-coordinators");
     assert_eq!(set.object.annotations().get("robeing.io/default-image").map(String::as_str), Some("robeing:older"));
-    let nowhere = Surroundings { default_image: String::new(), ..surroundings() };
+    let nowhere = OperatorContext { default_image: String::new(), ..operator_context() };
     assert_eq!(validate(&cluster, &nowhere, &Kept::default()), Err(Unbuildable::NoImage));
 }
 

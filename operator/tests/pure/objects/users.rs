@@ -201,7 +201,7 @@ fn coordinators_have_what_their_template_says() {
 
     let volumes = serde_json::json!({"volumes": [{"name": "data", "emptyDir": {}}]});
     fleet.spec.coordinators.template = serde_json::from_value(volumes).expect("a template");
-    let refused = validate(&fleet, &surroundings(), &Kept::default()).expect_err("the name is taken");
+    let refused = validate(&fleet, &operator_context(), &Kept::default()).expect_err("the name is taken");
     assert!(refused.to_string().contains("rename one"), "{refused}");
 }
 
@@ -213,7 +213,7 @@ fn the_statefulset_keeps_the_size_of_its_disks_and_a_scaled_pool_has_the_fleets(
     let storage = cluster.spec.coordinators.storage.as_mut().expect("disks");
     storage.size.0 = "5Gi".into();
     let size = |kept: &Kept| {
-        let objects = objects(&validate(&cluster, &surroundings(), kept).expect("valid"));
+        let objects = objects(&validate(&cluster, &operator_context(), kept).expect("valid"));
         let set = object(&objects, "StatefulSet", "full-coordinators");
         set.object.data["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"].clone()
     };

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::{metrics::Calls, pods::StandIns};
-use super::{Stage, stage::OWNED};
+use super::{ControlPlane, control_plane::OWNED};
 use crate::{
     ports::Ports,
     processes::{self, Process},
@@ -89,15 +89,15 @@ struct Bench<'a> {
 /// When no control plane comes up.
 pub async fn run(options: &BenchOptions, tell: &dyn Fn(String)) -> Result<Report> {
     ensure!((1..=MOST_FLEETS).contains(&options.fleets), "fleets are 1 to {MOST_FLEETS}");
-    let stage = Stage::up().await;
+    let stage = ControlPlane::up().await;
     let measured = on_stage(&stage, options, tell).await;
     stage.down().await;
     measured
 }
 
-async fn on_stage(stage: &Stage, options: &BenchOptions, tell: &dyn Fn(String)) -> Result<Report> {
+async fn on_stage(stage: &ControlPlane, options: &BenchOptions, tell: &dyn Fn(String)) -> Result<Report> {
     let client = stage.client().await;
-    Stage::namespace(&client, NAMESPACE).await;
+    ControlPlane::namespace(&client, NAMESPACE).await;
     let ports = Ports::take(1);
     let metrics = ports.numbers()[0];
     let operator = start(stage, &options.operator, metrics)?;
@@ -157,7 +157,7 @@ fn peak(operator: &Process) -> f64 {
 }
 
 /// As its chart starts it, with its own way to the API server.
-fn start(stage: &Stage, program: &Path, metrics: u16) -> Result<Process> {
+fn start(stage: &ControlPlane, program: &Path, metrics: u16) -> Result<Process> {
     ensure!(program.is_file(), "there is no operator at {}; `make bench-operator` builds it", program.display());
     let arguments = [
         format!("KUBECONFIG={}", stage.kubeconfig().display()),
@@ -176,7 +176,7 @@ fn name(number: usize) -> String {
 
 impl Bench<'_> {
     fn fleets(&self) -> Api<DynamicObject> {
-        Stage::api(&self.client, NAMESPACE, "robeingclusters")
+        ControlPlane::api(&self.client, NAMESPACE, "robeingclusters")
     }
 
     fn memory(&self) -> f64 {
@@ -239,12 +239,12 @@ impl Bench<'_> {
         let one = ListParams::default().limit(1);
         let mut count = 0;
         for (_, _, _, plural) in OWNED {
-            let list = Stage::api(&self.client, NAMESPACE, plural).list_metadata(&one).await?;
+            let list = ControlPlane::api(&self.client, NAMESPACE, plural).list_metadata(&one).await?;
             let remain = usize::try_from(list.metadata.remaining_item_count.unwrap_or(0))?;
             count += list.items.len() + remain;
         }
         for (plural, name) in EVERYWHERE {
-            let there = Stage::api(&self.client, NAMESPACE, plural).get_metadata_opt(name).await?;
+            let there = ControlPlane::api(&self.client, NAMESPACE, plural).get_metadata_opt(name).await?;
             count -= usize::from(there.is_some()).min(count);
         }
         Ok(count)

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
 use tonic::{Request, Response, Status, transport::Server};
 
 use super::{AT_ONCE, name};
-use crate::operator::Stage;
+use crate::operator::ControlPlane;
 
 /// Where coordinators are asked.
 const PORT: u16 = 8080;
@@ -79,7 +79,7 @@ impl StandIns {
 async fn account(client: &Client, namespace: &str) -> Result<()> {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ServiceAccount"));
     let account = DynamicObject::new(ACCOUNT, &kind);
-    match Stage::api(client, namespace, "serviceaccounts").create(&PostParams::default(), &account).await {
+    match ControlPlane::api(client, namespace, "serviceaccounts").create(&PostParams::default(), &account).await {
         Err(kube::Error::Api(status)) if status.code == ALREADY_EXISTS => Ok(()),
         made => Ok(made.map(drop)?),
     }
@@ -89,7 +89,7 @@ async fn account(client: &Client, namespace: &str) -> Result<()> {
 async fn run(client: &Client, namespace: &str, number: usize) -> Result<()> {
     let fleet = name(number);
     let (set_name, deployment_name) = (format!("{fleet}-coordinators"), format!("{fleet}-data"));
-    let sets = Stage::api(client, namespace, "statefulsets");
+    let sets = ControlPlane::api(client, namespace, "statefulsets");
     let set = sets.get(&set_name).await?;
     let template = &set.data["spec"]["template"];
     let owner = json!([{
@@ -98,7 +98,7 @@ async fn run(client: &Client, namespace: &str, number: usize) -> Result<()> {
     let mut labels = template["metadata"]["labels"].clone();
     labels["controller-revision-hash"] = json!(REVISION);
     pod(client, namespace, (&format!("{set_name}-0"), labels, owner), &template["spec"], address(number)).await?;
-    let deployments = Stage::api(client, namespace, "deployments");
+    let deployments = ControlPlane::api(client, namespace, "deployments");
     let deployment = deployments.get(&deployment_name).await?;
     let template = &deployment.data["spec"]["template"];
     for agent in 0..AGENTS {

@@ -10,7 +10,7 @@ use robeing_proto::internal::v1::{
 use tokio::{sync::mpsc::OwnedPermit, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{Driver, Session, Way};
+use super::{Driver, LeaderLink, Session};
 use crate::{
     executor::Stay,
     identity::told_role,
@@ -47,7 +47,7 @@ impl Driver {
                 held = self.held.len(),
                 "the coordinators count this agent as lost: a new session begins with nothing"
             );
-            self.void();
+            self.reset();
         }
         info!(
             leader = link.address,
@@ -75,8 +75,8 @@ impl Driver {
             self.held.send_again();
         }
         self.health.reset();
-        self.way = Way::Open(link);
-        self.silent = None;
+        self.leader_link = LeaderLink::Open(link);
+        self.suspect_link = None;
         self.complaint.clear();
         if let Phase::Draining(drain) = &mut self.phase {
             drain.drained = false;
@@ -210,7 +210,7 @@ impl Driver {
         };
         let leaves = matches!(message, Say::Leave(_));
         permit.send(AgentMessage { message: Some(message) });
-        if leaves && let Way::Open(link) = &mut self.way {
+        if leaves && let LeaderLink::Open(link) = &mut self.leader_link {
             info!("left the fleet");
             link.outgoing = None;
         }

@@ -64,7 +64,7 @@ pub async fn until<T, S: Debug>(expected: &str, mut look: impl AsyncFnMut() -> R
 
 /// A control plane with the definition of `RobeingCluster`s.
 #[derive(Debug)]
-pub struct Stage {
+pub struct ControlPlane {
     cluster: Cluster,
     folder: TempDir,
 }
@@ -114,7 +114,7 @@ impl OperatorSettings {
     }
 }
 
-impl Stage {
+impl ControlPlane {
     /// Brings it up.
     ///
     /// # Panics

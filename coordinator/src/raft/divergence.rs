@@ -36,14 +36,14 @@ impl Applied {
 
 /// A leader has another entry than the one that is applied here.
 #[derive(Debug)]
-pub struct Contradiction {
+pub struct Divergence {
     leader: NodeId,
     term: u64,
     said: LogId,
     applied: LogId,
 }
 
-impl fmt::Display for Contradiction {
+impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { leader, term, said, applied } = self;
         write!(
@@ -61,7 +61,7 @@ impl fmt::Display for Contradiction {
 }
 
 /// What a request says of an entry that is applied here, if that is another one.
-pub fn contradiction(log: &Log, request: &AppendRequest) -> Option<Contradiction> {
+pub fn divergence(log: &Log, request: &AppendRequest) -> Option<Divergence> {
     // Read in this order: whoever led when an entry up to `end` was committed has no newer vote than this one.
     let end = log.applied().end();
     let vote = log.vote();
@@ -74,7 +74,7 @@ pub fn contradiction(log: &Log, request: &AppendRequest) -> Option<Contradiction
     said.take_while(|said| said.index() < end).find_map(|said| {
         let applied = log.id_at(said.index()).filter(|&applied| applied != said)?;
         let replaced = leader.term < applied.committed_leader_id().term();
-        (!replaced).then_some(Contradiction { leader: leader.node_id, term: leader.term, said, applied })
+        (!replaced).then_some(Divergence { leader: leader.node_id, term: leader.term, said, applied })
     })
 }
 
