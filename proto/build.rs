@@ -4,10 +4,10 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-/// The packages that anybody may call, each with the file of its descriptors. Each is compiled alone, so that what is
-/// private gets into none of them but by an import.
+/// The public packages, each with the file for its descriptors. Each is compiled alone, so that private messages can
+/// get into its descriptors only through an import.
 const PUBLIC: [(&str, &str); 2] = [("robeing/v1", "robeing.bin"), ("robeing/worker/v1", "worker.bin")];
-/// What processes of a fleet say to each other. Nobody is told its descriptors.
+/// The private package that processes of a fleet use among themselves. Its descriptors are not kept.
 const PRIVATE: &str = "robeing/internal/v1";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The protos in a folder, in the order of their names.
+/// Returns the protos in a folder, sorted by name.
 fn protos(folder: &str) -> Result<Vec<PathBuf>, std::io::Error> {
     println!("cargo:rerun-if-changed={folder}");
     let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));

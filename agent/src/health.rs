@@ -1,5 +1,5 @@
-//! `robeing-agent health URL`: asks a process's probe, for a health check inside an image that has no shell. It speaks as
-//! much HTTP/1.1 as a GET of a status needs, over plain TCP.
+//! `robeing-agent health URL`: queries a process's probe, for a health check inside an image that has no shell. It
+//! implements just enough HTTP/1.1 to GET a status over plain TCP.
 
 use std::{
     io::{self, Read, Write},
@@ -9,52 +9,52 @@ use std::{
 
 use clap::{Arg, ArgMatches, Command};
 
-/// Its name.
+/// The subcommand's name.
 pub const SUBCOMMAND: &str = "health";
 
-/// What is asked unless the arguments say otherwise: where the image's own deployments serve their probes.
+/// The default URL: where the image's own deployments serve their probes.
 const DEFAULT_URL: &str = "http://127.0.0.1:9090/readyz";
-/// How long an answer may take in all.
+/// How long the whole request may take.
 pub const DEADLINE: Duration = Duration::from_secs(2);
-/// Bytes of an answer that are looked at; its status comes first.
+/// The maximum number of bytes read from an answer; its status comes first.
 pub const MAX_ANSWER: usize = 4096;
 
 /// Why a process does not count as healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// There is nothing to ask.
+    /// The URL can't be queried.
     #[error("{0:?} can't be asked: give a URL such as {DEFAULT_URL}")]
     Url(String),
-    /// It could not be asked.
+    /// The process did not answer.
     #[error("{url} does not answer: {error}")]
     Silent {
-        /// What was asked.
+        /// The URL that was queried.
         url: String,
-        /// What the operating system says.
+        /// The error from the operating system.
         error: io::Error,
     },
-    /// It answered something else than that it is well.
-    #[error("{url} says {answer:?}")]
+    /// The process did not answer with a success.
+    #[error("{url} answered {answer:?}")]
     Unwell {
-        /// What was asked.
+        /// The URL that was queried.
         url: String,
         /// The first line of its answer.
         answer: String,
     },
 }
 
-/// The subcommand.
+/// Returns the subcommand.
 pub fn command() -> Command {
     Command::new(SUBCOMMAND)
-        .about("Asks a process's probe how it is: for a health check in an image that has no shell")
-        .after_help("Exit codes: 0 well; 1 unwell, or no answer within 2 seconds; 2 wrong arguments.")
-        .arg(Arg::new("url").value_name("URL").default_value(DEFAULT_URL).help("What to ask, over http"))
+        .about("Queries a process's probe: for a health check in an image that has no shell")
+        .after_help("Exit codes: 0 healthy; 1 unhealthy, or no answer within 2 seconds; 2 wrong arguments.")
+        .arg(Arg::new("url").value_name("URL").default_value(DEFAULT_URL).help("The probe to query, over http"))
 }
 
-/// Asks what the subcommand's arguments say.
+/// Queries the URL in the subcommand's arguments.
 ///
 /// # Errors
-/// A URL that can't be asked, no answer in time, and an answer that is not a success.
+/// When the URL can't be queried, there is no answer in time, or the answer is not a success.
 pub fn run(matches: &ArgMatches) -> Result<(), HealthError> {
     probe(matches.get_one::<String>("url").map_or(DEFAULT_URL, String::as_str))
 }
@@ -68,7 +68,7 @@ fn probe(url: &str) -> Result<(), HealthError> {
     }
 }
 
-/// `host:port` and path. What would end a line early has no place in a request.
+/// Splits a URL into `host:port` and path. Rejects characters that would end the request line early.
 fn parts(url: &str) -> Option<(&str, &str)> {
     let rest = url.strip_prefix("http://")?;
     let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
@@ -79,7 +79,7 @@ fn parts(url: &str) -> Option<(&str, &str)> {
 
 fn ask(host: &str, path: &str) -> io::Result<Vec<u8>> {
     let until = Instant::now() + DEADLINE;
-    // A timeout of zero would be none.
+    // A timeout of zero would mean none.
     let left = || match until.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
         left => Ok(left),
@@ -100,7 +100,7 @@ fn ask(host: &str, path: &str) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Whether it begins like `HTTP/1.1 200 OK`, with any status from 200 to 299.
+/// Whether the answer begins like `HTTP/1.1 200 OK`, with any status from 200 to 299.
 fn is_success(answer: &[u8]) -> bool {
     let line = first_line(answer);
     let mut words = line.split(' ');
@@ -129,7 +129,7 @@ mod tests {
             let mut request = [0; 512];
             let read = stream.read(&mut request).expect("a request");
             assert!(request[..read].starts_with(b"GET /readyz HTTP/1.1\r\n"));
-            // The other side may have seen enough.
+            // The client may have read enough and closed the connection.
             let _ = stream.write_all(answer);
         });
         (url, serving)

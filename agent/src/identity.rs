@@ -1,4 +1,5 @@
-//! Who an agent is to others. It is only claimed so far: its settings say it, and a coordinator believes whatever connects.
+//! An agent's identity. It is only claimed so far: it comes from the agent's settings, and a coordinator trusts every
+//! connection.
 
 use robeing_proto::v1;
 use robeing_settings::{AgentConfig, AgentRole};
@@ -6,22 +7,22 @@ use robeing_settings::{AgentConfig, AgentRole};
 /// An agent's identity within its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The cluster.
+    /// The cluster's id.
     pub cluster_id: String,
     /// The agent's name, the same after a restart.
     pub name: String,
-    /// What it is for.
+    /// The agent's role.
     pub role: AgentRole,
 }
 
 impl Identity {
-    /// The one that settings claim.
+    /// Returns the identity that the settings claim.
     pub fn claimed(config: &AgentConfig) -> Self {
         Self { cluster_id: config.cluster_id.clone(), name: config.name.clone(), role: config.role }
     }
 }
 
-/// What an agent is for, as it tells coordinators.
+/// Converts an agent's role to the protocol's type.
 pub fn told_role(role: AgentRole) -> v1::Role {
     match role {
         AgentRole::Worker => v1::Role::Worker,

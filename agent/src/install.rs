@@ -1,5 +1,5 @@
-//! `robeing-agent install PATH`: puts a copy of this program at PATH, for an init container of an image that has no shell.
-//! The copy is written aside and renamed, so that PATH is never a part of a program.
+//! `robeing-agent install PATH`: copies this program to PATH, for an init container of an image that has no shell. The
+//! copy is written to a temporary file and renamed, so that PATH is never an incomplete program.
 
 use std::{
     env,
@@ -13,31 +13,31 @@ use std::{
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-/// Its name.
+/// The subcommand's name.
 pub const SUBCOMMAND: &str = "install";
 
-/// Who may do what with the copy.
+/// The file mode of the copy.
 const MODE: u32 = 0o755;
 
-/// Why there is no copy.
+/// Why the program was not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// PATH is no file's.
+    /// PATH does not name a file.
     #[error("{0} is not the path of a file: give one such as /opt/robeing/robeing-agent")]
     NoFile(PathBuf),
     /// A step failed.
     #[error("this program can't be installed as {path}: {step}: {error}")]
     Failed {
-        /// Where to.
+        /// The target path.
         path: PathBuf,
-        /// Which step.
+        /// The step that failed.
         step: String,
-        /// What the operating system says.
+        /// The error from the operating system.
         error: io::Error,
     },
 }
 
-/// The subcommand.
+/// Returns the subcommand.
 pub fn command() -> Command {
     Command::new(SUBCOMMAND)
         .about("Copies this program to PATH, executable for all: for an init container whose image has no shell")
@@ -47,18 +47,18 @@ pub fn command() -> Command {
                 .value_name("PATH")
                 .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The file to be, in place of what is there; its directory must be there"),
+                .help("The file to write, replacing an existing one; its directory must exist"),
         )
 }
 
-/// Does what the subcommand's arguments say: the path that is installed.
+/// Runs the subcommand and returns the path that was installed.
 ///
 /// # Errors
-/// A path that is no file's, and a file that can't be written.
+/// When PATH does not name a file, or the file can't be written.
 pub fn run(matches: &ArgMatches) -> Result<PathBuf, InstallError> {
     let path = matches.get_one::<PathBuf>("path").cloned().unwrap_or_default();
     let failed = |step: &str, error| InstallError::Failed { path: path.clone(), step: step.to_owned(), error };
-    // Not by name: the file may have been replaced since this process began.
+    // Not opened by its path: the file may have been replaced since this process started.
     let source = File::open("/proc/self/exe").or_else(|_| File::open(env::current_exe()?));
     let source = source.map_err(|error| failed("its own file can't be opened", error))?;
     copy(source, &path)?;
@@ -78,7 +78,7 @@ fn copy(mut source: File, path: &Path) -> Result<(), InstallError> {
     let aside = dir.join(aside);
     let written = write(&mut source, &aside, path, dir);
     if written.is_err() {
-        // It may not have been made at all.
+        // The file may not exist.
         let _ = fs::remove_file(&aside);
     }
     written
@@ -90,11 +90,12 @@ fn write(source: &mut File, aside: &Path, path: &Path, dir: &Path) -> Result<(),
         move |error| InstallError::Failed { path, step, error }
     };
     let cannot = |what: &str| failed(format!("{} can't be {what}", aside.display()));
-    // What an earlier process of the same number left, which was killed.
+    // An earlier process with the same id may have left it when it was killed.
     let _ = fs::remove_file(aside);
-    let mut target = OpenOptions::new().write(true).create_new(true).mode(MODE).open(aside).map_err(cannot("made"))?;
+    let mut target =
+        OpenOptions::new().write(true).create_new(true).mode(MODE).open(aside).map_err(cannot("created"))?;
     io::copy(source, &mut target).map_err(cannot("written"))?;
-    // Whatever the process's mask is.
+    // Independent of the process's umask.
     target.set_permissions(fs::Permissions::from_mode(MODE)).map_err(cannot("made executable"))?;
     target.sync_all().map_err(cannot("synced"))?;
     drop(target);

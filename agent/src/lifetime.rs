@@ -1,4 +1,4 @@
-//! What ends the process from outside: signals, and the end of the process that started it.
+//! What ends the process from outside: signals, and the end of its parent.
 
 use std::{
     io::{self, Read},
@@ -14,30 +14,34 @@ use nix::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-/// What the watcher of stdin needs, bytes.
+/// The stack size of the thread that watches stdin, in bytes.
 const WATCHER_STACK: usize = 64 * 1024;
 
-/// Undoes what whoever started this process may have left it: an ignored SIGCHLD, with which the kernel tells nobody how a
-/// process ended, and blocked signals, which commands would inherit.
+/// Resets signal state that the parent may have left: an ignored SIGCHLD, with which the kernel discards the exit
+/// status of children, and blocked signals, which commands would inherit. Ignores SIGXFSZ, so that a log that reaches the
+/// limit of file sizes (`ulimit -f`) causes failed writes, as a full disk does.
 #[allow(unsafe_code)]
 pub fn reset_signals() {
-    // SAFETY: the default is no function, so that it can't break the rules for signal handlers; nothing else runs yet.
-    // Neither can fail: the signal exists, and so does the set.
+    // SAFETY: the default disposition is not a function, so it can't break the rules for signal handlers; no other
+    // thread runs yet. Neither call can fail: the signal exists, and so does the set.
     let _ = unsafe { sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    // SAFETY: as above.
+    let _ = unsafe { sys::signal::signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     let _ = SigSet::all().thread_unblock();
 }
 
 /// Ends this process at once when its parent is gone or closes this process's stdin.
 ///
-/// The kernel kills it with its parent, which also reaches a stopped process. Strictly it is the thread that started
-/// this process whose end counts, so the parent must start it from one that stays: `robeing dev` does from its main thread,
-/// the only one of its runtime. A watch over the process alone (a pidfd) would not reach a stopped process.
+/// The kernel kills this process when its parent ends, which also reaches a stopped process. Strictly, the end of the
+/// thread that started this process counts, so the parent must start it from a long-lived thread: `robeing dev` uses
+/// its main thread, the only one of its runtime. Watching the parent from this process (a pidfd) would not work while
+/// this process is stopped.
 pub fn end_with_parent() -> io::Result<()> {
     let parent = getppid();
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // It may have gone just before; then the death that would be told of is another's.
+    // The parent may have ended just before; the signal would then be for the end of another parent.
     if getppid() != parent {
         process::exit(0);
     }
@@ -55,11 +59,11 @@ pub fn end_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-/// Cancels `shutdown` at the first SIGTERM or SIGINT, and ends the process at the second.
+/// Cancels `shutdown` at the first SIGTERM or SIGINT, and exits at the second.
 pub fn stop_on_signals(shutdown: CancellationToken) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Lives as long as the process.
+    // This task lives as long as the process.
     tokio::spawn(async move {
         let mut asked = 0;
         loop {
@@ -69,10 +73,11 @@ pub fn stop_on_signals(shutdown: CancellationToken) -> io::Result<()> {
             };
             asked += 1;
             if asked > 1 {
-                warn!(%signal, "asked to stop again: ending at once");
+                // Not logged: lines that wait to be written would be lost.
+                robeing_telemetry::say(&format!("received {signal} again: exiting at once"));
                 process::exit(128 + signal as i32);
             }
-            info!(%signal, "asked to stop; once more ends it at once");
+            info!(%signal, "asked to stop; a second signal exits at once");
             shutdown.cancel();
         }
     });

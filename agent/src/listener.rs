@@ -1,5 +1,5 @@
-//! The agent's own listener: gRPC health and reflection. The coordinators connect to it to learn whether the process of an
-//! agent whose session broke is still there.
+//! The agent's own listener: gRPC health and reflection. The coordinators connect to it to find out whether the process
+//! of an agent whose session broke still exists.
 
 use std::io;
 
@@ -10,15 +10,15 @@ use tracing::{error, info};
 
 /// A listener that serves until it is dropped.
 pub struct Listening {
-    /// Where others reach it, host:port.
+    /// The advertised address, host:port.
     pub advertised: String,
     _serving: AbortOnDropHandle<()>,
 }
 
-/// Listens where the configuration says.
+/// Listens on the configured address.
 ///
 /// # Errors
-/// When the address is not of this machine, or taken.
+/// When the address does not belong to this machine, or is in use.
 pub async fn listen(config: &AgentConfig, transport: &Transport) -> io::Result<Listening> {
     let bound = transport.bind(&config.listen).await?;
     let local = bound.local_addr()?;

@@ -1,5 +1,5 @@
-//! The agent binary: reads its settings, sets up what every process needs, and runs a coordinator or an agent until it is
-//! asked to stop. Or it copies itself to where it is wanted, or asks another one how it is.
+//! The agent binary: reads its settings, sets up what every process needs, and runs a coordinator or an agent until
+//! asked to stop. Subcommands install a copy of the binary or query a process's probe.
 
 mod health;
 mod install;
@@ -34,31 +34,31 @@ use tracing::info;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Threads that run an agent's own tasks: its session, and what it exchanges with executors.
+/// Worker threads of an agent, which run its session and its communication with executors.
 const AGENT_WORKERS: usize = 1;
-/// Threads that run a coordinator's, at most. Its log has a thread of its own.
+/// The maximum number of worker threads of a coordinator. Its log has its own thread.
 const MOST_COORDINATOR_WORKERS: usize = 4;
-/// Threads for what blocks, such as files. They end when idle.
+/// Threads for blocking operations, such as file I/O. They end when idle.
 const BLOCKING: usize = 16;
 
 /// Environment variable of debug builds: the seed of the pauses with which a test disturbs the threads of this process.
 #[cfg(debug_assertions)]
 const DISTURB: &str = "ROBEING_TEST_DISTURB";
-/// Environment variable of debug builds: how many threads a test wants a process to have.
+/// Environment variable of debug builds: the number of worker threads that a test requests.
 #[cfg(debug_assertions)]
 const WORKERS: &str = "ROBEING_TEST_WORKERS";
 #[cfg(debug_assertions)]
 const MOST_TEST_WORKERS: usize = 64;
-/// Environment variable of debug builds for tests: this process knows the feature that is for tests of upgrades.
+/// Environment variable of debug builds for tests: this process supports the feature reserved for upgrade tests.
 #[cfg(all(debug_assertions, feature = "trial"))]
 const TRIAL: &str = "ROBEING_TEST_TRIAL";
 
-/// It could not start or go on.
+/// Exit code: the process could not start or continue.
 const FAILED: u8 = 1;
-/// Its settings are wrong.
+/// Exit code: the settings are invalid.
 const MISCONFIGURED: u8 = 2;
 
-/// What is shipped makes no mistakes on purpose.
+/// Release builds must not contain planted mistakes.
 const _: () = assert!(
     cfg!(debug_assertions) || !robeing_fleet::sabotage::COMPILED,
     "the feature sabotage is for the simulator alone"
@@ -66,14 +66,15 @@ const _: () = assert!(
 
 fn main() -> ExitCode {
     lifetime::reset_signals();
-    // The guard comes before the command line is parsed: until it blocks signals, one for the whole process group ends it.
+    // The guard starts before the command line is parsed: until it blocks signals, a signal to the process group ends
+    // it.
     if env::args_os().nth(1).is_some_and(|first| first == guard::GUARD_SUBCOMMAND) {
         guard::main();
     }
     let matches = match program().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
-            // Help and the version go to stdout and are no failure. A closed terminal is nothing to report to.
+            // Help and version go to stdout and are no failure. A write error to a closed terminal can't be reported.
             let _ = error.print();
             return if error.use_stderr() { MISCONFIGURED.into() } else { ExitCode::SUCCESS };
         }
@@ -85,7 +86,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts the coordinator or agent that the settings ask for.
+/// Starts the coordinator or agent that the settings specify.
 fn start(matches: ArgMatches) -> ExitCode {
     #[cfg(all(debug_assertions, feature = "trial"))]
     if env::var_os(TRIAL).is_some() {
@@ -102,7 +103,7 @@ fn start(matches: ArgMatches) -> ExitCode {
     if startup.exit_with_parent
         && let Err(error) = lifetime::end_with_parent()
     {
-        return say(&format!("it can't be tied to the process that started it: {error}"), FAILED);
+        return say(&format!("this process can't be tied to its parent: {error}"), FAILED);
     }
     let workers = match &startup.process {
         Process::Coordinator(_) => coordinator_workers(thread::available_parallelism().map_or(1, NonZero::get)),
@@ -117,11 +118,11 @@ fn start(matches: ArgMatches) -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => {
-            // On a worker: what runs in `block_on` itself costs a change of threads each time it is woken.
+            // Runs on a worker: a future in `block_on` itself costs a thread switch at each wake-up.
             let code = runtime.block_on(runtime.spawn(run(startup)));
-            // A panic has said what there is to say.
+            // A panic has already been reported.
             let code = code.unwrap_or(ExitCode::FAILURE);
-            // What still blocks, such as a look-up of a name, is not waited for.
+            // Blocking operations still in progress, such as name resolution, are not waited for.
             runtime.shutdown_background();
             code
         }
@@ -129,13 +130,14 @@ fn start(matches: ArgMatches) -> ExitCode {
     }
 }
 
-/// Threads for a coordinator that may use so many CPUs. Half of them, because each change of threads on the way of a commit
-/// costs more than the work that is done there, and the log's thread, other coordinators or agents want the rest.
+/// Returns the number of worker threads for a coordinator with `cpus` CPUs. It is half of them, because each thread
+/// switch during a commit costs more than the work done there, and the log's thread and other coordinators or agents
+/// need the rest.
 fn coordinator_workers(cpus: usize) -> usize {
     (cpus / 2).clamp(1, MOST_COORDINATOR_WORKERS)
 }
 
-/// The program, and what else it does by its subcommands.
+/// Returns the command line with its subcommands.
 fn program() -> Command {
     robeing_settings::command()
         .args_conflicts_with_subcommands(true)
@@ -144,11 +146,11 @@ fn program() -> Command {
         .subcommand(health::command())
 }
 
-/// Puts a copy of this program where the arguments say.
+/// Runs the `install` subcommand.
 fn install(arguments: &ArgMatches) -> ExitCode {
     match install::run(arguments) {
         Ok(path) => {
-            // A closed output is no reason to fail: the file is there.
+            // A closed stdout is not a failure: the file is installed.
             let _ = writeln!(io::stdout(), "installed {}", path.display());
             ExitCode::SUCCESS
         }
@@ -157,7 +159,7 @@ fn install(arguments: &ArgMatches) -> ExitCode {
     }
 }
 
-/// Asks a probe how its process is.
+/// Runs the `health` subcommand.
 fn health(arguments: &ArgMatches) -> ExitCode {
     match health::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -166,13 +168,13 @@ fn health(arguments: &ArgMatches) -> ExitCode {
     }
 }
 
-/// What a test asks for by an environment variable.
+/// Returns the number that a test set in an environment variable.
 #[cfg(debug_assertions)]
 fn test_number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
 }
 
-/// Says why it ends.
+/// Reports why the process ends, and returns the exit code.
 fn say(error: &dyn Display, code: u8) -> ExitCode {
     robeing_telemetry::say(error);
     code.into()
@@ -183,7 +185,7 @@ async fn run(startup: Startup) -> ExitCode {
         Process::Coordinator(config) => (&config.cluster_id, &config.name, &config.metrics_listen),
         Process::Agent(config, _) => (&config.cluster_id, &config.name, &config.metrics_listen),
     };
-    // First of all, since process 1 of a container gets no signal that it has not asked for.
+    // This comes first, since process 1 of a container gets no signal without a handler for it.
     let shutdown = CancellationToken::new();
     if let Err(error) = lifetime::stop_on_signals(shutdown.clone()) {
         return say(&format!("signals can't be handled: {error}"), FAILED);
@@ -205,14 +207,30 @@ async fn run(startup: Startup) -> ExitCode {
         None => None,
     };
     let reaping = AbortOnDropHandle::new(tokio::spawn(reaper::keep_sweeping()));
-    let code = match startup.process {
+    let ended = match startup.process {
         Process::Coordinator(config) => run_coordinator(config, platform, metrics, shutdown).await,
         Process::Agent(config, executor) => run_agent(config, &executor, platform, metrics, shutdown).await,
     };
     drop(reaping);
     drop(monitor);
+    // Before the reason is printed, so that it is the last line.
     logs.finish();
-    code
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(end) => say(&end.reason, end.code),
+    }
+}
+
+/// Why a process ends though nobody asked it to, and its exit code.
+struct Failure {
+    reason: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(reason: &dyn Display, code: u8) -> Self {
+        Self { reason: reason.to_string(), code }
+    }
 }
 
 async fn run_coordinator(
@@ -220,7 +238,7 @@ async fn run_coordinator(
     platform: Platform,
     metrics: Metrics,
     shutdown: CancellationToken,
-) -> ExitCode {
+) -> Result<(), Failure> {
     info!(
         name = config.name,
         cluster = config.cluster_id,
@@ -228,10 +246,7 @@ async fn run_coordinator(
         expected_agents = config.expected_agents,
         "starting a coordinator"
     );
-    match coordinator::run(config, platform, metrics, shutdown).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => say(&error, FAILED),
-    }
+    coordinator::run(config, platform, metrics, shutdown).await.map_err(|error| Failure::new(&error, FAILED))
 }
 
 async fn run_agent(
@@ -240,13 +255,15 @@ async fn run_agent(
     platform: Platform,
     metrics: Metrics,
     shutdown: CancellationToken,
-) -> ExitCode {
+) -> Result<(), Failure> {
     let (settings, outside, counters) = (config.clone(), platform.clone(), metrics.clone());
     let executor = executor::start(executor, &settings, &outside, &counters);
-    match runtime::run(config, platform, executor, metrics, shutdown).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error @ AgentError::Executor(ExecutorError::Listen(_) | ExecutorError::Thread(_))) => say(&error, FAILED),
-        Err(error @ AgentError::Executor(_)) => say(&error, MISCONFIGURED),
-        Err(error) => say(&error, FAILED),
-    }
+    runtime::run(config, platform, executor, metrics, shutdown).await.map_err(|error| {
+        let code = match error {
+            AgentError::Executor(ExecutorError::Listen(_) | ExecutorError::Thread(_)) => FAILED,
+            AgentError::Executor(_) => MISCONFIGURED,
+            _ => FAILED,
+        };
+        Failure::new(&error, code)
+    })
 }

@@ -1,8 +1,8 @@
-//! What an agent is made of, put together in the order in which one part needs another: who it is, what runs its tasks, where
-//! others reach it, and its session. Messages, the duties of its role, and decisions get their places here, between listener
-//! and session: they are served by the listener, and end after the session has drained.
+//! Assembles an agent in dependency order: its identity, its executor, its listener and its session. Messages, role
+//! duties and decisions will go between listener and session: the listener serves them, and they end after the session
+//! has drained.
 //!
-//! Nothing here reads settings or the environment, so that the simulator runs what is shipped.
+//! This module reads neither settings nor the environment, so the simulator runs the shipped code.
 
 use std::{io, sync::Arc};
 
@@ -20,24 +20,24 @@ use crate::{
     session::{self, SessionError},
 };
 
-/// Why an agent ended otherwise than asked.
+/// Why an agent ended other than by a clean shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// It cannot listen.
+    /// The agent can't listen.
     #[error("{0}; another process may listen there, or the address is not of this machine: change --listen")]
     Listen(#[source] io::Error),
-    /// What is to run its tasks can't be started.
+    /// The executor can't be created or started.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
-    /// Its session ended otherwise.
+    /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// Runs an agent until `shutdown` is cancelled and it has drained. What runs its tasks is started by `executor`.
+/// Runs an agent until `shutdown` is cancelled and it has drained. `executor` creates the executor.
 ///
 /// # Errors
-/// When the executor can't be started, when the agent cannot listen, when what it held could not be handed back, and when it can
+/// When the executor can't be started, the agent can't listen, the work it held could not be handed back, or it can
 /// never run tasks again.
 pub async fn run(
     config: AgentConfig,

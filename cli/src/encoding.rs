@@ -1,27 +1,29 @@
-//! Texts in the encodings that programs write files in: UTF-8, and UTF-16 with a byte order mark, as the `>` of PowerShell writes.
+//! Decodes the encodings that programs write text files in: UTF-8, and UTF-16 with a byte order mark, as written by `>`
+//! in PowerShell.
 
 use std::io::{self, ErrorKind};
 
-/// What some programs put before a text.
+/// The byte order mark, which some programs put before a text.
 pub(crate) const MARK: char = '\u{feff}';
-/// Bytes at the beginning of a text that tell its encoding, at most.
+/// Maximum number of leading bytes needed to detect the encoding of a text.
 pub(crate) const TELLING: usize = 4;
 
-/// How a text is written.
+/// The encoding of a text.
 #[derive(Clone, Copy)]
 pub(crate) enum Encoding {
-    /// In UTF-8, as far as its beginning tells.
+    /// UTF-8, as far as the leading bytes show.
     Utf8,
-    /// In UTF-16, whose units are made so of their bytes.
+    /// UTF-16, with the function that makes a code unit of two bytes.
     Utf16(fn([u8; 2]) -> u16),
 }
 
 impl Encoding {
-    /// Of a text that begins so, with [`TELLING`] bytes or all that there are. Where there is no mark, the NULs of what has
-    /// an ASCII character first, as JSON and YAML do, tell.
+    /// Detects the encoding from the first [`TELLING`] bytes of a text, or all bytes if there are fewer. Without a byte
+    /// order mark, the position of NUL bytes shows the encoding of a text that starts with an ASCII character, as JSON
+    /// and YAML do.
     ///
     /// # Errors
-    /// When it is in an encoding that is not read.
+    /// If the encoding is not supported.
     pub(crate) fn of(start: &[u8]) -> io::Result<Self> {
         match *start {
             [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Err(invalid("it is UTF-32: save it as UTF-8")),
@@ -36,10 +38,10 @@ impl Encoding {
     }
 }
 
-/// The text of these bytes, with its mark.
+/// Decodes a text, keeping its byte order mark.
 ///
 /// # Errors
-/// When they are no text, or one in an encoding that is not read.
+/// If the bytes are not valid text, or the encoding is not supported.
 pub(crate) fn decode(bytes: Vec<u8>) -> io::Result<String> {
     let unit = match Encoding::of(&bytes)? {
         Encoding::Utf8 => return String::from_utf8(bytes).map_err(|error| invalid(error.utf8_error().to_string())),
@@ -49,7 +51,7 @@ pub(crate) fn decode(bytes: Vec<u8>) -> io::Result<String> {
     match char::decode_utf16(units.iter().copied().map(unit)).collect() {
         Ok(text) if half.is_empty() => Ok(text),
         Ok(_) => Err(invalid("it is UTF-16 and has an odd number of bytes: its last character is cut")),
-        Err(error) => Err(invalid(format!("it begins as UTF-16 does, and is none ({error})"))),
+        Err(error) => Err(invalid(format!("it starts like UTF-16 but is not valid UTF-16 ({error})"))),
     }
 }
 

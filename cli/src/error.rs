@@ -1,4 +1,4 @@
-//! Why a command had no success: one sentence for the user, and the exit code.
+//! Errors of commands: one sentence for the user, and the exit code.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -12,95 +12,95 @@ use crate::{
     render::{plural, short_duration},
 };
 
-/// A command that had no success.
+/// The error of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The fleet was not reached, or refused.
+    /// The fleet was not reached, or it refused the request.
     #[error("{error}{}", hint(.error))]
     Client {
-        /// What happened.
+        /// The error of the client.
         #[from]
         error: ClientError,
     },
     /// The fleet on Kubernetes was not reached.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
-    /// The inputs of tasks can't be used.
+    /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
     /// `robeing dev` could not start its fleet.
     #[error(transparent)]
     Dev(#[from] DevError),
-    /// `dev` was asked of kubectl's plugin, which means Kubernetes.
+    /// `dev` was called through the kubectl plugin, which is for Kubernetes.
     #[error(
         "`dev` runs a fleet on this machine and not on Kubernetes: call it as `robeing dev`, or have Kubernetes run the \
          manifest by `kubectl apply -f {}`", .manifest.display()
     )]
     DevOnKubernetes {
-        /// What was to be run.
+        /// The manifest that was to be run.
         manifest: PathBuf,
     },
-    /// An argument that can't be used, beyond what the parser finds.
+    /// An argument is invalid, beyond what the parser checks.
     #[error("{0}")]
     Usage(String),
-    /// A task or an agent that does not exist, in words.
+    /// A task or an agent does not exist; the string is the message.
     #[error("{0}")]
     NotFound(String),
-    /// No running `robeing dev` that is found has the name that was asked for.
+    /// No running `robeing dev` fleet with the requested name was found.
     #[error(
         "no running fleet of `robeing dev` named {name:?} is found in {}{}; --endpoint reaches any",
         .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or "),
         found(.others)
     )]
     NoDevFleet {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         searched: Vec<PathBuf>,
-        /// Those that were found.
+        /// The names of the fleets that were found.
         others: Vec<String>,
     },
-    /// Several running `robeing dev` have the name that was asked for.
+    /// Several running `robeing dev` fleets have the requested name.
     #[error(
         "{} fleets of `robeing dev` named {name:?} run; choose one by --endpoint:{}",
         .fleets.len(),
         .fleets.iter().map(|fleet| format!("\n  --endpoint {fleet}")).collect::<String>()
     )]
     SeveralDevFleets {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Each with its endpoints, the newest first.
+        /// The endpoints of each fleet, newest first.
         fleets: Vec<String>,
     },
-    /// Results did not come in time. The tasks go on.
+    /// Results did not arrive in time. The tasks continue.
     #[error("{unfinished} of {} had not finished after {}; {standing}", plural(*.total, "task"), short_duration(*.waited))]
     WaitTimedOut {
-        /// Tasks without a result.
+        /// Number of tasks without a result.
         unfinished: usize,
-        /// Tasks in all.
+        /// Total number of tasks.
         total: usize,
-        /// How long was waited.
+        /// How long the command waited.
         waited: Duration,
-        /// What is known of them.
+        /// What is known about the tasks.
         standing: String,
     },
     /// A file could not be read.
     #[error("can't read {}: {error}", .path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
     /// The output could not be written.
     #[error("can't write the output: {0}")]
     Output(#[from] io::Error),
-    /// A message could not be put into the form that was asked for.
+    /// A message could not be converted to the requested format.
     #[error("can't write the answer as {form}: {problem}")]
     Render {
-        /// json or yaml.
+        /// The format: json or yaml.
         form: &'static str,
-        /// Why not.
+        /// What went wrong.
         problem: String,
     },
 }
@@ -120,13 +120,13 @@ fn hint(error: &ClientError) -> &'static str {
 
 fn found(others: &[String]) -> String {
     match others {
-        [] => ", and no other".into(),
+        [] => ", nor any other".into(),
         others => format!(", but {}", others.join(", ")),
     }
 }
 
 impl CliError {
-    /// The exit code that says so.
+    /// Returns the exit code for the error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client { error } => match error {
@@ -155,10 +155,10 @@ impl CliError {
         }
     }
 
-    /// An outcome that is known although its output was perhaps not read: the reader may leave, as `head` does.
+    /// Returns the outcome even if the output was not read: the reader may have closed the pipe, as `head` does.
     ///
     /// # Errors
-    /// When the output could not be written for another reason.
+    /// If the output could not be written for another reason.
     pub(crate) fn if_read(written: Result<(), Self>, outcome: Exit) -> Result<Exit, Self> {
         match written {
             Err(error) if !error.is_broken_pipe() => Err(error),
@@ -166,7 +166,7 @@ impl CliError {
         }
     }
 
-    /// The reader of the output has gone, as `head` does: nothing to complain about.
+    /// Returns whether the reader of the output closed the pipe, as `head` does. That is not reported as an error.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

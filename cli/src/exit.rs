@@ -1,31 +1,31 @@
-//! What the exit code of `robeing` means.
+//! The exit codes of `robeing`.
 
-/// How a command ended. The number is the process's exit code.
+/// The result of a command. The discriminant is the exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything asked for was done.
+    /// The command did everything that was requested.
     Success = 0,
     /// A task that was waited for did not succeed.
     TaskFailed = 1,
-    /// The command line or an input file can't be understood.
+    /// The command line or an input file is invalid.
     Usage = 2,
-    /// The fleet refused, or Kubernetes did.
+    /// The fleet or Kubernetes refused the request.
     Refused = 3,
-    /// There is no such task or agent, or no such fleet.
+    /// The task, the agent or the fleet does not exist.
     NotFound = 4,
-    /// No coordinator answers.
+    /// No coordinator answered.
     Unreachable = 5,
-    /// What was waited for did not happen in time.
+    /// A wait timed out.
     TimedOut = 6,
     /// Something on this machine failed.
     Local = 7,
-    /// Ended by Ctrl-C. `robeing dev`, which Ctrl-C stops in order, ends with [`Exit::Success`] instead.
+    /// Interrupted by Ctrl-C. `robeing dev`, which Ctrl-C shuts down gracefully, returns [`Exit::Success`] instead.
     Interrupted = 130,
 }
 
 impl Exit {
-    /// All of them, in the order of their codes.
+    /// All exit codes, in ascending order.
     pub const ALL: [Self; 9] = [
         Self::Success,
         Self::TaskFailed,
@@ -38,12 +38,12 @@ impl Exit {
         Self::Interrupted,
     ];
 
-    /// The process's exit code.
+    /// Returns the exit code of the process.
     pub const fn code(self) -> u8 {
         self as u8
     }
 
-    /// What the help says of it.
+    /// Returns the description for the help text.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Success => "everything asked for was done",
@@ -57,12 +57,12 @@ impl Exit {
             Self::TimedOut => "what was waited for did not happen in the time given",
             Self::Local => "something on this machine failed: a data directory, a port, a process, a kubeconfig",
             Self::Interrupted => {
-                "ended by Ctrl-C; robeing dev, which the first one stops in order (0), by a second one"
+                "ended by Ctrl-C; for robeing dev, by a second one (the first one stops it gracefully: 0)"
             }
         }
     }
 
-    /// The list of exit codes, for help texts.
+    /// Returns the list of exit codes, for the help text.
     pub fn table() -> String {
         let mut text = String::from("Exit codes:\n");
         for exit in Self::ALL {

@@ -1,6 +1,6 @@
-//! The `robeing` command line, as a library: a fleet of local processes ([`dev`]), the way to a fleet on Kubernetes
-//! ([`kubernetes`]), and the commands themselves. It knows the client of a fleet and the `RobeingCluster` types, and nothing
-//! of how coordinators and agents work inside.
+//! The `robeing` command line as a library: a fleet of local processes ([`dev`]), access to a fleet on Kubernetes
+//! ([`kubernetes`]), and the commands. It depends on the client of a fleet and on the `RobeingCluster` types, and knows
+//! nothing of the internals of coordinators and agents.
 
 pub mod args;
 pub mod commands;

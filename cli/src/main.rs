@@ -1,4 +1,4 @@
-//! The `robeing` program: reads the command line, runs the command, and turns its end into an exit code.
+//! The `robeing` program: parses the command line, runs the command, and converts its result into an exit code.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
             if error.use_stderr() {
                 return Exit::Usage.code().into();
             }
-            // Help and the version are what was asked for.
+            // Help or the version was requested.
             return code_of(printed.map_err(CliError::from).map(|()| Exit::Success));
         }
     };
@@ -25,16 +25,16 @@ fn main() -> ExitCode {
         }
     };
     let ended = runtime.block_on(commands::run(cli));
-    // A blocked read of standard input must not keep the program.
+    // A blocked read of standard input must not keep the program alive.
     runtime.shutdown_background();
     code_of(ended)
 }
 
-/// The exit code of how the program ended; what went wrong is said.
+/// Converts the result of the program into an exit code, and prints the error if there is one.
 fn code_of(ended: Result<Exit, CliError>) -> ExitCode {
     match ended {
         Ok(exit) => exit.code().into(),
-        // A reader that has gone is no failure.
+        // A closed reader (a broken pipe) is not a failure.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             render::note(&format!("error: {error}"));

@@ -1,15 +1,18 @@
-//! What to do about a data directory that can't be used: said once, since an older copy is worse than none.
+//! Advice for error messages about an unusable data directory. Restoring an older copy is worse than having none.
 //!
-//! A coordinator's directory is its memory of the votes it gave and of the entries it acknowledged. One from an earlier time
-//! has forgotten the later ones: the coordinator may vote twice in one term, so that two leaders are elected, and what a
-//! majority had with its help is held by fewer. Nothing on the disk tells such a copy from the newest state.
+//! A coordinator's directory records the votes it granted and the entries it acknowledged. An older copy lacks the
+//! later ones: the coordinator could vote twice in one term, so that two leaders are elected, and entries that were
+//! committed with its help would be on fewer than a majority. Nothing on the disk distinguishes such a copy from the
+//! newest state.
 
 /// What to do about a file that is damaged or missing.
-pub const RESTORE_OR_REJOIN: &str = "Put back the very file as it was when this coordinator last ran, if it can be had (moved, say, or on a disk \
-     that fails). Never put back a backup or an older copy of it or of the directory: it has forgotten votes and entries that were \
-     acknowledged, so this coordinator could vote twice in one term, and what was accepted would be lost. Otherwise, while a \
-     majority of the other coordinators is up, remove its whole data directory to let it join again as a new member";
+pub const RESTORE_OR_REJOIN: &str = "Restore this file exactly as it was when this coordinator last ran, if it still \
+     exists (it was moved, for example, or is on a failing disk). Never put back a backup or an older copy of the file \
+     or the directory: it lacks votes and entries that were acknowledged, so this coordinator could vote twice in one \
+     term, and accepted work would be lost. Otherwise, while a majority of the other coordinators is up, remove its \
+     whole data directory to let it join again as a new member";
 
-/// The same where nothing can be put back.
-pub const REJOIN: &str = "While a majority of the other coordinators is up, remove its whole data directory to let it join again as a \
-     new member; an older copy of the directory is no substitute, since it has forgotten votes and entries that were acknowledged";
+/// What to do when there is no file to restore.
+pub const REJOIN: &str = "While a majority of the other coordinators is up, remove its whole data directory to let it \
+     join again as a new member; an older copy of the directory is no substitute, because it lacks votes and entries \
+     that were acknowledged";

@@ -1,5 +1,5 @@
-//! How a coordinator is put together: its handles are made, its tasks started and its services built here, and nowhere else.
-//! Every module gets the handles that it uses.
+//! Assembles a coordinator. Its handles are created, its tasks started and its services built here and nowhere else.
+//! Every module receives only the handles that it uses.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -64,28 +64,28 @@ use crate::{
     warnings::Warnings,
 };
 
-/// Of the entries between two snapshots, this part stays behind each.
+/// The log keeps `1 / ENTRIES_KEPT_SHARE` of the entries between two snapshots behind each snapshot.
 const ENTRIES_KEPT_SHARE: u32 = 100;
 
-/// Pause before it is tried again to note that the log has begun.
+/// Pause before recording that the log has begun is retried.
 const NOTE_RETRY: Duration = Duration::from_secs(5);
 
-/// A coordinator that is at work, and is still to serve: what is needed to do that and to stop.
+/// A running coordinator that does not serve yet: what is needed to serve and to stop.
 pub struct Assembled {
     /// Its services.
     pub routes: Routes,
     /// Its consensus.
     pub raft: RaftHandle,
-    /// Makes another one lead.
+    /// Transfers leadership.
     pub transfer: Transfer,
-    /// Why it must stop, when a leader has contradicted what it has applied.
+    /// Set to the reason why this coordinator must stop when a leader contradicts an entry that is applied here.
     pub contradicted: watch::Sender<Option<String>>,
-    /// What unit tests take of it.
+    /// The handles that unit tests use.
     #[cfg(test)]
     pub tested: Tested,
 }
 
-/// What unit tests take of a coordinator.
+/// The handles of a coordinator that unit tests use.
 #[cfg(test)]
 #[derive(Clone)]
 pub struct Tested {
@@ -99,7 +99,7 @@ pub struct Tested {
     pub watches: Watches,
 }
 
-/// Starts a coordinator of this identity at this address, with its tasks, which end with `lifetime`.
+/// Starts a coordinator with this identity and address, and its tasks, which end with `lifetime`.
 ///
 /// # Errors
 /// The state can't be read, or consensus can't be started.
@@ -148,7 +148,7 @@ fn session_timing(config: &CoordinatorConfig) -> SessionTiming {
     }
 }
 
-/// What agrees on the log and applies it.
+/// The handles of the parts that replicate the log and apply it.
 struct Consensus {
     raft: RaftHandle,
     log: Log,
@@ -194,8 +194,8 @@ impl Consensus {
     }
 }
 
-/// The handles of one coordinator, while it is put together. Nobody else has them all: see the functions below for who gets
-/// which.
+/// All handles of one coordinator during assembly. Nothing else has all of them; the functions below pick what each
+/// module gets.
 #[derive(Clone)]
 struct Parts {
     member: Member,
@@ -276,7 +276,7 @@ impl Parts {
         }
     }
 
-    /// Starts what makes this coordinator a member.
+    /// Starts the tasks that make this coordinator a member.
     fn start_membership(&self, config: &CoordinatorConfig) {
         let Self { member, members, standing, raft, outside, .. } = self.clone();
         let mut configured = config.initial_coordinators.clone();
@@ -292,7 +292,7 @@ impl Parts {
         }
     }
 
-    /// Starts what makes this coordinator lead, and what it does as leader.
+    /// Starts the tasks that make this coordinator the leader, and those that it runs as leader.
     fn start_leading(
         &self,
         config: &CoordinatorConfig,
@@ -311,7 +311,7 @@ impl Parts {
         lifetime.spawn(self.version_raiser().run());
     }
 
-    /// Starts what keeps this coordinator going.
+    /// Starts the maintenance tasks: clock, timers, disk space, snapshots, fleet configuration and metrics.
     fn start_upkeep(&self, config: &CoordinatorConfig, metrics: &Metrics) {
         let Self { member, members, standing, state, proposer, observer, clock, log, .. } = self.clone();
         let Self { raft, snapshots, warnings, rooms, outside, lifetime, .. } = self.clone();
@@ -470,21 +470,21 @@ impl Parts {
             Ok(reflection) => {
                 routes.add_service(reflection);
             }
-            Err(error) => warn!(%error, "no gRPC reflection"),
+            Err(error) => warn!(%error, "gRPC reflection is not available"),
         }
         routes.routes()
     }
 }
 
-/// Notes, once the first entry is applied and so is on disk, that this coordinator has a log to lose.
+/// Records in the data directory that the log has begun, once the first entry is applied and therefore durable.
 async fn note_log_begun(observer: Arc<ApplyObserver>, identity: Arc<Identity>, outside: Outside, dir: PathBuf) {
     let mut applied = observer.applied_indexes();
     if applied.wait_for(|applied| *applied > 1).await.is_err() {
         return;
     }
-    // A disk may be full for a while. Until this is on it, a log that is lost would be taken for one that never was.
+    // The disk may be full for a while. Until the record is written, a lost log would look like one that never existed.
     while let Err(error) = identity.note_log_begun(&outside.platform, &dir).await {
-        warn!(%error, "it could not be noted that the log has begun; it is tried again");
+        warn!(%error, "could not record that the log has begun; retrying");
         tokio::time::sleep(NOTE_RETRY).await;
     }
 }

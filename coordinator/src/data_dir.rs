@@ -1,5 +1,5 @@
-//! Who this coordinator is: a node id drawn once for each data directory, so that no vote is ever cast twice in one name. A
-//! coordinator that comes back with an empty directory is a new node.
+//! The data directory and the coordinator's identity in it. The node id is drawn once per data directory, so that no
+//! node id ever votes twice in one term. A coordinator that restarts with an empty directory is a new node.
 
 use std::{
     io,
@@ -18,15 +18,15 @@ use crate::{advice::RESTORE_OR_REJOIN, raft::NodeId};
 
 const FILE: &str = "identity.json";
 const LOCK: &str = "lock";
-/// How long another process in the directory is waited for: that of a pod that was deleted by force ends only after its successor
-/// was started.
+/// How long to wait for another process to release the directory: the process of a force-deleted pod may still be
+/// running when its successor starts.
 const LOCK_WITHIN: Duration = Duration::from_secs(10);
-/// Between two tries.
+/// Interval between attempts to take the lock.
 const LOCK_EVERY: Duration = Duration::from_millis(100);
-/// Of the data directory: raised when what is in it is written differently.
+/// Format version of the data directory. It is raised when the encoding of its content changes.
 const FORMAT: u32 = 3;
 
-/// What is written down once.
+/// The coordinator's identity, as stored in the data directory.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// The cluster that the data belongs to.
@@ -35,12 +35,12 @@ pub struct Identity {
     pub name: String,
     /// Its node id.
     pub node_id: NodeId,
-    /// Salt of its log.
+    /// The salt of its log, which the checksums of the log's frames include.
     pub log_salt: u64,
-    /// Something was written to its log: from then on an empty log is a lost one.
+    /// Whether anything was ever written to its log. If so, an empty log means that the log was lost.
     #[serde(default)]
     pub log_begun: bool,
-    /// Of everything else in the directory.
+    /// The format of everything else in the directory.
     #[serde(default = "first_format")]
     format: u32,
 }
@@ -50,74 +50,74 @@ fn first_format() -> u32 {
 }
 
 impl Identity {
-    /// Notes in the directory that the log has something in it.
+    /// Records in the directory that the log is no longer empty.
     pub async fn note_log_begun(&self, platform: &Platform, dir: &Path) -> io::Result<()> {
         let content = serde_json::to_vec_pretty(&Self { log_begun: true, ..self.clone() }).map_err(io::Error::other)?;
         AtomicFile::open(Arc::clone(&platform.disk), &dir.join(FILE)).await?.replace(Bytes::from(content)).await
     }
 }
 
-/// A data directory that can't be used.
+/// Reasons why a data directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The disk failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Another process uses it.
+    /// Another process uses the directory.
     #[error("the data directory {dir} is in use by another process; give each coordinator a directory of its own")]
     InUse {
-        /// Which.
+        /// The data directory.
         dir: PathBuf,
     },
-    /// The file can't be read.
+    /// The identity file can't be parsed.
     #[error("{file} is damaged ({problem}), and without it this coordinator's node id is lost. {RESTORE_OR_REJOIN}")]
     Damaged {
-        /// Which.
+        /// The damaged file.
         file: PathBuf,
-        /// How.
+        /// What is wrong with it.
         problem: String,
     },
-    /// Another version wrote it.
+    /// A different version of the program wrote the directory.
     #[error(
         "the data directory {dir} has format {found}, and this version of the program reads format {FORMAT}; run the version that \
-         wrote it, or remove the whole directory to let this coordinator join again as a new member, or, if that is done with all \
-         coordinators, to begin a new fleet"
+         wrote it, or remove the whole directory to let this coordinator join again as a new member, or, if you do \
+         that for all coordinators, to start a new fleet"
     )]
     Format {
-        /// Which.
+        /// The data directory.
         dir: PathBuf,
-        /// Of the directory.
+        /// The directory's format.
         found: u32,
     },
-    /// The log is gone, though the identity is there.
-    #[error("the log in {dir} is gone or was emptied, though this coordinator had written to it. {RESTORE_OR_REJOIN}")]
+    /// The log is missing or empty although the identity says that it was written to.
+    #[error("the log in {dir} is missing or empty, although this coordinator has written to it. {RESTORE_OR_REJOIN}")]
     LogLost {
-        /// Where it was.
+        /// The data directory.
         dir: PathBuf,
     },
-    /// It is another coordinator's.
+    /// The directory belongs to another coordinator or cluster.
     #[error("the data directory {dir} belongs to {what} {found:?}, not {wanted:?}; use its own directory")]
     Foreign {
-        /// Which.
+        /// The data directory.
         dir: PathBuf,
-        /// "cluster" or "coordinator".
+        /// What differs: "cluster" or "coordinator".
         what: &'static str,
-        /// Whose it is.
+        /// The name or id in the directory.
         found: String,
-        /// Who wants it.
+        /// The configured name or id.
         wanted: String,
     },
 }
 
-/// A data directory in use.
+/// An open data directory.
 pub struct DataDir {
-    /// Who this is.
+    /// The coordinator's identity.
     pub identity: Identity,
-    /// Keeps other processes out.
+    /// Locks the directory against other processes.
     pub lock: Box<dyn DiskLock>,
 }
 
-/// Keeps other processes out of the directory, once there are none.
+/// Locks the directory against other processes. Waits up to [`LOCK_WITHIN`] for another process to release it.
 async fn lock(platform: &Platform, dir: &Path) -> Result<Box<dyn DiskLock>, DataError> {
     let (path, until) = (dir.join(LOCK), Instant::now() + LOCK_WITHIN);
     let mut waits = false;
@@ -127,7 +127,7 @@ async fn lock(platform: &Platform, dir: &Path) -> Result<Box<dyn DiskLock>, Data
             Err(_) if Instant::now() >= until => return Err(DataError::InUse { dir: dir.to_owned() }),
             Err(_) => {
                 if !std::mem::replace(&mut waits, true) {
-                    info!(dir = %dir.display(), "another process uses the data directory; waiting for its end");
+                    info!(dir = %dir.display(), "another process uses the data directory; waiting for it to exit");
                 }
                 sleep(LOCK_EVERY).await;
             }
@@ -136,7 +136,7 @@ async fn lock(platform: &Platform, dir: &Path) -> Result<Box<dyn DiskLock>, Data
     }
 }
 
-/// Takes the directory, making it and an identity when there are none.
+/// Locks the directory and reads its identity; creates both if they don't exist.
 pub async fn open(platform: &Platform, dir: &Path, cluster_id: &str, name: &str) -> Result<DataDir, DataError> {
     let disk = &platform.disk;
     disk.create_dir_all(dir).await?;

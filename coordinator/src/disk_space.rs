@@ -1,12 +1,13 @@
-//! Room on the disks of the coordinators' data directories.
+//! Free space on the disks of the coordinators' data directories.
 //!
-//! A fleet whose disks are full can't finish what it has accepted: every completion is a log entry. So new work is refused
-//! while there is still room for the rest: for the next snapshot, which lets the log be purged, and for the log until then.
-//! Completions, losses, joins and ticks go on. Each coordinator measures its own disk and says so when the leader asks.
+//! A fleet with full disks can't finish accepted tasks, because every completion is a log entry. New tasks are
+//! therefore refused while there is still space for the rest: for the next snapshot, which allows the log to be purged,
+//! and for the log until then. Completions, losses, joins and ticks are still accepted. Each coordinator measures its
+//! own disk and reports the result when the leader polls it.
 //!
-//! New work is refused when fewer than a majority of the voters answer and have room. One full disk must not stop a fleet
-//! that would outlive that coordinator's death; but as soon as the others with room are no majority, the next full disk
-//! would. A coordinator that is short itself and leads does not matter for this: it is one of them.
+//! New tasks are refused when fewer than a majority of the voters respond and have enough space. One full disk must not
+//! stop a fleet that would survive the loss of that coordinator; but when the others with space are not a majority, the
+//! next full disk would stop it. It makes no difference whether the coordinator that is short of space is the leader.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,45 +25,46 @@ use tracing::debug;
 
 use crate::{member::Member, raft::log::SEGMENT_BYTES, read::StateReader, warnings::Warnings};
 
-/// How often the disk is looked at.
+/// Interval between measurements of the free space.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Room for the log while new work is refused, bytes: what is written until a snapshot lets it be purged, and what came
-/// between two looks. The segments that the log keeps in reserve come on top.
+/// Bytes reserved for the log while new tasks are refused: what is written until a snapshot allows the log to be
+/// purged, and what was written between two measurements. The spare segments that the log keeps come on top.
 pub const LOG_RESERVE: u64 = 4 * SEGMENT_BYTES as u64;
-/// Bytes of a snapshot for each task, besides its input, output and failure texts, about.
+/// Approximate bytes of a snapshot per task, besides its input, output and failure texts.
 const TASK_OVERHEAD: u64 = 512;
-/// A disk that was short has room again only with this share of what is needed on top, so that the answer does not flap.
+/// A disk that was short of space counts as having enough again only with `1 / AGAIN_SHARE` more than is needed, so
+/// that the state does not flap.
 const AGAIN_SHARE: u64 = 8;
-/// How long what the leader said of new tasks counts: it says so every second.
+/// How long the leader's last decision on new tasks is valid. The leader sends one every second.
 const TOLD_FOR: Duration = Duration::from_secs(5);
-/// Reason of the warning.
+/// The warning's reason.
 pub const WARNING: &str = "DiskNearlyFull";
 
-/// The room on one coordinator's disk.
+/// The free space on one coordinator's disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Room {
-    /// Bytes free.
+    /// Free bytes.
     pub free: u64,
-    /// Bytes that must be free to finish what is accepted.
+    /// Bytes that must be free to finish the accepted tasks.
     pub needed: u64,
-    /// Whether there is too little.
+    /// Whether there is too little space.
     pub short: bool,
 }
 
 impl Room {
-    /// Whether it was measured.
+    /// Whether the space has been measured.
     pub fn is_known(self) -> bool {
         self.needed > 0
     }
 
-    /// After this one was measured, with so much free and needed now.
+    /// Returns the next measurement, with the hysteresis that follows from this one. `free` and `needed` are in bytes.
     fn next(self, free: u64, needed: u64) -> Self {
         let again = if self.short { needed / AGAIN_SHARE } else { 0 };
         Self { free, needed, short: free < needed.saturating_add(again) }
     }
 }
 
-/// Bytes that a snapshot of this fleet takes, about.
+/// Returns the approximate size of a snapshot of this fleet, in bytes.
 pub fn snapshot_size(fleet: &Fleet) -> u64 {
     let counts = fleet.counts();
     let ended = [counts.succeeded, counts.failed, counts.cancelled, counts.dead_lettered];
@@ -70,37 +72,38 @@ pub fn snapshot_size(fleet: &Fleet) -> u64 {
     fleet.stored_bytes().saturating_add(kept * TASK_OVERHEAD)
 }
 
-/// Bytes that must be free to finish what this fleet has accepted.
+/// Returns the bytes that must be free to finish this fleet's accepted tasks.
 pub fn needed(fleet: &Fleet) -> u64 {
     snapshot_size(fleet).saturating_add(LOG_RESERVE)
 }
 
-/// What the leader knows of one voter's disk.
+/// The leader's view of one voter's disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Voter {
-    /// Its name.
+    /// The voter's name.
     pub name: String,
-    /// Whether it is short of room; `None` when it does not answer.
+    /// Whether its disk is short of space; `None` if it does not respond.
     pub short: Option<bool>,
 }
 
-/// Why no new task can be taken, if there is too little room on the voters' disks.
+/// Returns why new tasks are refused, if the voters' disks have too little space.
 pub fn refusal(voters: &[Voter]) -> Option<String> {
     let with_room = voters.iter().filter(|voter| voter.short == Some(false)).count();
     let short: Vec<&str> = voters.iter().filter(|v| v.short == Some(true)).map(|v| v.name.as_str()).collect();
-    // Those who don't answer alone are no reason: without a majority nothing is accepted anyhow.
+    // Unresponsive voters alone are no reason: without a majority nothing is accepted anyway.
     if short.is_empty() || with_room > voters.len() / 2 {
         return None;
     }
     let (disks, are) = if short.len() == 1 { ("disk", "is") } else { ("disks", "are") };
     Some(format!(
-        "no new task is taken, since the {disks} of {} {are} nearly full; what was accepted goes on. Make room there, enlarge the \
-         volumes, or wait until results expire",
+        "new tasks are refused because the {disks} of {} {are} nearly full; accepted tasks keep running. Free space \
+         there, enlarge the volumes, or wait until results expire",
         short.join(" and ")
     ))
 }
 
-/// The room on this coordinator's disk, and, as far as it leads or was told by the leader, on the others'.
+/// The free space on this coordinator's disk and, as leader, on the other voters' disks; as follower, the leader's
+/// decision on new tasks.
 #[derive(Default)]
 pub struct Rooms {
     state: Mutex<State>,
@@ -109,9 +112,9 @@ pub struct Rooms {
 #[derive(Default)]
 struct State {
     own: Room,
-    /// Of a leader: the voters, as they answered last.
+    /// On a leader: the voters' latest responses.
     voters: Vec<Voter>,
-    /// Of a follower: what the leader said last, and when.
+    /// On a follower: when the leader last sent its decision, and why new tasks are refused, if they are.
     told: Option<(Instant, Option<String>)>,
 }
 
@@ -120,7 +123,7 @@ impl Rooms {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This coordinator's own.
+    /// Returns this coordinator's own disk space.
     pub fn own(&self) -> Room {
         self.state().own
     }
@@ -129,36 +132,36 @@ impl Rooms {
         let mut state = self.state();
         let room = state.own.next(free, needed);
         state.own = room;
-        // The others are asked less often.
+        // The leader polls the voters less often than it measures its own disk.
         state.voters.iter_mut().filter(|voter| voter.name == name).for_each(|voter| voter.short = Some(room.short));
         room
     }
 
-    /// As leader: what the voters answered.
+    /// As leader: stores the voters' responses.
     pub fn note(&self, voters: Vec<Voter>) {
         self.state().voters = voters;
     }
 
-    /// What the leader says of new tasks.
+    /// Stores the leader's decision on new tasks: why they are refused, if they are.
     pub fn note_told(&self, refusal: Option<String>, now: Instant) {
         let mut state = self.state();
         state.voters.clear();
         state.told = Some((now, refusal));
     }
 
-    /// This coordinator does not lead any more.
+    /// Clears everything but this coordinator's own disk space, when it starts or stops leading.
     pub fn clear(&self) {
         let mut state = self.state();
         state.voters.clear();
         state.told = None;
     }
 
-    /// As leader: why no new task can be taken.
+    /// As leader: returns why new tasks are refused, if they are.
     pub fn verdict(&self) -> Option<String> {
         refusal(&self.state().voters)
     }
 
-    /// Why no new task can be taken here.
+    /// Returns why new tasks are refused on this coordinator, if they are.
     pub fn refusal(&self, now: Instant) -> Option<String> {
         let state = self.state();
         let told = state.told.as_ref().filter(|(at, _)| now.duration_since(*at) < TOLD_FOR);
@@ -166,7 +169,7 @@ impl Rooms {
     }
 }
 
-/// Measures the room on this coordinator's disk.
+/// Measures the free space on this coordinator's disk.
 pub struct RoomWatch {
     pub member: Member,
     pub state: StateReader,
@@ -178,7 +181,7 @@ pub struct RoomWatch {
 }
 
 impl RoomWatch {
-    /// Measures the room until the coordinator stops.
+    /// Measures the free space until the coordinator stops.
     pub async fn run(self) {
         let name = self.member.name();
         loop {
@@ -187,8 +190,8 @@ impl RoomWatch {
                     let room = self.rooms.measured(name, free, self.state.look(needed));
                     self.warnings.set(WARNING, room.short.then(|| warning(name, &self.dir)));
                 }
-                // Not every file system can tell; what can't be written shows in the end.
-                Err(error) => debug!(%error, "the free room of the data directory is not known"),
+                // Not every file system reports its free space. There, a full disk shows only when a write fails.
+                Err(error) => debug!(%error, "the free space of the data directory is unknown"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -197,9 +200,9 @@ impl RoomWatch {
 
 fn warning(name: &str, dir: &Path) -> String {
     format!(
-        "the disk of {name} is nearly full: what is free at {} is only enough to finish what was accepted. Make room there, or \
-         enlarge the volume (spec.coordinators.storage.size); while a majority of the coordinators is short of room, no new task is \
-         taken",
+        "the disk of {name} is nearly full: the free space at {} is only enough to finish accepted tasks. Free space \
+         there, or enlarge the volume (spec.coordinators.storage.size); new tasks are refused while no majority of the \
+         coordinators has enough space",
         dir.display()
     )
 }
@@ -224,9 +227,9 @@ mod tests {
             (&[SHORT], true),
             (&[ROOM, ROOM, SHORT], false),
             (&[ROOM, SHORT, SHORT], true),
-            // The next full disk would stop them.
+            // The next full disk would stop the fleet.
             (&[ROOM, None, SHORT], true),
-            // Nobody is short.
+            // No voter is short of space.
             (&[ROOM, None, None], false),
             (&[ROOM, SHORT], true),
             (&[ROOM, ROOM, ROOM, SHORT, None], false),
@@ -248,7 +251,7 @@ mod tests {
             room = room.next(free, needed);
             assert_eq!((room.short, room.free, room.needed), (short, free, needed));
         }
-        assert!(!room.next(u64::MAX, u64::MAX).short, "a disk that knows no bound has room");
+        assert!(!room.next(u64::MAX, u64::MAX).short, "a disk without a bound has space");
     }
 
     #[test]
@@ -264,6 +267,6 @@ mod tests {
         rooms.note(short());
         assert!(rooms.refusal(start).is_some() && rooms.verdict().is_some());
         rooms.note_told(None, start);
-        assert_eq!((rooms.refusal(start), rooms.verdict()), (None, None), "another one leads");
+        assert_eq!((rooms.refusal(start), rooms.verdict()), (None, None), "another coordinator leads");
     }
 }

@@ -1,4 +1,4 @@
-//! Fleets for unit tests: made by commands, as the log would.
+//! Fleets for unit tests, built by applying commands as the state machine does.
 
 use bytes::Bytes;
 use robeing_fleet::{
@@ -6,7 +6,7 @@ use robeing_fleet::{
     Role, SessionId, Stamp, SubmitTask, TaskCommand, TaskId,
 };
 
-/// A join of an agent of this name.
+/// A join command for a worker agent of this name.
 pub fn join(name: &str, slots: u32) -> AgentJoin {
     AgentJoin {
         name: name.into(),
@@ -22,12 +22,12 @@ pub fn join(name: &str, slots: u32) -> AgentJoin {
     }
 }
 
-/// A task that any worker takes, tried once.
+/// A task that any worker can run, with a single attempt.
 pub fn task(id: u128, input: Bytes) -> SubmitTask {
     SubmitTask::new(TaskId(id), "kind", input)
 }
 
-/// A fleet with one agent of as many slots as an agent may have.
+/// A fleet with one agent that has the maximum number of slots.
 pub fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
     let mut fleet = Fleet::new(FleetConfig::default());
     let reply = fleet.apply(
@@ -39,7 +39,7 @@ pub fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
     (fleet, agent, session)
 }
 
-/// A fleet of tasks, numbered from 1, that ended so.
+/// A fleet with tasks 1 to `count`, all of which ended with `outcome`.
 pub fn fleet_with_ended(count: u128, outcome: &Outcome) -> Fleet {
     let (mut fleet, agent, session) = fleet_with_agent();
     for id in 1..=count {
@@ -52,7 +52,7 @@ pub fn fleet_with_ended(count: u128, outcome: &Outcome) -> Fleet {
     fleet
 }
 
-/// A final failure with as much to say as is kept.
+/// A failure that is not retryable, with texts of the maximum size.
 pub fn wordy_failure() -> Outcome {
     let text = "x".repeat(robeing_fleet::limits::MAX_TEXT_BYTES);
     Outcome::Failed(Failure {

@@ -1,5 +1,5 @@
-//! The coordinator: agrees with the others on a log of commands, applies them to the fleet, and serves users, agents and the
-//! other coordinators.
+//! The coordinator: replicates a log of commands with its peers through Raft, applies the commands to the fleet's
+//! state, and serves users, agents and the other coordinators.
 //!
 //! ```text
 //! api ───┐                    ┌─► raft::log (disk)            apply::observer ─► api: watches, submissions
@@ -52,17 +52,17 @@ use crate::{
     },
 };
 
-/// How long tasks may take to end once the coordinator stops.
+/// How long the coordinator's tasks, and then the log's writer, may take to end at shutdown.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// How long a successor may take to take over.
+/// How long a leadership transfer may take at shutdown.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a coordinator could not start, or had to stop.
+/// Reasons why a coordinator can't start or must stop.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
     /// The limits of the fleet's state contradict each other.
-    #[error("the fleet can't be configured so: {0}")]
+    #[error("invalid fleet configuration: {0}")]
     Settings(Refusal),
     /// The data directory can't be used.
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub enum CoordinatorError {
     /// The snapshot can't be used.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The address can't be listened on.
+    /// The server can't listen on the configured address.
     #[error(transparent)]
     Listen(#[from] io::Error),
     /// Consensus could not be started.
@@ -87,10 +87,11 @@ pub enum CoordinatorError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Runs a coordinator until `shutdown` is cancelled, or it can't go on.
+/// Runs a coordinator until `shutdown` is cancelled or it can't continue.
 ///
 /// # Errors
-/// Everything that keeps it from starting, and everything after which it must not go on, such as a failed disk.
+/// Anything that prevents the start, and any failure after which the coordinator must not continue, such as a failed
+/// disk.
 pub async fn run(
     config: CoordinatorConfig,
     platform: Platform,
@@ -100,7 +101,7 @@ pub async fn run(
     run_seen(config, platform, metrics, shutdown, |_| ()).await
 }
 
-/// As [`run`]; shows what was assembled before it serves.
+/// Like [`run`], but passes the assembled coordinator to `see` before it serves.
 async fn run_seen(
     config: CoordinatorConfig,
     platform: Platform,
@@ -108,7 +109,7 @@ async fn run_seen(
     shutdown: CancellationToken,
     see: impl FnOnce(&Assembled),
 ) -> Result<(), CoordinatorError> {
-    // Once it leads it would propose them, and be refused.
+    // This coordinator proposes these limits once it leads, and the state machine would refuse them.
     fleet_config(&config).check().map_err(CoordinatorError::Settings)?;
     let transport = Transport::new(Arc::clone(&platform.network));
     let opening = async {
@@ -123,7 +124,7 @@ async fn run_seen(
     let (bound, data, opened) = tokio::select! {
         opened = opening => opened?,
         () = shutdown.cancelled() => {
-            info!("asked to stop before it was up");
+            info!("stopped before startup finished");
             return Ok(());
         }
     };
@@ -132,7 +133,7 @@ async fn run_seen(
     }
     let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
     let outside = Outside::new(platform, transport);
-    // It ends before those who write for it.
+    // Its tasks end before consensus and the log's writer, which carry out their writes.
     let lifetime = Lifetime::default();
     let assembled = assemble(&config, outside, &data.identity, address, opened.log, &metrics, &lifetime).await?;
     see(&assembled);
@@ -140,7 +141,7 @@ async fn run_seen(
     let stopped = serve(assembled, bound, &lifetime, shutdown).await;
     lifetime.end(STOP_GRACE).await;
     if let Err(error) = raft.shutdown().await {
-        warn!(%error, "consensus did not end well");
+        warn!(%error, "consensus did not shut down cleanly");
     }
     drop(raft);
     if tokio::time::timeout(STOP_GRACE, opened.writer).await.is_err() {
@@ -163,7 +164,7 @@ fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
     fleet
 }
 
-/// Serves until it is asked to stop, or can't go on.
+/// Serves until `shutdown` is cancelled or the coordinator can't continue.
 async fn serve(
     assembled: Assembled,
     bound: Bound,
@@ -191,20 +192,20 @@ async fn serve(
     }
 }
 
-/// Returns when a leader has contradicted what was applied here, with how.
+/// Waits until a leader contradicts an entry that is applied here, and returns the reason.
 async fn until_contradicted(contradicted: &watch::Sender<Option<String>>) -> String {
     let mut told = contradicted.subscribe();
-    // The sender is there, so it can't be closed.
+    // The sender is still alive, so the channel can't be closed.
     let reason = told.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
     reason.unwrap_or_default()
 }
 
-/// A leader that stops names a successor first, so that nobody has to wait for an election.
+/// Transfers leadership before a leader stops, so that the fleet doesn't have to wait for an election timeout.
 async fn hand_over(transfer: &Transfer) {
     if transfer.standing.leading().is_none() {
         return;
     }
-    // Without it, the others elect a leader by themselves.
+    // If the transfer fails, the other coordinators elect a leader after the election timeout.
     let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, transfer.hand_over(None)).await;
 }
 

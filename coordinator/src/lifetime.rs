@@ -1,4 +1,4 @@
-//! How long a coordinator runs, and what has to end before it does.
+//! The lifetime of a coordinator: its shutdown signal, and the tasks that must end before it stops.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::members::Members;
 
-/// The time for which this coordinator runs, and the tasks that end with it. Cheap to clone.
+/// The coordinator's shutdown signal and the tasks that end with it. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Lifetime {
     tasks: TaskTracker,
@@ -16,7 +16,7 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// Tasks that are waited for when the coordinator stops. They see by themselves that it does.
+    /// The tasks that shutdown waits for. They must observe the shutdown signal themselves.
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
@@ -26,7 +26,7 @@ impl Lifetime {
         &self.stop
     }
 
-    /// Runs a task until the coordinator stops.
+    /// Spawns a task that is dropped when the coordinator stops.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -37,7 +37,7 @@ impl Lifetime {
         })
     }
 
-    /// Has everything end, and waits for it no longer than `grace`.
+    /// Signals shutdown and waits up to `grace` for all tasks to end.
     pub async fn end(&self, grace: Duration) {
         self.stop.cancel();
         self.tasks.close();
@@ -47,7 +47,7 @@ impl Lifetime {
     }
 }
 
-/// Whether this coordinator can go on with the streams of its clients. Cheap to clone.
+/// Signals that this coordinator can no longer serve its clients' streams. Cheap to clone.
 #[derive(Clone)]
 pub struct Leaving {
     stop: CancellationToken,
@@ -55,13 +55,13 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Of a coordinator that runs for so long and is one of these members.
+    /// Creates the signal for a coordinator with this lifetime and these members.
     pub fn new(lifetime: &Lifetime, members: Members) -> Self {
         Self { stop: lifetime.stop.clone(), members }
     }
 
-    /// Waits until this coordinator can't serve streams any more, because it stops, or was removed and learns nothing new.
-    /// Cancellation-safe.
+    /// Waits until this coordinator can no longer serve streams: it is stopping, or it was removed from the members and
+    /// receives no new entries. Cancellation-safe.
     pub async fn begins(&self) {
         tokio::select! {
             () = self.stop.cancelled() => {}

@@ -1,4 +1,4 @@
-//! Who this coordinator is.
+//! The identity of this coordinator.
 
 use std::sync::Arc;
 
@@ -9,41 +9,41 @@ use crate::{
     raft::{NodeId, Peer},
 };
 
-/// This coordinator: who it is, where others reach it, and since when it runs. Cheap to clone.
+/// This coordinator: its identity, the address at which others reach it, and when it started. Cheap to clone.
 #[derive(Clone)]
 pub struct Member {
-    /// Who it is, as its data directory says.
+    /// Its identity, as stored in its data directory.
     pub identity: Arc<Identity>,
-    /// Where others reach it, host:port.
+    /// The address at which others reach it, host:port.
     pub address: Arc<str>,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// When it started.
     pub started: Instant,
 }
 
 impl Member {
-    /// Of this identity, at this address; started now.
+    /// Creates a member with this identity and address, started now.
     pub fn new(identity: &Identity, address: String, pid: u32) -> Self {
         Self { identity: Arc::new(identity.clone()), address: address.into(), pid, started: Instant::now() }
     }
 
-    /// Its node id.
+    /// Returns its node id.
     pub fn id(&self) -> NodeId {
         self.identity.node_id
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.identity.name
     }
 
-    /// The cluster that it belongs to.
+    /// Returns the cluster that it belongs to.
     pub fn cluster_id(&self) -> &str {
         &self.identity.cluster_id
     }
 
-    /// Its name and whereabouts, as the others have them.
+    /// Returns its name and address, as the other coordinators know them.
     pub fn peer(&self) -> Peer {
         Peer { name: self.name().to_owned(), address: self.address.to_string() }
     }

@@ -1,4 +1,4 @@
-//! Who the coordinators are.
+//! The members of the cluster of coordinators.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::raft::{NodeId, Peer, RaftHandle};
 
-/// The members as this coordinator knows them, and whether it is one of them. Cheap to clone.
+/// The members as this coordinator knows them, and whether it was removed from them. Cheap to clone.
 #[derive(Clone)]
 pub struct Members {
     raft: RaftHandle,
@@ -15,43 +15,44 @@ pub struct Members {
 }
 
 impl Members {
-    /// Those that this consensus has.
+    /// Creates a view of the members that `raft` knows.
     pub fn new(raft: RaftHandle) -> Self {
         Self { raft, removed: watch::Sender::new(false), changing: Arc::default() }
     }
 
-    /// All of them, by name: id, whereabouts, voter or not.
+    /// Returns all members, by name: id, name and address, and whether it is a voter.
     pub fn all(&self) -> Vec<(NodeId, Peer, bool)> {
         self.raft.members()
     }
 
-    /// Those with a vote, by name.
+    /// Returns the members with a vote, by name.
     pub fn voters(&self) -> impl Iterator<Item = (NodeId, Peer)> + use<> {
         self.all().into_iter().filter(|(_, _, voter)| *voter).map(|(id, peer, _)| (id, peer))
     }
 
-    /// Whether this one has a vote.
+    /// Returns whether the member with this id has a vote.
     pub fn has_vote(&self, id: NodeId) -> bool {
         self.voters().any(|(voter, _)| voter == id)
     }
 
-    /// The addresses of all members.
+    /// Returns the addresses of all members.
     pub fn addresses(&self) -> Vec<String> {
         self.all().into_iter().map(|(_, peer, _)| peer.address).collect()
     }
 
-    /// Takes note whether this coordinator was removed, as far as it knows: what was known before.
+    /// Records whether this coordinator was removed, as far as it knows. Returns the previous value.
     pub fn note_removed(&self, removed: bool) -> bool {
         self.removed.send_replace(removed)
     }
 
     /// Waits until this coordinator was removed. Cancellation-safe.
     pub async fn until_removed(&self) {
-        // The sender is this value's, so an error is impossible.
+        // `self` owns the sender, so an error is impossible.
         let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
-    /// What whoever changes members or leader on purpose holds meanwhile; `None` while another does.
+    /// Returns the lock to hold during a requested change of the members or the leader; `None` while another change
+    /// holds it.
     pub fn hold(&self) -> Option<OwnedMutexGuard<()>> {
         Arc::clone(&self.changing).try_lock_owned().ok()
     }

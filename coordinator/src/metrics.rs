@@ -1,4 +1,4 @@
-//! The coordinator's Prometheus metrics, refreshed when they are asked for or every second.
+//! The coordinator's Prometheus metrics, refreshed every second.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -19,7 +19,7 @@ use crate::{
 
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// What the metrics are read from.
+/// The sources of the metrics.
 pub struct Sources {
     pub standing: Standing,
     pub members: Members,
@@ -35,18 +35,18 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let Sources { standing, members, state, observer, log, rooms, snapshots } = sources;
     let gauge = |name: &str, help: &str| -> Gauge { metrics.gauge(name, help) };
     let leading = gauge("coordinator_leading", "1 while this coordinator leads");
-    let voters = gauge("coordinators_voting", "Coordinators with a vote, as far as this one knows");
-    let learners = gauge("coordinators_learning", "Coordinators that learn the log and have no vote yet");
-    let queued = gauge("tasks_queued", "Tasks that wait");
-    let running = gauge("tasks_running", "Tasks that run");
+    let voters = gauge("coordinators_voting", "Coordinators with a vote, according to this one");
+    let learners = gauge("coordinators_learning", "Learners: coordinators that replicate the log and have no vote yet");
+    let queued = gauge("tasks_queued", "Queued tasks");
+    let running = gauge("tasks_running", "Running tasks");
     let succeeded = gauge("tasks_succeeded", "Tasks that succeeded since the fleet began");
     let failed = gauge("tasks_failed", "Tasks that failed or were dead-lettered since the fleet began");
     let redistributed = gauge("tasks_redistributed", "Attempts taken from lost agents since the fleet began");
     let stale = gauge("completions_stale", "Completions refused because their attempt was not current");
-    let live = gauge("agents_live", "Agents that work");
-    let standby = gauge("agents_standby", "Agents that wait to step in");
-    let unhealthy = gauge("agents_unhealthy", "Agents that failed their health checks and get nothing");
-    let lost = gauge("agents_lost", "Lost agents that are remembered");
+    let live = gauge("agents_live", "Live agents");
+    let standby = gauge("agents_standby", "Standby agents");
+    let unhealthy = gauge("agents_unhealthy", "Agents that failed their health checks and get no tasks");
+    let lost = gauge("agents_lost", "Lost agents that are still kept in the state");
     let stored = gauge("stored_bytes", "Bytes of inputs and outputs held");
     let applied = gauge("log_applied_index", "Index of the newest log entry applied");
     let entries = gauge("log_entries", "Log entries appended since the start");
@@ -54,8 +54,8 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let bytes = gauge("log_written_bytes", "Bytes written to the log since the start");
     let free = gauge("disk_free_bytes", "Bytes free on the disk of the data directory");
     let needed = gauge("disk_needed_bytes", "Bytes that must be free there to finish what was accepted");
-    let short = gauge("disk_short", "1 while fewer are free than needed");
-    let skipped = gauge("snapshots_skipped", "Snapshots given up for lack of room since the start");
+    let short = gauge("disk_short", "1 while fewer bytes are free than needed");
+    let skipped = gauge("snapshots_skipped", "Snapshots skipped for lack of room since the start");
     loop {
         let (counts, totals, agents, held) =
             state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));

@@ -1,4 +1,4 @@
-//! What is outside of a coordinator.
+//! The environment of a coordinator.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use robeing_platform::Platform;
 
 use crate::peers::Peers;
 
-/// The world, and the ways to others in it. Cheap to clone.
+/// The platform, and the means to reach other processes. Cheap to clone.
 #[derive(Clone)]
 pub struct Outside {
-    /// The world.
+    /// The network, clock, random numbers, disk and host.
     pub platform: Platform,
-    /// Connections.
+    /// Creates channels and listeners.
     pub transport: Transport,
-    /// Short questions to other coordinators.
+    /// Short requests to other coordinators.
     pub peers: Arc<Peers>,
 }
 
 impl Outside {
-    /// This world, by these connections.
+    /// Creates the environment from a platform and a transport.
     pub fn new(platform: Platform, transport: Transport) -> Self {
         let peers = Arc::new(Peers::new(transport.clone()));
         Self { platform, transport, peers }

@@ -1,5 +1,5 @@
-//! Short questions to other coordinators, over connections that are kept. A connection on which a question stayed unanswered
-//! is given up: the coordinator may have come back elsewhere under the same name.
+//! Short requests to other coordinators, over connections that are kept. A connection on which a request stayed
+//! unanswered is dropped: the coordinator may have come back elsewhere under the same name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use tonic::{Response, Status, transport::Channel};
 use tracing::warn;
 
-/// How long one question to another coordinator may take.
+/// How long one request to another coordinator may take.
 pub const PEER_TIMEOUT: Duration = Duration::from_millis(300);
-/// Connections kept at most: far more than a fleet has coordinators. Beyond it all are given up and made again when needed.
+/// Maximum number of connections kept: far more than a fleet has coordinators. At this limit all are dropped, and made
+/// again when needed.
 pub const MAX_KEPT: usize = 32;
 
 /// The connections of one coordinator to others.
@@ -27,12 +28,12 @@ pub struct Peers {
 #[derive(Default)]
 struct Kept {
     channels: BTreeMap<String, Channel>,
-    /// Where coordinators of an earlier version were found, which the log has.
+    /// Addresses at which coordinators of an earlier version were found and logged.
     earlier: BTreeSet<String>,
 }
 
 impl Peers {
-    /// With no connection yet.
+    /// Creates the table without connections.
     pub fn new(transport: Transport) -> Self {
         Self { transport, kept: Mutex::default() }
     }
@@ -58,8 +59,8 @@ impl Peers {
         self.kept().channels.remove(address);
     }
 
-    /// Notes how the coordinator at an address refused a call: one of an earlier version is told of in the log, once. What is to
-    /// be said of it, if it is one.
+    /// Records how the coordinator at an address refused a call, and logs it once if it runs an earlier version.
+    /// Returns the description of the problem in that case.
     pub fn refused(&self, address: &str, status: &Status) -> Option<&'static str> {
         let problem = earlier_version(status)?;
         let mut kept = self.kept();
@@ -67,17 +68,17 @@ impl Peers {
             kept.earlier.clear();
         }
         if kept.earlier.insert(address.to_owned()) {
-            warn!(address, problem, "a coordinator of this fleet can't be spoken to");
+            warn!(address, problem, "a coordinator of this fleet can't be called");
         }
         Some(problem)
     }
 
-    /// Whether the coordinator at an address was of an earlier version when it was last heard of.
+    /// Returns whether the coordinator at an address ran an earlier version when it last answered.
     pub fn is_earlier(&self, address: &str) -> bool {
         self.kept().earlier.contains(address)
     }
 
-    /// Puts a question to the coordinator at an address: its answer, unless it refuses or gives none within
+    /// Sends a request to the coordinator at an address. Returns its response, unless it refuses or gives none within
     /// [`PEER_TIMEOUT`].
     pub async fn ask<T, F>(&self, address: &str, question: impl FnOnce(RaftClient<Channel>) -> F) -> Option<T>
     where
@@ -86,7 +87,7 @@ impl Peers {
         self.ask_within(address, PEER_TIMEOUT, question).await
     }
 
-    /// As [`Peers::ask`], with a time limit of the caller's.
+    /// Same as [`Peers::ask`], with the caller's time limit.
     pub async fn ask_within<T, F>(
         &self,
         address: &str,
@@ -100,7 +101,7 @@ impl Peers {
         let answered = timeout(within, question(client)).await;
         let refused = |status: &Status| self.refused(address, status).is_some();
         if !matches!(&answered, Ok(Err(status)) if refused(status)) {
-            // What was of an earlier version there may have ended, as it was told to.
+            // A coordinator of an earlier version may have been stopped meanwhile, as the log asked for.
             self.kept().earlier.remove(address);
         }
         match answered {
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(peers.kept().channels.len(), 0);
     }
 
-    /// A coordinator of the version before: it serves, and knows none of the private services.
+    /// Starts a coordinator of an earlier version: it serves, but knows none of the private services.
     async fn earlier_coordinator() -> (String, AbortOnDropHandle<()>) {
         let bound = Transport::new(Arc::clone(&Platform::real().network)).bind("127.0.0.1:0").await.unwrap();
         let address = bound.local_addr().unwrap().to_string();
@@ -155,7 +156,7 @@ mod tests {
         let question =
             |mut peer: RaftClient<Channel>| async move { peer.read_index(internal::ReadIndexRequest {}).await };
         let found = async {
-            // The first question also connects, which may take too long on a busy machine.
+            // The first request also connects, which may take too long on a busy machine.
             while !peers.is_earlier(&address) {
                 assert!(peers.ask(&address, question).await.is_none());
             }

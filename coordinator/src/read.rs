@@ -1,4 +1,4 @@
-//! Reading the state: as it is here, or with everything in it that was accepted before.
+//! Reads of the state: as it is here, or with everything in it that was accepted before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
     raft::SharedFleet,
 };
 
-/// How long a read waits for a leader and for what it must have seen.
+/// How long a read waits for a leader and for the entries that it must have seen.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before a read asks again for a leader.
+/// Pause before a read looks for a leader again.
 const READ_RETRY: Duration = Duration::from_millis(10);
 
-/// Agents read from the state in one go.
+/// Number of agents read from the state at once.
 const MAX_AGENTS_READ: usize = 256;
 
 /// Reads the state. Cheap to clone.
@@ -35,34 +35,35 @@ pub struct StateReader {
 }
 
 impl StateReader {
-    /// Of this fleet, whose observer knows what is applied. The leader is asked what a read must have seen.
+    /// Creates a reader of this fleet, whose observer knows what is applied. The leader is asked what a read must have
+    /// seen.
     pub fn new(fleet: SharedFleet, observer: Arc<ApplyObserver>, standing: Standing, peers: Arc<Peers>) -> Self {
         Self { fleet, observer, standing, peers }
     }
 
-    /// Looks at the state. Short, and of a bounded size: applying waits.
+    /// Reads the state with `look`, which must be short and of bounded size: applying waits meanwhile.
     pub fn look<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
         look(&self.fleet.read())
     }
 
-    /// The fleet itself, for who looks at it in slices.
+    /// Returns the fleet itself, for callers that read it in slices.
     pub fn fleet(&self) -> &SharedFleet {
         &self.fleet
     }
 
-    /// The next agents by number, a slice of a bounded length, after others had their turn; `None` after the last.
+    /// Returns the next agents by id, a slice of bounded length, after yielding to other tasks; `None` after the last.
     pub async fn agents_after(&self, after: Option<AgentId>) -> Option<Vec<Arc<Agent>>> {
         tokio::task::yield_now().await;
         let agents: Vec<_> = self.look(|fleet| fleet.agents_after(after).take(MAX_AGENTS_READ).cloned().collect());
         (!agents.is_empty()).then_some(agents)
     }
 
-    /// The index of the newest entry that is applied here.
+    /// Returns the index of the newest entry that is applied here.
     pub fn applied_index(&self) -> u64 {
         self.observer.applied_indexes().borrow().saturating_sub(1)
     }
 
-    /// Waits until everything is applied here that was accepted before the call, unless `local` is asked for.
+    /// Waits until everything that was accepted before the call is applied here, unless `consistency` is local.
     pub async fn ready_to_read(&self, consistency: i32) -> Result<(), Status> {
         if v1::Consistency::try_from(consistency) == Ok(v1::Consistency::Local) {
             return Ok(());
@@ -70,7 +71,7 @@ impl StateReader {
         timeout(READ_TIMEOUT, self.barrier()).await.map_err(|_| {
             Status::unavailable(format!(
                 "no coordinator led for {READ_TIMEOUT:?}; a majority of them must be up and reach each other (a read with \
-                 consistency LOCAL does without)"
+                 consistency LOCAL needs no leader)"
             ))
         })
     }
@@ -84,7 +85,7 @@ impl StateReader {
         };
         let Some(index) = index else { return };
         let mut applied = self.observer.applied_indexes();
-        // The sender lives in the observer, which this value holds.
+        // The sender lives in the observer, which `self` holds, so an error is impossible.
         let _ = applied.wait_for(|applied| *applied > index).await;
     }
 

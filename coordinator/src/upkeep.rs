@@ -1,5 +1,5 @@
-//! What the coordinator does by itself: lets time pass in the state machine, writes snapshots when the log has grown, and
-//! brings the fleet's configuration in line with its own.
+//! Background work of the coordinator: it lets time pass in the state machine, writes snapshots when the log has grown,
+//! and aligns the fleet's configuration with its own.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -26,27 +26,27 @@ use crate::{
     read::StateReader,
 };
 
-/// How often it is looked whether a snapshot is due.
+/// How often the coordinator checks whether a snapshot is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of log after which a snapshot is written, if the state is smaller than that.
 pub const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
-/// Pause after a snapshot found no room.
+/// Pause after a snapshot was skipped for lack of room.
 const SKIPPED_RETRY: Duration = Duration::from_secs(10);
 /// Pause after a tick could not be written.
 const TICK_RETRY: Duration = Duration::from_millis(200);
-/// Ticks come no denser than this.
+/// Minimum time between two ticks.
 const TICK_APART: Duration = Duration::from_millis(5);
 
-/// While something is pending, fleet time is written to the log at least this often, in parts of what is left until it is due:
-/// so much of it is lost when all coordinators end at once.
+/// While something is pending, fleet time is written to the log at intervals of at most the time left until it is due,
+/// divided by this number. That much fleet time is lost when all coordinators end at once.
 const TICK_PART: u64 = 32;
-/// But not more often than this, and not more rarely than [`TICK_LONGEST`].
+/// But the interval is no shorter than this, and no longer than [`TICK_LONGEST`].
 const TICK_SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time without a tick while something is pending.
 const TICK_LONGEST: Duration = Duration::from_secs(10);
 
-/// How long to wait before it is looked again whether to tick, by the fleet's clock: nothing when it is time. `stamped` is the
-/// newest time in the log.
+/// Returns how long to wait before checking again whether to tick, by the fleet's clock: zero when a tick is due.
+/// `stamped` is the newest time in the log.
 fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Duration {
     let left = Duration::from_millis(due.saturating_sub(now));
     let apart = (left / TICK_PART as u32).clamp(TICK_SHORTEST, TICK_LONGEST);
@@ -55,13 +55,13 @@ fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Durat
     if wait.is_zero() {
         return wait;
     }
-    // Fleet time may be faster than the time that is waited by.
+    // Fleet time may run faster than the timer that waits.
     let part = SLEW_PART as u32;
     (wait * part / (part + 1)).max(TICK_APART)
 }
 
-/// Ticks when something is due, and while something is pending now and then, as long as this coordinator leads. Runs until it
-/// stops.
+/// Proposes a tick when something is due, and from time to time while something is pending, while this coordinator
+/// leads. Runs until it stops.
 pub async fn timers(
     standing: Standing,
     state: StateReader,
@@ -96,34 +96,35 @@ pub async fn timers(
     }
 }
 
-/// Whether a snapshot is due, `grown` bytes of log after the last, with a state of so many bytes.
+/// Returns whether a snapshot is due, `grown` bytes of log after the last one, with a state of `state` bytes.
 fn is_due(grown: u64, state: u64) -> bool {
     grown > SNAPSHOT_AFTER_BYTES.max(state)
 }
 
-/// Whether a snapshot is due on a disk that is short of room, `grown` bytes of log after the last: earlier than usual, since it
-/// lets the log be purged; and once the next one, of `size` bytes, is clearly smaller than the `on_disk` bytes of the last.
-/// Without the latter a disk stays full for good: while it is, new work is refused, so the log does not grow, and the snapshot
-/// from before the results expired would never be replaced.
+/// Returns whether a snapshot is due on a disk that is short of room, `grown` bytes of log after the last one. It is
+/// due earlier than usual, since a snapshot lets the log be purged; and also once the next one, of `size` bytes, would
+/// be clearly smaller than the `on_disk` bytes of the last. Without the latter a disk would stay full forever: while it
+/// is full, new work is refused, so the log does not grow, and the snapshot from before the results expired would never
+/// be replaced.
 fn is_due_when_short(grown: u64, size: u64, on_disk: u64) -> bool {
     let segment = SEGMENT_BYTES as u64;
     grown > segment || grown > 0 && on_disk > size.saturating_mul(2).saturating_add(segment)
 }
 
-/// Has snapshots written.
+/// Writes snapshots when they are due.
 pub struct SnapshotKeeper {
     pub raft: RaftHandle,
     pub log: Log,
     pub state: StateReader,
     pub rooms: Arc<Rooms>,
     pub stats: Arc<SnapshotStats>,
-    /// Entries of the log after which a snapshot is written.
+    /// Number of log entries after which a snapshot is written.
     pub after_entries: u32,
 }
 
 impl SnapshotKeeper {
-    /// Writes snapshots: after so many entries, or [`SNAPSHOT_AFTER_BYTES`]. One that finds no room is tried again. Runs until
-    /// the coordinator stops.
+    /// Writes snapshots: after `after_entries` entries, or [`SNAPSHOT_AFTER_BYTES`]. A snapshot that finds no room is
+    /// retried. Runs until the coordinator stops.
     pub async fn run(self) {
         let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
         let mut retry_at = None;
@@ -151,7 +152,7 @@ impl SnapshotKeeper {
                 warn!(
                     size,
                     free = room.free,
-                    "a snapshot was skipped: the disk has no room for it. It is tried again later"
+                    "a snapshot was skipped: the disk has no room for it. It is retried later"
                 );
                 self.stats.skipped.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -159,14 +160,15 @@ impl SnapshotKeeper {
             retry_at = None;
             let started = Instant::now();
             match self.raft.snapshot().await {
-                Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot asked for"),
+                Ok(()) => info!(bytes, state, took = ?started.elapsed(), "snapshot requested"),
                 Err(error) => warn!(%error, "no snapshot could be written"),
             }
             written_at = bytes;
         }
     }
 
-    /// Purges what the newest snapshot covers, entries that are kept for followers a little behind, too: they get the snapshot.
+    /// Purges the entries that the newest snapshot covers, including those kept for followers that lag a little: they
+    /// get the snapshot.
     async fn purge(&self, purged: &mut u64) {
         let covered = self.raft.progress().snapshot;
         if covered <= *purged {
@@ -179,7 +181,7 @@ impl SnapshotKeeper {
     }
 }
 
-/// Brings the fleet's configuration in line with this coordinator's, whenever it begins to lead. Runs until the coordinator
+/// Aligns the fleet's configuration with this coordinator's whenever it begins to lead. Runs until the coordinator
 /// stops.
 pub async fn configuration(standing: Standing, state: StateReader, proposer: Proposer, config: FleetConfig) {
     let mut raft_role = standing.roles();
@@ -218,7 +220,7 @@ mod tests {
             (segment + 1, 100, 100, true),
             (1, 100, segment + 200, false),
             (1, 100, segment + 201, true),
-            // Nothing was written since the last: it holds the same.
+            // Nothing was written since the last one, so it has the same content.
             (0, 100, segment + 201, false),
             (1, u64::MAX, u64::MAX, false),
         ] {
@@ -232,7 +234,7 @@ mod tests {
     fn a_tick_comes_when_something_is_due() {
         assert_eq!(until_tick(1_000, 1_000, 1_000), Duration::ZERO);
         assert_eq!(until_tick(900, 1_000, 1_000), Duration::ZERO);
-        // Never so late that a fast clock has passed it, never at once again.
+        // Never so late that a fast clock has passed it, and never immediately again.
         assert_eq!(until_tick(1_420, 1_000, 1_000), Duration::from_millis(400));
         assert_eq!(until_tick(1_001, 1_000, 1_000), TICK_APART);
     }
@@ -245,7 +247,7 @@ mod tests {
                 wait <= Duration::from_millis(apart) && wait * 21 >= Duration::from_millis(apart * 20 - 20),
                 "{wait:?}"
             );
-            // Anything else that was written counts as well.
+            // Any other entry that was written counts as well.
             assert_eq!(until_tick(left + apart, 0, apart), Duration::ZERO, "{left}");
             assert!(!until_tick(left + apart, 1, apart).is_zero(), "{left}");
         }

@@ -1,5 +1,5 @@
-//! What is wrong with this coordinator though it works: kept for each reason by whoever finds it out, and shown in the fleet's
-//! status, by `robeing status` and in the conditions of a `RobeingCluster`.
+//! Problems of this coordinator that do not stop it from working: kept per reason by whichever part detects them, and
+//! shown in the fleet's status, by `robeing status` and in the conditions of a `RobeingCluster`.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use robeing_proto::{internal::v1 as internal, v1};
 use tracing::{info, warn};
 
-/// Warnings of one coordinator at a time.
+/// Maximum number of warnings of one coordinator at a time.
 pub const MAX_WARNINGS: usize = 16;
-/// Characters of one warning's message.
+/// Maximum number of characters of one warning's message.
 pub const MAX_MESSAGE: usize = 512;
 
 /// A reason, in CamelCase, as in a Kubernetes condition.
@@ -26,9 +26,9 @@ impl Warnings {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the message of a reason, or clears it with `None`. The message is a sentence that names this coordinator and says
-    /// what to do; it must stay the same while nothing changes, or the status of the `RobeingCluster` is written again and again.
-    /// A warning is logged when it appears and when it ends.
+    /// Sets the message of a reason, or clears it with `None`. The message is a sentence that names this coordinator
+    /// and states what to do; it must stay the same while nothing changes, or the status of the `RobeingCluster` is
+    /// written again and again. A warning is logged when it appears and when it ends.
     pub fn set(&self, reason: Reason, message: Option<String>) {
         let mut current = self.current();
         let Some(message) = message else {
@@ -50,7 +50,7 @@ impl Warnings {
         current.insert(reason, message);
     }
 
-    /// The warnings as the API has them, by reason.
+    /// Returns the warnings as API messages, by reason.
     pub fn told(&self) -> Vec<v1::Warning> {
         let warning = |(reason, message): (&Reason, &String)| v1::Warning {
             reason: (*reason).to_owned(),
@@ -60,7 +60,7 @@ impl Warnings {
     }
 }
 
-/// The warnings of all coordinators, without repetitions; of each at most [`MAX_WARNINGS`].
+/// Returns the warnings of all coordinators without duplicates, at most [`MAX_WARNINGS`] of each.
 pub fn merge<'a>(said: impl IntoIterator<Item = &'a internal::DescribeResponse>) -> Vec<v1::Warning> {
     let mut merged: Vec<v1::Warning> = Vec::new();
     for warning in said.into_iter().flat_map(|said| said.warnings.iter().take(MAX_WARNINGS)) {

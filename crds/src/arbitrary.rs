@@ -1,5 +1,5 @@
-//! Manifests as anybody could write them, for property tests: odd texts, names of extreme length, values at their bounds and
-//! here and there one that the schema refuses.
+//! Generates manifests for property tests: unusual texts, names of extreme length, values at their bounds, and now and
+//! then one that the schema refuses.
 
 use std::{collections::BTreeMap, time};
 
@@ -16,15 +16,16 @@ use serde_json::{Map, Value, json};
 
 use crate::{API_VERSION, KIND, RobeingCluster, limits, parse_manifest};
 
-/// What is left out of a generated object.
+/// Marks a field that is left out of a generated object.
 const NOTHING: Value = Value::Null;
 
-/// Clusters that the schema takes, with at most so many agents in a pool, with a namespace and a uid.
+/// Clusters that the schema accepts, with at most `most_agents` active and `most_agents` standby agents per pool, with
+/// a namespace and a uid.
 pub fn clusters(most_agents: u32) -> impl Strategy<Value = RobeingCluster> {
     manifests(most_agents).prop_filter_map("the schema takes it", |manifest| parse_manifest(&manifest).ok())
 }
 
-/// Manifests of one cluster, as JSON. Some are refused.
+/// Manifests of one cluster, as JSON. The schema refuses some of them.
 pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
     let most = limits::MAX_CLUSTER_NAME;
     names("[a-z]", most).prop_flat_map(move |name| {
@@ -48,7 +49,7 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
     })
 }
 
-/// A text of odd words: what shells, JSON, YAML and Kubernetes read as something else.
+/// A text of unusual words: what shells, JSON, YAML and Kubernetes give a special meaning.
 pub fn odd_text() -> impl Strategy<Value = String> {
     let odd = [
         "$",
@@ -76,7 +77,7 @@ fn matching(form: &str) -> impl Strategy<Value = String> + use<> {
     string_regex(form).expect("it is a regular expression")
 }
 
-/// Names in the form of a DNS label, more often of one letter or as long as may be.
+/// DNS labels, often with the minimum or maximum length.
 fn names(first: &str, most: u32) -> impl Strategy<Value = String> + use<> {
     let of = |least: u32, most: u32| matching(&format!("{first}[-a-z0-9]{{{least},{most}}}[a-z0-9]"));
     prop_oneof![matching(first), of(0, most - 2), of(most - 2, most - 2)]
@@ -90,13 +91,13 @@ where
     prop_oneof![Just(least), Just(most), least..=most]
 }
 
-/// An object without what is left out.
+/// An object without the fields that are left out.
 fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let fields = fields.into_iter().filter(|(_, value)| *value != NOTHING);
     Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
 }
 
-/// A value, or nothing.
+/// A value, or [`NOTHING`].
 fn maybe<T: Into<Value> + Clone + std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Value> {
     prop::option::of(value).prop_map(|value| value.map_or(NOTHING, Into::into))
 }
@@ -112,7 +113,7 @@ fn pool(most_agents: u32) -> impl Strategy<Value = Value> {
     (role, specializations(), agents, executor(), pods).prop_map(|(role, skills, agents, executor, pods)| {
         let (replicas, standby, slots) = agents;
         let (container, template, ports) = pods;
-        // What the schema and the operator would refuse is not often worth a case.
+        // Do not waste many cases on combinations that the schema or the operator refuses.
         let role = if role == "Specialist" && skills.is_empty() { "Worker" } else { role };
         let container = if executor.get("worker").is_some() && container == NOTHING { image() } else { container };
         object([
@@ -141,7 +142,7 @@ fn specializations() -> impl Strategy<Value = Vec<String>> {
         .prop_map(|skills| skills.into_iter().collect())
 }
 
-/// As many skills as there may be.
+/// The maximum number of specializations.
 fn numbered(most: usize) -> impl Strategy<Value = std::collections::BTreeSet<String>> {
     Just((0..most).map(|index| format!("skill_{index}")).collect())
 }
@@ -189,7 +190,7 @@ fn container() -> impl Strategy<Value = Value> {
     maybe(container)
 }
 
-/// Variables of the user's own, and of what a template cannot change.
+/// Environment variables of the user, and some that a template cannot override.
 fn environment() -> impl Strategy<Value = Value> {
     let fixed = [settings::ROLE, settings::CLUSTER_ID, settings::NAME, settings::LISTEN, settings::METRICS_LISTEN];
     let names: Vec<&str> = fixed.iter().map(|setting| setting.variable()).chain(["LANG", "TOKEN"]).collect();
@@ -244,7 +245,7 @@ fn duration(least: time::Duration, most: time::Duration) -> impl Strategy<Value 
     micros.prop_map(time::Duration::from_micros)
 }
 
-/// A duration as people write it, too.
+/// A duration, including forms that only people write.
 fn span(defined: Span) -> impl Strategy<Value = String> {
     let plain = duration(defined.least, defined.most).prop_map(text::duration);
     prop_oneof![plain, matching("[1-9][0-9]?[.][0-9]{1,3}s"), Just("0.25m".to_owned()), Just("1h0m".to_owned())]

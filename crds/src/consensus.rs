@@ -1,4 +1,4 @@
-//! How the fleet's ballots are decided.
+//! How ballots among agents are decided.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     rules,
 };
 
-/// How ballots among agents are decided, unless a ballot says otherwise.
+/// Defaults for how ballots among agents are decided.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Consensus {

@@ -1,5 +1,5 @@
-//! Durations as Go and Kubernetes write them, `500ms`, `2s`, `1m30s`. Holds any span of whole microseconds that
-//! the schema's form can spell; knows nothing of where durations are used.
+//! Durations in the format of Go and Kubernetes: `500ms`, `2s`, `1m30s`. Holds any span of whole microseconds that the
+//! schema's format can express.
 
 use std::{fmt, str::FromStr, time};
 
@@ -13,7 +13,7 @@ use crate::{limits::MAX_DURATION, rules};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(time::Duration);
 
-/// A text is no [`Duration`].
+/// The text is not a valid [`Duration`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration; write numbers with the units ms, s, m or h, such as 500ms, 2s or 1m30s")]
 pub struct ParseDurationError {
@@ -22,7 +22,7 @@ pub struct ParseDurationError {
 
 const MICROS_PER_MILLI: u64 = 1_000;
 const MICROS_PER_SECOND: u64 = 1_000_000;
-/// Units from the longest, with their length in microseconds.
+/// Units, longest first, with their length in microseconds.
 const UNITS: [(&str, u64); 4] = [
     ("h", 3_600 * MICROS_PER_SECOND),
     ("m", 60 * MICROS_PER_SECOND),
@@ -33,22 +33,22 @@ const MAX_WHOLE_DIGITS: usize = 6;
 const MAX_FRACTION_DIGITS: usize = 3;
 
 impl Duration {
-    /// A duration of so many milliseconds.
+    /// Creates a duration from milliseconds.
     pub const fn from_millis(millis: u32) -> Self {
         Self(time::Duration::from_millis(millis as u64))
     }
 
-    /// A duration of so many seconds.
+    /// Creates a duration from seconds.
     pub const fn from_secs(secs: u32) -> Self {
         Self(time::Duration::from_secs(secs as u64))
     }
 
-    /// The default of a setting.
+    /// Returns the default of a setting.
     pub const fn default_of(setting: &Span) -> Self {
         Self(setting.default)
     }
 
-    /// The span as the standard library's type.
+    /// Returns the duration as the standard library's type.
     pub const fn get(self) -> time::Duration {
         self.0
     }
@@ -79,7 +79,8 @@ impl FromStr for Duration {
     }
 }
 
-/// Reads one number and its unit off the front of `text`: their length in microseconds, and what follows.
+/// Parses one number and its unit at the start of `text`. Returns their length in microseconds and the rest of the
+/// text.
 fn leading_term(text: &str) -> Option<(u64, &str)> {
     let (whole, rest) = leading_digits(text, MAX_WHOLE_DIGITS)?;
     let (fraction, rest) = match rest.strip_prefix('.') {

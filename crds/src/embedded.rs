@@ -1,5 +1,5 @@
-//! Kubernetes' own types inside the schema. They are embedded typed, so that a misspelt field is refused, but
-//! without their descriptions, which would make the definition too large for a client-side `kubectl apply`.
+//! Kubernetes types embedded in the schema. They are embedded with their types, so that a misspelled field is refused,
+//! but without their descriptions, which would make the definition too large for a client-side `kubectl apply`.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
     rules,
 };
 
-/// The schema of `T` without descriptions.
+/// Returns the schema of `T` without descriptions.
 pub(crate) fn slim<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = T::json_schema(generator);
     if let Some(object) = schema.as_object_mut() {
@@ -22,12 +22,12 @@ pub(crate) fn slim<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// The schema of a list of `T` without descriptions.
+/// Returns the schema of a list of `T` without descriptions.
 pub(crate) fn list_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": slim::<T>(generator) })
 }
 
-/// A map from strings to strings, as labels are.
+/// Returns the schema of a string-to-string map, such as labels.
 pub(crate) fn string_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -36,12 +36,12 @@ pub(crate) fn string_map(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A quantity such as `1Gi`, in text form only.
+/// Returns the schema of a quantity such as `1Gi`, as a string only.
 pub(crate) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX_QUANTITY })
 }
 
-/// A container's requests and limits, with amounts that are checked.
+/// Returns the schema of a container's requests and limits, with rules that check the quantities.
 pub(crate) fn resources(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = slim::<ResourceRequirements>(generator);
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
@@ -63,7 +63,7 @@ fn check_amounts(properties: &mut Map<String, Value>) {
     }
 }
 
-/// A pod's container without its name, which the operator gives.
+/// Returns the schema of a pod's container without `name`, which the operator sets.
 pub(crate) fn nameless_container(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = slim::<Container>(generator);
     let resources = resources(generator);
@@ -78,7 +78,7 @@ pub(crate) fn nameless_container(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// Writes a container without the empty name that Kubernetes' type gives it.
+/// Serializes a container without the empty `name` that the Kubernetes type requires.
 pub(crate) fn serialize_nameless<S: Serializer>(
     container: &Option<Container>,
     serializer: S,
@@ -90,7 +90,7 @@ pub(crate) fn serialize_nameless<S: Serializer>(
     value.serialize(serializer)
 }
 
-/// Removes the descriptions of a schema and of everything in it. A *property* named `description` stays.
+/// Removes the descriptions from a schema and everything in it. A property that is named `description` is kept.
 fn strip_descriptions(schema: &mut Map<String, Value>) {
     schema.remove("description");
     for (keyword, value) in schema.iter_mut() {

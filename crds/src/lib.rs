@@ -1,11 +1,11 @@
 //! The `RobeingCluster` custom resource: its types, its schema and its validation.
 //!
-//! The Rust types here are the only source of the schema. [`crd`] turns them into a
-//! `CustomResourceDefinition`, [`crd_yaml`] prints it, and `crds/robeingclusters.yaml` is that text, kept in
-//! step by a test. [`parse_manifest`] reads a manifest the way the API server would: it applies the schema's
-//! defaults, then checks the schema and its CEL rules, and reports every problem with its path and line.
+//! The Rust types here are the only source of the schema. [`crd`] turns them into a `CustomResourceDefinition`,
+//! [`crd_yaml`] prints it, and a test keeps `crds/robeingclusters.yaml` up to date with that text. [`parse_manifest`]
+//! reads a manifest the way the API server would: it applies the schema's defaults, then checks the schema and its CEL
+//! rules, and reports every problem with its path and line.
 //!
-//! This crate knows Kubernetes types but no cluster: nothing in it does I/O.
+//! This crate uses Kubernetes types but no Kubernetes cluster: it does no I/O.
 
 #[cfg(feature = "arbitrary")]
 pub mod arbitrary;

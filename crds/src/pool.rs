@@ -1,5 +1,4 @@
-//! Pools of agents: their role and skills, what running a task means for them, and how their pods differ from
-//! the usual.
+//! Pools of agents: their role and specializations, their executor, and overrides for their pods.
 
 use std::collections::BTreeMap;
 
@@ -26,61 +25,66 @@ use crate::{
     rules,
 };
 
-/// Agents of one kind, all with the same role, skills and executor.
+/// A pool of identical agents, with the same role, specializations and executor.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::specialist_has_skill(), validation = rules::resources_in_one_place())]
 pub struct Pool {
-    /// The name of the pool, unlike that of any other pool of the cluster. Its Deployment is named after it.
+    /// Name of the pool, unique within the cluster. Its Deployment is named after it.
     #[schemars(length(min = 1, max = MAX_POOL_NAME))]
     #[x_kube(validation = rules::pool_name_form(), validation = rules::pool_name_reserved())]
     pub name: String,
 
-    /// What the agents are for: Worker, Specialist, Messenger or Guardian.
+    /// Role of the agents: Worker, Specialist, Messenger or Guardian. Workers take any task. Specialists take the tasks
+    /// of their specializations first, then any other. Messengers and Guardians take only tasks that require their
+    /// role, or whose kind is one of their specializations.
     #[serde(default)]
     pub role: Role,
 
-    /// The skills of the agents, such as `data_processing`. A task that asks for one goes to an agent that has it.
+    /// Specializations of the agents, such as `data_processing`. A task that requires one goes only to an agent that
+    /// has it.
     #[serde(default)]
     #[schemars(schema_with = "specializations")]
     pub specializations: Vec<String>,
 
-    /// How many agents. When it is not set, the pool starts with one and is left to an autoscaler that targets its
-    /// Deployment.
+    /// Number of active agents. If not set, the pool starts with one agent and its size is left to an autoscaler that
+    /// targets its Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MAX_POOL_REPLICAS))]
     pub replicas: Option<u32>,
 
-    /// How many further agents are kept warm. They get work only when another agent of the pool is lost.
+    /// Number of additional agents that are kept warm as standby. They get work only when the pool lacks an active
+    /// agent, for example because one was lost.
     #[serde(default)]
     #[schemars(range(max = MAX_POOL_STANDBY))]
     pub standby: u32,
 
-    /// How many tasks an agent runs at once.
+    /// Number of tasks that each agent runs at once.
     #[serde(default = "default_slots")]
     #[schemars(range(min = settings::SLOTS.least, max = MAX_SLOTS))]
     pub slots: u32,
 
-    /// What running a task means. Exactly one of command, http, worker and echo.
+    /// How the agents run a task. Set exactly one of command, http, worker and echo.
     pub executor: Executor,
 
-    /// The ports that the agent itself takes in its pod, beside those of your container. Set them where they are in your way.
+    /// The ports that the agent itself uses in its pod, besides those of your container. Change them if they conflict
+    /// with yours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_ports: Option<AgentPorts>,
 
-    /// The container that tasks run in, as in a pod but without a name. When it is not set, the agents' own image is
-    /// used. With the command executor the agent runs inside it; with http and worker it runs as it is, and the
-    /// agent beside it.
+    /// The container that tasks run in, as in a pod but without a name. If not set, the agents' own image is used. With
+    /// the command executor, the agent runs inside this container; with http and worker, this container runs unchanged
+    /// next to the agent's container.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "embedded::serialize_nameless")]
     #[schemars(schema_with = "embedded::nameless_container")]
     pub container: Option<Container>,
 
-    /// CPU and memory of each agent's container, as in a pod.
+    /// CPU and memory of each agent's container, as for a container in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::resources")]
     pub resources: Option<ResourceRequirements>,
 
-    /// What is different about the pool's pods: where they may run, their environment, their volumes.
+    /// Overrides for the pool's pods: where they may run, their environment, their volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<PodOverrides>,
 }
@@ -107,18 +111,18 @@ fn specializations(_: &mut SchemaGenerator) -> Schema {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::agent_ports_differ())]
 pub struct AgentPorts {
-    /// Where the coordinators reach it (gRPC).
+    /// Port at which the coordinators reach the agent (gRPC).
     #[serde(default = "default_grpc_port")]
     #[schemars(range(min = 1, max = MAX_PORT))]
     pub grpc: u32,
 
-    /// Where it serves its metrics and probes (HTTP).
+    /// Port for the agent's metrics and probes (HTTP).
     #[serde(default = "default_metrics_port")]
     #[schemars(range(min = 1, max = MAX_PORT))]
     pub metrics: u32,
 
-    /// Where processes attach to it, with the worker executor: on the loopback interface alone. They find it in their
-    /// environment, in ROBEING_WORKER_ADDRESS.
+    /// Port that worker processes attach to, with the worker executor; on the loopback interface only. The environment
+    /// variable ROBEING_WORKER_ADDRESS gives them the address.
     #[serde(default = "default_attach_port")]
     #[schemars(range(min = 1, max = MAX_PORT))]
     pub attach: u32,
@@ -142,18 +146,20 @@ fn default_attach_port() -> u32 {
     17_081
 }
 
-/// What the agents of a pool are for.
+/// The role of a pool's agents.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[schemars(inline)]
 pub enum Role {
-    /// Takes any task.
+    /// Takes any task that requires no other role.
     #[default]
     Worker,
-    /// Takes the tasks that ask for one of its specializations.
+    /// Takes tasks whose kind is one of its specializations first, then other tasks.
     Specialist,
-    /// Relays and translates messages.
+    /// Meant for relaying and translating messages. Takes only tasks that require this role, or whose kind is one of
+    /// its specializations.
     Messenger,
-    /// Validates, watches for anomalies and can quarantine an agent.
+    /// Meant for validation and anomaly detection. Takes only tasks that require this role, or whose kind is one of its
+    /// specializations.
     Guardian,
 }
 
@@ -174,17 +180,18 @@ impl From<Role> for ProcessRole {
     }
 }
 
-/// What running a task means.
+/// How an agent runs a task.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub enum Executor {
-    /// Run a program for each task: the task's input on its standard input, its standard output is the output.
+    /// Run a program for each task, with the task's input on its standard input; its standard output is the task's
+    /// output.
     Command(CommandExecutor),
-    /// POST each task's input to a URL; the body of a 2xx answer is the output.
+    /// POST each task's input to a URL; the body of a 2xx response is the output.
     Http(HttpExecutor),
-    /// The user's own process attaches to the agent over local gRPC and takes tasks from there.
+    /// A process of the user attaches to the agent over local gRPC and gets tasks from it.
     Worker {},
-    /// Return the input as the output, for trials and benchmarks.
+    /// Return the input as the output, for experiments and benchmarks.
     Echo {},
 }
 
@@ -202,32 +209,32 @@ impl JsonSchema for Executor {
     }
 }
 
-/// How an [`Executor`] looks in the schema. A structural schema has no variants, so the choice is a rule over
-/// optional fields, which also gives a better sentence than `oneOf` would.
+/// The schema of an [`Executor`]. A structural schema has no variants, so the choice is a rule over optional fields,
+/// which also gives a better message than `oneOf` would.
 #[derive(KubeSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::one_executor())]
 struct ExecutorFields {
-    /// Run a program for each task. It gets the task's input on its standard input, and its standard output is the
-    /// task's output; any exit code but 0 is a failure.
+    /// Run a program for each task. The task's input is on its standard input, and its standard output is the task's
+    /// output; any non-zero exit code is a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<CommandExecutor>,
 
-    /// POST each task's input to a URL; the body of a 2xx answer is the task's output.
+    /// POST each task's input to a URL; the body of a 2xx response is the task's output.
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<HttpExecutor>,
 
-    /// A process of the user's, in any language, attaches to the agent over local gRPC and takes tasks from there. It finds
-    /// the agent at the address in the environment variable ROBEING_WORKER_ADDRESS.
+    /// Your own process, in any language, attaches to the agent over local gRPC and gets tasks from it. The environment
+    /// variable ROBEING_WORKER_ADDRESS gives it the agent's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<NoSettings>,
 
-    /// Return each task's input as its output, for trials and benchmarks.
+    /// Return each task's input as its output, for experiments and benchmarks.
     #[serde(skip_serializing_if = "Option::is_none")]
     echo: Option<NoSettings>,
 }
 
-/// An executor without settings, written `{}`.
+/// An executor without settings, written as `{}`.
 #[derive(KubeSchema, Serialize)]
 struct NoSettings {}
 
@@ -235,68 +242,68 @@ struct NoSettings {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandExecutor {
-    /// The program and its arguments. It is not run through a shell; for one, write `[/bin/sh, -c, "..."]`.
+    /// The program and its arguments. No shell is involved; to use one, write `[/bin/sh, -c, "..."]`.
     #[schemars(length(min = 1, max = MAX_ARGV), inner(length(max = MAX_ARG)))]
     #[x_kube(validation = rules::argv_names_a_program())]
     pub argv: Vec<String>,
 }
 
-/// Posts each task to a URL.
+/// Sends each task to a URL.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpExecutor {
-    /// Where to POST the input, such as `http://127.0.0.1:9000/run` for a server in the pool's own container.
+    /// The URL to POST the input to, such as `http://127.0.0.1:9000/run` for a server in the pool's own container.
     #[schemars(length(min = 1, max = MAX_URL))]
     #[x_kube(validation = rules::http_url())]
     pub url: String,
 
-    /// What to GET from the same server, such as `/healthz`, to learn whether it can take tasks: any status but 2xx means that
-    /// it can't. When it is not set, the server is healthy while it accepts connections.
+    /// The path to GET from the same server, such as `/healthz`, to find out whether it can take tasks: any status
+    /// other than 2xx means that it can't. If not set, the server counts as healthy while it accepts connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_URL))]
     #[x_kube(validation = rules::health_path())]
     pub health_path: Option<String>,
 
-    /// Headers to send with every request, such as Content-Type, which is application/octet-stream otherwise.
+    /// Headers to send with every request, such as Content-Type, whose default is application/octet-stream.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_HEADERS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub headers: Vec<HttpHeader>,
 }
 
-/// A header of an HTTP request. Exactly one of value and valueFrom.
+/// A header of an HTTP request. Set exactly one of value and valueFrom.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::one_header_value(), validation = rules::header_prefix_has_use())]
 pub struct HttpHeader {
-    /// The name, such as `Content-Type`.
+    /// Name of the header, such as `Content-Type`.
     #[schemars(length(min = 1, max = MAX_HEADER_NAME))]
     #[x_kube(validation = rules::header_name_form(), validation = rules::header_name_reserved())]
     pub name: String,
 
-    /// The value.
+    /// Literal value of the header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_HEADER_VALUE))]
     #[x_kube(validation = rules::header_value_form())]
     pub value: Option<String>,
 
-    /// Text to put before the value from a Secret, such as `Bearer ` with its space.
+    /// Text to put before a value from a Secret, such as `Bearer ` with its trailing space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_HEADER_PREFIX))]
     #[x_kube(validation = rules::header_value_form())]
     pub prefix: Option<String>,
 
-    /// Where the value is, so that it stands neither here nor in the pods' specification. A pod that runs keeps the value
-    /// that it started with.
+    /// Source of the value, so that the value itself is neither in this resource nor in the pods' specs. A running pod
+    /// keeps the value it started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<HeaderSource>,
 }
 
-/// Where the value of a header is.
+/// The source of a header's value.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderSource {
-    /// A key of a Secret in the cluster's namespace. A line's end at the end of its value is left out.
+    /// A key of a Secret in the cluster's namespace. A trailing newline in its value is removed.
     pub secret_key_ref: SecretKey,
 }
 
@@ -304,27 +311,28 @@ pub struct HeaderSource {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
-    /// The name of the Secret.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
     pub name: String,
 
-    /// The key in the Secret.
+    /// Key within the Secret.
     #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
     pub key: String,
 }
 
 impl HttpExecutor {
-    /// The server to call, as agents read it.
+    /// Returns the URL to call, parsed as agents parse it.
     ///
     /// # Errors
-    /// When the URL is none that can be called.
+    /// If the URL can't be called.
     pub fn target(&self) -> Result<Target, TargetError> {
         Target::parse(&self.url)
     }
 }
 
 impl Executor {
-    /// What agents would refuse that no rule of the schema can tell: the field, below the executor, and a sentence.
+    /// Returns the first problem that agents would refuse but no schema rule can express: the field, relative to the
+    /// executor, and a sentence.
     pub fn problem(&self) -> Option<(String, String)> {
         self.word_problem().or_else(|| self.size_problem())
     }
@@ -361,7 +369,7 @@ impl Executor {
         }
     }
 
-    /// The headers whose values are in Secrets, each with the environment variable in which the agent finds it.
+    /// Returns the Secrets of headers, each with the environment variable in which the agent finds the value.
     pub fn secrets(&self) -> Vec<(String, &SecretKey)> {
         let Self::Http(http) = self else { return Vec::new() };
         let sources = http.headers.iter().enumerate();
@@ -369,8 +377,8 @@ impl Executor {
         from_secrets.map(|(index, from)| (header_variable(index), &from.secret_key_ref)).collect()
     }
 
-    /// The executor as agents take it: as here, but for the values from Secrets, which an agent finds in the environment
-    /// variables of [`Executor::secrets`].
+    /// Returns the executor in the form for agents: values from Secrets are replaced by the environment variables of
+    /// [`Executor::secrets`].
     pub fn for_agents(&self) -> ExecutorSpec {
         match self {
             Self::Command(command) => ExecutorSpec::Command(CommandSpec { argv: command.argv.clone() }),
@@ -392,12 +400,12 @@ impl HttpHeader {
     }
 }
 
-/// The environment variable with the value of a header, by its place among the headers.
+/// Returns the environment variable for the value of the header at this index.
 fn header_variable(index: usize) -> String {
     format!("ROBEING_HTTP_HEADER_{index}")
 }
 
-/// What is different about pods, of a pool or of the coordinators. Everything here means what it means in a pod's spec.
+/// Overrides for the pods of a pool or of the coordinators. Every field has the same meaning as in a pod's spec.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PodOverrides {
@@ -411,27 +419,27 @@ pub struct PodOverrides {
     #[schemars(schema_with = "embedded::string_map")]
     pub annotations: BTreeMap<String, String>,
 
-    /// Labels a node must have for the pods to run on it.
+    /// Labels that a node must have for the pods to run on it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "embedded::string_map")]
     pub node_selector: BTreeMap<String, String>,
 
-    /// Taints of nodes that the pods put up with.
+    /// Node taints that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<Toleration>", length(max = MAX_POD_LIST))]
     pub tolerations: Vec<Toleration>,
 
-    /// Which nodes and neighbours the pods prefer or need.
+    /// Node and pod affinity of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "embedded::slim::<Affinity>")]
     pub affinity: Option<Affinity>,
 
-    /// How the pods are spread over nodes and zones.
+    /// How the pods are spread across nodes and zones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<TopologySpreadConstraint>", length(max = MAX_POD_LIST))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
 
-    /// Environment variables to add to the container that tasks run in; for coordinators, to theirs.
+    /// Environment variables to add to the container that tasks run in, or to the coordinators' container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<EnvVar>", length(max = MAX_POD_LIST))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -443,7 +451,7 @@ pub struct PodOverrides {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub volumes: Vec<Volume>,
 
-    /// Secrets to pull the images with.
+    /// Secrets for pulling the images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<LocalObjectReference>", length(max = MAX_POD_LIST))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
@@ -468,7 +476,8 @@ pub struct PodOverrides {
     #[schemars(length(min = 1, max = MAX_OBJECT_NAME))]
     pub runtime_class_name: Option<String>,
 
-    /// How many seconds an agent that is stopped has to finish or hand back its tasks, or a coordinator to hand over.
+    /// Seconds that an agent has, after it is asked to stop, to finish or hand back its tasks, or that a coordinator
+    /// has to hand over leadership.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_GRACE_SECONDS))]
     pub termination_grace_period_seconds: Option<i64>,

@@ -1,4 +1,4 @@
-//! How the loss of an agent is noticed and how often its work is tried again.
+//! How the loss of an agent is detected, and how often its tasks are retried.
 
 use kube::KubeSchema;
 use robeing_settings::settings;
@@ -6,29 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Duration, limits::MAX_ATTEMPTS, rules};
 
-/// How the loss of an agent is noticed, and how often its tasks are tried again.
+/// How the loss of an agent is detected, and how often its tasks are retried.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::heartbeats_within_session())]
 pub struct Recovery {
-    /// How often an agent tells the leader that it is alive.
+    /// How often an agent sends a heartbeat to the leader.
     #[serde(default = "default_heartbeat_interval")]
     #[x_kube(validation = rules::duration_of("heartbeatInterval", &settings::HEARTBEAT_INTERVAL))]
     pub heartbeat_interval: Duration,
 
-    /// How long an agent may be silent before its tasks are given to others. At least twice heartbeatInterval. A
-    /// connection that drops is noticed at once and does not wait for this.
+    /// Time without a heartbeat after which an agent counts as lost and its tasks are given to other agents. At least
+    /// twice heartbeatInterval. If it is proved earlier that the agent's process has ended, its tasks are given away at
+    /// once.
     #[serde(default = "default_session_timeout")]
     #[x_kube(validation = rules::duration_of("sessionTimeout", &settings::SESSION_TIMEOUT))]
     pub session_timeout: Duration,
 
-    /// How often the leader asks each agent, and through it what runs its tasks, how it is. An agent that is unhealthy gets
-    /// nothing new and hands back its tasks until it is healthy again. The operator looks at the fleet as often at least.
+    /// How often the leader checks the health of each agent, and through it of what runs its tasks. An unhealthy agent
+    /// hands back its tasks and gets none until it is healthy again. The operator polls the fleet at least this often.
     #[serde(default = "default_health_check_interval")]
     #[x_kube(validation = rules::duration_of("healthCheckInterval", &settings::HEALTH_CHECK_INTERVAL))]
     pub health_check_interval: Duration,
 
-    /// How often a task is attempted before it is given up, unless the task says otherwise.
+    /// Maximum number of attempts at a task before it is given up, unless the task sets its own limit.
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = settings::MAX_ATTEMPTS.least, max = MAX_ATTEMPTS))]
     pub max_attempts: u32,

@@ -1,5 +1,5 @@
-//! The reference of `RobeingCluster` for people, made from the schema that the API server gets, so that the two cannot
-//! say different things. It knows the schema alone.
+//! Generates the field reference of `RobeingCluster` from the schema that the API server gets, so that the two cannot
+//! disagree.
 
 use std::fmt::Write as _;
 
@@ -11,12 +11,14 @@ const INTRODUCTION: &str = "<!-- Generated from the Rust types by `make crds`. D
 
 # Reference
 
-Every field of a `RobeingCluster`, and what the API server and `robeing dev` refuse. `kubectl explain robeingclusters.spec`
-says the same. [kubernetes.md](kubernetes.md) shows how to use them.
+Every field of a `RobeingCluster`, and the rules that the API server and `robeing dev` enforce.
+`kubectl explain robeingclusters.spec` prints the same descriptions. [kubernetes.md](kubernetes.md) shows how to use the
+fields.
 
 ";
 
-/// Every field of the resource with its type, default, bounds and rules, as Markdown: the text of `docs/reference.md`.
+/// Returns every field of the resource with its type, default, bounds and rules, as Markdown: the text of
+/// `docs/reference.md`.
 pub fn reference() -> String {
     let root = schema::openapi();
     let mut text = INTRODUCTION.to_owned();
@@ -34,7 +36,7 @@ pub fn reference() -> String {
     text
 }
 
-/// The section of one object, followed by those of the objects in it.
+/// Writes the section of one object, followed by those of the objects in it.
 fn section(text: &mut String, path: &str, object: &Value) {
     let _ = writeln!(text, "\n## `{path}`\n");
     if let Some(description) = description(object) {
@@ -43,7 +45,7 @@ fn section(text: &mut String, path: &str, object: &Value) {
     let fields = fields(object);
     let required: Vec<&str> =
         object.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    text.push_str("| field | type | default | what it is |\n|---|---|---|---|\n");
+    text.push_str("| field | type | default | description |\n|---|---|---|---|\n");
     for (name, field) in fields {
         let default = match field.get("default") {
             Some(default) => format!("`{default}`"),
@@ -67,8 +69,8 @@ fn section(text: &mut String, path: &str, object: &Value) {
     }
 }
 
-/// Whether the fields of an object are Robeing's own. Those of Kubernetes' own objects, such as a container, come without
-/// descriptions and are documented by Kubernetes.
+/// Returns whether the fields of an object are Robeing's own. Fields of Kubernetes objects, such as a container, have
+/// no descriptions here and are documented by Kubernetes.
 fn is_ours(object: &Value) -> bool {
     fields(object).values().any(|field| description(field).is_some())
 }
@@ -82,7 +84,7 @@ fn description(schema: &Value) -> Option<&str> {
     schema.get("description").and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// What is refused anywhere in a field, each sentence once.
+/// Collects the messages of all rules within a field, each once.
 fn refusals_within<'a>(schema: &'a Value, found: &mut Vec<&'a str>) {
     for message in messages(schema) {
         if !found.contains(&message) {
@@ -95,11 +97,11 @@ fn refusals_within<'a>(schema: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// What a field is, its bounds, and what is refused, for one cell of a table.
+/// Returns the description, bounds and rules of a field, for one cell of a table.
 fn explanation(field: &Value) -> String {
     let mut parts: Vec<String> = description(field).map(str::to_owned).into_iter().collect();
     parts.extend(bounds(field));
-    // The rules of an object with a section of its own stand there.
+    // The rules of an object with its own section are listed there.
     let items = field.get("items").unwrap_or(field);
     if !is_ours(field) && !is_ours(items) {
         let mut inner = Vec::new();
@@ -129,7 +131,7 @@ fn kind(field: &Value) -> String {
     }
 }
 
-/// The bounds that the schema states beside its rules, as a sentence each.
+/// Returns the bounds that the schema states besides its rules, one sentence each.
 fn bounds(field: &Value) -> Vec<String> {
     let number = |keyword: &str| field.get(keyword).and_then(Value::as_f64);
     let range = |least: Option<f64>, most: Option<f64>, unit: &str| match (least, most) {
@@ -154,12 +156,12 @@ fn messages(schema: &Value) -> Vec<&str> {
     rules.into_iter().flatten().filter_map(|rule| rule.get("message").and_then(Value::as_str)).collect()
 }
 
-/// What is refused in an object as a whole, as a list.
+/// Returns the messages of an object's own rules, as a list.
 fn rules(object: &Value) -> String {
     let messages = messages(object);
     if messages.is_empty() {
         return String::new();
     }
     let lines: Vec<String> = messages.iter().map(|message| format!("- *{message}*")).collect();
-    format!("Refused, each with its sentence:\n\n{}", lines.join("\n"))
+    format!("Validation rules, each with the message of its violation:\n\n{}", lines.join("\n"))
 }

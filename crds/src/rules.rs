@@ -1,6 +1,6 @@
-//! The CEL rules of the schema, each with the sentence a user reads when it is broken. The API server runs them
-//! on every write and [`crate::parse_manifest`] on every manifest, so a sentence says what to change; the path
-//! to where is added by whoever reports it.
+//! The CEL rules of the schema, each with the message for a violation. The API server evaluates them on every write,
+//! and [`crate::parse_manifest`] on every manifest. A message states what to change; the code that reports it adds the
+//! path of the field.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 
 use crate::limits::{MAX_CLUSTER_AND_POOL_NAME, MAX_CLUSTER_NAME};
 
-/// A duration as this schema takes it: digits with an optional fraction and a unit, repeated. Its limits on
-/// digits keep every accepted value within the API server's 64-bit nanoseconds.
+/// The duration format of this schema: digits with an optional fraction and a unit, repeated. The limits on digits keep
+/// every accepted value within the API server's 64-bit nanoseconds.
 pub(crate) const DURATION_FORM: &str = r"^([0-9]{1,6}([.][0-9]{1,3})?(ms|s|m|h))+$";
 
 fn rule(rule: impl Into<String>, message: impl AsRef<str>) -> Rule {
     Rule::new(rule).message(message.as_ref())
 }
 
-/// A rule in the form in which it stands in a schema, for schemas that are written out by hand.
+/// Returns rules in their JSON schema form, for schemas that are not derived.
 pub(crate) fn as_json(rules: &[Rule]) -> Value {
     Value::Array(
         rules
@@ -56,7 +56,7 @@ pub(crate) fn cluster_name_length() -> Rule {
     .field_path(".metadata.name")
 }
 
-// The sentence does not name the pool: the API server holds a message that is computed from a list to be too costly.
+// The message does not name the pool: the API server considers a message computed from a list too costly.
 pub(crate) fn derived_names() -> Rule {
     rule(
         format!(
@@ -190,7 +190,7 @@ pub(crate) fn argv_names_a_program() -> Rule {
     rule("size(self) == 0 || size(self[0]) > 0", "The first word of argv is the program to run; it must not be empty.")
 }
 
-/// Nearly all that agents can't call; for the rest see [`crate::Executor::problem`].
+/// Rejects nearly all URLs that agents can't call; for the rest see [`crate::Executor::problem`].
 pub(crate) fn http_url() -> Rule {
     rule(
         "self.matches('^(?i:https?)://[^/?#[:space:][:cntrl:]]+([/?#][^[:space:][:cntrl:]]*)?$')",
@@ -242,12 +242,12 @@ pub(crate) fn duration_form() -> Rule {
     )
 }
 
-/// `field` must lie within the bounds of a setting.
+/// Requires `field` to lie within the bounds of a setting.
 pub(crate) fn duration_of(field: &str, setting: &Span) -> Rule {
     duration_between(field, setting.least, setting.most)
 }
 
-/// `field` must lie in `least..=most`. Says nothing about a text that is no duration; [`duration_form`] does.
+/// Requires `field` to lie in `least..=most`. Accepts a text that is not a duration; [`duration_form`] refuses it.
 pub(crate) fn duration_between(field: &str, least: Duration, most: Duration) -> Rule {
     let (least, most) = (text::duration(least), text::duration(most));
     rule(

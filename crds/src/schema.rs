@@ -1,4 +1,4 @@
-//! The `CustomResourceDefinition` made from the types, as the API server gets it.
+//! Generates the `CustomResourceDefinition` from the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -8,37 +8,37 @@ use crate::{RobeingCluster, limits::MAX_OBJECT_NAME};
 
 const HEADER: &str = "# Generated from the Rust types by `make crds`. Do not edit.\n";
 
-/// The definition of `RobeingCluster`, ready to be applied to a Kubernetes cluster.
+/// Returns the definition of `RobeingCluster`, ready to be applied to a Kubernetes cluster.
 ///
-/// Prefer it to `RobeingCluster::crd()`: it differs in that no field is nullable. The API server then drops
-/// a `null` and applies the field's default, and a CEL rule never meets one.
+/// Use this instead of `RobeingCluster::crd()`: here no field is nullable. The API server then drops a `null` and
+/// applies the field's default, and a CEL rule never sees a `null`.
 pub fn crd() -> CustomResourceDefinition {
     let mut value =
         serde_json::to_value(RobeingCluster::crd()).expect("a definition is plain data, which has a JSON form");
     if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema").and_then(Value::as_object_mut) {
         tidy(schema);
-        // A rule can report a field only if the schema declares it, and costs less when its length is bounded.
+        // A rule can report a field only if the schema declares it, and costs less if the field's length is bounded.
         schema["properties"]["metadata"] =
             json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": MAX_OBJECT_NAME } } });
     }
     serde_json::from_value(value).expect("only keywords of the schema were dropped or respelt, which keeps its type")
 }
 
-/// The definition of `RobeingCluster` as YAML, as it stands in `crds/robeingclusters.yaml`.
+/// Returns the definition of `RobeingCluster` as YAML: the text of `crds/robeingclusters.yaml`.
 pub fn crd_yaml() -> String {
     let yaml = serde_yaml::to_string(&crd()).expect("a definition is plain data, which has a YAML form");
     format!("{HEADER}{yaml}")
 }
 
-/// The OpenAPI schema of the resource, as JSON.
+/// Returns the OpenAPI schema of the resource, as JSON.
 pub(crate) fn openapi() -> Value {
     let schema = crd().spec.versions.into_iter().next().and_then(|version| version.schema);
     serde_json::to_value(schema.and_then(|schema| schema.open_api_v3_schema))
         .expect("a schema is plain data, which has a JSON form")
 }
 
-/// Brings a generated schema to what Kubernetes knows: integer formats it has names for, no `nullable`, and
-/// descriptions whose line breaks are paragraphs only.
+/// Adapts a generated schema to Kubernetes: only integer formats that it knows, no `nullable`, and descriptions whose
+/// only line breaks separate paragraphs.
 fn tidy(schema: &mut Map<String, Value>) {
     schema.remove("nullable");
     match schema.get("format").and_then(Value::as_str) {

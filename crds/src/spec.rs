@@ -1,4 +1,4 @@
-//! The `RobeingCluster` resource and its spec; the parts of the spec have modules of their own.
+//! The `RobeingCluster` resource and its spec. Parts of the spec have their own modules.
 
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use kube::{CustomResource, KubeSchema};
@@ -11,7 +11,7 @@ use crate::{
     rules,
 };
 
-/// What the fleet should be.
+/// The desired state of the fleet.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "robeing.io",
@@ -22,7 +22,7 @@ use crate::{
     namespaced,
     status = "RobeingClusterStatus",
     derive = "PartialEq",
-    doc = "A fleet of cooperating agents: coordinators that elect a leader and share out tasks, and pools of agents that run them.",
+    doc = "A fleet of agents: coordinators, whose elected leader assigns tasks, and pools of agents that run them.",
     validation = rules::cluster_name_form(),
     validation = rules::cluster_name_length(),
     validation = rules::derived_names(),
@@ -34,39 +34,39 @@ use crate::{
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "What the fleet is doing"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "The phase of the fleet"),
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader", description = "The leading coordinator"),
     printcolumn(
         name = "Coordinators",
         type_ = "string",
         json_path = ".status.coordinators.summary",
-        description = "Coordinators that are ready, of those there should be"
+        description = "Ready coordinators out of the desired number"
     ),
     printcolumn(
         name = "Agents",
         type_ = "string",
         json_path = ".status.agents.summary",
-        description = "Agents that are ready, of those there should be"
+        description = "Ready agents out of the desired number"
     ),
-    printcolumn(name = "Running", type_ = "integer", json_path = ".status.tasks.running", description = "Tasks that run"),
-    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.tasks.queued", description = "Tasks that wait"),
+    printcolumn(name = "Running", type_ = "integer", json_path = ".status.tasks.running", description = "Running tasks"),
+    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.tasks.queued", description = "Queued tasks"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RobeingClusterSpec {
-    /// The image of the agents and coordinators. When it is not set, the image the operator was installed with. A pool
-    /// brings its own with `container.image`.
+    /// Image of the coordinators and agents. If not set, the image that the operator was installed with. A pool can set
+    /// its own image with `container.image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_IMAGE))]
     #[x_kube(validation = rules::image())]
     pub image: Option<String>,
 
-    /// When the nodes pull that image: Always, IfNotPresent or Never. When it is not set, Always for an image without a tag or
-    /// with the tag `latest`, and IfNotPresent for any other. A pool's own container has `container.imagePullPolicy`.
+    /// Pull policy for that image: Always, IfNotPresent or Never. If not set, Always for an image without a tag or with
+    /// the tag `latest`, and IfNotPresent for any other. For a pool's own container, set `container.imagePullPolicy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
 
-    /// Secrets to pull the images with, for all pods of the fleet.
+    /// Secrets for pulling the images, for all pods of the fleet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "embedded::list_of::<LocalObjectReference>", length(max = MAX_POD_LIST))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
@@ -75,24 +75,24 @@ pub struct RobeingClusterSpec {
     #[serde(default)]
     pub coordinators: Coordinators,
 
-    /// The pools of agents, each with a name of its own.
+    /// The pools of agents. Their names are unique.
     #[serde(default)]
     #[schemars(length(max = MAX_POOLS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub pools: Vec<Pool>,
 
-    /// The pool that `replicas` sizes, and with it `kubectl scale` and autoscalers that target the RobeingCluster. That pool has
-    /// no `replicas` of its own.
+    /// Name of the pool whose size is set by `spec.replicas`, and so by `kubectl scale` and autoscalers that target the
+    /// RobeingCluster. That pool must not set `replicas` itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_POOL_NAME))]
     pub scaled_pool: Option<String>,
 
-    /// How many agents the pool that `scaledPool` names has, besides its standby ones.
+    /// Number of active agents in the pool that `scaledPool` names, not counting standby agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MAX_POOL_REPLICAS))]
     pub replicas: Option<u32>,
 
-    /// How the leader chooses the agent for a task.
+    /// How the leader chooses an agent for a task.
     #[serde(default)]
     pub scheduling: Scheduling,
 
@@ -100,17 +100,17 @@ pub struct RobeingClusterSpec {
     #[serde(default)]
     pub consensus: Consensus,
 
-    /// How the loss of an agent is noticed, and how often its tasks are tried again.
+    /// How the loss of an agent is detected, and how often its tasks are retried.
     #[serde(default)]
     pub recovery: Recovery,
 
-    /// Stop giving out tasks and scale the pools to nothing. The coordinators and everything they know stay.
+    /// Stop assigning tasks and scale the pools to zero. The coordinators keep running and keep their state.
     #[serde(default)]
     pub suspend: bool,
 }
 
 impl RobeingClusterSpec {
-    /// The same, with the size of the scaled pool in that pool.
+    /// Returns the spec with `spec.replicas` copied into the scaled pool.
     #[must_use]
     pub fn with_sizes(&self) -> Self {
         let mut spec = self.clone();
@@ -120,7 +120,7 @@ impl RobeingClusterSpec {
         spec
     }
 
-    /// How many agents a pool of this spec should have, besides its standby ones; `None`: an autoscaler decides.
+    /// Returns the desired number of active agents of a pool of this spec; `None` if an autoscaler decides.
     pub fn replicas_of(&self, pool: &Pool) -> Option<u32> {
         if self.scaled_pool.as_ref() == Some(&pool.name) { self.replicas } else { pool.replicas }
     }
@@ -130,16 +130,16 @@ impl RobeingClusterSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[schemars(inline)]
 pub enum ImagePullPolicy {
-    /// At each start of a container.
+    /// Pull at each start of a container.
     Always,
-    /// When they do not have it.
+    /// Pull if the node does not have the image.
     IfNotPresent,
-    /// They have it already.
+    /// Never pull; the node must have the image already.
     Never,
 }
 
 impl ImagePullPolicy {
-    /// As a container's `imagePullPolicy` says it.
+    /// Returns the value for a container's `imagePullPolicy`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Always => "Always",

@@ -1,4 +1,4 @@
-//! What the operator reports about a cluster.
+//! The status that the operator reports for a cluster.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
@@ -9,19 +9,19 @@ use crate::{embedded, limits::MAX_POOLS};
 
 /// The `type`s of a cluster's conditions.
 pub mod condition_types {
-    /// The fleet has a leader and all the agents it should have.
+    /// The fleet has a leader and all the agents that it should have.
     pub const READY: &str = "Ready";
-    /// The fleet is being brought to what the spec says.
+    /// The fleet is being changed to match the spec.
     pub const PROGRESSING: &str = "Progressing";
-    /// Something is wrong that does not stop the fleet; the reason says what.
+    /// Something is wrong that does not stop the fleet; the reason states what.
     pub const DEGRADED: &str = "Degraded";
     /// A majority of the voters is up, so the fleet accepts tasks.
     pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
-    /// The fleet is suspended by its spec.
+    /// The spec suspends the fleet.
     pub const SUSPENDED: &str = "Suspended";
 }
 
-/// What the fleet is, as the operator last saw it.
+/// The observed state of the fleet.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RobeingClusterStatus {
@@ -29,45 +29,46 @@ pub struct RobeingClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// What the fleet is doing, in a word. The conditions say it in full.
+    /// Summary of the fleet's condition in one word. See the conditions for details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
-    /// The coordinator that leads. Not set while there is none.
+    /// Name of the leading coordinator. Not set while there is no leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
 
-    /// The term of the leader; every new leader has a higher one.
+    /// Raft term of the leader; every new leader has a higher one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub term: Option<u64>,
 
-    /// How many agents there are.
+    /// Numbers of agents.
     #[serde(default)]
     pub agents: AgentCounts,
 
-    /// How many coordinators there are.
+    /// Numbers of coordinators.
     #[serde(default)]
     pub coordinators: CoordinatorCounts,
 
-    /// How many tasks there are.
+    /// Numbers of tasks.
     #[serde(default)]
     pub tasks: TaskCounts,
 
-    /// The pools, each with its counts.
+    /// The pools, with their numbers of agents.
     #[serde(default)]
     #[schemars(length(max = MAX_POOLS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub pools: Vec<PoolStatus>,
 
-    /// Agents of the pool that `spec.scaledPool` names, the standby ones left out: what autoscalers of the RobeingCluster count.
+    /// Number of agents in the pool that `spec.scaledPool` names, without standby agents; autoscalers that target the
+    /// RobeingCluster read it.
     #[serde(default)]
     pub replicas: u32,
 
-    /// The label selector of the pods of that pool, in text form; of all the fleet's agents where there is no such pool.
+    /// Label selector, as text, of that pool's pods; if `spec.scaledPool` names no pool, of all pods of agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// The image that the fleet was made with and keeps, where its spec names none.
+    /// The image that the fleet was created with, and keeps if its spec names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 
@@ -78,89 +79,90 @@ pub struct RobeingClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What a fleet is doing, in a word.
+/// A summary of a fleet's condition in one word.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[schemars(inline)]
 pub enum Phase {
-    /// Nothing runs yet.
+    /// Nothing is running yet.
     Pending,
-    /// The fleet is being brought to what the spec says.
+    /// The fleet is being changed to match the spec.
     Progressing,
-    /// The fleet is what the spec says.
+    /// The fleet matches the spec.
     Running,
-    /// The fleet runs, but less well than the spec says.
+    /// The fleet runs, but not as well as the spec requires.
     Degraded,
-    /// The fleet is suspended by its spec.
+    /// The spec suspends the fleet.
     Suspended,
 }
 
-/// How many agents there are.
+/// Numbers of agents.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentCounts {
-    /// Agents in a session with the leader.
+    /// Agents that have a session with the leader.
     #[serde(default)]
     pub ready: u32,
-    /// Agents the spec asks for, standby ones included.
+    /// Agents that the spec asks for, including standby agents.
     #[serde(default)]
     pub desired: u32,
-    /// Agents that are kept warm.
+    /// Standby agents, which are kept warm.
     #[serde(default)]
     pub standby: u32,
-    /// Agents in a session that are of none of the spec's pools, such as those of a Deployment of one's own.
+    /// Agents with a session that belong to no pool of the spec, for example from a Deployment that you manage
+    /// yourself.
     #[serde(default)]
     pub other: u32,
-    /// Ready of desired, such as `5/5`, and agents of no pool, such as `5/5+2`: for people, in `kubectl get`.
+    /// Ready out of desired agents, such as `5/5`, plus other agents, such as `5/5+2`: a column of `kubectl get`.
     #[serde(default)]
     pub summary: String,
 }
 
-/// How many coordinators there are.
+/// Numbers of coordinators.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CoordinatorCounts {
-    /// Coordinators that are up and caught up.
+    /// Coordinators that are up and caught up with the log.
     #[serde(default)]
     pub ready: u32,
-    /// Coordinators the spec asks for.
+    /// Coordinators that the spec asks for.
     #[serde(default)]
     pub desired: u32,
     /// Coordinators that have a vote.
     #[serde(default)]
     pub voters: u32,
-    /// Ready of desired, such as `3/3`: for people, in `kubectl get`.
+    /// Ready out of desired coordinators, such as `3/3`: a column of `kubectl get`.
     #[serde(default)]
     pub summary: String,
 }
 
-/// How many tasks there are.
+/// Numbers of tasks.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskCounts {
     /// Tasks that wait for an agent.
     #[serde(default)]
     pub queued: u64,
-    /// Tasks that run.
+    /// Tasks that are running.
     #[serde(default)]
     pub running: u64,
-    /// Tasks that succeeded since the fleet was made.
+    /// Tasks that succeeded since the fleet was created.
     #[serde(default)]
     pub succeeded: u64,
-    /// Tasks that failed for good since the fleet was made.
+    /// Tasks that finally failed since the fleet was created.
     #[serde(default)]
     pub failed: u64,
 }
 
-/// How many agents a pool has.
+/// Numbers of agents in a pool.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolStatus {
-    /// The name of the pool.
+    /// Name of the pool.
     pub name: String,
-    /// Agents of the pool in a session with the leader.
+    /// Agents of the pool that have a session with the leader.
     #[serde(default)]
     pub ready: u32,
-    /// Agents the spec asks for, standby ones included.
+    /// Agents that the spec asks for, including standby agents.
     #[serde(default)]
     pub desired: u32,
 }

@@ -1,5 +1,5 @@
-//! The share of an electorate that must approve, `2/3` or `66%`. Kept as it was written, so that a manifest
-//! comes back unchanged.
+//! The share of an electorate that must approve, such as `2/3` or `66%`. It keeps the form in which it was written, so
+//! that a manifest round-trips unchanged.
 
 use std::{fmt, str::FromStr};
 
@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{limits::MAX_THRESHOLD, rules};
 
-/// A share of an electorate above zero and up to all of it, written as a fraction (`2/3`) or percentage (`66%`).
+/// A share of an electorate, greater than zero and at most all of it, written as a fraction (`2/3`) or percentage
+/// (`66%`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Threshold {
     numerator: u32,
@@ -16,7 +17,7 @@ pub struct Threshold {
     percent: bool,
 }
 
-/// A text is no [`Threshold`].
+/// The text is not a valid [`Threshold`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a threshold; write a fraction such as 2/3 or a percentage from 1% to 100%")]
 pub struct ParseThresholdError {
@@ -29,17 +30,17 @@ impl Threshold {
     /// Two thirds, the default.
     pub const TWO_THIRDS: Self = Self { numerator: 2, denominator: 3, percent: false };
 
-    /// The upper number of the fraction; of a percentage, the percents.
+    /// Returns the numerator of the fraction; for a percentage, the percent value.
     pub const fn numerator(self) -> u32 {
         self.numerator
     }
 
-    /// The lower number of the fraction; of a percentage, 100. Never zero.
+    /// Returns the denominator of the fraction; for a percentage, 100. Never zero.
     pub const fn denominator(self) -> u32 {
         self.denominator
     }
 
-    /// The least number of approvals among `electorate` members that reaches the threshold.
+    /// Returns the least number of approvals out of `electorate` members that reaches the threshold.
     pub const fn approvals_needed(self, electorate: u32) -> u32 {
         let share = electorate as u64 * self.numerator as u64;
         // At most `electorate`, because the numerator is at most the denominator.
@@ -66,7 +67,7 @@ impl FromStr for Threshold {
     }
 }
 
-/// A number from 1 to [`GREATEST_TERM`] without sign or leading zero.
+/// Parses a number from 1 to [`GREATEST_TERM`] without sign or leading zero.
 fn term(text: &str) -> Option<u32> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
     text.parse().ok().filter(|number| plain && *number <= GREATEST_TERM)

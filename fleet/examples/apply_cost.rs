@@ -1,4 +1,4 @@
-//! Prints what a command costs: `cargo run --release -p robeing-fleet --example apply_cost`.
+//! Prints the cost of commands: `cargo run --release -p robeing-fleet --example apply_cost`.
 
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ fn join(n: u32, slots: u32) -> Command {
 }
 
 fn submit(n: u128) -> Command {
-    // Spread as random ids are.
+    // Spread the ids as random ones would be.
     let id = TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     let submitter = "bench".to_owned();
     Command::Task(TaskCommand::Submit(SubmitTask {
@@ -43,7 +43,7 @@ fn per_command(name: &str, commands: u128, run: impl FnOnce()) {
     println!("{name:<58} {:>7.2} µs", ns as f64 / 1000.0);
 }
 
-/// Completes what `effects` assign until nothing is assigned any more.
+/// Completes what `effects` assign until nothing more is assigned.
 fn complete_all(fleet: &mut Fleet, effects: &mut Vec<Effect>) -> u128 {
     let mut done = 0;
     let mut next = Vec::new();

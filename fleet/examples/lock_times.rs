@@ -1,6 +1,6 @@
-//! Prints how long coordinators hold the fleet's lock, and what for, in a fleet with much in it:
-//! `cargo run --release -p robeing-fleet --example lock_times`. The work of each line is cut into stretches under the lock as
-//! coordinators cut it.
+//! Prints how long coordinators hold the fleet's lock for each kind of work, in a large fleet: `cargo run --release -p
+//! robeing-fleet --example lock_times`. The work of each line is divided into stretches under the lock, as in
+//! coordinators.
 
 use std::{
     sync::Arc,
@@ -20,16 +20,16 @@ const LARGE_SLOTS: u32 = 4_096;
 /// Agents with few slots, all of them busy.
 const SMALL_AGENTS: u32 = 5_000;
 
-/// Of a command, at once, as coordinators take them.
+/// Steps of a command in one stretch, as in coordinators.
 const STEPS: usize = 128;
-/// The same again, to tell the work from what else the machine does: of each stretch the shortest time counts.
+/// The work is repeated to separate it from other load on the machine: only the shortest time of each stretch counts.
 const ROUNDS: usize = 5;
 
-/// How long each stretch took, by what it was for, in the order of the first round.
+/// The time of each stretch, by the kind of work, in the order of the first round.
 #[derive(Default)]
 struct Times {
     lines: Vec<(String, Vec<Duration>)>,
-    /// Of the line, and of the stretch within it, in this round.
+    /// The current line and the stretch within it, in this round.
     at: (usize, usize),
 }
 
@@ -79,7 +79,7 @@ impl Times {
     }
 }
 
-/// Applies a command in the slices in which coordinators do.
+/// Applies a command in stretches, as coordinators do.
 fn apply(times: &mut Times, what: &str, fleet: &mut Fleet, now: u64, command: Command) {
     let mut effects = Vec::<Effect>::new();
     times.begin(what);
@@ -106,7 +106,7 @@ fn join(name: String, slots: u32) -> Command {
 }
 
 fn submit(n: u128) -> Command {
-    // Spread as random ids are.
+    // Spread the ids as random ones would be.
     let id = TaskId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     Command::Task(TaskCommand::Submit(SubmitTask::new(id, "sum", Bytes::from(vec![7; 1_024]))))
 }
@@ -133,12 +133,12 @@ fn full_fleet() -> (Fleet, Vec<(AgentId, SessionId)>) {
 fn read(times: &mut Times, fleet: &Fleet, large: AgentId) {
     times.once("slots of an agent that comes back", || fleet.held(large).collect::<Vec<_>>());
     let keys: Vec<(TaskId, u32)> = fleet.held(large).map(|held| (held.task, held.attempt)).collect();
-    times.begin("its attempts, 256 in one go");
+    times.begin("its attempts, 256 at a time");
     for keys in keys.chunks(256) {
         times.time(|| keys.iter().filter_map(|(id, _)| fleet.task(*id).cloned()).collect::<Vec<_>>());
     }
     times.end();
-    times.begin("a listing that matches nothing, 1,000 in one go");
+    times.begin("a listing that matches nothing, 1,000 at a time");
     let mut after = None;
     loop {
         let filter = TaskFilter { kind: Some("none".to_owned()), ..TaskFilter::default() };
@@ -148,7 +148,7 @@ fn read(times: &mut Times, fleet: &Fleet, large: AgentId) {
         }
     }
     times.end();
-    times.begin("a watch of everything, 500 in one go");
+    times.begin("a watch of everything, 500 at a time");
     let mut cursor = 0;
     loop {
         let slice: Vec<_> = times.time(|| fleet.changed_tasks_since(cursor).take(500).map(Arc::clone).collect());
@@ -156,7 +156,7 @@ fn read(times: &mut Times, fleet: &Fleet, large: AgentId) {
         cursor = last.revision;
     }
     times.end();
-    times.begin("all agents, 256 in one go");
+    times.begin("all agents, 256 at a time");
     let mut after = None;
     loop {
         let slice: Vec<_> = times.time(|| fleet.agents_after(after).take(256).map(Arc::clone).collect());
@@ -168,9 +168,9 @@ fn read(times: &mut Times, fleet: &Fleet, large: AgentId) {
 }
 
 fn snapshot(times: &mut Times, fleet: &mut Fleet) {
-    let expected = times.once("(a snapshot as a whole, as it was once done)", || fleet.encode());
+    let expected = times.once("(a whole snapshot at once, as formerly done)", || fleet.encode());
     let mut snapshot = times.once("a snapshot's beginning", || fleet.begin_snapshot());
-    times.begin("a snapshot's parts, 512 in one go, commands in between");
+    times.begin("a snapshot's parts, 512 at a time, commands in between");
     let (mut n, mut effects) = (0, Vec::<Effect>::new());
     while let Some(part) = times.time(|| snapshot.take(fleet, 512)) {
         snapshot.encode(&part);
@@ -196,7 +196,7 @@ fn round(times: &mut Times) {
     let config = FleetConfig { result_ttl: 1, ..fleet.config().clone() };
     apply(
         times,
-        "another configuration",
+        "a change of the configuration",
         &mut fleet,
         3_000,
         Command::Control(ControlCommand::Configure(config.clone())),
@@ -206,7 +206,7 @@ fn round(times: &mut Times) {
     apply(times, "the loss of an agent with 4,096 busy slots", &mut fleet, 4_000, lost);
     apply(times, "its return, while work waits", &mut fleet, 5_000, join("large-0".to_owned(), LARGE_SLOTS));
     let due = fleet.next_due().unwrap_or(0).saturating_add(7_200_000);
-    apply(times, "a tick at which much is due", &mut fleet, due, Command::Control(ControlCommand::Tick));
+    apply(times, "a tick with many due timers", &mut fleet, due, Command::Control(ControlCommand::Tick));
     let mut idle = Fleet::new(FleetConfig::default());
     for n in 0..20_000 {
         idle.apply(Stamp::at(1_000), join(format!("idle-{n}"), 4), &mut Vec::new());
@@ -215,7 +215,7 @@ fn round(times: &mut Times) {
     let config = FleetConfig { weights, ..config };
     apply(
         times,
-        "other weights for 20,000 agents",
+        "a change of the weights for 20,000 agents",
         &mut idle,
         3_000,
         Command::Control(ControlCommand::Configure(config)),

@@ -1,4 +1,4 @@
-//! The invariants, checked against a whole state. Linear in its size: for snapshots, tests and the simulator.
+//! Checks of the invariants of a whole state. The cost is linear in its size: for snapshots, tests and the simulator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::{
     version::{FIRST_VERSION, known_version},
 };
 
-/// Counters of a state that is not made up leave this much room to count on.
+/// Counters of a valid state are below this, which leaves room to count on.
 pub(crate) const COUNTER_ROOM: u64 = u64::MAX / 2;
 
 pub(crate) type Check = Result<(), String>;
@@ -23,18 +23,18 @@ pub(crate) fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 }
 
 impl Fleet {
-    /// Checks every invariant: slots are conserved, one current attempt per assigned task, indexes as computed afresh, no
-    /// pool lacks live agents while some are on standby, no ready task waits while an agent that fits it has a free slot.
-    /// The error says what does not hold.
+    /// Checks every invariant: slots are conserved, each assigned task has one current attempt, indexes equal those
+    /// rebuilt from the state, no pool lacks live agents while some are on standby, and no ready task waits while an
+    /// agent that fits it has a free slot. The error names the violated invariant.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
-        ensure(self.indexes == Indexes::rebuild(&self.state), || "an index is not what the state gives".to_owned())?;
+        ensure(self.indexes == Indexes::rebuild(&self.state), || "an index differs from the rebuilt one".to_owned())?;
         check_standby(self)?;
         check_work_conserving(self)
     }
 }
 
-/// Checks what must hold of any state, so that nothing that apply does with it can go wrong.
+/// Checks what must hold in any state, so that `apply` can rely on it.
 pub(crate) fn check_state(state: &State) -> Check {
     ensure((FIRST_VERSION..=known_version()).contains(&state.version), || format!("version {}", state.version))?;
     state.config.check().map_err(|e| e.to_string())?;
@@ -50,7 +50,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_slots(state)
 }
 
-/// What is counted of displaced tasks is what there is, and an agent's tasks count as redistributed once all of them are.
+/// Checks that the counts of displaced tasks are right, and that an agent's tasks are recorded as redistributed once
+/// all of them are.
 fn check_displaced(state: &State) -> Check {
     let mut displaced: BTreeMap<AgentId, u32> = BTreeMap::new();
     for from in state.tasks.kept.values().filter_map(|task| task.displaced_from) {
@@ -61,12 +62,12 @@ fn check_displaced(state: &State) -> Check {
         ensure(recovery.displaced == found, || format!("agent {}: {found} displaced tasks", agent.name))?;
         let active = || agent.held().any(|held| held.state == HeldState::Active);
         let settled = recovery.taken == 0 || found > 0 || agent.state == AgentState::Unhealthy && active();
-        ensure(settled, || format!("agent {}: redistribution is done and not told", agent.name))?;
+        ensure(settled, || format!("agent {}: redistribution is done but not recorded", agent.name))?;
     }
     Ok(())
 }
 
-/// Each active slot is one assigned task's current attempt, and the other way round; no stopping slot is.
+/// Checks that each active slot is one assigned task's current attempt and vice versa, and that no stopping slot is.
 fn check_slots(state: &State) -> Check {
     let mut current = BTreeSet::new();
     for task in state.tasks.kept.values() {

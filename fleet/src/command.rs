@@ -1,33 +1,33 @@
-//! What can be asked of a fleet: commands, each of one domain. They are what the Raft log carries; see `codec` for their bytes.
+//! The commands of a fleet, by domain. The Raft log carries them; see `codec` for their encoding.
 
 use bilrost::Oneof;
 
 use crate::{AgentCommand, FleetConfig, PoolCommand, TaskCommand};
 
-/// One entry of the log's batch.
+/// One command of the batch in a log entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// About a task.
+    /// A command for a task.
     Task(TaskCommand),
-    /// About an agent.
+    /// A command for an agent.
     Agent(AgentCommand),
-    /// About pools.
+    /// A command for pools.
     Pool(PoolCommand),
-    /// About the fleet itself.
+    /// A command for the fleet itself.
     Control(ControlCommand),
 }
 
-/// A command that is about the fleet itself. The numbers are those of all domains' commands; see `codec`.
+/// A command for the fleet itself. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum ControlCommand {
-    /// Nothing but the passing of time: fires what is due.
+    /// Lets time pass: fires what is due and does nothing else.
     #[bilrost(empty)]
     Tick,
-    /// Replace the configuration.
+    /// Replaces the configuration.
     #[bilrost(8)]
     Configure(FleetConfig),
-    /// Raise the version of what apply does. Lower or unknown versions are refused.
+    /// Raises the version of the behaviour of `apply`. Lower or unknown versions are refused.
     #[bilrost(9)]
     RaiseVersion(u32),
 }

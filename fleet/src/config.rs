@@ -1,29 +1,29 @@
-//! What a fleet is configured with, its defaults and bounds.
+//! The configuration of a fleet, its defaults and bounds.
 
 use bilrost::Message;
 
 use crate::{Refusal, RetryPolicy, limits::*};
 
-/// What a fleet is configured with. Bounds are in [`crate::limits`].
+/// The configuration of a fleet. The bounds are in [`crate::limits`].
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct FleetConfig {
-    /// For scheduling.
+    /// Weights for scheduling.
     #[bilrost(1)]
     pub weights: Weights,
-    /// For tasks that bring none.
+    /// Retry policy of tasks that are submitted without one.
     #[bilrost(2)]
     pub retry: RetryPolicy,
     /// How long finished tasks are kept, ms.
     #[bilrost(3)]
     pub result_ttl: u64,
-    /// Unfinished tasks at most.
+    /// Most unfinished tasks.
     #[bilrost(4)]
     pub max_queued: u32,
-    /// Tasks at most, the finished ones that are kept included.
+    /// Most tasks, including the finished ones that are kept.
     #[bilrost(5)]
     pub max_tasks: u32,
-    /// Bytes of inputs and outputs at most.
+    /// Most bytes of inputs, outputs and failure texts.
     #[bilrost(6)]
     pub max_bytes: u64,
     /// How long a lost agent is remembered, ms.
@@ -31,17 +31,17 @@ pub struct FleetConfig {
     pub lost_agent_ttl: u64,
 }
 
-/// Weights of the terms of a score, in points.
+/// Weights of the score's terms, in points.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Weights {
-    /// For a specialization that is the task's kind.
+    /// Weight of a specialization that matches the task's kind.
     #[bilrost(1)]
     pub specialization: i32,
-    /// For a full agent; usually negative.
+    /// Weight of a full agent; usually negative.
     #[bilrost(2)]
     pub load: i32,
-    /// For a perfect track record.
+    /// Weight of a perfect track record.
     #[bilrost(3)]
     pub performance: i32,
 }
@@ -85,7 +85,7 @@ pub(crate) fn invalid(field: &str, problem: impl Into<String>) -> Refusal {
     Refusal::Invalid { field: field.to_owned(), problem: problem.into() }
 }
 
-/// Refuses a duration in milliseconds that is under `least` or over [`MAX_DURATION_MS`].
+/// Refuses a duration in milliseconds that is less than `least` or more than [`MAX_DURATION_MS`].
 pub(crate) fn check_duration(field: &str, value: Option<u64>, least: u64) -> Result<(), Refusal> {
     match value {
         Some(ms) if ms < least => Err(invalid(field, format!("must be at least {least} ms"))),
@@ -96,8 +96,8 @@ pub(crate) fn check_duration(field: &str, value: Option<u64>, least: u64) -> Res
     }
 }
 
-/// Refuses a name that is over [`MAX_NAME_BYTES`], or empty, or that could not be told to a task: no header and no environment
-/// variable can have every control character.
+/// Refuses a name that is empty, longer than [`MAX_NAME_BYTES`], or has a control character: tasks get names in HTTP
+/// headers and environment variables, which can't hold every control character.
 pub(crate) fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
     if value.is_empty() {
         return Err(invalid(field, "must not be empty"));
@@ -108,7 +108,7 @@ pub(crate) fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
     check_length(field, value, MAX_NAME_BYTES)
 }
 
-/// Refuses a text that is over `most` bytes.
+/// Refuses a text that is longer than `most` bytes.
 pub(crate) fn check_length(field: &str, value: &str, most: usize) -> Result<(), Refusal> {
     if value.len() > most {
         let problem = format!("has {} bytes, the most is {most}", value.len());
@@ -125,7 +125,7 @@ fn check_weight(field: &str, value: i32, least: i32) -> Result<(), Refusal> {
 }
 
 impl RetryPolicy {
-    /// Refuses a policy that is out of its bounds; `field` is the name of what holds it.
+    /// Refuses a policy that is out of bounds; `field` is the name of the field that holds it.
     pub fn check(&self, field: &str) -> Result<(), Refusal> {
         if !(1..=MAX_ATTEMPTS).contains(&self.max_attempts) {
             let problem = format!("is {}, must be 1 to {MAX_ATTEMPTS}", self.max_attempts);
@@ -133,7 +133,7 @@ impl RetryPolicy {
         }
         let backoffs = [("initial_backoff", self.initial_backoff), ("max_backoff", self.max_backoff)];
         for (name, value) in backoffs {
-            // Every task of a snapshot comes here: the name is put together only if it is needed.
+            // This runs for every task of a snapshot, so the field's name is built only when it is needed.
             if value > MAX_DURATION_MS {
                 check_duration(&format!("{field}.{name}"), Some(value), 0)?;
             }
@@ -147,7 +147,7 @@ impl RetryPolicy {
 }
 
 impl FleetConfig {
-    /// Refuses a configuration that is out of its bounds.
+    /// Refuses a configuration that is out of bounds.
     pub fn check(&self) -> Result<(), Refusal> {
         // A negative bonus would break the order in which the scheduler looks for the best agent.
         check_weight("weights.specialization", self.weights.specialization, 0)?;
@@ -174,14 +174,15 @@ impl FleetConfig {
         Ok(())
     }
 
-    /// Bytes that a snapshot of a fleet with this configuration can have.
+    /// Returns the largest size that a snapshot of a fleet with this configuration can have, bytes.
     pub fn largest_snapshot(&self) -> u64 {
         let tasks = u64::from(self.max_tasks).saturating_mul(MAX_TASK_OVERHEAD);
         let agents = u64::from(MAX_AGENTS) * MAX_AGENT_OVERHEAD;
         self.most_stored().saturating_add(tasks).saturating_add(agents)
     }
 
-    /// Bytes of inputs, outputs and texts that are stored at most, with the results of what was accepted.
+    /// Returns the most bytes of inputs, outputs and texts that are stored, including the allowance for the results of
+    /// accepted tasks ([`MIN_OVERDRAFT_BYTES`]).
     pub fn most_stored(&self) -> u64 {
         self.max_bytes.saturating_add(self.max_bytes.max(MIN_OVERDRAFT_BYTES))
     }

@@ -1,82 +1,82 @@
-//! What follows from a command, for the coordinator to carry out or to tell. Effects are hints: whoever misses some (a new
-//! leader, a watcher that was away) finds the same in the state.
+//! What the coordinators must do or report after a command. Effects are hints: a new leader, or a watcher that was
+//! disconnected and missed some, finds the same information in the state.
 
 use crate::{AgentId, RecoveryStep, SessionId, TaskId};
 
-/// Why an attempt is to be stopped.
+/// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CancelCause {
     /// The task was cancelled.
     Cancelled,
     /// The task's deadline passed.
     Deadline,
-    /// The attempt's own time ran out.
+    /// The attempt exceeded its timeout.
     TimedOut,
 }
 
-/// What follows from a command.
+/// Something to do or to report after a command.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Hand this attempt to this agent.
+    /// Send this attempt to this agent.
     Assign {
-        /// To whom.
+        /// The agent that gets the attempt.
         agent: AgentId,
-        /// In which stay.
+        /// The agent's session.
         session: SessionId,
-        /// What.
+        /// The task.
         task: TaskId,
-        /// Under which fencing number.
+        /// The attempt's fencing number.
         attempt: u32,
     },
     /// Tell this agent to stop this attempt.
     Stop {
-        /// Whom.
+        /// The agent that runs the attempt.
         agent: AgentId,
-        /// In which stay.
+        /// The agent's session.
         session: SessionId,
-        /// What.
+        /// The task.
         task: TaskId,
-        /// Which attempt.
+        /// The attempt's fencing number.
         attempt: u32,
-        /// Why.
+        /// Why the attempt must stop.
         cause: CancelCause,
     },
     /// A task reached a final state.
     Finished {
-        /// Which.
+        /// The task.
         task: TaskId,
     },
     /// An agent's session began.
     SessionStarted {
-        /// Whose.
+        /// The agent.
         agent: AgentId,
-        /// Which stay.
+        /// The new session.
         session: SessionId,
     },
-    /// An agent's session ended; whatever it still says is stale.
+    /// An agent's session ended; later reports from it are stale.
     SessionEnded {
-        /// Whose.
+        /// The agent.
         agent: AgentId,
-        /// Which stay.
+        /// The session that ended.
         session: SessionId,
     },
-    /// Attempts of a lost agent were queued again or given to others.
+    /// Tasks of a lost agent were queued again.
     Redistributed {
-        /// Who was lost.
+        /// The agent that was lost.
         from: AgentId,
-        /// How many.
+        /// The number of tasks.
         tasks: u32,
     },
-    /// A standby agent began to work.
+    /// A standby agent became live.
     StandbyActivated {
-        /// Who.
+        /// The agent.
         agent: AgentId,
     },
-    /// A step in the recovery of an agent was done.
+    /// A step in the recovery of an agent was recorded.
     Recovery {
-        /// Of whom.
+        /// The agent that is recovered.
         agent: AgentId,
-        /// What.
+        /// The step.
         step: RecoveryStep,
     },
 }

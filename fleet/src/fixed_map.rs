@@ -1,11 +1,11 @@
-//! A hash map for look-ups alone.
+//! A hash map for lookups only.
 
 use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
 use ahash::RandomState;
 
-/// Keyed by random numbers of the process, so that nobody can choose ids that collide. It can't be iterated: the order would
-/// not be one that the state gives, and so nothing of these numbers ever shows.
+/// A hash map with random keys per process, so that nobody can choose ids that collide. It can't be iterated: the state
+/// does not determine the order, and this way the random keys never affect anything.
 #[derive(Clone, Debug)]
 pub(crate) struct FixedMap<K: Eq + Hash, V>(HashMap<K, V, RandomState>);
 

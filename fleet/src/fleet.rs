@@ -1,5 +1,5 @@
-//! The fleet: its state, and `apply`, which is the only way to change it. What each command does is in the modules
-//! of `tasks`, `agents` and `timers`.
+//! The fleet: its state, and `apply`, the only way to change it. The modules of `tasks`, `agents` and `timers`
+//! implement the commands.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     version::{FIRST_VERSION, known_version},
 };
 
-/// Sums since the fleet began.
+/// Totals since the fleet was created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub struct Totals {
@@ -36,7 +36,7 @@ pub struct Totals {
     /// Tasks that were dead-lettered.
     #[bilrost(5)]
     pub dead_lettered: u64,
-    /// Attempts of lost agents that were queued again.
+    /// Tasks of lost agents that were queued again.
     #[bilrost(6)]
     pub redistributed: u64,
     /// Completions that were refused because their attempt was not current.
@@ -44,8 +44,8 @@ pub struct Totals {
     pub stale_refused: u64,
 }
 
-/// What a snapshot holds. Everything else is computed from it. Tasks and agents are shared with readers and snapshots that
-/// took them; a change of one that is shared makes a copy first.
+/// The content of a snapshot; everything else is computed from it. Tasks and agents are shared with the readers and
+/// snapshots that hold them, and are copied before a change if they are shared.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct State {
     pub version: u32,
@@ -59,38 +59,38 @@ pub(crate) struct State {
     pub kinds: KindTimes,
 }
 
-/// How far a command was applied.
+/// How far a command has been applied.
 #[derive(Debug)]
 pub enum Progress {
-    /// To the end; this is the reply.
+    /// The command was applied completely, with this reply.
     Done(Reply),
-    /// Not to the end: [`Fleet::advance`] goes on with it.
+    /// The command was applied partly; [`Fleet::advance`] continues.
     Halfway(Unfinished),
 }
 
-/// What is left of a command that is being applied. Boxed, so that the many commands that are done at once don't move it.
+/// The rest of a command that is being applied. Boxed, so that the many commands that finish at once don't move it.
 #[derive(Debug)]
 pub struct Unfinished(Box<Rest>);
 
 #[derive(Debug)]
 enum Rest {
-    /// Timers that are due, at most so many, then the command.
+    /// Due timers, at most this many, and then the command.
     Fire { left_to_fire: usize, command: Command },
-    /// What the command does beyond its first step.
+    /// The work of the command after its first step.
     Work { reply: Reply, jobs: Jobs },
 }
 
-/// A fleet's replicated state.
+/// The replicated state of a fleet.
 #[derive(Clone, Debug)]
 pub struct Fleet {
     pub(crate) state: State,
     pub(crate) indexes: Indexes,
-    /// Those that are being taken.
+    /// The snapshots that are being taken.
     pub(crate) snapshots: Snapshots,
 }
 
 impl Fleet {
-    /// An empty fleet. A configuration that [`FleetConfig::check`] refuses is replaced by the default one.
+    /// Returns an empty fleet. A configuration that [`FleetConfig::check`] refuses is replaced by the default.
     pub fn new(config: FleetConfig) -> Fleet {
         let config = match config.check() {
             Ok(()) => config,
@@ -114,9 +114,9 @@ impl Fleet {
         Fleet { state, indexes, snapshots: Snapshots::default() }
     }
 
-    /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then does what `command` says. Effects are appended.
-    /// Fleet time that goes backwards is taken as the latest seen; wall time is taken as it comes, and nothing falls due by it.
-    /// A command that is refused changes nothing of its own.
+    /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then applies `command` and appends the effects. A
+    /// fleet time lower than the latest seen is replaced by the latest seen; any wall time is accepted, and nothing
+    /// falls due by it. A command that is refused changes nothing itself.
     pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
         let mut progress = self.begin(now, command, usize::MAX, effects);
         loop {
@@ -127,16 +127,16 @@ impl Fleet {
         }
     }
 
-    /// Begins to apply a command and takes at most about `steps` steps, each of a small cost that does not grow with the fleet.
-    /// If more are left, [`Fleet::advance`] takes them, and nothing else may be applied until the last of them. The steps of
-    /// a command give what [`Fleet::apply`] gives, however they are cut.
+    /// Begins to apply a command and takes at most about `steps` steps, each of a small cost that does not grow with
+    /// the fleet. If steps are left, [`Fleet::advance`] takes them, and nothing else may be applied until they are
+    /// done. The result is that of [`Fleet::apply`], however the steps are divided.
     pub fn begin(&mut self, now: Stamp, command: Command, steps: usize, effects: &mut Vec<Effect>) -> Progress {
         let fleet = now.fleet.min(MAX_TIME_MS).max(self.state.now.fleet);
         self.state.now = Stamp { fleet, wall: now.wall.min(MAX_TIME_MS) };
         self.fire_due(MAX_FIRINGS, command, steps, effects)
     }
 
-    /// Takes at most about `steps` further steps.
+    /// Takes at most about `steps` more steps.
     pub fn advance(&mut self, unfinished: Unfinished, steps: usize, effects: &mut Vec<Effect>) -> Progress {
         match *unfinished.0 {
             Rest::Fire { left_to_fire, command } => self.fire_due(left_to_fire, command, steps, effects),
@@ -207,7 +207,7 @@ impl Fleet {
         self.state.revision
     }
 
-    /// Changes a task and keeps every index in step. Nothing if there is no such task.
+    /// Changes a task and updates all indexes. Does nothing if there is no such task.
     pub(crate) fn change_task<R>(&mut self, seq: u64, change: impl FnOnce(&mut Task) -> R) -> Option<R> {
         let task = self.state.tasks.kept.get_mut(&seq)?;
         self.snapshots.save_task(task);
@@ -220,7 +220,7 @@ impl Fleet {
         Some(result)
     }
 
-    /// Changes anything of an agent but its name, and keeps every index in step.
+    /// Changes anything of an agent but its name, and updates all indexes. Does nothing if there is no such agent.
     pub(crate) fn change_agent<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.known.get_mut(&id)?;
         self.snapshots.save_agent(agent);
@@ -234,7 +234,7 @@ impl Fleet {
         Some(result)
     }
 
-    /// As [`Fleet::change_agent`], for changes of active attempts, the record or the recovery alone, at less cost.
+    /// As [`Fleet::change_agent`], at a lower cost, for changes of only the held attempts, the record or the recovery.
     pub(crate) fn change_work<R>(&mut self, id: AgentId, change: impl FnOnce(&mut Agent) -> R) -> Option<R> {
         let agent = self.state.agents.known.get_mut(&id)?;
         self.snapshots.save_agent(agent);
@@ -248,7 +248,7 @@ impl Fleet {
         Some(result)
     }
 
-    /// Brings a task to its final state and tells.
+    /// Moves a task to its final state and reports that as an effect.
     pub(crate) fn finish(
         &mut self,
         seq: u64,

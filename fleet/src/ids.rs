@@ -1,36 +1,36 @@
-//! Identities and time as the state machine knows them.
+//! Identifiers and time in the state machine.
 
 use std::fmt;
 
 use bilrost::Message;
 
-/// Fleet time, milliseconds: what every duration is judged by. It advances by the leader's monotonic clock, is carried on by the
-/// next leader and stands still while nobody leads. It begins as wall time and is led back to it slowly, so a difference of
-/// two is meant, never a time of day.
+/// Fleet time in milliseconds, by which every duration is measured. The leader advances it by its monotonic clock, the
+/// next leader continues from there, and it stands still while there is no leader. It starts as wall time and is slewed
+/// slowly towards it, so only differences are meaningful, not the time of day.
 pub type FleetMillis = u64;
 
-/// Wall time, milliseconds since the Unix epoch: what moments of the day are shown and judged by. It may jump either way.
+/// Wall time, milliseconds since the Unix epoch: shows when something happened or will be due. It may jump either way.
 pub type UnixMillis = u64;
 
-/// A moment by both of the fleet's clocks, as stamped on a log entry by the leader that proposed it.
+/// A moment on both of the fleet's clocks, stamped on a log entry by the leader that proposed it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub struct Stamp {
-    /// By fleet time. Never goes back.
+    /// Fleet time. Never goes back.
     #[bilrost(1)]
     pub fleet: FleetMillis,
-    /// By the wall time that the coordinators agreed on.
+    /// The wall time that the coordinators agreed on.
     #[bilrost(2)]
     pub wall: UnixMillis,
 }
 
 impl Stamp {
-    /// A moment at which both clocks say the same.
+    /// Returns a moment at which both clocks read `millis`.
     pub const fn at(millis: u64) -> Stamp {
         Stamp { fleet: millis, wall: millis }
     }
 
-    /// The wall time of another moment, as far as can be told now: both clocks are taken to go on alike.
+    /// Estimates the wall time of another moment, assuming that both clocks advance at the same rate.
     pub fn wall_at(self, moment: FleetMillis) -> UnixMillis {
         match moment.checked_sub(self.fleet) {
             Some(ahead) => self.wall.saturating_add(ahead),
@@ -39,21 +39,21 @@ impl Stamp {
     }
 }
 
-/// A task: a UUID, drawn by whoever submits.
+/// A task's id: a UUID, drawn by the submitter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TaskId(pub u128);
 
-/// An agent as the state machine numbers it: one number for one name, for as long as the name is remembered.
+/// The state machine's number of an agent: one number per name, for as long as the name is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct AgentId(pub u32);
 
-/// One stay of an agent in the fleet. Never used twice, so that whatever is said in an earlier session's name is
-/// recognised as stale.
+/// One session of an agent in the fleet. Numbers are never reused, so a command from an earlier session is recognized
+/// as stale.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SessionId(pub u64);
 
 impl fmt::Display for TaskId {
-    /// The hyphenated form of a UUID.
+    /// Writes the hyphenated form of a UUID.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let v = self.0;
         write!(

@@ -1,7 +1,7 @@
 //! The replicated state machine of a fleet: agents, tasks and their scheduling.
 //!
-//! Pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random number and iterates nothing
-//! in an unordered way, so that the same log gives the same state on every coordinator, byte for byte.
+//! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
+//! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
 
 mod agents;
 mod audit;

@@ -1,34 +1,35 @@
-//! Reads of the fleet itself.
+//! Queries about the fleet itself.
 
 use crate::{Fleet, FleetConfig, FleetMillis, Stamp, Totals};
 
 impl Fleet {
-    /// Raised by every change of a task or an agent; equal revisions of one log mean equal tasks and agents.
+    /// Returns the revision, which every change of a task or an agent raises. Equal revisions of one log mean equal
+    /// tasks and agents.
     pub fn revision(&self) -> u64 {
         self.state.revision
     }
 
-    /// The latest fleet time seen, and the wall time that came with the newest command.
+    /// Returns the latest fleet time seen and the wall time of the newest command.
     pub fn now(&self) -> Stamp {
         self.state.now
     }
 
-    /// Which version of its behaviour is in force.
+    /// Returns the fleet version in force.
     pub fn version(&self) -> u32 {
         self.state.version
     }
 
-    /// The configuration in force.
+    /// Returns the configuration in force.
     pub fn config(&self) -> &FleetConfig {
         &self.state.config
     }
 
-    /// Sums since the fleet began.
+    /// Returns the totals since the fleet was created.
     pub fn totals(&self) -> &Totals {
         &self.state.totals
     }
 
-    /// When the next timer is due; in the past if one command could not fire all that was.
+    /// Returns when the next timer is due. This is in the past if the last command could not fire all due timers.
     pub fn next_due(&self) -> Option<FleetMillis> {
         self.indexes.timers.next_due()
     }

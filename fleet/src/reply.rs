@@ -1,24 +1,24 @@
-//! What a command is answered with.
+//! The replies to commands.
 
 use bilrost::{Enumeration, Message, Oneof};
 
 use crate::{AgentId, SessionId, TaskId, TaskState};
 
-/// The answer to a command.
+/// The reply to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
 #[bilrost(distinguished)]
 pub enum Reply {
     /// The task is accepted.
     #[bilrost(tag(1), message)]
     Submitted {
-        /// Its id, which for `existing` may not be the one submitted (an idempotency key matched).
+        /// The task's id. If `existing`, it can differ from the submitted id, because the idempotency key matched.
         #[bilrost(1)]
         task: TaskId,
-        /// It had been accepted before.
+        /// The task had been accepted before.
         #[bilrost(2)]
         existing: bool,
     },
-    /// The task is in this state now: cancelled, or as it had ended before.
+    /// The task's final state now: cancelled, or the state in which it had already ended.
     #[bilrost(2)]
     Cancelled(TaskState),
     /// The session is open.
@@ -27,33 +27,34 @@ pub enum Reply {
         /// The agent's number.
         #[bilrost(1)]
         agent: AgentId,
-        /// Its stay.
+        /// The agent's session.
         #[bilrost(2)]
         session: SessionId,
     },
-    /// The attempt was current and its result stands.
+    /// The attempt was current and its result counts.
     #[bilrost(tag(4), message)]
     Completed,
-    /// The attempt was not current: nothing changed but the slot it held, if it held one.
+    /// The attempt was not current: nothing changed except that the slot it held, if any, is free.
     #[bilrost(5)]
     Stale(StaleReason),
-    /// Done, with nothing to tell.
+    /// The command was applied and has no result.
     #[bilrost(empty)]
     Done,
-    /// Refused; nothing changed.
+    /// The command was refused and changed nothing.
     #[bilrost(6)]
     Refused(Refusal),
-    /// The pools should be so from here on.
+    /// The sizes of the pools are set.
     #[bilrost(tag(7), message)]
     PoolsSet {
-        /// Of the fleet, after it.
+        /// The fleet's revision after the command.
         #[bilrost(1)]
         revision: u64,
     },
-    /// The command was applied, and the coordinator that was asked can't read what came of it. The state machine never says so.
+    /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
+    /// returns this.
     #[bilrost(tag(20), message)]
     Unreadable {
-        /// Why.
+        /// Why the reply can't be decoded.
         #[bilrost(1)]
         problem: String,
     },
@@ -62,21 +63,21 @@ pub enum Reply {
 /// Why a completion did not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
 pub enum StaleReason {
-    /// The task is not known (any more).
+    /// The task is not known, or was forgotten.
     UnknownTask = 0,
-    /// The task had been finished.
+    /// The task had already finished.
     Finished = 1,
-    /// A newer attempt is current, or the attempt had been ended.
+    /// A newer attempt is current, or the attempt had already been ended.
     NotCurrent = 2,
     /// The agent's session is over.
     SessionEnded = 3,
 }
 
-/// Why a command was refused. The message says what to do.
+/// Why a command was refused. The message states the remedy where there is one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Oneof, Message)]
 #[bilrost(distinguished)]
 pub enum Refusal {
-    /// Too many unfinished tasks.
+    /// The limit of unfinished tasks is reached.
     #[error("the queue is full: {limit} unfinished tasks; submit again when some have finished")]
     #[bilrost(tag(1), message)]
     QueueFull {
@@ -84,7 +85,7 @@ pub enum Refusal {
         #[bilrost(1)]
         limit: u32,
     },
-    /// Too many tasks kept.
+    /// The limit of kept tasks is reached.
     #[error(
         "{limit} tasks are kept, which is the limit; submit again when results have expired, or use a shorter result TTL"
     )]
@@ -94,7 +95,7 @@ pub enum Refusal {
         #[bilrost(1)]
         limit: u32,
     },
-    /// Too many bytes kept.
+    /// The limit of stored bytes is reached.
     #[error("inputs and results fill {limit} bytes, which is the limit; submit again when results have expired")]
     #[bilrost(tag(3), message)]
     StorageFull {
@@ -102,48 +103,48 @@ pub enum Refusal {
         #[bilrost(1)]
         limit: u64,
     },
-    /// Input over the limit.
+    /// The input exceeds the limit.
     #[error("the input has {bytes} bytes, the limit is {limit}; store it elsewhere and submit a reference")]
     #[bilrost(tag(4), message)]
     InputTooLarge {
-        /// Its size.
+        /// The input's size, bytes.
         #[bilrost(1)]
         bytes: u64,
-        /// The limit.
+        /// The limit, bytes.
         #[bilrost(2)]
         limit: u64,
     },
-    /// A field is out of its range.
+    /// A field is out of range.
     #[error("{field}: {problem}")]
     #[bilrost(tag(5), message)]
     Invalid {
-        /// Which.
+        /// The field's name.
         #[bilrost(1)]
         field: String,
-        /// What is wrong and what would be right.
+        /// What is wrong and what would be valid.
         #[bilrost(2)]
         problem: String,
     },
-    /// The id or key belongs to a task with other content.
+    /// The id or key belongs to a task with another kind or input.
     #[error("{what} belongs to task {task}, which was submitted with another kind or input; use a new one")]
     #[bilrost(tag(6), message)]
     Conflict {
         /// "the id" or "the idempotency key".
         #[bilrost(1)]
         what: String,
-        /// Whose it is.
+        /// The task that has this id or key.
         #[bilrost(2)]
         task: TaskId,
     },
-    /// No such task.
+    /// The task does not exist.
     #[error("no task {task}: it never existed, or its result has expired")]
     #[bilrost(tag(7), message)]
     UnknownTask {
-        /// The id.
+        /// The requested id.
         #[bilrost(1)]
         task: TaskId,
     },
-    /// Too many agents.
+    /// The limit of agents is reached.
     #[error("the fleet has {limit} agents, which is the limit")]
     #[bilrost(tag(8), message)]
     TooManyAgents {
@@ -151,23 +152,21 @@ pub enum Refusal {
         #[bilrost(1)]
         limit: u32,
     },
-    /// The name is in use by a live agent whose process is another one.
+    /// The session is over, or is not the agent's current one.
     #[error("the session is over or belongs to another process")]
     #[bilrost(empty)]
     StaleSession,
-    /// The version can't be taken.
-    #[error(
-        "fleet version {asked} can't be taken: this fleet is at {current} and this coordinator knows up to {known}"
-    )]
+    /// The fleet version can't be set: it is lower than the current one, or unknown.
+    #[error("fleet version {asked} can't be set: this fleet is at {current} and this coordinator knows up to {known}")]
     #[bilrost(tag(9), message)]
     Version {
-        /// Asked for.
+        /// The requested version.
         #[bilrost(1)]
         asked: u32,
-        /// The fleet's.
+        /// The fleet's version.
         #[bilrost(2)]
         current: u32,
-        /// The newest this binary knows.
+        /// The newest version that this program knows.
         #[bilrost(3)]
         known: u32,
     },
@@ -178,29 +177,31 @@ pub enum Refusal {
     )]
     #[bilrost(tag(20), message)]
     NotInForce {
-        /// Its name.
+        /// The feature's name.
         #[bilrost(1)]
         feature: String,
         /// The version that brings it.
         #[bilrost(2)]
         since: u32,
-        /// The fleet's.
+        /// The fleet's version.
         #[bilrost(3)]
         current: u32,
     },
-    /// The coordinator that leads can't read the command. It says so before it gets into the log; the state machine never does.
-    #[error("the coordinator that leads can't read this: {problem}")]
+    /// The leader can't decode the command and refuses it before it enters the log. The state machine never returns
+    /// this.
+    #[error("the leader can't read this command: {problem}")]
     #[bilrost(tag(21), message)]
     Unreadable {
-        /// Why.
+        /// Why the command can't be decoded.
         #[bilrost(1)]
         problem: String,
     },
-    /// The coordinators' disks are nearly full. Coordinators say so before a task gets into the log; the state machine never does.
+    /// The coordinators' disks are nearly full, so the task is refused before it enters the log. The state machine
+    /// never returns this.
     #[error("{reason}")]
     #[bilrost(tag(10), message)]
     NoRoom {
-        /// Whose disks, and what to do.
+        /// Which coordinators' disks are full, and the remedy.
         #[bilrost(1)]
         reason: String,
     },

@@ -1,13 +1,13 @@
-//! Snapshots that are taken while the fleet goes on, copy-on-write: [`Fleet::begin_snapshot`] fixes the moment, and the state
-//! of that moment is then taken part by part, with commands applied in between.
+//! Snapshots that are taken by copy-on-write while the fleet continues: [`Fleet::begin_snapshot`] fixes the moment, and
+//! the state of that moment is then taken in parts, with commands applied in between.
 //!
-//! What holds at any time between the beginning and the end of a snapshot:
-//! - Agents and tasks are taken in the order of their numbers. Those of lower numbers than the next were taken as they were
-//!   at the beginning; numbers that were not given yet at the beginning are never taken.
-//! - Whatever changes, or disappears, and is not taken yet is saved first, once. So the first form that is saved or found of
-//!   a number is the one it had at the beginning.
+//! Invariants between the beginning and the end of a snapshot:
+//! - Agents and tasks are taken in the order of their numbers. All numbers below the next one were taken as they were
+//!   at the beginning; numbers that were assigned after the beginning are never taken.
+//! - Whatever changes or is removed before it was taken is saved first, once. So the first version that is saved or
+//!   found under a number is the one it had at the beginning.
 //!
-//! So the bytes are those that [`Fleet::encode`] would have given at the beginning.
+//! So the bytes are those that [`Fleet::encode`] would have returned at the beginning.
 
 use std::{
     collections::BTreeMap,
@@ -30,21 +30,21 @@ impl Clone for Snapshots {
     }
 }
 
-/// What is not taken yet.
+/// The part of the state that is not taken yet.
 #[derive(Debug)]
 struct Rest {
     agents: Untaken<AgentId, Agent>,
     tasks: Untaken<u64, Task>,
-    /// The fleet itself, once another state has replaced it.
+    /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
 
-/// The agents, or the tasks, from the number `next` up to the number `end`, which is not included.
+/// The agents or tasks with numbers from `next` up to `end`, exclusive.
 #[derive(Debug)]
 struct Untaken<K, V> {
     next: K,
     end: K,
-    /// As they were at the beginning; those that are not here have not changed since.
+    /// The versions from the beginning of the snapshot; whatever is missing here has not changed since.
     saved: BTreeMap<K, Arc<V>>,
 }
 
@@ -55,7 +55,7 @@ impl<K: Ord + Copy, V> Untaken<K, V> {
         }
     }
 
-    /// Takes the next ones, at most `limit`; fewer are the last.
+    /// Takes up to `limit` further entries; fewer mean that these are the last.
     fn take(&mut self, current: &BTreeMap<K, Arc<V>>, limit: usize, after: impl Fn(K) -> K) -> Vec<(K, Arc<V>)> {
         let mut taken = Vec::with_capacity(limit);
         let mut current = current.range(self.next..self.end).peekable();
@@ -89,7 +89,7 @@ impl Snapshots {
         }
     }
 
-    /// Before a change of a task, or after it was removed.
+    /// Saves a task for the snapshots, before a change or after its removal.
     #[inline]
     pub(crate) fn save_task(&self, task: &Arc<Task>) {
         if !self.0.is_empty() {
@@ -97,7 +97,7 @@ impl Snapshots {
         }
     }
 
-    /// Before a change of an agent, or after it was removed.
+    /// Saves an agent for the snapshots, before a change or after its removal.
     #[inline]
     pub(crate) fn save_agent(&self, agent: &Arc<Agent>) {
         if !self.0.is_empty() {
@@ -116,23 +116,23 @@ enum Content {
     Tasks(Vec<(u64, Arc<Task>)>),
 }
 
-/// A snapshot that is being taken. Dropping it ends that.
+/// A snapshot that is being taken. Dropping it cancels it.
 #[derive(Debug)]
 pub struct Snapshot {
     rest: Arc<Mutex<Rest>>,
-    /// What is written so far.
+    /// The bytes written so far.
     writer: StateWriter,
     agents_left: usize,
     tasks_left: usize,
-    /// The agents are all taken.
+    /// Whether all agents are taken.
     at_tasks: bool,
 }
 
-/// What a task takes in a snapshot besides its input, output and texts, about, bytes.
+/// Approximate size of a task in a snapshot besides its input, output and texts, bytes.
 const TASK_BYTES: usize = 384;
 
 impl Fleet {
-    /// Begins a snapshot of the state as it is now. The work does not grow with the number of agents or tasks.
+    /// Begins a snapshot of the current state. The cost does not grow with the number of agents or tasks.
     pub fn begin_snapshot(&mut self) -> Snapshot {
         let State { tasks, agents, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
@@ -140,7 +140,7 @@ impl Fleet {
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
             retired: None,
         }));
-        // Growing as it goes would take half as much again.
+        // A buffer that grows step by step would cost half as much again.
         let out = Vec::with_capacity(self.stored_bytes() as usize + tasks.kept.len() * TASK_BYTES);
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
@@ -154,7 +154,7 @@ impl Fleet {
         snapshot
     }
 
-    /// Puts another state in the place of this one, which is returned. Snapshots that are being taken of it can be finished.
+    /// Replaces this state by another one and returns it. Snapshots that are being taken of it can still be finished.
     pub fn replace(&mut self, with: Fleet) -> Arc<Fleet> {
         let old = Arc::new(std::mem::replace(self, with));
         old.snapshots.each(|rest| rest.retired = Some(Arc::clone(&old)));
@@ -163,8 +163,8 @@ impl Fleet {
 }
 
 impl Snapshot {
-    /// Takes the next part, of at most `limit` agents or tasks, from the fleet that the snapshot was begun of; `None` when
-    /// all is taken. Costs little for each of them, whatever their size: they are shared, not copied.
+    /// Takes the next part, of at most `limit` agents or tasks, from the fleet of which the snapshot was begun; `None`
+    /// when everything is taken. The cost per entry is small whatever its size, because entries are shared, not copied.
     pub fn take(&mut self, fleet: &Fleet, limit: usize) -> Option<Part> {
         let mut rest = lock(&self.rest);
         let retired = rest.retired.clone();
@@ -180,7 +180,7 @@ impl Snapshot {
         (!tasks.is_empty()).then_some(Part(Content::Tasks(tasks)))
     }
 
-    /// Encodes a part. Parts must come in the order in which they were taken.
+    /// Encodes a part. Parts must be encoded in the order in which they were taken.
     pub fn encode(&mut self, part: &Part) {
         match &part.0 {
             Content::Agents(agents) => {
@@ -194,10 +194,10 @@ impl Snapshot {
         }
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     ///
     /// # Errors
-    /// Not everything was taken and encoded.
+    /// Returns an error if not everything was taken and encoded.
     pub fn finish(self) -> Result<Vec<u8>, CodecError> {
         if (self.agents_left, self.tasks_left) != (0, 0) {
             let missing = format!("{} agents and {} tasks are missing", self.agents_left, self.tasks_left);

@@ -1,7 +1,7 @@
-//! What a command does beyond its first step, when that grows with the fleet: the attempts of a lost agent, the slots of one
-//! that joins, the standbys of a pool, the agents to be ranked anew. It is cut into steps of about the same small cost, so that
-//! readers of the state need not wait for the whole. Nothing else is applied in between, so the steps give what they would
-//! give in one go.
+//! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
+//! of a joining agent, the standbys of a pool, the agents to be ranked again. It is divided into steps of about the
+//! same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in between, so
+//! the result does not depend on the division.
 
 use std::vec;
 
@@ -9,7 +9,7 @@ use crate::{
     AgentId, Effect, Fleet, FleetConfig, RecoveryEvent, Reply, agents::lost::Requeue, schedule::free_agents::FreeAgents,
 };
 
-/// What is left to do, the next thing last.
+/// The jobs left to do; the next one is the last.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs(Vec<Job>);
 
@@ -19,19 +19,20 @@ pub(crate) enum Job {
     Requeue(Box<Requeue>),
     /// Give these queued tasks to agents.
     Place(vec::IntoIter<u64>),
-    /// Give an agent what is queued for it, for as long as it has a free slot.
+    /// Give an agent queued tasks for as long as it has a free slot.
     Pull(AgentId),
-    /// Activate standby agents of a pool for as long as it lacks live ones; as steps of the recovery of the agent that failed.
+    /// Activate standby agents of a pool for as long as it lacks live agents. If an agent failed, each is a step of its
+    /// recovery.
     Fill(String, Option<AgentId>),
     /// Record a step of an agent's recovery.
     Record(AgentId, RecoveryEvent),
     /// Open a session for an agent that has none.
     Enter(Box<crate::agents::sessions::Entering>),
-    /// See to the pools that an agent came from and went to.
+    /// Clean up the pool that an agent came from, and fill that pool and its new one.
     Refill(Option<String>, Option<String>),
-    /// Rank the agents by another configuration, which then is in force.
+    /// Rank the agents by the weights of another configuration, which comes into force afterwards.
     Rerank(Box<Rerank>),
-    /// Take apart what is not needed any more.
+    /// Drop the entries of sets that are no longer needed, one by one.
     Discard(Box<FreeAgents>),
 }
 
@@ -43,19 +44,19 @@ pub(crate) struct Rerank {
 }
 
 impl Jobs {
-    /// Whether nothing is left to do.
+    /// Returns whether no jobs are left.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Does this next, before all that was there.
+    /// Adds a job that is done next, before all others.
     pub(crate) fn push(&mut self, job: Job) {
         self.0.push(job);
     }
 }
 
 impl Fleet {
-    /// Takes at most `budget` steps; whether everything is done.
+    /// Takes at most `budget` steps. Returns whether everything is done.
     pub(crate) fn work(&mut self, jobs: &mut Jobs, budget: usize, effects: &mut Vec<Effect>) -> bool {
         for _ in 0..budget {
             let Some(job) = jobs.0.pop() else { return true };
@@ -108,7 +109,7 @@ impl Fleet {
         if config.weights == self.state.config.weights {
             self.state.config = config;
         } else {
-            // Every agent's place in the scheduler's order may be another one.
+            // The order of the agents in the scheduler may change.
             jobs.push(Job::Rerank(Box::new(Rerank { config, free: FreeAgents::default(), after: None })));
         }
         Reply::Done

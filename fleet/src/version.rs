@@ -1,37 +1,38 @@
-//! Versions of what [`Fleet::apply`] does. Coordinators of several versions may form one fleet, and all of them have to do the
-//! same, so a new behaviour is a [`Feature`] that is in force only once all of them know it: the leader then raises the version
-//! that the fleet is at, by a command. It is never lowered: what was written since could not be read.
+//! Versions of the behaviour of [`Fleet::apply`]. Coordinators of several versions may form one fleet, and all of them
+//! must compute the same state, so a new behaviour is a [`Feature`] that comes into force only when all of them know
+//! it: the leader then raises the fleet version by a command. The version is never lowered, because older programs
+//! can't read what was written since.
 //!
-//! A feature that is in force may be used by commands, and what it adds may be in the state. Before it is in force a command that
-//! needs it is refused, so nothing that a program writes is unknown to any other that knows the version in force.
+//! Once a feature is in force, commands may use it and the state may contain what it adds. Until then a command that
+//! needs it is refused, so every program that knows the version in force can read what any other program writes.
 
 use crate::{Command, Fleet, Refusal, TaskCommand};
 
-/// The version of a fleet that was just begun.
+/// The version of a new fleet.
 pub const FIRST_VERSION: u32 = 1;
 
-/// The newest version that this program knows: that of its newest feature.
+/// Returns the newest version that this program knows: that of its newest feature.
 pub fn known_version() -> u32 {
     let known = Feature::ALL.iter().filter(|feature| feature.is_known());
     known.map(|feature| feature.since()).max().unwrap_or(FIRST_VERSION)
 }
 
-/// A behaviour that not all versions have.
+/// A behaviour that only some versions have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feature {
-    /// Does nothing but be new, for tests of upgrades.
+    /// A feature without any effect, for tests of upgrades.
     #[cfg(feature = "trial")]
     Trial,
 }
 
 impl Feature {
-    /// All that there are.
+    /// All features that this build contains.
     pub const ALL: &[Feature] = &[
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
 
-    /// The fleet version that brings it.
+    /// Returns the fleet version that introduces the feature.
     pub fn since(self) -> u32 {
         match self {
             #[cfg(feature = "trial")]
@@ -39,7 +40,7 @@ impl Feature {
         }
     }
 
-    /// Its name, for messages.
+    /// Returns the feature's name, for messages.
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(feature = "trial")]
@@ -47,7 +48,7 @@ impl Feature {
         }
     }
 
-    /// The version of what needs this feature, or none.
+    /// Returns the fleet version that introduces `feature`, or the first version if there is none.
     pub(crate) fn version_of(feature: Option<Feature>) -> u32 {
         feature.map_or(FIRST_VERSION, Feature::since)
     }
@@ -61,7 +62,7 @@ impl Feature {
 }
 
 impl Command {
-    /// The newest feature that it needs.
+    /// Returns the newest feature that the command needs.
     pub fn feature(&self) -> Option<Feature> {
         match self {
             Command::Task(command) => command.feature(),
@@ -71,7 +72,7 @@ impl Command {
 }
 
 impl TaskCommand {
-    /// The newest feature that it needs.
+    /// Returns the newest feature that the command needs.
     pub(crate) fn feature(&self) -> Option<Feature> {
         match self {
             #[cfg(feature = "trial")]
@@ -95,20 +96,20 @@ impl Fleet {
     }
 }
 
-/// A program that knows [`Feature::Trial`] is made of one that does not by a word, so that tests have both.
+/// A switch that decides whether the process knows [`Feature::Trial`], so that tests can run both kinds of program.
 #[cfg(feature = "trial")]
 pub mod trial {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     static KNOWN: AtomicBool = AtomicBool::new(false);
 
-    /// Makes this process one that knows the feature. To be called first of all, and by debug builds alone: every build of the
-    /// whole workspace has this module in it.
+    /// Makes this process know the feature. Call it before anything else, and only in debug builds: every build of the
+    /// whole workspace contains this module.
     pub fn know() {
         KNOWN.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it does.
+    /// Returns whether this process knows the feature.
     pub fn is_known() -> bool {
         KNOWN.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! The pause before a watch that failed is begun again. It grows while failures follow each other, whatever comes between
-//! them: a watcher says that it begins before it asks, so that a pause which starts anew with each thing that is said would
-//! never grow.
+//! The backoff before a failed watch is restarted. It grows with consecutive failures, regardless of the events between
+//! them: a watcher emits a start event before it sends its request, so a backoff that each event resets would never
+//! grow.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use kube_runtime::{
     watcher::ExponentialBackoff,
 };
 
-/// The first pause, before chance adds up to as much again; each is twice as long as the one before.
+/// The first pause, before jitter adds up to as much again; each pause is twice the previous one.
 const FIRST: Duration = Duration::from_millis(800);
-/// The longest pause, before chance adds to it: how much later than the API server itself the caches may be back.
+/// The longest pause, before jitter: how much later than the API server itself the caches may recover.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Time without a failure after which the pauses start anew.
+/// Time without a failure after which the backoff is reset.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// The pauses of one watch.
@@ -37,7 +37,7 @@ impl Iterator for WatchBackoff {
 }
 
 impl Backoff for WatchBackoff {
-    /// Only time makes it start anew.
+    /// Does nothing: only time resets the backoff.
     fn reset(&mut self) {}
 }
 

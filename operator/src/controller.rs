@@ -1,5 +1,5 @@
-//! The driver: observe, validate, build, apply, report, for one cluster at a time. It decides nothing itself and keeps nothing
-//! that could not be found out again: a new process begins where an old one ended.
+//! The driver: observe, validate, build, apply, report, for one cluster at a time. It makes no decisions itself and
+//! keeps no state that can't be rebuilt: a new process resumes where the previous one stopped.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,7 +32,7 @@ use crate::{
     validate::{self, OperatorContext, ValidatedCluster},
 };
 
-/// How long the StatefulSet's controller may take to make the coordinators' pods.
+/// How long the StatefulSet controller may take to create the coordinators' pods.
 const CREATED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the coordinators may take to elect another leader.
 const ELECTED_WITHIN: Duration = Duration::from_secs(1);
@@ -44,31 +44,31 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Namespace and name of a cluster.
 type Key = (String, String);
 
-/// What the driver works with.
+/// The dependencies of the driver.
 pub struct Context {
-    /// To the API server.
+    /// The client of the API server.
     pub client: Client,
-    /// The watch caches of the clusters that are handled.
+    /// The watch caches of the reconciled clusters.
     pub caches: Caches,
-    /// To the coordinators.
+    /// The client of the coordinators.
     pub coordinators: Arc<coordinators::CoordinatorClient>,
-    /// What the coordinators tell by themselves.
+    /// The watches of the coordinators' updates.
     pub news: FleetWatches,
-    /// What is counted.
+    /// The operator's metrics.
     pub metrics: Metrics,
-    /// The operator's own part in what is built.
+    /// The settings of the operator that the built objects depend on.
     pub operator_context: OperatorContext,
-    /// Pause until the next look at a cluster where nothing is under way, and whose coordinators can't tell what changes.
+    /// The pause before the next reconciliation of a cluster at rest whose coordinators can't report changes.
     pub poll: Duration,
-    /// Name of this process in events.
+    /// The name of this process in events.
     pub instance: String,
     cluster_caches: Mutex<HashMap<Key, ClusterCache>>,
 }
 
-/// What is kept of a cluster from one round to the next. All of it may be lost.
+/// What is remembered of a cluster from one reconciliation to the next. All of it may be lost.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterCache {
-    /// Of the cluster; another one of its name begins anew.
+    /// The cluster's uid; another cluster of its name starts with an empty cache.
     pub(crate) uid: Option<String>,
     pub(crate) records: apply::Records,
     pub(crate) refusals: Refusals,
@@ -76,21 +76,21 @@ pub(crate) struct ClusterCache {
     pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
     pub(crate) evicting: Option<String>,
-    /// Since when pods of coordinators are missing.
+    /// Since when coordinator pods have been missing.
     pub(crate) missing_since: Option<Instant>,
     pub(crate) asked: Option<String>,
-    /// When something was last seen to happen.
+    /// When activity was last observed.
     pub(crate) happened: Option<Instant>,
     pub(crate) failures: u32,
 }
 
-/// A round came to nothing.
+/// Why a reconciliation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An object has no written form.
+    /// An object can't be serialized.
     #[error(transparent)]
     Build(#[from] build::Error),
-    /// The API server is gone or refuses.
+    /// The API server did not respond, or refused a request.
     #[error(transparent)]
     Apply(#[from] apply::Error),
 }
@@ -102,7 +102,7 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Of no cluster anything is known yet.
+    /// Creates a context that remembers no cluster yet.
     pub fn new(
         client: Client,
         caches: Caches,
@@ -126,7 +126,7 @@ impl Context {
         self.cluster_caches.lock().unwrap_or_else(PoisonError::into_inner).insert(key(cluster), cache);
     }
 
-    /// Forgets a cluster that is gone.
+    /// Forgets a cluster that no longer exists.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.news.keep(namespace, name, &[]);
         let key = (namespace.to_owned(), name.to_owned());
@@ -137,7 +137,7 @@ impl Context {
         }
     }
 
-    /// The pause before the next try after a failure: doubled each time.
+    /// Counts a failure, and returns the pause before the next attempt, which doubles with each failure.
     pub fn pause(&self, cluster: &RobeingCluster) -> Duration {
         let mut cache = self.recall(cluster);
         cache.failures = cache.failures.saturating_add(1);
@@ -147,7 +147,8 @@ impl Context {
     }
 }
 
-/// Of so many failures, shortened by `chance`, so that fleets that failed together are not tried again together.
+/// Returns the pause after this many failures, shortened by `chance` so that fleets that failed together are not
+/// retried together.
 fn pause_after(failures: u32, chance: f64) -> Duration {
     let pause = FIRST_PAUSE * 2_u32.saturating_pow(failures.clamp(1, 7) - 1);
     requeue::shortened(pause.min(LONGEST_PAUSE), chance)
@@ -157,10 +158,10 @@ fn key(cluster: &RobeingCluster) -> Key {
     (cluster.namespace().unwrap_or_default(), cluster.name_any())
 }
 
-/// One round for a cluster.
+/// Reconciles a cluster once.
 pub async fn reconcile(cluster: Arc<RobeingCluster>, context: Arc<Context>) -> Result<Action, Error> {
     if cluster.metadata.deletion_timestamp.is_some() {
-        // Owner references clean up.
+        // The garbage collector deletes the objects by their owner references.
         let (namespace, name) = key(&cluster);
         context.forget(&namespace, &name);
         return Ok(Action::await_change());
@@ -198,8 +199,8 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clu
     Ok(Action::requeue(requeue::next_look(&outlook, poll, requeue::chance())))
 }
 
-/// How often a fleet is looked at, at least, that can't tell what changes: as often as the operator does anyway and as its own
-/// health checks ask for. One that can is listened to as closely.
+/// Returns how often a fleet is polled whose coordinators can't report changes: at the interval of the operator or of
+/// the fleet's health checks, whichever is shorter. It is also the minimum time between the updates of other fleets.
 fn poll(cluster: &RobeingCluster, context: &Context) -> Duration {
     context.poll.min(cluster.spec.recovery.health_check_interval.into())
 }
@@ -228,7 +229,8 @@ fn outlook(
     }
 }
 
-/// The time until something changes by time alone: what is said of a pod, or what may be asked of the API server again.
+/// Returns the time until something changes by time alone: what is reported of pods, or when a refused request to the
+/// API server may be retried.
 fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     let pods = observation.pods.iter().filter_map(|pod| health::changes_at(pod, observation.now)).min();
     let of_pods = pods.map(|at| at.duration_since(observation.now).unsigned_abs());
@@ -238,7 +240,7 @@ fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     of_pods.into_iter().chain(later.map(|at| at - now)).min()
 }
 
-/// Asks the coordinators first, then reads the caches, which are always newer than an answer that took its time.
+/// Queries the coordinators first and then reads the caches, so that the caches are newer even than a slow response.
 async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut ClusterCache) -> Observation {
     let name = cluster.name_any();
     let set = context.caches.stateful_set(cluster);
@@ -247,12 +249,12 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
     context.news.keep(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name, &addresses);
     let mut fleet = context.coordinators.ask(&addresses).await;
     if fleet.is_err() && cache.asked.is_some() {
-        // A new leader is found within a second; that is no news but the leader's name.
+        // A new leader is elected within a second; then only the leader's name has changed.
         tokio::time::sleep(ELECTED_WITHIN).await;
         fleet = context.coordinators.ask(&addresses).await;
     }
     let fleet = fleet.and_then(|answer| {
-        // An address may be another pod's by now.
+        // The address may belong to another pod by now.
         if answer.status.cluster_id == name {
             Ok(answer)
         } else {
@@ -270,7 +272,7 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
     }
 }
 
-/// Builds and applies, and takes at most one step with the coordinators.
+/// Builds and applies the objects, and takes at most one step with the coordinators.
 async fn act(
     observation: &Observation,
     fleet: ValidatedCluster,
@@ -302,7 +304,7 @@ async fn act(
             Ok(Ok(())) => {}
         },
     }
-    // What is refused is told, and keeps nothing else from being done.
+    // A refusal is reported, and does not prevent anything else.
     let mut refused = Vec::new();
     for error in errors {
         if error.is_unreachable() {
@@ -319,8 +321,8 @@ async fn act(
     Ok(Outcome { fleet, unbuildable: None, refused, changing, scale, rollout, declined, unapplied, uncreated })
 }
 
-/// How many of the coordinators' pods there are and should be, where some have been missing for long: then something keeps their
-/// StatefulSet's controller from making them, which it says in events alone.
+/// Returns the existing and the desired number of coordinator pods if some have been missing for [`CREATED_WITHIN`]:
+/// then something prevents the StatefulSet controller from creating them, which it reports only in events.
 fn uncreated(observation: &Observation, scale: &scale::Plan, cache: &mut ClusterCache) -> Option<(u32, u32)> {
     let there = u32::try_from(observation.coordinator_pods().len()).unwrap_or(u32::MAX);
     let made = observation.stateful_set().is_some() && observation.template_seen();
@@ -332,7 +334,7 @@ fn uncreated(observation: &Observation, scale: &scale::Plan, cache: &mut Cluster
     (since.elapsed() >= CREATED_WITHIN).then_some((there, scale.replicas))
 }
 
-/// Patches the status if it changed, and publishes what happened.
+/// Patches the status if it changed, and publishes the events.
 async fn report(
     observation: &Observation,
     outcome: &Outcome,
@@ -340,13 +342,13 @@ async fn report(
     cache: &mut ClusterCache,
 ) -> Result<RobeingClusterStatus, Error> {
     let cluster = &observation.cluster;
-    // The cache may be behind what this process wrote itself.
+    // The cache may lag behind what this process has written itself.
     let own =
         cache.patched.as_ref().filter(|(_, at)| at.elapsed() < apply::CACHE_LAG).map(|(status, _)| status.clone());
     let before = own.or_else(|| cluster.status.clone());
     let status = report::status(observation, outcome, before.as_ref());
     let events = report::happened(observation, outcome, cache.seen.as_ref(), before.as_ref(), &status);
-    // What others say in it stays theirs.
+    // The conditions of others are left alone.
     if before.as_ref().map(report::own) != Some(report::own(&status)) {
         patch_status(context, cluster, &status).await?;
         cache.patched = Some((status.clone(), Instant::now()));
@@ -365,7 +367,7 @@ async fn report(
     Ok(status)
 }
 
-/// The addresses of all coordinators that are known, to which connections are kept.
+/// Returns the addresses of all known coordinators, to which connections are kept.
 pub fn coordinators_in(caches: &Caches) -> BTreeSet<String> {
     let clusters = caches.clusters.state();
     let of = |cluster: &Arc<RobeingCluster>| {

@@ -1,5 +1,6 @@
-//! The steps with the coordinators and the agents that are taken beside applying objects: what `scale`, `rollout` and the
-//! sizes of the pools ask for is done here, one call each. A coordinator's no is told, not retried; the next round asks again.
+//! Executes the steps with the coordinators and the agents, besides applying objects: what `scale`, `rollout` and the
+//! sizes of the pools require, one call each. A coordinator's refusal is reported, not retried; the next reconciliation
+//! tries again.
 
 use std::collections::BTreeSet;
 
@@ -33,16 +34,16 @@ pub(crate) fn plan(
     membership: Option<&Membership>,
 ) -> scale::Plan {
     if let Some(set) = observation.stateful_set().filter(|set| !observation.owns(set)) {
-        // Those voters and disks are not this cluster's to remove.
+        // Its voters and disks don't belong to this cluster, which must not remove them.
         let why = if apply::is_left_by(&set.object, robeing_crds::KIND, &fleet.name) {
-            "what an earlier cluster of this name left is being deleted".to_owned()
+            "objects of an earlier cluster of this name are being deleted".to_owned()
         } else {
-            format!("StatefulSet {} belongs to somebody else; see Degraded", set.object.name_any())
+            format!("StatefulSet {} belongs to someone else; see Degraded", set.object.name_any())
         };
         return scale::Plan::new(fleet.coordinators, scale::Step::Wait(why));
     }
     let pods = observation.coordinator_pods();
-    // Disks that are left of a fleet with storage are nothing to one without.
+    // A fleet without storage ignores the disks that an earlier one with storage has left.
     let claims = if fleet.storage.is_some() { observation.claim_ordinals() } else { BTreeSet::new() };
     let has_address = |name: &str| {
         let pod = observation.pods.iter().find(|pod| pod.name_any() == name);
@@ -73,7 +74,7 @@ pub(crate) fn next_rollout_step(
         return rollout::Step::Settling("the StatefulSet controller has not seen the newest template yet".into());
     }
     let pods = observation.coordinator_pods();
-    // A pod that is gone from the cache need not be remembered.
+    // A pod that is no longer in the cache need not be remembered.
     cache.evicting = cache.evicting.take().filter(|uid| pods.values().any(|pod| pod.uid == *uid));
     rollout::next(&rollout::View {
         replicas: scale.replicas,
@@ -85,7 +86,7 @@ pub(crate) fn next_rollout_step(
     })
 }
 
-/// Tells the coordinators how large the pools should be, when they do not know.
+/// Sends the desired sizes of the pools to the coordinators, if they don't have them.
 pub(crate) async fn size_pools(
     observation: &Observation,
     fleet: &ValidatedCluster,
@@ -93,7 +94,7 @@ pub(crate) async fn size_pools(
     cache: &mut ClusterCache,
 ) -> Result<(), coordinators::Error> {
     let Ok(answer) = &observation.fleet else { return Ok(()) };
-    // Also those that are not built: what runs of them stays.
+    // This includes pools that are not built: their existing agents keep running.
     let size = |pool: &Pool| v1::PoolSize {
         name: pool.name.clone(),
         replicas: if fleet.suspend { Some(0) } else { observation.cluster.spec.replicas_of(pool) },
@@ -112,8 +113,8 @@ pub(crate) async fn size_pools(
     Ok(())
 }
 
-/// Before a pool shrinks, says of each of its pods how much work its end would disturb, so that the idle ones go.
-/// A refusal, which is told, keeps no pool from shrinking.
+/// Before a pool shrinks, annotates each of its pods with the number of tasks that its deletion would disturb, so that
+/// idle pods are deleted first. Returns the refusals, which do not prevent a pool from shrinking.
 pub(crate) async fn set_deletion_costs(
     observation: &Observation,
     fleet: &ValidatedCluster,
@@ -155,12 +156,12 @@ pub(crate) async fn set_deletion_costs(
     Ok(refused)
 }
 
-/// What was asked of a pod or a claim, where it may be refused.
+/// Numbers that identify the requests about pods and claims, which may be refused.
 const ANNOTATING: u64 = 1;
 const DELETING: u64 = 2;
 const GROWING: u64 = 3;
 
-/// Deletes the object of that name if it is still the one that was seen, unless that was refused lately.
+/// Deletes the object of that name if it still has this uid, unless that was refused recently.
 async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
     context: &Context,
     fleet: &ValidatedCluster,
@@ -172,7 +173,7 @@ async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
     apply::unless_refused(&mut cache.refusals, (&kind.kind, name, || DELETING), work).await
 }
 
-/// Asks for larger disks of the coordinators where the spec does: their StatefulSet can't say so. A refusal is told.
+/// Requests larger disks for the coordinators if the spec does, which their StatefulSet can't. Returns the refusals.
 pub(crate) async fn grow_disks(
     observation: &Observation,
     fleet: &ValidatedCluster,
@@ -190,7 +191,7 @@ pub(crate) async fn grow_disks(
         let patch = json!({"spec": {"resources": {"requests": {"storage": wanted}}}});
         let parameters = PatchParams { field_manager: Some(names::OPERATOR.into()), ..PatchParams::default() };
         let work = async {
-            tracing::info!(cluster = fleet.name, name, size = wanted.0, "asking for a larger disk");
+            tracing::info!(cluster = fleet.name, name, size = wanted.0, "requesting a larger disk");
             match api.patch(&name, &parameters, &Patch::Merge(patch)).await {
                 Err(error) if !apply::is_gone(&error) => {
                     Err(apply::Error::of("enlarge", "PersistentVolumeClaim", &name, error))
@@ -208,8 +209,8 @@ pub(crate) async fn grow_disks(
     Ok(refused)
 }
 
-/// Whether a claim is of a coordinator's disk that there is and that is smaller than it should be. The API server enlarges none
-/// that is not bound to a disk yet.
+/// Returns whether a claim is that of a coordinator's existing disk which is smaller than desired. The API server does
+/// not enlarge a claim that is not bound to a disk yet.
 fn is_to_grow(claim: &PersistentVolumeClaim, cluster: &str, wanted: &Quantity) -> bool {
     let name = claim.name_any();
     let ordinal = name.strip_prefix(names::DATA_VOLUME).and_then(|rest| rest.strip_prefix('-'));
@@ -219,10 +220,10 @@ fn is_to_grow(claim: &PersistentVolumeClaim, cluster: &str, wanted: &Quantity) -
     is_ours && is_bound && grows && claim.metadata.deletion_timestamp.is_none()
 }
 
-/// What came of a step: the coordinators' no, or the API server's.
+/// The result of a step. The inner error is a refusal of the coordinators, the outer one of the API server.
 pub(crate) type Asked = Result<Result<(), coordinators::Error>, apply::Error>;
 
-/// Adds or removes a voter, or deletes the disk of one that is gone.
+/// Adds or removes a voter, or deletes the disk of a removed one.
 pub(crate) async fn scale_step(
     observation: &Observation,
     fleet: &ValidatedCluster,
@@ -255,7 +256,7 @@ pub(crate) async fn scale_step(
     }
 }
 
-/// Replaces a coordinator's pod, or has another one lead.
+/// Replaces a coordinator's pod, or transfers leadership to another coordinator.
 pub(crate) async fn rollout_step(
     observation: &Observation,
     fleet: &ValidatedCluster,

@@ -1,4 +1,4 @@
-//! What is wrong with a pod, in words. Pure: a pod's own status says it.
+//! Describes what is wrong with a pod, from the pod's own status. Pure.
 
 use std::time::Duration;
 
@@ -10,39 +10,39 @@ use kube::ResourceExt;
 
 use crate::observe::NODE_GONE_AFTER;
 
-/// For how long after a restart a container that was restarted more than once still counts as failing.
+/// How long after its last start a container that was restarted more than once still counts as failing.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
-/// How long a coordinator may take to be back.
+/// How long a coordinator may take to become ready again after a restart.
 const RESTARTED_WITHIN: Duration = Duration::from_secs(15);
-/// How long a coordinator in a new pod may take, whose image may have to be pulled first.
+/// How long a coordinator in a new pod may take to become ready; its image may have to be pulled first.
 const STARTED_WITHIN: Duration = Duration::from_secs(120);
-/// How long the scheduler may take, also while a disk is being made.
+/// How long the scheduler may take, including the time to provision a disk.
 const SCHEDULED_WITHIN: Duration = Duration::from_secs(10);
-/// What a time in a status may lack, which is written in whole seconds.
+/// Maximum rounding error of a time in a status, which has whole seconds.
 const ROUNDED: Duration = Duration::from_secs(1);
-/// Longest part of a container's last words that is repeated, characters.
+/// Maximum length of a container's message that is quoted, in characters.
 const MAX_WORDS: usize = 300;
 
-/// The conditions of a pod that are read.
+/// The pod conditions that the operator reads.
 pub const READ_CONDITIONS: [&str; 2] = ["Ready", "PodScheduled"];
 
-/// What kind of failure it is.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Its container ends again and again.
+    /// A container terminates repeatedly.
     CrashLooping,
-    /// Its image can't be had.
+    /// An image can't be pulled.
     ImagePull,
-    /// Its container can't be made.
+    /// A container can't be created.
     ContainerConfig,
-    /// No node takes it.
+    /// No node can run the pod.
     Unschedulable,
-    /// Its node does not answer.
+    /// The pod's node does not respond.
     NodeGone,
 }
 
 impl Kind {
-    /// For a condition.
+    /// Returns the reason for a condition.
     pub fn reason(self) -> &'static str {
         match self {
             Self::CrashLooping => "CrashLooping",
@@ -57,18 +57,18 @@ impl Kind {
 /// What is wrong with a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Its name.
+    /// The pod's name.
     pub pod: String,
-    /// Of what kind.
+    /// The kind of failure.
     pub kind: Kind,
-    /// The container, where it is one's.
+    /// The failing container, if the failure is that of a container.
     pub container: Option<String>,
-    /// In words.
+    /// The description.
     pub words: String,
 }
 
 impl Failure {
-    /// As a part of a sentence.
+    /// Returns the failure as a clause of a sentence.
     pub fn text(&self) -> String {
         match &self.container {
             Some(container) => format!("container {container:?} of pod {}: {}", self.pod, self.words),
@@ -76,25 +76,26 @@ impl Failure {
         }
     }
 
-    /// Whether another template may help: not where a node is missing.
+    /// Returns whether another pod template may fix the failure; not if the node is gone.
     pub fn at_fault(&self) -> bool {
         self.kind != Kind::NodeGone
     }
 }
 
-/// Whether a pod is ready.
+/// Returns whether a pod is ready.
 pub fn ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
-/// Whether its first container has run in this pod.
+/// Returns whether a container has run in this pod; init containers don't count.
 pub fn has_run(pod: &Pod) -> bool {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let mut states = statuses.flat_map(|status| [&status.state, &status.last_state]).flatten();
     states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
-/// Whether a pod has not been ready for longer than a restart takes, or, where its container has not run yet, than a start.
+/// Returns whether a pod has been unready for longer than a restart takes or, if no container has run yet, than a
+/// start.
 pub fn away_for_long(pod: &Pod, now: Timestamp) -> bool {
     let patience = if has_run(pod) { RESTARTED_WITHIN } else { STARTED_WITHIN };
     let Some(ready) = condition(pod, "Ready").filter(|ready| ready.status != "True") else { return false };
@@ -102,7 +103,7 @@ pub fn away_for_long(pod: &Pod, now: Timestamp) -> bool {
     since.is_some_and(|since| since.is_positive() && since.unsigned_abs() > patience)
 }
 
-/// Whether the volume of a claim is gone for good.
+/// Returns whether a claim has lost its volume.
 pub fn disk_lost(claim: &PersistentVolumeClaim) -> bool {
     claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Lost"))
 }
@@ -111,13 +112,13 @@ fn condition<'a>(pod: &'a Pod, of: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == of)
 }
 
-/// What is wrong with a pod, if something is.
+/// Returns what is wrong with a pod, if anything.
 pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
     let of = |kind, container: Option<&str>, words: String| {
         Some(Failure { pod: pod.name_any(), kind, container: container.map(ToOwned::to_owned), words })
     };
     if let Some(deleted) = &pod.metadata.deletion_timestamp {
-        // The timestamp is when its grace period ends.
+        // The deletion timestamp is the end of the grace period.
         let overdue = now.duration_since(deleted.0);
         return (overdue.unsigned_abs() > NODE_GONE_AFTER && overdue.is_positive())
             .then(|| of(Kind::NodeGone, None, node_gone(pod)))?;
@@ -134,7 +135,7 @@ pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
         .then(|| of(Kind::Unschedulable, None, unschedulable(pod, unscheduled.message.as_deref())))?
 }
 
-/// When something that is said here of a pod changes next by time alone; `None`: it does not.
+/// Returns when [`failure`] or [`away_for_long`] next changes by time alone; `None` if never.
 pub fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
     let since = |of: &str| {
         let condition = condition(pod, of).filter(|condition| condition.status != "True")?;
@@ -152,7 +153,7 @@ pub fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
         pod.metadata.deletion_timestamp.as_ref().map(|at| (at.0, NODE_GONE_AFTER)),
     ];
     let moments = moments.into_iter().flatten().chain(running);
-    // Each is later than what is written down, which has whole seconds.
+    // The recorded times are rounded down to whole seconds.
     let moments = moments.filter_map(|(since, after)| since.checked_add(after + ROUNDED).ok());
     moments.filter(|moment| *moment > now).min()
 }
@@ -173,20 +174,20 @@ fn node_gone(pod: &Pod) -> String {
         format!(" Its disk is PersistentVolumeClaim {}; delete that too if it is lost with the node.", disks.join(", "))
     };
     format!(
-        "node {node} does not confirm its end. If the node will not come back, delete the Node object, or the pod with \
-         --force.{disk}"
+        "node {node} does not confirm that the pod has terminated. If the node will not come back, delete the Node \
+         object, or the pod with --force.{disk}"
     )
 }
 
 fn unschedulable(pod: &Pod, message: Option<&str>) -> String {
-    let message = message.unwrap_or("no node takes it");
+    let message = message.unwrap_or("no node can run it");
     match &claims(pod)[..] {
         [] => message.to_owned(),
         disks => format!("{message} (its disk is PersistentVolumeClaim {})", disks.join(", ")),
     }
 }
 
-/// The claims of a pod's disks.
+/// Returns the names of the PersistentVolumeClaims that a pod uses.
 pub fn claims(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
@@ -234,7 +235,7 @@ fn crash(status: &ContainerStatus, ended: Option<&ContainerState>) -> String {
     }
 }
 
-/// The end of a text, where the reason usually is, on one line.
+/// Returns the end of a text, which usually contains the cause, on one line.
 fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().rev().nth(MAX_WORDS - 1) {
@@ -257,7 +258,7 @@ mod tests {
         format!("2026-01-01T00:{text}Z").parse().expect("a time")
     }
 
-    /// What is said of a pod.
+    /// Returns what is reported of a pod.
     fn said(pod: &Pod, now: Timestamp) -> (Option<Failure>, bool) {
         (failure(pod, now), away_for_long(pod, now))
     }
@@ -281,13 +282,13 @@ mod tests {
             while let Some(next) = changes_at(&pod, now) {
                 assert!(next > now);
                 let before = said(&pod, now);
-                // What is said changes at these moments and at no other.
+                // The result changes at these moments only.
                 let last = next - Duration::from_secs(1);
                 assert_eq!(said(&pod, last - Duration::from_millis(1)), before, "{pod:?} before {next}");
                 changes += usize::from(said(&pod, next) != before);
                 now = next;
             }
-            assert!(changes > 0, "{pod:?} is never more than it was");
+            assert!(changes > 0, "the result for {pod:?} never changes");
             assert_eq!(said(&pod, now), said(&pod, at("59:59")), "{pod:?} after {now}");
         }
     }

@@ -1,5 +1,5 @@
-//! A watch cache of one kind of object, kept by the fleet that each object is about: to look at a fleet costs the same however many
-//! others there are. It keeps what is made of an object, not the object.
+//! A watch cache of one kind of object, indexed by fleet: the cost of reading a fleet's objects does not depend on the
+//! number of other fleets. It keeps a value derived from each object, not the object.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,14 +25,14 @@ pub(crate) struct Index<V> {
 
 struct State<V> {
     known: Objects<V>,
-    /// What a list that is under way has told.
+    /// The objects received so far of a list in progress.
     listed: Option<Objects<V>>,
 }
 
 struct Objects<V> {
-    /// The objects of each fleet, by name.
+    /// The objects of each fleet, sorted by name.
     fleets: HashMap<Arc<Key>, Vec<Entry<V>>>,
-    /// Which fleet each object is about: its label can change.
+    /// The fleet that each object belongs to; an object's label can change.
     places: HashMap<Place, Arc<Key>>,
 }
 
@@ -62,7 +62,7 @@ impl<V> Default for Objects<V> {
     }
 }
 
-/// The fleet that an object is about, as its label says.
+/// Returns the fleet that an object belongs to, from its label.
 fn fleet<K: ResourceExt>(object: &K) -> Option<Key> {
     let name = object.labels().get(names::LABEL_INSTANCE)?;
     Some((object.namespace()?, name.clone()))
@@ -73,21 +73,21 @@ impl<V: Clone> Objects<V> {
         self.fleets.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Puts an object in its place; the fleet that it was about before, if that is another one.
+    /// Inserts an object, and returns the fleet that it belonged to before if that is a different one.
     fn put(&mut self, place: Place, key: Key, entry: Entry<V>) -> Option<Arc<Key>> {
         let before = self.places.get(&place).cloned();
         let moved = before.clone().filter(|before| **before != key);
         if moved.is_some() {
             self.take(&place);
         }
-        // One allocation of a fleet's name for all that are about it.
+        // All objects of a fleet share one allocation of its key.
         let key = self.fleets.get_key_value(&key).map_or_else(|| Arc::new(key), |(known, _)| Arc::clone(known));
         self.places.insert(place, Arc::clone(&key));
         let entries = self.fleets.entry(key).or_default();
         match entries.binary_search_by(|known| known.name.cmp(&entry.name)) {
             Ok(at) => entries[at] = entry,
             Err(at) => {
-                // Most fleets have one object of a kind, or few.
+                // Most fleets have only one or a few objects of a kind.
                 entries.reserve_exact(1);
                 entries.insert(at, entry);
             }
@@ -106,7 +106,7 @@ impl<V: Clone> Objects<V> {
         Some(key)
     }
 
-    /// Gives back the room that many objects took which are gone.
+    /// Releases spare capacity after many objects were removed.
     fn shrink(&mut self) {
         let sparse = |length: usize, capacity: usize| capacity > 64 && length < capacity / 4;
         if sparse(self.places.len(), self.places.capacity()) {
@@ -123,8 +123,8 @@ impl<V: Clone> Index<V> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what a watch tells; the fleets of which something changed. What is listed anew and has not changed is no change,
-    /// and what is listed no more is one. `keep` says what is kept of an object.
+    /// Applies a watch event and returns the fleets whose objects changed. When objects are listed again, an unchanged
+    /// object is not a change, and a missing one is. `keep` returns the value to cache for an object.
     pub(crate) fn apply<K: ResourceExt>(&self, event: Event<K>, keep: impl FnOnce(K) -> V) -> HashSet<Arc<Key>> {
         let mut state = self.lock();
         match event {
@@ -162,13 +162,13 @@ impl<V: Clone> Index<V> {
         HashSet::new()
     }
 
-    /// Returns when it has been filled once.
+    /// Waits until the cache has been filled for the first time.
     pub(crate) async fn filled(&self) {
-        // The sender is this cache's own.
+        // This never fails: the cache owns the sender.
         let _ = self.filled.subscribe().wait_for(|filled| *filled).await;
     }
 
-    /// What is kept of a fleet's objects, by their names.
+    /// Returns the cached values of a fleet's objects, sorted by the objects' names.
     pub(crate) fn of(&self, namespace: &str, name: &str) -> Vec<V> {
         let key = (namespace.to_owned(), name.to_owned());
         self.lock().known.of(&key).iter().map(|entry| entry.value.clone()).collect()
@@ -179,7 +179,7 @@ fn place<K: ResourceExt>(object: &K) -> Place {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// The fleets of which an object is there, or is of another version, in one only.
+/// Returns the fleets whose objects differ, in name or version, between the two.
 fn different<V>(one: &Objects<V>, other: &Objects<V>) -> HashSet<Arc<Key>> {
     let same = |key: &Arc<Key>| {
         let versions = |objects: &Objects<V>| -> Vec<(String, Option<String>)> {
@@ -212,7 +212,7 @@ mod tests {
         format!("{}@{}", object.name_any(), object.resource_version().unwrap_or_default())
     }
 
-    /// The fleets that an event woke.
+    /// Applies an event and returns the names of the fleets that it triggers, sorted.
     fn tell(index: &Index<String>, event: Event<ConfigMap>) -> Vec<String> {
         let mut woken: Vec<String> = index.apply(event, kept).iter().map(|key| key.1.clone()).collect();
         woken.sort();
@@ -248,7 +248,7 @@ mod tests {
         list(&index, &[("one", "a", "1"), ("one", "b", "1")]);
         assert_eq!(tell(&index, Event::Apply(object("two", "a", "2"))), ["one", "two"]);
         assert_eq!((index.of("n", "one"), index.of("n", "two")), (vec!["b@1".into()], vec!["a@2".into()]));
-        // The watch tells the end of an object that lost the label altogether, in whatever form it has then.
+        // When an object loses the label, the watch reports its deletion, with the object's current form.
         let mut bare = object("two", "a", "3");
         bare.metadata.labels = None;
         assert_eq!(tell(&index, Event::Delete(bare)), ["two"]);
@@ -260,7 +260,7 @@ mod tests {
         let index = Index::default();
         list(&index, &[("same", "a", "1"), ("changed", "b", "1"), ("gone", "c", "1")]);
         tell(&index, Event::Init);
-        assert_eq!(index.of("n", "gone"), ["c@1"], "until all is listed, what was known counts");
+        assert_eq!(index.of("n", "gone"), ["c@1"], "the known objects remain until the list is complete");
         let now = [("same", "a", "1"), ("changed", "b", "2"), ("new", "d", "1")];
         assert_eq!(list(&index, &now), ["changed", "gone", "new"]);
         assert_eq!((index.of("n", "gone"), index.of("n", "same")), (vec![], vec!["a@1".into()]));
@@ -293,11 +293,11 @@ mod tests {
                 }
                 began.elapsed()
             };
-            // The best of several: what the machine does beside it makes some slower and none faster.
+            // The minimum of several rounds: other load on the machine only makes rounds slower.
             (0..10).map(|_| round()).min().unwrap_or_default()
         };
         let (few, many) = (took(10), took(20_000));
-        // A look through all would take 2,000 times as long.
+        // A scan of all objects would take 2,000 times as long.
         assert!(many < few * 50, "{few:?} beside 10 others, {many:?} beside 20,000");
     }
 

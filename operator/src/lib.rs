@@ -1,10 +1,11 @@
-//! The Kubernetes operator: keeps the fleets that `RobeingCluster`s describe.
+//! The Kubernetes operator: reconciles `RobeingCluster` resources into running fleets.
 //!
-//! [`controller`] drives five steps for one cluster at a time: [`observe`] reads the watch caches and asks the coordinators,
-//! [`mod@validate`] turns the resource into what can be built, [`mod@build`] makes the desired objects, [`mod@apply`] brings
-//! the API server to them, [`report`] derives the status and the events. What a pod may be replaced for and when a voter comes
-//! or goes is decided purely, in [`rollout`] and [`scale`], on what [`quorum`] knows. A cluster is looked at when a watch tells of
-//! a change, when its coordinators do ([`news`]), and else seldom.
+//! [`controller`] runs five steps for one cluster at a time: [`observe`] reads the watch caches and queries the
+//! coordinators, [`mod@validate`] turns the resource into a fleet that can be built, [`mod@build`] generates the
+//! desired objects, [`mod@apply`] applies them to the API server, [`report`] derives the status and the events. Which
+//! pod may be replaced and when a voter is added or removed are pure decisions in [`rollout`] and [`scale`], based on
+//! [`quorum`]. A cluster is reconciled when a watch reports a change, when its coordinators report one
+//! ([`fleet_watch`]), and otherwise at long intervals.
 
 pub mod apply;
 mod backoff;

@@ -1,4 +1,4 @@
-//! The operator's process: settings in, exit code out.
+//! The operator's process: parses the settings, runs the operator and maps the result to an exit code.
 
 use std::{
     io::{self, Write},
@@ -15,7 +15,7 @@ use robeing_operator::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Gives memory back: many fleets may go at once, and the API server's answers are large for a moment only.
+/// Returns freed memory to the OS: many fleets may be deleted at once, and large API server responses are short-lived.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -24,15 +24,15 @@ const WRONG_SETTINGS: u8 = 2;
 const LEASE_LOST: u8 = 3;
 
 fn main() -> ExitCode {
-    // Wrong flags end the process here, with code 2.
+    // With invalid flags, clap exits here with code 2.
     let settings = Settings::parse();
     if let Err(error) = settings.timings() {
-        // What can't be written is no reason to end otherwise.
+        // A failed write to stderr does not change the exit code.
         let _ = writeln!(io::stderr(), "error: {error}");
         return ExitCode::from(WRONG_SETTINGS);
     }
     telemetry::begin(settings.log_format == "json");
-    // Only fails when one is installed already, and then there is one.
+    // Fails only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match runtime.block_on(until_told(&settings)) {
         Ok(End::Asked) => ExitCode::SUCCESS,
         Ok(End::LeaseLost(why)) => {
-            tracing::error!(%why, "not the active replica any more; ending");
+            tracing::error!(%why, "no longer the active replica; exiting");
             ExitCode::from(LEASE_LOST)
         }
         Err(error) => failed(&error),
@@ -63,7 +63,7 @@ async fn until_told(settings: &Settings) -> anyhow::Result<End> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("told to end");
+        tracing::info!("received a termination signal; shutting down");
         told.cancel();
     });
     let end = run(settings, stop).await;

@@ -1,5 +1,5 @@
-//! What the operator counts, in the OpenMetrics text form. Every request to the API server is counted on its way out, so that
-//! "quiet at rest" can be seen.
+//! The operator's metrics, in the OpenMetrics text format. Every request to the API server is counted when it is sent,
+//! so that "quiet at rest" can be observed.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use tower::{Layer, Service};
 
-/// Bounds of the buckets for rounds, seconds.
+/// Upper bounds of the buckets for the duration of reconciliations, in seconds.
 const ROUND_SECONDS: [f64; 9] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -45,15 +45,15 @@ impl Default for Metrics {
         let (calls, rounds) = (Family::default(), Family::default());
         let (seconds, leads) = (Histogram::new(ROUND_SECONDS), Gauge::default());
         registry.register("api_requests", "Requests to the API server", calls.clone());
-        registry.register("reconciles", "Rounds for a cluster, by how they ended", rounds.clone());
-        registry.register("reconcile_seconds", "How long a round for a cluster took", seconds.clone());
-        registry.register("leads", "Whether this replica holds the lease (1) or stands by (0)", leads.clone());
+        registry.register("reconciles", "Reconciliations of a cluster, by result", rounds.clone());
+        registry.register("reconcile_seconds", "Duration of a reconciliation of a cluster", seconds.clone());
+        registry.register("leads", "Whether this replica holds the lease (1) or is on standby (0)", leads.clone());
         Self { registry: Arc::new(registry), calls, rounds, seconds, leads }
     }
 }
 
 impl Metrics {
-    /// All metrics as text.
+    /// Returns all metrics as text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -61,14 +61,14 @@ impl Metrics {
         text
     }
 
-    /// Counts a round.
+    /// Counts a reconciliation.
     pub fn reconciled(&self, ok: bool, took: Duration) {
         let result = if ok { "ok" } else { "error" };
         self.rounds.get_or_create(&Result_ { result: result.into() }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// Says whether this replica is the active one.
+    /// Sets whether this replica is the active one.
     pub fn lead(&self, leads: bool) {
         self.leads.set(leads.into());
     }
@@ -79,7 +79,7 @@ impl Metrics {
     }
 }
 
-/// The verb and the resource of a request, as RBAC has them.
+/// Returns the verb and the resource of a request, in the terms of RBAC.
 fn call(method: &Method, path: &str, query: Option<&str>) -> (&'static str, String) {
     let mut parts = path.trim_matches('/').split('/');
     // "api/v1" or "apis/group/version".
@@ -109,12 +109,12 @@ fn call(method: &Method, path: &str, query: Option<&str>) -> (&'static str, Stri
     (verb, resource)
 }
 
-/// Whether the query of a request makes it a watch.
+/// Returns whether the query of a request makes it a watch.
 pub(crate) fn is_watch(query: Option<&str>) -> bool {
     query.is_some_and(|query| query.split('&').any(|pair| pair == "watch=true"))
 }
 
-/// Counts the requests that pass.
+/// A layer that counts requests.
 #[derive(Clone, Debug)]
 pub struct CountRequests(pub Metrics);
 

@@ -1,4 +1,5 @@
-//! What there is: the objects of one cluster out of the watch caches, and what its coordinators say. Reads, no decisions.
+//! The observed state: the objects of one cluster from the watch caches, and the response of its coordinators. It only
+//! reads and makes no decisions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,33 +28,33 @@ use crate::{
     validate::Kept,
 };
 
-/// An object of the cluster as the API server last said it.
+/// An object of the cluster, as last received from the API server.
 #[derive(Clone, Debug)]
 pub struct Live {
-    /// Its kind.
+    /// The object's kind.
     pub kind: Arc<str>,
-    /// The object. In the caches only what decisions read is left of it: see [`Live::reduced`].
+    /// The object. In the caches it contains only what decisions read: see [`Live::reduced`].
     pub object: Arc<DynamicObject>,
-    /// Of the whole object; see [`apply::fingerprint`].
+    /// The fingerprint of the whole object; see [`apply::fingerprint`].
     pub fingerprint: u64,
-    /// The operator applied it once; see [`apply::is_applied`].
+    /// Whether the operator has applied the object before; see [`apply::is_applied`].
     pub applied: bool,
 }
 
-/// What is kept of an object's data besides its status.
+/// The fields of an object's spec that are kept.
 const READ_OF_SPEC: [&str; 2] = ["replicas", "volumeClaimTemplates"];
 /// The annotations that are read.
 const READ_ANNOTATIONS: [&str; 2] = [names::ANNOTATION_JOINED, names::ANNOTATION_DEFAULT_IMAGE];
 
 impl Live {
-    /// The whole object.
+    /// Wraps a whole object.
     pub fn new(kind: &str, object: DynamicObject) -> Self {
         let (fingerprint, applied) = (apply::fingerprint(&object), apply::is_applied(&object));
         Self { kind: kind.into(), fingerprint, applied, object: Arc::new(object) }
     }
 
-    /// As the caches keep it: an object of this kind, whose parts that no decision reads are gone. That they are as they were is
-    /// told by the fingerprint.
+    /// Wraps an object of this kind as the caches keep it: without the parts that no decision reads. The fingerprint
+    /// shows whether those have changed.
     pub fn reduced(kind: &Arc<str>, mut object: DynamicObject) -> Self {
         let (fingerprint, applied) = (apply::fingerprint(&object), apply::is_applied(&object));
         object.types = None;
@@ -71,57 +72,57 @@ impl Live {
         Self { kind: Arc::clone(kind), object: Arc::new(object), fingerprint, applied }
     }
 
-    /// A number in it, by its path.
+    /// Returns the number at a JSON pointer.
     pub fn number(&self, pointer: &str) -> Option<u32> {
         self.object.data.pointer(pointer)?.as_u64()?.try_into().ok()
     }
 
-    /// A text in it, by its path.
+    /// Returns the string at a JSON pointer.
     pub fn text(&self, pointer: &str) -> Option<&str> {
         self.object.data.pointer(pointer)?.as_str()
     }
 }
 
-/// What there is.
+/// The observed state of a cluster.
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// The resource.
     pub cluster: Arc<RobeingCluster>,
-    /// The objects with its label, of the kinds that the operator makes.
+    /// The objects with the cluster's label, of the kinds that the operator creates.
     pub objects: Vec<Live>,
-    /// The pods with its label.
+    /// The pods with the cluster's label.
     pub pods: Vec<Arc<Pod>>,
-    /// The claims with its label.
+    /// The PersistentVolumeClaims with the cluster's label.
     pub claims: Vec<Arc<PersistentVolumeClaim>>,
-    /// What the coordinators say.
+    /// The response of the coordinators.
     pub fleet: Result<coordinators::Answer, coordinators::Error>,
-    /// When this was.
+    /// The time of the observation.
     pub now: Timestamp,
 }
 
 impl Observation {
-    /// Name of the cluster.
+    /// Returns the cluster's name.
     pub fn name(&self) -> String {
         self.cluster.name_any()
     }
 
-    /// An object by kind and name.
+    /// Returns an object by kind and name.
     pub fn live(&self, kind: &str, name: &str) -> Option<&Live> {
         self.objects.iter().find(|live| *live.kind == *kind && live.object.name_any() == name)
     }
 
-    /// The coordinators' StatefulSet.
+    /// Returns the coordinators' StatefulSet.
     pub fn stateful_set(&self) -> Option<&Live> {
         self.live("StatefulSet", &names::coordinators(&self.name()))
     }
 
-    /// A pool's Deployment.
+    /// Returns a pool's Deployment.
     pub fn deployment(&self, pool: &str) -> Option<&Live> {
         self.live("Deployment", &names::pool(&self.name(), pool))
     }
 
-    /// The pods of a component, of one pool or of all. CoordinatorClient are those that the StatefulSet controls, as long as there
-    /// is one: anybody can write labels.
+    /// Returns the pods of a component, of one pool or of all pools. The coordinators' pods are those that the
+    /// StatefulSet controls, as long as it exists, since anyone can set labels.
     pub fn pods_of(&self, component: Component, pool: Option<&str>) -> impl Iterator<Item = &Pod> {
         let set = self.stateful_set().filter(|_| component == Component::Coordinator);
         let uid = set.map(|set| set.object.metadata.uid.as_deref().filter(|_| self.owns(set)));
@@ -133,16 +134,16 @@ impl Observation {
         self.pods.iter().map(Arc::as_ref).filter(move |pod| of(pod))
     }
 
-    /// Whether an object is this cluster's; see [`apply::is_ours`].
+    /// Returns whether an object belongs to this cluster; see [`apply::is_ours`].
     pub fn owns(&self, live: &Live) -> bool {
         owns(&self.cluster, live)
     }
 
-    /// What a running fleet keeps of how it was made.
+    /// Returns what a running fleet keeps from its creation.
     pub fn kept(&self) -> Kept {
         let Some(set) = self.stateful_set().filter(|set| self.owns(set)) else { return Kept::default() };
         let size = set.text("/spec/volumeClaimTemplates/0/spec/resources/requests/storage");
-        // An annotation can be changed by whoever changes StatefulSets, and is put back from what the status says.
+        // Anyone with the right to change StatefulSets can change the annotation; it is restored from the status.
         let told = self.cluster.status.as_ref().and_then(|status| status.image.clone());
         Kept {
             image: told.or_else(|| set.object.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned()),
@@ -150,14 +151,16 @@ impl Observation {
         }
     }
 
-    /// How many coordinators' disks are this cluster's own; see [`crate::scale::Plan::member_high_water`].
+    /// Returns the ordinal below which coordinators' disks are this cluster's own; see
+    /// [`crate::scale::Plan::member_high_water`].
     pub fn member_high_water(&self) -> u32 {
         let set = self.stateful_set().filter(|set| self.owns(set));
         let said = set.and_then(|set| set.object.annotations().get(names::ANNOTATION_JOINED)?.parse().ok());
         said.unwrap_or(0)
     }
 
-    /// Whether the StatefulSet controller has seen the newest template. Until then its newest revision is an older one.
+    /// Returns whether the StatefulSet controller has observed the newest template. Until then, the newest revision in
+    /// its status is an older one.
     pub fn template_seen(&self) -> bool {
         self.stateful_set().is_some_and(|set| {
             let seen = set.object.data.pointer("/status/observedGeneration").and_then(serde_json::Value::as_i64);
@@ -165,7 +168,7 @@ impl Observation {
         })
     }
 
-    /// The coordinators' pods. A pod that was made from an older template is told by the StatefulSet's newest revision.
+    /// Returns the coordinators' pods. A pod of an older template is recognized by the StatefulSet's newest revision.
     pub fn coordinator_pods(&self) -> Pods {
         let cluster = self.name();
         let newest = self.stateful_set().filter(|_| self.template_seen());
@@ -175,7 +178,7 @@ impl Observation {
         pods.map(|(ordinal, pod)| (ordinal, coordinator_pod(pod, newest, self.now))).collect()
     }
 
-    /// Ordinals of the coordinators that have a disk which is not being deleted.
+    /// Returns the ordinals of the coordinators that have a PersistentVolumeClaim, even one that is being deleted.
     pub fn claim_ordinals(&self) -> BTreeSet<u32> {
         let cluster = self.name();
         let prefix = format!("{}-", names::DATA_VOLUME);
@@ -184,18 +187,18 @@ impl Observation {
         self.claims.iter().filter_map(ordinal).collect()
     }
 
-    /// The voters, if a leader answered.
+    /// Returns the members, if a leader responded.
     pub fn membership(&self) -> Option<Membership> {
         self.fleet.as_ref().ok().map(|answer| membership(&answer.status))
     }
 
-    /// The agents of the fleet by name, the lost ones included.
+    /// Returns the agents of the fleet by name, including lost ones.
     pub fn agents(&self) -> BTreeMap<&str, &v1::Agent> {
         let agents = self.fleet.iter().flat_map(|answer| &answer.agents);
         agents.map(|agent| (agent.name.as_str(), agent)).collect()
     }
 
-    /// What is wrong with the pods of a component.
+    /// Returns what is wrong with the pods of a component.
     pub fn failures(&self, component: Component, pool: Option<&str>) -> Vec<Failure> {
         self.pods_of(component, pool).filter_map(|pod| health::failure(pod, self.now)).collect()
     }
@@ -207,7 +210,7 @@ fn owns(cluster: &RobeingCluster, live: &Live) -> bool {
     cluster.metadata.uid.as_deref().is_some_and(|uid| apply::is_ours(live, uid, disks))
 }
 
-/// The group of coordinators out of a leader's word.
+/// Returns the members of the coordinators' Raft group, from the status that the leader reports.
 pub fn membership(status: &v1::FleetStatus) -> Membership {
     let member = |coordinator: &v1::Coordinator| Member {
         name: coordinator.name.clone(),
@@ -247,7 +250,7 @@ fn is_controlled(pod: &Pod, uid: &str) -> bool {
     pod.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == uid)
 }
 
-/// The part of an object's metadata that is read.
+/// Returns the part of an object's metadata that is read.
 fn reduced_meta(meta: ObjectMeta, annotations: &[&str]) -> ObjectMeta {
     let annotations = meta.annotations.map(|mut all| {
         all.retain(|key, _| annotations.contains(&key.as_str()));
@@ -267,7 +270,7 @@ fn reduced_meta(meta: ObjectMeta, annotations: &[&str]) -> ObjectMeta {
     }
 }
 
-/// The part of a pod that is read: whose it is, where it is, and how it is.
+/// Returns the part of a pod that is read: its owner, its location and its state.
 pub fn reduced_pod(pod: Pod) -> Pod {
     let spec = pod.spec.map(|spec| {
         let volumes = spec.volumes.unwrap_or_default().into_iter().filter_map(|volume| {
@@ -307,15 +310,15 @@ fn reduced_statuses(statuses: Vec<ContainerStatus>) -> Vec<ContainerStatus> {
     statuses.into_iter().map(reduced).collect()
 }
 
-/// The part of a claim that is read.
+/// Returns the part of a PersistentVolumeClaim that is read.
 pub fn reduced_claim(claim: PersistentVolumeClaim) -> PersistentVolumeClaim {
     let spec = claim.spec.map(|spec| PersistentVolumeClaimSpec { resources: spec.resources, ..Default::default() });
     let status = claim.status.map(|status| PersistentVolumeClaimStatus { phase: status.phase, ..Default::default() });
     PersistentVolumeClaim { metadata: reduced_meta(claim.metadata, &[]), spec, status }
 }
 
-/// Where the coordinators of a cluster can be asked, host:port, `first` before the others. Only pods of the cluster's own
-/// StatefulSet are asked, within its number: what they answer decides about votes and disks.
+/// Returns the addresses of a cluster's coordinators, host:port, `first` before the others. They include only pods of
+/// the cluster's own StatefulSet with ordinals below its size, since their responses decide about votes and disks.
 pub fn addresses(cluster: &RobeingCluster, set: Option<&Live>, pods: &[Arc<Pod>], first: Option<&str>) -> Vec<String> {
     let Some(set) = set.filter(|set| owns(cluster, set)).map(|set| &set.object) else { return Vec::new() };
     let (name, uid) = (cluster.name_any(), set.metadata.uid.as_deref().unwrap_or_default());
@@ -337,7 +340,7 @@ pub fn addresses(cluster: &RobeingCluster, set: Option<&Live>, pods: &[Arc<Pod>]
     addresses
 }
 
-/// How long a pod may be overdue in its deletion before its node counts as gone.
+/// How long the deletion of a pod may be overdue before its node counts as gone.
 pub const NODE_GONE_AFTER: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -430,7 +433,7 @@ mod tests {
     #[test]
     fn the_image_is_kept_that_the_status_says_whatever_a_hand_writes_on_the_set() {
         let mut whole = observation(vec![Live::new("StatefulSet", set())], Vec::new());
-        assert_eq!(whole.kept().image.as_deref(), Some("robeing:1"), "an operator before this one did not say it");
+        assert_eq!(whole.kept().image.as_deref(), Some("robeing:1"), "an older operator did not report it");
         let mut cluster = (*whole.cluster).clone();
         cluster.status = Some(from(json!({"image": "robeing:0"})));
         whole.cluster = Arc::new(cluster);

@@ -1,5 +1,6 @@
-//! Ports that an agent and what runs its tasks would both take, in the one network of their pod. The API server refuses some of
-//! them, and of others one of the two would not start, or the agent would call itself. Pure.
+//! Detects ports that both the agent and the container that runs its tasks would use, since a pod has one network. The
+//! API server rejects some of these conflicts; with others, one of the two would not start, or the agent would call
+//! itself. Pure.
 
 use k8s_openapi::api::core::v1::Container;
 use robeing_crds::{AgentPorts, Executor, Pool};
@@ -7,7 +8,7 @@ use robeing_settings::settings::WORKER_ADDRESS;
 
 use crate::{names, validate::Work};
 
-/// Refuses a pool whose ports clash, with a condition's reason and a sentence.
+/// Refuses a pool whose ports conflict. Returns the reason and the message for a condition.
 pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<(), (&'static str, String)> {
     let container = match work {
         Work::InAgent => None,
@@ -25,21 +26,22 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
     }
 }
 
-/// Which of the agent's ports this is.
+/// Returns the setting of the agent's port that has this number.
 fn what_takes(ports: AgentPorts, number: u32, attach: Option<u32>) -> Option<&'static str> {
-    // A variable may say another port than the one to attach to by default.
+    // The variable may set another port than the default one to attach to.
     let name = if attach == Some(ports.attach) { "agentPorts.attach" } else { WORKER_ADDRESS };
     let own = [("agentPorts.grpc", Some(ports.grpc)), ("agentPorts.metrics", Some(ports.metrics)), (name, attach)];
     own.into_iter().find(|(_, port)| *port == Some(number)).map(|(name, _)| name)
 }
 
-/// Where processes attach to the agent.
+/// Returns the address at which worker processes attach to the agent.
 fn attaches_at(work: &Work) -> Option<&str> {
     let Work::BesideAgent { attaches_at, .. } = work else { return None };
     attaches_at.as_deref()
 }
 
-/// The port of a host:port of the loopback interface, as agents take it. None where it is no such address, or nobody could find it.
+/// Returns the port of a host:port of the loopback interface, as agents accept it. `None` if it is no such address, or
+/// if the port is 0, which no process could find.
 pub(crate) fn of_local_address(text: &str) -> Option<u16> {
     robeing_settings::local_port(text).filter(|port| *port > 0)
 }
@@ -55,13 +57,13 @@ fn of_container(container: &Container, taken: &impl Fn(u32) -> Option<&'static s
         }
         if let Some(name) = port.name.as_deref().filter(|name| [names::AGENT_GRPC, names::AGENT_METRICS].contains(name))
         {
-            return Some(format!("its container calls a port {name:?}, as the agent calls its own; rename it."));
+            return Some(format!("its container has a port named {name:?}, the name of an agent's port; rename it."));
         }
     }
     None
 }
 
-/// Whether the agent would post tasks to itself.
+/// Returns a message if the agent would post tasks to itself.
 fn of_url(executor: &Executor, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
     let Executor::Http(http) = executor else { return None };
     let (host, port) = http.target().ok()?.address();
@@ -74,7 +76,7 @@ fn of_url(executor: &Executor, taken: &impl Fn(u32) -> Option<&'static str>) -> 
     ))
 }
 
-/// Where processes attach may be said by a variable, too.
+/// Returns a message if the variable that sets the address to attach to has the port of another listener of the agent.
 fn of_address(work: &Work, ports: AgentPorts) -> Option<String> {
     let address = attaches_at(work)?;
     let own = what_takes(ports, of_local_address(address)?.into(), None)?;

@@ -1,8 +1,8 @@
-//! Amounts as Kubernetes writes them, such as `1Gi` or `1.5e9`.
+//! Kubernetes quantities, such as `1Gi` or `1.5e9`.
 
 use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::api::resource::Quantity};
 
-/// Suffixes, and what they stand for.
+/// Suffixes and their factors.
 const SUFFIXES: [(&str, f64); 15] = [
     ("Ki", 1024.0),
     ("Mi", 1_048_576.0),
@@ -21,7 +21,7 @@ const SUFFIXES: [(&str, f64); 15] = [
     ("E", 1e18),
 ];
 
-/// Whether an amount is less than another. One that can't be read is not.
+/// Returns whether `one` is less than `other`; `false` if either can't be parsed.
 pub(crate) fn is_less(one: &Quantity, other: &Quantity) -> bool {
     match (amount(&one.0), amount(&other.0)) {
         (Some(one), Some(other)) => one < other,
@@ -29,7 +29,7 @@ pub(crate) fn is_less(one: &Quantity, other: &Quantity) -> bool {
     }
 }
 
-/// How large a disk a claim asks for.
+/// Returns the disk size that a claim requests.
 pub(crate) fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
     claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")
 }

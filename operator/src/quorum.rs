@@ -1,86 +1,87 @@
-//! What is known of the coordinators, pods and voters together, and which of them the fleet can do without. Pure; the
-//! decisions of `rollout` and `scale` rest on it.
+//! What is known about the coordinators, their pods and votes, and which of them the fleet can spare. Pure; `rollout`
+//! and `scale` base their decisions on it.
 
 use std::collections::BTreeMap;
 
-/// How many entries of the log a voter may be behind and count as caught up.
+/// How many log entries a voter may lag behind and still count as caught up.
 pub const CAUGHT_UP_WITHIN: u64 = 1_000;
 
-/// A member of the coordinators' group, as the leader sees it.
+/// A member of the coordinators' Raft group, as the leader sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
-    /// Its name, which is its pod's.
+    /// The member's name, which is its pod's name.
     pub name: String,
-    /// It has a vote.
+    /// Whether it has a vote.
     pub voter: bool,
-    /// It answers the leader.
+    /// Whether it responds to the leader.
     pub reachable: bool,
-    /// Newest log entry on its disk.
+    /// Index of the newest log entry on its disk.
     pub matched: u64,
-    /// The preference for it as leader, 0..=1.
+    /// The leader score, 0..=1; a higher one is preferred.
     pub score: f64,
 }
 
-/// The members as a leader that was just confirmed by a majority sees them.
+/// The members, as seen by a leader that a majority has just confirmed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Membership {
-    /// All members, in no order; after a disk was lost two may have one name for a while.
+    /// All members, in no order; after the loss of a disk, two may have the same name for a while.
     pub members: Vec<Member>,
     /// Name of the leader.
     pub leader: String,
-    /// Newest entry the leader applied.
+    /// Index of the newest entry that the leader applied.
     pub applied: u64,
 }
 
 impl Membership {
-    /// Members with a vote.
+    /// Returns the members with a vote.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.voter)
     }
 
-    /// How many votes there are.
+    /// Returns the number of voters.
     pub fn voter_count(&self) -> usize {
         self.voters().count()
     }
 
-    /// How many voters must agree.
+    /// Returns how many voters must agree.
     pub fn majority(&self) -> usize {
         self.voter_count() / 2 + 1
     }
 
-    /// Whether this member answers and has what the leader has, but for the last moments.
+    /// Returns whether a member is the leader, or responds to it and lags at most [`CAUGHT_UP_WITHIN`] entries behind
+    /// it.
     pub fn caught_up(&self, member: &Member) -> bool {
         member.name == self.leader
             || member.reachable && member.matched.saturating_add(CAUGHT_UP_WITHIN) >= self.applied
     }
 
-    /// Whether a voter of this name answers and is caught up.
+    /// Returns whether a voter of this name responds and is caught up.
     pub fn healthy(&self, name: &str) -> bool {
         self.voters().any(|member| member.name == name && self.caught_up(member))
     }
 
-    /// How many voters are healthy.
+    /// Returns how many voters are healthy.
     pub fn healthy_count(&self) -> usize {
         self.voters().filter(|member| self.caught_up(member)).count()
     }
 
-    /// Whether a member has this name, with or without a vote.
+    /// Returns whether a member has this name, with or without a vote.
     pub fn has(&self, name: &str) -> bool {
         self.members.iter().any(|member| member.name == name)
     }
 
-    /// Whether a member with a vote has this name.
+    /// Returns whether a member with a vote has this name.
     pub fn votes(&self, name: &str) -> bool {
         self.voters().any(|member| member.name == name)
     }
 
-    /// Whether a majority of the voters would still be healthy while this one is away.
+    /// Returns whether a majority of the voters would still be healthy while this one is down.
     pub fn can_spare(&self, name: &str) -> bool {
         let others = self.voters().filter(|member| member.name != name && self.caught_up(member)).count();
         others >= self.majority()
     }
 
-    /// Whether the voters that would remain without this one's vote have a healthy majority among them.
+    /// Returns whether a majority of the voters that remain once this one has lost its vote is healthy.
     pub fn can_remove(&self, name: &str) -> bool {
         let (mut remaining, mut healthy) = (0, 0);
         for member in self.voters().filter(|member| member.name != name) {
@@ -94,21 +95,21 @@ impl Membership {
 /// A coordinator's pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CoordinatorPod {
-    /// Its name.
+    /// The pod's name.
     pub name: String,
-    /// Its uid.
+    /// The pod's uid.
     pub uid: String,
-    /// It was made from the newest template.
+    /// Whether it was created from the newest template.
     pub updated: bool,
-    /// Its readiness probe succeeds.
+    /// Whether its readiness probe succeeds.
     pub ready: bool,
-    /// It is being deleted.
+    /// Whether it is being deleted.
     pub terminating: bool,
-    /// What keeps it from running, as a sentence's part. Waiting to start is none.
+    /// What keeps it from running, as a clause of a sentence. Waiting to start is no failure.
     pub failure: Option<String>,
-    /// Its container has run in this pod, so that there may be data in it.
+    /// Whether its container has run in this pod, so that the pod may contain data.
     pub has_run: bool,
 }
 
-/// The coordinators' pods by ordinal.
+/// The coordinators' pods, by ordinal.
 pub type Pods = BTreeMap<u32, CoordinatorPod>;

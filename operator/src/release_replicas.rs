@@ -1,6 +1,7 @@
-//! Leaves the size of a pool to others. What one field manager stops to say, and nobody else says, falls back to its default: a
-//! pool whose size is taken out of the spec would shrink to one agent until an autoscaler comes. So its size is first said once
-//! more under another name, which is never used for anything else, and stays until somebody changes it.
+//! Releases the ownership of a pool's replicas. When a field manager stops setting a field that no one else owns, the
+//! API server resets it to its default: a pool whose replicas are removed from the spec would shrink to one agent until
+//! an autoscaler scales it. So the replicas are first applied once more under another field manager, which is used for
+//! nothing else, and remain until someone changes them.
 
 use kube::{
     Api,
@@ -10,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::names;
 
-/// The replicas that only this operator speaks for and the next apply no longer says. None where there is nothing to keep:
-/// also a pool of no agents, which autoscalers leave as it is, falls back to one.
+/// Returns the replicas that only this operator owns and that the next apply no longer sets. `None` if there is nothing
+/// to keep: a pool of zero agents, which autoscalers would not scale up, is also reset to one.
 pub fn abandoned(wish: &DynamicObject, live: &DynamicObject) -> Option<u64> {
     if wish.data.pointer("/spec/replicas").is_some() {
         return None;
@@ -26,7 +27,7 @@ pub fn abandoned(wish: &DynamicObject, live: &DynamicObject) -> Option<u64> {
     (speak.peek().is_some() && speak.all(|operator| operator)).then_some(replicas)
 }
 
-/// What is said under the other name, and only of the version that was seen.
+/// Returns the apply of the other field manager, which is valid only for the version that was read.
 fn said(live: &DynamicObject, replicas: u64) -> Value {
     let (types, meta) = (live.types.clone().unwrap_or_default(), &live.metadata);
     json!({
@@ -36,12 +37,12 @@ fn said(live: &DynamicObject, replicas: u64) -> Value {
     })
 }
 
-/// Keeps the replicas of a Deployment from falling back when the operator stops to say them.
+/// Keeps the replicas of a Deployment from being reset when the operator stops setting them.
 pub async fn leave_replicas(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<()> {
-    // The watch cache does not keep who says what.
+    // The watch cache does not keep managed fields.
     let Some(live) = api.get_opt(name).await? else { return Ok(()) };
     let Some(replicas) = abandoned(wish, &live) else { return Ok(()) };
-    tracing::info!(name, replicas, "leaving the size of a pool to others");
+    tracing::info!(name, replicas, "releasing the ownership of a pool's replicas");
     let parameters = PatchParams::apply(names::HANDOVER);
     api.patch(name, &parameters, &Patch::Apply(said(&live, replicas))).await.map(drop)
 }
@@ -75,8 +76,8 @@ mod tests {
         let (silent, says) = (wish(json!({})), wish(json!({"replicas": 4})));
         assert_eq!(abandoned(&silent, &live(5, &[names::OPERATOR])), Some(5));
         assert_eq!(abandoned(&says, &live(5, &[names::OPERATOR])), None);
-        assert_eq!(abandoned(&silent, &live(5, &[names::OPERATOR, "autoscaler"])), None, "somebody speaks for it");
-        assert_eq!(abandoned(&silent, &live(5, &[])), None, "it is not the operator's");
+        assert_eq!(abandoned(&silent, &live(5, &[names::OPERATOR, "autoscaler"])), None, "someone else owns it");
+        assert_eq!(abandoned(&silent, &live(5, &[])), None, "the operator does not own it");
         assert_eq!(abandoned(&silent, &live(1, &[names::OPERATOR])), Some(1));
         assert_eq!(abandoned(&silent, &live(0, &[names::OPERATOR])), None, "nothing would ever scale it up");
     }

@@ -1,48 +1,49 @@
-//! When a fleet is looked at next, unless something is told of it before. What changes in Kubernetes is told by watches, and what
-//! changes in a fleet by its coordinators; so a fleet at rest is looked at seldom, and one that is not at rest ever more seldom while
-//! nothing happens.
+//! When a fleet is reconciled next, unless a change triggers it earlier. Watches report changes in Kubernetes, and the
+//! coordinators report changes in a fleet. So a fleet at rest is reconciled rarely, and a fleet that is not at rest
+//! less and less often while nothing happens.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     time::Duration,
 };
 
-/// Pause while something is on its way.
+/// The pause while a change is in progress.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
-/// The longest pause while something is on its way or wrong, and nothing happens.
+/// The longest pause while a change is in progress or something is wrong, and nothing happens.
 pub(crate) const UNSETTLED: Duration = Duration::from_secs(10);
-/// The pause of a fleet that is well and whose coordinators tell what changes. What they don't tell is seen by then: that the
-/// leader does not reach another coordinator whose pod is ready, and warnings.
+/// The pause of a healthy fleet whose coordinators report changes. It bounds the delay of what they don't report: that
+/// the leader can't reach another coordinator whose pod is ready, and warnings.
 pub(crate) const WELL: Duration = Duration::from_secs(60);
-/// The pause of a fleet without a coordinator that could be asked: only watches tell of it, and time.
+/// The pause of a fleet without a coordinator that could be called: it changes only through watches and time.
 pub(crate) const UNREACHED: Duration = Duration::from_secs(300);
-/// Of the time since something happened, the part after which it is looked at again.
+/// The time since the last activity is divided by this to get the pause of a fleet that is not at rest.
 const OF_QUIET: u32 = 10;
-/// The largest part by which chance shortens a pause, so that fleets that were made together are not looked at together.
+/// The largest fraction by which jitter shortens a pause, so that fleets created together are not reconciled together.
 const CHANCE: f64 = 0.25;
-/// The shortest pause, where a moment is about to come at which something is due.
+/// The shortest pause if something changes by time alone.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// What a look at a fleet found, as far as it says when to look again.
+/// The result of a reconciliation, as far as it determines when the next one runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outlook {
-    /// There is a coordinator that could be asked.
+    /// Whether there is a coordinator that could be called.
     pub(crate) reachable: bool,
-    /// An object was just applied, and is not in the caches yet.
+    /// Whether an object was just applied and is not in the caches yet.
     pub(crate) applying: bool,
-    /// Something is on its way.
+    /// Whether a change is in progress.
     pub(crate) moving: bool,
-    /// Nothing is wrong.
+    /// Whether nothing is wrong.
     pub(crate) well: bool,
-    /// A coordinator tells what changes.
+    /// Whether a coordinator reports changes.
     pub(crate) told: bool,
-    /// Time since something happened.
+    /// Time since the last activity.
     pub(crate) quiet: Duration,
     /// Time until something changes by time alone.
     pub(crate) due: Option<Duration>,
 }
 
-/// The pause. `poll` is the one of a fleet that is well and whose coordinators can't tell what changes; `chance` is in 0..1.
+/// Returns the pause before the next reconciliation. `poll` is the pause of a healthy fleet whose coordinators can't
+/// report changes; `chance` is in 0..1.
 pub(crate) fn next_look(outlook: &Outlook, poll: Duration, chance: f64) -> Duration {
     let Outlook { reachable, applying, moving, well, told, quiet, due } = *outlook;
     let unsettled = |first: Duration| (quiet / OF_QUIET).clamp(first, UNSETTLED.max(first));
@@ -58,14 +59,14 @@ pub(crate) fn next_look(outlook: &Outlook, poll: Duration, chance: f64) -> Durat
     due.map_or(pause, |due| pause.min(due.max(SHORTEST)))
 }
 
-/// A pause as chance has it.
+/// Returns the pause, shortened by up to [`CHANCE`] of it, in proportion to `chance` in 0..1.
 pub(crate) fn shortened(pause: Duration, chance: f64) -> Duration {
     pause.mul_f64(1.0 - CHANCE * chance)
 }
 
-/// A number in 0..1 that nobody knows before.
+/// Returns an unpredictable number in 0..1.
 pub(crate) fn chance() -> f64 {
-    // A new one has keys of its own.
+    // Each `RandomState` has its own keys.
     let drawn = RandomState::new().build_hasher().finish();
     (drawn >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -85,7 +86,7 @@ mod tests {
         due: None,
     };
 
-    /// The longest pause that chance allows.
+    /// Returns the longest pause: the one without jitter.
     fn longest(outlook: Outlook) -> Duration {
         next_look(&outlook, POLL, 0.0)
     }
@@ -93,12 +94,12 @@ mod tests {
     #[test]
     fn a_fleet_at_rest_is_looked_at_seldom() {
         assert_eq!(longest(AT_REST), WELL);
-        assert_eq!(longest(Outlook { told: false, ..AT_REST }), POLL, "an older coordinator tells nothing");
+        assert_eq!(longest(Outlook { told: false, ..AT_REST }), POLL, "an older coordinator reports nothing");
         assert_eq!(longest(Outlook { reachable: false, told: false, ..AT_REST }), UNREACHED);
         let waits = Outlook { reachable: false, moving: true, well: false, told: false, ..AT_REST };
-        assert_eq!(longest(waits), UNREACHED, "a fleet whose pods no node takes costs nothing");
+        assert_eq!(longest(waits), UNREACHED, "a fleet whose pods can't be scheduled costs nothing");
         let hourly = Duration::from_secs(3_600);
-        assert_eq!(next_look(&AT_REST, hourly, 0.0), hourly, "nobody is asked more often than wanted");
+        assert_eq!(next_look(&AT_REST, hourly, 0.0), hourly, "the poll interval is the minimum");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What was refused lately, and is not asked again at once: each call that comes to nothing is repeated after a pause that
-//! doubles, unless what is asked changes.
+//! Requests that were recently refused and are not retried at once: each refused request is retried after a pause that
+//! doubles each time, unless the request changes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,17 +9,17 @@ use crate::requeue;
 
 /// The first pause.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest one.
+/// The longest pause.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest one where somebody else's object is in the way: whether it is gone is only seen by asking.
+/// The longest pause if an object of someone else is in the way: only a request shows whether it is gone.
 pub const LONGEST_FOREIGN_PAUSE: Duration = Duration::from_secs(8);
 
-/// A refusal that still counts.
+/// A refusal that has not been superseded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// In a sentence.
+    /// The message, as a sentence.
     pub sentence: String,
-    /// The object belongs to somebody else.
+    /// Whether the object belongs to someone else.
     pub foreign: bool,
     wish: u64,
     until: Instant,
@@ -31,26 +31,26 @@ pub struct Refusal {
 pub struct Refusals(BTreeMap<(String, String), Refusal>);
 
 impl Refusals {
-    /// Whether something about this object was refused and has not been done since.
+    /// Returns whether a request about this object was refused and has not succeeded since.
     pub fn knows(&self, kind: &str, name: &str) -> bool {
         self.0.contains_key(&(kind.to_owned(), name.to_owned()))
     }
 
-    /// The refusal because of which this is not to be asked now. `wish` is a number for what would be asked, and of what: where
-    /// the object has changed, the answer may be another.
+    /// Returns the refusal due to which this request must not be made now. `wish` is a number that identifies the
+    /// request and the state of its object: if the object has changed, the response may differ.
     pub fn of(&self, kind: &str, name: &str, wish: u64, now: Instant) -> Option<&Refusal> {
         let refusal = self.0.get(&(kind.to_owned(), name.to_owned()))?;
         Some(refusal).filter(|refusal| refusal.wish == wish && now < refusal.until)
     }
 
-    /// When, after `now`, the first of what was refused may be asked again. What could have been asked again and was not is
-    /// wished for no more.
+    /// Returns when, after `now`, the first refused request may be retried. A request that could have been retried and
+    /// was not is no longer desired.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         self.0.values().map(|refusal| refusal.until).filter(|until| *until > now).min()
     }
 
-    /// Notes that this was refused: whether the object belongs to somebody else, and the sentence. `chance`, in 0..1, shortens the
-    /// pause, so that what was refused together, as by one quota, is not asked again together.
+    /// Records a refusal: whether the object belongs to someone else, and the message. `chance`, in 0..1, shortens the
+    /// pause, so that requests that were refused together, for example by one quota, are not retried together.
     pub fn note(
         &mut self,
         (kind, name, wish): (&str, &str, u64),
@@ -66,7 +66,7 @@ impl Refusals {
         self.0.insert(key, Refusal { sentence, foreign, wish, until, pause });
     }
 
-    /// Notes that this was done.
+    /// Records that the request succeeded.
     pub fn done(&mut self, kind: &str, name: &str) {
         self.0.remove(&(kind.to_owned(), name.to_owned()));
     }
@@ -91,14 +91,14 @@ mod tests {
         // 1, 2, 4, 8, 16 and 32 seconds, then every minute.
         assert_eq!(asked, 7 + 8);
         assert!(refusals.of("Service", "a", 1, changed).is_some_and(|refusal| refusal.sentence == "no"));
-        assert!(refusals.of("Service", "a", 2, changed).is_none(), "it is another wish");
+        assert!(refusals.of("Service", "a", 2, changed).is_none(), "it is another request");
         refusals.note(("Service", "a", 2), (false, "no".into()), changed, 0.0);
         assert!(refusals.of("Service", "a", 2, changed + FIRST_PAUSE).is_none(), "with a pause of its own");
         assert!(refusals.of("Service", "b", 1, changed).is_none());
         assert_eq!(refusals.next(changed), Some(changed + FIRST_PAUSE));
-        assert_eq!(refusals.next(changed + FIRST_PAUSE), None, "nobody asked again");
+        assert_eq!(refusals.next(changed + FIRST_PAUSE), None, "it was not retried");
         refusals.note(("Service", "b", 1), (false, "no".into()), changed, 1.0);
-        assert!(refusals.next(changed) < Some(changed + FIRST_PAUSE), "chance keeps fleets apart");
+        assert!(refusals.next(changed) < Some(changed + FIRST_PAUSE), "jitter keeps fleets apart");
         refusals.done("Service", "b");
         refusals.done("Service", "a");
         assert_eq!(refusals.next(changed), None);

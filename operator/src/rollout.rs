@@ -1,57 +1,57 @@
-//! Which coordinator's pod may be replaced now, so that all come to run what the spec says. Followers first, the leader last
-//! and only after it handed over; one at a time; and only while the voters that remain and are caught up form a majority.
-//! Pure.
+//! Decides which coordinator's pod may be replaced now, so that all pods eventually match the spec. Followers go first,
+//! the leader last and only after a leader transfer; one at a time; and only while the remaining voters that are caught
+//! up form a majority. Pure.
 
 use crate::quorum::{CoordinatorPod, Membership, Pods};
 
-/// What is known when the next step of a rollout is chosen.
+/// The input for choosing the next step of a rollout.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    /// Pods there should be.
+    /// Desired number of pods.
     pub replicas: u32,
-    /// Pods there are.
+    /// The existing pods.
     pub pods: &'a Pods,
-    /// The voters; `None` while no leader answers.
+    /// The members; `None` while no leader responds.
     pub membership: Option<&'a Membership>,
-    /// A coordinator's data outlives its pod.
+    /// Whether a coordinator's data outlives its pod.
     pub durable: bool,
-    /// The members are what the spec says; no voter is to be added or removed first.
+    /// Whether the members match the spec: no voter is to be added or removed first.
     pub members_settled: bool,
-    /// The pod that was told last to go, by uid; the cache may still show it.
+    /// Uid of the pod that was deleted last; the cache may still show it.
     pub evicting: Option<&'a str>,
 }
 
-/// The next step.
+/// The next step of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Every pod is there, made from the newest template, and ready.
+    /// Every pod exists, was created from the newest template, and is ready.
     Done,
-    /// No pod is outdated, but not all are there and ready.
+    /// No pod is outdated, but not all exist and are ready, for this reason.
     Settling(String),
     /// Replace this pod.
     Replace {
-        /// Its name.
+        /// The pod's name.
         pod: String,
-        /// Its uid, so that no other pod of that name goes.
+        /// The pod's uid, so that no other pod of that name is deleted.
         uid: String,
     },
-    /// Let this voter lead.
+    /// Transfer leadership to this voter.
     Transfer {
-        /// Its name.
+        /// The voter's name.
         to: String,
     },
-    /// Something that was begun needs time.
+    /// Wait, for this reason.
     Wait(String),
-    /// It does not go on by itself.
+    /// The rollout does not resume without intervention.
     Paused {
-        /// For a condition.
+        /// The reason for a condition.
         reason: &'static str,
-        /// What happened and what to do.
+        /// The cause and the remedy.
         message: String,
     },
 }
 
-/// The next step of bringing every coordinator to the newest template.
+/// Returns the next step towards every coordinator running the newest template.
 pub fn next(view: &View<'_>) -> Step {
     if view.pods.values().all(|pod| pod.updated) {
         return settled(view);
@@ -79,7 +79,7 @@ pub fn next(view: &View<'_>) -> Step {
 fn settled(view: &View<'_>) -> Step {
     if view.pods.len() < view.replicas as usize {
         return Step::Settling(format!(
-            "{} of {} coordinator pods exist; where it stays so, the events of the StatefulSet say why",
+            "{} of {} coordinator pods exist; if this persists, see the events of the StatefulSet",
             view.pods.len(),
             view.replicas
         ));
@@ -90,14 +90,14 @@ fn settled(view: &View<'_>) -> Step {
     }
 }
 
-/// An outdated pod that can't run takes part in nothing, so its replacement costs no vote that counts: that is how a rollout
-/// gets past a bad image.
+/// Replaces an outdated pod that can't run. Since it does not participate, this costs no active vote, and lets a
+/// rollout recover from a bad image.
 fn past_a_broken_pod(view: &View<'_>) -> Option<Step> {
     let broken = |pod: &&CoordinatorPod| !pod.updated && !pod.ready && pod.failure.is_some();
     let spared = |pod: &CoordinatorPod| {
         let voters = view.membership;
         let healthy = voters.is_some_and(|membership| membership.healthy(&pod.name));
-        // Without a disk its data would be lost: then the others must be a majority without it.
+        // Without a disk, its data would be lost: the other voters must then form a majority.
         !healthy && (view.durable || !pod.has_run || voters.is_some_and(|membership| membership.can_spare(&pod.name)))
     };
     let pod = view.pods.values().rev().filter(broken).find(|pod| spared(pod))?;
@@ -108,7 +108,7 @@ fn replace(pod: &CoordinatorPod) -> Step {
     Step::Replace { pod: pod.name.clone(), uid: pod.uid.clone() }
 }
 
-/// What was replaced must be back before the next one goes.
+/// A replaced pod must be back before the next one is replaced.
 fn unfinished(view: &View<'_>) -> Option<Step> {
     let updated = || view.pods.values().filter(|pod| pod.updated);
     if let Some(pod) = updated().find(|pod| !pod.ready && pod.failure.is_some()) {
@@ -116,8 +116,8 @@ fn unfinished(view: &View<'_>) -> Option<Step> {
         return Some(Step::Paused {
             reason: "UpdatedPodFails",
             message: format!(
-                "{} was made from the new template and does not run: {failure}. The others stay as they are; put the old \
-                 image or settings back, or correct the new ones.",
+                "{} was made from the new template and does not run: {failure}. The other pods are not replaced; \
+                 restore the old image or settings, or correct the new ones.",
                 pod.name
             ),
         });
@@ -162,7 +162,8 @@ fn replace_a_healthy_one(view: &View<'_>, membership: &Membership) -> Step {
     }
 }
 
-/// Nobody can stand in for it: the fleet stops for as long as it takes to restart, if its data survives that.
+/// Replaces the only voter, if its data survives that. No other voter can take over, so the fleet stops while it
+/// restarts.
 fn the_only_one(view: &View<'_>, pod: &CoordinatorPod) -> Step {
     if view.durable {
         return replace(pod);
@@ -170,8 +171,8 @@ fn the_only_one(view: &View<'_>, pod: &CoordinatorPod) -> Step {
     Step::Paused {
         reason: "WouldLoseTasks",
         message: format!(
-            "{} is the only coordinator and keeps its log in its pod, so replacing it would lose every task. Delete the pod by \
-             hand if that does not matter, or run three coordinators.",
+            "{} is the only coordinator and keeps its log in its pod, so replacing it would lose every task. Delete \
+             the pod manually if that does not matter, or run three coordinators.",
             pod.name
         ),
     }

@@ -1,4 +1,4 @@
-//! The operator from its start to its end: serve probes, wait for the lease, keep the fleets, release the lease.
+//! The operator from start to shutdown: serves probes, acquires the lease, reconciles the fleets, releases the lease.
 
 use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use crate::{
     timeout::{ANSWER_WITHIN, AnswerWithin},
 };
 
-/// Changes of one cluster within this are looked at together.
+/// Changes of one cluster within this period are handled by one reconciliation.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// How often the connections to coordinators that are gone are closed.
+/// How often connections to coordinators that no longer exist are closed.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How long establishing a connection to the API server may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -32,32 +32,32 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// The operator could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither a service account nor a kubeconfig.
-    #[error("no way to the API server: {0}; run in a pod with a service account, or set KUBECONFIG")]
+    /// Neither a service account nor a kubeconfig was found.
+    #[error("no configuration for the API server: {0}; run in a pod with a service account, or set KUBECONFIG")]
     Config(#[from] kube::config::InferConfigError),
-    /// The configuration does not lead to a client.
-    #[error("no client for the API server: {0}")]
+    /// No client could be created from the configuration.
+    #[error("could not create a client for the API server: {0}")]
     Client(#[from] kube::Error),
-    /// The port is taken.
-    #[error("nothing can be served at {address}: {source}; give another --listen")]
+    /// The listen address could not be bound.
+    #[error("could not listen on {address}: {source}; set another --listen")]
     Listen {
-        /// The address of the setting.
+        /// The configured address.
         address: std::net::SocketAddr,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
-/// How the operator ended.
+/// Why the operator stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As asked.
+    /// It was asked to stop.
     Asked,
-    /// Another replica is, or will be, the active one.
+    /// It lost the lease: another replica is, or will become, the active one.
     LeaseLost(Lost),
 }
 
-/// A client whose requests are counted, and given up in time.
+/// Creates a client that counts its requests and limits the wait for each response to [`ANSWER_WITHIN`].
 pub async fn client(metrics: Metrics) -> Result<Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.connect_timeout = Some(CONNECT_WITHIN);
@@ -67,7 +67,7 @@ pub async fn client(metrics: Metrics) -> Result<Client, Error> {
         .build())
 }
 
-/// Runs until `stop`, or until the lease is lost.
+/// Runs until `stop` is cancelled or the lease is lost.
 pub async fn run(settings: &Settings, stop: CancellationToken) -> Result<End, Error> {
     let metrics = Metrics::default();
     let listening = |source| Error::Listen { address: settings.listen, source };
@@ -82,7 +82,7 @@ async fn elected(settings: &Settings, client: Client, metrics: &Metrics, stop: C
     let Ok(timings) = settings.timings() else { return End::Asked };
     let identity = match settings.identity.as_str() {
         "" => format!("robeing-operator-{}", uuid::Uuid::new_v4()),
-        // A pod's name may come again; what is held under it must not.
+        // Pod names can be reused; the suffix keeps a new pod from treating an old pod's lease as its own.
         name => format!("{name}_{}", uuid::Uuid::new_v4()),
     };
     let elector = Elector::new(client.clone(), &settings.namespace, &settings.lease_name, identity.clone(), timings);
@@ -99,7 +99,7 @@ async fn elected(settings: &Settings, client: Client, metrics: &Metrics, stop: C
     }
     tasks.close();
     tokio::select! {
-        // Whatever is under way must not go on beside another replica: the process ends at once.
+        // Reconciliations in progress must not run beside another replica: the process exits immediately.
         lost = held.keep() => End::LeaseLost(lost),
         () = tasks.wait() => {
             held.release().await;
@@ -108,7 +108,8 @@ async fn elected(settings: &Settings, client: Client, metrics: &Metrics, stop: C
     }
 }
 
-/// Keeps the fleets of one namespace, or of all, until told to stop; then finishes the rounds that run.
+/// Reconciles the fleets of one namespace, or of all namespaces, until `stop` is cancelled; then finishes the
+/// reconciliations in progress.
 async fn keep_fleets(
     settings: Settings,
     client: Client,
@@ -128,7 +129,7 @@ async fn keep_fleets(
     let done = caching.abort_handle();
     tokio::select! {
         () = stop.cancelled() => return done.abort(),
-        // Before that, what is not in the caches is not known to be missing.
+        // Until the caches are filled, an object that is missing from them may still exist.
         filled = caches.filled() => if filled.is_err() { return },
     }
     let requests = pending.clusters().map(|cluster| Ok::<_, Infallible>(ReconcileRequest::from(cluster)));
@@ -137,7 +138,7 @@ async fn keep_fleets(
     let rounds = applier(
         |cluster, context| Box::pin(reconcile(cluster, context)),
         |cluster, error, context| {
-            tracing::warn!(cluster = cluster.metadata.name, namespace = cluster.metadata.namespace, %error, "a round failed");
+            tracing::warn!(cluster = cluster.metadata.name, namespace = cluster.metadata.namespace, %error, "reconciliation failed");
             Action::requeue(context.pause(&cluster))
         },
         context.clone(),

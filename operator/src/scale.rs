@@ -1,5 +1,5 @@
-//! How the number of coordinators comes to what the spec says, one voter at a time. The spec is the truth: what is observed
-//! says only what the next step is, never what the goal is. Pure.
+//! Brings the number of coordinators to that of the spec, one voter at a time. Only the spec defines the goal;
+//! observations determine nothing but the next step. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,40 +7,40 @@ use robeing_crds::limits::MAX_COORDINATORS;
 
 use crate::{names, quorum::Membership};
 
-/// What is known when the next step is chosen.
+/// The input for choosing the next step.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    /// Name of the cluster.
+    /// The cluster's name.
     pub cluster: &'a str,
-    /// CoordinatorClient the spec asks for.
+    /// Number of coordinators that the spec asks for.
     pub wanted: u32,
-    /// `replicas` of the StatefulSet; `None` before there is one.
+    /// `replicas` of the StatefulSet; `None` if it does not exist.
     pub current: Option<u32>,
-    /// The voters; `None` while no leader answers.
+    /// The members; `None` while no leader responds.
     pub membership: Option<&'a Membership>,
     /// Ordinals whose pod exists.
     pub pods: &'a BTreeSet<u32>,
-    /// Ordinals whose pod has an address, is not being deleted and has not failed.
+    /// Ordinals whose pod has an address, has run, is not being deleted and has not failed.
     pub running: &'a BTreeSet<u32>,
-    /// Ordinals that have a disk; none where the coordinators are to have no storage.
+    /// Ordinals that have a disk; empty if the spec asks for no storage.
     pub claims: &'a BTreeSet<u32>,
-    /// As the last [`Plan::member_high_water`] said.
+    /// The last [`Plan::member_high_water`].
     pub member_high_water: u32,
 }
 
-/// What to do besides having that many pods.
+/// What to do besides setting the number of pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
     Settled,
     /// Give this coordinator a vote.
     Add(u32),
-    /// Take this coordinator's vote.
+    /// Remove this coordinator's vote.
     Remove(u32),
-    /// Delete the disk of a coordinator that is no member any more. A coordinator that came back with it would have the node
-    /// id of one that was removed.
+    /// Delete the disk of a coordinator that is no longer a member. A coordinator that started with it again would have
+    /// the node id of a removed one.
     DeleteClaim(u32),
-    /// Something that was begun needs time, or somebody's help.
+    /// Wait, for this reason: something in progress needs time or intervention.
     Wait(String),
 }
 
@@ -49,27 +49,27 @@ pub enum Step {
 pub struct Plan {
     /// `replicas` of the StatefulSet.
     pub replicas: u32,
-    /// What to do.
+    /// The next step.
     pub step: Step,
-    /// One more than the highest ordinal that was seen to be a member and may have left a disk: only disks below it were
-    /// this cluster's coordinators', and are its own to delete. To be written down with the StatefulSet before a member is
-    /// removed.
+    /// One more than the highest ordinal that was seen as a member and may have left a disk: only disks below it
+    /// belonged to this cluster's coordinators and may be deleted. It must be stored with the StatefulSet before a
+    /// member is removed.
     pub member_high_water: u32,
 }
 
 impl Plan {
-    /// With so many pods, a step, and nothing known of what was a member.
+    /// Creates a plan with a number of pods and a step, without known members.
     pub fn new(replicas: u32, step: Step) -> Self {
         Self { replicas, step, member_high_water: 0 }
     }
 }
 
-/// One more than the highest.
+/// Returns one more than the highest ordinal; 0 if there is none.
 fn beyond<'a>(ordinals: impl IntoIterator<Item = &'a u32>) -> u32 {
     ordinals.into_iter().max().map_or(0, |highest| highest + 1)
 }
 
-/// The next step from the coordinators there are to those there should be.
+/// Returns the plan for the next step from the existing to the desired coordinators.
 pub fn plan(view: &View<'_>) -> Plan {
     let left = beyond(view.claims.iter().filter(|ordinal| **ordinal < view.member_high_water));
     let member_high_water =
@@ -81,8 +81,8 @@ fn ordinals(view: &View<'_>, membership: &Membership) -> BTreeSet<u32> {
     membership.members.iter().filter_map(|member| names::ordinal(view.cluster, &member.name)).collect()
 }
 
-/// How many pods a StatefulSet begins with that is made anew: what is left of an earlier one, which may have been deleted by
-/// hand or with an earlier cluster of the name, has votes that are not to be ended all at once.
+/// Plans the size of a StatefulSet that does not exist. What is left of an earlier one, which may have been deleted
+/// manually or with an earlier cluster of the same name, has votes that must not all end at once.
 fn begin(view: &View<'_>) -> Plan {
     let there = view.pods.iter().chain(view.claims).filter(|ordinal| **ordinal < MAX_COORDINATORS);
     Plan::new(view.wanted.max(beyond(there)), Step::Settled)
@@ -97,10 +97,10 @@ fn next(view: &View<'_>) -> Plan {
         return Plan::new(current, Step::DeleteClaim(claim));
     }
     if current < view.wanted {
-        // The new pods must not start on disks of coordinators that were removed; those are gone by now.
-        return Plan::new(view.wanted, Step::Wait("pods of new coordinators are being made".into()));
+        // The new pods must not start on disks of removed coordinators; those have been deleted by now.
+        return Plan::new(view.wanted, Step::Wait("pods of new coordinators are being created".into()));
     }
-    // One that leaves takes its pod with it only when its vote is gone.
+    // The pod of a leaving coordinator is removed only after its vote.
     let replicas = if current > view.wanted { view.wanted.max(needed.min(current)) } else { current };
     let step = removal(view, membership, &ordinals).or_else(|| addition(view, membership)).unwrap_or_else(|| {
         if current > view.wanted { Step::Wait("a coordinator's pod is being removed".into()) } else { Step::Settled }
@@ -108,8 +108,8 @@ fn next(view: &View<'_>) -> Plan {
     Plan::new(replicas, step)
 }
 
-/// Nobody says who has a vote, so nothing shrinks and no disk goes. It grows, unless onto disks of coordinators that were
-/// removed: others may be those of the very majority that is missing.
+/// Plans without a leader. It is unknown who has a vote, so the set does not shrink and no disk is deleted. The set
+/// grows, unless onto disks of removed coordinators; its other disks may be those of the very majority that is missing.
 fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
     let leftovers =
         view.claims.iter().any(|ordinal| (current..view.wanted.min(view.member_high_water)).contains(ordinal));
@@ -122,7 +122,8 @@ fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
     Plan::new(replicas, step)
 }
 
-/// A disk that is retained from an earlier cluster of the name is none.
+/// Returns the highest ordinal with an obsolete disk. A disk retained from an earlier cluster of the name is not
+/// obsolete.
 fn obsolete_claim(view: &View<'_>, members: &BTreeSet<u32>, current: u32) -> Option<u32> {
     let obsolete = |ordinal: &u32| {
         (current..view.member_high_water).contains(ordinal)
@@ -136,9 +137,7 @@ fn removal(view: &View<'_>, membership: &Membership, members: &BTreeSet<u32>) ->
     let leaving = members.iter().copied().rfind(|ordinal| *ordinal >= view.wanted)?;
     let name = names::coordinator(view.cluster, leaving);
     if membership.votes(&name) && !membership.can_remove(&name) {
-        return Some(Step::Wait(format!(
-            "the voters that remain without {name} and are caught up would be no majority"
-        )));
+        return Some(Step::Wait(format!("without {name}, the voters that are caught up would not be a majority")));
     }
     Some(Step::Remove(leaving))
 }

@@ -1,5 +1,5 @@
-//! The HTTP listener for kubelets and Prometheus: `/healthz`, `/readyz` and `/metrics`. It answers before the lease is held:
-//! a replica that stands by is as healthy and ready as the active one.
+//! The HTTP server for kubelets and Prometheus: `/healthz`, `/readyz` and `/metrics`. It responds before the lease is
+//! held: a standby replica is as healthy and ready as the active one.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,11 +17,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::metrics::Metrics;
 
-/// Connections at once; further ones wait to be accepted.
+/// Maximum number of concurrent connections; further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take to send the head of a request.
+/// How long a client may take to send the head of a request.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection is kept in all.
+/// Maximum lifetime of a connection.
 const LIFETIME: Duration = Duration::from_secs(300);
 /// Pause after `accept` failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at an address; port 0 takes a free one.
+    /// Binds the address and starts serving; port 0 selects a free port.
     pub async fn start(listen: SocketAddr, metrics: Metrics) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
@@ -48,12 +48,12 @@ impl Server {
         Ok(Self { address, stop, tasks })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes everything.
+    /// Stops listening and closes all connections.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -88,7 +88,7 @@ async fn accept(listener: TcpListener, metrics: Metrics, stop: CancellationToken
             let connection = server.serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 () = stop.cancelled() => {}
-                // A client that goes away is no news.
+                // A client that disconnects is not an error.
                 _ = timeout(LIFETIME, connection) => {}
             }
             drop(place);

@@ -1,4 +1,4 @@
-//! The operator's settings: flags, each also read from the environment.
+//! The operator's settings: command-line flags, each of which can also be set in the environment.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,39 +10,39 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Durations are written like 500ms, 2s or 1m30s. RUST_LOG says how much is logged.
+Durations are written like 500ms, 2s or 1m30s. RUST_LOG sets the log level.
 
 The API server and the credentials come from the pod's service account, or from KUBECONFIG.
 
-SIGTERM or Ctrl-C: the rounds that run are finished, then the lease is released.
+On SIGTERM or Ctrl-C the operator finishes the reconciliations in progress, then releases the lease.
 
-Exit codes: 0 ended as asked; 1 could not start; 2 wrong settings; 3 the lease was lost, another replica goes on.";
+Exit codes: 0 stopped by signal; 1 could not start; 2 invalid settings; 3 lost the lease, another replica takes over.";
 
-/// Longest name of a namespace.
+/// Maximum length of a namespace's name.
 const MAX_NAMESPACE: usize = 63;
 
-/// Keeps the fleets that RobeingClusters describe.
+/// Reconciles RobeingClusters into running fleets.
 #[derive(Parser, Clone, Debug, PartialEq, Eq)]
 #[command(name = "robeing-operator", version, after_help = AFTER_HELP, max_term_width = 120)]
 pub struct Settings {
-    /// Namespaces whose RobeingClusters are kept, separated by commas; all when not given. With it the operator needs no
-    /// rights beyond these namespaces and its own.
+    /// Comma-separated namespaces whose RobeingClusters are reconciled; all namespaces if not set. If set, the operator
+    /// needs no rights beyond these namespaces and its own.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACE,...", value_parser = namespace)]
     pub watch_namespaces: Vec<String>,
 
-    /// The image of fleets whose spec names none. Such a fleet keeps the one it was made with.
+    /// The image of fleets whose spec names none. Such a fleet keeps the image that it was created with.
     #[arg(long, env = "ROBEING_IMAGE", default_value = "", hide_default_value = true, value_name = "IMAGE")]
     pub image: String,
 
-    /// The operator's own namespace, where its lease is.
+    /// The operator's own namespace, which contains its lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAMESPACE", value_parser = namespace)]
     pub namespace: String,
 
-    /// The name of this replica, unlike that of any other.
+    /// The name of this replica, unique among the replicas.
     #[arg(long, env = "POD_NAME", default_value = "", hide_default_value = true, value_name = "NAME")]
     pub identity: String,
 
-    /// Where to serve /healthz, /readyz and /metrics over HTTP.
+    /// The address on which to serve /healthz, /readyz and /metrics over HTTP.
     #[arg(long, env = "METRICS_LISTEN", default_value = "0.0.0.0:8080", value_name = "HOST:PORT")]
     pub listen: SocketAddr,
 
@@ -50,28 +50,28 @@ pub struct Settings {
     #[arg(long, env = "LEASE_NAME", default_value = "robeing-operator", value_name = "NAME")]
     pub lease_name: String,
 
-    /// How long the lease lasts without a renewal, in whole seconds.
+    /// How long the lease is valid without a renewal, in whole seconds.
     #[arg(long, env = "LEASE_DURATION", default_value = "15s", value_name = "DURATION", value_parser = duration)]
     pub lease_duration: Duration,
 
-    /// After how long without a renewal the active replica ends itself.
+    /// How long the active replica may go without a renewal before it exits.
     #[arg(long, env = "LEASE_RENEW_DEADLINE", default_value = "10s", value_name = "DURATION", value_parser = duration)]
     pub lease_renew_deadline: Duration,
 
-    /// How often the lease is renewed, or looked at.
+    /// How often the lease is renewed, or checked by the other replicas.
     #[arg(long, env = "LEASE_RETRY_PERIOD", default_value = "2s", value_name = "DURATION", value_parser = duration)]
     pub lease_retry_period: Duration,
 
-    /// How soon after each other two changes in a fleet are seen, and how often its coordinators are asked how it is where they
-    /// can't tell what changes. They are asked directly, not through the API server.
+    /// Minimum time between two updates about a fleet from its coordinators, and how often coordinators that can't send
+    /// updates are polled. The operator calls the coordinators directly, not through the API server.
     #[arg(long, env = "POLL_INTERVAL", default_value = "3s", value_name = "DURATION", value_parser = duration)]
     pub poll_interval: Duration,
 
-    /// RobeingClusters that are worked on at once, in each watched namespace.
+    /// How many RobeingClusters are reconciled at once, in each watched namespace.
     #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
 
-    /// How the log is written: text or json.
+    /// The log format: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "json", value_name = "FORMAT", value_parser = ["text", "json"])]
     pub log_format: String,
 }
@@ -79,7 +79,7 @@ pub struct Settings {
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("must be longer than nothing".into()),
+        Ok(_) => Err("must be greater than zero".into()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -90,22 +90,22 @@ fn namespace(text: &str) -> Result<String, String> {
     if (1..=MAX_NAMESPACE).contains(&name.len()) && name.chars().all(allowed) {
         Ok(name.to_owned())
     } else {
-        Err(format!("is no name of a namespace: lower-case letters, digits and '-', 1 to {MAX_NAMESPACE} of them"))
+        Err(format!("not a valid namespace name: must be 1 to {MAX_NAMESPACE} lower-case letters, digits and '-'"))
     }
 }
 
 impl Settings {
-    /// The lease's timings, if they keep two holders apart.
+    /// Returns the lease's timings, or an error if they could allow two holders at once.
     pub fn timings(&self) -> Result<Timings, WrongTimings> {
         Timings::new(self.lease_duration, self.lease_renew_deadline, self.lease_retry_period)
     }
 
-    /// The operator's own part in what is built.
+    /// Returns the settings of the operator that the built objects depend on.
     pub fn operator_context(&self) -> OperatorContext {
         OperatorContext { default_image: self.image.clone(), operator_namespace: self.namespace.clone() }
     }
 
-    /// The scopes to watch: each namespace, or all at once.
+    /// Returns the scopes to watch: each namespace once, or `None` for all namespaces.
     pub fn scopes(&self) -> Vec<Option<String>> {
         let mut names = self.watch_namespaces.clone();
         names.sort();

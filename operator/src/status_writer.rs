@@ -1,4 +1,4 @@
-//! What is told to the API server about a cluster: its status and its events.
+//! Writes a cluster's status and events to the API server.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -21,7 +21,7 @@ use crate::{
     report::{EventRecord, Importance},
 };
 
-/// Writes the status. A cluster that is gone needs none.
+/// Applies the status. Does nothing if the cluster no longer exists.
 pub(crate) async fn patch_status(
     context: &Context,
     cluster: &RobeingCluster,
@@ -37,7 +37,7 @@ pub(crate) async fn patch_status(
     }
 }
 
-/// An event that is lost is a pity and no more.
+/// Publishes an event. A failure is only logged, since losing an event is harmless.
 pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happened: EventRecord) {
     let now = Timestamp::now();
     let namespace = cluster.namespace().unwrap_or_default();
@@ -69,7 +69,7 @@ pub(crate) async fn publish(context: &Context, cluster: &RobeingCluster, happene
     }
 }
 
-/// Longest note of an event, bytes; the API server takes 1,024.
+/// Maximum length of an event's note, in bytes; the API server accepts 1,024.
 const MAX_NOTE: usize = 1_000;
 
 fn shortened(mut note: String) -> String {
@@ -77,15 +77,16 @@ fn shortened(mut note: String) -> String {
     note
 }
 
-/// The answer to an event that another operator published.
+/// The HTTP status if another operator has already published the event.
 const ALREADY_EXISTS: u16 = 409;
 
-/// Two events of one nanosecond must not have one name, and what is told once always has the same.
+/// Returns the suffix of an event's name: unique even for two events in the same nanosecond, but always the same for an
+/// event with [`EventRecord::once`].
 fn suffix(cluster: &RobeingCluster, happened: &EventRecord, now: Timestamp) -> u128 {
     let Some(once) = &happened.once else {
         return uuid::Uuid::new_v4().as_u128() >> 64 ^ now.as_nanosecond().unsigned_abs();
     };
-    // Every process of one build hashes alike.
+    // All processes of the same build compute the same hash.
     let mut hasher = DefaultHasher::new();
     (cluster.uid(), &happened.reason, once).hash(&mut hasher);
     hasher.finish().into()

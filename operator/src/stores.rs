@@ -1,5 +1,6 @@
-//! The watch caches: one set for every namespace that is watched, or one for all. Everything the operator knows of the API
-//! server comes from here; what changes here says which cluster to look at. They hold of each object what is read, and no more.
+//! The watch caches: one set for each watched namespace, or one for all namespaces. The operator observes the API
+//! server through them, and their changes determine which clusters to reconcile. Of each object they keep only the
+//! fields that are read.
 
 use std::{
     collections::HashSet,
@@ -38,7 +39,7 @@ use crate::{
     observe::{self, Live},
 };
 
-/// The kinds of object that the operator makes.
+/// The kinds of objects that the operator creates.
 pub const OWNED: [fn() -> ApiResource; 7] = [
     || ApiResource::erase::<StatefulSet>(&()),
     || ApiResource::erase::<Deployment>(&()),
@@ -49,16 +50,16 @@ pub const OWNED: [fn() -> ApiResource; 7] = [
     || ApiResource::erase::<NetworkPolicy>(&()),
 ];
 
-/// Which clusters to look at.
+/// A stream of clusters to reconcile.
 pub type Triggers = Pin<Box<dyn Stream<Item = ObjectRef<RobeingCluster>> + Send>>;
 
-/// Objects that one answer of the API server lists. More are in memory at once while the caches are filled.
+/// Page size of list requests, in objects. A larger page takes more memory while the caches are filled.
 const PAGE: u32 = 100;
 
-/// What `kubectl apply` keeps of an object in the object itself.
+/// The annotation in which `kubectl apply` stores the configuration that it applied last.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The caches of one namespace, or of all.
+/// The caches of one namespace, or of all namespaces.
 #[derive(Clone)]
 pub struct Caches {
     /// The clusters.
@@ -75,7 +76,8 @@ impl Debug for Caches {
 }
 
 impl Caches {
-    /// Caches of a namespace, or of all namespaces, and the stream that fills them; it must be polled.
+    /// Creates the caches of a namespace, or of all namespaces, and the stream that fills them; the stream must be
+    /// polled.
     pub fn of(client: &Client, namespace: Option<&str>) -> (Self, Triggers) {
         let everything = watcher::Config::default().any_semantic().page_size(PAGE);
         let ours = everything.clone().labels(&names::watched());
@@ -106,7 +108,7 @@ impl Caches {
         (Self { clusters, owned, pods, claims }, Box::pin(stream::select_all(changes)))
     }
 
-    /// Returns when every cache has been filled once.
+    /// Waits until every cache has been filled for the first time. Fails if the stream that fills them was dropped.
     pub async fn filled(&self) -> Result<(), reflector::store::WriterDropped> {
         self.clusters.wait_until_ready().await?;
         self.pods.filled().await;
@@ -115,24 +117,24 @@ impl Caches {
         Ok(())
     }
 
-    /// The objects of a cluster of the kinds that the operator makes.
+    /// Returns a cluster's objects of the kinds that the operator creates.
     pub fn objects(&self, cluster: &RobeingCluster) -> Vec<Live> {
         self.owned.iter().flat_map(|(_, index)| of(index, cluster)).collect()
     }
 
-    /// The StatefulSet of a cluster's coordinators, whoever owns it.
+    /// Returns the StatefulSet of a cluster's coordinators, regardless of its owner.
     pub fn stateful_set(&self, cluster: &RobeingCluster) -> Option<Live> {
         let name = names::coordinators(&cluster.name_any());
         let (_, index) = self.owned.iter().find(|(kind, _)| **kind == *"StatefulSet")?;
         of(index, cluster).into_iter().find(|set| set.object.name_any() == name)
     }
 
-    /// The pods of a cluster.
+    /// Returns the pods of a cluster.
     pub fn pods(&self, cluster: &RobeingCluster) -> Vec<Arc<Pod>> {
         of(&self.pods, cluster)
     }
 
-    /// The claims of a cluster.
+    /// Returns the PersistentVolumeClaims of a cluster.
     pub fn claims(&self, cluster: &RobeingCluster) -> Vec<Arc<PersistentVolumeClaim>> {
         of(&self.claims, cluster)
     }
@@ -153,7 +155,7 @@ where
     }
 }
 
-/// The clusters, and their changes.
+/// Returns the store of clusters, and the stream of their changes.
 fn watch_clusters(api: Api<RobeingCluster>, config: watcher::Config) -> (Store<RobeingCluster>, Triggers) {
     let (store, writer) = reflector::store();
     let slim = |cluster: &mut RobeingCluster| {
@@ -168,7 +170,8 @@ fn watch_clusters(api: Api<RobeingCluster>, config: watcher::Config) -> (Store<R
     (store, Box::pin(changes))
 }
 
-/// Fills a cache with what is kept of each object, and tells the clusters that its changes are about.
+/// Fills a cache with the value that `keep` returns for each object. Returns the stream of clusters that its changes
+/// affect.
 fn watch<K, V>(
     api: Api<K>,
     config: watcher::Config,
@@ -194,7 +197,7 @@ where
     Box::pin(changes.flatten())
 }
 
-/// A watch that fails is begun again, ever more slowly; the cache keeps what it had.
+/// Returns the events of a watch. A watch that fails is restarted with backoff; the cache keeps its content meanwhile.
 fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -206,11 +209,11 @@ fn broken(kind: &str, error: &watcher::Error) {
     if is_undefined(error) {
         tracing::warn!(kind, "the API server does not know this kind; install the chart robeing-crds");
     } else {
-        tracing::warn!(kind, %error, "a watch broke; it is begun again");
+        tracing::warn!(kind, %error, "a watch failed; restarting it");
     }
 }
 
-/// Whether the API server has no such kind of resource. It answers so to lists and watches alike.
+/// Returns whether the API server does not know the kind of resource. It responds with 404 to lists and watches alike.
 fn is_undefined(error: &watcher::Error) -> bool {
     let (watcher::Error::InitialListFailed(cause)
     | watcher::Error::WatchStartFailed(cause)
@@ -221,8 +224,8 @@ fn is_undefined(error: &watcher::Error) -> bool {
     matches!(cause, kube::Error::Api(status) if status.code == 404)
 }
 
-/// The clusters that are to be looked at, each once however often it changed meanwhile. It is filled by a task of its own, so
-/// that the caches stay fresh while all hands are busy.
+/// The clusters to reconcile, each once regardless of how often it has changed. A separate task fills it, so that the
+/// caches stay up to date while all reconcilers are busy.
 #[derive(Debug, Default)]
 pub struct Pending {
     clusters: Mutex<HashSet<ObjectRef<RobeingCluster>>>,
@@ -246,14 +249,14 @@ impl Pending {
         }
     }
 
-    /// Fills it, until dropped.
+    /// Adds the clusters from `changes` until dropped.
     pub async fn fill(self: Arc<Self>, mut changes: Triggers) {
         while let Some(cluster) = changes.next().await {
             self.add(cluster);
         }
     }
 
-    /// The clusters as they come. Never ends.
+    /// Returns the stream of clusters to reconcile. It never ends.
     pub fn clusters(self: Arc<Self>) -> Triggers {
         let taken = stream::unfold(self, |pending| async move {
             let taken = pending.take().await;

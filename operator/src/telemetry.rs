@@ -2,11 +2,11 @@
 
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Begins logging; `RUST_LOG` says how much. Does nothing when logging has begun before.
+/// Starts logging at the level of `RUST_LOG`. Does nothing if logging has already been started.
 pub fn begin(json: bool) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=warn,tower=warn"));
-    // A line that can't be written is lost: what the layer would say of it on stderr can't be written either, and it panics.
+    // A line that can't be written is dropped: reporting the error on stderr would fail too, and the layer would panic.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).log_internal_errors(false);
     let begun = if json {
         log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()

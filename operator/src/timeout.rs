@@ -1,6 +1,7 @@
-//! A limit for how long the API server may take to answer. Without one, a call whose answer was lost on a connection that nobody
-//! closes would be waited for as long as the kernel believes in the connection, which is many minutes, and its cluster would not
-//! be looked after meanwhile. Watches are left alone: they are silent for long, and their own limit is the watcher's.
+//! A limit for how long the API server may take to respond. Without it, a request whose response was lost on a
+//! connection that no one closes would wait until the kernel gives the connection up, which takes many minutes, and its
+//! cluster would not be reconciled meanwhile. Watches are exempt: they can be silent for long, and the watcher has its
+//! own limit.
 
 use std::{
     pin::Pin,
@@ -14,19 +15,19 @@ use tower::{BoxError, Layer, Service};
 
 use crate::metrics::is_watch;
 
-/// How long the API server may take until it begins to answer. It may call webhooks first, each for up to 10 s by default.
+/// How long the API server may take to start its response. It may call webhooks first, each for up to 10 s by default.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The API server took longer than [`ANSWER_WITHIN`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no answer to {method} {path} within {within:?}")]
+#[error("no response to {method} {path} within {within:?}")]
 pub struct NoAnswer {
     method: Method,
     path: String,
     within: Duration,
 }
 
-/// Gives up requests that are not answered within this.
+/// A layer that fails requests without a response within this time.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerWithin(pub Duration);
 
@@ -38,7 +39,7 @@ impl<S> Layer<S> for AnswerWithin {
     }
 }
 
-/// A service whose requests are given up.
+/// A service with a limit for the time to a response.
 #[derive(Clone, Debug)]
 pub struct Limited<S> {
     inner: S,
@@ -99,7 +100,7 @@ mod tests {
         assert_eq!(after(ANSWER_WITHIN - tick, "/api/v1/pods").await, Ok(()));
         let began = Instant::now();
         let error = after(ANSWER_WITHIN + tick, "/api/v1/pods?limit=1").await.expect_err("it took too long");
-        assert_eq!(error, "no answer to GET /api/v1/pods within 30s");
+        assert_eq!(error, "no response to GET /api/v1/pods within 30s");
         assert!(began.elapsed() <= ANSWER_WITHIN + tick, "{:?}", began.elapsed());
         assert_eq!(after(ANSWER_WITHIN * 10, "/api/v1/pods?a=b&watch=true").await, Ok(()));
     }

@@ -1,5 +1,5 @@
-//! From the resource to a validated fleet, the only input of `build`. The schema has refused most nonsense before; what is
-//! left is what this version cannot run, and what only the whole pod can tell. Pure.
+//! Turns the resource into a validated fleet, the only input of `build`. The schema already rejects most invalid specs;
+//! what remains is what this version can't run, and what depends on the whole pod. Pure.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,10 +19,11 @@ use robeing_settings::{
 
 use crate::{names, ports};
 
-/// What a pod gets beyond its drain timeout, so that what was handed back is also said.
+/// How much longer a pod's grace period is than its drain timeout, so that the agent can report the tasks that it hands
+/// back.
 pub const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
-/// The operator's own part in what is built.
+/// The settings of the operator that the built objects depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorContext {
     /// The image of a cluster whose spec names none.
@@ -31,51 +32,51 @@ pub struct OperatorContext {
     pub operator_namespace: String,
 }
 
-/// What a running fleet keeps of how it was made.
+/// What a running fleet keeps from its creation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
     /// The image of a cluster whose spec names none.
     pub image: Option<String>,
-    /// The size of disks in the StatefulSet, which can't be changed there.
+    /// The size of the disks in the StatefulSet, which can't be changed there.
     pub claim_size: Option<Quantity>,
 }
 
 /// A cluster that can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedCluster {
-    /// Name of the cluster.
+    /// The cluster's name.
     pub name: String,
-    /// Its namespace.
+    /// The cluster's namespace.
     pub namespace: String,
-    /// Its uid, for owner references.
+    /// The cluster's uid, for owner references.
     pub uid: String,
     /// The Robeing image.
     pub image: String,
-    /// The spec names no image: [`ValidatedCluster::image`] is kept for the cluster's life.
+    /// Whether the spec names no image: then [`ValidatedCluster::image`] is kept for the cluster's lifetime.
     pub image_is_default: bool,
-    /// When nodes pull the Robeing image; `None`: as its tag says.
+    /// When nodes pull the Robeing image; `None`: it depends on the tag.
     pub image_pull_policy: Option<ImagePullPolicy>,
-    /// Secrets to pull images with, for all pods.
+    /// Secrets for pulling images, for all pods.
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// CoordinatorClient there should be, 1..=7.
+    /// Desired number of coordinators, 1..=7.
     pub coordinators: u32,
-    /// Disk of each; `None`: the log is lost with the pod.
+    /// The disk of each coordinator; `None`: the log is lost with the pod.
     pub storage: Option<Storage>,
-    /// Size of the disks in the StatefulSet: as it was made. Those that are to be larger are grown afterwards.
+    /// Size of the disks in the StatefulSet, as it was created. Disks that should be larger are grown afterwards.
     pub claim_size: Quantity,
-    /// Of each coordinator.
+    /// The resources of each coordinator.
     pub resources: Option<ResourceRequirements>,
-    /// What is different about the coordinators' pods.
+    /// The overrides of the coordinators' pods.
     pub coordinator_template: PodOverrides,
     /// The pools that are built.
     pub pools: Vec<FleetPool>,
-    /// The pools that are not, with the reason.
+    /// The pools that are not built, with the reasons.
     pub refused: Vec<RefusedPool>,
-    /// Of the score of an agent for a task.
+    /// The weights of an agent's score for a task.
     pub weights: Weights,
-    /// How losses are noticed.
+    /// The settings of failure detection and recovery.
     pub recovery: Recovery,
-    /// No agents for now.
+    /// Whether the fleet is suspended and runs no agents.
     pub suspend: bool,
     /// See [`OperatorContext::operator_namespace`].
     pub operator_namespace: String,
@@ -84,40 +85,40 @@ pub struct ValidatedCluster {
 /// A pool that can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FleetPool {
-    /// Its name.
+    /// The pool's name.
     pub name: String,
-    /// What its agents are for.
+    /// The role of its agents.
     pub role: Role,
-    /// Their skills.
+    /// The specializations of its agents.
     pub specializations: Vec<String>,
-    /// Agents that work; `None`: an autoscaler decides.
+    /// Desired number of live agents; `None`: an autoscaler decides.
     pub replicas: Option<u32>,
-    /// Agents that wait.
+    /// Desired number of standby agents.
     pub standby: u32,
-    /// Tasks an agent runs at once.
+    /// How many tasks an agent runs at once.
     pub slots: u32,
-    /// Where the coordinators reach its agents.
+    /// The port at which the coordinators reach its agents.
     pub grpc_port: i32,
-    /// Where its agents serve metrics and probes.
+    /// The port at which its agents serve metrics and probes.
     pub metrics_port: i32,
-    /// What running a task means.
+    /// Where tasks run.
     pub work: Work,
-    /// The executor as the agent takes it.
+    /// The executor, in the form that agents accept.
     pub executor: ExecutorSpec,
-    /// The environment variables that it reads, and what is in them.
+    /// The environment variables that the executor reads, and the Secret keys that they contain.
     pub secrets: Vec<(String, SecretKey)>,
-    /// Of the container that tasks run in.
+    /// The resources of the container that tasks run in.
     pub resources: Option<ResourceRequirements>,
-    /// What is different about its pods.
+    /// The overrides of its pods.
     pub template: PodOverrides,
-    /// How long an agent that is stopped has for its tasks.
+    /// How long a stopped agent has to finish its tasks.
     pub drain_timeout: Duration,
-    /// How long its pod has.
+    /// The termination grace period of its pods.
     pub grace: Duration,
 }
 
 impl FleetPool {
-    /// Pods there should be; `None`: an autoscaler decides.
+    /// Returns the desired number of pods; `None`: an autoscaler decides.
     pub fn pods(&self, suspend: bool) -> Option<u32> {
         if suspend { Some(0) } else { self.replicas.map(|replicas| replicas.saturating_add(self.standby)) }
     }
@@ -126,7 +127,7 @@ impl FleetPool {
 /// Where tasks run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// In the agent, of the Robeing image.
+    /// In the agent's own container, with the Robeing image.
     InAgent,
     /// In the user's container, with the agent as its entrypoint.
     InUserContainer(Box<Container>),
@@ -134,7 +135,7 @@ pub enum Work {
     BesideAgent {
         /// The user's container.
         container: Box<Container>,
-        /// Where its process attaches to the agent, host:port; `None`: the agent calls it.
+        /// The address at which its process attaches to the agent, host:port; `None`: the agent calls the process.
         attaches_at: Option<String>,
     },
 }
@@ -142,31 +143,31 @@ pub enum Work {
 /// A pool that is not built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedPool {
-    /// Its name.
+    /// The pool's name.
     pub name: String,
-    /// Why, as a condition's reason.
+    /// The reason for a condition.
     pub reason: &'static str,
-    /// Why, and what to do, as a sentence.
+    /// The cause and the remedy, as a sentence.
     pub message: String,
-    /// The ServiceAccount that its template names: what runs of it stays.
+    /// The ServiceAccount that its template names, which its remaining agents still need.
     pub account: Option<String>,
 }
 
-/// A cluster of which nothing can be built.
+/// Why nothing of a cluster can be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unbuildable {
-    /// The API server gives every object both.
+    /// The uid or the namespace is missing; the API server sets both for every object.
     #[error("the RobeingCluster has no {0}, which the API server gives to every object")]
     NoIdentity(&'static str),
-    /// Neither the spec nor the operator knows an image.
+    /// Neither the spec nor the operator's settings name an image.
     #[error("no image: set spec.image, or start the operator with --image")]
     NoImage,
-    /// The coordinators' pods could not mean what their template says.
+    /// The coordinators' template is contradictory.
     #[error("{0}")]
-    CoordinatorClient(String),
+    Coordinators(String),
 }
 
-/// The fleet that a cluster describes.
+/// Returns the fleet that a cluster describes.
 pub fn validate(
     cluster: &RobeingCluster,
     operator_context: &OperatorContext,
@@ -182,8 +183,8 @@ pub fn validate(
     }
     let coordinator_template = spec.coordinators.template.clone().unwrap_or_default();
     if let Some(name) = taken_volume(&coordinator_template, names::DATA_VOLUME) {
-        return Err(Unbuildable::CoordinatorClient(format!(
-            "the template of the coordinators has two volumes of the name {name:?}, or the name is the operator's own; rename one"
+        return Err(Unbuildable::Coordinators(format!(
+            "the template of the coordinators has two volumes named {name:?}, or the operator uses the name itself; rename one"
         )));
     }
     let storage = spec.coordinators.storage.clone();
@@ -256,7 +257,7 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPo
     })
 }
 
-/// The schema keeps ports in bounds.
+/// Converts a port, which the schema keeps in range.
 fn number(port: u32) -> i32 {
     i32::try_from(port).unwrap_or(i32::MAX)
 }
@@ -267,8 +268,8 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
         (Executor::Worker {}, None) => Err((
             "NoContainer",
             format!(
-                "Pool {:?} is not built: with the worker executor a process of yours runs the tasks; set container to what \
-                 it runs in.",
+                "Pool {:?} is not built: with the worker executor your own process runs the tasks; set container to \
+                 the container of that process.",
                 pool.name
             ),
         )),
@@ -276,7 +277,7 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
             "ContainerCommandIgnored",
             format!(
                 "Pool {:?} is not built: with the command executor the agent is the container's entrypoint, so \
-                 container.command and container.args cannot count; remove them and put the program in \
+                 container.command and container.args would be ignored; remove them and put the program in \
                  executor.command.argv.",
                 pool.name
             ),
@@ -285,7 +286,7 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
             "ContainerCommandIgnored",
             format!(
                 "Pool {:?} is not built: with the echo executor the agent is the container's entrypoint, so container.command \
-                 and container.args cannot count; remove them, or choose the executor that runs your program.",
+                 and container.args would be ignored; remove them, or choose the executor that runs your program.",
                 pool.name
             ),
         )),
@@ -302,13 +303,14 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
             Ok(Work::BesideAgent { container, attaches_at })
         }
         (Executor::Command(_), Some(container)) => Ok(Work::InUserContainer(container)),
-        // Something about the container but no other image: it is the agent's own container.
+        // The settings are those of the agent's own container.
         (Executor::Echo {}, Some(container)) => Ok(Work::InUserContainer(container)),
         (Executor::Command(_) | Executor::Http(_) | Executor::Echo {}, None) => Ok(Work::InAgent),
     }
 }
 
-/// Where the process attaches: where its environment says, so that a port that it needs itself can be left to it.
+/// Returns the address at which the process attaches: the one in its environment, if any, so that the agent can avoid a
+/// port that the process needs itself.
 fn worker_address(
     pool: &Pool,
     container: &Container,
@@ -323,8 +325,8 @@ fn worker_address(
         Some(address) => Err((
             "InvalidPool",
             format!(
-                "Pool {:?} is not built: {} is {address:?}, which is no host:port that the pod alone reaches; set it to one such \
-                 as 127.0.0.1:9000, or leave it out and set agentPorts.attach.",
+                "Pool {:?} is not built: {} is {address:?}, which is not a host:port of the loopback interface; set it to one \
+                 such as 127.0.0.1:9000, or remove it and set agentPorts.attach.",
                 pool.name, WORKER_ADDRESS
             ),
         )),
@@ -337,7 +339,7 @@ fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'stati
         Some(name) => Err((
             "VolumeNameTaken",
             format!(
-                "Pool {:?} is not built: its template has two volumes of the name {name:?}, or the name is the operator's own; \
+                "Pool {:?} is not built: its template has two volumes named {name:?}, or the operator uses the name itself; \
                  rename one.",
                 pool.name
             ),
@@ -345,7 +347,7 @@ fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'stati
     }
 }
 
-/// Whether the agent's program is copied into the pool's container, which is not of the Robeing image.
+/// Returns whether the agent's program is copied into the pool's container, since that does not use the Robeing image.
 pub(crate) fn is_copied(container: &Container, image: &str) -> bool {
     container.image.as_deref().is_some_and(|own| own != image)
 }
@@ -359,27 +361,27 @@ fn mounts_are_free(pool: &Pool, work: &Work, image: &str) -> Result<(), (&'stati
         Some(mount) => Err((
             "MountPathTaken",
             format!(
-                "Pool {:?} is not built: its container mounts volume {:?} at {}, where the agent's program is put; mount it \
-                 somewhere else.",
+                "Pool {:?} is not built: its container mounts volume {:?} at {}, where the agent's program is copied to; mount \
+                 it somewhere else.",
                 pool.name, mount.name, mount.mount_path
             ),
         )),
     }
 }
 
-/// A name that two volumes of a template have, or that is the operator's own.
+/// Returns a name that two volumes of a template have, or that the operator uses itself.
 fn taken_volume<'a>(template: &'a PodOverrides, own: &'a str) -> Option<&'a str> {
     let mut names = BTreeSet::from([own]);
     template.volumes.iter().map(|volume| volume.name.as_str()).find(|name| !names.insert(name))
 }
 
-/// The coordinators' ServiceAccount.
+/// Returns the name of the coordinators' ServiceAccount.
 pub fn coordinators_account(fleet: &ValidatedCluster) -> String {
     let own = || names::coordinators(&fleet.name);
     fleet.coordinator_template.service_account_name.clone().unwrap_or_else(own)
 }
 
-/// The agents' ServiceAccount of a pool.
+/// Returns the name of the ServiceAccount of a pool's agents.
 pub fn service_account(fleet: &ValidatedCluster, pool: &FleetPool) -> String {
     pool.template.service_account_name.clone().unwrap_or_else(|| names::pool(&fleet.name, &pool.name))
 }

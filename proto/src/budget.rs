@@ -1,11 +1,13 @@
-//! How much goes into one message. Every message that gathers things (answers, changes, completions, log entries) is filled by
-//! these rules, so that none grows beyond what the transport takes, however many things wait and however large they are.
+//! Limits on the size of one message. Every message that collects items (answers, changes, completions, log entries) is
+//! filled by these rules, so that no message exceeds the transport's limit, regardless of how many items wait and how
+//! large they are.
 
 use crate::MAX_MESSAGE_BYTES;
 
-/// Bytes gathered in one message. A single item may be larger: it goes alone.
+/// The budget of one message, bytes. A single larger item is sent alone.
 pub const MESSAGE_BUDGET_BYTES: usize = 1024 * 1024;
-/// The largest single item of any message, bytes: a task with its input, its output and the failures of its attempts.
+/// The maximum size of a single item of any message, bytes: a task with its input, its output and the failures of its
+/// attempts.
 pub const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
 
 const _: () = assert!(
@@ -13,7 +15,7 @@ const _: () = assert!(
     "a message filled to its budget, or with one item of the largest size, is far below the transport's limit"
 );
 
-/// What is left of one message's budget.
+/// Tracks how much of one message's budget is used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MessageBudget {
     bytes: usize,
@@ -21,7 +23,7 @@ pub struct MessageBudget {
 }
 
 impl MessageBudget {
-    /// Counts an item of `bytes` in if it fits. The first item of a message always does.
+    /// Adds an item of `bytes` if it fits, and returns whether it does. The first item of a message always fits.
     #[must_use]
     pub fn take(&mut self, bytes: usize) -> bool {
         let bytes = self.bytes.saturating_add(bytes);
@@ -34,7 +36,7 @@ impl MessageBudget {
     }
 }
 
-/// Splits items into groups that fit one message each, in their order. `size` is an item's size in bytes.
+/// Splits items, in order, into groups that fit one message each. `size` returns an item's size in bytes.
 pub fn in_messages<T>(items: impl IntoIterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut groups: Vec<Vec<T>> = Vec::new();
     let mut budget = MessageBudget::default();

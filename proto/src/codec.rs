@@ -1,5 +1,6 @@
-//! The codec of all services: protobuf, but a message of very many parts is refused before it is decoded. An empty part takes two
-//! bytes in a message and hundreds in memory, so a message within its limit in bytes could take a hundred times that.
+//! The codec of all services: protobuf that refuses a message with very many parts before decoding it. An empty part
+//! takes two bytes in a message and hundreds in memory, so a message within its limit in bytes could take a hundred
+//! times that in memory.
 
 use std::{any::TypeId, marker::PhantomData};
 
@@ -12,12 +13,12 @@ use tonic::{
 
 use crate::internal::v1 as internal;
 
-/// Parts that a message may have: more than the items of any message that is right.
+/// The maximum number of parts of a message: more than any valid message has.
 pub const MAX_PARTS: usize = 20_000;
-/// A message of no more bytes has few enough parts, so nobody counts them.
+/// A message of at most this many bytes cannot have too many parts, so its parts are not counted.
 const UNCOUNTED_BYTES: usize = 4 * 1024;
 
-/// Protobuf messages of at most [`MAX_PARTS`] parts.
+/// A codec for protobuf messages of at most [`MAX_PARTS`] parts.
 #[derive(Debug, Clone)]
 pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
 
@@ -46,7 +47,7 @@ where
     }
 }
 
-/// See [`BoundedCodec`].
+/// The encoder of [`BoundedCodec`].
 #[derive(Debug, Clone)]
 pub struct BoundedEncoder<T>(PhantomData<T>);
 
@@ -63,7 +64,7 @@ impl<T: Message> Encoder for BoundedEncoder<T> {
     }
 }
 
-/// See [`BoundedCodec`].
+/// The decoder of [`BoundedCodec`].
 #[derive(Debug, Clone)]
 pub struct BoundedDecoder<U>(PhantomData<U>);
 
@@ -83,13 +84,13 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     }
 }
 
-/// Whether all parts of a message of this type are messages themselves, whose parts count.
+/// Returns whether all fields of this message type are messages themselves, whose parts are counted too.
 fn is_envelope<U: 'static>() -> bool {
     [TypeId::of::<internal::AgentMessage>(), TypeId::of::<internal::CoordinatorMessage>()].contains(&TypeId::of::<U>())
 }
 
-/// The parts of an encoded message, and those of its parts if it is an `envelope`; no more than one beyond [`MAX_PARTS`]. What
-/// is malformed ends the count, since decoding ends there, too.
+/// Counts the parts of an encoded message, and the parts of those if it is an `envelope`; stops at one more than
+/// [`MAX_PARTS`]. Malformed input ends the count, because decoding fails at the same place.
 fn parts(mut message: &[u8], envelope: bool) -> usize {
     let mut count = 0;
     while !message.is_empty() && count <= MAX_PARTS {

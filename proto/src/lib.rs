@@ -1,26 +1,26 @@
-//! The gRPC contract of Robeing: what the protos under `robeing/` say, as Rust.
+//! The gRPC contract of Robeing: Rust generated from the protos under `robeing/`.
 
 #![allow(clippy::too_many_lines, reason = "what is generated has them")]
 
 pub mod budget;
 pub mod codec;
 
-/// Package `robeing.v1`: what anybody may call.
+/// Package `robeing.v1`: the public API.
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub mod v1 {
     tonic::include_proto!("robeing.v1");
 }
 
-/// What the processes of one fleet say to each other: coordinators, agents and guards.
+/// The private protocols between the processes of a fleet: coordinators, agents and guards.
 pub mod internal {
-    /// Package `robeing.internal.v1`. No descriptor of it is kept, so that reflection can't tell it.
+    /// Package `robeing.internal.v1`. Its descriptors are not kept, so that reflection cannot expose it.
     #[allow(missing_docs, clippy::large_enum_variant)]
     pub mod v1 {
         tonic::include_proto!("robeing.internal.v1");
     }
 }
 
-/// What an agent offers to processes that run tasks for it.
+/// The API of an agent for worker processes, which run tasks for it.
 pub mod worker {
     /// Package `robeing.worker.v1`.
     #[allow(missing_docs)]
@@ -32,10 +32,10 @@ pub mod worker {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/worker.bin"));
 }
 
-/// The encoded `FileDescriptorSet` of `robeing.v1` and what it imports, for gRPC reflection and for the proto3 JSON form.
+/// The encoded `FileDescriptorSet` of `robeing.v1` and its imports, for gRPC reflection and for proto3 JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/robeing.bin"));
 
-/// The largest gRPC message a part accepts, bytes: room for a batch of inputs at their limit.
+/// The maximum size of a gRPC message, bytes: room for a batch of inputs of maximum size.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// Packages of a set, its imports included, and the names of its services.
+    /// Returns the packages of a descriptor set, including imports, and the names of its services.
     fn contents(set: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
         let files = FileDescriptorSet::decode(set).expect("a descriptor set").file;
         let packages = files.iter().map(|file| file.package().to_owned()).collect();

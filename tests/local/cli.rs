@@ -134,7 +134,7 @@ async fn submits_twice_under_a_key(user: &User) {
     assert_eq!((again.success().trim(), again.stderr.as_str()), (first.as_str(), ""), "it asks for the same");
     let again = user.run(&[&keyed[..], &["--priority", "9", "--deadline", "1m"]].concat()).await;
     assert_eq!(again.success().trim(), first);
-    let told = format!("the key \"one\" is that of task {first}, which was submitted before");
+    let told = format!("the key \"one\" belongs to task {first}, which was submitted earlier");
     assert!(again.stderr.contains(&told), "{again:?}");
     assert!(again.stderr.contains("is kept: priority 5, no deadline"), "{again:?}");
 

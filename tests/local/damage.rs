@@ -175,7 +175,7 @@ async fn an_emptied_log_is_refused(fleet: &mut Fleet, name: &str) {
             fs::remove_file(segment).expect("it can be removed");
         }
     }
-    assert_refuses(fleet, name, &data, "is gone or was emptied").await;
+    assert_refuses(fleet, name, &data, "is missing or empty").await;
     fs::remove_dir_all(&data).expect("it can be removed");
     fleet.start_one(name);
     fleet.coordinators_agree().await;

@@ -248,7 +248,7 @@ async fn where_other_commands_can_not_find_a_fleet_that_is_said() {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("it is our directory");
     }
     let dev = terminal.dev(&["-f", "manifest.yaml"]);
-    dev.line_with(&["ROBEING_ENDPOINT=", "other commands do not find this fleet by themselves", "not this user's own"])
+    dev.line_with(&["ROBEING_ENDPOINT=", "other commands do not find this fleet automatically", "not this user's own"])
         .await;
     dev.line_with(&["ready"]).await;
     terminal.run(&["status"]).await.assert_failed(5, "");

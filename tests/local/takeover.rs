@@ -170,5 +170,5 @@ async fn another_process_of_the_same_name_waits_until_the_first_counts_as_lost()
     let task = fleet.finished(&id, TaskState::Succeeded).await;
     let [first, second] = &task.attempts[..] else { panic!("two attempts expected: {task:#?}") };
     assert_eq!((first.state(), second.state()), (AttemptState::Lost, AttemptState::Succeeded), "{task:#?}");
-    assert!(fleet.process("twin").log().contains("another process is the agent"), "it is told why it waits");
+    assert!(fleet.process("twin").log().contains("another process holds the agent name"), "it is told why it waits");
 }

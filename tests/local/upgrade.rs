@@ -122,14 +122,14 @@ async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back:
         let mut admin = AdminClient::connect(format!("http://{}", fleet.address(&leader))).await.expect("it listens");
         let request = AddCoordinatorRequest { name: back.to_owned(), address };
         match admin.add_coordinator(request).await {
-            Err(status) if status.message().contains("knows fleet versions") => Ok(status),
+            Err(status) if status.message().contains("supports fleet versions") => Ok(status),
             other => Err(other),
         }
     })
     .await;
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     let words =
-        format!("coordinator {back:?} knows fleet versions up to 1, and this fleet is at 2; run a newer version of it");
+        format!("coordinator {back:?} supports fleet versions up to 1, and this fleet is at 2; run a newer version");
     assert_eq!(refused.message(), words);
     let status = fleet.status().await;
     let voters = status.coordinators.iter().filter(|coordinator| coordinator.voter).count();
@@ -162,7 +162,7 @@ async fn what_finds_a_coordinator_of_the_version_before_says_so_and_works_once_t
     for name in [&coordinators[0], &agent] {
         eventually(&format!("{name} says why it does not go on"), async || {
             let log = fleet.process(name).log();
-            check(log.contains("it does not speak robeing.internal.v1") && log.contains("stop every process"), (), log)
+            check(log.contains("it does not serve robeing.internal.v1") && log.contains("stop every process"), (), log)
         })
         .await;
     }

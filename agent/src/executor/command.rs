@@ -1,24 +1,25 @@
-//! The `command` executor: one process group per attempt, the input on its stdin, the output from its stdout.
+//! The `command` executor: one process group per attempt, with the input on its stdin and the output from its stdout.
 //!
-//! The command sees the agent's environment and, besides, `ROBEING_TASK_ID`, `ROBEING_ATTEMPT` (a number),
-//! `ROBEING_KIND` and, when the task has a deadline, `ROBEING_DEADLINE` (RFC 3339 in UTC with milliseconds, such as
+//! The command gets the agent's environment plus `ROBEING_TASK_ID`, `ROBEING_ATTEMPT` (a number), `ROBEING_KIND` and,
+//! when the task has a deadline, `ROBEING_DEADLINE` (RFC 3339 in UTC with milliseconds, such as
 //! `2026-11-23T10:00:00.000Z`; unset without one).
 //!
-//! - Exit code 0 is success. [`PERMANENT_FAILURE_EXIT_CODE`] is a failure that no other attempt would avoid; every
-//!   other code, a signal, a program that can't be run and a time limit that passed are failures worth another
-//!   attempt. Too much output is not.
-//! - A command that can't be started because the agent lacks something for the moment, such as processes, open files, its
-//!   guard or the program itself, is tried again for a second. Then the attempt is handed back, for nothing of it was begun,
-//!   and the agent is out of the fleet until it could start commands again.
-//! - When it is cancelled or its time limit passes, its whole group gets SIGTERM, and what is left after the grace
-//!   period SIGKILL. One that gives too much output, or whose future is dropped, gets SIGKILL at once.
-//! - The command's own process decides how the attempt ends. Processes of its group that still have the output open when it
-//!   exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time limit, to
-//!   write and close it: a pipe to `cat` would wait for them, too. After a failure that goes for stderr as well, and after a
-//!   success for [`STDERR_GRACE`]. What is left of the group then is killed, so that no child is left behind. A process that
-//!   left the group is out of reach. Once the group is empty, one that is still in its session, as after `timeout` or by a
-//!   shell's job control, has [`SESSION_GRACE`]; one that left that as well (`setsid`) is not waited for.
-//! - Every command has a session of its own, without a terminal, so that none can wait for somebody to type.
+//! - Exit code 0 is success. [`PERMANENT_FAILURE_EXIT_CODE`] is a failure that is not retryable; every other code, a
+//!   signal, a program that can't be run and an exceeded time limit are retryable failures. Too much output is not
+//!   retryable.
+//! - If a command can't be started because the agent temporarily lacks something, such as processes, open files, its
+//!   guard or the program itself, the start is retried for a second. Then the attempt is handed back, since it never
+//!   started, and the agent leaves the fleet until it can start commands again.
+//! - When an attempt is cancelled or its time limit passes, its whole group gets SIGTERM, and after the grace period
+//!   SIGKILL. A command that exceeds the output limit, or whose future is dropped, gets SIGKILL at once.
+//! - The command's own process decides how the attempt ends. Processes of its group that still have the output open
+//!   when it exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time
+//!   limit, to write and close it: a pipe to `cat` would wait for them, too. After a failure the same applies to
+//!   stderr, and after a success stderr has [`STDERR_GRACE`]. Then the rest of the group is killed, so that no child
+//!   remains. A process that left the group is out of reach. Once the group is empty, a process that is still in its
+//!   session, as after `timeout` or with a shell's job control, has [`SESSION_GRACE`]; one that left the session too
+//!   (`setsid`) is not waited for.
+//! - Every command has its own session, without a terminal, so that none can block on terminal input.
 //! - A command need not read its input.
 
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
@@ -43,22 +44,22 @@ use super::{
     text::{lossy, rfc3339, timed_out},
 };
 
-/// The exit code with which a command says that no other attempt at this task can do better: `EX_DATAERR` of
+/// The exit code with which a command reports that no other attempt at this task can succeed: `EX_DATAERR` of
 /// sysexits.h, "the input data was incorrect in some way".
 pub const PERMANENT_FAILURE_EXIT_CODE: i32 = 65;
 
-/// How long a process that left the group, but not the session, may still write after all of the group have ended.
+/// How long a process that left the group, but not the session, may still write after the group is empty.
 pub const SESSION_GRACE: Duration = Duration::from_secs(1);
 
-/// How long stderr may stay open after a success whose output is whole, while processes of the group are left.
+/// How long stderr may stay open after a success with complete output, while processes of the group remain.
 pub const STDERR_GRACE: Duration = Duration::from_secs(1);
 
-/// What to run, and within which limits.
+/// The command to run, and its limits.
 #[derive(Debug, Clone, Default)]
 pub struct CommandConfig {
     /// The program, looked up in `PATH` if it has no slash, and its arguments.
     pub argv: Vec<String>,
-    /// What an attempt may use.
+    /// The limits of an attempt.
     pub limits: Limits,
     /// The process that kills the commands if the agent is killed. Without one, only the commands' own processes die
     /// with the agent, not those they started.
@@ -66,10 +67,10 @@ pub struct CommandConfig {
 }
 
 impl CommandConfig {
-    /// Looks whether the program is there, so that an agent that can run nothing takes no tasks.
+    /// Checks that the program exists, so that an agent that can run nothing accepts no tasks.
     ///
     /// # Errors
-    /// When there is no such file for a path, or none in `PATH`, or none of them may be executed by anybody.
+    /// When the given path, or every candidate in `PATH`, does not exist or is not executable.
     pub fn check_program(&self) -> Result<(), ExecutorError> {
         program::check(&self.argv)
     }
@@ -86,11 +87,11 @@ pub struct CommandExecutor {
 }
 
 impl CommandExecutor {
-    /// Makes the executor and starts the thread that starts its commands.
+    /// Creates the executor and starts the thread that starts its commands.
     ///
     /// # Errors
     /// When `argv` names no program or can't be passed to one, or the thread can't be started. Whether the program
-    /// exists is seen at each attempt; [`CommandConfig::check_program`] looks before.
+    /// exists is checked at each attempt; [`CommandConfig::check_program`] checks it in advance.
     pub fn new(config: CommandConfig) -> Result<Self, ExecutorError> {
         if config.argv.first().is_none_or(String::is_empty) {
             return Err(ExecutorError::NoProgram);
@@ -109,7 +110,7 @@ impl CommandExecutor {
         self.program.name()
     }
 
-    /// Starts the command. What the agent lacks for that now is tried again for a moment.
+    /// Starts the command, retrying briefly if the agent lacks something for it.
     async fn launch(&self, attempt: &Attempt, stop: &Stop) -> Result<Launched, Unlaunched> {
         let launch = self.what_to_launch(attempt).map_err(Unlaunched::Failed)?;
         let mut pauses = TRY_AGAIN.iter();
@@ -122,7 +123,8 @@ impl CommandExecutor {
                 Err(NotLaunched::Short(why)) => Unlaunched::Short(why),
                 Err(NotLaunched::Program(error)) => match self.program.is_gone() {
                     Some(why) => Unlaunched::Short(why),
-                    // It is there, and this machine can't run it: that is no fault of the task. It may just have been replaced.
+                    // The program exists but this machine can't run it, which is not the task's fault. It may just have
+                    // been replaced.
                     None if self.program.was_there() && error.kind() != io::ErrorKind::ArgumentListTooLong => {
                         Unlaunched::Short(self.program.not_started(&error).message)
                     }
@@ -165,7 +167,7 @@ impl CommandExecutor {
         Pipes::new(stdin, stdout, stderr, self.limits.max_output, self.limits.stderr_tail)
     }
 
-    /// Sees a started command through to the end of its group.
+    /// Waits for a started command and its group to end, stopping them if requested.
     async fn see_through(&self, group: &mut ProcessGroup, pipes: &mut Pipes, stop: &Stop) -> End {
         let end = tokio::select! {
             biased;
@@ -185,7 +187,7 @@ impl CommandExecutor {
             End::Exited(status) => {
                 let end = self.collect_output(group, pipes, stop, status).await;
                 if let End::Stopped(_) = end {
-                    // Those that are left are asked first, as the command itself would have been.
+                    // The remaining processes get SIGTERM first, as the command itself would have.
                     group.terminate();
                     tokio::select! {
                         _ = timeout(self.limits.kill_grace, group.emptied()) => {}
@@ -201,7 +203,7 @@ impl CommandExecutor {
         end
     }
 
-    /// Waits, after the command's own process has exited, for what others of its group still write.
+    /// After the command's own process has exited, waits for output that others of its group still write.
     async fn collect_output(
         &self,
         group: &mut ProcessGroup,
@@ -215,13 +217,14 @@ impl CommandExecutor {
         let written = async {
             pipes.pump_to_end(failed).await;
             if !failed {
-                // The outcome has no stderr, but a process that reads it, such as in `2> >(tee log >&2)`, must not lose any.
+                // The outcome includes no stderr, but a process that reads it, as in `2> >(tee log >&2)`, must not lose
+                // any.
                 let _ = timeout(STDERR_GRACE, pipes.pump_to_end(true)).await;
             }
         };
         let emptied = async {
             group.emptied().await;
-            // Whoever else is left has no claim to more.
+            // Processes outside the session get no more time.
             let _ = timeout(SESSION_GRACE, group.session_emptied()).await;
         };
         tokio::select! {
@@ -232,8 +235,8 @@ impl CommandExecutor {
             () = sleep_until(until) => {
                 tracing::warn!(
                     command = self.program(),
-                    "a command has exited, and what it started still has its output open: that is killed, and what was \
-                     written so far is taken"
+                    "a command has exited, but processes that it started still have its output open: killing them and \
+                     returning the output so far"
                 );
             }
         }
@@ -245,7 +248,7 @@ impl CommandExecutor {
 impl Executor for CommandExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
         let stop = Stop::new(attempt.time_limit, cancel);
-        // Not given up while the command is being started: what came of it has to be ended in order first.
+        // The start is not cancelled midway: whatever it produced must be ended in order first.
         let mut launched = match self.launch(&attempt, &stop).await {
             Ok(launched) => launched,
             Err(Unlaunched::Cancelled) => return Outcome::Cancelled,
@@ -267,7 +270,7 @@ impl Executor for CommandExecutor {
         }
     }
 
-    /// In the thread that starts commands, so that a disk that hangs delays nothing else.
+    /// Runs on the thread that starts commands, so that a hanging disk delays nothing else.
     async fn health(&self, within: Duration) -> Health {
         let late =
             || format!("the thread that starts commands did not answer within {}", humantime::format_duration(within));
@@ -301,15 +304,15 @@ impl Executor for CommandExecutor {
 /// Why the command of an attempt was not started.
 enum Unlaunched {
     Cancelled,
-    /// The session is over.
+    /// The guard has revoked the session.
     Revoked,
-    /// The agent lacks what it takes.
+    /// The agent lacks something that a start needs.
     Short(String),
     /// The task or the program is at fault.
     Failed(Failure),
 }
 
-/// Looks whether commands can be started.
+/// Returns the check of whether commands can be started.
 fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
     let (launcher, program) = (Arc::downgrade(launcher), Arc::clone(program));
     Arc::new(move || {
@@ -322,19 +325,19 @@ fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
                 Ok(()) => Ok(()),
                 Err(NotLaunched::Short(why)) => Err(why),
                 Err(NotLaunched::Program(error)) => Err(format!("no process can be started here: {error}")),
-                Err(NotLaunched::Cancelled | NotLaunched::Revoked) => Err("nothing was tried".into()),
+                Err(NotLaunched::Cancelled | NotLaunched::Revoked) => Err("the start was not attempted".into()),
             }
         })
     })
 }
 
-/// What may stop an attempt from outside.
+/// What can stop an attempt from outside.
 struct Stop {
     cancel: CancellationToken,
     limit: Option<(Duration, Instant)>,
 }
 
-/// What did.
+/// What stopped an attempt.
 #[derive(Debug, Clone, Copy)]
 enum Why {
     Cancelled,
@@ -343,7 +346,7 @@ enum Why {
 
 impl Stop {
     fn new(time_limit: Option<Duration>, cancel: CancellationToken) -> Self {
-        // A limit beyond what the clock can count to is none.
+        // A limit that the clock can't represent counts as none.
         let limit = time_limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
         Self { cancel, limit }
     }
@@ -373,9 +376,9 @@ enum End {
     Stopped(Why),
 }
 
-/// What the end of a command and what it wrote amount to.
+/// Converts the end of a command and its output into an outcome.
 fn conclude(program: &str, limits: &Limits, end: End, pipes: Pipes) -> Outcome {
-    // The last of the output may have been over the limit after the command had exited.
+    // The last output may have exceeded the limit after the command exited.
     let overflowed = pipes.overflowed();
     let (output, stderr_tail) = pipes.into_parts();
     let failure = match end {
@@ -388,7 +391,7 @@ fn conclude(program: &str, limits: &Limits, end: End, pipes: Pipes) -> Outcome {
         }
         End::Exited(Ok(status)) => exited(program, status),
         End::Exited(Err(error)) => {
-            let message = format!("the end of the command {program:?} could not be learned: {error}");
+            let message = format!("waiting for the command {program:?} to exit failed: {error}");
             Failure::new(FailureKind::Exit, true, message)
         }
     };

@@ -1,11 +1,11 @@
-//! The `echo` executor: answers with its input. For trials and benchmarks; it knows nothing.
+//! The `echo` executor: returns its input. For trials and benchmarks.
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::{Attempt, Executor, Outcome};
 
-/// Returns each input as the output, at once.
+/// Returns each input as the output, immediately.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EchoExecutor;
 

@@ -1,8 +1,8 @@
-//! The thread from which every command of an executor is started.
+//! The thread that starts all commands of an executor.
 //!
-//! A command asks the kernel to be killed when its parent dies, and to the kernel the parent is the thread that forked
-//! it. The threads of an async runtime come and go, so commands are started from one that lives as long as the
-//! executor. This is the only place with `unsafe` code: what a command does between fork and exec.
+//! A command has the kernel kill it when its parent dies, and for the kernel the parent is the thread that forked it.
+//! The threads of an async runtime come and go, so commands are started from a thread that lives as long as the
+//! executor. This module holds the only `unsafe` code of the executors: what a command does between fork and exec.
 
 use std::{
     env,
@@ -42,34 +42,34 @@ use super::{
     text::too_many_files,
 };
 
-/// Commands waiting to be started before the next caller has to wait too.
+/// The number of queued commands beyond which callers wait.
 const QUEUE: usize = 64;
 
-/// What a child that could not register with the guard fails its start with. Neither fork nor exec gives this.
+/// The error of a child that could not register with the guard. Neither fork nor exec returns it.
 const UNGUARDED: Errno = Errno::ENOTCONN;
 
-/// What a rehearsed start ends with.
+/// The error that ends a rehearsed start.
 const REHEARSED: Errno = Errno::ECANCELED;
 
-/// Starts commands.
+/// Starts commands on its thread.
 pub(super) struct Launcher {
     /// Taken when the launcher is dropped, which ends the thread.
     requests: Option<mpsc::Sender<Request>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// A command to be started.
+/// A command to start.
 #[derive(Clone)]
 pub(super) struct Launch {
     /// The program and its arguments; never empty.
     pub(super) argv: Arc<[String]>,
-    /// Variables added to the agent's own environment, or with `None` taken from it.
+    /// Environment variables to set, or with `None` to remove, relative to the agent's environment.
     pub(super) env: [(&'static str, Option<String>); 4],
-    /// Whether there is any input. Without, stdin is `/dev/null`.
+    /// Whether there is any input. Otherwise stdin is `/dev/null`.
     pub(super) has_input: bool,
 }
 
-/// A command that was started.
+/// A started command.
 pub(super) struct Launched {
     pub(super) group: ProcessGroup,
     pub(super) stdin: Option<ChildStdin>,
@@ -77,21 +77,21 @@ pub(super) struct Launched {
     pub(super) stderr: Option<ChildStderr>,
 }
 
-/// Why a command was not started. Nothing of it was begun.
+/// Why a command was not started. No part of it ran.
 #[derive(Debug)]
 pub(super) enum NotLaunched {
-    /// It was cancelled before its turn came.
+    /// It was cancelled while queued.
     Cancelled,
-    /// The session is over: the agent was stopped for too long.
+    /// The guard has revoked the session because the agent was stopped for too long.
     Revoked,
-    /// The agent can start no command now, as this sentence says.
+    /// The agent can't start commands now, for the given reason.
     Short(String),
     /// The program can't be run.
     Program(io::Error),
 }
 
 enum Request {
-    /// Look whether a command with these words could be started.
+    /// Check whether a command with this `argv` could be started.
     Check(Arc<[String]>, oneshot::Sender<Health>),
     Launch {
         launch: Launch,
@@ -104,7 +104,7 @@ enum Request {
     },
 }
 
-/// What is said when the thread has ended, which it does only by a panic.
+/// The error when the thread has ended, which only a panic causes.
 const THREAD_ENDED: &str = "the thread that starts commands has ended; restart the agent";
 
 impl Launcher {
@@ -116,14 +116,14 @@ impl Launcher {
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
-    /// Starts a command, unless `cancel` fires before its turn comes, which is an error then. If the future is dropped
-    /// meanwhile, the command is not started or killed at once.
+    /// Starts a command, or fails if `cancel` fires while it is queued. If the future is dropped, the command is not
+    /// started, or killed at once.
     pub(super) async fn launch(&self, launch: Launch, cancel: CancellationToken) -> Result<Launched, NotLaunched> {
         let runtime = Handle::current();
         self.ask(|reply| Request::Launch { launch, cancel, runtime, reply }).await
     }
 
-    /// Does all that starting a command needs but running a program.
+    /// Does everything that starting a command requires, except running a program.
     pub(super) async fn rehearse(&self) -> Result<(), NotLaunched> {
         self.ask(|reply| Request::Rehearse { reply }).await
     }
@@ -138,7 +138,7 @@ impl Launcher {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Looks, in the thread itself, whether a command could be started now. It waits for its turn behind commands.
+    /// Checks on the thread whether a command could be started now. The check is queued behind commands.
     pub(super) async fn check(&self, argv: Arc<[String]>) -> Health {
         let failed = || Health::Failed(THREAD_ENDED.to_owned());
         let (reply, checked) = oneshot::channel();
@@ -154,18 +154,18 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // Not longer than one start of a command. A panic in the thread was reported when it happened.
+            // This takes at most as long as one start. A panic of the thread was logged when it happened.
             let _ = thread.join();
         }
     }
 }
 
 fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
-    // If no one waits for an answer any more, a group is dropped here, which kills it.
+    // If the receiver of a reply is gone, the group is dropped here, which kills it.
     while let Some(request) = queue.blocking_recv() {
         match request {
             Request::Check(argv, reply) => {
-                // Nobody may wait for it any more.
+                // The receiver may be gone.
                 let _ = reply.send(check(&argv, guard));
             }
             Request::Launch { reply, .. } if reply.is_closed() => {}
@@ -185,7 +185,7 @@ fn serve(mut queue: mpsc::Receiver<Request>, guard: Option<&Arc<Guard>>) {
     }
 }
 
-/// Whether what starting a command needs is there. A guard that is gone is replaced.
+/// Checks the prerequisites of starting a command. A dead guard is replaced.
 fn check(argv: &[String], guard: Option<&Arc<Guard>>) -> Health {
     if let Some(error) = guard.and_then(|guard| guard.ensure().err()) {
         return Health::Unhealthy(format!(
@@ -195,7 +195,7 @@ fn check(argv: &[String], guard: Option<&Arc<Guard>>) -> Health {
     if let Err(error) = env::current_dir() {
         return Health::Unhealthy(format!("the agent's working directory is gone: {error}; restart the agent"));
     }
-    // Input, output and errors of a command are a pipe each. They are closed again here.
+    // A command needs one pipe each for stdin, stdout and stderr. These are closed again here.
     if let Err(error) = (0..3).map(|_| pipe2(OFlag::O_CLOEXEC)).collect::<Result<Vec<_>, Errno>>() {
         return Health::Unhealthy(format!(
             "no file descriptors are left for a command ({error}); raise the limit (ulimit -n)"
@@ -207,7 +207,7 @@ fn check(argv: &[String], guard: Option<&Arc<Guard>>) -> Health {
     }
 }
 
-/// Does what needs a guard that works, with another guard if it has to be.
+/// Runs `start`, which needs a working guard; replaces the guard and retries once if it is dead.
 fn with_guard<T>(guard: Option<&Arc<Guard>>, start: impl Fn() -> io::Result<T>) -> Result<T, NotLaunched> {
     let is_unguarded = |error: &io::Error| error.raw_os_error() == Some(UNGUARDED as i32);
     let mut started = start();
@@ -215,23 +215,26 @@ fn with_guard<T>(guard: Option<&Arc<Guard>>, start: impl Fn() -> io::Result<T>) 
         && is_unguarded(error)
     {
         guard.replace().map_err(|error| {
-            NotLaunched::Short(format!("the guard, which ends commands if the agent dies, can't be started: {error}"))
+            NotLaunched::Short(format!("the guard, which kills commands if the agent dies, can't be started: {error}"))
         })?;
         started = start();
     }
     started.map_err(|error| match shortage(&error) {
         Some(words) => NotLaunched::Short(format!("{words} ({error})")),
         None if is_unguarded(&error) => {
-            NotLaunched::Short("the guard, which ends commands if the agent dies, ends whenever it is started".into())
+            NotLaunched::Short("the guard, which kills commands if the agent dies, exits whenever it is started".into())
         }
         None => NotLaunched::Program(error),
     })
 }
 
-/// What the agent lacks where a start fails so; `None`: the program itself can't be run.
+/// Describes what the agent lacks, given the error of a start; `None`: the program itself can't be run.
 fn shortage(error: &io::Error) -> Option<&'static str> {
     if let Some(NoStdin(_)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
         return Some("commands can't be given an empty input");
+    }
+    if let Some(NoDirectory(_)) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Some("the agent's working directory is gone; restart the agent");
     }
     let errno = Errno::from_raw(error.raw_os_error()?);
     Some(match errno {
@@ -239,9 +242,9 @@ fn shortage(error: &io::Error) -> Option<&'static str> {
             "no further process can be started here; raise the limit (ulimit -u, or that of the container)"
         }
         Errno::ENOMEM => "there is not enough memory for a further process",
-        Errno::ETXTBSY => "the program is just being written",
+        Errno::ETXTBSY => "the program is open for writing",
         Errno::ENOEXEC => {
-            "the program is none that this machine can run; a script needs a first line such as #!/bin/sh, a binary the machine's \
+            "this machine can't run the program; a script needs a first line such as #!/bin/sh, a binary the machine's \
              architecture"
         }
         Errno::EIO | Errno::ESTALE | Errno::ENXIO | Errno::ENODEV | Errno::ETIMEDOUT => {
@@ -251,14 +254,24 @@ fn shortage(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-/// `/dev/null` can't be opened.
+/// The agent's working directory, which commands inherit, was removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoDirectory(io::Error);
+
+fn check_directory() -> io::Result<()> {
+    env::current_dir().map(drop).map_err(|error| io::Error::other(NoDirectory(error)))
+}
+
+/// Opening `/dev/null` failed.
 #[derive(Debug, thiserror::Error)]
 #[error("/dev/null can't be opened: {0}")]
 struct NoStdin(io::Error);
 
 fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::Result<Launched> {
+    check_directory()?;
     let image = Image::new(launch)?;
-    // Only for what it is called in errors: the image takes the place of its exec.
+    // Only for the program's name in errors: the image replaces its exec.
     let mut command = Command::new(launch.argv.first().ok_or(io::ErrorKind::InvalidInput)?);
     command
         .stdin(if launch.has_input { Stdio::piped() } else { empty_input()? })
@@ -284,25 +297,26 @@ fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::R
     Ok(Launched { group, stdin, stdout, stderr })
 }
 
-/// `/dev/null`, opened here so that an error of it is not taken for one of the program.
+/// Opens `/dev/null` here, so that its error is not mistaken for the program's.
 fn empty_input() -> io::Result<Stdio> {
     File::open("/dev/null").map(Stdio::from).map_err(|error| io::Error::other(NoStdin(error)))
 }
 
-/// Starts what would be a command with the pipes of one, and ends it before it becomes a program.
+/// Starts a process with the pipes of a command, and ends it before it execs a program.
 #[allow(unsafe_code)]
 fn rehearse(guard: Option<&Arc<Guard>>) -> io::Result<()> {
     if guard.is_some_and(|guard| guard.is_gone()) {
         return Err(UNGUARDED.into());
     }
+    check_directory()?;
     drop(empty_input()?);
     let mut command = std::process::Command::new("/proc/self/exe");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // SAFETY: the closure runs between fork and exec and does nothing but give an error, which is a number.
+    // SAFETY: the closure runs between fork and exec and only returns an error, which is a number.
     unsafe {
         command.pre_exec(|| Err(REHEARSED.into()));
     }
-    // Nobody else may reap it meanwhile.
+    // Nothing else may reap the child meanwhile.
     let _hold = reaper::hold();
     match command.spawn() {
         Err(error) if error.raw_os_error() == Some(REHEARSED as i32) => Ok(()),
@@ -311,27 +325,27 @@ fn rehearse(guard: Option<&Arc<Guard>>) -> io::Result<()> {
     }
 }
 
-/// What a child becomes: the files that may be the program, its words and its environment, as `execve` takes them.
+/// What a child execs: the files that may be the program, its arguments and its environment, in the form of `execve`.
 ///
-/// The `execvp` of glibc, which the standard library calls, has a shell run a file that the kernel takes for no program: an
-/// empty file then succeeds, and a script for another interpreter does what its words mean to a shell. That of musl does not.
+/// The `execvp` of glibc, which the standard library calls, passes a file that the kernel can't execute to a shell: an
+/// empty file then succeeds, and a script for another interpreter is run as shell commands. The one of musl does not.
 struct Image {
     files: Vec<CString>,
     words: Pointers,
     env: Pointers,
 }
 
-/// Strings, and the array of pointers to them that ends with null.
+/// C strings, and the null-terminated array of pointers to them.
 struct Pointers {
     array: Box<[*const c_char]>,
-    /// What they point to: on the heap, where it stays when this is moved.
+    /// The strings are on the heap, so they stay valid when this struct is moved.
     _strings: Vec<CString>,
 }
 
-// SAFETY: the pointers are to strings that go with them, which nobody changes.
+// SAFETY: the pointers are to strings owned by the same struct, which are never changed.
 #[allow(unsafe_code)]
 unsafe impl Send for Pointers {}
-// SAFETY: as above; they are read alone.
+// SAFETY: as above; the strings are only read.
 #[allow(unsafe_code)]
 unsafe impl Sync for Pointers {}
 
@@ -359,15 +373,15 @@ impl Image {
         })
     }
 
-    /// Becomes the first of the files that can be run, and comes back only when none can. Async-signal-safe.
+    /// Execs the first file that can be run, and returns only if none can. Async-signal-safe.
     #[allow(unsafe_code)]
     fn exec(&self) -> io::Error {
         let mut last = Errno::ENOENT;
         for file in &self.files {
-            // SAFETY: a system call whose arguments are strings that end with NUL, and arrays of such that end with null.
+            // SAFETY: a system call whose arguments are NUL-terminated strings and null-terminated arrays of such.
             unsafe { nix::libc::execve(file.as_ptr(), self.words.array.as_ptr(), self.env.array.as_ptr()) };
             match Errno::last() {
-                // As in a shell, the next folder of PATH may have it.
+                // As in a shell, the next directory of PATH may have the program.
                 Errno::ENOENT | Errno::ENOTDIR if last == Errno::EACCES => {}
                 missing @ (Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => last = missing,
                 error => return error.into(),
@@ -377,25 +391,29 @@ impl Image {
     }
 }
 
-/// Has the child become the image, in place of what the standard library would do.
+/// Makes the child exec the image, instead of the standard library's exec.
 #[allow(unsafe_code)]
 fn become_image(command: &mut Command, image: Image) {
-    // SAFETY: the closure runs in a forked child, and does nothing but system calls with what was prepared before the fork. It
+    // SAFETY: the closure runs in a forked child, and only makes system calls with data prepared before the fork. It
     // neither allocates nor drops anything: an error from an errno is a number.
     unsafe {
         command.pre_exec(move || Err(image.exec()));
     }
 }
 
-/// Makes the command die with the agent: itself by the kernel, its group by the guard. And makes it the leader of a session
-/// and a process group, so that it has no terminal: one that read from the agent's would be stopped for ever.
+/// Makes the command die with the agent: the kernel kills its process, the guard its group. Also makes it the leader of
+/// a session and a process group, so that it has no terminal: a command that read from the agent's terminal would be
+/// stopped forever.
 #[allow(unsafe_code)]
 fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
     let agent = getpid();
     let before_exec = move || {
         setsid()?;
+        // The agent ignores it.
+        // SAFETY: the default disposition is not a function, so it can't break the rules for signal handlers.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigDfl) }?;
         set_pdeathsig(Signal::SIGKILL)?;
-        // An agent that died before that call would not be noticed by it.
+        // If the agent died before that call, the kernel sends no signal.
         if getppid() != agent {
             return Err(Errno::ESRCH.into());
         }
@@ -404,24 +422,24 @@ fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
         }
         Ok(())
     };
-    // SAFETY: the closure runs in a forked child of a process with many threads, where only async-signal-safe calls
-    // are sound. It makes these and no others: setsid, prctl, getppid, getpid and write, each a bare system call through a
-    // wrapper that neither allocates nor locks, and signal, which POSIX lists as async-signal-safe. `io::Error` from
-    // an errno is a number, without allocation. What is captured, a pid and an Arc, is only read: nothing is dropped
-    // in the child, which goes on to exec or _exit.
+    // SAFETY: the closure runs in a forked child of a multi-threaded process, where only async-signal-safe calls are
+    // sound. It makes only these: setsid, prctl, getppid, getpid and write, each a bare system call through a wrapper
+    // that neither allocates nor locks, and signal, which POSIX lists as async-signal-safe. `io::Error` from an errno
+    // is a number, without allocation. What is captured, a pid and an Arc, is only read: nothing is dropped in the
+    // child, which then calls exec or _exit.
     unsafe {
         command.pre_exec(before_exec);
     }
 }
 
-/// Runs in the child between fork and exec: adds its process group to the guard's. Async-signal-safe.
+/// Runs in the child between fork and exec: registers its process group with the guard. Async-signal-safe.
 #[allow(unsafe_code)]
 fn register(registry: &OwnedFd) -> io::Result<()> {
     let set_sigpipe = |handler| {
         // SAFETY: neither handler is a function, so none can break the rules for signal handlers.
         unsafe { signal(Signal::SIGPIPE, handler) }
     };
-    // A guard that died must give an error here, not end the child.
+    // A dead guard must cause an error here, not kill the child.
     set_sigpipe(SigHandler::SigIgn)?;
     let written = nix::unistd::write(registry, &guard::record(getpid().as_raw()));
     set_sigpipe(SigHandler::SigDfl)?;

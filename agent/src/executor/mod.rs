@@ -1,8 +1,9 @@
-//! What running a task means on an agent: an [`Executor`] is handed one attempt and answers with one [`Outcome`].
+//! Running tasks on an agent: an [`Executor`] receives one attempt and returns one [`Outcome`].
 //!
-//! An executor knows processes, pipes, HTTP and local gRPC. It knows nothing of sessions, coordinators or the fleet; it decides
-//! whether an attempt that failed is worth another one, and nothing else about retries. Everything an attempt started
-//! in processes of the agent's is gone when `run` returns or its future is dropped; a server or an attached process is told.
+//! An executor knows processes, pipes, HTTP and local gRPC. It knows nothing of sessions, coordinators or the fleet; it
+//! decides whether a failed attempt is worth another one, and nothing else about retries. When `run` returns or its
+//! future is dropped, every process that the attempt started under the agent is gone; a server or an attached process
+//! is only notified.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub use http::{
 pub use start::start;
 pub use worker::{WorkerConfig, WorkerExecutor};
 
-/// Default of [`Limits::max_output`]: 1 MiB, which is also the most a task's input may be.
+/// Default of [`Limits::max_output`]: 1 MiB, which is also the maximum size of a task's input.
 pub const DEFAULT_MAX_OUTPUT: usize = 1 << 20;
 /// Default of [`Limits::stderr_tail`]: 4 KiB.
 pub const DEFAULT_STDERR_TAIL: usize = 4 << 10;
@@ -48,126 +49,128 @@ pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_secs(5);
 /// Runs attempts at tasks.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Runs one attempt to its end, or until `cancel` fires or the attempt's time limit passes.
+    /// Runs one attempt until it ends, `cancel` fires, or the attempt's time limit passes.
     ///
     /// Dropping the future stops the attempt at once, without a grace period.
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome;
 
-    /// For how much longer attempts may run without another word from the agent; `None`: until it says otherwise. An
-    /// executor whose attempts outlive a stopped agent process must see to their end by itself.
+    /// Sets how much longer attempts may run unless the agent renews the lease; `None`: until further notice. An
+    /// executor whose attempts outlive a stopped agent process must end them itself.
     fn lease(&self, left: Option<Duration>) {
         let _ = left;
     }
 
-    /// Which session attempts are of from now on; `None`: of none. An executor with a guard has it report when nothing of the
-    /// session runs any more though the agent can't say so.
+    /// Sets the session that attempts belong to from now on; `None`: no session. The guard of an executor reports to
+    /// the coordinators when nothing of the session runs any more and the agent can't report that itself.
     fn stay(&self, stay: Option<Stay>) {
         let _ = stay;
     }
 
-    /// Whether it has a guard.
+    /// Whether the executor has a guard.
     fn is_guarded(&self) -> bool {
         false
     }
 
-    /// Whether the guard has taken the session from the agent, because the agent was stopped: nothing of it may be begun, and
-    /// what ran is killed.
+    /// Whether the guard has revoked the session because the agent was stopped: no attempt of it may start, and the
+    /// running ones are killed.
     fn is_revoked(&self) -> bool {
         false
     }
 
-    /// Whether attempts can be begun here, as it changes; `None`: always. An agent that can begin none takes no tasks.
+    /// Watches whether attempts can start here; `None`: always. An agent that can start none accepts no tasks.
     fn presence(&self) -> Option<watch::Receiver<bool>> {
         None
     }
 
-    /// Whether the agent is in the fleet, without slots, while attempts can't be begun; otherwise it is out of it.
+    /// Whether the agent stays in the fleet, without slots, while attempts can't start; otherwise it leaves the fleet.
     fn is_member_when_absent(&self) -> bool {
         false
     }
 
-    /// How this executor is, and what it runs attempts with. The answer is wanted within `within`; the caller drops the future
-    /// when it is late.
+    /// Checks the health of this executor and of what it runs attempts with. The answer is due within `within`; the
+    /// caller drops the future when it is late.
     async fn health(&self, within: Duration) -> Health {
         let _ = within;
         Health::Healthy
     }
 
-    /// The executor's name as it is written in a manifest: `command`, `http`, `worker` or `echo`.
+    /// The executor's name as written in a manifest: `command`, `http`, `worker` or `echo`.
     fn name(&self) -> &'static str;
 }
 
-/// How an executor is. Reasons are sentences for people.
+/// The health of an executor. Reasons are human-readable sentences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// It can run attempts.
+    /// The executor can run attempts.
     Healthy,
-    /// It can't run attempts now, or what runs them says so.
+    /// The executor can't run attempts now, or what runs them reports that it can't.
     Unhealthy(String),
-    /// What runs attempts did not answer, which may be a moment's trouble.
+    /// What runs attempts did not answer, which may be a temporary problem.
     Silent(String),
-    /// It can never run attempts again in this process.
+    /// The executor can never run attempts again in this process.
     Failed(String),
 }
 
-/// One attempt at a task, as handed to an executor.
+/// One attempt at a task, as passed to an executor.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// The task's id, the same in every attempt.
     pub task_id: String,
-    /// The attempt's fencing number: higher in each attempt of a task.
+    /// The attempt's fencing number; it increases with each attempt of a task.
     pub attempt: u32,
-    /// The task's kind, as its submitter named it.
+    /// The task's kind, as set by its submitter.
     pub kind: String,
     /// The task's input.
     pub input: Bytes,
-    /// When the result becomes worthless. Only told to the task; the coordinators stop it then.
+    /// When the result becomes worthless. It is only passed to the task; the coordinators stop the task at that time.
     pub deadline: Option<Deadline>,
-    /// Time this attempt may still take, measured on the monotonic clock from the moment `run` is called.
+    /// The time this attempt may still take, measured on the monotonic clock from the call of `run`.
     pub time_limit: Option<Duration>,
 }
 
-/// The deadline of a task, as it is known where an attempt begins.
+/// The deadline of a task, as known when an attempt starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
-    /// What is left, measured on the monotonic clock from the moment `run` is called.
+    /// The time left, measured on the monotonic clock from the call of `run`.
     pub left: Duration,
-    /// The same moment by the wall clock of the agent's machine, Unix milliseconds: for processes that ask that clock.
+    /// The same moment on the wall clock of the agent's machine, in Unix milliseconds, for processes that use that
+    /// clock.
     pub unix_ms: u64,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The task did its work.
+    /// The task succeeded.
     Succeeded {
-        /// What it answered.
+        /// Its output.
         output: Bytes,
     },
-    /// The task did not do its work.
+    /// The task failed.
     Failed(Failure),
     /// The attempt was stopped because `cancel` fired.
     Cancelled,
-    /// Nothing of it was begun, by no fault of the task's: the agent has nothing to run it with, or lacks what that takes.
+    /// The attempt never started, through no fault of the task: the agent has nothing to run it with, or lacks a
+    /// resource for it.
     NotBegun,
 }
 
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What went wrong.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// A sentence for people: what happened, to what, and what to do where that is known.
+    /// A human-readable sentence: what happened, to what, and what to do about it if that is known.
     pub message: String,
-    /// The command's exit code, the number of the signal that ended it, the HTTP status, or what an attached process says.
+    /// The command's exit code, the number of the signal that ended it, the HTTP status, or the code an attached
+    /// process reported.
     pub code: Option<i32>,
-    /// The end of what the command wrote to stderr or an attached process gives as details, or the start of an HTTP error's
-    /// body; at most
-    /// [`Limits::stderr_tail`] bytes, with invalid UTF-8 replaced.
+    /// The end of the command's stderr or of the details from an attached process, or the start of an HTTP error's
+    /// body; at most [`Limits::stderr_tail`] bytes, with invalid UTF-8 replaced.
     pub stderr_tail: String,
-    /// Whether another attempt, perhaps on another agent, may do better.
+    /// Whether another attempt, perhaps on another agent, may succeed.
     pub retryable: bool,
-    /// The earliest that it may do better, from now; `None`: that is not said.
+    /// The minimum delay before the next attempt; `None`: unspecified.
     pub retry_after: Option<Duration>,
 }
 
@@ -178,41 +181,41 @@ impl Failure {
     }
 }
 
-/// What went wrong in an attempt that failed.
+/// The kinds of failure of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
     /// The command exited with a code other than 0.
     Exit,
-    /// The command was ended by a signal that the agent did not send.
+    /// A signal that the agent did not send ended the command.
     Signal,
     /// The command could not be started.
     Spawn,
     /// The attempt's time limit passed.
     TimedOut,
-    /// The answer is larger than [`Limits::max_output`].
+    /// The output is larger than [`Limits::max_output`].
     OutputTooLarge,
     /// The HTTP server answered with a status other than 2xx.
     Http,
     /// The HTTP server could not be reached, or the connection to it or to an attached process broke before the answer
-    /// was whole.
+    /// was complete.
     Unreachable,
-    /// An attached process says that it failed.
+    /// An attached process reported a failure.
     Reported,
-    /// The attempt itself can't be handed over, such as a kind with a character no HTTP header can carry.
+    /// The attempt itself can't be passed on, such as a kind with a character that no HTTP header can carry.
     InvalidAttempt,
 }
 
-/// What an attempt may use.
+/// The limits of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The most output an attempt may give, in bytes; one more and it fails with [`FailureKind::OutputTooLarge`].
+    /// The maximum size of an attempt's output, in bytes; a larger output fails with [`FailureKind::OutputTooLarge`].
     pub max_output: usize,
     /// How much of the end of stderr is kept, in bytes.
     pub stderr_tail: usize,
     /// How long a command has between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
-    /// How long what a command started may still write to its output after the command itself has exited.
+    /// How long processes that a command started may still write to its output after the command has exited.
     pub output_grace: Duration,
 }
 
@@ -227,34 +230,34 @@ impl Default for Limits {
     }
 }
 
-/// Why an executor can't be made from its configuration.
+/// Why an executor can't be created from its configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutorError {
     /// `argv` is empty, or its first word is.
     #[error("the command executor has no program to run; name one as the first word of executor.command.argv")]
     NoProgram,
-    /// A word of `argv` contains a NUL character, which no process can be given.
+    /// A word of `argv` contains a NUL character, which can't be passed to a process.
     #[error("word {index} of executor.command.argv contains a NUL character, which no program can be given; remove it")]
     NulInArgv {
-        /// The word's place in `argv`, from 0.
+        /// The word's index in `argv`, from 0.
         index: usize,
     },
-    /// The program of `argv` is not there, or is none, in words.
+    /// The program of `argv` is missing or not executable, as the sentence explains.
     #[error("{0}")]
     Program(String),
     /// The URL does not parse, or is not an absolute http or https URL.
     #[error("executor.http.url {url:?} is not a URL that can be called ({reason}); write it as http://HOST:PORT/PATH")]
     BadUrl {
-        /// The URL as given, but for credentials.
+        /// The URL as given, without credentials.
         url: String,
         /// What is wrong with it.
         reason: TargetError,
     },
-    /// The path is none that can be asked for.
+    /// The health path can't be requested.
     #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
     BadHealthPath {
-        /// The path as given, but for its query.
+        /// The path as given, without its query.
         path: String,
         /// What is wrong with it.
         reason: TargetError,
@@ -270,12 +273,12 @@ pub enum ExecutorError {
     /// The trusted certificates can't be read, so an https URL can't be called.
     #[error("{url:?} can't be called without trusted certificates: {source}")]
     Certificates {
-        /// The URL as given, but for credentials.
+        /// The URL as given, without credentials.
         url: String,
-        /// Why there are none.
+        /// Why there are no trusted certificates.
         source: CertificatesError,
     },
-    /// Processes can't attach, because the address can't be listened on.
+    /// Processes can't attach, because the agent can't listen on the address.
     #[error("{0}; another process may listen there: change --worker-listen")]
     Listen(#[source] std::io::Error),
     /// The thread that starts commands can't be started.

@@ -1,6 +1,6 @@
-//! A command's stdin, stdout and stderr, moved without ever holding more than the limits allow.
+//! A command's stdin, stdout and stderr, moved without ever holding more data than the limits allow.
 //!
-//! Knows pipes and byte counts only: not the process at the other end, nor why it is being run.
+//! This module knows only pipes and byte counts, not the process at the other end.
 
 use std::{
     io,
@@ -39,7 +39,7 @@ impl Pipes {
         Self { stdin, stdout, stderr, output: Output::new(max_output), tail: Tail::new(stderr_tail) }
     }
 
-    /// Moves data for as long as it is polled. Ends only once the output is over its limit. Cancel-safe.
+    /// Moves data for as long as it is polled. Completes only when the output exceeds its limit. Cancel-safe.
     pub(super) async fn pump_until_overflow(&mut self) {
         std::future::poll_fn(|cx| {
             self.poll_move(cx);
@@ -48,8 +48,8 @@ impl Pipes {
         .await;
     }
 
-    /// Moves data until stdout, and stderr where it is wanted too, is closed by everybody who had it open, or the output is
-    /// over its limit. Cancel-safe.
+    /// Moves data until every holder of stdout, and of stderr if `stderr_too`, has closed it, or until the output
+    /// exceeds its limit. Cancel-safe.
     pub(super) async fn pump_to_end(&mut self, stderr_too: bool) {
         std::future::poll_fn(|cx| {
             self.poll_move(cx);
@@ -59,8 +59,8 @@ impl Pipes {
         .await;
     }
 
-    /// Moves data for as long as it is polled, keeping stderr's tail and throwing the output away. Never ends by
-    /// itself: for a command that is being stopped and may still have to write before it can exit.
+    /// Moves data for as long as it is polled, keeping the tail of stderr and discarding the output. Never completes:
+    /// for a command that is being stopped and may still have to write before it can exit.
     pub(super) async fn pump_discarding(&mut self) {
         self.output.discard();
         std::future::poll_fn(|cx| {
@@ -70,7 +70,7 @@ impl Pipes {
         .await;
     }
 
-    /// Takes what the pipes hold now, without waiting: all that a process group wrote, once it is gone, even if some
+    /// Reads what the pipes hold now, without waiting. Once a process group is gone, that is all it wrote, even if a
     /// process outside the group still holds the pipes open.
     pub(super) fn drain(&mut self) {
         self.stdin = None;
@@ -82,7 +82,7 @@ impl Pipes {
             });
         }
         if let Some(stderr) = self.stderr.take() {
-            // A process that escaped and writes faster than this reads must not keep the agent here.
+            // A process outside the group that writes faster than this reads must not keep the agent here.
             let mut left = self.tail.limit.saturating_add(MAX_PIPE);
             drain_now(&stderr, |bytes| {
                 self.tail.push(bytes);
@@ -96,7 +96,7 @@ impl Pipes {
         self.output.overflowed()
     }
 
-    /// The output, if it stayed within its limit, and the tail of stderr.
+    /// Returns the output, if it is within its limit, and the tail of stderr.
     pub(super) fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
         (self.output.bytes, self.tail.into_bytes())
     }
@@ -105,7 +105,7 @@ impl Pipes {
         if let Some((pipe, input)) = &mut self.stdin
             && poll_write_all(pipe, input, cx).is_ready()
         {
-            // Closing is how the command learns that its input is complete.
+            // Closing stdin signals the end of the input to the command.
             self.stdin = None;
         }
         if let Some(pipe) = &mut self.stdout
@@ -121,10 +121,10 @@ impl Pipes {
     }
 }
 
-/// The most a pipe may hold for an unprivileged process (`/proc/sys/fs/pipe-max-size`).
+/// The maximum capacity of a pipe for an unprivileged process (`/proc/sys/fs/pipe-max-size`), in bytes.
 const MAX_PIPE: usize = 1 << 20;
 
-/// Ready once all of `input` is written, or the command has closed its end: not reading its input is its right.
+/// Ready once all of `input` is written, or the command has closed its end: it need not read its input.
 fn poll_write_all(pipe: &mut ChildStdin, input: &mut Bytes, cx: &mut Context<'_>) -> Poll<()> {
     while input.has_remaining() {
         match Pin::new(&mut *pipe).poll_write(cx, input) {
@@ -136,7 +136,7 @@ fn poll_write_all(pipe: &mut ChildStdin, input: &mut Bytes, cx: &mut Context<'_>
     Poll::Ready(())
 }
 
-/// Ready at the pipe's end. A pipe that can't be read has ended as far as anyone can tell.
+/// Ready at end-of-file. A read error also counts as the end.
 fn poll_read_all(pipe: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>, mut take: impl FnMut(&[u8])) -> Poll<()> {
     let mut chunk = [MaybeUninit::uninit(); CHUNK];
     loop {
@@ -149,7 +149,7 @@ fn poll_read_all(pipe: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>, mut 
     }
 }
 
-/// Reads a non-blocking pipe until it is empty, ended, or `take` returns false.
+/// Reads a non-blocking pipe until it is empty, at end-of-file, or `take` returns false.
 fn drain_now(pipe: &impl AsFd, mut take: impl FnMut(&[u8]) -> bool) {
     let mut chunk = [0_u8; CHUNK];
     loop {
@@ -166,7 +166,7 @@ fn drain_now(pipe: &impl AsFd, mut take: impl FnMut(&[u8]) -> bool) {
     }
 }
 
-/// Output up to a limit. Over it, what was held is let go and the rest is only seen, not kept.
+/// Output up to a limit. Beyond it, the held output is freed and the rest is not kept.
 struct Output {
     bytes: Vec<u8>,
     limit: usize,
@@ -217,7 +217,7 @@ impl Tail {
         let newest = &bytes[bytes.len().saturating_sub(self.limit)..];
         self.lost_some |= newest.len() < bytes.len();
         self.bytes.extend_from_slice(newest);
-        // Cut only at twice the limit, so that many small writes don't each move the whole tail.
+        // Cut only at twice the limit, so that small writes don't each move the whole tail.
         if self.bytes.len() > self.limit.saturating_mul(2) {
             self.cut();
         }
@@ -229,7 +229,7 @@ impl Tail {
         self.bytes.drain(..surplus);
     }
 
-    /// The tail, starting at the start of a character if the cut fell inside one.
+    /// Returns the tail, starting at a character boundary if the cut fell inside a character.
     fn into_bytes(mut self) -> Vec<u8> {
         self.cut();
         if self.lost_some {

@@ -1,5 +1,5 @@
-//! Whether an executor can begin attempts now. Once it finds that it can't, by no fault of a task's, the agent stays out of the
-//! fleet until a look says that it can again. Knows timers and what it is told; not what is looked at.
+//! Whether an executor can start attempts now. Once it finds that it can't, through no fault of a task, the agent stays
+//! out of the fleet until a check succeeds. This module knows only timers and results, not what is checked.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,8 +13,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What is paused before another try at beginning an attempt, one after the other; then it is handed back. Most shortages
-/// are over in less.
+/// The pauses between retries of starting an attempt, in order; after the last one the attempt is handed back. Most
+/// shortages are shorter.
 pub(super) const TRY_AGAIN: [Duration; 5] = [
     Duration::from_millis(20),
     Duration::from_millis(50),
@@ -22,17 +22,17 @@ pub(super) const TRY_AGAIN: [Duration; 5] = [
     Duration::from_millis(250),
     Duration::from_millis(500),
 ];
-/// The shortest and the longest time to stay away. It doubles each time the executor fails again soon after it could.
+/// The shortest and the longest absence. It doubles each time the executor fails again soon after it recovered.
 const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// How often it is looked at whether attempts can be begun again, at most.
+/// The longest pause between two checks of whether attempts can start again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// An executor that could begin attempts for so long is sound again.
+/// An executor that could start attempts for this long counts as healthy again.
 const SOUND_AFTER: Duration = Duration::from_secs(120);
 
-/// Looks whether attempts can be begun; why not, otherwise.
+/// Checks whether attempts can start; the error gives the reason.
 pub(super) type Look = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// See the module.
+/// The presence of one executor, as described in the module.
 pub(super) struct Presence {
     shared: Arc<Shared>,
     looking: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -44,30 +44,39 @@ struct Shared {
     look: Look,
 }
 
-/// How it was away.
+/// The history of absences.
 struct Absence {
     lasts: Duration,
     ended: Option<Instant>,
 }
 
 impl Presence {
-    /// It is there until it is told otherwise.
+    /// Creates a presence that is present until [`Presence::lost`].
     pub(super) fn new(look: Look) -> Self {
         let absence = Mutex::new(Absence { lasts: AWAY.0, ended: None });
         let shared = Shared { present: watch::Sender::new(true), absence, look };
         Self { shared: Arc::new(shared), looking: Mutex::default() }
     }
 
-    /// Whether attempts can be begun, as it changes.
+    /// Creates a presence that is absent until the first check succeeds. It checks at once.
+    pub(super) fn awaited(look: Look) -> Self {
+        let presence = Self::new(look);
+        presence.shared.present.send_replace(false);
+        let looking = tokio::spawn(Arc::clone(&presence.shared).begin_when_sound());
+        *presence.looking.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(looking));
+        presence
+    }
+
+    /// Watches whether attempts can start.
     pub(super) fn watch(&self) -> watch::Receiver<bool> {
         self.shared.present.subscribe()
     }
 
-    /// No attempt can be begun, for this reason. Returns when the agent had the chance to act on it, so that it is on its way
-    /// out of the fleet before it hands the attempt back.
+    /// Records that no attempt can start, for the reason `why`. Returns after the agent could react, so that it is
+    /// already leaving the fleet when it hands the attempt back.
     pub(super) async fn lost(&self, why: &str) {
         if self.shared.present.send_if_modified(|present| std::mem::replace(present, false)) {
-            tracing::warn!(why, "no task can be begun here: the agent leaves the fleet until one can");
+            tracing::warn!(why, "no task can start here: the agent leaves the fleet until one can");
             let lasts = self.shared.absence().begin(Instant::now());
             let looking = tokio::spawn(Arc::clone(&self.shared).return_when_sound(lasts, why.to_owned()));
             *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(looking));
@@ -77,6 +86,18 @@ impl Presence {
 }
 
 impl Shared {
+    async fn begin_when_sound(self: Arc<Self>) {
+        match (self.look)().await {
+            Ok(()) => {
+                self.present.send_replace(true);
+            }
+            Err(why) => {
+                tracing::warn!(why, "no task can start here yet: the agent joins the fleet once one can");
+                self.return_when_sound(Duration::ZERO, why).await;
+            }
+        }
+    }
+
     async fn return_when_sound(self: Arc<Self>, lasts: Duration, mut why: String) {
         let until = Instant::now() + lasts;
         let mut pause = AWAY.0;
@@ -87,26 +108,26 @@ impl Shared {
                 Ok(()) => pause = until - Instant::now(),
                 Err(other) => {
                     if other != why {
-                        tracing::warn!(why = other, "still no task can be begun here");
+                        tracing::warn!(why = other, "still no task can start here");
                         why = other;
                     }
                     pause = (pause * 2).min(LOOK_EVERY);
                 }
             }
         }
-        tracing::info!("tasks can be begun here again");
+        tracing::info!("tasks can start here again");
         self.absence().ended = Some(Instant::now());
         self.present.send_replace(true);
     }
 
     fn absence(&self) -> MutexGuard<'_, Absence> {
-        // Two values that are each set in one step.
+        // Two values that are each set in one step, so a panic leaves them consistent.
         self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Absence {
-    /// Begins another one, and gives how long it lasts at least.
+    /// Begins an absence and returns its minimum duration.
     fn begin(&mut self, now: Instant) -> Duration {
         let was_sound = self.ended.is_none_or(|ended| now - ended >= SOUND_AFTER);
         self.lasts = if was_sound { AWAY.0 } else { (self.lasts * 2).min(AWAY.1) };
@@ -138,7 +159,7 @@ mod tests {
             Self { presence, watch, is_sound }
         }
 
-        /// How long it is away, when nothing is wrong any more from the beginning.
+        /// Returns how long it is absent if every check succeeds from the start.
         async fn away(&mut self) -> Duration {
             self.is_sound.store(true, Ordering::Relaxed);
             let began = Instant::now();

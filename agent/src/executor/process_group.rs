@@ -1,7 +1,7 @@
-//! One command's process group, from its start until the last process in it is gone.
+//! One command's process group, from its start until its last process is gone.
 //!
-//! Knows processes, signals and the guard; not what the command is for. Whoever drops it before [`finish`] has it
-//! killed: no path leads to a command that outlives its attempt.
+//! This module knows processes, signals and the guard, not what the command is for. Dropping a group before [`finish`]
+//! kills it: no code path leaves a command that outlives its attempt.
 //!
 //! [`finish`]: ProcessGroup::finish
 
@@ -20,16 +20,16 @@ use tokio::{
 
 use super::{guard::Guard, reaper};
 
-/// How long a group may take to be gone after SIGKILL. Longer means a process held in the kernel, by a lost network
-/// disk for one, which no signal ends.
+/// How long a group may take to disappear after SIGKILL. If it takes longer, a process hangs in the kernel, for example
+/// on an unreachable network disk, and no signal ends it.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
-/// The first and the longest pause between two looks at a group that is being killed.
+/// The first and the longest pause between two checks of a group that is being killed.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
 
-/// The longest pause between two looks in `/proc` at a group that is waited for, since each goes through all processes.
+/// The longest pause between two checks in `/proc` of a group, since each scans all processes.
 const LOOK_CLOSER_SELDOM: Duration = Duration::from_millis(500);
 
-/// The pause from which a group that is still there is looked at in `/proc`, to see if it is more than zombies.
+/// The pause from which a remaining group is checked in `/proc`, to see whether it has only zombies.
 const LOOK_CLOSER: Duration = Duration::from_millis(2);
 
 /// A running command: the leader of a process group, and the group.
@@ -37,19 +37,19 @@ pub(super) struct ProcessGroup {
     id: Pid,
     /// Taken when the group is finished.
     leader: Option<Child>,
-    /// The group was seen without a process after its leader's end, so its number may have come to mean others.
+    /// The group was seen empty after its leader's end, so its id may have been reused.
     is_gone: bool,
     guard: Option<Arc<Guard>>,
     runtime: Handle,
 }
 
 impl ProcessGroup {
-    /// Takes charge of the group that `leader`, just started under `runtime`, leads.
+    /// Takes ownership of the group led by `leader`, which was just started under `runtime`.
     pub(super) fn new(id: Pid, leader: Child, guard: Option<Arc<Guard>>, runtime: Handle) -> Self {
         Self { id, leader: Some(leader), is_gone: false, guard, runtime }
     }
 
-    /// Waits for the leader to exit. Others of the group may still run then. Cancel-safe.
+    /// Waits for the leader to exit. Other processes of the group may still run then. Cancel-safe.
     pub(super) async fn leader_exited(&mut self) -> io::Result<ExitStatus> {
         match &mut self.leader {
             Some(leader) => leader.wait().await,
@@ -57,7 +57,7 @@ impl ProcessGroup {
         }
     }
 
-    /// Waits, once the leader has exited, until no process of the group is left that does anything. Cancel-safe.
+    /// Waits, once the leader has exited, until the group has no process but zombies. Cancel-safe.
     pub(super) async fn emptied(&mut self) {
         let (mut pause, longest) = LOOK_AGAIN;
         let (mut closer, mut look_closer) = (LOOK_CLOSER, Instant::now() + LOOK_CLOSER);
@@ -79,8 +79,8 @@ impl ProcessGroup {
         }
     }
 
-    /// Waits, once the group is empty, until no process of the leader's session is left that does anything, such as one that
-    /// `timeout` or a shell with job control put into a group of its own. Cancel-safe.
+    /// Waits, once the group is empty, until the leader's session has no process but zombies; one may remain that
+    /// `timeout` or a shell with job control put into its own group. Cancel-safe.
     pub(super) async fn session_emptied(&self) {
         let mut pause = LOOK_CLOSER;
         while any_is_running(|member| member.session == self.id.as_raw()) {
@@ -89,14 +89,14 @@ impl ProcessGroup {
         }
     }
 
-    /// Asks every process of the group to end.
+    /// Sends SIGTERM to every process of the group.
     pub(super) fn terminate(&self) {
         if !self.is_gone {
             signal(self.id, Signal::SIGTERM);
         }
     }
 
-    /// Kills what is left of the group and waits, for a bounded time, until it is gone.
+    /// Kills the rest of the group and waits, for a bounded time, until it is gone.
     pub(super) async fn finish(&mut self) {
         if let Some(leader) = &mut self.leader {
             bury(self.id, leader, self.is_gone, self.guard.as_deref()).await;
@@ -114,14 +114,14 @@ impl Drop for ProcessGroup {
             signal(self.id, Signal::SIGKILL);
         }
         let (id, is_gone, guard) = (self.id, self.is_gone, self.guard.take());
-        // Ends by itself within twice GONE_WITHIN; and with the runtime, whose end is the agent's.
+        // Ends within twice GONE_WITHIN, or with the runtime, which ends only with the agent.
         self.runtime.spawn(async move { bury(id, &mut leader, is_gone, guard.as_deref()).await });
     }
 }
 
-/// Sends a signal to every process of a group; true if there is any, be it a zombie.
+/// Sends a signal to every process of a group; returns whether there is any process, even a zombie.
 fn signal(group: Pid, signal: impl Into<Option<Signal>>) -> bool {
-    // EPERM: there are processes, but they have become another user's.
+    // EPERM: there are processes, but they now belong to another user.
     !matches!(killpg(group, signal), Err(Errno::ESRCH))
 }
 
@@ -137,13 +137,13 @@ async fn bury(group: Pid, leader: &mut Child, is_gone: bool, guard: Option<&Guar
             guard.forget(group);
         }
     } else {
-        // It stays registered with the guard, which tries once more when the agent ends.
-        tracing::warn!(%group, "a command's process group is still there {GONE_WITHIN:?} after SIGKILL");
+        // The group stays registered with the guard, which tries again when the agent ends.
+        tracing::warn!(%group, "a command's process group still exists {GONE_WITHIN:?} after SIGKILL");
     }
     reaper::sweep();
 }
 
-/// Waits until no process of the group is left; false if some still is at `give_up`.
+/// Waits until no process of the group is left; returns false if some remain at `give_up`.
 async fn gone(group: Pid, give_up: Instant) -> bool {
     let (mut pause, longest) = LOOK_AGAIN;
     loop {
@@ -151,9 +151,9 @@ async fn gone(group: Pid, give_up: Instant) -> bool {
         if !signal(group, Signal::SIGKILL) {
             return true;
         }
-        // Zombies that another process has to reap, and may never, do nothing any more and hold nothing open.
+        // Zombies that another process must reap, and may never, run nothing and hold nothing open.
         if pause >= LOOK_CLOSER && only_zombies(group) {
-            // Some may have come to this process since the look above.
+            // This process may have adopted some since the reap above.
             reaper::reap_group(group);
             return true;
         }
@@ -165,12 +165,12 @@ async fn gone(group: Pid, give_up: Instant) -> bool {
     }
 }
 
-/// Whether no process of the group is more than a zombie, as far as can be seen.
+/// Whether the group has only zombies, as far as can be determined.
 fn only_zombies(group: Pid) -> bool {
     !any_is_running(|member| member.group == group.as_raw())
 }
 
-/// Whether some process of the groups is more than a zombie, or that can't be seen.
+/// Whether some process of the groups is more than a zombie; also true if that can't be determined.
 pub(super) fn any_runs(groups: &HashSet<i32>) -> bool {
     let left: HashSet<i32> = groups.iter().copied().filter(|group| signal(Pid::from_raw(*group), None)).collect();
     !left.is_empty() && any_is_running(|member| left.contains(&member.group))
@@ -186,24 +186,25 @@ fn any_is_running(is_looked_for: impl Fn(Member) -> bool) -> bool {
     })
 }
 
-/// The state in a `/proc/PID/stat`.
+/// Returns the state field of a `/proc/PID/stat`.
 pub(super) fn state(stat: &str) -> Option<&str> {
     fields(stat).next()
 }
 
-/// What a process that runs is a member of.
+/// The process group and session of a running process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Member {
     group: i32,
     session: i32,
 }
 
-/// The fields from the state on: "PID (NAME) STATE PARENT GROUP SESSION ...", where NAME may contain anything, even ") ".
+/// Returns the fields from the state on: "PID (NAME) STATE PARENT GROUP SESSION ...", where NAME may contain anything,
+/// even ") ".
 fn fields(stat: &str) -> impl Iterator<Item = &str> {
     stat.rsplit(") ").next().unwrap_or_default().split(' ')
 }
 
-/// What the process that a `/proc/PID/stat` is of is a member of, if it runs.
+/// Returns the membership of the process of a `/proc/PID/stat`, if it runs.
 fn running(stat: &str) -> Option<Member> {
     let mut ids = fields(stat).skip(2).map_while(|id| id.parse().ok());
     let member = Member { group: ids.next()?, session: ids.next()? };

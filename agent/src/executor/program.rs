@@ -1,4 +1,4 @@
-//! The program that a command runs: whether it is there, and what to say when it can't be run. Knows files.
+//! The program that a command runs: whether it exists, and what to report when it can't be run. Reads files only.
 
 use std::{
     env,
@@ -14,15 +14,15 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::{ExecutorError, Failure, FailureKind};
 
-/// Where programs are looked for when `PATH` is not set, as the system does.
+/// Where programs are searched when `PATH` is not set, as the system does.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// Bytes of a script in which its interpreter is named, as Linux reads them.
+/// The bytes of a script that Linux reads to find its interpreter.
 const FIRST_LINE: u64 = 256;
-/// Interpreters that are scripts themselves, one after the other, as Linux follows them.
+/// The maximum nesting of interpreters that are scripts themselves, as in Linux.
 const MAX_INTERPRETERS: usize = 5;
 
-/// How ELF files of this machine say that they are: 64 bits and the byte order, and the machine. See elf(5).
+/// The identification of this machine's ELF files: the class and the byte order, then the machine. See elf(5).
 const OURS: ([u8; 2], u16) = (
     [if cfg!(target_pointer_width = "64") { 2 } else { 0 }, if cfg!(target_endian = "little") { 1 } else { 2 }],
     if cfg!(target_arch = "x86_64") {
@@ -30,23 +30,23 @@ const OURS: ([u8; 2], u16) = (
     } else if cfg!(target_arch = "aarch64") {
         183
     } else {
-        // Of others it is not known whether they need a loader.
+        // On other architectures the loader is not checked.
         0
     },
 );
-/// Parts of a program that are looked at for its loader.
+/// The maximum number of program headers searched for the loader.
 const MAX_PROGRAM_HEADERS: u64 = 64;
-/// The longest name of a loader, bytes: that of a path.
+/// The maximum length of a loader's name, in bytes: that of a path.
 const MAX_LOADER_NAME: u64 = 4_096;
 
-/// The program of `argv`, which may be gone for a while, as when it is replaced.
+/// The program of `argv`, which may be missing for a while, for example while it is replaced.
 pub(super) struct Program {
     argv: Arc<[String]>,
     was_there: bool,
 }
 
 impl Program {
-    /// The first word of `argv`, of which there is one.
+    /// Creates the program of `argv`, which must not be empty.
     pub(super) fn new(argv: Arc<[String]>) -> Self {
         let was_there = check(&argv).is_ok();
         Self { argv, was_there }
@@ -56,23 +56,23 @@ impl Program {
         &self.argv[0]
     }
 
-    /// Whether it was there at the beginning.
+    /// Whether the program existed when the executor was created.
     pub(super) fn was_there(&self) -> bool {
         self.was_there
     }
 
-    /// What to say of it if it is not there any more.
+    /// Returns the error message if the program existed before and does not any more.
     pub(super) fn is_gone(&self) -> Option<String> {
         check(&self.argv).err().filter(|_| self.was_there).map(|error| error.to_string())
     }
 
-    /// The failure of an attempt for which it can't be run.
+    /// Returns the failure of an attempt whose program can't be run.
     pub(super) fn not_started(&self, error: &io::Error) -> Failure {
         not_started(self.name(), error)
     }
 }
 
-/// Looks whether the program of `argv` is there.
+/// Checks that the program of `argv` exists and is executable.
 pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
     let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
         return Err(ExecutorError::NoProgram);
@@ -89,7 +89,7 @@ pub(super) fn check(argv: &[String]) -> Result<(), ExecutorError> {
     Err(ExecutorError::Program(words))
 }
 
-/// The files that the first word of `argv` may mean, the most likely first.
+/// Returns the files that the first word of `argv` may refer to, in search order.
 pub(super) fn candidates(argv: &[String]) -> Vec<PathBuf> {
     match argv.first() {
         None => Vec::new(),
@@ -103,13 +103,13 @@ pub(super) fn candidates(argv: &[String]) -> Vec<PathBuf> {
 
 /// Why a program can't be run.
 enum Obstacle {
-    /// It does not exist, or its interpreter does not.
+    /// The program or its interpreter does not exist.
     Missing,
-    /// This file may not be executed: the program, or its interpreter.
+    /// This file, the program or its interpreter, is not executable.
     NotExecutable(PathBuf),
 }
 
-/// What keeps the program at this path from being run. Follows interpreters as Linux does.
+/// Returns what prevents the program at this path from being run. Follows interpreters as Linux does.
 fn obstacle(mut path: PathBuf) -> Option<Obstacle> {
     for _ in 0..=MAX_INTERPRETERS {
         if !path.is_file() {
@@ -120,11 +120,12 @@ fn obstacle(mut path: PathBuf) -> Option<Obstacle> {
         }
         path = interpreter(&path).or_else(|| loader(&path))?;
     }
-    // Linux gives up, too.
+    // Linux gives up too.
     Some(Obstacle::Missing)
 }
 
-/// The loader that a dynamically linked program of this machine names, which images of another C library lack.
+/// Returns the loader that a dynamically linked program of this machine names, which images with another C library
+/// lack.
 fn loader(path: &Path) -> Option<PathBuf> {
     const PT_INTERP: u32 = 3;
     let file = File::open(path).ok()?;
@@ -132,7 +133,7 @@ fn loader(path: &Path) -> Option<PathBuf> {
     file.read_exact_at(&mut header, 0).ok()?;
     let u16_at = |bytes: &[u8], at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let u64_at = |bytes: &[u8], at: usize| bytes[at..at + 8].try_into().map(u64::from_ne_bytes).ok();
-    // Magic number, 64 bits, byte order; then the machine. What is for another one may still be run, by an emulator.
+    // Magic number, class (64 bits), byte order; then the machine. An emulator may run programs for other machines.
     let is_ours = header.starts_with(b"\x7fELF") && header[4..6] == OURS.0 && u16_at(&header, 18) == OURS.1;
     if !is_ours {
         return None;
@@ -150,7 +151,7 @@ fn loader(path: &Path) -> Option<PathBuf> {
     None
 }
 
-/// The interpreter that the first line of a script names.
+/// Returns the interpreter named in the first line of a script.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut line = Vec::new();
     File::open(path).ok()?.take(FIRST_LINE).read_to_end(&mut line).ok()?;
@@ -162,8 +163,8 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
 
 fn absent(program: &str) -> String {
     format!(
-        "the command {program:?} does not exist on this agent (or the interpreter or the loader it names does not); check the \
-         first word of executor.command.argv, and PATH and the files in the pool's image"
+        "the command {program:?} does not exist on this agent (or the interpreter or the loader it names does not); \
+         check the first word of executor.command.argv, and PATH and the files in the pool's image"
     )
 }
 
@@ -174,7 +175,7 @@ fn not_executable(program: &str) -> String {
     )
 }
 
-/// Retryable, because what is missing here may be there on another agent.
+/// Returns a retryable failure, because another agent may have what is missing here.
 fn not_started(program: &str, error: &io::Error) -> Failure {
     let message = match error.kind() {
         io::ErrorKind::NotFound => absent(program),

@@ -1,11 +1,11 @@
-//! Which children of this process are whose, and the reaping of those that nobody started.
+//! Tracking of the children of this process, and reaping of adopted orphans.
 //!
-//! A process whose parent dies becomes a child of process 1, or of the nearest ancestor that asked for it. An agent is
-//! often process 1 of its container; then what commands leave behind becomes its to reap, or zombies pile up until
-//! nothing can be started. Reaping must not take a child that someone waits for. So what is reaped is known not to be:
-//! a member of a finished command's process group, or a zombie of a foreign group that no one here started.
+//! A process whose parent dies becomes a child of process 1, or of the nearest ancestor that is a subreaper. An agent
+//! is often process 1 of its container; then it must reap the orphans of its commands, or zombies pile up until nothing
+//! can be started. Reaping must not take a child that other code waits for. So it reaps only what nothing waits for: a
+//! member of a finished command's process group, or a zombie of a foreign group that this process did not start.
 //!
-//! The registry is one per process because children are.
+//! The registry is global because children belong to the process.
 
 use std::{
     collections::HashSet,
@@ -22,21 +22,22 @@ use nix::{
     unistd::{Pid, getpgid, getpgrp},
 };
 
-/// Children that someone in this process will wait for, of those that lead a process group of their own.
+/// The children that lead their own process group and that some code of this process will wait for.
 static OWNED: Mutex<Option<HashSet<i32>>> = Mutex::new(None);
-/// How long a zombie that nobody waits for may be there.
+/// The pause between two sweeps, and so the maximum age of an orphaned zombie.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// Whether orphans come to this process because it asked for them.
+/// Whether this process has made itself a subreaper.
 static ADOPTING: AtomicBool = AtomicBool::new(false);
 
-/// Makes this process the one that orphans below it come to, as process 1 is without asking. The agent calls this
-/// once at its start, so that it sees the end of all that its commands leave behind.
+/// Makes this process a subreaper, so that it adopts the orphans below it, as process 1 always does. The agent calls
+/// this once at startup, so that it sees the end of every process its commands leave behind.
 ///
-/// From then on a zombie child is reaped by the executors unless it shares this process's group, as every child does
-/// that is started in the usual way, or leads a group that an executor started.
+/// From then on the executors reap every zombie child unless it shares this process's group, as every child does that
+/// is started in the usual way, or leads a group that an executor started.
 ///
 /// # Errors
+/// When the kernel refuses.
 /// When the kernel refuses.
 pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
@@ -44,7 +45,7 @@ pub fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// Reaps adopted orphans every now and then: those that end while no command does. Runs until it is dropped.
+/// Periodically reaps adopted orphans, so that they are also reaped while no command ends. Runs until dropped.
 pub async fn keep_sweeping() {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -52,22 +53,22 @@ pub async fn keep_sweeping() {
     }
 }
 
-/// Keeps [`sweep`] away while a child is being started and is not yet [`own`]ed.
+/// Blocks [`sweep`] while a child is being started and is not yet [`own`](Hold::own)ed.
 pub(super) fn hold() -> Hold {
     Hold(lock())
 }
 
-/// See [`hold`].
+/// The guard returned by [`hold`].
 pub(super) struct Hold(MutexGuard<'static, Option<HashSet<i32>>>);
 
 impl Hold {
-    /// Notes a child that was started during the hold.
+    /// Registers a child that was started during the hold.
     pub(super) fn own(&mut self, child: Pid) {
         self.0.get_or_insert_default().insert(child.as_raw());
     }
 }
 
-/// Notes that someone will no longer wait for the child, or already has.
+/// Unregisters a child that no code waits for any more.
 pub(super) fn disown(child: Pid) {
     if let Some(owned) = lock().as_mut() {
         owned.remove(&child.as_raw());
@@ -80,7 +81,7 @@ pub(super) fn reap_group(group: Pid) {
     while is_a_child(waitid(Id::PGid(group), dead)) {}
 }
 
-/// Reaps adopted orphans that left their command's process group, of which nothing but their end is heard.
+/// Reaps adopted orphans that left their command's process group; nothing else notices their end.
 pub(super) fn sweep() {
     if !ADOPTING.load(Ordering::Relaxed) && Pid::this().as_raw() != 1 {
         return;
@@ -88,7 +89,7 @@ pub(super) fn sweep() {
     let owned = match OWNED.try_lock() {
         Ok(owned) => owned,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        // A child is being started. The next command that ends sweeps again.
+        // A child is being started. The sweep at the end of the next command catches up.
         Err(TryLockError::WouldBlock) => return,
     };
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -109,6 +110,6 @@ fn is_a_child(waited: nix::Result<WaitStatus>) -> bool {
 }
 
 fn lock() -> MutexGuard<'static, Option<HashSet<i32>>> {
-    // A set of numbers is whole whatever panicked while it was locked.
+    // The set is consistent even if a thread panicked while holding the lock.
     OWNED.lock().unwrap_or_else(PoisonError::into_inner)
 }

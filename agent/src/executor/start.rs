@@ -1,4 +1,4 @@
-//! The executor that settings ask for.
+//! Creates the executor that the settings specify.
 
 use std::{env, sync::Arc};
 
@@ -13,10 +13,10 @@ use super::{
     WorkerConfig, WorkerExecutor, reaper,
 };
 
-/// Starts what runs an agent's tasks.
+/// Creates and starts the executor of an agent's tasks.
 ///
 /// # Errors
-/// When the settings ask for what can't be, and when what they ask for can't be started.
+/// When the settings are invalid, or when the executor can't be started.
 pub async fn start(
     spec: &ExecutorSpec,
     config: &AgentConfig,
@@ -56,11 +56,11 @@ pub async fn start(
 /// Starts the process that kills this agent's commands if the agent is killed. An agent without one still works.
 fn start_guard() -> Option<Arc<Guard>> {
     if let Err(error) = reaper::adopt_orphans() {
-        warn!(%error, "what commands leave behind can't be reaped");
+        warn!(%error, "orphaned processes of commands can't be reaped");
     }
     Guard::spawn_self()
         .inspect_err(
-            |error| warn!(%error, "there is no guard: if this agent is killed, what its commands started goes on"),
+            |error| warn!(%error, "no guard: if this agent is killed, processes its commands started keep running"),
         )
         .ok()
         .map(Arc::new)

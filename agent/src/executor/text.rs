@@ -1,4 +1,4 @@
-//! The few things that executors do alike: deadlines, time limits, and bytes shown to people. Knows timers, and no I/O.
+//! What executors share: deadlines, time limits, and bytes shown to people. Uses timers, and no I/O.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -6,16 +6,16 @@ use nix::errno::Errno;
 
 use super::{Failure, FailureKind};
 
-/// The last instant RFC 3339 can write: 9999-12-31T23:59:59.999Z, in Unix milliseconds.
+/// The latest time that RFC 3339 can represent: 9999-12-31T23:59:59.999Z, in Unix milliseconds.
 const LATEST_RFC3339_MS: u64 = 253_402_300_799_999;
 
-/// A deadline as RFC 3339 in UTC with milliseconds. Later ones than the format can write become the last it can.
+/// Formats a deadline as RFC 3339 in UTC with milliseconds, capped at the latest time the format can represent.
 pub(super) fn rfc3339(unix_ms: u64) -> String {
     let since_epoch = Duration::from_millis(unix_ms.min(LATEST_RFC3339_MS));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
 }
 
-/// What to say where an error is that no further file, or connection, can be opened.
+/// Returns the message for an error that means that no further file or connection can be opened.
 pub(super) fn too_many_files(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::EMFILE => Some("the agent has too many files open; raise its limit (ulimit -n), or give it fewer slots"),
@@ -24,13 +24,13 @@ pub(super) fn too_many_files(errno: Errno) -> Option<&'static str> {
     }
 }
 
-/// Bytes of unknown encoding as text, with what is not UTF-8 replaced.
+/// Converts bytes of unknown encoding to text, replacing invalid UTF-8.
 pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The failure of an attempt that was stopped at its time limit. That is what was left of the one that was set when the attempt
-/// came here, so it is rounded up to a number that somebody may have set.
+/// Returns the failure of an attempt that was stopped at its time limit. `limit` is what was left of the original limit
+/// when the attempt arrived here, so it is rounded up to a value that a user is likely to have set.
 pub(super) fn timed_out(limit: Duration) -> Failure {
     let ms = u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let step = match ms {
@@ -47,7 +47,7 @@ pub(super) fn timed_out(limit: Duration) -> Failure {
     )
 }
 
-/// Waits until the time limit of an attempt has passed, and gives its failure. Without a limit that is never.
+/// Waits until the time limit of an attempt has passed, and returns its failure. Without a limit it never completes.
 pub(super) async fn at_limit(limit: Option<Duration>) -> Failure {
     match limit {
         Some(limit) => {

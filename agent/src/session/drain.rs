@@ -1,50 +1,50 @@
-//! How far an agent is on its way out. Pure: it is told the time and what is held, and says what is due.
+//! The stages of draining an agent. Pure: the caller passes in the time and what is held, and gets the next action.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the coordinator has for acknowledging what was handed back at the end of the drain.
+/// How long the coordinator has to acknowledge what was handed back at the end of the drain.
 pub const HAND_BACK_WITHIN: Duration = Duration::from_secs(2);
-/// How long an agent that holds nothing more waits to hear that the coordinator counts on nothing either.
+/// How long an agent that holds nothing waits for the coordinator's Drained message.
 pub const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 /// How long the stream may take to end after Leave.
 pub const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 
-/// Where an agent stands between working and gone.
+/// The agent's lifecycle phase.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It takes work.
+    /// The agent accepts work.
     Working,
-    /// It finishes what it holds.
+    /// The agent finishes what it holds.
     Draining(Drain),
-    /// It has said that it leaves, and gives the stream until then to end.
+    /// The agent has sent Leave; the stream has until this time to end.
     Leaving(Instant),
 }
 
-/// See [`Phase::Draining`].
+/// The state of [`Phase::Draining`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Drain {
-    /// When what runs is stopped and handed back.
+    /// When running attempts are stopped and handed back.
     pub stop_running: Instant,
-    /// Since when nothing is held.
+    /// Since when the agent has held nothing.
     pub idle_since: Option<Instant>,
-    /// What runs was stopped and handed back.
+    /// Running attempts were stopped and handed back.
     pub handed_back: bool,
-    /// The coordinator counts on nothing of this agent.
+    /// The coordinator has no work assigned to this agent.
     pub drained: bool,
 }
 
 /// What a draining agent has to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Nothing before then, unless something happens.
+    /// Nothing until this time, unless an event arrives.
     Wait(Instant),
-    /// Stop what runs and hand it back.
+    /// Stop running attempts and hand them back.
     HandBack,
-    /// Say that it leaves.
+    /// Send Leave.
     Leave,
-    /// End; nobody can be told.
+    /// Exit without Leave: no coordinator is reachable, or none acknowledged in time.
     GiveUp,
 }
 
@@ -53,12 +53,12 @@ impl Drain {
         Self { stop_running: after(now, within), idle_since: None, handed_back: false, drained: false }
     }
 
-    /// What runs has so much time from now on, and no longer than it had.
+    /// Limits the time for running attempts to `within` from `now`; never extends it.
     pub fn end_within(&mut self, now: Instant, within: Duration) {
         self.stop_running = self.stop_running.min(after(now, within));
     }
 
-    /// What is due at `now`, with or without a stream to the leader, holding `held` attempts.
+    /// Returns what is due at `now`, with or without a stream to the leader, while `held` attempts are held.
     pub fn due(&mut self, now: Instant, connected: bool, held: usize) -> Due {
         if held > 0 {
             self.idle_since = None;
@@ -90,7 +90,7 @@ impl Drain {
     }
 }
 
-/// `within` from now. A timeout beyond what the clock can count to is one that never passes, which 30 years come close to.
+/// Returns `now + within`. A timeout that the clock can't represent is capped at 30 years, which is as good as never.
 fn after(now: Instant, within: Duration) -> Instant {
     let never = Duration::from_secs(30 * 365 * 24 * 3600);
     now + within.min(never)

@@ -1,5 +1,5 @@
-//! Answering the leader's health checks: the executor is asked in turn, within the time the leader allows, while everything
-//! else goes on.
+//! Answers the leader's health checks by asking the executor, within the time the leader allows and without blocking
+//! anything else.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,24 +9,25 @@ use tracing::{info, warn};
 
 use crate::executor::{Executor, Health};
 
-/// The longest an executor is waited for, whatever the leader allows.
+/// The maximum time to wait for an executor, whatever the leader allows.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// The newest check, which is the only one that is answered.
+/// The newest health check; only that one is answered.
 #[derive(Default)]
 pub(super) struct HealthChecks {
     asked: Option<(u64, BoxFuture<'static, Health>)>,
     report: Option<internal::HealthReport>,
-    /// What the last answer complained of; empty if it did not.
+    /// The reason given by the last unhealthy answer; empty if the last answer was healthy.
     complaint: String,
 }
 
 impl HealthChecks {
-    /// Asks the executor for the leader.
+    /// Forwards a health check to the executor.
     pub fn ask(&mut self, check: &internal::HealthCheck, executor: Arc<dyn Executor>) {
         let within = Duration::from_millis(u64::from(check.within_ms.max(1))).min(ANSWER_WITHIN);
         let asked = async move {
-            // An executor sees to the time by itself, and says more; one that does not holds up nothing.
+            // Executors enforce the time limit themselves and report more detail; one that does not must not block
+            // anything.
             let late = || format!("the executor did not answer within {}", humantime::format_duration(within));
             let answer = tokio::time::timeout(within, executor.health(within * 3 / 4)).await;
             answer.unwrap_or_else(|_| Health::Silent(late()))
@@ -35,7 +36,8 @@ impl HealthChecks {
         self.report = None;
     }
 
-    /// Waits for the executor's answer, which is then to be reported. Cancellation-safe; without a check it never ends.
+    /// Waits for the executor's answer, which is then ready to be reported. Cancellation-safe; without a check it never
+    /// completes.
     pub async fn answered(&mut self) -> Health {
         let Some((seq, asked)) = &mut self.asked else { return std::future::pending().await };
         let health = asked.await;
@@ -47,9 +49,9 @@ impl HealthChecks {
         };
         if self.complaint != reason {
             if reason.is_empty() {
-                info!("what runs tasks is well again");
+                info!("the executor is healthy again");
             } else {
-                warn!(reason, "what runs tasks is not well");
+                warn!(reason, "the executor is unhealthy");
             }
             self.complaint.clone_from(&reason);
         }
@@ -58,17 +60,17 @@ impl HealthChecks {
         health
     }
 
-    /// Whether there is something to report.
+    /// Whether there is an answer to report.
     pub fn has_report(&self) -> bool {
         self.report.is_some()
     }
 
-    /// What to report, once.
+    /// Takes the answer to report, once.
     pub fn take_report(&mut self) -> Option<internal::HealthReport> {
         self.report.take()
     }
 
-    /// Forgets a check, which nobody waits for on another stream.
+    /// Discards a pending check, because no coordinator waits for its answer on another stream.
     pub fn reset(&mut self) {
         *self = Self { complaint: std::mem::take(&mut self.complaint), ..Self::default() };
     }

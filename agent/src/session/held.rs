@@ -1,6 +1,6 @@
-//! What the agent holds of its session: attempts that wait for a slot, that run, and whose completion was not acknowledged
-//! yet. Knows nothing of how attempts are run or completions travel. Ordered maps only, so that a simulated run repeats
-//! exactly.
+//! The attempts an agent holds in its session: waiting for a slot, running, or finished with a completion not
+//! acknowledged yet. This module does not know how attempts run or how completions are sent. It uses only ordered maps,
+//! so that a simulated run is reproducible.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,23 @@ use robeing_proto::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Assignments that wait for a slot; further ones are handed back. The leader gives out no more than there are slots, whatever
-/// runs, since a slot is free only when the agent has said how its attempt ended.
+/// The maximum number of assignments waiting for a slot; further ones are handed back. The leader never assigns more
+/// than there are slots, because a slot becomes free only when the agent reports how its attempt ended.
 pub const MAX_WAITING: usize = MAX_SLOTS as usize;
-/// Bytes of unacknowledged completions above which nothing is started.
+/// Bytes of unacknowledged completions above which no attempt is started.
 pub const MAX_UNACKNOWLEDGED_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes of completions that are sent and not acknowledged, about, beyond which nothing more is sent: the leader holds them
-/// until they are written, those of every agent.
+/// Approximate bytes of sent, unacknowledged completions above which no more are sent: the leader holds those of every
+/// agent in memory until they are written.
 pub const MAX_SENT_BYTES: usize = 2 * MESSAGE_BUDGET_BYTES;
-/// Completions in one message.
+/// The maximum number of completions in one message.
 pub const BATCH_COMPLETIONS: usize = 1_024;
-/// What a completion is counted with besides its output.
+/// Bytes added to a completion's output when it is counted.
 const COMPLETION_OVERHEAD: usize = 128;
 
 /// One attempt at a task.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// The task.
+    /// The task's id.
     pub task_id: String,
     /// The attempt's fencing number.
     pub attempt: u32,
@@ -40,48 +40,48 @@ impl From<&internal::Assignment> for Key {
     }
 }
 
-/// An assignment that waits, and when it arrived.
+/// A waiting assignment and when it arrived.
 #[derive(Debug)]
 pub struct Waiting {
-    /// What to run.
+    /// The assignment to run.
     pub assignment: internal::Assignment,
-    /// Its time limit counts from then.
+    /// When it arrived; its time limit counts from then.
     pub received: Instant,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Its number among those that wait.
+    /// Key in [`Held::waiting`].
     Waiting(u64),
     Running {
         cancel: CancellationToken,
-        /// It is being stopped to be handed back.
+        /// The attempt is being stopped in order to be handed back.
         hand_back: bool,
     },
-    /// Its number among the completions.
+    /// Key in [`Held::finished`].
     Finished(u64),
 }
 
-/// Everything held. Attempts go from waiting to running to finished, and are forgotten when acknowledged.
+/// All attempts held. Each goes from waiting to running to finished, and is forgotten when acknowledged.
 #[derive(Debug)]
 pub struct Held {
     slots: usize,
     states: BTreeMap<Key, State>,
-    /// Those that wait for a slot, in the order they came.
+    /// Assignments waiting for a slot, in order of arrival.
     waiting: BTreeMap<u64, Waiting>,
     next_waiting: u64,
     running: usize,
     finished: BTreeMap<u64, internal::Completion>,
     finished_bytes: usize,
     next_finished: u64,
-    /// Completions from this number on were not sent on this connection.
+    /// Completions from this number on have not been sent on this connection.
     unsent: u64,
-    /// Bytes of those that were, and are not acknowledged.
+    /// Bytes of completions sent on this connection and not acknowledged.
     sent_bytes: usize,
 }
 
 impl Held {
-    /// Nothing held, `slots` to run at once.
+    /// Holds nothing; `slots` attempts may run at once.
     pub fn new(slots: u32) -> Self {
         Self {
             slots: slots.max(1) as usize,
@@ -97,7 +97,7 @@ impl Held {
         }
     }
 
-    /// Takes an assignment. One that is held already changes nothing; one too many is handed back.
+    /// Adds an assignment. One that is already held changes nothing; one beyond [`MAX_WAITING`] is handed back.
     pub fn assigned(&mut self, assignment: internal::Assignment, now: Instant) {
         let key = Key::from(&assignment);
         if self.states.contains_key(&key) {
@@ -112,8 +112,8 @@ impl Held {
         self.waiting.insert(number, Waiting { assignment, received: now });
     }
 
-    /// The next one to start, now marked as running until [`Held::finished`], with the token that cancels it. `None`: no
-    /// slot is free, nothing waits, or too much waits to be acknowledged.
+    /// Returns the next attempt to start, with the token that cancels it, and marks it as running until
+    /// [`Held::finished`]. `None`: no slot is free, nothing waits, or too many bytes of completions are unacknowledged.
     pub fn start_next(&mut self) -> Option<(Waiting, CancellationToken)> {
         if self.running >= self.slots || self.finished_bytes > MAX_UNACKNOWLEDGED_BYTES {
             return None;
@@ -125,7 +125,7 @@ impl Held {
         Some((next, cancel))
     }
 
-    /// Takes how an attempt ended, to be sent until it is acknowledged.
+    /// Records how an attempt ended; the completion is sent until it is acknowledged.
     pub fn finished(&mut self, key: Key, mut outcome: completion::Outcome, ran_us: u64) {
         let number = self.next_finished;
         self.next_finished += 1;
@@ -146,8 +146,8 @@ impl Held {
         self.finished.insert(number, completion);
     }
 
-    /// The coordinator wants an attempt stopped: one that runs is cancelled and ends in its own time, one that waits, or is
-    /// not known at all, has stopped already.
+    /// Stops an attempt at the coordinator's request: a running one is cancelled and ends in its own time; a waiting or
+    /// unknown one counts as stopped already.
     pub fn cancel(&mut self, key: Key) {
         match self.states.get(&key) {
             Some(State::Finished(_)) => return,
@@ -157,7 +157,7 @@ impl Held {
         self.finished(key, completion::Outcome::Stopped(internal::Stopped {}), 0);
     }
 
-    /// The coordinator has taken note of a completion.
+    /// Removes a completion that the coordinator has acknowledged.
     pub fn acknowledged(&mut self, key: &Key) {
         if let Some(State::Finished(number)) = self.states.get(key) {
             let number = *number;
@@ -166,7 +166,7 @@ impl Held {
         }
     }
 
-    /// Gives back all that wait.
+    /// Hands back all waiting attempts.
     pub fn hand_back_waiting(&mut self) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             let key = Key::from(&waiting.assignment);
@@ -174,7 +174,7 @@ impl Held {
         }
     }
 
-    /// Gives back all that run, which the caller has stopped.
+    /// Hands back all running attempts, which the caller has stopped.
     pub fn hand_back_running(&mut self) {
         let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running { .. }));
         let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
@@ -183,7 +183,7 @@ impl Held {
         }
     }
 
-    /// Has all that run stopped, each in its own time, and then handed back.
+    /// Cancels all running attempts, each of which is handed back once it has stopped.
     pub fn stop_and_hand_back(&mut self) {
         for state in self.states.values_mut() {
             if let State::Running { cancel, hand_back } = state {
@@ -193,35 +193,35 @@ impl Held {
         }
     }
 
-    /// Forgets everything: the session is over. The caller has stopped what runs.
+    /// Forgets everything because the session is over. The caller has stopped the running attempts.
     pub fn reset(&mut self) {
         *self = Self::new(u32::try_from(self.slots).unwrap_or(u32::MAX));
     }
 
-    /// All attempts held, for a Hello.
+    /// Returns all attempts held, for a Hello.
     pub fn refs(&self) -> Vec<internal::AttemptRef> {
         let keys = self.states.keys();
         keys.map(|key| internal::AttemptRef { task_id: key.task_id.clone(), attempt: key.attempt }).collect()
     }
 
-    /// On a new connection everything unacknowledged is sent again.
+    /// Marks every unacknowledged completion as unsent, so that it is sent again.
     pub fn send_again(&mut self) {
         self.unsent = 0;
         self.sent_bytes = 0;
     }
 
-    /// Whether [`Held::batch`] has something to give, and it may be sent now.
+    /// Whether [`Held::batch`] has completions to return that may be sent now.
     pub fn has_unsent(&self) -> bool {
         let is_unsent = |(last, _): (&u64, _)| *last >= self.unsent;
         self.sent_bytes < MAX_SENT_BYTES && self.finished.last_key_value().is_some_and(is_unsent)
     }
 
-    /// Whether something was sent that is not acknowledged.
+    /// Whether a sent completion is not acknowledged yet.
     pub fn has_unacknowledged(&self) -> bool {
         self.finished.first_key_value().is_some_and(|(first, _)| *first < self.unsent)
     }
 
-    /// The next completions to send, now marked as sent.
+    /// Returns the next completions to send and marks them as sent.
     pub fn batch(&mut self) -> Vec<internal::Completion> {
         let mut batch = Vec::new();
         let mut budget = MessageBudget::default();
@@ -236,17 +236,17 @@ impl Held {
         batch
     }
 
-    /// How many are held in all.
+    /// The number of attempts held.
     pub fn len(&self) -> usize {
         self.states.len()
     }
 
-    /// Whether nothing is held.
+    /// Whether no attempt is held.
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
     }
 
-    /// How many run.
+    /// The number of running attempts.
     pub fn running(&self) -> usize {
         self.running
     }

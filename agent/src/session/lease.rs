@@ -1,26 +1,27 @@
-//! The agent's lease on its session: until when it may act on what it was given. Pure arithmetic on monotonic instants.
+//! The agent's lease on its session: the time until which it may act on its assignments. Pure arithmetic on monotonic
+//! instants.
 //!
-//! The leader counts an agent as lost `session_timeout` after the last heartbeat that it *received*. The agent counts from
-//! when it *sent* the last one that was acknowledged, which is earlier, and stops [`MARGIN`] of the timeout before that,
-//! which is the time it has for stopping what runs. The Welcome of a new session counts as the acknowledgement of its Hello,
-//! since the join was agreed upon after it. So an attempt is never given away while the agent still runs it, as
-//! long as both clocks run at about the same rate.
+//! The leader counts an agent as lost `session_timeout` after it *received* the last heartbeat. The agent counts from
+//! when it *sent* the last acknowledged heartbeat, which is earlier, and its lease ends one [`MARGIN`]th of the timeout
+//! before that; the margin is the time it has to stop running attempts. The Welcome of a new session acknowledges its
+//! Hello, because the join was committed after the Hello was sent. So an attempt is never reassigned while the agent
+//! still runs it, as long as both clocks run at about the same rate.
 
 use std::{collections::VecDeque, time::Duration};
 
 use robeing_fleet::sabotage::{Mistake, planted};
 use tokio::time::Instant;
 
-/// Share of the session timeout that is kept for stopping: one in so many.
+/// The share of the session timeout reserved for stopping attempts: one part in `MARGIN`.
 pub const MARGIN: u32 = 4;
-/// Heartbeats fit into the session timeout at least so many times, whatever interval was asked for.
+/// The minimum number of heartbeats per session timeout, whatever interval the leader requests.
 pub const HEARTBEATS_PER_TIMEOUT: u32 = 4;
-/// The share of the session timeout without an acknowledgement after which the connection counts as dead, one in so many;
-/// early enough to find the leader elsewhere before the lease ends.
+/// The share of the session timeout without an acknowledgement after which the connection counts as dead: one part in
+/// `SILENCE`. It is short enough to find the leader elsewhere before the lease ends.
 pub const SILENCE: u32 = 2;
-/// Heartbeats whose sending time is remembered; of the older ones an acknowledgement renews nothing.
+/// The number of heartbeats whose send time is remembered; an acknowledgement of an older one renews nothing.
 pub const MAX_UNACKNOWLEDGED_HEARTBEATS: usize = 64;
-/// The shortest session timeout that is believed.
+/// The minimum session timeout; a shorter one is raised to this value.
 const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// A session's lease and the heartbeats that renew it.
@@ -28,9 +29,9 @@ const MIN_SESSION_TIMEOUT: Duration = Duration::from_millis(20);
 pub struct Lease {
     timeout: Duration,
     interval: Duration,
-    /// When what was last acknowledged was sent.
+    /// The send time of the last acknowledged message.
     renewed: Instant,
-    /// When the stream it is renewed over was opened.
+    /// When the stream that renews the lease was opened.
     opened: Instant,
     next_heartbeat: Instant,
     seq: u64,
@@ -38,7 +39,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease granted in answer to what was sent at `sent`.
+    /// Returns the lease granted in response to a message sent at `sent`.
     pub fn new(sent: Instant, now: Instant, session_timeout: Duration, heartbeat_interval: Duration) -> Self {
         let timeout = session_timeout.max(MIN_SESSION_TIMEOUT);
         let interval = heartbeat_interval.max(timeout / 100).min(timeout / HEARTBEATS_PER_TIMEOUT);
@@ -53,26 +54,28 @@ impl Lease {
         }
     }
 
-    /// The session goes on over a stream that was opened `now`. That alone renews nothing: a coordinator that was deposed
-    /// and does not know it yet would say the same. A heartbeat is due at once, which only a leader acknowledges.
+    /// Resumes the session over a stream opened at `now`. That alone renews nothing, because a deposed coordinator that
+    /// does not know it yet would also resume the session. A heartbeat is due at once, which only a leader
+    /// acknowledges.
     pub fn resumed(&mut self, now: Instant) {
         self.opened = now;
         self.next_heartbeat = now;
         self.unacknowledged.clear();
     }
 
-    /// When it ends. From then on nothing of the session may be begun, and what runs must be stopped at once.
+    /// When the lease ends. From then on no attempt of the session may start, and running ones must be stopped at
+    /// once.
     pub fn until(&self) -> Instant {
         let lasts = self.timeout - self.timeout / MARGIN;
         self.renewed + if planted(Mistake::LeaseTwiceAsLong) { lasts * 2 } else { lasts }
     }
 
-    /// Whether it has ended.
+    /// Whether the lease has ended.
     pub fn is_over(&self, now: Instant) -> bool {
         now >= self.until()
     }
 
-    /// When the connection counts as dead, unless an acknowledgement arrives before.
+    /// When the connection counts as dead, unless an acknowledgement arrives first.
     pub fn silent_from(&self) -> Instant {
         self.renewed.max(self.opened) + self.timeout / SILENCE
     }
@@ -82,7 +85,7 @@ impl Lease {
         self.next_heartbeat
     }
 
-    /// The number of a heartbeat that is sent now.
+    /// Records a heartbeat sent at `now` and returns its sequence number.
     pub fn beat(&mut self, now: Instant) -> u64 {
         self.seq += 1;
         self.next_heartbeat = now + self.interval;
@@ -93,7 +96,8 @@ impl Lease {
         self.seq
     }
 
-    /// Takes an acknowledgement. Gives when that heartbeat was sent; `None` for one that was not sent or is forgotten.
+    /// Processes an acknowledgement and returns when that heartbeat was sent; `None` if it was not sent or is no longer
+    /// remembered.
     pub fn acknowledged(&mut self, seq: u64) -> Option<Instant> {
         let position = self.unacknowledged.iter().position(|(sent, _)| *sent == seq)?;
         let (_, sent) = self.unacknowledged.drain(..=position).next_back()?;

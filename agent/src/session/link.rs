@@ -20,30 +20,30 @@ use super::lease::MAX_UNACKNOWLEDGED_HEARTBEATS;
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(300);
 /// How long a coordinator may be silent before it has answered a Hello, connecting included.
 pub const HELLO_WITHIN: Duration = Duration::from_millis(500);
-/// How long a coordinator that says that it is opening the session has for it.
+/// How long a coordinator that reports that it is opening the session may take to open it.
 pub const OPENING_WITHIN: Duration = Duration::from_secs(30);
-/// Messages on their way to the connection; completions are gathered meanwhile.
+/// The capacity of the queue to the connection, in messages; completions are batched meanwhile.
 const OUTGOING: usize = 4;
 
 /// A connection over which a session is open.
 pub(super) struct Link {
-    /// Where it leads.
+    /// The coordinator's address.
     pub address: String,
-    /// Since when.
+    /// When the session was opened over it.
     pub opened: Instant,
-    /// To the coordinator. `None` once nothing more is said.
+    /// Messages to the coordinator. `None` once nothing more is sent.
     pub outgoing: Option<mpsc::Sender<AgentMessage>>,
-    /// From the coordinator.
+    /// Messages from the coordinator.
     pub incoming: Streaming<CoordinatorMessage>,
-    /// Keeps the connection.
+    /// Keeps the connection open.
     _client: SessionClient<Channel>,
 }
 
-/// What a coordinator answers to a Hello.
+/// A coordinator's answer to a Hello.
 pub(super) enum Greeting {
-    /// It leads. With when the Hello was sent.
+    /// The coordinator leads. Includes the send time that the lease counts from.
     Welcome(Box<Link>, Welcome, Instant),
-    /// It does not.
+    /// The coordinator does not lead.
     Redirect(Redirect),
 }
 
@@ -56,13 +56,13 @@ pub(super) enum LinkError {
     Refused(Box<Status>),
     #[error("the coordinator can't open a session: {0}")]
     Earlier(&'static str),
-    #[error("the coordinator ended the stream without an answer")]
+    #[error("the coordinator ended the stream without answering Hello")]
     NoAnswer,
-    #[error("the coordinator answered Hello with something else than Welcome or Redirect")]
+    #[error("the coordinator answered Hello with neither Welcome nor Redirect")]
     Unexpected,
     #[error("no answer within {} ms", HELLO_WITHIN.as_millis())]
     TooLate,
-    #[error("the session was not open after {} s", OPENING_WITHIN.as_secs())]
+    #[error("the coordinator did not open the session within {} s", OPENING_WITHIN.as_secs())]
     OpeningTooLong,
 }
 
@@ -72,7 +72,7 @@ impl From<Status> for LinkError {
     }
 }
 
-/// Says hello to the coordinator at `address`.
+/// Sends a Hello to the coordinator at `address` and waits for its answer.
 pub(super) async fn greet(transport: Transport, address: String, hello: Hello) -> Result<Greeting, LinkError> {
     let greeting = async {
         let mut opened =
@@ -106,15 +106,15 @@ async fn open(transport: &Transport, address: &str, hello: Hello) -> Result<Open
     let (outgoing, messages) = mpsc::channel(OUTGOING);
     let hello_sent = Instant::now();
     let hello = AgentMessage { message: Some(agent_message::Message::Hello(hello)) };
-    // The receiving end is alive and the channel empty.
+    // This can't fail: the receiver is alive and the channel is empty.
     outgoing.try_send(hello).map_err(|_| LinkError::Unexpected)?;
     let incoming = client.open(ReceiverStream::new(messages)).await?.into_inner();
     Ok(Opened { client, outgoing, incoming, hello_sent })
 }
 
 impl Opened {
-    /// The answer to Hello, and when that was sent which the lease of a new session counts from. A coordinator that is opening
-    /// the session says so from time to time; each time it hears that the agent still waits.
+    /// Returns the answer to Hello, and the send time that the lease of a new session counts from. While a coordinator
+    /// is opening the session, it reports so periodically; each time the agent answers that it still waits.
     async fn answer(&mut self) -> Result<(coordinator_message::Message, Instant), LinkError> {
         let mut waited: VecDeque<(u64, Instant)> = VecDeque::new();
         let mut silent_from = self.hello_sent + HELLO_WITHIN;
@@ -126,7 +126,7 @@ impl Opened {
                     let now = Instant::now();
                     silent_from = now + HELLO_WITHIN;
                     let waiting = agent_message::Message::Waiting(Waiting { seq: opening.seq });
-                    // Without room for it the next one counts.
+                    // If the queue is full, the next Waiting counts instead.
                     if self.outgoing.try_send(AgentMessage { message: Some(waiting) }).is_ok() {
                         if waited.len() == MAX_UNACKNOWLEDGED_HEARTBEATS {
                             waited.pop_front();

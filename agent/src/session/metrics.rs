@@ -1,4 +1,4 @@
-//! What an agent counts.
+//! The metrics of an agent's sessions.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -7,7 +7,7 @@ use prometheus_client::{
 use robeing_proto::internal::v1::completion;
 use robeing_telemetry::Metrics;
 
-/// Upper bounds of the heartbeat round trip, seconds.
+/// Upper bounds of the heartbeat round trip, in seconds.
 const ROUND_TRIP_BOUNDS: [f64; 9] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 2.0];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -15,7 +15,7 @@ pub(super) struct Ended {
     outcome: &'static str,
 }
 
-/// What an agent counts of its sessions.
+/// The metrics of an agent's sessions.
 #[derive(Clone)]
 pub struct SessionMetrics {
     pub(super) running: Gauge,
@@ -26,14 +26,14 @@ pub struct SessionMetrics {
 }
 
 impl SessionMetrics {
-    /// Those of an agent with so many slots, all zero.
+    /// Registers the metrics of an agent with `slots` slots, all zero.
     pub fn new(metrics: &Metrics, slots: u32) -> Self {
         metrics.gauge("agent_slots", "Tasks the agent may run at once").set(slots.into());
         Self {
-            running: metrics.gauge("agent_running", "Attempts that run"),
+            running: metrics.gauge("agent_running", "Attempts that are running"),
             completions: metrics.counters("agent_completions", "Attempts that ended, by outcome"),
             reconnects: metrics.counter("agent_reconnects", "Connections to a leader after the first"),
-            fences: metrics.counter("agent_fences", "Leases that ended, with which everything running was stopped"),
+            fences: metrics.counter("agent_fences", "Leases that expired, each stopping all running attempts"),
             heartbeat_round_trip: metrics.histogram(
                 "agent_heartbeat_round_trip_seconds",
                 "Time from a heartbeat to its acknowledgement",

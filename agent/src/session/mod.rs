@@ -1,32 +1,37 @@
-//! The agent side of the session: the agent finds the leader, keeps one stream to it, runs what it is assigned and says how
-//! it ended. Knows the protocol and the [`Executor`](crate::executor::Executor) trait; every socket, clock and random number comes from the
-//! [`Platform`](robeing_platform::Platform), so that the simulator runs this very code.
+//! The agent side of the session: the agent finds the leader, keeps one stream to it, runs the attempts assigned to it
+//! and reports their outcomes. It knows the protocol and the [`Executor`](crate::executor::Executor) trait; every
+//! socket, clock and random number comes from the [`Platform`](robeing_platform::Platform), so the simulator runs this
+//! very code.
 //!
-//! What always holds:
+//! Invariants:
 //!
-//! 1. **Lease.** An attempt runs or begins only while the agent's lease on its session lasts: from when the last acknowledged
-//!    heartbeat was *sent*, by the monotonic clock, for the session timeout less a margin (see [`lease`]). The lease is checked before anything that was waited for is acted on, so also first thing when a stopped
-//!    process goes on. When it is over the agent fences itself: everything running is killed without grace and will be handed
-//!    back, and nothing is begun until a coordinator has renewed the lease. The session goes on if no coordinator has ended it
-//!    meanwhile, with the results from before; each is taken only while its attempt is the current one.
-//! 2. **One session at a time.** When the coordinator says that a session is over, or opens another one instead, everything
-//!    of the old one is stopped before anything of the new one begins, and none of its results is sent.
-//! 3. **A broken stream stops nothing.** Only the lease does. The agent finds the leader and goes on with the session, naming
-//!    all it holds.
-//! 4. **No result is lost.** A completion is kept, and sent again on each new stream, until the coordinator acknowledged it,
-//!    whether it was accepted or refused.
-//! 5. **No attempt runs twice.** An assignment of what is already held is ignored.
-//! 6. **Bounded.** No more than `slots` attempts run; what waits, and what is kept, has limits, beyond which work is handed
-//!    back or not begun.
-//! 7. **Draining ends.** Asked to stop, the agent takes nothing new, finishes what runs within the drain timeout, hands back
-//!    the rest, and leaves once everything is acknowledged, or when nobody can be reached.
-//! 8. **Idle hands take nothing.** While the executor can begin no attempts, the agent takes nothing new. It leaves once what
-//!    runs has ended, however long that takes, and comes back when the executor can again. Where nothing is wrong and attempts
-//!    only wait for a process to attach, it comes back at once, as a member without slots and of no pool: it is seen, but given
-//!    nothing, and a standby of its pool takes its place.
-//! 9. **Health is answered, and what is unhealthy is handed back.** A health check never waits for anything but the executor.
-//!    When the leader counts the agent as unhealthy, everything that runs is stopped before it is handed back. An agent whose
-//!    executor has failed stops everything before it says so, and ends.
+//! 1. **Lease.** An attempt starts or runs only while the agent's lease on its session is valid: from the time the last
+//!    acknowledged heartbeat was *sent*, on the monotonic clock, for the session timeout less a margin (see [`lease`]).
+//!    After every wait, the lease is checked before anything else, so also first when a stopped process resumes. When
+//!    the lease expires, the agent fences itself: it kills all running attempts without a grace period, will hand them
+//!    back, and starts nothing until a coordinator renews the lease. If no coordinator has ended the session by then,
+//!    the session continues with the results it had; the coordinator accepts each result only while its attempt is
+//!    current.
+//! 2. **One session at a time.** When the coordinator reports that a session is over, or opens another instead,
+//!    everything of the old session is stopped before anything of the new one starts, and none of the old results is
+//!    sent.
+//! 3. **A broken stream stops nothing.** Only the lease does. The agent finds the leader and resumes the session,
+//!    listing everything it holds.
+//! 4. **No result is lost.** A completion is kept, and sent again on each new stream, until the coordinator
+//!    acknowledges it, whether it was accepted or rejected.
+//! 5. **No attempt runs twice.** An assignment of an attempt that is already held is ignored.
+//! 6. **Bounded.** At most `slots` attempts run; waiting attempts and kept completions are limited too, and beyond the
+//!    limits work is handed back or not started.
+//! 7. **Draining ends.** When asked to stop, the agent accepts nothing new, finishes running attempts within the drain
+//!    timeout, hands back the rest, and leaves once everything is acknowledged, or when no coordinator can be reached.
+//! 8. **An agent that can start nothing accepts nothing.** While the executor can't start attempts, the agent accepts
+//!    no new ones. It leaves once the running attempts have ended, however long that takes, and rejoins when the
+//!    executor can start attempts again. If nothing is wrong and attempts only wait for a process to attach, it rejoins
+//!    at once, as a member with no slots and no pool: it is listed but gets no tasks, and a standby of its pool takes
+//!    its place.
+//! 9. **Health checks are answered, and an unhealthy agent hands its work back.** A health check waits for nothing but
+//!    the executor. When the leader counts the agent as unhealthy, all running attempts are stopped before they are
+//!    handed back. An agent whose executor has failed stops everything before it reports the failure, and exits.
 
 mod drain;
 mod driver;
@@ -52,32 +57,32 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The time from one joining with slots to the next, at least, so that a process that attaches and dies at once does not keep
-/// the coordinators busy.
+/// The minimum time between two joins with slots, so that a process that attaches and dies at once does not keep the
+/// coordinators busy.
 pub const STAY_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// Why an agent ended otherwise than asked.
+/// Why an agent ended other than by a clean shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// It was asked to stop, and no coordinator took what it held in time. The coordinators give it to others once the
-    /// session times out.
+    /// The agent was asked to stop, and no coordinator acknowledged what it held in time. The coordinators reassign
+    /// that work once the session times out.
     #[error("stopped without an acknowledgement for {attempts} attempts: no coordinator could be reached in time")]
     Unacknowledged {
-        /// How many.
+        /// The number of unacknowledged attempts.
         attempts: usize,
     },
-    /// It can never run tasks again.
+    /// The agent can never run tasks again.
     #[error("{reason}")]
     Failed {
-        /// Why, and what to do.
+        /// The cause, and what to do about it.
         reason: String,
     },
 }
 
-/// Keeps an agent in the fleet until `shutdown` is cancelled and it has drained.
+/// Keeps an agent in the fleet until `shutdown` is cancelled and the agent has drained.
 ///
 /// # Errors
-/// When what it held could not be handed back, and when it can never run tasks again.
+/// When the work it held could not be handed back, or when the agent can never run tasks again.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), SessionError> {
     let mut presence = deps.executor.presence();
     let mut worked = None;
@@ -105,11 +110,11 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), SessionE
         let mut stay = pin!(stay.run(shutdown.clone(), idle.clone()));
         let end = tokio::select! {
             biased;
-            // Before an attempt that was not begun is handed back: nothing more is to be assigned then.
+            // This is polled before an unstarted attempt is handed back: no more tasks must be assigned then.
             () = turns(&mut presence, works, worked) => {
                 match works {
-                    true => info!("no task can be begun here: the agent takes none until one can"),
-                    false => info!("tasks can be begun here: the agent takes them"),
+                    true => info!("no task can start here: the agent accepts none until one can"),
+                    false => info!("tasks can start here: the agent accepts them"),
                 }
                 idle.cancel();
                 stay.await
@@ -120,18 +125,18 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), SessionE
             return end;
         }
         if let Err(error) = end {
-            warn!(%error, "the agent left the fleet with work that nobody took back");
+            warn!(%error, "the agent left the fleet, but no coordinator acknowledged the work it handed back");
         }
     }
 }
 
-/// Whether the executor can begin attempts. One that is silent about it always can.
+/// Whether the executor can start attempts. An executor without a presence watch always can.
 fn is_present(presence: Option<&watch::Receiver<bool>>) -> bool {
     presence.is_none_or(|presence| *presence.borrow())
 }
 
-/// Waits until an agent that works or not should change that: at once to stop, and to begin again no sooner than
-/// [`STAY_AT_LEAST`] after it did the last time.
+/// Waits until the agent must change between working and idle: it stops working at once, and works again no sooner than
+/// [`STAY_AT_LEAST`] after it last began to.
 async fn turns(presence: &mut Option<watch::Receiver<bool>>, works: bool, worked: Option<Instant>) {
     loop {
         becomes(presence, !works).await;
@@ -144,7 +149,7 @@ async fn turns(presence: &mut Option<watch::Receiver<bool>>, works: bool, worked
     }
 }
 
-/// Waits until the executor can begin attempts, or can't. One that is silent about it always can.
+/// Waits until the executor can start attempts (or can't). An executor without a presence watch always can.
 async fn becomes(presence: &mut Option<watch::Receiver<bool>>, wanted: bool) {
     let never = match presence {
         Some(presence) => presence.wait_for(|present| *present == wanted).await.is_err(),

@@ -1,34 +1,36 @@
-//! Which coordinator to ask next for the leader, and how long to wait between rounds. Pure: it is told what each one said.
+//! Decides which coordinator to ask next for the leader, and how long to wait between rounds. Pure: the caller passes
+//! in each answer.
 //!
-//! A round asks each known coordinator at most once, following redirects. While some answer that no leader is known, one is
-//! being elected, and rounds follow each other within [`PROBE_PAUSE`]; when none answers, with growing pauses.
+//! A round asks each known coordinator at most once, following redirects. While coordinators answer that no leader is
+//! known, an election is in progress, and rounds follow each other within [`PROBE_PAUSE`]; when none answers, the
+//! pauses grow.
 
 use std::time::Duration;
 
 use robeing_platform::{Random, jittered};
 use tokio::time::Instant;
 
-/// Longest pause between rounds while a leader is being elected.
+/// The longest pause between rounds while a leader is being elected.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// For how long an election is waited for in this way.
+/// How long rounds keep that short pause during an election.
 pub const PROBE_EAGERLY: Duration = Duration::from_secs(3);
-/// First pause between rounds in which nobody answered.
+/// The first pause between rounds in which no coordinator answered.
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-/// Longest one.
+/// The longest pause between rounds in which no coordinator answered.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// How long a coordinator that did not answer is left out, as long as there are others to ask.
+/// How long a coordinator that did not answer is skipped, as long as there are others to ask.
 pub const AVOID_FOR: Duration = Duration::from_secs(1);
-/// A connection that held for less counts as a failure: the next search begins with a pause.
+/// A connection that lasted less than this counts as a failure: the next search begins with a pause.
 pub const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// Addresses learned from coordinators; further ones are ignored.
+/// The maximum number of addresses learned from coordinators; further ones are ignored.
 pub const MAX_LEARNED: usize = 16;
 
-/// What to do next.
+/// The next step of the search.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Say hello to this address.
+    /// Send a Hello to this address.
     Try(String),
-    /// Do nothing for so long, then ask again.
+    /// Wait this long, then call [`Search::next`] again.
     Pause(Duration),
 }
 
@@ -48,7 +50,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search among these addresses, beginning anywhere so that agents spread.
+    /// Starts a search among `configured` addresses at a random one, so that agents spread over the coordinators.
     pub fn new(configured: Vec<String>, now: Instant, random: &dyn Random) -> Self {
         let first = random.next_u64() as usize % configured.len().max(1);
         Self {
@@ -65,8 +67,8 @@ impl Search {
         }
     }
 
-    /// Begins anew after the connection to `lost` ended, which was open for `lived`. `suspect`: it fell silent, so the
-    /// others are asked first.
+    /// Starts a new search after the connection to `lost` ended, having been open for `lived`. `suspect`: the
+    /// connection went silent, so the other coordinators are asked first.
     pub fn begin(&mut self, now: Instant, lost: &str, lived: Duration, suspect: bool) {
         self.since = now;
         self.answered = false;
@@ -84,7 +86,7 @@ impl Search {
         }
     }
 
-    /// What to do now.
+    /// Returns the next step at `now`.
     pub fn next(&mut self, now: Instant, random: &dyn Random) -> Step {
         if std::mem::take(&mut self.pause_first) {
             return Step::Pause(self.back_off(random));
@@ -104,19 +106,20 @@ impl Search {
         Step::Pause(if eager { jittered(random, PROBE_PAUSE) } else { self.back_off(random) })
     }
 
-    /// The one that was tried does not lead; it names the leader (or nobody: empty) and the coordinators it knows.
+    /// Records a redirect: the coordinator just tried does not lead, and names the leader (empty if unknown) and the
+    /// coordinators it knows.
     pub fn redirected(&mut self, leader: &str, coordinators: &[String]) {
         self.answered = true;
         self.learn(coordinators);
         self.hint = (!leader.is_empty() && !self.is_avoided(leader)).then(|| leader.to_owned());
     }
 
-    /// The one that was tried did not answer, or not with anything useful.
+    /// Records that the coordinator at `address` gave no answer, or no useful one.
     pub fn failed(&mut self, address: &str, now: Instant) {
         self.avoided.push((address.to_owned(), now + AVOID_FOR));
     }
 
-    /// Takes the addresses a coordinator knows in place of those learned before.
+    /// Replaces the learned addresses with those a coordinator reported.
     pub fn learn(&mut self, coordinators: &[String]) {
         if !coordinators.is_empty() {
             self.learned = coordinators.iter().filter(|a| !a.is_empty()).take(MAX_LEARNED).cloned().collect();

@@ -1,4 +1,4 @@
-//! How assignments become attempts and outcomes become completions.
+//! Conversion of assignments into attempts and of outcomes into completions.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use robeing_proto::{
 use super::held::Waiting;
 use crate::executor::{Attempt, Deadline, Failure, FailureKind, Outcome};
 
-/// The attempt an assignment asks for, of whose time `waited` is gone, on a machine whose wall clock says `unix_ms`. `Err`: all
-/// of its time limit is.
+/// Returns the attempt for an assignment that has waited for `waited`, on a machine whose wall clock reads `unix_ms`.
+/// `Err`: its whole time limit has passed.
 pub(super) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
     let internal::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms } = waiting.assignment;
     let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
@@ -34,7 +34,7 @@ pub(super) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Resul
     Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit })
 }
 
-/// How an outcome is told to the coordinator.
+/// Converts an outcome for the coordinator.
 pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
     match outcome {
         Outcome::Succeeded { output } => completion::Outcome::Output(output),
@@ -44,7 +44,7 @@ pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
     }
 }
 
-/// As much of it as is heeded.
+/// Converts a retry delay to milliseconds, capped at what the coordinators honor.
 fn retry_after_ms(after: Duration) -> u64 {
     u64::try_from(after.as_millis()).unwrap_or(u64::MAX).min(MAX_RETRY_AFTER_MS)
 }

@@ -1,4 +1,4 @@
-//! What a command is given and what is made of its end.
+//! What a command gets, and how its end is interpreted.
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
@@ -133,7 +133,7 @@ async fn a_command_need_not_read_its_input() {
     assert_eq!(output(&command(&["true"]), attempt(megabyte.clone())).await, "");
     assert_eq!(output(&shell("exec <&-; echo closed"), attempt(megabyte.clone())).await, "closed\n");
     assert_eq!(output(&shell("head -c 5"), attempt(megabyte.clone())).await, "xxxxx");
-    // One that neither reads nor ends: the full pipe must not keep its time limit from being seen.
+    // A command that neither reads nor exits: the full pipe must not hide its time limit.
     let stuck = Attempt { time_limit: Some(Duration::from_millis(100)), ..attempt(megabyte) };
     assert_eq!(failure(&command(&["sleep", "600"]), stuck).await.kind, FailureKind::TimedOut);
 }

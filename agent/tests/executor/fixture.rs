@@ -1,4 +1,4 @@
-//! What the tests share: attempts, shell commands, and looks at what processes are there.
+//! Shared by the tests: attempts, shell commands, and checks of which processes exist.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Deadline,
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How long anything these tests wait for may take on a busy machine.
+/// How long these tests wait for anything at most, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// 2026-11-23T10:00:00.123Z, a second and a half from now.
 pub const DEADLINE: Deadline = Deadline { left: Duration::from_millis(1_500), unix_ms: 1_795_428_000_123 };
 
-/// An attempt at a task whose id no other attempt of any test has.
+/// An attempt at a task whose id no other test uses.
 pub fn attempt(input: impl Into<Bytes>) -> Attempt {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -45,14 +45,14 @@ pub fn shell(script: &str) -> CommandExecutor {
     command(&["/bin/sh", "-c", script])
 }
 
-/// Runs an attempt that nobody cancels.
+/// Runs an attempt that is not cancelled.
 pub async fn run(executor: &impl Executor, attempt: Attempt) -> Outcome {
     tokio::time::timeout(SOON, executor.run(attempt, CancellationToken::new()))
         .await
         .expect("the attempt must end by itself")
 }
 
-/// Runs an attempt that must succeed, and gives its output as text.
+/// Runs an attempt that must succeed, and returns its output as text.
 pub async fn output(executor: &impl Executor, attempt: Attempt) -> String {
     match run(executor, attempt).await {
         Outcome::Succeeded { output } => String::from_utf8(output.to_vec()).expect("text"),
@@ -77,7 +77,7 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The processes that were started for a task and are still running, wherever they are.
+/// Returns the running processes that were started for a task, in any process group or session.
 pub fn running(task_id: &str) -> Vec<i32> {
     let wanted = format!("ROBEING_TASK_ID={task_id}");
     let environment = |pid: i32| fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -93,7 +93,7 @@ pub fn state(pid: i32) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
 }
 
-/// Whether a process is there and not a zombie.
+/// Whether a process exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
@@ -102,13 +102,13 @@ pub fn kill(pid: i32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
-/// Kills what is left of the process group that a process leads or led.
+/// Kills the rest of the process group that a process leads or led.
 pub fn kill_group(leader: i32) {
     let leader = nix::unistd::Pid::from_raw(leader);
     let _ = nix::sys::signal::killpg(leader, nix::sys::signal::Signal::SIGKILL);
 }
 
-/// The numbers in a text, a line each.
+/// Parses one number per line.
 pub fn numbers(text: &str) -> Vec<i32> {
     text.lines().map(|line| line.trim().parse().expect("a number a line")).collect()
 }

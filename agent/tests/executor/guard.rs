@@ -1,6 +1,6 @@
-//! What becomes of commands when their agent is killed.
+//! What happens to commands when their agent is killed.
 //!
-//! An agent to be killed has to be a process: this test binary, run again for the one test that plays the part.
+//! An agent that is killed must be a process: this test binary runs itself with only the test that acts as the agent.
 
 use std::{
     env, fs,
@@ -23,18 +23,18 @@ use tonic::{Request, Response, Status, service::Routes};
 
 use crate::fixture::{SOON, alive, attempt, eventually, kill, kill_group, limits, numbers, output, shell};
 
-/// Which part this process plays; unset in an ordinary run of the tests.
+/// The role this process plays; unset in an ordinary run of the tests.
 const PART: &str = "ROBEING_TEST_PART";
-/// Where the agent's commands report.
+/// The directory where the agent's commands write their pids.
 const DIRECTORY: &str = "ROBEING_TEST_DIRECTORY";
 
-/// Whom its guard reports to.
+/// The coordinator that the guard reports to.
 const COORDINATOR: &str = "ROBEING_TEST_COORDINATOR";
 
-/// How long the agent that is stopped may let its commands run.
+/// The lease of the agent that is stopped.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Ignores what can be ignored, has children, and writes all their pids to `$0`.
+/// Ignores the signals that can be ignored, has children, and writes all pids to `$0`.
 const STUBBORN: &str = "trap '' TERM HUP INT; sleep 600 & a=$!; (sleep 600 & echo $! >$0.sub; wait) & b=$!; \
      while [ ! -s $0.sub ]; do sleep 0.01; done; { echo $$; echo $a; echo $b; cat $0.sub; } >$0.tmp; \
      mv $0.tmp $0; while :; do sleep 600; done";
@@ -65,7 +65,7 @@ impl Agent {
         Self { process, directory }
     }
 
-    /// Waits until the command `name` has written its pids, and gives them.
+    /// Waits until the command `name` has written its pids, and returns them.
     async fn pids(&self, name: &str) -> Vec<i32> {
         let file = self.directory.path().join(name);
         eventually(&format!("{name} has reported"), || file.exists()).await;
@@ -123,7 +123,7 @@ async fn a_guard_that_died_is_replaced_with_the_next_renewal_of_the_lease() {
     let first = agent.pids("first").await;
     let guards = agent.pids("guard").await;
     assert_ne!(guards[0], guards[1], "a new guard was expected");
-    // Only the new guard can end these: the command is the agent's child, and its descendants are not.
+    // Only the new guard can kill all of these: the command is the agent's child, but its descendants are not.
     let pids = [first, vec![guards[1]]].concat();
     assert!(pids.iter().all(|pid| alive(*pid)), "all of {pids:?} should be running");
     agent.kill();
@@ -140,11 +140,11 @@ async fn a_stopped_agents_commands_end_with_its_lease() {
     agent.kill();
 }
 
-/// Takes the reports of guards.
+/// Receives the reports of guards.
 struct Coordinator {
     address: String,
     reports: mpsc::Receiver<(GuardReport, Vec<i32>)>,
-    /// What is to be gone when a report comes.
+    /// The processes that must be gone when a report arrives.
     watched: Arc<Mutex<Vec<i32>>>,
 }
 
@@ -170,7 +170,7 @@ impl Coordinator {
         Self { address, reports, watched }
     }
 
-    /// The next report, by which everything watched must be gone.
+    /// Returns the next report; everything watched must be gone by then.
     async fn report(&mut self) -> GuardReport {
         let next = tokio::time::timeout(SOON, self.reports.recv()).await;
         let (report, running) = next.expect("a report").expect("the service lives");
@@ -187,7 +187,7 @@ fn stay(coordinator: String) -> Stay {
         agent: "agent".into(),
         session: 7,
         secret: vec![3; 16],
-        // The first one is away.
+        // The first coordinator is down.
         coordinators: vec!["127.0.0.1:1".into(), coordinator],
         within_ms: u32::MAX,
     }
@@ -199,7 +199,7 @@ async fn a_guard_takes_the_session_of_a_stopped_agent_and_reports_it_when_its_co
     let agent = Agent::start_with("agent-in-a-session", &coordinator.address);
     let pids = agent.pids("first").await;
     agent.pids("guard").await;
-    // A stop that is short takes nothing.
+    // A short stop revokes nothing.
     for _ in 0..3 {
         agent.signal(Signal::SIGSTOP);
         tokio::time::sleep(LEASE / 16).await;
@@ -209,7 +209,7 @@ async fn a_guard_takes_the_session_of_a_stopped_agent_and_reports_it_when_its_co
     coordinator.watched.lock().expect("no panic").clone_from(&pids);
     agent.signal(Signal::SIGSTOP);
     assert!(coordinator.report().await.stopped);
-    // It goes on, and finds that before it can do anything else.
+    // The agent resumes, and finds the revocation before it can do anything else.
     agent.signal(Signal::SIGCONT);
     agent.pids("revoked").await;
 }
@@ -237,7 +237,7 @@ async fn without_a_guard_the_commands_own_process_still_dies_with_the_agent() {
 async fn a_group_is_registered_before_its_command_runs_and_forgotten_after() {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("log");
-    // In the guard's place, a program that writes down what it is told.
+    // In the guard's place, a program that records its input.
     let recorder = format!("exec cat > {}", log.display());
     let guard = Arc::new(Guard::spawn_with(Path::new("/bin/sh"), ["-c", &recorder]).expect("the recorder starts"));
     let argv = ["/bin/sh", "-c", "echo $$"].map(String::from).to_vec();
@@ -253,11 +253,11 @@ async fn a_group_is_registered_before_its_command_runs_and_forgotten_after() {
 async fn a_guard_that_can_not_be_started_is_an_error() {
     let missing = Path::new("/no/such/agent");
     assert_eq!(Guard::spawn(missing).expect_err("no such program").kind(), std::io::ErrorKind::NotFound);
-    // And the executor goes on once one can be: nothing here depends on the failed start.
+    // The executor still works: nothing here depends on the failed start.
     assert_eq!(output(&shell("echo on"), attempt("")).await, "on\n");
 }
 
-/// Not a test but the guard's process, when a test asks for one.
+/// Not a test, but the guard's process, when a test requests it.
 #[test]
 fn plays_the_guard() {
     if env::var_os(PART).is_some() {
@@ -265,7 +265,7 @@ fn plays_the_guard() {
     }
 }
 
-/// Not a test but the agent's process, when a test asks for one.
+/// Not a test, but the agent's process, when a test requests it.
 #[tokio::test]
 async fn plays_the_agent() {
     let Ok(part) = env::var(PART) else { return };
@@ -292,7 +292,7 @@ async fn plays_the_agent() {
     if let (Some(guard), "agent-in-a-session") = (&guard, part.as_str()) {
         guard.stay(Some(stay(env::var(COORDINATOR).expect("a coordinator"))));
         let (guard, directory) = (Arc::clone(guard), directory.clone());
-        // As the agent does: it renews the lease, and looks whether the session was taken before it does anything.
+        // As the agent does: it renews the lease, and checks for a revocation before it does anything.
         looking = Some(tokio::spawn(async move {
             while !guard.is_revoked() {
                 guard.lease(Some(LEASE));
@@ -304,7 +304,7 @@ async fn plays_the_agent() {
     let mut guards = guard.iter().map(|guard| guard.pid()).collect::<Vec<_>>();
     if let (Some(guard), "agent-that-lost-its-guard" | "agent-that-renews-its-lease") = (&guard, part.as_str()) {
         kill(guards[0].cast_signed());
-        // The guard here is a test's process, whose first thread may be dead before the one that guards.
+        // The guard here is a test process, whose first thread may end before the thread of the guard.
         let threads = || fs::read_dir(format!("/proc/{}/task", guards[0])).map_or(0, Iterator::count);
         let dead = || !alive(guards[0].cast_signed()) && threads() <= 1;
         eventually("the guard is dead", dead).await;
@@ -317,7 +317,8 @@ async fn plays_the_agent() {
         guards.push(guard.pid());
     }
     if let Some(guard) = guards.last() {
-        // A test's process writes to its output before it guards, and would end there if the agent, which reads it, was gone.
+        // A test process writes to its output before it acts as the guard, and would die there if its reader, the
+        // agent, were gone.
         let threads = || fs::read_dir(format!("/proc/{guard}/task")).into_iter().flatten().flatten();
         let is_named =
             |thread: fs::DirEntry| fs::read(thread.path().join("comm")).is_ok_and(|name| name == b"robeing-guard\n");
@@ -329,6 +330,6 @@ async fn plays_the_agent() {
     if let Some(looking) = looking {
         looking.await.expect("no panic");
     }
-    // Until the test kills this process.
+    // Runs until the test kills this process.
     assert!(matches!(first.await, Ok(Outcome::Cancelled)), "nobody cancels the command");
 }

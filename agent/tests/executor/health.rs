@@ -1,4 +1,4 @@
-//! What executors say of their health, with real processes, servers and attached processes.
+//! The health of executors, with real processes, servers and attached processes.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ use crate::{
     worker::{self, Agent, Process},
 };
 
-/// How long an answer that does not come is waited for.
+/// How long to wait for an answer that does not come.
 const SHORTLY: Duration = Duration::from_millis(200);
 
 fn unhealthy(health: Health) -> String {
@@ -68,7 +68,7 @@ async fn a_command_that_is_not_there_any_more_or_may_not_be_executed_is_unhealth
     assert_eq!(output(&executor, attempt("as ever")).await, "as ever");
 }
 
-/// A guard is any program that reads what it is told; this one's program can be taken away.
+/// A guard can be any program that reads its input; this test can remove that program.
 #[tokio::test]
 async fn a_guard_that_is_gone_is_replaced_and_an_agent_whose_guard_can_not_be_is_unhealthy() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -122,12 +122,41 @@ async fn a_server_is_as_healthy_as_its_health_path_says() {
 }
 
 #[tokio::test]
+async fn an_agent_joins_once_the_health_path_of_its_server_answers() {
+    let status = Arc::new(AtomicU16::new(503));
+    let said = Arc::clone(&status);
+    let asked = Arc::new(AtomicU16::new(0));
+    let counted = Arc::clone(&asked);
+    let server = Server::new(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let status = said.load(Ordering::Relaxed);
+        async move { answer(status, "") }
+    })
+    .await;
+    let url = format!("http://{}/run", server.address);
+    let config = HttpConfig { url, health_path: Some("/healthz".into()), ..HttpConfig::default() };
+    let executor = HttpExecutor::new(config).expect("a good configuration");
+    let mut presence = executor.presence().expect("it says whether it can");
+    assert!(!*presence.borrow(), "nothing is known of it yet");
+    let several = async {
+        while asked.load(Ordering::Relaxed) < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, several).await.expect("it is asked again and again");
+    assert!(!*presence.borrow(), "it is still starting");
+    status.store(200, Ordering::Relaxed);
+    let joins = presence.wait_for(|present| *present);
+    tokio::time::timeout(SOON, joins).await.expect("soon").expect("it is there");
+}
+
+#[tokio::test]
 async fn a_server_without_a_health_path_is_healthy_while_it_accepts_connections() {
     let server = Server::always(500, "").await;
     let executor = server.executor();
     assert_eq!(executor.health(SOON).await, Health::Healthy);
     drop(server);
-    // Its listener is closed by the task that is being aborted.
+    // Aborting the task closes its listener.
     let gone = async {
         loop {
             match executor.health(SOON).await {
@@ -184,7 +213,7 @@ async fn answering(agent: &Agent, name: &str) -> Process {
     agent.say(vec![hello]).await.expect("there is room for it").0
 }
 
-/// The agent's health when these processes answer so, each when it is asked.
+/// Returns the agent's health when each of these processes, in turn, answers a check this way.
 async fn health(agent: &Agent, processes: &mut [(&mut Process, &str)]) -> Health {
     let executor = Arc::clone(&agent.executor);
     let asked = tokio::spawn(async move { executor.health(SOON).await });

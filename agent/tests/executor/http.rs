@@ -45,7 +45,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Gives each connection to `serve`.
+    /// Passes each connection to `serve`.
     pub async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -134,6 +134,35 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_the_server_gives_up_with_408_costs_no_attempt() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let server = Server::raw(move |mut connection| {
+        let number = made.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let ok = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n";
+            let late = "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned();
+            // The first connection is given up when it is used again, the third at once.
+            let answers = match number {
+                0 => vec![format!("{ok}a"), late],
+                1 => vec![format!("{ok}b")],
+                _ => vec![late],
+            };
+            for answer in answers {
+                if connection.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {
+                    connection.write_all(answer.as_bytes()).await.expect("it is read");
+                }
+            }
+        }
+    })
+    .await;
+    let executor = server.executor();
+    assert_eq!(output(&executor, attempt("input")).await, "a");
+    assert_eq!(output(&executor, attempt("input")).await, "b");
+    let failed = failure(&server.executor(), attempt("input")).await;
+    assert_eq!((failed.code, failed.retryable), (Some(408), true), "nothing was kept: {failed:?}");
+}
+
+#[tokio::test]
 async fn the_status_says_whether_another_attempt_is_worth_it() {
     let cases =
         [(300, false), (400, false), (404, false), (422, false), (408, true), (429, true), (500, true), (503, true)];
@@ -164,7 +193,7 @@ async fn a_redirect_is_not_followed_but_told() {
 #[tokio::test]
 async fn an_answer_is_allowed_up_to_its_limit_and_not_a_byte_more() {
     let limits = Limits { max_output: 10, stderr_tail: 4, ..Limits::default() };
-    // Told in advance and not, for a client that trusts the length and for one that counts.
+    // With and without a Content-Length, for a client that trusts the length and for one that counts.
     for chunked in [false, true] {
         let server = Server::new(move |request: Request<Incoming>| async move {
             let body = request.into_body().collect().await.expect("a body").to_bytes();
@@ -229,14 +258,14 @@ async fn what_is_not_http_is_told_as_such_also_where_it_comes_first_or_late() {
         })
         .await;
         let failed = failure(&server.executor(), attempt("input")).await;
-        assert!(failed.message.contains("answers with what is not HTTP"), "{}", failed.message);
+        assert!(failed.message.contains("did not answer with HTTP"), "{}", failed.message);
         assert_eq!((failed.kind, failed.retryable), (FailureKind::Unreachable, true));
     }
 }
 
 #[tokio::test]
 async fn a_server_that_closed_a_kept_connection_is_called_anew() {
-    // The close may be on its way when the next request is sent.
+    // The close may still be on its way when the next request is sent.
     let server = Server::raw(|mut connection| async move {
         let _ = connection.read(&mut [0; 4096]).await;
         let _ = connection.write_all(OK).await;
@@ -250,7 +279,8 @@ async fn a_server_that_closed_a_kept_connection_is_called_anew() {
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// A server that answers the first request over a connection, and breaks it off at the second after `pause` and these bytes.
+/// A server that answers the first request of a connection, and after the second one waits for `pause`, sends
+/// `beginning` and closes.
 async fn breaks_off(pause: Duration, beginning: &'static [u8]) -> Server {
     Server::raw(move |mut connection| async move {
         let mut buffer = [0; 4096];
@@ -271,7 +301,7 @@ async fn a_request_goes_again_over_a_new_connection_only_where_a_kept_one_was_cl
         assert_eq!(output(&executor, attempt("")).await, "ok");
         assert_eq!(server.connections.load(Ordering::Relaxed), connections);
     }
-    // Not where the answer had begun, or the server had the request for long.
+    // Not if the answer had begun, or the server had the request for long.
     for (pause, beginning) in [(Duration::ZERO, &b"HTTP/1.1 2"[..]), (CLOSED_WITHIN, b"")] {
         let server = breaks_off(pause, beginning).await;
         let executor = server.executor();
@@ -376,14 +406,14 @@ async fn a_server_that_never_agrees_on_tls_holds_no_slot() {
     assert_eq!(run(&executor, Attempt { time_limit: None, ..attempt("") }).await, Outcome::NotBegun);
     assert!(began.elapsed() >= SECURED_WITHIN, "a slow one may still agree: {:?}", began.elapsed());
     let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be reached") };
-    assert!(why.contains("agreeing on TLS took more than 10s; is the server up?"), "{why}");
+    assert!(why.contains("the TLS handshake took more than 10s; is the server up?"), "{why}");
 }
 
 #[tokio::test]
 async fn what_answers_over_plain_http_with_something_else_may_speak_tls() {
     let server = Server::raw(|mut connection| async move {
         let _ = connection.read(&mut [0; 4096]).await;
-        // An alert: a message that is not of TLS came.
+        // A TLS alert, meaning that it received a message that is not TLS.
         let _ = connection.write_all(&[21, 3, 1, 0, 2, 2, 10]).await;
     })
     .await;

@@ -1,4 +1,4 @@
-//! What others than the command's own process write to its output, after it has exited.
+//! Output that other processes of the group write after the command's own process has exited.
 
 use std::{
     fs,
@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{SOON, attempt, eventually, failure, kill, numbers, output, run, running};
 
-/// Runs `script`; what it leaves behind has so long to write.
+/// Runs `script`; processes it leaves behind have `output_grace` to write.
 fn with_grace(shell: &str, script: &str, output_grace: Duration) -> CommandExecutor {
     let argv = [shell, "-c", script].map(String::from).to_vec();
     let limits = Limits { output_grace, ..Limits::default() };
     CommandExecutor::new(CommandConfig { argv, limits, guard: None }).expect("a good configuration")
 }
 
-/// As long as these tests wait for anything.
+/// The same in bash, with the longest grace period of these tests.
 fn bash(script: &str) -> CommandExecutor {
     with_grace("/bin/bash", script, SOON)
 }

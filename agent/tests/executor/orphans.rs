@@ -1,4 +1,4 @@
-//! Children that commands leave behind, as process 1 of a container sees them.
+//! Orphans of commands, as process 1 of a container sees them.
 
 use std::{fs, process::Command};
 

@@ -1,4 +1,4 @@
-//! The `http` executor against Python's own HTTP server, which many a user's server is built on.
+//! The `http` executor against Python's own HTTP server, which many users build on.
 
 use std::{
     env,
@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use crate::fixture::{SOON, attempt, failure, output, run};
 
-/// Which part this process plays; unset in an ordinary run of the tests.
+/// The role this process plays; unset in an ordinary run of the tests.
 const PART: &str = "ROBEING_TEST_PART";
-/// Where its server is.
+/// The server's address.
 const ADDRESS: &str = "ROBEING_TEST_ADDRESS";
 
-/// What every server begins with. It says its port once it listens.
+/// The start of every server's program. It prints its port once it listens.
 const BEGINNING: &str = r#"
 import http.server, ssl, sys, time, threading
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -56,7 +56,7 @@ struct Server {
 }
 
 impl Server {
-    /// Answers each POST as the indented lines say.
+    /// Starts a server that answers each POST with the indented lines `post`.
     fn start(post: &str) -> Self {
         Self::start_with(post, &["0"])
     }
@@ -130,9 +130,9 @@ async fn headers_are_sent_as_they_are_set() {
 #[tokio::test]
 async fn headers_that_can_not_be_sent_are_refused() {
     for (name, value, reason) in [
-        ("x-one", "two", "it is there twice"),
-        ("a b", "", "its name is of letters"),
-        ("", "", "its name is of letters"),
+        ("x-one", "two", "it is set twice"),
+        ("a b", "", "its name may only contain letters"),
+        ("", "", "its name may only contain letters"),
         ("X", "two\nlines", "its value has a control character"),
         ("Content-Length", "3", "the agent sets it itself"),
         ("Transfer-Encoding", "chunked", "the agent sets it itself"),
@@ -267,7 +267,7 @@ async fn an_attempt_that_no_server_has_begun_is_given_back_and_taken_again_once_
     assert!(*presence.borrow_and_update());
     assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
     assert!(!*presence.borrow_and_update(), "the agent is to leave");
-    // Nor was one that may take less than is waited for a server.
+    // The same for an attempt whose time limit is shorter than the wait for a server.
     let limited = Attempt { time_limit: Some(Duration::from_millis(100)), ..attempt("input") };
     assert_eq!(run(&executor, limited).await, Outcome::NotBegun);
     let began = Instant::now();
@@ -289,7 +289,7 @@ async fn a_name_that_nobody_has_is_no_fault_of_the_task() {
     assert!(why.ends_with("; is its name right, and does this machine's DNS know it?"), "{why}");
 }
 
-/// Makes a certificate as many a guide says, and a server with it. Runs a part with SSL_CERT_FILE.
+/// Creates a certificate as many guides do, starts a server with it, and runs a part with SSL_CERT_FILE.
 fn with_certificate(openssl: &[&str], part: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let at = |name: &str| Path::join(directory.path(), name).display().to_string();
@@ -358,7 +358,7 @@ fn a_server_that_wants_a_certificate_begins_nothing() {
     }
 }
 
-/// Runs a part with a server at this port.
+/// Runs a part against a server at this port.
 fn play(part: &str, port: &str, environment: &[(&str, PathBuf)]) {
     let ran = Command::new(env::current_exe().expect("this binary"))
         .args(["--exact", "python::plays_an_agent_with_certificates", "--nocapture"])
@@ -379,6 +379,23 @@ fn a_self_signed_certificate_that_is_named_is_trusted() {
     with_certificate(&["-subj", "/O=Example/CN=localhost"], "friend");
 }
 
+/// As Python's servers do: the end of the connection, which TLS does not announce, is the end of the answer.
+#[test]
+fn an_answer_over_tls_that_ends_with_its_connection_is_whole_unless_its_length_says_otherwise() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| Path::join(directory.path(), name).display().to_string();
+    let (certificate, key) = (at("cert.pem"), at("key.pem"));
+    make_certificate(&certificate, &key, &["-subj", "/CN=localhost"]);
+    for (head, part) in [("", "friend"), ("Content-Length: 6\\r\\n", "cut")] {
+        let post = format!(
+            r#"        self.wfile.write(b"HTTP/1.0 200 OK\r\n{head}\r\n" + self.body()); self.close_connection = True"#
+        );
+        let server = Server::start_with(&post, &["0", &certificate, &key]);
+        let port = server.address.rsplit(':').next().expect("a port");
+        play(part, port, &[("SSL_CERT_FILE", certificate.clone().into())]);
+    }
+}
+
 #[test]
 fn one_that_is_not_named_or_is_of_another_server_is_not() {
     let by_name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
@@ -390,7 +407,7 @@ fn one_that_is_not_named_or_is_of_another_server_is_not() {
     with_certificate(&["-subj", "/CN=elsewhere.example"], "stranger-of-another-name");
 }
 
-/// Not a test but an agent's process, when a test asks for one.
+/// Not a test, but an agent's process, when a test requests it.
 #[tokio::test]
 async fn plays_an_agent_with_certificates() {
     let Ok(part) = env::var(PART) else { return };
@@ -399,7 +416,7 @@ async fn plays_an_agent_with_certificates() {
     if part == "none" {
         let refused = HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).err().expect("it is refused");
         let named = format!(
-            "SSL_CERT_FILE names {:?}, which has none that can be read",
+            "SSL_CERT_FILE names {:?}, which has no readable certificate",
             env::var("SSL_CERT_FILE").expect("it is set")
         );
         assert!(refused.to_string().contains(&named), "{refused}");
@@ -409,17 +426,20 @@ async fn plays_an_agent_with_certificates() {
     if part == "friend" {
         assert_eq!(output(&executor, attempt("input")).await, "input");
         assert_eq!(executor.health(SOON).await, Health::Healthy);
+    } else if part == "cut" {
+        let Outcome::Failed(failure) = run(&executor, attempt("input")).await else { panic!("a byte is missing") };
+        assert!(failure.retryable && failure.message.contains("broke before the answer was complete"), "{failure:?}");
     } else {
         assert_eq!(run(&executor, attempt("input")).await, Outcome::NotBegun);
         assert!(!*executor.presence().expect("it says whether it can").borrow(), "the agent is to leave");
         let Health::Silent(why) = executor.health(SOON).await else { panic!("it can't be spoken with") };
         let words = match &*part {
-            "uncertified" => "a certificate of its callers",
+            "uncertified" => "a client certificate",
             "stranger-of-another-name" => "; its certificate is for another name",
-            _ => "; nobody who is trusted here",
+            _ => "; its certificate has no trusted issuer",
         };
         assert!(
-            why.contains(words) || part == "stranger" && why.contains("; its certificate is an authority's"),
+            why.contains(words) || part == "stranger" && why.contains("; its certificate is a CA certificate"),
             "{why}"
         );
     }
@@ -432,7 +452,7 @@ fn a_file_of_certificates_that_has_none_is_refused() {
     std::fs::write(at("empty.pem"), "").expect("written");
     std::fs::write(at("other.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").expect("written");
     for file in ["missing.pem", "empty.pem", "other.pem"] {
-        // What else is trusted does not make up for it.
+        // Other trusted certificates do not make up for it.
         let environment = [("SSL_CERT_FILE", at(file)), ("SSL_CERT_DIR", "/etc/ssl/certs".into())];
         play("none", "1", &environment);
     }

@@ -1,4 +1,4 @@
-//! What an agent lacks for the moment is no fault of its tasks'.
+//! What an agent lacks temporarily is not the fault of its tasks.
 
 use std::{
     env,
@@ -11,12 +11,14 @@ use std::{
 };
 
 use nix::unistd::{Uid, geteuid, setuid};
-use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, FailureKind, Guard, Outcome};
+use robeing_agent::executor::{
+    CommandConfig, CommandExecutor, Executor, FailureKind, Guard, HttpConfig, HttpExecutor, Outcome,
+};
 use tokio::sync::watch;
 
 use crate::fixture::{SOON, alive, attempt, eventually, failure, kill, limits, output, run};
 
-/// Which part this process plays; unset in an ordinary run of the tests.
+/// The role this process plays; unset in an ordinary run of the tests.
 const PART: &str = "ROBEING_TEST_PART";
 
 fn executor(program: &Path, guard: Option<Arc<Guard>>) -> (CommandExecutor, watch::Receiver<bool>) {
@@ -26,7 +28,7 @@ fn executor(program: &Path, guard: Option<Arc<Guard>>) -> (CommandExecutor, watc
     (executor, presence)
 }
 
-/// Runs an attempt that can't be begun, after which the agent is to leave.
+/// Runs an attempt that can't start, after which the agent must leave.
 async fn is_short(executor: &CommandExecutor, presence: &mut watch::Receiver<bool>) {
     assert!(*presence.borrow_and_update());
     assert_eq!(run(executor, attempt("input")).await, Outcome::NotBegun);
@@ -81,7 +83,7 @@ async fn a_program_that_is_gone_for_a_while() {
     assert_eq!(output(&executor, attempt("")).await, "first\n");
     fs::remove_file(&program).expect("it is there");
     is_short(&executor, &mut presence).await;
-    // Another one that can't be executed yet is no program either.
+    // Another program that is not executable yet does not count either.
     fs::write(&program, "#!/bin/sh\necho second\n").expect("written");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is our file");
     returns(&mut presence).await;
@@ -108,7 +110,7 @@ async fn an_interpreter_that_is_gone_for_a_while() {
     assert_eq!(output(&executor, attempt("")).await, "done\n");
 }
 
-/// Replaces a program by another one in one step, as installers do.
+/// Atomically replaces a program, as installers do.
 fn install(program: &Path, content: &[u8]) {
     let new = program.with_extension("new");
     fs::write(&new, content).expect("written");
@@ -121,7 +123,7 @@ async fn a_program_that_is_none_for_this_machine() {
     let directory = tempfile::tempdir().expect("a directory");
     let (program, other) = (directory.path().join("program"), directory.path().join("other"));
     let mut foreign = fs::read("/bin/sh").expect("there is a shell");
-    // Of the machine that nobody has: see elf(5).
+    // For a machine that does not exist: see elf(5).
     foreign[18..20].fill(0xff);
     install(&other, &foreign);
     let by_another = format!("#!{}\nexit 0\n", other.display());
@@ -178,7 +180,7 @@ async fn a_guard_that_is_gone_with_its_program() {
     let directory = tempfile::tempdir().expect("a directory");
     let (program, guarding) = (directory.path().join("program"), directory.path().join("guard"));
     write_program(&program, "done");
-    // It reads what it is told, as a guard does.
+    // It reads its input, as a guard does.
     fs::copy("/bin/cat", &guarding).expect("copied");
     let guard = Arc::new(Guard::spawn_with(&guarding, [""; 0]).expect("it starts"));
     let (executor, mut presence) = executor(&program, Some(Arc::clone(&guard)));
@@ -193,7 +195,7 @@ async fn a_guard_that_is_gone_with_its_program() {
     assert_eq!(output(&executor, attempt("")).await, "done\n");
 }
 
-/// Runs one of the tests below in a process of its own, after a line of shell.
+/// Runs one of the tests below in its own process, after a line of shell.
 fn play(first: &str, test: &str) {
     let this = env::current_exe().expect("this binary");
     let line = format!("{first}; exec \"$0\" --exact shortage::{test} --nocapture");
@@ -202,28 +204,45 @@ fn play(first: &str, test: &str) {
     assert!(ran.status.success() && said.contains("1 passed"), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
 }
 
-/// All files of the process are taken.
+/// All file descriptors of the process are in use.
 #[test]
 fn no_more_files() {
     play("ulimit -n 64", "plays_an_agent_without_files");
 }
 
-/// The process becomes another user.
+/// The process switches to another user.
 #[test]
 fn no_more_processes() {
     play(":", "plays_an_agent_without_processes");
 }
 
-/// Not a test but the agent's process, when the test above asks for it.
+/// The directory in which the agent was started is removed.
+#[test]
+fn no_working_directory() {
+    play("directory=$(mktemp -d); cd $directory; rmdir $directory", "plays_an_agent_without_a_directory");
+}
+
+/// Not a test, but the agent's process, when the test above requests it.
+#[tokio::test]
+async fn plays_an_agent_without_a_directory() {
+    if env::var_os(PART).is_none() {
+        return;
+    }
+    let (executor, mut presence) = executor(Path::new("/bin/cat"), None);
+    is_short(&executor, &mut presence).await;
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(3), returns(&mut presence)).await.is_err());
+}
+
+/// Not a test, but the agent's process, when the test above requests it.
 #[tokio::test]
 async fn plays_an_agent_without_processes() {
     if env::var_os(PART).is_none() {
         return;
     }
-    // Nothing limits root.
+    // The process limit does not apply to root.
     let other = geteuid().is_root().then(|| Uid::from_raw(64_321));
     let as_other = other.map(|uid| format!("setpriv --reuid={uid}")).unwrap_or_default();
-    // Each sets this process's limit once it is told to, and has to be there before none can be started.
+    // Each process sets this process's limit once it is signalled, and must be running before no new one can start.
     let later = |soft: &str| {
         let prlimit = format!("prlimit --pid {} --nproc={soft}:", std::process::id());
         let line = format!("hard=$(ulimit -Hu); read; exec {as_other} {prlimit}");
@@ -241,13 +260,17 @@ async fn plays_an_agent_without_processes() {
     assert_eq!(output(&executor, attempt("input")).await, "input");
     set(limit);
     is_short(&executor, &mut presence).await;
+    // A look-up of a name needs a thread.
+    let url = "http://localhost:9/".to_owned();
+    let server = HttpExecutor::new(HttpConfig { url, ..HttpConfig::default() }).expect("a good configuration");
+    assert_eq!(run(&server, attempt("")).await, Outcome::NotBegun);
     assert!(tokio::time::timeout(std::time::Duration::from_secs(3), returns(&mut presence)).await.is_err());
     set(lift);
     returns(&mut presence).await;
     assert_eq!(output(&executor, attempt("input")).await, "input");
 }
 
-/// Not a test but the agent's process, when the test above asks for it.
+/// Not a test, but the agent's process, when the test above requests it.
 #[tokio::test]
 async fn plays_an_agent_without_files() {
     if env::var_os(PART).is_none() {
@@ -258,7 +281,7 @@ async fn plays_an_agent_without_files() {
     let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     assert!(!files.is_empty());
     is_short(&executor, &mut presence).await;
-    // Too few for all the pipes of a command.
+    // Too few file descriptors for all the pipes of a command.
     files.truncate(files.len() - 3);
     assert!(tokio::time::timeout(std::time::Duration::from_secs(3), returns(&mut presence)).await.is_err());
     drop(files);

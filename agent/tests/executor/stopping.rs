@@ -1,4 +1,4 @@
-//! Commands that are stopped: cancelled, out of time, dropped.
+//! Commands that are stopped: cancelled, timed out, dropped.
 
 use std::{
     fs,
@@ -62,9 +62,9 @@ async fn a_cancelled_command_ends_with_all_it_started() {
 
 #[tokio::test]
 async fn a_command_may_clean_up_on_sigterm_and_print_while_it_does() {
-    // `wait`, because a shell that forks just then may lose the signal.
+    // `wait`, because a shell that is forking may lose the signal.
     let script = "trap 'seq 1 100000; >$0/clean; exit 0' TERM; sleep 600 & >$0/ready; wait";
-    // The grace is what the test would wait for if the clean-up did not end the command.
+    // The grace period is long, so that the test only ends early if the clean-up ends the command.
     let started = Started::new(script, Limits { kill_grace: SOON, ..Limits::default() }).await;
     let (outcome, directory) = started.cancelled().await;
     assert_eq!(outcome, Outcome::Cancelled);
@@ -96,7 +96,7 @@ async fn a_command_that_is_cancelled_in_the_moment_it_starts_is_ended_in_order()
     let (task, cancel) = (attempt(""), CancellationToken::new());
     let mut run = std::pin::pin!(executor.run(task.clone(), cancel.clone()));
     assert!(futures::poll!(run.as_mut()).is_pending());
-    // The command runs, and the executor has not been polled since it asked for it to be started.
+    // The command runs, but the executor has not been polled since it requested the start.
     let give_up = std::time::Instant::now() + SOON;
     while !directory.path().join("ready").exists() {
         assert!(std::time::Instant::now() < give_up, "the command must start");
@@ -116,7 +116,7 @@ async fn an_attempt_that_is_cancelled_before_it_starts_starts_nothing() {
     let cancel = CancellationToken::new();
     cancel.cancel();
     assert_eq!(executor.run(attempt(""), cancel).await, Outcome::Cancelled);
-    // The same executor runs this one later, so the file would be there by now.
+    // The same executor runs this attempt later, so a file of the first would exist by now.
     crate::fixture::output(&executor, attempt("")).await;
     fs::remove_file(&file).expect("the second attempt creates the file");
     assert!(!file.exists());
@@ -161,7 +161,7 @@ async fn futures_dropped_while_their_commands_start_leave_nothing() {
         }
         run.abort();
     }
-    // Once this command has run, so has every start that was asked for before.
+    // Once this command has run, so has every start that was requested before.
     assert!(matches!(executor.run(attempt(""), ended_soon()).await, Outcome::Cancelled));
     eventually("nothing of the dropped attempts runs", || running(&task.task_id).is_empty()).await;
 }

@@ -1,4 +1,4 @@
-//! Commands of an agent that has a terminal have none themselves.
+//! Commands of an agent with a terminal have no terminal.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use robeing_agent::executor::{Attempt, Outcome};
 
 use crate::fixture::{attempt, output, run, shell};
 
-/// Which part this process plays; unset in an ordinary run of the tests.
+/// The role this process plays; unset in an ordinary run of the tests.
 const PART: &str = "ROBEING_TEST_PART";
 
 /// Runs this binary's `plays_an_agent_at_a_terminal` with a pseudo-terminal as its controlling terminal, by script(1).
@@ -22,7 +22,7 @@ fn what_reads_from_the_terminal_fails_at_once_and_is_not_stopped() {
     let ran = Command::new("script")
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
         .env(PART, "agent")
-        // Nobody types, and the terminal does not end either.
+        // Nothing is typed, and the terminal does not reach end-of-file either.
         .stdin(Stdio::piped())
         .output()
         .expect("script(1) runs");
@@ -30,7 +30,7 @@ fn what_reads_from_the_terminal_fails_at_once_and_is_not_stopped() {
     assert!(ran.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// Not a test but the agent's process, when the test above asks for it.
+/// Not a test, but the agent's process, when the test above requests it.
 #[tokio::test]
 async fn plays_an_agent_at_a_terminal() {
     if env::var_os(PART).is_none() {

@@ -1,4 +1,4 @@
-//! The `worker` executor with real processes' side of it: gRPC clients on loopback that do what a test says.
+//! The `worker` executor against scripted gRPC clients on loopback.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,13 +23,13 @@ use crate::fixture::{DEADLINE, SOON, attempt, eventually, limits};
 
 const MAX_OUTPUT: usize = 1_000;
 
-/// An agent's executor, and what it counts.
+/// An agent's executor and its metrics.
 pub struct Agent {
     pub executor: Arc<WorkerExecutor>,
     metrics: Metrics,
 }
 
-/// An attempt that runs in a task of its own.
+/// An attempt that runs in its own task.
 pub struct Running {
     cancel: CancellationToken,
     task: AbortOnDropHandle<Outcome>,
@@ -76,7 +76,7 @@ impl Agent {
         WorkerClient::connect(format!("http://{}", self.executor.local_addr())).await.expect("it listens")
     }
 
-    /// A process that says these messages, and what it hears.
+    /// Attaches a process that sends these messages; returns it and the Welcome it gets.
     pub async fn say(&self, messages: Vec<FromProcess>) -> Result<(Process, Welcome), Status> {
         let (outgoing, said) = mpsc::channel(1_000);
         for message in messages {
@@ -90,13 +90,13 @@ impl Agent {
         }
     }
 
-    /// A process that is attached.
+    /// Attaches a process.
     async fn process(&self, name: &str) -> Process {
         self.say(vec![hello(name)]).await.expect("there is room for it").0
     }
 }
 
-/// A process that is attached.
+/// An attached process.
 pub struct Process {
     pub outgoing: mpsc::Sender<FromProcess>,
     incoming: Streaming<ToProcess>,
@@ -181,7 +181,7 @@ async fn what_a_process_says_of_a_failure_is_told() {
     for (outcome, retryable, message) in [
         (Some(said("no such table", "at line 1", false)), true, "no such table"),
         (Some(said("no such table", "at line 1", true)), false, "no such table"),
-        (Some(said("", "at line 1", true)), false, "mine failed and did not say why"),
+        (Some(said("", "at line 1", true)), false, "mine failed without a reason"),
         (Some(said(&long, &format!("{long}at line 1"), true)), false, &long[..DEFAULT_STDERR_TAIL]),
         (Some(task_result::Outcome::Stopped(Stopped {})), true, "mine stopped the attempt without being asked to"),
         (None, false, "mine answered without an outcome; set output, failure or stopped"),
@@ -252,7 +252,7 @@ async fn a_message_over_the_limit_is_told_as_such_and_final_only_where_it_can_be
     for (others, stopped, kind, retryable) in [
         (0, false, FailureKind::OutputTooLarge, false),
         (2, false, FailureKind::Unreachable, true),
-        // It may be the late answer of one that was stopped.
+        // It may be the late answer to an attempt that was stopped.
         (0, true, FailureKind::Unreachable, true),
     ] {
         let mut process = agent.process("mine").await;
@@ -400,7 +400,7 @@ async fn a_process_says_hello_first_and_once() {
 async fn a_process_that_reads_nothing_is_detached_and_holds_nobody_up() {
     let agent = Agent::new().await;
     let deaf = agent.process("deaf").await;
-    // More than the stream's window and the queue hold, however they are counted.
+    // More than the stream's window and the queue hold together.
     let input = Bytes::from(vec![0; 1 << 20]);
     let mut running: Vec<Running> = (0..2 * MAX_UNREAD).map(|_| agent.run(attempt(input.clone()))).collect();
     let stuck = running.pop().expect("there are some");

@@ -1,4 +1,4 @@
-//! A fleet within one process, on paused time: real coordinators and agents, a network and disks in memory.
+//! A fleet in one process, on paused time: real coordinators and agents, with a network and disks in memory.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ fn name(n: usize) -> String {
     format!("c-{n}")
 }
 
-/// Runs each attempt for as many milliseconds as its input says, and returns the input.
+/// Runs each attempt for the number of milliseconds in its input, and returns the input.
 struct Sleeper;
 
 #[async_trait]
@@ -78,7 +78,7 @@ pub struct TestFleet {
 }
 
 impl TestFleet {
-    /// Coordinators that begin with disks of this kind.
+    /// Starts a fleet whose disks have this latency.
     pub fn start(latency: Option<Latency>) -> Self {
         let disks = (0..COORDINATORS).map(|n| SimulatedDisk::new(n as u64)).collect();
         let mut fleet = Self {
@@ -97,7 +97,7 @@ impl TestFleet {
         of.into_iter().for_each(|n| self.disks[n].set_latency(latency));
     }
 
-    /// Whether new connections to a coordinator get an answer. Those that are there go on.
+    /// Sets whether new connections to a coordinator get an answer. Existing connections are not affected.
     pub fn set_reachable(&self, n: usize, reachable: bool) {
         match reachable {
             true => self.network.fill_black_hole(socket(n)),
@@ -143,7 +143,7 @@ impl TestFleet {
         self.running[n] = Some(Process { running: tokio::spawn(coordinator), gone });
     }
 
-    /// Takes a coordinator away: its connections break and nothing of it is heard any more, though its tasks may still run.
+    /// Removes a coordinator: its connections break and it sends nothing more, though its tasks may still run.
     pub fn take_away(&mut self, n: usize) {
         if let Some(process) = self.running[n].take() {
             process.gone.cancel();
@@ -184,7 +184,7 @@ impl TestFleet {
         limited!(FleetClient::new(transport.channel(&address(n)).expect("it is an address")))
     }
 
-    /// The coordinators' status as one of them has it.
+    /// Returns the fleet status as this coordinator reports it.
     pub async fn status(&self, n: usize) -> Option<v1::FleetStatus> {
         let request = v1::GetStatusRequest { consistency: v1::Consistency::Local.into() };
         let mut client = self.client(n);
@@ -192,7 +192,7 @@ impl TestFleet {
         asked.ok()?.ok().map(tonic::Response::into_inner)
     }
 
-    /// Waits until something is so, and gives how long it took.
+    /// Waits until a condition holds, and returns how long that took.
     pub async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) -> Duration {
         let begun = Instant::now();
         while !is_so(self).await {
@@ -202,7 +202,8 @@ impl TestFleet {
         begun.elapsed()
     }
 
-    /// The coordinator that a majority of them takes for the leader. One whose disk hangs may not know that it leads no more.
+    /// Returns the coordinator that a majority of them considers the leader. One whose disk hangs may not know that it
+    /// was deposed.
     pub async fn leader(&self) -> Option<usize> {
         let running = (0..COORDINATORS).filter(|n| self.running[*n].is_some());
         let answers = futures::future::join_all(running.map(|n| self.status(n))).await;
@@ -211,14 +212,14 @@ impl TestFleet {
         (0..COORDINATORS).find(majority).filter(|n| self.running[*n].is_some())
     }
 
-    /// How many coordinators name the leader that a majority has, itself included.
+    /// Returns how many coordinators name the leader of the majority, including the leader.
     pub async fn following(&self) -> usize {
         let Some(leader) = self.leader().await else { return 0 };
         let answers = futures::future::join_all((0..COORDINATORS).map(|n| self.status(n))).await;
         answers.into_iter().flatten().filter(|status| status.leader == name(leader)).count()
     }
 
-    /// Which of these takes itself for the leader.
+    /// Returns which of these coordinators considers itself the leader.
     pub async fn leading(&self, among: &[usize]) -> Option<usize> {
         for n in among {
             if self.status(*n).await.is_some_and(|status| status.leader == name(*n)) {
@@ -234,7 +235,7 @@ impl TestFleet {
         self.leader().await.expect("there was one a moment ago")
     }
 
-    /// Waits until so many agents are live.
+    /// Waits until this many agents are live.
     pub async fn live(&self, agents: u32) -> Duration {
         let live = async |fleet: &Self| match fleet.leader().await {
             Some(leader) => {
@@ -246,7 +247,7 @@ impl TestFleet {
         self.until(&format!("{agents} live agents"), live).await
     }
 
-    /// Submits a task that takes so long, trying until it is accepted; its id.
+    /// Submits a task that takes this long, retrying until it is accepted; returns its id.
     pub async fn submit(&self, takes: Duration) -> String {
         let id = uuid::Uuid::from_u128(rand::random()).to_string();
         let spec = v1::TaskSpec {
@@ -274,7 +275,7 @@ impl TestFleet {
         let input = takes.as_millis().to_string().into();
         AbortOnDropHandle::new(tokio::spawn(async move {
             let tasks = vec![v1::TaskSpec { kind: "sleep".to_owned(), input, ..Default::default() }];
-            // Whatever comes of it.
+            // The outcome does not matter.
             drop(client.submit(v1::SubmitRequest { tasks }).await);
         }))
     }

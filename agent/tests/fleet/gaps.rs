@@ -1,4 +1,4 @@
-//! What a coordinator tells that missed a part of the log and gets a snapshot instead.
+//! What a coordinator reports if it missed a part of the log and gets a snapshot instead.
 
 use std::{path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::fleet::{COORDINATORS, TestFleet, sync_takes};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// More entries than there are between two snapshots.
+/// More entries than between two snapshots.
 const OTHERS: usize = 80;
 
 /// A task that takes a second, and whose result is kept for one.
@@ -45,7 +45,7 @@ async fn whoever_waits_where_the_end_of_a_task_was_missed_is_told_that_its_resul
     let [Answer::Submitted(result)] = &accepted[..] else { panic!("{accepted:?}") };
     let request = v1::GetTaskRequest { id: result.task_id.clone(), ..v1::GetTaskRequest::default() };
 
-    // The others come back without a connection to the follower, which can't stand for election without its disk.
+    // The others return without a connection to the follower, which can't stand for election without its disk.
     fleet.disks[follower].set_hung(true);
     fleet.set_reachable(follower, false);
     for other in (0..COORDINATORS).filter(|n| *n != follower) {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::fleet::{COORDINATORS, TestFleet, sync_takes};
 
-/// The shortest election timeout of the test fleet: nobody would stand for election sooner by itself.
+/// The shortest election timeout of the test fleet: no coordinator would stand for election sooner on its own.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(150);
 const TRIALS: usize = 20;
 

@@ -1,5 +1,5 @@
-//! Coordinators and agents as they are shipped, in one process: on paused time, with disks that are slow or hang, and in real
-//! time, with wall clocks that are wrong.
+//! The shipped coordinators and agents in one process: on paused time, with disks that are slow or hang, and in real
+//! time, with wrong wall clocks.
 
 mod clocks;
 mod fleet;

@@ -1,4 +1,4 @@
-//! What a slow disk may cost, and a disk that hangs.
+//! The effects of slow disks, and of disks that hang.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::fleet::{COORDINATORS, SESSION_TIMEOUT, TestFleet, sync_takes};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Light load for a while: one short task after the other. Every task must take one attempt.
+/// Puts a light load on the fleet: one short task after the other. Every task must take one attempt.
 async fn work_for(fleet: &TestFleet, time: Duration) {
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < time {

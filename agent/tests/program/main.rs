@@ -1,4 +1,4 @@
-//! The agent binary as a user or an operator meets it: settings, exit codes, probes and its end.
+//! The agent binary as users and operators see it: settings, exit codes, probes and shutdown.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -81,7 +81,7 @@ impl Drop for Running {
     }
 }
 
-/// Flags of an agent that finds no coordinator.
+/// Flags of an agent that can't reach a coordinator.
 fn lonely(more: &[&str]) -> Command {
     let mut command = program(&["--role=worker", "--name=w-0", "--cluster-id=f", "--listen=127.0.0.1:0"]);
     command.args(["--coordinators=127.0.0.1:9", r#"--executor={"echo":{}}"#]).args(more);
@@ -91,7 +91,7 @@ fn lonely(more: &[&str]) -> Command {
 #[test]
 fn wrong_settings_are_one_sentence_and_exit_code_2() {
     for (args, expected) in [
-        (&[][..], "robeing-agent: it is not said whether this is a coordinator or an agent: give --role or set ROLE\n"),
+        (&[][..], "robeing-agent: the role of this process is missing: give --role or set ROLE\n"),
         (
             &["--role", "boss"],
             "robeing-agent: --role is \"boss\": give coordinator, worker, specialist, messenger or guardian\n",
@@ -127,7 +127,7 @@ fn help_and_version_are_no_failure() {
     for (flag, expected) in [
         ("--help", "--initial-coordinators"),
         ("--help", "\n  install  Copies this program"),
-        ("--help", "\n  health   Asks a process's probe"),
+        ("--help", "\n  health   Queries a process's probe"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {
         let output = program(&[flag]).output().expect("it starts");
@@ -246,7 +246,7 @@ fn it_installs_a_copy_of_itself_that_runs_in_place_of_what_was_there() {
         let version = Command::new(&path).arg("--version").output().expect("the copy starts");
         assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
     }
-    // While it runs it can be replaced, too.
+    // It can also be replaced while it runs.
     let output = Command::new(&path).args(["install", text]).output().expect("the copy starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let left: Vec<_> = std::fs::read_dir(dir.path()).expect("it is there").flatten().map(|e| e.file_name()).collect();
@@ -258,7 +258,7 @@ fn what_can_not_be_installed_is_told_and_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let missing = dir.path().join("no/such/robeing-agent");
     let (code, said) = refused(&["install", missing.to_str().expect("text")]);
-    assert!(code == Some(1) && said.contains("can't be made: No such file or directory"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("can't be created: No such file or directory"), "{code:?} {said}");
     let (code, said) = refused(&["install", dir.path().to_str().expect("text")]);
     assert!(code == Some(2) && said.contains("is not the path of a file"), "{code:?} {said}");
     let (code, said) = refused(&["install"]);
@@ -272,33 +272,77 @@ fn what_can_not_be_installed_is_told_and_leaves_nothing() {
 fn it_ends_when_asked_to_while_it_starts() {
     for _ in 0..5 {
         let mut agent = Running::start(lonely(&[]));
-        // Its first words, long before it has found anybody.
+        // Its first log line, long before it has reached a coordinator.
         agent.line("starting an agent");
         agent.signal(Signal::SIGTERM);
         assert_eq!(agent.ended().code(), Some(0));
     }
 }
 
-/// What is said where nothing can be written is lost, and nothing else is.
+/// Runs an agent whose log goes nowhere, and requires that it serves its probe often, and ends in order.
+fn serves_and_ends(mut command: Command, probes: usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    drop(listener);
+    command.env("RUST_LOG", "trace").env("ROBEING_METRICS_LISTEN", &address);
+    let child = command.spawn().expect("it starts");
+    let mut agent = Running { child, lines: mpsc::channel().1 };
+    let until = Instant::now() + DEADLINE;
+    let mut served = 0;
+    while served < probes {
+        assert!(agent.child.try_wait().expect("it is a child").is_none(), "it ended");
+        assert!(Instant::now() < until, "it has served {served} probes");
+        let Ok(mut stream) = TcpStream::connect(&address) else {
+            thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        write!(stream, "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        served += 1;
+    }
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.ended().code(), Some(0));
+}
+
+/// A terminal that was stopped, or a pipe that nobody reads, takes a few lines and then blocks.
+#[test]
+fn it_runs_and_ends_in_order_where_nobody_reads_stderr() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = lonely(&[]);
+    command.stderr(writer);
+    // Each is logged in several lines: far more than a pipe holds.
+    serves_and_ends(command, 1_000);
+    drop(reader);
+    // Neither do its last words keep it.
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4_096)).expect("Linux");
+    writer.write_all(&[b'x'; 4_096]).expect("it has room");
+    let child = program(&["--role=boss"]).stderr(writer).spawn().expect("it starts");
+    let mut ended = Running { child, lines: mpsc::channel().1 };
+    assert_eq!(ended.ended().code(), Some(2));
+    drop(reader);
+}
+
+/// Output that can't be written is lost, and has no other effect.
 #[test]
 fn it_runs_and_ends_in_order_where_stderr_can_not_be_written() {
     let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
     for format in ["text", "json"] {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().expect("it is bound").to_string();
-        drop(listener);
-        let mut command = lonely(&[&format!("--log-format={format}"), &format!("--metrics-listen={address}")]);
-        let child = command.env("RUST_LOG", "trace").stderr(full()).spawn().expect("it starts");
-        let mut agent = Running { child, lines: mpsc::channel().1 };
-        let until = Instant::now() + DEADLINE;
-        while TcpStream::connect(&address).is_err() {
-            assert!(agent.child.try_wait().expect("it is a child").is_none(), "it ended");
-            assert!(Instant::now() < until, "it does not listen");
-            thread::sleep(Duration::from_millis(5));
-        }
-        agent.signal(Signal::SIGTERM);
-        assert_eq!(agent.ended().code(), Some(0));
+        let mut command = lonely(&[&format!("--log-format={format}")]);
+        command.stderr(full());
+        serves_and_ends(command, 1);
     }
+    // A file that may not grow.
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", r#"ulimit -f 0; exec "$@""#, "sh"]);
+    let agent = lonely(&[]);
+    limited.arg(agent.get_program()).args(agent.get_args());
+    limited.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen().expect("it is there"));
+    serves_and_ends(limited, 1);
     for (args, code) in [
         (&["--role=boss"][..], 2),
         (&["--colour=red"], 2),
@@ -309,7 +353,7 @@ fn it_runs_and_ends_in_order_where_stderr_can_not_be_written() {
         let ended = program(args).stdout(full()).stderr(full()).status().expect("it starts");
         assert_eq!(ended.code(), Some(code), "{args:?}");
     }
-    // Nobody reads any more.
+    // Nothing reads the pipe any more.
     let mut command = program(&["--role=boss"]);
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

@@ -1,4 +1,4 @@
-{{/* Name of all objects. Shortened so that a pod's name, with what a Deployment adds, is one DNS label. */}}
+{{/* The name of all objects, truncated so that a pod's name, with the suffix of a Deployment, is a DNS label. */}}
 {{- define "robeing.name" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
@@ -10,8 +10,8 @@
 {{- end -}}
 
 {{/*
-What selects the pods; it can never change. The name is not "robeing": that is the label of what the operator makes and
-removes.
+The labels that select the pods; they can never change. The name is not "robeing": that is the label of the objects that
+the operator creates and deletes.
 */}}
 {{- define "robeing.selector" -}}
 app.kubernetes.io/name: robeing-operator
@@ -31,7 +31,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.serviceAccount.name | default (include "robeing.name" .) -}}
 {{- end -}}
 
-{{/* A duration such as 1m30s, in milliseconds. */}}
+{{/* Converts a duration such as 1m30s to milliseconds. */}}
 {{- define "robeing.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
 {{- $sum := 0 -}}
@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $sum -}}
 {{- end -}}
 
-{{/* What the schema can't say of the settings of the Lease, and the operator would refuse at its start. */}}
+{{/* Checks the settings of the Lease that the schema can't check and the operator would refuse at its start. */}}
 {{- define "robeing.checkedLease" -}}
 {{- $duration := include "robeing.milliseconds" .Values.lease.duration | int64 -}}
 {{- $deadline := include "robeing.milliseconds" .Values.lease.renewDeadline | int64 -}}

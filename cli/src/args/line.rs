@@ -1,4 +1,5 @@
-//! Reading a command line: its grammar under the name the program is called by, and what the environment adds.
+//! Parses a command line: the grammar, under the name that the program is called by, and the variables of the
+//! environment.
 
 use std::{env, ffi::OsString};
 
@@ -10,25 +11,26 @@ use crate::exit::Exit;
 /// The program's own name.
 const PROGRAM: &str = "robeing";
 
-/// The name a user calls the program by: `kubectl robeing` where it is kubectl's plugin.
+/// Returns the name that the user calls the program by: `kubectl robeing` if it runs as kubectl's plugin.
 pub fn called_as(program: &str) -> &'static str {
     let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
     if file == "kubectl-robeing" || file == "kubectl-robeing.exe" { "kubectl robeing" } else { PROGRAM }
 }
 
-/// The command line's grammar under the name it is called by.
+/// Returns the grammar of the command line, under the name that the program is called by.
 pub fn grammar(name: &'static str) -> clap::Command {
     Cli::command().bin_name(name).display_name(name).after_help(Exit::table())
 }
 
-/// Arguments that the environment may give: their command, if not all, their id, and the variable.
+/// Arguments that can be set in the environment: their subcommand (`None` for global arguments), their id, and the
+/// variable.
 const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 3] = [
     (None, "endpoint", "ROBEING_ENDPOINT"),
     (Some("dev"), "agent_bin", "ROBEING_AGENT_BIN"),
     (Some("submit"), "submitter", "ROBEING_SUBMITTER"),
 ];
 
-/// The grammar without the variables that are empty, which count as unset.
+/// Removes variables that are empty from the grammar, because they count as unset.
 fn without_empty_variables(mut grammar: clap::Command) -> clap::Command {
     for (command, id, variable) in FROM_ENVIRONMENT {
         if env::var_os(variable).is_none_or(|value| !value.is_empty()) {
@@ -43,16 +45,16 @@ fn without_empty_variables(mut grammar: clap::Command) -> clap::Command {
     grammar
 }
 
-/// Reads a command line, the program's name first.
+/// Parses a command line, whose first word is the name of the program.
 ///
 /// # Errors
-/// Clap's: also where help or the version was asked for.
+/// Clap's error, which is also returned if help or the version was requested.
 pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
     let program = line.first().cloned().unwrap_or_default();
     let name = called_as(&program.to_string_lossy());
     let mut grammar = without_empty_variables(grammar(name));
     let matches = grammar.try_get_matches_from_mut(line)?;
-    // What the environment says gives way to the command line.
+    // The command line takes precedence over the environment.
     let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
     if is_given(&"endpoint") && is_given(&"fleet") {
         let sentence = "the argument '--endpoint' cannot be used with '--fleet': they name different fleets";

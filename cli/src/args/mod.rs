@@ -1,4 +1,4 @@
-//! The command line: what may be written, and its help.
+//! The arguments of the command line, and its help.
 
 mod line;
 mod reading;
@@ -11,20 +11,20 @@ pub use line::{called_as, grammar, parse};
 
 use crate::kubernetes::Location;
 
-/// Work with a fleet of agents: submit tasks, follow them, and see how the fleet is.
+/// Work with a fleet of agents: submit tasks, follow them, and show the status of the fleet.
 #[derive(Debug, Parser)]
 #[command(name = "robeing", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 
-    /// Which fleet to talk to.
+    /// Selects the fleet.
     #[command(flatten)]
     pub connection: Connection,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the fleet of a RobeingCluster manifest as processes on this machine
@@ -39,22 +39,22 @@ pub enum Command {
     Cancel(CancelArgs),
     /// List the agents, with their process ids
     Agents(AgentsArgs),
-    /// Show how the fleet is: leader, coordinators, pools and tasks
+    /// Show the status of the fleet: leader, coordinators, pools and tasks
     Status(StatusArgs),
     /// Print the CustomResourceDefinition of RobeingCluster, for kubectl apply -f -
     Crd(CrdArgs),
-    /// Print the completions of a shell, to be sourced by it
+    /// Print the completion script of a shell, to be sourced
     Completions(CompletionsArgs),
 }
 
-/// Which fleet to talk to.
+/// Arguments that select the fleet.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Fleet")]
 pub struct Connection {
-    /// Where a coordinator listens, host:port or http://host:port. Repeat it, or separate several by commas: any
-    /// coordinator will do, and the next is asked when one does not answer. Without it (an empty ROBEING_ENDPOINT counts
-    /// as unset) and --cluster: the newest fleet that `robeing dev` runs for this user, else http://127.0.0.1:8080; as
-    /// `kubectl robeing`, the RobeingCluster of the current namespace
+    /// The address of a coordinator, host:port or http://host:port. Repeat it, or separate several by commas: any
+    /// coordinator will do, and the next is tried when one does not answer. Without it (an empty ROBEING_ENDPOINT
+    /// counts as unset) and --cluster: the newest fleet that `robeing dev` runs for this user, else
+    /// http://127.0.0.1:8080; as `kubectl robeing`, the RobeingCluster of the current namespace
     #[arg(
         long,
         global = true,
@@ -65,29 +65,29 @@ pub struct Connection {
     )]
     pub endpoint: Vec<String>,
 
-    /// Talk to the fleet of this name that `robeing dev` runs for this user, whatever ROBEING_ENDPOINT says
+    /// Use the fleet of this name that `robeing dev` runs for this user, regardless of ROBEING_ENDPOINT
     #[arg(long, global = true, value_name = "NAME")]
     pub fleet: Option<String>,
 
-    /// Talk to the fleet of the RobeingCluster of this name on Kubernetes, through the API server, whatever
-    /// ROBEING_ENDPOINT says. May be left out where the namespace has one alone and --namespace is given
+    /// Use the fleet of the RobeingCluster of this name on Kubernetes, through the API server, regardless of
+    /// ROBEING_ENDPOINT. Can be omitted if --namespace is given and the namespace has only one
     #[arg(long, global = true, value_name = "NAME", value_parser = object_name)]
     pub cluster: Option<String>,
 
-    /// The namespace of the RobeingCluster; the kubeconfig's current one unless given
+    /// The namespace of the RobeingCluster; defaults to the kubeconfig's current one
     #[arg(short, long, global = true, value_name = "NAMESPACE", value_parser = object_name)]
     pub namespace: Option<String>,
 
-    /// The context of the kubeconfig; its current one unless given
+    /// The context of the kubeconfig; defaults to its current one
     #[arg(long, global = true, value_name = "CONTEXT")]
     pub context: Option<String>,
 
-    /// The kubeconfig, which says how to reach Kubernetes. Without it: those of KUBECONFIG, else ~/.kube/config, else the
-    /// service account of the pod this runs in
+    /// The kubeconfig file. Without it: the files in KUBECONFIG, else ~/.kube/config, else the service account of the
+    /// pod that this runs in
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// For how long a call is tried while the fleet does not answer, as when it elects a leader
+    /// How long a call is retried while the fleet does not answer, for example during a leader election
     #[arg(
         long,
         global = true,
@@ -97,26 +97,26 @@ pub struct Connection {
     )]
     pub request_timeout: Duration,
 
-    /// Called as kubectl's plugin, whose fleets are on Kubernetes.
+    /// The program runs as kubectl's plugin, whose fleets are on Kubernetes by default.
     #[arg(skip)]
     pub is_plugin: bool,
 }
 
-/// Where the fleet is that the arguments mean.
+/// The fleet that the arguments select.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// At these endpoints.
+    /// The fleet with coordinators at these endpoints.
     Endpoints(Vec<String>),
-    /// On this machine, run by `robeing dev` under this name.
+    /// The fleet that `robeing dev` runs under this name on this machine.
     Dev(String),
-    /// On Kubernetes.
+    /// The fleet of a `RobeingCluster` on Kubernetes.
     Kubernetes(Location),
-    /// Nothing was said.
+    /// No fleet was selected.
     Unsaid,
 }
 
 impl Connection {
-    /// Where the fleet is that these arguments mean; what is named by a flag goes before the environment.
+    /// Returns the fleet that the arguments select. Flags take precedence over the environment.
     pub fn target(&self) -> Target {
         if let Some(name) = &self.fleet {
             return Target::Dev(name.clone());
@@ -138,10 +138,10 @@ impl Connection {
     }
 }
 
-/// Longest name of an object of Kubernetes.
+/// Maximum length of a name of a Kubernetes object.
 const MAX_OBJECT_NAME: usize = 253;
 
-/// A name that an object of Kubernetes may have. It becomes part of a URL.
+/// Checks the name of a Kubernetes object, which becomes part of a URL.
 fn object_name(text: &str) -> Result<String, String> {
     let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let is_outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -150,14 +150,14 @@ fn object_name(text: &str) -> Result<String, String> {
     }
     if !text.chars().all(is_inner) || !is_outer(text.chars().next()) || !is_outer(text.chars().last()) {
         return Err(
-            "a name is of lower-case letters, digits, '-' and '.', and begins and ends with one of the first two"
+            "a name consists of lower-case letters, digits, '-' and '.', and starts and ends with a letter or digit"
                 .into(),
         );
     }
     Ok(text.into())
 }
 
-/// The form of what is printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
@@ -169,10 +169,10 @@ pub enum Format {
     Yaml,
 }
 
-/// How to print.
+/// Selects the output format.
 #[derive(Args, Clone, Debug)]
 pub struct Output {
-    /// The form of the output
+    /// The format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -180,27 +180,28 @@ pub struct Output {
 /// Arguments of `dev`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-The fleet's endpoints are written to a file for this user alone, in $XDG_RUNTIME_DIR/robeing or /run/user/UID/robeing or, \
-where the user has no such directory, in $TMPDIR/robeing-UID or /tmp/robeing-UID. So other commands that have these \
-variables as this one has them find the newest running fleet by themselves; --fleet NAME chooses among several, and \
---endpoint reaches any.
+The fleet's endpoints are written to a file that only this user can read, in $XDG_RUNTIME_DIR/robeing or \
+/run/user/UID/robeing or, if the user has no such directory, in $TMPDIR/robeing-UID or /tmp/robeing-UID. Other \
+commands with the same values of these variables find the newest running fleet automatically; --fleet NAME selects \
+one of several, and --endpoint reaches any.
 
-Commands run on this machine as they are: a pool's `container` is for Kubernetes.
+Commands run directly on this machine: a pool's `container` only applies on Kubernetes.
 
-Ctrl-C and SIGTERM stop the fleet in order: agents get some seconds to finish what they run and hand back the rest, \
-then the coordinators end. Ctrl-C again ends all of them at once. Either way, and even when this process is killed with \
-SIGKILL, the coordinators, the agents and the process groups of the commands they run end. A process that left its group \
-with setsid goes on. A temporary directory that was left by SIGKILL is removed by the next `robeing dev`.
+Ctrl-C and SIGTERM stop the fleet gracefully: agents get some seconds to finish running tasks and hand back the rest, \
+then the coordinators stop. A second Ctrl-C kills everything at once. Either way, and even if this process is killed \
+with SIGKILL, the coordinators, the agents and the process groups of the commands they run end. A process that left \
+its group with setsid keeps running. A temporary directory that is left behind after SIGKILL is removed by the next \
+`robeing dev`.
 
-The values of an http executor's headers come from the Secrets in the manifest, beside its one RobeingCluster. Other \
-resources in it are ignored.")]
+Header values that an http executor takes from Secrets come from the Secrets in the manifest. A manifest contains one \
+RobeingCluster; other resources in it are ignored.")]
 pub struct DevArgs {
     /// The manifest of a RobeingCluster; - reads standard input
     #[arg(short, long = "filename", value_name = "MANIFEST")]
     pub filename: PathBuf,
 
-    /// Where to keep the fleet's data, so that it goes on where it was when it is started again: a directory that is
-    /// new, empty, or made so before. Without it, a temporary directory that is removed at the end
+    /// The directory for the fleet's data, so that the fleet continues where it was when it is restarted: a new or
+    /// empty directory, or one from an earlier run. Without it, a temporary directory that is removed at the end
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
@@ -208,8 +209,8 @@ pub struct DevArgs {
     #[arg(long)]
     pub name: Option<String>,
 
-    /// The port of the first coordinator; the others take the ports after it, and then the agents to which processes of
-    /// yours attach. Without it, free ports
+    /// The port of the first coordinator. The other coordinators use the ports after it, followed by the agents that
+    /// your processes attach to. Without it, free ports
     #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
@@ -217,7 +218,7 @@ pub struct DevArgs {
     #[arg(long, env = "ROBEING_AGENT_BIN", hide_env_values = true, value_name = "PATH")]
     pub agent_bin: Option<PathBuf>,
 
-    /// Print events as lines, also at a terminal
+    /// Print events as lines, even on a terminal
     #[arg(long)]
     pub plain: bool,
 }
@@ -226,31 +227,30 @@ pub struct DevArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 --inputs reads one JSON value per line, and each line is a task. A string is the task's input; any other value is \
-the input as it is written, with all its digits, fields and spaces. For example:
+passed as the input exactly as written, with all its digits, fields and spaces. For example:
 
     \"some text\"
     {\"file\": \"a.csv\", \"size\": 18446744073709551616}
 
---tasks reads one JSON object per line, with the options of its task: input (a value as above; none is an empty input), \
-kind, key, priority, deadline, delay, timeout, maxAttempts, ttl, role and specialization, each where wanted and as the \
-flag of its name has it. What a line does not say, the flags say for all. For example:
+--tasks reads one JSON object per line, with the options of its task: input (a value as above; empty if omitted), \
+kind, key, priority, deadline, delay, timeout, maxAttempts, ttl, role and specialization, all optional and with the \
+same values as the flags. The flags apply to all lines that do not set the option. For example:
 
     {\"input\": {\"file\": \"a.csv\"}, \"key\": \"a.csv\", \"priority\": 9, \"deadline\": \"10m\"}
 
 All lines are read before anything is submitted.
 
-Without --wait, the ids of the tasks are printed, one per line. With --wait, the output of a single task is written as \
-it is, and many tasks are printed as a list. The ids of tasks are drawn here, so a submission that had to be repeated, to \
-another coordinator perhaps, is one task all the same.
+Without --wait, the ids of the tasks are printed, one per line. With --wait, the output of a single task is written \
+unmodified, and many tasks are printed as a list. The client generates the task ids, so a submission that is retried, \
+perhaps with another coordinator, does not create a second task.
 
-With -o json or yaml, the task of --input is one object and the tasks of --inputs and --tasks are a list, also when there \
-is one. The \
-fields are those of `robeing task`, and without --wait there are id and, where it applies, existing (its key was known) \
-and refusal.
+With -o json or yaml, the task of --input is one object, and the tasks of --inputs and --tasks are a list even if \
+there is only one. The fields are those of `robeing task`; without --wait they are id and, where applicable, existing \
+(the key was already known) and refusal.
 
-An input has at most 1 MiB; a file of many has at most 1,000,000 lines and 1 GiB.")]
+An input can have at most 1 MiB; a file of many inputs or tasks at most 1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
-    /// What is to be done. Agents with a specialization of this name are preferred; the others take the task, too. To
+    /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To
     /// require one, use --specialization
     #[arg(long, required_unless_present = "tasks")]
     pub kind: Option<String>,
@@ -267,15 +267,15 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "FILE.jsonl")]
     pub tasks: Option<PathBuf>,
 
-    /// 1 (last) to 10 (first); 5 unless given
+    /// 1 (last) to 10 (first); defaults to 5
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
     pub priority: Option<u32>,
 
-    /// Fail the task when it has not finished so long after it was accepted
+    /// Fail the task if it has not finished this long after it was accepted
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
 
-    /// Do not start the task before so long after it was accepted
+    /// Do not start the task until this long after it was accepted
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub delay: Option<Duration>,
 
@@ -283,33 +283,33 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
 
-    /// Attempts after the first one; the fleet's default unless given
+    /// Number of attempts after the first one; defaults to the fleet's setting
     #[arg(long, value_name = "N", conflicts_with = "max_attempts", value_parser = clap::value_parser!(u32).range(..u32::MAX as i64))]
     pub retries: Option<u32>,
 
-    /// Attempts in all
+    /// Total number of attempts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_attempts: Option<u32>,
 
-    /// How long the finished task is kept for reading
+    /// How long the task and its result are kept after it has finished
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub ttl: Option<Duration>,
 
-    /// Only agents of this role take the task
+    /// Only agents of this role run the task
     #[arg(long, value_enum, ignore_case = true)]
     pub role: Option<AgentRole>,
 
-    /// Only agents with this specialization take the task; while there is none, it waits
+    /// Only agents with this specialization run the task; while there is none, it waits
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
 
-    /// Idempotency key: a second submission with this key, of the same kind and input, is the first one's task, with its
-    /// options; of another kind or input it is refused
+    /// Idempotency key. A second submission with the same key, kind and input returns the first one's task, with its
+    /// options; with another kind or input it is refused
     #[arg(long, value_name = "IDEMPOTENCY", conflicts_with_all = ["inputs", "tasks"])]
     pub key: Option<String>,
 
-    /// Who submits, for listing and fair sharing. Without it: $USER, else the user's name on this machine, else
-    /// "anonymous"
+    /// The name of the submitter, for listing and fair sharing. Without it: $USER, else the user's name on this
+    /// machine, else "anonymous"
     #[arg(long, env = "ROBEING_SUBMITTER", hide_env_values = true, value_name = "NAME")]
     pub submitter: Option<String>,
 
@@ -317,11 +317,11 @@ pub struct SubmitArgs {
     #[arg(long)]
     pub wait: bool,
 
-    /// Wait no longer than this; the tasks go on
+    /// Wait no longer than this; the tasks continue
     #[arg(long, value_name = "DURATION", requires = "wait", value_parser = humantime::parse_duration)]
     pub wait_timeout: Option<Duration>,
 
-    /// How to print.
+    /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -348,10 +348,10 @@ pub enum StateFilter {
     DeadLettered,
 }
 
-/// Whether old answers will do.
+/// Selects the consistency of reads.
 #[derive(Args, Clone, Debug)]
 pub struct Reading {
-    /// Take what one coordinator has, perhaps a little old; works without a leader
+    /// Read the local state of one coordinator, which may be stale; works without a leader
     #[arg(long)]
     pub local: bool,
 }
@@ -375,18 +375,18 @@ pub struct TasksArgs {
     #[arg(long, value_name = "NAME")]
     pub agent: Option<String>,
 
-    /// How many to list at most; 0 lists all
+    /// Maximum number of tasks to list; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
 
-    /// Go on where a list that was cut short ended; it told this token
+    /// Continue a truncated list, with the token that was printed after it
     #[arg(long, value_name = "TOKEN")]
     pub page: Option<String>,
 
-    /// Whether old answers will do.
+    /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,
-    /// How to print.
+    /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -397,22 +397,23 @@ pub struct TaskArgs {
     /// The task's id
     pub id: String,
 
-    /// Say why: which agents had its attempts, with the terms of their scores, or what it waits for
+    /// Explain the scheduling: which agents were assigned its attempts, with the terms of their scores, or what it is
+    /// waiting for
     #[arg(long)]
     pub why: bool,
 
-    /// Follow the task until it has finished; exit code 1 when it did not succeed. With -o json, one line per change
+    /// Follow the task until it has finished; exit code 1 if it did not succeed. With -o json, one line per change
     #[arg(long, conflicts_with = "why")]
     pub watch: bool,
 
-    /// Write the task's output and nothing else, as it is
+    /// Write only the task's output, unmodified
     #[arg(long, conflicts_with_all = ["why", "watch", "output"])]
     pub result: bool,
 
-    /// Whether old answers will do.
+    /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,
-    /// How to print.
+    /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -424,11 +425,11 @@ pub struct CancelArgs {
     #[arg(required = true)]
     pub ids: Vec<String>,
 
-    /// Why; kept with the tasks
+    /// The reason, which is stored with the tasks
     #[arg(long, default_value = "")]
     pub reason: String,
 
-    /// How to print.
+    /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -436,18 +437,18 @@ pub struct CancelArgs {
 /// Arguments of `agents`.
 #[derive(Args, Debug)]
 pub struct AgentsArgs {
-    /// Also those that are lost
+    /// Include lost agents
     #[arg(long)]
     pub all: bool,
 
-    /// Show this agent alone, lost or not, with how it is, and what was done when it was unhealthy or lost
+    /// Show only this agent, lost or not, with its state, and the recovery steps when it was unhealthy or lost
     #[arg(long, value_name = "NAME", conflicts_with = "all")]
     pub why: Option<String>,
 
-    /// Whether old answers will do.
+    /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,
-    /// How to print.
+    /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -455,10 +456,10 @@ pub struct AgentsArgs {
 /// Arguments of `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// Whether old answers will do.
+    /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,
-    /// How to print.
+    /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -466,7 +467,7 @@ pub struct StatusArgs {
 /// Arguments of `crd`.
 #[derive(Args, Debug)]
 pub struct CrdArgs {
-    /// The form of the output; table is YAML, too
+    /// The format of the output; table means YAML
     #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
     pub output: Format,
 }

@@ -1,4 +1,4 @@
-//! What the arguments name, read.
+//! Reads the files that the arguments name.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use super::SubmitArgs;
 use crate::inputs;
 
 impl SubmitArgs {
-    /// The inputs of the tasks, read. On a thread of their own, because standard input may keep one waiting.
+    /// Reads the inputs of the tasks, on a blocking thread, because standard input can block.
     ///
     /// # Errors
-    /// As of [`inputs::read_input`] and [`inputs::read_lines`].
+    /// See [`inputs::read_input`] and [`inputs::read_lines`].
     pub async fn read_inputs(&self) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
         let tasks = inputs::Form::Tasks { has_kind: self.kind.is_some() };
         let lines = self.inputs.clone().map(|file| (file, inputs::Form::Values));

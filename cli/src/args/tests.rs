@@ -1,4 +1,4 @@
-//! Command lines as users write them, and the help they get.
+//! Parsing of command lines, and the help texts.
 
 use std::ffi::OsString;
 
@@ -110,7 +110,7 @@ fn kubectls_plugin_means_kubernetes_unless_it_is_told_otherwise() {
 
 #[test]
 fn an_endpoint_of_the_environment_gives_way_to_a_flag() {
-    // As it is with ROBEING_ENDPOINT, which a test can't set for itself alone.
+    // Simulates ROBEING_ENDPOINT, which a test can't set only for itself.
     let mut connection = parsed("status --cluster c").expect("it is right").connection;
     connection.endpoint = vec!["a:1".into()];
     assert!(matches!(connection.target(), Target::Kubernetes(_)));

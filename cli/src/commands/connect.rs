@@ -1,4 +1,4 @@
-//! From the command line to a client: which fleet is meant.
+//! Finds the fleet that the command line selects, and creates a client of it.
 
 use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::Consistency;
@@ -11,16 +11,16 @@ use crate::{
     render::note,
 };
 
-/// The endpoint where nothing names another.
+/// The endpoint if no other is given.
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
 
-/// A client of the fleet that is meant. On Kubernetes, coordinators that are not ready are asked only where old answers
-/// will do.
+/// Creates a client of the selected fleet. On Kubernetes, coordinators that are not ready are used only if stale
+/// answers are allowed (`--local`).
 pub(super) async fn client(connection: &Connection, reading: Option<&Reading>) -> Result<FleetClient, CliError> {
     Ok(reach(connection, reading).await?.0)
 }
 
-/// The same, with the resource that describes the fleet where it is on Kubernetes.
+/// As [`client`], and also returns the `RobeingCluster` if the fleet is on Kubernetes.
 pub(super) async fn reach(
     connection: &Connection,
     reading: Option<&Reading>,
@@ -42,14 +42,14 @@ fn settings(connection: &Connection) -> Settings {
     Settings { request_timeout: connection.request_timeout, ..Settings::default() }
 }
 
-/// The resource of a fleet on Kubernetes whose coordinators are not reached; `None` where that is not known either.
+/// Returns the `RobeingCluster` of a fleet whose coordinators can't be reached, or `None` if that can't be read either.
 pub(super) async fn resource(connection: &Connection) -> Option<Resource> {
     let Target::Kubernetes(place) = connection.target() else { return None };
     kubernetes::resource(&place, &settings(connection)).await.ok()
 }
 
-/// The endpoints of the fleet of that name, or of the newest one, or the default. A name that several have is refused:
-/// who names a fleet means a certain one.
+/// Returns the endpoints of the fleet with that name, or of the newest fleet, or the default endpoint. A name that
+/// several fleets have is refused, because the user means one particular fleet.
 fn choose(mut fleets: Vec<RunningFleet>, name: Option<&str>) -> Result<Vec<String>, CliError> {
     fleets.sort_by_key(|fleet| fleet.started_unix_ms);
     if let Some(name) = name {
@@ -74,24 +74,24 @@ fn choose(mut fleets: Vec<RunningFleet>, name: Option<&str>) -> Result<Vec<Strin
     Ok(newest.endpoints)
 }
 
-/// A fleet by what tells it from another of its name.
+/// Describes a fleet by what distinguishes it from another one of the same name.
 fn described(fleet: &RunningFleet) -> String {
     format!("{}   (process {}, data in {})", fleet.endpoints.join(","), fleet.pid, fleet.data.display())
 }
 
-/// Which fleet was taken where none was named, and how to name another.
+/// Returns a note on which fleet was selected by default, and how to select another.
 fn which_of_several(newest: &RunningFleet, others: &[RunningFleet]) -> String {
     let by = if others.iter().any(|other| other.name == newest.name) { "--endpoint" } else { "--fleet or --endpoint" };
     let others: String =
         others.iter().rev().map(|other| format!("\n  {} at {}", other.name, other.endpoints.join(","))).collect();
     format!(
-        "note: this is about {} at {}, the newest of the fleets that `robeing dev` runs; choose another with {by}:{others}",
+        "note: using fleet {} at {}, the newest of the fleets that `robeing dev` runs; choose another with {by}:{others}",
         newest.name,
         newest.endpoints.join(",")
     )
 }
 
-/// How fresh answers must be.
+/// Returns how fresh answers must be.
 pub(super) fn consistency(reading: &Reading) -> Consistency {
     if reading.local { Consistency::Local } else { Consistency::Linearizable }
 }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn where_none_is_named_the_choice_is_told() {
         insta::assert_snapshot!(which_of_several(&fleet("a", 9), &[fleet("b", 3), fleet("a", 5)]), @"
-        note: this is about a at http://127.0.0.1:9, the newest of the fleets that `robeing dev` runs; choose another with --endpoint:
+        note: using fleet a at http://127.0.0.1:9, the newest of the fleets that `robeing dev` runs; choose another with --endpoint:
           a at http://127.0.0.1:5
           b at http://127.0.0.1:3
         ");

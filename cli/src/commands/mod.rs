@@ -1,4 +1,4 @@
-//! The commands, each in a module of its own: they ask the fleet and print.
+//! The commands, each in its own module: they call the fleet and print the answer.
 
 mod connect;
 mod submit;
@@ -17,13 +17,13 @@ use crate::{
     render::{note, write_document},
 };
 
-/// Runs a command to its end, or until Ctrl-C.
+/// Runs a command until it ends or is interrupted by Ctrl-C.
 ///
 /// # Errors
-/// Why it had no success; [`CliError::exit`] tells the exit code.
+/// The error of the command; [`CliError::exit`] returns its exit code.
 pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     let command = match cli.command {
-        // These two have an orderly end of their own.
+        // `dev` and `submit` handle Ctrl-C themselves.
         Command::Dev(args) if cli.connection.is_plugin => {
             return Err(CliError::DevOnKubernetes { manifest: args.filename });
         }
@@ -44,16 +44,16 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     }
 }
 
-/// What is to be said where a command is interrupted, as the end of "interrupted".
+/// Returns what to add after "interrupted" when a command is interrupted.
 fn what_is_left(command: &Command) -> &'static str {
     match command {
-        Command::Task(args) if args.watch => "; the task goes on",
+        Command::Task(args) if args.watch => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
         _ => "",
     }
 }
 
-/// The end of a command whose output is written, to the last part of a line.
+/// Returns the result of a command after flushing its output, including an unfinished line.
 fn written(exit: Exit) -> Result<Exit, CliError> {
     match io::stdout().flush() {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
@@ -72,7 +72,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Status(args) => view::status(args, fleet).await,
         Command::Crd(args) => crd(&args),
         Command::Completions(args) => {
-            // Written to memory first: the generator panics on a reader that has gone.
+            // Generate into memory first, because the generator panics on a broken pipe.
             let mut script = Vec::new();
             generate(args.shell, &mut grammar("robeing"), "robeing", &mut script);
             io::stdout().lock().write_all(&script)?;

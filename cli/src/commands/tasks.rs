@@ -1,6 +1,6 @@
 //! `robeing tasks`, `robeing task` and `robeing cancel`.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use jiff::Timestamp;
 use robeing_client::{FleetClient, is_finished};
@@ -15,12 +15,12 @@ use crate::{
     error::CliError,
     exit::Exit,
     render::{
-        Document, change_line, note, print_list, print_one, state_in_sentence, state_word, table, task_text,
+        Document, change_line, note, print_list, print_one, printable, state_in_sentence, state_word, table, task_text,
         tasks_table, write_line,
     },
 };
 
-/// The most tasks a fleet puts on one page, or cancels in one call.
+/// Maximum number of tasks that a fleet returns on one page or cancels in one call.
 const PAGE: usize = 1_000;
 
 pub(super) async fn list(args: TasksArgs, fleet: &Connection) -> Result<Exit, CliError> {
@@ -47,7 +47,7 @@ pub(super) async fn list(args: TasksArgs, fleet: &Connection) -> Result<Exit, Cl
     }
     print_list(&mut io::stdout().lock(), args.output.output, &tasks, |tasks| tasks_table(tasks, Timestamp::now()))?;
     if !request.page_token.is_empty() {
-        note(&format!("there are more: --page {} goes on, --limit 0 lists all", request.page_token));
+        note(&format!("there are more: --page {} continues the list, --limit 0 lists all", request.page_token));
     }
     Ok(Exit::Success)
 }
@@ -87,10 +87,29 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
     Ok(Exit::Success)
 }
 
-/// Writes the output of a task that succeeded as it is; of another, says on standard error how it ended.
+/// Writes the output of a task that succeeded: unmodified, or as [`shown_at_terminal`] if standard output is a terminal. For
+/// any other task, prints on standard error how it ended.
 pub(super) fn write_result(out: &mut dyn Write, task: &Task) -> Result<Exit, CliError> {
+    write_result_to(out, io::stdout().is_terminal(), task)
+}
+
+/// Returns an output without the characters that a terminal would interpret. An output that is not text is not shown.
+fn shown_at_terminal(output: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(output).ok()?;
+    let lines: Vec<_> =
+        text.split('\n').map(|line| line.split('\t').map(printable).collect::<Vec<_>>().join("\t")).collect();
+    Some(lines.join("\n"))
+}
+
+fn write_result_to(out: &mut dyn Write, is_terminal: bool, task: &Task) -> Result<Exit, CliError> {
     if task.state() == TaskState::Succeeded {
-        out.write_all(&task.output)?;
+        match shown_at_terminal(&task.output) {
+            Some(text) if is_terminal => out.write_all(text.as_bytes())?,
+            None if is_terminal => {
+                note(&format!("the result has {} bytes and is not text; redirect it to a file", task.output.len()));
+            }
+            _ => out.write_all(&task.output)?,
+        }
         out.flush()?;
         return Ok(Exit::Success);
     }
@@ -162,8 +181,8 @@ pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit,
     CliError::if_read(printed, cancel_exit(&results))
 }
 
-/// Whether a task may have this id. What no task can have is not asked for, because the fleet would refuse all ids of
-/// that call.
+/// Returns whether a task can have this id. Other ids are not sent, because the fleet would refuse all ids in that
+/// call.
 fn is_task_id(id: &str) -> bool {
     Uuid::parse_str(id).is_ok()
 }
@@ -188,7 +207,7 @@ fn cancel_table(results: &[CancelResult]) -> String {
     )
 }
 
-/// How a task ended, as the end of "it had …".
+/// Returns how a task ended, as the end of "it had …".
 fn ended_in_words(state: TaskState) -> String {
     match state {
         TaskState::DeadLettered => "been dead-lettered".into(),
@@ -196,7 +215,7 @@ fn ended_in_words(state: TaskState) -> String {
     }
 }
 
-/// A task that is refused for another reason than being unknown weighs more.
+/// Returns the exit code. A refusal for another reason takes precedence over an unknown task.
 fn cancel_exit(results: &[CancelResult]) -> Exit {
     let mut exit = Exit::Success;
     for refusal in results.iter().filter_map(|result| result.refusal.as_ref()) {
@@ -248,15 +267,27 @@ mod tests {
     fn a_result_is_written_as_it_is() {
         let task = Task { state: TaskState::Succeeded.into(), output: vec![0, 255, 10].into(), ..Default::default() };
         let mut out = Vec::new();
-        assert_eq!(write_result(&mut out, &task).expect("memory takes it"), Exit::Success);
+        assert_eq!(write_result_to(&mut out, false, &task).expect("memory takes it"), Exit::Success);
         assert_eq!(out, [0, 255, 10]);
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters_of_a_result() {
+        let shown = |output: &'static [u8]| {
+            let task = Task { state: TaskState::Succeeded.into(), output: output.into(), ..Default::default() };
+            let mut out = Vec::new();
+            assert_eq!(write_result_to(&mut out, true, &task).expect("memory takes it"), Exit::Success);
+            String::from_utf8(out).expect("it is text")
+        };
+        assert_eq!(shown("a\tb\r\n\n\u{1b}[31mred\u{202e}\u{9b}2J\n".as_bytes()), "a\tb \n\n [31mred  2J\n");
+        assert_eq!(shown(&[0, 255, 10]), "", "what is no text is not shown");
     }
 
     #[test]
     fn a_task_that_failed_writes_nothing() {
         let task = Task { state: TaskState::DeadLettered.into(), output: vec![1].into(), ..Default::default() };
         let mut out = Vec::new();
-        assert_eq!(write_result(&mut out, &task).expect("memory takes it"), Exit::TaskFailed);
+        assert_eq!(write_result_to(&mut out, true, &task).expect("memory takes it"), Exit::TaskFailed);
         assert!(out.is_empty());
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn status(args: StatusArgs, fleet: &Connection) -> Result<Exit,
     let (client, resource) = match reach(fleet, Some(&args.reading)).await {
         Ok(reached) => reached,
         Err(error) => {
-            // What the resource says is known also to who may only look at it, and where no coordinator is up.
+            // Print the resource even if the user may not read more than that, or if no coordinator is up.
             let told = if args.output.output == Format::Table { resource(fleet).await } else { None };
             if let Some(resource) = told {
                 io::Write::write_all(&mut io::stdout().lock(), resource_text(&resource).as_bytes())?;

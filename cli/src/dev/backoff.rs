@@ -1,4 +1,4 @@
-//! How long to wait before a process that died is started again. Pure: randomness and time come in as values.
+//! How long to wait before a process that died is restarted. Pure: randomness and time are parameters.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use std::time::Duration;
 pub(super) const FIRST: Duration = Duration::from_millis(200);
 /// The longest pause, before jitter.
 pub(super) const LONGEST: Duration = Duration::from_secs(10);
-/// A process that ran for so long is healthy: its deaths are counted anew.
+/// A process that ran this long was healthy, so its count of deaths starts from zero.
 pub(super) const HEALTHY: Duration = Duration::from_secs(10);
-/// Share of a pause that is random, so that processes that died together do not start together.
+/// Fraction of a pause that is random, so that processes that died together do not restart together.
 const JITTER: f64 = 0.25;
 
-/// The deaths of one process in a row.
+/// The consecutive deaths of one process.
 #[derive(Debug)]
 pub(super) struct Backoff {
     deaths: u32,
@@ -25,12 +25,12 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// With pauses of at most so much.
+    /// Creates a backoff whose pauses are at most `longest`.
     pub(super) fn up_to(longest: Duration) -> Self {
         Self { deaths: 0, longest: longest.min(LONGEST) }
     }
 
-    /// The pause after a death. `ran` is how long the process had run, `random` is from 0 to 1.
+    /// Returns the pause after a death. `ran` is how long the process ran; `random` is between 0 and 1.
     pub(super) fn after_death(&mut self, ran: Duration, random: f64) -> Duration {
         if ran >= HEALTHY {
             self.deaths = 0;

@@ -1,4 +1,4 @@
-//! `robeing dev` as a command: reads the manifest, runs the fleet, shows it until a signal comes, and stops it.
+//! `robeing dev` as a command: reads the manifest, runs and shows the fleet until a signal arrives, and stops it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,22 +32,22 @@ use crate::{
     render::{live_view, plural},
 };
 
-/// What is in each warning of a log, and in one that says why no task can be begun.
+/// `WARNING` is in every warning of a log; a warning that explains why no task can be started also contains `REASON`.
 const WARNING: &str = " WARN ";
 const REASON: &str = " why=";
-/// How often the fleet is asked how it is.
+/// How often the fleet is polled.
 const POLL: Duration = Duration::from_millis(500);
-/// How long it has for the answer.
+/// Timeout of a poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Said when the reader of standard output is gone.
+/// Printed when the reader of standard output is gone.
 const UNREAD: &str = "nobody reads the output any more, so the fleet is stopped; redirect it to a file or /dev/null to run without a reader";
 
-/// Runs `robeing dev` until a signal ends it, and says why where it could not.
+/// Runs `robeing dev` until a signal ends it, and prints the error if it fails.
 ///
 /// # Errors
-/// When nothing can be printed at all.
+/// If nothing can be printed at all.
 pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
-    // From here on a signal ends the fleet in order, also while it starts.
+    // From here on a signal stops the fleet gracefully, even while it starts.
     let mut signals = Signals::new().map_err(DevError::Signals)?;
     let mut screen = Screen::new(args.plain)?;
     let exit = run_on(&mut screen, args, &mut signals).await.unwrap_or_else(|error| {
@@ -64,13 +64,13 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
         () = signals.next() => return Ok(Exit::Interrupted),
     };
     for left in stale_dirs::remove() {
-        screen.note(format!("note: removed {}, which a `robeing dev` that was killed had left", left.display()));
+        screen.note(format!("note: removed {}, which a killed `robeing dev` left behind", left.display()));
     }
     let DevArgs { data, name, port, agent_bin, .. } = args;
     let options = DevOptions { data, name, port, agent_bin, secrets, ..DevOptions::default() };
     let is_kept = options.data.is_some();
     tell_namesakes(screen, options.name.as_deref().or(cluster.metadata.name.as_deref()));
-    // Nothing has been started until it answers.
+    // Nothing has been started before this returns.
     let (mut fleet, mut events) = tokio::select! {
         started = DevFleet::start(&cluster, &options) => started?,
         () = signals.next() => return Ok(Exit::Interrupted),
@@ -117,7 +117,7 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
     }
 }
 
-/// Ends the fleet in order, or at once when a further signal comes. Answers whether it was in order.
+/// Stops the fleet gracefully, or kills it when another signal arrives. Returns whether it stopped gracefully.
 async fn stop(
     fleet: &mut DevFleet,
     events: &mut Receiver<DevEvent>,
@@ -148,24 +148,24 @@ async fn stop(
     was_stopped
 }
 
-/// Says which running fleets have this name already: they can't be told apart by it.
+/// Prints which running fleets already have this name, because the name does not distinguish them.
 fn tell_namesakes(screen: &mut Screen, name: Option<&str>) {
     for other in registry::running().iter().filter(|other| Some(other.name.as_str()) == name) {
         screen.note(format!(
-            "note: another fleet named {} runs already, at {}; other commands take the newest, and --name gives this one \
-             another name",
+            "note: another fleet named {} is already running at {}; other commands use the newest, and --name gives \
+             this one another name",
             other.name,
             other.endpoints.join(",")
         ));
     }
 }
 
-/// Says what was started and how to talk to it.
+/// Prints what was started and how to use it.
 fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
     let plan = fleet.plan();
     let (working, standby) = plan.agents;
     let agents = match (plan.suspended, standby) {
-        (true, _) => "no agents (the manifest says suspend: true)".to_owned(),
+        (true, _) => "no agents (the manifest sets suspend: true)".to_owned(),
         (false, 0) => plural(working as usize, "agent"),
         (false, _) => format!("{} and {standby} standby", plural(working as usize, "agent")),
     };
@@ -190,7 +190,7 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
              ROBEING_ENDPOINT={endpoints})"
         ),
         Err(why) => format!(
-            "try:       ROBEING_ENDPOINT={endpoints} robeing status   (other commands do not find this fleet by themselves: {why})"
+            "try:       ROBEING_ENDPOINT={endpoints} robeing status   (other commands do not find this fleet automatically: {why})"
         ),
     });
 }
@@ -211,7 +211,7 @@ struct Signals {
     hangup: Option<Signal>,
 }
 
-/// Whether whoever started this process has it ignore a signal.
+/// Returns whether the parent process made this process ignore a signal.
 fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -244,20 +244,20 @@ impl Signals {
     }
 }
 
-/// What one look at the fleet saw.
+/// The result of one poll of the fleet.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     status: FleetStatus,
     agents: Vec<Agent>,
 }
 
-/// Asks the fleet how it is, one question at a time, and tells what changed.
+/// Polls the fleet, one request at a time, and reports changes.
 struct Observer {
     client: FleetClient,
     plan: Plan,
-    /// The log of each agent.
+    /// The log file of each agent.
     logs: BTreeMap<String, PathBuf>,
-    /// The agents that were in the fleet when it was looked at last.
+    /// The agents that were in the fleet at the last poll.
     present: BTreeSet<String>,
     asking: Option<JoinHandle<Option<Seen>>>,
     leader: String,
@@ -283,7 +283,7 @@ impl Observer {
         })
     }
 
-    /// Of an agent whose process has ended it is said why already.
+    /// Forgets an agent whose process has died: the reason has already been reported.
     fn heard(&mut self, event: &DevEvent) {
         if let DevEvent::Died { name, .. } = event {
             self.present.remove(name);
@@ -306,7 +306,7 @@ impl Observer {
         }));
     }
 
-    /// The answer to what was asked last.
+    /// Waits for the result of the current poll.
     async fn seen(&mut self) -> Option<Seen> {
         let asking = self.asking.as_mut()?;
         let seen = asking.await.ok().flatten();
@@ -320,13 +320,13 @@ impl Observer {
         }
     }
 
-    /// What is new since the last look, in lines.
+    /// Returns what changed since the last poll, as lines.
     fn news(&mut self, seen: &Seen) -> Vec<String> {
         let mut news = Vec::new();
         let counts = seen.status.agents.unwrap_or_default();
         if seen.status.leader != self.leader {
             news.push(match seen.status.leader.as_str() {
-                "" => "leader  none for the time being".to_owned(),
+                "" => "leader  none at present".to_owned(),
                 leader => format!("leader  {leader} (term {})", seen.status.term),
             });
             self.leader.clone_from(&seen.status.leader);
@@ -338,7 +338,7 @@ impl Observer {
         }
         let present: BTreeSet<String> = seen.agents.iter().map(|agent| agent.name.clone()).collect();
         for absent in self.present.difference(&present) {
-            // An agent that can't take tasks says so in its log, and nowhere else.
+            // An agent that can't take tasks reports that only in its log.
             let Some(log) = self.logs.get(absent) else { continue };
             let why = logs::last_line_with(log, &[WARNING, REASON]).or_else(|| logs::last_line_with(log, &[WARNING]));
             if let Some(why) = why {

@@ -1,6 +1,6 @@
-//! The directory a fleet keeps its data in: one `robeing dev` at a time uses it, and it remembers the fleet's name
-//! and the coordinators' ports, by which the coordinators know each other. What it remembers them in also tells it from
-//! directories that are somebody else's.
+//! The data directory of a fleet. Only one `robeing dev` uses it at a time. Its state file holds the fleet's name and
+//! the coordinators' ports, by which the coordinators know each other, and also distinguishes it from unrelated
+//! directories.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -14,19 +14,19 @@ use tempfile::TempDir;
 use super::{DevError, ports};
 use crate::render::plural;
 
-/// Locked by the `robeing dev` that uses the directory, whose process id is in it.
+/// Locked by the `robeing dev` that uses the directory; contains its process id.
 pub(super) const LOCK_FILE: &str = "lock";
-/// What begins the name of a temporary directory.
+/// Prefix of the names of temporary directories.
 pub(super) const TEMPORARY: &str = "robeing-dev-";
 const STATE_FILE: &str = "dev.json";
 const STATE_ASIDE: &str = "dev.json.new";
 const LOGS: &str = "logs";
-/// What a new disk has on it.
+/// Exists on a newly formatted disk.
 const LOST_AND_FOUND: &str = "lost+found";
-/// Version of the state file's form.
+/// Version of the state file's format.
 const STATE_VERSION: u32 = 1;
 
-/// What the directory remembers of its fleet.
+/// The contents of the state file.
 #[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct State {
     version: u32,
@@ -34,18 +34,18 @@ struct State {
     ports: Vec<u16>,
 }
 
-/// A data directory in use by this process.
+/// A data directory that this process uses.
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
-    /// Locked for as long as it is open.
+    /// Locked while it is open.
     _lock: File,
-    /// Removed when it is dropped.
+    /// Removed on drop.
     _temporary: Option<TempDir>,
 }
 
 impl DataDir {
-    /// Takes a directory, or a temporary one, into use.
+    /// Opens and locks a directory, or a new temporary one if `wanted` is `None`.
     pub(super) fn open(wanted: Option<&Path>) -> Result<Self, DevError> {
         let (path, temporary) = match wanted {
             Some(path) => {
@@ -68,17 +68,17 @@ impl DataDir {
         &self.path
     }
 
-    /// Where the output of a process goes.
+    /// Returns the log file of a process.
     pub(super) fn log_file(&self, name: &str) -> PathBuf {
         self.path.join(LOGS).join(format!("{name}.log"))
     }
 
-    /// The coordinators' ports: those of before, those that are wanted, or free ones; remembered for the next time.
+    /// Returns the coordinators' ports, and stores them: the stored ones, else those from `base` on, else free ones.
     pub(super) async fn agree_on(&self, name: &str, count: usize, base: Option<u16>) -> Result<Vec<u16>, DevError> {
         let wanted = base.map(|base| ports::from_base(base, count)).transpose()?;
         if let Some(held) = self.read_state()? {
             self.check_same(&held, name, count, wanted.as_deref())?;
-            ports::ensure_free(&held.ports, "the fleet in this directory must have it again: stop what listens there")
+            ports::ensure_free(&held.ports, "the fleet in this directory needs it again: stop what listens there")
                 .await?;
             return Ok(held.ports);
         }
@@ -141,8 +141,9 @@ impl DataDir {
     }
 }
 
-/// Makes sure that a directory is empty or one of ours. One in which nothing was begun but the lock and the logs is, and
-/// so is one with the state of a fleet; a state that can't be read is told later, if the lock and the logs are with it.
+/// Checks that a directory is empty or was created by `robeing dev`: it has a state file, or nothing but `lost+found`
+/// and the files that are created before the state file. A state file that can't be parsed is accepted if the lock and
+/// the logs exist; that error is reported later.
 fn ensure_own(dir: &Path) -> Result<(), DevError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(|error| failed(dir, error))? {

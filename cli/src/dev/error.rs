@@ -1,4 +1,4 @@
-//! Why a fleet of local processes could not be started.
+//! Errors when a fleet of local processes is started.
 
 use std::{io, path::PathBuf};
 
@@ -7,34 +7,35 @@ use robeing_crds::ManifestError;
 /// Why a fleet of local processes could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum DevError {
-    /// The manifest can't be read as a file.
+    /// The manifest file could not be read.
     #[error("can't read the manifest {file}: {error}")]
     Read {
-        /// Which file.
+        /// The file.
         file: String,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
-    /// The manifest is wrong.
+    /// The manifest is invalid.
     #[error("the manifest {file} can't be used:\n{error}")]
     Manifest {
-        /// Which file.
+        /// The file.
         file: String,
         /// What is wrong with it.
         error: Box<ManifestError>,
     },
-    /// The name can't be one of a fleet.
+    /// The name is not valid for a fleet.
     #[error(
-        "{name:?} can't be the name of a fleet: it has 1 to 63 lower-case letters, digits and dashes, no dash at an end"
+        "{name:?} can't be the name of a fleet: it must be 1 to 63 lower-case letters, digits and dashes, without a \
+         dash at either end"
     )]
     Name {
-        /// What was asked for.
+        /// The requested name.
         name: String,
     },
-    /// There is no agent program where it was said to be.
-    #[error("{} is no program that can be run ({problem}); --agent-bin or ROBEING_AGENT_BIN names it", .path.display())]
+    /// The given agent program can't be executed.
+    #[error("{} is not an executable program ({problem}); name robeing-agent with --agent-bin or ROBEING_AGENT_BIN", .path.display())]
     AgentProgram {
-        /// What was named.
+        /// The path that was given.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
@@ -42,12 +43,12 @@ pub enum DevError {
     /// The program is not an agent.
     #[error("{} is not robeing-agent ({problem}); name robeing-agent with --agent-bin or ROBEING_AGENT_BIN", .path.display())]
     NoAgent {
-        /// Which program.
+        /// The program.
         path: PathBuf,
-        /// How that was seen.
+        /// What shows that.
         problem: String,
     },
-    /// There is no agent program anywhere.
+    /// No agent program was found.
     #[error(
         "robeing-agent is neither beside this program{} nor in PATH; build it with `cargo build -p robeing-agent`, or \
          name it with --agent-bin or ROBEING_AGENT_BIN",
@@ -57,68 +58,68 @@ pub enum DevError {
         /// The directory of this program.
         beside: Option<PathBuf>,
     },
-    /// Another process listens there.
+    /// Another process listens on the port.
     #[error("port {port} of 127.0.0.1 is busy; {remedy}")]
     PortBusy {
-        /// Which.
+        /// The port.
         port: u16,
         /// What to do.
         remedy: String,
     },
-    /// The ports after the base are not there.
+    /// There are not enough ports after the base.
     #[error("--port {base} leaves no room for {count} coordinators; the last port is 65535")]
     NoSuchPorts {
-        /// The first one.
+        /// The first port.
         base: u16,
-        /// How many are needed.
+        /// How many ports are needed.
         count: usize,
     },
-    /// The system gives no port.
+    /// The system could not provide a port.
     #[error("can't listen on 127.0.0.1: {0}")]
     Listen(io::Error),
     /// Another `robeing dev` uses the directory.
     #[error("{} is in use by another `robeing dev`{}; stop that one or take another directory", .dir.display(), by(.pid))]
     DataInUse {
-        /// Which directory.
+        /// The directory.
         dir: PathBuf,
         /// The process that uses it.
         pid: Option<u32>,
     },
-    /// The directory holds something else than a fleet.
+    /// The directory contains something other than a fleet.
     #[error(
         "{} is not empty and was not made by `robeing dev --data` (it has {found}); take a new or an empty directory",
         .dir.display()
     )]
     ForeignData {
-        /// Which directory.
+        /// The directory.
         dir: PathBuf,
         /// A file in it.
         found: String,
     },
-    /// The directory holds another fleet.
+    /// The directory contains another fleet.
     #[error("{} holds {held}, but {wanted} is asked for; take another --data directory", .dir.display())]
     OtherFleet {
-        /// Which directory.
+        /// The directory.
         dir: PathBuf,
-        /// What is in it.
+        /// What it contains.
         held: String,
-        /// What was asked for.
+        /// What was requested.
         wanted: String,
     },
     /// The directory can't be used.
     #[error("can't use the data directory {}: {error}{}", .dir.display(), room(.error))]
     Data {
-        /// Which directory.
+        /// The directory.
         dir: PathBuf,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
-    /// Signals can't be received.
+    /// Signal handlers can't be installed.
     #[error("can't receive signals: {0}")]
     Signals(io::Error),
 }
 
-/// What to do where there is no room.
+/// Returns advice if the disk is full.
 fn room(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

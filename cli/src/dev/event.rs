@@ -1,53 +1,53 @@
-//! What happens to a fleet of local processes, in words.
+//! Events of a fleet of local processes, and their messages.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::render::short_duration;
 
-/// Something that happened to a process of the fleet.
+/// An event of a process of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DevEvent {
-    /// It was started.
+    /// The process was started.
     Started {
         /// The coordinator or agent.
         name: String,
-        /// Its process id.
+        /// The process id.
         pid: u32,
     },
-    /// It ended by itself, or was killed by someone else, and will be started again.
+    /// The process exited or was killed from outside, and will be restarted.
     Died {
         /// The coordinator or agent.
         name: String,
-        /// The process id it had.
+        /// The process id that it had.
         pid: u32,
-        /// Exit code or signal, in words.
+        /// The exit code or signal, as text.
         how: String,
-        /// The last line of what it wrote.
+        /// The last line of its output.
         last_line: Option<String>,
-        /// Where the rest of it is.
+        /// The log file with the complete output.
         log: PathBuf,
-        /// Why nothing can be written there.
+        /// Why the log can't be written.
         log_problem: Option<String>,
-        /// When it is started again.
+        /// The pause before it is restarted.
         restart_in: Duration,
     },
-    /// It could not be started, and will be tried again.
+    /// The process could not be started; the start will be retried.
     NotStarted {
         /// The coordinator or agent.
         name: String,
-        /// Why.
+        /// The error.
         problem: String,
-        /// When it is tried again.
+        /// The pause before the retry.
         restart_in: Duration,
     },
-    /// It ended because the fleet stops.
+    /// The process ended because the fleet stops.
     Stopped {
         /// The coordinator or agent.
         name: String,
     },
 }
 
-/// How a process ended that was told to, as an agent that drains.
+/// How a process ends after a requested exit, for example an agent that drained.
 const WELL: &str = "exit code 0";
 
 impl fmt::Display for DevEvent {
@@ -56,9 +56,9 @@ impl fmt::Display for DevEvent {
             Self::Started { name, pid } => write!(f, "started {name} (pid {pid})"),
             Self::Died { name, pid, how, last_line, log, log_problem, restart_in } => {
                 let what = if how == WELL { "ended  " } else { "died   " };
-                write!(f, "{what} {name} (pid {pid}): {how}; again in {}", short_duration(*restart_in))?;
+                write!(f, "{what} {name} (pid {pid}): {how}; restarting in {}", short_duration(*restart_in))?;
                 if let Some(line) = last_line {
-                    write!(f, "; it last said: {line}")?;
+                    write!(f, "; last output: {line}")?;
                 }
                 write!(f, "; log {}", log.display())?;
                 match log_problem {
@@ -67,7 +67,7 @@ impl fmt::Display for DevEvent {
                 }
             }
             Self::NotStarted { name, problem, restart_in } => {
-                write!(f, "failed  {name} can't be started: {problem}; again in {}", short_duration(*restart_in))
+                write!(f, "failed  {name} can't be started: {problem}; retrying in {}", short_duration(*restart_in))
             }
             Self::Stopped { name } => write!(f, "stopped {name}"),
         }

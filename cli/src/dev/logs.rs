@@ -1,4 +1,4 @@
-//! The log files of processes: opened for appending, kept within a limit, and read for their last line.
+//! The log files of processes: opened for appending, limited in size, and searched for their last line.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,28 +8,28 @@ use std::{
 
 use crate::render::printable;
 
-/// Bytes of a log file above which it is put aside; the one put aside before is lost.
+/// Size in bytes above which a log file is rotated; only one rotated file is kept.
 pub(super) const LOG_LIMIT: u64 = 64 * 1024 * 1024;
-/// Bytes at the end of a log that are searched for its last line.
+/// Number of bytes at the end of a log that are searched for the last line.
 const TAIL: u64 = 8 * 1024;
-/// Characters of the last line that are shown.
+/// Maximum number of characters of the last line that are shown.
 const SHOWN: usize = 300;
 
-/// Opens a log for appending and tells where it ends now.
+/// Opens a log for appending, and returns its current length.
 pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let end = file.metadata()?.len();
     Ok((file, end))
 }
 
-/// Adds a line to a log that another process writes, too.
+/// Appends a line to a log that another process also writes to.
 pub(super) fn note(path: &Path, line: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(path)?;
     file.write_all(format!("{line}\n").as_bytes())
 }
 
-/// Copies a log that has grown over the limit aside and empties it. The process goes on writing to the same file, at
-/// its end; a line it writes at that moment may be lost.
+/// Copies a log that is over the limit to the rotated file, and truncates it. The process keeps appending to the same
+/// file; a line that it writes at that moment can be lost.
 pub(super) fn rotate(path: &Path, limit: u64) -> io::Result<bool> {
     if fs::metadata(path)?.len() <= limit {
         return Ok(false);
@@ -39,12 +39,12 @@ pub(super) fn rotate(path: &Path, limit: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The last line that is not empty and was written after `start`.
+/// Returns the last non-empty line that was written after `start`.
 pub(super) fn last_line(path: &Path, start: u64) -> Option<String> {
     find_last(path, start, |line| !line.is_empty())
 }
 
-/// The last line that has all these words in it, wherever in the log.
+/// Returns the last line, anywhere in the log, that contains all of these strings.
 pub(super) fn last_line_with(path: &Path, words: &[&str]) -> Option<String> {
     find_last(path, 0, |line| words.iter().all(|words| line.contains(words)))
 }
@@ -52,7 +52,7 @@ pub(super) fn last_line_with(path: &Path, words: &[&str]) -> Option<String> {
 fn find_last(path: &Path, start: u64, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    // A log that was emptied meanwhile begins anew.
+    // A log that was truncated meanwhile starts from 0.
     let start = if length < start { 0 } else { start };
     file.seek(SeekFrom::Start(start.max(length.saturating_sub(TAIL)))).ok()?;
     let mut tail = Vec::new();

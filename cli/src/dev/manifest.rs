@@ -1,4 +1,4 @@
-//! Reads the manifest of a fleet, and says what of it is not used here.
+//! Reads the manifest of a fleet, and reports what is not used here.
 
 use std::{
     collections::BTreeSet,
@@ -21,11 +21,11 @@ use super::{
 };
 use crate::inputs::STDIN;
 
-/// The cluster of a manifest, if it can be run here. Other resources beside it, but for the Secrets that it
-/// names, are reported and ignored.
+/// Reads the cluster of a manifest, and checks that it can run here. Other resources, except the Secrets that it refers
+/// to, are ignored with a note.
 pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingCluster, Secrets), DevError> {
     let file = if path.as_os_str() == STDIN { "on standard input".to_owned() } else { path.display().to_string() };
-    // On a thread of its own, because standard input may keep one waiting.
+    // On a blocking thread, because reading standard input can block.
     let read = tokio::task::spawn_blocking(move || read_bytes(&path)).await.map_err(io::Error::other).flatten();
     let unreadable = |error| DevError::Read { file: file.clone(), error };
     let bytes = read.map_err(unreadable)?;
@@ -47,28 +47,28 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
     if !ignored.is_empty() {
         let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
         screen.note(format!(
-            "note: of the manifest {file} only the RobeingCluster is used{}; ignored: {}",
-            if used.is_empty() { "" } else { ", with the Secrets that its headers name" },
+            "note: in the manifest {file}, only the RobeingCluster is used{}; ignored: {}",
+            if used.is_empty() { "" } else { ", with the Secrets that its headers refer to" },
             ignored.join(", ")
         ));
     }
     let pools = shaped_for_pods(&manifest.cluster.spec);
     if !pools.is_empty() {
         screen.note(format!(
-            "note: here tasks run as this user, with this environment and directory; what else `template` and `container` say is for \
-             Kubernetes: pool {}",
+            "note: tasks run here as this user, in this environment and directory; the other fields of `template` and \
+             `container` only apply on Kubernetes: pool {}",
             pools.join(", ")
         ));
     }
     Ok((manifest.cluster, secrets))
 }
 
-/// The names of the Secrets that headers have their values from.
+/// Returns the names of the Secrets that headers refer to.
 fn named_secrets(spec: &RobeingClusterSpec) -> BTreeSet<&str> {
     spec.pools.iter().flat_map(|pool| pool.executor.secrets()).map(|(_, key)| key.name.as_str()).collect()
 }
 
-/// The pools that say more of their pods than which image.
+/// Returns the pools that specify more about their pods than the image.
 fn shaped_for_pods(spec: &RobeingClusterSpec) -> Vec<&str> {
     let says_more = |pool: &&Pool| {
         let container = pool.container.clone().map(|container| Container { image: None, ..container });
@@ -78,7 +78,7 @@ fn shaped_for_pods(spec: &RobeingClusterSpec) -> Vec<&str> {
     spec.pools.iter().filter(says_more).map(|pool| pool.name.as_str()).collect()
 }
 
-/// The bytes of a manifest, no more than shows that they are too many.
+/// Reads a manifest, stopping one byte over the limit.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = MAX_MANIFEST_BYTES as u64 + 1;

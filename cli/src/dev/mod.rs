@@ -1,6 +1,6 @@
-//! `robeing dev`: the fleet of a manifest as processes on this machine. [`plan`] says which processes there should
-//! be and is pure; the rest keeps them there: the data directory, the ports, a supervisor for each process, and the
-//! console that shows them.
+//! `robeing dev`: runs the fleet of a manifest as processes on this machine. [`plan`] computes the processes and is
+//! pure; the other modules run them: the data directory, the ports, a supervisor for each process, and the console that
+//! shows them.
 
 mod agent_binary;
 mod backoff;
@@ -35,52 +35,53 @@ pub use secrets::{SecretProblem, Secrets};
 use supervisor::Supervisor;
 use tokio::{sync::broadcast, time::timeout};
 
-/// Time that agents have to hand back their tasks and leave when the fleet stops, and then the coordinators.
+/// How long agents have to hand back their tasks and leave when the fleet stops; coordinators then have the same time
+/// to exit.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Time that agents have for the tasks they run, within [`STOP_GRACE`], so that there is some left to hand back the rest.
+/// How long agents have to finish running tasks, within [`STOP_GRACE`], so that some time is left to hand back the
+/// rest.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
-/// Events that a slow reader may be behind; older ones are lost to it.
+/// How many events a slow receiver can lag behind; it misses older ones.
 const EVENTS: usize = 1_024;
-/// Characters of a fleet's name, at most.
+/// Maximum number of characters in a fleet's name.
 const MAX_NAME: usize = 63;
 
-/// How a [`DevFleet`] is run.
+/// Options of a [`DevFleet`].
 #[derive(Clone, Debug, Default)]
 pub struct DevOptions {
-    /// Where to keep its data; without it, a temporary directory that is removed at the end.
+    /// The data directory. If unset, a temporary directory that is removed at the end.
     pub data: Option<PathBuf>,
-    /// Its name, instead of the manifest's.
+    /// The name of the fleet, which overrides the manifest's.
     pub name: Option<String>,
-    /// The port of the first coordinator; the others take those after it, and then the agents to which processes attach.
-    /// Without it, free ports, for the coordinators those of the data directory.
+    /// The port of the first coordinator. The other coordinators use the ports after it, followed by the agents that
+    /// processes attach to. If unset, free ports; coordinators reuse the ports that the data directory remembers.
     pub port: Option<u16>,
-    /// The `robeing-agent` program; without it, the one beside this program, or in `PATH`.
+    /// The `robeing-agent` program. If unset, the one beside this program, or the one in `PATH`.
     pub agent_bin: Option<PathBuf>,
-    /// The longest pause before a process that died is started again, 10 s at most; without it, 10 s.
+    /// The longest pause before a process that died is restarted. At most 10 s, which is also the default.
     pub longest_restart_pause: Option<Duration>,
-    /// What the headers of `http` executors may be taken from.
+    /// The Secrets that headers of `http` executors can refer to.
     pub secrets: Secrets,
 }
 
-/// A process of a fleet, as it is now.
+/// The current status of a process of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessStatus {
     /// Name of the coordinator or agent.
     pub name: String,
-    /// What it is.
+    /// Whether it is a coordinator or an agent.
     pub kind: ProcessKind,
-    /// Its process id, while it runs.
+    /// The process id, while the process runs.
     pub pid: Option<u32>,
-    /// Where its output goes.
+    /// The log file of its output.
     pub log: PathBuf,
 }
 
-/// A fleet of local processes. Ended in good order by [`DevFleet::stop`]; when it is dropped, its processes are
-/// killed.
+/// A fleet of local processes. [`DevFleet::stop`] shuts it down gracefully; dropping it kills its processes.
 #[derive(Debug)]
 pub struct DevFleet {
     plan: Plan,
-    // Agents end before coordinators, and everything before the directory goes.
+    // The order of the fields is the drop order: agents before coordinators, and the directory last.
     agents: Vec<Supervisor>,
     coordinators: Vec<Supervisor>,
     events: broadcast::Sender<DevEvent>,
@@ -89,13 +90,12 @@ pub struct DevFleet {
 }
 
 impl DevFleet {
-    /// Starts the processes of a cluster. Answers when they were told to start, not when they are ready. The
-    /// receiver tells everything that happens to them from the beginning.
+    /// Starts the processes of a cluster. Returns when they have been launched, not when they are ready. The receiver
+    /// gets all of their events from the beginning.
     ///
     /// # Errors
-    /// When the fleet can't be started at all: no agent program, no free port, a data directory in use or of somebody
-    /// else. A process
-    /// that fails later is an event.
+    /// If the fleet can't be started at all: no agent program, no free port, or a data directory that is in use or not
+    /// a fleet's. A process that fails later is an event.
     pub async fn start(
         cluster: &RobeingCluster,
         options: &DevOptions,
@@ -110,7 +110,7 @@ impl DevFleet {
         let ports = data.agree_on(&name, count, options.port).await?;
         let attach = ports::for_attaching(attachable_agents(&spec), options.port, count).await?;
         let plan = Plan::of(&spec, &name, &ports, &attach, data.path()).with_secrets(&options.secrets);
-        // A fleet that can't be registered runs as well; it only has to be named by its endpoints.
+        // A fleet that can't be registered still runs; other commands then have to name its endpoints.
         let registration = Registration::write(&plan.name, &plan.endpoints(), data.path());
         let registration = registration.map_err(|error| error.to_string());
         let (events, receiver) = broadcast::channel(EVENTS);
@@ -128,41 +128,41 @@ impl DevFleet {
         Ok((Self { plan, agents, coordinators, events, registration, data }, receiver))
     }
 
-    /// What the fleet is made of.
+    /// Returns the processes that the fleet consists of.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// The endpoints of the coordinators, as URLs.
+    /// Returns the endpoints of the coordinators, as URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.plan.endpoints()
     }
 
-    /// Which commands find it by themselves, as the end of "other commands find it".
+    /// Returns which commands find the fleet automatically, as the end of "other commands find it".
     ///
     /// # Errors
-    /// Why none does.
+    /// Why none of them does.
     pub fn found_by(&self) -> Result<&str, &str> {
         self.registration.as_ref().map(Registration::found_by).map_err(String::as_str)
     }
 
-    /// Where its data is.
+    /// Returns the data directory.
     pub fn data_dir(&self) -> &std::path::Path {
         self.data.path()
     }
 
-    /// Further receivers of what happens, from now on.
+    /// Returns another receiver of the events from now on.
     pub fn events(&self) -> broadcast::Receiver<DevEvent> {
         self.events.subscribe()
     }
 
-    /// The processes as they are now, coordinators first.
+    /// Returns the current status of the processes, coordinators first.
     pub fn processes(&self) -> Vec<ProcessStatus> {
         self.coordinators.iter().chain(&self.agents).map(Supervisor::status).collect()
     }
 
-    /// Ends all processes: the agents, then the coordinators; each with SIGTERM, and with SIGKILL after
-    /// [`STOP_GRACE`], or at once where [`DevFleet::kill`] is called meanwhile. Then removes a temporary directory.
+    /// Stops all processes: the agents, then the coordinators, each group with SIGTERM, and with SIGKILL after
+    /// [`STOP_GRACE`]. To kill them sooner, drop this future and call [`DevFleet::kill`].
     pub async fn stop(&mut self) {
         for group in [&mut self.agents, &mut self.coordinators] {
             for supervisor in group.iter() {
@@ -178,7 +178,7 @@ impl DevFleet {
         }
     }
 
-    /// Ends all processes with SIGKILL.
+    /// Kills all processes with SIGKILL.
     pub async fn kill(&mut self) {
         for supervisor in self.agents.iter().chain(&self.coordinators) {
             supervisor.kill();
@@ -187,7 +187,7 @@ impl DevFleet {
     }
 }
 
-/// A name goes into file names and addresses, so it is a DNS label.
+/// Checks that a name is a DNS label, because it becomes part of file names and addresses.
 fn check_name(name: &str) -> Result<(), DevError> {
     let is_label = (1..=MAX_NAME).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -1,4 +1,4 @@
-//! Which processes a cluster's fleet is made of, and how each is called. Pure.
+//! Computes the processes of a cluster's fleet, and their command lines. Pure.
 
 use std::{ffi::OsString, fmt, path::Path};
 
@@ -11,10 +11,11 @@ use robeing_settings::{
 
 use super::{DRAIN_TIMEOUT, Secrets};
 
-/// What a manifest does not say, and is left to the environment.
+/// Settings that a manifest does not contain. They are omitted from command lines, so that the environment can set
+/// them.
 const LEFT_OPEN: [Setting; 4] = [DISCONNECT_GRACE.setting, ELECTION_TIMEOUT, LOG_FORMAT, SNAPSHOT_AFTER.setting];
 
-/// What a process is.
+/// What kind of process it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessKind {
     /// A coordinator.
@@ -26,7 +27,7 @@ pub enum ProcessKind {
     },
 }
 
-/// A variable of a process's environment. Its value may be secret, and is not shown.
+/// An environment variable of a process. Its value may be secret, so `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Variable {
     /// The name.
@@ -46,13 +47,13 @@ impl fmt::Debug for Variable {
 pub struct Process {
     /// Name of the coordinator or agent, the same after a restart.
     pub name: String,
-    /// What it is.
+    /// Whether it is a coordinator or an agent.
     pub kind: ProcessKind,
-    /// Its command line, without the program.
+    /// Its command-line arguments.
     pub arguments: Vec<String>,
-    /// What it finds in its environment besides.
+    /// Additional environment variables.
     pub environment: Vec<Variable>,
-    /// The variables that are to have values of Secrets.
+    /// The variables whose values come from Secrets.
     secrets: Vec<(String, SecretKey)>,
 }
 
@@ -61,21 +62,21 @@ pub struct Process {
 pub struct Plan {
     /// The fleet's name.
     pub name: String,
-    /// The coordinators' addresses, host:port, in the order of their names.
+    /// The coordinators' addresses (host:port), in the order of their names.
     pub coordinators: Vec<String>,
-    /// Agents that work and agents that stand by, as the manifest asks for.
+    /// The number of working agents and of standby agents that the manifest asks for.
     pub agents: (u32, u32),
-    /// The agents to which processes of the user's attach, and where, host:port.
+    /// The agents that user processes attach to, with the address (host:port) to attach at.
     pub attachable: Vec<(String, String)>,
-    /// The manifest asks for no agents for the time being.
+    /// The manifest sets `suspend`, so there are no agents.
     pub suspended: bool,
     /// All processes, coordinators first.
     pub processes: Vec<Process>,
 }
 
 impl Plan {
-    /// The processes of a cluster whose coordinators listen on these ports of the loopback address, and whose agents let
-    /// processes attach at those of `attach`, as many as [`attachable_agents`] says.
+    /// Computes the processes of a cluster. The coordinators listen on `ports` of the loopback address. User processes
+    /// attach to agents at the ports in `attach`, of which there must be [`attachable_agents`].
     pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], attach: &[u16], data: &Path) -> Self {
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut processes: Vec<Process> =
@@ -96,7 +97,8 @@ impl Plan {
         Self { name: name.into(), coordinators, agents, attachable, suspended: spec.suspend, processes }
     }
 
-    /// With the values of Secrets in the environment of the agents whose executors need them. What has no value is left out.
+    /// Adds the values of Secrets to the environment of the agents whose executors need them. Variables without a value
+    /// are omitted.
     pub fn with_secrets(mut self, secrets: &Secrets) -> Self {
         for process in &mut self.processes {
             let values = process.secrets.iter().filter_map(|(name, key)| {
@@ -108,7 +110,7 @@ impl Plan {
         self
     }
 
-    /// The coordinators' addresses as URLs.
+    /// Returns the coordinators' URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.coordinators.iter().map(|address| format!("http://{address}")).collect()
     }
@@ -118,7 +120,7 @@ fn running_pools(spec: &RobeingClusterSpec) -> &[Pool] {
     if spec.suspend { &[] } else { &spec.pools }
 }
 
-/// How many agents of a cluster have processes of the user's attached to them.
+/// Returns how many agents of a cluster user processes attach to.
 pub fn attachable_agents(spec: &RobeingClusterSpec) -> usize {
     let pools = running_pools(spec).iter().filter(|pool| is_attachable(pool));
     pools.map(|pool| (replicas(pool) + pool.standby) as usize).sum()
@@ -128,7 +130,7 @@ fn is_attachable(pool: &Pool) -> bool {
     matches!(pool.executor, Executor::Worker {})
 }
 
-/// A pool that is left to an autoscaler has one agent here.
+/// Returns the size of a pool, which is one here for a pool whose size is left to an autoscaler.
 fn replicas(pool: &Pool) -> u32 {
     pool.replicas.unwrap_or(1)
 }
@@ -186,7 +188,7 @@ fn process(
     is_attachable: bool,
 ) -> Process {
     let startup = Startup { process: settings, log_format: LogFormat::default(), exit_with_parent: true };
-    // Nothing attaches to agents of other executors, and all would have the same address.
+    // Nothing attaches to agents with other executors, and they would all use the same default address.
     let unused = |said: &Said| said.setting == WORKER_LISTEN && !is_attachable;
     let said = startup.said().into_iter().filter(|said| !LEFT_OPEN.contains(&said.setting) && !unused(said));
     let CommandLine { arguments, environment } = CommandLine::of(said, startup.exit_with_parent);
@@ -291,7 +293,7 @@ stringData: {token: s3cret}
         assert_eq!(executor["http"]["headers"][1], header);
     }
 
-    /// What a process finds in its command line and environment.
+    /// Parses the command line and environment of a process.
     fn read(process: &Process) -> Startup {
         let arguments = std::iter::once("robeing-agent").chain(process.arguments.iter().map(String::as_str));
         let variable = |name: &str| process.environment.iter().find(|variable| variable.name == name);

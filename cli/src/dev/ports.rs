@@ -1,4 +1,4 @@
-//! Ports of the loopback address, for coordinators and for agents to which processes attach.
+//! Ports of the loopback address, for coordinators and for agents that processes attach to.
 
 use std::{
     fs, io, iter,
@@ -12,22 +12,23 @@ use uuid::Uuid;
 
 use super::DevError;
 
-/// How long a port that is busy is waited for: processes of a fleet that was killed a moment ago still hold theirs.
+/// How long to wait for a busy port: processes of a fleet that was just killed may still hold theirs.
 const BUSY_PATIENCE: Duration = Duration::from_secs(2);
 const BUSY_POLL: Duration = Duration::from_millis(50);
 
-/// Where ports are taken from, if the system gives none of these to outgoing connections: those could have one meanwhile,
-/// also while a process that died is started again.
+/// The range that ports are taken from, except those that the system uses for outgoing connections: such a connection
+/// could take a port before it is used, or while a process that died is being restarted.
 const OF_OUR_OWN: Range<u16> = 20_000..32_000;
 
-/// So many free ports. Nothing reserves them, so they are to be used at once. Two fleets that look at the same time are
-/// unlikely to find the same ones, since each begins anywhere.
+/// Returns this many free ports. They are not reserved, so use them at once. Two fleets that search at the same time
+/// are unlikely to find the same ports, because each search starts at a different place.
 pub(super) fn free(count: usize) -> Result<Vec<u16>, DevError> {
     let begin = Uuid::now_v7().as_u128() as usize % OF_OUR_OWN.len();
     let own = (0..OF_OUR_OWN.len()).map(|step| OF_OUR_OWN.start + ((begin + step) % OF_OUR_OWN.len()) as u16);
     let outgoing = outgoing();
     let own = own.filter(|port| !outgoing.contains(port));
-    // All are held until all are known, so that they differ. Where none are our own, the system chooses.
+    // Keep all listeners until all ports are known, so that they differ. If the range is exhausted, the system chooses
+    // ports.
     let listeners: Vec<TcpListener> = own
         .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(Ok))
         .chain(iter::repeat_with(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))))
@@ -41,8 +42,8 @@ pub(super) fn free(count: usize) -> Result<Vec<u16>, DevError> {
         .map_err(DevError::Listen)
 }
 
-/// The ports that the system gives to outgoing connections: as Linux says it (ip(7)), elsewhere those of RFC 6335,
-/// section 6.
+/// Returns the ports that the system uses for outgoing connections: on Linux as configured (ip(7)), elsewhere those of
+/// RFC 6335, section 6.
 fn outgoing() -> RangeInclusive<u16> {
     let said = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
     said.as_deref().and_then(range).unwrap_or(49_152..=u16::MAX)
@@ -56,13 +57,13 @@ fn range(said: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
-/// The ports from `base` on.
+/// Returns consecutive ports starting at `base`.
 pub(super) fn from_base(base: u16, count: usize) -> Result<Vec<u16>, DevError> {
     let no_room = || DevError::NoSuchPorts { base, count };
     (0..count).map(|index| u16::try_from(usize::from(base) + index).map_err(|_| no_room())).collect()
 }
 
-/// The ports at which processes attach to so many agents: those after the coordinators' where the first of these is given.
+/// Returns the ports for processes to attach to this many agents. With `base`, they follow the coordinators' ports.
 pub(super) async fn for_attaching(count: usize, base: Option<u16>, coordinators: usize) -> Result<Vec<u16>, DevError> {
     let Some(base) = base else { return free(count) };
     let ports = from_base(base, coordinators + count)?.split_off(coordinators);
@@ -70,7 +71,7 @@ pub(super) async fn for_attaching(count: usize, base: Option<u16>, coordinators:
     Ok(ports)
 }
 
-/// Makes sure that nothing listens on these ports.
+/// Checks that nothing listens on these ports.
 pub(super) async fn ensure_free(ports: &[u16], remedy: &str) -> Result<(), DevError> {
     let patience = Instant::now() + BUSY_PATIENCE;
     for &port in ports {
@@ -106,7 +107,7 @@ mod tests {
     fn no_outgoing_connection_gets_a_port_meanwhile() {
         let outgoing = outgoing();
         if OF_OUR_OWN.clone().any(|port| outgoing.contains(&port)) {
-            return; // This system leaves us none.
+            return; // The range overlaps with that of outgoing connections.
         }
         let ports = free(7).expect("seven ports are free");
         assert!(ports.iter().all(|port| OF_OUR_OWN.contains(port)), "{ports:?} {outgoing:?}");

@@ -1,6 +1,6 @@
-//! The running fleets of `robeing dev`, so that other commands of the same user find them. Each has a file that only
-//! the user may read, and holds a lock on it for as long as it runs; so a file that is left behind by a fleet that
-//! was killed is known as such.
+//! The registry of running `robeing dev` fleets, so that other commands of the same user find them. Each fleet has a
+//! file that only the user can read, and holds a lock on it while it runs. A file whose lock is free was left behind by
+//! a killed fleet.
 
 use std::{
     env,
@@ -18,19 +18,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningFleet {
-    /// Its name.
+    /// The name of the fleet.
     pub name: String,
-    /// The process of `robeing dev`.
+    /// The process id of `robeing dev`.
     pub pid: u32,
-    /// When it was started, milliseconds since 1970.
+    /// When the fleet was started, in milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
-    /// The coordinators, as URLs.
+    /// The URLs of the coordinators.
     pub endpoints: Vec<String>,
-    /// Where its data is.
+    /// The data directory.
     pub data: PathBuf,
 }
 
-/// A fleet's entry among the running ones; it goes when this is dropped.
+/// A fleet's entry in the registry, removed on drop.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
@@ -41,34 +41,34 @@ pub struct Registration {
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
 const TEMPORARY: &str = "TMPDIR";
 
-/// A directory of entries, and what in the environment leads to it.
+/// A directory of entries, and the environment variable that determines it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Directory {
     path: PathBuf,
     variable: &'static str,
-    /// What the variable says; nothing where it need not say it.
+    /// The value that the variable must have; `None` if the default leads to the same directory.
     value: Option<PathBuf>,
 }
 
 impl Directory {
-    /// Which commands look there, as the end of "other commands find it".
+    /// Returns which commands search this directory, as the end of "other commands find it".
     fn condition(&self) -> String {
         match &self.value {
-            Some(value) => format!("if they have {}={}, too", self.variable, value.display()),
-            None => format!("unless they have another {}", self.variable),
+            Some(value) => format!("if {}={} is set for them, too", self.variable, value.display()),
+            None => format!("unless they set another {}", self.variable),
         }
     }
 }
 
-/// The directories that this user's entries may be in, the one to write to first. A runtime directory that is somebody else's,
-/// as after `sudo -E` or `su`, is left to them.
+/// Returns the directories that can contain this user's entries; new entries go to the first. A runtime directory that
+/// belongs to another user, as after `sudo -E` or `su`, is not used.
 fn directories() -> Vec<Directory> {
     let said = env::var_os(RUNTIME).map(PathBuf::from).filter(|path| path.is_absolute());
     directories_of(said, &env::temp_dir())
 }
 
 fn directories_of(said: Option<PathBuf>, temporary: &Path) -> Vec<Directory> {
-    // Where it is, for a shell that was not told.
+    // The default location, for a shell without the variable.
     let usual = PathBuf::from(format!("/run/user/{}", geteuid()));
     let runtime = said.unwrap_or_else(|| usual.clone());
     let own = fs::metadata(&runtime).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
@@ -83,23 +83,23 @@ fn directories_of(said: Option<PathBuf>, temporary: &Path) -> Vec<Directory> {
     runtime.into_iter().chain([temporary]).collect()
 }
 
-/// Where running fleets of this user are looked for.
+/// Returns the directories that are searched for running fleets of this user.
 pub fn searched() -> Vec<PathBuf> {
     directories().into_iter().map(|directory| directory.path).collect()
 }
 
-/// Whether a directory is the user's own and nobody else can write to it. In a directory for temporary files,
-/// another user could have made it.
+/// Returns whether a directory belongs to the user and nobody else can write to it. Another user could have created it
+/// in the directory for temporary files.
 fn is_trusted(directory: &Path) -> bool {
     fs::symlink_metadata(directory)
         .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0)
 }
 
 impl Registration {
-    /// Enters a fleet among the running ones.
+    /// Registers a running fleet.
     ///
     /// # Errors
-    /// When the entry can't be written.
+    /// If the entry can't be written.
     pub fn write(name: &str, endpoints: &[String], data: &Path) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let fleet = RunningFleet {
@@ -107,13 +107,13 @@ impl Registration {
             pid: std::process::id(),
             started_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             endpoints: endpoints.to_vec(),
-            // For people: JSON has no other names than UTF-8.
+            // Lossy, which is fine: the path is only shown to people, and JSON strings are UTF-8.
             data: data.to_string_lossy().into_owned().into(),
         };
         Self::write_in_one_of(&directories(), &fleet)
     }
 
-    /// Which commands find the fleet, as the end of "other commands find it".
+    /// Returns which commands find the fleet, as the end of "other commands find it".
     pub fn found_by(&self) -> &str {
         &self.found_by
     }
@@ -134,7 +134,7 @@ impl Registration {
         if !is_trusted(directory) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory is not this user's own"));
         }
-        // The port makes it unlike that of another fleet of the same process.
+        // The port distinguishes several fleets of the same process.
         let port = fleet.endpoints.first().and_then(|endpoint| endpoint.rsplit(':').next()).unwrap_or_default();
         let path = directory.join(format!("{}-{}-{port}.json", fleet.name, fleet.pid));
         let aside = path.with_extension("new");
@@ -152,7 +152,7 @@ impl Drop for Registration {
     }
 }
 
-/// The fleets of `robeing dev` that run for this user, in no order.
+/// Returns the running `robeing dev` fleets of this user, in no particular order.
 pub fn running() -> Vec<RunningFleet> {
     searched().iter().flat_map(|directory| running_in(directory)).collect()
 }
@@ -165,7 +165,7 @@ fn running_in(directory: &Path) -> Vec<RunningFleet> {
     entries.filter_map(|entry| read_entry(&entry.path())).collect()
 }
 
-/// The fleet of an entry; one that no longer runs is removed.
+/// Returns the fleet of an entry. Removes an entry whose fleet no longer runs.
 fn read_entry(path: &Path) -> Option<RunningFleet> {
     if path.extension()? != "json" {
         return None;
@@ -210,12 +210,12 @@ mod tests {
         let dir = base.path().display();
         assert_eq!(
             conditions(Some(base.path()), base.path()),
-            [format!("if they have XDG_RUNTIME_DIR={dir}, too"), format!("if they have TMPDIR={dir}, too")]
+            [format!("if XDG_RUNTIME_DIR={dir} is set for them, too"), format!("if TMPDIR={dir} is set for them, too")]
         );
         let nowhere = Path::new("/nonexistent");
-        assert_eq!(conditions(Some(nowhere), Path::new("/tmp")), ["unless they have another TMPDIR"]);
+        assert_eq!(conditions(Some(nowhere), Path::new("/tmp")), ["unless they set another TMPDIR"]);
         let usual = directory(Path::new("/run/user/0/robeing")).condition();
-        assert_eq!(usual, "unless they have another XDG_RUNTIME_DIR");
+        assert_eq!(usual, "unless they set another XDG_RUNTIME_DIR");
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let own = directories_of(Some(base.path().into()), base.path());
         assert_eq!(own.len(), 2);
         assert_eq!(own[0].path, base.path().join("robeing"));
-        // Of nobody, or of root where the tests are another user's.
+        // A directory that does not exist or, if the tests don't run as root, belongs to root.
         let foreign = if geteuid().is_root() { Path::new("/nonexistent") } else { Path::new("/") };
         assert_eq!(directories_of(Some(foreign.into()), base.path()), own[1..]);
 

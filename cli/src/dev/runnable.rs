@@ -1,5 +1,5 @@
-//! What a manifest asks for that a fleet of local processes can't do, found before anything is started: it would make
-//! agents die again and again, or every task fail.
+//! Finds what in a manifest a fleet of local processes can't do, before anything is started: otherwise agents would die
+//! again and again, or every task would fail.
 
 use std::{env, ffi::OsStr, path::Path};
 
@@ -7,10 +7,10 @@ use robeing_crds::{Executor, Pool, RobeingClusterSpec};
 
 use super::{Secrets, agent_binary::check};
 
-/// Where programs are looked for when `PATH` is not set, as the system does.
+/// The search path for programs if `PATH` is not set, as in the system.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// The problems, as paths of fields and sentences.
+/// Returns the problems, as field paths and sentences.
 pub(super) fn problems(spec: &RobeingClusterSpec, secrets: &Secrets) -> Vec<(String, String)> {
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     problems_with(spec, &path, secrets)
@@ -46,7 +46,7 @@ fn has_agents(spec: &RobeingClusterSpec, pool: &Pool) -> bool {
     !spec.suspend && (pool.replicas != Some(0) || pool.standby > 0)
 }
 
-/// Why a program can't be run here, in a sentence. A relative path with a directory is left to the agents.
+/// Returns why a program can't be run here, as a sentence. A relative path with a directory is left to the agents.
 fn program_problem(program: &str, path: &OsStr) -> Option<String> {
     let here = "robeing dev runs commands on this machine, without the pool's container; install it or name another.";
     if program.contains('/') {
@@ -78,7 +78,7 @@ mod tests {
         let found = problems_of(&pools, Path::new("/nowhere"));
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].0, "spec.pools[0].executor.http.headers[0].valueFrom.secretKeyRef");
-        assert!(found[0].1.starts_with("The key token of the Secret api is not there"), "{found:?}");
+        assert!(found[0].1.starts_with("The key token of the Secret api does not exist"), "{found:?}");
     }
 
     #[test]

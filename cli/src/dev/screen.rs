@@ -1,5 +1,6 @@
-//! Where `robeing dev` prints: lines, and at a terminal a frame under them that is redrawn. A terminal that Ctrl-S stopped and
-//! a pipe that nobody reads stall who writes to them. So a thread writes, and the fleet does not wait for it.
+//! The output of `robeing dev`: lines, and on a terminal a frame below them that is redrawn. Writing blocks on a
+//! terminal that was stopped with Ctrl-S, and on a pipe that nobody reads. Therefore a thread does the writing, and the
+//! fleet does not wait for it.
 
 use std::{
     io::{self, ErrorKind, IsTerminal, Write},
@@ -19,25 +20,25 @@ use tokio::{
 
 use crate::render::{note, plural, printable_lines};
 
-/// Messages that wait to be printed; lines beyond that are left out, and counted.
+/// Capacity of the queue of messages; lines beyond that are dropped, and counted.
 const QUEUE: usize = 1_024;
-/// Messages that may wait before a frame, which is out of date half a second later.
+/// Number of queued messages up to which a frame is still queued. A frame is outdated half a second later.
 const BEFORE_FRAME: usize = 16;
-/// How long the end of the program waits for what is to be printed still.
+/// How long the end of the program waits for queued output.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 enum Message {
-    /// For standard output.
+    /// A line for standard output.
     Line(String),
-    /// For standard error.
+    /// A sentence for standard error.
     Note(String),
     Frame(String),
     NoFrame,
-    /// So many lines were left out here.
+    /// This many lines were dropped here.
     LeftOut(usize),
 }
 
-/// What to print. Nothing here waits but [`Screen::failed`] and [`Screen::end`].
+/// The sending side of the output. Only [`Screen::failed`] and [`Screen::end`] wait.
 pub(super) struct Screen {
     messages: mpsc::Sender<Message>,
     left_out: usize,
@@ -47,10 +48,10 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// On standard output, with a frame if that is a terminal and not `plain`; and on standard error.
+    /// Prints to standard output, with a frame if it is a terminal and `plain` is not set, and to standard error.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// If the thread can't be started.
     pub(super) fn new(plain: bool) -> io::Result<Self> {
         let is_live = !plain && io::stdout().is_terminal();
         Self::over(Printer::new(io::stdout()), is_live, QUEUE)
@@ -68,7 +69,8 @@ impl Screen {
         Ok(Self { messages, left_out: 0, is_live, failure: Some(failure), ended })
     }
 
-    /// What others wrote may be in it, and is not obeyed by a terminal.
+    /// Prints a line. It can include text from others, so control characters that a terminal would interpret are
+    /// replaced.
     pub(super) fn line(&mut self, line: impl AsRef<str>) {
         self.add(Message::Line(printable_lines(line.as_ref())));
     }
@@ -77,7 +79,7 @@ impl Screen {
         self.add(Message::Note(sentence.into()));
     }
 
-    /// Says how many lines were left out, as soon as there is room for it.
+    /// Reports how many lines were dropped, as soon as there is room in the queue.
     pub(super) fn catch_up(&mut self) {
         if self.left_out > 0 && self.messages.try_send(Message::LeftOut(self.left_out)).is_ok() {
             self.left_out = 0;
@@ -101,11 +103,11 @@ impl Screen {
     /// Removes the frame; lines are still printed.
     pub(super) fn clear(&mut self) {
         self.is_live = false;
-        // Where there is no room for it, the frame goes at the end.
+        // If the queue is full, the frame is removed at the end.
         let _ = self.messages.try_send(Message::NoFrame);
     }
 
-    /// Waits until standard output can't be used any more, and returns the reason, once.
+    /// Waits until standard output can't be used any more, and returns the reason once.
     pub(super) async fn failed(&mut self) -> io::Error {
         if let Some(failure) = &mut self.failure {
             let failure = failure.await;
@@ -117,7 +119,7 @@ impl Screen {
         std::future::pending().await
     }
 
-    /// Waits for [`LAST_LINES`] at most until everything is printed.
+    /// Waits until everything is printed, at most [`LAST_LINES`].
     pub(super) async fn end(self) {
         let Self { messages, left_out, ended, .. } = self;
         let print = async move {
@@ -131,20 +133,21 @@ impl Screen {
     }
 }
 
-/// Lets this thread write to a terminal whose foreground is another's, also where `stty tostop` says that this stops a process. It
-/// stops all that are in its process group, and so a child that is just being started and not yet in one of its own; whoever starts
-/// it would wait for it, and nothing would have it go on. Of other threads, and of what they start, this changes nothing.
+/// Lets this thread write to the terminal while the process is in the background, even if `stty tostop` is set. SIGTTOU
+/// would otherwise stop the whole process group, including a child that is just being started and has no process group
+/// yet; starting it would then block forever. The signal mask of other threads, and of processes that they start, does
+/// not change.
 fn write_in_the_background() {
     let stop = SigSet::from(Signal::SIGTTOU);
-    // Where this can't be, all works but that.
+    // If blocking the signal fails, everything else still works.
     let _ = stop.thread_block();
 }
 
-/// What the thread has.
+/// The state of the printing thread.
 struct Printer {
     out: Box<dyn Write + Send>,
     live: Option<ProgressBar>,
-    /// Lines that are missing since the last one that was printed.
+    /// Number of lines that were dropped since the last printed one.
     missing: usize,
 }
 
@@ -161,7 +164,7 @@ impl Printer {
                     self.note(&sentence);
                     Ok(())
                 }
-                // Nobody reads them.
+                // Nobody reads standard output any more.
                 _ if failed.is_none() => Ok(()),
                 Message::Line(line) => self.line(&line),
                 Message::LeftOut(lines) => {
@@ -201,13 +204,13 @@ impl Printer {
     fn tell_missing(&mut self) -> io::Result<()> {
         let missing = std::mem::take(&mut self.missing);
         if missing > 0 && !self.print(&format!("({} missing here: the output was stalled or full)", are(missing)))? {
-            // Of the sentence itself nobody needs to know.
+            // Don't count the report itself as a missing line.
             self.missing = missing;
         }
         Ok(())
     }
 
-    /// Answers whether the line was printed; if not, it is counted.
+    /// Returns whether the line was printed; a line that was not is counted as missing.
     fn print(&mut self, line: &str) -> io::Result<bool> {
         if let Some(bar) = &self.live {
             bar.println(line);
@@ -243,9 +246,9 @@ fn are(lines: usize) -> String {
     format!("{} {}", plural(lines, "line"), if lines == 1 { "is" } else { "are" })
 }
 
-/// Whether a line is lost for a reason that the fleet need not end for: a disk that is full of other things, a pipe that others
-/// have set not to wait, or a terminal that is gone, which says so by SIGHUP to those that are to end with it. A pipe whose reader
-/// is gone is another matter.
+/// Returns whether a line was lost for a reason that need not end the fleet: a full disk, a non-blocking pipe that is
+/// full, or a terminal that is gone, which sends SIGHUP to the processes that should end with it. A pipe whose reader
+/// is gone does end the fleet.
 fn is_no_reason_to_end(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::WouldBlock)
         || error.raw_os_error() == Some(Errno::EIO as i32)
@@ -260,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes when it is let.
+    /// A writer that blocks until it is allowed to write.
     struct Stalled {
         go: Receiver<()>,
         out: PipeWriter,
@@ -296,7 +299,7 @@ mod tests {
         let (allow, go) = channel();
         let mut screen = Screen::over(Printer::new(Stalled { go, out }), false, 4).expect("a thread");
         screen.line("0");
-        // The thread has taken it and is stalled with it.
+        // The thread has taken the line and is blocked on it.
         all_taken(&screen).await;
         for line in 1..=10 {
             screen.line(line.to_string());

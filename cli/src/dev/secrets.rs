@@ -1,5 +1,5 @@
-//! The Secrets that stand in a manifest beside its cluster, for the headers that are to have their values. They are read as kubectl
-//! reads them; what no header can be is refused here, because an agent would end at it again and again.
+//! The Secrets in a manifest, for headers that refer to them. They are decoded as kubectl decodes them. A value that
+//! can't be a header is refused here, because the agent would exit because of it again and again.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,38 +8,38 @@ use k8s_openapi::ByteString;
 use robeing_crds::SecretKey;
 use serde_json::Value;
 
-/// The kind of such a resource.
+/// The `kind` of a Secret.
 pub(super) const SECRET: &str = "Secret";
-/// Bytes of a value, at most: Linux gives a variable of the environment, name included, 128 KiB.
+/// Maximum size of a value in bytes: Linux allows 128 KiB for an environment variable, including its name.
 const MAX_VALUE: usize = 127 * 1024;
 
-/// Why a key of a Secret can't be the value of a header; continues "The key … of the Secret …".
+/// Why a key of a Secret can't be the value of a header; completes the sentence "The key … of the Secret …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretProblem {
-    /// There is no such key.
-    #[error("is not there: robeing dev takes it from a Secret that stands in the manifest, as stringData or data")]
+    /// The key does not exist.
+    #[error("does not exist: robeing dev takes it from a Secret in the manifest, from stringData or data")]
     Absent,
-    /// It is a number or the like.
+    /// The value is a number or another type.
     #[error("is not text: put its value in quotes")]
     NotText,
-    /// It stands under `data` and is not base64.
+    /// The value is in `data` and is not base64.
     #[error("is not base64: under data a value is base64, and under stringData the text itself")]
     NotBase64,
-    /// It is bytes of another kind.
-    #[error("is not UTF-8, and an agent takes no other text")]
+    /// The decoded value is not UTF-8.
+    #[error("is not UTF-8, which an agent requires")]
     NotUtf8,
-    /// It has several lines, or the like.
-    #[error("has a control character in it, such as a line's end, and no header may have one")]
+    /// The value contains a line break or another control character.
+    #[error("contains a control character, such as a line break, which a header must not have")]
     ControlCharacter,
-    /// It is over the limit.
-    #[error("has {bytes} bytes, and an agent's environment has room for {MAX_VALUE}")]
+    /// The value is too long.
+    #[error("has {bytes} bytes; the limit is {MAX_VALUE}, because it is passed in the agent's environment")]
     TooLong {
-        /// How many it has.
+        /// Its size in bytes.
         bytes: usize,
     },
 }
 
-/// Values of Secrets, by name and key. It shows none of them.
+/// Values of Secrets, by name and key. The `Debug` output does not show the values.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets(BTreeMap<(String, String), Result<String, SecretProblem>>);
 
@@ -50,7 +50,8 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Those of a manifest that a cluster was read from; none where the parser does not take the rest of it.
+    /// Reads the Secrets in a manifest that a cluster was read from. Returns none if the manifest can't be parsed
+    /// completely.
     pub fn of_manifest(text: &str) -> Self {
         let mut secrets = Self::default();
         for document in serde_yaml::from_multiple(text).unwrap_or_default() {
@@ -59,16 +60,16 @@ impl Secrets {
         secrets
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     ///
     /// # Errors
-    /// Why it has none that a header can have.
+    /// Why it has no value that a header can have.
     pub fn get(&self, key: &SecretKey) -> Result<&str, SecretProblem> {
         let found = self.0.get(&(key.name.clone(), key.key.clone())).ok_or(SecretProblem::Absent)?;
         found.as_deref().map_err(SecretProblem::clone)
     }
 
-    /// Takes what a resource has, if it is a Secret or a list.
+    /// Adds the values of a resource if it is a Secret, or a list that contains Secrets.
     fn take(&mut self, resource: &Value) {
         match resource.get("kind").and_then(Value::as_str) {
             Some("List") => {
@@ -76,7 +77,7 @@ impl Secrets {
             }
             Some(SECRET) => {
                 let name = resource.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-                // As on the API server, the text goes before the data.
+                // As on the API server, `stringData` overrides `data`.
                 for (field, read) in
                     [("data", from_base64 as fn(&str) -> _), ("stringData", |text| Ok(text.as_bytes().to_vec()))]
                 {
@@ -97,7 +98,7 @@ fn value_of(value: &Value, read: fn(&str) -> Result<Vec<u8>, SecretProblem>) -> 
         _ => return Err(SecretProblem::NotText),
     };
     let value = String::from_utf8(read(written)?).map_err(|_| SecretProblem::NotUtf8)?;
-    // The agent, too, leaves out the end of the last line.
+    // The agent also strips the last line end.
     let line = value.strip_suffix('\n').unwrap_or(&value).trim_end_matches('\r');
     if HeaderValue::from_bytes(line.as_bytes()).is_err() {
         return Err(SecretProblem::ControlCharacter);
@@ -108,7 +109,7 @@ fn value_of(value: &Value, read: fn(&str) -> Result<Vec<u8>, SecretProblem>) -> 
     Ok(value)
 }
 
-/// As the API server reads it: base64 may be of several lines.
+/// Decodes base64 as the API server does: it can span several lines.
 fn from_base64(written: &str) -> Result<Vec<u8>, SecretProblem> {
     let one_line = written.replace(['\r', '\n'], "");
     let decoded = serde_json::from_value::<ByteString>(one_line.into());

@@ -1,5 +1,6 @@
-//! Temporary directories of `robeing dev` processes that were killed and could not remove them. Who runs holds the lock
-//! in its directory; so a lock that can be taken is that of a dead one. Looks at nothing but this user's own directories.
+//! Temporary directories of `robeing dev` processes that were killed and could not remove them. A running process holds
+//! the lock in its directory, so a lock that can be acquired belongs to a dead one. Only this user's own directories
+//! are examined.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,11 +13,11 @@ use nix::{libc::O_NOFOLLOW, unistd::geteuid};
 
 use super::data::{LOCK_FILE, TEMPORARY};
 
-/// Longest process id that a lock file holds, with room to spare, bytes.
+/// Maximum number of bytes to read of a lock file, enough for any process id.
 const PID_BYTES: u64 = 32;
 
-/// Removes what dead `robeing dev` processes left in the directory for temporary files. Answers what was removed. What
-/// can't be looked at or removed is left for another time.
+/// Removes what dead `robeing dev` processes left in the directory for temporary files. Returns the removed
+/// directories. Anything that can't be examined or removed is left for the next time.
 pub(super) fn remove() -> Vec<PathBuf> {
     remove_in(&std::env::temp_dir())
 }
@@ -28,14 +29,15 @@ fn remove_in(parent: &Path) -> Vec<PathBuf> {
     paths.filter(|path| lock_of_dead(path).is_some_and(|lock| remove_locked(path, &lock).is_ok())).collect()
 }
 
-/// The lock of a directory whose process is dead, taken. One that is just being made has a lock without a process id.
+/// Acquires the lock of a directory whose process is dead. The lock file of a directory that is just being created
+/// contains no process id yet.
 fn lock_of_dead(dir: &Path) -> Option<File> {
     let own = geteuid().as_raw();
     let directory = fs::symlink_metadata(dir).ok()?;
     if !directory.is_dir() || directory.uid() != own {
         return None;
     }
-    // Not a link to another lock, nor a pipe to wait at.
+    // The lock must be a regular file, neither a link to another lock nor a FIFO, which would block.
     let lock = dir.join(LOCK_FILE);
     if !fs::symlink_metadata(&lock).ok()?.is_file() {
         return None;
@@ -51,8 +53,8 @@ fn lock_of_dead(dir: &Path) -> Option<File> {
     Some(file)
 }
 
-/// Removes a directory, the lock last: processes of the dead fleet may still write as they end, and then the rest must be
-/// known again. Links in it are removed, not followed.
+/// Removes a directory, its lock file last: processes of the dead fleet may still write while they exit, and then what
+/// is left must be recognizable as stale. Links in the directory are removed, not followed.
 fn remove_locked(dir: &Path, _taken: &File) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -76,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory for temporary files with one of a fleet in it.
+    /// Creates a directory for temporary files that contains the directory of a fleet.
     fn left(name: &str, pid: Option<&str>) -> (TempDir, PathBuf) {
         let parent = tempfile::tempdir().expect("a temporary directory");
         let dir = parent.path().join(name);

@@ -1,6 +1,6 @@
-//! Keeps one process running: starts it, and starts it again when it dies, until the fleet stops. The process's
-//! standard input is a pipe that this side holds open and never writes to: when this process is gone, however it
-//! went, the child reads the end of it and leaves.
+//! Keeps one process running: starts it, and restarts it when it dies, until the fleet stops. The process's standard
+//! input is a pipe that this side keeps open and never writes to. However this process ends, the child then reads
+//! end-of-file and exits.
 
 use std::{
     fs::File,
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DevEvent, ProcessStatus, backoff::Backoff, logs, plan::Process};
 
-/// How often the size of a log is looked at.
+/// How often the size of the log is checked.
 const LOG_CHECK: Duration = Duration::from_secs(30);
 
 /// The supervisor of one process.
@@ -73,21 +73,21 @@ impl Supervisor {
         }
     }
 
-    /// Ends the process with SIGTERM, for good.
+    /// Stops the process with SIGTERM, without a restart.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Ends the process with SIGKILL, for good.
+    /// Kills the process with SIGKILL, without a restart.
     pub(super) fn kill(&self) {
         self.kill.cancel();
         self.stop.cancel();
     }
 
-    /// Waits until the process has ended for good.
+    /// Waits until the process has ended and won't be restarted.
     pub(super) async fn ended(&mut self) {
         if !self.has_ended {
-            // A supervisor that panicked has ended, too; its child was killed as it was dropped.
+            // A supervisor that panicked has ended, too; its child was killed on drop.
             let _ = (&mut self.task).await;
             self.has_ended = true;
         }
@@ -100,7 +100,7 @@ impl Drop for Supervisor {
     }
 }
 
-/// What the task of a supervisor owns.
+/// The state of a supervisor's task.
 struct Run {
     program: PathBuf,
     process: Process,
@@ -124,7 +124,7 @@ impl Run {
         }
     }
 
-    /// Runs the process until it ends. Answers how long to wait before the next start, or nothing when it was
+    /// Runs the process until it ends. Returns how long to wait before the next start, or `None` if the process was
     /// stopped.
     async fn run_once(&mut self) -> Option<Duration> {
         let began = Instant::now();
@@ -137,7 +137,7 @@ impl Run {
                 return Some(restart_in);
             }
         };
-        // Taken from the child, because waiting for it would close the pipe.
+        // Keep the pipe: `Child::wait` would close it.
         let _stdin = child.stdin.take();
         let pid = child.id().unwrap_or_default();
         self.pid.send_replace(Some(pid));
@@ -157,7 +157,7 @@ impl Run {
         let restart_in = self.backoff.after_death(began.elapsed(), random());
         let how = ended.map_or_else(|error| error.to_string(), how_it_ended);
         let last_line = logs::last_line(&self.log, log_start);
-        // What it had to say may be lost, as on a full disk: then at least that is known.
+        // The log can be unwritable, for example on a full disk; then the event reports that.
         let noted = logs::note(&self.log, &format!("robeing dev: process {pid} of {} ended: {how}", self.process.name));
         self.tell(DevEvent::Died {
             name: self.process.name.clone(),
@@ -171,8 +171,8 @@ impl Run {
         Some(restart_in)
     }
 
-    /// Starts the process, in a process group of its own: Ctrl-C at the terminal is for `robeing dev`, which ends
-    /// its processes in order.
+    /// Starts the process in its own process group, so that Ctrl-C at the terminal only reaches `robeing dev`, which
+    /// stops its processes in order.
     fn spawn(&self) -> io::Result<(Child, u64)> {
         let (log, start) = logs::open(&self.log)?;
         let output = |log: &File| log.try_clone().map(Stdio::from);
@@ -190,7 +190,7 @@ impl Run {
 
     async fn end(&self, child: &mut Child) {
         if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) {
-            // It may have ended by itself this moment. One that is frozen has to run to see the signal.
+            // The process may just have ended. A frozen process must be resumed to handle SIGTERM.
             let _ = kill(pid, Signal::SIGTERM);
             let _ = kill(pid, Signal::SIGCONT);
         }
@@ -202,24 +202,24 @@ impl Run {
         }
     }
 
-    /// Nobody may be listening, which is fine.
+    /// Sends an event. It is fine if nobody receives it.
     fn tell(&self, event: DevEvent) {
         let _ = self.events.send(event);
     }
 }
 
-/// Keeps a log within its limit; never ends.
+/// Keeps a log within its limit; never returns.
 async fn tend_log(log: &Path) {
     let mut ticks = interval(LOG_CHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // A log that can't be looked at now will be another time.
+        // If the log can't be checked now, the next tick tries again.
         let _ = logs::rotate(log, logs::LOG_LIMIT);
     }
 }
 
-/// From 0 to 1, for jitter.
+/// Returns a random number from 0 to 1, for jitter.
 fn random() -> f64 {
     RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
 }

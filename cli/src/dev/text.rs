@@ -1,6 +1,6 @@
-//! The text of a manifest from its bytes, as kubectl reads them: UTF-8 or UTF-16, byte order marks at the beginning of documents,
-//! JSON documents one after the other, and in them characters that YAML may not have. What is changed for the parser is known,
-//! so that places are those of the file.
+//! Decodes a manifest the way kubectl does: UTF-8 or UTF-16, byte order marks at the start of documents, consecutive
+//! JSON documents, and characters in them that YAML does not allow. Changes made for the parser are recorded, so that
+//! errors can be reported with their location in the file.
 
 use std::{io, ops::Range};
 
@@ -9,38 +9,38 @@ use serde::de::IgnoredAny;
 
 use crate::encoding::{MARK, decode};
 
-/// What stands before a further document of YAML, which JSON is.
+/// Separator that is inserted before the next YAML document; JSON is a subset of YAML.
 const SEPARATOR: &str = "\n--- ";
 const START: Location = Location { line: 1, column: 1 };
-/// What stands for half of a surrogate pair, as long as it is.
+/// Replacement for half of a surrogate pair, of the same length.
 const NO_CHARACTER: &str = r"\ufffd";
 
-/// A text that a parser of YAML takes.
+/// A text that the YAML parser accepts.
 #[derive(Debug)]
 pub(super) struct ManifestText {
     pub(super) text: String,
     joints: Vec<Joint>,
 }
 
-/// The beginning of what is elsewhere in the file: a document, or what follows a character that is written otherwise.
+/// Maps a location in the text to the file, where the two diverge: after an inserted separator or a replaced character.
 #[derive(Debug)]
 struct Joint {
-    /// In the text.
+    /// The location in the text.
     here: Location,
-    /// In the file.
+    /// The location in the file.
     there: Location,
 }
 
 impl ManifestText {
-    /// Reads the bytes of a file.
+    /// Decodes the bytes of a file.
     ///
     /// # Errors
-    /// When they are no text.
+    /// If they are not valid text.
     pub(super) fn of(bytes: Vec<u8>) -> io::Result<Self> {
         Ok(Self::separated(&without_marks(&decode(bytes)?)))
     }
 
-    /// With documents of JSON apart from each other, and as YAML.
+    /// Converts a file to YAML: separates consecutive JSON documents and replaces characters that YAML does not allow.
     fn separated(file: &str) -> Self {
         let begins = |text: &str| text.trim_start().starts_with('{');
         let (mut text, mut joints) = (String::with_capacity(file.len()), Vec::new());
@@ -56,7 +56,7 @@ impl ManifestText {
         };
         while begins(rest) {
             let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
-            // What is no JSON may be YAML all the same.
+            // Text that is not valid JSON can still be YAML.
             let Some(Ok(_)) = values.next() else { break };
             let (document, after) = rest.split_at(values.byte_offset());
             let mut begin = 0;
@@ -79,7 +79,7 @@ impl ManifestText {
         Self { text, joints }
     }
 
-    /// An error with the places of the file.
+    /// Converts the locations in an error to locations in the file.
     pub(super) fn in_file(&self, mut error: ManifestError) -> ManifestError {
         let correct = |place: &mut Option<Location>| {
             if let Some(place) = place {
@@ -101,8 +101,8 @@ impl ManifestText {
     }
 }
 
-/// What of a document of JSON no YAML may have, and how it is written for the parser: control characters as escapes, and the escape of
-/// half of a surrogate pair as the one of a character that stands for none, as kubectl reads it.
+/// Returns what in a JSON document YAML does not allow, with replacements: escapes for control characters, and the
+/// replacement character for the escape of half of a surrogate pair, as kubectl reads it.
 fn no_yaml(json: &str) -> Vec<(Range<usize>, String)> {
     let is_no_yaml = |c: char| matches!(c, '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}');
     let unit = |at: usize| {
@@ -125,7 +125,7 @@ fn no_yaml(json: &str) -> Vec<(Range<usize>, String)> {
     found
 }
 
-/// Where what follows a text begins, if the text begins at a place.
+/// Returns the location after a text that starts at `place`.
 fn after_text(place: Location, text: &str) -> Location {
     let characters = |text: &str| text.chars().count() as u64;
     match text.rsplit_once('\n') {
@@ -137,8 +137,8 @@ fn after_text(place: Location, text: &str) -> Location {
     }
 }
 
-/// The text without the byte order marks that documents begin with, as of files that were put together. At the beginning of a line
-/// there is nothing else that they can be.
+/// Removes byte order marks at the start of lines: in concatenated files each document can start with one, and at the
+/// start of a line the character has no other meaning.
 fn without_marks(text: &str) -> String {
     text.split_inclusive('\n').map(|line| line.trim_start_matches(MARK)).collect()
 }
@@ -157,7 +157,7 @@ mod tests {
         ManifestText::of(file.as_bytes().to_vec()).expect("it is text")
     }
 
-    /// The name of the cluster, and how many other documents there are.
+    /// Returns the name of the cluster, and the number of other documents.
     fn read(bytes: Vec<u8>) -> (String, usize) {
         let read = ManifestText::of(bytes).expect("it is text");
         let manifest = find_cluster(&read.text).unwrap_or_else(|error| panic!("{:?}: {error}", read.text));
@@ -201,7 +201,7 @@ mod tests {
                 assert_eq!(labels.get("l").map(String::as_str), Some(read), "{file:?}");
             }
         }
-        // Of YAML kubectl does not take it either.
+        // In YAML, kubectl refuses such characters, too.
         assert!(find_cluster(&text_of("a: \"\u{7f}\"\n").text).is_err());
     }
 
@@ -247,7 +247,7 @@ mod tests {
         let cut = refused(&little[..little.len() - 1]);
         assert_eq!(cut, "it is UTF-16 and has an odd number of bytes: its last character is cut");
         let lone = refused(&[0xFF, 0xFE, 0x00, 0xD8]);
-        assert!(lone.starts_with("it begins as UTF-16 does, and is none"), "{lone}");
+        assert!(lone.starts_with("it starts like UTF-16 but is not valid UTF-16"), "{lone}");
         assert!(refused(b"a: \xFF").starts_with("invalid utf-8 sequence"));
     }
 }

@@ -1,5 +1,5 @@
-//! What one line of a file of JSON lines says. The text of a value is not touched: its numbers keep all their digits, its fields
-//! their order and their doubles, and it may be nested however deep.
+//! Parses one line of a file of JSON lines. The text of a value is not changed: numbers keep all their digits, fields
+//! keep their order and duplicates, and values can be nested to any depth.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::{args::AgentRole, render::preview};
 
-/// What may stand around values.
+/// Whitespace that is allowed around values.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 const NULL: &str = "null";
 
@@ -17,11 +17,11 @@ const NULL: &str = "null";
 pub struct LineInput {
     /// The task's input.
     pub input: Vec<u8>,
-    /// What the line says of the task besides.
+    /// The options of the task that the line sets.
     pub options: LineOptions,
 }
 
-/// Options of a task; `None`: as for all tasks.
+/// The options of a task. `None` means the option that applies to all tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct LineOptions {
@@ -37,14 +37,14 @@ pub struct LineOptions {
     pub specialization: Option<String>,
 }
 
-/// What lines are.
+/// The form of the lines of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Each is an input.
+    /// Each line is an input.
     Values,
-    /// Each is an object with an input and options.
+    /// Each line is an object with an input and options.
     Tasks {
-        /// A line need not say its kind.
+        /// The kind is set for all lines, so a line can omit it.
         has_kind: bool,
     },
 }
@@ -64,7 +64,7 @@ const FIELDS: [&str; 11] = [
     "specialization",
 ];
 
-/// Reads a line; what is wrong with it, otherwise.
+/// Parses a line, or returns what is wrong with it.
 pub(super) fn parse(form: Form, line: &[u8]) -> Result<LineInput, String> {
     let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8, at byte {}", error.valid_up_to() + 1))?;
     let text = line.trim_matches(BLANKS);
@@ -72,7 +72,7 @@ pub(super) fn parse(form: Form, line: &[u8]) -> Result<LineInput, String> {
     if matches!(form, Form::Tasks { .. }) && !is_object {
         return Err("not an object with an \"input\"; a line that is itself an input is for --inputs".into());
     }
-    // However deep it is nested.
+    // Checks the syntax, at any depth of nesting.
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| no_json(&error, line))?;
     match form {
         Form::Values => Ok(LineInput { input: as_input(text, "this")?, ..LineInput::default() }),
@@ -102,7 +102,7 @@ fn task(object: &str, has_kind: bool) -> Result<LineInput, String> {
             _ => return Err(format!("there is no field {name:?}; the fields are {}", FIELDS.join(", "))),
         }
         if seen.contains(&name) {
-            return Err(format!("the field {name:?} stands here a second time; keep one"));
+            return Err(format!("the field {name:?} appears twice; keep one"));
         }
         seen.push(name);
     }
@@ -112,7 +112,7 @@ fn task(object: &str, has_kind: bool) -> Result<LineInput, String> {
     Ok(line)
 }
 
-/// A field of a task, with its value as it is written. `null` stands for none.
+/// A field of a task, with its value as written. `null` means unset.
 struct Field<'a> {
     name: &'a str,
     written: &'a str,
@@ -125,7 +125,7 @@ impl Field<'_> {
             text if text.starts_with('"') => {
                 as_text(text).map(Some).map_err(|problem| format!("{:?} {problem}", self.name))
             }
-            _ => Err(self.wrong("a text in quotes", Quotes::Shown)),
+            _ => Err(self.wrong("text in quotes", Quotes::Shown)),
         }
     }
 
@@ -137,7 +137,7 @@ impl Field<'_> {
         self.text()?.map(|text| humantime::parse_duration(&text).map_err(|_| wrong())).transpose()
     }
 
-    /// A number without a fraction, however it is written: 9.0 and 9e0 are whole in manifests, too.
+    /// Parses a whole number in any notation: 9.0 and 9e0 are whole numbers in manifests, too.
     fn whole(&self, most: u32) -> Result<Option<u32>, String> {
         if self.written == NULL {
             return Ok(None);
@@ -148,7 +148,7 @@ impl Field<'_> {
         Ok(Some(whole.ok_or_else(wrong)? as u32))
     }
 
-    /// A role as --role has it or as manifests have it, which begin it with a capital letter.
+    /// Parses a role as in `--role`, or capitalized as in manifests.
     fn role(&self) -> Result<Option<AgentRole>, String> {
         let names = AgentRole::value_variants().iter().filter_map(ValueEnum::to_possible_value);
         let names: Vec<String> = names.map(|value| format!("{:?}", value.get_name())).collect();
@@ -169,15 +169,15 @@ impl Field<'_> {
     }
 }
 
-/// Whether a value stands in quotes.
+/// Whether a value is written in quotes.
 enum Quotes {
     Wanted,
     Unwanted,
-    /// What is wanted is written with them.
+    /// The description of the expected value already shows them.
     Shown,
 }
 
-/// The names and the values in the text of an object that is known to be well-formed, as they are written.
+/// Returns the names and values of an object as written. The text must be a well-formed object.
 fn fields(object: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = object.strip_prefix('{');
     std::iter::from_fn(move || {
@@ -188,7 +188,7 @@ fn fields(object: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The value that a text begins with, and what follows it.
+/// Returns the value at the start of a text, and the text after it.
 fn value(text: &str) -> Option<(&str, &str)> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     values.next()?.ok()?;
@@ -196,7 +196,7 @@ fn value(text: &str) -> Option<(&str, &str)> {
     Some((value.trim_matches(BLANKS), after))
 }
 
-/// A text is the input itself; any other value is one as it is written.
+/// Returns the input: the content of a string, or any other value as written.
 fn as_input(written: &str, what: &str) -> Result<Vec<u8>, String> {
     if written.starts_with('"') {
         return as_text(written).map(String::into_bytes).map_err(|problem| format!("{what} {problem}"));
@@ -204,9 +204,9 @@ fn as_input(written: &str, what: &str) -> Result<Vec<u8>, String> {
     Ok(written.as_bytes().to_vec())
 }
 
-/// The text that a string of JSON stands for, if it stands for one.
+/// Decodes a JSON string. Fails if it is not valid text.
 fn as_text(written: &str) -> Result<String, &'static str> {
-    let none = "is JSON but no text: half of a surrogate pair, such as \\ud800, is no character";
+    let none = "is JSON but not valid text: half of a surrogate pair, such as \\ud800, is not a character";
     serde_json::from_str(written).map_err(|_| none)
 }
 
@@ -214,10 +214,10 @@ fn no_json(error: &serde_json::Error, line: &str) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let problem = text.strip_suffix(&place).unwrap_or(&text);
-    // The parser counts bytes, after the blanks before the value.
+    // The parser counts bytes, and starts after the whitespace before the value.
     let before = line.len() - line.trim_start_matches(BLANKS).len();
     let bytes = line.bytes().take(before + error.column());
-    // Only the first byte of a character is no continuation of one.
+    // Count characters: every byte except UTF-8 continuation bytes.
     let column = bytes.filter(|byte| byte & 0xC0 != 0x80).count();
-    format!("not JSON, at column {column}: {problem}; a text stands in quotes, and a line is a whole value")
+    format!("not JSON, at column {column}: {problem}; text must be in quotes, and a line must be one complete value")
 }

@@ -1,5 +1,5 @@
-//! The inputs of tasks as users give them: a file, standard input, or a file of JSON lines. Nothing is read beyond its
-//! limit, because a file may have no end.
+//! Reads the inputs of tasks: a file, standard input, or a file of JSON lines. Reading stops at a limit, because a file
+//! such as `/dev/zero` has no end.
 
 use std::{
     fs::File,
@@ -13,67 +13,68 @@ mod line;
 
 pub use line::{Form, LineInput, LineOptions};
 
-/// The largest input of a task, bytes. The fleet refuses more, too.
+/// Maximum size in bytes of a task's input. The fleet enforces the same limit.
 pub const INPUT_LIMIT: usize = 1024 * 1024;
-/// The longest line of a file of JSON lines, bytes: JSON may write a byte of a text as six characters (`\u0041`), and
-/// there are the other fields.
+/// Maximum length in bytes of a line in a file of JSON lines: JSON can take six characters for one byte of text
+/// (`\u0041`), and a line has other fields.
 pub const LINE_LIMIT: usize = 6 * INPUT_LIMIT + 64 * 1024;
-/// Lines of a file of JSON lines, at most.
+/// Maximum number of lines in a file of JSON lines.
 pub const LINES_LIMIT: usize = 1_000_000;
-/// Bytes of a file of JSON lines, at most: it is held in memory until everything is submitted.
+/// Maximum size in bytes of a file of JSON lines, which is held in memory until everything is submitted.
 pub const FILE_LIMIT: u64 = 1024 * 1024 * 1024;
-/// Bad lines that one error names.
+/// Maximum number of bad lines that an error lists.
 const REPORTED_LINES: usize = 5;
 /// [`MARK`](crate::encoding::MARK) in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-/// What stands for standard input.
+/// The file name that means standard input.
 pub const STDIN: &str = "-";
 
-/// Inputs that can't be used.
+/// The error of an invalid input.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// The file can't be read.
+    /// The file could not be read.
     #[error("can't read {from}: {error}")]
     Read {
         /// The file.
         from: String,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
-    /// An input is over [`INPUT_LIMIT`].
+    /// An input is larger than [`INPUT_LIMIT`].
     #[error(
-        "{from} has more than {INPUT_LIMIT} bytes (1 MiB), which is the most that the input of a task may have: put it \
+        "{from} has more than {INPUT_LIMIT} bytes (1 MiB), which is the limit for a task's input: store it \
          where the agents can read it and submit its name"
     )]
     TooLarge {
-        /// The file, with the line where there are several inputs.
+        /// The file, with the line if there are several inputs.
         from: String,
     },
-    /// A line is over [`LINE_LIMIT`].
+    /// A line is longer than [`LINE_LIMIT`].
     #[error(
-        "{place} has more than {limit} bytes, and no input of 1 MiB takes as many as JSON: write one JSON value per line"
+        "{place} has more than {limit} bytes, which is more than any input of 1 MiB takes as JSON: write one JSON \
+         value per line"
     )]
     LongLine {
-        /// The file with the line.
+        /// The file and line.
         place: String,
-        /// The longest line that is read, bytes.
+        /// The maximum length of a line, in bytes.
         limit: usize,
     },
-    /// There is more than is read at once.
-    #[error("{from} has more than {limit}, which is the most that is submitted at once: split it")]
+    /// The file has too many lines or bytes.
+    #[error("{from} has more than {limit}, which is the limit for one submission: split it")]
     TooMany {
         /// The file.
         from: String,
-        /// What there may be of what.
+        /// The limit, with its unit.
         limit: String,
     },
-    /// Lines that can't be read. Nothing was submitted.
+    /// Some lines are invalid. Nothing was submitted.
     #[error("{}", .problems.join("\n"))]
     BadLines {
-        /// One sentence for each, with file and line.
+        /// One sentence per bad line, with file and line.
         problems: Vec<String>,
     },
-    /// There is no input at all in a file of many.
+    /// A file of JSON lines contains no input.
     #[error("{from} has no inputs: write one JSON value per line")]
     Empty {
         /// The file.
@@ -81,7 +82,7 @@ pub enum InputError {
     },
 }
 
-/// How much of a file of JSON lines is read.
+/// The limits for a file of JSON lines.
 #[derive(Clone, Copy)]
 struct Limits {
     line: usize,
@@ -91,10 +92,10 @@ struct Limits {
 
 const LIMITS: Limits = Limits { line: LINE_LIMIT, lines: LINES_LIMIT, bytes: FILE_LIMIT };
 
-/// Reads a whole file, or standard input for `-`; not more of it than shows that it is too large.
+/// Reads a whole file, or standard input for `-`. Stops reading one byte over the limit.
 ///
 /// # Errors
-/// [`InputError::Read`], and [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
+/// [`InputError::Read`], or [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
 pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
     let from = name_of(file);
     let mut input = Vec::new();
@@ -106,7 +107,7 @@ pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
 /// Reads a file of JSON lines, or standard input for `-`; see [`parse_lines`].
 ///
 /// # Errors
-/// As of [`parse_lines`].
+/// As for [`parse_lines`].
 pub fn read_lines(file: &Path, form: Form) -> Result<Vec<LineInput>, InputError> {
     let from = name_of(file);
     let opened = open(file).map_err(|error| InputError::Read { from: from.clone(), error })?;
@@ -131,14 +132,15 @@ fn check_size(from: &str, input: Vec<u8>) -> Result<Vec<u8>, InputError> {
     Ok(input)
 }
 
-/// Reads one JSON value per line, in UTF-8 or, with a byte order mark, in UTF-16; empty lines, and byte order marks before lines, are skipped. Of [`Form::Values`] a string is the input
-/// itself, and any other value is passed as it is written. Of [`Form::Tasks`] it is an object with the fields `input`, which is
-/// such a value, and those of [`LineOptions`], where wanted.
+/// Parses one JSON value per line, in UTF-8 or, with a byte order mark, in UTF-16. Empty lines and byte order marks at
+/// the start of lines are skipped. With [`Form::Values`], a string is the input itself, and any other value is the
+/// input as written. With [`Form::Tasks`], the value is an object whose optional fields are `input`, which is such a
+/// value, and those of [`LineOptions`].
 ///
 /// # Errors
-/// [`InputError::BadLines`] with the first few lines that can't be read, [`InputError::TooLarge`] for an input over
-/// [`INPUT_LIMIT`], [`InputError::LongLine`] and [`InputError::TooMany`] over the other limits, [`InputError::Read`], and
-/// [`InputError::Empty`].
+/// [`InputError::BadLines`] with the first few invalid lines, [`InputError::TooLarge`] for an input over
+/// [`INPUT_LIMIT`], [`InputError::LongLine`] and [`InputError::TooMany`] over the other limits, [`InputError::Read`],
+/// or [`InputError::Empty`].
 pub fn parse_lines(form: Form, from: &str, text: impl BufRead) -> Result<Vec<LineInput>, InputError> {
     parse_within(&LIMITS, form, from, text)
 }
@@ -166,7 +168,7 @@ fn parse_utf8(limits: &Limits, form: Form, from: &str, mut text: impl BufRead) -
     let mut bytes = 0;
     for number in 1.. {
         line.clear();
-        // A byte more for the end of the line, or to see that there are too many.
+        // Read one byte more: the line end, or the byte that shows that the line is too long.
         let read = text.by_ref().take(limits.line as u64 + 1).read_until(b'\n', &mut line);
         bytes += read.map_err(|error| InputError::Read { from: from.into(), error })? as u64;
         if line.is_empty() {
@@ -184,7 +186,7 @@ fn parse_utf8(limits: &Limits, form: Form, from: &str, mut text: impl BufRead) -
         if line.len() > limits.line {
             return Err(InputError::LongLine { place, limit: limits.line });
         }
-        // Where files were put together, a mark stands before the first line of each.
+        // In concatenated files, each can start with a byte order mark.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         if line.trim_ascii().is_empty() {
             continue;
@@ -204,7 +206,7 @@ fn parse_utf8(limits: &Limits, form: Form, from: &str, mut text: impl BufRead) -
     Ok(inputs)
 }
 
-/// Lines that can't be read: the first few in words, and how many more there are.
+/// The first few invalid lines, and the number of further ones.
 #[derive(Default)]
 struct BadLines {
     problems: Vec<String>,

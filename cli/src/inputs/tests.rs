@@ -109,12 +109,12 @@ fn columns_count_the_characters_of_the_line() {
 #[test]
 fn json_that_is_no_text_is_not_called_otherwise() {
     let error = values(br#""\ud800""#).expect_err("no text").to_string();
-    insta::assert_snapshot!(error, @r"in.jsonl line 1: this is JSON but no text: half of a surrogate pair, such as \ud800, is no character");
+    insta::assert_snapshot!(error, @r"in.jsonl line 1: this is JSON but not valid text: half of a surrogate pair, such as \ud800, is not a character");
     let error = tasks(b"{\"input\": \"\\ud83d\"}\n{\"key\": \"a\\udc00\"}\n{\"\\ud800\": 1}").expect_err("no texts");
     insta::assert_snapshot!(error, @r#"
-    in.jsonl line 1: "input" is JSON but no text: half of a surrogate pair, such as \ud800, is no character
-    in.jsonl line 2: "key" is JSON but no text: half of a surrogate pair, such as \ud800, is no character
-    in.jsonl line 3: the name of a field is JSON but no text: half of a surrogate pair, such as \ud800, is no character
+    in.jsonl line 1: "input" is JSON but not valid text: half of a surrogate pair, such as \ud800, is not a character
+    in.jsonl line 2: "key" is JSON but not valid text: half of a surrogate pair, such as \ud800, is not a character
+    in.jsonl line 3: the name of a field is JSON but not valid text: half of a surrogate pair, such as \ud800, is not a character
     "#);
 }
 
@@ -125,7 +125,7 @@ fn a_field_that_is_wrong_is_named_with_what_to_write() {
     insta::assert_snapshot!(error, @r#"
     in.jsonl line 1: "deadline" must be a duration such as "30s" or "1m30s", in quotes, but is 30
     in.jsonl line 2: "priority" must be a whole number from 1 to 10, but is [1]
-    in.jsonl line 3: "kind" must be a text in quotes, but is 1
+    in.jsonl line 3: "kind" must be text in quotes, but is 1
     in.jsonl line 4: "role" must be one of "worker", "specialist", "messenger", "guardian", but is 1
     "#);
     let error = tasks(br#"{"foo at line bar": 1}"#).expect_err("unknown").to_string();
@@ -196,21 +196,21 @@ fn the_input_of_a_task_is_found_whatever_stands_around_it() {
 fn bad_lines_are_named_by_their_numbers() {
     let error = values(b"\"good\"\nplain text\n{\"a\": 1\n1 2").expect_err("three lines are bad");
     insta::assert_snapshot!(error, @r#"
-    in.jsonl line 2: not JSON, at column 1: expected value; a text stands in quotes, and a line is a whole value
-    in.jsonl line 3: not JSON, at column 7: EOF while parsing an object; a text stands in quotes, and a line is a whole value
-    in.jsonl line 4: not JSON, at column 3: trailing characters; a text stands in quotes, and a line is a whole value
+    in.jsonl line 2: not JSON, at column 1: expected value; text must be in quotes, and a line must be one complete value
+    in.jsonl line 3: not JSON, at column 7: EOF while parsing an object; text must be in quotes, and a line must be one complete value
+    in.jsonl line 4: not JSON, at column 3: trailing characters; text must be in quotes, and a line must be one complete value
     "#);
     let error = tasks(b"1\n{\"input\": 1, \"key\": 2}\n{\"input\": 1, \"priority\": 11}\n{\"maxAttempts\": 0}\n{\"deadline\": \"soon\"}")
         .expect_err("all lines are bad");
     insta::assert_snapshot!(error, @r#"
     in.jsonl line 1: not an object with an "input"; a line that is itself an input is for --inputs
-    in.jsonl line 2: "key" must be a text in quotes, but is 2
+    in.jsonl line 2: "key" must be text in quotes, but is 2
     in.jsonl line 3: "priority" must be a whole number from 1 to 10, but is 11
     in.jsonl line 4: "maxAttempts" must be a whole number from 1 to 4294967295, but is 0
     in.jsonl line 5: "deadline" must be a duration such as "30s" or "1m30s", but is "soon"
     "#);
     let twice = tasks(b"{\"input\": 1, \"input\": 2}").expect_err("twice").to_string();
-    assert!(twice.ends_with("the field \"input\" stands here a second time; keep one"), "{twice}");
+    assert!(twice.ends_with("the field \"input\" appears twice; keep one"), "{twice}");
     let unknown = tasks(b"{\"inptu\": 1}").expect_err("misspelt").to_string();
     assert!(unknown.contains("there is no field \"inptu\"; the fields are input, kind, "), "{unknown}");
     let error = parse_lines(Form::Tasks { has_kind: false }, "f", &b"{\"input\": 1}"[..]).expect_err("of no kind");

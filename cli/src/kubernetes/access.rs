@@ -1,4 +1,4 @@
-//! The API server, reached as kubectl reaches it, and the few things that are asked of it.
+//! Access to the API server the way kubectl does it, and the few requests that are sent to it.
 
 use std::{env, error::Error as _, io, path::PathBuf, time::Duration};
 
@@ -19,9 +19,9 @@ use super::{
     forward::Forward,
 };
 
-/// Time in which the API server must take a connection.
+/// Time limit for a connection to the API server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clusters of a namespace whose names are read, at most.
+/// Maximum number of clusters in a namespace whose names are read.
 const NAMES: u32 = 500;
 
 const GET_CLUSTERS: &str = "get robeingclusters";
@@ -29,23 +29,23 @@ const LIST_CLUSTERS: &str = "list robeingclusters";
 const LIST_PODS: &str = "list pods";
 const FORWARD: &str = "get and create pods/portforward";
 
-/// The API server with one namespace of it.
+/// A client of the API server for one namespace.
 pub(super) struct ApiServer {
     client: Client,
     url: String,
     namespace: String,
-    /// For each request.
+    /// Time limit of each request.
     timeout: Duration,
 }
 
 impl ApiServer {
-    /// Reads the kubeconfig. Nothing is asked of the API server yet.
+    /// Reads the kubeconfig. No request is sent yet.
     pub async fn new(place: &Location, timeout: Duration) -> Result<Self, KubernetesError> {
-        // Only fails when one is installed already, and then there is one.
+        // This only fails if a provider is already installed, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = config(place).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        // Calls of the fleet's client have retries of their own, and their time is the user's to set.
+        // The fleet's client retries its calls itself, within a time limit that the user sets.
         config.default_retry = false;
         let namespace = place.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
@@ -58,7 +58,7 @@ impl ApiServer {
         &self.namespace
     }
 
-    /// The name of the only cluster of the namespace.
+    /// Returns the name of the only cluster in the namespace.
     pub async fn only_cluster(&self) -> Result<String, KubernetesError> {
         let mut names = self.clusters().await?;
         let namespace = self.namespace.clone();
@@ -72,7 +72,7 @@ impl ApiServer {
         }
     }
 
-    /// The cluster of that name.
+    /// Returns the cluster with that name.
     pub async fn cluster(&self, name: &str) -> Result<Resource, KubernetesError> {
         let path = RobeingCluster::url_path(&(), Some(&self.namespace));
         let request = Request::new(path).get(name, &GetParams::default());
@@ -95,7 +95,7 @@ impl ApiServer {
         }
     }
 
-    /// The coordinators' pods of a cluster, in the order of their names.
+    /// Returns the coordinator pods of a cluster, sorted by name.
     pub async fn coordinators(&self, cluster: &str) -> Result<Vec<Pod>, KubernetesError> {
         let labels = format!(
             "app.kubernetes.io/name=robeing,app.kubernetes.io/instance={cluster},app.kubernetes.io/component=coordinator"
@@ -108,7 +108,7 @@ impl ApiServer {
         Ok(pods)
     }
 
-    /// A connection to a port of a pod.
+    /// Opens a connection to a port of a pod.
     pub async fn forward(&self, pod: &str, port: u16) -> Result<Forward, KubernetesError> {
         let pods: Api<PodKind> = Api::namespaced(self.client.clone(), &self.namespace);
         let not_forwarded = |cause: String| KubernetesError::NotForwarded { pod: pod.into(), port, cause };
@@ -119,7 +119,7 @@ impl ApiServer {
         Forward::take(forwarder, port).ok_or_else(|| not_forwarded("the stream is missing".into()))
     }
 
-    /// Asks for objects; `None` when there is no such thing.
+    /// Reads objects; `None` if the API server returns 404.
     async fn ask<T: DeserializeOwned>(
         &self,
         right: &'static str,
@@ -150,7 +150,7 @@ impl ApiServer {
             }
             kube::Error::Auth(error) => KubernetesError::Unauthenticated { cause: cause(&error) },
             error @ (kube::Error::HyperError(_) | kube::Error::Service(_)) => {
-                // A layer that gets a token fails as a service, too.
+                // A middleware that obtains a token also fails with a service error.
                 match error.source().and_then(|source| source.downcast_ref::<kube::client::AuthError>()) {
                     Some(error) => KubernetesError::Unauthenticated { cause: cause(error) },
                     None => KubernetesError::ApiUnreachable { url, cause: cause(&error) },
@@ -162,7 +162,7 @@ impl ApiServer {
     }
 }
 
-/// What kubectl would use; in a pod without a kubeconfig, the pod's service account.
+/// Returns the configuration that kubectl would use; in a pod without a kubeconfig, the pod's service account.
 async fn config(place: &Location) -> Result<Config, KubernetesError> {
     let kubeconfig = match read(place) {
         Ok(kubeconfig) => kubeconfig,
@@ -192,7 +192,7 @@ fn read(place: &Location) -> Result<Kubeconfig, KubeconfigError> {
     if listed.len() < 2 {
         return Kubeconfig::read();
     }
-    // As kubectl does: of several, those that are there.
+    // As kubectl does, merge the files that exist.
     let mut merged: Option<Kubeconfig> = None;
     for path in &listed {
         match Kubeconfig::read_from(path) {

@@ -1,5 +1,5 @@
-//! What is read of Kubernetes' objects: a few fields, all of them optional, so that an operator or an API server of
-//! another version is no obstacle.
+//! The fields of Kubernetes objects that are read here. There are few, all optional, so that other versions of the
+//! operator and the API server work as well.
 
 use serde::Deserialize;
 
@@ -9,7 +9,7 @@ pub(super) struct List<T> {
     pub items: Vec<T>,
 }
 
-/// What every object has.
+/// The metadata of an object.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
@@ -17,11 +17,11 @@ pub struct Metadata {
     pub name: String,
     /// The object's namespace.
     pub namespace: String,
-    /// Set while it is being deleted.
+    /// Set while the object is being deleted.
     pub deletion_timestamp: Option<String>,
 }
 
-/// An object of which only the name matters.
+/// An object of which only the name is read.
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
     pub metadata: Metadata,
@@ -31,15 +31,15 @@ pub(super) struct Named {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Resource {
-    /// Its name and namespace.
+    /// The name and namespace.
     pub metadata: Metadata,
-    /// What the fleet shall be.
+    /// The desired state of the fleet.
     pub spec: Spec,
-    /// What the operator saw last.
+    /// The state that the operator last observed.
     pub status: Status,
 }
 
-/// What the fleet shall be.
+/// The desired state of the fleet.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Spec {
@@ -47,23 +47,23 @@ pub struct Spec {
     pub coordinators: CoordinatorsSpec,
 }
 
-/// The coordinators that shall be.
+/// The desired coordinators.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct CoordinatorsSpec {
-    /// How many.
+    /// The number of coordinators.
     pub replicas: usize,
 }
 
-/// What the operator saw last.
+/// The state that the operator last observed.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Status {
-    /// What the fleet does, in a word.
+    /// A one-word summary of the conditions.
     pub phase: Option<String>,
     /// The coordinator that leads: the name of its pod.
     pub leader: Option<String>,
-    /// The same in full.
+    /// The conditions of the fleet.
     pub conditions: Vec<Condition>,
 }
 
@@ -71,14 +71,14 @@ pub struct Status {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Condition {
-    /// What it is about.
+    /// The type of the condition.
     #[serde(rename = "type")]
     pub kind: String,
     /// True, False or Unknown.
     pub status: String,
-    /// Why, in a word.
+    /// The reason in CamelCase.
     pub reason: String,
-    /// Why, in a sentence.
+    /// The human-readable message.
     pub message: String,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Pod {
     pub status: PodStatus,
 }
 
-/// What a pod is at.
+/// The status of a pod.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(super) struct PodStatus {
@@ -99,12 +99,12 @@ pub(super) struct PodStatus {
 }
 
 impl Pod {
-    /// Its process runs, as far as the API server knows, and it is not being deleted.
+    /// Returns whether its process runs, as far as the API server knows, and it is not being deleted.
     pub fn is_running(&self) -> bool {
         self.status.phase == "Running" && self.metadata.deletion_timestamp.is_none()
     }
 
-    /// It runs and passes its readiness probe.
+    /// Returns whether it runs and passes its readiness probe.
     pub fn is_ready(&self) -> bool {
         self.is_running()
             && self.status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
@@ -112,12 +112,12 @@ impl Pod {
 }
 
 impl Resource {
-    /// The condition of that type.
+    /// Returns the condition of that type.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// The phase, or what stands for none.
+    /// Returns the phase, or a placeholder if it is not set.
     pub fn phase(&self) -> &str {
         self.status.phase.as_deref().unwrap_or("not yet seen by an operator")
     }

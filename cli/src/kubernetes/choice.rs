@@ -1,37 +1,37 @@
-//! Which coordinator's pod a connection is forwarded to. Pure: pods in, a name out.
+//! Selects the coordinator pod that a connection is forwarded to. Pure: takes pods and returns a name.
 //!
-//! A client has as many slots as the fleet has coordinators, and each begins its search at another pod; so turning to
-//! the next slot is turning to another pod wherever there is one.
+//! A client has as many slots as the fleet has coordinators, and each slot starts its search at a different pod. So
+//! moving to the next slot also moves to another pod if there is one.
 
 use robeing_crds::{condition_types, limits::MAX_COORDINATORS};
 
 use super::api::{Pod, Resource};
 
-/// What a coordinator must be to be asked.
+/// The state that a coordinator pod must be in to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// It has a vote and is in touch with a leader.
+    /// It has a vote and is in contact with a leader.
     Ready,
-    /// Its process runs. Those that are ready come first all the same.
+    /// Its process runs. Pods that are ready are still preferred.
     Running,
 }
 
-/// How many slots a client has, for these pods and the coordinators that there shall be.
+/// Returns the number of slots of a client, for these pods and the desired number of coordinators.
 pub(super) fn slots(pods: &[Pod], desired: usize) -> usize {
     pods.len().max(desired).clamp(1, MAX_COORDINATORS as usize)
 }
 
-/// The slot that begins at the leader, or the first one.
+/// Returns the slot that starts at the leader, or the first slot.
 pub(super) fn first(pods: &[Pod], leader: Option<&str>) -> usize {
     pods.iter().position(|pod| Some(pod.metadata.name.as_str()) == leader).unwrap_or(0)
 }
 
-/// The pod for a connection of this slot. The pods must be in the order of their names.
+/// Returns the pod for a connection of this slot. The pods must be sorted by name.
 pub(super) fn pick(pods: &[Pod], slot: usize, need: Need) -> Option<&str> {
     candidates(pods, slot, need).next()
 }
 
-/// The pods for a connection of this slot, the better ones first.
+/// Returns the pods for a connection of this slot, in order of preference.
 pub(super) fn candidates(pods: &[Pod], slot: usize, need: Need) -> impl Iterator<Item = &str> {
     let from_slot = move || pods.iter().cycle().skip(slot % pods.len().max(1)).take(pods.len());
     let ready = from_slot().filter(|pod| pod.is_ready());
@@ -39,10 +39,10 @@ pub(super) fn candidates(pods: &[Pod], slot: usize, need: Need) -> impl Iterator
     ready.chain(running).map(|pod| pod.metadata.name.as_str())
 }
 
-/// Why no pod can be asked, as far as the resource says.
+/// Describes why no pod can be used, as far as the resource shows.
 pub(super) fn why_none(pods: &[Pod], resource: &Resource) -> String {
     let pods = match (pods.len(), pods.iter().filter(|pod| pod.is_running()).count()) {
-        (0, _) => "it has no coordinator's pod".to_owned(),
+        (0, _) => "it has no coordinator pod".to_owned(),
         (all, 0) => format!("none of its {all} coordinators runs"),
         (all, running) => format!("{running} of its {all} coordinators run"),
     };
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use crate::kubernetes::api::Condition;
 
-    /// Pods a, b, c …, one for each letter: r ready, u running but not ready, p pending, t ready but being deleted.
+    /// Creates pods a, b, c …, one per letter: r ready, u running but not ready, p pending, t ready but being deleted.
     fn pods(states: &str) -> Vec<Pod> {
         let pod = |(index, state): (usize, char)| {
             let mut pod = Pod::default();
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn why_there_is_none_is_told_in_the_operators_words() {
         let mut resource = Resource::default();
-        assert_eq!(why_none(&[], &resource), "it has no coordinator's pod; not yet seen by an operator");
+        assert_eq!(why_none(&[], &resource), "it has no coordinator pod; not yet seen by an operator");
         resource.status.phase = Some("Degraded".into());
         assert_eq!(why_none(&pods("ppt"), &resource), "none of its 3 coordinators runs; Degraded");
         resource.status.conditions =

@@ -1,4 +1,4 @@
-//! Why a fleet on Kubernetes is not reached, each in a sentence that says what to change.
+//! Errors in reaching a fleet on Kubernetes, each with a sentence that states what to change.
 
 use std::{error::Error, path::PathBuf, time::Duration};
 
@@ -6,147 +6,147 @@ use kube::config::KubeconfigError;
 
 use crate::exit::Exit;
 
-/// Names that one sentence lists.
+/// Maximum number of names that a message lists.
 const LISTED_NAMES: usize = 10;
 
-/// The role of Kubernetes that has a right.
+/// Returns the default ClusterRole of Kubernetes that grants a permission.
 fn role(right: &str) -> &'static str {
     if right.contains("portforward") { "edit" } else { "view" }
 }
 
-/// A fleet that is not reached.
+/// Why a fleet could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
-    /// There is no kubeconfig where one was looked for.
+    /// There is no kubeconfig.
     #[error("no kubeconfig{}; name one with --kubeconfig or KUBECONFIG, or a coordinator with --endpoint", at(.path.as_ref()))]
     NoKubeconfig {
-        /// Where it would be, if that is known.
+        /// The expected path, if it is known.
         path: Option<PathBuf>,
     },
-    /// The kubeconfig can't be used.
+    /// The kubeconfig is invalid.
     #[error("the kubeconfig can't be used: {problem}")]
     BadKubeconfig {
         /// What is wrong with it.
         problem: String,
     },
-    /// The kubeconfig has no such context.
+    /// The kubeconfig does not contain the requested context.
     #[error("the kubeconfig has no context {name:?}; {}", these(.others))]
     NoContext {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Those it has.
+        /// The contexts that it contains.
         others: Vec<String>,
     },
-    /// The kubeconfig says of no context that it is the current one.
+    /// The kubeconfig does not set a current context.
     #[error("the kubeconfig has no current context; choose one with --context ({})", these(.others))]
     NoCurrentContext {
-        /// Those it has.
+        /// The contexts that it contains.
         others: Vec<String>,
     },
     /// The API server does not answer.
     #[error("the API server of Kubernetes at {url} does not answer ({cause}); see whether kubectl reaches it")]
     ApiUnreachable {
-        /// Where it should be.
+        /// The URL of the API server.
         url: String,
-        /// Why there is no answer.
+        /// The cause.
         cause: String,
     },
-    /// What answers is no API server, or one that speaks otherwise.
-    #[error("what answers at {url} does not speak as Kubernetes does ({cause})")]
+    /// The server is not an API server, or its responses can't be parsed.
+    #[error("the server at {url} does not respond like a Kubernetes API server ({cause})")]
     NotKubernetes {
-        /// Where.
+        /// The URL of the server.
         url: String,
-        /// How that was seen.
+        /// What shows that.
         cause: String,
     },
-    /// The API server does not know who asks.
+    /// The API server rejected the credentials.
     #[error("Kubernetes does not accept the kubeconfig's credentials ({cause}); log in again")]
     Unauthenticated {
-        /// The API server's words, or the credential plugin's.
+        /// The message from the API server or the credential plugin.
         cause: String,
     },
-    /// A right is missing.
+    /// A permission is missing.
     #[error(
-        "the right to {right} in namespace {namespace:?} is missing ({message}); ask for it, the role {:?} has it",
+        "permission to {right} in namespace {namespace:?} is missing ({message}); ask for it, the role {:?} grants it",
         role(.right)
     )]
     Forbidden {
-        /// Verb and resource.
+        /// The verb and the resource.
         right: &'static str,
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// The API server's words.
+        /// The message from the API server.
         message: String,
     },
-    /// The API server answers a request with another error.
-    #[error("Kubernetes did not {right} in namespace {namespace:?}: {message}")]
+    /// The API server returned another error.
+    #[error("Kubernetes failed to {right} in namespace {namespace:?}: {message}")]
     Refused {
-        /// Verb and resource.
+        /// The verb and the resource.
         right: &'static str,
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// The API server's words.
+        /// The message from the API server.
         message: String,
     },
-    /// The API server has no such kind of resource.
+    /// The API server does not have the CustomResourceDefinition.
     #[error(
-        "the Kubernetes at {url} knows no RobeingClusters; install the chart robeing-crds, or `robeing crd | kubectl create -f -`"
+        "the API server at {url} does not know RobeingClusters; install the chart robeing-crds, or `robeing crd | kubectl create -f -`"
     )]
     NoDefinition {
-        /// Which API server.
+        /// The URL of the API server.
         url: String,
     },
-    /// There is no such cluster.
+    /// The requested cluster does not exist.
     #[error("namespace {namespace:?} has no RobeingCluster {name:?}; {}", these(.others))]
     NoCluster {
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Those it has.
+        /// The clusters in the namespace.
         others: Vec<String>,
     },
-    /// There is no cluster at all.
+    /// The namespace has no cluster.
     #[error("namespace {namespace:?} has no RobeingCluster; name another namespace with --namespace")]
     NoClusters {
-        /// Where.
+        /// The namespace.
         namespace: String,
     },
-    /// There are several and none was named.
+    /// The namespace has several clusters, and none was selected.
     #[error("namespace {namespace:?} has {} RobeingClusters; choose one with --cluster: {}", .names.len(), listed(.names))]
     SeveralClusters {
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// All of them.
+        /// All of their names.
         names: Vec<String>,
     },
-    /// There is no coordinator to ask.
+    /// No coordinator can be called.
     #[error("no coordinator of RobeingCluster {namespace}/{name} is ready: {why}")]
     NoCoordinator {
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// Which cluster.
+        /// The name of the cluster.
         name: String,
-        /// What its pods and its status say.
+        /// What its pods and its status report.
         why: String,
     },
-    /// There was a coordinator, and now there is none.
+    /// There was a ready coordinator, but now there is none.
     #[error("none of its coordinators is ready")]
     NoneReady,
-    /// The port of a pod can't be forwarded.
+    /// The port of a pod could not be forwarded.
     #[error("port {port} of pod {pod} can't be forwarded ({cause})")]
     NotForwarded {
-        /// Which pod.
+        /// The pod.
         pod: String,
         /// Its port.
         port: u16,
-        /// Why not.
+        /// The cause.
         cause: String,
     },
-    /// No pod was found and forwarded in time.
+    /// No connection to a pod was opened in time.
     #[error("no connection to a coordinator was forwarded within {after:?}")]
     ForwardTimedOut {
-        /// How long was tried.
+        /// The time limit.
         after: Duration,
     },
 }
@@ -168,7 +168,7 @@ fn listed(names: &[String]) -> String {
     if more == 0 { listed } else { format!("{listed} and {more} more") }
 }
 
-/// The innermost cause.
+/// Returns the innermost cause.
 pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(deeper) = innermost.source() {
@@ -181,7 +181,7 @@ pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
 }
 
 impl KubernetesError {
-    /// A kubeconfig that can't be used. `contexts` are those that were read.
+    /// Converts an error of reading a kubeconfig. `contexts` are the contexts that were read.
     pub(super) fn kubeconfig(error: KubeconfigError, contexts: Vec<String>) -> Self {
         match error {
             KubeconfigError::CurrentContextNotSet => Self::NoCurrentContext { others: contexts },
@@ -190,18 +190,18 @@ impl KubernetesError {
                 Self::NoKubeconfig { path: Some(path) }
             }
             KubeconfigError::FindPath => Self::NoKubeconfig { path: None },
-            KubeconfigError::LoadClusterOfContext(name) => {
-                Self::BadKubeconfig { problem: format!("its context names a cluster that it has not, {name:?}") }
-            }
-            // A parser shows the lines around what is wrong; those may hold credentials.
+            KubeconfigError::LoadClusterOfContext(name) => Self::BadKubeconfig {
+                problem: format!("its context names a cluster that it does not define, {name:?}"),
+            },
+            // The parser's message shows the surrounding lines, which can contain credentials.
             KubeconfigError::Parse(_) => {
-                Self::BadKubeconfig { problem: "it is no YAML of the form kubectl reads".into() }
+                Self::BadKubeconfig { problem: "it is not YAML in the form that kubectl reads".into() }
             }
             other => Self::BadKubeconfig { problem: other.to_string() },
         }
     }
 
-    /// Whether another coordinator would be refused likewise.
+    /// Returns whether other coordinators would fail in the same way.
     pub(super) fn is_final(&self) -> bool {
         matches!(
             self,
@@ -209,7 +209,7 @@ impl KubernetesError {
         )
     }
 
-    /// The exit code that says so.
+    /// Returns the exit code for the error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::BadKubeconfig { .. }
@@ -248,6 +248,6 @@ mod tests {
         std::fs::write(file.path(), "users: [{name: a, user: {token: SECRET, : ]").expect("it can be written");
         let error = kube::config::Kubeconfig::read_from(file.path()).expect_err("it is no YAML");
         let told = KubernetesError::kubeconfig(error, vec![]).to_string();
-        assert_eq!(told, "the kubeconfig can't be used: it is no YAML of the form kubectl reads");
+        assert_eq!(told, "the kubeconfig can't be used: it is not YAML in the form that kubectl reads");
     }
 }

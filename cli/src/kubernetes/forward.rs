@@ -1,5 +1,5 @@
-//! Connections that are port-forwards: each is a WebSocket through the API server to a pod that was ready when it was
-//! opened. Whoever holds the stream holds the forward; dropping it ends it.
+//! Connections over port-forwards. Each is a WebSocket through the API server to a pod that was ready when it was
+//! opened. Dropping the stream closes the port-forward.
 
 use std::{
     fmt, io,
@@ -26,19 +26,19 @@ use super::{
     choice::{self, Need},
 };
 
-/// Where coordinators speak gRPC.
+/// The gRPC port of coordinators.
 pub(super) const GRPC_PORT: u16 = 8080;
-/// Time in which a pod is found and a connection to it forwarded. A node that is gone answers nothing.
+/// Time limit for finding a pod and forwarding a connection to it. A node that is gone does not answer.
 pub(super) const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one coordinator is waited for before the next is tried beside it.
+/// How long to wait for one coordinator before the next one is tried in parallel.
 const NEXT_AFTER: Duration = Duration::from_millis(300);
 
-/// The coordinators of one cluster, as something to connect to.
+/// The coordinators of one cluster, as a [`Dialer`].
 pub(super) struct Coordinators {
     server: ApiServer,
     name: String,
     need: Need,
-    /// The first connection, opened before anybody asked for it.
+    /// The first connection, opened in advance.
     kept: Mutex<Option<Forward>>,
 }
 
@@ -47,7 +47,7 @@ impl Coordinators {
         Self { server, name, need, kept: Mutex::new(None) }
     }
 
-    /// Keeps a connection for the next who dials.
+    /// Keeps a connection for the next call of `dial`.
     pub fn keep(&self, opened: Forward) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
     }
@@ -56,8 +56,8 @@ impl Coordinators {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A connection to the pod that the slot has at present, or to another one that answers sooner: a node that is gone does not
-    /// answer, and Kubernetes takes its time to say so.
+    /// Connects to the pod of the slot, or to another pod that answers sooner: a node that is gone does not answer, and
+    /// Kubernetes takes a while to notice.
     pub async fn forward(&self, slot: usize, within: Duration) -> Result<Forward, KubernetesError> {
         let opening = async {
             let pods = self.server.coordinators(&self.name).await?;
@@ -87,8 +87,8 @@ impl Dialer for Coordinators {
     }
 }
 
-/// The first success, with the next work begun whenever one failed or `pause` passed. The last failure if there is none, and
-/// `None` for no work.
+/// Returns the first success. The next future is started whenever one fails or `pause` has passed. If all fail, returns
+/// the last failure; if there are none, `None`.
 async fn staggered<F, T, E>(mut work: impl Iterator<Item = F>, pause: Duration) -> Option<Result<T, E>>
 where
     F: Future<Output = Result<T, E>>,
@@ -120,20 +120,20 @@ where
 /// The stream of one forwarded connection.
 pub(super) struct Forward {
     stream: DuplexStream,
-    /// Says why the stream can't be used any more.
+    /// Resolves to the reason when the stream can no longer be used.
     failure: Option<BoxFuture<'static, Option<String>>>,
     forwarder: Portforwarder,
 }
 
 impl Forward {
-    /// Takes the stream of `port` from a forwarder; `None` when it forwards another.
+    /// Takes the stream of `port` from a forwarder, or returns `None` if it forwards another port.
     pub fn take(mut forwarder: Portforwarder, port: u16) -> Option<Self> {
         let stream = forwarder.take_stream(port)?;
         let failure = forwarder.take_error(port).map(|failure| Box::pin(failure) as BoxFuture<'static, _>);
         Some(Self { stream, failure, forwarder })
     }
 
-    /// The failure, once there is one.
+    /// Returns the failure, once there is one.
     fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Option<String>> {
         let Some(failure) = &mut self.failure else { return Poll::Ready(None) };
         let told = ready!(failure.as_mut().poll(cx));
@@ -155,7 +155,7 @@ impl AsyncRead for Forward {
         if read.is_ready() && buf.filled().len() > before {
             return read;
         }
-        // Silence or the end: there may be a reason.
+        // Nothing was read: check whether the forwarding failed.
         match self.poll_failure(cx) {
             Poll::Ready(Some(failure)) => Poll::Ready(Err(io::Error::other(failure))),
             Poll::Ready(None) | Poll::Pending => read,
@@ -185,7 +185,7 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(300);
 
-    /// What comes of works that take so many milliseconds, and fail or not, and how long it took.
+    /// Returns the result for futures that take this many milliseconds and succeed or fail, and how long it took.
     async fn outcome(
         works: &[(u64, Result<&'static str, &'static str>)],
     ) -> (Option<Result<&'static str, &'static str>>, u128) {

@@ -1,6 +1,6 @@
-//! Fleets on Kubernetes: finds the coordinators' pods of a `RobeingCluster` with what kubectl knows of the API server,
-//! and makes a client whose connections are port-forwards through it. No port is opened on this machine. It knows the
-//! labels of coordinators and their port, and nothing else of how the operator builds them.
+//! Fleets on Kubernetes: finds the coordinator pods of a `RobeingCluster` with the user's kubeconfig, and creates a
+//! client whose connections are port-forwards through the API server. No port is opened on this machine. Of what the
+//! operator creates, this module only knows the labels of coordinators and their port.
 
 mod access;
 mod api;
@@ -20,32 +20,32 @@ use self::{
     forward::{Coordinators, FORWARD_TIMEOUT},
 };
 
-/// Which `RobeingCluster`, and by whose rights.
+/// Identifies a `RobeingCluster`, and the credentials to access it with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Location {
-    /// The kubeconfig; without it kubectl's, or the service account's of the pod this runs in.
+    /// The kubeconfig file. If unset, the ones that kubectl uses, or the service account of the pod that this runs in.
     pub kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig; its current one unless given.
+    /// The context of the kubeconfig. If unset, its current context.
     pub context: Option<String>,
-    /// The namespace; the context's unless given.
+    /// The namespace. If unset, the context's.
     pub namespace: Option<String>,
-    /// The name of the resource; may be left out where the namespace has one alone.
+    /// The name of the `RobeingCluster`. Can be unset if the namespace has only one.
     pub cluster: Option<String>,
 }
 
 /// A fleet that was found.
 #[derive(Debug)]
 pub struct Found {
-    /// A client of it.
+    /// A client of the fleet.
     pub client: FleetClient,
-    /// The resource that describes it, as it was when it was found.
+    /// The `RobeingCluster`, as it was when it was found.
     pub resource: Resource,
 }
 
-/// The resource that is meant, without a word from its coordinators.
+/// Reads the selected `RobeingCluster`, without contacting its coordinators.
 ///
 /// # Errors
-/// Why it is not found.
+/// Why it could not be read.
 pub async fn resource(place: &Location, settings: &Settings) -> Result<Resource, KubernetesError> {
     Ok(described(place, settings).await?.1)
 }
@@ -60,11 +60,11 @@ async fn described(place: &Location, settings: &Settings) -> Result<(ApiServer, 
     Ok((server, resource))
 }
 
-/// Finds the fleet and forwards a first connection to one of its coordinators: to the leader where that is known. With
-/// `any` a coordinator that is not ready will do, too, where none is: what it knows may be old.
+/// Finds the fleet and opens a first connection to one of its coordinators: the leader if it is known. With `any`, a
+/// coordinator that is not ready is used if none is ready; its state may be stale.
 ///
 /// # Errors
-/// Why there is no connection. Later failures are retried with the calls of the client.
+/// Why there is no connection. Later failures are retried by the client's calls.
 pub async fn find(place: &Location, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
     let (server, resource) = described(place, &settings).await?;
     let name = resource.metadata.name.clone();

@@ -1,4 +1,4 @@
-//! The way to a fleet through a stand-in for the API server on loopback: what it answers, and what users are told.
+//! Access to a fleet through a fake API server on loopback: its responses, and the messages that users see.
 
 use std::{
     collections::HashMap,
@@ -34,22 +34,22 @@ use crate::exit::Exit;
 const CLUSTERS: &str = "/apis/robeing.io/v1alpha1/namespaces/team/robeingclusters";
 const PODS: &str = "/api/v1/namespaces/team/pods";
 
-/// What the stand-in knows.
+/// The state of the fake API server.
 #[derive(Default)]
 struct Known {
-    /// Objects by their path; of a list, the items.
+    /// Objects by path. A list is the array of its items.
     objects: HashMap<String, Value>,
-    /// Refusals by the path they begin with.
+    /// Refusals by path prefix.
     refusals: HashMap<String, (u16, String)>,
-    /// Where the ports of pods really are, and who was asked for them, in order.
+    /// The actual addresses of the pods' ports, and the pods that connections were forwarded to, in order.
     ports: HashMap<String, SocketAddr>,
     forwarded: Vec<String>,
-    /// The forwards to each pod.
+    /// The open port-forwards, with their pods.
     running: Vec<(String, AbortHandle)>,
     queries: Vec<String>,
 }
 
-/// A stand-in for an API server, with a kubeconfig. It ends with this.
+/// A fake API server, with a kubeconfig. It stops when it is dropped.
 struct Fake {
     known: Arc<Mutex<Known>>,
     server: JoinHandle<()>,
@@ -96,7 +96,7 @@ impl Fake {
         self.known().objects.insert(path.into(), object);
     }
 
-    /// Makes clusters of these names, each with one coordinator asked for and a status.
+    /// Creates clusters with these names, each with three desired coordinators and a status.
     fn clusters(&self, names: &[&str]) {
         let cluster = |name: &&str| {
             json!({
@@ -114,7 +114,7 @@ impl Fake {
         }
     }
 
-    /// Makes coordinators' pods that are ready or not.
+    /// Creates coordinator pods that are ready or not.
     fn pods(&self, pods: &[(&str, bool)]) {
         let pod = |(name, ready): &(&str, bool)| {
             let ready = if *ready { "True" } else { "False" };
@@ -124,7 +124,8 @@ impl Fake {
         self.put(PODS, pods.iter().map(pod).collect());
     }
 
-    /// Ends the forwards to a pod. Where it is now, nothing listens; that it died, only its connections tell.
+    /// Closes the port-forwards to a pod, and points it to an address that nothing listens on. The pod still appears
+    /// ready, so only its connections show that it died.
     async fn kill(&self, pod: &str) {
         let nowhere =
             TcpListener::bind("127.0.0.1:0").await.expect("a port is free").local_addr().expect("it is bound");
@@ -146,7 +147,7 @@ impl Fake {
         find(&self.place(cluster), false, settings()).await
     }
 
-    /// Why the cluster is not reached, and with what exit code.
+    /// Returns why the cluster can't be reached, and the exit code.
     async fn refused(&self, cluster: Option<&str>) -> (String, Exit) {
         let error = self.find(cluster).await.expect_err("it can't be reached");
         (error.to_string(), error.exit())
@@ -208,7 +209,7 @@ fn status(code: u16, message: &str) -> Response<Full<Bytes>> {
     Response::builder().status(code).body(body.to_string().into()).expect("the answer is well formed")
 }
 
-/// Forwards one port as a kubelet does: channel 0 carries the bytes, channel 1 an error, and each begins with the port.
+/// Forwards one port as a kubelet does: channel 0 carries the data, channel 1 an error, and each starts with the port.
 async fn forward(upgrade: OnUpgrade, address: SocketAddr) {
     let Ok(upgraded) = upgrade.await else { return };
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
@@ -248,7 +249,7 @@ async fn forward(upgrade: OnUpgrade, address: SocketAddr) {
     }
 }
 
-/// A stand-in with the cluster `f`, whose two ready coordinators are endpoints of a stub of a fleet.
+/// Starts a fake API server with the cluster `f`, whose two ready coordinators are endpoints of a stub of a fleet.
 async fn with_fleet() -> (Fake, stub::Running) {
     let fake = Fake::new().await;
     let running = stub::stub(&[stub::Manners::default(), stub::Manners::default()]).await;
@@ -333,7 +334,7 @@ async fn clusters_that_are_not_there_are_told_with_those_that_are() {
     );
     fake.known().objects.remove(CLUSTERS);
     let (sentence, exit) = fake.refused(None).await;
-    assert!(sentence.contains("knows no RobeingClusters; install the chart robeing-crds"), "{sentence}");
+    assert!(sentence.contains("does not know RobeingClusters; install the chart robeing-crds"), "{sentence}");
     assert_eq!(exit, Exit::NotFound);
 }
 
@@ -364,7 +365,7 @@ async fn a_coordinator_that_is_not_ready_answers_where_old_answers_will_do() {
 #[tokio::test]
 async fn a_missing_right_is_named() {
     let (fake, _running) = with_fleet().await;
-    // To any of them: another one is asked where the first refuses.
+    // Refuse all of them: when the first one refuses, another one is tried.
     let forward = format!("{PODS}/f-coordinators-");
     for (path, right, role) in [
         (CLUSTERS, "get robeingclusters", "view"),
@@ -376,12 +377,12 @@ async fn a_missing_right_is_named() {
         assert_eq!(
             sentence,
             format!(
-                "the right to {right} in namespace \"team\" is missing (User \"ada\" cannot do that); ask for it, the role \
-                 {role:?} has it"
+                "permission to {right} in namespace \"team\" is missing (User \"ada\" cannot do that); ask for it, the role \
+                 {role:?} grants it"
             )
         );
         assert_eq!(exit, Exit::Refused);
-        // What may be read is still there to be told.
+        // The resource can still be read, so it can be shown.
         let told = resource(&fake.place(Some("f")), &settings()).await.ok();
         assert_eq!(told.map(|told| told.phase().to_owned()), (path != CLUSTERS).then(|| "Degraded".into()), "{right}");
         fake.known().refusals.clear();
@@ -397,7 +398,7 @@ async fn an_api_server_that_is_away_or_is_none_is_told() {
     let fake = Fake::new().await;
     fake.put(CLUSTERS, json!("hello"));
     let (sentence, exit) = fake.refused(None).await;
-    assert!(sentence.contains("does not speak as Kubernetes does"), "{sentence}");
+    assert!(sentence.contains("does not respond like a Kubernetes API server"), "{sentence}");
     assert_eq!(exit, Exit::Unreachable);
     let nowhere = TcpListener::bind("127.0.0.1:0").await.expect("a port is free").local_addr().expect("it is bound");
     fake.write_kubeconfig(&nowhere.to_string());

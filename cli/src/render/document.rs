@@ -1,6 +1,6 @@
-//! The proto3 JSON form of messages, and the same as YAML. Fields come in the order of their numbers. A bytes field
-//! that holds UTF-8 text appears as text, too, under its name with `Text` at the end. The id of a task is `id` in every
-//! message, also in answers about a task.
+//! The proto3 JSON form of messages, and the same as YAML. Fields are in the order of their numbers. A bytes field that
+//! holds UTF-8 text is also shown as text, under its name with the suffix `Text`. The id of a task is `id` in every
+//! message, including responses about a task.
 
 use std::{io::Write, sync::LazyLock};
 
@@ -15,6 +15,7 @@ use serde::{
 };
 use serde_json::Value;
 
+use super::words::is_obeyed;
 use crate::{args::Format, error::CliError};
 
 static POOL: LazyLock<Result<DescriptorPool, String>> =
@@ -39,15 +40,15 @@ named!(Agent, CancelResult, FleetStatus, SubmitResult, Task);
 #[derive(Debug)]
 pub struct Document {
     message: DynamicMessage,
-    /// The form as the library makes it, of which the fields are taken.
+    /// The JSON form that the library creates; the fields are taken from it.
     form: Value,
 }
 
 impl Document {
-    /// The form of a message.
+    /// Converts a message.
     ///
     /// # Errors
-    /// When the message does not fit the descriptors in this program, which a test rules out.
+    /// If the message does not match the descriptors in this program, which a test rules out.
     pub fn of<M: Named>(message: &M) -> Result<Self, CliError> {
         let failed = |problem: String| CliError::Render { form: "json", problem };
         let pool = POOL.as_ref().map_err(|error| failed(error.clone()))?;
@@ -61,10 +62,10 @@ impl Document {
     }
 }
 
-/// The forms of a list.
+/// Converts a list of messages.
 ///
 /// # Errors
-/// As of [`Document::of`].
+/// As for [`Document::of`].
 pub fn documents<M: Named>(messages: &[M]) -> Result<Vec<Document>, CliError> {
     messages.iter().map(Document::of).collect()
 }
@@ -75,7 +76,7 @@ impl Serialize for Document {
     }
 }
 
-/// The name of a field in documents.
+/// Returns the name of a field in documents.
 fn shown_name(field: &FieldDescriptor) -> &str {
     match field.json_name() {
         "taskId" => "id",
@@ -83,7 +84,7 @@ fn shown_name(field: &FieldDescriptor) -> &str {
     }
 }
 
-/// A message beside its form.
+/// A message with its JSON form.
 struct Ordered<'a> {
     message: &'a DynamicMessage,
     form: &'a Value,
@@ -91,7 +92,7 @@ struct Ordered<'a> {
 
 impl Serialize for Ordered<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Timestamps and durations are strings.
+        // Timestamps and durations are strings in JSON.
         let Value::Object(fields) = self.form else { return self.form.serialize(serializer) };
         let mut map = serializer.serialize_map(None)?;
         for field in self.message.descriptor().fields() {
@@ -146,15 +147,22 @@ impl Serialize for Entry<'_> {
     }
 }
 
-/// Writes one document, a list included, and ends the line.
+/// Writes one document, or a list of them, followed by a line end.
 ///
 /// # Errors
-/// When it can't be written.
+/// If it can't be written.
 pub fn write_document<T: Serialize>(out: &mut dyn Write, format: Format, document: &T) -> Result<(), CliError> {
-    let text = match format {
-        Format::Yaml => serde_yaml::to_string(document)
-            .map_err(|error| CliError::Render { form: "yaml", problem: error.to_string() })?,
-        Format::Json | Format::Table => serde_json::to_string_pretty(document)
+    let yaml = match format {
+        Format::Yaml => Some(
+            serde_yaml::to_string(document)
+                .map_err(|error| CliError::Render { form: "yaml", problem: error.to_string() })?,
+        ),
+        Format::Json | Format::Table => None,
+    };
+    let text = match yaml {
+        // Not every YAML string can have escapes. JSON is YAML, too.
+        Some(yaml) if !yaml.contains(is_let_stand) => yaml,
+        _ => serde_json::to_string_pretty(document)
             .map(escape_controls)
             .map_err(|error| CliError::Render { form: "json", problem: error.to_string() })?,
     };
@@ -163,10 +171,10 @@ pub fn write_document<T: Serialize>(out: &mut dyn Write, format: Format, documen
     Ok(())
 }
 
-/// Writes one document of a stream of them: a line of JSON, or a YAML document with its separator.
+/// Writes one document of a stream: a line of JSON, or a YAML document with its separator.
 ///
 /// # Errors
-/// When it can't be written.
+/// If it can't be written.
 pub fn write_line<T: Serialize>(out: &mut dyn Write, format: Format, document: &T) -> Result<(), CliError> {
     if format == Format::Yaml {
         out.write_all(b"---\n")?;
@@ -178,13 +186,17 @@ pub fn write_line<T: Serialize>(out: &mut dyn Write, format: Format, document: &
     Ok(())
 }
 
-/// JSON with those control characters written as escapes that JSON would let stand, and some terminals obey.
+/// Returns whether terminals interpret a character that JSON allows in strings.
+fn is_let_stand(c: char) -> bool {
+    c >= '\u{7f}' && is_obeyed(c)
+}
+
+/// Escapes characters that JSON allows but terminals interpret.
 fn escape_controls(json: String) -> String {
-    let is_let_stand = |c: char| ('\u{7f}'..='\u{9f}').contains(&c);
     if !json.contains(is_let_stand) {
         return json;
     }
-    // They can only stand in texts, of keys or values.
+    // They can only occur in strings, as keys or values.
     let escape = |c: char| if is_let_stand(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() };
     json.chars().map(escape).collect()
 }

@@ -1,5 +1,5 @@
-//! How messages of the API are printed: as documents for programs, as tables for people. Pure: time comes in as a
-//! value.
+//! Prints messages of the API: as documents for programs, and as tables for people. Pure: the current time is a
+//! parameter.
 
 mod document;
 mod status;
@@ -19,10 +19,10 @@ pub use words::{
 
 use crate::{args::Format, error::CliError};
 
-/// Prints one message: as a document, or as `text` says for people.
+/// Prints one message: as a document, or for people with `text`.
 ///
 /// # Errors
-/// When the output can't be written.
+/// If the output can't be written.
 pub fn print_one<M: Named>(
     out: &mut dyn Write,
     format: Format,
@@ -36,10 +36,10 @@ pub fn print_one<M: Named>(
     Ok(())
 }
 
-/// Prints a list of messages: as one array, or as `text` says for people.
+/// Prints a list of messages: as one array, or for people with `text`.
 ///
 /// # Errors
-/// When the output can't be written.
+/// If the output can't be written.
 pub fn print_list<M: Named>(
     out: &mut dyn Write,
     format: Format,
@@ -53,8 +53,8 @@ pub fn print_list<M: Named>(
     Ok(())
 }
 
-/// Prints a sentence on standard error; a reader that has gone is no failure of the command. What others wrote may be in it, and
-/// is not obeyed by a terminal.
+/// Prints a sentence to standard error. A broken pipe is not an error. The sentence can include text from others, so
+/// control characters that a terminal would interpret are replaced.
 pub fn note(sentence: &str) {
     let _ = writeln!(io::stderr(), "{}", printable_lines(sentence));
 }

@@ -1,4 +1,4 @@
-//! The fleet for people: its agents, its state, and both together as the live view of `robeing dev`.
+//! The status of the fleet for people: its agents, its state, and both together as the live view of `robeing dev`.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::kubernetes::Resource;
 
-/// The list of `robeing agents`.
+/// Formats the list of `robeing agents`.
 pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
     if agents.is_empty() {
         return "no agents\n".into();
@@ -52,7 +52,8 @@ pub fn agents_table(agents: &[Agent], now: Timestamp) -> String {
     )
 }
 
-/// When the agent's session began, which is not when its process did: an agent that was lost for a while joins anew.
+/// Formats when the agent's session began. That is not when its process started: an agent that was lost starts a new
+/// session.
 fn joined(agent: &Agent, now: Timestamp) -> String {
     match age(agent.joined_at.as_ref(), now) {
         age if age.is_empty() => age,
@@ -69,7 +70,7 @@ fn agent_state(agent: &Agent) -> String {
     }
 }
 
-/// What `robeing status` prints first of a fleet on Kubernetes: what its resource says.
+/// Formats the `RobeingCluster` of a fleet on Kubernetes, which `robeing status` prints first.
 pub fn resource_text(resource: &Resource) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -88,7 +89,7 @@ pub fn resource_text(resource: &Resource) -> String {
     text
 }
 
-/// One agent in full, as `robeing agents --why NAME` prints it: how it is, and what was done about it lately.
+/// Formats one agent in full, as `robeing agents --why NAME` prints it: its state, and its recent recovery steps.
 pub fn agent_text(agent: &Agent, now: Timestamp) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -108,7 +109,7 @@ pub fn agent_text(agent: &Agent, now: Timestamp) -> String {
     line("Process", pid(agent.pid));
     line("Address", agent.address.clone());
     if agent.recovery.is_empty() {
-        text.push_str("\nIt was neither unhealthy nor lost since it joined.\n");
+        text.push_str("\nIt has been neither unhealthy nor lost since it joined.\n");
         return text;
     }
     text.push('\n');
@@ -153,12 +154,13 @@ fn recovery_words(step: &RecoveryStep) -> String {
     }
 }
 
-/// A process id; nothing where it is not known.
+/// Formats a process id; empty if it is not known.
 fn pid(pid: u32) -> String {
     if pid == 0 { String::new() } else { pid.to_string() }
 }
 
-/// How many voters do not answer, where that is no minority: then nothing can be decided.
+/// Describes the unreachable voters if they are at least half of all, because then there is no majority to commit
+/// anything.
 fn without_majority(status: &FleetStatus) -> Option<String> {
     let voters: Vec<_> = status.coordinators.iter().filter(|coordinator| coordinator.voter).collect();
     let mute = voters.iter().filter(|voter| voter.state() == CoordinatorState::Unreachable).count();
@@ -166,7 +168,7 @@ fn without_majority(status: &FleetStatus) -> Option<String> {
         .then(|| format!("{mute} of {} voters do not answer: without a majority nothing is decided", voters.len()))
 }
 
-/// What `robeing status` prints.
+/// Formats the output of `robeing status`.
 pub fn status_text(status: &FleetStatus) -> String {
     let mut text = String::new();
     let leader = match status.leader.as_str() {
@@ -178,7 +180,7 @@ pub fn status_text(status: &FleetStatus) -> String {
     let _ = writeln!(text, "Fleet:          {}", status.cluster_id);
     let _ = writeln!(text, "Leader:         {leader}");
     if let Some(problem) = without_majority(status) {
-        let _ = writeln!(text, "Problem:        {problem}; what follows is what was known last");
+        let _ = writeln!(text, "Problem:        {problem}; the following is the last known state");
     }
     for warning in &status.warnings {
         let _ = writeln!(text, "Warning:        {}: {}", warning.reason, printable(&warning.message));
@@ -249,7 +251,7 @@ fn coordinators_table(coordinators: &[Coordinator]) -> String {
     )
 }
 
-/// The frame that `robeing dev` shows at a terminal: coordinators, tasks and agents.
+/// Formats the view that `robeing dev` shows in a terminal: coordinators, tasks and agents.
 pub fn live_view(status: &FleetStatus, agents: &[Agent], now: Timestamp) -> String {
     let mut text = String::new();
     let _ = writeln!(

@@ -7,7 +7,7 @@ use super::words::printable;
 /// Spaces between two columns.
 const GAP: u16 = 3;
 
-/// A table of rows under headers, each line ended.
+/// Formats rows under headers; every line ends with a line end.
 pub fn table<const N: usize>(headers: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -26,7 +26,7 @@ pub fn table<const N: usize>(headers: [&str; N], rows: impl IntoIterator<Item = 
     text
 }
 
-/// A cell without anything that could break the row: a terminal's control characters become spaces.
+/// Formats a cell so that it can't break the row: control characters become spaces, and an empty cell becomes `-`.
 fn one_line(cell: String) -> String {
     if cell.is_empty() {
         return "-".into();

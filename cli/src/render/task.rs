@@ -1,4 +1,4 @@
-//! Tasks for people: lists, one task in full, and why it is where it is.
+//! Tasks for people: lists, one task in full, and the explanation of its scheduling.
 
 use std::fmt::Write;
 
@@ -13,12 +13,12 @@ use super::{
     },
 };
 
-/// Name of the agent that has, or last had, the task.
+/// Returns the agent that has the task, or had it last.
 fn agent_of(task: &Task) -> String {
     task.attempts.last().map(|attempt| attempt.agent.clone()).unwrap_or_default()
 }
 
-/// The list of `robeing tasks`.
+/// Formats the list of `robeing tasks`.
 pub fn tasks_table(tasks: &[Task], now: Timestamp) -> String {
     if tasks.is_empty() {
         return "no tasks\n".into();
@@ -40,7 +40,7 @@ pub fn tasks_table(tasks: &[Task], now: Timestamp) -> String {
     )
 }
 
-/// The list of `robeing submit --wait` with many tasks.
+/// Formats the list that `robeing submit --wait` prints for many tasks.
 pub fn results_table(tasks: &[Task]) -> String {
     table(
         ["ID", "STATE", "ATTEMPTS", "AGENT", "TOOK", "RESULT"],
@@ -55,7 +55,7 @@ pub fn results_table(tasks: &[Task]) -> String {
     )
 }
 
-/// From acceptance to the end.
+/// Formats the time from acceptance to the end.
 fn took(task: &Task) -> String {
     match (instant(task.submitted_at.as_ref()), instant(task.finished_at.as_ref())) {
         (Some(submitted), Some(finished)) => short_duration(between(submitted, finished)),
@@ -70,7 +70,7 @@ fn failure_text(failure: &Failure) -> String {
     }
 }
 
-/// One line for a change of a task, as `robeing task ID --watch` prints it.
+/// Formats one change of a task as a line, as `robeing task ID --watch` prints it.
 pub fn change_line(task: &Task, now: Timestamp) -> String {
     let mut line = format!("{:.3}  {}", now, state_word(task.state()));
     let detail = match task.state() {
@@ -88,7 +88,7 @@ pub fn change_line(task: &Task, now: Timestamp) -> String {
     line
 }
 
-/// One task in full. With `why`, its attempts with their scores, or what it waits for.
+/// Formats one task in full. With `why`, adds its attempts with their scores, and what it is waiting for.
 pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
@@ -102,7 +102,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("State", state_word(task.state()));
     line("Waiting for", task.waiting_for.clone());
     line("Priority", task.priority.to_string());
-    line("Attempts", format!("{} ({} of {} count)", task.attempt, task.attempts_used, task.max_attempts));
+    line("Attempts", format!("{} (counted: {} of {})", task.attempt, task.attempts_used, task.max_attempts));
     line("Agent", agent_of(task));
     line("Submitter", task.submitter.clone());
     line("Key", task.idempotency_key.clone());
@@ -136,7 +136,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
 fn why_text(task: &Task, now: Timestamp) -> String {
     let mut text = String::from("\n");
     if task.attempts.is_empty() {
-        text.push_str("No agent has had it.\n");
+        text.push_str("It has not been assigned to an agent.\n");
     } else {
         text.push_str(&table(
             [
@@ -160,7 +160,7 @@ fn why_text(task: &Task, now: Timestamp) -> String {
     }
     if task.state() == TaskState::Queued {
         let waits = if task.waiting_for.is_empty() { "an agent" } else { &task.waiting_for };
-        let _ = writeln!(text, "It waits for: {}", printable(waits));
+        let _ = writeln!(text, "Waiting for: {}", printable(waits));
     }
     text
 }

@@ -296,7 +296,7 @@ fn why_an_agent_is_as_it_is() {
     insta::assert_snapshot!(agent_text(&recovered, now()));
     assert!(
         agent_text(&agent("data-1", AgentState::Live), now())
-            .ends_with("It was neither unhealthy nor lost since it joined.\n")
+            .ends_with("It has been neither unhealthy nor lost since it joined.\n")
     );
 }
 

@@ -1,14 +1,14 @@
-//! Single values in words: states, roles, spans of time, beginnings of texts.
+//! Formats single values: states, roles, durations, previews of texts.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use robeing_proto::v1::{AgentState, AttemptState, CoordinatorState, FailureKind, Role, TaskState};
 
-/// Characters of a preview, at most.
+/// Maximum number of characters in a preview.
 const PREVIEW: usize = 48;
 
-/// The name of a proto enum's value without the enum's own name, as in `DeadLettered`.
+/// Formats the name of a proto enum value without the prefix of the enum, for example `DeadLettered`.
 fn camel(name: &str, prefix: &str) -> String {
     let mut word = String::new();
     for part in name.strip_prefix(prefix).unwrap_or(name).split('_') {
@@ -19,23 +19,23 @@ fn camel(name: &str, prefix: &str) -> String {
     word
 }
 
-/// `Queued`, `DeadLettered`, …
+/// Formats a state: `Queued`, `DeadLettered`, …
 pub fn state_word(state: TaskState) -> String {
     camel(state.as_str_name(), "TASK_STATE_")
 }
 
-/// The state within a sentence: `queued`, `dead-lettered`, …
+/// Formats a state for use in a sentence: `queued`, `dead-lettered`, …
 pub fn state_in_sentence(state: TaskState) -> String {
     let name = state.as_str_name();
     name.strip_prefix("TASK_STATE_").unwrap_or(name).to_ascii_lowercase().replace('_', "-")
 }
 
-/// `1 agent`, `2 agents`.
+/// Formats a count: `1 agent`, `2 agents`.
 pub fn plural(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// `Worker`, `Specialist`, …
+/// Formats a role: `Worker`, `Specialist`, …
 pub fn role_word(role: Role) -> String {
     camel(role.as_str_name(), "ROLE_")
 }
@@ -56,15 +56,15 @@ pub(super) fn failure_word(kind: FailureKind) -> String {
     camel(kind.as_str_name(), "FAILURE_KIND_")
 }
 
-/// Nanoseconds of the units that spans are rounded to.
+/// Units that durations are rounded to, in nanoseconds.
 const MICROSECOND: u128 = 1_000;
 const MILLISECOND: u128 = 1_000 * MICROSECOND;
 const SECOND: u128 = 1_000 * MILLISECOND;
 const MINUTE: u128 = 60 * SECOND;
 const HOUR: u128 = 60 * MINUTE;
 
-/// A span rounded to its two largest units: `250ms`, `4.2s`, `3m5s`, `2h10m`, `5d3h`. What is not a millisecond long is in
-/// microseconds, at least one.
+/// Formats a duration rounded to its two largest units: `250ms`, `4.2s`, `3m5s`, `2h10m`, `5d3h`. Below a millisecond
+/// it is in microseconds, at least one.
 pub fn short_duration(span: Duration) -> String {
     let nanos = span.as_nanos();
     let rounded = |unit: u128| (nanos + unit / 2) / unit;
@@ -93,17 +93,17 @@ fn two(large: u128, large_unit: &str, small: u128, small_unit: &str) -> String {
     }
 }
 
-/// The time of a message, where it has one.
+/// Converts a timestamp of a message, if it is set.
 pub(super) fn instant(time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
     time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
 }
 
-/// From one time to another; nothing where the clocks of two machines disagree on which was first.
+/// Returns the time from one instant to another, or zero if the clocks of two machines disagree about the order.
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-/// A time, and how far it is.
+/// Formats a time, and how far from now it is.
 pub(super) fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
     match instant(time) {
         None => String::new(),
@@ -112,29 +112,29 @@ pub(super) fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> S
     }
 }
 
-/// How long ago a time is, or nothing.
+/// Formats how long ago a time was; empty if the time is not set.
 pub(super) fn age(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
     instant(time).map(|time| short_duration(between(time, now))).unwrap_or_default()
 }
 
-/// One line without anything that could break it, or that a terminal would obey: such characters become spaces.
+/// Replaces line breaks and characters that a terminal interprets with spaces, so that the result is one line.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_obeyed(c) { ' ' } else { c }).collect()
 }
 
-/// Several lines, each [`printable`].
+/// Applies [`printable`] to each line.
 pub fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a terminal does something other than show it: control characters, those that end a line, and those that turn the
-/// direction of text.
-fn is_obeyed(c: char) -> bool {
+/// Returns whether a terminal interprets a character instead of showing it: control characters, line separators, and
+/// characters that change the direction of text.
+pub(super) fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{206F}')
 }
 
-/// The beginning of some bytes as one line, or how many there are when they are no text.
+/// Returns the start of a text as one line, or the number of bytes if it is not text.
 pub fn preview(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else { return format!("({} bytes)", bytes.len()) };
     let text = text.trim_end();

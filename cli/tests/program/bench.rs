@@ -1,4 +1,4 @@
-//! A directory for one test, and the program run in it.
+//! A directory for one test, and runs of the program in it.
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use nix::{
 };
 use tempfile::TempDir;
 
-/// Time within which anything that is waited for must happen.
+/// Timeout of all waits.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// After how long Ctrl-C is pressed again.
+/// Interval at which Ctrl-C is repeated.
 const AGAIN: Duration = Duration::from_secs(2);
 
 pub const MANIFEST: &str = "
@@ -33,14 +33,14 @@ spec:
   - {name: data, replicas: 1, standby: 1, executor: {echo: {}}}
 ";
 
-/// Runs until its standard input ends, or SIGTERM.
+/// Runs until its standard input is closed, or SIGTERM.
 pub const PATIENT_AGENT: &str = "exec cat >/dev/null\n";
-/// Says something and fails.
+/// Prints something and fails.
 pub const FAILING_AGENT: &str = "echo out\necho 'boom: no such disk' >&2\nexit 3\n";
 /// Does not end on SIGTERM.
 pub const STUBBORN_AGENT: &str = "trap '' TERM\nexec cat >/dev/null\n";
 
-/// A directory for one test, with a manifest, and commands that see no fleet but the test's own.
+/// A directory for one test, with a manifest. Commands that run in it see only the test's own fleet.
 pub struct Bench {
     pub dir: TempDir,
 }
@@ -62,7 +62,7 @@ impl Bench {
         path
     }
 
-    /// A stand-in for the agent program: it tells its version, and else does this.
+    /// Creates a fake agent program: it prints its version for `--version`, and otherwise runs the script.
     pub fn agent(&self, script: &str) -> PathBuf {
         let version = "[ \"$1\" = --version ] && echo robeing-agent 0.0.0 && exit";
         self.program("agent", &format!("{version}\n{script}"))
@@ -83,7 +83,7 @@ impl Bench {
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
         // No kubeconfig, and no service account of a pod.
         command.env("HOME", self.dir.path());
-        // Directories that are left by killed fleets are the test's own, too.
+        // This also keeps directories that killed fleets leave behind within the test.
         command.env("TMPDIR", self.dir.path());
         for name in
             ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"]
@@ -122,7 +122,7 @@ pub fn closed_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
-/// A running `robeing dev`, whose lines can be waited for. Killed when it is dropped.
+/// A running `robeing dev`, whose output lines can be waited for. Killed on drop.
 pub struct Dev {
     pub child: Child,
     pub lines: Receiver<String>,
@@ -145,7 +145,7 @@ impl Dev {
         Self::of(command.stdout(output), stdout)
     }
 
-    /// The same, whose lines are also those of standard error.
+    /// As [`Dev::start`], but with the lines of standard error included.
     pub fn start_with_errors(bench: &Bench, agent: &Path) -> Self {
         let agent = agent.display().to_string();
         let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
@@ -156,7 +156,7 @@ impl Dev {
 
     pub fn of(command: &mut Command, stdout: PipeReader) -> Self {
         let child = command.spawn().expect("the program can be started");
-        // This side's copy of the pipe's other end, which would keep it open.
+        // Drop this side's copy of the pipe's write end, which would keep the pipe open.
         command.stdout(Stdio::null()).stderr(Stdio::inherit());
         let (told, lines) = sync_channel(1_000);
         thread::spawn(move || {
@@ -169,7 +169,7 @@ impl Dev {
         Self { child, lines, seen: Vec::new() }
     }
 
-    /// Waits for a line that contains all of this.
+    /// Waits for a line that contains all of these parts.
     pub fn line_with(&mut self, parts: &[&str]) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -184,7 +184,7 @@ impl Dev {
         }
     }
 
-    /// Waits until a process was started and tells its id.
+    /// Waits until a process has been started, and returns its process id.
     pub fn pid_of(&mut self, name: &str) -> Pid {
         let line = self.line_with(&["started", name]);
         let digits: String = line.chars().skip_while(|c| *c != '(').filter(char::is_ascii_digit).collect();
@@ -209,7 +209,7 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A zombie has ended; whoever adopted it may take a while to notice.
+/// Returns whether a process has ended. A zombie has, even if its parent has not reaped it yet.
 pub fn has_ended(pid: Pid) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.rsplit(") ").next().is_some_and(|after| after.starts_with('Z')),
@@ -217,7 +217,7 @@ pub fn has_ended(pid: Pid) -> bool {
     }
 }
 
-/// Waits until a process catches SIGINT.
+/// Waits until a process has a handler for SIGINT.
 pub fn wait_for_handler(child: &Child) {
     let status = format!("/proc/{}/status", child.id());
     wait_until("a handler of SIGINT", || {
@@ -228,7 +228,8 @@ pub fn wait_for_handler(child: &Child) {
     });
 }
 
-/// Presses Ctrl-C until a process has ended, for which `wait` waits: one that was just about to listen does not hear the first.
+/// Sends SIGINT repeatedly until `wait` returns, because a process that is just installing its handler can miss the
+/// first one.
 pub fn press_ctrl_c<T>(child: u32, wait: impl FnOnce() -> T) -> T {
     let pid = Pid::from_raw(i32::try_from(child).expect("pids are small"));
     let (ended, is_over) = mpsc::channel::<()>();

@@ -1,4 +1,4 @@
-//! `robeing dev` over stand-ins for the agent program.
+//! Tests of `robeing dev` with fake agent programs.
 
 use std::{
     fs,
@@ -51,7 +51,7 @@ fn a_manifest_is_read_as_kubectl_reads_it() {
         let mut dev = Dev::start(&bench, &agent, &[]);
         dev.line_with(&["fleet example: 1 coordinator"]);
     }
-    // What is cut is not taken for a whole.
+    // A truncated manifest is not accepted as complete.
     let long = utf16(&format!("{MANIFEST}{}", "#\n".repeat(1024 * 1024 / 4)));
     fs::write(bench.path("manifest.yaml"), long).expect("the directory can be written to");
     bench.run(&["dev", "-f", "manifest.yaml"]).assert(2, "has more than 1 MiB, which is the most that is read");
@@ -62,9 +62,9 @@ fn dev_refuses_a_program_that_is_no_agent() {
     let bench = Bench::new();
     let silent = bench.program("silent", "exit 0\n").display().to_string();
     for (program, problem) in [
-        ("/bin/true", "to --version it says \"true"),
-        (silent.as_str(), "it says nothing to --version"),
-        (env!("CARGO_BIN_EXE_robeing"), "to --version it says \"robeing 0"),
+        ("/bin/true", "for --version it printed \"true"),
+        (silent.as_str(), "it printed nothing for --version"),
+        (env!("CARGO_BIN_EXE_robeing"), "for --version it printed \"robeing 0"),
     ] {
         let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", program]);
         ended.assert(7, &format!("{program} is not robeing-agent ({problem}"));
@@ -97,7 +97,8 @@ fn secrets_in_the_manifest_are_used_and_what_is_no_header_is_refused() {
     };
     manifest("kind: Secret\nmetadata: {name: api}\ndata: {token: aHVudGVyMg==}\n---\napiVersion: v1\nkind: ConfigMap");
     let mut dev = Dev::start_with_errors(&bench, &agent);
-    let note = dev.line_with(&["only the RobeingCluster is used, with the Secrets that its headers name; ignored: "]);
+    let note =
+        dev.line_with(&["only the RobeingCluster is used, with the Secrets that its headers refer to; ignored: "]);
     assert!(note.ends_with("ignored: document 3 (ConfigMap)"), "{note}");
     wait_until("an agent with the value", || {
         fs::read_to_string(bench.path("told")).is_ok_and(|told| told.contains("hunter2"))
@@ -105,11 +106,11 @@ fn secrets_in_the_manifest_are_used_and_what_is_no_header_is_refused() {
     drop(dev);
     let agent = agent.display().to_string();
     for (data, problem) in [
-        ("data: {other: aHVudGVyMg==}", "is not there: robeing dev takes it from a Secret that stands in the manifest"),
+        ("data: {other: aHVudGVyMg==}", "does not exist: robeing dev takes it from a Secret in the manifest"),
         ("data: {token: hunter2}", "is not base64"),
         ("stringData: {token: 1234}", "is not text: put its value in quotes"),
         ("data: {token: //79}", "is not UTF-8"),
-        ("stringData: {token: \"a\\nb\"}", "has a control character in it, such as a line's end"),
+        ("stringData: {token: \"a\\nb\"}", "contains a control character, such as a line break"),
     ] {
         manifest(&format!("kind: Secret\nmetadata: {{name: api}}\n{data}"));
         let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
@@ -171,7 +172,7 @@ fn fleets_of_one_name_are_told_apart_by_their_endpoints() {
     named.assert(2, &format!("--endpoint {older} "));
     named.assert(2, &format!("--endpoint {newer} "));
     let unnamed = bench.run(&["agents"]);
-    unnamed.assert(5, &format!("note: this is about example at {newer}, the newest of the fleets"));
+    unnamed.assert(5, &format!("note: using fleet example at {newer}, the newest of the fleets"));
     unnamed.assert(5, &format!("example at {older}"));
 }
 
@@ -194,7 +195,7 @@ fn dev_takes_the_one_cluster_of_a_manifest() {
 #[test]
 fn dev_without_an_agent_program_says_how_to_get_one() {
     let bench = Bench::new();
-    // A copy, so that no agent program is beside it.
+    // A copy of the program, so that there is no agent program beside it.
     let alone = bench.path("robeing");
     fs::copy(env!("CARGO_BIN_EXE_robeing"), &alone).expect("copied");
     let mut command = bench.command_of(&alone, &["dev", "-f", "manifest.yaml"]);
@@ -211,7 +212,7 @@ fn what_a_terminal_would_obey_is_not_in_the_name_of_the_data() {
     assert!(line.contains("/d [31ma ta"), "{line:?}");
 }
 
-/// The numbers of the signals in a line of `/proc/PID/status`, such as `SigBlk`.
+/// Returns the numbers of the signals in a line of `/proc/PID/status`, such as `SigBlk`.
 fn signals(status: &str, line: &str) -> Vec<u32> {
     let status = fs::read_to_string(status).unwrap_or_else(|error| panic!("{status}: {error}"));
     let mask = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));
@@ -219,8 +220,8 @@ fn signals(status: &str, line: &str) -> Vec<u32> {
     (1..=64).filter(|signal| mask & (1 << (signal - 1)) != 0).collect()
 }
 
-/// Where `stty tostop` is set, a write of its own in the background would stop all that is in its process group, a child that
-/// is just being started included; and who starts a child waits for it.
+/// With `stty tostop`, a write from the background would stop the whole process group, including a child that is just
+/// being started, and the process that waits for that start.
 #[test]
 fn what_dev_writes_in_the_background_stops_no_child() {
     let bench = Bench::new();
@@ -251,7 +252,7 @@ fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
     let working = dev.pid_of("data-0");
     let standby = dev.pid_of("data-1");
     kill(working, Signal::SIGKILL).expect("it runs");
-    dev.line_with(&["died", "data-0", "killed by SIGKILL", "again in", "logs/data-0.log"]);
+    dev.line_with(&["died", "data-0", "killed by SIGKILL", "restarting in", "logs/data-0.log"]);
     let again = dev.pid_of("data-0");
     assert_ne!(again, working);
     bench
@@ -267,7 +268,7 @@ fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
     }
 }
 
-/// A pipe that takes no byte more.
+/// Returns a pipe that is full.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().expect("a pipe");
     let flags = |flags| fcntl(&writer, FcntlArg::F_SETFL(flags)).expect("it is our pipe");
@@ -285,7 +286,7 @@ fn output_that_nobody_reads_holds_nothing_up() {
         let text = fs::read_to_string(bench.path("pids")).unwrap_or_default();
         text.lines().map(|pid| Pid::from_raw(pid.parse().expect("a process id"))).collect()
     };
-    // Standard error, too, as of `robeing dev 2>&1 | sleep 1000`.
+    // Includes standard error, as in `robeing dev 2>&1 | sleep 1000`.
     let (_reader, output) = full_pipe();
     let mut command = bench.command(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
     command.stdout(output.try_clone().expect("a pipe can be shared")).stderr(output);
@@ -347,7 +348,7 @@ fn a_process_that_fails_is_told_with_its_last_words() {
     let log = line.rsplit("log ").next().expect("the line names the log");
     let pid = line.split(['(', ')']).find_map(|part| part.strip_prefix("pid ")).expect("the line names the process");
     let expected = format!("out\nboom: no such disk\nrobeing dev: process {pid} of data-1 ended: exit code 3\n");
-    // It is started again, and may have said that once more.
+    // The process is restarted, and may have printed the same again.
     let said = fs::read_to_string(log).expect("the log is there");
     assert!(said.starts_with(&expected), "expected {expected:?} in {said:?}");
 }
@@ -378,13 +379,13 @@ fn other_commands_find_the_running_fleet() {
     let mut dev = Dev::start(&bench, &agent, &[]);
     let line = dev.line_with(&["endpoints:"]);
     let endpoint = line.rsplit(' ').next().expect("the line names it").to_owned();
-    // The stand-in does not listen, so the sentence says where the fleet was looked for.
+    // The fake agent does not listen, so the error shows which endpoint was tried.
     bench.run(&["status"]).assert(5, &format!("no fleet answers at {endpoint} "));
     bench.run(&["status", "--fleet", "example"]).assert(5, &endpoint);
     bench.run(&["status", "--fleet", "other"]).assert(4, ", but example; --endpoint reaches any");
     dev.signal(Signal::SIGTERM);
     assert_eq!(dev.ended(), Some(0));
-    bench.run(&["status", "--fleet", "example"]).assert(4, ", and no other; --endpoint reaches any");
+    bench.run(&["status", "--fleet", "example"]).assert(4, ", nor any other; --endpoint reaches any");
 }
 
 #[test]
@@ -393,7 +394,7 @@ fn a_suspended_fleet_has_no_agents() {
     bench.write("manifest.yaml", &format!("{MANIFEST}  suspend: true\n"));
     let agent = bench.agent(PATIENT_AGENT);
     let mut dev = Dev::start(&bench, &agent, &[]);
-    dev.line_with(&["1 coordinator, no agents (the manifest says suspend: true)"]);
+    dev.line_with(&["1 coordinator, no agents (the manifest sets suspend: true)"]);
     dev.line_with(&["started", "coordinator-0"]);
     dev.signal(Signal::SIGTERM);
     assert_eq!(dev.ended(), Some(0));

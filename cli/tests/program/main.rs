@@ -1,5 +1,5 @@
-//! The program as users run it, without a coordinator: exit codes, sentences, and `dev` over stand-ins for the agent
-//! program.
+//! Tests of the program as users run it, without a coordinator: exit codes, messages, and `dev` with fake agent
+//! programs.
 
 mod bench;
 mod dev;
@@ -25,7 +25,7 @@ fn exit_codes_and_sentences() {
         5,
         &format!("error: no fleet answers at http://{endpoint} (connection refused); start one with `robeing dev -f MANIFEST`"),
     );
-    bench.run(&["status", "--endpoint", "https://x"]).assert(2, "\"https://x\" is no endpoint");
+    bench.run(&["status", "--endpoint", "https://x"]).assert(2, "\"https://x\" is not an endpoint");
     bench.run(&["agents", "--fleet", "none"]).assert(4, "named \"none\" is found in ");
     bench.run(&["nonsense"]).assert(2, "unrecognized subcommand");
     bench.run(&["submit", "--kind", "k", "--input", "absent"]).assert(2, "can't read absent: No such file");
@@ -38,7 +38,7 @@ fn exit_codes_and_sentences() {
     assert!(help.stdout.contains("Exit codes:\n    0  everything asked for was done"), "{}", help.stdout);
 }
 
-/// What users can cause without a fleet, by exit code; those of a live fleet are tested with one.
+/// Covers the exit codes that need no fleet; the others are tested with one.
 #[test]
 fn what_is_done_is_what_the_help_says_of_exit_codes() {
     let bench = Bench::new();
@@ -80,7 +80,7 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
         .spawn()
         .expect("the program can be started");
     wait_for_handler(&waiting);
-    // Its standard input is open until it has ended.
+    // Keep its standard input open until it has ended.
     let input = waiting.stdin.take();
     let ended = press_ctrl_c(waiting.id(), || waiting.wait().expect("it is our child"));
     assert_eq!(ended.code(), Some(130));
@@ -119,7 +119,7 @@ fn an_empty_variable_counts_as_unset() {
     run(&["status"], "ROBEING_ENDPOINT").assert(5, &format!("no fleet answers at {endpoint} "));
     run(&["submit", "--kind", "k"], "ROBEING_SUBMITTER").assert(5, endpoint);
     run(&["dev", "-f", "absent"], "ROBEING_AGENT_BIN").assert(2, "can't read the manifest absent");
-    bench.run(&["status", "--endpoint", ""]).assert(2, "is no endpoint");
+    bench.run(&["status", "--endpoint", ""]).assert(2, "is not an endpoint");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn the_plugin_of_kubectl_looks_on_kubernetes() {
     bench.run(&["status", "--cluster", "c", "--fleet", "f"]).assert(2, "cannot be used with");
 }
 
-/// An API server that knows this cluster and lets nobody see its pods. It ends with the test's process.
+/// Starts an API server that returns this cluster but forbids everything else. It stops with the test's process.
 fn api_server_of(cluster: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
@@ -220,10 +220,10 @@ fn who_may_only_look_at_the_resource_is_told_what_it_says() {
         Ended::of(command.env("KUBECONFIG", &file).output().expect("the program can be started"))
     };
     let ended = run(&["status", "-n", "team", "--cluster", "f"]);
-    ended.assert(3, "the right to list pods in namespace \"team\" is missing (not for you)");
+    ended.assert(3, "permission to list pods in namespace \"team\" is missing (not for you)");
     assert!(ended.stdout.starts_with("RobeingCluster: team/f\nPhase:          Degraded\n"), "{}", ended.stdout);
     assert!(ended.stdout.contains("a disk is lost"), "{}", ended.stdout);
-    // A document would be half of one.
+    // With -o json, a partial document would be invalid, so nothing is printed.
     assert_eq!(run(&["status", "-n", "team", "--cluster", "f", "-o", "json"]).stdout, "");
 }
 

@@ -1,4 +1,4 @@
-//! `robeing submit` that ends before its time, over a stub of a fleet.
+//! Tests of `robeing submit` that ends early, with a stub of a fleet.
 
 use std::process::{Child, Stdio};
 
@@ -11,12 +11,12 @@ fn start(bench: &Bench, line: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be started")
 }
 
-/// The end of a process after Ctrl-C.
+/// Interrupts a process with Ctrl-C, and returns its result.
 fn interrupt(child: Child) -> Ended {
     Ended::of(press_ctrl_c(child.id(), || child.wait_with_output().expect("it is our child")))
 }
 
-/// The end of a command after Ctrl-C, once the fleet has come this far.
+/// Runs a command, interrupts it once the fleet is in the given state, and returns its result.
 fn interrupted(bench: &Bench, fleet: &Running, line: &[&str], when: impl Fn(&Shared) -> bool) -> Ended {
     let child = start(bench, &[line, &["--endpoint", &fleet.endpoints[0]]].concat());
     wait_until("what the fleet is to see", || when(&fleet.stub.shared()));
@@ -27,7 +27,7 @@ fn lines(count: usize) -> String {
     (0..count).map(|line| format!("{line}\n")).collect()
 }
 
-/// Answers no submissions but so many at a time.
+/// Answers submissions only in batches of this size.
 fn holding(hold: usize) -> Manners {
     Manners { hold, ..Manners::default() }
 }
@@ -44,18 +44,18 @@ async fn ctrl_c_tells_which_tasks_were_accepted_and_of_how_many_it_is_not_known(
     let fleet = stub(&[holding(100)]).await;
     let all_sent = |shared: &Shared| shared.most_unanswered == 10;
     let ended = interrupted(&bench, &fleet, &["submit", "--kind", "k", "--inputs", "ten"], all_sent);
-    ended.assert(130, "interrupted; of 10 tasks the fate of 10 is not known\n");
+    ended.assert(130, "interrupted; of 10 tasks, 10 may or may not have been accepted\n");
     assert_eq!(ended.stdout, "");
 
     bench.write("many", &lines(2_100));
     let fleet = stub(&[holding(1_000)]).await;
-    // No more than 1,024 are sent at a time, so that a thousand answers have arrived by then.
+    // At most 1,024 tasks are sent at a time, so a thousand answers have arrived by then.
     let second = |shared: &Shared| shared.accepted.len() > 1_024;
     let ended = interrupted(&bench, &fleet, &["submit", "--kind", "k", "--inputs", "many"], second);
     let ids: Vec<&str> = ended.stdout.lines().collect();
     assert!(ids.len() >= 900, "{} ids", ids.len());
     assert!(ids.iter().all(|id| fleet.stub.shared().accepted.contains_key(*id)), "an id is not the fleet's");
-    ended.assert(130, &format!("interrupted; of 2100 tasks {} were accepted and go on", ids.len()));
+    ended.assert(130, &format!("interrupted; of 2100 tasks, {} were accepted and continue", ids.len()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -67,7 +67,7 @@ async fn ctrl_c_names_the_one_task() {
         fleet.stub.shared().most_unanswered = 0;
         let ended = interrupted(&bench, &fleet, &[&["submit", "--kind", "k"], more].concat(), sent);
         ended.assert(130, "interrupted; whether task ");
-        ended.assert(130, " was accepted is not known: `robeing task ");
+        ended.assert(130, " was accepted is not known: check with `robeing task ");
     }
 }
 
@@ -78,7 +78,7 @@ fn ctrl_c_before_anything_was_sent_says_so() {
         let mut command = bench.command(line);
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be started");
         wait_for_handler(&child);
-        // It is open until the program has ended.
+        // Keep standard input open until the program has ended.
         let input = child.stdin.take();
         interrupt(child).assert(130, "interrupted; nothing was submitted\n");
         drop(input);
@@ -92,7 +92,7 @@ async fn ctrl_c_says_nothing_of_submissions_where_there_were_none() {
     let id = "0190a5c8-0000-7000-8000-000000000001";
     for (line, said) in [
         (&["status"][..], "interrupted\n"),
-        (&["task", id, "--watch"], "interrupted; the task goes on\n"),
+        (&["task", id, "--watch"], "interrupted; the task continues\n"),
         (&["cancel", id], "interrupted; whether anything was cancelled is not known\n"),
     ] {
         fleet.stub.shared().calls = 0;

@@ -1,5 +1,6 @@
-//! What whoever runs the fleet calls. Any coordinator takes a call and carries it out if it leads, or hands it to the one
-//! that does, once: a mark in the metadata keeps calls from going round. Leadership that moves meanwhile is followed.
+//! The Admin service, for administrators. Any coordinator accepts a call and carries it out if it leads, or forwards it
+//! once to the one that does: a mark in the metadata prevents forwarding loops. A call follows leadership that moves
+//! meanwhile.
 
 use std::time::Duration;
 
@@ -22,18 +23,18 @@ use crate::{
     raft::Peer,
 };
 
-/// Marks a call that another coordinator handed on.
+/// The metadata key that marks a call forwarded by another coordinator.
 const FORWARDED: &str = "robeing-forwarded";
 /// How long a call waits for a leader, each time there is none.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the leader may take for a call that was handed to it: more than any change may take.
+/// How long the leader may take for a forwarded call: longer than any change may take.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(CATCH_UP_TIMEOUT.as_secs() + 4 * COMMIT_TIMEOUT.as_secs());
-/// Leaders that a call is tried at.
+/// Maximum number of times that a call is tried at a leader.
 const MAX_LEADERS: u32 = 8;
-/// Pause before the same leader is tried again.
+/// Pause before a call is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// The service.
+/// The Admin service.
 pub struct AdminService {
     standing: Standing,
     proposer: Proposer,
@@ -96,15 +97,15 @@ impl Operation for v1::TransferLeadershipRequest {
     }
 }
 
-/// How one try went.
+/// The result of one try.
 enum Tried<T> {
     Done(Result<Response<T>, Status>),
-    /// There is no leader, or it is another by now.
+    /// There is no leader, or it has changed meanwhile.
     NotThere(Status),
 }
 
 impl AdminService {
-    /// Changes are made so, or by the leader, which is found by its standing.
+    /// Creates the service. Changes are made by `change`, or by the leader, which `standing` knows.
     pub fn new(
         standing: Standing,
         proposer: Proposer,

@@ -1,4 +1,4 @@
-//! gRPC codes: which error has which.
+//! The gRPC code of each error.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{api::convert::BadField, leader::membership_change::ChangeError, propose::ProposeError};
 
-/// Marks the answer of a coordinator that does not lead.
+/// The metadata key that marks the response of a coordinator that does not lead.
 const NOT_LEADER: &str = "robeing-not-leader";
 
 impl From<ChangeError> for Status {
@@ -38,13 +38,13 @@ impl From<ChangeError> for Status {
     }
 }
 
-/// Whether a call failed because the coordinator that was asked does not lead, or is not there (any more).
+/// Returns whether a call failed because the called coordinator does not lead, or is not reachable (any more).
 pub fn is_not_there(status: &Status) -> bool {
-    // What a server said has no source; what this side found out about the connection has.
+    // A status from a server has no source; one that this side created for a connection error has.
     status.metadata().contains_key(NOT_LEADER) || status.source().is_some()
 }
 
-/// The code of a refusal of the state machine.
+/// Returns the code of a refusal by the state machine.
 fn code_of(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::QueueFull { .. }
@@ -61,19 +61,20 @@ fn code_of(refusal: &Refusal) -> Code {
     }
 }
 
-/// What a call that succeeds returns for a reply that is none to its command. One that can't be read was applied all the same.
+/// Returns the refusal that a successful call reports for a reply that does not belong to its command. A command whose
+/// reply can't be decoded was applied all the same.
 pub fn unexpected(reply: &Reply) -> v1::Refusal {
     let (code, message) = match reply {
         Reply::Unreadable { problem } => (
             "UNKNOWN",
-            format!("this was done, but the coordinator can't read the outcome ({problem}); get the task to see it"),
+            format!("this was done, but the coordinator can't decode the outcome ({problem}); get the task to see it"),
         ),
         other => ("INTERNAL", format!("unexpected reply {other:?}")),
     };
     v1::Refusal { code: code.to_owned(), message }
 }
 
-/// The name of the code of a refusal within a call that succeeds.
+/// Returns the name of the code of a refusal within a successful call.
 pub fn code_name(refusal: &Refusal) -> &'static str {
     match code_of(refusal) {
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
@@ -84,7 +85,7 @@ pub fn code_name(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// A refusal that is the answer to a whole call.
+/// Returns the status of a call that is refused as a whole.
 pub fn refused(refusal: &Refusal) -> Status {
     Status::new(code_of(refusal), refusal.to_string())
 }
@@ -107,24 +108,24 @@ impl From<BadField> for Status {
     }
 }
 
-/// A task that is not there.
+/// Returns the status for a task that does not exist.
 pub fn no_task(id: &str) -> Status {
     Status::not_found(format!("no task {id}: it never existed, or its result has expired"))
 }
 
-/// More of something than a request may have.
+/// Returns the status for a request with too many items.
 pub fn too_many(what: &str, count: usize, limit: usize) -> Status {
     Status::invalid_argument(format!("{count} {what} in one request, {limit} at most; split it"))
 }
 
-/// Calls that together bring more than is taken at once.
+/// Returns the status for a call that, together with others, submits too many bytes at once.
 pub fn too_much_at_once(limit: usize) -> Status {
     Status::resource_exhausted(format!(
-        "{limit} bytes of submissions are under way; submit again later, or over SubmitStream, which waits for room"
+        "{limit} bytes of submissions are in progress; submit again later, or over SubmitStream, which waits for room"
     ))
 }
 
-/// A field longer than it may be.
+/// Returns the status for a field that is too long.
 pub fn too_long(field: &str, bytes: usize, limit: usize) -> Status {
     Status::invalid_argument(format!("{field} has {bytes} bytes, {limit} at most"))
 }
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn a_coordinator_of_an_earlier_version_is_not_added_before_it_is_stopped() {
         let status = Status::from(ChangeError::Earlier { address: "c-3:8080".to_owned(), problem: EARLIER_VERSION });
-        assert_eq!(status.code(), Code::FailedPrecondition, "to repeat the call is of no use");
+        assert_eq!(status.code(), Code::FailedPrecondition, "repeating the call does not help");
         for words in ["c-3:8080", EARLIER_VERSION] {
             assert!(status.message().contains(words), "{words:?} is not in {status}");
         }

@@ -1,5 +1,5 @@
-//! What users call. Any coordinator serves it: what changes something goes through the proposer, what reads waits until this
-//! node has seen everything accepted before.
+//! The Fleet service, for users. Any coordinator serves it: changes go through the proposer, and reads wait until this
+//! node has applied everything that was accepted before.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,18 +30,18 @@ use crate::{
     warnings,
 };
 
-/// Tasks in one submission, and ids in one cancellation or watch.
+/// Maximum number of tasks in one submission, and of ids in one cancellation or watch.
 pub const MAX_ITEMS: usize = 1_000;
-/// Tasks that are looked at for one page; a page may be short, even empty, and still have a next one.
+/// Maximum number of tasks scanned for one page; a page may be short, even empty, and still have a next one.
 const MAX_LOOKED_AT: usize = 100_000;
-/// Tasks of a page when the request does not say.
+/// Default number of tasks on a page.
 const DEFAULT_PAGE: usize = 100;
-/// Bytes of submissions in calls of their own that are under way at once. A stream waits until there is room; a call can't.
+/// Bytes of submissions in unary calls in progress at once. A stream waits until there is room; a call can't.
 pub const MAX_CALLED_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes of the reason of a cancellation. It is kept with every task that is cancelled for it.
+/// Maximum size of a cancellation reason, bytes. It is kept with every task that is cancelled for it.
 pub const MAX_REASON_BYTES: usize = 1024;
 
-/// The service.
+/// The Fleet service.
 pub struct FleetService {
     pub member: Member,
     pub members: Members,
@@ -53,11 +53,11 @@ pub struct FleetService {
     pub raft: RaftHandle,
     pub submissions: Submissions,
     pub watches: Watches,
-    /// Bytes of submissions that may still come in calls of their own.
+    /// The room for submissions in unary calls.
     pub room: CallRoom,
 }
 
-/// Room for submissions that come in calls of their own.
+/// The remaining room for submissions in unary calls, bytes.
 pub struct CallRoom(Semaphore);
 
 impl Default for CallRoom {
@@ -67,7 +67,7 @@ impl Default for CallRoom {
 }
 
 impl FleetService {
-    /// What a task waits for, in words.
+    /// Returns what a task waits for, as text.
     async fn waiting_for(&self, task: &Task) -> Option<String> {
         let mut waiting = Waiting::of(task)?;
         let mut after = None;
@@ -80,7 +80,7 @@ impl FleetService {
         Some(waiting.words(self.clock.estimate().fleet))
     }
 
-    /// The members, and what is wrong with those that answer.
+    /// Returns the members, and the warnings of those that answer.
     async fn coordinators(&self) -> (Vec<v1::Coordinator>, Vec<v1::Warning>) {
         let members = self.members.all();
         let descriptions = members.iter().map(|(id, peer, _)| self.descriptions.ask(*id, &peer.address));
@@ -123,11 +123,11 @@ impl FleetService {
     }
 }
 
-/// Tasks that were found, and after which to go on, if there are more.
+/// The tasks found, and the cursor after which to continue if there are more.
 type Found = (Vec<Arc<Task>>, Option<u64>);
 
-/// A page of a listing, read in slices between which the fleet goes on: `read` looks at no more than [`MAX_SCANNED`] tasks after
-/// one, and takes at most so many.
+/// Reads a page of a listing in slices, between which the fleet continues to apply: `read` scans at most
+/// [`MAX_SCANNED`] tasks after a cursor, and returns at most the given number of them.
 async fn page(read: impl Fn(Option<u64>, usize) -> Found, mut after: Option<u64>, size: usize) -> Found {
     let mut tasks: Vec<Arc<Task>> = Vec::new();
     for _ in 0..MAX_LOOKED_AT / MAX_SCANNED {
@@ -147,10 +147,10 @@ fn slice(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, most: usize) ->
     (page.tasks.into_iter().cloned().collect(), page.next)
 }
 
-/// Agents that are read from the state in one go.
+/// Number of agents read from the state at once.
 const MAX_AGENTS_READ: usize = 256;
 
-/// A page of tasks as far as one message takes it. The next page begins after the last task in it.
+/// Returns a page of tasks, as many as fit in one message. The next page begins after the last task in it.
 fn page_of_tasks(found: &[Arc<Task>], mut next: Option<u64>, revision: u64, now: Stamp) -> v1::ListTasksResponse {
     let parts = Parts { attempts: true, ..Parts::default() };
     let (mut tasks, mut last) = (Vec::with_capacity(found.len()), None);
@@ -168,7 +168,7 @@ fn page_of_tasks(found: &[Arc<Task>], mut next: Option<u64>, revision: u64, now:
     v1::ListTasksResponse { tasks, next_page_token, revision }
 }
 
-/// A page of agents as far as one message takes it.
+/// A page of agents, as many as fit in one message.
 #[derive(Default)]
 struct AgentPage {
     agents: Vec<v1::Agent>,
@@ -177,7 +177,7 @@ struct AgentPage {
 }
 
 impl AgentPage {
-    /// Takes the next agent, if it fits. The next page begins after the last that did.
+    /// Adds the next agent, if it fits. The next page begins after the last one that did.
     fn take(&mut self, agent: &Agent) -> bool {
         let told = convert::agent(agent);
         let fits = self.budget.take(told.encoded_len());
@@ -217,7 +217,7 @@ fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
     }
 }
 
-/// The answer about one agent, with its recoveries.
+/// Returns the response about one agent, with its recoveries.
 fn named_agent(found: Option<&Agent>, revision: u64) -> v1::ListAgentsResponse {
     let told = |agent: &Agent| v1::Agent {
         recovery: agent.recovery.steps().iter().map(convert::recovery_step).collect(),
@@ -274,14 +274,14 @@ impl v1::fleet_server::Fleet for FleetService {
             token => Some(token.parse().map_err(|_| {
                 let token = convert::excerpt(token);
                 Status::invalid_argument(format!(
-                    "page_token {token:?} is not one that a listing gave; leave it empty to start"
+                    "page_token {token:?} was not returned by a listing; leave it empty to start"
                 ))
             })?),
         };
         let filter = filter(request)?;
         let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
         self.state.ready_to_read(consistency).await?;
-        // Of the beginning: who watches from there on misses nothing that changes while the page is read.
+        // The revision at the beginning: a watch from there misses nothing that changes while the page is read.
         let (revision, now) = self.state.look(|fleet| (fleet.revision(), fleet.now()));
         let read = |after, most| self.state.look(|fleet| slice(fleet, &filter, after, most));
         let (found, next) = page(read, after, size).await;
@@ -312,7 +312,7 @@ impl v1::fleet_server::Fleet for FleetService {
             return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
         }
         let tasks = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<Vec<_>, _>>()?;
-        // One command for each task, however often it is named.
+        // One command per task, however often it is named.
         let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
         let cancel = |task: &TaskId| Command::Task(TaskCommand::Cancel { task: *task, reason: request.reason.clone() });
         let commands: Vec<Command> = replies.keys().map(cancel).collect();
@@ -392,7 +392,7 @@ mod tests {
     async fn a_page_for_which_a_hundred_thousand_tasks_were_looked_at_ends_with_what_was_found() {
         let fleet = fleet_with_ended(3, &wordy_failure());
         let looked = std::cell::Cell::new(0);
-        // A listing of so many tasks, of which few are what is asked for.
+        // A listing of that many tasks, few of which match.
         let read = |of: usize| {
             let (fleet, looked) = (&fleet, &looked);
             looked.set(0);

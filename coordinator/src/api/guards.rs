@@ -1,5 +1,5 @@
-//! What the guards of agents report: that nothing of a session runs any more, though the agent can't say so. Why that is a proof
-//! is written at the head of [`evidence`](crate::leader::evidence).
+//! Reports from agents' guards that nothing of a session runs any more, when the agent can't report it itself.
+//! [`evidence`](crate::leader::evidence) explains why such a report is a proof.
 
 use robeing_fleet::{AgentId, AgentState, Fleet, LossReason, SessionId};
 use robeing_net::incarnation::incarnation_of;
@@ -13,7 +13,7 @@ use crate::{
     member::Member,
 };
 
-/// The service.
+/// The Guards service.
 pub struct GuardReports {
     pub member: Member,
     /// Has the losses written that guards report.
@@ -21,14 +21,14 @@ pub struct GuardReports {
     pub lifetime: Lifetime,
 }
 
-/// What a report comes to.
+/// The result of checking a report against the state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Finding {
     /// The agent is in that session.
     Present(AgentId),
-    /// It is not, or not any more.
+    /// The agent is not in that session, or not any more.
     Over,
-    /// Whoever reports does not know the session's secret.
+    /// The reporter does not know the session's secret.
     Forged,
 }
 
@@ -69,7 +69,7 @@ impl internal::guards_server::Guards for GuardReports {
         info!(agent = report.agent, session = session.0, stopped = report.stopped, "the agent's guard reports its end");
         match detector.observer.sessions.reported(term, agent, session) {
             Some(true) => {
-                // On a task of its own: the loss is to be proposed also if the guard goes away.
+                // In a separate task: the loss has to be proposed even if the guard goes away.
                 let detector = detector.clone();
                 let losing = async move { detector.lose(term, agent, session, reason).await };
                 settled(self.lifetime.tasks().spawn(losing).await.unwrap_or(false))

@@ -1,4 +1,4 @@
-//! The gRPC services, and the state in the form of the API.
+//! The gRPC services, and the conversion of the state to API messages.
 
 pub mod admin;
 pub mod convert;

@@ -1,4 +1,4 @@
-//! What coordinators ask each other, as a gRPC service.
+//! The gRPC service for requests between coordinators.
 
 use futures::{StreamExt, TryStreamExt};
 use robeing_fleet::encode_reply;
@@ -15,10 +15,11 @@ use crate::{
     raft::{AppendStream, ConsensusServer},
 };
 
-/// Senders that another coordinator may stand for at once: an entry's commands, each of one sender.
+/// Maximum number of senders that another coordinator may stand for at once: the commands of one entry, each from a
+/// different sender.
 const MAX_FORWARDED_SENDERS: u32 = MAX_BATCH_COMMANDS as u32;
 
-/// The service.
+/// The Raft service.
 pub struct RaftService {
     pub consensus: ConsensusServer,
     pub connections: LeaderConnections,
@@ -80,7 +81,7 @@ impl internal::raft_server::Raft for RaftService {
         request: Request<internal::ProposeRequest>,
     ) -> Result<Response<internal::ProposeResponse>, Status> {
         let internal::ProposeRequest { commands, lane, from, senders } = request.into_inner();
-        // One request of a follower may be larger than the target of a batch, but not without end.
+        // One request of a follower may exceed the target size of a batch, but not without limit.
         if commands.len() > MAX_BATCH_COMMANDS * 16 {
             return Err(crate::api::errors::too_many("commands", commands.len(), MAX_BATCH_COMMANDS * 16));
         }

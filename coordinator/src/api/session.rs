@@ -1,4 +1,4 @@
-//! The leader's side of agents' sessions: one task for each connection.
+//! The leader's side of agents' sessions, one task per connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,14 +46,14 @@ use crate::{
     read::StateReader,
 };
 
-/// Messages on their way to one agent; what waits beyond that is gathered in its outbox.
+/// Messages in flight to one agent; what exceeds this waits in its outbox.
 const SEND_BUFFER: usize = 4;
-/// How long a new connection has to say hello.
+/// How long a new connection has to send its Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Groups of completions of one agent that are being written; beyond it nothing more is read from the agent.
+/// Groups of completions of one agent that are being written; at this limit nothing more is read from the agent.
 const MAX_COMPLETING: usize = 64;
 
-/// The service. Cheap to clone.
+/// The Session service. Cheap to clone.
 #[derive(Clone)]
 pub struct SessionService {
     pub member: Member,
@@ -82,7 +82,7 @@ impl internal::session_server::Session for SessionService {
                 () = stop.cancelled() => {}
                 served = service.serve(connection, inbound, &sender) => {
                     if let Err(status) = served {
-                        // Nobody listens any more when the agent went first.
+                        // No one receives the status if the agent left first.
                         let _ = sender.send(Err(status)).await;
                     }
                 }
@@ -115,10 +115,10 @@ impl SessionService {
         sender: &Replies,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.next()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no hello"))?;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello in time"))?;
         let hello = match first.transpose()?.and_then(|m| m.message) {
             Some(FromAgent::Hello(hello)) => hello,
-            _ => return Err(Status::invalid_argument("the first message of a session is hello")),
+            _ => return Err(Status::invalid_argument("the first message of a session must be Hello")),
         };
         if hello.cluster_id != self.member.cluster_id() {
             return Err(Status::permission_denied(format!(
@@ -144,7 +144,7 @@ impl SessionService {
                 return Ok(());
             }
             Some(Err(JoinFailed::Refused(status))) => return Err(status),
-            None => return Err(Status::deadline_exceeded("the session could not be opened in time; ask again")),
+            None => return Err(Status::deadline_exceeded("the session could not be opened in time; try again")),
         };
         let mut session = Session::new(self, opened, term);
         if sender.send(Ok(message(welcome))).await.is_ok() {
@@ -163,14 +163,15 @@ struct Session {
     term: u64,
     outgoing: Outgoing,
     completing: FuturesUnordered<BoxFuture<'static, Completed>>,
-    /// As which its completions wait.
+    /// The sender under which its completions are proposed.
     sender: Sender,
-    /// The newest heartbeat that is not answered, because this leader has not heard of a majority lately.
+    /// The newest heartbeat that is unanswered because this leader had no recent contact with a majority, and the
+    /// instant at or after which it needs contact.
     unanswered: Option<(u64, Instant)>,
     health: SessionHealth,
 }
 
-/// Completions whose fate is known, or not (then the agent sends them again).
+/// Acknowledgements of completions; `None` if their outcome is unknown (the agent sends them again then).
 type Completed = Option<Vec<internal::CompletionAck>>;
 
 impl Session {
@@ -205,7 +206,7 @@ impl Session {
                 }
                 permit = sender.reserve(), if !self.outgoing.is_empty() => {
                     let Ok(permit) = permit else { return };
-                    // What came meanwhile may be more urgent than the rest.
+                    // Messages that arrived meanwhile may be more urgent than the rest.
                     self.outgoing.add(self.link.take_now());
                     let now = self.service.clock.estimate().fleet;
                     let Some(told) = self.outgoing.next(self.service.state.fleet(), now) else { continue };
@@ -222,13 +223,13 @@ impl Session {
                 () = self.health.act() => {}
                 Some(completed) = self.completing.next() => match completed {
                     Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
-                    // The agent comes back and sends them again.
+                    // The agent reconnects and sends them again.
                     None => return,
                 },
                 next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
                     Some(Ok(AgentMessage { message: Some(said) })) => {
                         let is_present = self.service.observer.sessions.heard(self.agent, &self.link, Instant::now());
-                        // A heartbeat of an agent whose loss is on its way must not extend its lease.
+                        // A heartbeat of an agent whose loss is in progress must not extend its lease.
                         let renews_nothing = !is_present && matches!(said, FromAgent::Heartbeat(_));
                         if !renews_nothing && !self.handle(said).await {
                             return;
@@ -236,7 +237,7 @@ impl Session {
                     }
                     Some(Ok(AgentMessage { message: None })) => {}
                     Some(Err(status)) => {
-                        debug!(agent = self.agent.0, %status, "session broke");
+                        debug!(agent = self.agent.0, %status, "session connection broke");
                         return;
                     }
                     None => return,
@@ -245,12 +246,12 @@ impl Session {
         }
     }
 
-    /// Handles a message: whether to go on.
+    /// Handles a message. Returns whether to continue.
     async fn handle(&mut self, said: FromAgent) -> bool {
         let (agent, session) = (self.agent, self.session);
         match said {
             FromAgent::Hello(_) => return false,
-            // In answer to an Opening that crossed Welcome.
+            // The answer to an Opening that crossed with Welcome.
             FromAgent::Waiting(_) => {}
             FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
             FromAgent::Completions(completions) => self.complete(completions.completions),
@@ -263,19 +264,19 @@ impl Session {
             }
             FromAgent::Leave(_) => {
                 let left = Command::Agent(AgentCommand::Left { agent, session });
-                // Told again by the agent if it can't be written; its absence is noticed in the end, too.
+                // The agent repeats it if it can't be written; its absence is detected in the end, too.
                 let _ = self.service.proposer.propose_one(left).await;
             }
         }
         true
     }
 
-    /// A heartbeat counts only while this leader is sure to lead: it must have heard of a majority lately.
+    /// Answers a heartbeat only while this leader is certain to lead: it must have had recent contact with a majority.
     fn answer_heartbeat(&mut self, seq: u64) {
         if self.service.standing.may_renew_leases() || planted(Mistake::HeartbeatWithoutMajority) {
             self.link.put(|outbox| outbox.heartbeat = Some(seq));
         } else {
-            // Of contact that was wanted for an earlier one nothing is lost.
+            // Keep the earlier instant, so that the contact requested for an earlier heartbeat counts.
             let since = self.unanswered.map_or_else(Instant::now, |(_, since)| since);
             self.unanswered = Some((seq, since));
         }
@@ -286,7 +287,7 @@ impl Session {
         let mut about = Vec::with_capacity(completions.len());
         let mut refused = Vec::new();
         for completion in completions {
-            // An id that is none is repeated only as far as it takes to recognize it.
+            // An invalid id is repeated only as far as needed to recognize it.
             let key = (convert::excerpt(&completion.task_id).to_owned(), completion.attempt);
             match self.completion(completion) {
                 Ok(command) => {
@@ -321,7 +322,8 @@ impl Session {
     }
 }
 
-/// Waits until a majority confirms this leader since the first heartbeat that could not be answered.
+/// Waits until a majority confirms this leader at or after the arrival of the first heartbeat that could not be
+/// answered.
 async fn contact_since(standing: &Standing, term: u64, unanswered: Option<(u64, Instant)>) {
     if let Some((_, since)) = unanswered {
         standing.contact().since(term, since).await;
@@ -330,11 +332,11 @@ async fn contact_since(standing: &Standing, term: u64, unanswered: Option<(u64, 
 
 fn verdict(reply: &Reply) -> Result<(), String> {
     match reply {
-        // `Done` answers the end of an attempt that had been asked to stop.
+        // `Done` is the reply to the end of an attempt that had been asked to stop.
         Reply::Completed | Reply::Done => Ok(()),
         Reply::Stale(reason) => Err(match reason {
             StaleReason::UnknownTask => "the task is not known (any more)",
-            StaleReason::Finished => "the task had been finished",
+            StaleReason::Finished => "the task is already finished",
             StaleReason::NotCurrent => {
                 "the attempt is not current: the task was given to another agent, or the attempt was ended"
             }

@@ -1,4 +1,4 @@
-//! Taking tasks: one submission, or a stream of them that also tells results.
+//! Submission of tasks: single calls, or a stream that also returns results.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,21 +35,21 @@ use crate::{
     read::StateReader,
 };
 
-/// Tasks of one stream that are not accepted yet, or whose results are waited for; beyond it nothing more is read from it.
+/// Tasks of one stream that are not accepted yet or whose results are pending; at this limit it is not read further.
 pub const MAX_OUTSTANDING: usize = 16_384;
-/// Tasks looked at in one go, so that applying does not wait long.
+/// Maximum number of tasks read at once, so that applying does not wait long.
 const MAX_LOOKED_AT: usize = 1_000;
-/// Messages on their way to one client; what waits beyond that is in the stream's mailbox.
+/// Messages in flight to one client; what exceeds this waits in the stream's mailbox.
 const SEND_BUFFER: usize = 1;
-/// Bytes of tasks of one stream that are not accepted yet; beyond it nothing more is read from it, which its client feels.
+/// Bytes of tasks of one stream that are not accepted yet; at this limit reading stops, which slows its client down.
 pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
-/// What a task counts for besides its input.
+/// Bytes that a task counts for besides its input.
 const TASK_BYTES: usize = 256;
 
-/// A reply, or that the task was not taken.
+/// A reply, or why the task was not accepted.
 type Outcome = Result<Reply, v1::Refusal>;
 
-/// The answer to a submission.
+/// Returns the answer to a submission, and the task's id if it was accepted.
 fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
     match outcome {
         Ok(Reply::Submitted { task, existing }) => {
@@ -65,21 +65,21 @@ fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
     v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
 }
 
-/// Takes tasks. Cheap to clone.
+/// Accepts tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Submissions {
     pub state: StateReader,
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
-    /// From which tasks get their ids.
+    /// The source of task ids.
     pub platform: Platform,
     pub leaving: Leaving,
     pub lifetime: Lifetime,
 }
 
 impl Submissions {
-    /// A task that is refused whatever the state, or its submission.
+    /// Returns the submission of a task; an error if it is refused whatever the state.
     fn prepare(&self, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<SubmitTask, v1::SubmitResult> {
         let task_id = convert::excerpt(&spec.id).to_owned();
         let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
@@ -94,10 +94,11 @@ impl Submissions {
         }
     }
 
-    /// What is not to be proposed, since the answer is clear: there is no room in the state, or on the coordinators' disks. By
-    /// place in `submissions`.
+    /// Returns the submissions that need not be proposed, because they are certain to be refused: there is no room in
+    /// the state, or on the coordinators' disks. The keys are indexes into `submissions`.
     ///
-    /// Only a state as of now tells which are new: whoever asks again for a task that was accepted must be answered with it.
+    /// Only an up-to-date state shows which tasks are new: the answer to a repeated submission is the task that was
+    /// accepted.
     async fn without_room(&self, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
         let disks = self.rooms.refusal(Instant::now());
         let refusal = |fleet: &Fleet, submission: &SubmitTask| {
@@ -122,7 +123,7 @@ impl Submissions {
         look()
     }
 
-    /// Proposes submissions: what became of each, in their order.
+    /// Proposes submissions and returns their outcomes, in order.
     async fn propose(&self, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
         let mut refused = self.without_room(&submissions).await;
         let count = submissions.len();
@@ -139,7 +140,7 @@ impl Submissions {
             let size = group.len();
             match self.proposer.propose_encoded(Lane::Users, sender, group).await {
                 Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
-                // None of this group was taken, and none of the next is tried: that is the answer to each.
+                // Nothing of this group was accepted, and the next groups are not tried: this answers all of them.
                 Err(busy @ ProposeError::Busy) => {
                     let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
                     outcomes.extend(std::iter::repeat_n(Err(convert::exhausted(&busy)), left));
@@ -155,7 +156,7 @@ impl Submissions {
         Ok((0..count).filter_map(outcome).collect())
     }
 
-    /// Submits tasks: an answer for each, in order.
+    /// Submits tasks and returns an answer for each, in order.
     pub async fn submit(&self, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::SubmitResult>, Status> {
         let default_retry = self.state.look(|fleet| fleet.config().retry);
         let mut submissions = Vec::with_capacity(tasks.len());
@@ -174,7 +175,7 @@ impl Submissions {
         answers.into_iter().map(answer).collect()
     }
 
-    /// A stream of submissions. The task that serves it ends with the stream, or with the coordinator.
+    /// Serves a stream of submissions. The task that serves it ends with the stream, or with the coordinator.
     pub fn stream(
         &self,
         inbound: Streaming<v1::SubmitStreamRequest>,
@@ -196,7 +197,7 @@ impl Submissions {
             };
             tokio::select! {
                 () = leaving.begins() => {
-                    let leaves = Status::unavailable("this coordinator leaves; ask another");
+                    let leaves = Status::unavailable("this coordinator is leaving; use another");
                     let _ = sender.try_send(Err(leaves));
                 }
                 () = sender.closed() => {}
@@ -216,10 +217,10 @@ fn missing() -> Status {
     Status::internal("a reply is missing")
 }
 
-/// What a finished task is told with.
+/// The parts of a finished task that are sent.
 const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
 
-/// A letter in the form of the API.
+/// Converts a letter to its API form.
 fn answer(letter: &Letter) -> Answer {
     match letter {
         Letter::Submitted(result) => Answer::Submitted((**result).clone()),
@@ -233,15 +234,15 @@ struct Asked {
     tag: u64,
     id: TaskId,
     wait: bool,
-    /// How often the state had been replaced.
+    /// How often the state had been replaced when it was proposed.
     installs: u64,
 }
 
-/// A task whose result is waited for.
+/// A task whose result is pending.
 #[derive(Clone, Copy)]
 struct Waiting {
     id: TaskId,
-    /// Whether it was accepted, as far as told: only then it is gone if the state lacks it.
+    /// Whether the task is known to be accepted: only then is it gone if the state lacks it.
     accepted: bool,
 }
 
@@ -254,10 +255,10 @@ struct Proposed {
 
 struct Serving {
     submissions: Submissions,
-    /// As which its tasks wait.
+    /// The sender under which its tasks are proposed.
     sender: Sender,
     mailbox: Arc<ResultStream>,
-    /// By tag.
+    /// Tasks whose results are pending, by tag.
     waiting: BTreeMap<u64, Waiting>,
     proposed: usize,
     proposed_bytes: usize,
@@ -266,17 +267,17 @@ struct Serving {
     catching_up: Option<CatchingUp>,
 }
 
-/// Finds out whether accepted tasks that the state lacks are gone or still to be applied here.
+/// Determines whether accepted tasks that the state lacks are gone or still to be applied here.
 struct CatchingUp {
-    /// Those it is about.
+    /// The missing tasks, by tag.
     missing: BTreeSet<(u64, TaskId)>,
-    /// Done when this coordinator has applied everything that was accepted before.
+    /// Completes when this coordinator has applied everything that was accepted before.
     barrier: BoxFuture<'static, Result<(), Status>>,
-    /// The state was replaced once more meanwhile.
+    /// Whether the state was replaced again meanwhile.
     again: bool,
 }
 
-/// Waits for the barrier, if there is one.
+/// Waits for the barrier; never returns if there is none.
 async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
     match catching_up {
         Some(catching_up) => (&mut catching_up.barrier).await,
@@ -315,7 +316,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Whether there is room for what the client sends next. Answers that it does not read take room, too.
+    /// Returns whether there is room for what the client sends next. Answers that it does not read take up room, too.
     fn may_read(&self) -> bool {
         self.proposed + self.waiting.len() < MAX_OUTSTANDING
             && self.proposed_bytes < MAX_PROPOSED_BYTES
@@ -330,7 +331,7 @@ impl Serving {
         }
     }
 
-    /// The answers of the next message, as many as fit.
+    /// Returns the answers of the next message, as many as fit.
     fn next_message(&self, pending: &mut VecDeque<(u64, Letter)>) -> Vec<v1::StreamedAnswer> {
         let mut answers = Vec::with_capacity(pending.len());
         let mut budget = MessageBudget::default();
@@ -346,14 +347,14 @@ impl Serving {
         answers
     }
 
-    /// The letter, with a result that was only noted.
+    /// Returns the letter, with the result if only the end of the task was noted.
     fn with_result(&self, letter: Letter) -> Letter {
         let Letter::Ended(id) = letter else { return letter };
         self.submissions.state.look(|fleet| ApplyObserver::result(fleet, id)).unwrap_or(Letter::Expired(id))
     }
 
-    /// After the state was replaced: tells results that came with it, and if a task is not in it, finds out whether it is gone
-    /// or still to come.
+    /// Sends the results that came with a replacement of the state. If a task is missing from the state, starts to
+    /// determine whether it is gone or still to come.
     fn look_again(&mut self) {
         let missing = self.tell_results();
         if let Some(catching_up) = &mut self.catching_up {
@@ -365,7 +366,7 @@ impl Serving {
         }
     }
 
-    /// Tells the results that are there: the tags of accepted tasks that are not.
+    /// Sends the results that are available. Returns the accepted tasks that the state lacks, with their tags.
     fn tell_results(&mut self) -> BTreeSet<(u64, TaskId)> {
         let waiting: Vec<(u64, Waiting)> = self.waiting.iter().map(|(tag, waiting)| (*tag, *waiting)).collect();
         let mut missing = BTreeSet::new();
@@ -387,8 +388,8 @@ impl Serving {
         missing
     }
 
-    /// If this coordinator has caught up, the tasks that were missing and still are have ended and expired. Without a leader
-    /// nothing can be known, and it is asked again.
+    /// If this coordinator has caught up, the tasks that were missing and still are have ended and expired. Without a
+    /// leader this can't be known, and the check is repeated.
     fn tell_expired(&mut self, caught_up: bool) {
         let Some(CatchingUp { missing, again, .. }) = self.catching_up.take() else { return };
         if caught_up {
@@ -401,7 +402,7 @@ impl Serving {
         }
     }
 
-    /// Answers, unless whoever applied the log was quicker.
+    /// Sends an answer, unless the task that applies the log was faster.
     fn answer(&mut self, tag: u64, id: TaskId, letter: Letter) {
         if self.submissions.observer.forget(id, &self.mailbox, tag) {
             self.mailbox.put(tag, letter);
@@ -466,10 +467,10 @@ impl Serving {
                 }
                 _ => {}
             }
-            // The mailbox has it taken before any result of the task, found above or told meanwhile.
+            // The mailbox returns it before any result of the task, whether found above or reported meanwhile.
             self.mailbox.put(tag, answer);
         }
-        // The state was replaced meanwhile, and its results were looked for before these were known to be accepted.
+        // The state was replaced meanwhile, and its results looked up before these tasks were known to be accepted.
         if missed {
             self.look_again();
         }
@@ -484,7 +485,7 @@ impl Serving {
         if let Some(waiting) = self.waiting.get_mut(&tag) {
             waiting.accepted = true;
         }
-        // One that had been accepted before may have ended before it was waited for.
+        // A task that had been accepted before may have ended before its result was awaited.
         if existing && let Some(ended) = self.submissions.state.look(|fleet| ApplyObserver::result(fleet, task)) {
             self.answer(tag, task, ended);
         }

@@ -1,9 +1,10 @@
-//! While a session is being opened: the agent hears that it is, and says that it still waits.
+//! Keep-alive while a session is being opened: the leader reports that it is opening it, and the agent that it still
+//! waits.
 //!
-//! Opening a session may take long: a leader that was just elected has to commit the first entry of its term, and the joining
-//! of an agent has to be committed, each of which takes as long as the disks take. An agent cannot tell a leader that is slow
-//! from one that is frozen or was replaced, and must look elsewhere soon in the latter case. So the leader says from time to time
-//! that it is at it, and only while a majority confirms that it leads.
+//! Opening a session may take long: a leader that was just elected has to commit the first entry of its term, and the
+//! agent's join has to be committed; each takes as long as the disks take. An agent cannot tell a slow leader from one
+//! that is frozen or was replaced, and in the latter case must soon look for another. So the leader reports
+//! periodically that it is opening the session, and only while a majority confirms that it leads.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -22,9 +23,9 @@ use crate::{
     leader::standing::Standing,
 };
 
-/// Pause before the first Opening, and between two.
+/// Pause before the first Opening, and between two of them.
 const OPENING_EVERY: Duration = Duration::from_millis(100);
-/// How long a session may take to be opened; the agent asks again then.
+/// How long the opening of a session may take; the agent tries again then.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(25);
 
 /// The newest Opening that an agent has answered.
@@ -32,13 +33,14 @@ pub const OPEN_WITHIN: Duration = Duration::from_secs(25);
 pub struct Waited(AtomicU64);
 
 impl Waited {
-    /// Its number; 0 if none was.
+    /// Returns its sequence number; 0 if there is none.
     pub fn seq(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// Runs `opening` while the agent is told of it. `None` when the agent goes away, or it takes longer than [`OPEN_WITHIN`].
+/// Runs `opening` and sends Openings to the agent meanwhile. Returns `None` if the agent goes away, or if it takes
+/// longer than [`OPEN_WITHIN`].
 pub async fn while_opening<T>(
     standing: &Standing,
     inbound: &mut Streaming<AgentMessage>,
@@ -58,7 +60,7 @@ pub async fn while_opening<T>(
                 Some(Ok(AgentMessage { message: Some(FromAgent::Waiting(waiting)) })) => {
                     waited.0.fetch_max(waiting.seq, Ordering::SeqCst);
                 }
-                // Nothing else may be said before Welcome.
+                // No other message is allowed before Welcome.
                 _ => return None,
             },
             () = &mut telling => return None,
@@ -66,8 +68,8 @@ pub async fn while_opening<T>(
     }
 }
 
-/// Tells an agent that its session is being opened, as long as a majority confirms that this coordinator leads. Returns when
-/// nobody listens.
+/// Sends Openings to an agent while a majority confirms that this coordinator leads. Returns when the agent no longer
+/// receives them.
 async fn tell(standing: &Standing, sender: &Replies) {
     let mut seq = 0;
     loop {

@@ -1,5 +1,5 @@
-//! Watching tasks: what changed since a revision, then changes as they happen. Nothing is queued for a watcher: it reads the
-//! state in the order of revisions, so one that is slow, or was away, just sees fewer of the states in between.
+//! Task watches: the changes since a revision, then changes as they happen. Nothing is queued for a watcher: it reads
+//! the state in the order of revisions, so one that is slow, or was away, merely sees fewer of the states in between.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,33 +26,33 @@ use crate::{
     read::StateReader,
 };
 
-/// Tasks looked at in one go, so that applying does not wait long, and so in one message.
+/// Maximum number of tasks read at once, so that applying does not wait long, and so in one message.
 const MAX_LOOKED_AT: usize = 500;
-/// Pause between two looks of a watch that has seen everything: changes that come faster are told together.
+/// Minimum time between two reads of a watch that has seen everything: faster changes are sent together.
 const LOOK_APART: Duration = Duration::from_millis(5);
 
 struct Watch {
     filter: TaskFilter,
-    /// Of each id, the revision that was told last.
+    /// For each id, the last revision that was sent.
     ids: BTreeMap<TaskId, u64>,
-    /// Ids that were not told to be gone.
+    /// Ids that have not been reported as gone.
     present: BTreeSet<TaskId>,
     parts: Parts,
     cursor: u64,
 }
 
-/// What a look at the state found.
+/// The result of reading the state.
 #[derive(Default)]
 struct Found {
     now: Stamp,
     tasks: Vec<Arc<Task>>,
     gone: Vec<TaskId>,
-    /// There may be more already.
+    /// Whether there may be more already.
     more: bool,
 }
 
 impl Watch {
-    /// The next changes.
+    /// Returns the next changes.
     async fn step(&mut self, state: &StateReader) -> Found {
         if self.ids.is_empty() { state.look(|fleet| self.changes(fleet)) } else { self.changes_of_ids(state).await }
     }
@@ -73,10 +73,10 @@ impl Watch {
         found
     }
 
-    /// Looks for each of the ids, of which there are few, rather than at all that changed.
+    /// Looks up each of the ids, of which there are few, instead of everything that changed.
     async fn changes_of_ids(&mut self, state: &StateReader) -> Found {
         let mut found = Found::default();
-        // What changes while the ids are looked for is looked for again.
+        // A change during the lookup is found by the next one.
         let (seen, now) = state.look(|fleet| (fleet.revision(), fleet.now()));
         found.now = now;
         let ids: Vec<TaskId> = self.ids.keys().copied().collect();
@@ -89,7 +89,7 @@ impl Watch {
         found
     }
 
-    /// The tasks that were found, as far as one message takes them, and whether there may be more. The rest is found again.
+    /// Returns the found tasks, as many as fit in one message, and whether there may be more. The rest is found again.
     fn fit(&mut self, found: &Found) -> (Vec<v1::Task>, bool) {
         let (mut tasks, mut budget) = (Vec::with_capacity(found.tasks.len()), MessageBudget::default());
         for (n, task) in found.tasks.iter().enumerate() {
@@ -121,19 +121,19 @@ impl Watch {
     }
 }
 
-/// Least time between two tellings of a watch of the status.
+/// Bounds of the minimum time between two updates of a status watch.
 const STATUS_APART: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
-/// The same, where the watcher does not say.
+/// The default of that time, if the watcher sets none.
 const STATUS_APART_DEFAULT: Duration = Duration::from_secs(1);
 
-/// Least time between two tellings, as a request says it.
+/// Returns the minimum time between two updates that a request sets; an error if it is out of bounds.
 pub fn status_apart(wanted: Option<prost_types::Duration>) -> Result<Duration, Status> {
     let Some(wanted) = wanted else { return Ok(STATUS_APART_DEFAULT) };
     let apart = Duration::try_from(wanted).ok().filter(|apart| STATUS_APART.contains(apart));
     apart.ok_or_else(|| Status::invalid_argument("at_most_every must be 100ms to 1h"))
 }
 
-/// Lets clients watch. Cheap to clone.
+/// Serves watches. Cheap to clone.
 #[derive(Clone)]
 pub struct Watches {
     pub state: StateReader,
@@ -143,7 +143,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// The changes a request asks for.
+    /// Streams the changes that a request asks for.
     pub fn tasks(
         &self,
         request: v1::WatchTasksRequest,
@@ -172,7 +172,7 @@ impl Watches {
                 let gone = found.gone.clone();
                 let (tasks, more) = watch.fit(&found);
                 let gone_ids: Vec<_> = gone.iter().map(TaskId::to_string).collect();
-                // Told when it is caught up, too, so that a watcher knows that it has seen everything.
+                // Also sent when the watch is caught up, so that the watcher knows that it has seen everything.
                 let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
                 if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
                     yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
@@ -182,7 +182,7 @@ impl Watches {
                 } else {
                     tokio::select! {
                         () = leaving.begins() => {
-                            yield Err(Status::unavailable("this coordinator leaves; watch on at another from the last revision"));
+                            yield Err(Status::unavailable("this coordinator is leaving; resume at another from the last revision"));
                             return;
                         }
                         changed = revisions.changed() => if changed.is_err() { return },
@@ -193,7 +193,7 @@ impl Watches {
         })
     }
 
-    /// Tells that the status may have changed, at most once in `apart`.
+    /// Streams an update whenever the status may have changed, at most once per `apart`.
     pub fn status(
         &self,
         apart: Duration,
@@ -212,7 +212,7 @@ impl Watches {
                 }
                 tokio::select! {
                     () = leaving.begins() => {
-                        yield Err(Status::unavailable("this coordinator leaves; watch on at another"));
+                        yield Err(Status::unavailable("this coordinator is leaving; resume at another"));
                         return;
                     }
                     changed = revisions.changed() => if changed.is_err() { return },
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::fixture::{fleet_with_ended, wordy_failure};
 
-    /// Everything a watch from the beginning tells, in as many messages as it takes.
+    /// Returns everything that a watch from the beginning sends, in as many messages as it takes.
     fn all(fleet: &Fleet) -> Vec<v1::WatchTasksResponse> {
         let mut watch = Watch {
             filter: TaskFilter::default(),
@@ -272,9 +272,9 @@ mod tests {
                 );
             }
             let mut revisions: Vec<u64> = messages.iter().flat_map(|m| &m.tasks).map(|task| task.revision).collect();
-            assert_eq!(revisions.len(), 60, "each is told");
+            assert_eq!(revisions.len(), 60, "each is sent");
             revisions.dedup();
-            assert_eq!(revisions.len(), 60, "and told once");
+            assert_eq!(revisions.len(), 60, "and sent once");
             assert_eq!(messages.last().map(|last| last.revision), Some(fleet.revision()));
         }
     }

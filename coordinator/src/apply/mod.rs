@@ -1,4 +1,4 @@
-//! What follows from what was applied.
+//! Handles the effects of applied commands.
 
 pub mod observer;
 pub mod result_stream;

@@ -1,6 +1,6 @@
-//! Where what was applied becomes known to those who wait for it: watchers of the revision, submitters who wait for results,
-//! and the sessions of agents. Applying waits for it, so it only notes things and wakes tasks; it holds no lock of the state,
-//! and what it hands on is shared with the state and put into messages by the receiver.
+//! Notifies everyone who waits for applied commands: watchers of the revision, submitters that wait for results, and
+//! agents' sessions. Applying waits for the observer, so it only records things and wakes tasks. It holds no lock on
+//! the state; what it passes on is shared with the state, and the receiver converts it into messages.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -29,16 +29,16 @@ pub struct ApplyObserver {
     applied: watch::Sender<u64>,
     installs: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
-    /// The sessions this coordinator serves as leader.
+    /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
-    /// How long recoveries take.
+    /// Measures how long recoveries take.
     pub recoveries: Recoveries,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
 
 impl ApplyObserver {
-    /// With nobody waiting.
+    /// Creates an observer without waiters.
     pub fn new(sessions: SessionTable) -> Self {
         Self {
             revision: watch::Sender::new(0),
@@ -51,18 +51,18 @@ impl ApplyObserver {
         }
     }
 
-    /// The fleet's revision, as it grows.
+    /// Returns a watch of the fleet's revision.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
 
-    /// The index of the newest log entry applied, plus one, as it grows.
+    /// Returns a watch of the index of the newest applied log entry, plus one.
     pub fn applied_indexes(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
 
-    /// How often the whole state was replaced by a snapshot. Whoever waits for a result must look at the state then: what
-    /// happened within the gap is not told.
+    /// Returns a watch of how many times a snapshot has replaced the whole state. Whoever waits for a result must then
+    /// read the state: what happened within the gap is not reported.
     pub fn installs(&self) -> watch::Receiver<u64> {
         self.installs.subscribe()
     }
@@ -71,12 +71,12 @@ impl ApplyObserver {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for the result of a task. To be called before the state is looked at, or the end may be missed.
+    /// Registers a waiter for the result of a task. Call it before reading the state, or the task's end may be missed.
     pub fn wait_for(&self, task: TaskId, mailbox: &Arc<ResultStream>, tag: u64) {
         self.waiters().entry(task).or_default().push(Waiter { mailbox: Arc::clone(mailbox), tag });
     }
 
-    /// Takes back what was asked for: whether it had not been answered.
+    /// Removes a waiter. Returns whether it had not been notified yet.
     pub fn forget(&self, task: TaskId, mailbox: &Arc<ResultStream>, tag: u64) -> bool {
         let mut waiters = self.waiters();
         let Some(of_task) = waiters.get_mut(&task) else { return false };
@@ -89,7 +89,7 @@ impl ApplyObserver {
         found
     }
 
-    /// Takes back all that a stream asked for.
+    /// Removes a stream's waiters for these tasks.
     pub fn forget_all(&self, mailbox: &Arc<ResultStream>, tasks: impl IntoIterator<Item = TaskId>) {
         let mut waiters = self.waiters();
         for task in tasks {
@@ -102,7 +102,8 @@ impl ApplyObserver {
         }
     }
 
-    /// Tells those who wait for a task that it is finished, as of `now`; without it, that its result has expired already.
+    /// Notifies a task's waiters that it has finished, as of `now`; or, if `task` is `None`, that its result has
+    /// already expired.
     fn finished(&self, id: TaskId, task: Option<&Arc<Task>>, now: Stamp) {
         let waiting = self.waiters().remove(&id);
         for waiter in waiting.unwrap_or_default() {
@@ -114,7 +115,7 @@ impl ApplyObserver {
         }
     }
 
-    /// A finished task, as waiters are told.
+    /// Returns the letter for a finished task; `None` if the task is unknown or not finished.
     pub fn result(fleet: &Fleet, id: TaskId) -> Option<Letter> {
         let task = fleet.task(id).filter(|task| task.state.is_final()).cloned()?;
         Some(Letter::Finished(task, fleet.now()))

@@ -1,4 +1,4 @@
-//! What one stream of submissions is to tell, until it does.
+//! The queue of answers for one stream of submissions.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,22 +10,22 @@ use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use robeing_proto::v1::SubmitResult;
 use tokio::sync::Notify;
 
-/// Bytes of results that are kept for one stream whose client does not read them. Of further ones only the task is noted; they
-/// are read from the state when their turn comes, where they stay until they expire.
+/// Bytes of results kept for one stream whose client does not read them. Beyond that, only the task id is queued; such
+/// a result is read from the state, where it stays until it expires, when its turn comes.
 pub const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
-/// What a result counts for besides its input, output and the texts of its failure.
+/// Bytes that a result counts for besides its input, output and failure texts.
 const RESULT_BYTES: usize = 1024;
 
-/// What a stream of submissions is to tell: put into words by the stream, when it tells it.
+/// An answer for a stream of submissions. The stream converts it into a message when it sends it.
 #[derive(Clone, Debug)]
 pub enum Letter {
-    /// What became of a submission.
+    /// The outcome of a submission.
     Submitted(Box<SubmitResult>),
-    /// The task is finished, and was this at that time.
+    /// The task has finished and was in this state at that time.
     Finished(Arc<Task>, Stamp),
-    /// The result of this task, which has ended.
+    /// The task has ended; its result is to be read from the state.
     Ended(TaskId),
-    /// The result of this task, which has ended, is gone.
+    /// The task has ended and its result has expired.
     Expired(TaskId),
 }
 
@@ -36,17 +36,18 @@ impl From<SubmitResult> for Letter {
 }
 
 impl Letter {
-    /// Whether it is what became of a task.
+    /// Whether it reports the result of a task, not the outcome of a submission.
     pub fn is_result(&self) -> bool {
         !matches!(self, Self::Submitted(_))
     }
 }
 
-/// Letters collected for one stream of submissions, until it sends them.
+/// The letters queued for one stream of submissions.
 ///
-/// Invariant: for a tag that was [expected](ResultStream::expect), what became of the submission is taken before any result. A
-/// result may well be known first, as when a proposal that was repeated after a change of leaders is answered after its task
-/// has run. The order is made here and nowhere else, since the two come from different tasks.
+/// Invariant: for a tag that was [expected](ResultStream::expect), the outcome of the submission is taken before any
+/// result. A result may be known first, for example when a proposal that was repeated after a change of leaders is
+/// answered after its task has run. The two come from different tasks, so their order is established here and nowhere
+/// else.
 #[derive(Default)]
 pub struct ResultStream {
     letters: Mutex<Letters>,
@@ -55,11 +56,11 @@ pub struct ResultStream {
 
 #[derive(Default)]
 struct Letters {
-    /// To be taken, the oldest first.
+    /// The letters that are ready to be taken, oldest first.
     ready: VecDeque<(u64, Letter)>,
-    /// Of the results that are ready.
+    /// Bytes of the ready results.
     bytes: usize,
-    /// Of each tag whose submission is not answered yet, the results that came before the answer.
+    /// For each tag whose submission is not answered yet, the results that arrived before the answer.
     early: BTreeMap<u64, Vec<Letter>>,
 }
 
@@ -77,7 +78,7 @@ impl Letters {
     }
 }
 
-/// What a finished task takes while it is kept, about.
+/// Returns the approximate bytes that a finished task occupies while it is kept.
 fn result_bytes(task: &Task) -> usize {
     let failure = task.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len());
     RESULT_BYTES + task.input.len() + task.output.as_ref().map_or(0, |output| output.len()) + failure
@@ -111,19 +112,19 @@ impl ResultStream {
         self.news.notify_one();
     }
 
-    /// How many letters are ready.
+    /// Returns the number of letters that are ready.
     pub fn len(&self) -> usize {
         self.letters().ready.len()
     }
 
-    /// All letters that are ready, the oldest first, by tag.
+    /// Takes all letters that are ready, oldest first, each with its tag.
     pub fn take(&self) -> VecDeque<(u64, Letter)> {
         let mut letters = self.letters();
         letters.bytes = 0;
         std::mem::take(&mut letters.ready)
     }
 
-    /// Returns when there may be something to take. Cancellation-safe.
+    /// Waits until there may be something to take. Cancellation-safe.
     pub async fn news(&self) {
         self.news.notified().await;
     }

@@ -1,6 +1,6 @@
-//! The fleet's clock on this coordinator: fleet time, by which durations are judged, and the wall time that the coordinators
-//! agree on. What it is and why it can be trusted is in `core`; this is the handle that everybody shares, and the task that
-//! keeps it going.
+//! The fleet's clock on this coordinator: fleet time, which durations are measured in, and the wall time that the
+//! coordinators agree on. `core` defines both and explains why they can be trusted; this module has the shared handle
+//! and the task that keeps the clock running.
 
 mod core;
 
@@ -28,16 +28,16 @@ use crate::{
     warnings::Warnings,
 };
 
-/// How often the clock is looked at while this coordinator leads: far less than [`core::MAX_STEP`].
+/// Interval between updates of the clock while this coordinator leads. It is far shorter than [`core::MAX_STEP`].
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often this coordinator's own clock is compared with the fleet's.
+/// Interval between comparisons of this coordinator's wall clock with the fleet's.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
-/// How far a coordinator's wall clock may be away from the fleet's wall time before that is reported.
+/// Offset between a coordinator's wall clock and the fleet's wall time above which a warning is reported.
 pub const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(5);
 /// The reason of that warning.
 pub const CLOCK_SKEW: &str = "ClockSkew";
 
-/// The clock. Cheap to clone; each call takes a lock for a moment.
+/// The fleet's clock. Cheap to clone; each call takes a lock briefly.
 #[derive(Clone)]
 pub struct FleetClock {
     core: Arc<Mutex<Core>>,
@@ -45,7 +45,7 @@ pub struct FleetClock {
 }
 
 impl FleetClock {
-    /// Of this coordinator, on a machine with this wall clock.
+    /// Creates the clock of the coordinator `own`, whose machine has the wall clock `wall`.
     pub fn new(own: NodeId, wall: Arc<dyn Clock>) -> Self {
         Self { core: Arc::new(Mutex::new(Core::new(own))), wall }
     }
@@ -56,64 +56,67 @@ impl FleetClock {
         what(&mut core, own_wall, Instant::now())
     }
 
-    /// This machine's wall clock, to be told to the leader.
+    /// Returns this machine's wall clock, Unix milliseconds, for reporting to the leader.
     pub fn own_wall(&self) -> u64 {
         self.wall.unix_millis()
     }
 
-    /// An entry of this leadership with this stamp is applied here, or a snapshot that ends with it.
+    /// Records that an entry of this leadership with this stamp, or a snapshot that ends with it, is applied here.
     pub fn applied(&self, leadership: Leadership, stamp: Stamp) {
         self.with(|core, _, _| core.applied(leadership, stamp));
     }
 
-    /// The leader said what its clock says. It must not be one that is known to be replaced.
+    /// Records the leader's clock report. The caller must not pass a leadership that is known to be replaced.
     pub fn heard(&self, leadership: Leadership, stamp: Stamp) {
         self.with(|core, _, now| core.heard(leadership, stamp, now));
     }
 
-    /// Another coordinator said just now what its wall clock says, Unix milliseconds.
+    /// Records the wall clock, Unix milliseconds, that another coordinator just reported.
     pub fn read(&self, node: NodeId, wall: u64) {
         self.with(|core, _, now| core.read(node, wall, now));
     }
 
-    /// This coordinator leads, and has applied everything accepted before it did. Nothing may be stamped before.
+    /// Starts the clock: this coordinator leads and has applied everything accepted before its term. Nothing may be
+    /// stamped earlier.
     pub fn begin(&self, leadership: Leadership, voters: Vec<NodeId>) {
         self.with(|core, own_wall, now| core.begin(leadership, voters, own_wall, now));
     }
 
-    /// Who votes, and how long ago this leader heard from a majority of them. After [`SILENCE`] time stands still.
+    /// Updates the voters and whether this leader is in contact with a majority of them; `quorum_age` is how long ago
+    /// it last heard from one. After [`SILENCE`] fleet time stops.
     fn look(&self, voters: Vec<NodeId>, quorum_age: Option<Duration>) {
         let in_touch = quorum_age.is_some_and(|age| age < SILENCE);
         self.with(|core, own_wall, now| core.look(voters, in_touch, own_wall, now));
     }
 
-    /// It does not lead any more.
+    /// Stops the clock: this coordinator no longer leads.
     pub fn end(&self) {
         self.with(Core::end);
     }
 
-    /// What a log entry is stamped with.
+    /// Returns the stamp for a log entry.
     pub fn stamp(&self) -> Stamp {
         self.with(Core::stamp)
     }
 
-    /// What the others are told under this leadership, if this coordinator has it.
+    /// Returns the clock report to send under this leadership, if this coordinator holds it.
     pub fn word(&self, leadership: Leadership) -> Option<Stamp> {
         self.with(|core, own_wall, now| core.word(leadership, own_wall, now))
     }
 
-    /// The fleet's clock as well as it is known here. To be shown, and for what an agent is told to have left.
+    /// Returns the best estimate of the fleet's clock, for display and for computing the time left that is sent to an
+    /// agent.
     pub fn estimate(&self) -> Stamp {
         self.with(Core::estimate)
     }
 
-    /// By how much this machine's wall clock is ahead of the fleet's, milliseconds, if that is known.
+    /// Returns by how many milliseconds this machine's wall clock is ahead of the fleet's, if that is known.
     pub fn offset(&self) -> Option<i64> {
         self.with(Core::offset)
     }
 }
 
-/// Keeps the clock going while this coordinator leads. Runs until it stops.
+/// Keeps the clock running while this coordinator leads. Runs until the coordinator stops.
 pub async fn run(clock: FleetClock, standing: Standing, members: Members) {
     let mut raft_role = standing.roles();
     loop {
@@ -128,8 +131,8 @@ pub async fn run(clock: FleetClock, standing: Standing, members: Members) {
     }
 }
 
-/// Compares this machine's wall clock with the fleet's: a metric, and a warning while they are far apart. Runs until the
-/// coordinator stops.
+/// Compares this machine's wall clock with the fleet's and sets a metric, and a warning while they are far apart. Runs
+/// until the coordinator stops.
 pub async fn compare(clock: FleetClock, member: Member, warnings: Arc<Warnings>, metrics: Metrics) {
     let help =
         "By how many milliseconds this coordinator's wall clock is ahead of the median of the coordinators' clocks";
@@ -142,8 +145,8 @@ pub async fn compare(clock: FleetClock, member: Member, warnings: Arc<Warnings>,
     }
 }
 
-/// What is said of a clock that is ahead by so many milliseconds, if that is worth a word. Roughly, so that a clock that drifts is
-/// not a new warning each second.
+/// Returns the warning for a clock that is `ahead` milliseconds ahead, if that is too much. The offset is rounded, so
+/// that a drifting clock does not raise a new warning every second.
 fn skew(name: &str, ahead: i64) -> Option<String> {
     let away = Duration::from_millis(ahead.unsigned_abs());
     if away <= MAX_CLOCK_OFFSET {
@@ -184,10 +187,10 @@ mod tests {
             tokio::time::advance(Duration::from_millis(500)).await;
             clock.stamp().fleet - before
         };
-        assert_eq!(passes(Some(Duration::from_millis(2_999))).await, 475, "towards a wall clock that stands");
+        assert_eq!(passes(Some(Duration::from_millis(2_999))).await, 475, "towards a wall clock that stopped");
         assert_eq!(passes(Some(Duration::from_secs(3))).await, 0);
         assert_eq!(passes(None).await, 0);
-        assert_eq!(passes(Some(Duration::ZERO)).await, 475, "and goes on");
+        assert_eq!(passes(Some(Duration::ZERO)).await, 475, "and it resumes");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Who is a member: the configuration says so at the very first start; afterwards the log does.
+//! Membership bootstrap: the configuration defines the members at the very first start, the log afterwards.
 //!
-//! At the first start the coordinator whose name sorts first waits until all that are configured answer, learns their node
-//! ids, and writes the first membership. One that starts with an empty disk while the others have a membership already is a
-//! new node: it asks the leader to take it in place of the node that had its name. One of another name, and one that was
-//! removed, waits until it is added.
+//! At the first start, the coordinator whose name sorts first waits until all configured coordinators answer, learns
+//! their node ids, and writes the first membership. A coordinator that starts with an empty disk while the others
+//! already have a membership is a new node: it asks the leader to admit it in place of the node that had its name. A
+//! node with a new name, or one that was removed, waits until it is added.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,23 +29,23 @@ use crate::{
     raft::{NodeId, Peer, RaftHandle, Runtime},
 };
 
-/// Pause between two looks at the others.
+/// Pause between two polls of the other coordinators.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often a wait for others is told in the log.
+/// Number of polls after which a wait for other coordinators is logged.
 const TELL_EVERY: u32 = 50;
-/// How long the leader may take to take this node in: it has to catch up.
+/// How long the leader may take to admit this node, which has to catch up first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2 * CATCH_UP_TIMEOUT.as_secs());
-/// How often a coordinator that hears nothing looks whether it is still a member.
+/// How often a coordinator without contact to a leader checks whether it is still a member.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What came of asking to be a member.
+/// The outcome of asking to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Asked {
-    /// It is a voter.
+    /// This node is a voter.
     Member,
-    /// The leader takes no such coordinator in by itself.
+    /// The leader does not admit this coordinator automatically, for this reason.
     Refused(String),
-    /// Not now, for this reason.
+    /// This node can't join at the moment, for this reason.
     NotYet(String),
 }
 
@@ -60,8 +60,8 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Makes this node a member, if it is none. Returns when it is, or when the node stops. `configured` are the names and
-    /// addresses of the first membership, this node's among them.
+    /// Makes this node a voter, unless it is one already. Returns once it is a voter, or when the node stops.
+    /// `configured` contains the names and addresses of the first membership, including this node's.
     pub async fn settle(self, configured: Vec<(String, String)>) {
         let first = configured.iter().map(|(name, _)| &**name).min() == Some(self.member.name());
         let mut round = 0;
@@ -91,7 +91,8 @@ impl Bootstrap {
         }
     }
 
-    /// Asks the others that are configured who they are: those who answer, with their addresses, and the names of the rest.
+    /// Asks the other configured coordinators who they are. Returns those that answer, with their addresses, and the
+    /// names of the rest.
     async fn look_at_others(
         &self,
         configured: &[(String, String)],
@@ -127,7 +128,7 @@ impl Bootstrap {
     }
 
     async fn initialize(&self, others: Vec<(internal::DescribeResponse, String)>) {
-        // Written already, and not yet to be seen in the members.
+        // The membership is already written, but not visible in `members` yet.
         if self.raft.has_begun().await {
             return;
         }
@@ -141,7 +142,7 @@ impl Bootstrap {
         }
     }
 
-    /// Asks whoever leads to take this node in, beginning with those at these addresses.
+    /// Asks the leader to admit this node, starting with the coordinators at these addresses.
     async fn ask_to_join(&self, mut addresses: Vec<String>) -> Asked {
         let request = internal::JoinRequest {
             cluster_id: self.member.cluster_id().to_owned(),
@@ -177,7 +178,7 @@ impl Bootstrap {
                 }
                 Ok(Err(status)) => {
                     if let Some(problem) = self.outside.peers.refused(&address, &status) {
-                        answer = Asked::NotYet(format!("{address} can't be asked: {problem}"));
+                        answer = Asked::NotYet(format!("{address} can't be queried: {problem}"));
                     }
                 }
                 Err(_) => {}
@@ -186,14 +187,15 @@ impl Bootstrap {
         answer
     }
 
-    /// Notices when this coordinator was removed, while it was away or at work, and says so in the log. It takes part in nothing
-    /// then, sends its clients away, and does not disturb the others, until it is added again. Runs until the node stops.
+    /// Detects that this coordinator was removed, while it was down or running, and logs it. A removed coordinator
+    /// takes part in nothing, ends its clients' streams, and does not disturb the others until it is added again. Runs
+    /// until the node stops.
     pub async fn notice_removal(self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if self.standing.heard_ago() < SILENCE || self.standing.term().is_some() {
                 if self.members.note_removed(false) {
-                    info!("this coordinator hears from a leader again");
+                    info!("this coordinator has contact with a leader again");
                 }
                 continue;
             }
@@ -215,7 +217,7 @@ fn not_joined(reason: impl Into<String>) -> internal::JoinResponse {
     internal::JoinResponse { joined: false, reason: reason.into(), leader_address: String::new() }
 }
 
-/// Takes a new node in, as leader, in place of the one that had its name.
+/// Admits a new node, as leader, in place of the member that had its name.
 pub async fn admit(
     change: &MembershipChange,
     request: internal::JoinRequest,
@@ -228,7 +230,7 @@ pub async fn admit(
         RaftRole::Following { peer, .. } => {
             return Ok(internal::JoinResponse { leader_address: peer.address, ..Default::default() });
         }
-        _ => return Ok(not_joined("nobody leads now")),
+        _ => return Ok(not_joined("there is no leader at the moment")),
     }
     let members = change.members.all();
     if members.iter().any(|(id, _, voter)| *id == request.node_id && *voter) {
@@ -236,8 +238,8 @@ pub async fn admit(
     }
     if !members.iter().any(|(id, peer, _)| peer.name == request.name && *id != request.node_id) {
         return Err(Status::failed_precondition(format!(
-            "no member is called {:?}; a new node joins by itself only in place of one that had its name, and else has to be \
-             added",
+            "no member is named {:?}; a new node joins automatically only in place of a member with its name, otherwise it \
+             has to be added",
             request.name
         )));
     }
@@ -247,9 +249,7 @@ pub async fn admit(
         async move {
             let replaced = change.replaced_by(&newcomer)?;
             if replaced.is_empty() {
-                return Err(ChangeError::Invalid(
-                    "the one it was to take the place of is no member any more".to_owned(),
-                ));
+                return Err(ChangeError::Invalid("the member that it was to replace is no longer a member".to_owned()));
             }
             change.admit_voter(newcomer, replaced).await
         }

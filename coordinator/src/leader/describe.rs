@@ -1,4 +1,4 @@
-//! What coordinators say of themselves: this one, when it is asked, and the others, when this one asks.
+//! Descriptions of coordinators: this one's own, and those of the others, which this one requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,12 +19,12 @@ use crate::{
     warnings::Warnings,
 };
 
-/// Log entries another may be behind and still be caught up.
+/// Maximum number of log entries by which another coordinator may lag and still be caught up.
 pub const CAUGHT_UP: u64 = 100;
-/// Running time that counts for half of all experience.
+/// Uptime at which the experience score reaches one half.
 const HALF_EXPERIENCE: Duration = Duration::from_secs(600);
 
-/// Whether another has applied so much, and its log makes progress.
+/// Returns whether another coordinator has applied the entry with index `least`, and its log makes progress.
 pub fn is_caught_up(said: &internal::DescribeResponse, least: u64) -> bool {
     said.applied_index >= least && stalls::log_works(said)
 }
@@ -45,7 +45,7 @@ pub struct Descriptions {
 }
 
 impl Descriptions {
-    /// What this coordinator says of itself.
+    /// Returns this coordinator's description.
     pub fn own(&self) -> internal::DescribeResponse {
         let up = self.member.started.elapsed().as_secs_f64();
         internal::DescribeResponse {
@@ -67,12 +67,12 @@ impl Descriptions {
         }
     }
 
-    /// What a member says of itself, if it answers in time and is the one that is meant.
+    /// Returns a member's description, if it answers in time and has the expected node id.
     pub async fn ask(&self, id: NodeId, address: &str) -> Option<internal::DescribeResponse> {
         self.ask_as(id, address, None).await
     }
 
-    /// As [`Descriptions::ask`], as the leader, who has a word for it.
+    /// Same as [`Descriptions::ask`], with a statement from this coordinator as leader.
     pub async fn ask_as(
         &self,
         id: NodeId,
@@ -87,21 +87,22 @@ impl Descriptions {
         self.outside.peers.ask(address, describe).await.filter(|said| said.node_id == id)
     }
 
-    /// Takes what the leader says when it asks.
+    /// Takes the leader's statement from its request for a description.
     pub fn hear(&self, said: internal::LeadersWord) {
-        // One that was replaced does not know.
+        // A leader that was replaced may not know it; its statement is ignored.
         let leads = self.standing.term().is_some();
         if !leads && said.term >= self.log.vote().map_or(0, |vote| vote.leader_id.term) {
             self.rooms.note_told((!said.refusal.is_empty()).then_some(said.refusal), Instant::now());
         }
     }
 
-    /// The least that another must have applied to be caught up with this leader.
+    /// Returns the index that another coordinator must have applied to be caught up with this leader.
     pub fn caught_up_from(&self) -> u64 {
         self.raft.progress().caught_up_from(self.state.applied_index(), CAUGHT_UP)
     }
 
-    /// Who should lead after this leader: the best of the others that answer now and are caught up.
+    /// Returns who should lead after this leader: of the other voters that answer now and are caught up, the one with
+    /// the most experience.
     pub async fn successor(&self) -> Option<NodeId> {
         let own = self.member.id();
         let others = self.members.voters().filter(|(id, _)| *id != own);

@@ -1,5 +1,5 @@
-//! The leader's watch over its agents: looks after those that [`sessions`](super::sessions) finds silent or whose process is gone, and
-//! has their loss written.
+//! The leader's failure detector: it resolves the suspicions of [`sessions`](super::sessions) about agents that are
+//! silent or whose process is gone, and has their loss written.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,28 +24,28 @@ use crate::{
     read::StateReader,
 };
 
-/// How often agents are looked at.
+/// How often agents are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a process may take to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Agents whose loss is being found out or written at once.
+/// Maximum number of agents whose loss is being confirmed or written at once.
 const MAX_AT_ONCE: usize = 1_024;
 
-/// The leader's watch over its agents. Cheap to clone.
+/// The leader's failure detector. Cheap to clone.
 #[derive(Clone)]
 pub struct FailureDetector {
     pub standing: Standing,
     pub state: StateReader,
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
-    /// By which it looks for processes.
+    /// Probes agents' processes.
     pub transport: Transport,
-    /// Of which it takes no notice, unless that mistake is planted.
+    /// Ignored, unless [`Mistake::SilenceByWallClock`] is planted.
     pub clock: FleetClock,
 }
 
 impl FailureDetector {
-    /// Watches as long as this coordinator leads; runs until it stops.
+    /// Watches the agents while this coordinator leads. Runs until it stops.
     pub async fn run(self) {
         let mut raft_role = self.standing.roles();
         loop {
@@ -57,8 +57,8 @@ impl FailureDetector {
         }
     }
 
-    /// Notes every session of the state, so that agents that never come to this leader are missed, too. Those that begin
-    /// meanwhile are noted when they are applied.
+    /// Registers every session of the state, so that agents that never connect to this leader are detected as silent,
+    /// too. Sessions that begin meanwhile are registered when they are applied.
     async fn note_sessions(&self) {
         let mut after = None;
         while let Some(agents) = self.state.agents_after(after).await {
@@ -76,14 +76,15 @@ impl FailureDetector {
         let mut looked = Instant::now();
         loop {
             tokio::select! {
-                // Pursuits in flight end with the set; what they proposed is decided by the log.
+                // Dropping the set cancels the pursuits in flight; the log decides about what they proposed.
                 () = until_not_leading(&mut raft_role, term) => return,
                 Some(_) = pursuits.join_next() => {}
                 () = next_look(sessions, looked), if pursuits.len() < MAX_AT_ONCE => {
                     let now = Instant::now();
                     let pause = now.duration_since(looked);
                     looked = now;
-                    // Held up itself (a stopped process, a starved machine), it heard nobody: that is no agent's fault.
+                    // This process stalled (it was stopped, or the machine was starved) and could not receive
+                    // heartbeats; don't count that against the agents.
                     if pause > sessions.timing.timeout / 8 {
                         sessions.extend_all(pause);
                     }
@@ -99,7 +100,7 @@ impl FailureDetector {
         }
     }
 
-    /// A moment as this machine's wall clock has it, which may be wrong.
+    /// Returns the instant according to this machine's wall clock, which may be wrong.
     fn by_wall_clock(&self, now: Instant) -> Instant {
         let ahead = self.clock.offset().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
         now + Duration::from_millis(ahead)
@@ -130,21 +131,21 @@ impl FailureDetector {
         }
     }
 
-    /// Proposes the loss of an agent, which the session table has taken note of. Whether it was written.
+    /// Proposes the loss of an agent, which the session table has already noted. Returns whether it was written.
     pub async fn lose(&self, term: u64, agent: AgentId, session: SessionId, reason: LossReason) -> bool {
         let name = self.state.look(|fleet| fleet.agent(agent).map(|agent| agent.name.to_string())).unwrap_or_default();
         info!(agent = name, ?reason, "agent lost");
         self.observer.recoveries.began(agent, Instant::now());
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Lost { agent, session, reason })).await {
-            // The session was ended when the command was applied, too.
+            // Applying the command has ended the session, too.
             Ok(_) => {
                 self.observer.sessions.ended(agent, session);
                 true
             }
-            // The term is over, and with it every session of it here. The next leader finds what was written.
+            // The term is over, and with it all of its sessions here. The next leader finds what was written.
             Err(ProposeError::NotLeader | ProposeError::Stopping) => false,
             Err(error) => {
-                warn!(agent = name, %error, "the loss could not be written; it will be tried again");
+                warn!(agent = name, %error, "the loss could not be written; it will be retried");
                 self.observer.sessions.take_back(agent, session, Instant::now());
                 false
             }
@@ -152,7 +153,7 @@ impl FailureDetector {
     }
 }
 
-/// Waits until it is time to look, which is at once when somebody's process may be gone.
+/// Waits until the next check, which is due at once when a process may be gone.
 async fn next_look(sessions: &SessionTable, looked: Instant) {
     tokio::select! {
         () = sessions.hurried() => {}

@@ -1,8 +1,10 @@
-//! The leader asks its agents how they are, and through them what they run tasks with: over each session, every health check
-//! interval. [`Checks`] counts answers and judges by them; [`SessionHealth`] carries the judgement into the log.
+//! Health checks by the leader: over each session, every health check interval, it asks the agent for its health and,
+//! through the agent, for the health of what runs its tasks. [`Checks`] counts the answers and derives a verdict;
+//! [`SessionHealth`] writes the verdict to the log.
 //!
-//! The judgement is compared with what the fleet holds at every check, so that one that could not be written is written
-//! later, and a new leader continues from the state: it readmits an agent only by answers that it got itself.
+//! The verdict is compared with the fleet's state at every check. A verdict that could not be written is therefore
+//! written later, and a new leader continues from the state; it readmits an agent only on answers that it received
+//! itself.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -23,27 +25,28 @@ use crate::{
     read::StateReader,
 };
 
-/// Checks in a row without a good answer, or without any, after which an agent is unhealthy. Its own word is enough at once.
+/// Consecutive checks without an answer, from the agent or from what runs its tasks, after which an agent is unhealthy.
+/// If the agent itself reports that it is unhealthy, one answer is enough.
 pub const UNHEALTHY_AFTER: u32 = 2;
-/// Good answers in a row after which an unhealthy agent is readmitted.
+/// Consecutive good answers after which an unhealthy agent is readmitted.
 pub const HEALTHY_AFTER: u32 = 2;
-/// Checks in a row without any answer after which an agent has failed, though its heartbeats come.
+/// Consecutive checks without any answer after which an agent has failed, even if its heartbeats arrive.
 pub const FAILED_AFTER: u32 = 6;
-/// The longest an answer may take.
+/// The longest an agent may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// First checks of agents that connect at once are spread over the interval in so many parts.
+/// Number of parts of the interval over which the first checks of agents that connect at the same time are spread.
 const SPREAD: u32 = 1_024;
 
-/// What the answers of an agent amount to.
+/// The change that an agent's answers call for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Verdict {
-    /// It is unhealthy.
+    /// The agent is unhealthy, for this reason.
     Unhealthy(String),
-    /// It was unhealthy and answers well.
+    /// The agent was unhealthy and answers well, but has not been readmitted yet.
     Recovering,
-    /// It was unhealthy and is well again.
+    /// The agent was unhealthy and is healthy again.
     Healthy,
-    /// It is of no use, and nothing of it runs any more from then on, if none of its heartbeats is answered.
+    /// The agent has failed. From this instant on it runs nothing, provided that none of its heartbeats is answered.
     Failed(Instant),
 }
 
@@ -51,27 +54,28 @@ enum Verdict {
 #[derive(Debug)]
 struct Checks {
     interval: Duration,
-    /// How long an agent may run on after its last heartbeat was answered.
+    /// How long an agent may keep running after its last heartbeat was answered.
     timeout: Duration,
     seq: u64,
     next: Instant,
-    /// The newest check is not answered.
+    /// Whether the newest check is unanswered.
     open: bool,
-    /// Checks in a row without an answer.
+    /// Consecutive checks without an answer.
     unanswered: u32,
-    /// Checks in a row without an answer of what runs the tasks.
+    /// Consecutive checks without an answer from what runs the tasks.
     silent: u32,
-    /// Good answers in a row.
+    /// Consecutive good answers.
     good: u32,
-    /// Why it is unhealthy, until it has given enough good answers.
+    /// Why the agent is unhealthy, until it has given enough good answers.
     unhealthy: Option<String>,
-    /// It has failed, and runs nothing from then on if it is left alone. It is not asked again.
+    /// Set if the agent has failed: the instant from which it runs nothing if its heartbeats are not answered. A failed
+    /// agent is not checked again.
     failed: Option<Instant>,
 }
 
 impl Checks {
     fn new(interval: Duration, timeout: Duration, agent: AgentId, now: Instant) -> Self {
-        // Consecutive numbers far apart, and no agent in the moment it connects.
+        // Spread consecutive ids far apart, and check no agent at the moment it connects.
         let part = agent.0.wrapping_mul(619) % SPREAD + 1;
         Self {
             interval,
@@ -87,7 +91,7 @@ impl Checks {
         }
     }
 
-    /// The next check, if its time has come. One that is not answered by then counts as missed.
+    /// Returns the next check if it is due. A previous check that is still unanswered counts as missed.
     fn ask(&mut self, now: Instant) -> Option<internal::HealthCheck> {
         if self.failed.is_some() || now < self.next {
             return None;
@@ -103,9 +107,9 @@ impl Checks {
         }
         self.open = true;
         self.seq += 1;
-        // Held up itself, this coordinator asks once and not for every interval that passed.
+        // If this coordinator stalled, it sends one check, not one for every interval that passed.
         self.next = now + self.interval;
-        // Half, so that an answer that takes its time comes before the next check.
+        // Half the interval, so that a slow answer still arrives before the next check.
         let within = (self.interval / 2).min(ANSWER_WITHIN).as_millis();
         Some(internal::HealthCheck { seq: self.seq, within_ms: u32::try_from(within).unwrap_or(u32::MAX) })
     }
@@ -118,7 +122,7 @@ impl Checks {
         }
     }
 
-    /// Takes an answer. One to an earlier check says nothing.
+    /// Takes an answer. An answer to any check but the newest is ignored.
     fn answered(&mut self, report: internal::HealthReport, now: Instant) {
         if !self.open || report.seq != self.seq {
             return;
@@ -126,7 +130,7 @@ impl Checks {
         self.open = false;
         self.unanswered = 0;
         let state = report.state();
-        // No more of it goes into the log than is kept.
+        // Don't write more of the reason to the log than is kept.
         let mut reason = report.reason;
         reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         match state {
@@ -134,10 +138,10 @@ impl Checks {
             HealthState::Unhealthy | HealthState::Failed => {
                 (self.good, self.silent) = (0, 0);
                 self.unhealthy = Some(reason);
-                // It says so when nothing runs any more.
+                // The agent reports `Failed` only once nothing runs any more.
                 self.failed = (state == HealthState::Failed).then_some(now);
             }
-            // Of a newer agent, perhaps: it answers.
+            // `Unspecified` may be a state that only newer agents know. The agent answers, so it counts as healthy.
             HealthState::Healthy | HealthState::Unspecified => {
                 self.good += 1;
                 self.silent = 0;
@@ -148,7 +152,7 @@ impl Checks {
         }
     }
 
-    /// What is to be written, given what the fleet holds; `None`: nothing.
+    /// Returns the verdict to write, given the agent's state in the fleet; `None` if there is nothing to write.
     fn verdict(&self, state: AgentState) -> Option<Verdict> {
         match (state, &self.unhealthy) {
             (AgentState::Lost, _) => None,
@@ -163,7 +167,7 @@ impl Checks {
     }
 }
 
-/// The health of the agent of one session.
+/// The health checks of the agent of one session.
 pub struct SessionHealth {
     state: StateReader,
     observer: Arc<ApplyObserver>,
@@ -172,15 +176,15 @@ pub struct SessionHealth {
     session: SessionId,
     link: Arc<SessionConnection>,
     term: u64,
-    /// `None` for an agent that does not answer checks.
+    /// `None` for an agent that does not answer health checks.
     checks: Option<Checks>,
     timer: Pin<Box<Sleep>>,
-    /// A verdict that is being written: whether it was.
+    /// The verdict that is being written; resolves to whether it was written.
     writing: Option<BoxFuture<'static, bool>>,
 }
 
 impl SessionHealth {
-    /// Of an agent that has just connected to the leader of `term`.
+    /// Creates the health checks of an agent that has just connected to the leader of `term`.
     pub fn new(
         state: StateReader,
         observer: Arc<ApplyObserver>,
@@ -196,14 +200,15 @@ impl SessionHealth {
         let timer = Box::pin(tokio::time::sleep_until(due));
         let link = Arc::clone(link);
         let health = Self { state, observer, proposer, agent, session, link, term, checks, timer, writing: None };
-        // It may have missed that it was to hand back.
+        // The agent may have missed the request to hand back.
         if health.agent_state() == AgentState::Unhealthy {
             health.hand_back();
         }
         health
     }
 
-    /// Does what is due next, when it is. Cancellation-safe; never ends for an agent that is not asked.
+    /// Waits for the next action that is due and performs it. Cancellation-safe; never returns for an agent that does
+    /// not answer health checks.
     pub async fn act(&mut self) {
         let Self { checks: Some(checks), writing, timer, .. } = self else { return std::future::pending().await };
         let written = async {
@@ -215,7 +220,7 @@ impl SessionHealth {
         tokio::select! {
             biased;
             written = written => {
-                // One that could not be written is found again at the next check.
+                // A verdict that could not be written is derived again at the next check.
                 self.writing = None;
                 let is_bad = checks.good == 0;
                 if written && is_bad && self.agent_state() == AgentState::Unhealthy {
@@ -227,14 +232,14 @@ impl SessionHealth {
                 if let Some(check) = checks.ask(now) {
                     self.link.put(|outbox| outbox.health_check = Some(check));
                 }
-                // One that has failed is not asked again.
+                // A failed agent is not checked again.
                 timer.as_mut().reset(if checks.next > now { checks.next } else { now + checks.interval });
                 self.judge(now);
             }
         }
     }
 
-    /// Takes an answer.
+    /// Takes an answer, and writes the verdict that follows from it.
     pub fn answered(&mut self, report: internal::HealthReport) {
         let now = Instant::now();
         if let Some(checks) = &mut self.checks {
@@ -254,7 +259,7 @@ impl SessionHealth {
         self.state.look(|fleet| fleet.agent(self.agent).map(|agent| agent.name.to_string())).unwrap_or_default()
     }
 
-    /// Whether attempts of the agent count.
+    /// Returns whether the agent has active attempts.
     fn holds(&self) -> bool {
         self.state.look(|fleet| fleet.active_attempts(self.agent) > 0)
     }
@@ -263,22 +268,22 @@ impl SessionHealth {
         self.link.put(|outbox| outbox.hand_back = true);
     }
 
-    /// Has the judgement written, if the fleet holds something else.
+    /// Writes the verdict if the fleet's state differs from it.
     fn judge(&mut self, now: Instant) {
         let state = self.agent_state();
         let Some(checks) = &self.checks else { return };
         let verdict = checks.verdict(state);
         if let Some(Verdict::Failed(at)) = verdict {
             warn!(agent = self.name(), reason = checks.unhealthy, "agent failed");
-            // It is proposed where all losses are, so that no connection of the agent is taken meanwhile.
+            // This loss is proposed where all losses are, so that no connection of the agent is accepted meanwhile.
             return self.observer.sessions.failed(self.agent, &self.link, at);
         }
         if self.writing.is_some() {
             return;
         }
         let Some(verdict) = verdict else {
-            // Nothing to write. It may not have heard that it is to hand back, as from a leader that was replaced. One that
-            // drains hands back as well.
+            // Nothing to write. The agent may not have received the request to hand back, for example from a leader
+            // that was replaced. A draining agent hands back as well.
             let is_bad = checks.unhealthy.is_some() && checks.good == 0;
             if is_bad && matches!(state, AgentState::Unhealthy | AgentState::Draining) && self.holds() {
                 self.hand_back();
@@ -301,7 +306,7 @@ impl SessionHealth {
             Verdict::Failed(_) => return,
         };
         let (proposer, term) = (self.proposer.clone(), self.term);
-        // It rests on what was answered here: another leader asks by itself.
+        // The verdict relies on answers received here; another leader performs its own checks.
         self.writing = Some(Box::pin(async move { proposer.propose_in(term, command).await.is_ok() }));
     }
 }
@@ -313,7 +318,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(10);
     const TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// Checks and the time of the newest.
+    /// Checks, and the time of the newest.
     struct Trial {
         checks: Checks,
         now: Instant,
@@ -326,7 +331,7 @@ mod tests {
             Self { checks, now }
         }
 
-        /// Asks when the time has come, and has the check answered so, or not.
+        /// Sends the next check when it is due, and answers it with `answer`, if given.
         fn round(&mut self, answer: Option<(HealthState, &str)>) {
             self.now = self.checks.next;
             let check = self.checks.ask(self.now);

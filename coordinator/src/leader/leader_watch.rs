@@ -1,15 +1,16 @@
-//! A leader whose process has ended is replaced at once, instead of after an election timeout.
+//! Immediate replacement of a leader whose process has ended, without waiting for an election timeout.
 //!
-//! Each coordinator has connections from the leader. When one ends it asks the leader's own address: if nothing listens there,
-//! the process is gone as far as this coordinator can see. It then stops to honour the leader's lease and stands for election
-//! after a short pause of its own, so that the candidates come one after the other. Pre-vote stays on: as long as a majority has
-//! not seen the same, or follows the leader all the same, nobody's vote and nobody's term changes.
+//! Each coordinator holds connections from the leader. When one ends, the coordinator probes the leader's address: if
+//! nothing listens there, it takes the leader's process for gone. It then ignores the leader's lease and stands for
+//! election after a short pause, which differs between coordinators so that the candidates stand one after the other.
+//! Pre-vote stays on: while a majority has not made the same observation, or still follows the leader, no vote and no
+//! term changes.
 //!
-//! All of this is about time, and none of it about safety. What is taken for a proof here may be wrong (a firewall that begins to
-//! reject looks the same, a name may stand for another machine); then a majority that sees it so elects another leader, as
-//! after any election timeout, and two leaders of one term are as impossible as ever. No promise to an agent depends on how long an
-//! election takes at least: a leader renews a lease only while it knows that a majority followed it a moment ago, and its
-//! successor gives every agent a whole session timeout.
+//! All of this affects latency only, never safety. The evidence may be wrong (a firewall that begins to reject
+//! connections looks the same, and a name may resolve to another machine by now). A majority that is misled then elects
+//! another leader, as after any election timeout, and two leaders in one term remain impossible. No guarantee to an
+//! agent depends on a minimum duration of an election: a leader renews a lease only while it knows that a majority
+//! followed it a moment ago, and its successor gives every agent a full session timeout.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,17 +31,18 @@ use crate::{
 
 /// How long a process may take to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How often a coordinator stands for election in place of one lost leader before it leaves that to the election timeout.
+/// How many times a coordinator stands for election after the loss of one leader before it leaves that to the election
+/// timeout.
 const ROUNDS: u32 = 5;
 
-/// Learns of the ends of connections from coordinators. Cheap to clone.
+/// Signals when connections from a leader end. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct LeaderConnections {
     ended: Arc<Notify>,
 }
 
 impl LeaderConnections {
-    /// Watches the connection that a leader's request came over. One that is watched already is not watched twice.
+    /// Watches the connection over which a leader's request arrived. Each connection is watched only once.
     pub fn watch(&self, lifetime: &Lifetime, connection: &ConnectInfo) {
         if !connection.ending.claim() {
             return;
@@ -68,7 +70,7 @@ pub struct LeaderLoss {
 }
 
 impl LeaderLoss {
-    /// Looks for the leader whenever a connection from a leader has ended. Runs until the coordinator stops.
+    /// Probes the leader whenever a connection from a leader has ended. Runs until the coordinator stops.
     pub async fn run(self) {
         loop {
             self.connections.ended.notified().await;
@@ -103,9 +105,9 @@ impl LeaderLoss {
             if self.restraint.is_held() {
                 continue;
             }
-            // An error says that consensus has stopped, which is noticed elsewhere.
+            // An error means that consensus has stopped, which is handled elsewhere.
             if let Err(error) = self.raft.stand_for_election().await {
-                debug!(%error, "no election");
+                debug!(%error, "could not start an election");
             }
         }
     }
@@ -118,13 +120,14 @@ fn followed(raft_role: &RaftRole) -> Option<NodeId> {
     }
 }
 
-/// The time that a candidate has before the next one stands.
+/// Returns the time that each candidate has before the next one stands.
 fn step(timing: Timing) -> Duration {
     timing.election_min / 5
 }
 
-/// How long the voter at `place` among those that are left waits: at first until the others have seen the same, then until
-/// each has had a turn.
+/// Returns the pause of the voter at `place` among the remaining `voters`. In round 0 it is long enough for the others
+/// to make the same observation and for the candidates before it to stand; in later rounds, for every candidate to have
+/// had a turn.
 fn pause(timing: Timing, place: usize, voters: usize, round: u32) -> Duration {
     let steps = if round == 0 { place } else { voters };
     step(timing) / 6 + step(timing) * u32::try_from(steps).unwrap_or(u32::MAX).min(16)

@@ -1,9 +1,9 @@
-//! Changes of the membership, as leader: one at a time, each in steps that a failure may interrupt anywhere and that the
-//! next attempt goes on from. A newcomer is caught up before it gets its vote; a vote is taken only where a majority of the
-//! rest is at work. What is asked for is what should be, so everything here may be repeated.
+//! Membership changes, as leader: one at a time, each in steps that a failure may interrupt anywhere and that the next
+//! attempt resumes. A newcomer catches up before it gets its vote; a vote is removed only if a majority of the
+//! remaining voters works. A request states the desired membership, so it may be repeated.
 //!
-//! A change of voters goes through a joint configuration. If the leader dies in between, the coordinators work on under both
-//! majorities, and the next change, whatever it is, ends that first.
+//! A change of voters goes through a joint configuration. If the leader dies in between, the coordinators continue
+//! under both majorities, and the next change, whatever it is, completes the interrupted one first.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -32,15 +32,15 @@ use crate::{
 pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a new membership may take to be committed.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a coordinator that is to be added may take to say who it is.
+/// How long a coordinator that is to be added may take to describe itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a leader may take to hear from a majority before anything is changed.
+/// How long a leader may take to confirm its majority before anything is changed.
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before it is asked again.
+/// Pause before the majority is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// A member that answered within this is not replaced.
+/// A member that answered within this time is not replaced.
 const ALIVE: Duration = Duration::from_secs(2);
-/// Rounds of asking those who would remain.
+/// Number of times that the remaining voters are asked.
 const ROUNDS: u32 = 3;
 
 /// Why the membership or the leadership was not changed.
@@ -49,106 +49,106 @@ pub enum ChangeError {
     /// This coordinator does not lead (any more).
     #[error("this coordinator does not lead; ask the one that does")]
     NotLeader,
-    /// Another change goes on.
-    #[error("another change of the membership is under way; try again when it is done")]
+    /// Another change is in progress.
+    #[error("another membership change is in progress; try again when it is done")]
     Busy,
-    /// A part of the request is wrong.
+    /// A part of the request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// Nothing answers there.
-    #[error("no coordinator answers at {address}; see that it runs there and try again")]
+    /// No coordinator answers at the address.
+    #[error("no coordinator answers at {address}; check that it runs there and try again")]
     NoAnswer {
-        /// Where.
+        /// The address.
         address: String,
     },
-    /// What answers there is of an earlier version.
+    /// What answers at the address runs an earlier version.
     #[error("the coordinator at {address} can't be a member: {problem}")]
     Earlier {
-        /// Where.
+        /// The address.
         address: String,
-        /// What is said of it.
+        /// The description of the problem.
         problem: &'static str,
     },
-    /// Another one than was meant answers.
+    /// A coordinator other than the requested one answers.
     #[error("at {address} is coordinator {name:?} of cluster {cluster:?}, not {wanted:?} of {own_cluster:?}")]
     Another {
-        /// Where.
+        /// The address.
         address: String,
-        /// Who is there.
+        /// The name of the coordinator that answers.
         name: String,
-        /// Of which cluster.
+        /// The cluster of the coordinator that answers.
         cluster: String,
-        /// Who was meant.
+        /// The name of the requested coordinator.
         wanted: String,
-        /// Of this cluster.
+        /// This cluster.
         own_cluster: String,
     },
-    /// The name is a living member's.
-    #[error("coordinator {id:016x} has the name {name:?} and was heard of in the last {ALIVE:?}; it is not replaced")]
+    /// The name belongs to a living member.
+    #[error("coordinator {id:016x} has the name {name:?} and answered within the last {ALIVE:?}; it is not replaced")]
     NameInUse {
-        /// Whose it is.
+        /// The node id of the member.
         id: NodeId,
-        /// Which.
+        /// The name.
         name: String,
     },
-    /// It is a voter under another address.
+    /// The coordinator is a voter at another address.
     #[error("coordinator {name:?} is a voter at {address}; remove it before it is added elsewhere")]
     Elsewhere {
-        /// Which.
+        /// Its name.
         name: String,
-        /// Where it is.
+        /// The address at which it is a voter.
         address: String,
     },
-    /// Its binary is too old for what is in force.
+    /// The coordinator's binary is too old for the fleet version in force.
     #[error(
-        "coordinator {name:?} knows fleet versions up to {known}, and this fleet is at {current}; run a newer version of it"
+        "coordinator {name:?} supports fleet versions up to {known}, and this fleet is at {current}; run a newer version"
     )]
     TooOld {
-        /// Which.
+        /// Its name.
         name: String,
-        /// The newest version it knows.
+        /// The newest fleet version that it supports.
         known: u32,
-        /// The fleet's.
+        /// The fleet's version.
         current: u32,
     },
-    /// It did not catch up.
-    #[error("it did not catch up within {CATCH_UP_TIMEOUT:?}; it goes on learning, and the call may be repeated")]
+    /// The newcomer did not catch up in time.
+    #[error("it did not catch up within {CATCH_UP_TIMEOUT:?}; it keeps catching up as a learner; repeat the call")]
     Behind,
-    /// This leader hears from no majority.
+    /// No majority answers this leader.
     #[error("no majority of the coordinators answers; nothing was changed")]
     NoQuorum,
-    /// Nobody would be left.
+    /// No voter would remain.
     #[error("{name:?} is the last voter and can't be removed")]
     LastVoter {
-        /// Which.
+        /// Its name.
         name: String,
     },
-    /// Too few would be left.
+    /// Too few working voters would remain.
     #[error(
-        "of the {remaining} voters that would remain, {fit} answer and are caught up, and it takes {needed}: bring the others \
-         back first"
+        "of the {remaining} voters that would remain, {fit} answer and are caught up, but {needed} are needed: bring the \
+         others back first"
     )]
     TooFew {
-        /// Voters without it.
+        /// Number of voters that would remain.
         remaining: usize,
-        /// Of these, at work.
+        /// How many of these answer and are caught up.
         fit: usize,
-        /// A majority of them.
+        /// How many make a majority of them.
         needed: usize,
     },
-    /// The change was not committed in time, and may still be.
+    /// The change was not committed in time, and may be committed later.
     #[error(
-        "the new membership was not committed within {COMMIT_TIMEOUT:?}; it may still be, and the call may be repeated"
+        "the new membership was not committed within {COMMIT_TIMEOUT:?}; it may still be committed; repeat the call"
     )]
     NotCommitted,
-    /// Not a voter that answers and is caught up.
+    /// No voter that answers and is caught up can take over.
     #[error("{0}")]
     NoSuccessor(String),
     /// The successor did not take over.
     #[error("no other coordinator took over in time; try again")]
     NotTakenOver,
-    /// Consensus refused, or stopped.
-    #[error("consensus did not take the change: {0}")]
+    /// Consensus rejected the change, or has stopped.
+    #[error("consensus rejected the change: {0}")]
     Failed(String),
     /// This node is stopping.
     #[error("this coordinator is stopping; ask another")]
@@ -160,11 +160,11 @@ pub enum ChangeError {
 pub struct Newcomer {
     /// Its node id.
     pub id: NodeId,
-    /// Its name and whereabouts.
+    /// Its name and address.
     pub peer: Peer,
 }
 
-/// Changes who the members are. Cheap to clone.
+/// Changes the membership. Cheap to clone.
 #[derive(Clone)]
 pub struct MembershipChange {
     pub member: Member,
@@ -179,7 +179,7 @@ pub struct MembershipChange {
 }
 
 impl MembershipChange {
-    /// Does one change, while no other is done, and to its end, also when the caller goes away.
+    /// Performs one change, while no other is in progress. It continues to its end even if the caller goes away.
     pub async fn exclusively<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, ChangeError>> + Send + 'static,
@@ -196,10 +196,10 @@ impl MembershipChange {
         task.await.unwrap_or(Err(ChangeError::Stopping))
     }
 
-    /// Members of the newcomer's name that are others, and that it may take the place of.
+    /// Returns the other members with the newcomer's name, which it may replace.
     ///
     /// # Errors
-    /// When one of them is alive.
+    /// One of them is alive.
     pub fn replaced_by(&self, newcomer: &Newcomer) -> Result<Vec<NodeId>, ChangeError> {
         let members = self.members.all().into_iter();
         let others = members.filter(|(id, peer, _)| peer.name == newcomer.peer.name && *id != newcomer.id);
@@ -214,12 +214,12 @@ impl MembershipChange {
         id == self.member.id() || self.raft.heard_ago(id).is_some_and(|ago| ago < ALIVE)
     }
 
-    /// Makes a newcomer a voter, in place of those it replaces: it learns the log first.
+    /// Makes a newcomer a voter in place of the members that it replaces, after it has caught up with the log.
     pub async fn admit_voter(&self, newcomer: Newcomer, replaced: Vec<NodeId>) -> Result<(), ChangeError> {
         self.quorum().await?;
         let Newcomer { id, peer } = newcomer;
         self.ensure_current(&peer).await?;
-        info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "taking in a coordinator");
+        info!(name = peer.name, address = peer.address, node_id = format!("{id:016x}"), "adding a coordinator");
         let learns_elsewhere =
             self.members.all().into_iter().any(|(of, known, voter)| of == id && !voter && known != peer);
         if learns_elsewhere {
@@ -227,7 +227,7 @@ impl MembershipChange {
         }
         committed(self.raft.add_learner(id, peer.clone())).await?;
         self.caught_up(id).await?;
-        // Another leader may have raised the version meanwhile, to which a learner is nobody.
+        // Another leader may have raised the version meanwhile, without asking a learner.
         self.ensure_current(&peer).await?;
         let mut voters = self.voters();
         voters.retain(|voter| !replaced.contains(voter));
@@ -236,7 +236,7 @@ impl MembershipChange {
         self.forget_learners(&replaced).await
     }
 
-    /// Makes the coordinator at an address a voter; its node id.
+    /// Makes the coordinator at an address a voter and returns its node id.
     pub async fn add(self, peer: Peer) -> Result<NodeId, ChangeError> {
         ensure_leader(&self.standing)?;
         let said = self.describe(&peer.address).await?;
@@ -264,8 +264,8 @@ impl MembershipChange {
         Ok(id)
     }
 
-    /// Takes the vote and the membership from the coordinator of this name; whether it was a member. One that leads hands over
-    /// first, and then does not lead.
+    /// Removes the vote and the membership of the coordinator with this name. Returns whether it was a member. A leader
+    /// that is to be removed transfers leadership first, and then returns [`ChangeError::NotLeader`].
     pub async fn remove(self, name: String) -> Result<bool, ChangeError> {
         self.quorum().await?;
         let members = self.members.all();
@@ -284,7 +284,7 @@ impl MembershipChange {
             return Err(ChangeError::NotLeader);
         }
         if left != before || self.is_joint() {
-            info!(name, voters = left.len(), "taking a coordinator's vote");
+            info!(name, voters = left.len(), "removing a coordinator's vote");
             committed(self.raft.set_voters(left)).await?;
         }
         self.forget_learners(&gone).await?;
@@ -300,8 +300,8 @@ impl MembershipChange {
         committed(self.raft.remove_learners(left)).await
     }
 
-    /// That a majority answers this leader now. A change that it does not take is in force all the same until it is undone, so
-    /// none is begun without.
+    /// Ensures that a majority answers this leader now. A change that the majority does not accept is in force all the
+    /// same until it is undone, so no change begins without a majority.
     async fn quorum(&self) -> Result<(), ChangeError> {
         let asking = async {
             loop {
@@ -309,7 +309,7 @@ impl MembershipChange {
                 if self.standing.read_index().await.is_some() {
                     return Ok(());
                 }
-                // One answer that was late is no majority that is gone.
+                // One late answer does not mean that the majority is gone.
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         };
@@ -329,7 +329,8 @@ impl MembershipChange {
         Ok(said.map_err(|_| no_answer())?.map_err(refused)?.into_inner())
     }
 
-    /// That a coordinator's binary knows what is in force. No version comes into force while the membership changes.
+    /// Ensures that a coordinator's binary supports the fleet version in force. No version comes into force while the
+    /// membership changes.
     async fn ensure_current(&self, peer: &Peer) -> Result<(), ChangeError> {
         let known = self.describe(&peer.address).await?.max_fleet_version;
         let current = self.state.look(|fleet| fleet.version());
@@ -339,7 +340,7 @@ impl MembershipChange {
         Ok(())
     }
 
-    /// The voters that there are, or will be once a change that was interrupted is ended.
+    /// Returns the voters, or those that will be once an interrupted change is completed.
     fn voters(&self) -> BTreeSet<NodeId> {
         self.raft.configurations().pop().unwrap_or_default()
     }
@@ -348,11 +349,11 @@ impl MembershipChange {
         self.raft.configurations().len() > 1
     }
 
-    /// That a majority of those who would remain answers and is caught up.
+    /// Ensures that a majority of the remaining voters answers and is caught up.
     async fn ensure_quorum_without(&self, remaining: &BTreeSet<NodeId>) -> Result<(), ChangeError> {
         let needed = remaining.len() / 2 + 1;
         let mut fit = 0;
-        // One that is busy for a moment is not gone.
+        // A voter that is busy for a moment is not gone.
         for _ in 0..ROUNDS {
             let members = self.members.all().into_iter().filter(|member| remaining.contains(&member.0));
             let answers = members.map(|(id, peer, _)| async move { self.descriptions.ask(id, &peer.address).await });
@@ -366,14 +367,14 @@ impl MembershipChange {
         Err(ChangeError::TooFew { remaining: remaining.len(), fit, needed })
     }
 
-    /// Waits until a learner has about what this leader has: its vote may be one that a majority needs.
+    /// Waits until a learner has nearly everything that this leader has: a majority may need its vote.
     async fn caught_up(&self, id: NodeId) -> Result<(), ChangeError> {
         let waiting = self.raft.until_replicated(id, CAUGHT_UP);
         timeout(CATCH_UP_TIMEOUT, waiting).await.map_err(|_| ChangeError::Behind)?.map_err(Into::into)
     }
 }
 
-/// That this coordinator leads.
+/// Ensures that this coordinator leads.
 pub fn ensure_leader(standing: &Standing) -> Result<(), ChangeError> {
     standing.leading().map(drop).ok_or(ChangeError::NotLeader)
 }

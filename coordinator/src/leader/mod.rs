@@ -1,4 +1,4 @@
-//! What a coordinator does as leader, how it becomes one, and how it makes another one lead.
+//! The duties of the leader: how a coordinator becomes leader, what it does as leader, and how it transfers leadership.
 
 pub mod bootstrap;
 pub mod describe;

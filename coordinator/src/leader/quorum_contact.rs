@@ -1,15 +1,16 @@
-//! The leader's contact with a majority: until when it is certain that no other coordinator has been elected.
+//! The leader's contact with a majority: the latest instant at which it is certain that no other coordinator had been
+//! elected.
 //!
-//! The leader asks each voter whose vote it holds. A voter that answers with this leader's own vote had, when it answered,
-//! promised no newer term; so whoever is elected later was elected after the question was sent. With such answers of a
-//! majority (in a joint configuration: of both majorities) nobody else led when the oldest of their questions was sent, by
-//! quorum intersection (Raft, section 5.4.3).
+//! The leader asks each voter whom its vote is for. A voter that answers with this leader's own vote had promised no
+//! newer term when it answered, so any later leader was elected after the question was sent. With such answers from a
+//! majority (in a joint configuration: from both majorities), no other coordinator led when the oldest of their
+//! questions was sent, by quorum intersection (Raft, section 5.4.3).
 //!
-//! Replication proves the same, but its answers wait until all that a voter accepted is on its disk: behind a slow disk the
-//! proof would be older than the agents' leases allow. These answers wait for no disk. They extend no lease of the consensus
-//! library; what it reads and writes is decided by its own rules.
+//! Replication proves the same, but a voter's acknowledgement waits until everything that it accepted is on its disk:
+//! behind a slow disk, the proof would be older than the agents' leases allow. Answers to these questions wait for no
+//! disk. They do not extend the leases of the consensus library, whose reads and writes follow its own rules.
 //!
-//! Questions are asked only while somebody waits for contact: usually what replication proves is fresh enough.
+//! Questions are sent only while a caller waits for contact: usually the proof from replication is fresh enough.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,14 +34,15 @@ use crate::{
     raft::{CoreState, NodeId, RaftHandle, VotedFor},
 };
 
-/// The least time between two rounds of questions when the first is not settled.
+/// Minimum time between two rounds of questions while the first is not settled.
 const ROUND_APART: Duration = Duration::from_millis(20);
-/// How long an answer is waited for. A later one proves too little, and one that never comes says that the connection is dead.
+/// How long an answer is awaited. A later one proves too little, and one that never arrives means that the connection
+/// is dead.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Questions to one voter that are not answered yet; beyond it, it is not asked again.
+/// Maximum number of unanswered questions to one voter; at this limit it is not asked again.
 const MAX_UNANSWERED: usize = 32;
 
-/// When each voter's newest confirmation was asked for.
+/// The time at which each voter's newest confirmation was requested.
 #[derive(Default)]
 struct Confirmations {
     term: u64,
@@ -58,7 +60,7 @@ impl Confirmations {
         *newest = (*newest).max(asked_at);
     }
 
-    /// The newest moment at which a majority of every configuration is known to have followed this leader.
+    /// Returns the newest instant at which a majority of every configuration is known to have followed this leader.
     fn quorum(&self) -> Option<Instant> {
         self.voters.iter().map(|voters| self.majority(voters)).min().flatten()
     }
@@ -70,14 +72,14 @@ impl Confirmations {
     }
 }
 
-/// A majority's newest confirmation of a leader.
+/// The newest confirmation of a leader by a majority.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Proof {
     term: u64,
     at: Instant,
 }
 
-/// What a leader knows of its contact with a majority. Empty while this coordinator does not lead.
+/// What a leader knows about its contact with a majority. Empty while this coordinator does not lead.
 #[derive(Default)]
 pub struct Contact {
     confirmations: Mutex<Confirmations>,
@@ -90,18 +92,18 @@ impl Contact {
         self.confirmations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest moment at which the leader of `term` is known to have been followed by a majority.
+    /// Returns the newest instant at which a majority is known to have followed the leader of `term`.
     pub fn at(&self, term: u64) -> Option<Instant> {
         self.proof.borrow().filter(|proof| proof.term == term).map(|proof| proof.at)
     }
 
-    /// Has the voters asked.
+    /// Requests a round of questions to the voters.
     pub fn want(&self) {
         self.wanted.notify_one();
     }
 
-    /// Has the voters asked, and returns once a majority is known to have followed the leader of `term` at `since` or later.
-    /// Does not return when that cannot be had. Cancellation-safe.
+    /// Requests rounds of questions until a majority is known to have followed the leader of `term` at `since` or
+    /// later. Does not return if that is never confirmed. Cancellation-safe.
     pub async fn since(&self, term: u64, since: Instant) {
         let mut proof = self.proof.subscribe();
         loop {
@@ -109,7 +111,7 @@ impl Contact {
                 return;
             }
             self.want();
-            // The sender is this value's, so an error is impossible; a round may have been lost, so it is asked for again.
+            // `self` owns the sender, so an error is impossible. A round may have been lost, so it is requested again.
             let _ = tokio::time::timeout(ROUND_APART, proof.changed()).await;
         }
     }
@@ -134,7 +136,7 @@ impl Contact {
     }
 }
 
-/// A question that was answered in time, or was not.
+/// The result of a question, whether or not it was answered in time.
 struct Answer {
     voter: NodeId,
     asked_at: Instant,
@@ -151,11 +153,11 @@ pub struct ContactKeeper {
 }
 
 impl ContactKeeper {
-    /// Asks the voters when contact is wanted, as long as this coordinator leads. Runs until the coordinator stops.
+    /// Asks the voters when contact is requested, while this coordinator leads. Runs until the coordinator stops.
     pub async fn run(self) {
         let mut role = self.standing.roles();
         loop {
-            // Also before it is ready: agents that wait for that must know that it is the leader.
+            // Starts before this leader is ready: agents that wait for readiness need to know that it leads.
             let leads = until(&mut role, |role| role.term().is_some()).await;
             let Some(term) = leads.and_then(|role| role.term()) else { return };
             self.standing.contact().confirmations().begin(term);
@@ -170,7 +172,8 @@ impl ContactKeeper {
         let mut wanted = false;
         let mut last_round = None;
         loop {
-            // Whoever asks while a round is under way waits for the next, which begins when this one is settled, or seems lost.
+            // A request during a round waits for the next round, which begins when this one is settled or appears to be
+            // lost.
             let settled = last_round.is_none_or(|round| contact.at(term).is_some_and(|at| at >= round));
             let next_round = last_round.filter(|_| !settled).map(|round| round + ROUND_APART);
             tokio::select! {
@@ -219,7 +222,7 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-/// Asks a voter whether its vote is this coordinator's, `own`.
+/// Asks a voter whether its vote is for this coordinator, `own`.
 async fn ask(peers: Arc<Peers>, own: NodeId, voter: NodeId, address: String, term: u64) -> Answer {
     let asked_at = Instant::now();
     let question =

@@ -1,5 +1,6 @@
-//! How long the recoveries of agents take, step by step, as the leader sees it: from when it noticed to when the step was
-//! applied. Every coordinator applies every step; only a leader counts them, so that a fleet's sum is right.
+//! Durations of the steps of agent recoveries as the leader measures them: from when it detected the problem to when
+//! the step was applied. Every coordinator applies every step, but only a leader records them, so that a sum over the
+//! fleet is right.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,9 +22,10 @@ use crate::{
     },
 };
 
-/// Upper bounds of a step's duration, seconds: from a commit on a fast disk to an agent that is repaired by hand.
+/// Upper bounds of a step's duration, seconds: from a commit on a fast disk to an agent that is repaired manually.
 const BOUNDS: [f64; 14] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0];
-/// Agents whose recovery is timed at once; of others the fleet's time counts, in milliseconds.
+/// Maximum number of agents whose recovery is timed at once. For others, the duration in fleet time counts, in
+/// milliseconds.
 const MAX_TIMED: usize = 4_096;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -31,9 +33,9 @@ struct Step {
     step: &'static str,
 }
 
-/// The recoveries that are going on, while this coordinator leads.
+/// The ongoing recoveries while this coordinator leads, and the durations of their steps.
 pub struct Recoveries {
-    /// `None` while it does not lead.
+    /// When each agent's recovery began; `None` while this coordinator does not lead.
     began: Mutex<Option<BTreeMap<AgentId, Instant>>>,
     durations: Family<Step, Histogram, fn() -> Histogram>,
 }
@@ -57,7 +59,7 @@ fn word(event: &RecoveryEvent) -> &'static str {
 }
 
 impl Recoveries {
-    /// Adds the durations to a process's metrics.
+    /// Registers the durations with a process's metrics.
     pub fn register(&self, metrics: &Metrics) {
         let help =
             "Time from noticing that an agent is unhealthy or lost to a step of its recovery, as this leader saw it";
@@ -68,7 +70,7 @@ impl Recoveries {
         change(&mut self.began.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// An agent was found unhealthy or lost, which is not written yet.
+    /// Records that an agent was found unhealthy or lost, before this is written to the log.
     pub fn began(&self, agent: AgentId, now: Instant) {
         self.timed(|began| {
             if let Some(began) = began
@@ -79,7 +81,7 @@ impl Recoveries {
         });
     }
 
-    /// A step in the recovery of an agent of this name was applied.
+    /// Records that a step in the recovery of the agent with this name was applied.
     pub fn done(&self, agent: AgentId, name: &str, step: &RecoveryStep) {
         let took = self.timed(|began| {
             let began = began.as_mut()?;
@@ -96,7 +98,7 @@ impl Recoveries {
     }
 }
 
-/// Times recoveries while this coordinator leads; runs until it stops.
+/// Times recoveries while this coordinator leads. Runs until it stops.
 pub async fn run(standing: Standing, observer: Arc<ApplyObserver>) {
     let mut raft_role = standing.roles();
     while let Some(term) = until_leading(&mut raft_role).await {

@@ -1,4 +1,4 @@
-//! Who leads, as this node knows it.
+//! The Raft role of this node: who leads, as far as this node knows.
 
 use std::collections::BTreeSet;
 
@@ -10,29 +10,29 @@ use crate::{
     raft::{KnownLeader, NodeId, Peer, RaftHandle},
 };
 
-/// This node's place.
+/// This node's Raft role.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RaftRole {
-    /// It leads.
+    /// This node leads.
     Leading {
-        /// Its term.
+        /// The term in which it leads.
         term: u64,
-        /// Everything accepted before its term is applied here: it may serve sessions.
+        /// Whether everything accepted before this term is applied here, so that this node may serve sessions.
         ready: bool,
     },
-    /// Another leads.
+    /// Another node leads.
     Following {
-        /// Who.
+        /// The leader's node id.
         leader: NodeId,
-        /// Where.
+        /// The leader's name and address.
         peer: Peer,
     },
-    /// Nobody leads, or it is not known who.
+    /// No node leads, or the leader is not known.
     Leaderless,
 }
 
 impl RaftRole {
-    /// The term of a leader that is ready.
+    /// Returns the term if this node leads and is ready.
     pub fn leading(&self) -> Option<u64> {
         match self {
             Self::Leading { term, ready: true } => Some(*term),
@@ -40,7 +40,7 @@ impl RaftRole {
         }
     }
 
-    /// The term of a leader, also of one that is not ready.
+    /// Returns the term if this node leads, ready or not.
     pub fn term(&self) -> Option<u64> {
         match self {
             Self::Leading { term, .. } => Some(*term),
@@ -49,8 +49,8 @@ impl RaftRole {
     }
 }
 
-/// Keeps `raft_role` up to date until the node stops. The fleet's clock runs exactly while it says that this node leads and is
-/// ready.
+/// Keeps `raft_role` up to date until the node stops. The fleet's clock runs exactly while this node leads and is ready
+/// according to `raft_role`.
 pub async fn watch(id: NodeId, raft: RaftHandle, raft_role: watch::Sender<RaftRole>, clock: FleetClock) {
     let mut leaders = raft.watch_leader(id);
     loop {
@@ -72,7 +72,7 @@ pub async fn watch(id: NodeId, raft: RaftHandle, raft_role: watch::Sender<RaftRo
             && *raft_role.borrow() == (RaftRole::Leading { term, ready: false })
         {
             tokio::select! {
-                // Applied up to the entry that this leader's term began with.
+                // Resolves once the first entry of this leader's term is applied.
                 caught_up = raft.catch_up() => {
                     if caught_up {
                         let voters = raft.configurations().into_iter().flatten().collect::<BTreeSet<_>>();
@@ -100,7 +100,7 @@ pub async fn watch(id: NodeId, raft: RaftHandle, raft_role: watch::Sender<RaftRo
     clock.end();
 }
 
-/// Waits for a role that is wanted: what it is then; `None` if the node stops first. Cancellation-safe.
+/// Waits for a role that matches `wanted` and returns it; `None` if the node stops first. Cancellation-safe.
 pub async fn until(
     raft_role: &mut watch::Receiver<RaftRole>,
     wanted: impl FnMut(&RaftRole) -> bool,
@@ -108,12 +108,12 @@ pub async fn until(
     raft_role.wait_for(wanted).await.ok().map(|raft_role| raft_role.clone())
 }
 
-/// Waits until this node leads and is ready: its term; `None` if the node stops first.
+/// Waits until this node leads and is ready, and returns the term; `None` if the node stops first.
 pub async fn until_leading(raft_role: &mut watch::Receiver<RaftRole>) -> Option<u64> {
     until(raft_role, |raft_role| raft_role.leading().is_some()).await?.leading()
 }
 
-/// Waits until this node does not lead in this term any more, or stops. Cancellation-safe.
+/// Waits until this node no longer leads in this term, or stops. Cancellation-safe.
 pub async fn until_not_leading(raft_role: &mut watch::Receiver<RaftRole>, term: u64) {
     until(raft_role, |raft_role| raft_role.leading() != Some(term)).await;
 }

@@ -1,11 +1,11 @@
-//! Which coordinator should lead. Safety is Raft's alone; this is a wish, and it moves leadership only when another
-//! coordinator is clearly better for a good while.
+//! Which coordinator should lead. Safety is up to Raft alone; the score is a preference, and moves leadership only when
+//! another coordinator has been clearly better for a while.
 //!
 //! Score = 0.3 experience + 0.3 reliability + 0.2 resources + 0.2 availability, each 0 to 1:
 //! - experience: how long it has been running, `t / (t + 10 min)`;
-//! - reliability: share of the leader's questions it answered, remembered for about ten minutes;
+//! - reliability: share of the leader's questions that it answered, averaged over about ten minutes;
 //! - resources: free share of its machine's scarcest resource;
-//! - availability: as reliability, remembered for about half a minute.
+//! - availability: the same as reliability, averaged over about half a minute.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,11 +26,11 @@ use crate::{
     raft::{NodeId, RaftHandle},
 };
 
-/// How often the leader asks the others.
+/// How often the leader asks the members.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// By how much another must be better.
+/// By how much another coordinator's score must be better.
 pub const MARGIN: f64 = 0.15;
-/// For how long it must be.
+/// For how long it must be better.
 pub const HOLD: Duration = Duration::from_secs(30);
 /// Weight of one answer in reliability, and in availability.
 const SLOW: f64 = 1.0 / 600.0;
@@ -56,12 +56,12 @@ impl Default for Record {
     }
 }
 
-/// What the leader found out about the members. Empty while this coordinator does not lead.
+/// What the leader has found out about the members. Empty while this coordinator does not lead.
 #[derive(Default)]
 pub struct Scores(Mutex<BTreeMap<NodeId, Record>>);
 
 impl Scores {
-    /// The scores as the API has them.
+    /// Returns the scores as API messages.
     pub fn told(&self) -> Vec<internal::MemberScore> {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         records.iter().map(|(id, record)| internal::MemberScore { node_id: *id, score: Some(record.score) }).collect()
@@ -71,7 +71,7 @@ impl Scores {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Notes the answers of one round; members that are gone are forgotten.
+    /// Records the answers of one round and returns the members as candidates; members that are gone are forgotten.
     fn note(&self, answers: &[(NodeId, Option<internal::DescribeResponse>)], least: u64) -> Vec<Candidate> {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         records.retain(|id, _| answers.iter().any(|(known, _)| known == id));
@@ -95,10 +95,10 @@ impl Scores {
     }
 }
 
-/// A member as the choice sees it.
+/// A member as input to [`Choice`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
-    /// Who.
+    /// Its node id.
     pub id: NodeId,
     /// Its score.
     pub score: f64,
@@ -106,17 +106,17 @@ pub struct Candidate {
     pub fit: bool,
 }
 
-/// Decides when to hand leadership over: pure, with hysteresis. Each challenger has a time of its own, for two that are
-/// about as good as each other take turns in being the best.
+/// Decides when to transfer leadership. Pure, with hysteresis. Each challenger has its own timer, because two
+/// challengers of about the same score take turns at being the best.
 #[derive(Default)]
 pub struct Choice {
-    /// Since when a member has been clearly better than the leader, and fit, at every look.
+    /// Since when each member has been fit and clearly better than the leader at every check.
     better_since: BTreeMap<NodeId, Instant>,
 }
 
 impl Choice {
-    /// Looks at the members: whom to hand leadership to now, if anybody. It is the best of those that were better for long
-    /// enough, and of equals the one with the lowest id.
+    /// Evaluates the members and returns the one to transfer leadership to now, if any: the best of those that have
+    /// been better for long enough, and of equals the one with the lowest id.
     pub fn step(&mut self, leader: NodeId, members: &[Candidate], now: Instant) -> Option<NodeId> {
         let own = members.iter().find(|member| member.id == leader)?.score;
         let better = |member: &&Candidate| member.id != leader && member.fit && member.score >= own + MARGIN;
@@ -144,8 +144,8 @@ pub struct ScoreKeeper {
 }
 
 impl ScoreKeeper {
-    /// Asks the members as long as this coordinator leads, and hands leadership over when that is better. Runs until the
-    /// coordinator stops.
+    /// Asks the members while this coordinator leads, and transfers leadership when another one is better. Runs until
+    /// the coordinator stops.
     pub async fn run(self) {
         let mut raft_role = self.standing.roles();
         loop {
@@ -178,7 +178,7 @@ impl ScoreKeeper {
         let Some(target) = choice.step(self.own, &candidates, Instant::now()) else { return };
         info!(
             target = format!("{target:016x}"),
-            "another coordinator is clearly better for a while; handing leadership over"
+            "another coordinator has been clearly better for a while; handing leadership over"
         );
         if let Err(error) = self.raft.transfer_leader(target).await {
             warn!(%error, "leadership could not be handed over");
@@ -195,7 +195,7 @@ mod tests {
         scores.into_iter().enumerate().map(candidate).collect()
     }
 
-    /// The decisions of a leader 0 that looks once a second at members that stay as they are.
+    /// Returns the decision of a leader 0 that checks members with constant scores once a second.
     fn looked_at_for(seconds: u64, members: &[Candidate]) -> Option<NodeId> {
         let (mut choice, start) = (Choice::default(), Instant::now());
         (0..=seconds).find_map(|s| choice.step(0, members, start + Duration::from_secs(s)))

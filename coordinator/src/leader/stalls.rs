@@ -1,5 +1,6 @@
-//! Disks that hang. The leader's contact with a majority does not wait for disks, so a hung one would keep it leading without
-//! being able to accept anything: it hands over to a coordinator whose log works, or reports that it cannot.
+//! Handling of disks that hang. The leader's contact with a majority does not wait for disks, so a leader with a hung
+//! disk would keep leading without being able to accept anything. It transfers leadership to a coordinator whose log
+//! works, or reports that it cannot.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +20,11 @@ use crate::{
     warnings::Warnings,
 };
 
-/// How long a write of the log may take before the disk counts as hung.
+/// How long a log write may take before the disk counts as hung.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
-/// How often the log is looked at.
+/// How often the log is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Pause before leadership is handed over once more.
+/// Minimum time between two attempts to transfer leadership.
 const HAND_OVER_APART: Duration = Duration::from_secs(5);
 
 /// The reason of the warning about this coordinator's own disk.
@@ -31,7 +32,7 @@ const STALLED: &str = "DiskStalled";
 /// The reason of the leader's warning about the disks of a majority.
 const MAJORITY_STALLED: &str = "MajorityOfDisksStalled";
 
-/// Whether a coordinator's log makes progress, as it says.
+/// Returns whether a coordinator's log makes progress, according to its description.
 pub fn log_works(said: &internal::DescribeResponse) -> bool {
     said.log_stalled_ms < STALLED_AFTER.as_millis() as u64
 }
@@ -42,7 +43,7 @@ struct Voter {
     is_caught_up: bool,
 }
 
-/// Watches this coordinator's log.
+/// Watches this coordinator's log for writes that stall.
 pub struct StallWatch {
     pub member: Member,
     pub members: Members,
@@ -61,8 +62,8 @@ impl StallWatch {
             tokio::time::sleep(LOOK_EVERY).await;
             let stalled = self.log.stalled_for().is_some_and(|stalled| stalled >= STALLED_AFTER);
             let message = format!(
-                "the disk of coordinator {} has not finished a write of the log for over {} s; see to the disk, or replace the \
-                 coordinator",
+                "the disk of coordinator {} has not finished a write of the log for over {} s; check the disk, or replace \
+                 the coordinator",
                 self.member.name(),
                 STALLED_AFTER.as_secs()
             );
@@ -88,7 +89,7 @@ impl StallWatch {
             let own = self.member.id();
             let Some(successor) = voters.iter().find(|voter| voter.works && voter.is_caught_up && voter.id != own)
             else {
-                warn!("this leader's disk hangs, and no other coordinator answers and is caught up; it leads on");
+                warn!("this leader's disk hangs, and no other coordinator answers and is caught up; it keeps leading");
                 continue;
             };
             warn!(target = format!("{:016x}", successor.id), "this leader's disk hangs; handing leadership over");
@@ -99,13 +100,13 @@ impl StallWatch {
         }
     }
 
-    /// Whether entries that this leader has proposed are not committed.
+    /// Returns whether this leader has proposed entries that are not committed.
     fn is_behind(&self) -> bool {
         let progress = self.raft.progress();
         progress.last > progress.committed
     }
 
-    /// The voters; one that does not answer does not work.
+    /// Returns the voters; one that does not answer counts as not working.
     async fn voters(&self) -> Vec<Voter> {
         let voters = self.members.voters();
         let asked = voters.map(|(id, peer)| async move { (id, self.descriptions.ask(id, &peer.address).await) });

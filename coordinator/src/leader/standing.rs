@@ -1,4 +1,4 @@
-//! Where this coordinator stands: who leads, and how lately the one that leads and the others heard of each other.
+//! This coordinator's standing: who leads, and how recently the leader and the other coordinators had contact.
 
 use std::{
     sync::{
@@ -18,13 +18,14 @@ use crate::{
     raft::{NodeId, RaftHandle, VotedFor},
 };
 
-/// Without word from a leader, or from a majority, for so long, a coordinator is out of touch.
+/// How long a coordinator may be without contact to a leader, or as leader to a majority, before it counts as out of
+/// touch.
 pub const SILENCE: Duration = Duration::from_secs(3);
 /// How long a leader waits for a majority's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// When a leader was last heard of. What consensus itself says does not tell: a coordinator that is cut off or was removed
-/// asks for votes in vain and keeps the leader it knew.
+/// The time of the last contact from a leader. The consensus state does not show it: a coordinator that is cut off or
+/// was removed requests votes in vain and keeps the leader that it knew.
 struct LeaderContact {
     start: Instant,
     millis: AtomicU64,
@@ -36,7 +37,7 @@ impl Default for LeaderContact {
     }
 }
 
-/// This coordinator's place among the coordinators. Cheap to clone.
+/// This coordinator's standing among the coordinators. Cheap to clone.
 #[derive(Clone)]
 pub struct Standing {
     own: NodeId,
@@ -44,53 +45,55 @@ pub struct Standing {
     role: watch::Receiver<RaftRole>,
     heard: Arc<LeaderContact>,
     contact: Arc<Contact>,
-    /// How old a majority's word may be when a leader renews the lease of an agent.
+    /// Maximum age of a majority's confirmation when a leader renews the lease of an agent.
     lease_margin: Duration,
 }
 
 impl Standing {
-    /// Of the coordinator of this id, whose role is kept up to date by [`watch`](crate::leader::role::watch).
+    /// Creates the standing of the coordinator with this id, whose role [`watch`](crate::leader::role::watch) keeps up
+    /// to date.
     pub fn new(own: NodeId, raft: RaftHandle, role: watch::Receiver<RaftRole>, lease_margin: Duration) -> Self {
         Self { own, raft, role, heard: Arc::default(), contact: Arc::default(), lease_margin }
     }
 
-    /// Its role now.
+    /// Returns the current role.
     pub fn role(&self) -> RaftRole {
         self.role.borrow().clone()
     }
 
-    /// Its role, as it changes.
+    /// Returns a receiver of the role's changes.
     pub fn roles(&self) -> watch::Receiver<RaftRole> {
         self.role.clone()
     }
 
-    /// Its term, if it leads and is ready.
+    /// Returns the term if this coordinator leads and is ready.
     pub fn leading(&self) -> Option<u64> {
         self.role.borrow().leading()
     }
 
-    /// Its term, if it leads, ready or not.
+    /// Returns the term if this coordinator leads, ready or not.
     pub fn term(&self) -> Option<u64> {
         self.role.borrow().term()
     }
 
-    /// What it knows, as leader, of its contact with a majority.
+    /// Returns what this coordinator knows, as leader, about its contact with a majority.
     pub fn contact(&self) -> &Contact {
         &self.contact
     }
 
-    /// A leader was heard of now.
+    /// Records contact from a leader at this moment.
     pub fn note_heard(&self) {
         self.heard.millis.store(self.heard.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// How long ago a leader was last heard of; since this coordinator started, if never.
+    /// Returns the time since the last contact from a leader, or since this coordinator started if there was none.
     pub fn heard_ago(&self) -> Duration {
         self.heard.start.elapsed().saturating_sub(Duration::from_millis(self.heard.millis.load(Ordering::Relaxed)))
     }
 
-    /// How long ago this leader was last known to be followed by a majority; `None` for one that was not yet. What its voters
-    /// say of their votes counts as well as what they say of its entries, which waits for their disks.
+    /// Returns how long ago a majority was last known to follow this leader; `None` if none was yet, or if this
+    /// coordinator does not lead. The voters' confirmations of their votes count as well as their acknowledgements of
+    /// entries, which wait for their disks.
     pub fn quorum_age(&self) -> Option<Duration> {
         let term = self.term()?;
         if self.raft.voters() <= 1 {
@@ -101,13 +104,13 @@ impl Standing {
         replicated.into_iter().chain(confirmed).min()
     }
 
-    /// Whether this leader is known to have been followed by a majority lately enough for answering heartbeats.
+    /// Returns whether a majority is known to have followed this leader recently enough to answer heartbeats.
     pub fn may_renew_leases(&self) -> bool {
         self.quorum_age().is_some_and(|age| age <= self.lease_margin)
     }
 
-    /// Whether the leader of `term` is known to have been followed by a majority lately enough for answering heartbeats. Asks
-    /// the voters when what is known is about to be too old.
+    /// Returns whether a majority is known to have followed the leader of `term` recently enough to answer heartbeats.
+    /// Asks the voters when the known confirmation is about to become too old.
     pub fn has_contact(&self, term: u64) -> bool {
         let age = self.quorum_age().filter(|_| self.term() == Some(term));
         if age.is_none_or(|age| age > self.lease_margin / 2) {
@@ -116,15 +119,15 @@ impl Standing {
         age.is_some_and(|age| age <= self.lease_margin)
     }
 
-    /// Waits until the leader of `term` may grant a lease: it is known to have been followed by a majority lately enough. False
-    /// when that cannot be had within [`CONFIRM_TIMEOUT`].
+    /// Waits until the leader of `term` may grant a lease, which requires that a majority is known to have followed it
+    /// recently enough. Returns false if this is not confirmed within [`CONFIRM_TIMEOUT`].
     pub async fn may_grant_lease(&self, term: u64) -> bool {
         let fresh = self.term() == Some(term) && self.quorum_age().is_some_and(|known| known <= self.lease_margin);
         fresh || timeout(CONFIRM_TIMEOUT, self.contact.since(term, Instant::now())).await.is_ok()
     }
 
-    /// Whether it can do its work: it has a vote, leads with a majority or hears from a leader, and has applied about all
-    /// that it knows to be committed.
+    /// Returns whether this coordinator can do its work: it has a vote, leads with a majority or has contact from a
+    /// leader, and has applied nearly everything that it knows to be committed.
     pub fn is_ready(&self) -> bool {
         let in_touch = match self.role() {
             RaftRole::Leading { ready, .. } => ready && self.quorum_age().is_some_and(|age| age < SILENCE),
@@ -136,9 +139,10 @@ impl Standing {
         in_touch && is_current && self.raft.members().iter().any(|(id, _, voter)| *id == self.own && *voter)
     }
 
-    /// The log index up to which a linearizable read must have applied, from this coordinator as leader (Raft, section 6.4):
-    /// what was committed when the read began, once a majority has confirmed that nobody else led then. It waits for no disk.
-    /// `None` from one that does not lead, or that no majority confirms within [`CONFIRM_TIMEOUT`].
+    /// Returns the log index up to which a linearizable read must have applied, from this coordinator as leader (Raft,
+    /// section 6.4): what was committed when the read began, once a majority has confirmed that no other coordinator
+    /// led then. It waits for no disk. Returns `None` if this coordinator does not lead, or if no majority confirms it
+    /// within [`CONFIRM_TIMEOUT`].
     pub async fn read_index(&self) -> Option<Option<u64>> {
         // A leader that has not applied the first entry of its term does not know yet what its predecessors committed.
         let term = self.leading()?;

@@ -1,4 +1,4 @@
-//! Leadership in good order: handed over to a voter that answers and is caught up, instead of left to an election.
+//! Leadership transfer to a voter that answers and is caught up, instead of an election.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     raft::{NodeId, RaftHandle},
 };
 
-/// How long a successor may take to take over. One that does not is outrun by an election.
+/// How long a successor may take to take over. A slower one is overtaken by an election.
 pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who leads, and since which term.
+/// The leader, and the term in which it leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
     /// Its name.
@@ -33,7 +33,7 @@ fn no_successor(problem: impl Into<String>) -> ChangeError {
     ChangeError::NoSuccessor(problem.into())
 }
 
-/// Makes another coordinator lead. Cheap to clone.
+/// Transfers leadership to another coordinator. Cheap to clone.
 #[derive(Clone)]
 pub struct Transfer {
     pub member: Member,
@@ -44,17 +44,16 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Hands leadership to a voter, or to the best of the others, and waits until another leads.
+    /// Transfers leadership to the voter `to`, or to the best of the others, and waits until another coordinator leads.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<Leader, ChangeError> {
         membership_change::ensure_leader(&self.standing)?;
-        let target = match to {
-            Some(id) => id,
-            None => self
-                .descriptions
-                .successor()
-                .await
-                .ok_or_else(|| no_successor("no other voter answers and is caught up; leadership stays"))?,
-        };
+        let target =
+            match to {
+                Some(id) => id,
+                None => self.descriptions.successor().await.ok_or_else(|| {
+                    no_successor("no other voter answers and is caught up; leadership does not change")
+                })?,
+            };
         info!(target = format!("{target:016x}"), "handing leadership over");
         let triggered = self.raft.transfer_leader(target).await;
         triggered.map_err(|error| ChangeError::Failed(error.to_string()))?;
@@ -69,7 +68,8 @@ impl Transfer {
         }
     }
 
-    /// Sees to it that the coordinator of this name leads; without a name, another than now.
+    /// Makes the coordinator with this name lead, unless it leads already; an empty name stands for any other
+    /// coordinator.
     pub async fn transfer(&self, to: &str) -> Result<Leader, ChangeError> {
         membership_change::ensure_leader(&self.standing)?;
         if to.is_empty() {

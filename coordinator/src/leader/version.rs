@@ -1,5 +1,5 @@
-//! Raises the fleet's version, as leader, once the binaries of all voters know a newer one: what it brings comes into force then.
-//! No voter is added meanwhile, so none is added that does not know it.
+//! Raises the fleet's version, as leader, once the binaries of all voters support a newer one, which brings its
+//! features into force. No voter is added meanwhile, so none is added that does not support it.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     read::StateReader,
 };
 
-/// How often the voters are asked for their versions, while there is a newer one than the fleet's.
+/// How often the voters are asked for their versions while there is one newer than the fleet's.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// Raises the version.
+/// Raises the fleet's version.
 pub struct VersionRaiser {
     pub standing: Standing,
     pub members: Members,
@@ -27,7 +27,7 @@ pub struct VersionRaiser {
 }
 
 impl VersionRaiser {
-    /// Raises the version for as long as this coordinator leads. Runs until the coordinator stops.
+    /// Raises the version while this coordinator leads. Runs until the coordinator stops.
     pub async fn run(self) {
         let mut raft_role = self.standing.roles();
         loop {
@@ -41,7 +41,7 @@ impl VersionRaiser {
         }
     }
 
-    /// The newest version that all voters know. `None` if one of them did not answer.
+    /// Returns the newest version that all voters support; `None` if one of them did not answer.
     async fn known_to_all(&self) -> Option<u32> {
         let voters: Vec<_> = self.members.voters().collect();
         let known = voters
@@ -57,8 +57,9 @@ impl VersionRaiser {
         if self.known_to_all().await.filter(is_newer).is_none() {
             return;
         }
-        // While the membership changes it is not known who has to know the version. It is held only when it is likely to be
-        // raised: a voter that does not answer may be about to be removed.
+        // While the membership changes, it is unknown which voters have to support the version, so the membership is
+        // held. It is held only when the version is likely to be raised: a voter that does not answer may be about to
+        // be removed.
         let Some(_unchanged) = self.members.hold() else { return };
         let Some(known) = self.known_to_all().await.filter(is_newer) else { return };
         match self.proposer.propose_in(term, Command::Control(ControlCommand::RaiseVersion(known))).await {
@@ -66,11 +67,11 @@ impl VersionRaiser {
                 info!(
                     from = current,
                     to = known,
-                    "every coordinator knows a newer fleet version, which is in force now"
+                    "every coordinator supports a newer fleet version, which is now in force"
                 )
             }
             Ok(other) => warn!(reply = ?other, "the fleet's version was not raised"),
-            Err(error) => debug!(%error, "the fleet's version was not raised; this is tried again"),
+            Err(error) => debug!(%error, "the fleet's version was not raised; retrying"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The task that makes log entries of requests, or hands batches on to the leader.
+//! The task that turns requests into log entries, or forwards batches to the leader.
 
 use std::{
     collections::BTreeSet,
@@ -30,12 +30,12 @@ use crate::{
     raft::{Batch, Fate, NodeId, RaftHandle, SharedFleet, audit},
 };
 
-/// How long a batch may be with another coordinator: as long as its requests wait. A leader that is replaced meanwhile is given
-/// up at once, and one that leads on a slow disk answers late.
+/// How long a batch may be with another coordinator: as long as its requests may wait. A leader that is replaced
+/// meanwhile is abandoned at once, and one with a slow disk answers late.
 pub(super) const FORWARD_TIMEOUT: Duration = PROPOSE_TIMEOUT;
-/// Pause before a batch is proposed again when leadership did not visibly change.
+/// Pause before a batch is proposed again when no change of leadership was observed.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// How often it is looked for requests that waited for too long, or for which nobody waits.
+/// Interval between searches for requests that have timed out or whose caller is gone.
 const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 const ENTRY: Room = Room { bytes: MAX_BATCH_BYTES, commands: MAX_BATCH_COMMANDS };
 
@@ -54,23 +54,23 @@ pub struct Driver {
     pub(super) transport: Transport,
     pub(super) clock: FleetClock,
     pub(super) requests: mpsc::Receiver<Request>,
-    /// Bounded by the rooms that what is in them holds.
+    /// Bounded by the capacity that the requests in them hold.
     pub(super) lanes: Lanes<Request>,
     pub(super) in_flight: usize,
     pub(super) urgent_in_flight: usize,
-    /// Entries, or batches at the leader, that were answered.
+    /// Number of entries, or of batches forwarded to the leader, that were answered.
     pub(super) settled: Arc<AtomicU64>,
-    /// The term, if this coordinator led, for which it was last seen to that nothing waits in the wrong place.
+    /// This coordinator's term, or `None` if it did not lead, when the waiting requests' scopes were last checked.
     pub(super) checked: Option<u64>,
-    /// When it was last looked for requests that waited for too long.
+    /// When the requests were last searched for timed-out ones.
     pub(super) expired: Instant,
     pub(super) retry_at: Option<Instant>,
-    /// The channel to the leader that batches were last forwarded to.
+    /// The address of the leader that batches were last forwarded to, and the channel to it.
     pub(super) leader: Option<(String, Channel)>,
 }
 
 impl Driver {
-    /// Runs until every [`Proposer`] is gone.
+    /// Runs until every [`Proposer`] is dropped and all requests are answered.
     pub async fn run(mut self) {
         let mut in_flight: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
         let mut open = true;
@@ -129,7 +129,7 @@ impl Driver {
         let mut replies = replies.into_iter();
         for request in outcome.requests {
             let own: Vec<Reply> = replies.by_ref().take(request.commands.len()).collect();
-            // Nobody waits when the caller's connection broke; the command counts all the same.
+            // The receiver is gone when the caller's connection broke; the command is applied all the same.
             drop(request.answer.send(Ok(request.refused.among(own))));
         }
     }
@@ -147,7 +147,7 @@ impl Driver {
         );
     }
 
-    /// The request, unless it may not be written where the leader is now: then it is refused.
+    /// Returns the request, or refuses it if it may not be written on the current leader.
     fn in_place(&self, request: Request) -> Option<Request> {
         if request.scope.fits(self.raft_role.borrow().term()) {
             return Some(request);
@@ -156,7 +156,8 @@ impl Driver {
         None
     }
 
-    /// Refuses what waits and may not be written where the leader is now; `term` is this coordinator's, if it leads.
+    /// Refuses waiting requests that may not be written on the current leader; `term` is this coordinator's, if it
+    /// leads.
     fn refuse_out_of_place(&mut self, term: Option<u64>) {
         if std::mem::replace(&mut self.checked, term) == term {
             return;
@@ -174,7 +175,7 @@ impl Driver {
         self.leader.as_ref().map(|(_, channel)| channel.clone())
     }
 
-    /// Sends the next batch on its way, if there is one, room for it, and somebody to send it to.
+    /// Starts the next batch, if there is one, a free slot for it, and a leader to send it to.
     fn launch(&mut self) -> Option<BoxFuture<'static, Outcome>> {
         let urgent = self.in_flight >= MAX_IN_FLIGHT;
         if self.retry_at.is_some() || (urgent && self.urgent_in_flight >= MAX_URGENT_IN_FLIGHT) {
@@ -187,7 +188,7 @@ impl Driver {
             return None;
         }
         let batch = match raft_role {
-            // The clock runs only once it is ready.
+            // The clock runs only once the leader is ready.
             RaftRole::Leading { term, ready: true } => self.append(urgent, term),
             RaftRole::Following { leader, peer } => self.hand_on(urgent, leader, peer.address),
             RaftRole::Leading { ready: false, .. } | RaftRole::Leaderless => return None,
@@ -236,8 +237,8 @@ impl Driver {
     }
 }
 
-/// What a call to the leader gives, or `None` as soon as it is not the leader any more: one that is frozen or cut off answers
-/// nothing, and its successor should not have to wait for that.
+/// Returns the result of a call to the leader, or `None` as soon as that coordinator no longer leads: a frozen or
+/// partitioned one does not respond, and requests to its successor should not have to wait for that.
 pub(super) async fn while_following<T>(
     mut raft_role: watch::Receiver<RaftRole>,
     of: NodeId,
@@ -246,7 +247,7 @@ pub(super) async fn while_following<T>(
     let follows = |raft_role: &RaftRole| matches!(raft_role, RaftRole::Following { leader, .. } if *leader == of);
     tokio::select! {
         answer = call => Some(answer),
-        // An error is the end of this node, which ends this, too.
+        // An error means that this node is stopping, which ends the call too.
         _ = raft_role.wait_for(|raft_role| !follows(raft_role)) => None,
     }
 }
@@ -259,7 +260,7 @@ async fn forward(channel: Option<Channel>, request: internal::ProposeRequest) ->
     if response.not_leader || response.replies.len() != count {
         return None;
     }
-    // All commands are in the log, whatever is read of the replies.
+    // All commands are in the log, whether or not their replies can be decoded.
     Some(response.replies.iter().map(|reply| reply_or_problem(reply)).collect())
 }
 

@@ -1,31 +1,32 @@
-//! What is refused before it gets into the log: commands that this coordinator can't read, or that need a feature that is not in
-//! force. Others' commands in the same request are proposed all the same.
+//! Refuses commands before they get into the log: those that this coordinator can't decode, or that need a feature that
+//! is not in force. The other commands of the same request are still proposed.
 //!
-//! Only a leader that is ready refuses, just before it writes: a follower may not have applied the newest raise of the version.
+//! Only a ready leader refuses, just before it writes: a follower may not have applied the newest `RaiseVersion` yet.
 
 use bytes::Bytes;
 use robeing_fleet::{Command, ControlCommand, FIRST_VERSION, Fleet, Refusal, Reply, command_version, decode_command};
 
-/// Commands that were refused, each with where it stood in its request, in order.
+/// The refused commands of a request, each with its position in the request, in order.
 #[derive(Debug, Default)]
 pub struct Refused(Vec<(usize, Refusal)>);
 
 impl Refused {
-    /// Whether there are none.
+    /// Whether no command was refused.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds what was refused later of those that were left: their places are among these.
+    /// Adds refusals from a later pass over the commands that were left; their positions refer to those.
     pub fn add(&mut self, later: Refused) {
         let earlier: Vec<usize> = self.0.iter().map(|(position, _)| *position).collect();
-        // Where it stood among all of them.
+        // The position among all commands of the request.
         let position = |place| earlier.iter().fold(place, |at, earlier| if *earlier <= at { at + 1 } else { at });
         self.0.extend(later.0.into_iter().map(|(place, refusal)| (position(place), refusal)));
         self.0.sort_by_key(|(position, _)| *position);
     }
 
-    /// The replies to all commands of a request, of which those that were not refused got these.
+    /// Returns the replies to all commands of the request: these, which belong to the commands that were not refused,
+    /// with the refusals inserted at their positions.
     pub fn among(self, replies: Vec<Reply>) -> Vec<Reply> {
         let mut all = replies;
         for (position, refusal) in self.0 {
@@ -51,18 +52,19 @@ fn read(command: &[u8]) -> Result<Command, Refusal> {
     decode_command(command).map_err(|error| Refusal::Unreadable { problem: error.to_string() })
 }
 
-/// Takes out what another coordinator handed on and can't be read here. A raise is the leader's own to propose.
+/// Removes commands that another coordinator forwarded and that can't be decoded here. Also removes `RaiseVersion`,
+/// which only the leader itself may propose.
 pub fn take_unreadable(commands: &mut Vec<Bytes>) -> Refused {
     sift(commands, |command| match read(command) {
         Ok(Command::Control(ControlCommand::RaiseVersion(_))) => {
-            Some(Refusal::Unreadable { problem: "only a leader raises the version".into() })
+            Some(Refusal::Unreadable { problem: "only the leader may raise the fleet version".into() })
         }
         Ok(_) => None,
         Err(refusal) => Some(refusal),
     })
 }
 
-/// Takes out what needs a feature that is not in force in this fleet.
+/// Removes commands that need a feature that is not in force in this fleet.
 pub fn take_not_in_force<'a, F: std::ops::Deref<Target = Fleet> + 'a>(
     commands: &mut Vec<Bytes>,
     fleet: impl FnOnce() -> F,
@@ -77,13 +79,13 @@ pub fn take_not_in_force<'a, F: std::ops::Deref<Target = Fleet> + 'a>(
     })
 }
 
-/// Commands of a request that need a feature, each with where it stands in it.
+/// Returns the commands of a request that need a feature, each with its position.
 pub fn with_features(commands: &[Bytes]) -> Vec<(usize, Bytes)> {
     let needs = |(_, command): &(usize, &Bytes)| command_version(command) > FIRST_VERSION;
     commands.iter().enumerate().filter(needs).map(|(position, command)| (position, command.clone())).collect()
 }
 
-/// Says of commands that an older leader could not read which feature they need.
+/// Replaces the replies to commands that an older leader could not decode by refusals that name the feature they need.
 pub fn name_features(of: &[(usize, Bytes)], fleet: &Fleet, replies: &mut [Reply]) {
     for (position, command) in of {
         if let Some(reply @ Reply::Refused(Refusal::Unreadable { .. })) = replies.get_mut(*position)
@@ -102,7 +104,7 @@ mod tests {
     use super::*;
     use crate::propose::encoded;
 
-    /// Of a version that nobody knows.
+    /// A command of a version that no binary knows.
     fn newer() -> Bytes {
         let mut bytes = encoded(&Command::Control(ControlCommand::Tick)).to_vec();
         bytes[2] = 200;

@@ -1,35 +1,36 @@
-//! In which order waiting commands go into the log. Pure: knows nothing of consensus, time or tasks.
+//! Defines the order in which waiting commands go into the log. Pure: it knows nothing of consensus, time or tasks.
 //!
-//! There are three lanes. What the fleet needs to stay whole (losses, joins, ticks) comes first, the ends of attempts next,
-//! what users ask for last, with a share of the entries that the ends of attempts can't take from it. Within a lane those who
-//! send take turns by bytes (deficit round robin), so one who sends much delays nobody who sends little.
+//! There are three lanes. Commands that keep the fleet consistent (losses, joins, ticks) come first, completions of
+//! attempts second, users' commands last, with a share of each entry that completions can't take. Within a lane the
+//! senders take turns by bytes (deficit round robin), so a sender of many bytes does not delay the others.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use robeing_fleet::{AgentCommand, Command, ControlCommand, PoolCommand, TaskCommand};
 use robeing_proto::internal::v1 as internal;
 
-/// What a sender may send in one turn, bytes. Larger requests wait until several turns have added up.
+/// Bytes that a sender may send in one turn. A larger request waits until several turns have added up.
 const QUANTUM: usize = 64 * 1024;
-/// Entries that may go without a user's command while some wait; the next one begins with those.
+/// Consecutive entries that may go without users' commands while some wait; the next entry gives them priority over
+/// completions.
 const MAX_PASSED_OVER: u32 = 3;
 
-/// Where a command waits.
+/// The priority class that a command waits in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
-    /// What keeps the fleet whole: joins, losses, drains, health, ticks, settings.
+    /// What keeps the fleet consistent: joins, losses, drains, health, ticks, settings.
     Fleet,
-    /// Ends of attempts, which free slots.
+    /// Completions of attempts, which free slots.
     Completions,
-    /// What users ask for: tasks and cancellations.
+    /// Users' commands: submissions and cancellations.
     Users,
 }
 
 impl Lane {
-    /// All, the most urgent first.
+    /// All lanes, the most urgent first.
     pub const ALL: [Self; 3] = [Self::Fleet, Self::Completions, Self::Users];
 
-    /// Where this command waits.
+    /// Returns the lane of this command.
     pub fn of(command: &Command) -> Self {
         match command {
             Command::Task(TaskCommand::Submit(_)) | Command::Task(TaskCommand::Cancel { .. }) => Self::Users,
@@ -47,7 +48,7 @@ impl Lane {
         }
     }
 
-    /// Bytes of commands that may wait or be on their way at once, those of all senders together.
+    /// Bytes of commands that may wait or be in flight at once, for all senders together.
     pub const fn room(self) -> usize {
         match self {
             Self::Fleet => 4 * 1024 * 1024,
@@ -76,31 +77,31 @@ impl From<Lane> for internal::Lane {
     }
 }
 
-/// Who sends: a stream, a session, or another coordinator on behalf of several.
+/// A sender: a stream, a session, or another coordinator on behalf of several senders.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Sender {
-    /// Tells senders apart.
+    /// Distinguishes senders.
     pub id: u64,
-    /// How many it stands for, at least 1: so many turns it has.
+    /// The number of senders it stands for, at least 1: it gets as many turns.
     pub weight: u32,
 }
 
-/// Something that waits.
+/// A waiting request.
 pub trait Waiting {
-    /// Who sent it.
+    /// Returns its sender.
     fn sender(&self) -> Sender;
-    /// Bytes of its commands.
+    /// Returns the bytes of its commands.
     fn bytes(&self) -> usize;
-    /// How many commands it has.
+    /// Returns the number of its commands.
     fn commands(&self) -> usize;
 }
 
-/// How much goes into one entry.
+/// The limits of one entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Bytes of commands, unless a single request has more and goes alone.
+    /// Bytes of commands. A single larger request goes alone.
     pub bytes: usize,
-    /// Commands, with the same exception.
+    /// Number of commands, with the same exception.
     pub commands: usize,
 }
 
@@ -109,15 +110,15 @@ impl Room {
         bytes <= self.bytes && commands <= self.commands
     }
 
-    /// This room without a share of `1 / parts`.
+    /// Returns these limits reduced by `1 / parts`.
     fn without_one_of(self, parts: usize) -> Self {
         Self { bytes: self.bytes - self.bytes / parts, commands: self.commands - self.commands / parts }
     }
 }
 
-/// What goes into one entry.
+/// The requests for one entry.
 pub struct Batch<T> {
-    /// In the order in which they go into the log.
+    /// The requests, in the order in which they go into the log.
     pub requests: Vec<T>,
     /// Bytes of their commands.
     pub bytes: usize,
@@ -136,7 +137,7 @@ struct Queue<T> {
     credit: usize,
 }
 
-/// The senders of one lane, in turn.
+/// The senders of one lane and the order of their turns.
 struct Turns<T> {
     queues: BTreeMap<u64, Queue<T>>,
     order: VecDeque<u64>,
@@ -155,7 +156,7 @@ fn quantum(sender: Sender) -> usize {
 }
 
 impl<T: Waiting> Turns<T> {
-    /// The queue of a sender, for a request that is about to be put into it.
+    /// Returns the queue of a sender and counts the request that the caller is about to put into it.
     fn grown(&mut self, sender: Sender) -> &mut VecDeque<T> {
         self.waiting += 1;
         let order = &mut self.order;
@@ -166,7 +167,7 @@ impl<T: Waiting> Turns<T> {
         &mut queue.waiting
     }
 
-    /// Moves what fits into the batch; whether it is full.
+    /// Moves requests into the batch until it is full or the lane is empty. Returns whether it is full.
     fn fill(&mut self, batch: &mut Batch<T>, room: Room) -> bool {
         while let Some(id) = self.order.front() {
             let Some(queue) = self.queues.get_mut(id) else {
@@ -196,7 +197,7 @@ impl<T: Waiting> Turns<T> {
     }
 }
 
-/// Everything that waits.
+/// All waiting requests.
 pub struct Lanes<T> {
     lanes: [Turns<T>; 3],
     passed_over: u32,
@@ -213,27 +214,27 @@ impl<T: Waiting> Lanes<T> {
         &mut self.lanes[lane as usize]
     }
 
-    /// Adds a request behind those of its sender.
+    /// Appends a request to its sender's queue.
     pub fn push(&mut self, lane: Lane, request: T) {
         self.lane(lane).grown(request.sender()).push_back(request);
     }
 
-    /// Puts a request back before those of its sender. Several are put back in reverse order.
+    /// Puts a request back to the front of its sender's queue. Put several back in reverse order.
     pub fn put_back(&mut self, lane: Lane, request: T) {
         self.lane(lane).grown(request.sender()).push_front(request);
     }
 
-    /// Whether nothing waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         Lane::ALL.into_iter().all(|lane| self.is_lane_empty(lane))
     }
 
-    /// Whether nothing waits in this lane.
+    /// Whether no request waits in this lane.
     pub fn is_lane_empty(&self, lane: Lane) -> bool {
         self.lanes[lane as usize].waiting == 0
     }
 
-    /// Drops requests that are not wanted any more: `unwanted` is asked about each sender's oldest.
+    /// Drops requests from the front of each sender's queue as long as `unwanted` holds, and passes them to `dropped`.
     pub fn drop_oldest(&mut self, mut unwanted: impl FnMut(&T) -> bool, mut dropped: impl FnMut(T)) {
         for turns in &mut self.lanes {
             for queue in turns.queues.values_mut() {
@@ -244,7 +245,7 @@ impl<T: Waiting> Lanes<T> {
         }
     }
 
-    /// Takes all requests out for which this holds.
+    /// Removes and returns all requests for which `wanted` holds.
     pub fn extract(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut extracted = Vec::new();
         for turns in &mut self.lanes {
@@ -258,7 +259,7 @@ impl<T: Waiting> Lanes<T> {
         extracted
     }
 
-    /// Whether the ends of attempts have been ahead of what users ask for often enough.
+    /// Whether enough entries have gone without users' commands while some waited.
     fn users_first(&self) -> bool {
         self.passed_over >= MAX_PASSED_OVER && !self.is_lane_empty(Lane::Users)
     }
@@ -267,7 +268,7 @@ impl<T: Waiting> Lanes<T> {
         self.passed_over = if users_waited && !users_went { self.passed_over + 1 } else { 0 };
     }
 
-    /// The next entry's requests, of all lanes.
+    /// Returns the requests of the next entry, from all lanes.
     pub fn next_batch(&mut self, room: Room) -> Batch<T> {
         let mut batch = Batch::default();
         let (users_waited, users_first) = (!self.is_lane_empty(Lane::Users), self.users_first());
@@ -284,7 +285,8 @@ impl<T: Waiting> Lanes<T> {
         batch
     }
 
-    /// The next requests of one lane, the most urgent that is not empty.
+    /// Returns the next requests of one lane: the most urgent one that is not empty, or the users' lane when it was
+    /// passed over too often by completions.
     pub fn next_of_one_lane(&mut self, room: Room) -> (Lane, Batch<T>) {
         let users_waited = !self.is_lane_empty(Lane::Users);
         let lane = match Lane::ALL.into_iter().find(|lane| !self.is_lane_empty(*lane)) {
@@ -297,7 +299,7 @@ impl<T: Waiting> Lanes<T> {
         (lane, batch)
     }
 
-    /// The next requests of the most urgent lane alone; empty if nothing waits there.
+    /// Returns the next requests of the most urgent lane only; empty if none wait there.
     pub fn next_urgent(&mut self, room: Room) -> Batch<T> {
         let mut batch = Batch::default();
         self.lane(Lane::Fleet).fill(&mut batch, room);
@@ -359,7 +361,7 @@ mod tests {
         }
         lanes.next_batch(ROOM);
         lanes.push(Lane::Fleet, request(777, 10));
-        assert_eq!(senders(&lanes.next_urgent(ROOM)), [777], "beside what is on its way");
+        assert_eq!(senders(&lanes.next_urgent(ROOM)), [777], "beside the entries in flight");
         lanes.push(Lane::Fleet, request(777, 10));
         assert_eq!(senders(&lanes.next_batch(ROOM))[0], 777);
         lanes.push(Lane::Fleet, request(777, 10));

@@ -1,9 +1,9 @@
-//! Gets commands into the log. What arrives while the entries before are being written goes into one entry (group commit). On
-//! a follower the same batches go to the leader. A batch that was refused, or whose fate is unknown, because leadership changed
-//! meanwhile, is proposed again: every command is idempotent, by the ids it carries.
+//! Gets commands into the log. Requests that arrive while earlier entries are being written go into one entry (group
+//! commit). A follower forwards the same batches to the leader. A batch that was refused, or whose outcome is unknown
+//! because leadership changed meanwhile, is proposed again: every command is idempotent through the ids it carries.
 //!
-//! What waits is bounded by bytes, for each lane (see [`lanes`]): a sender beyond that waits before it hands anything in, and
-//! so does not read on from its client. Senders get room in the order in which they asked for it.
+//! Each lane (see [`lanes`]) limits the bytes that may wait: a sender beyond the limit waits before it submits
+//! anything, and so does not read on from its client. Senders are admitted in the order in which they asked.
 
 mod driver;
 mod gate;
@@ -37,51 +37,52 @@ use crate::{
     raft::{NodeId, RaftHandle, SharedFleet},
 };
 
-/// Requests on their way to the task that makes entries of them.
+/// Capacity of the channel to the task that turns requests into entries.
 pub const MAX_WAITING: usize = 4_096;
-/// Commands in one entry, about: a request is never split.
+/// Approximate maximum of commands in one entry. A request is never split.
 pub const MAX_BATCH_COMMANDS: usize = 2_048;
-/// Bytes of commands in one entry, about. What is urgent waits for the entries before it.
+/// Approximate maximum of bytes of commands in one entry. Urgent commands wait for the entries before them.
 pub const MAX_BATCH_BYTES: usize = MESSAGE_BUDGET_BYTES;
-/// Bytes of commands in one request: more than any that is made here has, or another coordinator hands on.
+/// Maximum bytes of commands in one request, including the overhead of each: more than any request that is created here
+/// or forwarded by another coordinator has.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes a command counts for besides its own, so that their number is bounded, too.
+/// Bytes that a command counts for besides its own, so that the number of commands is bounded too.
 const COMMAND_OVERHEAD: usize = 128;
-/// Entries on their way at once. More would make each smaller.
+/// Maximum number of entries in flight. More would make each smaller.
 pub const MAX_IN_FLIGHT: usize = 2;
-/// Entries on their way beside those, with nothing but what keeps the fleet whole.
+/// Maximum number of additional entries in flight that contain only commands of [`Lane::Fleet`].
 pub const MAX_URGENT_IN_FLIGHT: usize = 1;
-/// How long a request waits to be taken before it is given up.
+/// How long a request may wait before it fails.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A command that did not make it into the log.
+/// Reasons why a command was not confirmed to be in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// No leader took it in time. Whether one will is not known.
+    /// No leader accepted any command in time. It is unknown whether one still will.
     #[error("no coordinator led for {PROPOSE_TIMEOUT:?}; a majority of them must be up and reach each other")]
     NoLeader,
-    /// It was not taken: others are before it.
+    /// It was not written in time because other commands were ahead of it.
     #[error(
-        "the coordinators can't write all that is handed in: this was not taken within {PROPOSE_TIMEOUT:?}; submit it again later, \
-         and less at once"
+        "the coordinators are overloaded: this was not written within {PROPOSE_TIMEOUT:?}; submit it again later, and \
+         less at once"
     )]
     Busy,
-    /// It was on its way to the log, and nobody said that it is there.
+    /// It was sent towards the log, but nothing confirmed that it is there.
     #[error(
-        "the coordinators did not answer within {PROPOSE_TIMEOUT:?}; whether this was taken is not known: what has an id of its own \
-         may be submitted again"
+        "the coordinators did not answer within {PROPOSE_TIMEOUT:?}; it is unknown whether this was accepted; a \
+         request with its own id can be submitted again"
     )]
     Unanswered,
-    /// This one does not lead, and was asked not to forward.
+    /// This coordinator does not lead, and the command must not be forwarded, or not be written in another term.
     #[error("this coordinator does not lead")]
     NotLeader,
-    /// Too large.
+    /// The request is too large.
     #[error("{bytes} bytes in one request, {MAX_REQUEST_BYTES} at most; split it")]
     TooLarge {
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
     },
-    /// This node is stopping.
+    /// This coordinator is stopping.
     #[error("this coordinator is stopping; ask another")]
     Stopping,
 }
@@ -96,19 +97,19 @@ struct Request {
     answer: oneshot::Sender<Answer>,
     deadline: Instant,
     scope: Scope,
-    /// How many entries were settled when it was handed in.
+    /// How many entries were settled when it was submitted.
     settled: u64,
-    /// It was on its way once, so that nobody knows whether it is in the log.
+    /// Whether it was in flight before, so that it is unknown whether it is in the log.
     tried: bool,
-    /// What this coordinator refused of it as leader.
+    /// Its commands that this coordinator refused as leader.
     refused: gate::Refused,
-    /// Its room, until it is answered.
+    /// Its share of the lane's capacity, held until it is answered.
     _room: OwnedSemaphorePermit,
 }
 
 impl Request {
-    /// What is to be proposed again of a request that was not written, as far as is known. What may be in the log of a term
-    /// is not proposed again in that term: the term is over.
+    /// Returns what to propose again of a request that is not known to be written. A request of [`Scope::InTerm`] that
+    /// may be in the log is not proposed again: the term is over.
     fn once_more(self, was_refused: bool) -> Option<Self> {
         match (self.scope, was_refused) {
             (Scope::InTerm(_), false) => {
@@ -135,29 +136,30 @@ impl Waiting for Request {
     }
 }
 
-/// Commands on behalf of other coordinators' senders.
+/// Commands from senders on another coordinator.
 pub struct Forwarded {
-    /// Where they wait.
+    /// The lane they wait in.
     pub lane: Lane,
-    /// The coordinator, and how many senders it stands for.
+    /// The forwarding coordinator, and the number of senders it stands for.
     pub sender: Sender,
-    /// As they are encoded.
+    /// The encoded commands.
     pub commands: Vec<Bytes>,
 }
 
 /// Where a request may be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Wherever a leader is.
+    /// On whichever coordinator leads.
     Anywhere,
-    /// Here, while this coordinator leads.
+    /// Only on this coordinator, while it leads.
     Here,
-    /// Here, in this term. Unlike the others it is not proposed again when its fate is not known: the term is over.
+    /// Only on this coordinator and in this term. Unlike the others it is not proposed again when its outcome is
+    /// unknown: the term is over.
     InTerm(u64),
 }
 
 impl Scope {
-    /// Whether it may be written by a coordinator that leads in `term`, or does not lead.
+    /// Whether a coordinator may write it that leads in `term`, or, if `None`, does not lead.
     fn fits(self, term: Option<u64>) -> bool {
         match self {
             Self::Anywhere => true,
@@ -167,7 +169,7 @@ impl Scope {
     }
 }
 
-/// Where commands are handed in. Cheap to clone.
+/// The handle for submitting commands. Cheap to clone.
 #[derive(Clone)]
 pub struct Proposer {
     requests: mpsc::Sender<Request>,
@@ -175,15 +177,15 @@ pub struct Proposer {
     settled: Arc<AtomicU64>,
     senders: Arc<AtomicU64>,
     raft_role: watch::Receiver<RaftRole>,
-    /// Says which features are in force.
+    /// The fleet's state, which defines the features in force.
     fleet: SharedFleet,
 }
 
-/// The coordinator itself, as a sender.
+/// The coordinator itself as a sender.
 const OWN: Sender = Sender { id: 0, weight: 1 };
 
 impl Proposer {
-    /// A proposer and the task behind it, to be run until the node stops. `id` is this coordinator's.
+    /// Creates a proposer and its driver, which must run until the node stops. `id` is this coordinator's.
     pub fn new(
         id: NodeId,
         raft: RaftHandle,
@@ -215,13 +217,13 @@ impl Proposer {
         (Self { requests, rooms, settled, senders: Arc::new(AtomicU64::new(1)), raft_role, fleet }, driver)
     }
 
-    /// Another sender, such as a stream: it takes turns with all others.
+    /// Creates a sender, such as a stream, that takes turns with all others.
     pub fn sender(&self) -> Sender {
         Sender { id: self.senders.fetch_add(1, Ordering::Relaxed), weight: 1 }
     }
 
-    /// Proposes commands, all of one lane, and waits until they are applied, here or on the leader: their replies, in order.
-    /// More than one entry holds goes into several, one after the other.
+    /// Proposes commands, all of one lane, and waits until they are applied, here or on the leader. Returns their
+    /// replies in order. Commands that don't fit into one message go into several requests, one after the other.
     pub async fn propose(&self, sender: Sender, commands: impl IntoIterator<Item = &Command>) -> Answer {
         let mut lane = Lane::Users;
         let encode = |command: &Command| {
@@ -232,7 +234,7 @@ impl Proposer {
         self.propose_encoded(lane, sender, commands).await
     }
 
-    /// As [`Proposer::propose`], with commands as they are encoded.
+    /// Like [`Proposer::propose`], with encoded commands.
     pub async fn propose_encoded(&self, lane: Lane, sender: Sender, commands: Vec<Bytes>) -> Answer {
         let mut replies = Vec::with_capacity(commands.len());
         for commands in in_messages(commands, Bytes::len) {
@@ -256,17 +258,19 @@ impl Proposer {
         replies.pop().ok_or(ProposeError::Stopping)
     }
 
-    /// Proposes one command that rests on what this coordinator knows as leader of `term`: it is written in that term or never.
+    /// Proposes one command that depends on what this coordinator knows as leader of `term`: it is written in that term
+    /// or never.
     ///
     /// # Errors
-    /// [`ProposeError::NotLeader`] when the term is over. Whether the command was written is decided by the time a leader of
-    /// another term is ready. After any other error it was not written and will not be.
+    /// [`ProposeError::NotLeader`] when the term is over. By the time a leader of another term is ready, it is decided
+    /// whether the command was written. After any other error it was not written and will not be.
     pub async fn propose_in(&self, term: u64, command: Command) -> Result<Reply, ProposeError> {
         let request = self.request(Lane::of(&command), OWN, vec![encoded(&command)], Scope::InTerm(term));
         request.await?.pop().ok_or(ProposeError::Stopping)
     }
 
-    /// Proposes what another coordinator handed on, if this one leads. What can't be read here is refused, and nothing else.
+    /// Proposes commands that another coordinator forwarded, if this one leads. Refuses only the commands that it can't
+    /// decode.
     pub async fn propose_forwarded(&self, forwarded: Forwarded) -> Answer {
         let Forwarded { lane, sender, mut commands } = forwarded;
         let unreadable = gate::take_unreadable(&mut commands);
@@ -308,7 +312,7 @@ impl Proposer {
     }
 }
 
-/// Why a request was not taken in time: others were meanwhile, or none was.
+/// Returns why a request failed in time: either other entries were settled meanwhile, or none.
 fn given_up(handed_in: u64, settled: &AtomicU64, tried: bool) -> ProposeError {
     if settled.load(Ordering::Relaxed) == handed_in {
         return ProposeError::NoLeader;
@@ -316,7 +320,7 @@ fn given_up(handed_in: u64, settled: &AtomicU64, tried: bool) -> ProposeError {
     if tried { ProposeError::Unanswered } else { ProposeError::Busy }
 }
 
-/// A command as it is proposed.
+/// Encodes a command as it is proposed.
 pub fn encoded(command: &Command) -> Bytes {
     let mut bytes = Vec::with_capacity(128);
     encode_command(command, &mut bytes);

@@ -8,7 +8,7 @@ use crate::raft::Peer;
 
 const MIB: usize = 1024 * 1024;
 
-/// A proposer whose requests nobody takes up but the test.
+/// A proposer without a driver: only the test takes its requests.
 fn idle() -> (Proposer, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(MAX_WAITING);
     let rooms = Lane::ALL.map(|lane| Arc::new(Semaphore::new(lane.room())));
@@ -42,11 +42,11 @@ async fn a_full_lane_keeps_others_waiting_and_other_lanes_are_not_concerned() {
     let loss = hand_in(&proposer, Lane::Fleet, 10);
     assert_eq!(requests.recv().await.map(|request| request.lane), Some(Lane::Fleet), "the next one there is room for");
     assert!(requests.try_recv().is_err(), "the lane of users is full");
-    // An answer makes room, in the order in which it was asked for.
+    // An answer frees capacity, in the order in which it was asked for.
     drop(taken.remove(0));
     taken.push(requests.recv().await.expect("there is room for one"));
     assert!(taken.iter().all(|request| request.bytes > MIB), "the small one is behind another large one");
-    // Others were written meanwhile: this one was not taken, and that is what is said.
+    // Other commands were written meanwhile, so the error says that this one was not.
     proposer.settled.fetch_add(1, Ordering::Relaxed);
     let last = large.pop().expect("nine were handed in");
     assert_eq!(last.await.unwrap(), Err(ProposeError::Busy));
@@ -62,7 +62,7 @@ fn a_request_that_may_be_in_the_log_is_never_said_to_have_been_left_out() {
     assert_eq!(given_up(6, &settled, true), ProposeError::Unanswered, "it was on its way once");
 }
 
-/// A request of this scope, and its answer.
+/// A request of this scope, and the receiver of its answer.
 async fn request_of(scope: Scope) -> (Request, oneshot::Receiver<Answer>) {
     let (answer, answered) = oneshot::channel();
     let room = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("it is open");
@@ -82,8 +82,8 @@ async fn request_of(scope: Scope) -> (Request, oneshot::Receiver<Answer>) {
     (request, answered)
 }
 
-/// A leader whose disk is slow refuses to write for a while, and goes on in its term. What was to be written in that term must
-/// not be given up then, since whoever waits for it takes the term to be over.
+/// A leader with a slow disk refuses to write for a while and then continues in its term. A request for that term must
+/// not be given up meanwhile, because the caller would conclude that the term is over.
 #[tokio::test]
 async fn what_was_refused_is_proposed_again_in_its_term_and_what_may_be_written_is_not() {
     for scope in [Scope::InTerm(3), Scope::Here, Scope::Anywhere] {

@@ -1,37 +1,37 @@
-//! What was applied, told as a tracing event of its own target, so that the simulator can compare coordinators and hold the
-//! fleet to its invariants after every log entry. Costs nothing unless somebody listens at level TRACE.
+//! Reports what was applied as tracing events with their own targets, so that the simulator can compare coordinators
+//! and check the fleet's invariants after every log entry. Costs nothing unless a subscriber listens at level TRACE.
 
 use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp};
 use tracing::Level;
 
 use super::{NodeId, Vote};
 
-/// Target of the events.
+/// Target of the events about applied entries.
 pub const APPLIED: &str = "robeing::applied";
-/// Target of the events about time: what batches were stamped with, and what was applied at which fleet time.
+/// Target of the events about time: the stamps of batches, and the fleet time at which entries were applied.
 pub const TIMES: &str = "robeing::times";
-/// What is said when a batch was stamped.
+/// Message of the event for a stamped batch.
 pub const STAMPED: &str = "a batch was stamped";
 
-/// What is said when a snapshot was written.
+/// Message of the event for a snapshot that was written.
 pub const SNAPSHOT_WRITTEN: &str = "a snapshot was written";
-/// What is said when the state was replaced by a snapshot from the leader.
+/// Message of the event for a state that was replaced by a snapshot from the leader.
 pub const SNAPSHOT_INSTALLED: &str = "a snapshot was installed";
 
-/// Target of the events about votes: what was answered, and what was found on disk at a start.
+/// Target of the events about votes: those granted, and those found on disk at startup.
 pub const VOTES: &str = "robeing::votes";
-/// What is said when a vote was given.
+/// Message of the event for a granted vote.
 pub const VOTE_GIVEN: &str = "a vote was given";
-/// What is said at a start of the newest vote on disk.
+/// Message of the event for the newest vote on disk at startup.
 pub const VOTE_FOUND: &str = "a vote was found";
 
-/// Tells of the newest vote of a node.
+/// Reports a node's newest vote.
 pub(crate) fn tell_vote(message: &str, node: NodeId, vote: Option<Vote>) {
     let (term, candidate) = vote.map_or((0, 0), |vote| (vote.leader_id.term, vote.leader_id.node_id));
     tracing::trace!(target: VOTES, node, term, candidate, "{message}");
 }
 
-/// Tells of the log entry `index`, which had these effects.
+/// Reports the log entry `index` and its effects.
 pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
     if !tracing::enabled!(target: APPLIED, Level::TRACE) {
         return;
@@ -51,7 +51,7 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
             _ => None,
         })
         .collect();
-    // The number of a session, and whose it is when it begins.
+    // The session's number and, when it begins, its agent's name.
     let sessions: Vec<String> = effects
         .iter()
         .filter_map(|effect| match effect {
@@ -60,7 +60,7 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
             _ => None,
         })
         .collect();
-    // The agents that were not heard from any more.
+    // The agents that stopped sending heartbeats.
     let silent: Vec<&str> = effects
         .iter()
         .filter_map(|effect| match effect {
@@ -78,12 +78,12 @@ fn is_silence(event: &RecoveryEvent) -> bool {
     matches!(event, RecoveryEvent::Lost { reason: LossReason::Silent })
 }
 
-/// Tells of a batch that is about to be proposed.
+/// Reports the stamp of a batch that is about to be proposed.
 pub(crate) fn tell_stamp(stamp: Stamp) {
     tracing::trace!(target: TIMES, stamped = stamp.fleet, "{STAMPED}");
 }
 
-/// Tells of the log entry `index`, which was stamped so: the fleet time now, and when something is due next.
+/// Reports the stamp of the log entry `index`, the fleet time now, and when something is due next.
 pub(super) fn tell_time(index: u64, stamp: Stamp, fleet: &Fleet) {
     let (now, due) = (fleet.now().fleet, fleet.next_due().unwrap_or(u64::MAX));
     tracing::trace!(target: TIMES, index, stamped = stamp.fleet, now, due);

@@ -1,8 +1,9 @@
-//! How far the state machine has applied the log. What is applied is part of the state and can't be taken back, so a leader
-//! that has something else in its place makes this coordinator stop: a majority has lost what it had acknowledged.
+//! Tracks how far the state machine has applied the log, and detects a leader whose log contradicts it. Applied entries
+//! are part of the state and can't be undone. If a leader has different entries in their place, a majority has lost
+//! entries that it had acknowledged, and this coordinator must stop.
 //!
-//! The library does not see this. It takes whatever a leader says of entries that are committed here for what is here, and
-//! the two go on with different states.
+//! The library does not detect this: it assumes that what a leader sends for indexes that are committed here are the
+//! entries that are here, and the two coordinators continue with different states.
 
 use std::{
     fmt,
@@ -17,24 +18,24 @@ use openraft::{entry::RaftEntry, vote::RaftLeaderId};
 use super::{LogId, NodeId, wire::AppendRequest};
 use crate::{advice::REJOIN, raft::log::Log};
 
-/// How much of a log is applied. Clones share it. A snapshot that is installed counts only with the first entry after it:
-/// what the log holds beside it until it is purged may be another leader's.
+/// How much of a log is applied. Clones share it. A snapshot that is installed counts only with the first entry after
+/// it: the entries that the log still holds beside it, until they are purged, may be another leader's.
 #[derive(Clone, Debug, Default)]
 pub struct Applied(Arc<AtomicU64>);
 
 impl Applied {
-    /// The entry at `index`, and all before it, are applied, or are about to be.
+    /// Records that the entry at `index`, and all before it, are applied or are about to be.
     pub fn note(&self, index: u64) {
         self.0.fetch_max(index.saturating_add(1), Ordering::SeqCst);
     }
 
-    /// The index after the last that is applied.
+    /// Returns the index after the last applied entry.
     pub fn end(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// A leader has another entry than the one that is applied here.
+/// A leader has a different entry in place of one that is applied here.
 #[derive(Debug)]
 pub struct Divergence {
     leader: NodeId,
@@ -48,11 +49,11 @@ impl fmt::Display for Divergence {
         let Self { leader, term, said, applied } = self;
         write!(
             f,
-            "coordinator {leader:016x}, which leads in term {term}, has an entry {} of term {} where this one has applied one of \
-             term {}: a majority of the coordinators has lost entries that were acknowledged, and going on would mean two different \
-             answers to the same question. Keep a copy of this coordinator's data directory, which has them. If a \
-             coordinator that is down still has its own directory, as it was when it last ran, start it. {REJOIN}, without those \
-             entries",
+            "coordinator {leader:016x}, which leads in term {term}, has an entry {} of term {} where this one has \
+             applied one of term {}: a majority of the coordinators has lost entries that were acknowledged, and if \
+             this coordinator continued, the two would give different answers to the same question. Keep a copy of \
+             this coordinator's data directory, which has those entries. If a coordinator that is down still has its \
+             own directory, as it was when it last ran, start it. {REJOIN}. It joins without those entries",
             said.index(),
             said.committed_leader_id().term(),
             applied.committed_leader_id().term(),
@@ -60,13 +61,13 @@ impl fmt::Display for Divergence {
     }
 }
 
-/// What a request says of an entry that is applied here, if that is another one.
+/// Returns the first entry in the request that differs from the one applied here at its index.
 pub fn divergence(log: &Log, request: &AppendRequest) -> Option<Divergence> {
-    // Read in this order: whoever led when an entry up to `end` was committed has no newer vote than this one.
+    // Read in this order: then no leader that committed an entry before `end` has a newer vote than this one.
     let end = log.applied().end();
     let vote = log.vote();
     let leader = request.vote.leader_id;
-    // A leader that was replaced may well have something else; the library refuses it.
+    // A replaced leader may well have different entries; the library refuses its request.
     if vote.is_some_and(|vote| request.vote.leader_id < vote.leader_id) {
         return None;
     }
@@ -110,10 +111,10 @@ mod tests {
         let follower = Follower::with_applied(3).await;
         let again = [id(1, 2, 2), id(1, 2, 3)].into_iter();
         assert!(follower.append(2, 3, Some(id(1, 2, 1)), again, None).await, "the same entries once more");
-        // Coordinator 2 does not know yet that it leads no more, and has what nobody else took.
+        // Coordinator 2 does not know yet that it no longer leads, and has an entry that no other coordinator accepted.
         assert!(
             follower.append(1, 2, Some(id(1, 2, 1)), [id(1, 1, 2)].into_iter(), None).await,
-            "told of the higher vote"
+            "informed of the higher vote"
         );
         for term in [2, 3] {
             // Not applied, so it may be replaced.

@@ -1,4 +1,4 @@
-//! One coordinator's consensus on a simulated disk, whose peers are the test.
+//! One coordinator's consensus on a simulated disk. The test plays its peers.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ pub async fn open_state(disk: &SimulatedDisk, log: &Log) -> Result<StateMachine,
     StateMachine::open(Arc::new(disk.clone()), Path::new(DATA), fleet, Arc::new(Nobody), log, clock()).await
 }
 
-/// One of three coordinators, whose others are the test.
+/// One of three coordinators; the test plays the other two.
 pub struct Follower {
     pub disk: SimulatedDisk,
     pub log: Log,
@@ -69,7 +69,7 @@ impl Follower {
         let state = open_state(&disk, &log).await.unwrap();
         let snapshots = state.stats();
         let network = PeerNetwork::new(Transport::new(Platform::real().network), clock());
-        // It never stands for election.
+        // It never starts an election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = raft::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
         let (sender, contradicted) = watch::channel(None);
@@ -87,12 +87,12 @@ impl Follower {
         Self { disk, log, raft, snapshots, server, contradicted }
     }
 
-    /// With these entries of term 1, led by coordinator 2, all of them applied.
+    /// Starts a follower with entries 0 to `last` of term 1 from leader 2, all of them applied.
     pub async fn with_applied(last: u64) -> Self {
         Self::with_applied_on(SimulatedDisk::new(1), last).await
     }
 
-    /// The same on this disk.
+    /// Like [`Self::with_applied`], on this disk.
     pub async fn with_applied_on(disk: SimulatedDisk, last: u64) -> Self {
         let follower = Self::start(disk).await;
         let answer = follower.append(1, 2, None, (0..=last).map(|index| id(1, 2, index)), Some(id(1, 2, last))).await;
@@ -101,7 +101,7 @@ impl Follower {
         follower
     }
 
-    /// Whether a leader's entries are answered at all.
+    /// Sends a leader's entries. Returns whether the follower responds at all.
     pub async fn append(
         &self,
         term: u64,
@@ -130,7 +130,8 @@ impl Follower {
         matches!(answers.next().await, Some(Ok(_)))
     }
 
-    /// The snapshot of a leader of term 2 up to the entry `last`: whether it is answered.
+    /// Sends the snapshot of a leader of term 2 that covers entries up to `last`. Returns whether the follower accepts
+    /// it.
     pub async fn install(&self, last: u64) -> bool {
         let members: [NodeId; 3] = [OWN, 2, 3];
         let nodes: BTreeMap<NodeId, Peer> = members.map(|member| (member, Peer::default())).into();
@@ -151,13 +152,13 @@ impl Follower {
         self.server.install_snapshot(stream::iter(chunks.map(Ok))).await.is_ok()
     }
 
-    /// Its process ends.
+    /// Stops the follower like a process that exits.
     pub async fn stop(self) -> SimulatedDisk {
         drop(self.raft.raft().shutdown().await);
         self.disk
     }
 
-    /// Why it was stopped by a leader that contradicts it.
+    /// Returns why it must stop, if a leader contradicted it.
     pub fn reason(&self) -> Option<String> {
         self.contradicted.borrow().clone()
     }

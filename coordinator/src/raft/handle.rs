@@ -1,4 +1,5 @@
-//! What the rest of a coordinator may ask of consensus, in its own words: the consensus library ends here.
+//! The interface to consensus for the rest of the coordinator. The consensus library's types don't appear outside this
+//! module.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,66 +20,66 @@ use robeing_fleet::Reply;
 
 use super::{Batch, LogId, NodeId, Peer, Raft, TypeConfig};
 
-/// This node's consensus. Cheap to clone.
+/// A handle to this node's consensus. Cheap to clone.
 #[derive(Clone)]
 pub struct RaftHandle(Raft);
 
-/// Whom this node knows to lead.
+/// The leader, as this node knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KnownLeader {
     /// This node.
     Itself,
     /// Another member.
     Other(NodeId, Peer),
-    /// Nobody leads, or it is not known who.
+    /// No coordinator leads, or the leader is unknown.
     Nobody,
 }
 
 /// Indexes of log entries; zero for none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
-    /// The newest entry here.
+    /// The newest entry in the log here.
     pub last: u64,
-    /// The newest that is committed, as far as this node knows.
+    /// The newest entry that is committed, as far as this node knows.
     pub committed: u64,
-    /// The newest that is applied here.
+    /// The newest entry that is applied here.
     pub applied: u64,
-    /// The newest that a snapshot here covers.
+    /// The newest entry that a snapshot here covers.
     pub snapshot: u64,
-    /// The newest that is gone from the log here. Who lacks it gets the snapshot.
+    /// The newest entry that was purged from the log here. A member that lacks it receives the snapshot.
     pub purged: u64,
 }
 
 impl Progress {
-    /// The least another must have to be caught up with `newest` here: no more than `lag` entries less, and enough to need no
-    /// snapshot, which may take long.
+    /// Returns the lowest index that another member must have reached to be caught up with `newest` here: at most `lag`
+    /// entries behind, and far enough to need no snapshot, which may take long.
     pub fn caught_up_from(&self, newest: u64, lag: u64) -> u64 {
         newest.saturating_sub(lag).max(self.purged)
     }
 }
 
-/// What became of a batch.
+/// The outcome of a proposed batch.
 #[derive(Debug)]
 pub enum Fate {
     /// It is in the log and applied, with these replies.
     Written(Vec<Reply>),
-    /// It was refused before it was in any log, as by a leader whose contact with a majority is too old while disks are slow.
-    /// Its term may go on.
+    /// It was refused before it was in any log, for example by a leader whose contact with a majority is too old while
+    /// disks are slow. The leader's term may continue.
     Refused,
     /// It may be in the log of a leader whose term is over.
     Unknown,
 }
 
-/// Why consensus did not do what it was asked for.
+/// Reasons why consensus did not do what was requested.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RaftError {
-    /// This node does not lead (any more).
+    /// This node does not lead, or no longer leads.
     #[error("this coordinator does not lead")]
     NotLeader,
     /// Consensus has stopped.
     #[error("this coordinator is stopping")]
     Stopped,
-    /// Anything else, in the library's words.
+    /// Any other error, with the library's message.
     #[error("{0}")]
     Failed(String),
 }
@@ -95,14 +96,14 @@ impl From<WriteError> for RaftError {
     }
 }
 
-/// Watches who leads and who the members are.
+/// Watches the leader and the members.
 pub struct LeaderWatch {
     id: NodeId,
     metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
 }
 
 impl LeaderWatch {
-    /// Who leads, and the newest term that this node knows.
+    /// Returns the leader, and the newest term that this node knows.
     pub fn now(&self) -> (KnownLeader, u64) {
         let metrics = self.metrics.borrow_watched();
         let leader = match metrics.current_leader {
@@ -116,7 +117,7 @@ impl LeaderWatch {
         (leader, metrics.vote.leader_id().term())
     }
 
-    /// Waits for a change: false once consensus has stopped. Cancellation-safe.
+    /// Waits for a change; returns false once consensus has stopped. Cancellation-safe.
     pub async fn changed(&mut self) -> bool {
         self.metrics.changed().await.is_ok()
     }
@@ -135,17 +136,17 @@ impl RaftHandle {
         &self.0
     }
 
-    /// A watch over who leads, for the node of this id.
+    /// Returns a watch of the leader, for the node `id`.
     pub fn watch_leader(&self, id: NodeId) -> LeaderWatch {
         LeaderWatch { id, metrics: self.0.server_metrics() }
     }
 
-    /// The newest term that this node knows.
+    /// Returns the newest term that this node knows.
     pub fn term(&self) -> u64 {
         self.0.server_metrics().borrow_watched().vote.leader_id().term()
     }
 
-    /// The members as this node knows them, by name: id, whereabouts, voter or not.
+    /// Returns the members that this node knows, sorted by name: id, name and address, and whether it is a voter.
     pub fn members(&self) -> Vec<(NodeId, Peer, bool)> {
         let metrics = self.0.server_metrics();
         let metrics = metrics.borrow_watched();
@@ -157,17 +158,17 @@ impl RaftHandle {
         members
     }
 
-    /// The voters of each configuration in force: two of them while the membership changes.
+    /// Returns the voters of each configuration in force: two while the membership changes.
     pub fn configurations(&self) -> Vec<BTreeSet<NodeId>> {
         self.0.server_metrics().borrow_watched().membership_config.membership().get_joint_config().clone()
     }
 
-    /// Members with a vote; while the membership changes, those of either configuration.
+    /// Returns the number of voters; while the membership changes, of those in either configuration.
     pub fn voters(&self) -> usize {
         self.0.server_metrics().borrow_watched().membership_config.membership().voter_ids().count()
     }
 
-    /// How far the log is.
+    /// Returns the progress of the log.
     pub fn progress(&self) -> Progress {
         let metrics = self.0.data_metrics();
         let metrics = metrics.borrow_watched();
@@ -180,12 +181,12 @@ impl RaftHandle {
         }
     }
 
-    /// As leader: how long ago a majority had last answered what this node sent, by the time of sending.
+    /// As leader: returns how long ago this node sent the newest message that a majority has answered.
     pub fn majority_heard_ago(&self) -> Option<Duration> {
         self.0.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.elapsed())
     }
 
-    /// As leader: how long ago a member had last answered.
+    /// As leader: returns how long ago this member last answered.
     pub fn heard_ago(&self, id: NodeId) -> Option<Duration> {
         let metrics = self.0.metrics();
         let metrics = metrics.borrow_watched();
@@ -193,7 +194,7 @@ impl RaftHandle {
         answered.map(|at| at.elapsed())
     }
 
-    /// As leader: waits until everything is applied here that was committed before the call; whether it is.
+    /// As leader: waits until everything that was committed before the call is applied here. Returns whether it is.
     pub async fn catch_up(&self) -> bool {
         self.0.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok()
     }
@@ -210,13 +211,13 @@ impl RaftHandle {
                 let replies = written.data.all;
                 Fate::Written(Arc::try_unwrap(replies).unwrap_or_else(|shared| (*shared).clone()))
             }
-            // The library says so only of what it did not append.
+            // The library returns this only for entries that it did not append.
             Ok(Err(ClientWriteError::ForwardToLeader(_))) => Fate::Refused,
             Ok(Err(_)) | Err(_) => Fate::Unknown,
         }
     }
 
-    /// Stands for election at once, even while another node leads.
+    /// Starts an election at once, even while another node leads.
     ///
     /// # Errors
     /// Consensus has stopped.
@@ -224,7 +225,7 @@ impl RaftHandle {
         self.0.trigger().elect(true).await.map_err(|_| RaftError::Stopped)
     }
 
-    /// Whether this node's log has begun, with the first members or by a leader.
+    /// Returns whether this node's log has begun, with the first members or by a leader.
     pub async fn has_begun(&self) -> bool {
         self.0.is_initialized().await.unwrap_or(true)
     }
@@ -232,12 +233,12 @@ impl RaftHandle {
     /// Begins a log with its first members.
     ///
     /// # Errors
-    /// In the library's words: it has begun already, or consensus has stopped.
+    /// The library's message: the log has begun already, or consensus has stopped.
     pub async fn begin(&self, members: BTreeMap<NodeId, Peer>) -> Result<(), RaftError> {
         self.0.initialize(members).await.map_err(|error| RaftError::Failed(error.to_string()))
     }
 
-    /// As leader: asks a voter to take over; does not wait for it.
+    /// As leader: asks a voter to take over. Does not wait for it.
     ///
     /// # Errors
     /// Consensus has stopped.
@@ -245,7 +246,7 @@ impl RaftHandle {
         self.0.trigger().transfer_leader(to).await.map_err(|_| RaftError::Stopped)
     }
 
-    /// Asks for a snapshot; does not wait for it.
+    /// Requests a snapshot. Does not wait for it.
     ///
     /// # Errors
     /// Consensus has stopped.
@@ -253,7 +254,7 @@ impl RaftHandle {
         self.0.trigger().snapshot().await.map_err(|_| RaftError::Stopped)
     }
 
-    /// Removes the entries up to this one, which a snapshot covers.
+    /// Purges the entries up to this one, which a snapshot must cover.
     ///
     /// # Errors
     /// Consensus has stopped.
@@ -261,18 +262,18 @@ impl RaftHandle {
         self.0.trigger().purge_log(up_to).await.map_err(|_| RaftError::Stopped)
     }
 
-    /// As leader: makes a node a learner; does not wait until it has learnt.
+    /// As leader: adds a node as a learner. Does not wait until it has caught up.
     ///
     /// # Errors
-    /// It was not committed.
+    /// The change was not committed.
     pub async fn add_learner(&self, id: NodeId, peer: Peer) -> Result<(), RaftError> {
         Ok(self.0.add_learner(id, peer, false).await.map(drop)?)
     }
 
-    /// As leader: makes these the voters. Voters that are not among them are no members any more.
+    /// As leader: makes these nodes the voters. Voters that are not among them are no longer members.
     ///
     /// # Errors
-    /// It was not committed.
+    /// The change was not committed.
     pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), RaftError> {
         Ok(self.0.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map(drop)?)
     }
@@ -280,15 +281,16 @@ impl RaftHandle {
     /// As leader: removes learners.
     ///
     /// # Errors
-    /// It was not committed.
+    /// The change was not committed.
     pub async fn remove_learners(&self, learners: BTreeSet<NodeId>) -> Result<(), RaftError> {
         Ok(self.0.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map(drop)?)
     }
 
-    /// As leader: waits until a member lacks no more than `lag` of the entries that are here, and needs no snapshot for them.
+    /// As leader: waits until a member lacks at most `lag` of the entries that are here, and needs no snapshot for
+    /// them.
     ///
     /// # Errors
-    /// This node does not lead any more, or consensus has stopped.
+    /// This node no longer leads, or consensus has stopped.
     pub async fn until_replicated(&self, id: NodeId, lag: u64) -> Result<(), RaftError> {
         let mut metrics = self.0.metrics();
         loop {
@@ -323,10 +325,10 @@ impl RaftHandle {
         }
     }
 
-    /// Ends consensus on this node.
+    /// Stops consensus on this node.
     ///
     /// # Errors
-    /// Its task ended otherwise; in words.
+    /// The message of the error that its task ended with.
     pub async fn shutdown(&self) -> Result<(), String> {
         self.0.shutdown().await.map_err(|error| error.to_string())
     }

@@ -1,5 +1,5 @@
-//! What this node's consensus holds at one moment, read inside its core: its metrics lag behind it, and a vote that was given
-//! to another coordinator meanwhile must not be overlooked.
+//! This node's consensus state at one moment, read inside the library's core. The library's metrics lag behind the
+//! core, and a vote that was granted to another coordinator meanwhile must not be missed.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,12 @@ use openraft::{raft::TransferLeaderRequest, vote::RaftLeaderId};
 
 use super::{NodeId, RaftHandle, Vote};
 
-/// Whom a vote is for.
+/// The candidate that a vote is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VotedFor {
     /// The term.
     pub term: u64,
-    /// The candidate, or the leader it became.
+    /// The candidate, or the leader that it became.
     pub node_id: NodeId,
 }
 
@@ -22,20 +22,20 @@ impl From<&Vote> for VotedFor {
     }
 }
 
-/// This node's part in the consensus.
+/// This node's state in the consensus.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoreState {
     /// Its vote.
     pub voted_for: VotedFor,
-    /// The index of the newest entry that is committed here.
+    /// The index of the newest entry that is known here to be committed.
     pub committed: Option<u64>,
-    /// The voters of each configuration in force: two of them while the membership changes.
+    /// The voters of each configuration in force: two while the membership changes.
     pub voters: Vec<BTreeSet<NodeId>>,
 }
 
 impl RaftHandle {
-    /// Reads the state within the core, so that it holds at some moment between the call and its return. `None` once the core
-    /// has stopped.
+    /// Reads the state within the core, so that it was true at some moment between the call and its return. `None` once
+    /// the core has stopped.
     pub async fn core_state(&self) -> Option<CoreState> {
         let read = self.raft().with_raft_state(|state| CoreState {
             voted_for: state.vote_ref().into(),
@@ -45,12 +45,12 @@ impl RaftHandle {
         read.await.ok()
     }
 
-    /// Has this node vote, and stand for election, without waiting for the lease of a leader that it follows to end. It does
-    /// what a leader asks of all followers when it hands over, with a successor that is not this node: nobody is elected by
-    /// that.
+    /// Lets this node vote, and start elections, before the lease of the leader that it follows expires. It handles the
+    /// request that a leader sends to all followers when it transfers leadership, with a successor other than this
+    /// node, so no election is started by it.
     pub async fn end_lease(&self, leader: NodeId) {
         let vote: Result<Vote, _> = self.raft().with_raft_state(|state| *state.vote_ref()).await;
-        // An error says that the core has stopped.
+        // An error means that the core has stopped.
         if let Ok(vote) = vote
             && vote.is_committed()
             && vote.leader_id.node_id == leader

@@ -1,5 +1,5 @@
-//! Consensus among coordinators: the only module that knows the consensus library (`openraft`, an alpha, pinned). It turns
-//! commands into a replicated log and the log into the fleet's state.
+//! Consensus among coordinators: the only module that uses the consensus library (`openraft`, an alpha version,
+//! pinned). It turns commands into a replicated log and the log into the fleet's state.
 
 pub mod audit;
 mod divergence;
@@ -40,25 +40,26 @@ pub use self::{
 
 /// The library's handle of this node.
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
-/// Why the library stopped.
+/// The library's reason for stopping.
 pub type Fatal = openraft::errors::Fatal<TypeConfig>;
 
-/// Entries in one replication request.
+/// Maximum entries in one replication request.
 const MAX_ENTRIES_PER_APPEND: u64 = 64;
-/// Entries behind the leader at which a follower gets a snapshot instead of the log.
+/// Number of entries a follower must be behind the leader to get a snapshot instead of the log.
 const SNAPSHOT_LAG: u64 = 20_000;
 
-/// Timing of consensus.
+/// Election timing.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Shortest time without a leader before an election.
+    /// Shortest election timeout.
     pub election_min: Duration,
-    /// Longest.
+    /// Longest election timeout.
     pub election_max: Duration,
 }
 
 impl Timing {
-    /// Pause between the leader's heartbeats: three may be lost before anybody stands for election.
+    /// Returns the interval between the leader's heartbeats. A follower may miss three before its election timeout
+    /// expires.
     pub fn heartbeat(&self) -> Duration {
         (self.election_min / 4).max(Duration::from_millis(1))
     }
@@ -68,11 +69,11 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-/// Starts this node's consensus. `entries_kept` stay in the log behind a snapshot, for followers that are a little behind.
-/// `seed` is where its random numbers come from.
+/// Starts this node's consensus. The last `entries_kept` entries that a snapshot covers stay in the log, for followers
+/// that are slightly behind. `seed` seeds the library's random numbers.
 ///
 /// # Errors
-/// The timing is contradictory, or storage failed; in words.
+/// A description of the problem: the timing is contradictory, or storage failed.
 pub async fn start(
     id: NodeId,
     timing: Timing,
@@ -88,18 +89,18 @@ pub async fn start(
         election_timeout_max: millis(timing.election_max),
         heartbeat_interval: millis(timing.heartbeat()),
         max_payload_entries: MAX_ENTRIES_PER_APPEND,
-        // Snapshots are asked for by size of the log, not by count of entries; see the housekeeping of the coordinator.
+        // Snapshots are triggered by the size of the log, not by the number of entries; see `upkeep::SnapshotKeeper`.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: entries_kept,
         replication_lag_threshold: SNAPSHOT_LAG,
         install_snapshot_timeout: 60_000,
         enable_pre_vote: Some(true),
-        // A leader replicates entries while it still writes them itself. One that lost power may come back without some that
-        // the others have; were it to lead on in its old term, it would give their indexes to other entries.
+        // A leader replicates entries while it is still writing them itself. After a power failure it may lack some
+        // that the others have; if it resumed leading in its old term, it would assign their indexes to other entries.
         enable_leader_restore: Some(false),
         ..Config::default()
     };
-    let config = Arc::new(config.validate().map_err(|e| format!("consensus can't be configured so: {e}"))?);
+    let config = Arc::new(config.validate().map_err(|e| format!("invalid consensus configuration: {e}"))?);
     Runtime::scope(seed, openraft::Raft::new(id, config, network, log, state_machine))
         .await
         .map(RaftHandle::new)

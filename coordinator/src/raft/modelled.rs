@@ -1,4 +1,4 @@
-//! The state machine as models drive it, step by step, in place of the consensus library.
+//! Drives the state machine step by step in models, in place of the consensus library.
 
 use futures::stream;
 use openraft::{
@@ -14,13 +14,13 @@ fn log_id(index: u64) -> LogId {
     LogId::new(LeaderId::new(1, 1).to_committed(), index)
 }
 
-/// Applies the log's entry `index`, as the library does.
+/// Applies the log entry `index`, as the library does.
 pub fn apply(machine: &mut StateMachine, index: u64, batch: Batch) {
     let entry = Entry { log_id: log_id(index), payload: EntryPayload::Normal(batch) };
     block_on(machine.apply(stream::iter([Ok((entry, None))]))).expect("the entry can be applied");
 }
 
-/// The same: the replies.
+/// Applies the log entry `index` directly and returns the replies.
 pub fn apply_now(machine: &mut StateMachine, index: u64, batch: &Batch) -> Vec<robeing_fleet::Reply> {
     machine.apply_now(log_id(index), batch)
 }
@@ -31,13 +31,13 @@ pub fn install(machine: &mut StateMachine, index: u64, state: Vec<u8>) {
     block_on(machine.install_snapshot(&meta, state.into())).expect("it can be installed");
 }
 
-/// Begins a snapshot. What is returned writes it, and returns what it holds.
+/// Begins a snapshot. The returned function writes it and returns its content.
 pub fn begin_snapshot(machine: &mut StateMachine) -> impl FnOnce() -> Vec<u8> + Send + 'static {
     let mut builder = block_on(machine.get_snapshot_builder());
     move || block_on(builder.build_snapshot()).expect("a snapshot is built").snapshot.to_vec()
 }
 
-/// The index of the newest entry that the snapshot on disk covers.
+/// Returns the index of the newest entry that the snapshot on disk covers.
 pub fn covered(machine: &mut StateMachine) -> Option<u64> {
     let on_disk = block_on(machine.get_current_snapshot()).expect("the disk works").expect("one was written");
     on_disk.meta.last_log_id.map(|id| id.index())

@@ -1,4 +1,4 @@
-//! The client side of what coordinators say to each other.
+//! The client side of the protocol between coordinators.
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
@@ -24,22 +24,22 @@ use crate::clock::FleetClock;
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_CHUNK: usize = 1024 * 1024;
-/// Shortest pause before an unreachable coordinator is tried again.
+/// Shortest pause before an unreachable coordinator is retried.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
-/// How long the answer to entries may take before the stream is opened anew. It has nothing to do with elections, for
-/// which heartbeats are sent beside it: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
-/// and giving it up would only send it again. It covers several syncs of a disk that takes a second for each.
+/// How long the response to entries may take before the stream is reopened. It is unrelated to elections, whose
+/// heartbeats are sent separately: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
+/// and giving up would only send it again. It covers several syncs of a disk that takes a second for each.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a coordinator had no room for a snapshot.
+/// Pause after a coordinator had no space for a snapshot.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
-/// Longest pause.
+/// Longest pause before an unreachable coordinator is retried.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 type RpcError = RPCError<TypeConfig>;
-/// A snapshot of the library with our data.
+/// The library's snapshot type with this crate's data.
 pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
 
-/// Makes clients for the other coordinators.
+/// Creates clients for the other coordinators.
 #[derive(Clone)]
 pub struct PeerNetwork {
     transport: Transport,
@@ -47,7 +47,8 @@ pub struct PeerNetwork {
 }
 
 impl PeerNetwork {
-    /// Over this transport. The others are told what `clock` says, and it learns what theirs say.
+    /// Creates clients over `transport`. Requests carry reports of `clock`, which records the wall clocks in the
+    /// responses.
     pub fn new(transport: Transport, clock: FleetClock) -> Self {
         Self { transport, clock }
     }
@@ -61,29 +62,30 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
         PeerClient { target, channel, backoff: Some(StreamBackoff::default()), clock: self.clock.clone() }
     }
 
-    /// Heartbeats come at their own pace, and each is given up after one interval. A pause would outlast that, so that no
-    /// heartbeat was ever sent again once a few of them had failed.
+    /// Heartbeats have their own interval, and each one times out after one interval. A pause would outlast that
+    /// timeout, so that no heartbeat would ever be sent again after a few had failed.
     async fn new_heartbeat_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
         PeerClient { backoff: None, ..self.new_client(target, node).await }
     }
 }
 
-/// Speaks with one other coordinator.
+/// A client for one other coordinator.
 pub struct PeerClient {
     target: NodeId,
     channel: Result<Channel, String>,
-    /// `None` where the caller paces itself.
+    /// `None` if the caller paces itself.
     backoff: Option<StreamBackoff>,
     clock: FleetClock,
 }
 
-/// The pause before a stream of replication is opened: none at first and after any answer, then longer with each stream that
-/// brought none. The library's own pauses do not cover a stream that cannot be opened, and without them it tries again at once.
+/// The pause before a replication stream is opened: none at first and after any response, then longer with each stream
+/// that brought no response. The library's own pauses don't cover a stream that can't be opened; without these it would
+/// retry at once.
 #[derive(Clone, Default)]
 struct StreamBackoff(Arc<Mutex<Duration>>);
 
 impl StreamBackoff {
-    /// The pause now; the next one is longer.
+    /// Returns the current pause and lengthens the next one.
     fn next(&self) -> Duration {
         let mut pause = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = *pause;
@@ -100,7 +102,7 @@ fn unreachable(error: impl ToString) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(error))
 }
 
-/// A call that the other coordinator refused.
+/// Converts the status of a call that the other coordinator refused.
 fn refused(status: Status) -> RpcError {
     earlier_version(&status).map_or_else(|| unreachable(&status), unreachable)
 }
@@ -116,7 +118,7 @@ impl PeerClient {
     }
 }
 
-/// Runs a call within its time.
+/// Runs a call with the timeout from its options.
 async fn within<T>(option: &RPCOption, call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
     match tokio::time::timeout(option.soft_ttl(), call).await {
         Ok(result) => result,
@@ -132,7 +134,7 @@ fn malformed(error: Malformed) -> RpcError {
     unreachable(error)
 }
 
-/// When each request still unanswered was sent.
+/// The send times of the unanswered requests.
 #[derive(Clone, Default)]
 struct Outstanding(Arc<Mutex<VecDeque<Instant>>>);
 
@@ -150,7 +152,7 @@ impl Outstanding {
     }
 }
 
-/// The next answer, unless the oldest request waits for too long.
+/// Returns the next response, or an error once the oldest request has waited too long.
 async fn next_answer(
     answers: &mut (impl Stream<Item = Result<internal::AppendResponse, Status>> + Unpin),
     outstanding: &Outstanding,
@@ -193,7 +195,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         let clock = self.clock.clone();
         Box::pin(async move {
             let pause = backoff.as_ref().map_or(Duration::ZERO, StreamBackoff::next);
-            // A sleep of nothing still waits for the timer's next tick.
+            // A sleep of zero still waits for the timer's next tick.
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
@@ -287,7 +289,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         let mut client = self.client()?;
         let call = async {
             let answer = client.install_snapshot(chunks).await;
-            // The library would read the snapshot and try again at once.
+            // Without this pause the library would read the snapshot and retry at once.
             if answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
                 tokio::time::sleep(NO_ROOM_PAUSE).await;
             }
@@ -320,7 +322,7 @@ mod tests {
         wire::result_to_wire(result, 7)
     }
 
-    /// The answer to a request that was sent now, from a coordinator that takes this long for it.
+    /// Returns the response to a request that was just sent, from a coordinator that takes `delay` for it.
     async fn answer_after(delay: Duration) -> Option<Result<AppendResult, RpcError>> {
         let outstanding = Outstanding::default();
         outstanding.sent();
@@ -331,7 +333,7 @@ mod tests {
         next_answer(&mut Box::pin(stream::once(answer)), &outstanding, |_| {}).await
     }
 
-    /// A large batch takes many heartbeats to be written; it must not be given up and sent again for that.
+    /// Writing a large batch takes many heartbeat intervals; it must not be abandoned and sent again because of that.
     #[tokio::test(start_paused = true)]
     async fn a_slow_answer_is_waited_for_and_a_missing_one_is_not() {
         let slow = answer_after(APPEND_TIMEOUT - Duration::from_millis(1)).await;

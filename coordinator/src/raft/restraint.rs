@@ -1,8 +1,9 @@
-//! Restraint in elections while disks are slow.
+//! Election restraint while disks are slow.
 //!
-//! A voter whose disk takes longer for a vote than the candidate waits answers too late, and its own election timeout has passed
-//! as well when it is done: it would stand for election at once, ask the others for votes that take as long, and so on in turns.
-//! So after a late vote it gives the candidate time to ask again, which costs no sync then (see the log's promises of votes).
+//! A voter whose disk takes longer to write a vote than the candidate waits responds too late. Its own election timeout
+//! has expired by then as well, so it would start an election at once, ask the others for votes that take as long, and
+//! so on in turns. After a late vote it therefore gives the candidate time to ask again, which costs no sync then (see
+//! the log's promises of votes).
 
 use std::{
     sync::{
@@ -17,10 +18,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Raft, RaftHandle, Timing};
 
-/// Votes that are being written, and that were written late and are restrained for, at once; further ones are not asked for.
+/// Maximum number of votes that are being written or, after a late one, still restrain this node. Further vote requests
+/// are refused.
 const MAX_VOTES: usize = 64;
 
-/// Keeps this node from standing for election while it votes, and for a while after a late vote.
+/// Keeps this node from starting elections while it votes, and for a while after a late vote.
 #[derive(Clone)]
 pub struct Restraint {
     raft: Raft,
@@ -30,7 +32,7 @@ pub struct Restraint {
     stop: CancellationToken,
 }
 
-/// While one is held, this node does not stand for election.
+/// While one exists, this node does not start elections.
 struct Held(Restraint);
 
 impl Held {
@@ -53,18 +55,18 @@ impl Drop for Held {
 }
 
 impl Restraint {
-    /// For this node's consensus. Its tasks end at `stop`.
+    /// Creates the restraint for this node's consensus. Its tasks end at `stop`.
     pub fn new(raft: &RaftHandle, timing: Timing, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { raft: raft.raft().clone(), timing, votes: Arc::default(), tasks, stop }
     }
 
-    /// Whether this node is not to stand for election now.
+    /// Whether this node must not start an election now.
     pub fn is_held(&self) -> bool {
         self.votes.load(Ordering::SeqCst) > 0
     }
 
-    /// Gives a vote: what comes of it, also when the candidate waits no longer. `None` when this node stops, or too many votes
-    /// are being given.
+    /// Runs `vote` and returns its result. The vote is completed even if the candidate no longer waits. Returns `None`
+    /// when this node stops, or when too many votes are in progress.
     pub async fn vote<T: Send + 'static>(&self, vote: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let held = Held::take(self)?;
         let (answer, answered) = oneshot::channel();
@@ -85,7 +87,7 @@ impl Restraint {
         answered.await.ok()
     }
 
-    /// How long to stand back after a vote that took so long.
+    /// Returns how long to refrain from elections after a vote that took `took` to write.
     fn pause(timing: Timing, took: Duration) -> Duration {
         if took < timing.election_min / 2 { Duration::ZERO } else { timing.election_max * 3 }
     }

@@ -1,4 +1,4 @@
-//! The server side of replication: what other coordinators ask of this node's consensus.
+//! The server side of consensus: handles the requests of other coordinators.
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
@@ -28,27 +28,27 @@ use crate::{
     raft::log::{Log, SEGMENT_BYTES},
 };
 
-/// Room that is left to the log when a snapshot is taken in, bytes.
+/// Bytes that must stay free for the log when a snapshot is installed.
 const ROOM_BESIDE_SNAPSHOT: u64 = SEGMENT_BYTES as u64;
 
-/// Bytes of entries that one leader may have sent and that are not written yet; beyond it nothing more is read from it. The
-/// library alone would take 64 requests, of any size.
+/// Maximum bytes of entries that one leader may have sent and that are not written yet; beyond it nothing more is read
+/// from the leader. The library alone would accept 64 requests of any size.
 const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
-/// Answers for one node.
+/// Handles the requests to one node.
 #[derive(Clone)]
 pub struct ConsensusServer {
     pub(crate) id: NodeId,
     pub(crate) raft: RaftHandle,
     pub(crate) log: Log,
-    /// Receives why this coordinator must stop, when a leader contradicts what is applied of `log`.
+    /// Receives the reason why this coordinator must stop when a leader contradicts an entry of `log` that is applied.
     pub(crate) contradicted: watch::Sender<Option<String>>,
     pub(crate) disk: Arc<dyn Disk>,
-    /// Where this node's data is on `disk`.
+    /// The directory of this node's data on `disk`.
     pub(crate) dir: PathBuf,
-    /// Receives what leaders report of theirs.
+    /// Receives leaders' clock reports.
     pub(crate) clock: FleetClock,
-    /// For the tasks that the library spawns in a caller's context.
+    /// Seeds the random numbers of tasks that the library spawns in a caller's context.
     pub(crate) seed: u64,
     pub(crate) restraint: Restraint,
 }
@@ -61,7 +61,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("this coordinator's consensus has stopped: {error}"))
 }
 
-/// The requests of one stream that are not answered yet. They are answered in their order.
+/// The unanswered requests of one stream. They are answered in order.
 #[derive(Clone)]
 struct Window {
     room: Arc<Semaphore>,
@@ -75,7 +75,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// The requests, each as soon as there is room for it.
+    /// Passes the requests on, each as soon as the window has space for it.
     fn admit(
         self,
         requests: impl Stream<Item = wire::AppendRequest> + Send + 'static,
@@ -98,11 +98,11 @@ impl Window {
     }
 }
 
-/// Answers of [`ConsensusServer::append`].
+/// Responses of [`ConsensusServer::append`].
 pub type AppendStream = BoxStream<'static, Result<internal::AppendResponse, Status>>;
 
 impl ConsensusServer {
-    /// Refuses what is meant for a node that had this address before.
+    /// Refuses a request that is meant for a node that had this address before.
     fn check_target(&self, target: u64) -> Result<(), Status> {
         if target == self.id {
             return Ok(());
@@ -110,8 +110,8 @@ impl ConsensusServer {
         Err(Status::failed_precondition(format!("this is coordinator {:016x}, not {target:016x}", self.id)))
     }
 
-    /// Keeps a request from the library that contradicts what is applied here: it would take it for what it has, without a
-    /// word, and go on with another state than the leader's.
+    /// Blocks a request that contradicts entries that are applied here. The library would silently treat its entries as
+    /// the ones it has, and continue with a state that differs from the leader's.
     fn check_applied(&self, request: wire::AppendRequest) -> Result<wire::AppendRequest, ()> {
         match divergence::divergence(&self.log, &request) {
             None => Ok(request),
@@ -122,7 +122,7 @@ impl ConsensusServer {
         }
     }
 
-    /// Takes note of a leader's clock, unless a newer leader is known.
+    /// Records a leader's clock report, unless a newer leader is known.
     fn hear(&self, request: &wire::AppendRequest, word: Option<Stamp>) {
         let replaced = self.log.vote().is_some_and(|vote| request.vote.leader_id < vote.leader_id);
         if let Some(word) = word.filter(|_| !replaced) {
@@ -130,13 +130,14 @@ impl ConsensusServer {
         }
     }
 
-    /// Log replication.
+    /// Handles a replication stream.
     pub async fn append(
         &self,
         requests: impl Stream<Item = Result<internal::AppendRequest, Status>> + Send + 'static,
     ) -> Result<AppendStream, Status> {
         let this = self.clone();
-        // A request that can't be read ends the stream; the sender opens another and starts from what was confirmed.
+        // A request that can't be decoded ends the stream; the sender opens another one and resumes after the confirmed
+        // entries.
         let requests = requests
             .map_err(|_| ())
             .and_then(move |request| {
@@ -165,14 +166,14 @@ impl ConsensusServer {
         Ok(answers.boxed())
     }
 
-    /// The vote that this node holds now.
+    /// Returns the vote that this node currently holds.
     pub async fn contact(&self, request: internal::ContactRequest) -> Result<internal::ContactResponse, Status> {
         self.check_target(request.target)?;
         let core = self.raft.core_state().await.ok_or_else(|| stopped("its core has ended"))?;
         Ok(internal::ContactResponse { term: core.voted_for.term, node_id: core.voted_for.node_id })
     }
 
-    /// A vote.
+    /// Handles a vote request.
     pub async fn vote(&self, message: internal::VoteMessage) -> Result<internal::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
@@ -185,7 +186,7 @@ impl ConsensusServer {
         Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
-    /// Whether a vote would be granted.
+    /// Handles a pre-vote request: whether a vote would be granted.
     pub async fn pre_vote(&self, message: internal::VoteMessage) -> Result<internal::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: VoteRequest<TypeConfig> = wire::from_json("vote request", &message.json).map_err(malformed)?;
@@ -193,7 +194,7 @@ impl ConsensusServer {
         Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
-    /// The leader wants this node, or another, to lead.
+    /// Handles a leadership transfer: the leader wants this node, or another one, to lead.
     pub async fn transfer_leader(&self, message: internal::VoteMessage) -> Result<internal::VoteMessage, Status> {
         self.check_target(message.target)?;
         let request: TransferLeaderRequest<TypeConfig> =
@@ -202,28 +203,28 @@ impl ConsensusServer {
         Ok(internal::VoteMessage { target: self.id, json: wire::json(&response) })
     }
 
-    /// Refuses a snapshot that is too large, or for which the disk has no room. Once consensus has it, it must be written: a
-    /// full disk would stop this coordinator then.
+    /// Refuses a snapshot that is too large or that the disk has no space for. Once consensus has received a snapshot
+    /// it must write it, and a full disk would then stop this coordinator.
     async fn check_room(&self, bytes: u64) -> Result<(), Status> {
         if bytes > MAX_SNAPSHOT_BYTES {
             return Err(Status::invalid_argument(format!(
-                "a snapshot of {bytes} bytes; the most that a fleet's settings allow are {MAX_SNAPSHOT_BYTES}"
+                "a snapshot of {bytes} bytes; a fleet's settings allow at most {MAX_SNAPSHOT_BYTES}"
             )));
         }
         match self.disk.free(&self.dir).await {
             Ok(free) if free < bytes.saturating_add(ROOM_BESIDE_SNAPSHOT) => {
-                warn!(bytes, free, "the leader's snapshot was refused: the disk has no room for it");
+                warn!(bytes, free, "the leader's snapshot was refused: not enough space on the disk");
                 Err(Status::resource_exhausted(format!(
                     "the disk of coordinator {:016x} has {free} bytes free, too few for a snapshot of {bytes}",
                     self.id
                 )))
             }
-            // Where it can't be told, it shows.
+            // If the free space is unknown, the write shows whether it suffices.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    /// A whole snapshot.
+    /// Receives and installs a whole snapshot.
     pub async fn install_snapshot(
         &self,
         mut chunks: impl Stream<Item = Result<internal::SnapshotChunk, Status>> + Send + Unpin + 'static,
@@ -233,7 +234,7 @@ impl ConsensusServer {
         let vote: Vote = wire::from_json("vote", &first.vote_json).map_err(malformed)?;
         let meta: SnapshotMeta = wire::from_json("snapshot meta", &first.meta_json).map_err(malformed)?;
         self.check_room(first.total_bytes).await?;
-        // All at once, so that nothing is copied while it grows.
+        // Allocated at once, so that nothing is copied as it grows.
         let mut data = Vec::new();
         data.try_reserve_exact(usize::try_from(first.total_bytes).unwrap_or(usize::MAX)).map_err(|_| {
             Status::resource_exhausted(format!("no memory for a snapshot of {} bytes", first.total_bytes))
@@ -243,14 +244,14 @@ impl ConsensusServer {
             data.extend_from_slice(&chunk?.data);
             if data.len() as u64 > first.total_bytes {
                 return Err(Status::invalid_argument(format!(
-                    "a snapshot that was to have {} bytes has more",
+                    "a snapshot announced with {} bytes has more",
                     first.total_bytes
                 )));
             }
         }
         if (data.len() as u64) < first.total_bytes {
             return Err(Status::invalid_argument(format!(
-                "a snapshot that was to have {} bytes ended after {}",
+                "a snapshot announced with {} bytes ended after {}",
                 first.total_bytes,
                 data.len()
             )));

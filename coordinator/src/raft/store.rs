@@ -1,5 +1,5 @@
-//! The fleet's state machine as the consensus library drives it: applies committed batches in order, and writes and installs
-//! snapshots.
+//! The fleet's state machine behind the consensus library's storage trait: applies committed batches in order, and
+//! writes and installs snapshots.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -33,9 +33,9 @@ use crate::{
     raft::log::Log,
 };
 
-/// Commands, or steps of a large one, that are applied before readers of the state have their turn.
+/// Commands, or steps of a large one, that are applied before the lock is released for readers of the state.
 const MAX_STEPS_AT_ONCE: usize = 128;
-/// Tasks or agents that a snapshot takes before commands have their turn.
+/// Tasks or agents that a snapshot copies before the lock is released for commands.
 const MAX_TAKEN_AT_ONCE: usize = 512;
 
 /// An effect, and the part of the state that is reported with it.
@@ -43,16 +43,16 @@ const MAX_TAKEN_AT_ONCE: usize = 512;
 pub struct Told {
     /// The effect.
     pub effect: Effect,
-    /// The task of [`Effect::Finished`], as it was then.
+    /// The task of [`Effect::Finished`], as it was right after the effect.
     pub task: Option<Arc<Task>>,
-    /// The agent of an effect on an agent's session, as it was then.
+    /// The agent of an effect on an agent's session, as it was right after the effect.
     pub agent: Option<Arc<Agent>>,
-    /// When it was.
+    /// The time of the effect.
     pub now: Stamp,
 }
 
 impl Told {
-    /// Takes that part from the state right after the effect: shared, not copied.
+    /// Takes the reported part of the state right after the effect: shared, not copied.
     fn new(fleet: &Fleet, effect: &Effect) -> Self {
         let (task, agent) = match effect {
             Effect::Finished { task } => (fleet.task(*task), None),
@@ -66,18 +66,18 @@ impl Told {
     }
 }
 
-/// Is told what was applied, in the order of the log, before the command is answered. The state is not locked meanwhile and may
-/// not change, either: nothing is applied before it returns. Must not block.
+/// Is notified of what was applied, in the order of the log, before the command is answered. The state is not locked
+/// during the call, but can't change either: nothing is applied before it returns. Must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// These effects follow from what was just applied, up to this revision.
+    /// Reports the effects of what was just applied, up to this revision.
     fn applied(&self, revision: u64, told: Vec<Told>);
-    /// The whole state was replaced by one of this revision.
+    /// Reports that the whole state was replaced by one of this revision.
     fn installed(&self, revision: u64);
-    /// Everything up to this log index is applied.
+    /// Reports that everything up to this log index is applied.
     fn progressed(&self, index: u64);
 }
 
-/// The fleet, shared by the state machine that writes it and the services that read it.
+/// The fleet's state, shared by the state machine, which writes it, and the services, which read it.
 #[derive(Clone)]
 pub struct SharedFleet(Arc<RwLock<Fleet>>);
 
@@ -87,13 +87,13 @@ impl SharedFleet {
         Self(Arc::new(RwLock::new(fleet)))
     }
 
-    /// The fleet as it is now. Short reads only: applying waits.
+    /// Locks the current state for reading. Hold it only briefly: applying waits.
     pub fn read(&self) -> RwLockReadGuard<'_, Fleet> {
         // Poisoned means that a reader or `apply` panicked; openraft stops the node for the latter.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts another state in the place of this one, which is dropped without keeping readers waiting.
+    /// Replaces the state. The old one is dropped outside the lock, so that readers don't wait for it.
     fn replace(&self, with: Fleet) {
         let old = self.write().replace(with);
         compute(|| drop(old));
@@ -110,7 +110,7 @@ pub struct StateMachine {
     observer: Arc<dyn Observer>,
     file: SnapshotFile,
     applied: Option<LogId>,
-    /// The same, where the log sees it.
+    /// The same, shared with the log.
     noted: Applied,
     membership: StoredMembership,
     effects: Vec<Effect>,
@@ -118,11 +118,11 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// From the snapshot in the data directory `dir`, or with this fleet when there is none. What was applied of `log` is noted
-    /// there, and its time in `clock`.
+    /// Opens the state machine with the snapshot in the data directory `dir`, or with this fleet if there is none.
+    /// Records what is applied in `log`, and its time in `clock`.
     ///
     /// # Errors
-    /// A snapshot that is damaged, that this version can't read, or that does not reach to where the log begins.
+    /// The snapshot is damaged, can't be read by this version, or does not reach to where the log begins.
     pub async fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -138,7 +138,8 @@ impl StateMachine {
             (applied, membership) = (meta.last_log_id, meta.last_membership);
             observer.installed(fleet.read().revision());
         }
-        // Purged is only what a durable snapshot covers. The library would begin with an empty state instead.
+        // Only what a durable snapshot covers is purged. Without this check the library would start with an empty
+        // state.
         if let Some(purged) =
             log.purged().filter(|&purged| applied.is_none_or(|applied| applied.index() < purged.index()))
         {
@@ -152,7 +153,7 @@ impl StateMachine {
         Ok(Self { fleet, observer, file, applied, noted, membership, effects: Vec::new(), clock })
     }
 
-    /// With an empty snapshot file on this disk, and no log.
+    /// Opens the state machine without a snapshot on this disk, and without a log.
     #[cfg(test)]
     pub async fn modelled(
         disk: Arc<dyn Disk>,
@@ -166,30 +167,31 @@ impl StateMachine {
         Self { fleet, observer, file, applied: None, noted, membership, effects: Vec::new(), clock }
     }
 
-    /// Applies one entry: the replies.
+    /// Applies one entry and returns the replies.
     #[cfg(test)]
     pub fn apply_now(&mut self, id: LogId, batch: &Batch) -> Vec<Reply> {
         self.applied = Some(id);
         self.apply_batch(id, batch).expect("the commands can be applied")
     }
 
-    /// What becomes of this coordinator's own snapshots.
+    /// Returns the statistics of this coordinator's snapshots.
     pub fn stats(&self) -> Arc<SnapshotStats> {
         Arc::clone(self.file.stats())
     }
 
-    /// Applies a batch: all of it, or an error that must stop this node, since it would differ from the others.
+    /// Applies a batch completely, or returns an error that must stop this node, because its state would diverge from
+    /// the others'.
     fn apply_batch(&mut self, id: LogId, batch: &Batch) -> io::Result<Vec<Reply>> {
         let halt = |e: &dyn std::fmt::Display| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a committed command can't be applied: {e}; run a version that knows it"),
+                format!("a committed command can't be applied: {e}; run a version that supports it"),
             )
         };
         let (now, commands) = batch.open().map_err(|e| halt(&e))?;
         let commands: Vec<_> =
             commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
-        // The others apply a raise that this binary does not know, so its state would diverge from theirs.
+        // The others apply a `RaiseVersion` that this binary does not know, so its state would diverge from theirs.
         if let Some(version) = commands.iter().find_map(unknown_version) {
             return Err(halt(&version));
         }
@@ -203,8 +205,8 @@ impl StateMachine {
         Ok(slices.replies)
     }
 
-    /// Applies as much as readers of the state may have to wait for, and tells what follows from it; whether more is left. A
-    /// reader may see a command half done, which one that waits for the whole entry never does.
+    /// Applies as much as readers of the state may have to wait for, and reports its effects. Returns whether more is
+    /// left. A reader may see a command half applied; a reader that waits for the whole entry never does.
     fn apply_slice(&mut self, slices: &mut Slices) -> bool {
         let first = self.effects.len();
         let mut fleet = self.fleet.write();
@@ -238,26 +240,26 @@ impl StateMachine {
     }
 }
 
-/// A batch on its way into the state.
+/// A batch that is being applied.
 struct Slices {
     now: Stamp,
     commands: std::vec::IntoIter<Command>,
-    /// The command that is half done.
+    /// The command that is half applied.
     current: Option<Unfinished>,
     replies: Vec<Reply>,
 }
 
-/// The leadership that an entry was proposed under.
+/// Returns the leadership that an entry was proposed under.
 fn leadership(id: LogId) -> Leadership {
     let leader = id.committed_leader_id();
     (leader.term(), leader.node_id)
 }
 
-/// What to say of a raise to a version that this binary does not know.
+/// Returns the error message for a `RaiseVersion` to a version that this binary does not know.
 fn unknown_version(command: &Command) -> Option<String> {
     match command {
         Command::Control(ControlCommand::RaiseVersion(version)) if *version > known_version() => Some(format!(
-            "the fleet was raised to fleet version {version}, and this program knows versions up to {}",
+            "the fleet was raised to fleet version {version}, and this program supports versions up to {}",
             known_version()
         )),
         _ => None,
@@ -284,7 +286,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let id = entry.log_id();
-            // Before it is, so that none is that was not noted.
+            // Noted before the entry is applied, so that no entry is ever applied without being noted.
             self.noted.note(id.index());
             if planted(Mistake::ProgressBeforeApply) {
                 self.observer.progressed(id.index());
@@ -312,7 +314,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        // Begun here, between two entries, so that state, log id and membership belong together.
+        // Begun here, between two entries, so that state, log id and membership match.
         let taking = self.fleet.write().begin_snapshot();
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         SnapshotBuilder { meta, taking: Some(taking), fleet: self.fleet.clone(), file: self.file.clone() }
@@ -321,10 +323,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let fleet = compute(|| decode(&snapshot))?;
         let up_to = meta.last_log_id.map(|id| id.index());
-        // On disk first: once this returns the library purges the log up to there.
+        // Written to disk first: once this returns, the library purges the log up to there.
         let kept = self.file.write(meta, &snapshot).await?;
         if meta.last_log_id <= self.applied {
-            info!(?up_to, applied = ?self.applied.map(|id| id.index()), "a snapshot with nothing new was dropped");
+            info!(?up_to, applied = ?self.applied.map(|id| id.index()), "an obsolete snapshot was dropped");
             return Ok(());
         }
         info!(bytes = snapshot.len(), ?up_to, ?kept, "{SNAPSHOT_INSTALLED}");
@@ -347,7 +349,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Takes and writes one snapshot, while the fleet goes on.
+/// Takes and writes one snapshot while commands continue to be applied.
 pub struct SnapshotBuilder {
     meta: SnapshotMeta,
     taking: Option<robeing_fleet::Snapshot>,
@@ -356,7 +358,8 @@ pub struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    /// Takes the state part by part. The lock is held for each part alone, and not while it is encoded.
+    /// Copies and encodes the state part by part. The lock is held only while a part is copied, not while it is
+    /// encoded.
     async fn encode(&mut self) -> io::Result<Bytes> {
         let once = || io::Error::other("a snapshot is built once");
         let mut taking = self.taking.take().ok_or_else(once)?;
@@ -365,7 +368,7 @@ impl SnapshotBuilder {
             let Some(part) = part else { break };
             compute(|| {
                 taking.encode(&part);
-                // Nobody else may hold what is in it any more.
+                // This may be the last reference to its content.
                 drop(part);
             });
             tokio::task::yield_now().await;
@@ -383,12 +386,13 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let up_to = self.meta.last_log_id.map(|id| id.index());
         match self.file.write_if_room(&self.meta, &data).await? {
             Kept::Written => info!(bytes = data.len(), ?up_to, "{SNAPSHOT_WRITTEN}"),
-            // A leader's was installed meanwhile. The library keeps the newer one's log id, as it does for one that was written.
+            // A leader's snapshot was installed meanwhile. The library keeps the newer log id, as it does for a
+            // snapshot that was written.
             Kept::Obsolete => {
                 info!(?up_to, "a snapshot was dropped: the one on disk covers as much of the log or more")
             }
-            // An error would stop the library, and what this would have covered must not be purged: a snapshot of nothing changes
-            // nothing for it.
+            // An error would stop the library, and the entries that this snapshot would have covered must not be
+            // purged: an empty snapshot changes nothing for the library.
             Kept::Skipped => self.meta = SnapshotMeta::default(),
         }
         Ok(Snapshot { meta: self.meta.clone(), snapshot: data })

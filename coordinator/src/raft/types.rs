@@ -1,4 +1,4 @@
-//! What the consensus library is instantiated with.
+//! The types that the consensus library is instantiated with.
 
 use std::{fmt, sync::Arc};
 
@@ -7,10 +7,10 @@ use openraft_rt::deterministic_rng::DeterministicRng;
 use robeing_fleet::{Reply, Stamp};
 use serde::{Deserialize, Serialize};
 
-/// Identifies a data directory: drawn once, never reused, so that no vote is ever cast twice in one name.
+/// Identifies a data directory. It is drawn once and never reused, so that no node id ever votes twice in one term.
 pub type NodeId = u64;
 
-/// The runtime: tokio, with random numbers derived from one seed, so that the simulator can replay a run.
+/// The async runtime: tokio, with random numbers derived from one seed, so that the simulator can replay a run.
 pub type Runtime = DeterministicRng<openraft::impls::TokioRuntime>;
 
 openraft::declare_raft_types!(
@@ -25,18 +25,18 @@ openraft::declare_raft_types!(
 
 /// A log entry.
 pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
-/// Names a log entry: the leader that proposed it, and its index.
+/// Identifies a log entry: the leader that proposed it, and its index.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
-/// Who leads in which term, once that is committed.
+/// A committed leadership: the term and the leader.
 pub type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
-/// A vote, or the leadership it led to.
+/// A vote, or the leadership that resulted from it.
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// The members as of some log entry.
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
-/// What a snapshot covers.
+/// Metadata of a snapshot: what it covers.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 
-/// A coordinator as the others know it.
+/// A coordinator's name and address, as known to the other coordinators.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Peer {
     /// Its name.
@@ -51,32 +51,32 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The payload of a log entry: commands gathered while the entry before was written, and the time by the leader's clocks. Kept
-/// encoded, so that an entry is encoded once and decoded once on each coordinator:
-/// `format: u8`, `fleet time: u64 LE`, `wall time: u64 LE`, then for each command `length: u32 LE` and its bytes.
+/// The payload of a log entry: the commands gathered while the previous entry was written, and the time by the leader's
+/// clocks. It is kept encoded, so that an entry is encoded once and decoded once on each coordinator: `format: u8`,
+/// `fleet time: u64 LE`, `wall time: u64 LE`, then for each command `length: u32 LE` and its bytes.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Batch(pub Bytes);
 
-/// The only format of a batch so far.
+/// The only batch format so far.
 const FORMAT: u8 = 1;
-/// Bytes before the commands.
+/// Bytes of the header before the commands.
 const HEADER: usize = 1 + 8 + 8;
 
-/// A batch whose bytes are not one.
+/// Reasons why bytes are not a valid batch.
 #[derive(Debug, thiserror::Error)]
 pub enum BadBatch {
-    /// It ends within something.
+    /// It is truncated.
     #[error("a log entry's batch of {0} bytes is cut short")]
     CutShort(usize),
-    /// Another version wrote it.
+    /// It has a format that this version does not know.
     #[error("a log entry's batch is of format {0}, and this program knows format {FORMAT}")]
     Format(u8),
 }
 
 impl Batch {
-    /// Of these encoded commands, at this time.
+    /// Creates a batch of these encoded commands, stamped with `now`.
     pub fn new<'a>(now: Stamp, commands: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        // In its exact size, since it is kept in memory as long as the log keeps it.
+        // Allocated with its exact size, because it stays in memory as long as the log keeps it.
         let commands: Vec<&[u8]> = commands.into_iter().collect();
         let len = HEADER + commands.iter().map(|command| 4 + command.len()).sum::<usize>();
         let mut bytes = BytesMut::with_capacity(len);
@@ -90,7 +90,7 @@ impl Batch {
         Self(bytes.freeze())
     }
 
-    /// The time and the encoded commands.
+    /// Decodes the stamp and splits the batch into its encoded commands.
     pub fn open(&self) -> Result<(Stamp, Vec<Bytes>), BadBatch> {
         let bad = || BadBatch::CutShort(self.0.len());
         let mut rest = self.0.clone();
@@ -124,10 +124,11 @@ impl fmt::Display for Batch {
     }
 }
 
-/// The answers to a batch's commands, in order.
+/// The replies to a batch's commands, in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Replies {
-    /// One each. The library wants this to be serializable, but gives it to nobody but who waits for it in this process.
+    /// One reply per command. The library requires this to be serializable, but only passes it to the waiting caller in
+    /// this process.
     #[serde(skip)]
     pub all: Arc<Vec<Reply>>,
 }

@@ -1,4 +1,4 @@
-//! Between the consensus library's types and the protos that carry them.
+//! Converts between the consensus library's types and the protobuf messages that carry them.
 
 use openraft::{
     EntryPayload,
@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Batch, Entry, LogId, TypeConfig};
 use crate::clock::Leadership;
 
-/// A request that is not of this protocol.
+/// A message that does not follow this protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed {what}: {problem}")]
 pub struct Malformed {
@@ -20,28 +20,28 @@ pub struct Malformed {
     problem: String,
 }
 
-/// The JSON form of one of the library's messages.
+/// Encodes one of the library's messages as JSON.
 pub fn json(value: &impl Serialize) -> bytes::Bytes {
     serde_json::to_vec(value).expect("the library's messages are made to be serialized").into()
 }
 
-/// Back from JSON.
+/// Decodes one of the library's messages from JSON. `what` names it in errors.
 pub fn from_json<T: DeserializeOwned>(what: &'static str, json: &[u8]) -> Result<T, Malformed> {
     serde_json::from_slice(json).map_err(|e| Malformed { what, problem: e.to_string() })
 }
 
-/// A log id for the wire.
+/// Encodes a log id.
 pub fn log_id_to_wire(id: LogId) -> internal::LogId {
     let leader = id.committed_leader_id();
     internal::LogId { term: leader.term, node_id: leader.node_id, index: id.index() }
 }
 
-/// A log id from the wire.
+/// Decodes a log id.
 pub fn log_id_from_wire(id: &internal::LogId) -> LogId {
     LogId::new(LeaderId::new(id.term, id.node_id).to_committed(), id.index)
 }
 
-/// An entry for the wire. Its batch is shared, not copied.
+/// Encodes an entry. Its batch is shared, not copied.
 fn entry_to_wire(entry: Entry) -> internal::LogEntry {
     use internal::log_entry::Payload;
     let log_id = Some(log_id_to_wire(entry.log_id()));
@@ -65,17 +65,17 @@ fn entry_from_wire(entry: internal::LogEntry) -> Result<Entry, Malformed> {
     Ok(Entry::new(log_id_from_wire(&id), payload))
 }
 
-/// A request of the library.
+/// The library's replication request.
 pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
-/// What it is answered with.
+/// The library's response to a replication request.
 pub type AppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
 
-/// The leadership that a request is sent under.
+/// Returns the leadership that a request is sent under.
 pub fn leadership(request: &AppendRequest) -> Leadership {
     (request.vote.leader_id.term, request.vote.leader_id.node_id)
 }
 
-/// Bytes of the entries of a request, about.
+/// Returns the approximate bytes of a request's entries.
 pub fn append_bytes(request: &AppendRequest) -> usize {
     let bytes = |entry: &Entry| match &entry.payload {
         EntryPayload::Normal(batch) => batch.0.len(),
@@ -84,7 +84,7 @@ pub fn append_bytes(request: &AppendRequest) -> usize {
     request.entries.iter().map(bytes).sum()
 }
 
-/// A replication request for the wire, with what the leader's clock says while it runs.
+/// Encodes a replication request; `now` is the leader's clock report, if its clock runs.
 pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -> internal::AppendRequest {
     let now = now.unwrap_or_default();
     internal::AppendRequest {
@@ -98,19 +98,19 @@ pub fn append_to_wire(target: u64, request: AppendRequest, now: Option<Stamp>) -
     }
 }
 
-/// What a leader says of its clock; `None` while that stands still.
+/// Returns the leader's clock report; `None` while its clock stands still.
 pub fn word_from_wire(request: &internal::AppendRequest) -> Option<Stamp> {
     (request.fleet_ms > 0).then_some(Stamp { fleet: request.fleet_ms, wall: request.wall_ms })
 }
 
-/// A replication request from the wire.
+/// Decodes a replication request.
 pub fn append_from_wire(request: internal::AppendRequest) -> Result<AppendRequest, Malformed> {
     let prev_log_id = request.prev.as_ref().map(log_id_from_wire);
     let entries: Vec<Entry> = request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
-    // The library does not check it, and a gap in the log would be a gap in the state.
+    // The library does not check this, and a gap in the log would be a gap in the state.
     for (entry, expected) in entries.iter().zip(prev_log_id.map_or(0, |id| id.index().saturating_add(1))..) {
         if entry.index() != expected {
-            let problem = format!("entry {} stands where entry {expected} belongs", entry.index());
+            let problem = format!("entry {} instead of entry {expected}", entry.index());
             return Err(Malformed { what: "append request", problem });
         }
     }
@@ -122,7 +122,7 @@ pub fn append_from_wire(request: internal::AppendRequest) -> Result<AppendReques
     })
 }
 
-/// A replication answer for the wire, with what this machine's wall clock says, Unix milliseconds.
+/// Encodes a replication response with this machine's wall clock, Unix milliseconds.
 pub fn result_to_wire(result: AppendResult, unix_ms: u64) -> internal::AppendResponse {
     use internal::append_response::Result as Wire;
     use openraft::raft::StreamAppendError;
@@ -135,7 +135,7 @@ pub fn result_to_wire(result: AppendResult, unix_ms: u64) -> internal::AppendRes
     internal::AppendResponse { result: Some(result), unix_ms }
 }
 
-/// A replication answer from the wire.
+/// Decodes a replication response.
 pub fn result_from_wire(response: internal::AppendResponse) -> Result<AppendResult, Malformed> {
     use internal::append_response::Result as Wire;
     use openraft::raft::StreamAppendError;
@@ -183,7 +183,7 @@ mod tests {
     fn a_gap_is_refused_wherever_it_is() {
         for (prev, indexes) in [(None, &[1][..]), (Some(51), &[106]), (Some(51), &[52, 54]), (Some(51), &[52, 52])] {
             let refused = append_from_wire(request(prev, indexes)).expect_err("there is a gap").to_string();
-            assert!(refused.contains("stands where entry"), "{refused}");
+            assert!(refused.contains("instead of entry"), "{refused}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An agent that does no more than hold a session.
+//! An agent that only holds a session.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ fn message(message: FromAgent) -> AgentMessage {
     AgentMessage { message: Some(message) }
 }
 
-/// An agent in a session.
+/// An agent with a session.
 pub struct TestAgent {
     name: &'static str,
     silent: CancellationToken,
@@ -34,7 +34,7 @@ pub struct TestAgent {
 }
 
 impl TestAgent {
-    /// An agent that has a session with a coordinator, which leads.
+    /// Opens a session with the coordinator `leader`, which leads.
     pub async fn join(fleet: &TestFleet, leader: usize, name: &'static str) -> Self {
         let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, 1]);
         let (transport, own) = (Transport::new(Arc::new(network)), "10.0.2.1:7000");
@@ -53,7 +53,7 @@ impl TestAgent {
         };
         sender.send(message(FromAgent::Hello(hello))).await.expect("there is room");
         let opened = limited!(SessionClient::new(channel)).open(ReceiverStream::new(messages)).await;
-        let mut told = opened.expect("the leader takes agents").into_inner();
+        let mut told = opened.expect("the leader accepts agents").into_inner();
         while !matches!(next(&mut told).await, Some(ToAgent::Welcome(_))) {}
         let silent = CancellationToken::new();
         let session = tokio::spawn(beat(sender, told, silent.clone()));
@@ -61,12 +61,12 @@ impl TestAgent {
         Self { name, silent, session, listening }
     }
 
-    /// Sends no heartbeat any more, over a connection that stays.
+    /// Stops sending heartbeats, over a connection that stays open.
     pub fn fall_silent(&self) {
         self.silent.cancel();
     }
 
-    /// Closes the connection. The process goes on.
+    /// Closes the connection. The process keeps running.
     pub fn disconnect(&self) {
         self.session.abort();
     }
@@ -77,14 +77,14 @@ impl TestAgent {
         self.listening.abort();
     }
 
-    /// What a coordinator has of it.
+    /// Returns the agent's state according to a coordinator.
     pub fn state(&self, fleet: &TestFleet, at: usize) -> Option<AgentState> {
         fleet.tested(at).state.look(|fleet| fleet.agent_by_name(self.name).map(|agent| agent.state))
     }
 }
 
 async fn next(told: &mut Streaming<CoordinatorMessage>) -> Option<ToAgent> {
-    told.message().await.expect("the session goes on").expect("the session goes on").message
+    told.message().await.expect("the session continues").expect("the session continues").message
 }
 
 async fn beat(sender: mpsc::Sender<AgentMessage>, mut told: Streaming<CoordinatorMessage>, silent: CancellationToken) {

@@ -50,7 +50,7 @@ async fn one_that_lost_its_disk_comes_back_as_a_new_member_in_place_of_the_old()
     let is_replaced = |fleet: &TestFleet| ids(fleet).iter().any(|(id, of)| *of == name(lost) && *id != before);
     fleet.until("the new member's vote", is_replaced).await;
     let members = fleet.tested(leader).members.all();
-    assert_eq!(members.len(), COORDINATORS, "the old one is no member any more: {members:?}");
+    assert_eq!(members.len(), COORDINATORS, "the old one is no longer a member: {members:?}");
     assert!(members.iter().all(|(id, _, voter)| *voter && *id != before));
     fleet.until("what the new one knows", |fleet| fleet.tested(lost).standing.is_ready()).await;
     assert_ne!(fleet.tested(lost).member.id(), before);

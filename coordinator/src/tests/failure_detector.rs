@@ -1,4 +1,4 @@
-//! Agents that are missed, and agents that are not.
+//! Agents that are lost, and agents that are not.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::tests::{
     fleet::{SESSION_TIMEOUT, TestFleet},
 };
 
-/// How much later than it could be something may be noticed and written.
+/// How much later than possible a loss may be detected and written.
 const NOTICED_WITHIN: Duration = Duration::from_millis(200);
 
-/// A fleet with an agent, its leader and the agent.
+/// Starts a fleet with an agent; returns it with its leader and the agent.
 async fn with_agent() -> (TestFleet, usize, TestAgent) {
     let fleet = TestFleet::start();
     let leader = fleet.led().await;
     let agent = TestAgent::join(&fleet, leader, "a").await;
     assert_eq!(agent.state(&fleet, leader), Some(AgentState::Live));
-    // Its place is asked meanwhile.
+    // The leader probes the agent's location meanwhile.
     tokio::time::sleep(SESSION_TIMEOUT / 2).await;
     (fleet, leader, agent)
 }

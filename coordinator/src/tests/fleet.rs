@@ -1,4 +1,5 @@
-//! Coordinators within this process, on paused time, with a network and disks in memory. The test has their handles.
+//! Coordinators within this process, on paused time, with a network and disks in memory. The test has access to their
+//! handles.
 
 use std::{
     net::SocketAddr,
@@ -19,13 +20,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{assembly::Tested, leader::role::RaftRole, raft::Peer, run_seen};
 
-/// Coordinators that a fleet begins with.
+/// Number of coordinators that a fleet starts with.
 pub const COORDINATORS: usize = 3;
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 pub const CLUSTER: &str = "test";
-/// How long anything may take, in the time of the test.
+/// How long a condition may take to become true, in the test's time.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Pause between two looks whether something is so.
+/// Pause between two checks of a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 pub fn address(n: usize) -> String {
@@ -40,7 +41,7 @@ pub fn peer(n: usize) -> Peer {
     Peer { name: name(n), address: address(n) }
 }
 
-/// A task with this number.
+/// Returns a task with this id.
 pub fn task(id: u128) -> v1::TaskSpec {
     v1::TaskSpec {
         id: robeing_fleet::TaskId(id).to_string(),
@@ -66,7 +67,7 @@ pub struct TestFleet {
 }
 
 impl TestFleet {
-    /// Three coordinators with empty disks.
+    /// Starts three coordinators with empty disks.
     pub fn start() -> Self {
         let mut fleet = Self { network: MemoryNetwork::default(), disks: Vec::new(), running: Vec::new(), starts: 0 };
         while fleet.disks.len() < COORDINATORS {
@@ -75,7 +76,7 @@ impl TestFleet {
         fleet
     }
 
-    /// Starts a coordinator more, with an empty disk; which it is.
+    /// Starts another coordinator with an empty disk, and returns its number.
     pub fn run_another(&mut self) -> usize {
         let n = self.disks.len();
         self.disks.push(SimulatedDisk::new(n as u64));
@@ -123,36 +124,36 @@ impl TestFleet {
         self.running[n] = Some(Process { _running: AbortOnDropHandle::new(running), gone, tested });
     }
 
-    /// Gives a coordinator that is away an empty disk.
+    /// Gives a coordinator that is down an empty disk.
     pub fn empty_disk(&mut self, n: usize) {
-        // Another one: what is left of the old process may still write to its own.
+        // A new disk: what is left of the old process may still write to its own.
         self.starts += 1;
         self.disks[n] = SimulatedDisk::new(self.starts);
     }
 
-    /// Takes a coordinator away: its connections break and nothing of it is heard any more.
+    /// Takes a coordinator down: its connections break and it is not reachable any more.
     pub fn take_away(&mut self, n: usize) {
         if let Some(process) = self.running[n].take() {
             process.gone.cancel();
         }
     }
 
-    /// The handles of a coordinator that is up.
+    /// Returns the handles of a coordinator that is up.
     pub fn tested(&self, n: usize) -> Tested {
         self.up(n).expect("it is up")
     }
 
-    /// The same, of one that may not be up yet.
+    /// Same as [`TestFleet::tested`], for one that may not be up yet.
     pub fn up(&self, n: usize) -> Option<Tested> {
         self.running[n].as_ref()?.tested.get().cloned()
     }
 
-    /// The coordinators that run.
+    /// Returns the coordinators that run.
     pub fn running(&self) -> Vec<usize> {
         (0..self.running.len()).filter(|n| self.running[*n].is_some()).collect()
     }
 
-    /// Waits until something is so, and gives how long it took.
+    /// Waits until a condition is true, and returns how long it took.
     pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) -> Duration {
         let begun = Instant::now();
         while !is_so(self) {
@@ -162,7 +163,7 @@ impl TestFleet {
         begun.elapsed()
     }
 
-    /// The coordinator that leads and is ready, once all that run and have a vote follow it.
+    /// Returns the coordinator that leads and is ready, once all that run and have a vote follow it.
     fn leader(&self) -> Option<usize> {
         let up: Option<Vec<(usize, Tested)>> = self.running().into_iter().map(|n| Some((n, self.up(n)?))).collect();
         let (leader, id) =
@@ -180,12 +181,12 @@ impl TestFleet {
         self.leader().expect("there was one a moment ago")
     }
 
-    /// The coordinators that run and do not lead.
+    /// Returns the coordinators that run and do not lead.
     pub fn followers(&self, leader: usize) -> Vec<usize> {
         self.running().into_iter().filter(|n| *n != leader).collect()
     }
 
-    /// The names of the voters, as one of the coordinators knows them.
+    /// Returns the names of the voters, as one of the coordinators knows them.
     pub fn voters(&self, of: usize) -> Vec<String> {
         self.tested(of).members.voters().map(|(_, peer)| peer.name).collect()
     }

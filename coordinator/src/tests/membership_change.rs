@@ -1,4 +1,4 @@
-//! Members that are added and removed.
+//! Adding and removing members.
 
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ async fn a_coordinator_is_added_with_a_vote_and_removed_again() {
     let id = add(&fleet, leader, new).await.expect("it is there");
     assert_eq!(id, fleet.tested(new).member.id());
     assert!(fleet.voters(leader).contains(&name(new)));
-    assert_eq!(add(&fleet, leader, new).await, Ok(id), "to ask again changes nothing");
+    assert_eq!(add(&fleet, leader, new).await, Ok(id), "repeating the call changes nothing");
     assert_eq!(fleet.voters(leader).len(), COORDINATORS + 1);
 
     assert_eq!(remove(&fleet, leader, new).await, Ok(true));
     assert_eq!(fleet.tested(leader).members.all().len(), COORDINATORS);
-    assert_eq!(remove(&fleet, leader, new).await, Ok(false), "to ask again changes nothing");
+    assert_eq!(remove(&fleet, leader, new).await, Ok(false), "repeating the call changes nothing");
     let notices = async { fleet.tested(new).members.until_removed().await };
     timeout(Duration::from_secs(60), notices).await.expect("the one that was removed notices it");
 }

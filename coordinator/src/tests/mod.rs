@@ -1,4 +1,4 @@
-//! Tests of the coordinator's parts together.
+//! Tests of several parts of the coordinator together.
 
 mod agent;
 mod bootstrap;

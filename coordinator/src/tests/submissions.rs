@@ -1,4 +1,4 @@
-//! Tasks that are submitted.
+//! Submission of tasks.
 
 use robeing_fleet::{Command, ControlCommand, TaskId};
 use robeing_proto::v1::{SubmitResult, TaskSpec};

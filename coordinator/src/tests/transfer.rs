@@ -1,4 +1,4 @@
-//! Leadership that is handed over.
+//! Leadership transfer.
 
 use robeing_fleet::{Command, ControlCommand};
 

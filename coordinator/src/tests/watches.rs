@@ -1,4 +1,4 @@
-//! Changes that are watched.
+//! Task watches.
 
 use std::{pin::Pin, time::Duration};
 
@@ -19,10 +19,10 @@ fn watch(fleet: &TestFleet, at: usize, from_revision: u64) -> Changes {
 
 async fn next(changes: &mut Changes) -> WatchTasksResponse {
     let told = timeout(Duration::from_secs(60), changes.next()).await.expect("something changed");
-    told.expect("the watch goes on").expect("the watch goes on")
+    told.expect("the watch continues").expect("the watch continues")
 }
 
-/// What is told until a revision is: tasks with their state and revision, as they are told.
+/// Returns what is sent until a revision is: tasks with their state and revision, in the order sent.
 async fn until(changes: &mut Changes, revision: u64) -> Vec<(String, TaskState, u64)> {
     let mut seen = Vec::new();
     loop {

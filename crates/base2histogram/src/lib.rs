@@ -1,16 +1,16 @@
-//! Histograms by powers of two, as far as the consensus library asks for them.
+//! Power-of-two histograms: the part of the `base2histogram` API that the consensus library (openraft) uses.
 //!
-//! The crate of this name on crates.io computes tables of 26 MB at its first use, for precisions that nobody asks for: most of
-//! what an idle coordinator would hold. The library only records into its histograms; reading them is a feature of it that is
-//! off. So this stands in for that crate: the same names, one counter for each length of a value in bits. It knows nothing of
-//! who uses it.
+//! The crates.io crate of this name computes 26 MB of tables on first use, for precisions that nothing here needs; they
+//! would make up most of an idle coordinator's memory. openraft only records into its histograms; reading them is
+//! behind a feature that is off. This crate replaces it: the same names, with one counter per bit length. It depends on
+//! nothing that uses it.
 
 use std::{fmt, marker::PhantomData};
 
-/// A value has 0 to 64 bits.
+/// The number of bit lengths a `u64` can have: 0 to 64.
 const LENGTHS: usize = u64::BITS as usize + 1;
 
-/// How many values of each length in bits there were. `T` has no meaning here.
+/// Counts values by bit length. `T` has no meaning here; the replaced crate has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram<T = ()> {
     counts: [u64; LENGTHS],
@@ -24,28 +24,28 @@ impl<T> Default for Histogram<T> {
 }
 
 impl<T> Histogram<T> {
-    /// An empty one.
+    /// Creates an empty histogram.
     pub fn new() -> Self {
         Self { counts: [0; LENGTHS], of: PhantomData }
     }
 
-    /// Counts a value.
+    /// Records one value.
     pub fn record(&mut self, value: u64) {
         self.record_n(value, 1);
     }
 
-    /// Counts a value so many times.
+    /// Records a value `times` times. The counter saturates.
     pub fn record_n(&mut self, value: u64, times: u64) {
         let count = &mut self.counts[(u64::BITS - value.leading_zeros()) as usize];
         *count = count.saturating_add(times);
     }
 
-    /// Values counted.
+    /// Returns the number of recorded values, saturating at `u64::MAX`.
     pub fn total(&self) -> u64 {
         self.counts.iter().fold(0, |total, count| total.saturating_add(*count))
     }
 
-    /// The least value as long as the one below which so many thousandths of all are; 0 when there is none.
+    /// Returns the value at this rank, in thousandths, rounded down to a power of two; 0 for an empty histogram.
     fn per_mille(&self, thousandths: u64) -> u64 {
         let rank = u128::from(self.total()) * u128::from(thousandths) / 1000;
         let mut below = 0;
@@ -58,7 +58,7 @@ impl<T> Histogram<T> {
         0
     }
 
-    /// The usual percentiles.
+    /// Returns the common percentiles.
     pub fn percentile_stats(&self) -> PercentileStats {
         PercentileStats {
             samples: self.total(),
@@ -77,23 +77,23 @@ impl<T> Histogram<T> {
 /// Percentiles of a histogram, each rounded down to a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PercentileStats {
-    /// Values counted.
+    /// Number of recorded values.
     pub samples: u64,
-    /// 0.1 %.
+    /// The 0.1th percentile.
     pub p0_1: u64,
-    /// 1 %.
+    /// The 1st percentile.
     pub p1: u64,
-    /// 5 %.
+    /// The 5th percentile.
     pub p5: u64,
-    /// 10 %.
+    /// The 10th percentile.
     pub p10: u64,
     /// The median.
     pub p50: u64,
-    /// 90 %.
+    /// The 90th percentile.
     pub p90: u64,
-    /// 99 %.
+    /// The 99th percentile.
     pub p99: u64,
-    /// 99.9 %.
+    /// The 99.9th percentile.
     pub p99_9: u64,
 }
 
@@ -104,17 +104,17 @@ impl fmt::Display for PercentileStats {
     }
 }
 
-/// Several histograms, a line for each.
+/// Prints several histograms, one line each.
 #[derive(Clone, Debug, Default)]
 pub struct AsciiChart(Vec<(String, PercentileStats)>);
 
 impl AsciiChart {
-    /// Of none.
+    /// Creates an empty chart.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// And this one.
+    /// Adds a line for this histogram.
     #[must_use]
     pub fn add<T>(mut self, name: impl Into<String>, histogram: Histogram<T>) -> Self {
         self.0.push((name.into(), histogram.percentile_stats()));
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(histogram.total(), u64::MAX, "as many as can be counted");
     }
 
-    /// What makes it worth having.
+    /// The small size is the reason this crate exists.
     #[test]
     fn it_is_small() {
         assert!(size_of::<Histogram>() <= 1024);

@@ -4,19 +4,19 @@ use std::{fmt, str::FromStr};
 
 use super::ClientError;
 
-/// The port of a coordinator where none is given.
+/// The port of a coordinator if the endpoint has none.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// Where a coordinator listens: read from `host`, `host:port` or `http://host:port`, written as the last.
+/// Where a coordinator listens: parsed from `host`, `host:port` or `http://host:port`, displayed as the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// A name or an address; IPv6 in brackets.
+    /// A host name or IP address; IPv6 in brackets.
     host: String,
     port: u16,
 }
 
 impl Address {
-    /// The form that a socket is opened with.
+    /// The `host:port` form for opening a socket.
     pub(crate) fn dial(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -48,7 +48,7 @@ impl FromStr for Address {
             return Err(bad("there is more in it than a host and a port"));
         }
         let (host, port) =
-            split_port(rest).ok_or_else(|| bad("an IPv6 address stands in brackets, as in [::1]:8080"))?;
+            split_port(rest).ok_or_else(|| bad("an IPv6 address must be in brackets, as in [::1]:8080"))?;
         if host.is_empty() {
             return Err(bad("it names no host"));
         }

@@ -1,5 +1,5 @@
-//! Calls to a cluster's coordinators. Every call has a deadline; which coordinator is asked is decided here, what is asked
-//! elsewhere. Connections are kept from one look to the next.
+//! Calls to the coordinators of clusters, each with a deadline. This module decides which coordinator is called; its
+//! callers decide what to call. Connections are kept between polls.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,63 +15,63 @@ use robeing_net::{
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use tonic::{Code, Request, Status, transport::Channel};
 
-/// How long a coordinator may take to answer a question.
+/// Deadline of a query to a coordinator.
 pub const QUESTION_DEADLINE: Duration = Duration::from_millis(1_500);
-/// How long a change of the members may take: a new one learns the whole log first.
+/// Deadline of a membership change, which is long because a new member replicates the whole log first.
 pub const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(20);
-/// How long setting pools or handing over may take.
+/// Deadline of a change of pool sizes or a leadership transfer.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
-/// How often it is seen whether a coordinator that is listened to is still there, and how long it may take to answer that.
+/// How often a connection with an open call is checked with a keep-alive ping, and how long the answer may take.
 const KEEP_ALIVE: KeepAlive =
     KeepAlive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10), while_idle: false };
 
-/// What the coordinators say of the fleet.
+/// The state of the fleet as the coordinators report it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
-    /// Of a leader that a majority just confirmed.
+    /// The status, from a leader that a majority has just confirmed.
     pub status: v1::FleetStatus,
-    /// The agents, the lost ones that are still remembered included.
+    /// The agents, including lost ones that are still remembered.
     pub agents: Vec<v1::Agent>,
-    /// The coordinator that answered, host:port; asked first next time.
+    /// The coordinator that answered (host:port), to be tried first next time.
     pub from: String,
 }
 
-/// A call came to nothing.
+/// The error of a failed call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// There is nobody to ask.
-    #[error("no coordinator's pod has an address yet")]
+    /// There is no coordinator to call.
+    #[error("no coordinator pod has an address yet")]
     NoAddress,
-    /// What is asked is another fleet's: its pod's address was given anew.
-    #[error("the coordinator at {address} is one of another cluster")]
+    /// The coordinator belongs to another fleet, because its pod's IP address was reassigned.
+    #[error("the coordinator at {address} belongs to another cluster")]
     Stranger {
-        /// host:port.
+        /// The host:port of the coordinator.
         address: String,
     },
-    /// An answer that is no.
+    /// The call failed or was refused.
     #[error("{method} at {address}: {message} ({code:?})")]
     Refused {
-        /// Of the API.
+        /// The API method.
         method: &'static str,
-        /// host:port.
+        /// The host:port of the coordinator.
         address: String,
-        /// gRPC's.
+        /// The gRPC status code.
         code: Code,
-        /// The coordinator's words.
+        /// The message from the coordinator.
         message: String,
     },
 }
 
-/// The connections to all clusters' coordinators.
+/// The connections to the coordinators of all clusters.
 #[derive(Debug, Default)]
 pub struct CoordinatorClient {
     channels: Mutex<HashMap<String, Channel>>,
 }
 
 impl CoordinatorClient {
-    /// Asks for the fleet's state: the first address, then all others at once. Any coordinator answers for the leader, and
-    /// none does while a majority is not to be had.
+    /// Queries the fleet's state: at the first address, then at all others at once. Any coordinator can answer on
+    /// behalf of the leader, but none answers while there is no majority.
     pub async fn ask(&self, addresses: &[String]) -> Result<Answer, Error> {
         let (first, others) = addresses.split_first().ok_or(Error::NoAddress)?;
         let mut failure = match self.ask_one(first).await {
@@ -100,36 +100,36 @@ impl CoordinatorClient {
         Ok(Answer { status, agents, from: address.to_owned() })
     }
 
-    /// Says how many agents the pools should have.
+    /// Sets the number of agents that each pool should have.
     pub async fn set_pools(&self, address: &str, pools: Vec<v1::PoolSize>) -> Result<(), Error> {
         let request = within(COMMAND_DEADLINE, v1::SetPoolsRequest { pools });
         let answer = AdminClient::new(self.channel(address)?).set_pools(request).await;
         answer.map(drop).map_err(|status| refused("SetPools", address, &status))
     }
 
-    /// Gives a coordinator a vote.
+    /// Gives a coordinator a vote, by adding it to the members.
     pub async fn add(&self, address: &str, name: String, of: String) -> Result<(), Error> {
         let request = within(MEMBERSHIP_DEADLINE, v1::AddCoordinatorRequest { name, address: of });
         let answer = AdminClient::new(self.channel(address)?).add_coordinator(request).await;
         answer.map(drop).map_err(|status| refused("AddCoordinator", address, &status))
     }
 
-    /// Takes a coordinator's vote.
+    /// Takes a coordinator's vote away, by removing it from the members.
     pub async fn remove(&self, address: &str, name: String) -> Result<(), Error> {
         let request = within(MEMBERSHIP_DEADLINE, v1::RemoveCoordinatorRequest { name });
         let answer = AdminClient::new(self.channel(address)?).remove_coordinator(request).await;
         answer.map(drop).map_err(|status| refused("RemoveCoordinator", address, &status))
     }
 
-    /// Lets another voter lead.
+    /// Transfers leadership to another voter.
     pub async fn transfer(&self, address: &str, to: String) -> Result<(), Error> {
         let request = within(COMMAND_DEADLINE, v1::TransferLeadershipRequest { to });
         let answer = AdminClient::new(self.channel(address)?).transfer_leadership(request).await;
         answer.map(drop).map_err(|status| refused("TransferLeadership", address, &status))
     }
 
-    /// Begins to listen for what a coordinator tells by itself: once at first, then whenever something has changed, at most once
-    /// in `apart`. It says not what.
+    /// Opens a stream of change notifications from a coordinator: one at first, then one whenever something has
+    /// changed, but at most one per `apart`. A notification does not contain what changed.
     pub async fn watch(
         &self,
         address: &str,
@@ -157,7 +157,7 @@ impl CoordinatorClient {
     }
 }
 
-/// All agents, the lost ones included, page by page.
+/// Returns all agents, including lost ones, page by page.
 async fn list_agents(client: &mut FleetClient<Channel>) -> Result<Vec<v1::Agent>, Status> {
     let mut agents = Vec::new();
     let mut page_token = String::new();
@@ -171,7 +171,7 @@ async fn list_agents(client: &mut FleetClient<Channel>) -> Result<Vec<v1::Agent>
         };
         let page = client.list_agents(within(QUESTION_DEADLINE, request)).await?.into_inner();
         agents.extend(page.agents);
-        // Pages follow each other by name, so there is an end.
+        // The pages are in order of the names, so the token only grows and the loop ends.
         if page.next_page_token <= page_token {
             return Ok(agents);
         }
@@ -179,7 +179,7 @@ async fn list_agents(client: &mut FleetClient<Channel>) -> Result<Vec<v1::Agent>
     }
 }
 
-/// The deadline holds here, too, and not only where the call arrives.
+/// Sets a deadline that is enforced on both sides: in this client and at the server.
 fn within<T>(deadline: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);

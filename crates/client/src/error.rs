@@ -1,58 +1,58 @@
-//! What can go wrong between a client and a fleet, in the user's terms.
+//! Errors between a client and a fleet, in terms that users understand.
 
 use std::{error::Error, io, time::Duration};
 
 use tonic::{Code, Status};
 
-/// A call that had no success.
+/// The error of a failed call.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// An endpoint that can't be read.
-    #[error("{given:?} is no endpoint: {problem}; write host:port or http://host:port")]
+    /// An endpoint could not be parsed.
+    #[error("{given:?} is not an endpoint: {problem}; write host:port or http://host:port")]
     BadEndpoint {
         /// As the user wrote it.
         given: String,
-        /// What is wrong with it.
+        /// What is wrong with the endpoint.
         problem: String,
     },
-    /// No endpoint took a connection.
+    /// No endpoint accepted a connection.
     #[error("no fleet answers at {endpoints} ({cause})")]
     Unreachable {
-        /// Those that were tried.
+        /// The endpoints that were tried.
         endpoints: String,
-        /// Why there was no connection.
+        /// Why the connections failed.
         cause: String,
     },
-    /// The fleet was there but gave no answer for as long as was allowed.
+    /// The fleet was reachable but did not answer within the time limit.
     #[error("the fleet at {endpoints} has not answered for {:.1} s ({cause})", .waited.as_secs_f64())]
     Unavailable {
-        /// Those that were tried.
+        /// The endpoints that were tried.
         endpoints: String,
-        /// How long the call was tried.
+        /// How long the call was retried.
         waited: Duration,
         /// The last failure.
         cause: String,
     },
-    /// Something else than a coordinator listens there.
-    #[error("what answers at {endpoint} is no coordinator of a fleet ({cause})")]
+    /// The server at the endpoint is not a coordinator.
+    #[error("the server at {endpoint} is not a Robeing coordinator ({cause})")]
     NotAFleet {
-        /// Which endpoint.
+        /// The endpoint.
         endpoint: String,
-        /// How that was seen.
+        /// The failure that shows this.
         cause: String,
     },
-    /// The fleet has no such thing.
+    /// The requested object does not exist.
     #[error("{message}")]
     NotFound {
-        /// The fleet's own words.
+        /// The message from the fleet.
         message: String,
     },
-    /// The fleet answered that it will not do it.
+    /// The fleet refused the call.
     #[error("the fleet refused ({code:?}): {message}")]
     Refused {
-        /// Why, as gRPC classes it.
+        /// The gRPC status code.
         code: Code,
-        /// The fleet's own words.
+        /// The message from the fleet.
         message: String,
     },
 }
@@ -67,7 +67,7 @@ impl ClientError {
     }
 }
 
-/// The innermost cause of a status that was made on this side, or the words of the fleet.
+/// Returns the innermost cause of a status that was created on this side, or else the fleet's message.
 pub(super) fn cause(status: &Status) -> String {
     let Some(mut innermost) = status.source() else {
         return status.message().to_owned();
@@ -81,7 +81,7 @@ pub(super) fn cause(status: &Status) -> String {
     }
 }
 
-/// An I/O error without the system's number for it.
+/// Formats an I/O error without the operating system's error number.
 pub fn io_cause(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".into(),

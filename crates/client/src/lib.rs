@@ -1,5 +1,6 @@
-//! A client of a fleet: any coordinator may be asked, so a call that one does not answer is put to the next, within
-//! a time that the user sets. Every call here may be repeated safely, because the caller draws the ids of tasks.
+//! A client of a fleet. Any coordinator can serve a call, so a call that one coordinator doesn't answer is retried at
+//! the next one, within a time limit that the user sets. Every call can be repeated safely, because the caller
+//! generates the task ids.
 
 mod address;
 pub mod coordinators;
@@ -35,25 +36,26 @@ use tonic::{Code, Response, Status, transport::Channel};
 use uuid::Uuid;
 pub use watch::TaskWatch;
 
-/// Time in which one of the endpoints must take a connection before the fleet counts as unreachable.
+/// How long the client waits for an endpoint to accept a connection before it reports the fleet as unreachable.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time for which a call is tried, over all endpoints, unless [`Settings`] say otherwise.
+/// How long a call is tried, over all endpoints, unless [`Settings`] override it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time one endpoint has for its answer while there are others to ask.
+/// How long one endpoint has to answer while there are others to try.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pause after every endpoint was tried in vain; it doubles up to [`LONGEST_PAUSE`].
+/// Pause after every endpoint has failed once; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// A connection that is silent for so long is asked for a sign of life, and given up after as long again.
+/// A connection that is silent for `interval` is sent a keep-alive ping, and is closed when the ping isn't answered
+/// within `timeout`.
 const KEEP_ALIVE: KeepAlive =
     KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_secs(2), while_idle: true };
 
-/// How a [`FleetClient`] behaves.
+/// Time limits of a [`FleetClient`].
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Time for the first connection, over all endpoints.
+    /// Time limit for the first connection, over all endpoints.
     pub connect_timeout: Duration,
-    /// Time for which a call is tried, over all endpoints.
+    /// Time limit for a call, over all endpoints and retries.
     pub request_timeout: Duration,
 }
 
@@ -63,8 +65,8 @@ impl Default for Settings {
     }
 }
 
-/// A fleet, reached through any of its coordinators. Cheap to clone; clones share the connections and the choice of
-/// coordinator.
+/// A client of a fleet, connected through any of its coordinators. Cheap to clone; clones share the connections and the
+/// current coordinator.
 #[derive(Clone)]
 pub struct FleetClient {
     inner: Arc<Inner>,
@@ -72,17 +74,17 @@ pub struct FleetClient {
 
 struct Inner {
     targets: Vec<Target>,
-    /// Index of the endpoint that is asked first.
+    /// Index of the endpoint that is tried first.
     current: AtomicUsize,
-    /// An endpoint has taken a connection: from now on the fleet is known to exist, and calls are retried.
+    /// An endpoint has accepted a connection. From then on the fleet is known to exist, and failed calls are retried.
     contacted: AtomicBool,
     settings: Settings,
 }
 
 struct Target {
-    /// What users call it.
+    /// The name that users know it by.
     name: String,
-    /// Where its socket is; `None` where a dialer opens its connections.
+    /// The address to connect to; `None` if a dialer opens the connections.
     address: Option<Address>,
     channel: Channel,
 }
@@ -93,12 +95,12 @@ impl fmt::Debug for FleetClient {
     }
 }
 
-/// An id for a task: a UUID of version 7, which sorts by the time it was drawn.
+/// Generates a task id: a version 7 UUID, which sorts by creation time.
 pub fn new_task_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// Whether a task in this state has ended, so that it never changes again.
+/// Returns whether a task in this state has ended and therefore never changes again.
 pub fn is_finished(state: TaskState) -> bool {
     match state {
         TaskState::Unspecified | TaskState::Queued | TaskState::Assigned => false,
@@ -107,10 +109,10 @@ pub fn is_finished(state: TaskState) -> bool {
 }
 
 impl FleetClient {
-    /// A client of the fleet at these endpoints. It connects with the first call.
+    /// Creates a client of the fleet at these endpoints. It connects on the first call. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError::BadEndpoint`] for one that can't be read, or when there is none. Needs a tokio runtime.
+    /// [`ClientError::BadEndpoint`] if an endpoint can't be parsed, or if there is none.
     pub fn new<S: AsRef<str>>(endpoints: &[S], settings: Settings) -> Result<Self, ClientError> {
         let mut targets = Vec::new();
         for given in endpoints {
@@ -121,14 +123,15 @@ impl FleetClient {
             targets.push(Target { name: address.to_string(), address: Some(address), channel });
         }
         if targets.is_empty() {
-            return Err(ClientError::BadEndpoint { given: String::new(), problem: "there is none".into() });
+            return Err(ClientError::BadEndpoint { given: String::new(), problem: "none was given".into() });
         }
         let inner = Inner { targets, current: AtomicUsize::new(0), contacted: AtomicBool::new(false), settings };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// A client of a fleet that was found and whose connections `dialer` opens, for `slots` coordinators (at least 1),
-    /// of which `first` is asked first. Users know the fleet by `name`. Needs a tokio runtime.
+    /// Creates a client of a fleet that was discovered by other means. `dialer` opens its connections, in `slots` slots
+    /// (at least 1, one per coordinator), of which `first` is tried first. Users know the fleet by `name`. Needs a
+    /// tokio runtime.
     pub fn over(name: &str, dialer: Arc<dyn Dialer>, slots: usize, first: usize, settings: Settings) -> Self {
         let targets = (0..slots.max(1)).map(|slot| Target {
             name: name.into(),
@@ -144,15 +147,15 @@ impl FleetClient {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What the fleet is reached at: its endpoints as URLs, or its name.
+    /// Returns the endpoints of the fleet as URLs, or its name if a dialer connects to it.
     pub fn endpoints(&self) -> Vec<String> {
         let targets = &self.inner.targets;
-        // All slots of a dialer have the fleet's own name.
+        // All slots of a dialer have the fleet's name.
         let distinct = if targets[0].address.is_some() { targets.len() } else { 1 };
         targets[..distinct].iter().map(|target| target.name.clone()).collect()
     }
 
-    /// One task. `NotFound` when it does not exist, or its result expired.
+    /// Returns one task. [`ClientError::NotFound`] if it does not exist or its result has expired.
     pub async fn get_task(&self, request: GetTaskRequest) -> Result<Task, ClientError> {
         self.call(|mut rpc| {
             let request = request.clone();
@@ -161,7 +164,7 @@ impl FleetClient {
         .await
     }
 
-    /// One page of the tasks.
+    /// Returns one page of the tasks.
     pub async fn list_tasks(&self, request: ListTasksRequest) -> Result<ListTasksResponse, ClientError> {
         self.call(|mut rpc| {
             let request = request.clone();
@@ -170,7 +173,7 @@ impl FleetClient {
         .await
     }
 
-    /// Cancels tasks, each answered on its own.
+    /// Cancels tasks. The response has a result for each.
     pub async fn cancel_tasks(&self, request: CancelTasksRequest) -> Result<CancelTasksResponse, ClientError> {
         self.call(|mut rpc| {
             let request = request.clone();
@@ -179,7 +182,7 @@ impl FleetClient {
         .await
     }
 
-    /// The agents of the fleet by name; those that were lost only when asked for.
+    /// Returns the agents of the fleet, sorted by name; lost agents are included only if `include_lost` is set.
     pub async fn list_agents(&self, include_lost: bool, consistency: Consistency) -> Result<Vec<Agent>, ClientError> {
         let consistency = consistency.into();
         let mut request = ListAgentsRequest { include_lost, consistency, ..ListAgentsRequest::default() };
@@ -191,7 +194,7 @@ impl FleetClient {
             });
             let page = page.await?;
             agents.extend(page.agents);
-            // Pages follow each other by name, so there is an end.
+            // The pages are in order of the names, so the token only grows and the loop ends.
             if page.next_page_token <= request.page_token {
                 return Ok(agents);
             }
@@ -199,7 +202,7 @@ impl FleetClient {
         }
     }
 
-    /// The agent of this name, lost or not, with the steps of its recoveries.
+    /// Returns the agent with this name, lost or not, with its recovery steps.
     pub async fn agent(&self, name: &str, consistency: Consistency) -> Result<Option<Agent>, ClientError> {
         let request = ListAgentsRequest {
             include_lost: true,
@@ -214,14 +217,14 @@ impl FleetClient {
         Ok(answer.await?.agents.into_iter().find(|agent| agent.name == name))
     }
 
-    /// How the fleet is.
+    /// Returns the status of the fleet.
     pub async fn status(&self, consistency: Consistency) -> Result<FleetStatus, ClientError> {
         let request = GetStatusRequest { consistency: consistency.into() };
         self.call(|mut rpc| async move { rpc.get_status(request).await }).await
     }
 
-    /// Makes a call, at another endpoint and again for as long as the settings allow when the fleet does not answer.
-    /// The call must be one that may be repeated.
+    /// Makes a call. If an endpoint does not answer, the call is retried at the next one, for as long as the settings
+    /// allow; so the call must be safe to repeat.
     pub async fn call<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
     where
         F: Fn(Rpc<Channel>) -> A,
@@ -241,7 +244,7 @@ impl FleetClient {
         }
     }
 
-    /// Finds an endpoint that takes connections, asking all of them at once. Done only until one did.
+    /// Connects to all endpoints at once to find one that accepts connections. Does nothing once one has.
     async fn contact(&self) -> Result<(), ClientError> {
         let inner = &*self.inner;
         if inner.contacted.load(Ordering::Relaxed) {
@@ -288,14 +291,14 @@ impl FleetClient {
         limited!(Rpc::new(self.inner.targets[target].channel.clone()))
     }
 
-    /// Turns from `target` to the next endpoint, unless another call already has.
+    /// Moves from `target` to the next endpoint, unless another call already has.
     fn fail_over(&self, target: usize) {
         let next = (target + 1) % self.inner.targets.len();
         let _ = self.inner.current.compare_exchange(target, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
-/// The tries of one call: how long they may go on, and when to pause.
+/// The retries of one call: its deadline and the pauses between rounds.
 pub(crate) struct Tries {
     client: FleetClient,
     began: Instant,
@@ -312,7 +315,7 @@ impl Tries {
         self.began + self.client.inner.settings.request_timeout
     }
 
-    /// When the attempt that begins now must have ended.
+    /// The deadline of an attempt that starts now.
     pub(crate) fn attempt_ends(&self) -> Instant {
         match self.client.inner.targets.len() {
             1 => self.ends(),
@@ -320,17 +323,17 @@ impl Tries {
         }
     }
 
-    /// There was an answer: the time begins anew.
+    /// Resets the time limit and the pauses after an answer.
     pub(crate) fn succeeded(&mut self) {
         self.began = Instant::now();
         self.failures = 0;
         self.pause = FIRST_PAUSE;
     }
 
-    /// Notes the failure of an attempt at an endpoint and pauses where that is due.
+    /// Records a failed attempt at an endpoint, and pauses if all endpoints have failed in this round.
     ///
     /// # Errors
-    /// The failure as the user's, when another try is of no use or there is no time for one.
+    /// The failure as a [`ClientError`], if a retry would not help or there is no time left for one.
     pub(crate) async fn failed(&mut self, target: usize, status: Status) -> Result<(), ClientError> {
         if is_foreign(&status) {
             let endpoint = self.client.name(target).to_owned();
@@ -358,10 +361,10 @@ impl Tries {
     }
 }
 
-/// How the HTTP/2 library words that the other side does not speak HTTP/2.
+/// What the HTTP/2 library reports when the peer does not speak HTTP/2.
 const NO_HTTP2: [&str; 2] = ["frame with invalid size", "unspecific protocol error detected"];
 
-/// Whether the answer is that of a server without this service, or of one that does not speak gRPC.
+/// Returns whether the answer is from a server that does not have this service or does not speak gRPC.
 fn is_foreign(status: &Status) -> bool {
     let cause = error::cause(status);
     status.code() == Code::Unimplemented
@@ -369,13 +372,13 @@ fn is_foreign(status: &Status) -> bool {
         || NO_HTTP2.iter().any(|words| cause.contains(words))
 }
 
-/// Whether another coordinator, or the same one a little later, may well answer. A status with a source was made on
-/// this side: the connection broke.
+/// Returns whether another coordinator, or the same one a little later, might answer. A status with a source was
+/// created on this side, because the connection broke.
 fn may_retry(status: &Status) -> bool {
     std::error::Error::source(status).is_some() || retryable(status.code())
 }
 
-/// Whether a fleet that answers with this code may answer otherwise a little later.
+/// Returns whether a fleet that answers with this code might answer differently a little later.
 fn retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted)
 }

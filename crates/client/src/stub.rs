@@ -1,4 +1,4 @@
-//! A stub of a fleet for tests: several endpoints that share what was accepted, and can each be told to misbehave.
+//! A stub of a fleet for tests: several endpoints that share the accepted tasks and can each be made to misbehave.
 
 use std::{
     collections::HashMap,
@@ -19,29 +19,29 @@ use tonic::{Request, Streaming, transport::Server};
 
 use super::*;
 
-/// What all endpoints of a stub share, as a fleet does.
+/// State shared by all endpoints of a stub, as in a fleet.
 #[derive(Default)]
 pub struct Shared {
-    /// How often each id was new.
+    /// How often each id was accepted as new.
     pub accepted: HashMap<String, usize>,
-    /// Most tasks that were unanswered at a time.
+    /// Maximum number of tasks that were unanswered at the same time.
     pub most_unanswered: usize,
-    /// Watches that were asked for.
+    /// The watch requests received.
     pub watches: Vec<WatchTasksRequest>,
-    /// Calls that arrived.
+    /// Number of calls received.
     pub calls: usize,
 }
 
 /// How one endpoint behaves.
 #[derive(Clone, Default)]
 pub struct Manners {
-    /// Calls that are answered UNAVAILABLE at first.
+    /// Number of initial calls answered with UNAVAILABLE.
     pub unavailable: usize,
-    /// Break a submission's stream after so many answers, once.
+    /// Break a submission stream after this many answers, once.
     pub break_after: Option<usize>,
-    /// Tasks refused with UNAVAILABLE at first.
+    /// Number of initial tasks refused with UNAVAILABLE.
     pub refuse: usize,
-    /// Answer submissions only in batches of so many.
+    /// Answer submissions only in batches of this size.
     pub hold: usize,
     /// End every watch after its first answer.
     pub end_watches: bool,
@@ -59,12 +59,12 @@ pub struct Stub {
 type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Stub {
-    /// What all endpoints share.
+    /// Returns the state shared by all endpoints.
     pub fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect("no test panics while it holds this")
     }
 
-    /// How this endpoint behaves from now on.
+    /// Returns this endpoint's behaviour, which can be changed.
     pub fn manners(&self) -> MutexGuard<'_, Manners> {
         self.manners.lock().expect("no test panics while it holds this")
     }
@@ -97,7 +97,7 @@ impl Stub {
         StreamedAnswer { tag, answer: Some(Answer::Submitted(result)) }
     }
 
-    /// Whether the stream is to break now.
+    /// Returns whether the stream should break now.
     fn breaks(&self, answered: usize) -> bool {
         let mut manners = self.manners();
         let breaks = manners.break_after.is_some_and(|limit| answered >= limit);
@@ -107,8 +107,7 @@ impl Stub {
         breaks
     }
 
-    /// Answers one stream of submissions. Tasks finish at once when they are waited for, except on a stream that is
-    /// going to break.
+    /// Answers one submission stream. Tasks with `wait` finish at once, except on a stream that is going to break.
     async fn serve_submissions(
         self,
         mut inbound: Streaming<SubmitStreamRequest>,
@@ -220,13 +219,13 @@ impl Fleet for Stub {
     }
 }
 
-/// A running stub; its servers end with it.
+/// A running stub; its servers stop when it is dropped.
 pub struct Running {
     /// The first endpoint.
     pub stub: Stub,
-    /// host:port of each.
+    /// The host:port of each endpoint.
     pub endpoints: Vec<String>,
-    /// The servers, one an endpoint.
+    /// The servers, one per endpoint.
     pub servers: Vec<JoinHandle<()>>,
 }
 
@@ -239,14 +238,14 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// A client of all its endpoints.
+    /// Returns a client of all its endpoints.
     pub fn client(&self) -> FleetClient {
         let settings = Settings { request_timeout: Duration::from_secs(20), ..Settings::default() };
         FleetClient::new(&self.endpoints, settings).expect("the endpoints are good")
     }
 }
 
-/// A stub with one endpoint for each of these manners.
+/// Starts a stub with one endpoint for each of these behaviours.
 pub async fn stub(all: &[Manners]) -> Running {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let (mut endpoints, mut servers, mut first) = (Vec::new(), Vec::new(), None);

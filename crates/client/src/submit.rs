@@ -1,6 +1,6 @@
-//! Submission of many tasks over streams, so that each is accepted once though streams break: what was not answered
-//! is sent again under the same id, perhaps to another coordinator, and what was accepted is watched until it has
-//! finished, never submitted anew, because a result that expired meanwhile would make it a new task.
+//! Submits many tasks over streams, so that each task is accepted once even if streams break. Tasks that were not
+//! answered are sent again with the same id, perhaps to another coordinator. Accepted tasks are watched until they
+//! finish and are never resubmitted: if the result of one had expired meanwhile, the resubmission would be a new task.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -24,27 +24,27 @@ use tonic::{Status, Streaming};
 
 use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, Tries, is_finished, new_task_id, watch_pool::Awaited};
 
-/// Tasks that are sent and not yet answered, at most, unless [`SubmitOptions`] say otherwise.
+/// Maximum number of tasks that are sent and not yet answered, unless [`SubmitOptions`] override it.
 pub const DEFAULT_WINDOW: usize = 1_024;
-/// Tasks that are sent and not yet finished, at most, unless [`SubmitOptions`] say otherwise. A coordinator reads no
-/// further from a stream with 16,384 of them, which would look as if it did not answer.
+/// Maximum number of tasks that are sent and not yet finished, unless [`SubmitOptions`] override it. A coordinator
+/// stops reading from a stream that has 16,384 of them, and would then look unresponsive.
 pub const DEFAULT_UNFINISHED: usize = 8_192;
-/// Bytes of tasks that are sent and not yet answered, at most; one larger task goes alone. More would wait at the coordinator,
-/// which takes no more from one stream before it has written some.
+/// Maximum size in bytes of the tasks that are sent and not yet answered; a single larger task is sent alone. More
+/// would only wait at the coordinator, which stops reading from a stream until some of its tasks are written.
 pub const WINDOW_BYTES: usize = 4 * MESSAGE_BUDGET_BYTES;
-/// Tasks in one message of a stream, at most.
+/// Maximum number of tasks in one message of a stream.
 const BATCH_TASKS: usize = 256;
-/// Messages that wait for the connection.
+/// Capacity of the channel of outgoing messages.
 const OUTBOUND_MESSAGES: usize = 8;
-/// Pause before a task is sent again that the fleet could not take at the time.
+/// Pause before a task that the fleet temporarily could not accept is sent again.
 const RESUBMIT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How [`FleetClient::submit_many`] goes about it.
+/// Options of [`FleetClient::submit_many`].
 #[derive(Clone, Debug)]
 pub struct SubmitOptions {
-    /// Tasks that are sent and not yet answered, at most.
+    /// Maximum number of tasks that are sent and not yet answered.
     pub window: usize,
-    /// Tasks that are sent and not yet finished, at most. Only when results are waited for.
+    /// Maximum number of tasks that are sent and not yet finished. Applies only with `wait`.
     pub unfinished: usize,
     /// Wait for the results.
     pub wait: bool,
@@ -56,40 +56,41 @@ impl Default for SubmitOptions {
     }
 }
 
-/// What became known of a task that [`FleetClient::submit_many`] submits. `index` counts the tasks from 0.
+/// An update on a task that [`FleetClient::submit_many`] submits. `index` counts the tasks from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SubmitEvent {
-    /// It was accepted, or refused.
+    /// The task was accepted or refused.
     Submitted {
-        /// Which task.
+        /// Index of the task.
         index: usize,
         /// The fleet's answer.
         result: SubmitResult,
     },
-    /// It has finished, whether it succeeded or not. Only when results are waited for.
+    /// The task finished, successfully or not. Only with `wait`.
     Finished {
-        /// Which task.
+        /// Index of the task.
         index: usize,
         /// The task with its output.
         task: Box<Task>,
     },
-    /// It was accepted, but its result expired before it could be read.
+    /// The task was accepted, but its result expired before it could be read.
     Expired {
-        /// Which task.
+        /// Index of the task.
         index: usize,
-        /// Its id.
+        /// The id of the task.
         task_id: String,
     },
 }
 
 impl FleetClient {
-    /// Submits tasks and tells what becomes of each, in the order in which it becomes known. Tasks without an id get
-    /// one, so that each is one task however often it must be sent. Tasks are drawn as there is room for them.
+    /// Submits tasks and reports updates on each through `on_event`, as they arrive. A task without an id is assigned
+    /// one, so that it remains one task however often it is sent. Tasks are taken from the iterator as the window has
+    /// room for them.
     ///
     /// # Errors
-    /// When the fleet refuses the stream as a whole, or does not answer for as long as the client's settings allow.
-    /// Tasks that were not answered until then may or may not have been accepted. A task that is refused is no error
-    /// but an event.
+    /// If the fleet refuses the whole stream, or does not answer for as long as the client's settings allow. Tasks that
+    /// were not answered by then may or may not have been accepted. The refusal of a single task is not an error but an
+    /// event.
     pub async fn submit_many<I, F>(&self, tasks: I, options: SubmitOptions, on_event: F) -> Result<(), ClientError>
     where
         I: IntoIterator<Item = TaskSpec>,
@@ -128,11 +129,11 @@ impl FleetClient {
 
 struct Unanswered {
     spec: TaskSpec,
-    /// Bytes it takes in a message.
+    /// Encoded size of the task.
     bytes: usize,
 }
 
-/// Everything known of a submission. A task is identified by its tag: its index.
+/// State of a submission. A task is identified by its tag, which is its index.
 struct Submission<I, F> {
     client: FleetClient,
     options: SubmitOptions,
@@ -144,12 +145,12 @@ struct Submission<I, F> {
     postponed: Option<(Instant, Vec<u64>)>,
     unanswered: BTreeMap<u64, Unanswered>,
     unanswered_bytes: usize,
-    /// Accepted on the present stream, which will tell their results. With the task's id.
+    /// Tasks accepted on the current stream, which will report their results, with the task's id.
     unfinished: HashMap<u64, String>,
-    /// Accepted on a stream that broke, by the task's id. Several submissions may be one task, by their key.
+    /// Tasks accepted on a stream that broke, by task id. Several submissions can be the same task, through their key.
     watched: HashMap<String, Vec<u64>>,
     awaited: Awaited,
-    /// Time and tries since the last answer.
+    /// Time limit and retries since the last answer.
     tries: Tries,
     on_event: F,
 }
@@ -159,7 +160,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         self.exhausted && self.unanswered.is_empty() && self.unfinished.is_empty() && self.watched.is_empty()
     }
 
-    /// Draws tasks from the source while the window has room.
+    /// Takes tasks from the source while the window has room.
     fn draw(&mut self) {
         let waiting_before = !self.unanswered.is_empty();
         while !self.exhausted
@@ -185,7 +186,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         }
     }
 
-    /// After a stream broke: everything unanswered is sent again, and everything accepted is watched.
+    /// After a stream broke: queues everything unanswered to be sent again, and watches everything accepted.
     fn recover(&mut self) {
         self.postponed = None;
         self.to_send = self.unanswered.keys().copied().collect();
@@ -200,15 +201,16 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         self.awaited.add(unwatched);
     }
 
-    /// Opens a stream at an endpoint and uses it until all is done (`None`) or it breaks.
+    /// Opens a stream at an endpoint and uses it until all tasks are done (`None`) or it breaks.
     async fn converse(&mut self, target: usize) -> Result<Option<Status>, ClientError> {
         if self.unanswered.is_empty() {
             return self.await_watched().await;
         }
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        // The first message goes ahead of the answer's headers, which a server may send only after it.
+        // Send the first message before waiting for the response headers, which a server may send only after the first
+        // message.
         if outbound.try_send(self.next_batch()).is_err() {
-            return Ok(Some(Status::unavailable("the stream took no message")));
+            return Ok(Some(Status::unavailable("the stream accepted no message")));
         }
         let mut rpc = self.client.rpc(target);
         let opening = rpc.submit_stream(ReceiverStream::new(messages));
@@ -242,7 +244,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                         permit.send(self.next_batch());
                         patience = self.patience();
                     }
-                    // The answers say why.
+                    // The stream is closed; the answers carry its status.
                     Err(_) => self.to_send.clear(),
                 },
                 told = answers.message() => match told {
@@ -259,7 +261,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 }
                 () = sleep_until(resend_at), if self.postponed.is_some() => {
                     if self.client.inner.targets.len() > 1 && self.tries.began.elapsed() >= ATTEMPT_TIMEOUT {
-                        return Ok(Some(Status::unavailable("the coordinator can take no tasks at present")));
+                        return Ok(Some(Status::unavailable("the coordinator cannot accept tasks at present")));
                     }
                     self.to_send.extend(self.postponed.take().map(|(_, tags)| tags).unwrap_or_default());
                 }
@@ -278,7 +280,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         Ok(None)
     }
 
-    /// When a coordinator that owes answers and says nothing is given up.
+    /// When to give up on a coordinator that owes answers and sends nothing.
     fn patience(&self) -> Instant {
         Instant::now()
             + if self.client.inner.targets.len() > 1 {
@@ -364,7 +366,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         }
     }
 
-    /// Takes a result. Coordinators tell its acceptance before; from one that does not, it is both.
+    /// Handles a result. A coordinator reports acceptance before the result; a result alone counts as both.
     fn take_end(&mut self, tag: u64, task: Task) -> Result<(), ClientError> {
         if self.unanswered.contains_key(&tag) {
             let result = SubmitResult { task_id: task.id.clone(), existing: false, refusal: None };
@@ -387,7 +389,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
     }
 }
 
-/// Whether a refusal is of the moment, as while there is no leader, and no answer to the task itself.
+/// Returns whether a refusal is temporary, for example because there is no leader, and not a decision about the task.
 fn is_passing(code: &str) -> bool {
     matches!(code, "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "CANCELLED" | "ABORTED")
 }

@@ -1,4 +1,4 @@
-//! The client against a stub of a fleet.
+//! Tests of the client with a stub of a fleet.
 
 use robeing_proto::v1::{SubmitRequest, TaskSpec, WatchTasksRequest};
 use tokio::net::TcpListener;
@@ -18,7 +18,7 @@ fn specs(count: usize) -> Vec<TaskSpec> {
     (0..count).map(|_| TaskSpec { kind: "k".into(), ..Default::default() }).collect()
 }
 
-/// Submits and checks that every task is told as often as it should be.
+/// Submits and checks that each event of every task is reported exactly once.
 async fn submit(client: &FleetClient, count: usize, options: SubmitOptions) -> Vec<String> {
     let (mut submitted, mut finished) = (vec![0; count], vec![0; count]);
     let mut ids = Vec::new();
@@ -35,8 +35,8 @@ async fn submit(client: &FleetClient, count: usize, options: SubmitOptions) -> V
         })
         .await
         .unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(submitted, vec![1; count], "each task is told once to be accepted");
-    assert_eq!(finished, vec![usize::from(wait); count], "each task is told once to be finished");
+    assert_eq!(submitted, vec![1; count], "each task is reported once as accepted");
+    assert_eq!(finished, vec![usize::from(wait); count], "each task is reported once as finished");
     ids
 }
 
@@ -177,7 +177,7 @@ async fn a_server_of_another_kind_is_told_as_such() {
     let answer = client.call(|mut rpc| async move { rpc.submit(SubmitRequest::default()).await }).await;
     let error = answer.expect_err("the stub has no such call");
     assert!(matches!(&error, ClientError::NotAFleet { .. }), "{error:?}");
-    assert!(error.to_string().contains("is no coordinator of a fleet"), "{error}");
+    assert!(error.to_string().contains("is not a Robeing coordinator"), "{error}");
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn garbage_is_told_as_such() {
         let server = tokio::spawn(async move {
             while let Ok((mut connection, _)) = listener.accept().await {
                 let _ = connection.write_all(banner.as_bytes()).await;
-                // Until the client has seen enough.
+                // Keeps the connection open until the client closes it.
                 let _ = tokio::io::copy(&mut connection, &mut tokio::io::sink()).await;
             }
         });

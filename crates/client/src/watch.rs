@@ -1,4 +1,4 @@
-//! A watch of tasks that outlives the coordinator it began at: it goes on at another one from the last revision.
+//! A watch of tasks that outlives the coordinator that serves it: it resumes at another one from the last revision.
 
 use std::time::Duration;
 
@@ -18,27 +18,28 @@ pub struct TaskWatch {
 }
 
 struct Opened {
-    /// The endpoint the stream is from.
+    /// Index of the endpoint that serves the stream.
     target: usize,
     since: Instant,
     stream: Streaming<WatchTasksResponse>,
 }
 
-/// A watch that stood for so long was a healthy one, even when it was silent: time and tries begin anew.
+/// A stream that stayed open this long was healthy, even if nothing was received: the time limit and the retries are
+/// reset.
 const HEALTHY: Duration = Duration::from_secs(3);
 
 impl FleetClient {
-    /// Watches tasks. Nothing is asked before the first [`TaskWatch::next`].
+    /// Watches tasks. No request is sent before the first [`TaskWatch::next`].
     pub fn watch_tasks(&self, request: WatchTasksRequest) -> TaskWatch {
         TaskWatch { client: self.clone(), request, open: None, tries: Tries::new(self), never_opened: true }
     }
 }
 
 impl TaskWatch {
-    /// The next changes. A watch has no end; it may be dropped at any time, and so may this future.
+    /// Returns the next changes. A watch has no end. The watch and this future can be dropped at any time.
     ///
     /// # Errors
-    /// When the fleet refuses the watch, or does not answer for as long as the client's settings allow.
+    /// If the fleet refuses the watch, or does not answer for as long as the client's settings allow.
     pub async fn next(&mut self) -> Result<WatchTasksResponse, ClientError> {
         loop {
             let Some(opened) = &mut self.open else {

@@ -1,5 +1,5 @@
-//! Watches for many tasks that were accepted and whose ends nobody else will tell. A coordinator watches a limited
-//! number of ids for one call, so there are several watches, each run by a task of its own that ends with this.
+//! Watches many accepted tasks whose results no submission stream will report. A coordinator limits the number of ids
+//! per watch, so there are several watches, each run by a tokio task that is aborted when the pool is dropped.
 
 use std::collections::BTreeSet;
 
@@ -8,17 +8,17 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{ClientError, FleetClient, is_finished};
 
-/// Ids in one watch, at most: what a coordinator takes.
+/// Maximum number of ids in one watch: the coordinator's limit.
 const WATCHED_IDS: usize = 1_000;
-/// Changes that wait to be taken.
+/// Capacity of the channel of changes.
 const CHANGES: usize = 8;
 
 type Told = Result<WatchTasksResponse, ClientError>;
 
-/// Watches that run until each of their tasks has ended.
+/// Watches that run until all of their tasks have finished.
 pub(super) struct Awaited {
     client: FleetClient,
-    /// Aborts the watches when it is dropped.
+    /// Aborts the watches on drop.
     watches: JoinSet<()>,
     sender: mpsc::Sender<Told>,
     changes: mpsc::Receiver<Told>,
@@ -30,23 +30,23 @@ impl Awaited {
         Self { client: client.clone(), watches: JoinSet::new(), sender, changes }
     }
 
-    /// Watches further tasks.
+    /// Starts watching more tasks.
     pub(super) fn add(&mut self, ids: Vec<String>) {
         for ids in ids.chunks(WATCHED_IDS) {
             self.watches.spawn(watch(self.client.clone(), ids.to_vec(), self.sender.clone()));
         }
     }
 
-    /// The next changes; waits for ever when there are none. May be dropped at any time.
+    /// Returns the next changes, or waits forever if there are none. Cancel safe.
     ///
     /// # Errors
-    /// When the fleet refuses a watch, or does not answer for as long as the client's settings allow.
+    /// If the fleet refuses a watch, or does not answer for as long as the client's settings allow.
     pub(super) async fn next(&mut self) -> Told {
-        // A watch that ended has told everything; here it only makes room.
+        // A finished watch has already sent its changes; joining it only frees its entry.
         while self.watches.try_join_next().is_some() {}
         match self.changes.recv().await {
             Some(told) => told,
-            // Not reached while `sender` is held here.
+            // Unreachable: `self.sender` keeps the channel open.
             None => std::future::pending().await,
         }
     }

@@ -1,4 +1,4 @@
-//! Channels of clients, which come from outside a fleet: to an address, or over connections that something else opens.
+//! Channels for clients outside the fleet: to a TCP address, or over connections opened by a [`Dialer`].
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -13,26 +13,26 @@ use tower::service_fn;
 
 use crate::{BadAddress, plain_endpoint};
 
-/// Bytes in both directions.
+/// A bidirectional byte stream.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
-/// Opens connections to the coordinators of one fleet. A client has several slots, which should be different
-/// coordinators, and turns to the next one when a call fails; a slot dials again when its connection broke.
+/// Opens connections to the coordinators of one fleet. A client has several slots, which should lead to different
+/// coordinators; when a call fails, the client moves to the next slot. A slot dials again when its connection is lost.
 pub trait Dialer: Send + Sync + 'static {
-    /// Opens a connection for a slot.
+    /// Opens a new connection for the given slot.
     fn dial(self: Arc<Self>, slot: usize) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>>;
 }
 
-/// When a connection is given up.
+/// Keep-alive settings that decide when a connection is considered dead.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepAlive {
-    /// How long it may be silent before it is asked for a sign of life.
+    /// Idle time after which a keep-alive ping is sent.
     pub interval: Duration,
-    /// How long the sign may take.
+    /// How long to wait for the answer to the ping before the connection is closed.
     pub timeout: Duration,
-    /// Whether that holds while no call is open, too.
+    /// Whether pings are also sent while no call is open.
     pub while_idle: bool,
 }
 
@@ -45,18 +45,20 @@ impl KeepAlive {
     }
 }
 
-/// A channel to `host:port`. It connects with the first call, and again when the connection was lost. Needs a tokio runtime.
+/// Returns a channel to `host:port`. It connects on the first call, and reconnects when the connection is lost.
+/// Requires a tokio runtime.
 ///
 /// # Errors
-/// When the address is none.
+/// [`BadAddress`] if `address` is not `host:port`.
 pub fn tcp_channel(address: &str, connect_timeout: Duration, keep_alive: KeepAlive) -> Result<Channel, BadAddress> {
     let endpoint = plain_endpoint(address)?.connect_timeout(connect_timeout).tcp_nodelay(true);
     Ok(keep_alive.of(endpoint).connect_lazy())
 }
 
-/// A channel over what the dialer opens for this slot. It dials with the first call. Needs a tokio runtime.
+/// Returns a channel over the connections that the dialer opens for this slot. It dials on the first call. Requires a
+/// tokio runtime.
 pub fn dialed_channel(dialer: Arc<dyn Dialer>, slot: usize, keep_alive: KeepAlive) -> Channel {
-    // Nobody resolves the name: it only stands in the requests.
+    // The name is never resolved; it only appears in the requests.
     let endpoint = keep_alive.of(Endpoint::from_static("http://coordinator"));
     endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
         let dialled = Arc::clone(&dialer).dial(slot);
@@ -64,10 +66,10 @@ pub fn dialed_channel(dialer: Arc<dyn Dialer>, slot: usize, keep_alive: KeepAliv
     }))
 }
 
-/// Whether somebody takes connections at `host:port`.
+/// Connects to `host:port` and closes the connection: succeeds if something is listening there.
 ///
 /// # Errors
-/// What the operating system says.
+/// The operating system's error.
 pub async fn takes_connections(address: &str) -> io::Result<()> {
     TcpStream::connect(address).await.map(drop)
 }

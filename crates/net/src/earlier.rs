@@ -1,14 +1,15 @@
-//! Processes that do not know the private services of this version: those of an earlier one, and what is no coordinator.
+//! Detects peers that do not serve this version's private protocol: processes of an earlier version, and servers that
+//! are not coordinators.
 
 use tonic::{Code, Status};
 
-/// What is said of a process that does not know a private service.
-pub const EARLIER_VERSION: &str = "it does not speak robeing.internal.v1, so it is no coordinator, or one of an earlier version, \
-                                   which can't be in one fleet with this one: check the address; in the second case, stop every \
-                                   process of the fleet that is of that version and start it with this one";
+/// The message reported about a peer that does not serve the private protocol.
+pub const EARLIER_VERSION: &str = "it does not serve robeing.internal.v1, so it is not a coordinator, or it runs an \
+                                   earlier version, which cannot be in a fleet with this one: check the address; if it \
+                                   runs an earlier version, stop every process of that version and restart it with this one";
 
-/// [`EARLIER_VERSION`], if this is how a process answers that does not know the private service. An agent's listener answers so,
-/// too, and so does a web server.
+/// Returns [`EARLIER_VERSION`] if the status is `UNIMPLEMENTED`, as from a process without the private service. An
+/// agent's listener and a web server answer the same way.
 pub fn earlier_version(status: &Status) -> Option<&'static str> {
     (status.code() == Code::Unimplemented).then_some(EARLIER_VERSION)
 }

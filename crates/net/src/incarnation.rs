@@ -1,16 +1,17 @@
-//! The secret of an agent's stay in the fleet, and the number that stands for it.
+//! The secret behind an agent's incarnation number.
 //!
-//! An agent draws a secret for each stay, and its incarnation, which everybody may know, is a digest of it. Whoever shows the
-//! secret has it from the agent itself: its guard. So every coordinator can check a guard's report by what the fleet's state
-//! holds, also a leader that never spoke to the agent.
+//! An agent draws a secret when it starts, and again whenever it starts over without its earlier session. Its
+//! incarnation, which is public, is a digest of that secret. Only the agent's guard gets the secret, from the agent
+//! itself. So every coordinator, even a leader that never had a connection to the agent, can verify a guard's report
+//! against the replicated state.
 
 use robeing_platform::Random;
 use sha2::{Digest, Sha256};
 
-/// Bytes of a secret.
+/// Length of a secret, bytes.
 pub const SECRET_BYTES: usize = 16;
 
-/// The secret of one stay.
+/// The secret of one incarnation. Its `Debug` form does not reveal it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secret([u8; SECRET_BYTES]);
 
@@ -21,7 +22,7 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// A new one.
+    /// Draws a new secret.
     pub fn draw(random: &dyn Random) -> Self {
         let mut bytes = [0; SECRET_BYTES];
         for half in bytes.chunks_exact_mut(8) {
@@ -30,18 +31,18 @@ impl Secret {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The bytes of the secret, as sent in a guard's report.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The incarnation that it stands behind.
+    /// The incarnation of this secret.
     pub fn incarnation(&self) -> u64 {
         incarnation_of(&self.0)
     }
 }
 
-/// The incarnation that a secret stands behind.
+/// Returns the incarnation of a secret: the first 8 bytes of its SHA-256 digest, little-endian.
 pub fn incarnation_of(secret: &[u8]) -> u64 {
     let digest: [u8; 32] = Sha256::digest(secret).into();
     let [a, b, c, d, e, f, g, h, ..] = digest;

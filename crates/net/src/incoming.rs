@@ -1,4 +1,4 @@
-//! Accepts connections: so many at once, and only from clients that say something.
+//! Accepts connections, with a limit on their number, and closes those whose client sends nothing.
 
 use std::{
     io,
@@ -18,12 +18,12 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::debug;
 
-/// How long a new connection may stay silent.
+/// How long a new connection may wait for its first byte.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after `accept` failed (too many open files, mostly), so that the failure is not spun on.
+/// Pause after a failed `accept` (usually too many open files), to avoid a busy loop.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// The connections of a listener, as tonic takes them.
+/// Turns a listener into the stream of connections that tonic expects.
 pub fn accepted(listener: Box<dyn Listener>) -> impl Stream<Item = io::Result<Accepted>> {
     let room = Arc::new(Semaphore::new(super::MAX_CONNECTIONS));
     futures::stream::unfold((listener, room), |(mut listener, room)| async move {
@@ -44,7 +44,8 @@ pub fn accepted(listener: Box<dyn Listener>) -> impl Stream<Item = io::Result<Ac
     })
 }
 
-/// A connection that counts against its listener's limit, and that must say something soon.
+/// A connection that counts against its listener's limit, and fails with `TimedOut` if the client sends nothing within
+/// [`FIRST_BYTE_TIMEOUT`].
 pub struct Accepted {
     connection: Connection,
     silent_until: Option<Pin<Box<Sleep>>>,

@@ -1,5 +1,5 @@
-//! Every gRPC channel and every listener of this crate is made here, on the network it is given, so that what holds for all
-//! of them (deadlines, keep-alive, windows, limits, and who may connect at all) is said once.
+//! The gRPC channels and listeners of every process. They are made here, on the given network, so that their common
+//! settings (deadlines, keep-alive, windows, limits, which connections are accepted) are defined once.
 
 pub mod client;
 pub mod earlier;
@@ -18,50 +18,50 @@ use tonic::{
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-/// The longest a connection may take to be established.
+/// Timeout for establishing a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest a name may take to be resolved before it counts as unknown. An agent's session waits for it.
+/// Timeout for resolving a name; after it the name counts as unknown. Opening an agent's session waits for this.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How often a connection with open calls is asked whether it still works.
+/// Interval of keep-alive pings on a connection with open calls.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long it has to answer.
+/// How long to wait for the answer to a keep-alive ping.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes in flight on one stream; on one connection it is four times as many.
+/// Flow-control window of one stream, bytes; a connection's window is four times as large.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// Connections a listener holds at once; further ones wait to be accepted.
+/// Maximum number of open connections per listener; further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 20_000;
-/// Calls at once on one connection.
+/// Maximum number of concurrent calls per connection.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 1_024;
-/// Header bytes of one call.
+/// Maximum size of the headers of one call, bytes.
 pub const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// How long open calls may go on after a server was asked to stop.
+/// How long open calls may continue after the server is asked to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// An address that gRPC cannot be spoken to.
+/// The text is not an address of the form `host:port`.
 #[derive(Debug, thiserror::Error)]
 #[error("{address:?} is not an address: give host:port")]
 pub struct BadAddress {
-    /// What was given.
+    /// The given text.
     pub address: String,
 }
 
-/// Why there is no connection.
+/// The reason a connection could not be established.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is none.
+    /// The address is not `host:port`.
     #[error(transparent)]
     BadAddress(#[from] BadAddress),
-    /// It could not be reached.
+    /// The connection failed or timed out.
     #[error("cannot connect to {address}: {reason}")]
     Failed {
-        /// Where to.
+        /// The target address.
         address: String,
-        /// Why not.
+        /// The underlying error.
         reason: String,
     },
 }
 
-/// The `host:port` in an address, which may be written as an http URL.
+/// Extracts `host:port` from an address, which may be an `http://` URL.
 fn target(address: &str) -> Result<&str, BadAddress> {
     let target = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
     match target.rsplit_once(':') {
@@ -70,7 +70,7 @@ fn target(address: &str) -> Result<&str, BadAddress> {
     }
 }
 
-/// The endpoint at an address, with nothing set.
+/// Returns an endpoint with tonic's default settings.
 fn plain_endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     Endpoint::from_shared(format!("http://{}", target(address)?))
         .map_err(|_| BadAddress { address: address.to_owned() })
@@ -85,7 +85,7 @@ fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
         .initial_connection_window_size(STREAM_WINDOW * 4))
 }
 
-/// What an error comes from, which says more than its own text.
+/// Returns the text of the innermost error, which is more specific than the outer ones.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -101,21 +101,21 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// On this network.
+    /// Creates a transport on the given network.
     pub fn new(network: Arc<dyn Network>) -> Self {
         Self { network }
     }
 
-    /// A channel to `host:port`. It connects when first used, and again whenever the connection was lost.
+    /// Returns a channel to `host:port`. It connects on first use, and reconnects when the connection is lost.
     pub fn channel(&self, address: &str) -> Result<Channel, BadAddress> {
         let target = target(address)?;
         Ok(endpoint(target)?.connect_with_connector_lazy(self.connector(target)))
     }
 
-    /// A channel to `host:port` that is connected already.
+    /// Connects to `host:port` and returns the channel.
     ///
     /// # Errors
-    /// When the address is none, or there is no connection within the time.
+    /// [`ConnectError`] if the address is malformed, or if no connection is established `within` this time.
     pub async fn connect(&self, address: &str, within: Duration) -> Result<Channel, ConnectError> {
         let target = target(address)?;
         let endpoint = endpoint(target)?.connect_timeout(within);
@@ -140,12 +140,13 @@ impl Transport {
         })
     }
 
-    /// Where the process that opened a connection from `peer`, and says that others reach it at `advertised`, listens for
-    /// certain: at the address it connected from, if that is one of those that `advertised` stands for now. `None` otherwise:
-    /// behind a proxy or NAT `peer` is another machine, and a wildcard is any.
+    /// Returns the listening address of the process that connected from `peer` and advertises `advertised`, if it can
+    /// be determined for certain: `peer`'s IP address with the advertised port, provided that `advertised` resolves to
+    /// that IP address now. Returns `None` otherwise: behind a proxy or NAT, `peer` is another machine, and a wildcard
+    /// address matches any machine.
     ///
-    /// A refusal at that address is part of the proof that the process is gone. One at a name that is resolved later proves
-    /// nothing: the name may be another machine's by then.
+    /// A refused connection at that address is part of the proof that the process is gone. A refused connection at a
+    /// name that is resolved later proves nothing, because the name may refer to another machine by then.
     pub async fn locate(&self, peer: Option<SocketAddr>, advertised: &str) -> Option<SocketAddr> {
         let peer = peer?.ip().to_canonical();
         let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(advertised)).await;
@@ -153,16 +154,16 @@ impl Transport {
         Some(SocketAddr::new(peer, found.port()))
     }
 
-    /// An address that this machine has for `host:port` of its own name, and by which others may reach it. A container knows its
-    /// own name, and others often do not.
+    /// Resolves `host:port`, where the host is this machine's own name, to an address by which others may reach it. A
+    /// container can resolve its own name, while others often cannot. Loopback and unspecified addresses are skipped.
     pub async fn own_address(&self, named: &str) -> Option<SocketAddr> {
         let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.network.resolve(named)).await;
         let usable = |address: &SocketAddr| !address.ip().is_loopback() && !address.ip().is_unspecified();
         resolved.ok()?.ok()?.into_iter().find(usable)
     }
 
-    /// Whether a process listens at `address`: `Some(false)` when the host answers that none does, `None` when there is no
-    /// answer within the time.
+    /// Checks whether a process listens at `address`: `Some(true)` if it accepts the connection, `Some(false)` if it is
+    /// refused, `None` if neither happens `within` this time.
     pub async fn probe(&self, address: &str, within: Duration) -> Option<bool> {
         let target = target(address).ok()?;
         match tokio::time::timeout(within, self.network.connect(target)).await {
@@ -175,7 +176,7 @@ impl Transport {
     /// Listens on `host:port`.
     ///
     /// # Errors
-    /// What the operating system says, with the address.
+    /// The operating system's error, with the address.
     pub async fn bind(&self, address: &str) -> io::Result<Bound> {
         let listener = self
             .network
@@ -186,13 +187,13 @@ impl Transport {
     }
 }
 
-/// A listener that serves nothing yet.
+/// A bound listener that does not serve yet.
 pub struct Bound {
     listener: Box<dyn Listener>,
 }
 
 impl Bound {
-    /// Where it listens, with the real port.
+    /// The local address, with the port that was actually bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -224,11 +225,11 @@ impl Bound {
     }
 }
 
-/// gRPC reflection of health and of the services in these descriptor sets. Nobody is told anything else: what a process serves
-/// besides is private.
+/// Returns the gRPC reflection service for the health service and the services in these descriptor sets. It exposes
+/// nothing else: any other service of the process is private.
 ///
 /// # Errors
-/// When the descriptors can't be read, which a build with them excludes.
+/// If the descriptors cannot be decoded; those of this build always can.
 pub fn reflection(descriptors: &[&'static [u8]]) -> io::Result<ServerReflectionServer<impl ServerReflection + use<>>> {
     let health = tonic_health::pb::FILE_DESCRIPTOR_SET;
     let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(health);
@@ -236,16 +237,17 @@ pub fn reflection(descriptors: &[&'static [u8]]) -> io::Result<ServerReflectionS
     all.build_v1().map_err(io::Error::other)
 }
 
-/// What every agent's listener serves: gRPC health, and reflection of it and of the services in these descriptor sets.
+/// Returns the services of every agent's listener: gRPC health, and reflection of it and of the services in these
+/// descriptor sets.
 ///
 /// # Errors
-/// As of [`reflection`].
+/// See [`reflection`].
 pub fn described_routes(descriptors: &[&'static [u8]]) -> io::Result<Routes> {
     let (_, health) = tonic_health::server::health_reporter();
     Ok(Routes::new(health).add_service(reflection(descriptors)?))
 }
 
-/// Gives a generated client or server the message limits that hold everywhere.
+/// Sets the common message size limits on a generated client or server.
 #[macro_export]
 macro_rules! limited {
     ($service:expr) => {
@@ -253,7 +255,7 @@ macro_rules! limited {
     };
 }
 
-/// The largest message, bytes.
+/// The maximum size of a message, bytes.
 pub const fn message_limit() -> usize {
     MAX_MESSAGE_BYTES
 }
@@ -264,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// A network with one name, which stands for these addresses.
+    /// A network on which the name `agent:1` resolves to these addresses.
     struct Names(Vec<SocketAddr>);
 
     #[async_trait]
@@ -293,10 +295,10 @@ mod tests {
             ("10.0.0.2:50000", "agent:1", Some("10.0.0.2:1")),
             ("[::ffff:10.0.0.2]:50000", "10.0.0.2:1", Some("10.0.0.2:1")),
             ("[fd00::1]:50000", "[fd00::1]:1", Some("[fd00::1]:1")),
-            // Behind NAT, or by a name that stands for another machine by now.
+            // Behind NAT, or with a name that refers to another machine by now.
             ("10.0.0.9:50000", "10.0.0.2:1", None),
             ("10.0.0.9:50000", "agent:1", None),
-            // A wildcard would be whoever looks.
+            // A wildcard address would match any machine.
             ("10.0.0.2:50000", "0.0.0.0:1", None),
             ("10.0.0.2:50000", "", None),
             ("10.0.0.2:50000", "silent:1", None),

@@ -1,4 +1,4 @@
-//! A file that is replaced as a whole: after a crash it has its old content or its new, never a part of either.
+//! A file that is replaced atomically: after a crash it has its old content or its new content, never a mix of both.
 
 use std::{
     ffi::OsString,
@@ -11,13 +11,15 @@ use bytes::Bytes;
 
 use super::Disk;
 
-/// Ends the names of files that are written aside.
+/// Suffix of the temporary files that new content is written to.
 const ASIDE: &str = ".tmp";
 
-/// A file that is written aside, synced, renamed, and whose directory is then synced.
+/// A file that is replaced by writing a temporary file, syncing it, renaming it over the old file, and syncing the
+/// directory.
 ///
-/// One value is the only writer of its file; `&mut self` makes replacements take turns. Each one uses a name of its own aside,
-/// since an operation whose caller is gone (a blocking call can't be cancelled) may still be at work on the one before.
+/// An `AtomicFile` is the only writer of its file; `&mut self` serializes replacements. Each replacement uses its own
+/// temporary name, because an operation whose caller was dropped (a blocking call cannot be cancelled) may still be
+/// writing the previous temporary file.
 pub struct AtomicFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -25,10 +27,11 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Takes over the file at `path`, which need not exist, and removes what earlier processes left aside.
+    /// Opens the file at `path`, which need not exist, and removes the temporary files that earlier processes left
+    /// behind.
     ///
     /// # Errors
-    /// The directory can't be listed, or a leftover can't be removed.
+    /// If the directory cannot be listed, or a leftover file cannot be removed.
     pub async fn open(disk: Arc<dyn Disk>, path: &Path) -> io::Result<Self> {
         let file = Self { disk, path: path.to_owned(), replacements: 0 };
         let (dir, prefix) = (file.dir(), file.name_aside(""));
@@ -52,38 +55,38 @@ impl AtomicFile {
         name
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The whole content.
+    /// Reads the whole content.
     ///
     /// # Errors
-    /// `NotFound` if it was never written; what the disk says.
+    /// `NotFound` if the file was never written; otherwise the disk's error.
     pub async fn read(&self) -> io::Result<Bytes> {
         self.disk.read(&self.path).await
     }
 
-    /// Replaces the content, durably. What was written aside is removed when that fails, so that a full disk does not stay
-    /// full of it.
+    /// Replaces the content durably. On failure the temporary file is removed, so that it does not keep a full disk
+    /// full.
     ///
     /// # Errors
-    /// What the disk says. The content is then the old or the new.
+    /// The disk's error. The content is then either the old or the new.
     pub async fn replace(&mut self, content: Bytes) -> io::Result<()> {
         self.replace_pieces(&[content]).await
     }
 
-    /// As [`AtomicFile::replace`], with content in pieces that follow each other.
+    /// Like [`AtomicFile::replace`], with the content given as consecutive pieces.
     ///
     /// # Errors
-    /// As there.
+    /// See [`AtomicFile::replace`].
     pub async fn replace_pieces(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         self.replacements += 1;
         let aside = self.dir().join(self.name_aside(&format!("{}{ASIDE}", self.replacements)));
         let written = self.replace_by(&aside, pieces).await;
         if written.is_err() {
-            // The first error is the one to report, and the next start removes what is left.
+            // Report the first error; the next start removes what is left.
             drop(self.disk.remove(&aside).await);
         }
         written
@@ -146,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_was_given_up_does_not_touch_the_next() {
         let (disk, mut file) = opened().await;
-        // As a blocking call that goes on after its future was dropped: the file is created, and never renamed.
+        // As if a blocking call continued after its future was dropped: it creates the file and never renames it.
         disk.open(Path::new("/data/snapshot.1.tmp"), true).await.unwrap();
         file.replacements = 1;
         file.replace(Bytes::from("second")).await.unwrap();

@@ -1,10 +1,10 @@
-//! Work that keeps a thread for long.
+//! CPU-bound work that occupies a thread for a long time.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Does work that takes long without waiting for anything, such as encoding a fleet of a million tasks, while the other
-/// tasks of the runtime go on, heartbeats among them: another thread takes them over meanwhile. A runtime of one thread, as
-/// the simulator's, does the work in its turn.
+/// Runs long CPU-bound work, such as encoding a fleet of a million tasks, without stalling the runtime's other tasks
+/// (such as heartbeats): another thread takes them over meanwhile. On a single-threaded runtime, such as the
+/// simulator's, the work runs inline.
 pub fn compute<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -24,10 +24,10 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let (done, is_done) = mpsc::channel();
         runtime.spawn(async move { done.send(compute(|| told.recv())).unwrap() });
-        // Runs only when the other does not keep the worker.
+        // Runs only if the first task does not block the only worker.
         runtime.spawn(async move { tell.send(7).unwrap() });
         let answer = is_done.recv_timeout(Duration::from_secs(30));
-        // Without waiting for a worker that is kept.
+        // Shut down without waiting for a worker that may be blocked.
         runtime.shutdown_background();
         assert_eq!(answer, Ok(Ok(7)));
     }

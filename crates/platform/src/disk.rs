@@ -1,5 +1,6 @@
-//! Files, as few operations on them as the log, the snapshots and the node's identity need. Each completes only when the
-//! operating system has done it; only what is named `sync` is durable.
+//! File access, reduced to the operations that the log, the snapshots and the node's identity need. Each operation
+//! completes only when the operating system has performed it; only operations with `sync` in their name make data
+//! durable.
 
 use std::{
     fs, io,
@@ -15,7 +16,7 @@ use nix::{
     sys::statvfs::statvfs,
 };
 
-/// Whether an operation failed for lack of room alone, so that it may succeed later.
+/// Returns whether an operation failed only because the disk was full, so that it may succeed later.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -23,23 +24,23 @@ pub fn is_full(error: &io::Error) -> bool {
 /// A file system.
 #[async_trait]
 pub trait Disk: Send + Sync + 'static {
-    /// Makes a directory and those above it, durably; one that exists is fine.
+    /// Creates a directory and its parents, durably. An existing directory is not an error.
     async fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
-    /// Names of the files in a directory, sorted.
+    /// Returns the names of the files in a directory, sorted.
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Opens a file for reading and writing; `create` makes an empty one when missing.
+    /// Opens a file for reading and writing; with `create`, an empty file is created if it is missing.
     async fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>>;
-    /// The whole of a file.
+    /// Reads a whole file.
     async fn read(&self, path: &Path) -> io::Result<Bytes>;
-    /// Renames over whatever is there. Durable after [`Disk::sync_dir`].
+    /// Renames a file, replacing any file at `to`. Durable after [`Disk::sync_dir`].
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file. Durable after [`Disk::sync_dir`].
     async fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes what was created, renamed or removed in a directory durable.
+    /// Makes all creations, renames and removals in a directory durable.
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Bytes that this process may still write to the file system that `dir` is on.
+    /// Returns the bytes that this process may still write to the file system of `dir`.
     async fn free(&self, dir: &Path) -> io::Result<u64>;
-    /// Locks a file against other processes until the lock is dropped. `WouldBlock`: somebody has it.
+    /// Locks a file against other processes until the lock is dropped. Fails with `WouldBlock` if it is already locked.
     async fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 }
 
@@ -49,12 +50,12 @@ pub trait Disk: Send + Sync + 'static {
 pub trait DiskFile: Send + Sync + 'static {
     /// Writes all of `data` at `offset` and makes it durable (`fdatasync`).
     async fn write_at_and_sync(&self, offset: u64, data: Bytes) -> io::Result<()>;
-    /// Reads `len` bytes at `offset`; fewer at the end of the file.
+    /// Reads `len` bytes at `offset`, or fewer at the end of the file.
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
-    /// Its length, bytes.
+    /// Returns the length of the file, bytes.
     async fn len(&self) -> io::Result<u64>;
-    /// Fills the file with zeros up to `len` and makes that durable, so that later writes within it change no metadata and
-    /// sync in half the time.
+    /// Extends the file with zeros to `len` bytes and makes that durable, so that later writes within it change no
+    /// metadata and sync in half the time.
     async fn fill_to(&self, len: u64) -> io::Result<()>;
 }
 
@@ -69,7 +70,7 @@ struct FileLock(#[expect(dead_code, reason = "held for its drop")] Flock<fs::Fil
 
 impl DiskLock for FileLock {}
 
-/// How much of a file [`DiskFile::fill_to`] writes at once, bytes.
+/// Bytes that [`DiskFile::fill_to`] writes at once.
 const FILL_CHUNK: usize = 256 * 1024;
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -79,14 +80,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     }
 }
 
-/// Says which path an error is about, which the operating system does not.
+/// Adds the path to an error, which the operating system leaves out.
 fn at(path: &Path, verb: &str, e: io::Error) -> io::Error {
-    let advice = if is_full(&e) { "; make room on its disk, or have it on a larger one" } else { "" };
+    let advice = if is_full(&e) { "; free space on its disk, or move it to a larger one" } else { "" };
     io::Error::new(e.kind(), format!("cannot {verb} {}: {e}{advice}", path.display()))
 }
 
 fn sync_directory(dir: &Path) -> io::Result<()> {
-    // The parent of a relative path's first part is the working directory.
+    // The parent of a single-component relative path is empty: it is the working directory.
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| at(dir, "sync directory", e))
 }
@@ -99,7 +100,7 @@ impl Disk for FileSystem {
             let missing: Vec<PathBuf> =
                 dir.ancestors().take_while(|part| !part.exists()).map(Path::to_path_buf).collect();
             fs::create_dir_all(&dir).map_err(|e| at(&dir, "create directory", e))?;
-            // What is synced in a directory is of no use when the directory's own name is not.
+            // Syncing inside a directory is useless if the directory's own entry is not durable.
             missing.iter().filter_map(|made| made.parent()).try_for_each(sync_directory)
         })
         .await
@@ -159,8 +160,8 @@ impl Disk for FileSystem {
     async fn free(&self, dir: &Path) -> io::Result<u64> {
         let dir = dir.to_path_buf();
         blocking(move || {
-            let stat = statvfs(&dir).map_err(|errno| at(&dir, "ask for the free room of", errno.into()))?;
-            // Blocks that are kept for the superuser don't count, even for the superuser. The types differ between systems.
+            let stat = statvfs(&dir).map_err(|errno| at(&dir, "get the free space of", errno.into()))?;
+            // Blocks reserved for the superuser don't count, even for the superuser. The types differ between systems.
             #[allow(clippy::useless_conversion)]
             let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
             Ok(blocks.saturating_mul(size))
@@ -201,7 +202,8 @@ impl DiskFile for OpenFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let file = Arc::clone(&self.0);
-        // Made where it is dropped: what one thread allocates and another gives back stays with the first for long.
+        // Allocated on the thread that drops it: memory that one thread allocates and another frees stays with the
+        // first thread's allocator for a long time.
         let mut buffer = vec![0; len];
         blocking(move || {
             let mut filled = 0;
@@ -245,8 +247,8 @@ mod tests {
     #[test]
     fn an_error_says_of_which_file_it_is_and_of_a_full_disk_what_to_do() {
         let said = |kind: io::ErrorKind| at(Path::new("/data/log"), "write", kind.into()).to_string();
-        assert!(said(io::ErrorKind::StorageFull).ends_with("; make room on its disk, or have it on a larger one"));
+        assert!(said(io::ErrorKind::StorageFull).ends_with("; free space on its disk, or move it to a larger one"));
         assert!(said(io::ErrorKind::NotFound).starts_with("cannot write /data/log: "));
-        assert!(!said(io::ErrorKind::NotFound).contains("make room"));
+        assert!(!said(io::ErrorKind::NotFound).contains("free space"));
     }
 }

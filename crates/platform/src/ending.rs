@@ -1,9 +1,9 @@
-//! How a connection ended, as this side saw it.
+//! How a connection ended, as observed on this side.
 //!
-//! A kernel that closes a connection for its process sends FIN, also when the process was killed. It sends RST instead when
-//! bytes were not read, or when it knows nothing of the connection. A firewall that rejects, and a kernel that is told to
-//! destroy a socket, send RST and never FIN. So FIN says that the process at the other end, or a proxy in its place, has closed
-//! the connection; RST says nothing of the kind.
+//! When a process closes a connection or dies, its kernel sends FIN. It sends RST instead if there were unread bytes,
+//! or if it does not know the connection. A firewall that rejects packets, and a kernel that is asked to destroy a
+//! socket, send RST and never FIN. So FIN proves that the process at the other end, or a proxy in its place, has closed
+//! the connection; RST proves nothing.
 
 use std::{
     io,
@@ -26,56 +26,57 @@ struct State {
     is_claimed: AtomicBool,
 }
 
-/// The end of one connection. Clones share it. What is seen first counts.
+/// Records how one connection ended. Clones share the record. The first observation counts.
 #[derive(Clone, Debug, Default)]
 pub struct Ending(Arc<State>);
 
 impl Ending {
-    /// Whether the peer closed the connection (FIN), and nothing broke it before.
+    /// Returns whether the peer closed the connection (FIN) before anything else broke it.
     pub fn closed_by_peer(&self) -> bool {
         self.0.how.load(Ordering::SeqCst) == CLOSED_BY_PEER
     }
 
-    /// True for the first caller, who watches over the end for all.
+    /// Returns true for the first caller only, which then watches for the end on behalf of all.
     pub fn claim(&self) -> bool {
         !self.0.is_claimed.swap(true, Ordering::SeqCst)
     }
 
-    /// Waits until the connection is over, however it ended. Cancellation-safe.
+    /// Waits until the connection has ended, in any way. Cancellation-safe.
     pub async fn over(&self) {
         self.0.over.cancelled().await;
     }
 
     fn note(&self, how: u8) {
-        // Later ones follow from the first.
+        // Later observations are consequences of the first.
         let first = self.0.how.compare_exchange(OPEN, how, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if first {
             self.0.over.cancel();
         }
     }
 
-    /// The peer closes it, in a test.
+    /// Records that the peer closed the connection. For tests.
     #[cfg(any(test, feature = "simulated"))]
     pub fn close(&self) {
         self.read_end();
     }
 
-    /// Nothing more is to be read.
+    /// Records that reading reached the end of the stream.
     pub(super) fn read_end(&self) {
         self.note(CLOSED_BY_PEER);
     }
 
-    /// Reading failed.
+    /// Records that reading failed.
     pub(super) fn read_failed(&self) {
         self.note(BROKEN);
     }
 
-    /// Writing failed. A reset that comes after FIN shows as a broken pipe, one that comes without as a reset.
+    /// Records that writing failed. A reset after FIN shows as a broken pipe, a reset without FIN as a connection
+    /// reset.
     pub(super) fn write_failed(&self, error: &io::Error) {
         self.note(if error.kind() == io::ErrorKind::BrokenPipe { CLOSED_BY_PEER } else { BROKEN });
     }
 
-    /// This side gave the connection up.
+    /// Records that this side dropped the connection.
     pub(super) fn dropped(&self) {
         self.note(BROKEN);
     }
@@ -103,7 +104,7 @@ mod tests {
 
     async fn read_to_end(connection: &mut Connection) {
         let mut rest = Vec::new();
-        // Whether it fails is what is looked at.
+        // Reading may fail or not; the test checks the recorded ending.
         drop(tokio::time::timeout(WITHIN, connection.read_to_end(&mut rest)).await.expect("it ends"));
     }
 
@@ -129,7 +130,7 @@ mod tests {
         let (mut connection, peer) = pair().await;
         let ending = connection.connect_info().ending;
         drop(peer);
-        // The first write is answered with a reset, of which a later one hears.
+        // The peer answers the first write with a reset, which a later write then observes.
         for _ in 0..1_000 {
             if connection.write_all(b"x").await.is_err() {
                 break;

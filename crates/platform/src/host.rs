@@ -1,22 +1,22 @@
-//! The machine this runs on, as far as it matters for choosing a leader.
+//! The machine this process runs on, as far as it matters for choosing a leader.
 
 use std::fs;
 
-/// Tells how much of the machine is free.
+/// Reports how much of the machine is free.
 pub trait Host: Send + Sync + 'static {
-    /// Free share of the machine's scarcest resource, 0 to 1.
+    /// Returns the free share of the machine's scarcest resource, 0 to 1.
     fn free_share(&self) -> f64;
 
-    /// This process, as the machine numbers it.
+    /// Returns the process id.
     fn pid(&self) -> u32 {
         std::process::id()
     }
 }
 
-/// The real machine, as Linux tells of it. Where it can't be told, half is free.
+/// The real machine, read from Linux's `/proc`. A resource that cannot be read counts as half free.
 pub struct LinuxHost;
 
-/// What is assumed of a machine that tells nothing.
+/// The free share assumed for a resource that cannot be read.
 const UNKNOWN: f64 = 0.5;
 
 fn free_cpu() -> Option<f64> {

@@ -1,6 +1,6 @@
-//! What the coordinator and the agent need of the world: network, clock, randomness and storage. Everything else in this
-//! crate reaches the world through these traits (and `tokio::time`, whose clock the simulator drives), so that the simulator
-//! runs the shipped code on a network that loses messages and a disk that loses unsynced writes.
+//! The external dependencies of coordinators and agents: network, clock, randomness, disk and host. All other code
+//! reaches them only through these traits (and `tokio::time`, whose clock the simulator drives), so that the simulator
+//! can run the shipped code on a network that loses messages and a disk that loses unsynced writes.
 
 mod atomic_file;
 mod clock;
@@ -26,7 +26,7 @@ pub use host::{Host, LinuxHost};
 pub use network::{ConnectInfo, Connection, Io, Listener, Network, TcpNetwork};
 pub use random::{OsRandom, Random, jittered, uuid_v7};
 
-/// The world, as one value to pass around. Cheap to clone.
+/// All external dependencies as one value to pass around. Cheap to clone.
 #[derive(Clone)]
 pub struct Platform {
     /// Sockets.
@@ -37,12 +37,12 @@ pub struct Platform {
     pub random: Arc<dyn Random>,
     /// Files.
     pub disk: Arc<dyn Disk>,
-    /// The machine.
+    /// The machine this process runs on.
     pub host: Arc<dyn Host>,
 }
 
 impl Platform {
-    /// The real world.
+    /// The real implementations.
     pub fn real() -> Self {
         Self {
             network: Arc::new(TcpNetwork),

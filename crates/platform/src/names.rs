@@ -1,8 +1,8 @@
-//! Names of machines, looked up on threads of their own.
+//! Host name resolution on its own threads.
 //!
-//! The system's look-up blocks its thread for many seconds when no name server answers, also when nobody waits for it any more.
-//! Tokio runs it on the same threads as file operations: retries to reach one machine by its name would keep all of them waiting
-//! for a name server, and no write of the log would finish.
+//! The system's resolver blocks its thread for many seconds when no name server answers, even when no caller is waiting
+//! for the result any more. Tokio runs it on the same threads as file operations: retries to reach one host by name
+//! could then keep all of these threads waiting for a name server, and no write of the log would finish.
 
 use std::{
     collections::HashMap,
@@ -15,20 +15,21 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-/// Look-ups under way at once, of all names together.
+/// Maximum number of concurrent look-ups, over all names.
 pub const MAX_LOOKUPS: usize = 32;
-/// Look-ups of one name under way at once.
+/// Maximum number of concurrent look-ups of one name.
 pub const MAX_LOOKUPS_OF_A_NAME: usize = 3;
-/// After so long another look-up of the same name is begun: a name server may answer again that did not answer the first.
+/// Time after which another look-up of the same name is started although the first is still running: a name server that
+/// did not answer the first one may be answering again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// What a thread that looks up names needs, bytes.
+/// Stack size of a look-up thread, bytes.
 const STACK: usize = 256 * 1024;
 
-/// The result of a look-up. An error is kept as its kind and text, since several callers may get it.
+/// The result of a look-up. An error is kept as its kind and text, because several callers may receive it.
 type Answer = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// One look-up that is under way.
+/// One look-up in progress.
 struct Flight {
     began: Instant,
     number: u64,
@@ -37,13 +38,13 @@ struct Flight {
 
 #[derive(Default)]
 struct Flights {
-    /// By `host:port`, the oldest first.
+    /// Look-ups in progress by `host:port`, oldest first.
     by_name: HashMap<String, Vec<Flight>>,
     count: usize,
     next: u64,
 }
 
-/// Looks up names. Clones share what is under way.
+/// Resolves names. Clones share the look-ups in progress.
 #[derive(Clone)]
 pub(crate) struct Names {
     lookup: Arc<Lookup>,
@@ -65,11 +66,11 @@ impl Names {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `host:port` stands for now. Whoever asks for a name that is being looked up waits for the same answer. No deadline of
-    /// its own. Cancellation-safe.
+    /// Resolves `host:port` to its current addresses. Callers that ask for a name that is already being looked up share
+    /// the result. Has no timeout of its own. Cancellation-safe.
     ///
     /// # Errors
-    /// What the system says; `WouldBlock` where too many look-ups have not come to their end.
+    /// The system's error; `WouldBlock` if too many look-ups are still running.
     pub(crate) async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
@@ -92,7 +93,7 @@ impl Names {
             return Ok(newest.answer.clone());
         }
         if flights.count >= MAX_LOOKUPS {
-            let words = format!("{MAX_LOOKUPS} look-ups of names have not come to their end; is the name server up?");
+            let words = format!("{MAX_LOOKUPS} look-ups of names are still running; is the name server up?");
             return Err(io::Error::new(io::ErrorKind::WouldBlock, words));
         }
         let (tell, answer) = watch::channel(None);
@@ -135,7 +136,7 @@ mod tests {
 
     const A_MOMENT: Duration = Duration::from_millis(20);
 
-    /// A name server that answers nobody until it is let.
+    /// A name server that answers nothing until it is allowed to.
     #[derive(Default)]
     struct Deaf {
         asked: AtomicUsize,
@@ -170,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Ends the threads of a test, however that ends.
+    /// Releases the threads of a test, however it ends.
     struct Answering<'a>(&'a Arc<Deaf>);
 
     #[test]
@@ -216,7 +217,7 @@ mod tests {
             assert_eq!(one.await.unwrap().unwrap(), ["192.0.2.1:1".parse().unwrap()]);
         }
         assert_eq!(deaf.asked(), 1);
-        // The next one is told what holds then.
+        // The next call starts a new look-up.
         names.resolve("host:1").await.unwrap();
         assert_eq!(deaf.asked(), 2);
     }

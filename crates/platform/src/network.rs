@@ -1,4 +1,5 @@
-//! Sockets. Addresses are strings (`host:port`), resolved at each connect, since pods come back with other addresses.
+//! Sockets. Addresses are strings (`host:port`) that are resolved on each connect, because pods come back with other
+//! addresses.
 
 use std::{
     io,
@@ -17,34 +18,34 @@ use tonic::transport::server::Connected;
 
 use super::{ending::Ending, names::Names};
 
-/// A byte stream in both directions.
+/// A bidirectional byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-/// Something that makes connections and listeners.
+/// Opens connections and listeners.
 #[async_trait]
 pub trait Network: Send + Sync + 'static {
-    /// Connects to `host:port`. No deadline of its own.
+    /// Connects to `host:port`. Has no timeout of its own.
     async fn connect(&self, address: &str) -> io::Result<Connection>;
-    /// What `host:port` stands for now. No deadline of its own.
+    /// Resolves `host:port` to its current addresses. Has no timeout of its own.
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>>;
     /// Listens on `host:port`; port 0 picks a free one.
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>>;
 }
 
-/// Something that accepts connections.
+/// Accepts connections.
 #[async_trait]
 pub trait Listener: Send + Sync + 'static {
-    /// The next connection. Cancellation-safe.
+    /// Accepts the next connection. Cancellation-safe.
     async fn accept(&mut self) -> io::Result<Connection>;
-    /// Where it listens, with the real port.
+    /// Returns the local address, with the port that was actually bound.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
 /// One established connection.
 pub struct Connection {
     io: Box<dyn Io>,
-    /// The other side.
+    /// The peer's address, if known.
     pub peer: Option<SocketAddr>,
     ending: Ending,
 }
@@ -69,12 +70,12 @@ impl Drop for Connection {
     }
 }
 
-/// What request handlers can learn of the connection a request came on.
+/// What a request handler can learn about the connection that a request arrived on.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectInfo {
-    /// The other side.
+    /// The peer's address, if known.
     pub peer: Option<SocketAddr>,
-    /// How it ended, once it has.
+    /// How the connection ended, once it has.
     pub ending: Ending,
 }
 
@@ -127,10 +128,10 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// One for the process, whose threads it bounds.
+/// Shared by the whole process, so that the limit on look-up threads holds for the process.
 static NAMES: LazyLock<Names> = LazyLock::new(Names::default);
 
-/// TCP, without Nagle's delay.
+/// TCP with `TCP_NODELAY`.
 pub struct TcpNetwork;
 
 #[async_trait]

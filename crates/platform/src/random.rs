@@ -1,4 +1,4 @@
-//! Random numbers, and what is made of them: ids and jitter.
+//! Random numbers, and what is derived from them: ids and jitter.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::Clock;
 
 /// A source of random numbers.
 pub trait Random: Send + Sync + 'static {
-    /// The next one, uniform over all values.
+    /// Returns the next number, uniformly distributed over all values.
     fn next_u64(&self) -> u64;
 }
 
-/// A cryptographically strong generator of the thread's own, seeded by the operating system.
+/// A cryptographically strong, thread-local generator, seeded by the operating system.
 pub struct OsRandom;
 
 impl Random for OsRandom {
@@ -19,13 +19,14 @@ impl Random for OsRandom {
     }
 }
 
-/// A duration between half and all of `full`, so that clients that failed together do not come back together.
+/// Returns a duration between half of `full` and `full`, so that clients that failed together do not retry at the same
+/// time.
 pub fn jittered(random: &dyn Random, full: Duration) -> Duration {
     let share = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     full.mul_f64(0.5 + share / 2.0)
 }
 
-/// A version-7 UUID (RFC 9562, section 5.7): ordered by time, unique by its 74 random bits.
+/// Returns a version-7 UUID (RFC 9562, section 5.7): ordered by time, unique by its 74 random bits.
 pub fn uuid_v7(clock: &dyn Clock, random: &dyn Random) -> u128 {
     let millis = u128::from(clock.unix_millis() & 0xffff_ffff_ffff);
     let noise = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());

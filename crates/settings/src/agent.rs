@@ -1,4 +1,4 @@
-//! What an agent process is told at its start.
+//! The settings of an agent process.
 
 use std::time::Duration;
 
@@ -9,46 +9,47 @@ use super::settings::{DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS};
 /// Default of [`AgentConfig::worker_listen`].
 pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
 
-/// The cluster of a process that is not told another.
+/// The default cluster id.
 pub const DEFAULT_CLUSTER: &str = "default";
 
 /// An agent's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentConfig {
-    /// Its name, the same after a restart.
+    /// Name of the agent, the same after a restart.
     pub name: String,
-    /// The cluster it belongs to.
+    /// The cluster that the agent belongs to.
     pub cluster_id: String,
-    /// What it is for.
+    /// The agent's role.
     pub role: AgentRole,
-    /// Addresses of coordinators, host:port, at least one; any of them leads to the leader.
+    /// Addresses of coordinators, `host:port`, at least one. Any coordinator can direct the agent to the leader.
     pub coordinators: Vec<String>,
-    /// Where to listen, host:port; port 0 takes a free one.
+    /// Listening address, `host:port`; port 0 picks a free port.
     pub listen: String,
-    /// Where others reach it, host:port; see [`advertised_address`](super::advertised_address).
+    /// Address at which others reach the agent, `host:port`; see [`advertised_address`](super::advertised_address).
     pub advertise: Option<String>,
-    /// `advertise` is this machine's own name, which others need not know: its address is advertised instead, if it has one.
+    /// Whether `advertise` holds this machine's own name, which other machines may not be able to resolve. The agent
+    /// then advertises the address that the name resolves to, if there is one.
     pub advertises_host_name: bool,
-    /// The pool it is of; empty: none.
+    /// The agent's pool; empty if it is in no pool.
     pub pool: String,
-    /// Agents of the pool that work; 0: not fixed.
+    /// Number of active agents in the pool; 0: not fixed.
     pub pool_replicas: u32,
-    /// Agents of the pool that wait as standby.
+    /// Number of standby agents in the pool.
     pub pool_standby: u32,
-    /// Its skills.
+    /// The agent's specializations.
     pub specializations: Vec<String>,
-    /// Tasks it runs at once, at least 1.
+    /// Number of tasks the agent runs at once, at least 1.
     pub slots: u32,
-    /// How long running tasks may go on after the agent was asked to stop; what is left then is handed back.
+    /// How long running tasks may continue after the agent is asked to stop; after that they are handed back.
     pub drain_timeout: Duration,
-    /// Where to serve metrics and probes over HTTP, host:port.
+    /// Address for metrics and probes over HTTP, `host:port`.
     pub metrics_listen: Option<String>,
-    /// Where processes attach that run tasks, with [`ExecutorSpec::Worker`]: host:port of the loopback interface.
+    /// Address that worker processes attach to, with [`ExecutorSpec::Worker`]: `host:port` of the loopback interface.
     pub worker_listen: String,
 }
 
 impl AgentConfig {
-    /// An agent of which nothing is said but what has no default.
+    /// Creates the settings of an agent with the required values, and defaults for the rest.
     pub fn new(name: String, cluster_id: String, role: AgentRole, listen: String, coordinators: Vec<String>) -> Self {
         Self {
             name,
@@ -70,30 +71,32 @@ impl AgentConfig {
     }
 }
 
-/// What an agent is for.
+/// The role of an agent, which determines the tasks it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentRole {
-    /// Takes any task.
+    /// Takes any task that requires no other role.
     Worker,
-    /// Takes the tasks of its specializations.
+    /// Takes tasks whose kind is one of its specializations first, then other tasks.
     Specialist,
-    /// Relays and translates messages.
+    /// Meant for relaying and translating messages. Takes only tasks that require this role, or whose kind is one of
+    /// its specializations.
     Messenger,
-    /// Validates, watches for anomalies.
+    /// Meant for validation and anomaly detection. Takes only tasks that require this role, or whose kind is one of its
+    /// specializations.
     Guardian,
 }
 
-/// What running a task means, in the form of a manifest's `executor`.
+/// How an agent runs a task, in the form of a manifest's `executor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum ExecutorSpec {
-    /// A program for each task.
+    /// Run a program for each task.
     Command(CommandSpec),
-    /// A request to a server for each task.
+    /// Send a request to a server for each task.
     Http(HttpSpec),
-    /// Processes that attach to the agent; see [`AgentConfig::worker_listen`].
+    /// Hand tasks to processes that attach to the agent; see [`AgentConfig::worker_listen`].
     Worker {},
-    /// The input is the output.
+    /// Return the input as the output.
     Echo {},
 }
 
@@ -109,29 +112,29 @@ pub struct CommandSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpSpec {
-    /// Where to POST the input.
+    /// The URL to POST the input to.
     pub url: String,
-    /// What to GET, to learn whether the server can take tasks.
+    /// The path to GET to find out whether the server can take tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_path: Option<String>,
-    /// Headers to send besides, or in place of, the usual ones.
+    /// Headers to send in addition to the usual ones, or in place of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderSpec>,
 }
 
-/// A header of [`HttpSpec`]: with a value, or with one from the environment.
+/// A header of [`HttpSpec`], with a literal value or one from the environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderSpec {
-    /// Its name.
+    /// The header's name.
     pub name: String,
-    /// Its value.
+    /// The literal value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// What goes before a value from the environment.
+    /// Text to put before a value from the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// Where its value is.
+    /// The source of a value from the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<HeaderSource>,
 }
@@ -140,15 +143,15 @@ pub struct HeaderSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderSource {
-    /// The environment variable that holds it. A line's end at its end is left out.
+    /// The environment variable that holds the value. A trailing newline in it is removed.
     pub env: String,
 }
 
 impl ExecutorSpec {
-    /// The executor as JSON, as [`EXECUTOR`](super::settings::EXECUTOR) takes it.
+    /// Returns the executor as JSON, in the form that [`EXECUTOR`](super::settings::EXECUTOR) takes.
     pub fn to_json(&self) -> String {
-        // In the order of their names where a value comes from the environment: so they stand in the pods of running fleets,
-        // which another text would restart.
+        // With values from the environment, fields are sorted by name: the pods of running fleets have them in this
+        // order, and a different text would restart them.
         let text = match self.takes_from_environment() {
             true => serde_json::to_value(self).and_then(|executor| serde_json::to_string(&executor)),
             false => serde_json::to_string(self),
@@ -163,17 +166,17 @@ impl ExecutorSpec {
         http.headers.iter().any(|header| header.value_from.is_some())
     }
 
-    /// Whether there may be credentials in it, as in a URL or in headers, which nobody but the agent may see.
+    /// Returns whether the executor may contain credentials, in a URL or in headers, which only the agent may see.
     pub fn may_hold_credentials(&self) -> bool {
         matches!(self, Self::Http(_))
     }
 }
 
 impl HeaderSpec {
-    /// Its value, with an environment at hand; what is wrong with it otherwise, in a sentence.
+    /// Returns the header's value, looked up in the given environment if necessary.
     ///
     /// # Errors
-    /// When there is none, or there are two.
+    /// A sentence that states the problem, if the header has no value or has two.
     pub fn value(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
         let prefix = self.prefix.as_deref().unwrap_or_default();
         match (&self.value, &self.value_from) {
@@ -183,9 +186,9 @@ impl HeaderSpec {
                 Some(value) => {
                     Ok(format!("{prefix}{}", value.strip_suffix('\n').unwrap_or(&value).trim_end_matches('\r')))
                 }
-                None => Err(format!("its value is to be in the environment variable {variable}, which is not set")),
+                None => Err(format!("the environment variable {variable}, which should hold its value, is not set")),
             },
-            _ => Err("give it a value, or say with valueFrom where that is".into()),
+            _ => Err("set exactly one of value and valueFrom".into()),
         }
     }
 }

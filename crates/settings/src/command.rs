@@ -1,4 +1,4 @@
-//! The command line of a process, made from the definitions.
+//! The command line of a process, generated from the setting definitions.
 
 use clap::{Arg, ArgAction, Command, builder::ValueParser};
 
@@ -7,21 +7,21 @@ use super::{
     settings::{DATA, SETTINGS},
 };
 
-/// The flag without a value, which no environment name stands for.
+/// The only flag without a value; it has no environment variable.
 pub(super) const EXIT_WITH_PARENT: &str = "exit-with-parent";
 
 const AFTER_HELP: &str = "\
-Durations are written like 500ms, 2s or 1m30s. What is in parentheses is the default.
+Durations are written like 500ms, 2s or 1m30s. The default is in parentheses.
 
-OTEL_EXPORTER_OTLP_ENDPOINT turns tracing to an OpenTelemetry collector on (gRPC).
+OTEL_EXPORTER_OTLP_ENDPOINT enables tracing to an OpenTelemetry collector (gRPC).
 
-SIGTERM or Ctrl-C: a coordinator that leads hands over, an agent finishes or hands back its tasks. A second one ends it
-at once.
+On SIGTERM or Ctrl-C, the leader hands over leadership, and an agent finishes or hands back its tasks. A second signal
+ends the process at once.
 
-Exit codes: 0 ended as asked; 1 could not start or go on, or left tasks behind unacknowledged; 2 wrong settings;
-130 or 143 ended at once by a second signal.";
+Exit codes: 0 stopped as requested; 1 could not start or continue, or left tasks behind unacknowledged; 2 invalid
+settings; 130 or 143 ended at once by a second signal.";
 
-/// The command line of a process, without subcommands.
+/// Returns the command line of a process, without subcommands.
 pub fn command() -> Command {
     let mut command = Command::new("robeing-agent")
         .version(env!("CARGO_PKG_VERSION"))
@@ -29,8 +29,8 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .max_term_width(120)
         .arg(Arg::new(EXIT_WITH_PARENT).long(EXIT_WITH_PARENT).action(ArgAction::SetTrue).help(
-            "End when the process that started it is gone, or closes its standard input; to be started from a \
-                     thread that stays, since the end of that thread counts, too",
+            "Exit when the parent process exits or closes this process's standard input; start it from a \
+                     long-lived thread, because the end of that thread counts, too",
         ));
     for defined in SETTINGS {
         let setting = defined.setting();

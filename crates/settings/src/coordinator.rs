@@ -1,4 +1,4 @@
-//! What a coordinator process is told at its start.
+//! The settings of a coordinator process.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -7,7 +7,7 @@ use super::settings::{
     SESSION_TIMEOUT, SNAPSHOT_AFTER, SPECIALIZATION_TERM,
 };
 
-/// Where a coordinator keeps its data unless told otherwise.
+/// Default of [`CoordinatorConfig::data`].
 pub const DEFAULT_DATA: &str = "/var/lib/robeing";
 /// Default of [`CoordinatorConfig::election_timeout_min`].
 pub const DEFAULT_ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(150);
@@ -17,48 +17,50 @@ pub const DEFAULT_ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(300);
 /// A coordinator's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoordinatorConfig {
-    /// Its name, the same after a restart.
+    /// Name of the coordinator, the same after a restart.
     pub name: String,
-    /// The cluster it serves; agents of another are refused.
+    /// The cluster that the coordinator serves; agents of another cluster are refused.
     pub cluster_id: String,
-    /// Where to listen, host:port; port 0 takes a free one.
+    /// Listening address, `host:port`; port 0 picks a free port.
     pub listen: String,
-    /// Where others reach it, host:port; see [`advertised_address`](super::advertised_address).
+    /// Address at which others reach the coordinator, `host:port`; see
+    /// [`advertised_address`](super::advertised_address).
     pub advertise: Option<String>,
-    /// The directory of its log, snapshots and node id.
+    /// Directory of the log, snapshots and node id.
     pub data: PathBuf,
-    /// Name and address of each member of the fleet's first membership. Used only when the data directory is new. Empty:
-    /// this coordinator alone.
+    /// Name and address of each initial member of the fleet. Used only when the data directory is new. Empty: this
+    /// coordinator alone.
     pub initial_coordinators: Vec<(String, String)>,
     /// How often agents renew their sessions.
     pub heartbeat_interval: Duration,
-    /// After how long without a heartbeat an agent is lost. At least twice `heartbeat_interval`.
+    /// Time without a heartbeat after which an agent is lost. At least twice `heartbeat_interval`.
     pub session_timeout: Duration,
-    /// How often agents, and through them what they run tasks with, are asked how they are.
+    /// How often the leader checks the health of agents, and through them of what they run tasks with.
     pub health_check_interval: Duration,
-    /// Attempts of a task that does not say how many, at least 1.
+    /// Maximum attempts of a task that does not set its own limit, at least 1.
     pub max_attempts: u32,
-    /// Weights of the terms of an agent's score for a task.
+    /// Weights of the terms in an agent's score for a task.
     pub weights: Weights,
-    /// The shortest time without word from the leader after which an election begins.
+    /// The shortest time without contact from the leader after which an election starts.
     pub election_timeout_min: Duration,
-    /// The longest.
+    /// The longest such time.
     pub election_timeout_max: Duration,
-    /// How long an agent whose connection broke has for coming back before it is lost.
+    /// How long an agent has to reconnect after its connection broke, before the leader probes its process. The leader
+    /// probes at once where a refused connection would prove that the process is gone.
     pub disconnect_grace: Duration,
-    /// Bounds of the state; `None` takes the state machine's default.
+    /// Limits of the replicated state; `None` takes the state machine's default.
     pub limits: FleetLimits,
-    /// Entries of the log after which a snapshot is written. A hundredth of them stay behind one, for coordinators that are a
-    /// little behind.
+    /// Number of log entries after which a snapshot is written. A hundredth of that number is kept behind a snapshot,
+    /// for coordinators that lag slightly.
     pub snapshot_after: u32,
-    /// Agents the deployment says it has (`AGENT_COUNT`). Shown, never enforced.
+    /// Number of agents that the deployment is meant to have (`AGENT_COUNT`). For display only, never enforced.
     pub expected_agents: Option<u32>,
-    /// Where to serve metrics and probes over HTTP, host:port.
+    /// Address for metrics and probes over HTTP, `host:port`.
     pub metrics_listen: Option<String>,
 }
 
 impl CoordinatorConfig {
-    /// A coordinator of which nothing is said but what has no default.
+    /// Creates the settings of a coordinator with the required values, and defaults for the rest.
     pub fn new(name: String, cluster_id: String, listen: String) -> Self {
         Self {
             name,
@@ -83,14 +85,14 @@ impl CoordinatorConfig {
     }
 }
 
-/// Weights of the terms of a score, in points.
+/// Weights of the terms in an agent's score, in points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weights {
-    /// For an agent with the specialization that the task's kind names.
+    /// Points for an agent that has the specialization named by the task's kind.
     pub specialization: i32,
-    /// For a fully loaded agent.
+    /// Points for a fully loaded agent; proportionally less for a partly loaded one.
     pub load: i32,
-    /// For an agent with a perfect track record.
+    /// Points for an agent with a perfect track record; proportionally less for a worse one.
     pub performance: i32,
 }
 
@@ -104,22 +106,22 @@ impl Default for Weights {
     }
 }
 
-/// Bounds of the fleet's state; `None` takes the state machine's default.
+/// Limits of the fleet's state; `None` takes the state machine's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FleetLimits {
-    /// Tasks waiting at once.
+    /// Maximum number of unfinished tasks: queued or assigned.
     pub max_queued: Option<u32>,
-    /// Tasks remembered at once, the finished ones included.
+    /// Maximum number of tasks kept, including finished ones.
     pub max_tasks: Option<u32>,
-    /// Bytes of inputs and outputs held at once.
+    /// Maximum total size of inputs and outputs held, bytes.
     pub max_bytes: Option<u64>,
     /// How long a finished task is kept.
     pub result_ttl: Option<Duration>,
 }
 
-/// The address by which others reach a process that listens at `bound`.
+/// Returns the address at which others reach a process that listens at `bound`.
 ///
-/// `advertise` wins; otherwise it is `listen` as it was configured. A port of 0 becomes the one that was bound.
+/// That is `advertise` if set, otherwise `listen` as configured. Port 0 is replaced by the port that was bound.
 pub fn advertised_address(advertise: Option<&str>, listen: &str, bound: SocketAddr) -> String {
     let address = advertise.unwrap_or(listen);
     match address.rsplit_once(':') {

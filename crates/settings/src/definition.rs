@@ -1,10 +1,11 @@
-//! What a definition of a setting says: its flag, its environment names, whom it is for, its bounds and its default.
+//! The definition of a setting: its flag, its environment variables, the processes it applies to, its bounds and its
+//! default.
 
 use std::{fmt, time::Duration};
 
 use super::text;
 
-/// The processes a setting is for.
+/// The processes that a setting applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum For {
     /// Coordinators and agents.
@@ -18,17 +19,17 @@ pub enum For {
 /// One setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// The long flag, without its dashes.
+    /// The long flag, without the leading dashes.
     pub flag: &'static str,
-    /// Environment names, at least one. The first that is set is read; the first of all is written.
+    /// Environment variables, at least one. The first that is set is read; the first in the list is written.
     pub env: &'static [&'static str],
-    /// Whom it is for.
+    /// The processes that the setting applies to.
     pub of: For,
-    /// What help calls its value.
+    /// The placeholder for the value in the help text.
     pub(crate) value: &'static str,
-    /// What help says of it.
+    /// The description in the help text.
     pub(crate) help: &'static str,
-    /// What help shows as its default, where that is not the value that [`Defined`] knows.
+    /// The default shown in the help text, if it is not the default that [`Defined`] knows.
     pub(crate) unset: Option<&'static str>,
 }
 
@@ -43,17 +44,17 @@ impl Setting {
         Self { flag, env, of, value, help, unset: None }
     }
 
-    /// With what help shows as its default.
+    /// Sets the default shown in the help text.
     pub(crate) const fn unset(self, shown: &'static str) -> Self {
         Self { unset: Some(shown), ..self }
     }
 
-    /// The environment name that is written.
+    /// Returns the environment variable to write.
     pub const fn variable(&self) -> &'static str {
         self.env[0]
     }
 
-    /// The flag with a value, in one word, so that a value that begins with a dash is no flag.
+    /// Returns flag and value as one argument, so that a value that begins with a dash is not taken for a flag.
     pub fn argument(&self, value: &str) -> String {
         format!("--{}={value}", self.flag)
     }
@@ -62,55 +63,55 @@ impl Setting {
 /// A setting that is a whole number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number<T> {
-    /// What it is called.
+    /// Its names and description.
     pub setting: Setting,
-    /// The least that is taken.
+    /// The least accepted value.
     pub least: T,
-    /// The most.
+    /// The greatest accepted value.
     pub most: T,
-    /// What it is where it is not said.
+    /// The value if it is not set.
     pub default: T,
 }
 
 /// A setting that is a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// What it is called.
+    /// Its names and description.
     pub setting: Setting,
-    /// The shortest that is taken.
+    /// The shortest accepted duration.
     pub least: Duration,
-    /// The longest.
+    /// The longest accepted duration.
     pub most: Duration,
-    /// What it is where it is not said.
+    /// The value if it is not set.
     pub default: Duration,
 }
 
-/// The points of one term of an agent's score for a task.
+/// One term of an agent's score for a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// What it is called.
+    /// Its name in the weights setting.
     pub name: &'static str,
-    /// The least that is taken, points.
+    /// The least accepted weight, points.
     pub least: i32,
-    /// The most, points.
+    /// The greatest accepted weight, points.
     pub most: i32,
-    /// What it is where it is not said, points.
+    /// The weight if it is not set, points.
     pub default: i32,
 }
 
 impl Term {
-    /// Whether it may have so many points.
+    /// Returns whether `points` is an accepted weight.
     pub fn takes(&self, points: i32) -> bool {
         (self.least..=self.most).contains(&points)
     }
 }
 
-/// A definition of a setting, of whatever type.
+/// The definition of a setting of any type.
 pub trait Defined {
-    /// What it is called.
+    /// The setting's names and description.
     fn setting(&self) -> &Setting;
 
-    /// What it is where it is not said, as help shows it.
+    /// The default as the help text shows it.
     fn shown_default(&self) -> Option<String>;
 }
 

@@ -1,4 +1,4 @@
-//! The forms of values: addresses, durations, numbers, names, lists.
+//! Parses values: addresses, durations, numbers, names, lists.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -9,11 +9,11 @@ use super::{
     sources::{Sources, Value},
 };
 
-/// The port of everything that does not say another.
+/// The port of an address that has none.
 pub const DEFAULT_PORT: u16 = 8080;
-/// The shortest interval or timeout that may be set.
+/// The shortest interval or timeout that can be set.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// Coordinators that may be named.
+/// The maximum number of coordinators in a list.
 pub const MAX_COORDINATORS: usize = 64;
 
 pub(super) fn role(value: &Value) -> Result<ProcessRole, ConfigError> {
@@ -37,12 +37,12 @@ pub(super) fn name(value: &Value) -> Result<String, ConfigError> {
     Err(value.wrong(&format!("1 to {MAX_NAME_BYTES} letters, digits, '-', '_' or '.'")))
 }
 
-/// `host:port`, as it is.
+/// Parses `host:port`.
 pub(super) fn address(value: &Value) -> Result<String, ConfigError> {
     parse_address(value.text.trim()).ok_or_else(|| value.wrong("host:port, such as 127.0.0.1:8080"))
 }
 
-/// `host:port` of the loopback interface: whoever can connect there gets tasks.
+/// Parses `host:port` of the loopback interface. Only that is allowed, because any process that can connect gets tasks.
 pub(super) fn local_address(value: &Value) -> Result<String, ConfigError> {
     let text = value.text.trim();
     match local_port(text) {
@@ -51,8 +51,8 @@ pub(super) fn local_address(value: &Value) -> Result<String, ConfigError> {
     }
 }
 
-/// The port of a `host:port` of the loopback interface, as agents take it for [`WORKER_LISTEN`](super::settings::WORKER_LISTEN).
-/// `None` where it is no such address.
+/// Returns the port of a `host:port` of the loopback interface, as agents take it for
+/// [`WORKER_LISTEN`](super::settings::WORKER_LISTEN). `None` if the text is not such an address.
 pub fn local_port(text: &str) -> Option<u16> {
     let address = parse_address(text.trim())?;
     let (host, port) = address.rsplit_once(':')?;
@@ -69,12 +69,12 @@ fn parse_address(text: &str) -> Option<String> {
     (plausible && whole && port.parse::<u16>().is_ok()).then(|| text.to_owned())
 }
 
-/// Addresses of coordinators: `host:port`, `host`, or an http URL of these.
+/// Parses addresses of coordinators: `host:port`, `host`, or an `http://` URL of these.
 pub(super) fn coordinators(value: &Value) -> Result<Vec<String>, ConfigError> {
     let mut addresses = Vec::new();
     for part in value.list() {
         if part.starts_with("https://") {
-            return Err(value.wrong("http://host:port or host:port; https is not spoken"));
+            return Err(value.wrong("http://host:port or host:port; https is not supported"));
         }
         let plain = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
         let with_port = || format!("{plain}:{DEFAULT_PORT}");
@@ -91,7 +91,7 @@ pub(super) fn coordinators(value: &Value) -> Result<Vec<String>, ConfigError> {
     Ok(addresses)
 }
 
-/// `name=host:port,…`, each name and address once.
+/// Parses `name=host:port,…` with each name and address once.
 pub(super) fn members(value: &Value) -> Result<Vec<(String, String)>, ConfigError> {
     let expected = "NAME=HOST:PORT of each coordinator, separated by commas";
     let mut members: Vec<(String, String)> = Vec::new();
@@ -100,7 +100,7 @@ pub(super) fn members(value: &Value) -> Result<Vec<(String, String)>, ConfigErro
         let member = name(&Value { text: member.to_owned(), from: value.from.clone() })?;
         let at = parse_address(at.trim()).filter(|at| !at.ends_with(":0")).ok_or_else(|| value.wrong(expected))?;
         if members.iter().any(|(other, other_at)| *other == member || *other_at == at) {
-            return Err(value.wrong(&format!("each coordinator once; {member} or its address is there twice")));
+            return Err(value.wrong(&format!("each coordinator once; {member} or its address is listed twice")));
         }
         members.push((member, at));
     }
@@ -126,7 +126,7 @@ pub(super) fn specializations(value: &Value) -> Result<Vec<String>, ConfigError>
     Ok(skills)
 }
 
-/// A whole number within its bounds, or `None` when it is not set.
+/// Reads a whole number within its bounds, or `None` if it is not set.
 pub(super) fn number<T>(sources: &Sources<'_>, defined: &Number<T>) -> Result<Option<T>, ConfigError>
 where
     T: Copy + PartialOrd + std::str::FromStr + std::fmt::Display,
@@ -139,7 +139,7 @@ where
     }
 }
 
-/// A duration within its bounds, or `None` when it is not set.
+/// Reads a duration within its bounds, or `None` if it is not set.
 pub(super) fn span(sources: &Sources<'_>, defined: &Span) -> Result<Option<Duration>, ConfigError> {
     let value = sources.get(&defined.setting);
     value.map(|value| duration(&value, &value.text, defined.least, defined.most)).transpose()
@@ -155,7 +155,7 @@ fn duration(value: &Value, text: &str, least: Duration, most: Duration) -> Resul
     }
 }
 
-/// `min..max`, the first below the second.
+/// Parses `min..max`, with `min` less than `max`.
 pub(super) fn duration_range(value: &Value) -> Result<(Duration, Duration), ConfigError> {
     let form = || value.wrong("two durations, the shorter first, such as 150ms..300ms");
     let (min, max) = value.text.split_once("..").ok_or_else(form)?;
@@ -164,7 +164,7 @@ pub(super) fn duration_range(value: &Value) -> Result<(Duration, Duration), Conf
     if min < max { Ok((min, max)) } else { Err(form()) }
 }
 
-/// `term=points,…`; terms that are not named keep their default.
+/// Parses `term=points,…`; terms that are not named keep their default.
 pub(super) fn weights(value: &Value) -> Result<Weights, ConfigError> {
     let expected = || {
         let terms = [SPECIALIZATION_TERM, LOAD_TERM, PERFORMANCE_TERM];
@@ -186,14 +186,14 @@ pub(super) fn weights(value: &Value) -> Result<Weights, ConfigError> {
     Ok(weights)
 }
 
-/// An executor in the form of a manifest.
+/// Parses an executor in the form of a manifest.
 pub(super) fn executor(value: &Value) -> Result<ExecutorSpec, ConfigError> {
     let wrong = |problem: &dyn std::fmt::Display| {
         let form = r#"JSON such as {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://127.0.0.1:9000/"}}, {"worker":{}} or {"echo":{}}"#;
         if !value.text.contains("http") {
             return value.wrong(&format!("{form} ({problem})"));
         }
-        // There may be credentials in it, which the parser would repeat in quotes.
+        // The text may contain credentials, which the parser would repeat in quotes.
         let problem = problem.to_string();
         let problem = problem.split('"').next().unwrap_or_default();
         let hidden = "not repeated here, since it may hold credentials";

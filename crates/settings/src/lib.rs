@@ -1,7 +1,8 @@
-//! What a process of this crate is told at its start, by flags and environment. Knows names and forms; starts nothing.
+//! The settings of coordinator and agent processes, read from flags and the environment. This crate knows names and
+//! formats; it starts nothing.
 //!
-//! Each setting is defined once, in [`settings`]: its flag, its environment names, its bounds and its default. [`parse`] reads
-//! what [`Startup::to_env`] and [`Startup::to_args`] write, and whoever writes single values does it with [`text`].
+//! Each setting is defined once, in [`settings`]: its flag, its environment variables, its bounds and its default.
+//! [`parse`] reads what [`Startup::to_env`] and [`Startup::to_args`] write; [`text`] formats single values.
 
 mod agent;
 mod command;
@@ -28,41 +29,41 @@ pub use said::{CommandLine, Said};
 use settings::{HOSTNAME, POD_IP};
 use sources::Sources;
 
-/// Hosts that stand for every address of a machine.
+/// Hosts that mean every address of a machine.
 const EVERY_ADDRESS: [&str; 2] = ["0.0.0.0", "[::]"];
 
-/// Why a process cannot be started as it was told.
+/// The reason a process can't be started with its settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The command line is wrong, or asks for help or the version.
     #[error(transparent)]
     CommandLine(#[from] clap::Error),
-    /// A setting is missing, malformed, or contradicts another. A whole sentence.
+    /// A setting is missing, malformed, or contradicts another. The text is a whole sentence.
     #[error("{0}")]
     Wrong(String),
 }
 
-/// Everything a process is told.
+/// All settings of a process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Startup {
-    /// What it is.
+    /// The kind of process, with its settings.
     pub process: Process,
-    /// How it logs.
+    /// The format of its logs.
     pub log_format: LogFormat,
-    /// Whether it ends with the process that started it.
+    /// Whether it exits with its parent process.
     pub exit_with_parent: bool,
 }
 
-/// What a process is.
+/// The kind of a process, with its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Process {
     /// A coordinator.
     Coordinator(CoordinatorConfig),
-    /// An agent, and what running a task means to it.
+    /// An agent and its executor.
     Agent(AgentConfig, ExecutorSpec),
 }
 
-/// What a process says that it is.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessRole {
     /// A coordinator.
@@ -72,7 +73,7 @@ pub enum ProcessRole {
 }
 
 impl ProcessRole {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 5] = [
         Self::Coordinator,
         Self::Agent(AgentRole::Worker),
@@ -81,7 +82,7 @@ impl ProcessRole {
         Self::Agent(AgentRole::Guardian),
     ];
 
-    /// As it is written in a command line.
+    /// The role as written on a command line.
     pub fn as_flag(self) -> &'static str {
         match self {
             Self::Coordinator => "coordinator",
@@ -92,27 +93,27 @@ impl ProcessRole {
         }
     }
 
-    /// As it is written in an environment.
+    /// The role as written in an environment variable.
     pub fn as_variable(self) -> String {
         self.as_flag().to_ascii_uppercase()
     }
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// For machines.
+    /// One JSON object per line.
     Json,
 }
 
 impl LogFormat {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 2] = [Self::Text, Self::Json];
 
-    /// As it is written.
+    /// The format as written in a setting.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -121,10 +122,10 @@ impl LogFormat {
     }
 }
 
-/// Reads the command line of [`command`], the program's name first, and the environment.
+/// Reads the settings from a command line of [`command`] (program name first) and the environment.
 ///
 /// # Errors
-/// When a setting is missing, malformed, or contradicts another, and when help or the version is asked for.
+/// If a setting is missing, malformed, or contradicts another, or if help or the version is requested.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -132,16 +133,16 @@ pub fn parse(
     parse_matches(command().try_get_matches_from(args)?, env)
 }
 
-/// Reads what was found on the command line of [`command`], and the environment.
+/// Reads the settings from the matches of a command line of [`command`] and the environment.
 ///
 /// # Errors
-/// When a setting is missing, malformed, or contradicts another.
+/// If a setting is missing, malformed, or contradicts another.
 pub fn parse_matches(
     matches: clap::ArgMatches,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Startup, ConfigError> {
     let sources = Sources::read(matches, env)?;
-    let role = sources.require(&settings::ROLE, "whether this is a coordinator or an agent")?;
+    let role = sources.require(&settings::ROLE, "the role of this process")?;
     let process = match forms::role(&role)? {
         ProcessRole::Coordinator => {
             sources.refuse(For::Agents, "coordinator")?;
@@ -212,7 +213,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     let common = Common::read(sources)?;
     let coordinators = match sources.get(&settings::COORDINATORS) {
         Some(value) => forms::coordinators(&value)?,
-        // The Service of a RobeingCluster is called like it.
+        // The Service of a RobeingCluster is named after it.
         None => vec![format!("{}:{DEFAULT_PORT}", common.cluster_id)],
     };
     let advertise = common.advertise(sources, None)?;
@@ -229,7 +230,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
                 .into(),
         ));
     }
-    // Checked though it changes nothing here, so that a typing error does not go unnoticed.
+    // Has no effect on an agent, but is checked so that a typing error does not go unnoticed.
     number(sources, &settings::AGENT_COUNT)?;
     let pool = sources.get(&settings::POOL).filter(|value| !value.text.is_empty());
     config.pool = pool.map(|value| forms::name(&value)).transpose()?.unwrap_or_default();
@@ -237,7 +238,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     config.pool_standby = number(sources, &settings::POOL_STANDBY)?.unwrap_or(config.pool_standby);
     if config.pool.is_empty() && (config.pool_replicas > 0 || config.pool_standby > 0) {
         return Err(ConfigError::Wrong(
-            "--pool-replicas and --pool-standby say how large a pool is, but there is none: give --pool too".into(),
+            "--pool-replicas and --pool-standby set the size of a pool, but no pool is named: give --pool too".into(),
         ));
     }
     config.slots = number(sources, &settings::SLOTS)?.unwrap_or(config.slots);
@@ -248,7 +249,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     Ok(config)
 }
 
-/// What every process is told.
+/// The settings common to all processes.
 struct Common {
     name: String,
     cluster_id: String,
@@ -260,7 +261,7 @@ impl Common {
     fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let address = |setting| sources.get(setting).map(|value| forms::address(&value)).transpose();
         Ok(Self {
-            name: forms::name(&sources.require(&settings::NAME, "what the process is called")?)?,
+            name: forms::name(&sources.require(&settings::NAME, "the name of this process")?)?,
             cluster_id: sources
                 .get(&settings::CLUSTER_ID)
                 .map_or_else(|| Ok(DEFAULT_CLUSTER.to_owned()), |value| forms::name(&value))?,
@@ -269,7 +270,7 @@ impl Common {
         })
     }
 
-    /// Where others reach it; `None`: where it listens.
+    /// Determines the address at which others reach the process; `None` means its listening address.
     fn advertise(&self, sources: &Sources<'_>, known: Option<String>) -> Result<Option<Advertised>, ConfigError> {
         if let Some(value) = sources.get(&settings::ADVERTISE) {
             return forms::address(&value).map(Advertised::Said).map(Some);
@@ -285,19 +286,19 @@ impl Common {
             (Some(ip), _) => Ok(Some(Advertised::Said(format!("{ip}:{port}")))),
             (None, Some(name)) => Ok(Some(Advertised::HostName(format!("{name}:{port}")))),
             (None, None) => Err(ConfigError::Wrong(format!(
-                "it listens on every address ({}), of which others can't reach any: give --advertise HOST:PORT or set \
-                 POD_IP",
+                "the process listens on every address ({}), so its advertised address is unknown: give --advertise \
+                 HOST:PORT or set POD_IP",
                 self.listen
             ))),
         }
     }
 }
 
-/// Where a process says that others reach it, host:port.
+/// The advertised address, `host:port`.
 enum Advertised {
-    /// As it is told.
+    /// An address from the settings.
     Said(String),
-    /// Its machine's name.
+    /// The machine's host name.
     HostName(String),
 }
 

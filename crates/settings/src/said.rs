@@ -1,4 +1,4 @@
-//! What a process is told, as flags and environment: the way back from [`parse`](super::parse).
+//! Writes settings as flags and environment variables: the inverse of [`parse`](super::parse).
 
 use std::{ffi::OsString, fmt};
 
@@ -10,16 +10,16 @@ use super::{
     text,
 };
 
-/// A setting and its value. The value may be secret, and is not shown.
+/// A setting with its value. The value may be secret, so `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Said {
     /// The setting.
     pub setting: Setting,
-    /// Its value.
+    /// The value.
     pub value: OsString,
-    /// The environment name that says it.
+    /// The environment variable that carries it.
     pub variable: &'static str,
-    /// The command line may say it, too. What is no text can't be said there, and everybody on a machine sees command lines.
+    /// Whether it may be a flag. Secrets may not, because every user of a machine can see command lines.
     pub by_flag: bool,
 }
 
@@ -29,17 +29,17 @@ impl fmt::Debug for Said {
     }
 }
 
-/// A command line, without the program, and what goes by the environment because a command line can't say it.
+/// A command line, without the program, and the environment variables for the settings that can't be flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
-    /// The flags, each in one word.
+    /// The flags, each as one argument with its value.
     pub arguments: Vec<String>,
-    /// The rest.
+    /// The remaining settings.
     pub environment: Vec<Said>,
 }
 
 impl CommandLine {
-    /// The command line that says all this.
+    /// Returns the command line that carries all these settings. A value that is not UTF-8 goes into the environment.
     pub fn of(said: impl IntoIterator<Item = Said>, exit_with_parent: bool) -> Self {
         let mut line = Self::default();
         for said in said {
@@ -56,18 +56,18 @@ impl CommandLine {
 }
 
 impl Startup {
-    /// Names and values of an environment by which [`parse`](super::parse) finds the same settings. Only a flag says that the
-    /// process ends with its parent.
+    /// Returns the environment from which [`parse`](super::parse) reads the same settings, except that the process
+    /// exits with its parent: only a flag can set that.
     pub fn to_env(&self) -> Vec<(&'static str, OsString)> {
         self.said().into_iter().map(|said| (said.variable, said.value)).collect()
     }
 
-    /// The command line by which [`parse`](super::parse) finds the same settings.
+    /// Returns the command line from which [`parse`](super::parse) reads the same settings.
     pub fn to_args(&self) -> CommandLine {
         CommandLine::of(self.said(), self.exit_with_parent)
     }
 
-    /// All settings that have a value.
+    /// Returns all settings that have a value.
     pub fn said(&self) -> Vec<Said> {
         let mut list = List::default();
         match &self.process {
@@ -116,7 +116,7 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
     list.text(&settings::COORDINATORS, text::list(&config.coordinators));
     list.text(&settings::LISTEN, &config.listen);
     match config.advertise.as_deref() {
-        // That it is the machine's own name is said by where it is said.
+        // The variable, HOSTNAME, carries the fact that the address is the machine's own name.
         Some(address) if config.advertises_host_name => {
             let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
             list.0.push(Said { setting: settings::ADVERTISE, value: host.into(), variable: HOSTNAME, by_flag: false });
@@ -143,7 +143,7 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
     list.text(&settings::WORKER_LISTEN, &config.worker_listen);
 }
 
-/// What is said so far.
+/// The settings collected so far.
 #[derive(Default)]
 struct List(Vec<Said>);
 

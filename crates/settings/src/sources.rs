@@ -1,4 +1,5 @@
-//! Where values come from: flags and the environment. Flags win; an empty environment variable counts as unset.
+//! The sources of values: flags and the environment. Flags take precedence; an empty environment variable counts as
+//! unset.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -11,27 +12,27 @@ use super::{
     settings::{DATA, SETTINGS},
 };
 
-/// A value and where it comes from.
+/// A value and its source.
 #[derive(Clone, Debug)]
 pub(super) struct Value {
     pub text: String,
-    /// `--flag` or an environment name.
+    /// `--flag` or the name of an environment variable.
     pub from: String,
 }
 
 impl Value {
-    /// An error about it. `expected` goes on after "give".
+    /// Returns an error about this value. `expected` completes a sentence after "give".
     pub fn wrong(&self, expected: &str) -> ConfigError {
         ConfigError::Wrong(format!("{} is {:?}: give {expected}", self.from, self.text))
     }
 
-    /// The parts between commas, without those that are empty.
+    /// Returns the comma-separated parts, without empty ones.
     pub fn list(&self) -> impl Iterator<Item = &str> {
         self.text.split(',').map(str::trim).filter(|part| !part.is_empty())
     }
 }
 
-/// Where values come from.
+/// The sources of values.
 pub(super) struct Sources<'a> {
     matches: ArgMatches,
     env: &'a dyn Fn(&str) -> Option<OsString>,
@@ -47,19 +48,19 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Whether `--exit-with-parent` is given.
+    /// Returns whether `--exit-with-parent` is given.
     pub fn exit_with_parent(&self) -> bool {
         self.matches.get_flag(EXIT_WITH_PARENT)
     }
 
-    /// The data directory, if it is given: any bytes are a path.
+    /// Returns the data directory, if given. Any bytes are a valid path.
     pub fn data(&self) -> Option<PathBuf> {
         let given = self.matches.get_one::<OsString>(DATA.flag).cloned();
         let from_env = || DATA.env.iter().find_map(|name| (self.env)(name).filter(|value| !value.is_empty()));
         given.or_else(from_env).map(PathBuf::from)
     }
 
-    /// A setting's value, if it has one.
+    /// Returns a setting's value, if it is set.
     pub fn get(&self, setting: &Setting) -> Option<Value> {
         if let Some(text) = self.matches.get_one::<String>(setting.flag) {
             return Some(Value { text: text.clone(), from: format!("--{}", setting.flag) });
@@ -67,29 +68,30 @@ impl<'a> Sources<'a> {
         setting.env.iter().find_map(|name| Some(Value { text: self.env(name)?, from: (*name).to_owned() }))
     }
 
-    /// A setting that must have a value.
+    /// Returns the value of a required setting. `what` describes the setting in the error.
     pub fn require(&self, setting: &Setting, what: &str) -> Result<Value, ConfigError> {
         let missing = || {
             let env = setting.env.last().copied().unwrap_or_default();
-            ConfigError::Wrong(format!("it is not said {what}: give --{} or set {env}", setting.flag))
+            ConfigError::Wrong(format!("{what} is missing: give --{} or set {env}", setting.flag))
         };
         self.get(setting).filter(|value| !value.text.trim().is_empty()).ok_or_else(missing)
     }
 
-    /// An environment variable that is set and not empty.
+    /// Returns an environment variable, trimmed, if it is set and not empty.
     pub fn env(&self, name: &str) -> Option<String> {
         let value = (self.env)(name)?.into_string().ok()?;
         Some(value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// Refuses flags that mean nothing to this kind of process. Environment variables may be shared between kinds.
+    /// Refuses flags that do not apply to this kind of process. Environment variables are allowed, because they may be
+    /// shared between kinds.
     pub fn refuse(&self, others: For, this: &str) -> Result<(), ConfigError> {
         let mut theirs = SETTINGS.iter().map(|defined| defined.setting()).filter(|setting| setting.of == others);
         let misplaced = theirs.find(|setting| self.matches.contains_id(setting.flag));
         let Some(setting) = misplaced else { return Ok(()) };
         let whose = if others == For::Agents { "agents" } else { "coordinators" };
         Err(ConfigError::Wrong(format!(
-            "--{} is for {whose}, and --role says {this}: remove one of the two",
+            "--{} is for {whose}, but --role is {this}: remove one of the two",
             setting.flag
         )))
     }

@@ -1,5 +1,5 @@
-//! How values are written; [`forms`](super::forms) reads them. What is written here stands in the pods of running fleets:
-//! another spelling of the same value restarts them.
+//! Formats values; [`forms`](super::forms) parses them. The pods of running fleets contain this text: formatting the
+//! same value differently restarts them.
 
 use std::{fmt::Write, time::Duration};
 
@@ -10,10 +10,10 @@ use super::{
 
 const NANOS_PER_MILLI: u128 = 1_000_000;
 const NANOS_PER_MICRO: u128 = 1_000;
-/// Units above a millisecond from the longest, in nanoseconds.
+/// Units above a millisecond, longest first, in nanoseconds.
 const UNITS: [(&str, u128); 3] = [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000)];
 
-/// A duration as Go and Kubernetes write it: `500ms`, `2s`, `1m30s`, `0.500ms`.
+/// Formats a duration as Go and Kubernetes do: `500ms`, `2s`, `1m30s`, `0.500ms`.
 pub fn duration(span: Duration) -> String {
     let mut left = span.as_nanos();
     let mut text = String::new();
@@ -33,28 +33,28 @@ pub fn duration(span: Duration) -> String {
     if text.is_empty() { "0s".into() } else { text }
 }
 
-/// A duration in whole seconds, `90s`; what is left of a second is dropped.
+/// Formats a duration in whole seconds, `90s`; fractions are dropped.
 pub fn seconds(span: Duration) -> String {
     format!("{}s", span.as_secs())
 }
 
-/// Two durations, the shorter first: `150ms..300ms`.
+/// Formats two durations, the shorter first: `150ms..300ms`.
 pub fn duration_range(min: Duration, max: Duration) -> String {
     format!("{}..{}", duration(min), duration(max))
 }
 
-/// Addresses, or names of skills. None of them may have a comma in it.
+/// Formats a list of addresses or specializations. Items must not contain commas.
 pub fn list(items: &[String]) -> String {
     items.join(",")
 }
 
-/// Name and address of each coordinator: `name=host:port,…`.
+/// Formats the name and address of each coordinator: `name=host:port,…`.
 pub fn members<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let members: Vec<String> = members.into_iter().map(|(name, address)| format!("{name}={address}")).collect();
     members.join(",")
 }
 
-/// Every term with its points.
+/// Formats all terms with their points.
 pub fn weights(weights: Weights) -> String {
     let Weights { specialization, load, performance } = weights;
     let terms = [(SPECIALIZATION_TERM, specialization), (LOAD_TERM, load), (PERFORMANCE_TERM, performance)];

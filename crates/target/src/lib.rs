@@ -1,8 +1,9 @@
-//! The URLs that agents call, read by one parser: by the agent, and by whoever is to refuse what it would refuse.
+//! Parses the URLs that agents call. Agents use this parser, and so does validation, which must refuse what an agent
+//! would refuse.
 //!
-//! They are read as browsers read them (WHATWG): what is not ASCII is percent-encoded, hosts as IDNA has it. What browsers
-//! silently mend is refused, since it is a slip of the pen: blanks, backslashes, a missing host. User, password and tokens that
-//! a URL may have in it are kept out of what is shown.
+//! URLs are parsed as by browsers (WHATWG): characters outside ASCII are percent-encoded, and host names go through
+//! IDNA. Some input that browsers silently repair is refused here, because it is probably a typing error: whitespace,
+//! backslashes, a missing host. User names, passwords and tokens in a URL are left out of its display form.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{Uri, header::HeaderValue};
@@ -18,41 +19,41 @@ pub struct Target {
     authorization: Option<HeaderValue>,
 }
 
-/// Why a URL can't be called. Repeats no credentials.
+/// The reason a URL can't be called. Never contains credentials.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// A blank, a control character or a backslash.
+    /// It contains whitespace, a control character or a backslash.
     #[error("it has the character {0:?}; remove it, or write it percent-encoded")]
     Character(char),
-    /// Neither http nor https, or nothing before `://`.
+    /// The scheme is neither `http` nor `https`, or `://` is missing.
     #[error("it does not begin with http:// or https://")]
     Scheme,
-    /// Nothing stands where the host should.
+    /// The host is missing.
     #[error("it names no host")]
     NoHost,
-    /// A path that is relative.
+    /// A path is not absolute.
     #[error("it does not begin with a slash")]
     NoSlash,
-    /// Host or port are none.
+    /// The host or port is invalid.
     #[error("{0}")]
     Malformed(#[from] url::ParseError),
-    /// What no request can go to, or have.
+    /// No request can be sent to this URL, or with these credentials.
     #[error("{0}")]
     Unsendable(String),
 }
 
 impl Target {
-    /// Reads an absolute http or https URL.
+    /// Parses an absolute `http` or `https` URL.
     ///
     /// # Errors
-    /// When it is none that can be called.
+    /// [`TargetError`] if the URL can't be called.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         check_characters(text)?;
         let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(TargetError::Scheme);
         }
-        // Further slashes would be passed over, and the path's first part taken for the host.
+        // The parser would skip further slashes and take the first part of the path for the host.
         if rest.is_empty() || rest.starts_with(['/', '?', '#']) {
             return Err(TargetError::NoHost);
         }
@@ -62,43 +63,43 @@ impl Target {
             (user, None) if user.is_empty() => None,
             (user, password) => Some(basic(&user, password.as_deref().unwrap_or_default())?),
         };
-        // They can be taken away from any URL that has a host.
+        // Removing credentials works for any URL that has a host.
         let _ = url.set_username("").and_then(|()| url.set_password(None));
         url.set_fragment(None);
         let uri = uri(&url)?;
         Ok(Self { shown: shown(&uri), url, uri, authorization })
     }
 
-    /// Where requests go, without credentials.
+    /// The URI to send requests to, without credentials.
     pub fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// As it is shown to people, without credentials and without what its query says.
+    /// The URL for display, without credentials and without the content of its query.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// What the credentials in the URL become.
+    /// The `Authorization` header made from the credentials in the URL.
     pub fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
 
-    /// Whether TLS is spoken.
+    /// Returns whether the URL uses TLS.
     pub fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }
 
-    /// Host and port, for a connection without more.
+    /// Returns host and port, for a plain TCP connection.
     pub fn address(&self) -> (String, u16) {
         let host = self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         (host.to_owned(), self.url.port_or_known_default().unwrap_or_default())
     }
 
-    /// The same server with another path and query.
+    /// Returns a URI on the same server with another path and query.
     ///
     /// # Errors
-    /// When it is no absolute path.
+    /// [`TargetError`] if `path` is not absolute, or contains characters that are not allowed.
     pub fn at(&self, path: &str) -> Result<Uri, TargetError> {
         check_characters(path)?;
         if !path.starts_with('/') {
@@ -121,11 +122,12 @@ fn uri(url: &Url) -> Result<Uri, TargetError> {
     url.as_str().parse().map_err(|error: http::uri::InvalidUri| TargetError::Unsendable(error.to_string()))
 }
 
-/// A URL for people: no credentials, and of a query only that there is one.
+/// Returns a URL for display: without credentials, and with `?…` in place of a query.
 ///
-/// A text that is no URL that can be called may have a password anywhere before its last `@`, with slashes and blanks in it.
-/// Nothing before that is shown but how it begins, nor what stands where host and port should and is neither. Where a `?` comes
-/// before it, what follows may be of a query.
+/// In a text that is not a valid URL, a password may be anywhere before the last `@`, even with slashes and whitespace
+/// in it. So everything before that `@` is hidden except the scheme, and so is an authority that is not a valid host
+/// and port. If there is a `?` or `#` before the `@`, everything after the scheme is hidden, because it may belong to a
+/// query.
 pub fn redacted(text: &str) -> String {
     if let Ok(target) = Target::parse(text) {
         return target.shown;
@@ -146,7 +148,7 @@ pub fn redacted(text: &str) -> String {
     }
 }
 
-/// How much of a text is the scheme of a URL, and the slashes after it, or such slashes alone.
+/// Returns the length of the text's URL scheme and the slashes after it, or of leading slashes alone.
 fn beginning(text: &str) -> usize {
     let is_slash = |c: char| matches!(c, '/' | '\\');
     let after_slashes = |at: usize| text[at..].find(|c| !is_slash(c)).map_or(text.len(), |slashes| at + slashes);
@@ -158,14 +160,14 @@ fn beginning(text: &str) -> usize {
     }
 }
 
-/// A URL for people, as [`redacted`].
+/// Returns a URI for display, like [`redacted`].
 pub fn shown(uri: &Uri) -> String {
     let host = uri.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or_default());
     let query = if uri.query().is_some() { "?…" } else { "" };
     format!("{}://{host}{}{query}", uri.scheme_str().unwrap_or_default(), uri.path())
 }
 
-/// The header of user and password, both percent-encoded (RFC 7617).
+/// Returns the `Basic` authorization header (RFC 7617) for a percent-encoded user and password.
 fn basic(user: &str, password: &str) -> Result<HeaderValue, TargetError> {
     let mut plain: Vec<u8> = percent_decode_str(user).collect();
     plain.push(b':');

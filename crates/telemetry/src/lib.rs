@@ -1,4 +1,4 @@
-//! What a process tells about itself: logs, traces, metrics and probes.
+//! Observability of a process: logs, traces, metrics and probes.
 
 mod logs;
 mod metrics;

@@ -1,4 +1,4 @@
-//! The registry of a process's Prometheus metrics, and whether the process is ready.
+//! The registry of a process's Prometheus metrics, and its readiness.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,11 @@ use prometheus_client::{
 
 use super::Readiness;
 
-/// What all metric names begin with.
+/// Prefix of all metric names.
 pub const PREFIX: &str = "robeing";
 
-/// A shared registry. Cheap to clone; metrics are registered once, at the start of a part, and updated without it.
+/// A shared registry. Cheap to clone. Each component registers its metrics once, at its start, and updates them without
+/// the registry.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
@@ -27,23 +28,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds a metric and gives it back. Its name gets the prefix `robeing_`, and a counter's the suffix `_total`.
+    /// Registers a metric and returns it. The name gets the prefix `robeing_`, and a counter's name the suffix
+    /// `_total`.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner).register(name, help, metric.clone());
         metric
     }
 
-    /// Adds a counter.
+    /// Registers a counter.
     pub fn counter(&self, name: &str, help: &str) -> Counter {
         self.register(name, help, Counter::default())
     }
 
-    /// Adds a gauge.
+    /// Registers a gauge.
     pub fn gauge(&self, name: &str, help: &str) -> Gauge {
         self.register(name, help, Gauge::default())
     }
 
-    /// Adds counters told apart by labels.
+    /// Registers a family of counters that differ by labels.
     pub fn counters<L>(&self, name: &str, help: &str) -> Family<L, Counter>
     where
         Family<L, Counter>: Metric + Clone + Default,
@@ -51,20 +53,20 @@ impl Metrics {
         self.register(name, help, Family::default())
     }
 
-    /// Adds a histogram with these upper bounds.
+    /// Registers a histogram with these upper bounds.
     pub fn histogram(&self, name: &str, help: &str, bounds: impl IntoIterator<Item = f64>) -> Histogram {
         self.register(name, help, Histogram::new(bounds))
     }
 
-    /// Whether the process can do its work, for its parts to say.
+    /// The readiness of the process, for its components to set.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
     }
 
-    /// All metrics in the OpenMetrics text form.
+    /// Returns all metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail; a metric that cannot be written is left out with those after it.
+        // Writing to a string does not fail; a metric that fails to encode is left out, along with those after it.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
         text
     }

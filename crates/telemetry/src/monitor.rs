@@ -1,5 +1,5 @@
-//! The HTTP listener for machines that watch: `/metrics`, `/healthz` (the process answers) and `/readyz` (it can do its
-//! work). HTTP/1.1 and read-only; it is not for the open network.
+//! The HTTP listener for monitoring: `/metrics`, `/healthz` (the process responds) and `/readyz` (it can do its work).
+//! HTTP/1.1, read-only, and not meant for an open network.
 
 use std::{
     convert::Infallible,
@@ -28,35 +28,35 @@ use tracing::{debug, info};
 
 use super::Metrics;
 
-/// Connections at once; further ones wait to be accepted.
+/// Maximum number of concurrent connections; further ones wait to be accepted.
 pub const MAX_MONITORS: usize = 64;
-/// How long a connection may take to send the head of a request, the first one included.
+/// Timeout for receiving the head of each request on a connection, including the first.
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection is kept in all.
+/// Maximum lifetime of a connection.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
-/// Pause after `accept` failed.
+/// Pause after a failed `accept`.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Whether a process can do its work, as `/readyz` tells. Cheap to clone; not ready at first.
+/// Whether a process can do its work, as `/readyz` reports. Cheap to clone; initially not ready.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// Says whether it can.
+    /// Sets whether the process is ready.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
     }
 
-    /// Whether it can.
+    /// Returns whether the process is ready.
     pub fn is_ready(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The listener for machines that watch. It ends when dropped.
+/// The monitoring listener. It stops when dropped.
 #[derive(Debug)]
 pub struct Monitor {
     local: SocketAddr,
@@ -64,10 +64,10 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Listens on `address`, host:port, and serves.
+    /// Listens on `address` (`host:port`) and starts serving.
     ///
     /// # Errors
-    /// What the operating system says, with the address.
+    /// The operating system's error, with the address.
     pub async fn start(transport: &Transport, address: &str, metrics: Metrics) -> io::Result<Self> {
         let bound = transport.bind(address).await?;
         let local = bound.local_addr()?;
@@ -76,7 +76,7 @@ impl Monitor {
         Ok(Self { local, _serving: AbortOnDropHandle::new(serving) })
     }
 
-    /// Where it listens, with the real port.
+    /// The local address, with the port that was actually bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }

@@ -1,5 +1,5 @@
-//! Prints what is generated from the types of `RobeingCluster`: its definition as YAML, for `crds/robeingclusters.yaml`, or
-//! with `--reference` the page about its fields, for `docs/reference.md`.
+//! Prints the files generated from the `RobeingCluster` types: the definition as YAML, for `crds/robeingclusters.yaml`,
+//! or with `--reference` the field reference, for `docs/reference.md`.
 
 use std::{io::Write, process::ExitCode};
 
@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         [] => robeing_crds::crd_yaml(),
         ["--reference"] => robeing_crds::reference(),
         _ => {
-            eprintln!("crdgen takes nothing, or --reference");
+            eprintln!("usage: crdgen [--reference]");
             return ExitCode::from(2);
         }
     };

@@ -1,6 +1,5 @@
-//! Reading manifests as the API server would: YAML, then the schema's defaults, then the schema itself, then its
-//! CEL rules, with every problem reported at once. Works on text alone; where the text comes from is the
-//! caller's business.
+//! Reads manifests as the API server would: parses the YAML, applies the schema's defaults, and checks the schema and
+//! its CEL rules, reporting all problems at once. Works on text only; the caller reads the files.
 
 mod multi_document;
 mod problem;
@@ -21,15 +20,15 @@ use yaml::Document;
 
 use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
 
-/// The schema that manifests are checked against: the definition's own, with `apiVersion`, `kind` and the fields
-/// of `metadata`, which the API server knows by itself.
+/// The schema that manifests are checked against: the definition's schema plus `apiVersion`, `kind` and the fields of
+/// `metadata`, which the API server knows implicitly.
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let mut schema = schema::openapi();
     let mut generator =
         schemars::generate::SchemaSettings::openapi3().with(|s| s.inline_subschemas = true).into_generator();
     schema["properties"]["metadata"] = embedded::slim::<ObjectMeta>(&mut generator).to_value();
     schema["properties"]["metadata"]["required"] = json!(["name"]);
-    // The API server's own book-keeping, which `kubectl get --show-managed-fields` writes out. Any field may be in it.
+    // The API server's bookkeeping, which `kubectl get --show-managed-fields` prints. It may contain any fields.
     schema["properties"]["metadata"]["properties"]["managedFields"]["items"]["properties"]["fieldsV1"] =
         json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     for field in ["apiVersion", "kind"] {
@@ -38,10 +37,10 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     schema
 });
 
-/// Reads a manifest that holds one `RobeingCluster`, with the schema's defaults filled in.
+/// Reads a manifest with exactly one `RobeingCluster`, and fills in the schema's defaults.
 ///
 /// # Errors
-/// As [`parse_manifests`], and [`ManifestError::Several`] when there is more than one.
+/// Those of [`parse_manifests`], and [`ManifestError::Several`] if there is more than one cluster.
 pub fn parse_manifest(text: &str) -> Result<RobeingCluster, ManifestError> {
     let mut clusters = parse_manifests(text)?;
     match (clusters.pop(), clusters.len()) {
@@ -54,12 +53,12 @@ pub fn parse_manifest(text: &str) -> Result<RobeingCluster, ManifestError> {
     }
 }
 
-/// Reads a manifest of one or more `RobeingCluster`s, separated by `---`, with the schema's defaults filled in.
-/// Never returns an empty list. A `status` in the manifest is ignored, as the API server ignores it.
+/// Reads a manifest with one or more `RobeingCluster`s, separated by `---`, and fills in the schema's defaults. Never
+/// returns an empty list. A `status` in the manifest is ignored, as by the API server.
 ///
 /// # Errors
-/// [`ManifestError`] says what is wrong and where. All problems of all documents are reported, up to
-/// [`crate::limits::MAX_PROBLEMS`]; only text that is no YAML at all ends the reading at once.
+/// [`ManifestError`] states what is wrong and where. All problems of all documents are reported, up to
+/// [`crate::limits::MAX_PROBLEMS`]; only a text that is not YAML ends the reading at once.
 pub fn parse_manifests(text: &str) -> Result<Vec<RobeingCluster>, ManifestError> {
     let documents = yaml::read(text)?;
     let many = documents.len() > 1;
@@ -85,11 +84,11 @@ pub fn parse_manifests(text: &str) -> Result<Vec<RobeingCluster>, ManifestError>
     }
 }
 
-/// Checks whether `old` may be replaced by `new`: the rules for any cluster, and the rules for changes, such as
-/// that the coordinators' storage stays as it is.
+/// Checks whether `old` may be replaced by `new`: against the rules for every cluster, and against the transition
+/// rules, such as that the coordinators' storage must not change.
 ///
 /// # Errors
-/// [`ManifestError::Invalid`] with every problem; problems have no line, because there is no text.
+/// [`ManifestError::Invalid`] with all problems; they have no line, because there is no text.
 pub fn check_update(old: &RobeingCluster, new: &RobeingCluster) -> Result<(), ManifestError> {
     let as_json = |cluster| serde_json::to_value(cluster).expect("a cluster is plain data, which has a JSON form");
     let (old, new): (Value, Value) = (as_json(old), as_json(new));
@@ -103,7 +102,7 @@ pub fn check_update(old: &RobeingCluster, new: &RobeingCluster) -> Result<(), Ma
     }
 }
 
-/// The cluster of one document, or nothing with at least one problem reported.
+/// Returns the cluster of one document, or `None` after reporting at least one problem.
 fn check_document(document: &Document, report: &mut Report) -> Option<RobeingCluster> {
     let Value::Object(fields) = &document.value else {
         report
@@ -116,7 +115,7 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
     }
     check_type(fields, report);
     if !report.is_empty() {
-        // Something else than a RobeingCluster; its other fields mean nothing here.
+        // This is not a RobeingCluster, so its other fields mean nothing here.
         return None;
     }
     let mut value = document.value.clone();
@@ -150,7 +149,7 @@ fn check_executors(cluster: &RobeingCluster, report: &mut Report) {
     }
 }
 
-/// Says of a list that holds no documents why it does not.
+/// Reports why a list contains no documents.
 fn check_items(items: Option<&Value>, report: &mut Report) {
     let path = if items.is_some() { "items" } else { "" };
     match items {

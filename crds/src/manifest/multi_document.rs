@@ -1,4 +1,4 @@
-//! The one `RobeingCluster` of a manifest in which other resources may stand beside it, as users keep them together.
+//! Finds the single `RobeingCluster` in a manifest that may contain other resources too.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{KIND, RobeingCluster};
 
-/// A manifest with one `RobeingCluster`. It remembers where the cluster's fields stand in the text, so that who uses it
-/// can refuse it in the same way.
+/// A manifest with one `RobeingCluster`. It remembers where the cluster's fields are in the text, so that later checks
+/// can report problems in the same form.
 #[derive(Debug)]
 pub struct Manifest {
     /// The cluster, with the schema's defaults filled in.
     pub cluster: RobeingCluster,
-    /// The other resources, in the order of the text.
+    /// The other resources, in the order of the text. They are ignored.
     pub ignored: Vec<Ignored>,
     document: Option<usize>,
     places: Places,
@@ -26,11 +26,11 @@ pub struct Manifest {
 /// A resource of another kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ignored {
-    /// Which document of the manifest, from 1.
+    /// Number of the document in the manifest, from 1.
     pub document: usize,
-    /// Its kind, such as `ConfigMap`.
+    /// The kind of the resource, such as `ConfigMap`.
     pub kind: String,
-    /// Its name; empty where it has none.
+    /// The name of the resource; empty if it has none.
     pub name: String,
 }
 
@@ -45,7 +45,8 @@ impl fmt::Display for Ignored {
 }
 
 impl Manifest {
-    /// A refusal of the cluster for problems that are given as the path of a field and a sentence, at least one.
+    /// Returns an error that refuses the cluster for these problems, at least one, each given as the path of a field
+    /// and a sentence.
     pub fn refusal(&self, problems: impl IntoIterator<Item = (String, String)>) -> ManifestError {
         let mut report = Report::new(self.document, &self.places);
         for (path, message) in problems {
@@ -55,10 +56,11 @@ impl Manifest {
     }
 }
 
-/// Reads a manifest for its one `RobeingCluster`; resources of other kinds are passed over, and told.
+/// Reads the single `RobeingCluster` of a manifest; resources of other kinds are skipped and listed in
+/// [`Manifest::ignored`].
 ///
 /// # Errors
-/// As [`parse_manifest`]; what is wrong with other resources is none of its business.
+/// Those of [`parse_manifest`]. Problems of other resources are not checked.
 pub fn find_cluster(text: &str) -> Result<Manifest, ManifestError> {
     let documents = yaml::read(text)?;
     let many = documents.len() > 1;
@@ -75,7 +77,7 @@ pub fn find_cluster(text: &str) -> Result<Manifest, ManifestError> {
         return Err(ManifestError::Several { names: clusters.iter().map(|(_, found)| name_of(found)).collect() });
     }
     let (Some((number, document)), true) = (clusters.pop(), clusters.is_empty()) else {
-        // None of them is a cluster, or not all of them are resources: every document gets its sentence.
+        // None of the documents is a cluster, or not all are resources: report a problem for every document.
         let cluster = parse_manifest(text)?;
         return Ok(Manifest { cluster, ignored, document: None, places: Places::default() });
     };
@@ -89,7 +91,7 @@ pub fn find_cluster(text: &str) -> Result<Manifest, ManifestError> {
     }
 }
 
-/// The resource of a document, if it is one and no `RobeingCluster`.
+/// Returns the resource of a document if it is a resource but not a `RobeingCluster`.
 fn other_resource(document: usize, read: &Document) -> Option<Ignored> {
     read.value.get("apiVersion")?.as_str()?;
     let kind = read.value.get("kind")?.as_str()?;

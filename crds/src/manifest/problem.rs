@@ -1,29 +1,29 @@
-//! What can be wrong with a manifest, in sentences.
+//! The problems of a manifest, as sentences.
 
 use std::fmt;
 
 use super::yaml::Places;
 use crate::limits::{MAX_MANIFEST_BYTES, MAX_PROBLEMS};
 
-/// A place in the text of a manifest.
+/// A position in the text of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
-    /// The line, from 1.
+    /// Line number, from 1.
     pub line: u64,
-    /// The column in characters, from 1.
+    /// Column number in characters, from 1.
     pub column: u64,
 }
 
-/// One thing that is wrong with a manifest.
+/// One problem of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Which document of the manifest, from 1. Not set when there is only one.
+    /// Number of the document in the manifest, from 1. `None` if there is only one document.
     pub document: Option<usize>,
-    /// The path of the field, such as `spec.pools[1].executor`. Empty for the document as a whole.
+    /// Path of the field, such as `spec.pools[1].executor`. Empty for the document as a whole.
     pub path: String,
-    /// Where in the text the field is, or the nearest field around it.
+    /// Position of the field in the text, or of the nearest enclosing field.
     pub place: Option<Location>,
-    /// A sentence that says what is wrong and what to change.
+    /// A sentence that states what is wrong and what to change.
     pub message: String,
 }
 
@@ -43,39 +43,39 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A manifest was refused.
+/// The reason a manifest was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// The text is larger than [`MAX_MANIFEST_BYTES`].
     #[error("The manifest has more than {} MiB, which is the most that is read; is it the right file?", MAX_MANIFEST_BYTES >> 20)]
     TooLarge,
-    /// There is no document in the text.
+    /// The text contains no document.
     #[error("The manifest is empty; it must hold a RobeingCluster.")]
     Empty,
-    /// There is more than one cluster where one was expected.
+    /// The text contains several clusters where one was expected.
     #[error("The manifest holds {} RobeingClusters ({}), but only one can be used here; keep one.", names.len(), names.join(", "))]
     Several {
         /// The names of the clusters.
         names: Vec<String>,
     },
-    /// The text is not YAML, or more of it than is read.
+    /// The text is not YAML, or exceeds a limit.
     #[error("The manifest cannot be read as YAML{}: {reason}", place.map(|p| format!(" (line {}, column {})", p.line, p.column)).unwrap_or_default())]
     Syntax {
-        /// Where the reading ended.
+        /// Where parsing stopped.
         place: Option<Location>,
-        /// Why.
+        /// The reason, as a sentence.
         reason: String,
     },
-    /// The text is YAML, but not a `RobeingCluster` that the API server would take.
+    /// The text is YAML, but not a `RobeingCluster` that the API server would accept.
     #[error("{}", list(problems))]
     Invalid {
-        /// What is wrong, in the order of the text; never empty.
+        /// The problems, in the order of the text; never empty.
         problems: Vec<Problem>,
     },
 }
 
 impl ManifestError {
-    /// The problems of a manifest that is YAML; empty when it is not.
+    /// Returns the problems of a manifest that is YAML; empty for other errors.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Invalid { problems } => problems,
@@ -96,7 +96,7 @@ fn list(problems: &[Problem]) -> String {
     text
 }
 
-/// Gathers the problems of one document.
+/// Collects the problems of one document.
 pub(super) struct Report<'a> {
     document: Option<usize>,
     places: &'a Places,
@@ -112,12 +112,12 @@ impl<'a> Report<'a> {
         self.problems.is_empty()
     }
 
-    /// Whether there is a problem of the field at `path` itself.
+    /// Returns whether a problem of the field at exactly this `path` was reported.
     pub(super) fn names(&self, path: &str) -> bool {
         self.problems.iter().any(|problem| problem.path == path)
     }
 
-    /// Adds a problem, unless there are already as many as are reported.
+    /// Adds a problem, unless [`MAX_PROBLEMS`] are already reported.
     pub(super) fn add(&mut self, path: &str, message: String) {
         if self.problems.len() < MAX_PROBLEMS {
             let problem =
@@ -126,7 +126,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The problems in the order of the text.
+    /// Returns the problems in the order of the text.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
         self.problems.sort_by(|a, b| (a.place, &a.path).cmp(&(b.place, &b.path)));
         self.problems

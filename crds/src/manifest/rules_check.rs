@@ -1,15 +1,15 @@
-//! The schema's CEL rules, run as the API server runs them.
+//! Evaluates the schema's CEL rules as the API server does.
 
 use kube::core::cel::{ErrorKind, Validator};
 use serde_json::Value;
 
 use super::problem::Report;
 
-/// Runs every rule over `object`; the rules about changes only when there is an `old` object.
+/// Evaluates every rule on `object`; transition rules only if there is an `old` object.
 ///
-/// A rule that meets a value of the wrong type cannot be evaluated. That is left out when something else was
-/// found, because the cause then has a problem of its own. So is a broken rule about a number or text that has a
-/// problem already: one sentence about it is enough.
+/// A rule cannot be evaluated on a value of the wrong type. That is reported only if nothing else was found, because
+/// otherwise its cause has its own problem. A violated rule about a number or text that already has a problem is not
+/// reported either: one sentence about it is enough.
 pub(super) fn check(schema: &Value, object: &Value, old: Option<&Value>, report: &mut Report) {
     let Err(errors) = Validator::new().validate(schema, object, old) else {
         return;
@@ -32,7 +32,7 @@ pub(super) fn check(schema: &Value, object: &Value, old: Option<&Value>, report:
     }
 }
 
-/// Whether the field at this path is a single value, not a map or a list.
+/// Returns whether the field at this path is a scalar, not a map or a list.
 fn is_single(object: &Value, path: &str) -> bool {
     let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
     object.pointer(&pointer).is_some_and(|value| !value.is_object() && !value.is_array())

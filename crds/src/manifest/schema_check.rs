@@ -1,16 +1,16 @@
-//! The structural schema, checked as the API server checks it: types, required and unknown fields, ranges,
-//! lengths, enumerations, and the uniqueness of sets and maps in lists.
+//! Checks the structural schema as the API server does: types, required and unknown fields, ranges, lengths, enums, and
+//! the uniqueness of items in list sets and list maps.
 
 use serde_json::{Map, Value};
 
 use super::{problem::Report, spelling};
 
-/// Most field names that a message lists.
+/// Maximum number of field names listed in a message.
 const LISTED_FIELDS: usize = 12;
-/// Most characters of a value that a message repeats.
+/// Maximum number of characters of a value repeated in a message.
 const SHOWN_CHARS: usize = 60;
 
-/// Drops every `null`, as the API server does where a field is not nullable; no field of this schema is.
+/// Drops every `null`, as the API server does for fields that are not nullable; this schema has no nullable fields.
 pub(super) fn drop_nulls(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(fields) if !preserves_unknown(schema) => {
@@ -30,7 +30,7 @@ pub(super) fn drop_nulls(schema: &Value, value: &mut Value) {
     }
 }
 
-/// Reports everything in `value` that `schema` does not allow.
+/// Reports everything in `value` that violates `schema`.
 pub(super) fn check(schema: &Value, value: &Value, report: &mut Report) {
     check_at(schema, value, "", report);
 }
@@ -52,7 +52,7 @@ fn check_at(schema: &Value, value: &Value, path: &str, report: &mut Report) {
     }
 }
 
-/// Whether the value has the type that the schema asks for.
+/// Checks that the value has the schema's type, and returns whether it does.
 fn check_type(schema: &Value, value: &Value, path: &str, report: &mut Report) -> bool {
     let whole = |number: &serde_json::Number| number.is_i64() || number.is_u64();
     let (fits, expected) = if flag(schema, "x-kubernetes-int-or-string") {
@@ -142,7 +142,7 @@ fn check_items(schema: &Value, items: &[Value], path: &str, report: &mut Report)
             path,
             report,
             |item| item.as_str().map(shorten),
-            |_, text| format!("{text} stands in this list already; remove one."),
+            |_, text| format!("{text} is already in this list; remove one."),
         ),
         Some("map") => {
             let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
@@ -167,7 +167,7 @@ fn check_items(schema: &Value, items: &[Value], path: &str, report: &mut Report)
     }
 }
 
-/// Reports every item whose key an earlier one has too; `message` gets the earlier one's index and the key.
+/// Reports every item whose key occurs earlier in the list; `message` gets the index of the earlier item and the key.
 fn check_unique(
     items: &[Value],
     path: &str,
@@ -230,7 +230,7 @@ fn field_schema<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
     declared.or_else(|| schema.get("additionalProperties").filter(|inner| inner.is_object()))
 }
 
-/// Whether a map may hold fields that the schema does not name. A map without any declared field is free.
+/// Returns whether a map may contain fields that the schema does not name.
 fn preserves_unknown(schema: &Value) -> bool {
     flag(schema, "x-kubernetes-preserve-unknown-fields")
 }
@@ -249,7 +249,7 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// The text in quotes, cut when it is long.
+/// Quotes the text, and truncates it if it is long.
 fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),

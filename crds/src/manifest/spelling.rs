@@ -1,9 +1,9 @@
-//! Which known word a misspelt one was probably meant to be.
+//! Suggests the known word that was probably meant by a misspelled one.
 
-/// Longest word that is compared, in characters; longer ones are no slips of the finger.
+/// Maximum length of a word that is compared, in characters; longer words are not typing errors.
 const LONGEST: usize = 64;
 
-/// The candidate nearest to `word`, when it is near enough to be what was meant.
+/// Returns the candidate with the smallest edit distance to `word`, if it is small enough.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     if length > LONGEST {
@@ -17,8 +17,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// How many letters must be added, removed, replaced or swapped with their neighbour to make `a` into `b`
-/// (optimal string alignment).
+/// Returns the number of characters to add, remove, replace or swap with their neighbor to turn `a` into `b` (optimal
+/// string alignment distance).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();

@@ -1,5 +1,5 @@
-//! From text to JSON values that remember where in the text they stood. YAML is read with tight limits, because
-//! a few lines of aliases can stand for gigabytes.
+//! Parses text into JSON values with their positions in the text. YAML is read with tight limits, because a few lines
+//! of aliases can expand to gigabytes.
 
 use std::{collections::HashMap, fmt};
 
@@ -19,12 +19,12 @@ pub(super) struct Document {
     pub(super) places: Places,
 }
 
-/// Where the fields of a document stand in its text, by path.
+/// The positions of a document's fields in its text, by path.
 #[derive(Debug, Default)]
 pub(super) struct Places(HashMap<String, Location>);
 
 impl Places {
-    /// The place of the field at `path`, or of the nearest one around it.
+    /// Returns the position of the field at `path`, or of the nearest enclosing field.
     pub(super) fn nearest(&self, path: &str) -> Option<Location> {
         let mut path = path;
         loop {
@@ -36,7 +36,7 @@ impl Places {
         }
     }
 
-    /// The places within the field at `path`, as if that was all.
+    /// Returns the positions within the field at `path`, with paths relative to it.
     fn within(&self, path: &str) -> Self {
         let inner = self.0.iter().filter_map(|(field, place)| {
             let rest = field.strip_prefix(path)?;
@@ -47,18 +47,18 @@ impl Places {
     }
 }
 
-/// Kinds whose documents hold others.
+/// Kinds whose documents contain other documents.
 const LISTS: [&str; 2] = ["List", "RobeingClusterList"];
 
-/// Whether a document is a list of others.
+/// Returns whether a document is a list of other documents.
 pub(super) fn is_list(document: &Value) -> bool {
     document.get("kind").and_then(Value::as_str).is_some_and(|kind| LISTS.contains(&kind))
 }
 
-/// Whole numbers up to this are the same as a float.
+/// Whole numbers up to this are exactly representable as a float.
 const MAX_WHOLE_FLOAT: f64 = (1_u64 << 53) as f64;
 
-/// Reads the documents of `text`, and those in lists; empty ones are left out.
+/// Reads the documents of `text`, including those in lists; empty documents are left out.
 pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
     if text.len() > MAX_MANIFEST_BYTES {
         return Err(ManifestError::TooLarge);
@@ -71,7 +71,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
     Ok(nodes.into_iter().map(document).flat_map(items).collect())
 }
 
-/// The documents in a list of them, as `kubectl get -o yaml` writes it; of another document, itself.
+/// Returns the documents in a list, as `kubectl get -o yaml` prints it, or the document itself if it is not a list.
 fn items(document: Document) -> Vec<Document> {
     let items = document.value.get("items").and_then(Value::as_array);
     let Some(items) = items.filter(|_| is_list(&document.value)) else {
@@ -84,7 +84,7 @@ fn items(document: Document) -> Vec<Document> {
     items.iter().enumerate().map(item).flat_map(self::items).collect()
 }
 
-/// Numbers and other plain words mean what they mean to kubectl: 0400 is octal, as the modes of files are.
+/// Plain scalars have the same meaning as for kubectl: 0400 is octal, as in file modes.
 fn options() -> Options {
     serde_yaml::options! {
         legacy_octal_numbers: true,
@@ -105,15 +105,15 @@ fn syntax(error: &serde_yaml::Error) -> ManifestError {
     ManifestError::Syntax { place, reason: reason(error, place) }
 }
 
-/// Why the text was not read, as a sentence. The parser's own words are kept only where they speak of the text
-/// and not of the parser's options.
+/// Returns a sentence that explains why the text could not be parsed. The parser's own message is used only where it is
+/// about the text and not about the parser's options.
 fn reason(error: &serde_yaml::Error, place: Option<Location>) -> String {
     use serde_yaml::{Error, budget::BudgetBreach};
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("The field {key:?} stands here a second time; keep one.")
+            format!("The field {key:?} is set twice here; keep one.")
         }
-        Error::DuplicateMappingKey { .. } => "A field stands here a second time; keep one.".to_owned(),
+        Error::DuplicateMappingKey { .. } => "A field is set twice here; keep one.".to_owned(),
         Error::Unexpected { expected: "string scalar", .. } => {
             "A field's name must be plain text; put text that begins with '{' or '[' in quotes.".to_owned()
         }
@@ -133,7 +133,7 @@ fn reason(error: &serde_yaml::Error, place: Option<Location>) -> String {
         other => {
             let mut text = other.to_string().replace('\n', " ");
             if let Some(place) = place {
-                // The parser ends its sentence with the place, which the message already begins with.
+                // The parser's message ends with the position, which the error message already begins with.
                 text = text.replace(&format!(" at line {}, column {}", place.line, place.column), "");
             }
             format!("The parser says: {}.", text.trim_end_matches('.'))
@@ -147,7 +147,7 @@ fn document(root: Node) -> Document {
     Document { value, places }
 }
 
-/// Turns a node into its value, and notes where everything in it stands.
+/// Turns a node into its value, and records the positions of everything in it.
 fn flatten(node: Node, path: String, places: &mut Places) -> Value {
     let (place, content) = node.into_parts();
     let value = match content {
@@ -164,7 +164,7 @@ fn flatten(node: Node, path: String, places: &mut Places) -> Value {
                 let item_path = if path.is_empty() { key.value.clone() } else { format!("{path}.{}", key.value) };
                 fields.insert(key.value, flatten(item, item_path.clone(), places));
                 if let Some(at) = key_place {
-                    // A field is best found by its key: a map that is its value begins a line later.
+                    // The key gives the best position for a field: a map that is its value starts a line later.
                     places.0.insert(item_path, at);
                 }
             }
@@ -244,7 +244,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Content, E> {
-        // 4.0 and 1.00066e+09 are whole numbers to the API server.
+        // The API server treats 4.0 and 1.00066e+09 as whole numbers.
         if value.fract() == 0.0 && value.abs() <= MAX_WHOLE_FLOAT {
             return Ok(Content::Scalar((value as i64).into()));
         }

@@ -1,4 +1,4 @@
-//! The generated definition: that the file is up to date, and that it holds what the API server asks of it.
+//! The generated definition is up to date and meets the API server's requirements.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -11,7 +11,7 @@ fn schema() -> Value {
     serde_json::to_value(schema.expect("the definition has a schema")).expect("a schema has a JSON form")
 }
 
-/// Calls `visit` with the path of every schema in `schema`, itself included.
+/// Calls `visit` with the path of every schema in `schema`, including `schema` itself.
 fn walk(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     visit(path, schema);
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
@@ -42,7 +42,7 @@ fn the_reference_has_every_field_and_every_refusal_of_ours() {
         if inner["description"].is_string() && !name.is_empty() {
             assert!(text.contains(&format!("`{name}`")) || text.contains(&format!(".{name}")), "{path} is missing");
         }
-        // A name is the resource's own affair; its rules stand at the beginning.
+        // The name belongs to the resource as a whole; its rules are listed at the beginning of the page.
         if path.starts_with(".metadata") {
             return;
         }
@@ -57,7 +57,7 @@ fn the_reference_has_every_field_and_every_refusal_of_ours() {
 fn the_file_reads_back_as_the_definition() {
     let read: Value = serde_yaml::from_str(&crd_yaml()).expect("the file is YAML");
     let made = serde_json::to_value(crd()).expect("a definition has a JSON form");
-    // Through Kubernetes' type, because YAML does not tell 7.0 from 7.
+    // Compare through the Kubernetes type, because YAML does not distinguish 7.0 from 7.
     let read: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition =
         serde_json::from_value(read).expect("the file is a definition");
     assert_eq!(serde_json::to_value(read).expect("JSON"), made);

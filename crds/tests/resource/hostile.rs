@@ -1,5 +1,5 @@
-//! Manifests that are refused for what they are and not for one value: misspelt fields, other kinds, garbage,
-//! bombs, and texts beyond a limit.
+//! Manifests that are refused as a whole and not for one value: misspelled fields, other kinds, garbage, alias bombs,
+//! and texts beyond a limit.
 
 use robeing_crds::{ManifestError, find_cluster, limits, parse_manifest, parse_manifests};
 
@@ -163,10 +163,7 @@ fn text_that_is_no_yaml() {
 fn text_that_is_no_yaml_is_explained() {
     let nested = "[".repeat(limits::MAX_MANIFEST_DEPTH + 1);
     for (text, sentence) in [
-        (
-            "kind: a\nkind: b\n".to_owned(),
-            "(line 2, column 1): The field \"kind\" stands here a second time; keep one.",
-        ),
+        ("kind: a\nkind: b\n".to_owned(), "(line 2, column 1): The field \"kind\" is set twice here; keep one."),
         ("image: {{ .Values.image }}\n".to_owned(), "A field's name must be plain text"),
         (format!("{nested}{}", "]".repeat(nested.len())), "nested more than 48 deep; is it the right file?"),
         (
@@ -183,7 +180,7 @@ fn text_that_is_no_yaml_is_explained() {
 
 #[test]
 fn garbage_of_every_sort_is_refused_without_a_panic() {
-    // A small generator with a fixed seed: the same garbage every time.
+    // A small generator with a fixed seed, so that the garbage is the same every time.
     let mut state = 0x9e37_79b9_u32;
     let mut next = || {
         state ^= state << 13;

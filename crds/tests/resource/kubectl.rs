@@ -1,4 +1,4 @@
-//! What kubectl takes is taken here, and means the same.
+//! Manifests that kubectl accepts are accepted here, with the same meaning.
 use robeing_crds::{RobeingCluster, find_cluster, parse_manifest};
 
 fn spec(spec: &str) -> String {

@@ -1,4 +1,4 @@
-//! The resource as users write it: what is taken, what is refused and how, and what the API server is given.
+//! The resource as users write it: what is accepted, what is refused and how, and what the API server gets.
 
 mod definition;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Manifests that are taken: the defaults, the example, the round trip, and several documents in one text.
+//! Manifests that are accepted: the defaults, the example, the round trip, and several documents in one text.
 
 use std::{fs, path::Path, time};
 

@@ -1,4 +1,4 @@
-//! Manifests with one thing wrong, and how their refusal is checked.
+//! Builds manifests with one problem, and checks how they are refused.
 
 use robeing_crds::parse_manifest;
 
@@ -17,7 +17,7 @@ pub fn named(metadata: &str) -> String {
     manifest("{pools: [{name: p, executor: {echo: {}}}]}").replace("{name: c}", metadata)
 }
 
-/// The one problem of a manifest.
+/// Returns the only problem of a manifest.
 pub fn only_problem(text: &str) -> (String, String) {
     let error = parse_manifest(text).expect_err(text);
     match error.problems() {

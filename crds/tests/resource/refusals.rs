@@ -1,4 +1,4 @@
-//! The rules of the schema: each is refused with the sentence a user reads, and where it points.
+//! The rules of the schema: each violation is refused with its message, at the right field.
 
 use robeing_crds::{limits, parse_manifest};
 
@@ -185,7 +185,7 @@ fn rules_about_pools() {
         (
             pool("specializations: [a, b, a]"),
             "spec.pools[0].specializations[2]",
-            "\"a\" stands in this list already; remove one.",
+            "\"a\" is already in this list; remove one.",
         ),
         (
             pool(&format!("specializations: [{}]", many.join(", "))),

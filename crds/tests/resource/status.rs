@@ -1,4 +1,4 @@
-//! The status type: what an empty and a full one look like on the wire.
+//! The status type: the serialized form of an empty and of a full status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use robeing_crds::{

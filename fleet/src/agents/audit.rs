@@ -1,4 +1,4 @@
-//! What must hold of the agents and pools of any state.
+//! Invariants of the agents and pools in any state.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use crate::{
     limits::*,
 };
 
-/// Each agent and each pool by itself. `revisions`: those of everything that was looked at.
+/// Checks each agent and each pool on its own. `revisions` collects the revisions of everything checked.
 pub(crate) fn check_agents(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
     check_each(state, revisions)?;
     check_kept_pools(state)?;
     ensure(state.agents.recoveries.is_sound(COUNTER_ROOM), || "recoveries".to_owned())
 }
 
-/// No pool lacks live agents while some are on standby.
+/// Checks that no pool lacks live agents while some of its agents are on standby.
 pub(crate) fn check_standby(fleet: &Fleet) -> Check {
     for pool in fleet.pools() {
         ensure(pool.live >= pool.desired || pool.standby == 0, || {
@@ -65,7 +65,7 @@ fn check_each(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
     Ok(())
 }
 
-/// A pool has a member, or its size was set.
+/// Checks that each pool has a member or a set size.
 fn check_kept_pools(state: &State) -> Check {
     let members: BTreeSet<&String> = state.agents.known.values().filter_map(|agent| agent.pool.as_ref()).collect();
     for (name, pool) in &state.agents.pools {

@@ -1,4 +1,4 @@
-//! What can be asked of agents and their pools.
+//! The commands for agents and their pools.
 
 use std::net::SocketAddr;
 
@@ -6,147 +6,148 @@ use bilrost::{Enumeration, Message, Oneof};
 
 use crate::{AgentId, Effect, Fleet, Reply, SessionId, codec::Endpoint, steps::Jobs};
 
-/// A command that is about one agent. The numbers are those of all domains' commands; see `codec`.
+/// A command for one agent. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum AgentCommand {
     /// An agent opens a session.
     #[bilrost(3)]
     Joined(AgentJoin),
-    /// A session ended without a word. Ignored unless `session` is the agent's current one.
+    /// An agent's session ended unexpectedly. Ignored unless `session` is the agent's current one.
     #[bilrost(tag(4), message)]
     Lost {
-        /// Who.
+        /// The agent.
         #[bilrost(1)]
         agent: AgentId,
-        /// Which stay.
+        /// Its session.
         #[bilrost(2)]
         session: SessionId,
-        /// How it was noticed.
+        /// How the loss was noticed.
         #[bilrost(3)]
         reason: LossReason,
     },
-    /// An agent takes nothing new from here on.
+    /// An agent drains: it accepts no new tasks.
     #[bilrost(tag(5), message)]
     Draining {
-        /// Who.
+        /// The agent.
         #[bilrost(1)]
         agent: AgentId,
-        /// Which stay.
+        /// Its session.
         #[bilrost(2)]
         session: SessionId,
     },
-    /// An agent leaves in good order; whatever it still holds is queued again at no cost to the task.
+    /// An agent leaves gracefully; what it still holds is queued again at no cost to the tasks.
     #[bilrost(tag(6), message)]
     Left {
-        /// Who.
+        /// The agent.
         #[bilrost(1)]
         agent: AgentId,
-        /// Which stay.
+        /// Its session.
         #[bilrost(2)]
         session: SessionId,
     },
-    /// An agent failed its health checks: it gets nothing new until it is healthy again. Ignored unless `session` is the
-    /// agent's current one and it works or waits.
+    /// An agent failed its health checks and gets no new tasks until it is healthy again. Ignored unless `session` is
+    /// the agent's current one and the agent is live or on standby.
     #[bilrost(tag(11), message)]
     Unhealthy {
-        /// Who.
+        /// The agent.
         #[bilrost(1)]
         agent: AgentId,
-        /// Which stay.
+        /// Its session.
         #[bilrost(2)]
         session: SessionId,
-        /// Why, in words; cut to [`crate::limits::MAX_REASON_BYTES`].
+        /// The reason as text; cut to [`crate::limits::MAX_REASON_BYTES`].
         #[bilrost(3)]
         reason: String,
     },
-    /// An unhealthy agent passed its health check. Ignored for any other agent, and unless `session` is the current one.
+    /// An unhealthy agent passed a health check. Ignored for any other agent, and unless `session` is the current one.
     #[bilrost(tag(12), message)]
     Healthy {
-        /// Who.
+        /// The agent.
         #[bilrost(1)]
         agent: AgentId,
-        /// Which stay.
+        /// Its session.
         #[bilrost(2)]
         session: SessionId,
-        /// It has passed enough of them to be given work again.
+        /// The agent has passed enough health checks to be given work again.
         #[bilrost(3)]
         readmit: bool,
     },
 }
 
-/// A command that is about pools.
+/// A command for pools.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum PoolCommand {
-    /// Fix how large the named pools should be, by the word of whoever runs the fleet. It beats what joining agents say, for
-    /// as long as the pool is named in the newest such command.
+    /// Sets the sizes of the named pools, as the administrator wants them. A set size overrides what joining agents
+    /// report for as long as the newest such command names the pool.
     #[bilrost(10)]
     Set(Vec<PoolShape>),
 }
 
-/// What an agent is for.
+/// The role of an agent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum Role {
-    /// Takes everything.
+    /// Takes tasks that require no other role and no specialization that the agent lacks.
     Worker = 0,
-    /// Takes tasks of its domain first.
+    /// As a worker, but takes tasks of its domain first.
     Specialist = 1,
-    /// Takes only tasks that require its role or name one of its specializations as their kind.
+    /// Takes only tasks that require its role, or that require no role and have one of its specializations as their
+    /// domain.
     Messenger = 2,
-    /// As a messenger.
+    /// As a messenger, with its own role.
     Guardian = 3,
 }
 
-/// An agent that opens a session.
+/// What an agent reports when it opens a session.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct AgentJoin {
-    /// The same after a restart.
+    /// The agent's name, which stays the same after a restart.
     #[bilrost(1)]
     pub name: String,
-    /// Drawn by each process.
+    /// A number that is unique to the process.
     #[bilrost(2)]
     pub incarnation: u64,
-    /// Its role.
+    /// The agent's role.
     #[bilrost(3)]
     pub role: Role,
-    /// Its pool, and how many agents that should have.
+    /// The agent's pool and how many agents it should have.
     #[bilrost(4)]
     pub pool: Option<PoolShape>,
-    /// Its skills.
+    /// The agent's specializations.
     #[bilrost(5)]
     pub specializations: Vec<String>,
-    /// Tasks it runs at once.
+    /// How many tasks the agent runs at once.
     #[bilrost(6)]
     pub slots: u32,
-    /// Where others reach it, as it says: host:port.
+    /// Where others reach the agent, as it reports: host:port.
     #[bilrost(7)]
     pub address: String,
-    /// Where its process listens for certain: nobody but it, or a process in its place, can accept a connection there. `None`
-    /// if that is not known.
+    /// Where its process certainly listens: only this process, or one in its place, can accept a connection there.
+    /// `None` if that is not known.
     #[bilrost(tag(8), encoding(Endpoint))]
     pub process: Option<SocketAddr>,
     /// Process id.
     #[bilrost(9)]
     pub pid: u32,
-    /// Of its binary.
+    /// Version of the agent's binary.
     #[bilrost(10)]
     pub version: String,
 }
 
-/// How many agents a pool should have. Unless the fleet was told by [`PoolCommand::Set`], the newest join's word counts.
+/// How many agents a pool should have. The newest join decides, unless the pool was set by [`PoolCommand::Set`].
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct PoolShape {
-    /// Its name.
+    /// The pool's name.
     #[bilrost(1)]
     pub name: String,
-    /// Agents that work. `None`: not fixed (an autoscaler decides); then all but `standby` of those known, the recently lost
-    /// included, should work.
+    /// How many agents should be live. `None` if not fixed (an autoscaler decides): then all known agents, recently
+    /// lost ones included, except `standby` of them should be live.
     #[bilrost(2)]
     pub replicas: Option<u32>,
-    /// Agents that wait.
+    /// How many agents should be on standby.
     #[bilrost(3)]
     pub standby: u32,
 }
@@ -154,13 +155,13 @@ pub struct PoolShape {
 /// How the loss of an agent was noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
 pub enum LossReason {
-    /// Its connection dropped and its process is gone.
+    /// The agent's connection dropped and its process is gone.
     Disconnected = 0,
-    /// No heartbeat for the session timeout.
+    /// No heartbeat arrived for the session timeout.
     Silent = 1,
     /// Another process of the same name joined.
     Replaced = 2,
-    /// It lives, and failed its health checks beyond recovery.
+    /// The agent is alive but failed its health checks beyond recovery.
     Failed = 3,
 }
 

@@ -1,4 +1,4 @@
-//! What is computed of agents and pools, so that none has to be searched for.
+//! Indexes of agents and pools, so that none has to be searched for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -7,19 +7,19 @@ use std::{
 
 use crate::{Agent, AgentId, AgentState, FleetMillis, TaskId, TrackRecord};
 
-/// See the module.
+/// The indexes of agents and pools.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct AgentIndexes {
     pub names: BTreeMap<Arc<str>, AgentId>,
     pub revisions: BTreeMap<u64, AgentId>,
     pub pools: BTreeMap<String, PoolMembers>,
-    /// By state.
+    /// Number of agents by state.
     pub counts: [u32; 5],
     pub records: RecordSums,
-    /// Lost agents, by when they were lost.
+    /// Lost agents, by the time of their loss.
     pub lost: BTreeSet<(FleetMillis, AgentId)>,
-    /// Attempts that were ended and not yet confirmed as stopped. Kept by those who change what an agent holds: going through
-    /// all that it holds for each change would make many stops cost the square of their number.
+    /// Attempts that were ended but are not yet confirmed as stopped. Code that changes what an agent holds updates
+    /// this too: scanning everything the agent holds at each change would make many stops quadratic.
     pub stopping: Stopping,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct PoolMembers {
     pub unhealthy: u32,
 }
 
-/// Sums over all agents that are known, for the record of a newcomer.
+/// Sums over all known agents, for the record of a new agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct RecordSums {
     pub agents: u64,
@@ -45,12 +45,12 @@ pub(crate) struct RecordSums {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Stopping {
     attempts: BTreeSet<(TaskId, u32, AgentId)>,
-    /// How many each agent has, if any.
+    /// Number of attempts per agent that has any.
     by_agent: BTreeMap<AgentId, u32>,
 }
 
 impl AgentIndexes {
-    /// After a change of an agent, besides [`AgentIndexes::enter_work`].
+    /// Indexes an agent after a change, together with [`AgentIndexes::enter_work`].
     pub(crate) fn enter(&mut self, agent: &Agent) {
         self.names.insert(agent.name.clone(), agent.id);
         self.counts[agent.state as usize] += 1;
@@ -68,7 +68,7 @@ impl AgentIndexes {
         }
     }
 
-    /// Before a change of an agent, besides [`AgentIndexes::leave_work`].
+    /// Removes an agent before a change, together with [`AgentIndexes::leave_work`].
     pub(crate) fn leave(&mut self, agent: &Agent) {
         self.names.remove(&agent.name);
         self.counts[agent.state as usize] -= 1;
@@ -89,7 +89,7 @@ impl AgentIndexes {
         }
     }
 
-    /// After a change of what an agent holds, or of its record.
+    /// Indexes an agent's record and revision after a change.
     pub(crate) fn enter_work(&mut self, agent: &Agent) {
         self.revisions.insert(agent.revision, agent.id);
         self.records.agents += 1;
@@ -97,7 +97,7 @@ impl AgentIndexes {
         self.records.speed += u64::from(agent.record.speed);
     }
 
-    /// Before a change of what an agent holds, or of its record.
+    /// Removes an agent's record and revision before a change.
     pub(crate) fn leave_work(&mut self, agent: &Agent) {
         self.revisions.remove(&agent.revision);
         self.records.agents -= 1;
@@ -105,7 +105,7 @@ impl AgentIndexes {
         self.records.speed -= u64::from(agent.record.speed);
     }
 
-    /// The record a newcomer starts with: the mean of all.
+    /// Returns the record with which a new agent starts: the mean of all known agents.
     pub(crate) fn newcomer(&self) -> TrackRecord {
         let sums = self.records;
         if sums.agents == 0 {
@@ -118,21 +118,21 @@ impl AgentIndexes {
         }
     }
 
-    /// Whether the pool has no member left.
+    /// Returns whether the pool has no members left.
     pub(crate) fn pool_is_empty(&self, pool: &str) -> bool {
         self.pools.get(pool).is_none_or(|m| *m == PoolMembers::default())
     }
 }
 
 impl Stopping {
-    /// An attempt is to be stopped. Nothing if it is already.
+    /// Adds an attempt that must stop. Does nothing if it is already there.
     pub(crate) fn insert(&mut self, attempt: (TaskId, u32, AgentId)) {
         if self.attempts.insert(attempt) {
             *self.by_agent.entry(attempt.2).or_default() += 1;
         }
     }
 
-    /// An attempt has stopped, or its agent has gone. Nothing if it is not among them.
+    /// Removes an attempt that has stopped or whose agent is gone. Does nothing if it is not there.
     pub(crate) fn remove(&mut self, attempt: (TaskId, u32, AgentId)) {
         if self.attempts.remove(&attempt)
             && let Entry::Occupied(mut count) = self.by_agent.entry(attempt.2)
@@ -144,12 +144,12 @@ impl Stopping {
         }
     }
 
-    /// How many an agent has.
+    /// Returns how many attempts the agent is stopping.
     pub(crate) fn of(&self, agent: AgentId) -> u32 {
         self.by_agent.get(&agent).copied().unwrap_or(0)
     }
 
-    /// The highest fencing number that an agent may still be stopping under this id.
+    /// Returns the highest fencing number that an agent may still be stopping for this task id; 0 if there is none.
     pub(crate) fn highest(&self, task: TaskId) -> u32 {
         let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
         let last = self.attempts.range(range).next_back();
@@ -158,7 +158,7 @@ impl Stopping {
 }
 
 impl PoolMembers {
-    /// How many should be live, for a pool of this shape. Where no number is fixed, at least one.
+    /// Returns how many agents should be live in a pool of this shape. If `replicas` is not fixed, at least one.
     pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {
         let known = self.live + self.draining + self.lost + self.unhealthy + self.standby.len() as u32;
         replicas.unwrap_or_else(|| known.saturating_sub(standby).max(u32::from(known > 0)))

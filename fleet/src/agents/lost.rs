@@ -1,7 +1,7 @@
-//! What the loss of an agent does to everything there is: to its session, to the attempts that it held, and to its pool. An agent
-//! that leaves in good order is treated the same, but at no cost to its tasks, and it is forgotten.
+//! What the loss of an agent does to its session, to the attempts it held and to its pool. An agent that leaves
+//! gracefully is handled the same way, but at no cost to its tasks, and it is forgotten.
 //!
-//! The attempts are queued again one by one, the first of the queue first, then all are placed.
+//! The attempts are queued again one by one, in the order of the queue; then all of them are placed.
 
 use std::collections::btree_map;
 
@@ -15,21 +15,21 @@ use crate::{
     tasks::attempts::own_failure,
 };
 
-/// The attempts of an agent whose session has ended.
+/// The attempts of an agent whose session has ended, to be queued again.
 #[derive(Debug)]
 pub(crate) struct Requeue {
     pub agent: AgentId,
-    /// Says how it was lost; `None` if it left in good order, and is forgotten.
+    /// How the agent was lost, as text; `None` if it left gracefully and is forgotten.
     pub lost: Option<String>,
     pub held: btree_map::IntoIter<(TaskId, u32), HeldState>,
-    /// Of the tasks, the first of the queue last once they are sorted.
+    /// The tasks' places in the queue; once sorted, the first of the queue is last.
     pub ranks: Vec<Rank>,
     pub is_sorted: bool,
     pub requeued: Vec<u64>,
 }
 
 impl Fleet {
-    /// The session of an agent ended without a word. Nothing if it is not the current one.
+    /// Ends the session of a lost agent. Does nothing if the session is not the current one.
     pub(crate) fn lose(
         &mut self,
         id: AgentId,
@@ -47,7 +47,7 @@ impl Fleet {
         Reply::Done
     }
 
-    /// Ends a session, as a loss or (`None`) in good order, and has what the agent held queued and placed.
+    /// Ends a session, by loss or (`None`) gracefully, and schedules queueing and placing what the agent held.
     pub(super) fn end_session(
         &mut self,
         id: AgentId,
@@ -124,12 +124,13 @@ impl Fleet {
             *total = total.saturating_add(u64::from(tasks));
             effects.push(Effect::Redistributed { from: agent, tasks });
         }
-        // Of those that it had handed back before, none may be left to wait for.
+        // All tasks that the agent handed back before may have been given to others already.
         self.settle_recovery(agent, effects);
         jobs.push(Job::Place(requeued.into_iter()));
     }
 
-    /// The current attempt's agent is lost: the task is queued again at once, or dead-lettered. True if queued.
+    /// Ends the current attempt because its agent was lost: the task is queued again at once, or dead-lettered. Returns
+    /// whether it is queued.
     pub(crate) fn lose_attempt(&mut self, seq: u64, from: AgentId, message: &str, effects: &mut Vec<Effect>) -> bool {
         let failure = own_failure(FailureKind::AgentLost, message, true);
         let Some(task) = self.state.tasks.kept.get(&seq) else {

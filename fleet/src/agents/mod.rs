@@ -1,4 +1,4 @@
-//! An agent as the fleet knows it: its session, what it holds and its track record. Knows nothing of tasks but their ids.
+//! An agent in the state machine: its session, what it holds and its track record. It knows only the ids of tasks.
 
 pub(crate) mod audit;
 pub(crate) mod command;
@@ -20,34 +20,34 @@ use crate::{
     sabotage::{Mistake, by_chance, planted},
 };
 
-/// What an agent may be given.
+/// The state of an agent, which decides whether it gets tasks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum AgentState {
-    /// Work.
+    /// Gets tasks.
     Live = 0,
-    /// Nothing, until its pool lacks a live agent.
+    /// Gets no tasks until its pool lacks a live agent.
     Standby = 1,
-    /// Nothing; it finishes what it has.
+    /// Gets no new tasks and finishes what it has.
     Draining = 2,
-    /// Gone; remembered for a while.
+    /// Is gone, and remembered for a while.
     Lost = 3,
-    /// Nothing, until it is healthy again; it hands back what it has.
+    /// Gets no new tasks until it is healthy again, and hands back what it has.
     Unhealthy = 4,
 }
 
-/// What an agent does with an attempt it was given.
+/// The state of an attempt that an agent holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum HeldState {
     /// It is the task's current attempt.
     Active = 0,
-    /// The attempt was ended by the coordinators; the slot is taken until the agent says that it stopped.
+    /// The coordinators ended the attempt; the slot is taken until the agent reports that it stopped.
     Stopping = 1,
 }
 
 /// One taken slot of an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Held {
-    /// The task; of a stopping attempt it may have been forgotten meanwhile.
+    /// The task, which may already be forgotten if the attempt is stopping.
     pub task: TaskId,
     /// Fencing number.
     pub attempt: u32,
@@ -55,14 +55,14 @@ pub struct Held {
     pub state: HeldState,
 }
 
-/// How a stay ended.
+/// The loss of an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Loss {
-    /// When.
+    /// When the agent was lost.
     #[bilrost(1)]
     pub at: Stamp,
-    /// How it was noticed.
+    /// How the loss was noticed.
     #[bilrost(2)]
     pub reason: LossReason,
     /// When the agent is forgotten.
@@ -70,15 +70,15 @@ pub struct Loss {
     pub forget_at: FleetMillis,
 }
 
-/// What an agent's past says about it, in integers so that every coordinator computes the same.
+/// An agent's past performance, in integers so that every coordinator computes the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct TrackRecord {
-    /// Share of good ends, moving average, millionths (0 to [`TrackRecord::ONE`]).
+    /// Share of attempts that succeeded, moving average, millionths (0 to [`TrackRecord::ONE`]).
     #[bilrost(1)]
     pub success: u32,
-    /// Speed relative to the fleet's for the same kinds, moving average, millionths: half is as fast as the mean, two thirds
-    /// twice as fast.
+    /// Speed relative to the fleet's mean for the same kinds, moving average, millionths: half is as fast as the mean,
+    /// two thirds is twice as fast.
     #[bilrost(2)]
     pub speed: u32,
     /// Attempts that succeeded.
@@ -93,88 +93,88 @@ pub struct TrackRecord {
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Agent {
-    /// Its number.
+    /// The agent's number.
     #[bilrost(1)]
     pub id: AgentId,
-    /// The same after a restart.
+    /// The agent's name, which stays the same after a restart.
     #[bilrost(2)]
     pub name: Arc<str>,
-    /// Of its process.
+    /// The incarnation of the agent's process.
     #[bilrost(3)]
     pub incarnation: u64,
-    /// Its current stay; of a lost agent, its last.
+    /// The current session; for a lost agent, its last one.
     #[bilrost(4)]
     pub session: SessionId,
-    /// Its role.
+    /// The agent's role.
     #[bilrost(5)]
     pub role: Role,
-    /// Its pool.
+    /// The agent's pool.
     #[bilrost(6)]
     pub pool: Option<String>,
-    /// Its skills, sorted, each once.
+    /// The agent's specializations, sorted, each once.
     #[bilrost(7)]
     pub specializations: Vec<Arc<str>>,
-    /// Tasks it runs at once.
+    /// How many tasks the agent runs at once.
     #[bilrost(8)]
     pub slots: u32,
-    /// Where others reach it, as it says: host:port.
+    /// Where others reach the agent, as it reports: host:port.
     #[bilrost(9)]
     pub address: String,
-    /// Where its process listens for certain; see [`AgentJoin::process`](crate::AgentJoin::process).
+    /// Where its process certainly listens; see [`AgentJoin::process`](crate::AgentJoin::process).
     #[bilrost(tag(10), encoding(Endpoint))]
     pub process: Option<SocketAddr>,
     /// Process id.
     #[bilrost(11)]
     pub pid: u32,
-    /// Of its binary.
+    /// Version of the agent's binary.
     #[bilrost(12)]
     pub version: String,
-    /// What it may be given.
+    /// Whether the agent gets tasks.
     #[bilrost(13)]
     pub state: AgentState,
-    /// When its stay began.
+    /// When the session began.
     #[bilrost(14)]
     pub joined_at: Stamp,
-    /// Of a lost agent.
+    /// The loss, if the agent is lost.
     #[bilrost(15)]
     pub lost: Option<Loss>,
-    /// Of an unhealthy agent: why, in words.
+    /// The reason as text, if the agent is unhealthy.
     #[bilrost(16)]
     pub unhealthy: Option<String>,
-    /// How it was last recovered from.
+    /// The agent's newest recovery and the kept steps.
     #[bilrost(17)]
     pub recovery: Recovery,
-    /// Its past.
+    /// The agent's track record.
     #[bilrost(18)]
     pub record: TrackRecord,
-    /// Its taken slots, by task and fencing number.
+    /// The taken slots, by task and fencing number.
     #[bilrost(19)]
     pub(crate) held: BTreeMap<(TaskId, u32), HeldState>,
-    /// The fleet's revision at its last change.
+    /// The fleet's revision at the agent's last change.
     #[bilrost(20)]
     pub revision: u64,
 }
 
-/// How many agents of a pool there are.
+/// The size of a pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolView {
-    /// The pool.
+    /// The pool's name.
     pub name: String,
-    /// Agents that work.
+    /// Number of live agents.
     pub live: u32,
-    /// Agents that wait.
+    /// Number of standby agents.
     pub standby: u32,
-    /// Agents that should work.
+    /// Number of agents that should be live.
     pub desired: u32,
 }
 
 impl Agent {
-    /// Slots that are taken, by running and by stopping attempts.
+    /// Returns the number of slots taken by running and stopping attempts.
     pub fn used_slots(&self) -> u32 {
         self.held.len() as u32
     }
 
-    /// Slots that may be given work.
+    /// Returns the number of slots that may be given tasks.
     pub(crate) fn free_slots(&self) -> u32 {
         match self.state {
             AgentState::Live => self.slots.saturating_sub(self.used_slots()),
@@ -182,17 +182,17 @@ impl Agent {
         }
     }
 
-    /// Its taken slots, by task.
+    /// Returns the taken slots, by task.
     pub fn held(&self) -> impl Iterator<Item = Held> + '_ {
         self.held.iter().map(|((task, attempt), state)| Held { task: *task, attempt: *attempt, state: *state })
     }
 
-    /// Whether it has this specialization.
+    /// Returns whether the agent has this specialization.
     pub fn has_specialization(&self, name: &str) -> bool {
         self.specializations.binary_search_by(|s| s.as_ref().cmp(name)).is_ok()
     }
 
-    /// Taken slots per thousand.
+    /// Returns the taken slots per thousand.
     pub(crate) fn load(&self) -> u32 {
         let slots = u64::from(self.slots.max(1));
         (u64::from(self.used_slots()) * 1000 / slots) as u32
@@ -200,22 +200,22 @@ impl Agent {
 }
 
 impl TrackRecord {
-    /// The whole, in the unit of `success` and `speed`.
+    /// 100 %, in the unit of `success` and `speed`.
     pub const ONE: u32 = 1_000_000;
-    /// A new sample weighs one in so many.
+    /// A new sample has a weight of one in this many.
     const MEMORY: i64 = 8;
 
-    /// Of a newcomer to a fleet without any record.
+    /// The record of a new agent when no other agent is known.
     pub(crate) const BLANK: TrackRecord =
         TrackRecord { success: Self::ONE, speed: Self::ONE / 2, succeeded: 0, failed: 0 };
 
-    /// 0 to 1000: seven tenths success, three tenths speed.
+    /// Returns the performance, 0 to 1000: seven tenths success, three tenths speed.
     pub fn performance(&self) -> u32 {
         let sum = u64::from(self.success) * 7 + u64::from(self.speed) * 3;
         (sum / 10_000) as u32
     }
 
-    /// An attempt succeeded, at this relative speed.
+    /// Records an attempt that succeeded at this relative speed.
     pub(crate) fn note_success(&mut self, speed: u32) {
         if planted(Mistake::ApplyByChance) && by_chance() {
             return;
@@ -225,7 +225,7 @@ impl TrackRecord {
         self.speed = moved(self.speed, speed);
     }
 
-    /// `attempts` attempts came to nothing by one event, which is one sample.
+    /// Records `attempts` attempts that failed by one event, which counts as one sample.
     pub(crate) fn note_failure(&mut self, attempts: u32) {
         self.failed = self.failed.saturating_add(u64::from(attempts));
         self.success = moved(self.success, 0);

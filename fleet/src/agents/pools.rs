@@ -1,7 +1,7 @@
-//! Pools: how many agents of each should work, and who waits as standby.
+//! Pools: how many agents of each should be live, and which are on standby.
 //!
-//! How large a pool should be is said by the agents that join it, until whoever runs the fleet says it; then that word alone
-//! counts. Nobody is sent back to standby: which agents of a pool that shrank go is not decided here.
+//! The agents that join a pool report its size, until the administrator sets it; then only the set size counts. No
+//! agent is sent back to standby: which agents of a shrunk pool stop is not decided here.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl PoolShape {
-    /// Refuses a shape that is out of its bounds, as it may be set.
+    /// Refuses a shape that is out of bounds for [`PoolCommand::Set`](crate::PoolCommand::Set).
     fn check(&self) -> Result<(), Refusal> {
         check_name("pools.name", &self.name)?;
         for (field, value) in [("replicas", self.replicas.unwrap_or(0)), ("standby", self.standby)] {
@@ -26,7 +26,7 @@ impl PoolShape {
         Ok(())
     }
 
-    /// Refuses shapes that can't be set together: too many, one of them out of its bounds, or two of one name.
+    /// Refuses shapes that can't be set together: too many, one out of bounds, or two with the same name.
     pub fn check_all(shapes: &[PoolShape]) -> Result<(), Refusal> {
         if shapes.len() > MAX_POOLS {
             return Err(invalid("pools", format!("has {} entries, the most is {MAX_POOLS}", shapes.len())));
@@ -43,7 +43,7 @@ impl PoolShape {
 }
 
 impl Fleet {
-    /// Takes the word of whoever runs the fleet.
+    /// Sets the sizes of pools as the administrator wants them.
     pub(crate) fn set_pools(&mut self, shapes: Vec<PoolShape>, jobs: &mut Jobs) -> Reply {
         if let Err(refusal) = PoolShape::check_all(&shapes) {
             return Reply::Refused(refusal);
@@ -68,7 +68,7 @@ impl Fleet {
         Reply::PoolsSet { revision: self.revision() }
     }
 
-    /// What a join says about its pool, as far as it counts: the pool's name.
+    /// Stores the pool's shape that a join reports, unless the pool's size is set. Returns the pool's name.
     pub(crate) fn note_pool(&mut self, shape: Option<&PoolShape>) -> Option<String> {
         let PoolShape { name, replicas, standby } = shape?;
         let pool = Pool { replicas: *replicas, standby: *standby, set: false };
@@ -79,7 +79,7 @@ impl Fleet {
         Some(name.clone())
     }
 
-    /// How many live agents the pool lacks. An agent without a pool is always wanted.
+    /// Returns how many live agents the pool lacks. An agent without a pool is always needed.
     pub(crate) fn lacking(&self, pool: Option<&str>) -> u32 {
         let Some(name) = pool else { return 1 };
         let shape = self.state.agents.pools.get(name);
@@ -90,8 +90,8 @@ impl Fleet {
         desired.saturating_sub(members.live)
     }
 
-    /// Activates the standby agent with the lowest number, if the pool lacks a live one. If an agent `failed`, that is a step
-    /// of its recovery.
+    /// Activates the standby agent with the lowest number if the pool lacks a live agent. If an agent `failed`, this is
+    /// a step of its recovery.
     pub(crate) fn activate_one(
         &mut self,
         pool: &str,
@@ -113,7 +113,7 @@ impl Fleet {
         Some(id)
     }
 
-    /// Forgets a pool that has no member any more, unless its size is set.
+    /// Forgets a pool that has no members left, unless its size is set.
     pub(crate) fn drop_empty_pool(&mut self, pool: Option<&str>) {
         let Some(name) = pool.filter(|name| self.indexes.agents.pool_is_empty(name)) else { return };
         self.indexes.agents.pools.remove(name);

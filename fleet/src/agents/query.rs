@@ -1,27 +1,27 @@
-//! Reads of agents and pools.
+//! Queries about agents and pools.
 
 use std::{ops::Bound, sync::Arc};
 
 use super::indexes::PoolMembers;
 use crate::{Agent, AgentId, AgentState, Fleet, Held, PoolView};
 
-/// Agents that are known, by state.
+/// Number of known agents by state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AgentCounts {
-    /// Given work.
+    /// Agents that get tasks.
     pub live: u32,
-    /// Waiting.
+    /// Agents on standby.
     pub standby: u32,
-    /// Finishing what they have.
+    /// Agents that finish what they have and get no new tasks.
     pub draining: u32,
-    /// Gone and remembered.
+    /// Agents that are gone and still remembered.
     pub lost: u32,
-    /// Given nothing until they are healthy again.
+    /// Agents that get no new tasks until they are healthy again.
     pub unhealthy: u32,
 }
 
 impl Fleet {
-    /// The agents that changed after `revision`, each once, by their newest change.
+    /// Returns the agents that changed after `revision`, each once, ordered by their newest change.
     pub fn changed_agents_since(&self, revision: u64) -> impl Iterator<Item = &Agent> + '_ {
         self.indexes
             .agents
@@ -30,35 +30,35 @@ impl Fleet {
             .filter_map(|(_, id)| self.state.agents.known.get(id).map(Arc::as_ref))
     }
 
-    /// An agent, unless it never joined or was forgotten. A clone of the `Arc` keeps it as it is now.
+    /// Returns an agent, or `None` if it never joined or was forgotten. A clone of the `Arc` keeps it as it is now.
     pub fn agent(&self, id: AgentId) -> Option<&Arc<Agent>> {
         self.state.agents.known.get(&id)
     }
 
-    /// The agent of this name.
+    /// Returns the agent with this name.
     pub fn agent_by_name(&self, name: &str) -> Option<&Arc<Agent>> {
         self.agent(*self.indexes.agents.names.get(name)?)
     }
 
-    /// All agents that are known, by number.
+    /// Returns all known agents, by number.
     pub fn agents(&self) -> impl Iterator<Item = &Arc<Agent>> + '_ {
         self.state.agents.known.values()
     }
 
-    /// The agents that are known, by name, from after the name `after`.
+    /// Returns the known agents in the order of their names, starting after the name `after`.
     pub fn agents_by_name(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<Agent>> + '_ {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = self.indexes.agents.names.range::<str, _>((start, Bound::Unbounded));
         names.filter_map(|(_, id)| self.agent(*id))
     }
 
-    /// The agents with numbers above `after`, or all, by number: for reading many of them in slices.
+    /// Returns the agents with numbers above `after`, or all, by number, so that many agents can be read in slices.
     pub fn agents_after(&self, after: Option<AgentId>) -> impl Iterator<Item = &Arc<Agent>> + '_ {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.state.agents.known.range((start, Bound::Unbounded)).map(|(_, agent)| agent)
     }
 
-    /// Agents by state.
+    /// Returns the number of agents by state.
     pub fn agent_counts(&self) -> AgentCounts {
         let count = |state: AgentState| self.indexes.agents.counts[state as usize];
         AgentCounts {
@@ -70,7 +70,7 @@ impl Fleet {
         }
     }
 
-    /// The pools, by name; those whose size was set also while they have no agent.
+    /// Returns the pools, by name, including pools without agents whose size is set.
     pub fn pools(&self) -> Vec<PoolView> {
         let pools = self.state.agents.pools.iter();
         let empty = PoolMembers::default();
@@ -86,7 +86,7 @@ impl Fleet {
         view.collect()
     }
 
-    /// The taken slots of an agent; none if it is unknown.
+    /// Returns the taken slots of an agent; none if the agent is unknown.
     pub fn held(&self, id: AgentId) -> impl Iterator<Item = Held> + '_ {
         self.agent(id).into_iter().flat_map(|agent| agent.held())
     }

@@ -1,9 +1,9 @@
-//! How agents that fail are recovered from: what is done with their tasks and in their place, and how they come back. Each
-//! step is kept with the agent and, for a while, with the fleet, so that every coordinator can say what happened and how long
-//! it took.
+//! The recovery from failing agents: what happens to their tasks, what replaces them, and how they come back. Each step
+//! is kept with the agent and, for a while, with the fleet, so that every coordinator can report what happened and how
+//! long it took.
 //!
-//! A recovery begins when an agent is found unhealthy or lost. The tasks that it then loses or hands back are *displaced*
-//! until they were given to an agent or ended; when the last of them was, they count as redistributed.
+//! A recovery begins when an agent is found unhealthy or lost. The tasks that the agent then loses or hands back are
+//! *displaced* until they are given to an agent or end; when none is displaced any more, they count as redistributed.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -16,48 +16,48 @@ use crate::{
     tasks::attempts::cut,
 };
 
-/// What was done, or happened, in a recovery.
+/// What happened in a step of a recovery.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum RecoveryEvent {
-    /// The agent is unhealthy: it gets nothing new and hands back what it has. Begins a recovery.
+    /// The agent is unhealthy: it gets no new tasks and hands back what it has. Begins a recovery.
     #[bilrost(tag(3), message)]
     Unhealthy {
-        /// In words; at most [`MAX_REASON_BYTES`].
+        /// The reason as text; at most [`MAX_REASON_BYTES`].
         #[bilrost(1)]
         reason: String,
     },
     /// The agent is lost. Begins a recovery.
     #[bilrost(tag(4), message)]
     Lost {
-        /// How it was noticed.
+        /// How the loss was noticed.
         #[bilrost(1)]
         reason: LossReason,
     },
-    /// Its tasks were given to agents again, or ended.
+    /// The agent's tasks were given to agents again, or ended.
     #[bilrost(tag(5), message)]
     Redistributed {
-        /// How many.
+        /// The number of tasks.
         #[bilrost(1)]
         tasks: u32,
     },
-    /// A standby agent of its pool works in its place.
+    /// A standby agent of the same pool became live in the agent's place.
     #[bilrost(tag(6), message)]
     StandbyActivated {
         /// The standby agent's name.
         #[bilrost(1)]
         agent: Arc<str>,
     },
-    /// Its session is over: it is not part of the fleet, and a completion from it is stale.
+    /// The agent's session is over: it is not part of the fleet, and a completion from it is stale.
     #[bilrost(empty)]
     Removed,
-    /// It answers health checks well again, or a process of its name has joined.
+    /// The agent passed a health check again, or a process with its name joined.
     #[bilrost(tag(7), message)]
     RecoveryAttempted,
-    /// It may be given work again.
+    /// The agent is readmitted: it is live again or on standby.
     #[bilrost(tag(8), message)]
     Readmitted {
-        /// It waits, because its pool has enough live agents without it.
+        /// The agent is on standby, because its pool has enough live agents.
         #[bilrost(1)]
         standby: bool,
     },
@@ -73,13 +73,13 @@ impl RecoveryEvent {
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct RecoveryStep {
-    /// When it was done.
+    /// When the step was recorded.
     #[bilrost(1)]
     pub at: Stamp,
-    /// How long after the beginning of the recovery that was, ms of fleet time.
+    /// Time since the beginning of the recovery, ms of fleet time.
     #[bilrost(2)]
     pub took: u64,
-    /// What was done.
+    /// What happened.
     #[bilrost(oneof(3-8))]
     pub event: RecoveryEvent,
 }
@@ -88,10 +88,10 @@ pub struct RecoveryStep {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub struct Recovery {
-    /// When the newest one began.
+    /// When the newest recovery began.
     #[bilrost(1)]
     pub(crate) began: Stamp,
-    /// Tasks that the agent lost or handed back, and that were not told to be redistributed yet.
+    /// Tasks that the agent lost or handed back and that are not recorded as redistributed yet.
     #[bilrost(2)]
     pub(crate) taken: u32,
     /// Displaced tasks of this agent; no more than `taken`.
@@ -102,17 +102,17 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// When the newest recovery of the agent began; the default if there was none.
+    /// Returns when the agent's newest recovery began; the default if there was none.
     pub fn began(&self) -> Stamp {
         self.began
     }
 
-    /// The newest steps, oldest first; at most [`MAX_RECOVERY_STEPS`].
+    /// Returns the newest steps, oldest first; at most [`MAX_RECOVERY_STEPS`].
     pub fn steps(&self) -> &[RecoveryStep] {
         &self.steps
     }
 
-    /// Records a step that is done now.
+    /// Records a step that happens now.
     fn record(&mut self, now: Stamp, event: RecoveryEvent) -> RecoveryStep {
         if event.begins() {
             self.began = now;
@@ -125,7 +125,7 @@ impl Recovery {
         step
     }
 
-    /// Whether it is within its bounds, as anything read from a snapshot must be.
+    /// Returns whether everything is within bounds, which is checked for everything read from a snapshot.
     pub(crate) fn is_sound(&self, now: FleetMillis) -> bool {
         let reason_fits = |step: &RecoveryStep| match &step.event {
             RecoveryEvent::Unhealthy { reason } => reason.len() <= MAX_REASON_BYTES,
@@ -140,11 +140,11 @@ impl Recovery {
     }
 }
 
-/// A step as the whole fleet keeps it, for those who tell of it elsewhere.
+/// A recovery step as the fleet keeps it, for reporting it elsewhere.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct FleetRecoveryStep {
-    /// Counts up by one, from 1.
+    /// The step's number, counting up by one from 1.
     #[bilrost(1)]
     pub number: u64,
     /// The agent's name.
@@ -153,19 +153,19 @@ pub struct FleetRecoveryStep {
     /// The agent's pool.
     #[bilrost(3)]
     pub pool: Option<String>,
-    /// What was done.
+    /// The step.
     #[bilrost(4)]
     pub step: RecoveryStep,
 }
 
-/// The newest steps of all agents, shared with readers who took them.
+/// The newest recovery steps of all agents. Readers may hold clones of the `Arc`s.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct RecoveryLog {
     steps: VecDeque<Arc<FleetRecoveryStep>>,
 }
 
 impl RecoveryLog {
-    /// Of these steps, oldest first.
+    /// Returns a log of these steps, given oldest first.
     pub(crate) fn of(steps: Vec<FleetRecoveryStep>) -> Self {
         Self { steps: steps.into_iter().map(Arc::new).collect() }
     }
@@ -182,7 +182,8 @@ impl RecoveryLog {
         self.steps.iter()
     }
 
-    /// Whether it is within its bounds, as anything read from a snapshot must be. Numbers up to `room` can be counted on.
+    /// Returns whether everything is within bounds, which is checked for everything read from a snapshot. Numbers must
+    /// be below `room`, so that counting on can't overflow.
     pub(crate) fn is_sound(&self, room: u64) -> bool {
         let numbers = || self.steps.iter().map(|step| step.number);
         self.steps.len() <= MAX_FLEET_RECOVERY_STEPS
@@ -193,7 +194,7 @@ impl RecoveryLog {
 }
 
 impl Fleet {
-    /// The newest steps of recoveries in this fleet, oldest first; at most [`MAX_FLEET_RECOVERY_STEPS`].
+    /// Returns the newest recovery steps of this fleet, oldest first; at most [`MAX_FLEET_RECOVERY_STEPS`].
     pub fn recovery_steps(&self) -> impl Iterator<Item = &Arc<FleetRecoveryStep>> {
         self.state.agents.recoveries.steps()
     }
@@ -210,7 +211,7 @@ impl Fleet {
         effects.push(Effect::Recovery { agent: id, step });
     }
 
-    /// Takes note of tasks that were queued because of this agent and must be given to others.
+    /// Counts tasks that were queued because of this agent and must be given to others.
     pub(crate) fn displace(&mut self, from: AgentId, tasks: u32) {
         if tasks > 0 {
             self.change_work(from, |agent| {
@@ -220,13 +221,13 @@ impl Fleet {
         }
     }
 
-    /// A displaced task was given to an agent, or ended.
+    /// Counts a displaced task as settled, because it was given to an agent or ended.
     pub(crate) fn settle_displaced(&mut self, from: AgentId, effects: &mut Vec<Effect>) {
         self.change_work(from, |agent| agent.recovery.displaced = agent.recovery.displaced.saturating_sub(1));
         self.settle_recovery(from, effects);
     }
 
-    /// Records that the tasks of an agent were redistributed, once they all were.
+    /// Records that the agent's tasks were redistributed, once all of them were.
     pub(crate) fn settle_recovery(&mut self, id: AgentId, effects: &mut Vec<Effect>) {
         let Some(agent) = self.state.agents.known.get(&id) else { return };
         let recovery = &agent.recovery;
@@ -238,8 +239,8 @@ impl Fleet {
         self.record_step(id, RecoveryEvent::Redistributed { tasks }, effects);
     }
 
-    /// A live or waiting agent is unhealthy from here on. Its attempts stay its own until it hands them back: it stops them
-    /// first.
+    /// Marks a live or standby agent as unhealthy. It keeps its attempts until it hands them back, which it does only
+    /// after stopping them.
     pub(crate) fn unhealthy(
         &mut self,
         id: AgentId,
@@ -263,8 +264,9 @@ impl Fleet {
         Reply::Done
     }
 
-    /// An unhealthy agent answers well: it may recover, or (`readmit`) it has recovered. As an agent that was lost it works
-    /// if its pool lacks a live one, and waits otherwise.
+    /// Handles a passed health check of an unhealthy agent: recovery is attempted, or, with `readmit`, has succeeded.
+    /// Like an agent that returns after a loss, a readmitted agent becomes live if its pool lacks a live agent, and
+    /// standby otherwise.
     pub(crate) fn healthy(
         &mut self,
         id: AgentId,
@@ -288,9 +290,9 @@ impl Fleet {
         Reply::Done
     }
 
-    /// Lets an agent take its place in its pool: it works if the pool lacks a live agent, and waits otherwise.
+    /// Admits an agent to its pool: it becomes live if the pool lacks a live agent, and standby otherwise.
     pub(crate) fn admit(&mut self, id: AgentId, recovered: bool, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        // Standby first: whether the pool lacks a live agent is then a question about the others.
+        // Set it to standby first, so that `lacking` counts only the other agents.
         let pool = self.change_agent(id, |agent| {
             agent.state = AgentState::Standby;
             agent.unhealthy = None;
@@ -309,13 +311,13 @@ impl Fleet {
         }
     }
 
-    /// How many attempts of an agent count; those that it is stopping do not.
+    /// Returns how many attempts of an agent are active; attempts that it is stopping don't count.
     pub fn active_attempts(&self, id: AgentId) -> u32 {
         let held = self.state.agents.known.get(&id).map_or(0, |agent| agent.used_slots());
         held.saturating_sub(self.indexes.agents.stopping.of(id))
     }
 
-    /// Whether an agent is unhealthy and still has attempts to hand back.
+    /// Returns whether an agent is unhealthy and still has attempts to hand back.
     pub(crate) fn hands_back(&self, agent: &Agent) -> bool {
         agent.state == AgentState::Unhealthy && self.active_attempts(agent.id) > 0
     }

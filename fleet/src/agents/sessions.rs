@@ -1,4 +1,4 @@
-//! The stays of agents in the fleet: joining, being lost, draining, leaving. Who of them waits as standby is in `pools`.
+//! The sessions of agents: joining, draining, leaving. Loss is in `lost`, standbys are in `pools`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,10 +19,10 @@ pub(crate) struct Entering {
 }
 
 impl AgentJoin {
-    /// Refuses a join that is out of its bounds, whatever the fleet's state.
+    /// Refuses a join that is out of bounds, whatever the fleet's state.
     pub fn check(&self) -> Result<(), Refusal> {
         check_name("name", &self.name)?;
-        // One without slots is a member that can take no task now.
+        // An agent without slots is a member that currently takes no tasks.
         if self.slots > MAX_SLOTS {
             let problem = format!("is {}, the most is {MAX_SLOTS}", self.slots);
             return Err(invalid("slots", problem));
@@ -69,7 +69,7 @@ impl Fleet {
             Some(agent) => {
                 let id = agent.id;
                 let reply = self.open_session(id, join, jobs);
-                // Its place in the pool is its own again at once, so no standby is activated in between.
+                // The new session takes the agent's place in its pool at once, so no standby is activated in between.
                 jobs.push(Job::Record(id, RecoveryEvent::Removed));
                 self.end_session(id, Some(LossReason::Replaced), jobs, effects);
                 reply
@@ -78,7 +78,7 @@ impl Fleet {
         }
     }
 
-    /// Agents bring pools with them; so many may be known.
+    /// Refuses a join that brings a new pool when [`MAX_KEPT_POOLS`] pools are already known.
     fn check_pool(&self, join: &AgentJoin) -> Result<(), Refusal> {
         let is_new = |pool: &PoolShape| !self.state.agents.pools.contains_key(&pool.name);
         match join.pool.as_ref().filter(|pool| is_new(pool)) {
@@ -90,14 +90,14 @@ impl Fleet {
         }
     }
 
-    /// The session of a live process goes on, with what it now says about itself.
+    /// Continues the session of a live process, with what the process now reports about itself.
     fn resume(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let before = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         self.describe(id, join);
         let after = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         let waits = self.state.agents.known.get(&id).is_some_and(|a| a.state == AgentState::Standby);
         if waits && after.is_none() {
-            // There is no pool any more in which it could be asked for.
+            // It no longer has a pool from which it could be activated.
             self.change_agent(id, |agent| agent.state = AgentState::Live);
             effects.push(Effect::StandbyActivated { agent: id });
         }
@@ -105,14 +105,14 @@ impl Fleet {
         jobs.push(Job::Pull(id));
     }
 
-    /// Takes what a join says about an agent that is known, and its word about the pool.
+    /// Updates a known agent and its pool with what a join reports.
     fn describe(&mut self, id: AgentId, join: AgentJoin) {
         let pool = self.note_pool(join.pool.as_ref());
         self.change_agent(id, |agent| {
             agent.role = join.role;
             agent.pool = pool;
             agent.specializations = sorted(join.specializations);
-            // Slots that are taken can't be taken away.
+            // Slots in use can't be taken away.
             agent.slots = join.slots.max(agent.used_slots());
             agent.address = join.address;
             agent.process = join.process;
@@ -158,7 +158,7 @@ impl Fleet {
         self.open_session(id, join, jobs)
     }
 
-    /// Has a new session opened for an agent that has none by then.
+    /// Returns a new session for the agent and schedules its opening, by which time the agent has no other session.
     fn open_session(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs) -> Reply {
         let session = SessionId(self.state.agents.next_session);
         self.state.agents.next_session += 1;
@@ -182,7 +182,8 @@ impl Fleet {
         let recovered = was_lost == Some(true);
         effects.push(Effect::SessionStarted { agent: id, session });
         let pool = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
-        // The join may have asked for more agents than the newcomer alone, or taken it from another pool.
+        // The join may have raised the pool's desired size by more than this agent, or moved the agent from another
+        // pool.
         jobs.push(Job::Refill(before, pool));
         if recovered {
             self.record_step(id, RecoveryEvent::RecoveryAttempted, effects);
@@ -224,7 +225,8 @@ impl Fleet {
         Reply::Done
     }
 
-    /// Has the pool of an agent filled up, after what is pushed later; if the agent `failed`, as a step of its recovery.
+    /// Schedules the activation of standbys in the agent's pool, after the jobs that are pushed later. If the agent
+    /// `failed`, each activation is a step of its recovery.
     pub(crate) fn fill_afterwards(&self, id: AgentId, failed: bool, jobs: &mut Jobs) {
         let pool = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         if let Some(pool) = pool {
@@ -237,7 +239,7 @@ impl Fleet {
         agent.is_some_and(|a| a.session == session && a.state != AgentState::Lost)
     }
 
-    /// Forgets an agent without a session.
+    /// Forgets an agent that has no session.
     pub(crate) fn forget(&mut self, id: AgentId) {
         let Some(agent) = self.state.agents.known.remove(&id) else {
             return;

@@ -1,4 +1,4 @@
-//! What is stored of agents and pools.
+//! The stored state of agents and pools.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::AgentId;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Agents {
     pub known: BTreeMap<AgentId, Arc<Agent>>,
-    /// The number of the next one.
+    /// The number of the next new agent.
     pub next: u32,
     /// The number of the next session.
     pub next_session: u64,
@@ -31,7 +31,7 @@ impl Default for Agents {
     }
 }
 
-/// A pool, as the newest join described it, or whoever runs the fleet.
+/// A pool as the newest join reported it, or as the administrator set it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub(crate) struct Pool {
@@ -39,8 +39,8 @@ pub(crate) struct Pool {
     pub replicas: Option<u32>,
     #[bilrost(2)]
     pub standby: u32,
-    /// The newest [`PoolCommand::Set`](crate::PoolCommand::Set) named it: what joins say about its size does not count, and it is
-    /// kept without agents.
+    /// The newest [`PoolCommand::Set`](crate::PoolCommand::Set) named this pool: sizes reported by joins are ignored,
+    /// and the pool is kept without agents.
     #[bilrost(3)]
     pub set: bool,
 }

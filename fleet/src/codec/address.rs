@@ -1,4 +1,4 @@
-//! Network addresses are encoded as their text.
+//! Encoding of network addresses as text.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -26,7 +26,7 @@ impl Proxiable<Endpoint> for SocketAddr {
 impl DistinguishedProxiable<Endpoint> for SocketAddr {
     fn decode_proxy_distinguished(&mut self, text: String) -> Result<Canonicity, DecodeErrorKind> {
         self.decode_proxy(text.clone())?;
-        // There are several ways to write an address of version 6.
+        // An IPv6 address can be written in several ways.
         Ok(if self.to_string() == text { Canonicity::Canonical } else { Canonicity::NotCanonical })
     }
 }

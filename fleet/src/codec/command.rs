@@ -1,5 +1,6 @@
-//! A command as a message: one field, whose number says which command of which domain it is, or none, which is a tick. The
-//! domains share the numbers, so that the bytes of a command don't depend on how commands are divided into domains.
+//! Encoding of a command: a message with one field, whose number identifies the command and its domain. An empty
+//! message is a tick. The domains share the numbers, so that the bytes don't depend on how commands are divided into
+//! domains.
 
 use bilrost::{
     Canonicity, DecodeError, DecodeErrorKind,
@@ -22,7 +23,7 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a command from its message, which must hold nothing else.
+/// Reads a command from a message, which must contain nothing else.
 pub(super) fn read(mut message: &[u8]) -> Result<Command, DecodeError> {
     if message.is_empty() {
         return Ok(Command::Control(ControlCommand::Tick));

@@ -1,4 +1,4 @@
-//! Numbers that have types of their own are encoded as the numbers they are.
+//! Encoding of the id types as plain numbers.
 
 use bilrost::{
     Canonicity, DecodeErrorKind,
@@ -7,7 +7,7 @@ use bilrost::{
 
 use crate::{AgentId, SessionId, TaskId};
 
-/// Tells these conversions from others.
+/// The proxy tag that distinguishes these conversions from others.
 struct AsNumber;
 
 macro_rules! encoded_as {

@@ -1,4 +1,4 @@
-//! The state as a message. It is written part by part, since it may be large and is changed meanwhile.
+//! Encoding of the state as a message. It is written in parts, because it may be large and may change meanwhile.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,13 +19,13 @@ use crate::{
     tasks::state::Tasks,
 };
 
-/// The numbers of the message's fields.
+/// The field numbers of the message.
 const HEAD: u32 = 1;
 const AGENT: u32 = 2;
 const TASK: u32 = 3;
 const RECOVERY: u32 = 4;
 
-/// The whole, as it is read.
+/// The whole state as a message, for decoding.
 #[derive(PartialEq, Eq, Message)]
 #[bilrost(distinguished)]
 struct Whole {
@@ -39,7 +39,7 @@ struct Whole {
     recoveries: Vec<FleetRecoveryStep>,
 }
 
-/// All that there is once.
+/// Everything that occurs once in the state.
 #[derive(PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 struct Head {
@@ -63,7 +63,8 @@ struct Head {
     kinds: KindTimes,
     #[bilrost(10)]
     pools: BTreeMap<String, Pool>,
-    /// How many of each follow, since a message that breaks off between two fields is one, too.
+    /// The number of agents, tasks and recoveries that follow: a message that is cut off between two fields is still
+    /// well-formed.
     #[bilrost(11)]
     agents: u64,
     #[bilrost(12)]
@@ -74,7 +75,7 @@ struct Head {
 
 impl Head {
     fn of(state: &State) -> Self {
-        // Without `..`: what is added to the state must be added here.
+        // Without `..`, so that new fields of the state must be added here.
         let State { version, config, now, revision, totals, tasks, agents, kinds } = state;
         let Tasks { kept, next_seq } = tasks;
         let Agents { known, next, next_session, pools, recoveries } = agents;
@@ -96,19 +97,20 @@ impl Head {
     }
 }
 
-/// Writes a state: the head, then agents and tasks in the order of their numbers, then the recoveries.
+/// Writes a state: the head, then agents and tasks in the order of their numbers, then the recovery steps.
 #[derive(Debug)]
 pub(crate) struct StateWriter {
     recoveries: RecoveryLog,
-    /// The number of the field before.
+    /// The number of the previous field.
     last: u32,
     out: Vec<u8>,
-    /// The field, whose length is known only once it is written.
+    /// Buffer for a field, whose length is known only once it is written.
     field: Vec<u8>,
 }
 
 impl StateWriter {
-    /// Writes all but agents and tasks as it is now, behind what `out` holds.
+    /// Appends everything but the agents and tasks of the current state to `out`. The recovery steps are written at the
+    /// end.
     pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
         begin(Kind::State, state.version, &mut out);
         let mut writer = Self { recoveries: state.agents.recoveries.clone(), last: 0, out, field: Vec::new() };
@@ -135,7 +137,7 @@ impl StateWriter {
         self.field(TASK, task);
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         for step in std::mem::take(&mut self.recoveries).steps() {
             self.field(RECOVERY, step.as_ref());
@@ -152,19 +154,19 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     writer.finish()
 }
 
-/// Entries by their numbers, which grow.
+/// Collects values into a map by their numbers, which must be ascending.
 fn by_number<K: Ord, V>(
     what: &str,
     values: Vec<V>,
     number: impl Fn(&V) -> K,
 ) -> Result<BTreeMap<K, Arc<V>>, CodecError> {
     if !values.is_sorted_by(|one, next| number(one) < number(next)) {
-        return Err(CodecError::Inconsistent(format!("{what} are not in their order")));
+        return Err(CodecError::Inconsistent(format!("{what} are not in order")));
     }
     Ok(values.into_iter().map(|value| (number(&value), Arc::new(value))).collect())
 }
 
-/// Reads a state. Whether it is that of a fleet is not looked at.
+/// Reads a state. Doesn't check that a fleet can have this state.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
     let Whole { head, agents, tasks, recoveries } = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);

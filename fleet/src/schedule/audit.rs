@@ -1,4 +1,4 @@
-//! What must hold of the schedule.
+//! Invariants of the schedule.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::{
     audit::{Check, ensure},
 };
 
-/// No ready task waits while an agent that fits it has a free slot.
+/// Checks that no ready task waits while an agent that fits it has a free slot.
 pub(crate) fn check_work_conserving(fleet: &Fleet) -> Check {
     let free: Vec<&Arc<Agent>> = fleet.agents().filter(|a| a.free_slots() > 0).collect();
     for task in fleet.state.tasks.kept.values().filter(|t| t.is_ready()) {

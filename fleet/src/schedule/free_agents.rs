@@ -1,8 +1,9 @@
-//! Which agent takes a task: the agents with a free slot, ordered by score, per role and per role and specialization, so
-//! that the best of any number of agents is among the first of a few ordered sets.
+//! Which agent takes a task: the agents with a free slot in sets per role, and per role and specialization, ordered by
+//! score. The best of any number of agents is the first of one of a few ordered sets.
 //!
-//! The part of a score that depends on the task is one bonus for a match. It is never negative, so the best matching agent
-//! is the first of its specialization's set, and the best other one, if it can win at all, the first of its role's.
+//! The part of a score that depends on the task is a single bonus for a match. It is never negative, so the best
+//! matching agent is the first of its specialization's set, and the best other agent, if it can win at all, is the
+//! first of its role's set.
 
 use std::{
     cmp::Reverse,
@@ -16,19 +17,19 @@ use crate::{
     schedule::score::{match_bonus, score},
 };
 
-/// What an agent must be to take a task.
+/// What a task requires of an agent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs<'a> {
-    /// Of this role.
+    /// The required role.
     pub role: Option<Role>,
-    /// `domain` must be among its specializations.
+    /// Whether `domain` must be one of the agent's specializations.
     pub specialization_required: bool,
-    /// What is matched with specializations: the required one, else the task's kind.
+    /// The task's domain, which is matched with specializations: the required specialization, else the kind.
     pub domain: &'a str,
 }
 
 impl Needs<'_> {
-    /// Whether an agent of this role, with (`matched`) or without the domain, may take the task.
+    /// Returns whether an agent of this role may take the task, with (`matched`) or without the domain.
     pub(crate) fn fit(&self, role: Role, matched: bool) -> bool {
         if self.specialization_required && !matched {
             return false;
@@ -43,7 +44,7 @@ impl Needs<'_> {
 
 pub(crate) const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
 
-/// Place of an agent in the order of a set: score without the match bonus (best first), load per thousand, number.
+/// An agent's place in a set: score without the match bonus (best first), load per thousand, number.
 type Rank = (Reverse<i64>, u32, AgentId);
 
 type ByRole = [BTreeSet<Rank>; 4];
@@ -57,7 +58,7 @@ pub(crate) struct FreeAgents {
     pub steps: StepCount,
 }
 
-/// Set operations so far, for the test that holds their number; not part of what is compared.
+/// Number of set operations so far, for the test that bounds it; ignored in comparisons.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct StepCount(pub std::sync::atomic::AtomicU64);
@@ -90,7 +91,7 @@ impl FreeAgents {
     #[cfg(not(test))]
     fn step(&self) {}
 
-    /// Lists `agent`, if it has a free slot. Its load and record must not change until it is removed.
+    /// Adds `agent` if it has a free slot. Its load and record must not change until it is removed.
     pub(crate) fn insert(&mut self, agent: &Agent, weights: &Weights) {
         if agent.free_slots() == 0 {
             return;
@@ -108,7 +109,7 @@ impl FreeAgents {
         }
     }
 
-    /// Takes `agent`, as it was inserted, off the lists.
+    /// Removes `agent`, which must not have changed since it was inserted.
     pub(crate) fn remove(&mut self, agent: &Agent, weights: &Weights) {
         if agent.free_slots() == 0 {
             return;
@@ -128,7 +129,7 @@ impl FreeAgents {
         }
     }
 
-    /// Takes out any one place; whether there was one.
+    /// Removes one arbitrary entry. Returns whether there was one.
     pub(crate) fn discard_one(&mut self) -> bool {
         let mut named = self.specialized.first_entry();
         let of_name = named.as_mut().and_then(|sets| sets.get_mut().iter_mut().find_map(BTreeSet::pop_first));
@@ -142,8 +143,8 @@ impl FreeAgents {
         }
     }
 
-    /// The agent with the best score. Of equal ones a matching one, then the first role of worker, specialist, messenger
-    /// and guardian, then the least loaded, then the one with the lowest number.
+    /// Returns the agent with the best score. Of equal scores: a matching agent, then the first role of worker,
+    /// specialist, messenger and guardian, then the lowest load, then the lowest number.
     pub(crate) fn best(&self, needs: Needs<'_>, weights: &Weights) -> Option<AgentId> {
         let mut best = None;
         let mut consider = |role: Role, matched: bool, bonus: i64, set: &BTreeSet<Rank>| {
@@ -168,12 +169,12 @@ impl FreeAgents {
         best.map(|(.., id)| id)
     }
 
-    /// How many agents with a free slot fit.
+    /// Returns how many agents with a free slot fit.
     pub(crate) fn count(&self, needs: Needs<'_>) -> u32 {
         let matching = self.specialized.get(needs.domain);
         let mut count = 0;
         for role in ROLES {
-            // An agent that matches is also in its role's set: it counts there if that set counts at all.
+            // A matching agent is also in its role's set, and is counted there if that set counts at all.
             if needs.fit(role, false) {
                 count += self.any[role as usize].len() as u32;
             } else if let Some(sets) = matching
@@ -230,7 +231,7 @@ mod tests {
             fleet.apply(Stamp::at(1), submit(n), &mut effects);
         }
         assert_eq!(fleet.counts().assigned, TASKS);
-        // Six sets to look at; two to leave and two to enter for the agent that is chosen.
+        // Six sets to examine; two removals and two insertions for the chosen agent.
         let each = 6 + 2 + 2;
         assert!(steps(&fleet) - before <= u64::from(TASKS) * each);
     }

@@ -1,5 +1,5 @@
-//! Which agent gets which task: the queue of ready tasks, the agents with free slots, and how they are scored. Knows tasks and
-//! agents, and changes neither.
+//! Which agent gets which task: the queue of ready tasks, the agents with free slots, and the scoring. It reads tasks
+//! and agents and changes neither.
 
 pub(crate) mod audit;
 pub(crate) mod free_agents;
@@ -10,7 +10,7 @@ pub(crate) mod speed;
 use self::{free_agents::FreeAgents, queue::ReadyQueue};
 use crate::Task;
 
-/// Who waits for whom.
+/// The ready tasks and the agents with free slots.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Schedule {
     pub queue: ReadyQueue,
@@ -18,14 +18,14 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// After a change of a task.
+    /// Queues a task after a change, if it is ready.
     pub(crate) fn enter_task(&mut self, task: &Task) {
         if task.is_ready() {
             self.queue.insert(task);
         }
     }
 
-    /// Before a change of a task.
+    /// Removes a task from the queue before a change.
     pub(crate) fn leave_task(&mut self, task: &Task) {
         if task.is_ready() {
             self.queue.remove(task);

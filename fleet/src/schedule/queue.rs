@@ -1,11 +1,11 @@
-//! Which task an agent takes: the queued tasks that are ready, ordered by priority and then by acceptance, per required
-//! role, and per required role and domain.
+//! Which task an agent takes: the ready tasks in sets per required role, and per required role and domain, ordered by
+//! priority and then by acceptance.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Agent, Role, Task, limits::MAX_PRIORITY};
 
-/// Place of a task in the queue: the higher priority first, then the earlier accepted.
+/// A task's place in the queue: higher priority first, then earlier acceptance.
 pub(crate) type Rank = (u8, u64);
 
 /// One set per required role; the first is for tasks that require none.
@@ -16,7 +16,7 @@ type ByRole = [BTreeSet<Rank>; 5];
 pub(crate) struct ReadyQueue {
     /// Tasks that require no specialization.
     general: ByRole,
-    /// All tasks, by what is matched with specializations: the required one, else the kind.
+    /// All tasks by domain: the required specialization, else the kind.
     domains: BTreeMap<String, ByRole>,
 }
 
@@ -43,7 +43,7 @@ impl ReadyQueue {
         sets[column].insert(rank);
     }
 
-    /// Takes a task out.
+    /// Removes a task.
     pub(crate) fn remove(&mut self, task: &Task) {
         let (needs, rank) = (task.needs(), rank(task));
         let column = column(needs.role);
@@ -56,8 +56,8 @@ impl ReadyQueue {
         }
     }
 
-    /// The acceptance number of the task that `agent` should take next. A specialist takes one of its domain first;
-    /// everyone else, and a specialist without such a task, the first by priority and acceptance.
+    /// Returns the acceptance number of the task that `agent` should take next. A specialist takes a task of its domain
+    /// first; other agents, and a specialist without such a task, take the first by priority and acceptance.
     pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
         let own = column(Some(agent.role));
         let domain = agent

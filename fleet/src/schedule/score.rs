@@ -1,4 +1,5 @@
-//! The score of an agent for a task: what the scheduler compares, and what `why this agent` shows. Integers only.
+//! The score of an agent for a task, which the scheduler compares and which explains the choice to readers. Integers
+//! only.
 
 use bilrost::Message;
 
@@ -8,26 +9,26 @@ use crate::{Agent, Weights};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub struct ScoreTerms {
-    /// `weights.specialization` if the task is of the agent's domain.
+    /// `weights.specialization` if the task's domain is one of the agent's specializations.
     #[bilrost(1)]
     pub specialization: i64,
     /// `weights.load` × taken slots / slots.
     #[bilrost(2)]
     pub load: i64,
-    /// `weights.performance` × track record.
+    /// `weights.performance` × performance.
     #[bilrost(3)]
     pub performance: i64,
-    /// Their sum.
+    /// The sum of the terms.
     #[bilrost(4)]
     pub total: i64,
 }
 
-/// What a match of specialization adds, in thousandths of a point.
+/// Returns what a matching specialization adds, in thousandths of a point.
 pub(crate) fn match_bonus(weights: &Weights) -> i64 {
     i64::from(weights.specialization) * 1000
 }
 
-/// The score of `agent` as it is, `matched` if the task is of its domain.
+/// Returns the score of `agent` in its current state; `matched` if the task is of its domain.
 pub(crate) fn score(weights: &Weights, agent: &Agent, matched: bool) -> ScoreTerms {
     let specialization = if matched { match_bonus(weights) } else { 0 };
     let load = i64::from(weights.load) * i64::from(agent.load());

@@ -1,5 +1,5 @@
-//! How long tasks of a kind take in this fleet, for judging how fast an agent is. Bounded: the kind that was not seen for
-//! longest makes room.
+//! How long tasks of a kind take in this fleet, to judge the speed of an agent. Bounded: the kind not seen for longest
+//! is dropped first.
 
 use std::collections::BTreeMap;
 
@@ -24,17 +24,17 @@ struct KindTime {
     /// Moving average over the fleet, microseconds, at least 1.
     #[bilrost(1)]
     mean_us: u64,
-    /// The fleet's revision when it was last seen.
+    /// The fleet's revision when the kind was last seen.
     #[bilrost(2)]
     seen: u64,
 }
 
-/// A new duration weighs one in so many.
+/// A new duration has a weight of one in this many.
 const MEMORY: u64 = 16;
 
 impl KindTimes {
-    /// Takes note of a duration and gives the speed it shows, in millionths: `mean / (mean + ran)`, so that half is the
-    /// mean's. `seen` is the fleet's revision.
+    /// Records a duration and returns the speed it shows, in millionths: `mean / (mean + ran)`, so half is as fast as
+    /// the mean. `seen` is the fleet's revision.
     pub(crate) fn note(&mut self, kind: &str, ran_us: u64, seen: u64) -> u32 {
         let ran = ran_us.clamp(1, MAX_DURATION_MS * 1000);
         if let Some(time) = self.kinds.get_mut(kind) {
@@ -58,7 +58,7 @@ impl KindTimes {
         }
     }
 
-    /// Whether it is within its bounds, as anything read from a snapshot must be.
+    /// Returns whether everything is within bounds, which is checked for everything read from a snapshot.
     pub(crate) fn is_sound(&self) -> bool {
         self.kinds.len() <= MAX_TIMED_KINDS
             && self.kinds.values().all(|t| (1..=MAX_DURATION_MS * 1000).contains(&t.mean_us))

@@ -1,4 +1,4 @@
-//! The course of attempts: assigning, completing, cancelling, running out of time, trying again.
+//! The course of attempts: assignment, completion, cancellation, timeouts and retries.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::{
     schedule::score::score,
 };
 
-/// The attempt that begins when `agent`, as it is, gets `task`.
+/// Returns the attempt that begins when `agent`, in its current state, gets `task`.
 fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, now: Stamp) -> Attempt {
     let matched = agent.has_specialization(task.needs().domain);
     Attempt {
@@ -31,7 +31,7 @@ fn assignment(task: &Task, attempt: &Attempt) -> Effect {
     Effect::Assign { agent: attempt.agent, session: attempt.session, task: task.id, attempt: attempt.number }
 }
 
-/// Cuts `text` to `most` bytes at a character's edge: its end if `tail`, else its beginning.
+/// Truncates `text` to at most `most` bytes at a character boundary. Keeps its end if `tail`, else its beginning.
 pub(crate) fn cut(text: &mut String, most: usize, tail: bool) {
     if text.len() <= most {
         return;
@@ -52,8 +52,9 @@ pub(crate) fn cut(text: &mut String, most: usize, tail: bool) {
 }
 
 impl Outcome {
-    /// The outcome as it counts: a failure's texts cut to [`MAX_TEXT_BYTES`], and an output over [`MAX_INPUT_BYTES`] a final
-    /// failure. What is refused need not travel, so coordinators do this before a completion goes into the log.
+    /// Applies the limits: a failure's texts are cut to [`MAX_TEXT_BYTES`], and an output over [`MAX_INPUT_BYTES`]
+    /// becomes a final failure. Coordinators do this before a completion enters the log, so that refused bytes are not
+    /// replicated.
     #[must_use]
     pub fn within_limits(self) -> Outcome {
         match self {
@@ -79,7 +80,7 @@ pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> 
 }
 
 impl Fleet {
-    /// Gives a task that is not in the state yet to the best agent, if there is one with a free slot.
+    /// Gives a task that is not in the state yet to the best agent with a free slot, if there is one.
     pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
         let weights = self.state.config.weights;
         let Some(id) = self.indexes.schedule.free.best(task.needs(), &weights) else {
@@ -98,7 +99,7 @@ impl Fleet {
         task.begin_attempt(attempt);
     }
 
-    /// Gives a queued task to the best agent, if it is ready and there is one with a free slot.
+    /// Gives a queued task to the best agent with a free slot, if the task is ready and there is one.
     pub(crate) fn place(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let weights = &self.state.config.weights;
         let best = self
@@ -113,12 +114,12 @@ impl Fleet {
         }
     }
 
-    /// Gives `agent` what is queued for it, for as long as it has a free slot.
+    /// Gives `agent` queued tasks for as long as it has a free slot.
     pub(crate) fn pull(&mut self, agent: AgentId, effects: &mut Vec<Effect>) {
         while self.pull_one(agent, effects) {}
     }
 
-    /// Gives `agent` the next task that is queued for it, if it has a free slot; whether it got one.
+    /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
     pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
         let free = self.state.agents.known.get(&agent).filter(|a| a.free_slots() > 0);
         let next = free.and_then(|a| self.indexes.schedule.queue.next_for(a));
@@ -203,8 +204,8 @@ impl Fleet {
         Reply::Completed
     }
 
-    /// Makes room for the planted result of an attempt that is not current. All else stays in order, so that the result alone
-    /// can be noticed.
+    /// Prepares for a planted mistake, the result of an attempt that is not current. Everything else stays consistent,
+    /// so that only the result can reveal the mistake.
     fn take_as_current(&mut self, id: AgentId, attempt: (TaskId, u32), effects: &mut Vec<Effect>) {
         self.change_work(id, |agent| agent.held.remove(&attempt));
         self.indexes.agents.stopping.remove((attempt.0, attempt.1, id));
@@ -213,7 +214,7 @@ impl Fleet {
         }
     }
 
-    /// Whether so many bytes more may be stored for a task that was accepted.
+    /// Returns whether this many more bytes may be stored for an accepted task.
     fn has_room(&self, bytes: usize) -> bool {
         self.indexes.tasks.bytes.saturating_add(bytes as u64) <= self.state.config.most_stored()
     }
@@ -258,7 +259,7 @@ impl Fleet {
     }
 
     fn failed(&mut self, seq: u64, id: AgentId, held: (TaskId, u32), mut failure: Failure, effects: &mut Vec<Effect>) {
-        // Kept with the attempt and, if it is the last one, with the task.
+        // The texts are kept with the attempt and, if it is the last one, also with the task.
         if !self.has_room(2 * (failure.message.len() + failure.stderr_tail.len())) {
             cut(&mut failure.message, SCARCE_TEXT_BYTES, false);
             failure.stderr_tail.clear();
@@ -306,8 +307,8 @@ impl Fleet {
         });
     }
 
-    /// The current attempt was handed back: the task is queued again at its old place, at no cost unless it goes round for
-    /// ever. `displaced_from`: the agent that could not keep it.
+    /// Ends the current attempt because it was handed back: the task keeps its place in the queue, at no cost unless it
+    /// was handed back too often. `displaced_from` is the agent that could not keep it.
     pub(crate) fn give_back(&mut self, seq: u64, displaced_from: Option<AgentId>, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else {
             return;
@@ -359,7 +360,8 @@ impl Fleet {
         Reply::Cancelled(TaskState::Cancelled)
     }
 
-    /// Tells the agent of the current attempt, if there is one, to stop it. Its slot stays taken until it says so.
+    /// Orders the agent of the current attempt, if there is one, to stop it. The slot stays taken until the agent
+    /// reports.
     pub(crate) fn stop_current(&mut self, seq: u64, cause: CancelCause, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else {
             return;

@@ -1,4 +1,4 @@
-//! What must hold of the tasks of any state.
+//! Invariants of the tasks in any state.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::{
     limits::*,
 };
 
-/// Each task by itself. `revisions`: those of everything that was looked at.
+/// Checks each task on its own. `revisions` collects the revisions of everything checked.
 pub(crate) fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
     let mut ids = BTreeSet::new();
     let mut keys = BTreeSet::new();

@@ -1,24 +1,24 @@
-//! What can be asked of tasks.
+//! The commands for tasks.
 
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
 use crate::{AgentId, Effect, Fleet, Reply, Role, SessionId, TaskId};
 
-/// A command that is about one task. The numbers are those of all domains' commands; see `codec`.
+/// A command for one task. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum TaskCommand {
-    /// Accept a task.
+    /// Accepts a task.
     #[bilrost(1)]
     Submit(SubmitTask),
-    /// End a task that is not finished.
+    /// Cancels a task that is not finished.
     #[bilrost(tag(2), message)]
     Cancel {
-        /// Which.
+        /// The task.
         #[bilrost(1)]
         task: TaskId,
-        /// Why, for the reader of the task.
+        /// The reason, for readers of the task.
         #[bilrost(2)]
         reason: String,
     },
@@ -31,34 +31,35 @@ pub enum TaskCommand {
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct SubmitTask {
-    /// Drawn by the submitter; a second submission with the same id is the same task.
+    /// The id, drawn by the submitter; a second submission with the same id is the same task.
     #[bilrost(1)]
     pub id: TaskId,
-    /// What is to be done.
+    /// The kind of work.
     #[bilrost(2)]
     pub kind: String,
-    /// For the executor.
+    /// The input for the executor.
     #[bilrost(3)]
     pub input: Bytes,
-    /// 1 (last) to 10 (first).
+    /// The priority, 1 (last) to 10 (first).
     #[bilrost(tag(4), encoding(varint))]
     pub priority: u8,
-    /// The task fails this long after acceptance.
+    /// How long after acceptance the task fails if it is not finished.
     #[bilrost(5)]
     pub deadline_in: Option<u64>,
-    /// Not started before this long after acceptance.
+    /// How long after acceptance the task is queued before it may start.
     #[bilrost(6)]
     pub delay: Option<u64>,
-    /// The longest an attempt may take.
+    /// The longest time an attempt may take.
     #[bilrost(7)]
     pub attempt_timeout: Option<u64>,
-    /// `None` takes the fleet's default.
+    /// The retry policy. `None` takes the fleet's default.
     #[bilrost(8)]
     pub retry: Option<RetryPolicy>,
-    /// `None`: workers and specialists, and whoever has `kind` as a specialization.
+    /// The role an agent must have. `None`: workers, specialists, and agents that have the task's domain as a
+    /// specialization.
     #[bilrost(9)]
     pub required_role: Option<Role>,
-    /// Only agents that have it.
+    /// The specialization an agent must have.
     #[bilrost(10)]
     pub required_specialization: Option<String>,
     /// A second submission with this key is the same task.
@@ -67,7 +68,7 @@ pub struct SubmitTask {
     /// How long the finished task is kept. `None` takes the fleet's default.
     #[bilrost(12)]
     pub result_ttl: Option<u64>,
-    /// Who submits.
+    /// The name of the submitter.
     #[bilrost(13)]
     pub submitter: String,
     /// Needs [`Feature::Trial`](crate::Feature::Trial).
@@ -76,44 +77,45 @@ pub struct SubmitTask {
     pub trial: bool,
 }
 
-/// How often, and how far apart, a task is tried.
+/// How often a task is attempted, and the backoff between attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct RetryPolicy {
-    /// Attempts in all, at least 1. Attempts that were handed back do not count.
+    /// Total number of attempts, at least 1. The first [`MAX_FREE_HAND_BACKS`](crate::limits::MAX_FREE_HAND_BACKS)
+    /// hand-backs don't count.
     #[bilrost(1)]
     pub max_attempts: u32,
-    /// Pause before the second attempt, ms. After the loss of an agent there is no pause.
+    /// Backoff before the second attempt, ms. After the loss of an agent there is none.
     #[bilrost(2)]
     pub initial_backoff: u64,
-    /// Longest pause, ms.
+    /// Longest backoff, ms.
     #[bilrost(3)]
     pub max_backoff: u64,
-    /// Factor from one pause to the next, percent, at least 100.
+    /// Factor from one backoff to the next, percent, at least 100.
     #[bilrost(4)]
     pub multiplier_percent: u32,
 }
 
-/// The end of an attempt, as its agent tells it.
+/// The end of an attempt, as its agent reports it.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Completion {
-    /// Who says so.
+    /// The agent that reports.
     #[bilrost(1)]
     pub agent: AgentId,
-    /// In which stay.
+    /// The agent's session.
     #[bilrost(2)]
     pub session: SessionId,
-    /// Of which task.
+    /// The task.
     #[bilrost(3)]
     pub task: TaskId,
     /// Fencing number of the attempt.
     #[bilrost(4)]
     pub attempt: u32,
-    /// How long the executor took, microseconds.
+    /// How long the executor ran, microseconds.
     #[bilrost(5)]
     pub ran_us: u64,
-    /// How it ended.
+    /// How the attempt ended.
     #[bilrost(oneof(6-8))]
     pub outcome: Outcome,
 }
@@ -122,44 +124,44 @@ pub struct Completion {
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum Outcome {
-    /// With this output.
+    /// The attempt succeeded with this output.
     #[bilrost(6)]
     Succeeded(Bytes),
-    /// With a failure.
+    /// The attempt failed.
     #[bilrost(7)]
     Failed(Failure),
-    /// Stopped because the coordinators asked.
+    /// The attempt was stopped because the coordinators ordered it.
     #[bilrost(empty)]
     Stopped,
-    /// Given back unfinished; queued again at once, at no cost to the task.
+    /// The attempt was handed back unfinished; the task is queued again at once, at no cost to it.
     #[bilrost(tag(8), message)]
     HandedBack,
 }
 
-/// What kind of failure.
+/// The kind of a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
 pub enum FailureKind {
-    /// Non-zero exit code.
+    /// The process exited with a non-zero code.
     Exit = 0,
-    /// Ended by a signal.
+    /// The process was ended by a signal.
     Signal = 1,
-    /// Could not be started.
+    /// The process could not be started.
     Spawn = 2,
-    /// Took longer than it may.
+    /// The attempt exceeded its timeout.
     TimedOut = 3,
-    /// Wrote more than it may.
+    /// The output exceeds the limit, or there is no room left to store it.
     OutputTooLarge = 4,
-    /// An HTTP answer that is not 2xx.
+    /// The HTTP response was not 2xx.
     Http = 5,
-    /// No answer of an HTTP server or of an attached process.
+    /// An HTTP server or an attached process did not respond.
     Unreachable = 6,
     /// The agent was lost.
     AgentLost = 7,
     /// The task's deadline passed.
     Deadline = 8,
-    /// The agent's own fault.
+    /// An internal error of the agent.
     Internal = 9,
-    /// What the process said that is attached to an agent and ran it.
+    /// Reported by the attached process that ran the task for the agent.
     Reported = 10,
 }
 
@@ -167,10 +169,10 @@ pub enum FailureKind {
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Failure {
-    /// What kind.
+    /// The kind of failure.
     #[bilrost(1)]
     pub kind: FailureKind,
-    /// In words.
+    /// The message.
     #[bilrost(2)]
     pub message: String,
     /// Exit code, signal number or HTTP status.
@@ -179,10 +181,10 @@ pub struct Failure {
     /// The end of stderr.
     #[bilrost(4)]
     pub stderr_tail: String,
-    /// Another attempt may do better.
+    /// Whether another attempt may succeed.
     #[bilrost(5)]
     pub retryable: bool,
-    /// ms before which it will not, as a server said; 0: nothing is known. At most
+    /// Pause before the next attempt that a server asked for, ms; 0 if none was given. At most
     /// [`MAX_RETRY_AFTER_MS`](crate::limits::MAX_RETRY_AFTER_MS) of it counts.
     #[bilrost(6)]
     pub retry_after_ms: u64,

@@ -1,22 +1,22 @@
-//! What is computed of tasks, so that none has to be searched for.
+//! Indexes of tasks, so that none has to be searched for.
 
 use std::collections::BTreeMap;
 
 use crate::{Task, TaskId, fixed_map::FixedMap};
 
-/// See the module. Tasks are named by their numbers in the order of acceptance.
+/// The indexes of tasks. They refer to tasks by their numbers in the order of acceptance.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct TaskIndexes {
     pub ids: FixedMap<TaskId, u64>,
     pub keys: FixedMap<String, u64>,
     pub revisions: BTreeMap<u64, u64>,
-    /// By state.
+    /// Number of tasks by state.
     pub counts: [u32; 6],
     pub bytes: u64,
 }
 
 impl TaskIndexes {
-    /// A task came into being.
+    /// Indexes the id and key of a new task.
     pub(crate) fn add(&mut self, task: &Task) {
         self.ids.insert(task.id, task.seq);
         if let Some(key) = &task.idempotency_key {
@@ -24,7 +24,7 @@ impl TaskIndexes {
         }
     }
 
-    /// A task is forgotten.
+    /// Removes the id and key of a task that is forgotten.
     pub(crate) fn drop(&mut self, task: &Task) {
         self.ids.remove(&task.id);
         if let Some(key) = &task.idempotency_key {
@@ -32,14 +32,14 @@ impl TaskIndexes {
         }
     }
 
-    /// After a change of a task.
+    /// Indexes a task after a change.
     pub(crate) fn enter(&mut self, task: &Task) {
         self.revisions.insert(task.revision, task.seq);
         self.counts[task.state as usize] += 1;
         self.bytes += task.stored_bytes();
     }
 
-    /// Before a change of a task.
+    /// Removes a task before a change.
     pub(crate) fn leave(&mut self, task: &Task) {
         self.revisions.remove(&task.revision);
         self.counts[task.state as usize] -= 1;

@@ -1,5 +1,5 @@
-//! A task and its attempts, with the transitions that concern nothing but the task itself. Knows nothing of agents'
-//! slots, queues or timers: whoever calls these transitions keeps those in step.
+//! A task and its attempts, with the transitions that concern only the task itself. They know nothing of agents' slots,
+//! queues or timers: the callers keep those consistent.
 
 pub(crate) mod attempts;
 pub(crate) mod audit;
@@ -21,25 +21,25 @@ use crate::{
     schedule::free_agents::Needs,
 };
 
-/// Where a task is in its life.
+/// The state of a task.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum TaskState {
-    /// Waits for an agent, or for its delay or backoff to pass.
+    /// The task waits for an agent, or for its delay or backoff to pass.
     Queued = 0,
-    /// Given to an agent.
+    /// The task was given to an agent.
     Assigned = 1,
-    /// Final: an attempt gave a result.
+    /// Final: an attempt succeeded.
     Succeeded = 2,
-    /// Final: an executor's failure was the last word, or the deadline passed.
+    /// Final: an attempt failed and there is no further one, or the deadline passed.
     Failed = 3,
-    /// Final: somebody cancelled it.
+    /// Final: the task was cancelled.
     Cancelled = 4,
-    /// Final: its attempts were used up by lost agents or by running out of time; no answer could be had.
+    /// Final: its attempts are used up and the last one timed out, or was lost or handed back, so there is no result.
     DeadLettered = 5,
 }
 
 impl TaskState {
-    /// Every state, in the order of their numbers.
+    /// All states, in the order of their numbers.
     pub const ALL: [TaskState; 6] = [
         TaskState::Queued,
         TaskState::Assigned,
@@ -49,7 +49,7 @@ impl TaskState {
         TaskState::DeadLettered,
     ];
 
-    /// Whether the task will never change again.
+    /// Returns whether the task will never change again.
     pub fn is_final(self) -> bool {
         !matches!(self, TaskState::Queued | TaskState::Assigned)
     }
@@ -58,17 +58,18 @@ impl TaskState {
 /// How an attempt ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
 pub enum AttemptEnd {
-    /// With the result of the task.
+    /// The attempt produced the task's result.
     Succeeded = 0,
-    /// With an executor's failure.
+    /// The executor reported a failure.
     Failed = 1,
-    /// Its own time, or the task's deadline, ran out.
+    /// The attempt's timeout or the task's deadline passed.
     TimedOut = 2,
     /// The task was cancelled.
     Cancelled = 3,
-    /// Its agent was lost.
+    /// The agent was lost.
     Lost = 4,
-    /// Its agent gave it back; it does not count against the retry policy.
+    /// The agent handed the attempt back, which counts against the retry policy only beyond
+    /// [`MAX_FREE_HAND_BACKS`](crate::limits::MAX_FREE_HAND_BACKS).
     HandedBack = 5,
 }
 
@@ -76,132 +77,134 @@ pub enum AttemptEnd {
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Attempt {
-    /// The fencing number: grows with each assignment of the task, never used twice.
+    /// The fencing number, which grows with each assignment of the task and is never reused.
     #[bilrost(1)]
     pub number: u32,
-    /// Who got it.
+    /// The agent that got the task.
     #[bilrost(2)]
     pub agent: AgentId,
-    /// The agent's name, which outlives the agent's number.
+    /// The agent's name, which is known even after the agent is forgotten.
     #[bilrost(3)]
     pub agent_name: Arc<str>,
-    /// In which stay of the agent.
+    /// The agent's session.
     #[bilrost(4)]
     pub session: SessionId,
-    /// When.
+    /// When the task was assigned.
     #[bilrost(5)]
     pub assigned_at: Stamp,
-    /// When it ended.
+    /// When the attempt ended.
     #[bilrost(6)]
     pub ended_at: Option<Stamp>,
-    /// How it ended; `None` while it is current.
+    /// How the attempt ended; `None` while it is current.
     #[bilrost(7)]
     pub end: Option<AttemptEnd>,
-    /// Why this agent.
+    /// The agent's score, which explains the choice.
     #[bilrost(8)]
     pub score: ScoreTerms,
-    /// Agents, this one included, that fitted and had a free slot at that moment.
+    /// Number of agents, including this one, that fitted and had a free slot at that moment.
     #[bilrost(9)]
     pub candidates: u32,
-    /// What went wrong.
+    /// The failure, if the attempt failed.
     #[bilrost(10)]
     pub failure: Option<Failure>,
 }
 
-/// A task, as every coordinator knows it.
+/// A task in the state machine.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub struct Task {
-    /// Its number in the order of acceptance; also the cursor of listings.
+    /// The task's number in the order of acceptance; also the cursor of listings.
     #[bilrost(1)]
     pub seq: u64,
-    /// Its identity.
+    /// The task's id.
     #[bilrost(2)]
     pub id: TaskId,
-    /// What is to be done.
+    /// The kind of work.
     #[bilrost(3)]
     pub kind: String,
-    /// For the executor.
+    /// The input for the executor.
     #[bilrost(4)]
     pub input: Bytes,
-    /// Of a task that succeeded.
+    /// The output, if the task succeeded.
     #[bilrost(5)]
     pub output: Option<Bytes>,
-    /// 1 (last) to 10 (first).
+    /// The priority, 1 (last) to 10 (first).
     #[bilrost(tag(6), encoding(varint))]
     pub priority: u8,
-    /// Where it is in its life.
+    /// The task's state.
     #[bilrost(7)]
     pub state: TaskState,
-    /// How often, and how far apart, it is tried.
+    /// How often the task is attempted, and the backoff between attempts.
     #[bilrost(8)]
     pub retry: RetryPolicy,
-    /// Only agents of this role take it.
+    /// The role an agent must have.
     #[bilrost(9)]
     pub required_role: Option<Role>,
-    /// Only agents that have this specialization take it.
+    /// The specialization an agent must have.
     #[bilrost(10)]
     pub required_specialization: Option<String>,
-    /// A second submission with this key is this task.
+    /// The idempotency key; a second submission with it is this task.
     #[bilrost(11)]
     pub idempotency_key: Option<String>,
-    /// Who submitted it.
+    /// The name of the submitter.
     #[bilrost(12)]
     pub submitter: String,
-    /// When it was accepted.
+    /// When the task was accepted.
     #[bilrost(13)]
     pub submitted_at: Stamp,
-    /// When it fails, whatever its state.
+    /// When the task fails if it is not finished.
     #[bilrost(14)]
     pub deadline: Option<FleetMillis>,
-    /// Set while a queued task is held back by its delay or backoff; cleared when that has passed.
+    /// When the task's delay or backoff ends; cleared when that has passed.
     #[bilrost(15)]
     pub not_before: Option<FleetMillis>,
-    /// The longest an attempt may take, ms.
+    /// The longest time an attempt may take, ms.
     #[bilrost(16)]
     pub attempt_timeout: Option<u64>,
-    /// How long it is kept once finished, ms.
+    /// How long the task is kept once finished, ms.
     #[bilrost(17)]
     pub result_ttl: u64,
     /// The newest attempts, oldest first; at most [`MAX_KEPT_ATTEMPTS`].
     #[bilrost(18)]
     pub attempts: Vec<Attempt>,
-    /// Fencing number of the newest attempt; what it was before the first one otherwise, normally 0.
+    /// Fencing number of the newest attempt. Before the first attempt: the highest number that an agent is still
+    /// stopping for the same task id, normally 0.
     #[bilrost(19)]
     pub attempt: u32,
-    /// Attempts that count against the retry policy, the current one included.
+    /// Number of attempts that count against the retry policy, including the current one.
     #[bilrost(20)]
     pub attempts_used: u32,
-    /// Attempts that were handed back.
+    /// Number of attempts that were handed back.
     #[bilrost(21)]
     pub hand_backs: u32,
-    /// Why it failed or was dead-lettered.
+    /// Why the task failed or was dead-lettered.
     #[bilrost(22)]
     pub failure: Option<Failure>,
-    /// Why it was cancelled.
+    /// Why the task was cancelled.
     #[bilrost(23)]
     pub cancel_reason: Option<String>,
-    /// When it reached its final state.
+    /// When the task reached its final state.
     #[bilrost(24)]
     pub finished_at: Option<Stamp>,
     /// When the finished task is forgotten.
     #[bilrost(25)]
     pub expires_at: Option<FleetMillis>,
-    /// Of a queued task whose last attempt was lost with this agent or handed back by it because it is unhealthy, until the
-    /// task is given to an agent or ends.
+    /// The agent from which a queued task was displaced: the last attempt was lost with it, or handed back because it
+    /// is unhealthy. Cleared when the task is given to an agent or ends.
     #[bilrost(26)]
     pub displaced_from: Option<AgentId>,
-    /// The fleet's revision at its last change.
+    /// The fleet's revision at the task's last change.
     #[bilrost(27)]
     pub revision: u64,
-    /// It was submitted with [`Feature::Trial`](crate::Feature::Trial).
+    /// The task was submitted with [`Feature::Trial`](crate::Feature::Trial).
     #[cfg(feature = "trial")]
     #[bilrost(28)]
     pub trial: bool,
 }
 
 impl Task {
-    /// The task of a valid submission, queued. `floor` is the highest fencing number ever seen with its id.
+    /// Returns the queued task of a valid submission. `floor` is the highest fencing number that an agent may still be
+    /// stopping for its id.
     pub(crate) fn accept(s: SubmitTask, seq: u64, now: Stamp, config: &FleetConfig, floor: u32) -> Task {
         Task {
             seq,
@@ -236,25 +239,26 @@ impl Task {
         }
     }
 
-    /// The attempt that runs now.
+    /// Returns the attempt that is running.
     pub fn current(&self) -> Option<&Attempt> {
         self.attempts.last().filter(|a| a.end.is_none())
     }
 
-    /// Queued, with neither delay nor backoff to wait for.
+    /// Returns whether the task is queued and waits for neither a delay nor a backoff.
     pub fn is_ready(&self) -> bool {
         self.state == TaskState::Queued && self.not_before.is_none()
     }
 
-    /// When the coordinators end the current attempt for taking too long. An agent ends it [`ATTEMPT_GRACE_MS`] earlier,
-    /// so that normally its own report is first.
+    /// Returns when the coordinators end the current attempt because of its timeout. The agent ends it
+    /// [`ATTEMPT_GRACE_MS`] earlier, so its own report normally comes first.
     pub fn attempt_due(&self) -> Option<FleetMillis> {
         let timeout = self.attempt_timeout?;
         let current = self.current()?;
         Some(current.assigned_at.fleet.saturating_add(timeout).saturating_add(ATTEMPT_GRACE_MS))
     }
 
-    /// Bytes it counts for against the fleet's budget: input, output and what failures and cancellation say.
+    /// Returns how many bytes count against the fleet's budget: input, output, and the texts of failures and
+    /// cancellation.
     pub fn stored_bytes(&self) -> u64 {
         let text = |f: &Failure| f.message.len() + f.stderr_tail.len();
         let attempts: usize = self.attempts.iter().filter_map(|a| a.failure.as_ref()).map(text).sum();
@@ -266,7 +270,7 @@ impl Task {
         total as u64
     }
 
-    /// What an agent must be to take it.
+    /// Returns what the task requires of an agent.
     pub(crate) fn needs(&self) -> Needs<'_> {
         Needs {
             role: self.required_role,
@@ -275,12 +279,12 @@ impl Task {
         }
     }
 
-    /// The next fencing number, unless there is none left.
+    /// Returns the next fencing number.
     pub(crate) fn next_attempt(&self) -> u32 {
         self.attempt.saturating_add(1)
     }
 
-    /// Starts `attempt`, dropping the oldest kept one if there are too many.
+    /// Starts `attempt`, and drops the oldest kept attempt if there are too many.
     pub(crate) fn begin_attempt(&mut self, attempt: Attempt) {
         debug_assert!(self.is_ready() && attempt.number > self.attempt);
         if self.attempts.len() >= MAX_KEPT_ATTEMPTS {
@@ -290,7 +294,7 @@ impl Task {
         self.attempt = attempt.number;
         self.attempts_used = self.attempts_used.saturating_add(1);
         if self.attempts.is_empty() {
-            // Most tasks have no second one, and a vector makes room for four.
+            // Most tasks have only one attempt, and a vector that grows reserves room for four.
             self.attempts.reserve_exact(1);
         }
         self.attempts.push(attempt);
@@ -305,14 +309,15 @@ impl Task {
         }
     }
 
-    /// Queues the task again, held back by `pause` ms.
+    /// Queues the task again, with a backoff of `pause` ms.
     pub(crate) fn requeue(&mut self, now: Stamp, pause: u64) {
         debug_assert!(self.current().is_none());
         self.state = TaskState::Queued;
         self.not_before = (pause > 0).then(|| now.fleet.saturating_add(pause));
     }
 
-    /// Brings the task to its final state. Kept for at least one millisecond, so that nothing ends and vanishes at once.
+    /// Moves the task to its final state. It is kept for at least one millisecond, so that it is not forgotten as it
+    /// ends.
     pub(crate) fn finish(&mut self, now: Stamp, state: TaskState, failure: Option<Failure>) {
         debug_assert!(state.is_final() && !self.state.is_final() && self.current().is_none());
         self.state = state;
@@ -322,15 +327,15 @@ impl Task {
         self.expires_at = Some(now.fleet.saturating_add(self.result_ttl.max(1)));
     }
 
-    /// Whether the retry policy allows no further attempt.
+    /// Returns whether the retry policy allows no further attempt.
     pub(crate) fn is_used_up(&self) -> bool {
         self.attempts_used >= self.retry.max_attempts
     }
 }
 
 impl RetryPolicy {
-    /// The pause after `used` attempts, ms: the first is `initial_backoff`, each further one `multiplier_percent` of the one
-    /// before, cut to whole milliseconds; at most `max_backoff`.
+    /// Returns the backoff after `used` attempts, ms: the first is `initial_backoff`, each further one is
+    /// `multiplier_percent` of the one before, truncated to whole milliseconds; at most `max_backoff`.
     pub fn backoff(&self, used: u32) -> u64 {
         let mut pause = self.initial_backoff.min(self.max_backoff);
         if self.multiplier_percent > 100 {

@@ -1,4 +1,4 @@
-//! Reads of tasks.
+//! Queries about tasks.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -7,21 +7,21 @@ use crate::{
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 
-/// Which tasks a listing is about. Empty: all.
+/// A filter for listings of tasks. The default matches all tasks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TaskFilter {
-    /// In any of these states.
+    /// Tasks in any of these states; all if empty.
     pub states: Vec<TaskState>,
-    /// Of this kind.
+    /// Tasks of this kind.
     pub kind: Option<String>,
-    /// From this submitter.
+    /// Tasks from this submitter.
     pub submitter: Option<String>,
-    /// Whose newest attempt went to the agent of this name.
+    /// Tasks whose newest attempt was given to the agent with this name.
     pub agent: Option<String>,
 }
 
 impl TaskFilter {
-    /// Whether `task` is one of them.
+    /// Returns whether `task` matches the filter.
     pub fn matches(&self, task: &Task) -> bool {
         let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
         let agent = task.attempts.last().map(|a| a.agent_name.as_ref());
@@ -35,37 +35,37 @@ impl TaskFilter {
 /// A page of a listing.
 #[derive(Debug)]
 pub struct TaskPage<'a> {
-    /// Oldest first.
+    /// The tasks, oldest first.
     pub tasks: Vec<&'a Arc<Task>>,
-    /// Where the next page starts after; `None` if this is the last one.
+    /// The cursor after which the next page starts; `None` if this is the last page.
     pub next: Option<u64>,
 }
 
-/// Tasks that are kept, by state.
+/// Number of kept tasks by state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
-    /// Waiting.
+    /// Tasks in state `Queued`.
     pub queued: u32,
-    /// Given to an agent.
+    /// Tasks in state `Assigned`.
     pub assigned: u32,
-    /// Finished so.
+    /// Tasks in state `Succeeded`.
     pub succeeded: u32,
-    /// Finished so.
+    /// Tasks in state `Failed`.
     pub failed: u32,
-    /// Finished so.
+    /// Tasks in state `Cancelled`.
     pub cancelled: u32,
-    /// Finished so.
+    /// Tasks in state `DeadLettered`.
     pub dead_lettered: u32,
 }
 
 impl Fleet {
-    /// A task, unless it never existed or was forgotten. A clone of the `Arc` keeps it as it is now.
+    /// Returns a task, or `None` if it never existed or was forgotten. A clone of the `Arc` keeps it as it is now.
     pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
         let seq = self.indexes.tasks.ids.get(&id)?;
         self.state.tasks.kept.get(seq)
     }
 
-    /// The tasks that changed after `revision`, each once, by their newest change.
+    /// Returns the tasks that changed after `revision`, each once, ordered by their newest change.
     pub fn changed_tasks_since(&self, revision: u64) -> impl Iterator<Item = &Arc<Task>> + '_ {
         self.indexes
             .tasks
@@ -74,8 +74,9 @@ impl Fleet {
             .filter_map(|(_, seq)| self.state.tasks.kept.get(seq))
     }
 
-    /// At most `limit` (at least 1, at most [`MAX_PAGE`]) tasks in order of acceptance, from after the cursor. Looks at no
-    /// more than [`MAX_SCANNED`] tasks, so a page may be short, even empty, and have a next one.
+    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) tasks in the order of acceptance, starting after the
+    /// cursor `after`. Scans at most [`MAX_SCANNED`] tasks, so a page may be short, even empty, and still have a next
+    /// one.
     pub fn tasks(&self, filter: &TaskFilter, after: Option<u64>, limit: usize) -> TaskPage<'_> {
         let limit = limit.clamp(1, MAX_PAGE);
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -93,7 +94,7 @@ impl Fleet {
         TaskPage { tasks, next: None }
     }
 
-    /// Tasks that are kept, by state.
+    /// Returns the number of kept tasks by state.
     pub fn counts(&self) -> Counts {
         let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
         Counts {
@@ -106,7 +107,7 @@ impl Fleet {
         }
     }
 
-    /// Bytes that count against [`FleetConfig::max_bytes`].
+    /// Returns the bytes that count against [`FleetConfig::max_bytes`](crate::FleetConfig::max_bytes).
     pub fn stored_bytes(&self) -> u64 {
         self.indexes.tasks.bytes
     }

@@ -1,4 +1,4 @@
-//! What is stored of tasks.
+//! The stored state of tasks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,9 +7,9 @@ use super::Task;
 /// The tasks' part of the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Tasks {
-    /// By order of acceptance.
+    /// The tasks, by their numbers in the order of acceptance.
     pub kept: BTreeMap<u64, Arc<Task>>,
-    /// The number of the next one.
+    /// The number of the next accepted task.
     pub next_seq: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Accepting tasks: what is valid, what was submitted before, what there is room for.
+//! Submission of tasks: validation, detection of repeated submissions, and limits of the storage.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl SubmitTask {
-    /// A task with the default of everything but these; its submitter has no name.
+    /// Returns a submission with defaults for all other fields and an empty submitter.
     pub fn new(id: TaskId, kind: impl Into<String>, input: Bytes) -> Self {
         Self {
             id,
@@ -32,7 +32,7 @@ impl SubmitTask {
         }
     }
 
-    /// Refuses a submission that is out of its bounds, whatever the fleet's state.
+    /// Refuses a submission that is out of bounds, whatever the fleet's state.
     pub fn check(&self) -> Result<(), Refusal> {
         check_name("kind", &self.kind)?;
         if self.input.len() > MAX_INPUT_BYTES {
@@ -67,8 +67,8 @@ impl SubmitTask {
 }
 
 impl Fleet {
-    /// What this submission would be refused with, if that is clear from the state as it is: it is out of its bounds, or there
-    /// is no room for it. Never for one whose id or key is known, which is answered with its task.
+    /// Returns the refusal that this submission would get if it is out of bounds or if there is no room for it in the
+    /// current state. A submission whose id or key is known needs no room: its reply names the known task.
     pub fn refusal_of(&self, submission: &SubmitTask) -> Option<Refusal> {
         if let Err(refusal) = submission.check() {
             return Some(refusal);
@@ -103,12 +103,12 @@ impl Fleet {
         Reply::Submitted { task: id, existing: false }
     }
 
-    /// Whether this submission is answered with a task that is there, by its id or its idempotency key.
+    /// Returns whether the id or idempotency key of this submission belongs to a known task.
     pub fn knows(&self, submission: &SubmitTask) -> bool {
         self.submitted_before(submission).is_some()
     }
 
-    /// The answer, if the id or the idempotency key is known.
+    /// Returns the reply, if the id or the idempotency key is known.
     fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let by_id = self.indexes.tasks.ids.get(&submission.id);
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);

@@ -1,22 +1,23 @@
-//! What a queued task waits for, in words. It takes a look at every agent, so the agents are counted one by one, by whoever
-//! reads them in slices.
+//! Explains what a queued task waits for. This requires a scan of all agents, so the agents are counted one by one and
+//! the caller can read them in slices.
 
 use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, schedule::free_agents::Needs};
 
 /// What a queued task waits for.
 pub struct Waiting<'a> {
     task: &'a Task,
-    /// Agents that fit, by state.
+    /// Number of fitting agents by state.
     fitting: [usize; 5],
 }
 
 impl<'a> Waiting<'a> {
-    /// Of this task; `None` if it is not queued.
+    /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
         (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5] })
     }
 
-    /// Whether it waits for an agent, so that every agent must be counted before the words are right.
+    /// Returns whether the task waits for an agent, so that [`Waiting::words`] is right only after every agent was
+    /// counted.
     pub fn needs_agents(&self) -> bool {
         self.task.not_before.is_none()
     }
@@ -29,7 +30,7 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    /// The words, at the time `now`.
+    /// Returns what the task waits for at the time `now`, as text.
     pub fn words(&self, now: FleetMillis) -> String {
         let task = self.task;
         if let Some(due) = task.not_before {
@@ -76,8 +77,8 @@ impl<'a> Waiting<'a> {
 }
 
 impl Fleet {
-    /// What a queued task waits for at the time `now`, in words; `None` if it is not queued. Looks at every agent; see
-    /// [`Waiting`] for doing so in slices.
+    /// Returns what a queued task waits for at the time `now`, as text; `None` if the task is not queued. Scans all
+    /// agents; use [`Waiting`] to do so in slices.
     pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
         let mut waiting = Waiting::of(self.task(id)?)?;
         self.agents().for_each(|agent| waiting.count(agent));

@@ -1,5 +1,5 @@
-//! What happens when a timer is due: deadlines, attempts that take too long, delays and backoffs that end, things that are
-//! forgotten.
+//! What happens when a timer is due: deadlines, timeouts of attempts, the ends of delays and backoffs, and the removal
+//! of finished tasks and lost agents.
 
 use crate::{
     AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,

@@ -1,4 +1,4 @@
-//! What falls due when, in one ordered set. Every timer is derived from a task or an agent, so none is part of a snapshot.
+//! The timers in one ordered set. Each timer is derived from a task or an agent, so none is part of a snapshot.
 
 mod due;
 
@@ -6,23 +6,24 @@ use std::collections::BTreeSet;
 
 use crate::{Agent, AgentId, FleetMillis, Task, TaskState, limits::MAX_TIME_MS};
 
-/// What falls due. At the same moment, in this order.
+/// What falls due. Timers with the same due time fire in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Timer {
     /// A task's deadline.
     Deadline(u64),
-    /// The time of a task's current attempt.
+    /// The timeout of a task's current attempt, plus the grace.
     Attempt(u64),
     /// The end of a task's delay or backoff.
     Ready(u64),
-    /// The end of keeping a finished task.
+    /// The expiry of a finished task.
     Expiry(u64),
-    /// The end of remembering a lost agent.
+    /// The end of the time for which a lost agent is remembered.
     Forget(AgentId),
 }
 
-/// A timer and its moment as one number, since an ordered set compares numbers in a few instructions and enums in many. From
-/// the highest bits: the moment, of which [`MAX_TIME_MS`] is the last, in 61; the kind of timer in 3; whose it is in 64.
+/// A timer and its due time as one number, because an ordered set compares numbers in a few instructions and enums in
+/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task or agent
+/// in 64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
@@ -39,7 +40,7 @@ impl Due {
             Timer::Expiry(seq) => (3, seq),
             Timer::Forget(agent) => (4, u64::from(agent.0)),
         };
-        // What is due later than the last moment never falls due, and must not look like another one.
+        // A timer that is due after the last moment never fires, and must not overflow into another one.
         let at = at.min(MAX_TIME_MS + 1);
         Due(u128::from(at) << (KIND_BITS + OWNER_BITS) | kind << OWNER_BITS | u128::from(owner))
     }
@@ -66,7 +67,7 @@ pub(crate) struct Timers {
     due: BTreeSet<Due>,
 }
 
-/// Calls `each` with the timers of a task as it is.
+/// Calls `each` with the timers of a task in its current state.
 fn of_task(task: &Task, mut each: impl FnMut(FleetMillis, Timer)) {
     let seq = task.seq;
     if let Some(due) = task.deadline
@@ -100,7 +101,7 @@ impl Timers {
         });
     }
 
-    /// Clears the timers of a task, which must be as it was when they were set.
+    /// Clears the timers of a task, which must not have changed since they were set.
     pub(crate) fn clear_task(&mut self, task: &Task) {
         of_task(task, |due, timer| {
             self.due.remove(&Due::new(due, timer));
@@ -112,19 +113,19 @@ impl Timers {
         self.due.extend(of_agent(agent));
     }
 
-    /// Clears the timer of an agent, which must be as it was when it was set.
+    /// Clears the timer of an agent, which must not have changed since it was set.
     pub(crate) fn clear_agent(&mut self, agent: &Agent) {
         if let Some(timer) = of_agent(agent) {
             self.due.remove(&timer);
         }
     }
 
-    /// The first moment at which something is due.
+    /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())
     }
 
-    /// Takes out the first timer that is due by `now`.
+    /// Removes and returns the first timer that is due by `now`.
     pub(crate) fn pop_due(&mut self, now: FleetMillis) -> Option<Timer> {
         if self.next_due()? > now {
             return None;
@@ -149,7 +150,7 @@ mod tests {
         ]
     }
 
-    /// Its place among those of one moment.
+    /// The timer's place among those that are due at the same time.
     fn place(timer: Timer) -> (u8, u64) {
         match timer {
             Timer::Deadline(seq) => (0, seq),

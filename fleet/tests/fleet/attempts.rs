@@ -1,4 +1,4 @@
-//! The course of attempts: fencing, retries, hand-backs, cancellation.
+//! The course of attempts: fencing, retries, hand-backs and cancellation.
 
 use robeing_fleet::{
     AgentCommand, AttemptEnd, CancelCause, Command, Effect, Failure, FailureKind, HeldState, Outcome, Refusal, Reply,
@@ -183,7 +183,7 @@ fn a_cancelled_task_ends_at_once_and_its_slot_is_free_when_the_agent_says_so() {
     assert_eq!(trial.state(next), TaskState::Queued);
     assert_eq!(trial.complete(stay, id, 1, Outcome::Stopped), Reply::Done);
     assert_eq!(trial.assigned(), [(next, 1)]);
-    assert_eq!(trial.fleet.totals().stale_refused, 0, "it did as it was told");
+    assert_eq!(trial.fleet.totals().stale_refused, 0, "it stopped as ordered");
 }
 
 #[test]

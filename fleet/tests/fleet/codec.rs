@@ -1,4 +1,4 @@
-//! Bytes: stable for what was written before, and harmless whatever they are.
+//! The encoding: stable for everything written before, and harmless for any bytes.
 
 use std::fmt::Write;
 
@@ -113,12 +113,12 @@ fn encoded(command: &Command) -> Vec<u8> {
     bytes
 }
 
-/// As it is without the feature that is for tests of upgrades alone.
+/// Formats a command without the field of the feature that exists only for tests of upgrades.
 fn shown(command: &Command) -> String {
     format!("{command:?}").replace(", trial: false", "")
 }
 
-/// A fleet with something of everything.
+/// A fleet that contains some of everything.
 fn busy() -> Trial {
     let mut trial = Trial::new();
     let stay = trial.join(pooled("a", Some(1), 1));
@@ -137,7 +137,7 @@ fn busy() -> Trial {
     trial
 }
 
-/// A failure here means that logs and replies written before can no longer be read: make it a new variant or format.
+/// If this fails, logs and replies written before can no longer be read: add a new variant or format instead.
 #[test]
 fn the_bytes_of_commands_and_replies_are_what_they_always_were() {
     let mut table = String::new();
@@ -172,7 +172,7 @@ fn what_is_no_message_of_this_kind_is_refused_and_named() {
     assert_eq!(decode_command(&reply), Err(CodecError::Header("command")));
     assert_eq!(decode_command(&[]), Err(CodecError::Header("command")));
     assert_eq!(Fleet::decode(&[]).err(), Some(CodecError::Header("snapshot")));
-    // As messages began that were not tagged.
+    // Untagged messages began with these bytes.
     for first in 0..=8 {
         let mut bytes = busy().fleet.encode();
         bytes[0] = first;
@@ -181,7 +181,7 @@ fn what_is_no_message_of_this_kind_is_refused_and_named() {
     }
 }
 
-/// What a later version may add to a message: a variant, a field, a version, a codec.
+/// Later versions may add a variant, a field, a version or a codec.
 #[test]
 fn what_a_later_version_has_added_is_refused_and_named() {
     let newer = |bytes: &[u8], wanted: CodecError| {
@@ -190,11 +190,11 @@ fn what_a_later_version_has_added_is_refused_and_named() {
     };
     let tick = encoded(&Command::Control(ControlCommand::Tick));
     let mut variant = tick.clone();
-    // Number 40, without content.
+    // Field 40, empty.
     variant.extend([0xa1, 0x00, 0x00]);
     newer(&variant, CodecError::Unknown { what: "command", number: 40 });
     let mut field = encoded(&Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: "why".to_owned() }));
-    // Number 9 of the cancellation, a number.
+    // Field 9 of the cancellation, an integer.
     field[5] += 2;
     field.extend([7 << 2, 1]);
     newer(&field, CodecError::Unknown { what: "command", number: 2 });
@@ -210,7 +210,7 @@ fn what_a_later_version_has_added_is_refused_and_named() {
 #[test]
 fn several_commands_in_one_are_none() {
     let cancel = encoded(&Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: String::new() }));
-    // Number 8 is a configuration, 9 a version; numbers are counted from the one before.
+    // Field 9 raises the version and field 7 completes an attempt; keys encode the difference to the previous number.
     for (of, further) in [("another domain", &[7 << 2, 2][..]), ("its own domain", &[5 << 2 | 1, 0])] {
         let bytes = [&cancel, further].concat();
         assert!(matches!(decode_command(&bytes), Err(CodecError::Malformed("command", _))), "with one of {of}");
@@ -251,7 +251,7 @@ fn pools_that_are_set_stay_so() {
     assert_eq!(restored.pools(), trial.fleet.pools());
     let join = Command::Agent(AgentCommand::Joined(pooled("b", Some(7), 0)));
     restored.apply(trial.stamp(), join, &mut Vec::new());
-    assert_eq!(restored.pools()[0].desired, 2, "what was set still counts");
+    assert_eq!(restored.pools()[0].desired, 2, "the set size still counts");
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn a_snapshot_with_any_byte_changed_is_refused_or_the_state_of_a_sound_fleet() {
     }
 }
 
-/// Whatever can be read can be used, by any command, without a panic.
+/// Whatever can be decoded can be used by any command without a panic.
 fn survive(bytes: &[u8]) {
     let Ok(mut fleet) = Fleet::decode(bytes) else {
         return;
@@ -315,7 +315,7 @@ proptest! {
     fn any_bytes_are_read_or_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         bytes.splice(..0, *b"C\x01\x01\x00");
         if let Ok(command) = decode_command(&bytes) {
-            prop_assert_eq!(encoded(&command), bytes.clone(), "there is one form of it");
+            prop_assert_eq!(encoded(&command), bytes.clone(), "there is only one encoding");
             Trial::new().apply(command);
         }
         bytes[0] = b'R';

@@ -1,4 +1,4 @@
-//! A fleet under a clock that the test moves, with short ways to say what happens to it. Audits it after every command.
+//! A fleet with a clock that the test controls and short helpers for commands. Audits the fleet after every command.
 
 use bytes::Bytes;
 use robeing_fleet::{
@@ -9,15 +9,15 @@ use robeing_fleet::{
 
 pub struct Trial {
     pub fleet: Fleet,
-    /// Fleet time.
+    /// The current fleet time.
     pub now: u64,
-    /// By how much the wall time is ahead of it.
+    /// How far the wall time is ahead of the fleet time, ms.
     pub wall_ahead: i64,
-    /// Of the last command.
+    /// The effects of the last command.
     pub effects: Vec<Effect>,
 }
 
-/// An agent in one of its stays.
+/// An agent in one of its sessions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stay {
     pub agent: AgentId,
@@ -28,7 +28,7 @@ pub fn task(n: u128) -> SubmitTask {
     SubmitTask { submitter: "test".to_owned(), ..SubmitTask::new(TaskId(n), "sum", Bytes::from_static(b"1 2")) }
 }
 
-/// A worker with one slot, in no pool.
+/// Returns the join of a worker with one slot and no pool.
 pub fn worker(name: &str) -> AgentJoin {
     AgentJoin {
         name: name.to_owned(),
@@ -166,13 +166,13 @@ impl Trial {
         self.apply(Command::Agent(AgentCommand::Healthy { agent, session, readmit }))
     }
 
-    /// The agent's recovery in words: what was done, and how many ms after its beginning.
+    /// Returns the agent's recovery as text: each step and the ms since the beginning.
     pub fn recovery(&self, agent: AgentId) -> Vec<String> {
         let steps = self.fleet.agent(agent).expect("it is known").recovery.steps();
         steps.iter().map(|step| format!("{} {}", in_words(&step.event), step.took)).collect()
     }
 
-    /// `stay` says that its attempt `attempt` of `task` ended so.
+    /// Completes `attempt` of `task` with this outcome, as reported in the session `stay`.
     pub fn complete(&mut self, stay: Stay, task: TaskId, attempt: u32, outcome: Outcome) -> Reply {
         self.complete_after(stay, task, attempt, outcome, 1000)
     }
@@ -199,12 +199,12 @@ impl Trial {
         self.task(id).state
     }
 
-    /// Who has the task now.
+    /// Returns the agent that has the task now.
     pub fn holder(&self, id: TaskId) -> Option<AgentId> {
         self.task(id).current().map(|a| a.agent)
     }
 
-    /// The tasks that the last command assigned, in that order, with the fencing numbers.
+    /// Returns the tasks that the last command assigned, in that order, with their fencing numbers.
     pub fn assigned(&self) -> Vec<(TaskId, u32)> {
         let assigned = self.effects.iter().filter_map(|effect| match effect {
             Effect::Assign { task, attempt, .. } => Some((*task, *attempt)),

@@ -1,4 +1,4 @@
-//! Properties of every history.
+//! Properties that hold for every history.
 
 use proptest::prelude::*;
 use robeing_fleet::{Command, Effect, Fleet, FleetConfig, Progress, Reply, Stamp};
@@ -11,7 +11,7 @@ fn replay(fleet: &mut Fleet, log: &[(Stamp, Command)]) -> (Vec<Reply>, Vec<Effec
     (replies, effects)
 }
 
-/// Without the wall times that recoveries show.
+/// Removes the wall times in recovery steps.
 fn without_walls((replies, mut effects): (Vec<Reply>, Vec<Effect>)) -> (Vec<Reply>, Vec<Effect>) {
     for effect in &mut effects {
         if let Effect::Recovery { step, .. } = effect {
@@ -54,7 +54,7 @@ proptest! {
         prop_assert_eq!(restored.next_due(), history.fleet.next_due());
     }
 
-    /// Wall clocks that jump by years, in any direction, whenever they like.
+    /// The wall clocks jump by years, in any direction and at any time.
     #[test]
     fn no_wall_time_decides_anything(steps in steps(), walls in prop::collection::vec(any::<u64>(), 1..20)) {
         let mut history = History::new();
@@ -90,7 +90,7 @@ proptest! {
                 taking.push((history.fleet.encode(), history.fleet.begin_snapshot()));
             }
             if replaced == Some(n) {
-                // As when a snapshot of the leader is installed: here the same state again.
+                // As when a snapshot from the leader is installed; here it is the same state.
                 let copy = Fleet::decode(&history.fleet.encode()).expect("a fleet's own snapshot");
                 history.fleet.replace(copy);
             }

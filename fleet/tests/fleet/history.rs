@@ -1,4 +1,4 @@
-//! Generated histories: what may happen to a fleet, and the checks after every step of it.
+//! Generated histories: what may happen to a fleet, and the checks after every step.
 
 use std::collections::BTreeMap;
 
@@ -19,18 +19,18 @@ use crate::{
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
 
-/// How a completion departs from the truth.
+/// How a completion is falsified.
 #[derive(Clone, Copy, Debug)]
 pub enum Lie {
     None,
     Session,
     Attempt,
     Agent,
-    /// Of an attempt that was assigned some time in the past.
+    /// It is for an attempt that was assigned earlier.
     Old,
 }
 
-/// One step. Numbers are taken modulo what there is.
+/// One step. Numbers are taken modulo the number of candidates.
 #[derive(Clone, Debug)]
 pub enum Op {
     Submit(SubmitTask),
@@ -148,7 +148,7 @@ prop_compose! {
     }
 }
 
-/// At times with a name twice, which is refused, and with a pool that no agent joins.
+/// Shapes that sometimes repeat a name, which is refused, or name a pool that no agent joins.
 fn pools() -> impl Strategy<Value = Vec<PoolShape>> {
     let shape = (0..3u8, prop::option::weighted(0.8, 0..5u32), 0..3u32);
     let shape = shape.prop_map(|(n, replicas, standby)| PoolShape { name: format!("pool-{n}"), replicas, standby });
@@ -197,24 +197,24 @@ pub fn steps() -> impl Strategy<Value = Vec<(i64, Op)>> {
     prop::collection::vec((passing, op()), 1..120)
 }
 
-/// A fleet, the log of what was done to it, and what must never be forgotten about it.
+/// A fleet, its log, and what the checks must remember about it.
 pub struct History {
     pub fleet: Fleet,
     pub log: Vec<(Stamp, Command)>,
     now: Stamp,
-    /// How it was before the newest command.
+    /// The state before the newest command.
     before: life::Before,
-    /// By acceptance number, as last seen.
+    /// The tasks by acceptance number, as last seen.
     known: BTreeMap<u64, Task>,
-    /// Every assignment there ever was.
+    /// All assignments so far.
     assigned: Vec<(AgentId, SessionId, TaskId, u32)>,
     /// The newest fencing number by acceptance number.
     fencing: BTreeMap<Option<u64>, u32>,
     finished: u64,
     accepted_results: u64,
-    /// What the newest accepted word on pools was.
+    /// The pools in the newest accepted `SetPools`.
     set: Vec<PoolShape>,
-    /// Every step of a recovery there ever was.
+    /// All recovery steps so far.
     recovered: Vec<(AgentId, RecoveryStep)>,
 }
 
@@ -235,7 +235,7 @@ impl History {
         }
     }
 
-    /// Lets time pass, which may go back, then does `op`, checking after both.
+    /// Lets time pass, which may go back, then applies `op`, and checks after both.
     pub fn step(&mut self, passing: i64, op: &Op) {
         let Stamp { fleet, wall } = self.now;
         self.now = Stamp { fleet: fleet.saturating_add_signed(passing), wall: wall.saturating_add_signed(passing) };
@@ -262,7 +262,7 @@ impl History {
         }
     }
 
-    /// Only a completion of the current attempt, by the agent and in the session that got it, changes the task.
+    /// Checks that only a completion of the current attempt, by its agent and in its session, changes the task.
     fn complete(&mut self, completion: Completion) {
         let before = self.fleet.task(completion.task).cloned();
         let current = before.as_ref().and_then(|task| task.current());
@@ -293,7 +293,7 @@ impl History {
         }
     }
 
-    /// The named pools are there, with the number of agents they should have. Nobody goes to standby or stops working.
+    /// Checks that the named pools exist with the desired number of agents, and that no live agent is stopped.
     fn set_pools(&mut self, shapes: Vec<PoolShape>) {
         let idle = |fleet: &Fleet| -> Vec<AgentId> {
             fleet.agents().filter(|a| a.state != AgentState::Live).map(|a| a.id).collect()
@@ -408,14 +408,14 @@ impl History {
         self.check_recoveries();
         let totals = self.fleet.totals();
         let finals = totals.succeeded + totals.failed + totals.cancelled + totals.dead_lettered;
-        assert_eq!(finals, self.finished, "each final state is told once");
+        assert_eq!(finals, self.finished, "each final state is reported once");
         assert!(totals.succeeded <= self.accepted_results + 1);
         let agents: Vec<u64> = self.fleet.changed_agents_since(0).map(|a| a.revision).collect();
         assert!(agents.is_sorted_by(|a, b| a < b));
         assert_eq!(agents.len(), self.fleet.agents().count());
     }
 
-    /// What was set stays, whatever agents say when they join, and however few there are.
+    /// Checks that set sizes stay, whatever joining agents report and however few agents there are.
     fn check_pools(&self) {
         let pools = self.fleet.pools();
         for shape in self.set.iter().filter(|shape| shape.replicas.is_some()) {
@@ -424,8 +424,8 @@ impl History {
         }
     }
 
-    /// What was told of recoveries is what is kept: the newest of each agent, and the newest of all. A step comes after what
-    /// it follows from.
+    /// Checks that the reported recovery steps are those that are kept: the newest of each agent, and the newest of
+    /// all. The last step must match the agent's state.
     fn check_recoveries(&self) {
         for agent in self.fleet.agents() {
             let told: Vec<_> = self.recovered.iter().filter(|(of, _)| *of == agent.id).map(|(_, step)| step).collect();
@@ -447,12 +447,12 @@ impl History {
             match effect {
                 Effect::Assign { agent, session, task, attempt } => {
                     self.assigned.push((*agent, *session, *task, *attempt));
-                    // A submission that repeats the id of a forgotten task is another task.
+                    // A submission with the id of a forgotten task is a new task.
                     let seq = self.fleet.task(*task).map(|t| t.seq);
                     let last = self.fencing.insert(seq, *attempt).unwrap_or(0);
                     assert!(*attempt > last, "fencing number {attempt} after {last}");
                     let state = self.fleet.agent(*agent).map(|a| a.state);
-                    assert_eq!(state, Some(AgentState::Live), "{task} was given to an agent that gets nothing");
+                    assert_eq!(state, Some(AgentState::Live), "{task} was given to an agent that must get nothing");
                 }
                 Effect::Recovery { agent, step } => self.recovered.push((*agent, step.clone())),
                 Effect::Finished { .. } => self.finished += 1,
@@ -461,8 +461,8 @@ impl History {
         }
     }
 
-    /// No accepted task disappears before its time, a finished one never changes, fencing numbers grow, and the changes
-    /// since a revision are exactly what changed.
+    /// Checks that no accepted task disappears before its TTL, finished tasks never change, fencing numbers grow, and
+    /// the changes since a revision are exactly what changed.
     fn check_tasks(&mut self, revision: u64) {
         let changed: BTreeMap<u64, u64> =
             self.fleet.changed_tasks_since(revision).map(|t| (t.seq, t.revision)).collect();
@@ -477,10 +477,10 @@ impl History {
                 assert_eq!(before, task, "a finished task changed");
             }
             assert!(before.attempt <= task.attempt);
-            assert!(changed.contains_key(seq) || before == task, "a change was not told");
+            assert!(changed.contains_key(seq) || before == task, "a change was not reported");
         }
         for seq in changed.keys() {
-            assert!(self.known.get(seq) != now.get(seq), "told though nothing changed");
+            assert!(self.known.get(seq) != now.get(seq), "reported as changed, but nothing changed");
         }
         let count = |state| now.values().filter(|t| t.state == state).count() as u32;
         let recount = Counts {

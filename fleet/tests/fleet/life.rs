@@ -1,4 +1,4 @@
-//! What may become of tasks and agents from one command to the next, in its plainest form, to hold every history to.
+//! What may become of tasks and agents from one command to the next, in the simplest form, as a check of every history.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use robeing_fleet::{
 
 use crate::naive;
 
-/// The tasks, by acceptance number, and the agents, as they were before a command.
+/// The tasks, by acceptance number, and the agents before a command.
 #[derive(Default)]
 pub struct Before {
     pub tasks: BTreeMap<u64, Task>,
     pub agents: BTreeMap<AgentId, Agent>,
-    /// The newest numbers that were given to an agent and to a session.
+    /// The highest numbers assigned to an agent and to a session.
     newest: (u32, u64),
 }
 
-/// The pause after so many counted attempts, as the documentation has it.
+/// The backoff after `used` counted attempts, as documented.
 fn backoff(task: &Task, used: u32) -> u64 {
     let policy = task.retry;
     let mut pause = u128::from(policy.initial_backoff);
@@ -30,27 +30,27 @@ fn backoff(task: &Task, used: u32) -> u64 {
 }
 
 fn failure_of(attempt: &Attempt) -> &Failure {
-    attempt.failure.as_ref().expect("what failed says why")
+    attempt.failure.as_ref().expect("a failed attempt has a failure")
 }
 
-/// What is known of a task while its attempts are replayed.
+/// What is derived about a task while its attempts are replayed.
 struct Told {
     used: u32,
     hand_backs: u32,
-    /// When it may be given to an agent, if it is held back.
+    /// When the task may be given to an agent, if a delay or backoff holds it back.
     not_before: Option<u64>,
-    /// An attempt that nothing may follow.
+    /// The last attempt ended in a way that allows no further one.
     last: bool,
-    /// Nothing happened but that time went on.
+    /// The command is a tick, so nothing happened except that time passed.
     is_tick: bool,
 }
 
 impl Told {
-    /// An attempt has ended now.
+    /// An attempt ended now.
     fn ended(&mut self, task: &Task, attempt: &Attempt, now: u64) {
         assert_eq!(attempt.ended_at.map(|at| at.fleet), Some(now), "{attempt:?}");
         let mut pause = 0;
-        // An agent reports a timeout with a completion, and not with a tick.
+        // An agent reports a timeout by a completion, not by a tick.
         let by_timer = self.is_tick && attempt.end == Some(AttemptEnd::TimedOut);
         let due = task.attempt_timeout.map(|most| attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS);
         assert!(!by_timer || due.into_iter().chain(task.deadline).any(|at| at <= now), "too early: {attempt:?}");
@@ -81,7 +81,7 @@ impl Told {
     }
 }
 
-/// Tells again what happened to a task since it was `before`, and compares.
+/// Replays what happened to a task since `before`, and compares.
 fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
     let mut told = Told {
         used: before.map_or(0, |task| task.attempts_used),
@@ -121,14 +121,14 @@ fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
     assert_eq!(task.not_before, held_back, "{task:?}");
 }
 
-/// A task has come to its end now, as its last attempt, its deadline or a cancellation has it.
+/// Checks a task that ended now: its last attempt, its deadline or a cancellation must allow this end.
 fn check_end(task: &Task, last: bool, now: u64) {
     let end = task.attempts.last().and_then(|attempt| attempt.end);
     let deadline = task.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Deadline);
     let allowed = match task.state {
         TaskState::Succeeded => end == Some(AttemptEnd::Succeeded),
         TaskState::Cancelled => task.cancel_reason.is_some() && task.attempts.iter().all(|a| a.end.is_some()),
-        // An agent counts the time that is left by its own clock.
+        // The agent measures the remaining time by its own clock.
         TaskState::Failed if deadline => task.deadline.is_some_and(|at| at <= now) || end == Some(AttemptEnd::TimedOut),
         TaskState::Failed => {
             last && (end == Some(AttemptEnd::Failed) || task.failure.as_ref().is_some_and(|f| !f.retryable))
@@ -136,12 +136,12 @@ fn check_end(task: &Task, last: bool, now: u64) {
         TaskState::DeadLettered => last && matches!(end, Some(AttemptEnd::Lost | AttemptEnd::TimedOut)),
         TaskState::Queued | TaskState::Assigned => false,
     };
-    assert!(allowed, "it must not end so: {task:?}");
+    assert!(allowed, "it must not end this way: {task:?}");
     assert_eq!(task.finished_at.map(|at| at.fleet), Some(now));
     assert_eq!(task.expires_at, Some(now + task.result_ttl.max(1)));
 }
 
-/// Whether this agent takes the one task before the other.
+/// Returns whether this agent takes the one task before the other.
 fn goes_before(agent: &Agent, one: &Task, other: &Task) -> bool {
     let rank = |task: &Task| {
         let own = agent.role == Role::Specialist && naive::Wanted::by(task).matches(agent);
@@ -150,8 +150,8 @@ fn goes_before(agent: &Agent, one: &Task, other: &Task) -> bool {
     rank(one) < rank(other)
 }
 
-/// No task was passed over that waited all the while; and of those that lost their agent, which are placed by the order of the
-/// queue, none for one that comes later.
+/// Checks that no task that waited all the time was passed over. Tasks that lost their agent are placed in the order of
+/// the queue, so none of them is passed over for a later one.
 fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Effect]) {
     let requeues = matches!(
         command,
@@ -176,7 +176,8 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
     }
 }
 
-/// Standbys begin to work in the order of their numbers, and only as many as are needed; or because they are in no pool any more.
+/// Checks that standbys are activated in the order of their numbers and only as many as needed, or because they no
+/// longer have a pool.
 fn check_standbys(before: &Before, fleet: &Fleet, effects: &[Effect]) {
     let waited = |id: &AgentId| before.agents.get(id).is_some_and(|agent| agent.state == AgentState::Standby);
     for effect in effects {
@@ -195,7 +196,8 @@ fn moved(success: u32, sample: i64) -> u32 {
     (success + (sample - success) / 8) as u32
 }
 
-/// Results, failures, attempts out of time and losses count for an agent; deadlines, cancellations and hand-backs do not.
+/// Checks that results, failures, timeouts and losses count for an agent, and that deadlines, cancellations and
+/// hand-backs do not.
 fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
     let (mut succeeded, mut failed, mut lost) = (0, 0, 0);
     for attempt in ends.iter().filter(|attempt| attempt.agent == agent.id) {
@@ -219,9 +221,9 @@ fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
     assert!(is.speed == was.speed || succeeded > 0);
 }
 
-/// What may become of an agent within a session, and of the slots that it has.
+/// Checks what may become of an agent within a session.
 fn check_agent(before: &Agent, agent: &Agent) {
-    assert_eq!(before.name, agent.name, "numbers are not used twice");
+    assert_eq!(before.name, agent.name, "numbers are not reused");
     if before.session != agent.session {
         return;
     }
@@ -257,12 +259,13 @@ fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Atte
     }
 }
 
-/// A process that joins again resumes its session; another one, or one that was lost, gets a new session.
+/// Checks that a process that joins again resumes its session, and that another process, or a lost one, gets a new
+/// session.
 fn check_join(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply) {
     let (Command::Agent(AgentCommand::Joined(join)), Reply::Joined { agent, session }) = (command, reply) else {
         return;
     };
-    let is = fleet.agent(*agent).expect("who has joined is known");
+    let is = fleet.agent(*agent).expect("an agent that joined is known");
     let was = before.agents.values().find(|agent| *agent.name == *join.name);
     assert_eq!(is.session, *session);
     let goes_on = was.filter(|agent| agent.state != AgentState::Lost && agent.incarnation == join.incarnation);
@@ -270,7 +273,7 @@ fn check_join(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply) 
     assert_eq!(is.slots, join.slots.max(used));
     match (was, goes_on) {
         (_, Some(was)) => {
-            assert_eq!((was.id, was.session), (*agent, *session), "its session goes on");
+            assert_eq!((was.id, was.session), (*agent, *session), "its session continues");
             assert!(was.held().all(|held| is.held().any(|other| other == held)), "it keeps what it holds");
         }
         (Some(was), None) => {
@@ -281,7 +284,7 @@ fn check_join(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply) 
     }
 }
 
-/// Takes note of how things are.
+/// Records the state before a command.
 pub fn look(fleet: &Fleet, before: &mut Before) {
     before.tasks = fleet.changed_tasks_since(0).map(|task| (task.seq, Task::clone(task))).collect();
     before.agents = fleet.agents().map(|agent| (agent.id, Agent::clone(agent))).collect();
@@ -290,7 +293,7 @@ pub fn look(fleet: &Fleet, before: &mut Before) {
     before.newest.1 = sessions.fold(before.newest.1, u64::max);
 }
 
-/// Holds one command to all of it.
+/// Checks one command against all rules.
 pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, effects: &[Effect]) {
     let now = fleet.now().fleet;
     let tasks: Vec<&Task> = fleet.changed_tasks_since(0).map(AsRef::as_ref).collect();

@@ -1,4 +1,4 @@
-//! Each limit at its edge: the last value that is taken and the first that is not.
+//! Each limit at its edge: the last value that is accepted and the first that is not.
 
 use bytes::Bytes;
 use robeing_fleet::{
@@ -8,7 +8,7 @@ use robeing_fleet::{
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
 
-/// Asserts that the first is taken, and that the second is refused for this field.
+/// Asserts that `good` is accepted and that `bad` is refused because of this field.
 fn edge(field: &str, good: SubmitTask, bad: SubmitTask) {
     assert_eq!(good.check(), Ok(()), "{field}");
     match bad.check() {
@@ -93,7 +93,7 @@ fn joins_are_held_to_their_limits() {
     assert!(skills(MAX_SPECIALIZATIONS + 1).check().is_err());
     assert_eq!(slots(MAX_SLOTS).check(), Ok(()));
     assert!(slots(MAX_SLOTS + 1).check().is_err());
-    assert_eq!(slots(0).check(), Ok(()), "a member that takes no task now");
+    assert_eq!(slots(0).check(), Ok(()), "a member that takes no tasks now");
     assert_eq!(worker(&text(MAX_NAME_BYTES)).check(), Ok(()));
     assert!(worker(&text(MAX_NAME_BYTES + 1)).check().is_err());
     assert!(worker("").check().is_err());
@@ -185,7 +185,7 @@ fn agents_bring_so_many_pools_with_them_and_more_join_those_that_are_known() {
     assert!(matches!(join(&mut trial, another, 7), Reply::Joined { .. }), "a pool that is known");
     let shape = |n: usize| PoolShape { name: format!("set{n}"), replicas: None, standby: 0 };
     trial.set_pools((0..MAX_POOLS).map(shape).collect());
-    assert_eq!(trial.fleet.pools().len(), MAX_KEPT_POOLS + MAX_POOLS, "those that are set come on top");
+    assert_eq!(trial.fleet.pools().len(), MAX_KEPT_POOLS + MAX_POOLS, "set pools may exceed the limit of joins");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn results_are_taken_beyond_the_budget_up_to_a_bound_and_then_outputs_are_refuse
     let failure = trial.task(id).failure.clone().unwrap();
     assert_eq!((trial.state(id), failure.kind), (TaskState::Failed, FailureKind::OutputTooLarge));
     assert!(failure.message.starts_with("no room is left"), "{}", failure.message);
-    // What says so took some of it.
+    // The failure message itself took some of the room.
     let left = config.most_stored() - trial.fleet.stored_bytes();
     let id = complete(&mut trial, output(left));
     assert_eq!(trial.state(id), TaskState::Succeeded);
@@ -283,7 +283,7 @@ fn hand_backs_are_free_up_to_a_limit_and_then_count_as_attempts() {
     let id = trial.submit(SubmitTask { retry: retry(2), ..task(1) });
     for attempt in 1..=MAX_FREE_HAND_BACKS {
         trial.complete(stay, id, attempt, Outcome::HandedBack);
-        assert_eq!(trial.task(id).attempts_used, 1, "the one that runs");
+        assert_eq!(trial.task(id).attempts_used, 1, "only the running one");
     }
     trial.complete(stay, id, MAX_FREE_HAND_BACKS + 1, Outcome::HandedBack);
     assert_eq!(trial.task(id).attempts_used, 2);
@@ -302,7 +302,7 @@ fn one_command_fires_a_bounded_number_of_timers_and_the_next_one_goes_on() {
     }
     trial.after(10);
     assert_eq!(trial.fleet.counts().failed, MAX_FIRINGS as u32);
-    assert!(trial.fleet.next_due() <= Some(trial.now), "there is more");
+    assert!(trial.fleet.next_due() <= Some(trial.now), "more timers are due");
     trial.after(0);
     assert_eq!(trial.fleet.counts().failed, more as u32);
 }
@@ -327,7 +327,7 @@ fn what_is_refused_for_lack_of_room_is_known_beforehand_and_what_is_known_never_
         (large, true),
         (SubmitTask { priority: 0, ..task(2) }, true),
         (task(2), false),
-        // The queue is full now, but not for those that are known, by id or key, as they are or otherwise.
+        // The queue is full now, but not for tasks known by id or key, whether or not their content is the same.
         (task(3), true),
         (keyed.clone(), false),
         (SubmitTask { id: task(4).id, ..keyed.clone() }, false),

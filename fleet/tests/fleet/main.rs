@@ -1,4 +1,4 @@
-//! The state machine seen from outside, in one test binary.
+//! Tests of the state machine through its public API, in one test binary.
 
 mod attempts;
 mod codec;

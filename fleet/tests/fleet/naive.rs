@@ -1,10 +1,11 @@
-//! The scheduler's rules in their plainest form, over what anyone can read of a fleet, to hold the indexed ones to.
+//! The scheduler's rules in their simplest form, using only the public queries of a fleet, to check the indexed
+//! scheduler.
 
 use std::sync::Arc;
 
 use robeing_fleet::{Agent, AgentId, AgentState, Fleet, Role, ScoreTerms, SubmitTask, Task, TaskId};
 
-/// What matters of a task for choosing.
+/// The properties of a task that matter for choosing.
 pub struct Wanted<'a> {
     pub role: Option<Role>,
     pub skill: Option<&'a str>,
@@ -49,7 +50,7 @@ fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
     ScoreTerms { specialization, load, performance, total: specialization + load + performance }
 }
 
-/// The agent that should take such a task now, its score, and how many could.
+/// Returns the agent that should get such a task now, its score, and the number of candidates.
 pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, u32)> {
     let free = |a: &&Arc<Agent>| a.state == AgentState::Live && a.used_slots() < a.slots;
     let candidates: Vec<&Arc<Agent>> = fleet.agents().filter(free).filter(|a| wanted.fits(a)).collect();
@@ -68,7 +69,7 @@ pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, 
     Some((id, terms, candidates.len() as u32))
 }
 
-/// The queued task that this agent should take next.
+/// Returns the queued task that this agent should take next.
 pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
     let mut queued: Vec<&Task> =
         fleet.changed_tasks_since(0).filter(|t| t.is_ready() && Wanted::by(t).fits(agent)).map(Arc::as_ref).collect();

@@ -1,4 +1,4 @@
-//! Pools whose size is set by whoever runs the fleet.
+//! Pools whose size the administrator sets.
 
 use robeing_fleet::{
     AgentState::{self, Draining, Live, Lost, Standby},
@@ -56,9 +56,9 @@ fn a_smaller_number_stops_nobody_and_replaces_none_that_goes() {
     assert_eq!(states(&trial), [Live, Live, Live, Standby]);
     trial.drain(stays[0]);
     trial.leave(stays[1]);
-    assert_eq!(states(&trial), [Draining, Live, Standby], "one is what there should be");
+    assert_eq!(states(&trial), [Draining, Live, Standby], "one live agent is enough");
     trial.lose(stays[2]);
-    assert_eq!(states(&trial), [Draining, Lost, Live], "and now there is none");
+    assert_eq!(states(&trial), [Draining, Lost, Live], "now there is none");
 }
 
 #[test]

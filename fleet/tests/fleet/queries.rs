@@ -1,4 +1,4 @@
-//! Reading: listings, changes, what is waited for.
+//! Queries: listings, changes, and what tasks wait for.
 
 use robeing_fleet::{
     AgentCounts, Command, Counts, Effect, Fleet, FleetConfig, Stamp, SubmitTask, TaskCommand, TaskFilter, TaskId,
@@ -63,7 +63,7 @@ fn one_call_looks_at_a_bounded_number_of_tasks_and_the_next_one_goes_on() {
     }
     let rare = SubmitTask { submitter: "ann".to_owned(), ..task(0) };
     let by_ann = TaskFilter { submitter: Some("ann".to_owned()), ..TaskFilter::default() };
-    assert_eq!(fleet.tasks(&by_ann, None, 1).next, None, "all of them could be looked at");
+    assert_eq!(fleet.tasks(&by_ann, None, 1).next, None, "all of them could be scanned");
     fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(rare)), &mut effects);
     let short = fleet.tasks(&by_ann, None, 1);
     assert!(short.tasks.is_empty() && short.next.is_some());

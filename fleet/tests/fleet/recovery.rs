@@ -1,4 +1,4 @@
-//! Recoveries: unhealthy and lost agents, what is done about them step by step, and how they come back.
+//! Recoveries of unhealthy and lost agents: their steps, and how the agents come back.
 
 use robeing_fleet::{
     AgentJoin, AgentState, Effect, LossReason, Outcome, Reply, SubmitTask, TaskState,
@@ -33,7 +33,7 @@ fn an_unhealthy_agent_gets_nothing_new_keeps_its_session_and_hands_back_at_no_co
     assert_eq!(trial.holder(ids[0]), Some(other.agent));
     assert_eq!(trial.task(ids[0]).attempts_used, 1, "the attempt that was handed back does not count");
     assert_eq!(trial.state(ids[1]), TaskState::Queued, "the other has no free slot, and this one gets nothing");
-    assert_eq!(trial.fleet.totals().redistributed, 0, "that counts what was lost");
+    assert_eq!(trial.fleet.totals().redistributed, 0, "only losses count");
     assert_eq!(trial.fleet.agent_counts().unhealthy, 1);
 }
 
@@ -49,7 +49,7 @@ fn tasks_are_redistributed_when_the_last_of_them_was_given_to_an_agent_or_has_en
     assert_eq!(trial.holder(ids[1]), Some(other.agent));
     trial.after(5).cancel(ids[2]);
     assert_eq!(trial.recovery(lost.agent), ["lost (Silent) 0", "removed 0", "redistributed 3 25"]);
-    // Another takeover is another count.
+    // Another loss is counted separately.
     trial.after(1).lose(other);
     assert_eq!(trial.recovery(other.agent), ["lost (Silent) 0", "removed 0"]);
     let third = trial.join(worker("c"));
@@ -92,7 +92,7 @@ fn a_standby_works_in_place_of_an_unhealthy_agent_which_waits_when_it_is_healthy
     trial.after(10).complete(unwell, id, 1, Outcome::HandedBack);
     assert_eq!(trial.holder(id), Some(standby.agent));
     trial.after(20_000).healthy(unwell, false);
-    assert_eq!(state(&trial, unwell), AgentState::Unhealthy, "one good answer is not enough");
+    assert_eq!(state(&trial, unwell), AgentState::Unhealthy, "one passed health check is not enough");
     trial.healthy(unwell, false);
     trial.after(10_000).healthy(unwell, true);
     assert_eq!(state(&trial, unwell), AgentState::Standby);
@@ -100,7 +100,7 @@ fn a_standby_works_in_place_of_an_unhealthy_agent_which_waits_when_it_is_healthy
         ["unhealthy (503) 0", "activated b 0", "redistributed 1 10", "attempted 20010", "readmitted as standby 30010"];
     assert_eq!(trial.recovery(unwell.agent), expected);
     assert_eq!(trial.healthy(unwell, true), Reply::Done);
-    assert_eq!(trial.recovery(unwell.agent).len(), expected.len(), "again changes nothing");
+    assert_eq!(trial.recovery(unwell.agent).len(), expected.len(), "repeating it changes nothing");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_unhealthy_standby_is_not_activated() {
     trial.lose(live);
     assert_eq!(state(&trial, standby), AgentState::Unhealthy);
     trial.healthy(standby, true);
-    assert_eq!(state(&trial, standby), AgentState::Live, "now it is missed");
+    assert_eq!(state(&trial, standby), AgentState::Live, "now the pool needs it");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn only_the_current_session_of_an_agent_that_works_or_waits_becomes_unhealthy() 
     assert_eq!(state(&trial, new), AgentState::Live);
     trial.drain(new);
     trial.unhealthy(new, "503");
-    assert_eq!(state(&trial, new), AgentState::Draining, "one that leaves goes on leaving");
+    assert_eq!(state(&trial, new), AgentState::Draining, "a draining agent stays draining");
     trial.lose(new);
     trial.unhealthy(new, "503");
     assert_eq!(state(&trial, new), AgentState::Lost);

@@ -1,4 +1,4 @@
-//! Who gets a task, and which task an agent gets.
+//! Which agent gets a task, and which task an agent gets.
 
 use robeing_fleet::{AgentJoin, Command, ControlCommand, FleetConfig, Role, ScoreTerms, SubmitTask, Weights};
 

@@ -1,4 +1,4 @@
-//! The stays of agents: joining, being lost, draining, leaving.
+//! The sessions of agents: joining, loss, draining and leaving.
 
 use robeing_fleet::{
     AgentJoin, AgentState, Effect, FailureKind, LossReason, Outcome, Refusal, Reply, StaleReason, SubmitTask, TaskState,
@@ -151,7 +151,7 @@ fn a_lost_agent_is_remembered_with_its_record_until_its_time_is_up() {
     assert!(trial.fleet.agent(stay.agent).is_some());
     trial.after(1);
     assert!(trial.fleet.agent(stay.agent).is_none());
-    assert_ne!(trial.join(worker("a")).agent, stay.agent, "numbers are not used twice");
+    assert_ne!(trial.join(worker("a")).agent, stay.agent, "numbers are not reused");
 }
 
 #[test]

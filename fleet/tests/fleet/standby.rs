@@ -1,4 +1,4 @@
-//! Pools: who works and who waits.
+//! Pools: which agents are live and which are on standby.
 
 use robeing_fleet::{
     AgentJoin,
@@ -119,7 +119,7 @@ fn a_standby_that_joins_again_without_a_pool_works_in_the_same_session_or_a_new_
         trial.join(AgentJoin { incarnation, ..worker("b") });
         assert_eq!(states(&trial), [Live, Live]);
         assert_eq!(trial.holder(first), Some(stays[0].agent));
-        assert_eq!(trial.holder(second), Some(stays[1].agent), "it takes what waits");
+        assert_eq!(trial.holder(second), Some(stays[1].agent), "it takes the waiting task");
     }
 }
 

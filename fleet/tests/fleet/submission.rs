@@ -1,4 +1,4 @@
-//! What is accepted, what is the same task, what is refused.
+//! Which submissions are accepted, which are the same task, and which are refused.
 
 use bytes::Bytes;
 use robeing_fleet::{

@@ -1,4 +1,4 @@
-//! What time does by itself.
+//! What happens as time passes.
 
 use robeing_fleet::{
     AgentJoin, AttemptEnd, CancelCause, Command, ControlCommand, Effect, FailureKind, Outcome, Reply, SubmitTask,
@@ -18,7 +18,7 @@ fn a_delayed_task_starts_when_its_delay_has_passed() {
     assert_eq!(
         waits(&trial, trial.now + 200),
         "the end of its delay, 300 ms from now",
-        "also when nothing happened since"
+        "even if nothing happened since"
     );
     assert_eq!(waits(&trial, trial.now - 4_600), "the end of its delay, 6 s from now");
     assert_eq!(waits(&trial, trial.now + 501), "the end of its delay, which is due");
@@ -170,6 +170,6 @@ fn what_happened_keeps_the_wall_time_of_its_moment() {
     assert_eq!(accepted.wall, accepted.fleet + 500);
     let now = trial.fleet.now();
     let due = trial.task(id).deadline.expect("it has one");
-    assert_eq!(now.wall_at(due), now.wall + 9_900, "what is to come is told by the clock as it is now");
+    assert_eq!(now.wall_at(due), now.wall + 9_900, "a future time is estimated from the clock as it is now");
     assert_eq!(now.wall_at(now.fleet - 300), now.wall - 300);
 }

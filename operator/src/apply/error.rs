@@ -1,59 +1,59 @@
-//! What could not be applied or deleted.
+//! The errors of applying and deleting objects.
 
-/// What could not be applied or deleted.
+/// Why an object could not be applied or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An object of the name belongs to somebody else.
+    /// An object of that name belongs to someone else.
     #[error(
         "{kind} {name} exists and does not belong to this RobeingCluster; rename the cluster or the pool, or delete the {kind}"
     )]
     Foreign {
-        /// Its kind.
+        /// The object's kind.
         kind: String,
-        /// Its name.
+        /// The object's name.
         name: String,
     },
-    /// The API server refused it.
+    /// The API server refused the request.
     #[error("the API server refused to {verb} {kind} {name}: {message}")]
     Refused {
-        /// What was asked.
+        /// The requested operation.
         verb: &'static str,
-        /// Its kind.
+        /// The object's kind.
         kind: String,
-        /// Its name.
+        /// The object's name.
         name: String,
-        /// The API server's words.
+        /// The API server's message.
         message: String,
     },
-    /// It was refused lately and is not asked again yet.
+    /// The request was refused recently and is not retried yet.
     #[error("{sentence}")]
     Again {
-        /// What was said then.
+        /// The message of the earlier refusal.
         sentence: String,
-        /// An object of the name belongs to somebody else.
+        /// Whether an object of that name belongs to someone else.
         foreign: bool,
     },
-    /// The API server did not answer.
+    /// The API server did not respond.
     #[error("the API server did not answer when asked to {verb} {kind} {name}: {source}")]
     Unreachable {
-        /// What was asked.
+        /// The requested operation.
         verb: &'static str,
-        /// Its kind.
+        /// The object's kind.
         kind: String,
-        /// Its name.
+        /// The object's name.
         name: String,
-        /// Why.
+        /// The cause.
         source: Box<kube::Error>,
     },
 }
 
 impl Error {
-    /// Whether nothing else needs to be tried now.
+    /// Returns whether the API server did not respond, so that nothing else needs to be tried now.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// Whether it was told before.
+    /// Returns whether the error was already reported.
     pub fn is_known(&self) -> bool {
         matches!(self, Self::Again { .. })
     }
@@ -71,7 +71,7 @@ impl Error {
     }
 }
 
-/// Whether the API server says that there is no such object, or another one of its name.
+/// Returns whether the error means that the object does not exist, or is no longer the same one.
 pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if is(status, 404) || is(status, 409))
 }

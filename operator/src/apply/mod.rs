@@ -1,5 +1,6 @@
-//! Brings the API server's objects to the desired ones: server-side apply under one field manager, and deletion of what is
-//! ours and no longer desired. What to call is a pure decision; an object that is as the last apply left it is not touched.
+//! Brings the API server's objects to their desired state: by server-side apply under one field manager, and by
+//! deletion of the cluster's objects that are no longer desired. Which call to make is a pure decision; an object that
+//! has not changed since the last apply is not touched.
 
 mod error;
 
@@ -21,58 +22,61 @@ use tokio::time::Instant;
 
 use crate::{build::Desired, names, observe::Live, release_replicas, repair, requeue, retry::Refusals};
 
-/// For how long after an apply the watch cache may still show what was before.
+/// For how long after an apply the watch cache may still show the previous state.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
-/// A version that no object ever has: the API server's first is a later one. An apply of it makes an object, and changes none.
+/// A resource version that no object ever has, since the API server's first one is later. An apply with it can create
+/// an object, but never changes an existing one.
 const NO_VERSION: &str = "1";
-/// An annotation that the Deployment controller counts up; it says nothing about the desired state.
+/// An annotation that the Deployment controller increments; it is not part of the desired state.
 const DEPLOYMENT_REVISION: &str = "deployment.kubernetes.io/revision";
 
-/// The operator's parameters of a server-side apply. Conflicts are decided for the operator: what it says, it owns.
+/// Returns the operator's parameters for a server-side apply. It forces conflicts: the operator owns every field it
+/// sets.
 pub fn field_manager() -> PatchParams {
     PatchParams::apply(names::OPERATOR).force()
 }
 
-/// What this process did to an object last.
+/// The last apply of an object by this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     desired: u64,
     before: Option<u64>,
     after: u64,
-    /// The version that was last seen to be as `after`, so that it need not be looked at again.
+    /// The resource version that was last seen to match `after`, so that it need not be compared again.
     version: Option<String>,
     at: Instant,
 }
 
 impl Record {
-    /// Whether an object is as the apply left it.
+    /// Returns whether an object has not changed since the apply.
     fn is_of(&self, live: &Live) -> bool {
         let same = self.version.is_some() && self.version == live.object.metadata.resource_version;
         same || self.after == live.fingerprint
     }
 }
 
-/// What this process did to a cluster's objects, by kind and name.
+/// The last applies of a cluster's objects by this process, by kind and name.
 pub type Records = BTreeMap<(String, String), Record>;
 
-/// What to do about an object.
+/// What to do with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is as the last apply left it.
+    /// Do nothing: it has not changed since the last apply.
     Leave,
-    /// It was applied so lately that the cache does not show it yet.
+    /// Wait: it was applied so recently that the cache does not show it yet, or an earlier cluster of the same name
+    /// left it and it is about to be deleted.
     Await,
     /// Apply it.
     Apply,
-    /// The cache has no object of that name with our label; there may be one without it, which is not ours to take. So it is made
-    /// where there is none, and looked at otherwise.
+    /// Create it, or read it if it exists: the cache has no object of that name with the operator's label, but there
+    /// may be one without the label, which must not be taken over.
     Look,
-    /// It belongs to somebody else.
+    /// Refuse it: it belongs to someone else.
     Foreign,
 }
 
-/// What to do about an object of which `live` is in the cache. `wish` is the fingerprint of what is desired, and `owner` the uid
-/// of the cluster.
+/// Decides what to do with an object. `wish` is the fingerprint of the desired object, `live` the object in the cache,
+/// and `owner` the uid of the cluster.
 pub fn judge(
     (desired, wish): (&DynamicObject, u64),
     live: Option<&Live>,
@@ -95,30 +99,31 @@ pub fn judge(
     }
 }
 
-/// Whether the cluster with this uid controls an object.
+/// Returns whether the cluster with this uid controls an object.
 pub fn is_owned(object: &DynamicObject, owner: &str) -> bool {
     object.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
 }
 
-/// Whether an object with a cluster's labels is that cluster's: it controls it, or nobody does and the operator applied it once,
-/// so that a hand took the owner away. `disks` is what [`disks`] finds in the object that is desired: a StatefulSet that has other
-/// ones can't be made that.
+/// Returns whether an object with a cluster's labels belongs to that cluster: the cluster controls it, or no one
+/// controls it and the operator has applied it before, which means that its owner was removed manually. `wished` is the
+/// result of [`disks`] for the desired object: a StatefulSet with other disks can't be changed to have these.
 pub fn is_ours(live: &Live, owner: &str, wished: Option<Option<&str>>) -> bool {
     is_owned(&live.object, owner) || (live.applied && is_uncontrolled(&live.object) && disks(&live.object) == wished)
 }
 
-/// Whether nobody controls an object.
+/// Returns whether an object has no controller.
 pub(crate) fn is_uncontrolled(object: &DynamicObject) -> bool {
     object.owner_references().iter().all(|reference| reference.controller != Some(true))
 }
 
-/// The class of the disks that a StatefulSet has made; `None`: it makes none.
+/// Returns the storage class of the disks that a StatefulSet creates (`Some(None)` if it names no class); `None` if it
+/// creates no disks.
 fn disks(object: &DynamicObject) -> Option<Option<&str>> {
     let claim = object.data.pointer("/spec/volumeClaimTemplates/0")?;
     Some(claim.pointer("/spec/storageClassName").and_then(serde_json::Value::as_str))
 }
 
-/// Whether the operator is among those who say what the object is.
+/// Returns whether the operator is one of the object's field managers.
 pub fn is_applied(object: &DynamicObject) -> bool {
     object
         .managed_fields()
@@ -126,12 +131,13 @@ pub fn is_applied(object: &DynamicObject) -> bool {
         .any(|entry| entry.manager.as_deref() == Some(names::OPERATOR) && entry.operation.as_deref() == Some("Apply"))
 }
 
-/// Whether an object is of an earlier cluster of the same name, and so about to be deleted by the garbage collector.
+/// Returns whether an object belongs to an earlier cluster of the same name, so that the garbage collector will delete
+/// it.
 fn is_leftover(live: &DynamicObject, desired: &DynamicObject) -> bool {
     controller(desired).is_some_and(|(kind, name)| is_left_by(live, kind, name))
 }
 
-/// Whether an object that is not this cluster's is of one that had this name.
+/// Returns whether an object that does not belong to this cluster belongs to an earlier one of this kind and name.
 pub(crate) fn is_left_by(live: &DynamicObject, kind: &str, name: &str) -> bool {
     controller(live) == Some((kind, name))
 }
@@ -141,14 +147,14 @@ fn controller(object: &DynamicObject) -> Option<(&str, &str)> {
     Some((&owner.kind, &owner.name))
 }
 
-/// Whether two objects are labelled as of one cluster.
+/// Returns whether two objects have the labels of the same cluster.
 fn is_of_one_cluster(one: &DynamicObject, other: &DynamicObject) -> bool {
     [names::LABEL_NAME, names::LABEL_INSTANCE]
         .iter()
         .all(|label| one.labels().get(*label) == other.labels().get(*label))
 }
 
-/// A number that changes when anything about an object does that an apply could set.
+/// Returns a number that changes whenever a part of the object changes that an apply could set.
 pub fn fingerprint(object: &DynamicObject) -> u64 {
     let meta = &object.metadata;
     let annotations: Vec<_> = object.annotations().iter().filter(|(key, _)| *key != DEPLOYMENT_REVISION).collect();
@@ -156,15 +162,15 @@ pub fn fingerprint(object: &DynamicObject) -> u64 {
     fingerprint_of(&(&meta.labels, annotations, &meta.owner_references, &meta.deletion_timestamp, fields))
 }
 
-/// A number that changes when what is written does.
+/// Returns a number that changes whenever the serialized value changes.
 pub(crate) fn fingerprint_of(told: &impl Serialize) -> u64 {
     let mut hashing = Hashing::default();
-    // Neither the writer nor the keys, which are all text, can make it fail.
+    // This can't fail: neither the writer nor the keys do, which are all strings.
     let _ = serde_json::to_writer(&mut hashing, told);
     hashing.0.finish()
 }
 
-/// Hashes what is written, of which no copy is kept: this is done for every object in every round.
+/// Hashes what is written without keeping a copy, since this is done for every object in every reconciliation.
 #[derive(Default)]
 struct Hashing(DefaultHasher);
 
@@ -179,17 +185,17 @@ impl io::Write for Hashing {
     }
 }
 
-/// What came of applying.
+/// The result of applying.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// What failed.
+    /// The failures.
     pub errors: Vec<Error>,
-    /// Something was changed now, or so lately that the cache does not show it yet.
+    /// Whether something was changed now, or so recently that the cache does not show it yet.
     pub changing: bool,
 }
 
-/// Does something, unless it was refused lately, and notes it when it is refused now. `wish` gives a number for what is asked,
-/// which takes time and is needed only where something is refused.
+/// Does `work` unless it was refused recently, and records the refusal if it is refused now. `wish` returns a number
+/// that identifies the request; since computing it takes time, it is called only where something is or was refused.
 pub async fn unless_refused<T>(
     refusals: &mut Refusals,
     (kind, name, wish): (&str, &str, impl Fn() -> u64),
@@ -212,27 +218,29 @@ pub async fn unless_refused<T>(
     done
 }
 
-/// Whether a workload would run as an account, or reach its coordinators by a Service, that belongs to somebody else.
+/// Returns whether a workload would run as a ServiceAccount, or reach its coordinators through a Service, of someone
+/// else.
 fn rests_on(wish: &DynamicObject, foreign: &HashSet<(String, String)>) -> bool {
     let Some(pod) = wish.data.pointer("/spec/template/spec") else { return false };
     let account = pod.get("serviceAccountName").and_then(serde_json::Value::as_str).unwrap_or_default();
     foreign.iter().any(|(kind, name)| kind == "Service" || (kind == "ServiceAccount" && name == account))
 }
 
-/// Whose objects are applied, and where.
+/// The cluster whose objects are applied, and where they are applied.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
-    /// To the API server.
+    /// The client of the API server.
     pub client: &'a Client,
-    /// Of the cluster.
+    /// The cluster's namespace.
     pub namespace: &'a str,
     /// The cluster's uid.
     pub owner: &'a str,
 }
 
 impl Target<'_> {
-    /// Applies the desired objects and deletes the orphans, but for those of the names in `kept`. One failure keeps nothing
-    /// else from being applied, unless the API server is gone; a workload is not made on what belongs to somebody else.
+    /// Applies the desired objects and deletes the orphans, except those whose names are in `kept`. A failure does not
+    /// prevent the other objects from being applied, unless the API server is unreachable; a workload is not created if
+    /// it depends on an object of someone else.
     pub async fn apply(
         self,
         desired: &[Desired],
@@ -249,14 +257,14 @@ impl Target<'_> {
             if found.is_none() && rests_on(&wish.object, &foreign) {
                 continue;
             }
-            // Of every object in every round, so once.
+            // This is done for every object in every reconciliation, so only once.
             let desired = fingerprint(&wish.object);
             let asked = || asked(desired, found);
             let was_refused = refusals.knows(kind, name);
             let work = apply_one(self, (wish, desired), found, was_refused, records);
             match unless_refused(refusals, (kind, name, asked), work).await {
                 Ok(changing) => applied.changing |= changing,
-                // Theirs will do.
+                // The other owner's object is sufficient.
                 Err(error) if error.is_foreign() && wish.yields => {}
                 Err(error) => {
                     let unreachable = error.is_unreachable();
@@ -292,7 +300,7 @@ impl Target<'_> {
             }
             records.remove(&(orphan.kind.to_string(), name.clone()));
             applied.changing = true;
-            // No object that is wished for has this number.
+            // No desired object has this number.
             let work = delete(self.client, self.namespace, orphan);
             if let Err(error) = unless_refused(refusals, (&orphan.kind, &name, || 0), work).await {
                 applied.errors.push(error);
@@ -301,12 +309,12 @@ impl Target<'_> {
     }
 }
 
-/// A number for a wish about an object as it is now.
+/// Returns a number that identifies a desired object together with the current state of the object.
 fn asked(desired: u64, live: Option<&Live>) -> u64 {
     desired ^ live.map_or(0, |live| live.fingerprint).rotate_left(1)
 }
 
-/// Whether the object was changed, now or very lately.
+/// Applies one object if necessary. Returns whether it was changed now or very recently.
 async fn apply_one(
     target: Target<'_>,
     (wish, desired): (&Desired, u64),
@@ -331,7 +339,7 @@ async fn apply_one(
         Verdict::Foreign => return Err(foreign()),
         Verdict::Apply => {}
         Verdict::Look => {
-            // Nearly always there is none. What was in the way before is looked at first.
+            // There is almost never such an object. If the request was refused before, the object is read first.
             if !was_refused {
                 let made = make(&api, name, &wish.object).await;
                 applied = made.map_err(|error| Error::of("apply", kind, name, error))?;
@@ -353,7 +361,7 @@ async fn apply_one(
     let applied = match applied {
         Some(made) => made,
         None => {
-            // What was done to it before this process began is not known either.
+            // Changes to it before this process started are unknown, too.
             let drifted = records.get(&key).is_none_or(|record| record.desired == desired);
             change(&api, wish, live, drifted).await?
         }
@@ -368,7 +376,7 @@ async fn apply_one(
     Ok(changed)
 }
 
-/// Makes an object, unless there is one of the name.
+/// Creates an object, unless one of that name exists.
 async fn make(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
     let mut wish = wish.clone();
     wish.metadata.resource_version = Some(NO_VERSION.to_owned());
@@ -378,7 +386,7 @@ async fn make(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kub
     }
 }
 
-/// Applies an object that there may be.
+/// Applies an object that may exist.
 async fn change(
     api: &Api<DynamicObject>,
     wish: &Desired,
@@ -389,13 +397,13 @@ async fn change(
     let says_replicas = |object: &DynamicObject| object.data.pointer("/spec/replicas").is_some();
     if live.is_some_and(|live| says_replicas(&live.object)) && !says_replicas(&wish.object) {
         let left = release_replicas::leave_replicas(api, name, &wish.object).await;
-        left.map_err(|error| Error::of("leave the replicas of", kind, name, error))?;
+        left.map_err(|error| Error::of("release the replicas of", kind, name, error))?;
     }
     let mut applied = repair::apply(api, name, &wish.object, live.is_some(), drifted).await;
     if applied.as_ref().is_err_and(repair::is_invalid) && live.is_some() {
         applied = match remake(api, name, &wish.object).await {
             Ok(Some(made)) => Ok(made),
-            // The answer to the apply says what is in the way.
+            // The error of the apply describes the problem.
             Ok(None) => applied,
             Err(error) => Err(error),
         };
@@ -403,13 +411,13 @@ async fn change(
     applied.map_err(|error| Error::of("apply", kind, name, error))
 }
 
-/// Makes an object anew that a hand made immutable, which nobody can take back. Pods read it only when they start.
+/// Recreates an object that someone made immutable, which can't be undone. Pods read it only when they start.
 async fn remake(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> kube::Result<Option<DynamicObject>> {
     let Some(live) = api.get_opt(name).await? else { return Ok(None) };
     if live.data.get("immutable") != Some(&serde_json::Value::Bool(true)) {
         return Ok(None);
     }
-    tracing::info!(name, "making anew what was made immutable");
+    tracing::info!(name, "recreating an object that was made immutable");
     let only = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
     api.delete(name, &DeleteParams::background().preconditions(only)).await?;
     make(api, name, wish).await
@@ -421,11 +429,11 @@ async fn delete(client: &Client, namespace: &str, orphan: &Live) -> Result<(), E
     else {
         return Ok(());
     };
-    tracing::info!(kind = &*orphan.kind, name, "deleting what is no longer desired");
+    tracing::info!(kind = &*orphan.kind, name, "deleting an object that is no longer desired");
     delete_exactly(client, namespace, &resource, &name, orphan.object.uid()).await
 }
 
-/// Deletes the object of that name if it is still the one that was seen.
+/// Deletes the object of that name if it still has this uid. Succeeds if it is already gone.
 pub async fn delete_exactly(
     client: &Client,
     namespace: &str,

@@ -28,7 +28,7 @@ fn config(text: &str) -> DynamicObject {
     }))
 }
 
-/// With an entry of this field manager.
+/// Returns an object with an apply of this field manager.
 fn applied_by(manager: &str) -> DynamicObject {
     let mut object = config("old");
     let entry = json!([{"manager": manager, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]);
@@ -44,7 +44,7 @@ fn answered(code: u16, answer: &Value) -> Response<Body> {
     Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
 }
 
-/// An API server that keeps one object, and the calls that it got.
+/// A fake API server that stores one object and records its calls.
 #[derive(Clone, Default)]
 struct Server {
     state: Arc<Mutex<(Option<Value>, Vec<String>)>>,
@@ -107,7 +107,7 @@ impl Server {
         answered(code, &answer)
     }
 
-    /// What a watch cache that is up to date would hold.
+    /// Returns what an up-to-date watch cache would contain.
     fn live(&self) -> Vec<Live> {
         let object_ = self.state.lock().expect("no panic").0.clone();
         object_.into_iter().map(|value| Live::new("ConfigMap", object(value))).collect()
@@ -162,13 +162,13 @@ async fn drift_and_a_new_wish_are_applied_and_a_restarted_operator_applies_once(
     server.put(&config("edited by hand"));
     server.calls();
     server.apply(&[desired("x")], &server.live(), &mut records).await;
-    assert_eq!(server.calls(), [READ, APPLY], "drift, of which the cache does not keep what it is");
+    assert_eq!(server.calls(), [READ, APPLY], "drift, which must be read, since the cache keeps only a fingerprint");
     server.apply(&[desired("y")], &server.live(), &mut records).await;
-    assert_eq!(server.calls(), [APPLY], "a new wish");
+    assert_eq!(server.calls(), [APPLY], "a new desired state");
     let mut forgotten = Records::new();
     server.apply(&[desired("y")], &server.live(), &mut forgotten).await;
     server.apply(&[desired("y")], &server.live(), &mut forgotten).await;
-    assert_eq!(server.calls(), [READ, APPLY], "a restart, before which anything may have been done");
+    assert_eq!(server.calls(), [READ, APPLY], "a restart, before which anything may have changed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,7 +188,7 @@ async fn an_object_of_ours_that_the_cache_lacks_is_looked_at_and_applied() {
     let (server, mut records) = (Server::default(), Records::new());
     server.put(&config("without its label, or made by an operator before this one"));
     server.apply(&[desired("x")], &[], &mut records).await;
-    assert_eq!(server.calls(), [APPLY, READ, APPLY], "the first makes nothing");
+    assert_eq!(server.calls(), [APPLY, READ, APPLY], "the first apply creates nothing");
     assert_eq!(server.live()[0].text("/data/key"), Some("x"));
 }
 
@@ -203,7 +203,7 @@ async fn what_belongs_to_somebody_else_is_not_taken() {
         let [error] = &applied.errors[..] else { panic!("one error: {applied:?}") };
         assert!(error.to_string().contains("does not belong to this RobeingCluster"), "{error}");
     }
-    assert_eq!(server.calls(), [APPLY, READ], "what makes an object changes none; looked at and left");
+    assert_eq!(server.calls(), [APPLY, READ], "nothing is changed; the object is read and left alone");
     assert_eq!(server.live()[0].text("/data/key"), Some("theirs"));
 }
 
@@ -339,7 +339,7 @@ async fn what_was_refused_is_told_and_asked_again_after_a_pause_or_once_it_chang
         assert!(error.to_string().contains("does not belong to this RobeingCluster"), "{error}");
         calls.push(server.calls().len());
     }
-    assert_eq!(calls, [2, 0, 1, 0], "what was refused before is only looked at");
+    assert_eq!(calls, [2, 0, 1, 0], "an object that was refused before is only read");
     tokio::time::advance(crate::retry::FIRST_PAUSE).await;
     server.apply_but(&[desired("y")], &[], &HashSet::new(), &mut records, &mut refusals).await;
     assert_eq!(server.calls(), [READ]);
@@ -353,7 +353,7 @@ fn a_workload_does_not_rest_on_what_belongs_to_somebody_else() {
         object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": pod["spec"]}));
     assert!(rests_on(&workload, &foreign("ServiceAccount", "a")) && rests_on(&workload, &foreign("Service", "f")));
     assert!(!rests_on(&workload, &foreign("ServiceAccount", "b")) && !rests_on(&workload, &foreign("ConfigMap", "a")));
-    assert!(!rests_on(&config("x"), &foreign("Service", "f")), "what runs nothing is made");
+    assert!(!rests_on(&config("x"), &foreign("Service", "f")), "an object that runs nothing is created");
 }
 
 #[test]
@@ -387,5 +387,5 @@ fn a_version_that_was_seen_to_be_as_applied_is_not_looked_at_again() {
     live.metadata.resource_version = Some("8".into());
     assert_eq!(verdict(&live), Verdict::Apply);
     live.metadata.resource_version = None;
-    assert_eq!(verdict(&live), Verdict::Apply, "no version is no version that was seen");
+    assert_eq!(verdict(&live), Verdict::Apply, "a missing version does not match");
 }

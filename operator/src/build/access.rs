@@ -1,4 +1,4 @@
-//! Who may do what: ServiceAccounts without a token, and who may connect to whom.
+//! Access control: ServiceAccounts without a token, and NetworkPolicies.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(super) fn pool_account(fleet: &ValidatedCluster, pool: &FleetPool) -> Servic
     account(fleet, names::pool(&fleet.name, &pool.name))
 }
 
-/// Neither coordinators nor agents talk to the API server.
+/// Returns a ServiceAccount without a token, since neither coordinators nor agents call the API server.
 fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(fleet, name),
@@ -38,7 +38,7 @@ fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount {
     }
 }
 
-/// CoordinatorClient take calls from the cluster's namespace, where agents and users are, and from the operator.
+/// Coordinators accept calls from the cluster's namespace, which contains agents and users, and from the operator.
 pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let operator = LabelSelector {
         match_labels: Some(BTreeMap::from([(NAMESPACE_NAME.to_owned(), fleet.operator_namespace.clone())])),
@@ -52,8 +52,9 @@ pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     policy(fleet, names::coordinators(&fleet.name), Component::Coordinator, from, ports)
 }
 
-/// Agents are called by their coordinators alone, which probe whether a process is gone. By the ports' names, since each pool may
-/// have its own, and what else listens there in another pool's pods is not the fleet's.
+/// Agents accept calls only from their coordinators, which probe whether a process is gone. The policy has the names of
+/// the ports, since each pool may have its own port numbers, at which something else may listen in the pods of another
+/// pool.
 pub(super) fn agents_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let coordinators = component(fleet, Component::Coordinator);
     let ports = [names::AGENT_GRPC, names::AGENT_METRICS].map(|name| IntOrString::String(name.into()));
@@ -83,7 +84,7 @@ fn policy(
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(component(fleet, of)),
             policy_types: Some(vec!["Ingress".into()]),
-            // Metrics say nothing secret, and who scrapes them is not known here.
+            // Metrics contain no secrets, and it is not known here who scrapes them.
             ingress: Some(vec![rule(grpc, Some(from)), rule(metrics, None)]),
             egress: None,
         }),

@@ -1,4 +1,4 @@
-//! The coordinators: their StatefulSet and the budget of its disruptions.
+//! The coordinators: their StatefulSet and its PodDisruptionBudget.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ use crate::{
     validate::{self, ValidatedCluster},
 };
 
-/// The environment by which a coordinator is what it is; a template cannot change it.
+/// The environment variables that define a coordinator; a template can't change them.
 const FIXED: [&str; 8] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
@@ -43,15 +43,15 @@ const FIXED: [&str; 8] = [
     settings::DATA.variable(),
     settings::INITIAL_COORDINATORS.variable(),
 ];
-/// Said where coordinators have no storage.
+/// The warning for coordinators without storage.
 pub const EPHEMERAL_WARNING: &str = "The coordinators have no storage: each keeps its log in its pod and loses it with the pod, \
-     and tasks are lost when a majority is. Make the cluster with spec.coordinators.storage to keep them.";
-/// Fewest coordinators of which one may be evicted while the others go on.
+     and tasks are lost when a majority is lost. Create the cluster with spec.coordinators.storage to keep them.";
+/// Smallest number of coordinators of which one may be evicted while the others continue.
 const BUDGETED: u32 = 3;
 const GRACE_SECONDS: i64 = 30;
 const PORTS: pod::Ports = pod::Ports { grpc: ("grpc", names::GRPC_PORT), metrics: ("metrics", names::METRICS_PORT) };
 
-/// The members of the first membership, `name=host:port,...`.
+/// Returns the initial membership, `name=host:port,...`.
 pub fn first_membership(fleet: &ValidatedCluster) -> String {
     let member = |ordinal| {
         let address = names::coordinator_address(&fleet.name, &fleet.namespace, ordinal);
@@ -61,8 +61,8 @@ pub fn first_membership(fleet: &ValidatedCluster) -> String {
     text::members(members.iter().map(|(name, address)| (name.as_str(), address.as_str())))
 }
 
-/// All start at once, because they wait for each other; and none is replaced by the StatefulSet controller, because it does
-/// not know who leads and who has a vote.
+/// Returns the coordinators' StatefulSet. All pods start at once, because they wait for each other. The StatefulSet
+/// controller replaces none of them, because it does not know which one leads and which ones have a vote.
 pub(super) fn stateful_set(fleet: &ValidatedCluster, replicas: u32, member_high_water: u32) -> StatefulSet {
     let name = names::coordinators(&fleet.name);
     let mut metadata = metadata(fleet, name.clone());
@@ -151,7 +151,8 @@ fn environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
         env(&settings::MAX_ATTEMPTS, recovery.max_attempts.to_string()),
         env(&settings::WEIGHTS, text::weights((&fleet.weights).into())),
     ]);
-    // Not said where it is the coordinators' own default, so that an operator that did not say it yet made the same pods.
+    // Not set to the coordinators' own default, so that the pods are the same as those of operators that did not set it
+    // yet.
     let health_checks = recovery.health_check_interval.get();
     if health_checks != settings::HEALTH_CHECK_INTERVAL.default {
         environment.push(env(&settings::HEALTH_CHECK_INTERVAL, text::duration(health_checks)));
@@ -159,7 +160,8 @@ fn environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
     environment
 }
 
-/// A claim of this size, which stays what it was when the StatefulSet was made; the claims themselves are grown.
+/// Returns the claim template. Its size stays as it was when the StatefulSet was created; the claims themselves are
+/// grown.
 fn claim(storage: &Storage, size: &Quantity) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta { name: Some(DATA_VOLUME.into()), ..ObjectMeta::default() },
@@ -176,7 +178,7 @@ fn claim(storage: &Storage, size: &Quantity) -> PersistentVolumeClaim {
     }
 }
 
-/// A budget for one coordinator or two could never let a node be drained, so there is none.
+/// Returns the budget. One for one or two coordinators could never allow a node to be drained, so there is none.
 pub(super) fn disruption_budget(fleet: &ValidatedCluster) -> Option<PodDisruptionBudget> {
     (fleet.coordinators >= BUDGETED).then(|| PodDisruptionBudget {
         metadata: metadata(fleet, names::coordinators(&fleet.name)),
@@ -186,7 +188,7 @@ pub(super) fn disruption_budget(fleet: &ValidatedCluster) -> Option<PodDisruptio
                 match_labels: Some(names::selector(&fleet.name, Component::Coordinator, None)),
                 ..LabelSelector::default()
             }),
-            // A pod that is not ready has no vote to lose; it must not keep its node from being drained.
+            // A pod that is not ready has no vote to lose, and must not prevent its node from being drained.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..PodDisruptionBudgetSpec::default()
         }),

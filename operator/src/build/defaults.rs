@@ -1,6 +1,6 @@
-//! The API server's defaults, said by the operator itself. What nobody says, nobody puts back; and where it stands in something of
-//! which a pod has one of several, the handler of a probe or the source of a volume or a variable, it stays behind when another
-//! one is chosen, and the API server then refuses both.
+//! The API server's defaults, set by the operator itself. A field that no one sets is not restored by anyone. And a
+//! default within one of several alternatives (the handler of a probe, or the source of a volume or a variable) remains
+//! when another alternative is chosen, and the API server then refuses both.
 
 use k8s_openapi::api::core::v1::{
     Container, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSpec, Probe,
@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1::{
 
 use super::pull::default_policy;
 
-/// Of files that volumes are made of, 0644.
+/// The mode of files in volumes, 0644.
 const FILE_MODE: i32 = 0o644;
-/// Of a service account's token.
+/// The lifetime of a ServiceAccount's token, in seconds.
 const TOKEN_SECONDS: i64 = 3_600;
 
-/// Says the defaults of a pod.
+/// Sets the defaults of a pod.
 pub(super) fn own(spec: &mut PodSpec) {
     spec.restart_policy.get_or_insert_with(|| "Always".into());
     spec.dns_policy.get_or_insert_with(|| "ClusterFirst".into());

@@ -1,5 +1,6 @@
-//! The objects of a fleet, as they should be. Pure: a validated fleet goes in, objects come out, one file for each kind of
-//! object. Pod templates are golden-tested, because a change here restarts every fleet when the operator is upgraded.
+//! The desired objects of a fleet. Pure: it takes a validated fleet and returns objects, with one file for each kind of
+//! object. Pod templates have golden tests, because a change to them restarts every fleet when the operator is
+//! upgraded.
 
 mod access;
 mod coordinators;
@@ -26,39 +27,39 @@ use serde::Serialize;
 
 use crate::{names, validate::ValidatedCluster};
 
-/// An object as it should be.
+/// A desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
-    /// What it is.
+    /// The object's kind.
     pub kind: ApiResource,
     /// The object, as it is applied.
     pub object: DynamicObject,
-    /// Where somebody else has an object of the name, theirs will do.
+    /// Whether an existing object of that name that belongs to someone else is sufficient.
     pub yields: bool,
 }
 
 impl Desired {
-    /// Its name.
+    /// Returns the object's name.
     pub fn name(&self) -> &str {
         self.object.metadata.name.as_deref().unwrap_or_default()
     }
 }
 
-/// The object could not be written down.
+/// A desired object could not be serialized.
 #[derive(Debug, thiserror::Error)]
-#[error("the desired {kind} {name} has no JSON form: {source}")]
+#[error("the desired {kind} {name} can't be serialized to JSON: {source}")]
 pub struct Error {
     kind: String,
     name: String,
     source: serde_json::Error,
 }
 
-/// All objects of a fleet, in the order in which they are applied. `coordinators` is how many coordinator pods there should
-/// be now; while a voter is being removed that is more than the spec says. `member_high_water` is what [`crate::scale::Plan::member_high_water`] is
-/// about.
+/// Returns all objects of a fleet, in the order in which they are applied. `coordinators` is how many coordinator pods
+/// there should be now; while a voter is being removed, that is more than in the spec. `member_high_water` is
+/// [`crate::scale::Plan::member_high_water`].
 pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32) -> Result<Vec<Desired>, Error> {
     let mut objects = Vec::new();
-    // Whose name a template has may be an account that is made here, or one that somebody brings.
+    // The account that a template names may be one that is created here, or one that the user provides.
     let pools = fleet.pools.iter().map(|pool| &pool.template);
     let templates = pools.chain([&fleet.coordinator_template]).map(|template| &template.service_account_name);
     let accounts = templates.chain(fleet.refused.iter().map(|pool| &pool.account));
@@ -100,7 +101,7 @@ fn desired<K: Resource<DynamicType = ()> + Serialize>(typed: &K) -> Result<Desir
     Ok(Desired { kind, object, yields: false })
 }
 
-/// The metadata of an object of the fleet that is not of one component.
+/// Returns the metadata of an object of the fleet that does not belong to one component.
 fn metadata(fleet: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),

@@ -1,4 +1,4 @@
-//! What the pods of coordinators and agents have in common: their template, security, probes, environment, spread.
+//! The common parts of the pods of coordinators and agents: their template, security, probes, environment, spread.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,26 +24,27 @@ use robeing_settings::{
 use super::defaults;
 use crate::validate::ValidatedCluster;
 
-/// The volume that carries the agent's program into the user's image.
+/// The volume that carries the agent's program into the user's container.
 pub const AGENT_VOLUME: &str = "robeing-agent";
-/// The user and group that pods run as, unless a template says otherwise: "nonroot" by the convention of distroless images.
+/// The user and group that pods run as, unless a template sets others: "nonroot" by the convention of distroless
+/// images.
 const NONROOT: i64 = 65_532;
 const ROOT: i64 = 0;
-/// What the API server takes only of a container that may get more privileges.
+/// Capabilities that the API server accepts only for a container that allows privilege escalation.
 const ADMIN: [&str; 2] = ["CAP_SYS_ADMIN", "SYS_ADMIN"];
 
-/// The variable of a setting.
+/// Returns the environment variable of a setting.
 pub(super) fn env(setting: &dyn Defined, value: impl Into<String>) -> EnvVar {
     variable(setting.setting().variable(), value)
 }
 
-/// The variable of a setting with a value in which Kubernetes finds nothing to expand: it makes one `$` of two, and a variable's
-/// value of `$(NAME)`.
+/// Returns the environment variable of a setting with a value in which Kubernetes expands nothing: it replaces `$$` by
+/// `$`, and `$(NAME)` by the value of a variable.
 pub(super) fn env_as_is(setting: &dyn Defined, value: &str) -> EnvVar {
     env(setting, value.replace('$', "$$"))
 }
 
-/// A variable that is no setting.
+/// Returns an environment variable that is not a setting.
 pub(super) fn variable(name: &str, value: impl Into<String>) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
 }
@@ -74,7 +75,7 @@ pub(super) struct Ports {
     pub metrics: (&'static str, i32),
 }
 
-/// What a kind of pod has besides what its overrides say.
+/// The parts of a pod besides its overrides.
 pub(super) struct Parts {
     pub labels: BTreeMap<String, String>,
     pub account: String,
@@ -82,12 +83,12 @@ pub(super) struct Parts {
     pub containers: Vec<Container>,
     pub volumes: Vec<Volume>,
     pub tolerations: Vec<Toleration>,
-    /// Unless the overrides have their own.
+    /// Used unless the overrides have their own constraints.
     pub spread: Vec<TopologySpreadConstraint>,
     pub grace_seconds: Option<i64>,
 }
 
-/// A pod template: the parts, and what is different about it.
+/// Returns a pod template from the parts and the overrides.
 pub(super) fn template(fleet: &ValidatedCluster, parts: Parts, overrides: &PodOverrides) -> PodTemplateSpec {
     let mut labels = overrides.labels.clone();
     labels.extend(parts.labels);
@@ -103,7 +104,7 @@ pub(super) fn template(fleet: &ValidatedCluster, parts: Parts, overrides: &PodOv
         init_containers: some(parts.init_containers, |containers| !containers.is_empty()),
         containers: parts.containers,
         service_account_name: Some(parts.account),
-        // Who brings an account of their own brings it for its token.
+        // A user who sets their own account needs its token.
         automount_service_account_token: overrides.service_account_name.is_none().then_some(false),
         enable_service_links: Some(false),
         security_context: Some(security(overrides.security_context.clone())),
@@ -133,14 +134,14 @@ fn some<T>(value: T, keep: impl FnOnce(&T) -> bool) -> Option<T> {
     Some(value).filter(keep)
 }
 
-/// The fleet's, and those of the pods alone; each once, or the API server would refuse them.
+/// Returns the pull secrets of the fleet and of the overrides, each once, since the API server would refuse duplicates.
 fn pull_secrets(fleet: &ValidatedCluster, overrides: &PodOverrides) -> Vec<LocalObjectReference> {
     let mut names = BTreeSet::new();
     let all = fleet.image_pull_secrets.iter().chain(&overrides.image_pull_secrets);
     all.filter(|secret| names.insert(secret.name.as_str())).cloned().collect()
 }
 
-/// What both kinds of process are told about themselves.
+/// Returns the environment variables that identify both kinds of process.
 pub(super) fn identity(role: ProcessRole, cluster: &str, ports: Ports) -> Vec<EnvVar> {
     vec![
         env(&ROLE, role.as_variable()),
@@ -152,7 +153,7 @@ pub(super) fn identity(role: ProcessRole, cluster: &str, ports: Ports) -> Vec<En
     ]
 }
 
-/// The ports and probes of a Robeing process in its container.
+/// Adds the ports and probes of a Robeing process to its container.
 pub(super) fn observed(container: &mut Container, ports: Ports) {
     let port = |(name, number): (&str, i32)| ContainerPort {
         name: Some(name.into()),
@@ -182,7 +183,7 @@ fn probe(port: &str, path: &str, period: i32, failures: i32) -> Probe {
     }
 }
 
-/// The restricted pod security standard, for a pod.
+/// Returns the security context of a pod by the restricted Pod Security Standard.
 fn pod_security() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
@@ -195,10 +196,10 @@ fn pod_security() -> PodSecurityContext {
     }
 }
 
-/// The given settings, and the restricted standard where they are silent.
+/// Returns the given settings, completed by the restricted standard.
 fn security(given: Option<PodSecurityContext>) -> PodSecurityContext {
     let (mut security, default) = (given.unwrap_or_default(), pod_security());
-    // Both together can't be, and who says root means it.
+    // The two exclude each other, and a user who sets root means it.
     if security.run_as_user != Some(ROOT) {
         security.run_as_non_root = security.run_as_non_root.or(default.run_as_non_root);
     }
@@ -210,7 +211,8 @@ fn security(given: Option<PodSecurityContext>) -> PodSecurityContext {
     security
 }
 
-/// The restricted pod security standard, for a container. `ours`: of the Robeing image, which writes nowhere.
+/// Returns the given settings of a container, completed by the restricted standard. `ours` means that the container
+/// uses the Robeing image, which writes nowhere.
 pub(super) fn container_security(given: Option<SecurityContext>, ours: bool) -> SecurityContext {
     let mut security = given.unwrap_or_default();
     let mut added = security.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
@@ -224,7 +226,7 @@ pub(super) fn container_security(given: Option<SecurityContext>, ours: bool) -> 
     security
 }
 
-/// Lets a container be root that says so, unless its pod says that none may be.
+/// Allows a container to run as root that asks for it, unless its pod sets `runAsNonRoot`.
 pub(super) fn allow_root(security: &mut SecurityContext, pod: Option<&PodSecurityContext>) {
     let is_said = pod.is_some_and(|pod| pod.run_as_non_root.is_some());
     if security.run_as_user == Some(ROOT) && !is_said {
@@ -232,7 +234,7 @@ pub(super) fn allow_root(security: &mut SecurityContext, pod: Option<&PodSecurit
     }
 }
 
-/// A container's requests and limits, each CPU and memory.
+/// Returns a container's requests and limits, each of CPU and memory.
 pub(super) fn resources([cpu, memory]: [&str; 2], [most_cpu, most_memory]: [&str; 2]) -> ResourceRequirements {
     let amounts = |cpu: &str, memory: &str| {
         let amounts = [("cpu", cpu), ("memory", memory)];
@@ -245,7 +247,8 @@ pub(super) fn resources([cpu, memory]: [&str; 2], [most_cpu, most_memory]: [&str
     }
 }
 
-/// Prefers to keep a component's pods on different nodes and in different zones; a cluster of one node will do, too.
+/// Returns constraints that prefer different nodes and zones for a component's pods; a cluster of one node is
+/// sufficient.
 pub(super) fn spread(
     selector: BTreeMap<String, String>,
     match_label_keys: Option<Vec<String>>,
@@ -261,8 +264,9 @@ pub(super) fn spread(
     vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
 }
 
-/// A variable of the same name replaces the one there is, unless it is one of `fixed`, which say what the process is. One whose
-/// value names another, `$(NAME)`, comes after that: Kubernetes knows only those that stand before.
+/// Adds environment variables. A variable replaces an existing one of the same name, unless it is one of `fixed`, which
+/// define the process. A variable whose value references another one, `$(NAME)`, is placed after that: Kubernetes
+/// expands only references to earlier variables.
 pub(super) fn add_env(container: &mut Container, more: &[EnvVar], fixed: &[&str]) {
     let env = container.env.get_or_insert_default();
     for variable in more {
@@ -278,7 +282,7 @@ pub(super) fn add_env(container: &mut Container, more: &[EnvVar], fixed: &[&str]
     }
 }
 
-/// Whether a variable's value names another one.
+/// Returns whether a variable's value references another variable.
 fn names(variable: &EnvVar, other: &str) -> bool {
     variable.value.as_ref().is_some_and(|value| value.contains(&format!("$({other})")))
 }

@@ -1,5 +1,5 @@
-//! A pool of agents: its Deployment. How many agents it has is in the Deployment and said to the coordinators, never in the
-//! pod template, so that scaling restarts nothing.
+//! A pool of agents: its Deployment. The number of agents is set in the Deployment and sent to the coordinators, but
+//! not part of the pod template, so that scaling restarts nothing.
 
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ use crate::{
 
 /// How long a rollout may make no progress before it counts as stuck.
 const PROGRESS_DEADLINE_SECONDS: i32 = 120;
-/// How long an agent stays on a node that is not heard of. Its tasks run elsewhere by then.
+/// How long an agent's pod remains on an unreachable node, in seconds. Its tasks run elsewhere by then.
 const UNREACHABLE_SECONDS: i64 = 30;
-/// Memory of an agent beside the user's container at most, MiB, and what each of its slots adds.
+/// Memory limit of an agent beside the user's container, in MiB, and how much each of its slots adds.
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
-/// The environment by which an agent is what its pool says; a template cannot change it.
+/// The environment variables that define an agent of its pool; a template can't change them.
 const FIXED: [&str; 6] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
@@ -46,8 +46,8 @@ const FIXED: [&str; 6] = [
     settings::METRICS_LISTEN.variable(),
 ];
 
-/// One pod more is made before one goes, so that a new image that does not work stops at its first pod; or one goes before
-/// another is made, where pods need ports of their nodes.
+/// Returns a pool's Deployment. A rollout creates one more pod before it deletes one, so that a new image that does not
+/// work stops at its first pod. If pods need ports of their nodes, it deletes one before it creates another.
 pub(super) fn deployment(fleet: &ValidatedCluster, pool: &FleetPool) -> Deployment {
     let mut metadata = metadata(fleet, names::pool(&fleet.name, &pool.name));
     metadata.labels = Some(labels(fleet, pool));
@@ -103,7 +103,7 @@ fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
     pod::template(fleet, parts, &pool.template)
 }
 
-/// Whether no two of these pods can be on one node. Where every node has one, there is no place for one more.
+/// Returns whether no two of these pods can run on one node. If every node has one, there is no room for one more.
 fn needs_ports_of_node(template: &PodTemplateSpec) -> bool {
     let Some(spec) = &template.spec else { return false };
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -119,7 +119,7 @@ fn mounts_the_agent(container: &Container) -> bool {
     container.volume_mounts.iter().flatten().any(|mount| mount.name == AGENT_VOLUME)
 }
 
-/// The init containers and the containers of an agent's pod.
+/// Returns the init containers and the containers of an agent's pod.
 fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Vec<Container>) {
     match &pool.work {
         Work::InAgent => {
@@ -137,7 +137,7 @@ fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Ve
         Work::BesideAgent { container, attaches_at } => {
             let mut beside = user_container(pool, container, false);
             beside.name = "executor".into();
-            // A native sidecar: it starts before the agent takes tasks, and ends after the agent has drained.
+            // A native sidecar: it starts before the agent accepts tasks, and terminates after the agent has drained.
             beside.restart_policy = Some("Always".into());
             add_env(&mut beside, &pool.template.env, &FIXED);
             let mut agent = agent(fleet, pool, true);
@@ -151,7 +151,7 @@ fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Ve
     }
 }
 
-/// The agent in a container of the Robeing image.
+/// Returns the agent's container, with the Robeing image.
 fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
     let mut container = Container {
         name: "agent".into(),
@@ -167,7 +167,7 @@ fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
     container
 }
 
-/// The user's container with the agent as what it runs.
+/// Returns the user's container, with the agent as its entrypoint.
 fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own_image: bool) -> Container {
     let mut container = user_container(pool, given, own_image);
     container.name = "agent".into();
@@ -199,7 +199,7 @@ fn user_container(pool: &FleetPool, given: &Container, own_image: bool) -> Conta
     if let Some(image) = &container.image {
         container.image_pull_policy.get_or_insert_with(|| pull::default_policy(image).to_owned());
     }
-    // The API server takes each only once; of those that a manifest repeats, as in a pod's, the last counts.
+    // The API server accepts each only once; if a manifest repeats one, the last one counts, as in a pod.
     container.env = container.env.map(|env| last_of_each(env, |variable| variable.name.clone()));
     container.ports = container.ports.map(|ports| last_of_each(ports, port_key));
     container
@@ -209,7 +209,7 @@ fn port_key(port: &ContainerPort) -> (i32, String) {
     (port.container_port, port.protocol.clone().unwrap_or_else(|| "TCP".into()))
 }
 
-/// The items without those of which another of the same key follows.
+/// Returns the items with each key once: its last item, at the position of its first.
 fn last_of_each<T, K: PartialEq>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
     let mut kept: Vec<T> = Vec::with_capacity(items.len());
     for item in items {
@@ -221,14 +221,14 @@ fn last_of_each<T, K: PartialEq>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T>
     kept
 }
 
-/// Of an agent that runs no task itself but holds what goes into them and comes out. In a namespace with a quota a pod can only be
-/// made where every container says what it takes.
+/// Returns the resources of an agent that runs no task itself but holds the inputs and outputs of tasks. In a namespace
+/// with a quota, a pod can be created only if every container sets its resources.
 fn beside_resources(pool: &FleetPool) -> ResourceRequirements {
     let memory = BESIDE_MEMORY.saturating_add(BESIDE_MEMORY_OF_SLOT.saturating_mul(pool.slots));
     pod::resources(["20m", "32Mi"], ["1", &format!("{memory}Mi")])
 }
 
-/// Copies the agent's program to where the user's image finds it.
+/// Returns the container that copies the agent's program to where the user's container finds it.
 fn install(fleet: &ValidatedCluster) -> Container {
     Container {
         name: "install-agent".into(),
@@ -269,10 +269,10 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
     environment
 }
 
-/// A short stay on nodes that are gone, unless the template says how long.
+/// Returns tolerations that keep agents only briefly on unreachable nodes, unless the template sets how long.
 fn short_stays(overrides: &PodOverrides) -> Vec<Toleration> {
     let keys = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-    // What is left empty means every one.
+    // An empty key or effect matches all.
     let means = |said: Option<&str>, one: &str| said.is_none_or(|said| said.is_empty() || said == one);
     let said = |key: &str, toleration: &Toleration| {
         means(toleration.key.as_deref(), key) && means(toleration.effect.as_deref(), "NoExecute")

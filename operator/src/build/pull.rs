@@ -1,14 +1,14 @@
-//! When nodes pull an image. It is always said: what nobody says is defaulted from the image's tag when the object is made, and
-//! stays so when the tag changes.
+//! When nodes pull an image. The policy is always set: if no one sets it, the API server defaults it from the image's
+//! tag when the object is created, and it does not change with the tag.
 
 use crate::validate::ValidatedCluster;
 
-/// Of the Robeing image.
+/// Returns the pull policy of the Robeing image.
 pub(super) fn of_fleet(fleet: &ValidatedCluster) -> String {
     fleet.image_pull_policy.map_or_else(|| default_policy(&fleet.image), |policy| policy.as_str()).to_owned()
 }
 
-/// As Kubernetes does for an image of which nobody says it: always for one that may be another one tomorrow.
+/// Returns Kubernetes' default policy for an image: `Always` if its tag may refer to another image tomorrow.
 pub(super) fn default_policy(image: &str) -> &'static str {
     if image.contains('@') {
         return "IfNotPresent";

@@ -1,4 +1,4 @@
-//! The Services of the coordinators, and the ConfigMap with their first membership.
+//! The Services of the coordinators, and the ConfigMap with their initial membership.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use crate::{
     validate::ValidatedCluster,
 };
 
-/// Gives every coordinator a DNS name, also before it is ready: they find each other by it at the first start.
+/// Returns the Service that gives every coordinator a DNS name, even before it is ready: they find each other by these
+/// names at the first start.
 pub(super) fn headless(fleet: &ValidatedCluster) -> Service {
     let mut service = service(fleet, names::coordinators(&fleet.name));
     if let Some(spec) = &mut service.spec {
@@ -24,7 +25,7 @@ pub(super) fn headless(fleet: &ValidatedCluster) -> Service {
     service
 }
 
-/// What users and agents connect to: any coordinator that is ready.
+/// Returns the Service that users and agents connect to: any ready coordinator.
 pub(super) fn client(fleet: &ValidatedCluster) -> Service {
     service(fleet, fleet.name.clone())
 }
@@ -55,7 +56,8 @@ fn port(name: &str, number: i32) -> ServicePort {
     }
 }
 
-/// Apart from the pod template, so that another number of coordinators restarts none of them.
+/// Returns the ConfigMap with the initial membership. It is separate from the pod template, so that changing the number
+/// of coordinators restarts none of them.
 pub(super) fn first_membership(fleet: &ValidatedCluster) -> ConfigMap {
     let data = BTreeMap::from([(names::INITIAL_COORDINATORS.to_owned(), coordinators::first_membership(fleet))]);
     ConfigMap { metadata: metadata(fleet, names::coordinators(&fleet.name)), data: Some(data), ..ConfigMap::default() }

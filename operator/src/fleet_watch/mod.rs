@@ -1,5 +1,6 @@
-//! What coordinators tell by themselves. Each fleet at rest is listened to at one of its coordinators, so that it need not be asked
-//! again and again whether something has changed. When a coordinator falls silent its fleet is looked at, and listened to elsewhere.
+//! The watches of the coordinators' updates. Each fleet is watched at one of its coordinators, so that it need not be
+//! polled for changes. When a coordinator's stream ends, its fleet is reconciled, and watched at the coordinator that
+//! responds then.
 
 use std::{
     collections::HashMap,
@@ -17,22 +18,22 @@ use tonic::{Code, Status};
 
 use crate::{index::Key, stores::Pending};
 
-/// The first pause before a coordinator that fell silent is listened to again; each is twice as long as the one before.
+/// The first pause before a coordinator whose stream ended is watched again; each pause is twice the previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest one.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Who told for so long before it fell silent is no coordinator that always fails.
+/// A coordinator whose stream lasted this long before it ended is not one that always fails.
 const RELIABLE_AFTER: Duration = Duration::from_secs(60);
-/// What coordinators take for the least time between two tellings.
+/// The range that coordinators accept for the minimum time between two updates.
 const APART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3_600));
 
-/// Who is listened to.
+/// The watches of all fleets.
 pub struct FleetWatches {
     pending: Arc<Pending>,
     followed: Mutex<HashMap<Key, Followed>>,
 }
 
-/// Where a fleet is listened to.
+/// The watch of a fleet.
 struct Followed {
     address: String,
     apart: Duration,
@@ -43,21 +44,21 @@ struct Followed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// What changes is told.
+    /// The coordinator reports changes.
     Told,
-    /// The coordinator is of a version that can't tell.
+    /// The coordinator's version can't report changes.
     Untold,
-    /// It fell silent, and is listened to again from then on.
+    /// The stream ended; the coordinator may be watched again later.
     Silent {
-        /// From when on.
+        /// When the coordinator may be watched again.
         until: Instant,
-        /// It told for long before.
+        /// Whether the stream lasted for [`RELIABLE_AFTER`].
         reliable: bool,
     },
 }
 
 impl FleetWatches {
-    /// Wakes the fleets that there is news of.
+    /// Creates an empty set of watches, whose updates add their fleets to `pending`.
     pub fn new(pending: Arc<Pending>) -> Self {
         Self { pending, followed: Mutex::default() }
     }
@@ -66,7 +67,7 @@ impl FleetWatches {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Listens to a fleet at this coordinator, which just answered; whether what changes is told from now on.
+    /// Watches a fleet at this coordinator, which has just responded. Returns whether changes are reported from now on.
     pub(crate) fn follow(
         &self,
         cluster: &RobeingCluster,
@@ -102,7 +103,7 @@ impl FleetWatches {
         true
     }
 
-    /// Listens to a fleet no more, unless at one of these addresses.
+    /// Stops watching a fleet, unless it is watched at one of these addresses.
     pub(crate) fn keep(&self, namespace: &str, name: &str, addresses: &[String]) {
         let key = (namespace.to_owned(), name.to_owned());
         let mut followed = self.lock();
@@ -134,7 +135,7 @@ impl Listening {
         let began = Instant::now();
         let silent = self.listen().await;
         if silent.as_ref().is_err_and(|status| status.code() == Code::Unimplemented) {
-            tracing::info!(cluster = %self.cluster, address = self.address, "the coordinator can't tell what changes; it is asked");
+            tracing::info!(cluster = %self.cluster, address = self.address, "the coordinator can't report changes; polling it");
             *locked(&self.state) = State::Untold;
         } else {
             let reliable = began.elapsed() >= RELIABLE_AFTER;
@@ -145,7 +146,7 @@ impl Listening {
         self.pending.add(self.cluster);
     }
 
-    /// Wakes the fleet with each telling; the first one is about what changed before the listening began.
+    /// Triggers the fleet with each update; the first one covers the changes from before the watch started.
     async fn listen(&self) -> Result<(), Status> {
         let mut changes = self.coordinators.watch(&self.address, self.apart).await?;
         while changes.message().await?.is_some() {

@@ -14,7 +14,7 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(30);
 const APART: Duration = Duration::from_secs(3);
 
-/// What a coordinator does when it is listened to.
+/// How a coordinator responds to a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
     Tells,
@@ -22,7 +22,7 @@ enum Manner {
     CannotTell,
 }
 
-/// A coordinator that tells the changes of a number.
+/// A fake coordinator that reports the changes of a number.
 #[derive(Clone)]
 struct Coordinator {
     manner: watch::Receiver<Manner>,
@@ -96,7 +96,7 @@ impl v1::fleet_server::Fleet for Coordinator {
     }
 }
 
-/// A fleet, its coordinator, and who is woken.
+/// A fleet, its coordinator, and the triggered fleets.
 struct Scene {
     manner: watch::Sender<Manner>,
     revision: watch::Sender<u64>,
@@ -151,7 +151,7 @@ async fn what_a_coordinator_tells_wakes_its_fleet_and_it_is_listened_to_once() {
     assert!(scene.follow());
     scene.woken().await;
     for revision in 8..11 {
-        assert!(scene.follow(), "it is listened to already");
+        assert!(scene.follow(), "it is already watched");
         scene.revision.send_replace(revision);
         scene.woken().await;
     }

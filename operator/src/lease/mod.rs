@@ -1,5 +1,6 @@
-//! Which replica is the active one: a Lease that is only ever written over the version that was read. Who holds it renews it;
-//! who could not for as long as others wait stops being active before they begin, by a clock of its own that never goes back.
+//! Leader election among the operator's replicas by a Lease, which is only ever written over the version that was read.
+//! The holder renews it. A holder that can't stops being active before the wait of the other replicas ends, by its own
+//! monotonic clock.
 
 use std::time::Duration;
 
@@ -13,19 +14,19 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::names;
 
-/// How long the lease lasts, and how often it is looked at.
+/// How long the lease is valid, and how often it is renewed or checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
-    /// How long others wait after they last saw a renewal.
+    /// How long other replicas wait after the last renewal that they saw.
     pub duration: Duration,
-    /// How long the holder may go on without a renewal; shorter than [`Timings::duration`].
+    /// How long the holder may stay active without a renewal; shorter than [`Timings::duration`].
     pub deadline: Duration,
-    /// Pause between two tries.
+    /// Pause between two attempts.
     pub retry: Duration,
 }
 
 impl Timings {
-    /// The timings, if they are in the order that keeps two holders apart.
+    /// Returns the timings, or an error if they could allow two holders at once.
     pub fn new(duration: Duration, deadline: Duration, retry: Duration) -> Result<Self, WrongTimings> {
         let whole_seconds = duration.subsec_nanos() == 0 && duration.as_secs() >= 1;
         if whole_seconds && deadline < duration && retry * 2 <= deadline && !retry.is_zero() {
@@ -36,7 +37,7 @@ impl Timings {
     }
 }
 
-/// Timings that could leave two replicas active.
+/// Timings that could allow two active replicas at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "lease timings {duration:?}, {deadline:?} and {retry:?}: the lease must last whole seconds, its renew deadline be shorter, \
@@ -48,18 +49,18 @@ pub struct WrongTimings {
     retry: Duration,
 }
 
-/// The lease could not be kept.
+/// Why the lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// Another replica holds it.
     #[error("another replica took the lease")]
     Taken,
-    /// The API server took no renewal in time.
+    /// The API server accepted no renewal in time.
     #[error("the lease could not be renewed in time")]
     Expired,
 }
 
-/// A replica's part in the election.
+/// A replica's side of the leader election.
 #[derive(Clone, Debug)]
 pub struct Elector {
     api: Api<Lease>,
@@ -68,16 +69,16 @@ pub struct Elector {
     timings: Timings,
 }
 
-/// A lease that is held.
+/// A lease that this replica holds.
 #[derive(Debug)]
 pub struct Held {
     elector: Elector,
     lease: Lease,
-    /// Until then the lease is good without a renewal.
+    /// The lease is valid until then without a renewal.
     until: Instant,
 }
 
-/// What somebody else's lease looked like, and when it was first seen so.
+/// The version of another holder's lease, and when this replica first saw it.
 #[derive(Debug)]
 struct Seen {
     version: Option<String>,
@@ -85,12 +86,12 @@ struct Seen {
 }
 
 impl Elector {
-    /// An elector in a namespace. `identity` is this replica's alone.
+    /// Creates an elector for the lease `name` in a namespace. `identity` must be unique to this replica.
     pub fn new(client: Client, namespace: &str, name: &str, identity: String, timings: Timings) -> Self {
         Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity, timings }
     }
 
-    /// Waits until the lease is held.
+    /// Waits until this replica holds the lease.
     pub async fn acquire(self) -> Held {
         let mut seen = None;
         loop {
@@ -98,13 +99,14 @@ impl Elector {
             match timeout(self.timings.deadline, self.try_acquire(&mut seen)).await {
                 Ok(Ok(Some(lease))) => {
                     tracing::info!(lease = self.name, identity = self.identity, "holding the lease");
-                    // Counted from before the call: others count from when they saw it, which is later.
+                    // Measured from before the call: other replicas measure from when they see the renewal, which is
+                    // later.
                     let until = tried + self.timings.deadline;
                     return Held { elector: self, lease, until };
                 }
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "the lease could not be read or taken"),
-                Err(_) => tracing::warn!(lease = self.name, "the API server did not answer about the lease in time"),
+                Err(_) => tracing::warn!(lease = self.name, "the request for the lease timed out"),
             }
             sleep(self.timings.retry).await;
         }
@@ -122,8 +124,8 @@ impl Elector {
         taken(self.replace(&lease).await)
     }
 
-    /// Whether nobody holds it: it was released, it is this replica's own from before, or it has not changed for as long as it
-    /// lasts. The holder's clock does not count, only how long this replica has seen the same version.
+    /// Returns whether the lease may be taken: it was released, this replica already holds it, or it has not changed
+    /// for its whole duration. The holder's clock is not used, only how long this replica has seen the same version.
     fn is_free(&self, lease: &Lease, seen: &mut Option<Seen>) -> bool {
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
         if holder.is_empty() || holder == self.identity {
@@ -156,13 +158,13 @@ impl Elector {
         }
     }
 
-    /// Fails when the lease is not as it was read: the resource version is in it.
+    /// Replaces the lease. Fails if it has changed since it was read, since it contains the resource version.
     async fn replace(&self, lease: &Lease) -> kube::Result<Lease> {
         self.api.replace(&self.name, &PostParams::default(), lease).await
     }
 }
 
-/// Somebody else was faster.
+/// Maps a conflict to `None`: another replica was faster.
 fn taken(result: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
@@ -171,7 +173,7 @@ fn taken(result: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
 }
 
 impl Held {
-    /// Renews the lease for as long as that works. Returns why it is not held any more.
+    /// Renews the lease until that fails. Returns why the lease was lost.
     pub async fn keep(&mut self) -> Lost {
         loop {
             let pause = sleep(self.elector.timings.retry);
@@ -179,14 +181,14 @@ impl Held {
                 return Lost::Expired;
             }
             let tried = Instant::now();
-            // A call that hangs must leave time for another one.
+            // A call that hangs must leave time for another attempt.
             let answer_by = self.until.min(tried + self.elector.timings.deadline / 2);
             match timeout_at(answer_by, self.renew()).await {
                 Ok(Ok(())) => self.until = tried + self.elector.timings.deadline,
                 Ok(Err(Failed::Taken)) => return Lost::Taken,
                 Ok(Err(Failed::Kube(error))) => tracing::warn!(%error, "the lease could not be renewed; trying again"),
                 Err(_) if Instant::now() >= self.until => return Lost::Expired,
-                Err(_) => tracing::warn!("the API server did not answer about the lease; trying again"),
+                Err(_) => tracing::warn!("the renewal of the lease timed out; trying again"),
             }
         }
     }
@@ -197,14 +199,15 @@ impl Held {
         match self.elector.replace(&lease).await {
             Ok(lease) => self.lease = lease,
             Err(kube::Error::Api(status)) if status.code == 409 => self.reread().await?,
-            // Who deleted it may have wanted another election.
+            // Whoever deleted the lease may have wanted a new election.
             Err(kube::Error::Api(status)) if status.code == 404 => return Err(Failed::Taken),
             Err(error) => return Err(Failed::Kube(Box::new(error))),
         }
         Ok(())
     }
 
-    /// A write whose answer was lost also leads to a conflict; then the holder is still this replica.
+    /// Reads the lease after a conflict. A write whose response was lost also leads to one, and then this replica still
+    /// holds the lease.
     async fn reread(&mut self) -> Result<(), Failed> {
         let lease = self.elector.api.get(&self.elector.name).await.map_err(|error| Failed::Kube(Box::new(error)))?;
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
@@ -215,7 +218,8 @@ impl Held {
         Err(Failed::Kube(Box::new(kube::Error::Service("the lease was written meanwhile".into()))))
     }
 
-    /// Gives the lease up, so that another replica need not wait. Only after the work under it ended.
+    /// Releases the lease, so that another replica need not wait. To be called only after all work under the lease has
+    /// ended.
     pub async fn release(mut self) {
         if let Some(spec) = &mut self.lease.spec {
             spec.holder_identity = Some(String::new());

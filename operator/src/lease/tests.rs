@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// An API server that knows one lease.
+/// A fake API server with one lease.
 #[derive(Clone, Default)]
 struct Server {
     state: Arc<Mutex<State>>,
@@ -150,7 +150,7 @@ async fn an_outage_shorter_than_the_deadline_costs_nothing() {
     let mut held = server.elector("a").acquire().await;
     let outage = async {
         sleep(Duration::from_secs(1)).await;
-        // Somebody edits the lease by hand, so that the next write is a conflict.
+        // Someone edits the lease manually, so that the next write is a conflict.
         server.overwrite("a");
         sleep(Duration::from_secs(8)).await;
         server.set_down(true);

@@ -1,7 +1,8 @@
-//! Puts back what a server-side apply alone can't. It merges lists by keys: an entry whose key was changed by hand is another
-//! one, which stays beside the operator's own, in force or so that the API server refuses both. And of fields that exclude each
-//! other, a hand's stays when the operator's comes back. So the lists of such an object, or its whole spec, are first made what
-//! they should be, by a patch of another field manager, which owns nothing of it in the end. What to patch is a pure decision.
+//! Repairs what a server-side apply alone can't. Apply merges lists by keys: an entry whose key was changed manually is
+//! a different entry, which remains beside the operator's own, and either takes effect or makes the API server refuse
+//! both. And of fields that exclude each other, one that was set manually remains when the operator's is restored. So
+//! the lists of such an object, or its whole spec, are first brought to their desired state by a patch of another field
+//! manager, which owns none of it in the end. What to patch is a pure decision.
 
 use kube::{
     Api, ResourceExt,
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{apply, names};
 
-/// Lists that the API server merges, and what tells their entries apart.
+/// Lists that the API server merges, and the keys of their entries.
 const KEYED: [(&str, &[&str]); 9] = [
     ("containers", &["name"]),
     ("initContainers", &["name"]),
@@ -21,10 +22,10 @@ const KEYED: [(&str, &[&str]); 9] = [
     ("volumeMounts", &["mountPath"]),
     ("volumeDevices", &["devicePath"]),
     ("topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
-    // Of a Service, and of a container.
+    // Those of a Service and of a container.
     ("ports", &["port", "containerPort", "protocol"]),
 ];
-/// What the API server gave an object for good.
+/// Fields that an object keeps as the API server first set them.
 const GIVEN: [&str; 10] = [
     "clusterIP",
     "clusterIPs",
@@ -38,16 +39,17 @@ const GIVEN: [&str; 10] = [
     "selector",
 ];
 
-/// How much of an object is made what it should be.
+/// How much of an object is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// Lists lose the entries that others have in place of the operator's own.
+    /// Removes the entries of others that displace the operator's own from lists.
     Lists,
-    /// The spec loses everything that is not the operator's.
+    /// Removes everything that is not the operator's from the spec.
     Spec,
 }
 
-/// Applies an object. `exists` says that there is one, and `drifted` that somebody else changed it since the last apply.
+/// Applies an object. `exists` means that it exists, and `drifted` that someone else has changed it since the last
+/// apply.
 pub(crate) async fn apply(
     api: &Api<DynamicObject>,
     name: &str,
@@ -57,11 +59,11 @@ pub(crate) async fn apply(
 ) -> kube::Result<DynamicObject> {
     let mut repaired = false;
     if drifted && exists {
-        // The watch cache does not keep what is displaced.
+        // The watch cache does not keep the fields that may be displaced.
         repaired = api.get_opt(name).await?.is_some_and(|live| is_displaced(&wish.data, &live.data));
     }
     if repaired {
-        // Whether it was taken or not, the apply decides.
+        // The result does not matter: the apply below decides.
         let _ = replace(api, name, wish, Depth::Lists).await;
     }
     let mut applied = patch(api, name, wish).await;
@@ -84,21 +86,21 @@ async fn patch(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject) -> ku
     api.patch(name, &apply::field_manager(), &Patch::Apply(wish)).await
 }
 
-/// Whether the API server says that an object of this form can't be.
+/// Returns whether the API server rejects the object as invalid.
 pub(crate) fn is_invalid(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 422)
 }
 
-/// Makes an object what it should be, to this depth; whether there was anything to do.
+/// Brings an object to its desired state, to this depth. Returns whether there was anything to do.
 async fn replace(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject, depth: Depth) -> kube::Result<bool> {
-    // The watch cache may be behind, and a patch of an older version must not undo a newer one.
+    // The watch cache may lag, and a patch of an older version must not undo a newer one.
     let Some(live) = api.get_opt(name).await? else { return Ok(false) };
     let same_owner = wish.owner_references().iter().all(|owner| live.owner_references().contains(owner));
     let is_ours = same_owner || apply::is_uncontrolled(&live);
     let Some(mut patch) = difference(&live.data, &target(wish, &live, depth)).filter(|_| is_ours) else {
         return Ok(false);
     };
-    tracing::info!(name, ?depth, "putting back what an apply alone does not");
+    tracing::info!(name, ?depth, "repairing what an apply alone does not restore");
     patch["metadata"]["resourceVersion"] = json!(live.metadata.resource_version);
     if depth == Depth::Spec {
         patch["metadata"]["ownerReferences"] = json!(wish.metadata.owner_references);
@@ -107,7 +109,8 @@ async fn replace(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject, dep
     api.patch(name, &parameters, &Patch::Merge(patch)).await.map(|_| true)
 }
 
-/// What the operator applies it owns alone, so that it goes when the operator stops saying it.
+/// Removes the field manager of the repair: the operator must be the only owner of the fields it applies, so that they
+/// are removed when it stops setting them.
 async fn forget_repair(api: &Api<DynamicObject>, name: &str, applied: DynamicObject) -> DynamicObject {
     let managers = applied.metadata.managed_fields.iter().flatten();
     let others: Vec<_> = managers.filter(|entry| entry.manager.as_deref() != Some(names::REPAIR)).collect();
@@ -118,12 +121,12 @@ async fn forget_repair(api: &Api<DynamicObject>, name: &str, applied: DynamicObj
     let parameters = PatchParams { field_manager: Some(names::REPAIR.into()), ..PatchParams::default() };
     match api.patch(name, &parameters, &Patch::Merge(patch)).await {
         Ok(patched) => patched,
-        // It owns it together with another name then, which matters only when the fleet stops having it.
+        // The two managers then share the fields, which matters only when the operator stops setting them.
         Err(_) => applied,
     }
 }
 
-/// Whether a list holds an entry of others in place of one of the operator's.
+/// Returns whether a list contains an entry of others in place of one of the operator's.
 pub(crate) fn is_displaced(wish: &Value, live: &Value) -> bool {
     let (Some(wish), Some(live)) = (wish.as_object(), live.as_object()) else { return false };
     wish.iter().filter(|(field, _)| *field != "volumeClaimTemplates").any(|(field, wished)| {
@@ -140,10 +143,10 @@ pub(crate) fn is_displaced(wish: &Value, live: &Value) -> bool {
     })
 }
 
-/// The entries of a list that is merged, and their keys.
+/// Returns the keys and the entries of a list that is merged.
 fn entries<'a>(field: &str, value: &'a Value) -> Option<(&'static [&'static str], &'a Vec<Value>)> {
     let (_, keys) = KEYED.iter().find(|(known, _)| *known == field)?;
-    // A list of something else may have the name, such as the ports of a rule.
+    // A list whose entries lack these keys may have the same name.
     let list = value.as_array().filter(|list| list.iter().all(|entry| key(keys, entry).iter().any(Option::is_some)))?;
     Some((keys, list))
 }
@@ -158,7 +161,7 @@ fn key(keys: &[&str], entry: &Value) -> Vec<Option<Value>> {
     keys.iter().map(of).collect()
 }
 
-/// What the data of an object should become.
+/// Returns what the data of an object should become.
 fn target(wish: &DynamicObject, live: &DynamicObject, depth: Depth) -> Value {
     match depth {
         Depth::Lists => merged(&wish.data, &live.data),
@@ -172,7 +175,7 @@ fn target(wish: &DynamicObject, live: &DynamicObject, depth: Depth) -> Value {
     }
 }
 
-/// A spec as it is wished, with what the API server or an autoscaler gave it.
+/// Returns the desired spec, with the fields that the API server or an autoscaler set.
 fn alone(wish: &Value, live: &Value) -> Value {
     let mut spec = wish.clone();
     let given = GIVEN.iter().chain(&["replicas"]).filter_map(|field| Some((*field, live.get(*field)?)));
@@ -185,7 +188,8 @@ fn alone(wish: &Value, live: &Value) -> Value {
     spec
 }
 
-/// What is wished, with what else there is but in lists: there only where nothing is displaced.
+/// Returns the desired value, with everything else that exists. In lists, other entries remain only where nothing is
+/// displaced.
 fn merged(wish: &Value, live: &Value) -> Value {
     let (Some(wished), Some(found)) = (wish.as_object(), live.as_object()) else { return wish.clone() };
     let mut whole = found.clone();
@@ -212,7 +216,7 @@ fn merged_list(keys: &[&str], wished: &[Value], found: &[Value]) -> Value {
     ours.chain(strange).collect()
 }
 
-/// The merge patch that makes one of the other; `None`: they are the same.
+/// Returns the merge patch that turns `from` into `to`; `None` if they are equal.
 fn difference(from: &Value, to: &Value) -> Option<Value> {
     let (Some(from), Some(to)) = (from.as_object(), to.as_object()) else {
         return (from != to).then(|| to.clone());

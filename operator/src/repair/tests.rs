@@ -5,7 +5,7 @@ fn object(kind: &str, spec: &Value) -> DynamicObject {
     serde_json::from_value(object).expect("an object")
 }
 
-/// What a patch makes of an object's data.
+/// Returns the spec of an object after the patch.
 fn patched(kind: &str, wish: &Value, live: &Value, depth: Depth) -> Value {
     let (wish, live) = (object(kind, wish), object(kind, live));
     let mut data = live.data.clone();
@@ -15,7 +15,7 @@ fn patched(kind: &str, wish: &Value, live: &Value, depth: Depth) -> Value {
     data["spec"].take()
 }
 
-/// RFC 7386.
+/// Applies a JSON merge patch (RFC 7386).
 fn patch_with(value: &mut Value, patch: &Value) {
     let Some(fields) = patch.as_object() else { return *value = patch.clone() };
     if !value.is_object() {

@@ -1,5 +1,5 @@
-//! The five conditions, each with a reason for machines and a sentence for people. A condition's time moves only when its
-//! status does.
+//! The five conditions, each with a machine-readable reason and a human-readable message. A condition's transition time
+//! changes only with its status.
 
 use std::borrow::Cow;
 
@@ -20,24 +20,24 @@ use crate::{
     scale::Step as Scale,
 };
 
-/// Longest message of a condition, characters; the API server takes 32,768.
+/// Maximum length of a condition's message, in characters; the API server accepts 32,768.
 pub const MAX_MESSAGE: usize = 1_024;
 
-/// Longest reason that is taken from a coordinator, bytes; the API server takes 1,024.
+/// Maximum length of a reason that is taken from a coordinator, in bytes; the API server accepts 1,024.
 const MAX_REASON: usize = 64;
 
-/// The conditions that the operator says.
+/// The conditions that the operator sets.
 pub(super) const TYPES: [&str; 5] =
     [types::READY, types::PROGRESSING, types::DEGRADED, types::QUORUM_HEALTHY, types::SUSPENDED];
 
-/// Said where disks were to be smaller.
+/// The message if the spec asks for smaller disks than exist.
 const LARGER_DISKS: &str =
-    "Disks of coordinators are larger than spec.coordinators.storage.size and stay so, since no disk can shrink.";
+    "Disks of coordinators are larger than spec.coordinators.storage.size and remain so, since no disk can shrink.";
 
-/// Agents that one message names.
+/// Maximum number of agents that one message names.
 const MOST_NAMED: usize = 3;
 
-/// What a condition says.
+/// The content of a condition.
 struct Said {
     state: &'static str,
     reason: Cow<'static, str>,
@@ -48,7 +48,7 @@ fn said(state: &'static str, reason: impl Into<Cow<'static, str>>, message: impl
     Said { state, reason: reason.into(), message: message.into() }
 }
 
-/// The status of a condition: `True`, `False` or `Unknown`.
+/// Returns the status of a condition: `True`, `False` or `Unknown`; `None` if there is no such condition.
 pub fn state<'a>(status: &'a RobeingClusterStatus, of: &str) -> Option<&'a str> {
     status.conditions.iter().find(|condition| condition.type_ == of).map(|condition| condition.status.as_str())
 }
@@ -87,7 +87,7 @@ pub(super) fn conditions(
     told.into_iter().map(condition).collect()
 }
 
-/// The API server keeps seconds; a finer time would differ from what comes back.
+/// Truncates a time to whole seconds, as the API server does; otherwise it would differ from what is read back.
 fn whole_second(at: k8s_openapi::jiff::Timestamp) -> k8s_openapi::jiff::Timestamp {
     k8s_openapi::jiff::Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
@@ -113,7 +113,7 @@ fn quorum_healthy(observation: &Observation, previous: Option<&RobeingClusterSta
                 "False",
                 "NoLeader",
                 format!(
-                    "No coordinator answers for a majority, so no tasks are accepted; {ready} of {wanted} coordinator pods \
+                    "No coordinator leads a majority, so no tasks are accepted; {ready} of {wanted} coordinator pods \
                      are ready. Tasks that were accepted are kept."
                 ),
             )
@@ -121,7 +121,7 @@ fn quorum_healthy(observation: &Observation, previous: Option<&RobeingClusterSta
     }
 }
 
-/// Agents that are in the fleet and can't work.
+/// Reports agents that are in the fleet but can't work.
 fn unhealthy(observation: &Observation) -> Option<Said> {
     let agents = observation.agents();
     let unhealthy: Vec<_> =
@@ -138,7 +138,7 @@ fn unhealthy(observation: &Observation) -> Option<Said> {
     Some(said("True", "AgentsUnhealthy", message))
 }
 
-/// Everything that is wrong, the worst first; the condition's reason is the first one's.
+/// Reports everything that is wrong, the most severe problem first; the condition has the reason of the first one.
 fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&RobeingClusterStatus>) -> Said {
     let mut wrong = Vec::new();
     if let Some(why) = &outcome.unbuildable {
@@ -166,7 +166,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
         }
     }
     if observation.fleet.is_err() && previous.is_some_and(|previous| previous.term.is_some()) {
-        let message = "No coordinator answers for a majority; see QuorumHealthy.";
+        let message = "No coordinator leads a majority; see QuorumHealthy.";
         wrong.push(said("True", "NoLeader", message));
     }
     wrong.extend(observation.fleet.iter().flat_map(|answer| &answer.status.warnings).map(warning));
@@ -187,31 +187,32 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
     }
 }
 
-/// Whether a coordinator's disk is larger than the spec says.
+/// Returns whether a coordinator's claim requests a larger disk than the spec.
 fn has_larger_disks(observation: &Observation) -> bool {
     let Some(storage) = &observation.cluster.spec.coordinators.storage else { return false };
     let mut asked = observation.claims.iter().filter_map(|claim| quantity::requested(claim));
     asked.any(|known| quantity::is_less(&storage.size, known))
 }
 
-/// The StatefulSet's controller says why in events alone, unlike that of a Deployment.
+/// Reports missing coordinator pods. The StatefulSet controller reports the cause only in events, unlike the Deployment
+/// controller.
 fn uncreated(observation: &Observation, (made, wanted): (u32, u32)) -> Said {
     let set = names::coordinators(&observation.name());
     let message = format!(
-        "Of {wanted} coordinators only {made} have a pod. `kubectl describe statefulset {set}` says why; often a quota or an \
+        "Of {wanted} coordinators only {made} have a pod. `kubectl describe statefulset {set}` shows why; often a quota or an \
          admission policy refuses the others."
     );
     said("True", "CoordinatorsNotCreated", message)
 }
 
-/// What a coordinator says is wrong with it. A reason that is none for the API server is replaced.
+/// Reports a coordinator's warning. A reason that the API server might refuse is replaced.
 fn warning(warning: &v1::Warning) -> Said {
     let reason = Some(warning.reason.clone()).filter(|reason| is_reason(reason));
     let reason = reason.map_or(Cow::Borrowed("CoordinatorWarning"), Cow::Owned);
     said("True", reason, format!("{}.", warning.message.trim_end_matches('.')))
 }
 
-/// Whether the API server takes it for the reason of a condition; shorter than it asks for, and CamelCase.
+/// Returns whether a condition can have this reason: CamelCase, and shorter than the API server requires.
 fn is_reason(reason: &str) -> bool {
     (1..=MAX_REASON).contains(&reason.len())
         && reason.starts_with(|first: char| first.is_ascii_uppercase())
@@ -228,8 +229,8 @@ fn disks_lost(observation: &Observation) -> Option<Said> {
     Some(said("True", "DiskLost", message))
 }
 
-/// A voter that the leader does not reach and whose pod has not been ready for longer than a restart takes, or has been
-/// starting for longer than a new one takes, whose image is to be had first.
+/// Describes a voter that is not healthy and whose pod has been unready for longer than a restart takes or, for a new
+/// pod, for longer than a start takes, including the image pull.
 fn coordinator_down(observation: &Observation) -> Option<String> {
     let membership = observation.membership()?;
     let down = observation.pods_of(Component::Coordinator, None).find(|pod| {
@@ -239,8 +240,8 @@ fn coordinator_down(observation: &Observation) -> Option<String> {
     if !health::has_run(down) {
         let name = down.name_any();
         return Some(format!(
-            "{name} does not answer the leader: its container has not been started yet. `kubectl describe pod {name}` says \
-             what it waits for."
+            "{name} does not answer the leader: its container has not been started yet. `kubectl describe pod {name}` \
+             shows what it is waiting for."
         ));
     }
     let node = down.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("none");
@@ -255,8 +256,8 @@ fn coordinator_down(observation: &Observation) -> Option<String> {
     ))
 }
 
-/// A voter that does not answer the leader yet, where something was wrong before: what was wrong with its pod may be over, but
-/// nothing is right again before it answers.
+/// Describes a voter that is not healthy yet, if the fleet was degraded before: its pod's problem may be solved, but
+/// the fleet has not recovered before the voter responds to the leader.
 fn still_down(observation: &Observation, previous: Option<&RobeingClusterStatus>) -> Option<String> {
     previous.filter(|previous| state(previous, types::DEGRADED) == Some("True"))?;
     let membership = observation.membership()?;
@@ -274,20 +275,18 @@ fn worst(mut failures: Vec<Failure>, what: &str) -> Option<Said> {
     Some(said("True", first.kind.reason(), format!("{what}: {}.{more}", first.text().trim_end_matches('.'))))
 }
 
-/// Why a Deployment is stuck, in its controller's words.
+/// Returns why a Deployment is stuck, as reported by the Deployment controller.
 fn stuck(deployment: &Live) -> Option<String> {
     let conditions = deployment.object.data.pointer("/status/conditions")?.as_array()?;
     let field = |condition: &Value, name: &str| condition.get(name)?.as_str().map(ToOwned::to_owned);
     let is = |condition: &Value, of: &str, state: &str| {
         field(condition, "type").as_deref() == Some(of) && field(condition, "status").as_deref() == Some(state)
     };
-    // That pods are refused, as by a quota, is told at once; that nothing moves, after its deadline.
+    // Refused pods, for example by a quota, are reported at once; a lack of progress after the Deployment's deadline.
     let refused = conditions.iter().find(|condition| is(condition, "ReplicaFailure", "True"));
     if conditions.iter().any(|condition| field(condition, "reason").as_deref() == Some("DeploymentPaused")) {
         let name = deployment.object.name_any();
-        return Some(format!(
-            "somebody paused its Deployment; `kubectl rollout resume deployment/{name}` lets it go on."
-        ));
+        return Some(format!("its Deployment is paused; `kubectl rollout resume deployment/{name}` resumes it."));
     }
     let stuck = refused.or_else(|| conditions.iter().find(|condition| is(condition, "Progressing", "False")))?;
     field(stuck, "message")
@@ -344,40 +343,40 @@ fn progressing(
         Rollout::Wait(why) => return said("True", "RollingCoordinators", format!("Waiting: {why}.")),
     }
     if let Some(pool) = observation.cluster.spec.pools.iter().find(|pool| rolls(observation, &pool.name)) {
-        return said("True", "UpdatingPool", format!("Pool {:?} is being brought to what the spec says.", pool.name));
+        return said("True", "UpdatingPool", format!("Pool {:?} is being updated to match the spec.", pool.name));
     }
     let built = pools.iter().filter(|pool| !refused(outcome).any(|refused| refused == pool.name));
     if let Some(missing) = missing_agents(built) {
         return said("True", "StartingAgents", missing);
     }
     if outcome.changing {
-        return said("True", "Applying", "What the spec says was just applied.");
+        return said("True", "Applying", "The spec was just applied.");
     }
     if observation.fleet.is_err() {
         return said("True", "Starting", "The coordinators are electing a leader.");
     }
-    unlike_the_spec(outcome).unwrap_or_else(|| said("False", "AsSpecified", "The fleet is what the spec says."))
+    unlike_the_spec(outcome).unwrap_or_else(|| said("False", "AsSpecified", "The fleet matches the spec."))
 }
 
-/// The pools that are not built.
+/// Returns the names of the pools that are not built.
 fn refused(outcome: &Outcome) -> impl Iterator<Item = &str> {
     outcome.fleet.iter().flat_map(|fleet| &fleet.refused).map(|pool| pool.name.as_str())
 }
 
-/// What of the fleet is not as the spec says and will not be before somebody does something.
+/// Reports what does not match the spec and will not without intervention.
 fn unlike_the_spec(outcome: &Outcome) -> Option<Said> {
     if outcome.fleet.is_none() {
         return Some(said("False", "SpecRefused", "The spec is refused; see Degraded."));
     }
     if outcome.unapplied {
-        let message = "Some of the fleet's objects are not what they should be; see Degraded.";
+        let message = "Some of the fleet's objects are not in their desired state; see Degraded.";
         return Some(said("False", "ApplyFailed", message));
     }
     let pool = refused(outcome).next()?;
-    Some(said("False", "PoolRefused", format!("Pool {pool:?} is not what the spec says; see Degraded.")))
+    Some(said("False", "PoolRefused", format!("Pool {pool:?} does not match the spec; see Degraded.")))
 }
 
-/// The pools that have too few agents, or too few pods that are ready, a sentence each.
+/// Returns a sentence for each pool that has too few agents or too few ready pods; `None` if there is no such pool.
 fn missing_agents<'a>(pools: impl IntoIterator<Item = &'a PoolView>) -> Option<String> {
     let short = pools.into_iter().filter(|pool| pool.ready() < pool.desired);
     let sentence = |pool: &PoolView| match (pool.live + pool.standby, pool.desired) {
@@ -402,7 +401,7 @@ fn suspended(observation: &Observation, pools: &[PoolView]) -> Said {
         return said("False", "NotSuspended", "The fleet is not suspended.");
     }
     let left: u32 = pools.iter().map(|pool| pool.live + pool.standby).sum();
-    let coordinators = "the coordinators keep what they know; set spec.suspend to false to resume";
+    let coordinators = "the coordinators keep their state; set spec.suspend to false to resume";
     match left {
         0 => said("True", "Suspended", format!("No agents run; {coordinators}.")),
         left => said("True", "Suspending", format!("{left} agents finish or hand back their tasks; {coordinators}.")),

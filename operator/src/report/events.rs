@@ -1,7 +1,7 @@
-//! The events a person would want to read, from two successive looks at a fleet. What the status keeps (leader, conditions)
-//! is compared with the status, so that a restart of the operator misses nothing; the rest with what this process saw last. A
-//! process that saw nothing yet tells of agents that were lost lately, since the node that took them may have taken the
-//! operator before it.
+//! The events that a person wants to read, from two successive observations of a fleet. What the status contains
+//! (leader, conditions) is compared with the previous status, so that a restart of the operator misses nothing; the
+//! rest is compared with the last observation of this process. A process without one reports agents that were lost
+//! recently, since the node that failed with them may have run the previous operator.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,33 +15,34 @@ use robeing_proto::v1::{self, AgentState};
 use super::{Outcome, recoveries};
 use crate::{observe::Observation, rollout::Step};
 
-/// For how long after it a loss is news to an operator that just began: longer than another one takes over in.
+/// For how long after a loss an operator that has just started reports it: longer than a takeover by another replica
+/// takes.
 pub(super) const NEWS_FOR: Duration = Duration::from_secs(300);
 
-/// Events of one reason that one look tells one by one.
+/// Maximum number of events of one reason that one reconciliation reports individually.
 const MAX_OF_A_REASON: usize = 8;
 
-/// How much it matters.
+/// The importance of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Importance {
-    /// Things go as they should.
+    /// Normal operation.
     Normal,
-    /// Somebody may want to look.
+    /// Something that may need attention.
     Warning,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
-    /// How much it matters.
+    /// The importance.
     pub importance: Importance,
-    /// In a word.
+    /// The machine-readable reason.
     pub reason: String,
-    /// What was done.
+    /// The action that was taken.
     pub action: &'static str,
-    /// In a sentence.
+    /// The human-readable description.
     pub note: String,
-    /// What tells it from others of its reason, where two operators may see the same: it is published once.
+    /// Distinguishes the event from others of its reason if two operators may report it, so that it is published once.
     pub once: Option<String>,
 }
 
@@ -53,19 +54,19 @@ pub(super) fn warning(reason: &str, action: &'static str, note: String) -> Event
     EventRecord { importance: Importance::Warning, reason: reason.to_owned(), action, note, once: None }
 }
 
-/// What is remembered from one look to the next.
+/// What is remembered from one observation to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     agents: BTreeMap<String, (AgentState, u64)>,
     /// Node ids of the voters, by name.
     voters: BTreeMap<String, BTreeSet<String>>,
-    /// Number of the newest step in a recovery.
+    /// Number of the newest recovery step.
     recovered: u64,
     pools: BTreeMap<String, u32>,
 }
 
 impl Snapshot {
-    /// Of what was just seen; `None` while no leader answers, so that the one before still counts.
+    /// Returns the snapshot of an observation; `None` while no leader responds, so that the previous one remains valid.
     pub fn of(observation: &Observation) -> Option<Self> {
         let answer = observation.fleet.as_ref().ok()?;
         let agents = &answer.agents;
@@ -90,7 +91,7 @@ fn scaled(observation: &Observation, pool: &str) -> Option<u32> {
     observation.deployment(pool)?.number("/spec/replicas")
 }
 
-/// What happened between two looks. `before` and `after` are the status then and now.
+/// Returns the events between two observations. `before` and `after` are the statuses of then and now.
 pub fn happened(
     observation: &Observation,
     outcome: &Outcome,
@@ -115,8 +116,8 @@ pub fn happened(
     bounded(events)
 }
 
-/// Of many events of one reason the first few are told one by one, and the rest in one, so that the loss of a node or a whole
-/// zone does not flood those who read them.
+/// Keeps the first [`MAX_OF_A_REASON`] events of each reason and aggregates the rest into one, so that the loss of a
+/// node or a whole zone does not flood the readers.
 fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut told = Vec::with_capacity(events.len().min(MAX_OF_A_REASON));
@@ -136,7 +137,7 @@ fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
             1 => event,
             more => {
                 let note = format!("{more} more at once, the last of them: {}", event.note);
-                // Another operator may have seen some of them before.
+                // Another operator may already have reported some of them.
                 EventRecord { note, once: None, ..event }
             }
         });
@@ -154,7 +155,7 @@ fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
         Some(other) if other != leader => format!(", after {other}"),
         _ => String::new(),
     };
-    events.push(normal("LeaderChanged", "Elect", format!("{leader} leads now, in term {term}{instead}.")));
+    events.push(normal("LeaderChanged", "Elect", format!("{leader} is the leader in term {term}{instead}.")));
 }
 
 fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<EventRecord>) {
@@ -162,7 +163,7 @@ fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<EventRecord>) {
     for (name, ids) in &now.voters {
         match seen.voters.get(name) {
             None => {
-                let note = format!("{name} has a vote now; there are {voters}.");
+                let note = format!("{name} is now a voter; the number of voters is {voters}.");
                 events.push(normal("CoordinatorAdded", "AddVoter", note));
             }
             Some(before) if !before.is_subset(ids) => {
@@ -176,7 +177,7 @@ fn membership(seen: &Snapshot, now: &Snapshot, events: &mut Vec<EventRecord>) {
         events.push(normal(
             "CoordinatorRemoved",
             "RemoveVoter",
-            format!("{name} has no vote any more; there are {voters}."),
+            format!("{name} is no longer a voter; the number of voters is {voters}."),
         ));
     }
 }
@@ -196,7 +197,7 @@ fn agents(observation: &Observation, seen: &Snapshot, now: &Snapshot, events: &m
         }
         let waited = before.is_some_and(|(earlier, _)| earlier == AgentState::Standby);
         if state == AgentState::Live && waited && !told.contains(name.as_str()) {
-            let note = format!("Agent {name} of pool {:?} stood by and works now.", agent.pool);
+            let note = format!("Standby agent {name} of pool {:?} was activated.", agent.pool);
             events.push(normal("StandbyActivated", "Activate", note));
         }
     }
@@ -208,14 +209,14 @@ fn lost(agent: &v1::Agent) -> EventRecord {
     EventRecord { once: Some(stay(agent, agent.session)), ..warning("AgentLost", "Lose", note) }
 }
 
-/// What one stay of an agent in the fleet is known by.
+/// Returns the key that identifies a session of an agent.
 fn stay(agent: &v1::Agent, session: u64) -> String {
     format!("{} {session}", agent.name)
 }
 
-/// Of an agent that began another stay between two looks.
+/// Returns the event for an agent that started another session between two observations.
 fn lost_meanwhile(agent: &v1::Agent, session: u64) -> EventRecord {
-    let note = format!("Agent {} of pool {:?} was lost for a moment and is back.", agent.name, agent.pool);
+    let note = format!("Agent {} of pool {:?} was lost briefly and is back.", agent.name, agent.pool);
     EventRecord { once: Some(stay(agent, session)), ..warning("AgentLost", "Lose", note) }
 }
 
@@ -242,7 +243,7 @@ fn reason<'a>(status: Option<&'a RobeingClusterStatus>, of: &str) -> Option<&'a 
     Some(condition.reason.as_str())
 }
 
-/// Whether the status tells of a rollout of the coordinators that goes on or is paused.
+/// Returns the reason if the status reports a rollout of the coordinators that is in progress or paused.
 fn rolled(status: Option<&RobeingClusterStatus>) -> Option<&str> {
     reason(status, types::PROGRESSING)
         .filter(|reason| ["RollingCoordinators", "UpdatedPodFails", "WouldLoseTasks"].contains(reason))
@@ -259,7 +260,7 @@ fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mu
             events.push(warning("RolloutPaused", "Rollout", message.clone()));
         }
         (Step::Done, Some(_)) if outcome.fleet.is_some() => {
-            let note = "Every coordinator runs what the spec says.".to_owned();
+            let note = "Every coordinator matches the spec.".to_owned();
             events.push(normal("RolloutCompleted", "Rollout", note));
         }
         _ => {}
@@ -270,7 +271,7 @@ fn rollout(outcome: &Outcome, before: Option<&RobeingClusterStatus>, events: &mu
     }
 }
 
-/// Degraded and its end, the quorum and its loss, suspension: once each, when it changes.
+/// Adds one event for each change of the conditions Degraded (or its reason), QuorumHealthy and Suspended.
 fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<EventRecord>) {
     let find = |status: Option<&RobeingClusterStatus>, of: &str| {
         let condition = status?.conditions.iter().find(|condition| condition.type_ == of)?;
@@ -285,7 +286,7 @@ fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
             events.push(warning(&reason, "Check", message));
         }
     } else if was.is_some_and(|(degraded, ..)| degraded) {
-        events.push(normal("Recovered", "Check", "What was wrong with the fleet is over.".into()));
+        events.push(normal("Recovered", "Check", "The fleet has recovered.".into()));
     }
     if let (None, Some("EphemeralStorage")) = (before, reason(Some(after), types::DEGRADED)) {
         events.push(warning("EphemeralStorage", "Check", crate::build::EPHEMERAL_WARNING.into()));
@@ -303,9 +304,9 @@ fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
     }
     let suspended = |status| find(status, types::SUSPENDED).map(|(suspended, ..)| suspended);
     match (suspended(before).unwrap_or(false), suspended(Some(after)).unwrap_or(false)) {
-        (false, true) => events.push(normal("Suspended", "Suspend", "The pools are scaled to nothing.".into())),
+        (false, true) => events.push(normal("Suspended", "Suspend", "The pools are scaled to zero.".into())),
         (true, false) => {
-            events.push(normal("Resumed", "Suspend", "The pools are scaled to what the spec says.".into()))
+            events.push(normal("Resumed", "Suspend", "The pools are scaled to the sizes in the spec.".into()))
         }
         _ => {}
     }

@@ -1,5 +1,5 @@
-//! The status and the events: what was seen and done, in the terms of the resource. Pure; whoever calls it patches and
-//! publishes.
+//! The status and the events: what was observed and done, in the terms of the resource. Pure; the caller patches the
+//! status and publishes the events.
 
 mod conditions;
 mod events;
@@ -24,52 +24,53 @@ use crate::{
     validate::ValidatedCluster,
 };
 
-/// What was decided and done in a round.
+/// What was decided and done in a reconciliation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The fleet that was built; `None` with [`Outcome::unbuildable`].
+    /// The fleet that was built; `None` if [`Outcome::unbuildable`] is set.
     pub fleet: Option<ValidatedCluster>,
     /// Why nothing was built.
     pub unbuildable: Option<String>,
     /// What could not be applied, as sentences.
     pub refused: Vec<String>,
-    /// Something was applied in this round, or so lately that the cache does not show it yet.
+    /// Whether something was applied in this reconciliation, or so recently that the cache does not show it yet.
     pub changing: bool,
-    /// Where the number of coordinators is on its way.
+    /// The plan for the number of coordinators.
     pub scale: scale::Plan,
-    /// Where a rollout of the coordinators is.
+    /// The step of the coordinators' rollout.
     pub rollout: rollout::Step,
-    /// What the coordinators did not do when asked to, as sentences.
+    /// What the coordinators did not do when requested, as sentences.
     pub declined: Vec<String>,
-    /// An object of the fleet is not what it should be, since the API server refuses it or somebody else has its name.
+    /// Whether an object of the fleet is not in its desired state, because the API server refuses it or someone else's
+    /// object has its name.
     pub unapplied: bool,
-    /// How many of the coordinators' pods there are and should be, where they have not been made for long.
+    /// The existing and the desired number of coordinator pods, if pods have been missing for long.
     pub uncreated: Option<(u32, u32)>,
 }
 
-/// How many agents of a pool there are and should be.
+/// How many agents a pool has and should have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolView {
-    /// Its name.
+    /// The pool's name.
     pub name: String,
-    /// Agents that work.
+    /// Number of live agents.
     pub live: u32,
-    /// Agents that wait.
+    /// Number of standby agents.
     pub standby: u32,
-    /// Agents there should be, the standby ones included.
+    /// Desired number of agents, including standby agents.
     pub desired: u32,
-    /// Pods of its Deployment that are ready.
+    /// Number of ready pods of its Deployment.
     pub ready_pods: u32,
 }
 
 impl PoolView {
-    /// Agents that are in the fleet and whose pods are ready.
+    /// Returns the number of agents that are in the fleet and have a ready pod.
     pub fn ready(&self) -> u32 {
         (self.live + self.standby).min(self.ready_pods)
     }
 }
 
-/// The pools of the spec with their counts, the refused ones included.
+/// Returns the pools of the spec with their counts, including refused pools.
 pub fn pools(observation: &Observation) -> Vec<PoolView> {
     let spec = &observation.cluster.spec;
     let agents = observation.agents();
@@ -78,7 +79,7 @@ pub fn pools(observation: &Observation) -> Vec<PoolView> {
         u32::try_from(agents.values().filter(of).count()).unwrap_or(u32::MAX)
     };
     let view = |pool: &robeing_crds::Pool| {
-        // An autoscaled pool should be what its Deployment was scaled to.
+        // The desired size of an autoscaled pool is the one that its Deployment was scaled to.
         let scaled = || observation.deployment(&pool.name).and_then(|live| live.number("/spec/replicas"));
         let ready_pods = observation.deployment(&pool.name).and_then(|live| live.number("/status/readyReplicas"));
         let desired = match spec.replicas_of(pool) {
@@ -97,7 +98,7 @@ pub fn pools(observation: &Observation) -> Vec<PoolView> {
     spec.pools.iter().map(view).collect()
 }
 
-/// The status of a cluster. `previous` keeps the times of conditions that did not change.
+/// Returns the status of a cluster. Conditions whose status has not changed keep their times from `previous`.
 pub fn status(
     observation: &Observation,
     outcome: &Outcome,
@@ -115,7 +116,7 @@ pub fn status(
         observed_generation: observation.cluster.metadata.generation,
         phase: None,
         leader: answer.map(|answer| answer.leader.clone()),
-        // Terms only grow, so the last one that was known is still worth telling.
+        // Terms only grow, so the last known one is still useful.
         term: answer.map(|answer| answer.term).or_else(|| previous?.term),
         agents: agents(&pools, others(observation)),
         coordinators: CoordinatorCounts {
@@ -144,14 +145,14 @@ pub fn status(
     status
 }
 
-/// The part of a status that the operator says. Others may keep conditions of their own in it.
+/// Returns the part of a status that the operator owns. Others may add conditions of their own to a status.
 pub fn own(status: &RobeingClusterStatus) -> RobeingClusterStatus {
     let said = |of: &&str| status.conditions.iter().find(|condition| condition.type_ == *of).cloned();
     let conditions = conditions::TYPES.iter().filter_map(said).collect();
     RobeingClusterStatus { conditions, ..status.clone() }
 }
 
-/// As `kubectl get` shows how many of something are ready.
+/// Formats how many of something are ready, for `kubectl get`.
 fn of(ready: u32, desired: u32) -> String {
     format!("{ready}/{desired}")
 }
@@ -160,14 +161,15 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Agents of a pool without its standby ones, as autoscalers count them: by its pods, whether they are ready or not.
+/// Returns the size of a pool without its standby agents, as autoscalers count it: by pods, whether ready or not.
 fn scaled_replicas(observation: &Observation, name: &str) -> u32 {
     let standby = observation.cluster.spec.pools.iter().find(|pool| pool.name == name).map_or(0, |pool| pool.standby);
     let pods = observation.deployment(name).and_then(|live| live.number("/status/replicas"));
     pods.unwrap_or(0).saturating_sub(standby)
 }
 
-/// Agents in a session that are of none of the pools. Those whose pods are of a pool will be once something is attached to them.
+/// Returns the number of agents in a session that belong to none of the pools. Agents whose pods belong to a pool don't
+/// count: they join it once a process attaches to them.
 fn others(observation: &Observation) -> u32 {
     let pools: BTreeSet<&str> = observation.cluster.spec.pools.iter().map(|pool| pool.name.as_str()).collect();
     let pods: BTreeSet<String> = observation.pods_of(Component::Agent, None).map(|pod| pod.name_any()).collect();
@@ -198,7 +200,7 @@ fn tasks(status: &v1::FleetStatus) -> TaskCounts {
         queued: kept.queued,
         running: kept.running,
         succeeded: total.succeeded,
-        // Both ended without an answer.
+        // Both ended without a result.
         failed: total.failed + total.dead_lettered,
     }
 }

@@ -1,5 +1,5 @@
-//! The events of recoveries: what the coordinators keep of the newest steps in the recovery of agents, in the words of events.
-//! The steps are numbered by the fleet, so each is published once, whichever operator sees it and however often.
+//! The events of recoveries, from the newest steps in the recovery of agents that the coordinators keep. The fleet
+//! numbers the steps, so each is published once, regardless of which operator sees it and how often.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use robeing_proto::v1::{self, RecoveryAction};
 use super::events::{EventRecord, NEWS_FOR, normal, warning};
 use crate::observe::Observation;
 
-/// Number of the newest step that the coordinators keep; 0 if there is none.
+/// Returns the number of the newest step that the coordinators keep; 0 if there is none.
 pub(super) fn newest(observation: &Observation) -> u64 {
     steps(observation).last().map_or(0, |step| step.number)
 }
@@ -17,10 +17,10 @@ fn steps(observation: &Observation) -> &[v1::FleetRecoveryStep] {
     observation.fleet.as_ref().map_or(&[], |answer| &answer.status.recovery_steps)
 }
 
-/// Steps after the one of the number `seen`; an operator that saw none yet tells of those that are news.
+/// Returns the events of the steps after number `seen`. An operator that has not seen any yet reports the recent ones.
 pub(super) fn happened(observation: &Observation, seen: Option<u64>) -> Vec<EventRecord> {
     let steps = steps(observation);
-    // A fleet that was made again counts from one again.
+    // A recreated fleet numbers its steps from one again.
     let seen = seen.filter(|seen| *seen <= newest(observation));
     let is_new = |step: &&v1::FleetRecoveryStep| match seen {
         Some(seen) => step.number > seen,
@@ -33,7 +33,7 @@ pub(super) fn happened(observation: &Observation, seen: Option<u64>) -> Vec<Even
     };
     if missed > 0 {
         let note = format!(
-            "{missed} further steps in the recovery of agents are not listed: they were more at once than the fleet keeps. \
+            "{missed} further steps in the recovery of agents are not listed: there were more at once than the fleet keeps. \
              `robeing agents --why NAME` shows those of an agent."
         );
         events.push(normal("RecoveryStepsOmitted", "Recover", note));
@@ -46,13 +46,14 @@ fn happened_lately(step: &v1::FleetRecoveryStep, observation: &Observation) -> b
     at.is_some_and(|at| observation.now.as_second().saturating_sub(at.seconds).unsigned_abs() <= NEWS_FOR.as_secs())
 }
 
-/// Names of the standby agents whose activation these steps tell.
+/// Returns the names of the standby agents whose activation the steps after number `seen` report.
 pub(super) fn activated(observation: &Observation, seen: u64) -> impl Iterator<Item = &str> {
     let new = steps(observation).iter().filter(move |step| step.number > seen);
     new.filter_map(|step| step.step.as_ref()).map(|step| step.standby.as_str()).filter(|name| !name.is_empty())
 }
 
-/// A loss is no event here: it is told by the agent itself, which is known for longer.
+/// Returns the event of a step. The loss of an agent is reported from the agent's state instead, which is kept for
+/// longer.
 fn event(kept: &v1::FleetRecoveryStep) -> Option<EventRecord> {
     let step = kept.step.as_ref()?;
     let agent = &kept.agent;
@@ -63,7 +64,7 @@ fn event(kept: &v1::FleetRecoveryStep) -> Option<EventRecord> {
     let after = after(step);
     let happened = match step.action() {
         RecoveryAction::Unhealthy => {
-            let why = if step.reason.is_empty() { "it does not say why" } else { step.reason.as_str() };
+            let why = if step.reason.is_empty() { "no reason was given" } else { step.reason.as_str() };
             warning("AgentUnhealthy", "Check", format!("{who} is unhealthy and gets no new tasks: {why}."))
         }
         RecoveryAction::Redistribute => {
@@ -71,7 +72,7 @@ fn event(kept: &v1::FleetRecoveryStep) -> Option<EventRecord> {
             normal(
                 "TasksRedistributed",
                 "Redistribute",
-                format!("{tasks} taken from agent {agent} and given out again, {after}."),
+                format!("{tasks} taken from agent {agent} and redistributed, {after}."),
             )
         }
         RecoveryAction::ActivateStandby => {
@@ -79,17 +80,17 @@ fn event(kept: &v1::FleetRecoveryStep) -> Option<EventRecord> {
             normal(
                 "StandbyActivated",
                 "Activate",
-                format!("Agent {standby} stood by and works in place of {agent}, {after}."),
+                format!("Standby agent {standby} was activated in place of {agent}, {after}."),
             )
         }
         RecoveryAction::Remove => {
-            normal("AgentRemoved", "Remove", format!("{who} is not part of the fleet any more: its session is over."))
+            normal("AgentRemoved", "Remove", format!("{who} is no longer part of the fleet: its session has ended."))
         }
         RecoveryAction::AttemptRecovery => {
-            normal("RecoveryAttempted", "Recover", format!("{who} is being taken back, {after}."))
+            normal("RecoveryAttempted", "Recover", format!("{who} is recovering, {after}."))
         }
         RecoveryAction::Readmit => {
-            let place = if step.waits { "waits as standby" } else { "may be given tasks again" };
+            let place = if step.waits { "is on standby" } else { "can get tasks again" };
             normal("AgentReadmitted", "Readmit", format!("{who} is back and {place}, {after}."))
         }
         RecoveryAction::Lost | RecoveryAction::Unspecified => return None,

@@ -1,5 +1,5 @@
-//! Properties of the decisions about coordinators: never below a majority, one at a time, the leader last, and always to the
-//! end where nothing stands in the way.
+//! Properties of the decisions about coordinators: never below a majority, one at a time, the leader last, and always
+//! to completion unless something prevents it.
 
 use std::collections::BTreeSet;
 
@@ -67,7 +67,7 @@ fn followers_go_first_and_the_leader_last_after_it_handed_over() {
                 membership.leader = to;
             }
             Step::Done => break,
-            other => panic!("nothing stands in the way, but: {other:?}"),
+            other => panic!("nothing prevents the rollout, but: {other:?}"),
         }
     }
     assert_eq!(order, [3, 2, 1, 0, 4]);
@@ -89,7 +89,7 @@ fn a_new_template_that_does_not_run_stops_at_its_first_pod_and_can_be_taken_back
         Step::Paused { reason: "UpdatedPodFails", message } => assert!(message.contains("not found"), "{message}"),
         other => panic!("expected a pause, got {other:?}"),
     }
-    // The old template is the newest again: the broken pod is the outdated one.
+    // Now the old template is the newest one again, and the broken pod is outdated.
     let mut back: Pods = (0..2).map(|ordinal| (ordinal, pod(ordinal, true))).collect();
     back.insert(2, CoordinatorPod { updated: false, ..broken });
     for durable in [true, false] {
@@ -138,13 +138,13 @@ fn any_pod(ordinal: u32) -> impl Strategy<Value = CoordinatorPod> {
     )
 }
 
-/// A member that may be behind, or have no vote.
+/// Generates a member that may lag behind, or have no vote.
 fn any_member(ordinal: u32) -> impl Strategy<Value = Member> {
     let (caught_up, voter) = (prop::bool::weighted(0.8), prop::bool::weighted(0.9));
     (caught_up, voter).prop_map(move |(caught_up, voter)| Member { voter, ..member(ordinal, caught_up) })
 }
 
-/// What may be seen of a group.
+/// A possible observation of a group of coordinators.
 #[derive(Clone, Debug)]
 struct Group {
     size: u32,
@@ -172,7 +172,7 @@ fn any_group() -> impl Strategy<Value = Group> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Whatever is seen: the pod that goes is outdated and alone, and no majority is lost that was there.
+    /// For any observation, a replaced pod is outdated and the only one, and no existing majority is lost.
     #[test]
     fn no_step_of_a_rollout_loses_a_majority(group in any_group()) {
         let Group { size, pods, membership, durable, settled } = group;
@@ -199,14 +199,14 @@ proptest! {
                         prop_assert!(durable || has || !gone.has_run, "data that a majority needs is lost");
                     }
                     Some(_) => {}
-                    None => prop_assert!(gone.failure.is_some() && (durable || !gone.has_run), "nobody says who has a vote"),
+                    None => prop_assert!(gone.failure.is_some() && (durable || !gone.has_run), "who has a vote is unknown"),
                 }
             }
             Step::Transfer { to } => {
                 let membership = membership.expect("known voters");
                 prop_assert!(membership.healthy(&to) && to != membership.leader);
                 let updated = pods.values().find(|pod| pod.name == to).is_some_and(|pod| pod.updated && pod.ready);
-                prop_assert!(updated, "leadership goes to one that need not be replaced");
+                prop_assert!(updated, "the new leader need not be replaced");
             }
             Step::Done => {
                 prop_assert!(pods.values().all(|pod| pod.updated && pod.ready));
@@ -218,7 +218,7 @@ proptest! {
     }
 }
 
-/// A group of coordinators that does what it is told, some of it late.
+/// A simulated group of coordinators that executes plans, some of them late.
 struct World {
     replicas: u32,
     members: BTreeSet<u32>,
@@ -284,8 +284,8 @@ impl World {
 }
 
 proptest! {
-    /// 1, 3, 5 and 7 in any order: every step is safe, and the end is what the spec says. For a while the leader may not
-    /// answer, and pods and disks may lag behind.
+    /// 1, 3, 5 and 7 in any order: every step is safe, and the end matches the spec. For a while the leader may not
+    /// respond, and pods and disks may lag behind.
     #[test]
     fn any_size_is_reached_from_any_other(
         sizes in prop::collection::vec(prop::sample::select(vec![1_u32, 3, 5, 7]), 2..5),
@@ -299,7 +299,7 @@ proptest! {
                 let (reachable, keep_up) = late.next().unwrap_or((true, true));
                 let plan = world.plan(*wanted, reachable);
                 let highest = world.members.last().copied().expect("a member");
-                prop_assert!(plan.replicas > highest || plan.replicas >= world.replicas, "no pod goes while it has a vote");
+                prop_assert!(plan.replicas > highest || plan.replicas >= world.replicas, "a pod goes only after its vote");
                 prop_assert!(plan.replicas <= world.replicas.max(*wanted));
                 match plan.step {
                     scale::Step::Remove(ordinal) => {
@@ -319,7 +319,7 @@ proptest! {
             let all: BTreeSet<u32> = (0..*wanted).collect();
             prop_assert_eq!(&world.members, &all);
             prop_assert_eq!(world.replicas, *wanted);
-            // The last pods may still have been there.
+            // The last pods may still have existed.
             for _ in 0..=all.len().max(7) {
                 let plan = world.plan(*wanted, true);
                 world.does(&plan, true);
@@ -376,7 +376,7 @@ fn disks_that_an_earlier_fleet_left_are_not_deleted() {
     world.claims = (0..3).collect();
     let plan = world.plan(1, true);
     assert_eq!(plan, scale::Plan { replicas: 1, step: scale::Step::Settled, member_high_water: 1 });
-    // They may hold the majority that a fleet of too few lacks.
+    // They may contain the majority that a fleet with too few coordinators lacks.
     assert_eq!(world.plan(3, false).replicas, 3);
 }
 
@@ -397,5 +397,5 @@ fn a_stateful_set_that_is_made_anew_has_room_for_what_an_earlier_one_left() {
     assert_eq!(begin(&[], &[]), scale::Plan::new(1, scale::Step::Settled));
     assert_eq!(begin(&[0, 1, 6], &[]).replicas, 7);
     assert_eq!(begin(&[0], &[0, 1, 2]).replicas, 3);
-    assert_eq!(begin(&[7, 9], &[8]).replicas, 1, "there are never so many");
+    assert_eq!(begin(&[7, 9], &[8]).replicas, 1, "there can't be that many");
 }

@@ -1,4 +1,4 @@
-//! What the operator decides and builds, without a cluster.
+//! Tests of what the operator decides and builds, without a cluster.
 
 mod decisions;
 mod objects;

@@ -1,5 +1,5 @@
-//! The circle from the resource to the processes: whatever the schema takes becomes pods whose environment agents and
-//! coordinators take, and find in it what the resource says.
+//! The path from the resource to the processes: whatever the schema accepts becomes pods whose environment agents and
+//! coordinators accept and read as the resource specifies.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,10 +21,10 @@ use robeing_settings::{
 };
 
 const POD_IP: &str = "10.1.2.3";
-/// What is in every key of every Secret.
+/// The value of every key of every Secret.
 const SECRET: &str = "s3cret $(POD_IP) $$";
 
-/// A fleet and what is built of it.
+/// A fleet and the objects built from it.
 struct Built {
     fleet: ValidatedCluster,
     objects: Vec<Desired>,
@@ -44,7 +44,7 @@ impl Built {
         found.unwrap_or_else(|| panic!("no {kind} {name}"))
     }
 
-    /// What the process in a container of this name is told in a pod of this name.
+    /// Returns the environment of the process in a container of this name in a pod of this name.
     fn told(&self, kind: &str, object: &str, container: &str, pod: &str) -> HashMap<String, String> {
         let spec = self.object(kind, object).object.data.pointer("/spec/template/spec").cloned();
         let spec: PodSpec = serde_json::from_value(spec.expect("a pod template")).expect("a pod's specification");
@@ -52,7 +52,7 @@ impl Built {
         self.environment(found.unwrap_or_else(|| panic!("no container {container}")), pod)
     }
 
-    /// The environment of a container, resolved as Kubernetes does it.
+    /// Returns the environment of a container, resolved as Kubernetes does it.
     fn environment(&self, container: &Container, pod: &str) -> HashMap<String, String> {
         let mut known = HashMap::from([(settings::HOSTNAME.to_owned(), pod.to_owned())]);
         for variable in container.env.iter().flatten() {
@@ -76,8 +76,8 @@ impl Built {
     }
 }
 
-/// A value as Kubernetes gives it to a process: `$(NAME)` becomes the value of a variable that stands before, if there is one,
-/// and `$$` becomes `$`.
+/// Returns a value as Kubernetes passes it to a process: `$(NAME)` becomes the value of an earlier variable, if there
+/// is one, and `$$` becomes `$`.
 fn expand(value: &str, known: &HashMap<String, String>) -> String {
     let mut expanded = String::new();
     let mut rest = value;
@@ -162,7 +162,8 @@ fn check_pool(pool: &Pool, built: &Built) {
     }
 }
 
-/// The text that has been written since there are operators. Another one would restart every pool when the operator is upgraded.
+/// Returns the text that every operator so far has written. A different one would restart every pool when the operator
+/// is upgraded.
 fn executor_of_running_pods(executor: &Executor) -> String {
     let mut value = serde_json::to_value(executor).expect("it has a JSON form");
     if executor.secrets().is_empty() {
@@ -189,7 +190,8 @@ fn check_headers(said: &HttpExecutor, read: &[HeaderSpec], environment: &HashMap
     assert_eq!(values.collect::<BTreeMap<_, _>>(), expected.collect());
 }
 
-/// Ten seconds less than the pod has, but half of that at least, in whole seconds.
+/// Returns the drain timeout: ten seconds less than the pod's grace period, but at least half of that, in whole
+/// seconds.
 fn drain_timeout(pool: &Pool) -> Duration {
     let grace = pool.template.as_ref().and_then(|template| template.termination_grace_period_seconds);
     let seconds = grace.map_or(30, |grace| (grace - 10).max(grace / 2).max(1));

@@ -101,9 +101,9 @@ async fn coordinators_come_and_go(deployed: &Deployed, client: &FleetClient) {
     let grown = under_load(client, ROUND, SECONDS, change).await;
     for ordinal in 1..MOST {
         let name = coordinator(ordinal);
-        deployed.told(&since, "CoordinatorAdded", &format!("{name} has a vote now")).await;
+        deployed.told(&since, "CoordinatorAdded", &format!("{name} is now a voter")).await;
         if ordinal >= 3 {
-            deployed.told(&since, "CoordinatorRemoved", &format!("{name} has no vote any more")).await;
+            deployed.told(&since, "CoordinatorRemoved", &format!("{name} is no longer a voter")).await;
         }
     }
     deployed.never_told(&since, &UNHARMED).await;
@@ -145,7 +145,7 @@ async fn it_is_suspended_and_resumed(deployed: &Deployed, client: &FleetClient) 
     let begun = Running::start(client, exercises(4 * ROUND, SECONDS));
     until_ended(deployed, &begun, 10).await;
     deployed.change("/spec/suspend", json!(true)).await;
-    deployed.told(&since, "Suspended", "The pools are scaled to nothing").await;
+    deployed.told(&since, "Suspended", "The pools are scaled to zero").await;
     let suspended = deployed
         .until_status("a fleet that is suspended", |status| {
             let (agents, voters) = (&status.agents, status.coordinators.voters);
@@ -178,7 +178,7 @@ async fn it_is_suspended_and_resumed(deployed: &Deployed, client: &FleetClient) 
     assert_eq!(deployed.staying("coordinator").await.expect("pods"), coordinators, "the coordinators stay");
 
     deployed.change("/spec/suspend", json!(false)).await;
-    deployed.told(&since, "Resumed", "The pools are scaled to what the spec says").await;
+    deployed.told(&since, "Resumed", "The pools are scaled to the sizes in the spec").await;
     begun.soundly().await;
     later.soundly().await;
     deployed.until_whole(3, AGENTS).await;
@@ -348,7 +348,7 @@ async fn a_node_is_lost(deployed: &Deployed, client: &FleetClient) {
 /// The agents are made anew elsewhere; the coordinator and its disk wait for somebody's word.
 async fn a_lost_node_is_given_up(deployed: &Deployed, node: &str, name: &str) {
     let down = format!("{name} (node {node}, disk {})", claim(name));
-    let unended = format!("node {node} does not confirm its end");
+    let unended = format!("node {node} does not confirm that the pod has terminated");
     step("the node is told to be gone", until_degraded(deployed, &[&down, &unended])).await;
     deployed
         .until_status("all agents without that node", |status| {
@@ -488,7 +488,7 @@ async fn a_set_is_deleted_while_it_shrinks(deployed: &Deployed, client: &FleetCl
     };
     under_load(client, ROUND, SECONDS, shrink).await;
     for ordinal in [1, 2] {
-        let gone = format!("{} has no vote any more", coordinator(ordinal));
+        let gone = format!("{} is no longer a voter", coordinator(ordinal));
         deployed.told(&since, "CoordinatorRemoved", &gone).await;
     }
 }

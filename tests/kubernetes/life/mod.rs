@@ -219,7 +219,7 @@ async fn the_leader_is_killed(deployed: &Deployed) {
         })
         .await;
     let now = after.leader.expect("a leader");
-    deployed.told(&since, "LeaderChanged", " leads now, in term ").await;
+    deployed.told(&since, "LeaderChanged", " is the leader in term ").await;
     assert_ne!(now, leader, "a coordinator that starts leads at once");
     deployed.until_settled(5).await;
     let pod = deployed.pod(&leader).await;
@@ -317,7 +317,7 @@ async fn roll_out(deployed: &Deployed, since: &Mark, leader: &str) {
             states(status, &[rolling, (types::QUORUM_HEALTHY, "True", "LeaderElected")])
         })
         .await;
-    deployed.told(since, "RolloutCompleted", "Every coordinator runs what the spec says").await;
+    deployed.told(since, "RolloutCompleted", "Every coordinator matches the spec").await;
     deployed.until_settled(2).await;
     until_all_run(deployed, SECOND).await;
     let asked = deployed.notes(since, "LeadershipTransfer").await.expect("events");
@@ -337,7 +337,7 @@ async fn a_bad_image_stops_and_goes_back(deployed: &Deployed, forwards: &Forward
     let since = deployed.mark().await;
     deployed.change("/spec/image", json!(MISSING)).await;
     let note = deployed.told(&since, "RolloutPaused", "was made from the new template and does not run").await;
-    assert!(note.contains(MISSING) && note.contains("put the old image or settings back"), "{note}");
+    assert!(note.contains(MISSING) && note.contains("restore the old image or settings"), "{note}");
     deployed
         .until_status("a rollout that is paused", |status| {
             let paused = "UpdatedPodFails";
@@ -365,7 +365,7 @@ async fn a_bad_image_stops_and_goes_back(deployed: &Deployed, forwards: &Forward
     deployed.told(&since, "Recovered", "").await;
     deployed.until_settled(2).await;
     until_all_run(deployed, SECOND).await;
-    deployed.told(&since, "RolloutCompleted", "Every coordinator runs what the spec says").await;
+    deployed.told(&since, "RolloutCompleted", "Every coordinator matches the spec").await;
     Running::start(&forwards.client().await, exercises(BETWEEN_FAULTS, 0)).soundly().await;
 }
 

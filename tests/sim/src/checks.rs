@@ -169,7 +169,7 @@ fn check_prompt(notes: &mut Notes) {
 fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
     let mut last = None;
     let mut count = 0;
-    let mut moments: Vec<Duration> = notes.applied_at.values().filter(|at| (from..to).contains(at)).copied().collect();
+    let mut moments: Vec<Duration> = notes.applied_at.values().filter(|at| (from..to).contains(*at)).copied().collect();
     moments.sort_unstable();
     for at in moments {
         if last.is_none_or(|last| at > last + TOGETHER) {

@@ -19,32 +19,32 @@ const PLUMBING: &[&str] =
 
 /// Every crate that is shipped.
 pub const CRATES: &[Crate] = &[
-    Crate { name: "robeing-proto", folder: "proto", uses: &[], why: "the contract knows nobody who keeps it" },
+    Crate { name: "robeing-proto", folder: "proto", uses: &[], why: "the protocols depend on no implementation" },
     Crate {
         name: "robeing-crds",
         folder: "crds",
         uses: &["robeing-settings", "robeing-target"],
-        why: "the resource bounds what becomes a setting, and is read without a fleet",
+        why: "the schema takes the bounds of settings, and a manifest is read without a fleet",
     },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
     Crate {
         name: "robeing-platform",
         folder: "crates/platform",
         uses: &[],
-        why: "the outside is the same for everybody",
+        why: "the interface to the outside world is the same for all crates",
     },
-    Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is read without calling it" },
+    Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
         name: "robeing-net",
         folder: "crates/net",
         uses: &["robeing-platform", "robeing-proto"],
-        why: "connections are made without knowing what for",
+        why: "connections do not depend on their use",
     },
     Crate {
         name: "robeing-settings",
         folder: "crates/settings",
         uses: &["robeing-fleet"],
-        why: "settings are parsed before anything runs, within the bounds of the state machine",
+        why: "settings are parsed before anything runs, within the state machine's limits",
     },
     Crate {
         name: "robeing-telemetry",
@@ -56,13 +56,13 @@ pub const CRATES: &[Crate] = &[
         name: "robeing-client",
         folder: "crates/client",
         uses: &["robeing-net", "robeing-proto"],
-        why: "a client knows the public API alone",
+        why: "clients use only the public API",
     },
     Crate {
         name: "robeing-coordinator",
         folder: "coordinator",
         uses: PLUMBING,
-        why: "coordinators and agents know each other by the wire alone",
+        why: "coordinators and agents communicate only over the network",
     },
     Crate {
         name: "robeing-agent",
@@ -77,19 +77,19 @@ pub const CRATES: &[Crate] = &[
             "robeing-target",
             "robeing-telemetry",
         ],
-        why: "the one binary has both in it",
+        why: "the single binary contains both",
     },
     Crate {
         name: "robeing",
         folder: "cli",
         uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
-        why: "a fleet is reached through the client alone, and its processes are told their settings as they read them",
+        why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
     Crate {
         name: "robeing-operator",
         folder: "operator",
         uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
-        why: "a fleet is reached through the client alone, and its processes are told their settings as they read them",
+        why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
 ];
 

@@ -1,16 +1,15 @@
-//! The guard: one small process per agent that outlives it by a moment, to kill the commands a dead agent left behind.
+//! The guard: one small process per agent that outlives it briefly, to kill the commands that a dead agent left behind.
 //!
-//! An agent that is SIGKILLed can't stop its commands. The guard holds the reading end of a pipe whose only writing
-//! end is the agent's: process groups are added and removed over it, and its end means that the agent is gone, however
-//! it went. The guard then SIGKILLs each group that is left, and tells the coordinators once they are gone.
+//! An agent that is SIGKILLed can't stop its commands. The guard holds the read end of a pipe whose only write end is
+//! the agent's: process groups are added and removed over it, and end-of-file means that the agent is gone, however it
+//! ended. The guard then SIGKILLs each remaining group, and reports to the coordinators once they are gone.
 //!
-//! A command adds its own group between fork and exec, so there is no moment at which it runs unguarded. Each record
-//! is a process-group id as four little-endian bytes, positive to add and negative to remove; a pipe takes so few
-//! bytes whole or not at all.
+//! A command adds its own group between fork and exec, so it never runs unguarded. Each record is a process-group id as
+//! four little-endian bytes, positive to add and negative to remove; writes of so few bytes to a pipe are atomic.
 //!
-//! An agent that is stopped (SIGSTOP, a debugger, a paused container) can't stop its commands either, though its lease on
-//! them ends. So the agent tells the guard for how long the lease holds, and a guard that hears nothing new by then kills
-//! every group it knows. A guard that sees that the agent is stopped does so sooner, and takes the session from it
+//! An agent that is stopped (SIGSTOP, a debugger, a paused container) can't stop its commands either, though its lease
+//! on them ends. So the agent sends the guard the remaining lease time, and a guard that gets no renewal by then kills
+//! every group it knows. A guard that detects that the agent is stopped does so sooner, and revokes its session
 //! ([`watch`]).
 
 mod records;
@@ -46,17 +45,17 @@ use self::{
 };
 use super::reaper;
 
-/// The hidden subcommand with which the agent's binary becomes a guard: its `main` must call [`main`] when this is
-/// the first argument, before it does anything else.
+/// The hidden subcommand that turns the agent's binary into a guard: its `main` must call [`main`] before anything else
+/// when this is the first argument.
 pub const GUARD_SUBCOMMAND: &str = "group-guard";
 
-/// The program that a process runs, to itself, be its file gone or not.
+/// The path through which a process sees its own program, even if the file has been removed.
 const ITSELF: &str = "/proc/self/exe";
 
-/// What the kernel shows as the guard's name.
+/// The guard's process name in the kernel.
 const PROCESS_NAME: &std::ffi::CStr = c"robeing-guard";
 
-/// The agent's end of its guard. Dropping it ends the guard, which kills the groups that are still registered.
+/// The agent's handle to its guard. Dropping it ends the guard, and kills the groups that are still registered.
 #[derive(Debug)]
 pub struct Guard {
     program: PathBuf,
@@ -69,13 +68,13 @@ struct State {
     process: Child,
     registry: Arc<OwnedFd>,
     groups: HashSet<i32>,
-    /// The session that the agent is in.
+    /// The agent's session.
     stay: Option<Stay>,
-    /// What the guard says.
+    /// The read end of the guard's stdout.
     says: OwnedFd,
-    /// What it said, as far as it is no whole line.
+    /// Output of the guard that is not a complete line yet.
     heard: Vec<u8>,
-    /// The session that it has revoked.
+    /// The session that the guard has revoked.
     revoked: Option<u64>,
 }
 
@@ -88,7 +87,7 @@ impl Guard {
         Self::spawn_with(agent_binary, [GUARD_SUBCOMMAND])
     }
 
-    /// Starts the guard as the program that this process runs, also when that has been replaced or removed since.
+    /// Starts the guard from the program that this process runs, even if its file has since been replaced or removed.
     ///
     /// # Errors
     /// When the process can't be started.
@@ -97,12 +96,12 @@ impl Guard {
         if itself.exists() { Self::spawn(itself) } else { Self::spawn(&std::env::current_exe()?) }
     }
 
-    /// Whether it has died.
+    /// Whether the guard process has died.
     pub(super) fn is_gone(&self) -> bool {
         self.lock().guard_is_gone()
     }
 
-    /// Starts the guard as `program` with `args`, which must end in a call of [`main`] with stdin untouched.
+    /// Starts the guard as `program` with `args`, which must call [`main`] with stdin untouched.
     ///
     /// # Errors
     /// When the process can't be started.
@@ -119,16 +118,16 @@ impl Guard {
         self.lock().process.id()
     }
 
-    /// Where the next command writes its [`record`] before it becomes its program.
+    /// Returns the pipe to which the next command writes its [`record`] before it execs its program.
     pub(super) fn registry(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.lock().registry)
     }
 
-    /// Notes a group that registered itself over `used`, so that a guard that replaces this one hears of it.
+    /// Records a group that registered itself over `used`, so that a replacement guard also learns of it.
     pub(super) fn registered(&self, group: Pid, used: &Arc<OwnedFd>) {
         let mut state = self.lock();
         state.groups.insert(group.as_raw());
-        // A guard that is being killed may have taken the record and never read it.
+        // A guard that is being killed may have received the record without reading it.
         let dead = state.guard_is_gone();
         let replaced = !Arc::ptr_eq(used, &state.registry);
         if dead || (replaced && send(&state.registry, group.as_raw()).is_err()) {
@@ -136,7 +135,7 @@ impl Guard {
         }
     }
 
-    /// Tells the guard that a group is gone, so that its number may come to mean another process.
+    /// Informs the guard that a group is gone, since its id may be reused by another process.
     pub(super) fn forget(&self, group: Pid) {
         let mut state = self.lock();
         if state.groups.remove(&group.as_raw()) && send(&state.registry, -group.as_raw()).is_err() {
@@ -144,8 +143,8 @@ impl Guard {
         }
     }
 
-    /// Tells the guard for how much longer the agent may run what it runs; `None`: until it says otherwise. A guard that is
-    /// gone is replaced, since nobody else would end what runs if this process was stopped now.
+    /// Sends the guard the remaining lease time; `None`: no limit. A dead guard is replaced, because nothing else would
+    /// end the running commands if this process were stopped now.
     pub fn lease(&self, left: Option<Duration>) {
         let millis = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1));
         let mut state = self.lock();
@@ -153,21 +152,21 @@ impl Guard {
         let dead = state.guard_is_gone();
         if dead || !tell(&state) {
             self.replace_and_log(&mut state);
-            // If there is none now either, the next renewal tries again.
+            // If the guard could not be replaced, the next renewal tries again.
             tell(&state);
         }
     }
 
-    /// Replaces a guard that died.
+    /// Replaces the guard if it died.
     ///
     /// # Errors
-    /// When no other can be started.
+    /// When a new one can't be started.
     pub(super) fn ensure(&self) -> io::Result<()> {
         let mut state = self.lock();
         if state.guard_is_gone() { self.replace_in(&mut state) } else { Ok(()) }
     }
 
-    /// Tells the guard which session the agent is in; `None`: in none.
+    /// Sends the guard the agent's session; `None`: no session.
     pub fn stay(&self, stay: Option<Stay>) {
         let mut state = self.lock();
         if state.stay != stay {
@@ -179,28 +178,28 @@ impl Guard {
         }
     }
 
-    /// Whether the guard has taken the session from the agent: nothing of it may be begun, and what runs is killed.
+    /// Whether the guard has revoked the session: no attempt of it may start, and the running ones are killed.
     pub fn is_revoked(&self) -> bool {
         let mut state = self.lock();
         state.hear();
         state.revoked.is_some() && state.revoked == state.stay.as_ref().map(|stay| stay.session)
     }
 
-    /// Replaces a guard that died or stopped reading, and hands its successor the groups that are running.
+    /// Replaces a guard that died or stopped reading, and passes the running groups to its successor.
     pub(super) fn replace(&self) -> io::Result<()> {
         self.replace_in(&mut self.lock())
     }
 
     fn replace_and_log(&self, state: &mut State) {
         if let Err(error) = self.replace_in(state) {
-            tracing::error!(%error, "the guard is gone and can't be started again; it is tried again at the next command");
+            tracing::error!(%error, "the guard is gone and can't be restarted; retrying at the next command");
         }
     }
 
     fn replace_in(&self, state: &mut State) -> io::Result<()> {
         tracing::warn!(pid = state.process.id(), "the guard died or hangs; starting another");
         end(&mut state.process);
-        // What the old one has said holds.
+        // A revocation by the old guard remains valid.
         state.hear();
         let Started { process, registry, says } = start(&self.program, &self.args)?;
         state.process = process;
@@ -215,7 +214,7 @@ impl Guard {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is a single assignment or insertion, so a panic elsewhere leaves it whole.
+        // Each change of the state is a single assignment or insertion, so a panic elsewhere leaves it consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -231,7 +230,7 @@ impl State {
         nix::unistd::write(self.registry.as_fd(), &record).map(drop)
     }
 
-    /// Takes note of what the guard has said by now.
+    /// Processes the guard's output so far.
     fn hear(&mut self) {
         let mut bytes = [0; 256];
         while let Ok(count @ 1..) = nix::unistd::read(self.says.as_fd(), &mut bytes) {
@@ -270,12 +269,13 @@ fn start(program: &Path, args: &[OsString]) -> io::Result<Started> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .current_dir("/")
-        // A group of its own: what is sent to the agent's whole group, such as Ctrl-C, must not end the guard first.
+        // Its own group: a signal to the agent's whole group, such as Ctrl-C, must not end the guard first.
         .process_group(0)
         .spawn()?;
     let registry: OwnedFd = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?.into();
     let says: OwnedFd = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?.into();
-    // A guard that no longer reads must show as an error, and one that says nothing as that, not as an agent that hangs.
+    // Non-blocking, so that a guard that does not read causes an error, and one that writes nothing does not block the
+    // agent.
     for pipe in [&registry, &says] {
         let flags = OFlag::from_bits_truncate(fcntl(pipe, FcntlArg::F_GETFL)?);
         fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -286,7 +286,7 @@ fn start(program: &Path, args: &[OsString]) -> io::Result<Started> {
 
 fn end(process: &mut Child) {
     let pid = Pid::from_raw(process.id().cast_signed());
-    // It may be gone already; both calls then say so, and there is nothing to do about it.
+    // The process may be gone already; both calls then fail, which is harmless.
     let _ = process.kill();
     let _ = process.wait();
     reaper::disown(pid);
@@ -296,14 +296,14 @@ fn send(registry: &OwnedFd, group: i32) -> Result<(), Errno> {
     nix::unistd::write(registry.as_fd(), &record(group)).map(drop)
 }
 
-/// The guard's whole life: follows the pipe on stdin to its end, kills the groups that are left, and exits.
+/// The guard process: reads the pipe on stdin until end-of-file, kills the remaining groups, and exits.
 pub fn main() -> ! {
-    // Only the agent's end ends the guard. SIGKILL still does; the agent then starts another.
+    // Only the end of the agent ends the guard. SIGKILL still kills it; the agent then starts another.
     let mut ignored = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         ignored.add(signal);
     }
-    // Neither can fail with these arguments, and the guard is of use without either.
+    // Neither call can fail with these arguments, and the guard works without either.
     let _ = ignored.thread_block();
     let _ = nix::sys::prctl::set_name(PROCESS_NAME);
     let stdin = io::stdin();

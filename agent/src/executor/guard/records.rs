@@ -1,20 +1,20 @@
-//! What an agent tells its guard, as bytes in a pipe. A record is a process group as four little-endian bytes, positive to add
-//! and negative to remove, or a number that no group has, with what it announces behind it.
+//! The records that an agent sends its guard over a pipe. A record is a process group as four little-endian bytes,
+//! positive to add and negative to remove, or a number that no group has, followed by its payload.
 
 use std::{collections::VecDeque, time::Duration};
 
 use prost::Message;
 
-/// Bytes of a record without an announcement.
+/// Bytes of a record without a payload.
 pub(in crate::executor) const RECORD: usize = 4;
-/// Announces a lease: its milliseconds follow. No command's group has this number.
+/// Marks a lease; its milliseconds follow. No command's group has this id.
 const LEASE: i32 = 1;
-/// Announces a [`Stay`]: its length in bytes and its bytes follow.
+/// Marks a [`Stay`]; its length in bytes and its bytes follow.
 const STAY: i32 = i32::MIN;
-/// The most bytes that a pipe takes whole or not at all.
+/// The maximum size of an atomic write to a pipe, in bytes.
 const ATOMIC: usize = 4096;
 
-/// The session that an agent is in, and all that a guard needs to report its end.
+/// The agent's session, with everything that a guard needs to report its end.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Stay {
     /// The cluster's id.
@@ -23,37 +23,37 @@ pub struct Stay {
     /// The agent's name.
     #[prost(string, tag = "2")]
     pub agent: String,
-    /// The session; 0: none.
+    /// The session's id; 0: no session.
     #[prost(uint64, tag = "3")]
     pub session: u64,
-    /// The secret behind the incarnation.
+    /// The secret from which the incarnation is derived.
     #[prost(bytes = "vec", tag = "4")]
     pub secret: Vec<u8>,
-    /// Addresses of coordinators, the leader's first.
+    /// Addresses of the coordinators, the leader's first.
     #[prost(string, repeated, tag = "5")]
     pub coordinators: Vec<String>,
-    /// How long a report is of any use, milliseconds: without one the agent is lost by then.
+    /// How long a report is useful, in milliseconds: after that the coordinators count the agent as lost anyway.
     #[prost(uint32, tag = "6")]
     pub within_ms: u32,
 }
 
-/// One thing told.
+/// One record received from the agent.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Told {
     Group(i32),
     GroupGone(i32),
-    /// The lease ends after so long; `None`: never.
+    /// The lease ends after this time; `None`: never.
     Lease(Option<Duration>),
     /// The agent is in this session; 0: in none.
     Stay(Box<Stay>),
 }
 
-/// What adds (a positive) or removes (a negative) process group.
+/// Returns the record that adds a (positive) or removes a (negative) process group.
 pub(in crate::executor) fn record(group: i32) -> [u8; RECORD] {
     group.to_le_bytes()
 }
 
-/// The lease ends after so many milliseconds, or never (0).
+/// Returns the record of a lease that ends after `millis` milliseconds, or never (0).
 pub(super) fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
     let mut record = [0; 2 * RECORD];
     record[..RECORD].copy_from_slice(&LEASE.to_le_bytes());
@@ -61,7 +61,7 @@ pub(super) fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
     record
 }
 
-/// The session, with as many addresses as there is room for.
+/// Returns the record of a session, with as many coordinator addresses as fit.
 pub(super) fn stay_record(stay: &Stay) -> Vec<u8> {
     let mut stay = stay.clone();
     while stay.encoded_len() + 2 * RECORD > ATOMIC && stay.coordinators.pop().is_some() {}
@@ -70,12 +70,12 @@ pub(super) fn stay_record(stay: &Stay) -> Vec<u8> {
     [&STAY.to_le_bytes()[..], &length.to_le_bytes(), &content].concat()
 }
 
-/// Reads records, which may arrive in pieces.
+/// Decodes records, which may arrive in pieces.
 #[derive(Default)]
 pub(super) struct Records(VecDeque<u8>);
 
 impl Records {
-    /// Takes bytes, and gives what is whole now.
+    /// Adds bytes and returns the records that are complete now.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Told> {
         self.0.extend(bytes);
         std::iter::from_fn(|| self.next()).collect()
@@ -99,12 +99,12 @@ impl Records {
                     return None;
                 }
                 let content: Vec<u8> = self.0.drain(..end).skip(2 * RECORD).collect();
-                // What can't be read is no session that anything could be reported of.
+                // An undecodable session counts as none, since nothing could be reported about it.
                 Some(Told::Stay(Box::new(Stay::decode(&content[..]).unwrap_or_default())))
             }
             group => {
                 self.0.drain(..RECORD);
-                // 0 is no command's group; killing it would reach far more than one.
+                // 0 is no command's group; killing it would kill the caller's own group.
                 Some(if group > LEASE { Told::Group(group) } else { Told::GroupGone(group.saturating_neg()) })
             }
         }
@@ -148,7 +148,7 @@ mod tests {
     fn a_session_is_told_in_one_write_whatever_its_addresses() {
         let bytes = stay_record(&stay(100));
         assert!(bytes.len() <= ATOMIC, "{}", bytes.len());
-        let Some(Told::Stay(told)) = Records::default().take(&bytes).pop() else { panic!("a session was told") };
+        let Some(Told::Stay(told)) = Records::default().take(&bytes).pop() else { panic!("expected a session record") };
         assert!(told.coordinators.len() > 10);
         assert_eq!((told.session, told.agent.as_str()), (7, "agent"));
     }

@@ -1,4 +1,4 @@
-//! How a guard tells the coordinators that its agent runs nothing any more.
+//! The guard's report to the coordinators that its agent runs nothing any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,28 +9,28 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::records::Stay;
 
-/// How long one coordinator may take for its answer. The leader commits the loss before it answers.
+/// How long one coordinator may take to answer. The leader commits the loss before it answers.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 /// How long connecting may take.
 const CONNECT_WITHIN: Duration = Duration::from_millis(300);
-/// How long a guard tries at most, whatever the session timeout: nothing of a fleet that has ended must stay behind.
+/// How long a guard tries at most, whatever the session timeout: no process of an ended fleet must remain.
 const TRY_FOR: Duration = Duration::from_secs(5);
-/// The first and the longest pause after a round in which no coordinator took the report.
+/// The first and the longest pause after a round in which no coordinator accepted the report.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
 /// How an agent ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ended {
-    /// Its process is gone.
+    /// The agent's process is gone.
     Gone,
-    /// Its process is stopped and its session revoked.
+    /// The agent's process is stopped and its session revoked.
     Stopped,
 }
 
-/// Reports until a coordinator has taken note of it, or it is of no use any more. Blocks.
+/// Reports until a coordinator accepts the report or it is no longer useful. Blocks.
 pub(super) fn report(stay: &Stay, ended: Ended) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    // Without one the session timeout decides.
+    // Without a runtime nothing is reported, and the session timeout decides.
     if let Ok(runtime) = runtime {
         let until = Instant::now() + Duration::from_millis(stay.within_ms.into()).min(TRY_FOR);
         runtime.block_on(async { drop(timeout_at(until, tell(stay, ended)).await) });
@@ -60,9 +60,9 @@ async fn tell(stay: &Stay, ended: Ended) {
 }
 
 enum Answer {
-    /// The session is over, or never will be by this report.
+    /// The session is over, or this report can never end it.
     Settled,
-    /// That one leads.
+    /// The leader has this address.
     Ask(String),
     NotNow,
 }

@@ -1,20 +1,20 @@
-//! The guard's own life: what it knows of its agent, and what it does when the agent is gone or stopped.
+//! The guard's main loop: it tracks its agent, and acts when the agent is gone or stopped.
 //!
-//! **Stopped.** An agent that is stopped (SIGSTOP, a debugger) neither works nor knows of it, and would go on where it was. It
-//! is taken for stopped only when both is so: it has renewed its lease for a good while not ([`QUIET_SHARE`]), and all its threads
-//! have been in the state `T` or `t` of `/proc` at every look from then on for [`STOPPED_SHARE`]. A process that is slow,
-//! starved or swapped out is never in that state; nor is one whose machine or container is frozen, of which the guard is a part
-//! and stands still as well. Then, in this order:
+//! **Stopped.** A stopped agent (SIGSTOP, a debugger) neither runs nor notices it, and would resume where it was. The
+//! guard considers it stopped only if both hold: it has not renewed its lease for a long time ([`QUIET_SHARE`]), and
+//! from then on every check for [`STOPPED_SHARE`] found all its threads in state `T` or `t` of `/proc`. A process that
+//! is slow, starved or swapped out is never in that state; nor is one whose machine or container is frozen, which
+//! freezes the guard too. The guard then does the following, in this order:
 //!
-//! 1. the session is revoked: the agent finds that written in a pipe before it acts on anything when it goes on, and begins
-//!    nothing of the session;
-//! 2. the agent is looked at once more. If it goes on already it has, or has not, seen that, so nothing is reported: it gives
-//!    the session up by itself;
-//! 3. every process group is killed and waited for, also those that register meanwhile, since a command may be between fork
-//!    and exec;
-//! 4. the stop is reported to the coordinators.
+//! 1. It revokes the session. The agent finds that written in a pipe before it acts on anything when it resumes, and
+//!    starts no attempt of the session.
+//! 2. It checks the agent once more. If the agent runs again, it may or may not have seen the revocation, so nothing is
+//!    reported; the agent gives up the session itself.
+//! 3. It kills every process group and waits until they are gone, including those that register meanwhile, since a
+//!    command may be between fork and exec.
+//! 4. It reports the stop to the coordinators.
 //!
-//! **Gone.** The end of the pipe: 3, then the end is reported.
+//! **Gone.** At end-of-file of the pipe, the guard does step 3 and reports the end of the agent.
 
 use std::{
     collections::HashSet,
@@ -36,16 +36,17 @@ use super::{
 };
 use crate::executor::process_group;
 
-/// From this share of a lease on, counted from its renewal, an agent that did not renew it is looked at, in eighths. It renews
-/// every third of it.
+/// The share of a lease without a renewal after which the agent is checked, in eighths. The agent renews every third of
+/// the lease.
 const QUIET_SHARE: u32 = 3;
-/// For how long of a lease an agent must be seen stopped, in eighths.
+/// The share of a lease for which an agent must be seen stopped, in eighths.
 const STOPPED_SHARE: u32 = 2;
-/// Pause between two looks at an agent that is quiet.
+/// The pause between two checks of a quiet agent.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// How long killed process groups may take to be gone. Longer means a process held in the kernel; nothing is reported then.
+/// How long killed process groups may take to disappear. If they take longer, a process hangs in the kernel, and
+/// nothing is reported.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
-/// The first and the longest pause between two looks at killed process groups.
+/// The first and the longest pause between two checks of killed process groups.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(10));
 
 #[derive(Clone, Copy)]
@@ -55,7 +56,7 @@ struct Lease {
     ends: Instant,
 }
 
-/// What the guard knows.
+/// The guard's state.
 pub(super) struct Watch<'a> {
     records: BorrowedFd<'a>,
     /// The agent's process.
@@ -63,10 +64,10 @@ pub(super) struct Watch<'a> {
     read: Records,
     pub(super) groups: HashSet<i32>,
     lease: Option<Lease>,
-    /// Since when the agent is seen stopped.
+    /// Since when the agent has been seen stopped.
     stopped_since: Option<Instant>,
     stay: Option<Stay>,
-    /// The session of `stay` is revoked: nothing of it may run.
+    /// The session of `stay` is revoked: none of its attempts may run.
     is_revoked: bool,
 }
 
@@ -84,7 +85,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Watches until the agent is gone, and ends what it left behind.
+    /// Watches until the agent is gone, and kills what it left behind.
     pub(super) fn run(mut self) {
         while self.wait() {}
         let is_gone = self.end_groups();
@@ -93,7 +94,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Waits for the next records, or for what is due: whether the agent is still there.
+    /// Waits for the next records or the next due action. Returns whether the agent is still there.
     fn wait(&mut self) -> bool {
         let now = Instant::now();
         match self.due(now) {
@@ -105,7 +106,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// When the agent is to be looked at, or its lease ends.
+    /// When the agent must be checked, or its lease ends.
     fn due(&self, now: Instant) -> Option<Instant> {
         let lease = self.lease?;
         let may_be_stopped = self.stay.is_some() && !self.is_revoked && now < lease.ends;
@@ -113,14 +114,15 @@ impl<'a> Watch<'a> {
         Some(if may_be_stopped { look.min(lease.ends) } else { lease.ends })
     }
 
-    /// Reads what there is, after waiting for it so long at most; without an end if `None`. Whether the agent is still there.
+    /// Reads available records, waiting at most `within`, or without limit if `None`. Returns whether the agent is
+    /// still there.
     fn read_records(&mut self, within: Option<Duration>) -> bool {
-        // Rounded up, so that it does not wake a moment too early and spin.
+        // Rounded up, so that the poll does not return early and spin.
         let millis = within.map(|within| within.as_millis().saturating_add(1));
         let timeout = millis.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
         match poll(&mut [PollFd::new(self.records, PollFlags::POLLIN)], timeout) {
             Ok(0) => {
-                // What was waited for is due, or looked at anew.
+                // An action is due; [`Self::look`] checks which.
                 self.look(Instant::now());
                 return true;
             }
@@ -139,7 +141,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Reads all that was told by now.
+    /// Reads all records sent so far.
     fn catch_up(&mut self) {
         let is_there =
             |records| matches!(poll(&mut [PollFd::new(records, PollFlags::POLLIN)], PollTimeout::ZERO), Ok(1));
@@ -147,7 +149,7 @@ impl<'a> Watch<'a> {
         while is_there(self.records) {
             match nix::unistd::read(self.records, &mut bytes) {
                 Ok(n) if n > 0 => self.take(&bytes[..n], Instant::now()),
-                // The end is found again by whoever waits.
+                // The caller's next read finds the end-of-file again.
                 Ok(_) | Err(_) => return,
             }
         }
@@ -179,7 +181,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at what is due.
+    /// Does what is due.
     fn look(&mut self, now: Instant) {
         let Some(lease) = self.lease else { return };
         if lease.ends <= now {
@@ -192,7 +194,7 @@ impl<'a> Watch<'a> {
         }
         if !is_stopped(self.agent) {
             self.stopped_since = None;
-            // Nothing is seen by looking at once again.
+            // Checking again immediately would show nothing new.
             self.lease = Some(Lease { quiet_from: now + LOOK_EVERY, ..lease });
             return;
         }
@@ -202,12 +204,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Takes the session from an agent that is stopped.
+    /// Revokes the session of a stopped agent.
     fn revoke(&mut self) {
-        // A stopped agent tells nothing more, so afterwards all is known.
+        // A stopped agent sends nothing more, so afterwards all its records are known.
         self.catch_up();
         let Some(stay) = self.stay.clone().filter(|_| self.stopped_since.is_some()) else { return };
-        // Without that it could go on as if nothing was.
+        // If the agent can't see the revocation, it could resume as if nothing had happened.
         if writeln!(std::io::stdout(), "\n{REVOKED}{}", stay.session).is_err() {
             self.stopped_since = None;
             return;
@@ -215,12 +217,12 @@ impl<'a> Watch<'a> {
         self.is_revoked = true;
         let is_stopped = is_stopped(self.agent);
         if self.end_groups() && is_stopped {
-            // Beside the watch, which must go on.
+            // On another thread, because the watch must continue.
             std::thread::spawn(move || report::report(&stay, Ended::Stopped));
         }
     }
 
-    /// Kills every process group and waits until they are gone; false if some still is there after a while.
+    /// Kills every process group and waits until all are gone; returns false if some remain after [`GONE_WITHIN`].
     fn end_groups(&mut self) -> bool {
         let give_up = Instant::now() + GONE_WITHIN;
         let (mut pause, longest) = LOOK_AGAIN;
@@ -239,17 +241,17 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// What the line begins with that revokes a session.
+/// The prefix of a line that revokes a session.
 pub(super) const REVOKED: &str = "revoked ";
 
 fn kill(groups: &HashSet<i32>) {
     for group in groups {
-        // One that is gone by itself is as good.
+        // A group that is already gone is fine.
         let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
     }
 }
 
-/// Whether every thread of a process is stopped, by a signal or by a debugger.
+/// Whether a signal or a debugger has stopped every thread of a process.
 fn is_stopped(process: Pid) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return false };
     let mut states = threads.flatten().map(|thread| {
@@ -323,7 +325,7 @@ mod tests {
     fn an_agent_that_is_quiet_and_runs_is_not_stopped_however_long_that_lasts() {
         let (read, _write) = nix::unistd::pipe().unwrap();
         let start = Instant::now();
-        // This very process is the agent here.
+        // This test process plays the agent.
         let mut watch = watch_after(read.as_fd(), [lease_record(1_600).to_vec(), stay_record(&stay())], start);
         let mut now = start;
         while now < start + LEASE - LOOK_EVERY {

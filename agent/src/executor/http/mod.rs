@@ -1,25 +1,29 @@
 //! The `http` executor: each attempt is a POST of the input, and the body of a 2xx answer is the output.
 //!
 //! The request carries `Robeing-Task-Id`, `Robeing-Attempt` (a number), `Robeing-Kind` and, when the task has a
-//! deadline, `Robeing-Deadline` (RFC 3339 in UTC with milliseconds). Connections are kept and used again.
+//! deadline, `Robeing-Deadline` (RFC 3339 in UTC with milliseconds). Connections are kept alive and reused.
 //!
-//! Further headers are sent as they are set; one of the name of those above, but for `Robeing-*`, takes its place. User and
-//! password of the URL are sent as `Authorization: Basic`. Neither they nor the URL's query are ever shown.
+//! Configured headers are added, or replace `Content-Type` and `Authorization`; `Robeing-*` and the headers that frame
+//! the request can't be set. User and password of the URL are sent as `Authorization: Basic`. Neither they nor the
+//! URL's query are ever shown.
 //!
-//! - 4xx other than 408 and 429 is a failure that no other attempt would avoid, and so is 3xx: redirects are not
-//!   followed. 5xx, 408, 429, a connection that breaks and a time limit that passed are worth another attempt, not before
-//!   the `Retry-After` of an answer. An answer that is too large, or has more than [`MAX_HEADERS`] headers, is not.
-//! - The status of an error decides, however long its body takes; that is read for [`ERROR_BODY_WITHIN`] at most.
-//! - Where no connection can be made, or none over TLS, nothing of the attempt was begun. It is tried again for a second and
-//!   then handed back, and the agent is out of the fleet until the server accepts connections.
-//! - Its health is that of a GET of the health path, if there is one: any status but 2xx is unhealthy. Without one it is healthy
-//!   while an attempt has a connection, or else while the server accepts one: a server that does one thing at a time would leave
-//!   connections that only look at it in its queue until that is full.
+//! - 3xx, and 4xx other than 408 and 429, are failures that are not retryable: redirects are not followed. 5xx, 408,
+//!   429, a broken connection and an exceeded time limit are retryable, not before the `Retry-After` of the answer. An
+//!   answer that is too large, or has more than [`MAX_HEADERS`] headers, is not retryable.
+//! - The status of an error decides, however long its body takes; the body is read for at most [`ERROR_BODY_WITHIN`].
+//! - If no connection can be made, or no TLS session, the attempt never started. The connection is retried for a
+//!   second; then the attempt is handed back, and the agent leaves the fleet until the server accepts connections.
+//! - The executor's health is that of a GET of the health path, if one is set: any status but 2xx is unhealthy, and the
+//!   agent joins the fleet only after the first 2xx. Without
+//!   a health path the executor is healthy while an attempt has a connection, or else while the server accepts one: a
+//!   server that handles one request at a time would leave connections that only check it in its queue until that is
+//!   full.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
-//!   sign to stop.
+//!   signal to stop.
 //!
-//! It is built on hyper's own client, since those above it neither say whether a request got a connection, which tells an
-//! attempt that was not begun from one that was, nor take more than a hundred headers.
+//! The executor uses hyper's own client, because the clients built on it neither report whether a request got a
+//! connection, which distinguishes an attempt that never started from one that did, nor accept more than a hundred
+//! headers.
 
 mod retry_after;
 mod tls;
@@ -58,25 +62,28 @@ use super::{
 
 /// How long a server may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long it may take to have a connection that requests can be sent over: its name looked up, accepted, and TLS agreed on.
+/// How long setting up a usable connection to the server may take: name resolution, connecting and the TLS handshake.
 pub const SECURED_WITHIN: Duration = Duration::from_secs(10);
-/// An attempt that may take less is out of time, and not without a server, when its first connection is not made by then.
+/// An attempt with a shorter time limit than this counts as timed out, rather than as without a server, if it makes no
+/// connection within that limit.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the body of an error is read.
 pub const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
-/// Headers that an answer may have, at most.
+/// How long the health path may take to answer before the agent joins the fleet.
+const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// The maximum number of headers in an answer.
 pub const MAX_HEADERS: usize = 1_000;
 
-/// Where to send attempts, and within which limits.
+/// The server to call, and the limits of an attempt.
 #[derive(Debug, Clone, Default)]
 pub struct HttpConfig {
     /// An absolute http or https URL.
     pub url: String,
-    /// What of the server is asked for its health, such as `/healthz`. `None`: whether it accepts a connection.
+    /// The path requested for health checks, such as `/healthz`. `None`: check whether the server accepts a connection.
     pub health_path: Option<String>,
-    /// Headers to send besides, or in place of, the usual ones. Names and values that no header can have are refused.
+    /// Headers to add to, or replace, the standard ones. Invalid names and values are rejected.
     pub headers: Vec<(String, String)>,
-    /// What an attempt may use. `kill_grace` and `output_grace` have no meaning here; `stderr_tail` bounds how much of an
+    /// The limits of an attempt. `kill_grace` and `output_grace` do not apply here; `stderr_tail` bounds how much of an
     /// error's body is kept.
     pub limits: Limits,
 }
@@ -85,20 +92,61 @@ pub struct HttpConfig {
 pub struct HttpExecutor {
     target: Arc<Target>,
     headers: HeaderMap,
-    health: Option<Uri>,
+    health: Option<Arc<HealthPath>>,
     limits: Limits,
     transport: Arc<Transport>,
     presence: Presence,
     under_way: Mutex<Vec<Arc<Progress>>>,
 }
 
-/// How far an attempt has come.
+/// The server's health path.
+struct HealthPath {
+    uri: Uri,
+    headers: HeaderMap,
+    transport: Arc<Transport>,
+}
+
+impl HealthPath {
+    fn new(uri: Uri, headers: &HeaderMap, transport: Arc<Transport>) -> Self {
+        let mut headers = headers.clone();
+        headers.remove(CONTENT_TYPE);
+        Self { uri, headers, transport }
+    }
+
+    /// Requests it. Has no timeout of its own.
+    async fn ask(&self) -> Health {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().clone_from(&self.headers);
+        let shown = shown(&self.uri);
+        match self.transport.send(request, drop).await {
+            Ok(answer) if answer.status().is_success() => Health::Healthy,
+            Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
+            Err(error) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
+            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", trouble::causes(&error))),
+        }
+    }
+
+    /// Requests it within [`ASK_WITHIN`]; the error says why it did not answer 2xx.
+    async fn answers(&self) -> Result<(), String> {
+        match tokio::time::timeout(ASK_WITHIN, self.ask()).await {
+            Ok(Health::Healthy) => Ok(()),
+            Ok(Health::Unhealthy(why) | Health::Silent(why) | Health::Failed(why)) => Err(why),
+            Err(_) => {
+                let within = humantime::format_duration(ASK_WITHIN);
+                Err(format!("{} did not answer within {within}", shown(&self.uri)))
+            }
+        }
+    }
+}
+
+/// The progress of an attempt.
 #[derive(Default)]
 struct Progress {
     connection: Mutex<Option<CaptureConnection>>,
-    /// Why the last call but the one that is under way reached nobody.
+    /// Why the last finished call failed to connect.
     unreached: Mutex<Option<String>>,
-    /// The error that was answered, while its body is read.
+    /// The error status that the server answered, while its body is read.
     refused: Mutex<Option<Failure>>,
 }
 
@@ -113,7 +161,7 @@ impl Progress {
     }
 }
 
-/// An attempt that is under way until this is dropped.
+/// Registers an attempt as in progress until dropped.
 struct UnderWay<'a> {
     among: &'a Mutex<Vec<Arc<Progress>>>,
     progress: Arc<Progress>,
@@ -141,11 +189,10 @@ enum Unanswered {
 }
 
 impl HttpExecutor {
-    /// Makes the executor. Whether the server answers is seen at each attempt.
+    /// Creates the executor. Whether the server answers is checked at each attempt.
     ///
     /// # Errors
-    /// When the URL is none that can be called, a header none that can be sent, or the URL is https and the trusted
-    /// certificates can't be read.
+    /// When the URL or a header is invalid, or the URL is https and the trusted certificates can't be read.
     pub fn new(config: HttpConfig) -> Result<Self, ExecutorError> {
         let url = || redacted(&config.url);
         let target = Target::parse(&config.url).map_err(|reason| ExecutorError::BadUrl { url: url(), reason })?;
@@ -158,30 +205,27 @@ impl HttpExecutor {
         let transport =
             Transport::new(target.is_https()).map_err(|source| ExecutorError::Certificates { url: url(), source })?;
         let (target, transport) = (Arc::new(target), Arc::new(transport));
-        let (server, way) = (Arc::clone(&target), Arc::clone(&transport));
-        let presence = Presence::new(Arc::new(move || {
-            let (server, way) = (Arc::clone(&server), Arc::clone(&way));
-            Box::pin(async move { connect(&server, &way).await })
-        }));
+        let health = health.map(|path| Arc::new(HealthPath::new(path, &headers, Arc::clone(&transport))));
+        let presence = match &health {
+            Some(health) => {
+                let health = Arc::clone(health);
+                Presence::awaited(Arc::new(move || {
+                    let health = Arc::clone(&health);
+                    Box::pin(async move { health.answers().await })
+                }))
+            }
+            None => {
+                let (server, way) = (Arc::clone(&target), Arc::clone(&transport));
+                Presence::new(Arc::new(move || {
+                    let (server, way) = (Arc::clone(&server), Arc::clone(&way));
+                    Box::pin(async move { connect(&server, &way).await })
+                }))
+            }
+        };
         Ok(Self { target, health, headers, limits: config.limits, transport, presence, under_way: Mutex::default() })
     }
 
-    /// Asks the server how it is.
-    async fn ask(&self, health: &Uri) -> Health {
-        let mut request = Request::new(Full::default());
-        *request.uri_mut() = health.clone();
-        request.headers_mut().clone_from(&self.headers);
-        request.headers_mut().remove(CONTENT_TYPE);
-        let shown = shown(health);
-        match self.transport.send(request, drop).await {
-            Ok(answer) if answer.status().is_success() => Health::Healthy,
-            Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
-            Err(error) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
-            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", trouble::causes(&error))),
-        }
-    }
-
-    /// Looks whether the server accepts a connection, unless it has accepted one of an attempt that is under way.
+    /// Checks whether the server accepts a connection, unless an attempt in progress has one.
     async fn accepts(&self) -> Health {
         if self.is_connected() {
             return Health::Healthy;
@@ -192,7 +236,7 @@ impl HttpExecutor {
         }
     }
 
-    /// Whether an attempt has a connection. Whose server vanishes loses it, by the kernel's probes.
+    /// Whether an attempt has a connection. If the server vanishes, the kernel's keepalive probes end the connection.
     fn is_connected(&self) -> bool {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.iter().any(|progress| progress.is_connected())
@@ -210,7 +254,7 @@ impl HttpExecutor {
         self.output(answer.into_body()).await.map_err(Unanswered::Failed)
     }
 
-    /// Calls the server, more than once where it can't be reached.
+    /// Calls the server, retrying while it can't be reached.
     async fn reach(&self, attempt: &Attempt, progress: &Progress) -> Result<Bytes, Unanswered> {
         let until = Instant::now() + TRY_AGAIN.iter().sum::<Duration>();
         let mut pauses = TRY_AGAIN.iter();
@@ -235,7 +279,7 @@ impl HttpExecutor {
         *request.uri_mut() = self.target.uri().clone();
         let headers = request.headers_mut();
         headers.clone_from(&self.headers);
-        // Also of an empty input: many servers answer 411 without.
+        // Set for an empty input too: many servers otherwise answer 411.
         headers.insert(CONTENT_LENGTH, attempt.input.len().into());
         headers.insert("robeing-attempt", attempt.attempt.into());
         insert(headers, "robeing-task-id", &attempt.task_id)?;
@@ -294,7 +338,7 @@ impl HttpExecutor {
 
     fn no_answer(&self, error: &Error, progress: &Progress) -> Unanswered {
         let (shown, heard) = (self.target.shown(), progress.heard());
-        // In TLS 1.3 a server refuses who calls only after the connection was made.
+        // In TLS 1.3 a server rejects a client only after the client considers the connection established.
         let is_refused =
             heard == Some(Heard::Nothing) && matches!(trouble::first(error), Some(rustls::Error::AlertReceived(_)));
         if error.is_connect() || is_refused {
@@ -302,11 +346,12 @@ impl HttpExecutor {
         }
         let is_cancelled = trouble::first::<hyper::Error>(error).is_some_and(hyper::Error::is_canceled);
         if is_cancelled && heard == Some(Heard::Something) {
-            return Unanswered::Failed(self.not_http("it spoke before it was asked"));
+            return Unanswered::Failed(self.not_http("it sent data before the request"));
         }
         if trouble::first::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large) {
-            let message =
-                format!("{shown} answered with more than {MAX_HEADERS} headers, or with ones that are too long");
+            let message = format!(
+                "{shown} answered with more than {MAX_HEADERS} headers, or with ones that are too long or too large"
+            );
             return Unanswered::Failed(Failure::new(FailureKind::OutputTooLarge, false, message));
         }
         Unanswered::Failed(self.broken(error))
@@ -317,19 +362,19 @@ impl HttpExecutor {
         if trouble::is_not_http(error) {
             return self.not_http(&why);
         }
-        let message = format!("the connection to {shown} broke before the answer was whole: {why}");
+        let message = format!("the connection to {shown} broke before the answer was complete: {why}");
         Failure::new(FailureKind::Unreachable, true, message)
     }
 
     fn not_http(&self, why: &str) -> Failure {
-        let mut message = format!("{} answers with what is not HTTP: {why}", self.target.shown());
+        let mut message = format!("{} did not answer with HTTP: {why}", self.target.shown());
         if !self.target.is_https() {
-            message += "; where it speaks TLS, write https://";
+            message += "; if it speaks TLS, write https://";
         }
         Failure::new(FailureKind::Unreachable, true, message)
     }
 
-    /// What an attempt that is at its time limit amounts to.
+    /// Returns the result of an attempt that has reached its time limit.
     fn out_of_time(&self, limit: Option<Duration>, timed_out: Failure, progress: &Progress) -> Unanswered {
         if let Some(refused) = progress.refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Unanswered::Failed(refused);
@@ -372,14 +417,14 @@ impl Executor for HttpExecutor {
     async fn health(&self, within: Duration) -> Health {
         let asked = async {
             match &self.health {
-                Some(health) => self.ask(health).await,
+                Some(health) => health.ask().await,
                 None => self.accepts().await,
             }
         };
         let answer = tokio::time::timeout(within, asked).await;
         let within = humantime::format_duration(within);
         answer.unwrap_or_else(|_| match &self.health {
-            Some(health) => Health::Silent(format!("{} did not answer within {within}", shown(health))),
+            Some(health) => Health::Silent(format!("{} did not answer within {within}", shown(&health.uri))),
             None if self.is_connected() => Health::Healthy,
             None => Health::Silent(format!("{} accepted no connection within {within}", self.target.shown())),
         })
@@ -394,7 +439,7 @@ impl Executor for HttpExecutor {
     }
 }
 
-/// The headers of every request.
+/// Returns the headers of every request.
 fn headers(target: &Target, given: &[(String, String)]) -> Result<HeaderMap, ExecutorError> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -404,25 +449,26 @@ fn headers(target: &Target, given: &[(String, String)]) -> Result<HeaderMap, Exe
     let mut names = HashSet::new();
     for (name, value) in given {
         let bad = |reason: &str| ExecutorError::BadHeader { name: name.clone(), reason: reason.into() };
-        let header = HeaderName::try_from(name).map_err(|_| bad("its name is of letters, digits and '-' alone"))?;
+        let header =
+            HeaderName::try_from(name).map_err(|_| bad("its name may only contain letters, digits and '-'"))?;
         if is_reserved(&header) {
             return Err(bad("the agent sets it itself"));
         }
         if !names.insert(header.clone()) {
             return Err(bad(
-                "it is there twice, and upper and lower case are alike in names; leave one, with values joined by ', '",
+                "it is set twice, and names are case-insensitive; set it once, with the values joined by ', '",
             ));
         }
         let mut value = HeaderValue::from_bytes(value.as_bytes())
-            .map_err(|_| bad("its value has a control character, such as the end of a line"))?;
-        // It may be a secret, which is not to be seen in any log.
+            .map_err(|_| bad("its value has a control character, such as a line break"))?;
+        // The value may be a secret, which must not appear in any log.
         value.set_sensitive(true);
         headers.insert(header, value);
     }
     Ok(headers)
 }
 
-/// Headers that say how the request itself travels, or what it is an attempt at.
+/// Whether a header controls how the request is sent, or identifies the attempt.
 fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.starts_with("robeing-")
@@ -432,7 +478,7 @@ fn is_reserved(name: &HeaderName) -> bool {
         )
 }
 
-/// Looks whether the server can be connected to; why not, otherwise.
+/// Checks whether the server accepts a connection; the error gives the reason.
 async fn connect(target: &Target, transport: &Transport) -> Result<(), String> {
     transport.connect(target.uri()).await.map_err(|error| trouble::unreachable(target.shown(), &*error))
 }
@@ -450,7 +496,7 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<()
     Ok(())
 }
 
-/// The first `limit` bytes of a body, or as many as came within [`ERROR_BODY_WITHIN`].
+/// Returns the first `limit` bytes of a body, or what arrived within [`ERROR_BODY_WITHIN`].
 async fn start_of(mut body: Incoming, limit: usize) -> BytesMut {
     let until = Instant::now() + ERROR_BODY_WITHIN;
     let mut start = BytesMut::new();

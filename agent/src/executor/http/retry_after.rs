@@ -1,4 +1,4 @@
-//! When a server wants to be asked again: its `Retry-After` (RFC 9110, section 10.2.3).
+//! Parses when a server wants to be asked again: its `Retry-After` header (RFC 9110, section 10.2.3).
 
 use std::time::{Duration, SystemTime};
 
@@ -7,12 +7,12 @@ use http::{
     header::{DATE, HeaderName, RETRY_AFTER},
 };
 
-/// How long after the answer. A date is taken relative to the server's own clock, where it says what that is.
+/// Returns the delay from the answer on. A date is relative to the server's `Date` header, or to `now` without one.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let wanted = text(RETRY_AFTER)?;
     if !wanted.is_empty() && wanted.bytes().all(|byte| byte.is_ascii_digit()) {
-        // So many digits that they are no number are a very long time.
+        // A number too large to parse is a very long time.
         return Some(Duration::from_secs(wanted.parse().unwrap_or(u64::MAX)));
     }
     let at = httpdate::parse_http_date(wanted).ok()?;

@@ -1,8 +1,9 @@
-//! Whom an https server is taken for: the system's trusted certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+//! Which https servers are trusted: the system's trusted certificates decide, or those that SSL_CERT_FILE and
+//! SSL_CERT_DIR name.
 //!
-//! A certificate among them that the server itself presents is trusted also where it is one of an authority, as those are that
-//! `openssl req -x509` makes, or where its issuer is not trusted. webpki refuses these, since no authority should be a server and
-//! a chain should end in one; who names the server's very certificate means it.
+//! A server that presents exactly one of these certificates is trusted even if it is a CA certificate, as `openssl req
+//! -x509` creates them, or its issuer is not trusted. webpki rejects these, since a CA should not be a server and a
+//! chain should end in one; but listing the server's own certificate is an explicit choice.
 
 use std::{env, fmt, path::PathBuf, sync::Arc};
 
@@ -19,36 +20,36 @@ use rustls::{
 };
 use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
-/// The subjectAltName extension's object identifier, as it is written in a certificate.
+/// The object identifier of the subjectAltName extension, DER-encoded.
 const SUBJECT_ALT_NAME: [u8; 5] = [6, 3, 0x55, 0x1D, 0x11];
-/// A common name's, in a subject.
+/// The object identifier of the common name in a subject, DER-encoded.
 const COMMON_NAME: [u8; 5] = [6, 3, 0x55, 4, 3];
 
-/// Why there are no certificates to trust.
+/// Why there are no trusted certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificatesError {
-    /// The file that the environment names has none.
+    /// The file that SSL_CERT_FILE names has no readable certificate.
     #[error(
-        "SSL_CERT_FILE names {path:?}, which has none that can be read ({why}); name a file of certificates in PEM form"
+        "SSL_CERT_FILE names {path:?}, which has no readable certificate ({why}); name a file with PEM certificates"
     )]
     File {
-        /// As it is named.
+        /// The path in SSL_CERT_FILE.
         path: PathBuf,
-        /// What reading it gave.
+        /// The error from reading it.
         why: String,
     },
-    /// There are none.
+    /// No trusted certificates were found.
     #[error("{why}; install ca-certificates in the image or set SSL_CERT_FILE")]
     None {
-        /// What looking for them gave.
+        /// The error from looking for them.
         why: String,
     },
-    /// They can't be used.
+    /// The certificates can't be used.
     #[error(transparent)]
     Unusable(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// How connections over TLS are made.
+/// Returns the TLS configuration for https connections.
 ///
 /// # Errors
 /// When no trusted certificate can be read, or none in the file that SSL_CERT_FILE names.
@@ -66,7 +67,7 @@ pub(super) fn config() -> Result<ClientConfig, CertificatesError> {
     with_verifier(provider, verifier)
 }
 
-/// For connections without TLS.
+/// Returns the TLS configuration for connections without TLS, which trusts no certificates.
 pub(super) fn trusting_nobody() -> Result<ClientConfig, CertificatesError> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().map_err(|error| Box::new(error) as Box<_>)?;
@@ -80,18 +81,18 @@ fn with_verifier(provider: Arc<CryptoProvider>, verifier: Verifier) -> Result<Cl
     Ok(config.with_no_client_auth())
 }
 
-/// What a variable names. An empty one counts as unset.
+/// Returns the path in an environment variable. An empty variable counts as unset.
 fn set(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The certificates to trust, those that can't be read left out.
+/// Returns the trusted certificates that can be read.
 fn found() -> CertificateResult {
     let is_empty = env::var_os("SSL_CERT_FILE").is_some_and(|value| value.is_empty());
     if !is_empty || set("SSL_CERT_DIR").is_some() {
         return load_native_certs();
     }
-    // The library would look for a file without a name, and nowhere else.
+    // With an empty SSL_CERT_FILE the library would only look for a file with an empty name.
     let system = openssl_probe::probe();
     let mut found = load_certs_from_paths(system.cert_file.as_deref(), None);
     for directory in &system.cert_dir {
@@ -99,20 +100,20 @@ fn found() -> CertificateResult {
         found.certs.extend(more.certs);
         found.errors.extend(more.errors);
     }
-    // Many a system has them both in one file and in one each.
+    // Many systems have each certificate both in a bundle and in a file of its own.
     found.certs.sort_unstable_by(|a, b| a.cmp(b));
     found.certs.dedup();
     found
 }
 
-/// The certificates that were found, if there is one that can be used; why not, otherwise.
+/// Returns the certificates that were found if at least one can be used; the error gives the reason.
 fn usable(found: &CertificateResult) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs.iter().cloned());
     match found.errors.first() {
         _ if !roots.is_empty() => Ok(roots),
         Some(error) => Err(error.to_string()),
-        None => Err("there are none".to_owned()),
+        None => Err("no trusted certificates were found".to_owned()),
     }
 }
 
@@ -149,7 +150,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let verified = self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         let Err(error) = verified else { return verified };
-        // webpki has looked at the time it is valid for before it gives any of these.
+        // webpki checks the validity period before it returns any of these errors.
         let is_forgivable = is_of_an_authority(&error) || is_of_a_stranger(&error) || is_of_another_name(&error);
         if !is_forgivable || !self.trusted.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()) {
             return Err(error);
@@ -197,13 +198,13 @@ fn is_of_another_name(error: &Error) -> bool {
     matches!(error, Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
 }
 
-/// Whether a certificate that names no server in its extensions, as old ones do not, names this one in its subject.
+/// Whether a certificate without subjectAltName, as old ones are, has this server as its common name.
 fn is_common_name(certificate: &CertificateDer<'_>, server: &ServerName<'_>) -> bool {
     let has = |wanted: &[u8]| certificate.windows(wanted.len()).any(|bytes| bytes == wanted);
     let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return false };
     let subject = parsed.subject();
     let Some(at) = subject.windows(COMMON_NAME.len()).rposition(|bytes| bytes == COMMON_NAME) else { return false };
-    // A kind of text, its length, the text; names of servers are shorter than what takes a longer form.
+    // A string type, its length, the text; server names are shorter than what needs the long form of the length.
     let name = match subject.get(at + COMMON_NAME.len()..) {
         Some([_, length @ ..=0x7F, text @ ..]) => text.get(..usize::from(*length)),
         _ => None,

@@ -1,4 +1,4 @@
-//! How requests travel: over connections that are kept, or over a new one where a kept one turns out to be closed.
+//! Sends requests over kept-alive connections, or over a new one if a kept one turns out to be closed.
 
 use std::{
     future::poll_fn,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, Uri};
+use http::{Extensions, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -24,36 +24,37 @@ use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{
         Client, Error,
-        connect::{CaptureConnection, Connected, Connection, HttpConnector, capture_connection},
+        connect::{CaptureConnection, Connected, Connection, HttpConnector, capture_connection, dns},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
+use robeing_platform::{Network, TcpNetwork};
 use tokio::{net::TcpStream, time::Instant};
 use tower::{
-    BoxError,
+    BoxError, service_fn,
     timeout::{Timeout, error::Elapsed},
     util::{BoxCloneSyncService, ServiceExt},
 };
 
 use super::{CONNECT_WITHIN, MAX_HEADERS, SECURED_WITHIN, tls, trouble};
 
-/// How long a connection is kept for the next attempt. Shorter than the keep-alive of common servers, so that it is
-/// rarely the server that closes it, just as a request is sent.
+/// How long an idle connection is kept for the next attempt. It is shorter than the keep-alive timeout of common
+/// servers, so that a server rarely closes it just as a request is sent.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
-/// How long a connection is silent before the other side's machine is asked whether it is still there, then the pause between
-/// two such questions, and how many may go unanswered. So a server that vanished silently holds no slot for ever.
+/// TCP keepalive: how long a connection is idle before the first probe, the pause between two probes, and how many may
+/// go unanswered. So a server that vanished silently does not hold a slot forever.
 ///
-/// None is asked while something that was sent has not arrived. The kernel sends that again then, and gives up after a quarter of
-/// an hour (`net.ipv4.tcp_retries2`). A limit of our own, `TCP_USER_TIMEOUT`, would also count the time in which a busy server that
-/// is well has not accepted the connection, or does not read on.
+/// No probe is sent while sent data is unacknowledged. The kernel then retransmits, and gives up after a quarter of an
+/// hour (`net.ipv4.tcp_retries2`). Setting `TCP_USER_TIMEOUT` instead would also count the time in which a busy but
+/// healthy server has not accepted the connection, or does not read.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
-/// How long a look waits for the server's word that it does not take who calls. In TLS 1.3 it says so when the caller takes the
-/// connection for made, so it is about as long as a way there and back.
+/// How long a check waits for the server to reject the client. In TLS 1.3 the server does so when the client already
+/// considers the connection established, so this is about one round trip.
 const REFUSED_WITHIN: Duration = Duration::from_millis(300);
-/// A connection that was closed before the request came is seen to be by then: about as long as a way there and back takes. One
-/// that breaks later may be that of a server that died of the request.
+/// A connection that was closed before the request arrived is detected within this time, about one round trip. One that
+/// breaks later may be that of a server that crashed because of the request.
 pub const CLOSED_WITHIN: Duration = Duration::from_secs(1);
-/// Bytes read from a connection at once.
+/// The maximum number of bytes per read from a connection.
 const READ_AT_ONCE: usize = 8 * 1024;
 
 type Secured = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -63,7 +64,7 @@ type Connector = BoxCloneSyncService<Uri, Noted, BoxError>;
 pub(super) struct Transport {
     connector: Connector,
     kept: Client<Connector, Full<Bytes>>,
-    /// Uses each connection once.
+    /// A client that uses each connection once.
     fresh: Client<Connector, Full<Bytes>>,
 }
 
@@ -72,7 +73,12 @@ impl Transport {
     /// When the trusted certificates, which https needs, can't be read.
     pub(super) fn new(is_https: bool) -> Result<Self, tls::CertificatesError> {
         let (silent, between, unanswered) = PROBES;
-        let mut tcp = HttpConnector::new();
+        // Hyper's own resolver panics where no thread can be created.
+        let names =
+            service_fn(
+                |name: dns::Name| async move { TcpNetwork.resolve(&format!("{name}:0")).await.map(Vec::into_iter) },
+            );
+        let mut tcp = HttpConnector::new_with_resolver(names);
         tcp.set_connect_timeout(Some(CONNECT_WITHIN));
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(silent));
@@ -91,11 +97,12 @@ impl Transport {
         Ok(Self { connector, kept, fresh })
     }
 
-    /// Sends a request, and hands on the connection that it goes over.
+    /// Sends a request, and passes the connection it uses to `tell`.
     ///
-    /// A server may close a kept connection just as a request is on its way to it (RFC 9112, 9.3.1). Then it goes over a new one,
-    /// once, though it is a POST (RFC 9110, 9.2.2): it has the same `Robeing-Task-Id` and `Robeing-Attempt`, by which a server
-    /// can tell that it is the same; and a failure would only have the fleet send it again, as the next attempt.
+    /// A server may close a kept connection just as a request is on its way (RFC 9112, 9.3.1). The request is then sent
+    /// once more over a new connection, although it is a POST (RFC 9110, 9.2.2): it has the same `Robeing-Task-Id` and
+    /// `Robeing-Attempt`, by which a server can recognize it; and a failure would only make the fleet send it again, as
+    /// the next attempt.
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -107,14 +114,18 @@ impl Transport {
         let sent = Instant::now();
         match self.kept.request(request).await {
             Ok(answer) => {
-                if let Some(note) = answer.extensions().get::<Arc<Note>>() {
-                    note.has_served.store(true, Ordering::Relaxed);
+                let note = answer.extensions().get::<Arc<Note>>();
+                let is_kept = note.is_some_and(|note| note.has_served.swap(true, Ordering::Relaxed));
+                // The server gave up waiting on an idle connection; the status only says why it closes it (RFC 9110,
+                // 15.5.9).
+                if is_kept && answer.status() == StatusCode::REQUEST_TIMEOUT && sent.elapsed() < CLOSED_WITHIN {
+                    return self.fresh.request(again).await.or(Ok(answer));
                 }
                 Ok(answer)
             }
             Err(error) if sent.elapsed() < CLOSED_WITHIN && was_closed(&connection) => {
                 match self.fresh.request(again).await {
-                    // The first may have reached it.
+                    // The first request may have reached the server.
                     Err(unreached) if unreached.is_connect() => Err(error),
                     answer => answer,
                 }
@@ -123,44 +134,44 @@ impl Transport {
         }
     }
 
-    /// Looks whether the server can be connected to, TLS included.
+    /// Checks whether the server accepts a connection, TLS included.
     pub(super) async fn connect(&self, uri: &Uri) -> Result<(), BoxError> {
         let mut stream = self.connector.clone().oneshot(uri.clone()).await?;
         if let Some(refusal) = stream.refusal().await {
             return Err(refusal.into());
         }
-        // Most servers log it when it is merely dropped. What they make of the end is no matter.
+        // Shut down properly, because most servers log a dropped connection. The result does not matter.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
         Ok(())
     }
 }
 
-/// Says what was waited for when making a connection took too long.
+/// Replaces a timeout error with one that lists the steps of setting up a connection.
 fn late(error: BoxError) -> BoxError {
     if !error.is::<Elapsed>() {
         return error;
     }
     let within = humantime::format_duration(SECURED_WITHIN);
-    format!("looking up its name, connecting to it and agreeing on TLS took more than {within}").into()
+    format!("name resolution, connecting and the TLS handshake took more than {within}").into()
 }
 
-/// Whether an answer has come over a connection before, and none of its bytes to the last request.
+/// Whether a connection has served a request before, and returned no byte after the last one.
 fn was_closed(connection: &CaptureConnection) -> bool {
     note_of(connection).is_some_and(|note| note.has_served() && !note.is_heard())
 }
 
-/// What a connection that was made for a request has brought.
+/// What was received over the connection of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Nothing.
+    /// Nothing was received.
     Nothing,
-    /// Something, though no answer.
+    /// Some bytes, but no answer.
     Something,
     /// Answers to earlier requests.
     Answers,
 }
 
-/// What a request's connection has brought before its answer. `None`: it has none.
+/// Returns what a request's connection has received before the request's answer. `None`: there is no connection.
 pub(super) fn heard(connection: &CaptureConnection) -> Option<Heard> {
     Some(match note_of(connection)? {
         note if note.has_served() => Heard::Answers,
@@ -175,12 +186,12 @@ fn note_of(connection: &CaptureConnection) -> Option<Arc<Note>> {
     extras.remove::<Arc<Note>>()
 }
 
-/// What is known of a connection.
+/// The recorded activity of a connection.
 #[derive(Default)]
 struct Note {
     /// A request was answered.
     has_served: AtomicBool,
-    /// Something was read since something was written.
+    /// Something was read since the last write.
     is_heard: AtomicBool,
 }
 
@@ -194,7 +205,7 @@ impl Note {
     }
 }
 
-/// A connection that takes note.
+/// A connection that records its activity.
 struct Noted {
     stream: Secured,
     note: Arc<Note>,
@@ -205,7 +216,7 @@ impl Noted {
         Self { stream, note: Arc::default() }
     }
 
-    /// The server's word that it does not take who calls, if it comes soon.
+    /// Returns the server's TLS rejection of the client, if it arrives within [`REFUSED_WITHIN`].
     async fn refusal(&mut self) -> Option<io::Error> {
         if matches!(self.stream, MaybeHttpsStream::Http(_)) {
             return None;
@@ -229,7 +240,12 @@ impl Read for Noted {
         let mut bytes = [const { MaybeUninit::uninit() }; READ_AT_ONCE];
         let room = bytes.len().min(into.remaining());
         let mut read = ReadBuf::uninit(&mut bytes[..room]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, read.unfilled()))?;
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, read.unfilled())) {
+            // Many servers close a TLS connection without announcing it. An answer whose length is not given ends there, as
+            // curl and browsers take it; one that is shorter than its length is still detected as broken.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.note.is_heard() => {}
+            read => read?,
+        }
         if !read.filled().is_empty() {
             self.note.is_heard.store(true, Ordering::Relaxed);
         }

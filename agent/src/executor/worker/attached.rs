@@ -1,5 +1,5 @@
-//! The processes that are attached, and what each of them runs. Knows channels; the gRPC stream at their other end is the
-//! service's.
+//! The attached processes and what each of them runs. This module knows channels; the gRPC streams at the other end
+//! belong to the service.
 
 use std::{
     collections::BTreeMap,
@@ -18,23 +18,24 @@ use tracing::{debug, info, warn};
 
 use crate::executor::{Attempt, Health};
 
-/// Processes attached at once.
+/// The maximum number of attached processes.
 pub const MAX_PROCESSES: usize = 64;
-/// Messages to a process that it has not read; an attempt waits for room, and one that is dropped meanwhile detaches the
-/// process.
+/// The maximum number of unread messages to a process. A new attempt waits for room; if an attempt is dropped when
+/// there is none, its process is detached.
 pub const MAX_UNREAD: usize = 64;
-/// Bytes that are kept of why a process is unhealthy.
+/// The maximum length of the reason why a process is unhealthy, in bytes; the rest is cut.
 pub const MAX_UNHEALTHY: usize = 256;
-/// Health checks in a row that a process may leave unanswered before others are preferred.
+/// The number of consecutive health checks that a process may miss before others are preferred.
 const MISSES_ALLOWED: u32 = 1;
 
-/// What a process says of an attempt.
+/// A process's answer to an attempt.
 pub(super) enum Answer {
-    /// An outcome; `None`: nothing.
+    /// The reported outcome; `None`: the result had none.
     Said(Option<task_result::Outcome>),
-    /// More than a message may have, with which its stream has ended. It may be of any attempt that it has not answered.
+    /// A message over the size limit, which ended its stream. It may belong to any attempt that the process has not
+    /// answered.
     TooLarge {
-        /// There is no other.
+        /// There is no other unanswered attempt.
         is_only: bool,
     },
 }
@@ -42,7 +43,7 @@ pub(super) enum Answer {
 /// A task's id and the attempt's number.
 type Key = (String, u32);
 
-/// See the module.
+/// The attached processes of one executor.
 pub(super) struct Attached {
     state: Mutex<State>,
     present: watch::Sender<bool>,
@@ -51,9 +52,9 @@ pub(super) struct Attached {
 
 #[derive(Default)]
 struct State {
-    /// How many have attached so far, which is also the number of the last.
+    /// The number of processes that have attached so far, which is also the number of the last one.
     number: u64,
-    /// How many times the processes were asked how they are.
+    /// The number of health checks so far.
     checks: u64,
     processes: BTreeMap<u64, Process>,
 }
@@ -63,21 +64,21 @@ struct Process {
     outgoing: mpsc::Sender<ToProcess>,
     detached: CancellationToken,
     running: BTreeMap<Key, oneshot::Sender<Answer>>,
-    /// Attempts that nobody waits for any more, and that it has not answered.
+    /// The number of abandoned attempts that the process has not answered.
     unanswered: usize,
     health: ProcessHealth,
 }
 
-/// What is known of a process's health.
+/// The health of a process.
 #[derive(Default)]
 struct ProcessHealth {
-    /// It said that it answers checks.
+    /// The process answers health checks.
     answers: bool,
-    /// The newest check, and who waits for the answer.
+    /// The newest check, and the receiver of its answer.
     asked: Option<(u64, oneshot::Sender<String>)>,
-    /// Why it is unhealthy, by its own word.
+    /// The reason the process gave for being unhealthy.
     unhealthy: Option<String>,
-    /// Checks in a row that it did not answer.
+    /// The number of consecutive checks that it did not answer.
     missed: u32,
 }
 
@@ -87,20 +88,20 @@ impl ProcessHealth {
     }
 }
 
-/// A process that was asked how it is.
+/// A health check sent to a process.
 struct Asked {
     process: u64,
     name: Arc<str>,
     answer: oneshot::Receiver<String>,
 }
 
-/// A process's side of being attached. When it is dropped, the process is not attached any more.
+/// A process's membership. Dropping it detaches the process.
 pub(super) struct Member {
     attached: Arc<Attached>,
     pub number: u64,
-    /// What to tell the process.
+    /// Messages for the process.
     pub outgoing: mpsc::Receiver<ToProcess>,
-    /// Cancelled when the agent has detached it.
+    /// Cancelled when the agent has detached the process.
     pub detached: CancellationToken,
 }
 
@@ -115,12 +116,12 @@ impl Attached {
         Self { state: Mutex::default(), present: watch::Sender::new(false), gauge }
     }
 
-    /// Whether any process is attached, as it changes.
+    /// Watches whether any process is attached.
     pub fn presence(&self) -> watch::Receiver<bool> {
         self.present.subscribe()
     }
 
-    /// Lets a process attach. `None`: there are too many.
+    /// Attaches a process. `None`: too many are attached.
     pub fn join(self: &Arc<Self>, name: &str, answers_health_checks: bool) -> Option<Member> {
         let mut state = self.lock();
         if state.processes.len() >= MAX_PROCESSES {
@@ -140,16 +141,16 @@ impl Attached {
         Some(Member { attached: Arc::clone(self), number, outgoing: unread, detached })
     }
 
-    /// A process is gone. What it ran fails.
+    /// Detaches a process. The attempts it ran fail.
     pub fn leave(&self, number: u64) {
         let mut state = self.lock();
         if let Some(process) = state.processes.remove(&number) {
-            info!(process = %process.name, running = process.running.len(), "a process is not attached any more");
+            info!(process = %process.name, running = process.running.len(), "a process has detached");
             self.changed(&state);
         }
     }
 
-    /// A process has sent a message that is too large to be read. Which attempt it is of can't be seen.
+    /// Records that a process sent a message too large to be read, so the attempt it belongs to is unknown.
     pub fn overwhelmed(&self, number: u64) {
         let mut state = self.lock();
         let Some(process) = state.processes.get_mut(&number) else { return };
@@ -157,15 +158,15 @@ impl Attached {
         let is_only = running.len() + process.unanswered == 1;
         warn!(
             process = %process.name, running = running.len(), limit = robeing_net::message_limit(),
-            "a process has sent a message over the limit, in bytes: its stream ends; it should answer with less, or with a reference"
+            "a process sent a message over the limit, in bytes, and is detached; answer with less, or with a reference"
         );
         for waiting in running.into_values() {
-            // It may be given up by now.
+            // The receiver may have given up.
             let _ = waiting.send(Answer::TooLarge { is_only });
         }
     }
 
-    /// Gives an attempt to the process that runs the fewest, of those that are healthy if any is. `None`: there is none.
+    /// Assigns an attempt to the process that runs the fewest, preferring healthy ones. `None`: no process is attached.
     pub fn begin(self: &Arc<Self>, attempt: &Attempt) -> Option<Begun> {
         let key = (attempt.task_id.clone(), attempt.attempt);
         let mut state = self.lock();
@@ -184,7 +185,7 @@ impl Attached {
         })
     }
 
-    /// Takes what a process says. Of an attempt that it does not run, or runs no more, nothing is wanted.
+    /// Delivers a process's result. A result for an attempt that it does not run, or no longer runs, is ignored.
     pub fn answered(&self, number: u64, result: TaskResult) {
         let TaskResult { task_id, attempt, outcome } = result;
         let key = (task_id, attempt);
@@ -196,12 +197,12 @@ impl Attached {
         }
         drop(state);
         if waiting.is_none_or(|waiting| waiting.send(Answer::Said(outcome)).is_err()) {
-            debug!(task = key.0, attempt = key.1, "a result that nobody waits for");
+            debug!(task = key.0, attempt = key.1, "ignored a result that nothing waits for");
         }
     }
 
-    /// Asks the processes how they are. The agent is as well as the best of them; one to which nothing is attached is well:
-    /// it has no slots.
+    /// Checks the health of the processes. The agent is as healthy as the healthiest of them; without any process it is
+    /// healthy, as it has no slots.
     pub async fn health(&self, within: Duration) -> Health {
         let until = Instant::now() + within;
         let (mut well, asked) = self.ask();
@@ -210,7 +211,7 @@ impl Attached {
             let answer = tokio::time::timeout_at(until, answer).await;
             let said = answer.ok().and_then(Result::ok);
             if !self.heard_of(process, said.clone()) {
-                // It has detached meanwhile, and with it went what it ran.
+                // It has detached in the meantime, and the attempts it ran have failed.
                 continue;
             }
             match said {
@@ -227,7 +228,8 @@ impl Attached {
         }
     }
 
-    /// Asks those that answer; whether there is one that does not, and counts as well while it is attached.
+    /// Sends a check to the processes that answer checks; also returns whether there is one that does not, which counts
+    /// as healthy while attached.
     fn ask(&self) -> (bool, Vec<Asked>) {
         let mut state = self.lock();
         state.checks += 1;
@@ -237,26 +239,26 @@ impl Attached {
             let (answered, answer) = oneshot::channel();
             process.health.asked = Some((seq, answered));
             let check = ToProcess { message: Some(to_process::Message::HealthCheck(HealthCheck { seq })) };
-            // One that has not read what it was sent does not answer this either.
+            // A process whose queue is full does not answer this either.
             let _ = process.outgoing.try_send(check);
             Asked { process: *number, name: Arc::clone(&process.name), answer }
         };
         (!mute.is_empty(), answering.into_iter().map(ask).collect())
     }
 
-    /// Takes a process's answer to a check. One to an earlier check is of no interest.
+    /// Delivers a process's answer to a health check. An answer to an earlier check is ignored.
     pub fn said_health(&self, number: u64, said: Said) {
         let Said { seq, mut unhealthy } = said;
         unhealthy.truncate(unhealthy.floor_char_boundary(MAX_UNHEALTHY));
         let mut state = self.lock();
         let Some(process) = state.processes.get_mut(&number) else { return };
         if let Some((_, answered)) = process.health.asked.take_if(|(asked, _)| *asked == seq) {
-            // The check may be given up by now.
+            // The check may have timed out.
             let _ = answered.send(unhealthy);
         }
     }
 
-    /// Notes what a process said, or that it said nothing; whether it is still attached.
+    /// Records a process's answer, or a missing answer; returns whether it is still attached.
     fn heard_of(&self, number: u64, said: Option<String>) -> bool {
         let mut state = self.lock();
         let Some(process) = state.processes.get_mut(&number) else { return false };
@@ -270,7 +272,8 @@ impl Attached {
         true
     }
 
-    /// Nobody waits for an attempt any more. If the process may still run it and was not told, it is, without waiting.
+    /// Gives up an attempt. If the process may still run it and was not asked to stop, it is asked now, without
+    /// waiting.
     fn abandon(&self, number: u64, key: &Key, told: bool) {
         let mut state = self.lock();
         let Some(process) = state.processes.get_mut(&number) else { return };
@@ -283,13 +286,13 @@ impl Attached {
         }
         let full = matches!(process.outgoing.try_send(stop(key)), Err(mpsc::error::TrySendError::Full(_)));
         if full && let Some(process) = state.processes.remove(&number) {
-            warn!(process = %process.name, "a process that reads nothing is detached: it is not to be told what to stop");
+            warn!(process = %process.name, "detaching a process that reads no messages: it can't be told to stop");
             process.detached.cancel();
             self.changed(&state);
         }
     }
 
-    /// Called under the lock, so that the last word is the latest.
+    /// Must be called with the lock held, so that the last update is the latest state.
     fn changed(&self, state: &State) {
         self.gauge.set(i64::try_from(state.processes.len()).unwrap_or(i64::MAX));
         let present = !state.processes.is_empty();
@@ -297,12 +300,12 @@ impl Attached {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under it leaves it half done.
+        // No operation under the lock leaves the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An attempt that a process runs, until it is dropped.
+/// An attempt assigned to a process, until dropped.
 pub(super) struct Begun {
     attached: Arc<Attached>,
     process: u64,
@@ -310,33 +313,33 @@ pub(super) struct Begun {
     key: Key,
     outgoing: mpsc::Sender<ToProcess>,
     answer: oneshot::Receiver<Answer>,
-    /// The process was told to stop.
+    /// The process was asked to stop.
     told: bool,
 }
 
 impl Begun {
-    /// The process.
+    /// The name of the process.
     pub fn process_name(&self) -> &str {
         &self.name
     }
 
-    /// Tells the process. `None`: it was gone before it could be told.
+    /// Sends a message to the process. `None`: the process was gone before that.
     pub async fn send(&mut self, message: to_process::Message) -> Option<()> {
         let message = ToProcess { message: Some(message) };
         tokio::select! {
             biased;
             sent = self.outgoing.send(message) => sent.ok(),
-            // Nothing is answered before it is asked, so this is the process's end.
+            // There is no answer before the message is sent, so this means that the process is gone.
             _ = &mut self.answer => None,
         }
     }
 
-    /// What the process says. `None`: it is gone.
+    /// Returns the answer of the process. `None`: the process is gone.
     pub async fn answer(&mut self) -> Option<Answer> {
         (&mut self.answer).await.ok()
     }
 
-    /// Tells the process to stop, and waits until it has answered or is gone.
+    /// Asks the process to stop, and waits until it has answered or is gone.
     pub async fn stop(&mut self) {
         self.told = self.outgoing.send(stop(&self.key)).await.is_ok();
         if self.told {

@@ -1,16 +1,16 @@
-//! The `worker` executor: processes of the user's attach to the agent over gRPC on its loopback address, and run attempts
-//! for it, in any language (`robeing/worker/v1/worker.proto`).
+//! The `worker` executor: user processes, in any language, attach to the agent over gRPC on its loopback address and
+//! run attempts for it (`robeing/worker/v1/worker.proto`).
 //!
-//! What always holds:
+//! Invariants:
 //!
 //! 1. An attempt goes to one process, the one that runs the fewest, and only that process's result counts for it.
-//! 2. When a process is gone, what it ran fails at once, worth another attempt. Nothing of it is waited for. One that sends a
-//!    message that is too large to be read is gone with it, and that is said.
-//! 3. An attempt that no process has begun is given back as if it had never been here.
-//! 4. Of a stopped attempt the process is told, and waited for no longer than [`Limits::kill_grace`]; what it says later is
-//!    ignored. Its work cannot be ended by force, which only the process can do to itself.
-//! 5. An unhealthy process gets nothing while another is healthy. The agent is unhealthy when all of them are.
-//! 6. A process that does not read what it is sent is detached, rather than waited for.
+//! 2. When a process is gone, the attempts it ran fail at once, as retryable. A process that sends a message too large
+//!    to be read is detached, and the failures report that.
+//! 3. An attempt that no process has started is handed back as if it had never arrived.
+//! 4. A process is told to stop an attempt and has [`Limits::kill_grace`] to answer; later answers are ignored. The
+//!    agent can't end the work by force; only the process itself can.
+//! 5. An unhealthy process gets no attempts while another is healthy. The agent is unhealthy when all processes are.
+//! 6. A process that does not read its messages is detached rather than waited for.
 
 mod attached;
 mod service;
@@ -30,20 +30,20 @@ use tracing::{error, info};
 use self::attached::{Answer, Attached, Begun};
 use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, text::at_limit};
 
-/// Where to listen, and what to tell processes of the agent.
+/// The address to listen on, and what to send to processes.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// An address of the loopback interface, host:port; port 0 takes a free one.
+    /// An address of the loopback interface, host:port; port 0 selects a free one.
     pub listen: String,
     /// The agent's name.
     pub agent: String,
-    /// Attempts the agent runs at once.
+    /// The number of attempts the agent runs at once.
     pub slots: u32,
-    /// What an attempt may use; `stderr_tail` bounds how much of a failure's message and of its details is kept.
+    /// The limits of an attempt; `stderr_tail` bounds how much of a failure's message and of its details is kept.
     pub limits: Limits,
 }
 
-/// Gives attempts to the processes that are attached. It stops listening when it is dropped.
+/// Runs attempts in attached processes. Dropping it stops the listener.
 pub struct WorkerExecutor {
     attached: Arc<Attached>,
     limits: Limits,
@@ -52,10 +52,10 @@ pub struct WorkerExecutor {
 }
 
 impl WorkerExecutor {
-    /// Listens, and lets processes attach from now on.
+    /// Starts listening for processes.
     ///
     /// # Errors
-    /// When the address can't be listened on.
+    /// When the agent can't listen on the address.
     pub async fn listen(config: WorkerConfig, transport: &Transport, metrics: &Metrics) -> Result<Self, ExecutorError> {
         let bound = transport.bind(&config.listen).await.map_err(ExecutorError::Listen)?;
         let local = bound.local_addr().map_err(ExecutorError::Listen)?;
@@ -68,7 +68,7 @@ impl WorkerExecutor {
             max_output_bytes: config.limits.max_output as u64,
         };
         let routes = service::routes(Arc::clone(&attached), welcome).map_err(ExecutorError::Listen)?;
-        info!(%local, "processes can attach here; tasks are taken once one has");
+        info!(%local, "processes can attach here; tasks are accepted once one has");
         let serving = tokio::spawn(async move {
             if let Err(error) = bound.serve(routes, CancellationToken::new()).await {
                 error!(%error, "the listener for processes failed");
@@ -77,12 +77,12 @@ impl WorkerExecutor {
         Ok(Self { attached, limits: config.limits, local, serving: AbortOnDropHandle::new(serving) })
     }
 
-    /// Where it listens, with the real port.
+    /// Returns the address it listens on, with the actual port.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// Hands the attempt over and waits for the answer.
+    /// Sends the attempt to the process and waits for the answer.
     async fn converse(&self, begun: &mut Begun, attempt: Attempt) -> Outcome {
         let task = proto::Task {
             task_id: attempt.task_id,
@@ -133,7 +133,7 @@ impl WorkerExecutor {
     fn reported(&self, process: &str, failure: proto::Failure) -> Failure {
         let most = self.limits.stderr_tail;
         let said = &failure.message[..failure.message.floor_char_boundary(most)];
-        let message = if said.is_empty() { format!("{process} failed and did not say why") } else { said.to_owned() };
+        let message = if said.is_empty() { format!("{process} failed without a reason") } else { said.to_owned() };
         let cut = failure.details.len().saturating_sub(most);
         Failure {
             code: failure.code,
@@ -156,7 +156,7 @@ impl Executor for WorkerExecutor {
             () = cancel.cancelled() => Outcome::Cancelled,
             failure = at_limit => Outcome::Failed(failure),
         };
-        // Whatever it answers now, the attempt was stopped.
+        // Whatever the process answers now, the attempt was stopped.
         let _ = timeout(self.limits.kill_grace, begun.stop()).await;
         stopped
     }
@@ -165,7 +165,7 @@ impl Executor for WorkerExecutor {
         Some(self.attached.presence())
     }
 
-    /// Nothing is wrong while no process is attached, and whoever starts one looks for the agent first.
+    /// Nothing is wrong while no process is attached, and users check that the agent is there before they start one.
     fn is_member_when_absent(&self) -> bool {
         true
     }
@@ -182,8 +182,8 @@ impl Executor for WorkerExecutor {
     }
 }
 
-/// The failure of an attempt when the process has sent a message that can't be read for its size. Of the only one it is the
-/// answer; of several it may be another's.
+/// Returns the failure of an attempt whose process sent a message too large to be read. If the attempt was the only
+/// one, the message was its answer; otherwise it may have been another's.
 fn too_large(process: &str, is_only: bool) -> Failure {
     let limit = robeing_net::message_limit();
     let advice = "answer with less, or with a reference";
@@ -191,7 +191,7 @@ fn too_large(process: &str, is_only: bool) -> Failure {
         let message = format!("{process} answered with a message of more than {limit} bytes; {advice}");
         return Failure::new(FailureKind::OutputTooLarge, false, message);
     }
-    let message = format!("{process} sent a message of more than {limit} bytes, which ended all that it ran; {advice}");
+    let message = format!("{process} sent a message of more than {limit} bytes, ending all its attempts; {advice}");
     Failure::new(FailureKind::Unreachable, true, message)
 }
 

@@ -1,4 +1,5 @@
-//! The gRPC service that processes attach to. A stream is a process: it is attached from its first message to its end.
+//! The gRPC service that processes attach to. Each stream is one process, attached from its first message until the
+//! stream ends.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
@@ -17,12 +18,12 @@ use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 
 use super::attached::{Attached, MAX_PROCESSES, Member};
 
-/// How long a process may take to say hello.
+/// How long a process may take to send Hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes of a process's name.
+/// The maximum length of a process's name, in bytes.
 pub const MAX_PROCESS_NAME: usize = 63;
 
-/// The service, with gRPC health and reflection.
+/// Returns the service, with gRPC health and reflection.
 pub(super) fn routes(attached: Arc<Attached>, welcome: Welcome) -> io::Result<Routes> {
     let service = robeing_net::limited!(WorkerServer::new(Service { attached, welcome }));
     Ok(described_routes(&[FILE_DESCRIPTOR_SET])?.add_service(service))
@@ -49,7 +50,7 @@ impl Worker for Service {
     }
 }
 
-/// What the process is told, until either side ends it.
+/// Returns the messages to the process, until either side ends the stream.
 fn talk(
     mut member: Member,
     incoming: Streaming<FromProcess>,
@@ -57,7 +58,7 @@ fn talk(
     welcome: Welcome,
 ) -> impl Stream<Item = Result<ToProcess, Status>> {
     async_stream::stream! {
-        // Beside this stream, so that a process that is slow to read is still heard.
+        // A separate task, so that messages from a process that is slow to read are still received.
         let mut listening = AbortOnDropHandle::new(tokio::spawn(listen(member.number, incoming, attached)));
         yield Ok(ToProcess { message: Some(to_process::Message::Welcome(welcome)) });
         loop {
@@ -70,7 +71,7 @@ fn talk(
                     break;
                 }
                 () = member.detached.cancelled() => {
-                    yield Err(Status::aborted("detached: what the agent says was not read; attach again"));
+                    yield Err(Status::aborted("detached: the process did not read its messages; attach again"));
                     break;
                 }
                 Some(message) = member.outgoing.recv() => yield Ok(message),
@@ -89,7 +90,7 @@ async fn hello(incoming: &mut Streaming<FromProcess>) -> Result<Hello, Status> {
     }
 }
 
-/// Hears the process to its end, whose kind is the answer.
+/// Receives the messages of the process until its stream ends; returns how it ended.
 async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc<Attached>) -> Result<(), Status> {
     let end = loop {
         match incoming.message().await {
@@ -100,9 +101,9 @@ async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc
                 attached.said_health(number, health);
             }
             Ok(Some(FromProcess { message: Some(from_process::Message::Hello(_)) })) => {
-                break Err(Status::invalid_argument("a process says Hello once, as its first message"));
+                break Err(Status::invalid_argument("a process sends Hello once, as its first message"));
             }
-            // Of a newer client, perhaps.
+            // Possibly a message of a newer client.
             Ok(Some(FromProcess { message: None })) => {}
             Ok(None) => break Ok(()),
             Err(status) => {
@@ -113,7 +114,7 @@ async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc
             }
         }
     };
-    // At once: the stream to a process that is gone may not be looked at for a while.
+    // At once: the outgoing stream of a process that is gone may not be polled for a while.
     attached.leave(number);
     end
 }

@@ -1,4 +1,4 @@
-//! What an agent and its coordinator say to each other, and what each message changes.
+//! The messages that an agent and its coordinator exchange, and what each one changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ impl Driver {
         if !goes_on && self.session.is_some() {
             warn!(
                 held = self.held.len(),
-                "the coordinators count this agent as lost: a new session begins with nothing"
+                "the coordinators count this agent as lost: starting a new session with no attempts"
             );
             self.reset();
         }
@@ -104,7 +104,7 @@ impl Driver {
             Some(Heard::SessionEnded(ended)) => {
                 let (reason, held) = (ended.reason, self.held.len());
                 match self.phase {
-                    // As it was asked to.
+                    // This is the answer to Leave.
                     Phase::Leaving(_) => info!(reason, "the coordinator ended the session"),
                     Phase::Working | Phase::Draining(_) => {
                         warn!(reason, held, "the coordinator ended the session");
@@ -119,11 +119,11 @@ impl Driver {
                 }
             }
             Some(Heard::Redirect(redirect)) => {
-                self.broken("the coordinator does not lead any more", false);
+                self.broken("the coordinator is no longer the leader", false);
                 self.search.redirected(&redirect.leader_address, &redirect.coordinators);
             }
-            // A newer coordinator's message, or one out of place: neither changes anything.
-            Some(Heard::Welcome(_) | Heard::Opening(_)) | None => debug!("a message that means nothing here"),
+            // A message of a newer coordinator, or one out of place, changes nothing.
+            Some(Heard::Welcome(_) | Heard::Opening(_)) | None => debug!("ignored an unexpected message"),
         }
     }
 
@@ -133,7 +133,7 @@ impl Driver {
         {
             self.deps.metrics.heartbeat_round_trip.observe(sent.elapsed().as_secs_f64());
             if session.is_fenced && !session.lease.is_over(Instant::now()) {
-                info!(held = self.held.len(), "the lease on the session is renewed: work is taken again");
+                info!(held = self.held.len(), "the lease on the session is renewed: accepting work again");
                 session.is_fenced = false;
                 self.deps.readiness.set(self.phase == Phase::Working);
             }
@@ -141,13 +141,13 @@ impl Driver {
         }
     }
 
-    /// Tells the executor until when attempts may run, in case this process is stopped by then.
+    /// Passes the lease to the executor, in case this process is stopped when the lease ends.
     pub(super) fn tell_lease(&self) {
         let left = self.session.as_ref().map(|s| s.lease.until().saturating_duration_since(Instant::now()));
         self.deps.executor.lease(left);
     }
 
-    /// Tells the executor's guard which session it would have to report the end of, and to whom.
+    /// Passes the session to the executor's guard: what it would have to report as ended, and to which coordinators.
     fn tell_stay(&self, leader: &str, welcome: &internal::Welcome) {
         let others = welcome.coordinators.iter().filter(|address| *address != leader);
         let coordinators = std::iter::once(leader.to_owned()).chain(others.cloned());
@@ -177,7 +177,7 @@ impl Driver {
     fn acknowledged(&mut self, acks: Vec<internal::CompletionAck>) {
         for internal::CompletionAck { task_id, attempt, accepted, reason } in acks {
             if !accepted {
-                info!(task = task_id, attempt, reason, "the coordinator does not take this result");
+                info!(task = task_id, attempt, reason, "the coordinator rejected this result");
             }
             self.held.acknowledged(&Key { task_id, attempt });
         }
@@ -189,7 +189,7 @@ impl Driver {
         beat_is_due || self.drain_unsaid || self.leave_unsaid || self.held.has_unsent() || self.health.has_report()
     }
 
-    /// Says the most urgent of what is to be said.
+    /// Sends the most urgent pending message.
     pub(super) fn say(&mut self, permit: OwnedPermit<AgentMessage>) {
         let now = Instant::now();
         let message = match &mut self.session {

@@ -1,5 +1,5 @@
-//! The one loop of an agent: it waits for the next event, checks the lease, and acts. Nothing in it blocks: sending waits
-//! like everything else, so time is kept whatever the coordinator does. Attempts are polled here too, without a task each.
+//! The agent's event loop: it waits for the next event, checks the lease, and acts. It never blocks: sending is an
+//! event too, so timers fire whatever the coordinator does. Attempts are polled here as well, without a task each.
 
 mod messages;
 mod reconnect;
@@ -34,42 +34,42 @@ use super::{
 };
 use crate::executor::{Executor, Health, Outcome};
 
-/// Attempts that ended and are taken note of before anything else is looked at.
+/// The maximum number of ended attempts recorded before other events are handled.
 const DONE_AT_ONCE: usize = 1_024;
-/// How long completions may stay unacknowledged on a stream that works before they are sent again. A leader that can't write
-/// them down ends the stream; one that is slow would only have more to write.
+/// How long completions may stay unacknowledged on a working stream before they are sent again. A leader that can't
+/// write them ends the stream; a slow leader would only have more to write.
 pub const SEND_AGAIN_AFTER: Duration = Duration::from_secs(15);
-/// How long a failed agent stays to hear that its session is over.
+/// How long a failed agent waits for the coordinator to end its session.
 pub const END_WITHIN: Duration = Duration::from_secs(2);
-/// A process that did nothing for so long may have been stopped, and looks whether its session was taken from it meanwhile. Far
-/// less than a guard waits before it takes one.
+/// A process that did nothing for this long may have been stopped; it then checks whether its guard has revoked its
+/// session. This is far shorter than the time a guard waits before it revokes one.
 const MAY_HAVE_BEEN_STOPPED: Duration = Duration::from_millis(50);
-/// For how long it looks again and again then: its guard may be about to take the session.
+/// How long it repeats that check: the guard may be about to revoke the session.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 /// How far ahead the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
-/// What a driver is made of.
+/// The dependencies of a driver.
 #[derive(Clone)]
 pub struct Deps {
     /// The agent's settings.
     pub config: AgentConfig,
-    /// The outside.
+    /// Clock, disk, network and randomness.
     pub platform: Platform,
-    /// What connections are made with.
+    /// Makes the connections to coordinators.
     pub transport: Transport,
-    /// What runs attempts.
+    /// Runs attempts.
     pub executor: Arc<dyn Executor>,
-    /// What the session counts.
+    /// The session's metrics.
     pub metrics: SessionMetrics,
-    /// Set while the agent takes work.
+    /// Set while the agent accepts work.
     pub readiness: Readiness,
-    /// Where others reach the agent, host:port.
+    /// The agent's advertised address, host:port.
     pub address: String,
 }
 
 impl Deps {
-    /// Those of a member that can take no task now: without slots, of no pool, and not ready.
+    /// Returns the dependencies of a member that can run no task now: no slots, no pool, not ready.
     pub fn idle(&self) -> Self {
         let config =
             AgentConfig { slots: 0, pool: String::new(), pool_replicas: 0, pool_standby: 0, ..self.config.clone() };
@@ -77,14 +77,14 @@ impl Deps {
     }
 }
 
-/// How an attempt ended, and after how long.
+/// An ended attempt: its key, its outcome and how long it ran.
 type Done = (Key, Outcome, Duration);
 
-/// The way to the leader.
+/// The state of the connection to the leader.
 enum LeaderLink {
-    /// Nobody is asked before then.
+    /// No coordinator is contacted before this time.
     Pausing(Instant),
-    /// A coordinator was said hello.
+    /// A Hello is on its way to this coordinator.
     Greeting(String, BoxFuture<'static, Result<Greeting, LinkError>>),
     /// A session is open.
     Open(Box<Link>),
@@ -93,13 +93,13 @@ enum LeaderLink {
 struct Session {
     id: u64,
     lease: Lease,
-    /// The lease is over, what ran was stopped, and nothing may run until it is renewed.
+    /// The lease has expired and running attempts were stopped; nothing may run until the lease is renewed.
     is_fenced: bool,
 }
 
 /// What the loop waits for.
 enum Event {
-    /// The timer that [`Driver::keep_time`] asked for, or the wish to stop: both are looked at in every round.
+    /// The timer set by [`Driver::keep_time`] fired, or a shutdown was requested: both are checked in every iteration.
     Time,
     Done(Done),
     Checked(Health),
@@ -113,27 +113,27 @@ pub(super) struct Driver {
     secret: Secret,
     search: Search,
     leader_link: LeaderLink,
-    /// A stream that fell silent. It is kept until another is open, since its end would count as the agent's.
+    /// A stream that went silent; kept until another is open, because its end is a sign that this process has ended.
     suspect_link: Option<Box<Link>>,
     session: Option<Session>,
     held: Held,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     health: HealthChecks,
-    /// Why the executor can't ever run attempts again, and when the agent ends at the latest.
+    /// Why the executor can never run attempts again, and the latest time at which the agent exits.
     failed: Option<(String, Instant)>,
     phase: Phase,
-    /// The process is to end, and not only the stay.
+    /// The process is to exit, not just the session to end.
     asked_to_stop: bool,
-    /// The coordinator at the other end does not know yet that the agent drains.
+    /// The coordinator has not been informed yet that the agent drains.
     drain_unsaid: bool,
     leave_unsaid: bool,
     welcomed_before: bool,
     complaint: String,
     /// When completions were last sent or acknowledged.
     progress: Instant,
-    /// When this process was last seen at work.
+    /// When this process last ran its loop.
     at_work: Instant,
-    /// Until when it is looked for whether the session was taken.
+    /// Until when the driver checks whether the guard has revoked the session.
     look_until: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -165,8 +165,8 @@ impl Driver {
         }
     }
 
-    /// Runs until `shutdown` or `idle` is cancelled and the agent has drained: with the first within the drain timeout, with
-    /// the second once what runs has ended.
+    /// Runs until `shutdown` or `idle` is cancelled and the agent has drained: for `shutdown` within the drain timeout,
+    /// for `idle` once the running attempts have ended.
     pub async fn run(mut self, shutdown: CancellationToken, idle: CancellationToken) -> Result<(), SessionError> {
         loop {
             let now = Instant::now();
@@ -185,7 +185,7 @@ impl Driver {
             }
             self.start_waiting(now);
             let event = self.next_event(&shutdown, &idle).await;
-            // What was waited for may have taken longer than the lease: a stopped process wakes up here.
+            // The wait may have outlasted the lease: a stopped process resumes here.
             if !self.fence_if_over(Instant::now()) {
                 self.act(event);
             }
@@ -233,7 +233,7 @@ impl Driver {
             Event::Time => {}
             Event::Done(done) => self.done(done),
             Event::Checked(Health::Failed(reason)) => self.fail(reason),
-            // Whoever routes by readiness, such as a rollout, need not wait for the leader's judgement.
+            // A rollout, or anything else that depends on readiness, need not wait for the leader's verdict.
             Event::Checked(Health::Unhealthy(_)) => self.deps.readiness.set(false),
             Event::Checked(Health::Healthy) => {
                 let has_session = matches!(self.leader_link, LeaderLink::Open(_))
@@ -257,13 +257,13 @@ impl Driver {
 
     // ---- Time ----
 
-    /// Does what is due and sets the timer for what is due next. `Some`: the agent is at its end.
+    /// Does what is due and sets the timer to what is due next. `Some`: the agent ends with this result.
     fn keep_time(&mut self, now: Instant) -> Option<Result<(), SessionError>> {
         self.fence_if_over(now);
         if matches!(self.leader_link, LeaderLink::Open(_))
             && self.session.as_ref().is_some_and(|s| now >= s.lease.silent_from())
         {
-            self.broken("the coordinator has fallen silent", true);
+            self.broken("the coordinator stopped responding", true);
         }
         let mut next = now + IDLE;
         if let Some((reason, until)) = &self.failed {
@@ -298,7 +298,7 @@ impl Driver {
                     }
                     next = next.min(self.progress + SEND_AGAIN_AFTER);
                 }
-                // One that is due waits for room on the stream, not for time.
+                // A heartbeat that is due already waits for room on the stream, not for the timer.
                 next = if beat > now { next.min(beat) } else { next };
             }
         }
@@ -308,7 +308,7 @@ impl Driver {
         None
     }
 
-    /// Takes the next step of the way out. `Err`: the last one was taken. Otherwise when the next is due, if ever.
+    /// Takes the next step of draining. `Err`: the agent ends. `Ok`: when the next step is due, if any.
     fn end_is_due(&mut self, now: Instant) -> Result<Option<Instant>, Result<(), SessionError>> {
         loop {
             let connected = matches!(self.leader_link, LeaderLink::Open(_));
@@ -316,8 +316,8 @@ impl Driver {
                 Phase::Working => return Ok(None),
                 Phase::Leaving(until) if now < *until && connected => return Ok(Some(*until)),
                 Phase::Leaving(_) => return Err(Ok(())),
-                // Nothing runs any more, and nobody takes back what did. Whoever was said hello may have opened a session: unless
-                // that is left, it is lost to the next stay of this agent.
+                // Nothing runs any more, and no coordinator can take back what did. A coordinator that was sent a Hello
+                // may have opened a session; unless the agent leaves it, its next session counts it as lost.
                 Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => match self.leader_link {
                     LeaderLink::Greeting(..) if !self.asked_to_stop => return Ok(None),
                     _ => return Err(Ok(())),
@@ -343,18 +343,18 @@ impl Driver {
         }
     }
 
-    /// Stops everything if the lease is over, and returns whether it was.
+    /// Stops everything if the lease has expired or was revoked, and returns whether it did.
     ///
-    /// A guard that has taken the session, because this process was stopped, has told the coordinators so or is about to: then
-    /// the session is over, whatever they say.
+    /// If the guard revoked the session because this process was stopped, it has reported that to the coordinators or
+    /// is about to; the session is then over, whatever they report.
     ///
-    /// Otherwise the session itself is over only when a coordinator says so. If it is not, because no coordinator could give the work
-    /// away either, it goes on with what had ended before; what ran is handed back, which costs its tasks no attempt.
+    /// Otherwise only a coordinator ends the session. If none did, because none could reassign the work either, it
+    /// continues with the results it had; attempts that ran are handed back, which costs their tasks no attempt.
     fn fence_if_over(&mut self, now: Instant) -> bool {
         if self.was_revoked(now) {
             warn!(
                 running = self.held.running(),
-                "this process was stopped, and its guard has given up the session: a new one begins with nothing"
+                "this process was stopped and its guard revoked the session: starting a new session with no attempts"
             );
             self.deps.metrics.fences.inc();
             self.begin_anew();
@@ -367,14 +367,14 @@ impl Driver {
         session.is_fenced = true;
         warn!(
             running = self.held.running(),
-            "the lease on the session is over: everything that runs is stopped until a coordinator renews it"
+            "the lease on the session has expired: stopping everything until a coordinator renews it"
         );
         self.deps.metrics.fences.inc();
         self.stop_running();
         self.held.hand_back_running();
         self.held.hand_back_waiting();
         self.begin_search(now, true);
-        // Its end may count as the agent's now: nothing runs any more.
+        // Nothing runs any more, so closing it may count as the end of this process.
         self.suspect_link = None;
         self.tell_lease();
         self.deps.metrics.running.set(0);
@@ -382,7 +382,7 @@ impl Driver {
         true
     }
 
-    /// Whether the guard has taken the session. It looks only when this process may have been stopped.
+    /// Whether the guard has revoked the session. Checks only if this process may have been stopped.
     fn was_revoked(&mut self, now: Instant) -> bool {
         if now.duration_since(std::mem::replace(&mut self.at_work, now)) >= MAY_HAVE_BEEN_STOPPED {
             self.look_until = now + LOOK_FOR;
@@ -416,7 +416,7 @@ impl Driver {
         self.deps.metrics.running.set(self.held.running() as i64);
     }
 
-    /// Takes note of an attempt that ended, and of all others that have by now, so that they are sent together.
+    /// Records an ended attempt and all others that have ended by now, so that they are sent together.
     fn done(&mut self, done: Done) {
         let mut next = Some(done);
         for _ in 0..DONE_AT_ONCE {
@@ -440,40 +440,40 @@ impl Driver {
         if planted(Mistake::FencingWithoutKilling) {
             tokio::spawn(std::mem::take(&mut self.running).for_each(|_| std::future::ready(())));
         }
-        // Dropping an attempt kills what it runs, at once.
+        // Dropping an attempt kills its processes at once.
         self.running.clear();
     }
 
     fn hand_back_running(&mut self) {
-        warn!(running = self.held.running(), "the drain timeout passed: what still runs is stopped and handed back");
+        warn!(running = self.held.running(), "the drain timeout passed: stopping what runs and handing it back");
         self.running.clear();
         self.held.hand_back_running();
     }
 
-    /// The coordinators count the agent as unhealthy.
+    /// Hands everything back because the coordinators count the agent as unhealthy.
     pub(super) fn hand_back_all(&mut self) {
-        warn!(held = self.held.len(), "this agent is unhealthy: everything it holds is stopped and handed back");
+        warn!(held = self.held.len(), "this agent is unhealthy: stopping everything it holds and handing it back");
         self.held.hand_back_waiting();
         self.held.stop_and_hand_back();
     }
 
-    /// Nothing can ever be run again: the coordinators are told once nothing runs, and then the agent ends.
+    /// Stops everything because nothing can ever run again; the agent reports that once nothing runs, and exits.
     fn fail(&mut self, reason: String) {
-        error!(reason, held = self.held.len(), "this agent has failed: everything it runs is stopped, and it ends");
+        error!(reason, held = self.held.len(), "this agent has failed: stopping everything and exiting");
         self.running.clear();
         self.held.reset();
         self.deps.readiness.set(false);
         self.failed = Some((reason, Instant::now() + END_WITHIN));
     }
 
-    /// The next session is a new stay, also where the coordinators have not missed this one: they then count what it ran as
-    /// lost, and no attempt is begun a second time under the same number.
+    /// Starts over with a new incarnation, even if the coordinators did not notice the loss of this session: they then
+    /// count its attempts as lost, and no attempt starts twice under the same number.
     fn begin_anew(&mut self) {
         self.secret = Secret::draw(&*self.deps.platform.random);
         self.reset();
     }
 
-    /// Stops and forgets everything of the session, and the session.
+    /// Stops and forgets everything of the session, and the session itself.
     fn reset(&mut self) {
         self.stop_running();
         self.held.reset();
@@ -486,7 +486,7 @@ impl Driver {
     }
 
     fn begin_drain(&mut self, now: Instant, within: Duration) {
-        info!(held = self.held.len(), "asked to stop: nothing new is taken, and what runs is finished");
+        info!(held = self.held.len(), "asked to stop: accepting nothing new and finishing running attempts");
         match &mut self.phase {
             Phase::Working => self.phase = Phase::Draining(Drain::begin(now, within)),
             Phase::Draining(drain) => return drain.end_within(now, within),

@@ -1,4 +1,4 @@
-//! The way to the leader: what the driver does when it has no stream, or none that is of use.
+//! Finding the leader: what the driver does when it has no stream, or no usable one.
 
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use super::{
 };
 
 impl Driver {
-    /// The stream is of no more use; the session may be.
+    /// Abandons the stream; the session may still be valid.
     pub(super) fn broken(&mut self, why: &str, suspect: bool) {
         if let LeaderLink::Open(link) = &self.leader_link {
             let held = self.held.len();
@@ -51,7 +51,7 @@ impl Driver {
             if complaint == self.complaint {
                 debug!(coordinator = address, %error, "no session yet");
             } else {
-                warn!(coordinator = address, %error, "no session yet; trying on");
+                warn!(coordinator = address, %error, "no session yet; retrying");
                 self.complaint = complaint;
             }
         }

@@ -1,4 +1,4 @@
-//! The way out.
+//! Draining and leaving.
 
 use std::time::Duration;
 

@@ -98,7 +98,7 @@ async fn an_unhealthy_agent_stops_everything_and_hands_it_back() {
     assert!(back.iter().all(|back| matches!(back.outcome, Some(Ended::HandedBack(_)))), "{back:?}");
     assert!(!agent.has_started_another(), "what waited was not begun");
     call.acknowledge(&back, true).await;
-    // It may be given work again as soon as the leader says so.
+    // The leader may assign work again at any time.
     call.assign(&["c"]).await;
     agent.started().await.succeed();
     assert_eq!(call.completions().await[0].task_id, "c");

@@ -1,4 +1,4 @@
-//! The lease: what runs is stopped when it ends, and nothing is begun until it is renewed.
+//! The lease: running attempts are stopped when it ends, and none starts until it is renewed.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn without_acknowledgements_everything_stops_before_it_is_given_away() {
     let Some(FromAgent::Heartbeat(beat)) = call.any().await else { panic!("expected a heartbeat") };
     let renewed = Instant::now();
     call.say(Message::HeartbeatAck(HeartbeatAck { seq: beat.seq })).await;
-    // From here on the leader is mute, on this stream and on every new one.
+    // From here on the leader is silent, on this stream and on every new one.
     let stopped = b.gone().await;
     assert!(stopped >= renewed + LEASE - Duration::from_millis(10), "stopped {:?} early", renewed + LEASE - stopped);
     assert!(stopped < renewed + TIMEOUT, "stopped {:?} after it was given away", stopped - renewed - TIMEOUT);
@@ -48,7 +48,7 @@ async fn a_session_that_nobody_ended_goes_on_after_its_lease_with_what_had_ended
     let cut_off = agent.started().await;
     drop(call);
     cut_off.gone().await;
-    // Until then it asked in vain.
+    // Drop the calls that the agent has made so far, which were not answered.
     while leader.untaken_calls() > 0 {
         leader.call().await;
     }
@@ -86,7 +86,7 @@ async fn the_leader_is_looked_for_elsewhere_before_the_lease_ends() {
         config.listen = "10.0.0.9:7001".into();
         config
     });
-    // Whichever it asks first sends it to the old leader, which then falls silent.
+    // Whichever coordinator the agent asks first redirects it to the old leader, which then goes silent.
     let (mut call, _) = tokio::select! {
         welcomed = old.welcome(4, false) => welcomed,
         mut call = new.call() => {
@@ -118,7 +118,7 @@ async fn an_agent_that_was_stopped_fences_itself_before_it_says_or_starts_anythi
     let (mut agent, mut call, mut leader, _network) = in_session(1, 1).await;
     call.assign(&["a"]).await;
     let mut a = agent.started().await;
-    // While it is stopped, its task ends and an assignment arrives.
+    // While the agent is stopped, its task ends and an assignment arrives.
     a.succeed();
     call.assign(&["b"]).await;
     tokio::time::advance(Duration::from_secs(5)).await;
@@ -153,7 +153,7 @@ async fn a_process_that_was_stopped_and_goes_on_does_nothing_in_a_session_that_i
     assert!(a.is_running());
     assert_eq!(agent.guard.session(), Some(7), "the guard knows what it would have to report");
     let before = agent.guard.stay.lock().unwrap().clone().expect("it is in a session");
-    // The process stands still well within its lease, while more is sent to it; meanwhile the guard acts.
+    // The process is stopped well within its lease, while messages arrive for it; meanwhile the guard acts.
     *agent.guard.revoked.lock().unwrap() = Some(7);
     call.assign(&["b"]).await;
     tokio::time::advance(LEASE / 3).await;

@@ -1,4 +1,4 @@
-//! The session against a coordinator that follows a script, over a network within the process and on paused time.
+//! The session against a scripted coordinator, over an in-process network and on paused time.
 
 mod attempts;
 mod draining;

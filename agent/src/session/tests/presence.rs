@@ -1,4 +1,5 @@
-//! An agent whose executor can begin no attempts is out of the fleet, or a member without slots where processes attach.
+//! An agent whose executor can start no attempts leaves the fleet, or stays as a member without slots if processes
+//! attach to it.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ async fn expect_drain(call: &mut Call) {
     assert!(matches!(message, Some(FromAgent::Drain(_))), "expected Drain, got {message:?}");
 }
 
-/// Has it leave, and take its next stay.
+/// Lets the agent leave, and opens its next session.
 async fn turns(mut call: Call, leader: &mut Coordinator, session: u64) -> (Call, Hello) {
     expect_drain(&mut call).await;
     expect_leave(&mut call).await;
@@ -96,7 +97,7 @@ async fn it_joins_again_at_its_leisure() {
     let mut agent = Agent::with_presence(&network, config(1, &[C0]), presence);
     let (mut call, _) = leader.welcome(1, false).await;
     let joined = Instant::now();
-    // So that it is in the session for certain.
+    // Makes sure that the agent is in the session.
     call.assign(&["a"]).await;
     agent.started().await.succeed();
     let done = call.completions().await;
@@ -135,8 +136,8 @@ async fn what_runs_is_finished_however_long_it_takes_before_it_leaves() {
     let mut running = [agent.started().await, agent.started().await];
     running.sort_by(|one, other| one.attempt.task_id.cmp(&other.attempt.task_id));
     let [mut a, mut b] = running;
-    // As an executor does: it says that it can begin nothing, and then hands the attempt back. The leader hears of it in that
-    // order, or it would assign another one.
+    // As an executor does: it first reports that it can start nothing, and then hands the attempt back. The leader is
+    // informed in that order, or it would assign another attempt.
     present.send_replace(false);
     b.finish(Outcome::NotBegun);
     expect_drain(&mut call).await;
@@ -227,7 +228,7 @@ async fn what_attaches_while_it_joins_does_not_make_it_lost() {
     let call = leader.call().await;
     present.send_replace(true);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // The session is open for the coordinators, so it is left before there is another.
+    // For the coordinators the session is open, so the agent must leave it before it opens another.
     let (call, idle) = call.welcome(1, false).await;
     assert_is_idle(&idle);
     let (_call, works) = turns(call, &mut leader, 2).await;
@@ -242,7 +243,7 @@ async fn one_for_attaching_takes_work_again_at_its_leisure() {
     let mut agent = Agent::for_attaching(&network, config(2, &[C0]), presence);
     let (mut call, _) = leader.welcome(1, false).await;
     let joined = Instant::now();
-    // So that it is in the session for certain.
+    // Makes sure that the agent is in the session.
     call.assign(&["a"]).await;
     agent.started().await.succeed();
     let done = call.completions().await;

@@ -1,4 +1,4 @@
-//! What becomes of attempts and results when a stream or a session ends.
+//! What happens to attempts and results when a stream or a session ends.
 
 use std::time::Duration;
 

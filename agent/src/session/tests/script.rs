@@ -1,4 +1,4 @@
-//! A coordinator and an executor that do what a test says, and nothing else.
+//! A coordinator and an executor that do exactly what a test scripts.
 
 use std::{
     sync::{Arc, Mutex},
@@ -33,7 +33,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(2);
 pub const LEASE: Duration = Duration::from_millis(1_500);
 const CALLS: usize = 256;
 
-/// Waits, but not for ever.
+/// Waits, but not forever.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
@@ -69,17 +69,17 @@ impl Coordinator {
         Self { calls, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    /// The next stream an agent opens.
+    /// Returns the next stream that an agent opens.
     pub async fn call(&mut self) -> Call {
         soon("a call", self.calls.recv()).await.expect("the service lives")
     }
 
-    /// The next stream, with its Hello answered by this session.
+    /// Returns the next stream, after answering its Hello with this session.
     pub async fn welcome(&mut self, session: u64, resumed: bool) -> (Call, Hello) {
         self.call().await.welcome(session, resumed).await
     }
 
-    /// How many calls came by now without being taken.
+    /// Returns how many calls have arrived and were not taken.
     pub fn untaken_calls(&self) -> usize {
         self.calls.len()
     }
@@ -93,7 +93,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Answers its Hello by this session.
+    /// Answers the agent's Hello with this session.
     pub async fn welcome(mut self, session: u64, resumed: bool) -> (Self, Hello) {
         let hello = self.hello().await;
         self.say(FromCoordinator::Welcome(internal::Welcome {
@@ -110,7 +110,7 @@ impl Call {
     }
 
     pub async fn say(&self, message: FromCoordinator) {
-        // An agent that is gone does not hear it, which a test sees elsewhere.
+        // An agent that is gone does not receive it, which a test notices elsewhere.
         let _ = self.outgoing.send(Ok(CoordinatorMessage { message: Some(message) })).await;
     }
 
@@ -118,7 +118,7 @@ impl Call {
         let _ = self.outgoing.send(Err(status)).await;
     }
 
-    /// The next message, whatever it is; `None` when the stream ended.
+    /// Returns the next message of any kind; `None` when the stream ended.
     pub async fn any(&mut self) -> Option<FromAgent> {
         match soon("a message", self.incoming.next()).await {
             Some(Ok(message)) => message.message,
@@ -126,7 +126,7 @@ impl Call {
         }
     }
 
-    /// The next message that is no heartbeat; heartbeats are acknowledged meanwhile.
+    /// Returns the next message that is not a heartbeat; acknowledges heartbeats meanwhile.
     pub async fn next(&mut self) -> Option<FromAgent> {
         loop {
             match self.any().await {
@@ -153,7 +153,7 @@ impl Call {
         }
     }
 
-    /// Answers heartbeats for so long, during which nothing else is said.
+    /// Answers heartbeats for `duration`, and panics if any other message arrives.
     pub async fn quiet_for(&mut self, duration: Duration) {
         if let Ok(message) = timeout(duration, self.next()).await {
             panic!("expected nothing but heartbeats for {duration:?}, got {message:?}");
@@ -191,7 +191,7 @@ pub fn reference(task: &str) -> internal::AttemptRef {
     internal::AttemptRef { task_id: task.to_owned(), attempt: 1 }
 }
 
-/// An executor whose every attempt ends when the test says so. With nothing present it begins none.
+/// An executor whose attempts end when the test ends them. While it is absent it starts none.
 pub struct Manual {
     started: mpsc::Sender<Started>,
     presence: Option<watch::Receiver<bool>>,
@@ -200,22 +200,22 @@ pub struct Manual {
     guard: Arc<Guard>,
 }
 
-/// What an agent tells its guard, and what the guard does.
+/// What the agent sent its guard, and what the guard does.
 #[derive(Default)]
 pub struct Guard {
     pub stay: Mutex<Option<Stay>>,
-    /// It has taken this session.
+    /// The session that the guard has revoked.
     pub revoked: Mutex<Option<u64>>,
 }
 
 impl Guard {
-    /// The session that it would report.
+    /// The session whose end the guard would report.
     pub fn session(&self) -> Option<u64> {
         self.stay.lock().unwrap().as_ref().map(|stay| stay.session)
     }
 }
 
-/// An attempt that runs.
+/// A running attempt.
 pub struct Started {
     pub attempt: Attempt,
     pub at: Instant,
@@ -247,7 +247,7 @@ impl Started {
         matches!(self.gone.try_recv(), Err(oneshot::error::TryRecvError::Empty))
     }
 
-    /// When it stopped running.
+    /// Returns when the attempt stopped running.
     pub async fn gone(self) -> Instant {
         soon("the end of an attempt", self.gone).await.expect("it tells")
     }
@@ -307,7 +307,7 @@ impl Executor for Manual {
 pub struct Agent {
     pub task: JoinHandle<Result<(), AgentError>>,
     pub shutdown: CancellationToken,
-    /// What its executor says of its health; `None`: nothing.
+    /// The health that the executor reports; `None`: it does not answer.
     pub health: watch::Sender<Option<Health>>,
     pub guard: Arc<Guard>,
     started: mpsc::Receiver<Started>,
@@ -346,12 +346,12 @@ impl Agent {
         Self::with(network, config, None, false)
     }
 
-    /// One whose executor can begin attempts only now and then, and that is out of the fleet meanwhile.
+    /// Starts an agent that leaves the fleet while its executor can start no attempts.
     pub fn with_presence(network: &MemoryNetwork, config: AgentConfig, presence: watch::Receiver<bool>) -> Self {
         Self::with(network, config, Some(presence), false)
     }
 
-    /// One to which processes attach only now and then, and that is a member meanwhile.
+    /// Starts an agent that stays a member while no process is attached.
     pub fn for_attaching(network: &MemoryNetwork, config: AgentConfig, presence: watch::Receiver<bool>) -> Self {
         Self::with(network, config, Some(presence), true)
     }
@@ -378,7 +378,7 @@ impl Agent {
         Self { task: tokio::spawn(session), shutdown, health, guard, started }
     }
 
-    /// The next attempt that is started.
+    /// Returns the next attempt that starts.
     pub async fn started(&mut self) -> Started {
         soon("the start of an attempt", self.started.recv()).await.expect("the agent lives")
     }
@@ -392,8 +392,8 @@ impl Agent {
     }
 }
 
-/// An agent with so many slots that has just begun this session, its stream, the leader at the other end, and the network
-/// between them, which must be kept.
+/// Returns an agent with so many slots that has just opened this session, its stream, the leader at the other end, and
+/// the network between them, which must be kept.
 pub async fn in_session(slots: u32, session: u64) -> (Agent, Call, Coordinator, MemoryNetwork) {
     let network = MemoryNetwork::default();
     let mut leader = Coordinator::start(&network, C0).await;

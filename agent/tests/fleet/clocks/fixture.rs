@@ -1,5 +1,5 @@
-//! A fleet within this process: coordinators on a network of names, data in a temporary directory, an agent, and wall clocks
-//! that can be set.
+//! A fleet in this process: coordinators on a network of names, data in a temporary directory, an agent, and wall
+//! clocks that can be set.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ pub const HOUR: i64 = 3_600_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Addresses are names; the ports are whichever are free.
+/// A network whose addresses are names; the ports are any free ones.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<BTreeMap<String, SocketAddr>>>);
 
@@ -55,7 +55,7 @@ impl Network for Names {
     }
 }
 
-/// What attempts were told, and how often the tasks with a key ran.
+/// The deadlines that attempts got, and how often each kind of task ran.
 #[derive(Clone, Default)]
 struct Script {
     deadlines: Arc<Mutex<Vec<Deadline>>>,
@@ -121,7 +121,7 @@ pub fn unix_seconds() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
-/// A task that ends `now`, with its `second` attempt, or `never`.
+/// Returns a task that ends `now`, with its `second` attempt, or `never`.
 pub fn task(course: &'static str) -> v1::TaskSpec {
     v1::TaskSpec {
         kind: "any".into(),
@@ -233,7 +233,7 @@ impl Fleet {
         }
     }
 
-    /// Everything ends, and starts again with what is on disk.
+    /// Stops everything, and starts it again with what is on disk.
     pub async fn restart(&mut self) {
         self.end().await;
         self.begin().await;
@@ -247,7 +247,7 @@ impl Fleet {
         FleetClient::new(self.channel(n))
     }
 
-    /// Waits until something is there.
+    /// Waits until `look` returns a value.
     async fn eventually<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
         let waiting = async {
             loop {
@@ -308,30 +308,30 @@ impl Fleet {
         self.eventually("the status is as it should be", look).await
     }
 
-    /// The number of the coordinator that leads.
+    /// Returns the number of the leading coordinator.
     pub async fn leader(&self) -> usize {
         let status = self.status_until(|status| !status.leader.is_empty()).await;
         (0..self.clocks.len()).find(|n| name(*n) == status.leader).expect("one of these")
     }
 
-    /// Another coordinator takes the lead.
+    /// Transfers leadership to another coordinator.
     pub async fn hand_over(&self) {
         let request = v1::TransferLeadershipRequest::default();
         let look = async || AdminClient::new(self.channel(0)).transfer_leadership(request.clone()).await.ok();
         self.eventually("another leads", look).await;
     }
 
-    /// How often tasks of this kind ran.
+    /// Returns how often tasks of this kind ran.
     pub fn ran(&self, kind: &str) -> u32 {
         self.script.runs.lock().expect("no test panics here").get(kind).copied().unwrap_or(0)
     }
 
-    /// What attempts were told of their deadlines.
+    /// Returns the deadlines that attempts got.
     pub fn deadlines(&self) -> Vec<Deadline> {
         self.script.deadlines.lock().expect("no test panics here").clone()
     }
 
-    /// A coordinator's metric.
+    /// Returns a coordinator's metric.
     pub fn metric(&self, coordinator: usize, name: &str) -> i64 {
         let text = self.coordinators[coordinator].metrics.encode();
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));

@@ -1,4 +1,4 @@
-//! Coordinators and an agent as they are shipped, in this process, each on a machine whose wall clock the test sets.
+//! The shipped coordinators and an agent, in this process, each with a wall clock that the test sets.
 
 mod fixture;
 
@@ -9,7 +9,7 @@ use robeing_proto::v1::{self, FailureKind, TaskState};
 
 const TWO_HOURS: i64 = 2 * HOUR;
 
-/// Things that a wall clock which is ahead by two hours for a moment must not do.
+/// What a wall clock that is temporarily two hours ahead must not do.
 #[tokio::test]
 async fn a_clock_that_is_ahead_for_a_moment_forgets_no_key_and_fails_nothing_that_has_time() {
     let fleet = Fleet::start(1).await;
@@ -33,7 +33,7 @@ async fn a_clock_that_is_ahead_for_a_moment_forgets_no_key_and_fails_nothing_tha
     fleet.stop().await;
 }
 
-/// And what must go on when the clock is right again.
+/// What must work again once the clock is right.
 #[tokio::test]
 async fn a_clock_that_was_ahead_holds_back_no_backoff_no_deadline_and_no_expiry_not_even_after_a_restart() {
     let mut fleet = Fleet::start(1).await;
@@ -57,7 +57,7 @@ async fn a_clock_that_was_ahead_holds_back_no_backoff_no_deadline_and_no_expiry_
         assert_eq!(ended.failure.map(|failure| failure.kind()), Some(FailureKind::Deadline));
         assert!(begun.elapsed() >= Duration::from_millis(1_900), "early: {:?}", begun.elapsed());
         fleet.forgotten(&gone).await;
-        // The stamps of before are in log and snapshot.
+        // The earlier timestamps are in the log and the snapshot.
         let across = v1::TaskSpec { deadline_in: seconds(3), required_role: nobody, ..task("now") };
         let across = fleet.submit(across).await.task_id;
         fleet.restart().await;
@@ -87,13 +87,13 @@ async fn one_wrong_clock_of_three_decides_nothing_whoever_leads_and_is_reported(
         assert!(fleet.submit(keyed()).await.existing, "the key is kept for an hour");
         let nobody = v1::Role::Guardian.into();
         let late = fleet.submit(v1::TaskSpec { deadline_in: seconds(3), required_role: nobody, ..task("now") }).await;
-        // The time of day that is shown is the median's.
+        // The displayed time of day is the median's.
         let shown = fleet.task(&late.task_id).await;
         let at = |time: Option<prost_types::Timestamp>| time.expect("it is shown").seconds;
         let now = at(fleet.status().await.now);
         assert!((now - fixture::unix_seconds()).abs() < 60, "the fleet says it is {now}");
         assert!((at(shown.submitted_at) - now).abs() < 60 && (at(shown.deadline) - now).abs() < 60);
-        // Its time is carried on by the next leader.
+        // The next leader continues the deadline.
         fleet.hand_over().await;
         fleet.ended(&late.task_id).await;
     }

@@ -1,4 +1,4 @@
-//! `robeing submit`: one task or many, awaited or not.
+//! `robeing submit`: submits one task or many, and waits for them if requested.
 
 mod outcome;
 
@@ -22,18 +22,18 @@ use crate::{
     render::{note, plural, role_word, short_duration},
 };
 
-/// Refusals that are told one by one.
+/// Maximum number of refusals that are printed individually.
 const TOLD_REFUSALS: usize = 10;
-/// Unfinished tasks that are named one by one.
+/// Maximum number of unfinished tasks that are listed by id.
 const NAMED_UNFINISHED: usize = 10;
-/// Who submits where nothing tells.
+/// The submitter if no name is known.
 const ANONYMOUS: &str = "anonymous";
-/// What is known where no task was sent.
+/// The status if no task was sent.
 const UNSENT: &str = "nothing was submitted";
-/// Tasks from which on a progress bar is shown.
+/// Number of tasks from which a progress bar is shown.
 const MANY: usize = 2;
 
-/// Submits, until Ctrl-C at most.
+/// Submits the tasks, unless interrupted by Ctrl-C.
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let prepare = async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None).await?)) };
@@ -51,7 +51,7 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
     };
     outcome.bar.finish_and_clear();
     if !matches!(end, End::Done) && (outcome.total() > 1 || !outcome.submitted.is_empty()) {
-        // What is known is worth telling before the error is.
+        // Print what is known before the error.
         print(&mut io::stdout().lock(), &args, &outcome, began)?;
     }
     let standing = outcome.standing();
@@ -74,11 +74,11 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
         (_, None) => {}
         (Some(asked), Some(id)) => tokio::select! {
             () = tell_what_is_kept(&client, &asked, id) => {}
-            // It is submitted all the same.
+            // The task is submitted even if this is interrupted.
             _ = interrupt.recv() => {}
         },
         (None, Some(_)) => note(&format!(
-            "note: of {} the key was known; the inputs and options of the first submission are kept",
+            "note: {} had a key that was already known; the inputs and options of the first submission are kept",
             plural(known.len(), "task")
         )),
     }
@@ -90,11 +90,11 @@ fn interrupted(standing: &str) -> Exit {
     Exit::Interrupted
 }
 
-/// Why nothing more is heard of the tasks.
+/// Why no further updates on the tasks will arrive.
 enum End {
     Done,
     Interrupted,
-    /// After this time.
+    /// The wait timed out after this time.
     TimedOut(Duration),
     Failed(CliError),
 }
@@ -114,7 +114,7 @@ async fn submit(client: &FleetClient, specs: Vec<TaskSpec>, args: &SubmitArgs, o
     ended.map_or_else(|error| End::Failed(error.into()), |()| End::Done)
 }
 
-/// The tasks as they are submitted. Their ids are drawn here, so that an answer with another id tells of a known key.
+/// Builds the tasks. Their ids are generated here, so an answer with another id means that the key was already known.
 fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
     let retry = args.max_attempts.or(args.retries.map(|retries| retries + 1));
     let submitter = args.submitter.clone().unwrap_or_else(|| {
@@ -138,7 +138,7 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
     inputs.into_iter().map(|line| spec(&template, line)).collect()
 }
 
-/// The task of a line: what that does not say is as in the template.
+/// Builds the task of a line; options that the line does not set are taken from the template.
 fn spec(template: &TaskSpec, line: LineInput) -> TaskSpec {
     let LineInput { input, options } = line;
     let template = template.clone();
@@ -160,21 +160,21 @@ fn spec(template: &TaskSpec, line: LineInput) -> TaskSpec {
     }
 }
 
-/// Who submits where nobody says so: the name of the session, or of the account.
+/// Returns the default submitter: the user of the session, or of the account.
 fn submitter_of(session: Option<String>, account: Option<String>) -> String {
     let named = session.into_iter().chain(account).find(|name| !name.is_empty());
     named.unwrap_or_else(|| ANONYMOUS.into())
 }
 
-/// Says of a task whose key was known in what the first submission differs from what is asked for now.
+/// Prints how the task that already had the key differs from the current request.
 async fn tell_what_is_kept(client: &FleetClient, asked: &TaskSpec, id: &str) {
     let request = GetTaskRequest { id: id.into(), include_input: true, ..Default::default() };
-    // Without the task there is nothing to compare; the submission has its answer all the same.
+    // Without the task there is nothing to compare; the submission is answered anyway.
     let Ok(task) = client.get_task(request).await else { return };
     let differing = differences(asked, &task);
     if !differing.is_empty() {
         note(&format!(
-            "note: the key {:?} is that of task {}, which was submitted before; what was asked for then is kept: {}",
+            "note: the key {:?} belongs to task {}, which was submitted earlier; the original request is kept: {}",
             asked.idempotency_key,
             task.id,
             differing.join(", ")
@@ -182,7 +182,7 @@ async fn tell_what_is_kept(client: &FleetClient, asked: &TaskSpec, id: &str) {
     }
 }
 
-/// What a task has that is not what is asked for now, in words. What the fleet would choose is no difference.
+/// Describes how a task differs from the request. Values that the fleet chose by default are not differences.
 fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
     let mut differing = Vec::new();
     let mut compare = |differs: bool, words: String| {
@@ -213,14 +213,14 @@ fn role_name(role: Role) -> String {
     if role == Role::Unspecified { "any".into() } else { role_word(role) }
 }
 
-/// From a task's acceptance to its deadline.
+/// Returns the time from a task's acceptance to its deadline.
 fn deadline_of(task: &Task) -> Option<Duration> {
     let nanos = |time: &prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     let span = nanos(task.deadline.as_ref()?) - nanos(task.submitted_at.as_ref()?);
     u64::try_from(span).ok().map(Duration::from_nanos)
 }
 
-/// Whether the fleet, which keeps milliseconds, was given this span.
+/// Returns whether two spans are equal, given that the fleet keeps milliseconds.
 fn is_same_span(asked: Option<&prost_types::Duration>, kept: Option<Duration>) -> bool {
     match (asked.and_then(|asked| Duration::try_from(*asked).ok()), kept) {
         (None, None) => true,
@@ -242,7 +242,7 @@ impl From<AgentRole> for Role {
 
 fn duration(span: Duration) -> prost_types::Duration {
     prost_types::Duration {
-        // More seconds than fit are more than any fleet will wait.
+        // Saturate: more seconds than fit are longer than any fleet waits.
         seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
         nanos: span.subsec_nanos().cast_signed(),
     }

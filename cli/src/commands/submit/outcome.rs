@@ -21,12 +21,12 @@ use crate::{
     render::{note, plural, print_list, print_one, results_table, short_duration, state_in_sentence},
 };
 
-/// What has become of the tasks, by their place in the input.
+/// The state of the tasks, by their index in the input.
 pub(super) struct Outcome {
-    /// The ids that were drawn for the tasks.
+    /// The ids that were generated for the tasks.
     ids: Vec<String>,
     wait: bool,
-    /// How many may have been sent; they are the first.
+    /// How many tasks may have been sent; they are the first ones.
     pub(super) drawn: Rc<Cell<usize>>,
     pub(super) submitted: BTreeMap<usize, SubmitResult>,
     finished: BTreeMap<usize, Task>,
@@ -58,7 +58,7 @@ impl Outcome {
         self.ids.len()
     }
 
-    /// Tasks of which nothing more will be heard.
+    /// Returns the number of tasks that need no further updates.
     pub(super) fn ended(&self) -> usize {
         if self.wait { self.finished.len() + self.expired.len() + self.refused } else { self.submitted.len() }
     }
@@ -81,7 +81,7 @@ impl Outcome {
         self.bar.set_position(self.ended() as u64);
     }
 
-    /// What is known, where it ends before its time, of tasks that have not ended.
+    /// Describes the tasks that have not finished, for a submission that ends early.
     pub(super) fn standing(&self) -> String {
         let (total, drawn) = (self.total(), self.drawn.get());
         if drawn == 0 {
@@ -92,19 +92,19 @@ impl Outcome {
         let going: Vec<&str> = accepted.map(|(_, result)| result.task_id.as_str()).collect();
         let unknown = drawn.saturating_sub(self.submitted.len());
         match (&self.ids[..], &going[..]) {
-            ([_], [id]) => return format!("task {id} was accepted and goes on: `robeing task {id}` shows it"),
+            ([_], [id]) => return format!("task {id} was accepted and continues: `robeing task {id}` shows it"),
             ([id], []) if unknown > 0 => {
-                return format!("whether task {id} was accepted is not known: `robeing task {id}` tells");
+                return format!("whether task {id} was accepted is not known: check with `robeing task {id}`");
             }
             _ => {}
         }
         let mut known = Vec::new();
         if !going.is_empty() {
-            let verbs = if going.len() == 1 { "was accepted and goes on" } else { "were accepted and go on" };
+            let verbs = if going.len() == 1 { "was accepted and continues" } else { "were accepted and continue" };
             known.push(format!("{} {verbs}", going.len()));
         }
         if unknown > 0 {
-            known.push(format!("the fate of {unknown} is not known"));
+            known.push(format!("{unknown} may or may not have been accepted"));
         }
         if drawn < total {
             let unsent = total - drawn;
@@ -113,11 +113,11 @@ impl Outcome {
         if known.is_empty() {
             return "all have ended".into();
         }
-        let mut standing = format!("of {} {}", plural(total, "task"), known.join(", "));
-        // Without a wait the ids are the output.
+        let mut standing = format!("of {}, {}", plural(total, "task"), known.join(", "));
+        // Without --wait, the ids are already printed as output.
         if self.wait && !going.is_empty() {
             let named = &going[..going.len().min(NAMED_UNFINISHED)];
-            standing.push_str(&format!("; `robeing task ID` shows one that goes on:\n  {}", named.join("\n  ")));
+            standing.push_str(&format!("; `robeing task ID` shows one that continues:\n  {}", named.join("\n  ")));
             if going.len() > named.len() {
                 standing.push_str(&format!("\n  … and {} more", going.len() - named.len()));
             }
@@ -125,7 +125,7 @@ impl Outcome {
         standing
     }
 
-    /// The ids of tasks that a key had already: they are not the ids that were drawn.
+    /// Returns the ids of tasks whose key was already known, which differ from the generated ids.
     pub(super) fn known(&self) -> Vec<&str> {
         let is_known = |index: usize, result: &SubmitResult| {
             result.refusal.is_none() && self.ids.get(index).is_some_and(|id| *id != result.task_id)
@@ -155,12 +155,13 @@ fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{wide_bar} {pos}/{len} tasks, {rate}, {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
-            // A bar that can't be drawn is no reason to stop.
+            // A failure to draw the bar is no reason to stop.
             let _ = write!(out, "{:.0}/s", state.per_sec());
         })
 }
 
-/// Prints what is known, also to nobody: a failure is one whether somebody reads of it or not.
+/// Prints the outcome. A broken pipe does not change the exit code, so a failed task is reported even if nobody reads
+/// the output.
 pub(super) fn print(
     out: &mut dyn Write,
     args: &SubmitArgs,
@@ -212,7 +213,7 @@ fn print_single(out: &mut dyn Write, format: Format, outcome: &Outcome) -> Resul
     print_one(out, format, task, |_| String::new())
 }
 
-/// How it went, in one line.
+/// Summarizes the outcome in one line.
 fn summary(outcome: &Outcome, took: Duration) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for task in outcome.finished.values() {
@@ -236,7 +237,7 @@ mod tests {
         Task { kind: "k".into(), ..Default::default() }
     }
 
-    /// Of tasks of which so many were drawn, accepted and ended, the first ones first.
+    /// Returns an outcome with this many tasks drawn, accepted and ended, each starting from the first.
     fn outcome(total: usize, wait: bool, drawn: usize, accepted: usize, ended: usize) -> Outcome {
         let mut outcome = Outcome::new((0..total).map(|index| format!("id-{index}")).collect(), wait);
         outcome.drawn.set(drawn);
@@ -254,26 +255,26 @@ mod tests {
     fn what_is_known_before_the_end_is_told() {
         let standing = |total, wait, drawn, accepted, ended| outcome(total, wait, drawn, accepted, ended).standing();
         assert_eq!(standing(1, true, 0, 0, 0), "nothing was submitted");
-        assert_eq!(standing(1, true, 1, 1, 0), "task id-0 was accepted and goes on: `robeing task id-0` shows it");
+        assert_eq!(standing(1, true, 1, 1, 0), "task id-0 was accepted and continues: `robeing task id-0` shows it");
         assert_eq!(
             standing(1, false, 1, 0, 0),
-            "whether task id-0 was accepted is not known: `robeing task id-0` tells"
+            "whether task id-0 was accepted is not known: check with `robeing task id-0`"
         );
         assert_eq!(
             standing(60_000, false, 4_096, 3_072, 0),
-            "of 60000 tasks 3072 were accepted and go on, the fate of 1024 is not known, 55904 were not submitted"
+            "of 60000 tasks, 3072 were accepted and continue, 1024 may or may not have been accepted, 55904 were not submitted"
         );
         assert_eq!(standing(3, true, 3, 3, 3), "all have ended");
         insta::assert_snapshot!(standing(3, true, 2, 2, 1), @"
-        of 3 tasks 1 was accepted and goes on, 1 was not submitted; `robeing task ID` shows one that goes on:
+        of 3 tasks, 1 was accepted and continues, 1 was not submitted; `robeing task ID` shows one that continues:
           id-1
         ");
         let many = standing(20, true, 20, 20, 1);
-        assert!(many.starts_with("of 20 tasks 19 were accepted and go on; `robeing task ID` shows one"), "{many}");
+        assert!(many.starts_with("of 20 tasks, 19 were accepted and continue; `robeing task ID` shows one"), "{many}");
         assert!(many.ends_with("\n  id-9\n  id-10\n  … and 9 more"), "{many}");
     }
 
-    /// Its reader has gone.
+    /// A writer whose reader is gone.
     struct Gone;
 
     impl Write for Gone {

@@ -1,4 +1,4 @@
-//! Agents and their roles.
+//! Conversion of agents and their roles.
 
 use robeing_fleet::{Agent, AgentState, Role};
 use robeing_proto::v1;
@@ -11,14 +11,14 @@ use super::{
 };
 
 same_variants! {
-    /// A role as the API says it.
+    /// Converts a role to its API form.
     role,
-    /// The role of an agent; `None` for one that no agent has.
+    /// Converts a role from its API form; `None` for one that no agent has.
     known_role,
     Role { Worker, Specialist, Messenger, Guardian }
 }
 
-/// The role of an agent.
+/// Returns the role of an agent; an error for one that no agent has.
 pub fn agent_role(role: v1::Role) -> Result<Role, BadField> {
     known_role(role).ok_or_else(|| bad("role", "an agent is a worker, specialist, messenger or guardian"))
 }
@@ -29,7 +29,7 @@ struct RoleTraits {
     priority: u32,
 }
 
-/// What a role is for, can do, and how early it is served.
+/// Returns what a role is for, what it can do, and its priority (1 is served first).
 fn traits(role: Role) -> RoleTraits {
     let (responsibilities, capabilities, priority): (&[_], &[_], _) = match role {
         Role::Specialist => {
@@ -42,7 +42,7 @@ fn traits(role: Role) -> RoleTraits {
     RoleTraits { responsibilities, capabilities, priority }
 }
 
-/// An agent as the API says it.
+/// Converts an agent to its API form.
 pub fn agent(agent: &Agent) -> v1::Agent {
     let state = match agent.state {
         AgentState::Live => v1::AgentState::Live,

@@ -1,4 +1,4 @@
-//! Answers to what was submitted: their sizes, and refusals.
+//! Answers to submissions: their sizes, and refusals.
 
 use robeing_fleet::Refusal;
 use robeing_proto::v1;
@@ -6,10 +6,11 @@ use robeing_proto::v1;
 use super::fields::BadField;
 use crate::api::errors;
 
-/// Bytes that the fixed parts of an answer, a failure or an attempt take at most.
+/// Maximum size of the fixed parts of an answer, a failure or an attempt, bytes.
 const ANSWER_BYTES: usize = 256;
 
-/// Bytes of an answer in a message, or a little more: cheaper than the exact number, since every answer is asked.
+/// Returns the size of an answer in a message, bytes, or a little more: cheaper than the exact size, since it is
+/// computed for every answer.
 pub fn answer_size(answer: &v1::streamed_answer::Answer) -> usize {
     use v1::streamed_answer::Answer;
     let refusal = |refusal: &v1::Refusal| refusal.code.len() + refusal.message.len();
@@ -20,7 +21,7 @@ pub fn answer_size(answer: &v1::streamed_answer::Answer) -> usize {
     }
 }
 
-/// As [`answer_size`], of a result.
+/// Same as [`answer_size`], for a result.
 pub fn result_size(task: &v1::Task) -> usize {
     let failure = |failure: &Option<v1::Failure>| {
         failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len() + ANSWER_BYTES / 4)
@@ -36,17 +37,17 @@ pub fn result_size(task: &v1::Task) -> usize {
         + task.attempts.iter().map(attempt).sum::<usize>()
 }
 
-/// A refusal as the API says it.
+/// Converts a refusal to its API form.
 pub fn refusal(refusal: &Refusal) -> v1::Refusal {
     v1::Refusal { code: errors::code_name(refusal).to_owned(), message: refusal.to_string() }
 }
 
-/// That there was no room for something, as the API says it.
+/// Returns the API refusal for a lack of room.
 pub fn exhausted(error: &impl ToString) -> v1::Refusal {
     v1::Refusal { code: "RESOURCE_EXHAUSTED".to_owned(), message: error.to_string() }
 }
 
-/// A field that can't be taken, as the API says it.
+/// Returns the API refusal for an invalid field.
 pub fn bad_field(error: &BadField) -> v1::Refusal {
     v1::Refusal { code: "INVALID_ARGUMENT".to_owned(), message: error.to_string() }
 }
@@ -78,7 +79,7 @@ mod tests {
         for answer in finished.into_iter().chain([Answer::Submitted(submitted)]) {
             let assumed = answer_size(&answer);
             let answer = v1::StreamedAnswer { tag: u64::MAX, answer: Some(answer) };
-            // With the tag and length that it has as a part of its message.
+            // Including the tag and the length that it has as a part of its message.
             let exact = answer.encoded_len() + 6;
             assert!(assumed >= exact && assumed <= exact + 1024, "{assumed} bytes assumed for {exact}");
         }

@@ -1,4 +1,4 @@
-//! Failures of attempts.
+//! Conversion of the failures of attempts.
 
 use robeing_fleet::Failure;
 use robeing_proto::v1;
@@ -6,9 +6,9 @@ use robeing_proto::v1;
 use super::same_variants;
 
 same_variants! {
-    /// A kind of failure as the API says it.
+    /// Converts a kind of failure to its API form.
     failure_kind,
-    /// A kind of failure as the API says it; `None` for one that is not known.
+    /// Converts a kind of failure from its API form; `None` for an unknown one.
     known_failure_kind,
     FailureKind {
         Exit,
@@ -25,7 +25,7 @@ same_variants! {
     }
 }
 
-/// A failure from an agent's report.
+/// Converts a failure from an agent's report.
 pub fn failure_from_wire(failure: v1::Failure) -> Failure {
     let kind = v1::FailureKind::try_from(failure.kind).ok().and_then(known_failure_kind);
     Failure {
@@ -38,7 +38,7 @@ pub fn failure_from_wire(failure: v1::Failure) -> Failure {
     }
 }
 
-/// A failure as the API says it.
+/// Converts a failure to its API form.
 pub fn failure(failure: &Failure) -> v1::Failure {
     v1::Failure {
         kind: failure_kind(failure.kind).into(),

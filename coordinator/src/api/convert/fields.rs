@@ -1,11 +1,11 @@
-//! Fields of requests: what each may be, and what is said of one that is not.
+//! Fields of requests: their validation, and the errors for invalid ones.
 
 use std::str::FromStr;
 
 use prost_types::Duration as WireDuration;
 use robeing_fleet::{TaskId, limits::MAX_NAME_BYTES};
 
-/// A field of a request that can't be taken.
+/// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct BadField {
@@ -17,22 +17,22 @@ pub(super) fn bad(field: &'static str, problem: impl ToString) -> BadField {
     BadField { field, problem: problem.to_string() }
 }
 
-/// Characters of a text from outside that an error repeats.
+/// Maximum number of characters of external text that an error repeats.
 const EXCERPT_CHARS: usize = 64;
 
-/// The beginning of a text from outside, for repeating it in an error: enough to recognize it, however long it is.
+/// Returns the beginning of an external text, to repeat it in an error: enough to recognize it, however long it is.
 pub fn excerpt(text: &str) -> &str {
     let end = text.char_indices().nth(EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
     &text[..end]
 }
 
-/// A task id from its text.
+/// Parses a task id.
 pub fn task_id(text: &str) -> Result<TaskId, BadField> {
     let not_one = |_| bad("id", format!("{:?} is not a task id; it is a UUID", excerpt(text)));
     Ok(TaskId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
-/// A name to filter by, if one is given.
+/// Returns a name to filter by, or `None` if it is empty; an error if it is too long.
 pub fn filter_name(field: &'static str, name: String) -> Result<Option<String>, BadField> {
     if name.len() > MAX_NAME_BYTES {
         return Err(bad(field, format!("it has {} bytes, the most is {MAX_NAME_BYTES}", name.len())));

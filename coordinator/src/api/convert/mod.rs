@@ -1,8 +1,8 @@
-//! The only place where the fleet's types get the form of the API, and what comes by the API the form of the fleet; one file for
-//! each domain.
+//! The only place where the fleet's types are converted to API types, and API types to those of the fleet; one file per
+//! domain.
 //!
-//! Nothing here is called under the state's lock: what is told is taken from the state as it is (shared, or a few numbers), and
-//! becomes messages afterwards.
+//! Nothing here is called under the state's lock: data is taken from the state as it is (shared, or a few numbers), and
+//! converted to messages afterwards.
 
 mod agents;
 mod answers;
@@ -27,8 +27,8 @@ pub use self::{
     tasks::{Parts, task, task_state, task_states},
 };
 
-/// Converts between an enum of the fleet and the one of the API that has the same name and, with others, the same variants: both
-/// ways by one table.
+/// Converts between an enum of the fleet and the API enum that has the same name and the same variants, among others;
+/// both ways with one table.
 macro_rules! same_variants {
     ($(#[$told:meta])* $to:ident, $(#[$heard:meta])* $from:ident, $name:ident { $($variant:ident),+ $(,)? }) => {
         $(#[$told])*
@@ -49,17 +49,17 @@ macro_rules! same_variants {
 }
 use same_variants;
 
-/// A wall time as the API says it.
+/// Converts a wall time to its API form.
 pub fn timestamp(millis: UnixMillis) -> Timestamp {
     Timestamp { seconds: (millis / 1000) as i64, nanos: (millis % 1000) as i32 * 1_000_000 }
 }
 
-/// When something happened, by the wall time of that moment.
+/// Returns when something happened, in the wall time of that moment.
 fn happened(at: Stamp) -> Timestamp {
     timestamp(at.wall)
 }
 
-/// When something will happen, by the wall time as far as can be told now.
+/// Returns when something will happen, in wall time as far as it is known now.
 fn due(at: FleetMillis, now: Stamp) -> Timestamp {
     timestamp(now.wall_at(at))
 }

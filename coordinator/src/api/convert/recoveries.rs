@@ -1,4 +1,4 @@
-//! Recoveries of agents, step by step.
+//! Conversion of agents' recoveries, step by step.
 
 use prost_types::Duration as WireDuration;
 use robeing_fleet::{FleetRecoveryStep, LossReason, RecoveryEvent, RecoveryStep};
@@ -6,7 +6,7 @@ use robeing_proto::v1;
 
 use super::timestamp;
 
-/// A step in the recovery of an agent as the API says it.
+/// Converts a step in the recovery of an agent to its API form.
 pub fn recovery_step(step: &RecoveryStep) -> v1::RecoveryStep {
     use v1::RecoveryAction as Action;
     let mut told = v1::RecoveryStep {
@@ -42,7 +42,7 @@ pub fn recovery_step(step: &RecoveryStep) -> v1::RecoveryStep {
     told
 }
 
-/// Such a step as the whole fleet keeps it.
+/// Converts such a step in the form that the whole fleet keeps.
 pub fn fleet_recovery_step(kept: &FleetRecoveryStep) -> v1::FleetRecoveryStep {
     v1::FleetRecoveryStep {
         number: kept.number,
@@ -52,7 +52,7 @@ pub fn fleet_recovery_step(kept: &FleetRecoveryStep) -> v1::FleetRecoveryStep {
     }
 }
 
-/// Why an agent was lost, in words.
+/// Returns why an agent was lost, as text.
 pub fn loss_reason(reason: LossReason) -> &'static str {
     match reason {
         LossReason::Disconnected => "its process is gone",

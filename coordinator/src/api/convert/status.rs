@@ -1,4 +1,4 @@
-//! The status of a fleet.
+//! Conversion of the status of a fleet.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use robeing_proto::v1;
 
 use super::recoveries::fleet_recovery_step;
 
-/// What only the state knows of its status.
+/// The part of the status that only the state knows.
 pub struct Figures {
     revision: u64,
     version: u32,
@@ -19,7 +19,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Takes them from the state.
+    /// Reads the figures from the state.
     pub fn of(fleet: &Fleet) -> Self {
         Self {
             revision: fleet.revision(),
@@ -33,7 +33,7 @@ impl Figures {
     }
 }
 
-/// The state's own part of the status.
+/// Converts the state's part of the status to its API form.
 pub fn status(figures: Figures) -> v1::FleetStatus {
     let Figures { revision, version, counts, totals, agents, pools, recovery_steps } = figures;
     let pools = pools.into_iter().map(|pool| v1::PoolStatus {

@@ -1,4 +1,4 @@
-//! What is submitted, in the form of the fleet.
+//! Conversion of submissions to the fleet's form.
 
 use robeing_fleet::{RetryPolicy, Role, SubmitTask, TaskId, limits::DEFAULT_PRIORITY};
 use robeing_proto::v1;
@@ -29,7 +29,7 @@ fn retry(policy: Option<v1::RetryPolicy>, default: RetryPolicy) -> Result<Option
     }))
 }
 
-/// A submission. `fresh` is the id for one that brings none.
+/// Converts a submission. `fresh` returns the id for one that has none.
 pub fn submission(
     spec: v1::TaskSpec,
     default_retry: RetryPolicy,

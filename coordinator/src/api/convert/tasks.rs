@@ -1,4 +1,4 @@
-//! Tasks and their attempts.
+//! Conversion of tasks and their attempts.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +14,14 @@ use super::{
 };
 
 same_variants! {
-    /// A task's state as the API says it.
+    /// Converts a task's state to its API form.
     task_state,
-    /// A task's state from a request; `None` for one that is not known.
+    /// Converts a task's state from a request; `None` for an unknown one.
     known_task_state,
     TaskState { Queued, Assigned, Succeeded, Failed, Cancelled, DeadLettered }
 }
 
-/// States to filter by, each once.
+/// Returns the states to filter by, each once.
 pub fn task_states(states: &[i32]) -> Result<Vec<TaskState>, BadField> {
     let known = |state: &i32| {
         let found = v1::TaskState::try_from(*state).ok().and_then(known_task_state);
@@ -63,7 +63,7 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
     }
 }
 
-/// Which of a task's large parts to tell.
+/// Which of a task's large parts to include.
 #[derive(Clone, Copy, Default)]
 pub struct Parts {
     /// The input.
@@ -74,7 +74,7 @@ pub struct Parts {
     pub attempts: bool,
 }
 
-/// A task as the API says it, in a fleet whose clocks say `now`.
+/// Converts a task to its API form, in a fleet whose clocks show `now`.
 pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
     let attempts = if parts.attempts { &task.attempts[..] } else { &[] };
     v1::Task {
@@ -93,7 +93,7 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         finished_at: task.finished_at.map(happened),
         deadline: task.deadline.map(|at| due(at, now)),
         not_before: task.not_before.map(|at| due(at, now)),
-        // By the time of day at its end, so that every answer says the same.
+        // In the wall time of the task's end, so that every answer has the same value.
         expires_at: task.finished_at.zip(task.expires_at).map(|(ended, at)| due(at, ended)),
         required_role: task.required_role.map_or(v1::Role::Unspecified, role).into(),
         required_specialization: task.required_specialization.clone().unwrap_or_default(),

@@ -1,18 +1,21 @@
-//! The fleet's clock as a pure machine: everything it knows of time is passed in.
+//! The fleet's clock as a pure state machine: everything it knows about time is passed in.
 //!
-//! **Fleet time** is what durations are judged by. While this coordinator leads, it advances by the monotonic clock, at 0.95 to
-//! 1.05 of its rate, towards the wall time. It begins with the highest fleet time that the leader before was known to have
-//! reached, so it never goes back, and stands still while nobody leads.
+//! **Fleet time** is the time in which durations are measured. While this coordinator leads, it advances with the
+//! monotonic clock, at 0.95 to 1.05 of its rate, towards the wall time. It starts at the highest fleet time that the
+//! previous leader is known to have reached, so it never goes back, and it stops while no coordinator leads.
 //!
-//! **Wall time** is what moments of the day are shown and judged by: the median of the voters' wall clocks.
+//! **Wall time** is the time in which times of day are shown and compared: the median of the voters' wall clocks.
 //!
-//! Why a duration never ends early, whoever leads: let `F` be the fleet time of the leader at a moment, over all leaders in the
-//! order of their terms. Each advances at 1.05 of real time at most. A new leader begins with a value that the one before had
-//! reached, at the latest now: a stamp that it applied, or a word of it. A word of an older leader could be ahead of what the
-//! one between them began with, so it is dropped as soon as an entry or a word of a newer leader is known; and a leader's
-//! clock runs only once it has applied everything accepted before its term. Hence `F` itself rises by 1.05 of real time at
-//! most. Why none ends late: what a leader's clock loses is what passed between its last word that the next leader heard and
-//! its end; [`MAX_STEP`] of each stall; and the time in which it had no contact with a majority, when nobody led.
+//! Why a duration never ends early, whichever coordinator leads: let `F` be the current leader's fleet time at a
+//! moment, over all leaders in the order of their terms. Each advances at 1.05 of real time at most. A new leader
+//! starts with a value that its predecessor had reached by now: a stamp that the new leader applied, or a clock report
+//! that it received. A report from an older leader could be ahead of the value that the leader in between started with,
+//! so it is dropped as soon as an entry or a report of a newer leader is known; and a leader's clock runs only once it
+//! has applied everything accepted before its term. Hence `F` itself rises by 1.05 of real time at most.
+//!
+//! A duration ends late only by what a leader's clock loses: the time between its last report that the next leader
+//! received and its own end; what exceeds [`MAX_STEP`] in each stall; and the time without contact with a majority,
+//! when no coordinator led.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,38 +27,39 @@ use tokio::time::Instant;
 
 use super::super::raft::NodeId;
 
-/// Most that fleet time is slower or faster than the monotonic clock: one part in so many, 5 %.
+/// Largest deviation of fleet time's rate from the monotonic clock: one part in this many (5 %).
 pub const SLEW_PART: u64 = 20;
-/// Most that passes between two looks at the clock: this process was stalled for what is more, and nobody led.
+/// Longest time between two updates that counts. Anything beyond means that this process stalled, and then it did not
+/// lead.
 pub const MAX_STEP: Duration = Duration::from_secs(1);
-/// How old a voter's wall time may be. It is carried on by the monotonic clock.
+/// Maximum age of a voter's wall clock reading. Until then the reading is extrapolated with the monotonic clock.
 pub const READING_TTL: Duration = Duration::from_secs(60);
-/// How long a leader's word is carried on where it is only shown.
+/// How long a leader's clock report is extrapolated where it is only shown.
 pub const WORD_TTL: Duration = Duration::from_secs(3);
 
-/// A leadership: its term and the leader's node id, ordered as the consensus library orders them.
+/// A leadership: its term and the leader's node id, in the consensus library's order.
 pub type Leadership = (u64, NodeId);
 
-/// What the newest leader said of its clock.
+/// The clock report of the newest leader.
 #[derive(Clone, Copy, Debug)]
 struct Word {
     stamp: Stamp,
     at: Instant,
 }
 
-/// A voter's wall clock.
+/// A voter's reported wall clock.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     wall: u64,
     at: Instant,
 }
 
-/// The clock while this coordinator leads. Microseconds, so that nothing is lost between two looks.
+/// The clock while this coordinator leads. It counts microseconds, so that nothing is lost between two updates.
 #[derive(Clone, Debug)]
 struct Running {
     leadership: Leadership,
     fleet_us: u64,
-    /// The wall time of the last look, if there was one.
+    /// The wall time at the last update, if there was one.
     wall_us: Option<u64>,
     at: Instant,
 }
@@ -64,9 +68,9 @@ struct Running {
 #[derive(Debug)]
 pub struct Core {
     own: NodeId,
-    /// The highest stamp of the entries that are applied here.
+    /// The highest stamp of the entries applied here.
     applied: Stamp,
-    /// The newest leadership of which an entry is applied, or a word was heard.
+    /// The newest leadership that has an entry applied here or that sent a clock report.
     newest: Leadership,
     word: Option<Word>,
     voters: Vec<NodeId>,
@@ -88,7 +92,7 @@ fn since(now: Instant, then: Instant) -> u64 {
 }
 
 impl Core {
-    /// Of this coordinator, which knows nothing yet.
+    /// Creates the clock of this coordinator, without any knowledge of the fleet's time.
     pub fn new(own: NodeId) -> Self {
         Self {
             own,
@@ -102,7 +106,7 @@ impl Core {
         }
     }
 
-    /// Everything up to this stamp, of an entry of this leadership, is applied here.
+    /// Records that everything up to an entry of this leadership with this stamp is applied here.
     pub fn applied(&mut self, leadership: Leadership, stamp: Stamp) {
         self.applied = Stamp { fleet: stamp.fleet.max(self.applied.fleet), wall: stamp.wall };
         self.know(leadership);
@@ -111,7 +115,7 @@ impl Core {
         }
     }
 
-    /// A leader said what its clock says. It must not be one that is known to be replaced.
+    /// Records a leader's clock report. The caller must not pass a leadership that is known to be replaced.
     pub fn heard(&mut self, leadership: Leadership, stamp: Stamp, now: Instant) {
         self.know(leadership);
         let is_news = self.word.is_none_or(|known| known.stamp.fleet <= stamp.fleet);
@@ -120,7 +124,7 @@ impl Core {
         }
     }
 
-    /// What older leaders said does not bind a newer one.
+    /// Drops the report of an older leadership: it does not bind a newer one.
     fn know(&mut self, leadership: Leadership) {
         if leadership > self.newest {
             self.newest = leadership;
@@ -128,12 +132,12 @@ impl Core {
         }
     }
 
-    /// A coordinator said what its wall clock says.
+    /// Records a coordinator's wall clock reading.
     pub fn read(&mut self, node: NodeId, wall: u64, now: Instant) {
         self.readings.insert(node, Reading { wall, at: now });
     }
 
-    /// Who votes, and whether this leader has contact with a majority of them.
+    /// Updates the voters, and whether this leader is in contact with a majority of them.
     pub fn look(&mut self, voters: Vec<NodeId>, in_touch: bool, own_wall: u64, now: Instant) {
         self.advance(own_wall, now);
         self.readings.retain(|node, _| voters.contains(node));
@@ -141,11 +145,12 @@ impl Core {
         self.in_touch = in_touch;
     }
 
-    /// This coordinator leads, and has applied everything accepted before it did. Nothing may be stamped before.
+    /// Starts the clock: this coordinator leads and has applied everything accepted before its term. Nothing may be
+    /// stamped earlier.
     pub fn begin(&mut self, leadership: Leadership, voters: Vec<NodeId>, own_wall: u64, now: Instant) {
         let known = self.latest(now);
         self.look(voters, true, own_wall, now);
-        // A fleet that has no time yet begins with the wall time.
+        // A fleet that has no time yet starts at the wall time.
         let (fleet, wall) = match known.fleet {
             0 => (own_wall, None),
             fleet => (fleet, Some(micros(known.wall))),
@@ -153,7 +158,7 @@ impl Core {
         self.running = Some(Running { leadership, fleet_us: micros(fleet), wall_us: wall, at: now });
     }
 
-    /// It does not lead any more. Its own last word counts like that of any leader.
+    /// Stops the clock: this coordinator no longer leads. Its own last stamp counts like any leader's clock report.
     pub fn end(&mut self, own_wall: u64, now: Instant) {
         let stamp = self.stamp(own_wall, now);
         if let Some(running) = self.running.take() {
@@ -161,7 +166,7 @@ impl Core {
         }
     }
 
-    /// The highest fleet time known, with the wall time of now: what a leader's word said is carried on.
+    /// Returns the highest fleet time known, with the wall time extrapolated to now from the leader's clock report.
     fn latest(&self, now: Instant) -> Stamp {
         match self.word {
             Some(word) if word.stamp.fleet >= self.applied.fleet => {
@@ -189,8 +194,9 @@ impl Core {
         self.running = Some(running);
     }
 
-    /// The median of the voters' wall clocks. Whoever is not heard of is taken to say what was agreed on before, and so is one
-    /// more where the number is even: among two clocks, the one that is wrong by hours must not win.
+    /// Returns the median of the voters' wall clocks. A voter without a recent reading counts with the previous median,
+    /// carried forward, and so does one additional value if the number is even: of two clocks, the one that is wrong by
+    /// hours must not win.
     fn median(&self, carried: Option<u64>, own: u64, now: Instant) -> u64 {
         let reading = |node: &NodeId| {
             if *node == self.own {
@@ -208,7 +214,8 @@ impl Core {
         walls[walls.len() / 2]
     }
 
-    /// What a log entry is stamped with now, between [`Core::begin`] and [`Core::end`]; otherwise time stands still.
+    /// Returns the stamp for a log entry. The clock runs between [`Core::begin`] and [`Core::end`] only; otherwise it
+    /// stands still.
     pub fn stamp(&mut self, own_wall: u64, now: Instant) -> Stamp {
         self.advance(own_wall, now);
         match &self.running {
@@ -219,13 +226,13 @@ impl Core {
         }
     }
 
-    /// What is said to the others, in this leadership.
+    /// Returns the clock report to send under this leadership, if this coordinator holds it.
     pub fn word(&mut self, leadership: Leadership, own_wall: u64, now: Instant) -> Option<Stamp> {
         self.running.as_ref().filter(|running| running.leadership == leadership)?;
         Some(self.stamp(own_wall, now))
     }
 
-    /// The fleet's clock as well as it is known here, to be shown: at most [`WORD_TTL`] ahead of what is known.
+    /// Returns the best estimate of the fleet's clock for display: at most [`WORD_TTL`] ahead of what is known.
     pub fn estimate(&mut self, own_wall: u64, now: Instant) -> Stamp {
         if self.running.is_some() {
             return self.stamp(own_wall, now);
@@ -238,8 +245,8 @@ impl Core {
         Stamp { fleet: known.fleet.max(word.stamp.fleet.saturating_add(millis(ahead))), ..known }
     }
 
-    /// By how much this coordinator's wall clock is ahead of the fleet's, milliseconds; `None` while no leader says what that
-    /// is.
+    /// Returns by how many milliseconds this coordinator's wall clock is ahead of the fleet's; `None` while no leader
+    /// reports the fleet's wall time.
     pub fn offset(&mut self, own_wall: u64, now: Instant) -> Option<i64> {
         let wall = match (&self.running, self.word) {
             (Some(_), _) => self.stamp(own_wall, now).wall,

@@ -1,4 +1,4 @@
-//! The clock by itself, and a model of three coordinators that hand it on.
+//! Tests of one clock, and a model of three coordinators that pass leadership on.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,8 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A leader of the first term among these voters, itself the first, whose wall clocks are ahead by so much.
+/// A leader of the first term among these voters, of which it is the first. `ahead` is by how many milliseconds each
+/// voter's wall clock is ahead.
 struct Leader {
     core: Core,
     start: Instant,
@@ -35,7 +36,7 @@ impl Leader {
         (NOON + self.now).saturating_add_signed(self.ahead[voter])
     }
 
-    /// Lets time pass as it does while everybody is heard of.
+    /// Lets time pass while all voters report their clocks.
     fn pass(&mut self, millis: u64) -> Stamp {
         let end = self.now + millis;
         while self.now < end {
@@ -92,7 +93,7 @@ fn a_coordinator_on_its_own_follows_its_clock_by_five_percent_at_most() {
     assert_eq!(during.fleet - before.fleet, 2_100);
     leader.ahead[0] = 0;
     let after = leader.pass(1_000);
-    // Of 100 ms that it was ahead it lost 50.
+    // The clock was 100 ms ahead and has lost 50.
     assert_eq!(after.fleet - during.fleet, 950);
     assert_eq!(leader.pass(1_000).fleet - after.fleet, 950);
     let settled = leader.pass(1_000);
@@ -103,7 +104,7 @@ fn a_coordinator_on_its_own_follows_its_clock_by_five_percent_at_most() {
 fn a_voter_that_is_away_is_taken_to_agree_with_what_was() {
     let mut leader = Leader::new(3);
     leader.pass(1_000);
-    // Nobody answers any more, and the own clock jumps.
+    // No voter responds any more, and the leader's own clock jumps.
     leader.ahead[0] = 2 * HOUR as i64;
     for _ in 0..10 * READING_TTL.as_secs() {
         leader.now += 1_000;
@@ -130,19 +131,19 @@ fn time_stands_still_without_a_majority_in_a_stall_and_while_nobody_leads() {
     leader.core.begin((2, 0), vec![0, 1, 2], leader.wall(0), leader.at());
     let again = leader.core.stamp(leader.wall(0), leader.at());
     assert_eq!(again.fleet, after.fleet);
-    assert_eq!(again.wall, NOON + leader.now, "wall time went on");
+    assert_eq!(again.wall, NOON + leader.now, "wall time kept running");
 }
 
 #[test]
 fn time_in_which_all_coordinators_were_down_does_not_count() {
     const DAY: u64 = 24 * HOUR;
     let now = Instant::now();
-    // A coordinator that starts knows what is in its log, and nothing of when that was.
+    // A restarted coordinator knows what is in its log, but not when that was written.
     let mut core = Core::new(0);
     core.applied((1, 0), Stamp::at(NOON));
     core.begin((2, 0), vec![0], NOON + DAY, now);
     assert_eq!(core.stamp(NOON + DAY, now), Stamp { fleet: NOON, wall: NOON + DAY });
-    // And one that was there all the while.
+    // A coordinator that kept running.
     let mut core = Core::new(0);
     core.applied((1, 0), Stamp::at(NOON));
     core.heard((1, 1), Stamp::at(NOON + 40), now);
@@ -173,7 +174,7 @@ fn a_word_of_an_older_leader_does_not_count_once_a_newer_one_wrote_something() {
     let mut core = Core::new(2);
     core.applied((1, 0), Stamp::at(90_000));
     core.heard((1, 0), Stamp::at(100_000), now);
-    // Coordinator 1 led without having heard that, and began a duration.
+    // Coordinator 1 led without having received that report, and started a duration.
     core.applied((2, 1), Stamp::at(97_000));
     core.heard((1, 0), Stamp::at(101_000), now);
     core.begin((3, 2), vec![0, 1, 2], 0, now);
@@ -216,21 +217,21 @@ fn any_reading_and_word_is_taken_without_a_panic() {
 enum Event {
     /// Real time passes.
     Pass(u64),
-    /// This one is elected: it has every entry that was committed, and a majority knows.
+    /// This coordinator is elected: it has every committed entry, and a majority knows.
     Elect(NodeId),
-    /// It learns that it does not lead any more.
+    /// This coordinator learns that it no longer leads.
     Depose(NodeId),
-    /// The leader's word reaches another one.
+    /// The leader's clock report reaches another coordinator.
     Tell(NodeId),
-    /// A word of the one that led before arrives late, if the receiver has not heard of its successor.
+    /// A clock report of the previous leader arrives late, if the receiver does not know of its successor yet.
     TellLate(NodeId),
     /// The leader commits an entry.
     Commit,
-    /// Another one applies what is committed.
+    /// Another coordinator applies what is committed.
     Catch(NodeId),
-    /// A wall clock is set.
+    /// A wall clock is changed.
     Jump(NodeId, i64),
-    /// The leader hears what another one's wall clock says.
+    /// The leader receives another coordinator's wall clock reading.
     Read(NodeId),
     /// The leader loses or gains contact with a majority.
     Contact(bool),
@@ -263,7 +264,7 @@ struct World {
     before: Option<(Leadership, Stamp)>,
     log: Vec<(Leadership, Stamp)>,
     done: Vec<usize>,
-    /// The newest leadership that each has heard of, and the highest fleet time that it said.
+    /// For each coordinator, the newest leadership it knows of and the highest fleet time reported by it.
     told: Vec<(Leadership, u64)>,
 }
 
@@ -330,7 +331,7 @@ impl World {
         let first = self.cores[node as usize].stamp(wall, at);
         let (by, told) = self.told[node as usize];
         let newest = self.log.last().map_or((0, 0), |(leadership, _)| *leadership);
-        assert!(by < newest || first.fleet >= told, "{node} begins at {} and has heard {told}", first.fleet);
+        assert!(by < newest || first.fleet >= told, "{node} begins at {} and knows of {told}", first.fleet);
         self.note(node, leadership, first);
     }
 
@@ -375,8 +376,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Fleet time, over all leaders, never goes back and never rises by more than 1.05 of real time; and a leader begins with the
-    /// last word that it heard, if nothing newer is known.
+    /// Fleet time, over all leaders, never goes back and never rises by more than 1.05 of real time; and a leader
+    /// starts with the last clock report that it received, if nothing newer is known.
     #[test]
     fn no_duration_ends_early_whoever_leads_and_whatever_clocks_say(events in events()) {
         let mut world = World::new();
@@ -396,7 +397,7 @@ proptest! {
         }
     }
 
-    /// And while one leads that has contact with a majority, it rises by 0.95 of real time at least.
+    /// While a coordinator leads and has contact with a majority, fleet time rises by at least 0.95 of real time.
     #[test]
     fn no_duration_ends_late_while_one_leads(events in events()) {
         let mut world = World::new();
@@ -409,7 +410,7 @@ proptest! {
             let Some(stamp) = world.step(event) else { continue };
             let leadership = world.leadership();
             if let Some((from, begun, led)) = last && led == leadership {
-                // The model looks seldom; what is beyond a step is a stall to the clock.
+                // The model updates the clock rarely; the clock takes anything beyond a step for a stall.
                 let passed = at - from;
                 if passed < MAX_STEP.as_millis() as u64 {
                     let least = passed - passed / SLEW_PART;

@@ -1,4 +1,4 @@
-//! What waits to be sent over one connection of an agent.
+//! The messages that wait to be sent over one connection of an agent.
 
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use robeing_proto::internal::v1::{CompletionAck, HealthCheck};
@@ -6,24 +6,24 @@ use tokio::sync::Notify;
 
 use crate::leader::sessions::AttemptKey;
 
-/// What waits to be sent to one agent. Bounded by the agent's slots and by the completions it has sent.
+/// What waits to be sent to one agent. Bounded by the agent's slots and by the completions that it has sent.
 #[derive(Default)]
 pub struct Outbox {
-    /// Work. What the attempts are is read from the state when they are sent.
+    /// Attempts to run. Their contents are read from the state when they are sent.
     pub assignments: Vec<AttemptKey>,
     /// Attempts to stop.
     pub stops: Vec<AttemptKey>,
-    /// Completions that were applied.
+    /// Acknowledgements of completions.
     pub acks: Vec<CompletionAck>,
-    /// The newest heartbeat to be answered.
+    /// The newest heartbeat to answer.
     pub heartbeat: Option<u64>,
-    /// The newest health check.
+    /// The newest health check to send.
     pub health_check: Option<HealthCheck>,
-    /// The agent is unhealthy and hands back what it has.
+    /// Whether the agent is unhealthy and has to hand back what it has.
     pub hand_back: bool,
-    /// The drain was taken note of.
+    /// Whether the agent's drain was recorded.
     pub drained: bool,
-    /// The session is over, and why.
+    /// Why the session is over, if it is.
     pub ended: Option<String>,
 }
 
@@ -58,12 +58,12 @@ impl SessionConnection {
         self.news.notify_one();
     }
 
-    /// Takes all that waits, if anything does.
+    /// Takes everything that waits, which may be nothing.
     pub fn take_now(&self) -> Outbox {
         std::mem::take(&mut *self.outbox())
     }
 
-    /// Takes all that waits, when there is something. Cancellation-safe.
+    /// Waits until there is something to send, and takes all of it. Cancellation-safe.
     pub async fn take(&self) -> Outbox {
         loop {
             let content = self.take_now();

@@ -1,4 +1,4 @@
-//! The sessions of one term, as they stand under the table's lock.
+//! The sessions of one term, as kept under the table's lock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{SessionConnection, Suspicion};
 use crate::leader::evidence::Signs;
 
-/// A loss that is proposed. Its fate is known when this is dropped.
+/// A proposed loss. Its outcome is known when this is dropped.
 pub(super) struct Losing {
     pub(super) decided: CancellationToken,
     _guard: DropGuard,
@@ -31,16 +31,17 @@ pub(super) struct Entry {
     pub(super) session: SessionId,
     pub(super) signs: Signs,
     pub(super) heard: Instant,
-    /// [`Sessions::excused`] when it was heard.
+    /// [`Sessions::excused`] at the time of `heard`.
     pub(super) excused: Duration,
     pub(super) link: Option<Arc<SessionConnection>>,
-    /// When its process is to be looked for.
+    /// When its process is to be probed.
     pub(super) probe_at: Option<Instant>,
-    /// It has failed: its loss is proposed at its place in [`Sessions::looks`], and `losing` is there until it is written.
+    /// Whether it has failed: its loss is proposed at its turn in [`Sessions::looks`], and `losing` is set until it is
+    /// written.
     pub(super) failed: bool,
-    /// Its loss was proposed, or is going to be because it has failed, and is not decided.
+    /// Set while its loss is proposed, or will be because it has failed, and is undecided.
     pub(super) losing: Option<Losing>,
-    /// Its place in [`Sessions::looks`]; `None` while its loss is proposed.
+    /// Its key in [`Sessions::looks`]; `None` while its loss is proposed.
     pub(super) look_at: Option<Instant>,
 }
 
@@ -48,15 +49,15 @@ pub(super) struct Entry {
 #[derive(Default)]
 pub(super) struct Sessions {
     pub(super) term: u64,
-    /// The term is over here.
+    /// Whether the term is over here.
     pub(super) over: bool,
     pub(super) entries: BTreeMap<AgentId, Entry>,
-    /// When each agent must be looked at next: never later than something is due. What is heard of it meanwhile moves
-    /// nothing here, so that a heartbeat costs little.
+    /// When each agent must be checked next: never later than something is due for it. Messages from the agent do not
+    /// change this, so that a heartbeat costs little.
     pub(super) looks: BTreeSet<(Instant, AgentId)>,
-    /// For how long in all this coordinator was held up and could hear nobody.
+    /// The total time for which this coordinator stalled and could not receive heartbeats.
     pub(super) excused: Duration,
-    /// No agent counts as silent from before then: until then no heartbeat could be answered.
+    /// Silence of an agent counts from this instant at the earliest: until then no heartbeat could be answered.
     pub(super) unheard_until: Option<Instant>,
 }
 
@@ -65,7 +66,7 @@ impl Sessions {
         Self { term, ..Self::default() }
     }
 
-    /// The entry of an agent in its session.
+    /// Returns the entry of an agent in this session.
     pub(super) fn entry(&mut self, agent: AgentId, session: SessionId) -> Option<&mut Entry> {
         self.entries.get_mut(&agent).filter(|entry| entry.session == session)
     }
@@ -78,7 +79,7 @@ impl Sessions {
         Some(entry)
     }
 
-    /// Puts in an entry, and gives the connection of the one that it replaces.
+    /// Inserts an entry, and returns the connection of the entry that it replaces.
     pub(super) fn insert(
         &mut self,
         agent: AgentId,
@@ -92,7 +93,7 @@ impl Sessions {
         old.and_then(|old| old.link)
     }
 
-    /// Has an agent looked at by `at`.
+    /// Schedules a check of an agent at `at` at the latest.
     pub(super) fn look_by(&mut self, agent: AgentId, at: Instant) {
         if let Some(entry) = self.entries.get_mut(&agent)
             && entry.losing.is_none()
@@ -102,7 +103,7 @@ impl Sessions {
         }
     }
 
-    /// Has an agent looked at when it is `at`, and not before.
+    /// Schedules the next check of an agent at `at`, and not before.
     pub(super) fn look_when(&mut self, agent: AgentId, at: Instant) {
         let Some(entry) = self.entries.get_mut(&agent) else { return };
         if let Some(before) = entry.look_at.replace(at) {
@@ -111,7 +112,7 @@ impl Sessions {
         self.looks.insert((at, agent));
     }
 
-    /// The loss of an agent is going to be proposed.
+    /// Notes that the loss of an agent is about to be proposed.
     pub(super) fn begin_losing(&mut self, agent: AgentId) {
         if let Some(entry) = self.entries.get_mut(&agent) {
             entry.losing = Some(Losing::new());
@@ -121,7 +122,7 @@ impl Sessions {
         }
     }
 
-    /// Looks at an agent whose time to be looked at has come.
+    /// Checks an agent whose check is due.
     pub(super) fn look(&mut self, agent: AgentId, timeout: Duration, now: Instant) -> Option<Suspicion> {
         let (excused, unheard_until) = (self.excused, self.unheard_until);
         let entry = self.entries.get_mut(&agent)?;

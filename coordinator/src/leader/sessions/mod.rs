@@ -1,20 +1,22 @@
-//! The sessions that this coordinator serves as leader: who is connected, when each agent was last heard of, and what waits to
-//! be sent to it. Heartbeats are noted here and nowhere else; only their absence becomes a command.
+//! The sessions that this coordinator serves as leader: which agents are connected, when each was last heard from, and
+//! what waits to be sent to it. Heartbeats are recorded nowhere else; only their absence becomes a command.
 //!
-//! Whether an agent is connected or lost is decided here, under one lock, so that no agent is given a session to work in while
-//! its tasks are given to others. The invariants, of one term of this coordinator:
+//! Whether an agent is connected or lost is decided here, under one lock, so that no agent is given a session to work
+//! in while its tasks are given to others. The invariants, within one term of this coordinator:
 //!
-//! 1. A loss is proposed only for an agent that was silent for the timeout or has failed, or of which it is proved that it runs
-//!    nothing any more (what proves it is written at the head of [`evidence`](crate::leader::evidence)), and from then until its fate
-//!    is known no connection of the agent is taken ([`Connection::Losing`]) and none of its heartbeats is answered. One that
-//!    has failed without saying so is treated so for the timeout before: its lease must end first.
-//! 2. A loss is written in the term in which it was suspected or never (`Proposer::propose_in`). So when its fate is not known
-//!    the term is over, and the next leader, which has applied whatever was written before, decides by the state alone.
-//! 3. A session that has ended is not served: its end is told to the connection that is there, or, when the connection comes
-//!    after it, is seen in the state, at which a session looks once more after it is connected and before it is welcomed.
+//! 1. A loss is proposed only for an agent that was silent for the timeout, that has failed, or that is proved to run
+//!    nothing any more (see [`evidence`](crate::leader::evidence) for the proofs). From then until the outcome is
+//!    known, no connection of the agent is accepted ([`Connection::Losing`]) and none of its heartbeats is answered. An
+//!    agent that has failed without reporting it is treated this way for a session timeout beforehand, because its
+//!    lease must end first.
+//! 2. A loss is written in the term in which it was suspected, or never (`Proposer::propose_in`). So if its outcome is
+//!    unknown, the term is over, and the next leader, which has applied whatever was written before, decides by the
+//!    state alone.
+//! 3. A session that has ended is not served. A connection that exists when it ends is notified; one that comes later
+//!    finds the end in the state, which is read again after connecting and before the agent is welcomed.
 //!
-//! The work under the lock does not grow with the number of agents: who must be looked at is kept in the order of time, and
-//! the sessions of another term are dropped as a whole.
+//! The work under the lock does not grow with the number of agents: the agents to check are ordered by time, and the
+//! sessions of another term are dropped as a whole.
 
 mod connection;
 mod entries;
@@ -46,24 +48,24 @@ use crate::leader::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 /// An attempt: the task and its fencing number.
 pub type AttemptKey = (TaskId, u32);
 
-/// What is to be done about an agent that is not heard of.
+/// What to do about an agent that has not been heard from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Suspicion {
-    /// It had its time: lost.
+    /// The agent was silent for the timeout: it is lost.
     Silent(AgentId, SessionId),
-    /// It is there, failed, and runs nothing any more: lost.
+    /// The agent is there, but has failed and runs nothing any more: it is lost.
     Failed(AgentId, SessionId),
-    /// Look whether its process is there: its connection broke, or is new.
+    /// Probe whether the agent's process is there: its connection broke, or is new.
     Probe(AgentId, SessionId, SocketAddr),
 }
 
-/// Whether a connection is taken.
+/// The result of connecting an agent.
 pub enum Connection {
-    /// It is the agent's connection from now on.
+    /// This is the agent's connection from now on.
     Taken(Arc<SessionConnection>),
-    /// The agent's loss is proposed: wait until that is decided, then look at the state again.
+    /// The agent's loss is proposed: wait until that is decided, then read the state again.
     Losing(CancellationToken),
-    /// A newer session of the agent has begun: look at the state again.
+    /// A newer session of the agent has begun: read the state again.
     Replaced,
     /// The term is over.
     TermOver,
@@ -74,40 +76,41 @@ pub enum Connection {
 pub struct SessionTiming {
     /// How often agents send heartbeats.
     pub heartbeat_interval: Duration,
-    /// After how long without one an agent is lost.
+    /// How long after the last heartbeat an agent is lost.
     pub timeout: Duration,
-    /// How often agents are asked how they are.
+    /// How often the health of agents is checked.
     pub health_check_interval: Duration,
-    /// How long after a connection broke the agent's process is looked for.
+    /// How long after its connection broke an agent's process is probed.
     pub grace: Duration,
 }
 
 impl SessionTiming {
-    /// How old the leader's last contact with a majority may be when it answers a heartbeat: half of the quarter of the
-    /// timeout by which an agent's lease ends early. So a leader that was replaced without knowing can't keep an agent working
-    /// longer than the new leader waits for it, and the agent has the other half for stopping.
+    /// Returns the maximum age of the leader's last contact with a majority when it answers a heartbeat: half of the
+    /// quarter of the timeout by which an agent's lease ends early. So a leader that was replaced without knowing it
+    /// can't keep an agent working longer than the new leader waits for the agent, and the agent has the other half to
+    /// stop.
     pub fn lease_margin(&self) -> Duration {
         self.timeout / 8
     }
 }
 
-/// Pause between two looks at the same process.
+/// Pause between two probes of the same process.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// Pause before a loss that could not be proposed is suspected again.
+/// Pause before an agent whose loss could not be proposed is suspected again.
 const LOSE_AGAIN: Duration = Duration::from_millis(20);
 
 /// The sessions of one coordinator. Empty while it does not lead.
 pub struct SessionTable {
-    /// The timing.
+    /// The timing of the sessions.
     pub timing: SessionTiming,
     sessions: Mutex<Sessions>,
     turns: Turns,
-    /// Somebody is to be looked at sooner than the next usual look.
+    /// Signals that an agent has to be checked before the next regular check.
     hurry: Notify,
 }
 
 impl SessionTable {
-    /// With no session.
+    /// Creates a table without sessions.
     pub fn new(timing: SessionTiming) -> Self {
         let none = Sessions { over: true, ..Sessions::default() };
         Self { timing, sessions: Mutex::new(none), turns: Turns::default(), hurry: Notify::new() }
@@ -117,7 +120,7 @@ impl SessionTable {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sessions of `term`, if it is not over; a newer term than the last begins empty.
+    /// Returns the sessions of `term`, unless it is over. A term newer than the last one begins without sessions.
     fn of_term(&self, term: u64) -> Option<MutexGuard<'_, Sessions>> {
         let mut sessions = self.sessions();
         if sessions.term < term {
@@ -129,21 +132,22 @@ impl SessionTable {
         (sessions.term == term && !sessions.over).then_some(sessions)
     }
 
-    /// This coordinator begins to lead: from now on sessions that begin are noted, and those of the state are to be noted
-    /// with [`SessionTable::started`]. Agents that were quicker and have come back already stay as they are.
+    /// Begins the term in which this coordinator leads. From now on, sessions that begin are recorded; the caller
+    /// records those of the state with [`SessionTable::started`]. Agents that have already connected in this term stay
+    /// connected.
     pub fn begin(&self, term: u64) {
         drop(self.of_term(term));
     }
 
-    /// Takes note of a session that may have no connection here: it has a whole session timeout to come back. Without a
-    /// connection of its own this leader has nothing that a refusal could prove; only a guard may know more. One that is known
-    /// already changes nothing.
+    /// Records a session that may have no connection here: its agent has a full session timeout to connect. Without a
+    /// connection of its own, this leader has nothing for which a refusal could be a proof; only a guard may know more.
+    /// A session that is already known is left unchanged.
     pub fn started(&self, agent: AgentId, session: SessionId, process: Option<SocketAddr>, now: Instant) {
         if planted(Mistake::AbsentAgentsForgotten) {
             return;
         }
         let mut sessions = self.sessions();
-        // Sessions are numbered in the order of the log.
+        // Sessions are numbered in log order.
         if sessions.over || sessions.entries.get(&agent).is_some_and(|entry| entry.session >= session) {
             return;
         }
@@ -167,7 +171,8 @@ impl SessionTable {
         }
     }
 
-    /// This coordinator does not lead in this term any more: every session of it is over here, but goes on at the next leader.
+    /// Ends a term in which this coordinator no longer leads: all of its sessions are over here, but continue at the
+    /// next leader.
     pub fn end(&self, term: u64) {
         let mut sessions = self.sessions();
         if sessions.term == term {
@@ -177,7 +182,8 @@ impl SessionTable {
         }
     }
 
-    /// A connection of an agent under the leadership of this term: replaces an earlier one, unless the agent's loss is proposed.
+    /// Registers a connection of an agent in this term. It replaces an earlier one, unless the agent's loss is
+    /// proposed.
     pub fn connect(&self, term: u64, agent: AgentId, session: SessionId, origin: Origin, now: Instant) -> Connection {
         let Some(mut sessions) = self.of_term(term) else { return Connection::TermOver };
         if let Some(entry) = sessions.entries.get(&agent) {
@@ -189,7 +195,7 @@ impl SessionTable {
             }
         }
         let link = Arc::new(SessionConnection::default());
-        // Its place is asked now, so that a refusal later means something.
+        // Probe its location now, so that a later refusal means something.
         let ask_at = origin.process.map(|_| now);
         let entry = Entry {
             session,
@@ -210,8 +216,8 @@ impl SessionTable {
         Connection::Taken(link)
     }
 
-    /// A connection broke. Where a refusal would prove that the process is gone it is looked for at once; otherwise it has a
-    /// grace for coming back.
+    /// Records that a connection broke. If a refusal would prove that the process is gone, the process is probed at
+    /// once; otherwise the agent has a grace period to reconnect.
     pub fn disconnected(&self, agent: AgentId, link: &Arc<SessionConnection>, now: Instant) {
         let mut sessions = self.sessions();
         let Some(entry) = sessions.entries.get_mut(&agent) else { return };
@@ -226,7 +232,7 @@ impl SessionTable {
         }
     }
 
-    /// An agent left in good order, or its session ended.
+    /// Records that an agent left gracefully, or that its session ended.
     pub fn ended(&self, agent: AgentId, session: SessionId) {
         let mut sessions = self.sessions();
         if sessions.entry(agent, session).is_none() {
@@ -239,8 +245,8 @@ impl SessionTable {
         }
     }
 
-    /// Something was heard of an agent on this connection. Whether the agent counts as present: a heartbeat that comes once
-    /// its loss is proposed, or over a connection that was replaced, must renew nothing.
+    /// Records that an agent was heard from on this connection. Returns whether the agent counts as present: a
+    /// heartbeat that arrives after its loss was proposed, or over a connection that was replaced, must renew nothing.
     pub fn heard(&self, agent: AgentId, link: &Arc<SessionConnection>, now: Instant) -> bool {
         let mut sessions = self.sessions();
         let excused = sessions.excused;
@@ -254,8 +260,9 @@ impl SessionTable {
         is_present
     }
 
-    /// An agent is of no use any more, as was found over this connection: it counts as lost from `at`, when it runs nothing.
-    /// Until then it is left alone, so that its lease ends. If it has another connection by now, that one counts.
+    /// Records that an agent has failed, as detected over this connection: it counts as lost from `at` on, when it runs
+    /// nothing any more. Until then none of its heartbeats is answered, so that its lease ends. The call has no effect
+    /// if the agent has another connection by now.
     pub fn failed(&self, agent: AgentId, link: &Arc<SessionConnection>, at: Instant) {
         let mut sessions = self.sessions();
         let Some(entry) = sessions.entries.get_mut(&agent) else { return };
@@ -267,14 +274,15 @@ impl SessionTable {
         }
     }
 
-    /// This leader had no contact with a majority until `now`, so it renewed no lease: every agent has a whole session timeout from
-    /// then on. An agent may rely on that to go on when coordinators cannot give its work away.
+    /// Records that this leader had no contact with a majority until `now`, so it renewed no lease: every agent has a
+    /// full session timeout from then on. An agent may rely on this to keep working while coordinators cannot give its
+    /// work away.
     pub fn without_contact(&self, now: Instant) {
         self.sessions().unheard_until = Some(now);
     }
 
-    /// What must be done about agents that are not heard of, at most `limit` of them. Each suspicion is told once, until it is
-    /// taken back.
+    /// Returns what to do about agents that have not been heard from, for at most `limit` of them. Each suspicion is
+    /// returned once, until it is taken back.
     pub fn suspicions(&self, now: Instant, limit: usize) -> Vec<Suspicion> {
         let mut found = Vec::new();
         let mut sessions = self.sessions();
@@ -291,8 +299,8 @@ impl SessionTable {
         found
     }
 
-    /// The process of an agent was looked for: what that comes to. When it is gone, the loss is to be proposed. `waited`: the
-    /// agent's guard had its time to report.
+    /// Records a probe of an agent's process and returns the verdict. On [`Verdict::Gone`] the caller has to propose
+    /// the loss. `waited`: the agent's guard had its time to report.
     pub fn probed(
         &self,
         agent: AgentId,
@@ -324,8 +332,8 @@ impl SessionTable {
         verdict
     }
 
-    /// A guard reports that nothing of a session runs any more, nor will. Whether the loss is to be proposed now; `None`: the
-    /// session is not known here in this term.
+    /// Records a guard's report that nothing of a session runs any more, or will. Returns whether the caller has to
+    /// propose the loss now; `None` if the session is not known here in this term.
     pub fn reported(&self, term: u64, agent: AgentId, session: SessionId) -> Option<bool> {
         let mut sessions = self.sessions();
         if sessions.term != term || sessions.over {
@@ -338,12 +346,12 @@ impl SessionTable {
         Some(!losing)
     }
 
-    /// Waits until somebody is to be looked at without delay. Cancellation-safe.
+    /// Waits until an agent has to be checked without delay. Cancellation-safe.
     pub async fn hurried(&self) {
         self.hurry.notified().await;
     }
 
-    /// A loss was certainly not written: to be suspected again.
+    /// Records that a loss was certainly not written, so that the agent is suspected again.
     pub fn take_back(&self, agent: AgentId, session: SessionId, now: Instant) {
         let mut sessions = self.sessions();
         if let Some(entry) = sessions.entry(agent, session) {
@@ -357,7 +365,7 @@ impl SessionTable {
         }
     }
 
-    /// This coordinator was held up itself: nobody could be heard meanwhile.
+    /// Records that this coordinator stalled for `pause` and could not receive heartbeats.
     pub fn extend_all(&self, pause: Duration) {
         self.sessions().excused += pause;
     }
@@ -366,14 +374,14 @@ impl SessionTable {
         self.sessions().entry(agent, session)?.link.clone()
     }
 
-    /// Hands an attempt to its agent, if it is connected here. Otherwise the agent gets it when it connects.
+    /// Sends an attempt to its agent, if it is connected here. Otherwise the agent gets it when it connects.
     pub fn assign(&self, agent: AgentId, session: SessionId, attempt: AttemptKey) {
         if let Some(link) = self.link(agent, session) {
             link.put(|outbox| outbox.assignments.push(attempt));
         }
     }
 
-    /// Has an attempt stopped, if its agent is connected here. Otherwise the agent is told when it connects.
+    /// Has an attempt stopped, if its agent is connected here. Otherwise the agent is notified when it connects.
     pub fn stop(&self, agent: AgentId, session: SessionId, attempt: AttemptKey) {
         if let Some(link) = self.link(agent, session) {
             link.put(|outbox| outbox.stops.push(attempt));
@@ -386,7 +394,7 @@ impl SessionTable {
     }
 }
 
-/// Agents looked at in one go.
+/// Maximum number of agents checked at once.
 const MAX_LOOKS: usize = 1_024;
 
 /// Drops the sessions of a term, of which there may be many, outside the lock.

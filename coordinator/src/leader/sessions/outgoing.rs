@@ -1,6 +1,6 @@
-//! What is on its way to one agent, as messages: the most urgent first, and each of a bounded size. Attempts wait as their
-//! keys; what they are is read from the state in slices when they are sent, so that a slow agent keeps nothing in memory, and
-//! an attempt that ended meanwhile is not sent at all.
+//! The messages on their way to one agent: the most urgent first, and each of a bounded size. Attempts wait as their
+//! keys; their contents are read from the state in slices when they are sent, so that a slow agent keeps nothing in
+//! memory, and an attempt that has ended meanwhile is not sent at all.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -19,9 +19,9 @@ use crate::{
     raft::SharedFleet,
 };
 
-/// Attempts that are read from the state in one go.
+/// Maximum number of attempts read from the state at once.
 const MAX_ATTEMPTS_READ: usize = 256;
-/// What an assignment takes besides input and kind, about, bytes.
+/// Approximate size of an assignment besides its input and kind, bytes.
 const ASSIGNMENT_BYTES: usize = 96;
 
 /// What waits to be sent.
@@ -38,7 +38,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Adds what an outbox had.
+    /// Adds the contents of an outbox.
     pub fn add(&mut self, outbox: Outbox) {
         self.heartbeat = outbox.heartbeat.or(self.heartbeat);
         self.health_check = outbox.health_check.or(self.health_check.take());
@@ -54,7 +54,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.heartbeat.is_none()
             && self.health_check.is_none()
@@ -66,8 +66,9 @@ impl Outgoing {
             && self.ended.is_none()
     }
 
-    /// The next message; `None` if nothing is left to say. Of an attempt that ended, its stop comes after it or alone: the
-    /// order to stop is given after the state has changed, and what is read from the state is sent at once.
+    /// Returns the next message; `None` if nothing is left to send. If an attempt has ended, its stop follows its
+    /// assignment or is sent alone: the stop is queued after the state has changed, and what is read from the state is
+    /// sent at once.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
             return Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq }));
@@ -91,7 +92,7 @@ impl Outgoing {
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
-        // After all that is to be handed back.
+        // Sent after everything that is to be handed back.
         if std::mem::take(&mut self.hand_back) {
             return Some(ToAgent::HandBack(internal::HandBack {}));
         }
@@ -102,14 +103,14 @@ impl Outgoing {
     }
 }
 
-/// Takes as many as fit one message.
+/// Takes as many items as fit in one message.
 fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     let mut budget = MessageBudget::default();
     let fitting = queue.iter().take_while(|item| budget.take(size(item))).count();
     queue.drain(..fitting).collect()
 }
 
-/// Takes the tasks of the next attempts that are still current, about as many as a message takes.
+/// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
 fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Arc<Task>> {
     let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
     for _ in 0..MAX_ATTEMPTS_READ {
@@ -126,10 +127,10 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Arc<Task>> {
     tasks
 }
 
-/// The current attempt of a task as its agent gets it at this fleet time.
+/// Returns the current attempt of a task as an assignment at this fleet time.
 fn assignment(task: &Task, now: FleetMillis) -> Option<internal::Assignment> {
     let current = task.current()?;
-    // An agent that gets it late has less time left. 0 would say that there is no limit.
+    // An agent that receives it late has less time left. 0 would mean that there is no limit.
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
     let assigned_at = current.assigned_at.fleet;
     Some(internal::Assignment {

@@ -1,5 +1,6 @@
-//! What an agent that comes back must be told, given what it holds: attempts that it lacks, and attempts that it must stop.
-//! Linear in what the agent and the state hold of it, and none of it under the state's lock but the list of its own slots.
+//! Compares the attempts that a reconnecting agent holds with the state, to find those that it lacks and those that it
+//! must stop. Linear in what the agent and the state hold for it; only the list of its slots is read under the state's
+//! lock.
 
 use robeing_fleet::{Held, HeldState, limits::MAX_SLOTS};
 use robeing_proto::internal::v1::AttemptRef;
@@ -7,16 +8,16 @@ use tonic::Status;
 
 use crate::{api::convert, leader::sessions::AttemptKey};
 
-/// Attempts that a Hello may name. An agent holds what fills its slots, what it is still to stop, and what is not acknowledged
-/// yet; it starts nothing while too much of that waits.
+/// Maximum number of attempts that a Hello may name. An agent holds what fills its slots, what it still has to stop,
+/// and what is not acknowledged yet; it starts nothing while too much of that waits.
 pub const MAX_HELD: usize = 4 * MAX_SLOTS as usize;
-/// Attempts read without letting others have their turn.
+/// Number of attempts read before yielding to other tasks.
 const READ_AT_ONCE: usize = 1_024;
 
-/// The attempts that a Hello names, sorted.
+/// Returns the attempts that a Hello names, sorted.
 ///
 /// # Errors
-/// There are too many, or one is not named as attempts are.
+/// There are too many, or one has an invalid task id.
 pub async fn held(refs: &[AttemptRef]) -> Result<Vec<AttemptKey>, Status> {
     if refs.len() > MAX_HELD {
         return Err(Status::invalid_argument(format!(
@@ -36,8 +37,9 @@ pub async fn held(refs: &[AttemptRef]) -> Result<Vec<AttemptKey>, Status> {
     Ok(held)
 }
 
-/// What to assign and what to stop. `known` is what the state knows of the agent's slots, in order; `held` what the agent has,
-/// in order. An attempt that is to be stopped and that the agent never knew is named, too: it answers that it is stopped.
+/// Returns the attempts to assign and those to stop. `known` is what the state has for the agent's slots, in order;
+/// `held` is what the agent has, in order. An attempt to stop that the agent never received is included, too: the agent
+/// answers that it is stopped.
 pub fn differences(known: &[Held], held: &[AttemptKey]) -> (Vec<AttemptKey>, Vec<AttemptKey>) {
     let (mut assign, mut stop) = (Vec::new(), Vec::new());
     let mut held = held.iter().copied().peekable();

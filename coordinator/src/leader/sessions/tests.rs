@@ -27,11 +27,11 @@ fn connect(sessions: &SessionTable, term: u64, now: Instant) -> Arc<SessionConne
 fn connect_from(sessions: &SessionTable, term: u64, origin: Origin, now: Instant) -> Arc<SessionConnection> {
     match sessions.connect(term, AGENT, SESSION, origin, now) {
         Connection::Taken(link) => link,
-        _ => panic!("the connection is not taken"),
+        _ => panic!("the connection is not accepted"),
     }
 }
 
-/// Of an agent whose place is known, and the end of its connection.
+/// Returns the origin of an agent whose location is known, and the end of its connection.
 fn located(guarded: bool) -> (Origin, Ending) {
     let ending = Ending::default();
     (Origin { process: PROCESS, ending: ending.clone(), guarded }, ending)
@@ -41,7 +41,7 @@ fn probe() -> Vec<Suspicion> {
     vec![Suspicion::Probe(AGENT, SESSION, AT)]
 }
 
-/// Its place is asked at first, and answers.
+/// Probes the agent's location for the first time, with this answer.
 fn reach(sessions: &SessionTable, answer: Option<bool>, now: Instant) {
     assert_eq!(sessions.suspicions(now, MOST), probe());
     assert_eq!(sessions.probed(AGENT, SESSION, answer, false, now), Verdict::Unproved);
@@ -56,13 +56,13 @@ fn an_agent_whose_session_began_elsewhere_is_missed_too() {
     let sessions = sessions(1);
     let start = Instant::now();
     sessions.started(AGENT, SESSION, PROCESS, start);
-    // Noted again, it gets no more time.
+    // Recording it again grants no more time.
     sessions.started(AGENT, SESSION, PROCESS, start + TIMING.timeout / 2);
     assert_eq!(sessions.suspicions(start + TIMING.timeout / 2, MOST), [], "a refusal would prove nothing here");
     assert_eq!(sessions.suspicions(start + TIMING.timeout, MOST), silent());
     assert_eq!(sessions.suspicions(start + TIMING.timeout * 2, MOST), [], "its loss is proposed");
     sessions.ended(AGENT, SESSION);
-    // One that is connected stays so.
+    // A session that is connected stays connected.
     let link = connect(&sessions, 1, start);
     sessions.started(AGENT, SESSION, PROCESS, start);
     assert!(sessions.heard(AGENT, &link, start + TIMING.timeout));
@@ -95,9 +95,9 @@ fn an_agent_that_came_back_before_the_leader_began_keeps_its_connection() {
     let late = start + TIMING.timeout;
     assert!(sessions.heard(AGENT, &link, late));
     assert_eq!(sessions.suspicions(late, MOST), []);
-    // Of an earlier term nothing stays, and an agent that does not come back is missed.
+    // Nothing remains of an earlier term, and an agent that does not come back is detected as silent.
     sessions.end(1);
-    assert!(sessions.heard(AGENT, &link, late), "the end of an earlier term is none of this one's");
+    assert!(sessions.heard(AGENT, &link, late), "the end of an earlier term does not affect this one");
     sessions.begin(3);
     assert!(!sessions.heard(AGENT, &link, late));
     assert!(matches!(sessions.connect(2, AGENT, SESSION, Origin::default(), late), Connection::TermOver));
@@ -160,7 +160,7 @@ fn an_agent_is_not_missed_for_the_time_in_which_nobody_could_be_heard() {
     sessions.extend_all(TIMING.timeout);
     assert_eq!(sessions.suspicions(start + TIMING.timeout * 2 - TIMING.grace, MOST), []);
     assert_eq!(sessions.suspicions(start + TIMING.timeout * 2, MOST), silent());
-    // One that is heard later is not excused for what was before.
+    // An agent that is heard from later is not excused for the pause before.
     let sessions = self::sessions(1);
     sessions.extend_all(TIMING.timeout);
     connect(&sessions, 1, start);
@@ -176,11 +176,11 @@ async fn an_agent_whose_connection_its_process_has_closed_is_looked_for_at_once_
     reach(&sessions, Some(true), start);
     ending.close();
     sessions.disconnected(AGENT, &link, start);
-    tokio::time::timeout(TIMING.grace, sessions.hurried()).await.expect("there is no time to lose");
+    tokio::time::timeout(TIMING.grace, sessions.hurried()).await.expect("it is due at once");
     let mut now = start;
     for _ in 0..3 {
         assert_eq!(sessions.suspicions(now, MOST), probe());
-        assert_eq!(sessions.suspicions(now, MOST), [], "once, until the answer is there");
+        assert_eq!(sessions.suspicions(now, MOST), [], "once, until the answer arrives");
         assert_eq!(sessions.probed(AGENT, SESSION, Some(true), true, now), Verdict::Unproved);
         now += PROBE_PAUSE;
     }
@@ -242,7 +242,7 @@ fn a_guard_has_its_time_before_a_refusal_counts_and_its_report_needs_none() {
     sessions.disconnected(AGENT, &link, start);
     assert_eq!(sessions.suspicions(start, MOST), probe());
     assert_eq!(sessions.probed(AGENT, SESSION, Some(false), false, start), Verdict::GoneUnlessGuarded);
-    assert_eq!(sessions.suspicions(start + PROBE_PAUSE, MOST), [], "whoever probed looks again");
+    assert_eq!(sessions.suspicions(start + PROBE_PAUSE, MOST), [], "the caller probes again");
     assert_eq!(sessions.probed(AGENT, SESSION, Some(false), true, start), Verdict::Gone);
 
     let sessions = self::sessions(1);
@@ -252,7 +252,7 @@ fn a_guard_has_its_time_before_a_refusal_counts_and_its_report_needs_none() {
     assert_eq!(sessions.reported(1, AGENT, SessionId(2)), None, "another session");
     assert_eq!(sessions.reported(1, AGENT, SESSION), Some(true));
     assert_eq!(sessions.reported(1, AGENT, SESSION), Some(false), "its loss is proposed already");
-    assert!(!sessions.heard(AGENT, &link, start), "what it still says renews nothing");
+    assert!(!sessions.heard(AGENT, &link, start), "its messages renew nothing");
     assert_eq!(sessions.suspicions(start + TIMING.timeout, MOST), []);
 }
 
@@ -292,7 +292,7 @@ async fn connections_of_one_name_are_opened_one_after_the_other() {
     let patience = Duration::from_secs(1);
     assert!(tokio::time::timeout(patience, second.as_mut()).await.is_err(), "the first is not done");
     drop(other);
-    assert!(tokio::time::timeout(patience, second.as_mut()).await.is_err(), "the other is none of it");
+    assert!(tokio::time::timeout(patience, second.as_mut()).await.is_err(), "the other name is unrelated");
     drop(first);
     assert!(tokio::time::timeout(patience, second).await.is_ok());
     assert!(sessions.turns.names().is_empty());

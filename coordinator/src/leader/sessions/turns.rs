@@ -1,12 +1,12 @@
-//! Whose turn it is to open a session.
+//! Turns for opening sessions.
 
 use std::collections::BTreeSet;
 
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Whose turn it is to open a session: connections of one name are opened one after the other, so that of two processes
-/// of a name the second finds what the first has become.
+/// Turns for opening sessions: connections of agents with the same name are opened one after the other, so that of two
+/// processes with one name the second finds the outcome of the first.
 #[derive(Default)]
 pub(super) struct Turns {
     names: Mutex<BTreeSet<String>>,
@@ -21,7 +21,7 @@ impl Turns {
     pub(super) async fn take(&self, name: &str) -> Turn<'_> {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
-            // Before the look, so that a turn that ends in between is not missed.
+            // Enabled before the check, so that a turn that ends in between is not missed.
             freed.as_mut().enable();
             if self.names().insert(name.to_owned()) {
                 return Turn { turns: self, name: name.to_owned() };
@@ -31,7 +31,7 @@ impl Turns {
     }
 }
 
-/// Held while a connection is opened.
+/// A turn, held while a connection is opened.
 pub struct Turn<'a> {
     turns: &'a Turns,
     name: String,

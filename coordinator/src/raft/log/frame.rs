@@ -1,6 +1,7 @@
-//! Frames: the unit that is written and synced at once. A frame is whole or it is nothing: its checksum covers its place in
-//! the log (segment salt, sequence number, length) and its body, so that neither a torn write nor what a reused file held
-//! before can pass for one. What it does not cover is zero, or the frame is damaged.
+//! Frames: the unit that is written and synced at once. A frame is valid as a whole or not at all: its checksum covers
+//! its place in the log (segment salt, sequence number, length) and its body, so that neither a torn write nor the
+//! previous content of a reused file can pass for a frame. The bytes that the checksum does not cover must be zero, or
+//! the frame is damaged.
 //!
 //! ```text
 //! magic u32 | body length u32 | sequence u64 | crc32c u32 | zero u32 | body … | padding to 8
@@ -8,13 +9,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Bytes before the body.
+/// Bytes of the header before the body.
 pub const HEADER: usize = 24;
 /// Frames start at multiples of this.
 pub const ALIGN: usize = 8;
 const MAGIC: u32 = u32::from_le_bytes(*b"RBF1");
 
-/// Bytes a frame with this body takes.
+/// Returns the bytes that a frame with a body of this length takes.
 pub fn frame_len(body: usize) -> usize {
     (HEADER + body).next_multiple_of(ALIGN)
 }
@@ -27,7 +28,7 @@ fn checksum(salt: u64, seq: u64, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&place), body)
 }
 
-/// A frame of `body`, ready to be written.
+/// Encodes a frame of `body`.
 pub fn encode(salt: u64, seq: u64, body: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(frame_len(body.len()));
     frame.put_u32_le(MAGIC);
@@ -40,7 +41,7 @@ pub fn encode(salt: u64, seq: u64, body: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// The whole frame at `offset`, if there is one: its sequence number and body.
+/// Returns the sequence number and body of the frame at `offset`, if there is a whole one.
 pub fn decode_at(salt: u64, segment: &Bytes, offset: usize) -> Option<(u64, Bytes)> {
     let header = segment.get(offset..offset + HEADER)?;
     let u32_at = |i: usize| header[i..i + 4].try_into().map(u32::from_le_bytes).ok();
@@ -57,19 +58,20 @@ pub fn decode_at(salt: u64, segment: &Bytes, offset: usize) -> Option<(u64, Byte
     is_whole.then(|| (seq, segment.slice(start..end)))
 }
 
-/// How long the frame that begins with `head` says it is.
+/// Returns the length, in bytes, that the header of the frame beginning with `head` announces.
 pub fn announced(head: &[u8]) -> Option<usize> {
     let head = head.get(..HEADER).filter(|head| head[..4] == MAGIC.to_le_bytes())?;
     let body = head[4..8].try_into().map(u32::from_le_bytes).ok()?;
     HEADER.checked_add(body as usize)?.checked_next_multiple_of(ALIGN)
 }
 
-/// How long the frame that begins with `head` was to be; 0 if its header did not arrive.
+/// Returns the length, in bytes, that the torn frame `seq` beginning with `head` was meant to have; 0 if its header was
+/// not written.
 pub fn torn_len(head: &[u8], seq: u64) -> usize {
     announced(head).filter(|_| head[8..16] == seq.to_le_bytes()).unwrap_or(0)
 }
 
-/// Where, in bytes that begin at a multiple of [`ALIGN`], a frame may begin first.
+/// Returns the offset of the first place where a frame may begin. `bytes` must begin at a multiple of [`ALIGN`].
 pub fn find_begun(bytes: &[u8]) -> Option<usize> {
     let magic = MAGIC.to_le_bytes();
     bytes.chunks(ALIGN).position(|chunk| chunk.starts_with(&magic)).map(|chunks| chunks * ALIGN)

@@ -1,4 +1,4 @@
-//! What the log holds, in memory: every entry's place on disk, and the newest entries themselves.
+//! The log's content in memory: every entry's place on disk, and the newest entries themselves.
 
 use std::collections::VecDeque;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::raft::{Entry, LogId, Vote};
 
-/// Bytes of entries kept in memory; older ones are read from disk when asked for.
+/// Maximum bytes of entries kept in memory; older ones are read from disk on request.
 pub const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Where the frame with an entry is.
+/// The place of the frame that contains an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// Number of the segment.
@@ -33,7 +33,7 @@ struct Slot {
     entry: Option<Entry>,
 }
 
-/// An entry as the index has it.
+/// An entry as found in the index.
 pub enum Found {
     /// In memory.
     Here(Entry),
@@ -46,41 +46,41 @@ pub enum Found {
 pub struct Index {
     /// The newest vote.
     pub vote: Option<Vote>,
-    /// The newest entry known to be committed, as far as told.
+    /// The newest entry known to be committed, as far as reported.
     pub committed: Option<LogId>,
-    /// The newest entry that is gone.
+    /// The newest entry that was purged.
     pub purged: Option<LogId>,
     slots: VecDeque<Slot>,
     cached: usize,
-    /// Slots before this position hold no entry.
+    /// The slots before this position hold no entry.
     evicted: usize,
 }
 
-/// A record that does not fit what came before it.
+/// A record that does not follow from those before it.
 #[derive(Debug, thiserror::Error)]
 pub enum Misfit {
     /// An entry is missing.
     #[error("entry {found} follows entry {after:?}: the entries between are missing")]
     Hole {
-        /// The last one there is.
+        /// The last entry before it.
         after: Option<u64>,
-        /// The one that came.
+        /// The entry itself.
         found: u64,
     },
 }
 
 impl Index {
-    /// The newest entry, purged or not.
+    /// Returns the newest entry, purged or not.
     pub fn last(&self) -> Option<LogId> {
         self.slots.back().map(|slot| slot.id).or(self.purged)
     }
 
-    /// Entries held.
+    /// Returns the number of entries in the log.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Index of the first entry held.
+    /// Returns the index of the first entry in the log.
     fn first(&self) -> u64 {
         match self.slots.front() {
             Some(slot) => slot.id.index(),
@@ -93,13 +93,14 @@ impl Index {
         (position < self.slots.len()).then_some(position)
     }
 
-    /// The entry at `index`, if it is held or the newest that is gone.
+    /// Returns the id of the entry at `index`, if the log has it or if it is the newest purged one.
     pub fn id_at(&self, index: u64) -> Option<LogId> {
         let held = self.position(index).map(|position| self.slots[position].id);
         held.or(self.purged.filter(|purged| purged.index() == index))
     }
 
-    /// Adds an entry that follows the last; the very first may be any. `place` is where it is, when it is written.
+    /// Adds an entry, which must follow the last one. An empty log accepts any index, except that an entry replayed
+    /// from a segment other than the first must have index 0. `place` is its place on disk, if it is already written.
     pub fn push(&mut self, entry: Entry, place: Option<Place>) -> Result<(), Misfit> {
         let id = entry.log_id();
         let last = self.last().map(|id| id.index());
@@ -115,7 +116,7 @@ impl Index {
         Ok(())
     }
 
-    /// Notes where an entry was written. One that is void by now is passed over.
+    /// Records where an entry was written. Ignores an entry that was removed or replaced meanwhile.
     pub fn placed(&mut self, id: LogId, place: Place) {
         if let Some(position) = self.position(id.index())
             && self.slots[position].id == id
@@ -124,7 +125,7 @@ impl Index {
         }
     }
 
-    /// Drops the oldest written entries from memory while there are too many bytes of them.
+    /// Drops the oldest written entries from memory while they exceed [`CACHE_BYTES`].
     pub fn evict(&mut self) {
         while self.cached > CACHE_BYTES && self.evicted < self.slots.len() {
             let slot = &mut self.slots[self.evicted];
@@ -138,7 +139,7 @@ impl Index {
         }
     }
 
-    /// Voids the entries after `last`.
+    /// Removes the entries after `last`.
     pub fn truncate_after(&mut self, last: Option<LogId>) {
         let keep = last.map_or(0, |id| (id.index() + 1).saturating_sub(self.first()) as usize);
         for slot in self.slots.drain(keep.min(self.slots.len())..) {
@@ -149,7 +150,7 @@ impl Index {
         self.evicted = self.evicted.min(self.slots.len());
     }
 
-    /// Drops the entries up to `upto`, which may be beyond the last (after a snapshot was installed).
+    /// Removes the entries up to `upto`, which may be beyond the last (after a snapshot was installed).
     pub fn purge(&mut self, upto: LogId) {
         if self.purged.is_some_and(|purged| purged.index() >= upto.index()) {
             return;
@@ -164,7 +165,7 @@ impl Index {
         self.purged = Some(upto);
     }
 
-    /// Replays a record read from disk.
+    /// Replays a record that was read from disk.
     pub fn replay(&mut self, record: Record, place: Place) -> Result<(), Misfit> {
         match record {
             Record::Start(_) => Ok(()),
@@ -184,13 +185,14 @@ impl Index {
                 self.truncate_after(id);
                 Ok(())
             }
-            // Entries that were purged before the segment with their successors was begun are still in older segments.
+            // Entries that were purged before the segment with their successors was started are still in older
+            // segments.
             Record::Entry(entry) if self.purged.is_some_and(|p| p.index() >= entry.index()) => Ok(()),
             Record::Entry(entry) => self.push(entry, Some(place)),
         }
     }
 
-    /// The entries from `from` up to but without `to`, as far as there are.
+    /// Returns the entries from `from` up to but not including `to`, as far as the log has them.
     pub fn range(&self, from: u64, to: u64) -> Vec<Found> {
         let first = self.first();
         let start = from.max(first) - first;

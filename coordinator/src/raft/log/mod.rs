@@ -1,9 +1,9 @@
-//! The Raft log on disk: segments of checksummed frames, written by one task with group commit, behind the storage trait of
-//! the consensus library. Nothing is acknowledged before it is synced.
+//! The Raft log on disk: segments of checksummed frames, written by one task with group commit, behind the consensus
+//! library's storage trait. Nothing is acknowledged before it is synced.
 //!
-//! It is this project's own because what was there could not be held to that: `raft-log` 0.4.6 silently cuts off acknowledged
-//! entries when one bit of a length flips in its newest file, refuses to open after a zeroed tail (which a crash may leave),
-//! and opens its files and threads itself, so that no simulator can lose its unsynced writes.
+//! It is this project's own because existing logs don't guarantee that: `raft-log` 0.4.6 silently drops acknowledged
+//! entries when one bit of a length flips in its newest file, refuses to open after a zeroed tail (which a crash may
+//! leave), and opens its files and threads itself, so that no simulator can drop its unsynced writes.
 
 mod frame;
 mod index;
@@ -50,21 +50,22 @@ use self::{
 pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use crate::raft::{Applied, Entry, LogId, NodeId, TypeConfig, Vote};
 
-/// Bytes of entries one read gives back at most (but always one entry): they go into one message, or are applied.
+/// Maximum bytes of entries that one read returns (but always at least one entry): they go into one message, or are
+/// applied.
 const READ_BYTES: usize = MESSAGE_BUDGET_BYTES;
-/// Entries looked at for one such read.
+/// Maximum entries considered for one such read.
 const READ_ENTRIES: u64 = 256;
 
-/// What the log did since it was opened.
+/// Statistics of the log since it was opened.
 #[derive(Default)]
 pub struct LogStats {
-    /// Syncs.
+    /// Number of syncs.
     pub syncs: AtomicU64,
     /// Bytes written.
     pub bytes: AtomicU64,
-    /// Entries appended.
+    /// Number of entries appended.
     pub entries: AtomicU64,
-    /// Bytes of entries appended, for deciding when a snapshot is due.
+    /// Bytes of appended entries, used to decide when a snapshot is due.
     pub entry_bytes: AtomicU64,
 }
 
@@ -76,17 +77,17 @@ struct Shared {
     applied: Applied,
     unsaved_commit: Mutex<Option<LogId>>,
     files: Mutex<HashMap<u64, Arc<dyn DiskFile>>>,
-    /// Why nothing can be written any more.
+    /// The reason why nothing can be written any more.
     failed: Mutex<Option<String>>,
-    /// What is durable of votes that may still be given.
+    /// The current promise: votes that are durable and may still be granted.
     promise: Mutex<Option<Promise>>,
-    /// When the write that is under way began.
+    /// When the write in progress started.
     writing_since: Mutex<Option<Instant>>,
     stats: LogStats,
 }
 
-/// A poisoned lock only says that another thread panicked while it held it; every critical section here leaves the data
-/// consistent at each step.
+/// A poisoned lock only means that another thread panicked while it held the lock; every critical section here leaves
+/// the data consistent at each step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -113,7 +114,7 @@ impl Shared {
         Ok(file)
     }
 
-    /// The entry named `id` in the frame at `place`. `last` keeps the frame for the next entry of it.
+    /// Reads the entry `id` in the frame at `place`. `last` keeps the frame for the next entry in it.
     async fn read_entry(&self, id: LogId, place: Place, last: &mut Option<(Place, Vec<Entry>)>) -> io::Result<Entry> {
         if last.as_ref().is_none_or(|(at, _)| *at != place) {
             *last = Some((place, self.read_entries(place).await?));
@@ -125,7 +126,7 @@ impl Shared {
         })
     }
 
-    /// The entries in the frame at `place`.
+    /// Reads the entries in the frame at `place`.
     async fn read_entries(&self, place: Place) -> io::Result<Vec<Entry>> {
         let content = self.file(place.segment).await?.read_at(place.offset, place.len).await?;
         let damaged = |detail: String| {
@@ -136,7 +137,7 @@ impl Shared {
             )
         };
         let (_, body) = frame::decode_at(segment::salt(self.salt, place.segment), &content, 0)
-            .ok_or_else(|| damaged("a frame that was whole is not any more".into()))?;
+            .ok_or_else(|| damaged("a frame that was valid before is damaged now".into()))?;
         let records = record::decode(body).map_err(|e| damaged(e.to_string()))?;
         Ok(records
             .into_iter()
@@ -156,24 +157,24 @@ pub struct Log {
 pub struct Opened {
     /// The log.
     pub log: Log,
-    /// The task that writes; it ends when every clone of the log is gone.
+    /// The task that writes; it ends when every clone of the log is dropped.
     pub writer: JoinHandle<()>,
-    /// Bytes of a write that a crash cut off, dropped at opening.
+    /// Bytes of a write that a crash cut off; they are dropped when the log is opened.
     pub torn_bytes: u64,
-    /// Nothing was ever written, as far as can be seen.
+    /// Whether nothing was ever written, as far as the files show.
     pub blank: bool,
 }
 
 impl Log {
-    /// Opens the log in `dir`, which exists; an empty directory is an empty log. `salt` is drawn once for each log.
+    /// Opens the log in `dir`, which must exist; an empty directory is an empty log. `salt` is drawn once per log.
     ///
     /// # Errors
-    /// A log that is damaged anywhere but at the very end of what was written is refused, and one that was cut short.
+    /// The log is damaged anywhere but at the very end of what was written, or it was cut short.
     pub async fn open(disk: Arc<dyn Disk>, dir: &Path, salt: u64) -> Result<Opened, RecoveryError> {
         Self::open_sized(disk, dir, salt, SEGMENT_BYTES).await
     }
 
-    /// As [`Log::open`], with segments of another size.
+    /// Like [`Log::open`], with another segment size.
     pub async fn open_sized(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -185,8 +186,9 @@ impl Log {
         let file = match recovered.segments.last() {
             Some((number, _)) => {
                 let file = disk.open(&segment::path(dir, *number), false).await?;
-                // The last frame was perhaps never synced, or its sync failed, which a later sync does not make up for:
-                // it was read from the system's cache, and now it counts. So it is written again.
+                // The last frame may never have been synced, or its sync may have failed, which a later sync does not
+                // make up for: it was read from the operating system's cache, and from now on it counts. It is
+                // therefore written again.
                 if let Some(frame) = recovered.last_frame {
                     let content = frame::encode(segment::salt(salt, *number), frame.seq, &frame.body);
                     file.write_at_and_sync(frame.offset, content).await?;
@@ -229,43 +231,43 @@ impl Log {
         Ok(Opened { log: Self { shared, operations }, writer, torn_bytes: recovered.torn_bytes, blank })
     }
 
-    /// What the log did since it was opened.
+    /// Returns the statistics of the log since it was opened.
     pub fn stats(&self) -> &LogStats {
         &self.shared.stats
     }
 
-    /// How long the write that is under way has taken so far; `None` while none is.
+    /// Returns how long the write in progress has taken so far; `None` if there is none.
     pub fn stalled_for(&self) -> Option<Duration> {
         lock(&self.shared.writing_since).map(|since| since.elapsed())
     }
 
-    /// Entries held.
+    /// Returns the number of entries in the log.
     pub fn entries(&self) -> usize {
         self.shared.index().len()
     }
 
-    /// Where the state machine notes what it has applied of this log.
+    /// Returns the counter in which the state machine records what it has applied of this log.
     pub fn applied(&self) -> &Applied {
         &self.shared.applied
     }
 
-    /// The entry at `index`, if it is still known: those before the newest that was purged are not.
+    /// Returns the id of the entry at `index`, if it is still known. Entries before the newest purged one are not.
     pub fn id_at(&self, index: u64) -> Option<LogId> {
         self.shared.index().id_at(index)
     }
 
-    /// The newest entry that was purged.
+    /// Returns the newest entry that was purged.
     pub fn purged(&self) -> Option<LogId> {
         self.shared.index().purged
     }
 
-    /// The newest vote.
+    /// Returns the newest vote.
     pub fn vote(&self) -> Option<Vote> {
         self.shared.index().vote
     }
 
-    /// Replaces a promise that was found at opening by `own`'s vote for itself, one term later; see [`promise`]. Only before the
-    /// library uses the log.
+    /// Replaces a promise that was found when the log was opened by `own`'s vote for itself, one term later; see
+    /// [`promise`]. Call it only before the library uses the log.
     pub fn step_past_promise(&self, own: NodeId) {
         let mut index = self.shared.index();
         index.vote = index.vote.map(|found| promise::after_restart(found, own));
@@ -281,7 +283,7 @@ impl Log {
         self.answered(|done| Operation::Record(record, done)).await
     }
 
-    /// Waits until everything that was handed over before is durable. It costs no sync of its own.
+    /// Waits until everything that was enqueued before is durable. It costs no sync of its own.
     async fn wait_for_writes(&self) -> io::Result<()> {
         self.answered(Operation::Barrier).await
     }
@@ -295,11 +297,11 @@ impl Log {
         written.await.map_err(|_| io::Error::other("the log's writer has stopped"))?
     }
 
-    /// Has a record written in its turn, without waiting for the disk: the consensus core would stand still meanwhile. For what
-    /// a crash may undo.
+    /// Enqueues a record without waiting for the disk, which would block the consensus core. Only for records that a
+    /// crash may undo.
     ///
     /// # Errors
-    /// When the log has failed before; a failure of this write is reported by what follows it.
+    /// The log has failed before. A failure of this write is reported by the operations that follow it.
     async fn hand_over_record(&self, record: Record) -> io::Result<()> {
         if let Some(problem) = lock(&self.shared.failed).clone() {
             return Err(io::Error::other(problem));
@@ -308,7 +310,7 @@ impl Log {
         self.hand_over(Operation::Record(record, done)).await
     }
 
-    /// The entries from `from` up to but without `to`, at most about [`READ_BYTES`] of them if `limited`.
+    /// Reads the entries from `from` up to but not including `to`; if `limited`, at most about [`READ_BYTES`] of them.
     async fn read(&self, from: u64, to: u64, limited: bool) -> io::Result<Vec<Entry>> {
         let to = if limited { to.min(from.saturating_add(READ_ENTRIES)) } else { to };
         let found = self.shared.index().range(from, to);
@@ -319,7 +321,7 @@ impl Log {
                 Found::Here(entry) => entry,
                 Found::At(id, place) => match self.shared.read_entry(id, place, &mut frame).await {
                     Ok(entry) => entry,
-                    // Purged meanwhile, and its segment used again; so are those before it.
+                    // It was purged meanwhile and its segment reused; so were the entries before it.
                     Err(_) if self.shared.index().purged.is_some_and(|p| p.index() >= id.index()) => {
                         entries.clear();
                         continue;
@@ -352,7 +354,7 @@ fn limits(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 impl RaftLogReader<TypeConfig> for Log {
-    /// Piece by piece: after a start, or to a coordinator that was away, it may be all there is.
+    /// Reads piece by piece: after a restart, or for a coordinator that was away, the range may be the whole log.
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
@@ -379,8 +381,9 @@ impl RaftLogReader<TypeConfig> for Log {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         let entries = self.read(start, end, true).await?;
-        // What is purged belongs to a snapshot that the library is about to send; a stream of replication that it has given
-        // up may still ask for it, and would send the rest with a gap before it. Nothing at all is taken for a heartbeat.
+        // Purged entries belong to a snapshot that the library is about to send. A replication stream that it has
+        // abandoned may still request them, and would send the rest after a gap. An empty result is taken for a
+        // heartbeat.
         Ok(if entries.first().is_some_and(|first| first.index() > start) { Vec::new() } else { entries })
     }
 
@@ -405,13 +408,13 @@ impl RaftLogStorage<TypeConfig> for Log {
         let before = self.shared.index().vote.replace(*vote);
         let promised = lock(&self.shared.promise).is_some_and(|promise| promise.covers(vote));
         if promised {
-            // The library takes a vote that is saved for a sign that everything before it is.
+            // The library takes a saved vote as a sign that everything before it is durable.
             return self.wait_for_writes().await;
         }
-        // The next crash may leave this record as the newest, so it ends the promise.
+        // After a crash this record may be the newest one, so it ends the promise.
         *lock(&self.shared.promise) = None;
         if vote.is_committed() && before.is_some_and(|before| before.leader_id == vote.leader_id) {
-            // That the candidate it voted for was elected need not be durable: the vote for it is.
+            // It need not be durable that the candidate this node voted for was elected: the vote for it is.
             self.wait_for_writes().await?;
             return self.hand_over_record(Record::Vote(*vote)).await;
         }
@@ -428,14 +431,15 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        // Goes along with the next frame: it only spares the next start some replaying.
+        // Written with the next frame: it only saves the next start some replaying.
         self.shared.index().committed = committed;
         *lock(&self.shared.unsaved_commit) = committed;
         Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        // It may name an entry that a crash cut off, if it went along with that entry's own frame; never more than there is.
+        // It may refer to an entry that a crash cut off, if it was written with that entry's own frame; return no more
+        // than the log has.
         let index = self.shared.index();
         Ok(index.committed.min(index.last()))
     }
@@ -459,15 +463,15 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        // What is applied is part of the state, which can't be taken back.
+        // Applied entries are part of the state, which can't be undone.
         let (kept, applied) = (last.map_or(0, |last| last.index() + 1), self.shared.applied.end());
         if kept < applied {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
-                    "log entries from {kept} on are to be replaced, but those before {applied} are applied here: a majority of \
-                     the coordinators has lost entries that were acknowledged. Keep a copy of this coordinator's data \
-                     directory, which has them, before anything else"
+                    "log entries from {kept} on would be replaced, but those before {applied} are applied here: a \
+                     majority of the coordinators has lost entries that were acknowledged. Before anything else, keep \
+                     a copy of this coordinator's data directory, which has them"
                 ),
             ));
         }

@@ -1,5 +1,6 @@
-//! A segment read piece by piece, so that a log is read back in little memory: what an allocator was once given for whole
-//! segments, an idle process would keep. Knows where frames may be, not what is in them.
+//! Reads a segment piece by piece, so that reading a log back takes little memory: an idle process would keep the
+//! memory that its allocator once obtained for whole segments. This module knows where frames may be, not what is in
+//! them.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -20,19 +21,20 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Of the file at `path`.
+    /// Opens the file at `path`.
     pub async fn open(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<Self> {
         let file = disk.open(path, false).await?;
         let len = usize::try_from(file.len().await?).map_err(io::Error::other)?;
         Ok(Self { file, len, start: 0, piece: Bytes::new() })
     }
 
-    /// Bytes of the file.
+    /// Returns the length of the file in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// What is in memory from `offset` on: at least `least` bytes, if the file has them.
+    /// Returns the bytes from `offset` on that are in memory, after reading at least `least` bytes if the file has
+    /// them.
     async fn from(&mut self, offset: usize, least: usize) -> io::Result<Bytes> {
         let end = self.start + self.piece.len();
         let wanted = offset.saturating_add(least).min(self.len);
@@ -44,7 +46,7 @@ impl Pieces {
         Ok(self.piece.slice((offset - self.start).min(self.piece.len())..))
     }
 
-    /// The whole frame at `offset`, if there is one: its sequence number and body.
+    /// Returns the sequence number and body of the frame at `offset`, if there is a whole one.
     pub async fn frame(&mut self, salt: u64, offset: usize) -> io::Result<Option<(u64, Bytes)>> {
         let head = self.from(offset, frame::HEADER).await?;
         let Some(len) = frame::announced(&head).filter(|len| *len <= self.len.saturating_sub(offset)) else {
@@ -54,18 +56,19 @@ impl Pieces {
         Ok(frame::decode_at(salt, &content, 0))
     }
 
-    /// How long a frame that was begun at `offset` and is not whole was to be, as far as it got; 0 if its header did not arrive.
+    /// Returns the length, within the file, that the torn frame at `offset` was meant to have; 0 if its header was not
+    /// written.
     pub async fn torn_len(&mut self, offset: usize, seq: u64) -> io::Result<u64> {
         let head = self.from(offset, frame::HEADER).await?;
         Ok(frame::torn_len(&head, seq).min(self.len.saturating_sub(offset)) as u64)
     }
 
-    /// The first whole frame at or after `from` whose sequence number is at least `min_seq`: its offset.
+    /// Returns the offset of the first whole frame at or after `from` whose sequence number is at least `min_seq`.
     pub async fn find_from(&mut self, salt: u64, from: usize, min_seq: u64) -> io::Result<Option<usize>> {
         let mut offset = from.next_multiple_of(frame::ALIGN);
         while offset + frame::HEADER <= self.len {
             let rest = self.from(offset, frame::HEADER).await?;
-            // The file is shorter than it was.
+            // The file has become shorter.
             if rest.len() < frame::HEADER {
                 break;
             }

@@ -1,27 +1,29 @@
-//! Votes that are durable before they are asked for.
+//! Votes that are durable before they are requested.
 //!
-//! A vote must be on the disk before it is given (Raft, section 5.2), and a candidate waits for it no longer than its election
-//! timeout. Where a sync takes longer, the answer comes too late; the candidate asks again in the next term, which takes
-//! another sync, and so on: nobody would ever be elected. So a vote is written down together with the same candidate's votes of
-//! the [`TERMS_AHEAD`] terms that follow, of which the disk holds the last. The second round costs no sync.
+//! A vote must be on disk before it is granted (Raft, section 5.2), and a candidate waits for it at most one election
+//! timeout. If a sync takes longer, the response comes too late; the candidate asks again in the next term, which takes
+//! another sync, and so on: no candidate would ever be elected. A vote is therefore written together with votes for the
+//! same candidate in the following [`TERMS_AHEAD`] terms, of which the disk holds the last. The second round of the
+//! election then costs no sync.
 //!
-//! This is safe. Between a promise and the next record of a vote, the votes that are given are for one candidate and not beyond
-//! the one that the disk holds; and votes only grow. So a coordinator that comes back after a crash holds a vote at least as
-//! high as every vote it has given.
+//! This is safe. Between a promise and the next record of a vote, all granted votes are for one candidate and not
+//! beyond the one on disk; and votes only grow. So a coordinator that restarts after a crash holds a vote at least as
+//! high as every vote it granted.
 //!
-//! It must not answer with that vote, though. The candidate may have been elected in an earlier term, and would learn of a vote for
-//! itself that it never asked for: the library takes it for a candidacy of this node's own, and neither leads on nor steps down.
-//! So a coordinator that finds a promise to another starts with a vote for itself in the term after it, as if it had stood for
-//! election and asked nobody ([`after_restart`]). A leader that meets it steps down, and there is an election.
+//! It must not respond with that vote, though. The candidate may have been elected in an earlier term, and would then
+//! receive a vote for itself that it never requested: the library on that node takes it for its own candidacy, and
+//! neither continues to lead nor steps down. So a coordinator that finds a promise to another candidate starts with a
+//! vote for itself in the following term, as if it had started an election without requesting votes
+//! ([`after_restart`]). A leader that receives this vote steps down, and an election follows.
 
 use openraft::vote::RaftLeaderId;
 
 use crate::raft::{NodeId, Vote};
 
-/// Terms after the one a vote is given in, for which it is durable as well.
+/// Number of terms after the one a vote is granted in for which it is durable as well.
 pub const TERMS_AHEAD: u64 = 16;
 
-/// That a candidate has this coordinator's vote in every term up to one.
+/// A durable promise: the candidate has this coordinator's vote in every term up to `last_term`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Promise {
     candidate: NodeId,
@@ -29,24 +31,24 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// To the candidate that a vote is for, from its term on.
+    /// Creates the promise to the candidate of a vote, from that vote's term on.
     pub fn to(vote: &Vote) -> Self {
         let last_term = vote.leader_id.term().saturating_add(TERMS_AHEAD);
         Self { candidate: vote.leader_id.node_id, last_term }
     }
 
-    /// The vote that the disk has to hold for it.
+    /// Returns the vote that must be on disk for this promise.
     pub fn furthest_vote(&self) -> Vote {
         Vote::new(self.last_term, self.candidate)
     }
 
-    /// Whether the vote is one of those promised. That a candidate was elected is none.
+    /// Whether the vote is one of those promised. A committed vote, which says that the candidate was elected, is not.
     pub fn covers(&self, vote: &Vote) -> bool {
         !vote.is_committed() && vote.leader_id.node_id == self.candidate && vote.leader_id.term() <= self.last_term
     }
 }
 
-/// The vote that `own` starts with when it finds this one on its disk.
+/// Returns the vote that `own` starts with when it finds `found` on its disk.
 pub fn after_restart(found: Vote, own: NodeId) -> Vote {
     if found.is_committed() || found.leader_id.node_id == own {
         return found;

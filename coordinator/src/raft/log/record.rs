@@ -1,4 +1,4 @@
-//! Records: what frames are made of. Each is `kind u8 | length u32 | content`. Kinds are never reused.
+//! Records, which make up a frame's body. Each is `kind u8 | length u32 | content`. Kinds are never reused.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use openraft::{
@@ -18,24 +18,24 @@ const BLANK: u8 = 6;
 const BATCH: u8 = 7;
 const MEMBERSHIP: u8 = 8;
 
-/// One fact about the log.
+/// One change to the log.
 #[derive(Clone, Debug)]
 pub enum Record {
     /// The first record of a segment, with its number.
     Start(u64),
-    /// The vote is now this.
+    /// The current vote.
     Vote(Vote),
     /// Entries up to here are known to be committed.
     Committed(Option<LogId>),
-    /// Entries up to here are gone, covered by a snapshot.
+    /// Entries up to here are purged and covered by a snapshot.
     Purged(LogId),
-    /// Entries after here are void; `None` voids all.
+    /// Entries after here are removed; `None` removes all.
     TruncatedAfter(Option<LogId>),
     /// The next entry.
     Entry(Entry),
 }
 
-/// A whole frame whose content is not understood: written by a newer version, or by a bug.
+/// A record in a whole frame that can't be decoded: a newer version wrote it, or a bug did.
 #[derive(Debug, thiserror::Error)]
 #[error("record kind {kind}: {problem}")]
 pub struct BadRecord {
@@ -78,7 +78,7 @@ pub fn put_entry(buf: &mut BytesMut, entry: &Entry) {
     }
 }
 
-/// Upper bound of what [`put_entry`] appends, bytes.
+/// Returns an upper bound of the bytes that [`put_entry`] appends.
 pub fn entry_len(entry: &Entry) -> usize {
     const FIXED: usize = 5 + 24;
     FIXED
@@ -135,7 +135,7 @@ fn decode_one(kind: u8, mut content: Bytes) -> Result<Record, String> {
     }
 }
 
-/// All records of a frame's body. Batches share the body's memory.
+/// Decodes all records of a frame's body. Batches share the body's memory.
 pub fn decode(mut body: Bytes) -> Result<Vec<Record>, BadRecord> {
     let mut records = Vec::new();
     while body.has_remaining() {
@@ -143,7 +143,7 @@ pub fn decode(mut body: Bytes) -> Result<Vec<Record>, BadRecord> {
         let bad = |problem: String| BadRecord { kind, problem };
         let len = body.try_get_u32_le().map_err(|_| bad("its length is cut short".into()))? as usize;
         if body.remaining() < len {
-            return Err(bad(format!("{len} bytes announced, {} left", body.remaining())));
+            return Err(bad(format!("its length is {len} bytes, but only {} are left", body.remaining())));
         }
         records.push(decode_one(kind, body.split_to(len)).map_err(bad)?);
     }

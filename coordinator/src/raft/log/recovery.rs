@@ -1,9 +1,10 @@
-//! Reads a log back after a stop of any kind.
+//! Reads a log back after any kind of stop.
 //!
-//! One frame at a time is written and synced before the next is begun, so at most the last one can be torn. Hence: a frame
-//! that is not whole, with nothing whole behind it, is what the crash cut off and was never acknowledged; it is dropped. One
-//! with something whole behind it was synced once and is damaged now; nothing may be dropped, and the log is refused. So is
-//! one with a segment that is shorter than it was made, since what is torn is torn within a segment.
+//! Each frame is written and synced before the next one is started, so at most the last frame can be torn. Hence an
+//! incomplete frame with no whole frame after it was cut off by a crash and never acknowledged; it is dropped. An
+//! incomplete frame with a whole one after it was synced once and is damaged now; nothing may be dropped, and the log
+//! is refused. A log with a segment that is shorter than its original size is refused too, since a torn write stays
+//! within a segment.
 
 use std::{
     io,
@@ -24,76 +25,77 @@ use super::{
 };
 use crate::{advice::RESTORE_OR_REJOIN, raft::LogId};
 
-/// A log that can't be used.
+/// Reasons why a log can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// The disk failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Damage before the end.
+    /// There is damage before the end.
     #[error(
         "the log is damaged in {file} at byte {offset}: {detail}. Entries that were acknowledged may be in the damaged part, so \
          nothing is dropped. {RESTORE_OR_REJOIN}"
     )]
     Damaged {
-        /// Which file.
+        /// The damaged file.
         file: PathBuf,
-        /// Where in it.
+        /// The offset of the damage, in bytes.
         offset: u64,
-        /// How it was seen.
+        /// How the damage was detected.
         detail: String,
     },
-    /// A segment lost its end.
+    /// A segment was truncated.
     #[error(
-        "the log segment {file} was cut short: it has {len} bytes of {whole}, which it had before anything was written to it, so no \
-         crash took them. Entries that were acknowledged may be gone, so nothing is dropped. {RESTORE_OR_REJOIN}"
+        "the log segment {file} was cut short: it has {len} bytes of {whole}. A segment has its full size before \
+         anything is written to it, so no crash caused this. Entries that were acknowledged may be gone, so nothing is \
+         dropped. {RESTORE_OR_REJOIN}"
     )]
     CutShort {
-        /// Which file.
+        /// The segment's file.
         file: PathBuf,
-        /// Bytes it has.
+        /// Its length in bytes.
         len: u64,
-        /// Bytes it was made with.
+        /// Its original length in bytes.
         whole: u64,
     },
-    /// A file is missing.
+    /// A segment is missing.
     #[error("the log segment {missing} is missing while {found} exists. {RESTORE_OR_REJOIN}")]
     MissingSegment {
-        /// What should be there.
+        /// The missing file.
         missing: PathBuf,
-        /// What is.
+        /// The file after it, which exists.
         found: PathBuf,
     },
 }
 
-/// A log as it was read back.
+/// A log that was read back.
 pub struct Recovered {
     /// Its content.
     pub index: Index,
     /// Segments, oldest first, each with the highest entry index in it.
     pub segments: Vec<(u64, Option<u64>)>,
-    /// Where to go on in the newest segment.
+    /// The offset in the newest segment at which writing continues.
     pub tail: u64,
     /// The next frame's sequence number.
     pub next_seq: u64,
     /// The last whole frame, which is in the newest segment.
     pub last_frame: Option<LastFrame>,
-    /// Bytes of a torn frame that was dropped, as far as its header tells.
+    /// Bytes of a torn frame that was dropped, as announced in its header.
     pub torn_bytes: u64,
 }
 
-/// A frame as it was read back.
+/// A frame that was read back.
 pub struct LastFrame {
-    /// Where it is.
+    /// Its offset.
     pub offset: u64,
-    /// Its number.
+    /// Its sequence number.
     pub seq: u64,
-    /// What is in it.
+    /// Its body.
     pub body: Bytes,
 }
 
-const SIZE_RESTORED: &str = "a log segment was cut short, by something else than a crash; nothing was written in what it lost, so \
-                             it gets its size again";
+const SIZE_RESTORED: &str = "a log segment was cut short, but not by a crash; nothing was written in the part it \
+                             lost, so it is restored to its size";
 
 /// The sequence number of a log's first frame.
 pub const FIRST_SEQ: u64 = 1;
@@ -106,7 +108,7 @@ struct Reader<'a> {
     last_frame: Option<LastFrame>,
 }
 
-/// Reads the log in `dir`, whose segments have `segment_bytes`. `files` are the names in it.
+/// Reads the log in `dir`, whose segments have `segment_bytes` bytes. `files` are the file names in it.
 pub async fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -124,11 +126,12 @@ pub async fn recover(
         }
     }
     let mut reader = Reader { dir, salt: log_salt, index: Index::default(), next_seq: None, last_frame: None };
-    // Segments whose entries were all purged may be gone, so what was purged must be known before the first entry is read.
+    // Segments whose entries were all purged may be gone, so what was purged must be known before the first entry is
+    // read.
     reader.index.purged = newest_purge(disk, dir, log_salt, &numbers).await?;
     let mut segments: Vec<(u64, Option<u64>)> = Vec::new();
     let (mut tail, mut torn_bytes) = (0, 0);
-    // Where the previous segment ended before its end, in case nothing follows it.
+    // The newest segment read so far and where its frames end, in case no segment follows.
     let mut stopped: Option<(u64, usize, Pieces)> = None;
     for &number in &numbers {
         let file = segment::path(dir, number);
@@ -143,7 +146,7 @@ pub async fn recover(
             disk.open(&file, false).await?.fill_to(segment_bytes as u64).await?;
         }
         if end == 0 {
-            // Begun but never written to, or damaged at its very start; only the newest may be the former.
+            // Created but never written to, or damaged at its very start; only the newest segment may be the former.
             reader.refuse_if_more(number, 0, &mut content).await?;
             if number != numbers[numbers.len() - 1] {
                 return Err(reader.damaged(number, 0, "its first frame is not whole, and a newer segment exists"));
@@ -169,7 +172,7 @@ pub async fn recover(
     })
 }
 
-/// The furthest purge on record.
+/// Returns the furthest purge on record.
 async fn newest_purge(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -183,7 +186,7 @@ async fn newest_purge(
         let mut offset = 0;
         while let Some((_, body)) = content.frame(salt, offset).await? {
             offset += frame::frame_len(body.len());
-            // What can't be decoded is refused by the pass that follows.
+            // The pass that follows refuses what can't be decoded.
             for record in record::decode(body).unwrap_or_default() {
                 if let Record::Purged(id) = record
                     && newest.is_none_or(|n| n.index() < id.index())
@@ -205,14 +208,14 @@ impl Reader<'_> {
         }
     }
 
-    /// Replays a segment's frames: the offset behind the last whole one, and the highest entry index seen.
+    /// Replays a segment's frames. Returns the offset after the last whole one, and the highest entry index seen.
     async fn read_segment(&mut self, number: u64, content: &mut Pieces) -> Result<(usize, Option<u64>), RecoveryError> {
         let salt = segment::salt(self.salt, number);
         let (mut offset, mut highest) = (0, None);
         while let Some((seq, body)) = content.frame(salt, offset).await? {
             if self.next_seq.is_some_and(|expected| seq != expected) {
                 let expected = self.next_seq.unwrap_or_default();
-                return Err(self.damaged(number, offset, format!("frame {seq} where frame {expected} belongs")));
+                return Err(self.damaged(number, offset, format!("frame {seq} instead of frame {expected}")));
             }
             let len = frame::frame_len(body.len());
             let place = Place { segment: number, offset: offset as u64, len };
@@ -221,7 +224,7 @@ impl Reader<'_> {
                 if let Record::Start(said) = record
                     && said != number
                 {
-                    return Err(self.damaged(number, offset, format!("it says it is segment {said}")));
+                    return Err(self.damaged(number, offset, format!("its start record names segment {said}")));
                 }
                 if let Record::Entry(entry) = &record {
                     let index = openraft::entry::RaftEntry::index(entry);
@@ -237,14 +240,14 @@ impl Reader<'_> {
         Ok((offset, highest))
     }
 
-    /// Whether a segment that lost its end never had a frame there: frames follow each other, and where the next one would begin
-    /// is still there, and is none.
+    /// Whether a truncated segment never had a frame in the part it lost: frames are contiguous, and the place where
+    /// the next one would begin is still there and has none.
     async fn ends_before_the_cut(&self, end: usize, content: &mut Pieces) -> Result<bool, RecoveryError> {
         let next = self.next_seq.unwrap_or(FIRST_SEQ);
         Ok(end > 0 && content.len() >= end + frame::HEADER && content.torn_len(end, next).await? == 0)
     }
 
-    /// Refuses a segment that has a whole frame behind one that is not.
+    /// Refuses a segment with a whole frame after an incomplete one.
     async fn refuse_if_more(&self, number: u64, end: usize, content: &mut Pieces) -> Result<(), RecoveryError> {
         let salt = segment::salt(self.salt, number);
         match content.find_from(salt, end, self.next_seq.unwrap_or(0)).await? {

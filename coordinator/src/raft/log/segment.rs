@@ -1,8 +1,10 @@
-//! Segments: files of one size, filled with zeros in advance so that writing within them changes no metadata, and used again
-//! when everything in them was purged. Their names say what they are: `0000000000000007.log`, or `spare-3` for one to be used.
+//! Segments: files of one size, filled with zeros in advance so that writing within them changes no metadata, and
+//! reused when everything in them was purged. The name shows the kind of file: `0000000000000007.log` for a segment,
+//! `spare-3` for a spare one.
 //!
-//! Invariant: a file has its whole size, durably, before it gets a segment's name, and never less again. So no crash leaves a
-//! segment that is shorter; one that is was cut by something else, and what it lost may have been acknowledged.
+//! Invariant: a file has its full size, durably, before it gets a segment's name, and never shrinks afterwards. So no
+//! crash leaves a shorter segment; one that is shorter was truncated by something else, and what it lost may have been
+//! acknowledged.
 
 use std::{
     io,
@@ -12,16 +14,17 @@ use std::{
 
 use robeing_platform::{Disk, DiskFile};
 
-/// Size of a segment, bytes. Also the largest frame. A log with shorter segments is refused, so a version that raises this
-/// must know the size that older ones gave theirs.
+/// Size of a segment in bytes; also the largest frame. A log with shorter segments is refused, so a version that raises
+/// this value must know the segment size of older versions.
 pub const SEGMENT_BYTES: usize = 16 * 1024 * 1024;
 /// Number of a log's first segment.
 pub const FIRST: u64 = 1;
-/// Spare segments kept: made ahead of need, and of those that are given back. They are also the log's reserve: while the disk is
-/// full, what ends accepted work is written to them, until a snapshot lets older segments be used again.
+/// Number of spare segments: created in advance, or reclaimed from purged segments. They are also the log's reserve:
+/// while the disk is full, entries that finish accepted work are written to them, until a snapshot lets older segments
+/// be reused.
 pub const SPARES: usize = 2;
 
-/// The salt of a segment's frames: another one in every segment of every log.
+/// Returns the salt of a segment's frames, which differs for every segment of every log.
 pub fn salt(log_salt: u64, number: u64) -> u64 {
     // SplitMix64's finalizer: neighbouring numbers get unrelated salts.
     let z = log_salt ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -30,18 +33,18 @@ pub fn salt(log_salt: u64, number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Where segment `number` is.
+/// Returns the path of segment `number`.
 pub fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.log"))
 }
 
-/// The number in a segment's file name.
+/// Parses the number in a segment's file name.
 pub fn number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log")?;
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
-/// The spare files of a log.
+/// The spare segments of a log.
 pub struct Spares {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -51,14 +54,14 @@ pub struct Spares {
 }
 
 impl Spares {
-    /// Those among these files.
+    /// Creates the set of those spares that are among `files`.
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, size: usize, files: &[String]) -> Self {
         let names: Vec<String> = files.iter().filter(|name| name.starts_with("spare-")).cloned().collect();
         let highest = names.iter().filter_map(|name| name["spare-".len()..].parse::<u64>().ok()).max();
         Self { disk, dir, size, names, next: highest.map_or(0, |n| n.wrapping_add(1)) }
     }
 
-    /// Whether all are there.
+    /// Whether there are as many spares as are kept.
     pub fn complete(&self) -> bool {
         self.names.len() >= SPARES
     }
@@ -68,7 +71,7 @@ impl Spares {
         format!("spare-{}", self.next)
     }
 
-    /// Makes one.
+    /// Creates a spare.
     pub async fn prepare(&mut self) -> io::Result<()> {
         let name = self.next_name();
         self.fill(&name, true).await?;
@@ -76,23 +79,25 @@ impl Spares {
         Ok(())
     }
 
-    /// Gives a spare its whole size, durably.
+    /// Gives a spare its full size, durably.
     async fn fill(&self, name: &str, create: bool) -> io::Result<()> {
         let path = self.dir.join(name);
         let filled = self.disk.open(&path, create).await?.fill_to(self.size as u64).await;
         if filled.is_err() {
-            // A full disk must not stay full of half a spare, nor one whose sync failed seem whole the next time.
+            // A half-made spare must not keep a full disk full, nor may one whose sync failed look complete the next
+            // time.
             drop(self.disk.remove(&path).await);
         }
         filled
     }
 
-    /// Takes one, making it first if there is none, as segment `number`. Durable only with the directory's sync, which this does.
+    /// Takes a spare, creating one if there is none, and makes it segment `number`. Syncs the directory, without which
+    /// the new name would not be durable.
     pub async fn take(&mut self, number: u64) -> io::Result<Arc<dyn DiskFile>> {
         if self.names.is_empty() {
             self.prepare().await?;
         }
-        let name = self.names.pop().ok_or_else(|| io::Error::other("a spare segment was made and is gone"))?;
+        let name = self.names.pop().ok_or_else(|| io::Error::other("a spare segment was created and is gone"))?;
         // A crash may have left it half filled.
         self.fill(&name, false).await?;
         let to = path(&self.dir, number);
@@ -101,7 +106,7 @@ impl Spares {
         self.disk.open(&to, false).await
     }
 
-    /// Takes back a segment that is not needed any more.
+    /// Turns a segment that is no longer needed into a spare, or removes it if there are enough.
     pub async fn give_back(&mut self, number: u64) -> io::Result<()> {
         let from = path(&self.dir, number);
         let name = (self.names.len() < SPARES).then(|| self.next_name());
@@ -111,7 +116,7 @@ impl Spares {
         };
         match moved {
             Ok(()) => self.names.extend(name),
-            // It was given back before, and only the directory's sync failed.
+            // It was given back before, and only the sync of the directory failed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }

@@ -1,4 +1,4 @@
-//! The task that writes: everything that was handed over while the last sync ran goes into one frame, and is acknowledged by
+//! The task that writes: everything that was enqueued during the last sync goes into one frame and is acknowledged by
 //! one sync (group commit).
 
 use std::{
@@ -24,18 +24,19 @@ use super::{
 };
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
-/// Operations handed over and not yet taken by the writer.
+/// Capacity of the queue of operations that the writer has not taken yet.
 pub const MAX_PENDING: usize = 1_024;
-/// A frame takes no further operation once it fills this part of a segment (4 MiB of a segment of the usual size).
+/// A frame takes no further operation once it fills this part of a segment: `1 / FRAME_SHARE` (4 MiB of a segment of
+/// the usual size).
 pub const FRAME_SHARE: usize = 4;
 
 /// One operation on the log.
 pub enum Operation {
-    /// Write entries, then call back.
+    /// Writes entries, then calls back.
     Append(Vec<Entry>, IOFlushed<TypeConfig>),
-    /// Write a record, then answer.
+    /// Writes a record, then responds.
     Record(Record, oneshot::Sender<io::Result<()>>),
-    /// Answer when everything before is written.
+    /// Responds when everything before it is written.
     Barrier(oneshot::Sender<io::Result<()>>),
 }
 
@@ -48,13 +49,13 @@ impl Waiting {
     fn tell(self, result: io::Result<()>) {
         match self {
             Self::Append(callback) => callback.io_completed(result),
-            // Nobody waits any more when the library is shutting down.
+            // The receiver is gone when the library shuts down.
             Self::Record(sender) => drop(sender.send(result)),
         }
     }
 }
 
-/// The writer's own state.
+/// The writer's state.
 pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) dir: PathBuf,
@@ -65,21 +66,21 @@ pub struct Writer {
     pub(super) next_seq: u64,
     pub(super) segment_bytes: usize,
     pub(super) durable: Durable,
-    /// Why nothing can be written any more. After a failed write nothing is known of the disk's content, so nothing is
-    /// written and nothing acknowledged until the log was opened anew.
+    /// The reason why nothing can be written any more. After a failed write the disk's content is unknown, so nothing
+    /// is written and nothing acknowledged until the log is opened again.
     pub(super) failed: Option<String>,
-    /// Spares that were made ahead, or tried in vain, since this segment was begun.
+    /// Spares that were created in advance, or failed to be, since this segment was started.
     pub(super) spares_tried: u64,
 }
 
-/// What is on disk for certain, of what a new segment must repeat.
+/// The part of what a new segment must repeat that is certain to be on disk.
 #[derive(Default)]
 pub(super) struct Durable {
     pub(super) vote: Option<Vote>,
     pub(super) purged: Option<LogId>,
 }
 
-/// What goes into one frame.
+/// The operations that go into one frame.
 #[derive(Default)]
 struct Group {
     body: BytesMut,
@@ -90,7 +91,7 @@ struct Group {
 }
 
 impl Writer {
-    /// Writes until every handle of the log is gone.
+    /// Writes until every handle of the log is dropped.
     pub async fn run(mut self, mut operations: mpsc::Receiver<Operation>) {
         while let Some(first) = operations.recv().await {
             *super::lock(&self.shared.writing_since) = Some(Instant::now());
@@ -116,8 +117,8 @@ impl Writer {
         self.segment_bytes / FRAME_SHARE
     }
 
-    /// Makes a spare ahead of need, which keeps the fill out of an append's way, mostly: one when half of the segment is used, and
-    /// another when three quarters are, since a segment takes only one.
+    /// Creates spares in advance, so that an append rarely has to wait for one to be filled: one when half of the
+    /// segment is used, and another when three quarters are. A segment consumes only one.
     async fn prepare_spare(&mut self) {
         let allowed = (self.tail * 4 / self.segment_bytes as u64).saturating_sub(1);
         if self.spares_tried >= allowed || self.spares.complete() {
@@ -125,11 +126,11 @@ impl Writer {
         }
         self.spares_tried += 1;
         if let Err(error) = self.spares.prepare().await {
-            tracing::warn!(%error, "no spare log segment could be made ahead of need");
+            tracing::warn!(%error, "could not create a spare log segment in advance");
         }
     }
 
-    /// Puts an operation's records into the group, writing out a full one first.
+    /// Adds an operation's records to the group; writes out a full group first.
     async fn gather(&mut self, operation: Operation, group: &mut Group) {
         match operation {
             Operation::Append(entries, callback) => {
@@ -168,7 +169,7 @@ impl Writer {
     }
 
     async fn try_flush(&mut self, group: &mut Group) -> io::Result<()> {
-        // What is committed goes along with something else; by itself it is not worth a sync.
+        // The committed index is written along with other records; on its own it is not worth a sync.
         if group.body.is_empty() {
             return Ok(());
         }
@@ -180,7 +181,7 @@ impl Writer {
         if let Some(newest) = self.segments.back_mut() {
             newest.1 = newest.1.max(highest);
         }
-        // Before anything else is written: the next segment must repeat these.
+        // Updated before anything else is written, because the next segment must repeat these.
         self.durable.vote = group.vote.take().or(self.durable.vote);
         self.durable.purged = group.purged.take().or(self.durable.purged);
         let mut index = self.shared.index();
@@ -215,13 +216,13 @@ impl Writer {
         Ok(place)
     }
 
-    /// Goes on in a new segment, which starts with what must be known without the older ones.
+    /// Starts a new segment, which begins with everything that must be known without the older ones.
     async fn begin_segment(&mut self, need: usize) -> io::Result<()> {
         let number = self.segments.back().map_or(segment::FIRST, |(number, _)| number + 1);
         let file = self.spares.take(number).await?;
         let mut body = BytesMut::new();
         record::put_record(&mut body, &Record::Start(number));
-        // Only what is on disk already may be repeated here: the rest comes in its turn.
+        // Only what is already on disk may be repeated here: the rest is written in its turn.
         if let Some(vote) = &self.durable.vote {
             record::put_record(&mut body, &Record::Vote(*vote));
         }
@@ -250,7 +251,7 @@ impl Writer {
             let (number, _) = self.segments[0];
             self.shared.forget_file(number);
             if let Err(error) = self.spares.give_back(number).await {
-                // Only space is lost; the next purge tries again.
+                // Only space is lost; the next purge retries.
                 tracing::warn!(%error, number, "a purged log segment could not be given back");
                 return;
             }

@@ -1,4 +1,5 @@
-//! The snapshot file: the fleet as of some log entry, with a checksum, replaced atomically, and never by an older one.
+//! The snapshot file: the fleet's state as of some log entry, with a checksum. It is replaced atomically, and never by
+//! an older one.
 //!
 //! ```text
 //! "RBSNAP02" | meta length u32 | meta JSON | data length u64 | data | crc32c of all before u32
@@ -25,7 +26,7 @@ const MAGIC: &[u8; 8] = b"RBSNAP02";
 /// Name of the file in the data directory.
 pub const FILE: &str = "snapshot";
 
-/// A snapshot file that can't be used.
+/// Reasons why a snapshot file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The disk failed.
@@ -33,45 +34,46 @@ pub enum SnapshotError {
     Io(#[from] io::Error),
     /// The file is damaged.
     #[error(
-        "the snapshot {file} is damaged: {detail}. What it holds is nowhere else on this disk. {RESTORE_OR_REJOIN}"
+        "the snapshot {file} is damaged: {detail}. Its content exists nowhere else on this disk. {RESTORE_OR_REJOIN}"
     )]
     Damaged {
-        /// Which file.
+        /// The damaged file.
         file: PathBuf,
-        /// How it was seen.
+        /// How the damage was detected.
         detail: String,
     },
-    /// The file is missing or an old one.
+    /// The file is missing or older than the start of the log.
     #[error(
-        "the snapshot {file} {problem}, but the log beside it begins after entry {purged}: what was before is in that snapshot alone. \
-         {RESTORE_OR_REJOIN}"
+        "the snapshot {file} {problem}, but the log beside it begins after entry {purged}: the entries up to there \
+         are only in that snapshot. {RESTORE_OR_REJOIN}"
     )]
     TooOld {
-        /// Which file.
+        /// The missing or old file.
         file: PathBuf,
-        /// What is the matter with it.
+        /// What is wrong with it.
         problem: String,
-        /// The newest entry that is not in the log any more.
+        /// The newest entry that was purged from the log.
         purged: u64,
     },
 }
 
-/// Whether a snapshot was kept.
+/// What happened to a snapshot that was to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kept {
-    /// It is the one on disk now.
+    /// It is now the snapshot on disk.
     Written,
-    /// The one on disk covers as much of the log, or more.
+    /// The snapshot on disk covers as much of the log, or more.
     Obsolete,
-    /// There was no room for it.
+    /// The disk had no space for it.
     Skipped,
 }
 
 /// The snapshot on disk. Clones share it.
 ///
-/// Two tasks write it: the one that builds this coordinator's own snapshots, and the state machine that installs a leader's.
-/// The library lets them run at once and leaves their order to the storage. Invariant: what the file on disk covers never
-/// becomes less, since the log is purged up to there; so they take turns, and whoever comes with less writes nothing.
+/// Two tasks write it: the one that builds this coordinator's own snapshots, and the state machine that installs a
+/// leader's. The library runs them concurrently and leaves their order to the storage. Invariant: what the file on disk
+/// covers never becomes less, since the log is purged up to there. The two therefore take turns, and a snapshot that
+/// covers less is not written.
 #[derive(Clone)]
 pub struct SnapshotFile {
     path: Arc<Path>,
@@ -80,10 +82,10 @@ pub struct SnapshotFile {
     stats: Arc<SnapshotStats>,
 }
 
-/// What is known of a coordinator's snapshots since it was started.
+/// Statistics of a coordinator's snapshots since it started.
 #[derive(Default)]
 pub struct SnapshotStats {
-    /// Those that were given up because the disk had no room for them.
+    /// Number of snapshots that were skipped because the disk had no space for them.
     pub skipped: AtomicU64,
     /// Bytes of the state in the snapshot on disk; 0 without one.
     pub bytes: AtomicU64,
@@ -91,7 +93,7 @@ pub struct SnapshotStats {
 
 struct Current {
     file: AtomicFile,
-    /// The last entry that the file on disk covers for certain; `None` without a file.
+    /// The last entry that the file on disk is certain to cover; `None` without a file.
     covers: Option<Option<LogId>>,
 }
 
@@ -111,12 +113,12 @@ impl SnapshotFile {
         Ok((this, found))
     }
 
-    /// What became of snapshots.
+    /// Returns the statistics of the snapshots.
     pub fn stats(&self) -> &Arc<SnapshotStats> {
         &self.stats
     }
 
-    /// That the snapshot, which covers the log up to `covered`, does not reach to where the log begins.
+    /// Returns the error for a snapshot that covers the log up to `covered` and does not reach to where the log begins.
     pub(super) fn too_old(&self, covered: Option<LogId>, purged: LogId) -> SnapshotError {
         let problem = match covered {
             Some(covered) => format!("ends with entry {}", covered.index()),
@@ -125,10 +127,10 @@ impl SnapshotFile {
         SnapshotError::TooOld { file: self.path.to_path_buf(), problem, purged: purged.index() }
     }
 
-    /// Replaces the snapshot, durably, unless the one on disk covers as much. Waits for a write that is under way.
+    /// Durably replaces the snapshot, unless the one on disk covers as much. Waits for a write in progress.
     ///
     /// # Errors
-    /// What the disk says. The snapshot on disk is then this one or the one before.
+    /// The disk's error. The snapshot on disk is then this one or the previous one.
     pub async fn write(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<Kept> {
         let mut current = self.current.lock().await;
         // Log ids of committed entries are ordered as their indexes.
@@ -142,15 +144,15 @@ impl SnapshotFile {
         Ok(Kept::Written)
     }
 
-    /// As [`SnapshotFile::write`], for one that can be taken later: when the disk has no room for it, it is counted as skipped
-    /// and not kept.
+    /// Like [`SnapshotFile::write`], for a snapshot that can be taken again later: if the disk has no space for it, it
+    /// is counted as skipped and not written.
     ///
     /// # Errors
-    /// What the disk says otherwise.
+    /// Any other error from the disk.
     pub async fn write_if_room(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<Kept> {
         match self.write(meta, data).await {
             Err(error) if is_full(&error) => {
-                warn!(%error, bytes = data.len(), "a snapshot was skipped: the disk is full. It is tried again later");
+                warn!(%error, bytes = data.len(), "a snapshot was skipped because the disk is full; retrying later");
                 self.stats.skipped.fetch_add(1, Ordering::Relaxed);
                 Ok(Kept::Skipped)
             }
@@ -158,12 +160,13 @@ impl SnapshotFile {
         }
     }
 
-    /// The snapshot, if there is one.
+    /// Reads the snapshot, if there is one.
     ///
     /// # Errors
     /// The disk failed, or the snapshot is damaged.
     pub async fn read(&self) -> Result<Option<(SnapshotMeta, Bytes)>, SnapshotError> {
-        // Without the lock: a name has one whole content or the other, and sending a snapshot need not wait for the next.
+        // Without the lock: the file has either the old or the new content as a whole, and sending a snapshot need not
+        // wait for the next write.
         let content = match self.disk.read(&self.path).await {
             Ok(content) => content,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -174,7 +177,7 @@ impl SnapshotFile {
     }
 }
 
-/// The file's content in pieces, of which the largest is `data` itself: a copy of it would be one too many in memory.
+/// Returns the file's content in pieces. The largest is `data` itself, because a copy would take too much memory.
 fn encode(meta: &SnapshotMeta, data: &Bytes) -> [Bytes; 3] {
     let meta = wire::json(meta);
     let mut head = BytesMut::with_capacity(MAGIC.len() + 4 + meta.len() + 8);

@@ -1,4 +1,4 @@
-//! What waits for one stream of submissions, and for one agent.
+//! The messages that wait for one stream of submissions, and for one agent.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     tests::models::{ORDERS, explore},
 };
 
-/// Everything that comes until `count` answers are there.
+/// Reads until `count` answers are there.
 fn read(mailbox: &ResultStream, count: usize) -> Vec<(u64, bool)> {
     let mut found = Vec::new();
     block_on(async {
@@ -49,7 +49,7 @@ fn an_acceptance_comes_before_the_result_and_neither_is_lost() {
             assert_eq!(of_tag, [false, true], "of {tag}: {read:?}");
         }
         writers.into_iter().for_each(|writer| writer.join().unwrap());
-        assert_eq!(mailbox.len(), 0, "nothing is told twice");
+        assert_eq!(mailbox.len(), 0, "nothing is sent twice");
     });
 }
 

@@ -1,8 +1,8 @@
-//! Models of the places where threads share a coordinator's state. They run the shipped code, each thousands of times, in
-//! another order of its steps each time: a step is what is between two locks. Of the orders that are possible each has the same
-//! chance, drawn from a fixed seed; what fails is printed as a schedule that shuttle can replay.
+//! Models of the places where threads share a coordinator's state. They run the shipped code, each thousands of times,
+//! with a random order of its steps each time: a step is what happens between two locks. The random choices come from a
+//! fixed seed; a failure is printed as a schedule that shuttle can replay.
 //!
-//! What a model can't show is what happens within the locks of the libraries, and how long a thread is kept waiting.
+//! A model can't show what happens within the locks of the libraries, or how long a thread has to wait.
 
 mod mailbox;
 mod results;
@@ -25,14 +25,14 @@ use crate::{
     raft::{Batch, SharedFleet, StateMachine, modelled},
 };
 
-/// Orders that most models are run in.
+/// Number of orders in which most models are run.
 const ORDERS: usize = 2_000;
 const SEED: u64 = 0x0b0e;
-/// The library's own is too small for the state machine.
+/// The library's default is too small for the state machine.
 const STACK_BYTES: usize = 1024 * 1024;
 const DATA: &str = "/data";
 
-/// Runs a model in so many orders of its threads' steps.
+/// Runs a model in this many orders of its threads' steps.
 fn explore(orders: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
     config.stack_size = STACK_BYTES;
@@ -40,12 +40,12 @@ fn explore(orders: usize, model: impl Fn() + Send + Sync + 'static) {
     modelled(shuttle::thread::yield_now, || runner.run(model));
 }
 
-/// Whether a model that is wrong on purpose fails in some order: that it can fail at all.
+/// Returns whether a deliberately wrong model fails in some order, as proof that it can fail at all.
 fn fails(model: impl Fn() + Send + Sync + 'static) -> bool {
     catch_unwind(AssertUnwindSafe(|| explore(ORDERS, model))).is_err()
 }
 
-/// What `run` makes of a fresh state machine over this fleet, which tells this observer.
+/// Creates a state machine over this fleet that reports to this observer.
 fn machine(fleet: &SharedFleet, observer: &Arc<ApplyObserver>) -> StateMachine {
     let disk = SimulatedDisk::new(1);
     let clock = FleetClock::new(1, Platform::real().clock);
@@ -66,12 +66,12 @@ fn batch(at: u64, commands: &[Command]) -> Batch {
     Batch::new(Stamp::at(at), encoded.iter().map(Vec::as_slice))
 }
 
-/// Applies the log's entry `index`, as the consensus library does.
+/// Applies the log entry `index`, as the consensus library does.
 fn apply(machine: &mut StateMachine, index: u64, commands: &[Command]) {
     modelled::apply(machine, index, batch(index, commands));
 }
 
-/// The same with one command: its reply.
+/// Applies a log entry with one command, and returns its reply.
 fn apply_one(machine: &mut StateMachine, index: u64, command: Command) -> Reply {
     modelled::apply_now(machine, index, &batch(index, &[command])).pop().expect("a reply for each command")
 }

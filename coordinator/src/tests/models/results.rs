@@ -1,4 +1,4 @@
-//! Results: a task ends, or comes as ended with a leader's snapshot, while somebody asks for its result.
+//! Results: a task ends, or arrives as ended with a leader's snapshot, while a client asks for its result.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ pub const TIMING: SessionTiming = SessionTiming {
     grace: Duration::from_millis(50),
 };
 
-/// A fleet that runs a task, and the command that ends it.
+/// Returns a fleet that runs a task, and the command that ends it.
 fn running() -> (Fleet, Command) {
     let (mut fleet, agent, session) = fleet_with_agent();
     fleet.apply(
@@ -37,14 +37,14 @@ fn running() -> (Fleet, Command) {
     (fleet, end)
 }
 
-/// How the end of the task comes.
+/// How the end of the task arrives.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Applied,
     Installed,
 }
 
-/// The log goes on until the task has ended.
+/// Advances the log until the task has ended.
 fn end(by: End, fleet: &SharedFleet, observer: &Arc<ApplyObserver>, command: Command) {
     let mut machine = machine(fleet, observer);
     match by {
@@ -57,7 +57,7 @@ fn end(by: End, fleet: &SharedFleet, observer: &Arc<ApplyObserver>, command: Com
     }
 }
 
-/// Looks at the state, and answers if the task has ended there and nobody else does.
+/// Reads the state, and answers if the task has ended there and nobody else answers.
 fn look(fleet: &SharedFleet, observer: &ApplyObserver, mailbox: &Arc<ResultStream>) {
     let ended = ApplyObserver::result(&fleet.read(), TASK);
     if let Some(ended) = ended
@@ -67,7 +67,7 @@ fn look(fleet: &SharedFleet, observer: &ApplyObserver, mailbox: &Arc<ResultStrea
     }
 }
 
-/// Asks for the result as a stream of submissions does: how often it was told.
+/// Asks for the result as a stream of submissions does, and returns how often it was sent.
 fn ask(fleet: &SharedFleet, observer: &ApplyObserver, wait_first: bool) -> usize {
     let mailbox = Arc::new(ResultStream::default());
     let mut installs = observer.installs();
@@ -101,7 +101,7 @@ fn model(by: End, wait_first: bool) -> impl Fn() + Send + Sync + 'static {
         });
         end(by, &fleet, &observer, command);
         for asking in asking {
-            assert_eq!(asking.join().unwrap(), 1, "{by:?}: how often the result was told");
+            assert_eq!(asking.join().unwrap(), 1, "{by:?}: how often the result was sent");
         }
     }
 }

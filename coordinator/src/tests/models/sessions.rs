@@ -1,6 +1,7 @@
-//! Sessions: an agent whose connection broke comes back while its loss is noticed, written and told.
+//! Sessions: an agent whose connection broke comes back while its loss is detected, written and reported.
 //!
-//! The three threads do what `opening`, `failure_detector` and the state machine do, in their order; each step is the shipped code.
+//! The three threads do what `opening`, `failure_detector` and the state machine do, in the same order; each step is
+//! the shipped code.
 
 use std::sync::{Arc, Mutex as Unpointed};
 
@@ -26,25 +27,25 @@ use crate::{
 
 const TERM: u64 = 1;
 
-/// What happened to the agent's session, in this order.
+/// What happened to the agent's session, in order.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Event {
     /// The agent's loss is proposed from now on.
     Losing(SessionId),
-    /// It is written and told.
+    /// The loss is written and reported.
     Lost(SessionId),
     /// The agent is welcomed to the session.
     Welcomed(SessionId),
 }
 
-/// The coordinator, as far as it matters here.
+/// The parts of the coordinator that matter here.
 #[derive(Clone)]
 struct World {
     fleet: SharedFleet,
     observer: Arc<ApplyObserver>,
     /// The log: one command is applied after the other.
     log: Arc<Mutex<(StateMachine, u64)>>,
-    /// Not a point, so that what is noted is noted with the step before it.
+    /// Not a scheduling point, so that an event is recorded together with the step before it.
     events: Arc<Unpointed<Vec<Event>>>,
 }
 
@@ -64,7 +65,7 @@ impl World {
         self.fleet.read().agent(agent).filter(|agent| agent.state != AgentState::Lost).map(|agent| agent.session)
     }
 
-    /// As the failure detector does with what it suspects at `now`.
+    /// Acts on what is suspected at `now`, as the failure detector does.
     fn detect(&self, now: Instant) {
         let sessions = &self.observer.sessions;
         for suspicion in sessions.suspicions(now, 10) {
@@ -84,7 +85,8 @@ impl World {
         }
     }
 
-    /// As an agent's session is opened: the session and its connection. `looks_again`: as it must be.
+    /// Opens the agent's session, and returns it with its connection. `looks_again`: whether the state is read again
+    /// after connecting, as it must be.
     fn open(&self, agent: AgentId, looks_again: bool, now: Instant) -> (SessionId, Arc<SessionConnection>) {
         loop {
             let session = self.session(agent).unwrap_or_else(|| {
@@ -112,7 +114,7 @@ impl World {
     }
 }
 
-/// An agent that runs a task and whose connection has just broken.
+/// Returns a world with an agent that runs a task and whose connection has just broken.
 fn broken(now: Instant) -> (World, AgentId) {
     let mut fleet = Fleet::new(FleetConfig::default());
     let process = Some(([127, 0, 0, 1], 1).into());
@@ -146,7 +148,7 @@ fn model(looks_again: bool) -> impl Fn() + Send + Sync + 'static {
             move || world.detect(now + TIMING.grace)
         });
         let (session, link) = world.open(agent, looks_again, now);
-        // What the agent has comes with the welcome, or is told to the connection.
+        // What the agent has comes with the welcome, or is sent over the connection.
         let in_state = world.session(agent) == Some(session);
         detecting.join().unwrap();
 
@@ -163,7 +165,7 @@ fn model(looks_again: bool) -> impl Fn() + Send + Sync + 'static {
                 }
             }
         }
-        // Whoever runs the task knows of it: the session that the state says is the connected one, or nobody's.
+        // The agent that runs the task knows of it: its session in the state is the connected one, or nobody's.
         let fleet = world.fleet.read();
         let task = fleet.task(robeing_fleet::TaskId(1)).expect("it is not over");
         assert!(in_state || is_over || task.state == TaskState::Assigned, "{task:?}");

@@ -14,9 +14,9 @@ use crate::{
     tests::models::{apply, explore, fails, machine, results::TIMING},
 };
 
-/// More than are taken, or applied, in one go.
+/// More tasks than are taken, or applied, at once.
 const TASKS: u128 = 600;
-/// Each order takes long with so many.
+/// Each order takes long with so many tasks.
 const FEW_ORDERS: usize = 100;
 
 fn submissions(from: u128) -> Vec<Command> {
@@ -29,8 +29,8 @@ fn cancellations(from: u128, count: u128) -> Vec<Command> {
         .collect()
 }
 
-/// Takes a snapshot while the log goes on. With `late`, the state that it is compared with is looked at when the log may have
-/// gone on.
+/// Takes a snapshot while the log advances. With `late`, the state that it is compared with is read when the log may
+/// have advanced.
 fn model(install: bool, late: bool) -> impl Fn() + Send + Sync + 'static {
     move || {
         let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
@@ -71,5 +71,5 @@ fn a_leaders_snapshot_that_comes_while_one_is_written_stays() {
 
 #[test]
 fn a_snapshot_of_another_moment_would_be_noticed() {
-    assert!(fails(model(false, true)), "no order was found in which the log went on");
+    assert!(fails(model(false, true)), "no order was found in which the log advanced");
 }

@@ -1,21 +1,21 @@
-//! A wall clock that is wrong.
+//! A wall clock that can be wrong.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Clock;
 
-/// By how much a clock is wrong.
+/// How a clock deviates from the right time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Fault {
-    /// Milliseconds that it was ahead when it was set; negative: behind.
+    /// Milliseconds the clock was ahead when it was set; negative if behind.
     ahead: i64,
-    /// Milliseconds that it gains in each thousand.
+    /// Milliseconds gained per 1,000 ms.
     drift: i64,
-    /// When it was first read like this, by the right clock.
+    /// The right time at the first reading after it was set.
     since: Option<u64>,
 }
 
-/// A machine's wall clock that can be set and made to drift while it is read. Clones are the same clock.
+/// A machine's wall clock that can be set and made to drift while in use. Clones are the same clock.
 #[derive(Clone)]
 pub struct WrongClock {
     right: Arc<dyn Clock>,
@@ -23,13 +23,13 @@ pub struct WrongClock {
 }
 
 impl WrongClock {
-    /// One that is right until it is set.
+    /// Creates a clock that is right until it is set.
     pub fn new(right: Arc<dyn Clock>) -> Self {
         Self { right, fault: Arc::default() }
     }
 
-    /// Sets it ahead of the right time by so many milliseconds, and lets it gain `drift` in each thousand from its next reading
-    /// on.
+    /// Sets the clock `ahead` milliseconds ahead of the right time (behind if negative), and makes it gain `drift` ms
+    /// per 1,000 ms from the next reading on.
     pub fn set(&self, ahead: i64, drift: i64) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Fault { ahead, drift, since: None };
     }

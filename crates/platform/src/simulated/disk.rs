@@ -1,4 +1,4 @@
-//! The simulated disk, as programs use it and as tests break it.
+//! The simulated disk: the interface that programs use, and the one that tests use to inject faults.
 
 use std::{
     io,
@@ -13,12 +13,12 @@ use bytes::Bytes;
 use super::state::{Latency, Power, State, power_is_off};
 use crate::{Disk, DiskFile, DiskLock};
 
-/// A disk in memory. Clones share it, as programs on one machine do. Directories, once made, are durable; files in them are
+/// An in-memory disk. Clones share it, like programs on one machine. Directories are durable once created; files behave
 /// as on a real disk: a name is durable after [`Disk::sync_dir`], content after the file's sync.
 #[derive(Clone)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
 
-/// How often a sync looks whether its disk works again.
+/// How often a hung sync checks whether the disk works again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 struct OpenFile {
@@ -50,12 +50,12 @@ fn eio(path: &Path) -> io::Error {
 }
 
 impl SimulatedDisk {
-    /// An empty disk. `seed` decides how long syncs take.
+    /// Creates an empty disk. `seed` determines how long syncs take.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State::new(seed))))
     }
 
-    /// The same, whose syncs take time.
+    /// Creates an empty disk whose syncs take time.
     pub fn with_latency(seed: u64, latency: Latency) -> Self {
         let disk = Self::new(seed);
         disk.state().latency = Some(latency);
@@ -66,80 +66,80 @@ impl SimulatedDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The power goes and comes back. Of what was not synced, `seed` decides what stays: any sectors of a file, any changes
-    /// of a directory. Open files and locks are void; faults that were injected are over.
+    /// Simulates a power failure and restart. `seed` determines what survives of unsynced changes: any subset of a
+    /// file's sectors, any subset of a directory's changes. Open files and locks become invalid; injected faults end.
     pub fn crash(&self, seed: u64) {
         self.state().crash(seed);
     }
 
-    /// Replaced by an empty one. Open files and locks are void.
+    /// Replaces the disk with an empty one. Open files and locks become invalid.
     pub fn wipe(&self) {
         self.state().wipe();
     }
 
-    /// The power goes during the `operations`-th operation from now (counting those that may change something); it and later
-    /// ones fail. Then call [`SimulatedDisk::crash`].
+    /// Makes the power fail during the `operations`-th operation from now (counting those that may change something);
+    /// that one and all later ones fail. Call [`SimulatedDisk::crash`] afterwards.
     pub fn power_off_during(&self, operations: u64) {
         self.state().power_left = Some(operations);
     }
 
-    /// Operations so far that may have changed something.
+    /// Returns the number of operations so far that may have changed something.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// After this many good syncs, one fails with an I/O error. As on real systems, what it should have made durable is
-    /// readable until a crash, and no later sync makes up for it.
+    /// Makes one sync fail with an I/O error after `good` successful ones. As on real systems, the data of the failed
+    /// sync is readable until a crash, and no later sync makes it durable.
     pub fn fail_sync_after(&self, good: u64) {
         self.state().sync_failure_in = Some(good);
     }
 
-    /// No sync fails any more but where one did before.
+    /// Cancels the pending sync failure. Data whose sync has already failed stays lost.
     pub fn fail_no_sync(&self) {
         self.state().sync_failure_in = None;
     }
 
-    /// Syncs that failed so far, and writes for which there was no room.
+    /// Returns the number of syncs that failed so far, plus writes that found no room.
     pub fn failures(&self) -> u64 {
         self.state().failures
     }
 
-    /// Files can't grow beyond this many bytes together.
+    /// Limits the total size of all files to `bytes`; `None` means no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
     }
 
-    /// Bytes that all files have together.
+    /// Returns the total size of all files, bytes.
     pub fn used(&self) -> u64 {
         self.state().used()
     }
 
-    /// From now on syncs take so long; `None`: no time.
+    /// Sets how long syncs take from now on; `None` means no time.
     pub fn set_latency(&self, latency: Option<Latency>) {
         self.state().latency = latency;
     }
 
-    /// Syncs that begin now, or are about to, do not end until the disk works again.
+    /// Sets whether the disk hangs. While it does, no sync completes.
     pub fn set_hung(&self, hung: bool) {
         self.state().hung = hung;
     }
 
-    /// Names of the files in a directory; none where there is no such directory.
+    /// Returns the names of the files in a directory; empty if there is no such directory.
     pub fn files(&self, dir: &Path) -> Vec<String> {
         self.state().names(dir).unwrap_or_default()
     }
 
-    /// From now on the disk answers a file's sync without doing it, as broken disks do: for checking that a test notices.
+    /// From now on, file syncs report success without syncing, as broken disks do: to check that a test notices.
     pub fn lie(&self) {
         self.state().lying = true;
     }
 
-    /// A checksum of all operations so far, which two runs of the same seed share.
+    /// Returns a checksum of all operations so far; two runs with the same seed have the same one.
     pub fn trace(&self) -> u32 {
         self.state().trace
     }
 
-    /// A file's content.
+    /// Returns a file's content.
     pub fn content(&self, path: &Path) -> io::Result<Bytes> {
         Ok(self.state().file(path)?.read(0, usize::MAX).into())
     }
@@ -160,7 +160,7 @@ impl SimulatedDisk {
         self.overwrite(path, byte, &[old ^ (1 << bit)])
     }
 
-    /// Cuts a file durably.
+    /// Truncates a file durably.
     pub fn cut(&self, path: &Path, len: u64) -> io::Result<()> {
         let mut state = self.state();
         let file = state.file(path)?;
@@ -169,7 +169,7 @@ impl SimulatedDisk {
         Ok(())
     }
 
-    /// Waits as long as a sync takes.
+    /// Waits for the duration of one sync.
     async fn take_time(&self) {
         let latency = self.state().draw_latency();
         if let Some(latency) = latency {
@@ -260,7 +260,7 @@ impl Disk for SimulatedDisk {
 }
 
 impl OpenFile {
-    /// Runs an operation that ends with a sync: `change` is visible at once, durable when the sync is through.
+    /// Runs an operation that ends with a sync: `change` is visible immediately, and durable once the sync completes.
     async fn change(
         &self,
         what: &str,

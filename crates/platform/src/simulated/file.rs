@@ -1,4 +1,4 @@
-//! One file's bytes: as programs see them now, and as a crash would leave them.
+//! The bytes of one file: as programs see them now, and as a crash would leave them.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ pub(super) struct File {
     len: u64,
     durable_len: u64,
     sectors: BTreeMap<u64, Sector>,
-    /// Sectors written since the last sync, with what the disk still has.
+    /// Sectors written since the last sync, with the content that is still on the disk.
     unsynced: BTreeMap<u64, Option<Sector>>,
-    /// The same for sectors whose sync failed: the system believes them written, no later sync repeats them.
+    /// Likewise for sectors whose sync failed: the system considers them written, so no later sync repeats them.
     forgotten: BTreeMap<u64, Option<Sector>>,
 }
 
@@ -37,7 +37,7 @@ impl File {
         self.len = self.len.max(at);
     }
 
-    /// Remembers what the disk has of a sector that is about to change.
+    /// Remembers the on-disk content of a sector that is about to change.
     fn touch(&mut self, number: u64) {
         let on_disk = self.forgotten.remove(&number).unwrap_or_else(|| self.sectors.get(&number).cloned());
         self.unsynced.entry(number).or_insert(on_disk);
@@ -59,12 +59,12 @@ impl File {
         content
     }
 
-    /// Makes the file longer, with zeros.
+    /// Extends the file with zeros.
     pub(super) fn extend(&mut self, len: u64) {
         self.len = self.len.max(len);
     }
 
-    /// Makes the file shorter. For tests: the program never does.
+    /// Truncates the file. Only tests and crashes do this; the program never does.
     pub(super) fn cut(&mut self, len: u64) {
         self.len = self.len.min(len);
         let size = SECTOR as u64;
@@ -88,7 +88,7 @@ impl File {
         }
     }
 
-    /// The power goes: what was synced stays, of the rest any part.
+    /// Simulates a power failure: synced data survives, and any subset of the rest.
     pub(super) fn crash(&mut self, random: &mut SplitMix) {
         for (number, on_disk) in std::mem::take(&mut self.forgotten) {
             self.restore(number, on_disk);

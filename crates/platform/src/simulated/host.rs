@@ -1,4 +1,4 @@
-//! The network as one host has it, until the host is gone: then all its connections break, and it makes no more.
+//! One host's view of the network, until the host is gone: then all its connections break, and it opens no new ones.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::MemoryNetwork;
 use crate::{Connection, Listener, Network};
 
-/// The port that a host's connections come from.
+/// The source port of a host's connections.
 const PORT: u16 = 50_000;
 
-/// One host's part of a network. Cheap to clone.
+/// One host's view of a network. Cheap to clone.
 #[derive(Clone)]
 pub struct HostNetwork {
     network: MemoryNetwork,
@@ -26,12 +26,12 @@ pub struct HostNetwork {
 }
 
 impl HostNetwork {
-    /// Of a host that is there until `gone` is cancelled, and that others do not see the address of.
+    /// Creates the network of a host that exists until `gone` is cancelled, and whose address others do not see.
     pub fn new(network: MemoryNetwork, gone: CancellationToken) -> Self {
         Self { network, address: None, gone }
     }
 
-    /// The same, with an address from which others see its connections come.
+    /// Sets the address that others see as the source of this host's connections.
     pub fn at(self, address: impl Into<IpAddr>) -> Self {
         Self { address: Some(address.into()), ..self }
     }
@@ -90,7 +90,7 @@ impl Wire {
         Self { connection, gone: Box::pin(gone.clone().cancelled_owned()) }
     }
 
-    /// Breaks once the host is gone.
+    /// Fails once the host is gone.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.gone.as_mut().poll(cx) {
             Poll::Ready(()) => Err(is_gone()),

@@ -1,4 +1,4 @@
-//! A network within the process, so that tests run on paused time.
+//! An in-process network, so that tests can run on paused time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 
 use crate::{Connection, Listener, Network};
 
-/// Connections that wait to be accepted.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: usize = 64;
-/// Bytes that are on their way in one direction.
+/// Maximum number of bytes in flight in one direction.
 const PIPE: usize = 64 * 1024;
 const FIRST_FREE_PORT: u16 = 30_000;
 
-/// Addresses that listeners of this process have. Cheap to clone; clones are one network.
+/// A network of the listeners in this process. Cheap to clone; clones are one network.
 #[derive(Clone, Default)]
 pub struct MemoryNetwork(Arc<Mutex<State>>);
 
@@ -34,19 +34,19 @@ impl MemoryNetwork {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connections to this address get no answer.
+    /// Makes connection attempts to this address hang.
     pub fn black_hole(&self, address: SocketAddr) {
         self.state().black_holes.insert(address);
     }
 
-    /// Connections to this address are answered again.
+    /// Lets connection attempts to this address proceed again.
     pub fn fill_black_hole(&self, address: SocketAddr) {
         self.state().black_holes.remove(&address);
     }
 }
 
 impl MemoryNetwork {
-    /// Connects to `host:port`; the other side sees where `from`, if that is said.
+    /// Connects to `host:port`. The other side sees `from` as the peer's address, if given.
     pub(super) async fn connect_from(&self, from: Option<SocketAddr>, address: &str) -> io::Result<Connection> {
         let address: SocketAddr = address.parse().map_err(io::Error::other)?;
         if self.state().black_holes.contains(&address) {

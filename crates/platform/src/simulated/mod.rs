@@ -1,6 +1,6 @@
-//! A disk and a network in memory, a wall clock that is wrong, and a seeded source of random numbers: for tests and the
-//! simulator. The disk fails as real ones do: a crash keeps what was synced; of what was not, it keeps any part, sector by
-//! sector, as its seed decides. The same seeds and the same calls give the same disk.
+//! An in-memory disk and network, a wall clock that can be wrong, and a seeded random number generator, for tests and
+//! the simulator. The disk fails like a real one: a crash keeps synced data, and of unsynced data any subset of
+//! sectors, as its seed determines. The same seeds and the same calls give the same disk.
 
 mod clock;
 mod disk;
@@ -14,7 +14,7 @@ use std::sync::Mutex;
 pub use self::{clock::WrongClock, disk::SimulatedDisk, host::HostNetwork, memory::MemoryNetwork, state::Latency};
 use super::Random;
 
-/// Bytes that a torn write keeps or loses together.
+/// Size of a sector, bytes: a torn write keeps or loses whole sectors.
 pub const SECTOR: usize = 512;
 
 /// SplitMix64: a small generator of good quality whose whole state is its seed.
@@ -29,7 +29,8 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// Uniform below `bound`, which is not 0. The bias is far below what a test could see.
+    /// Returns a number uniformly distributed below `bound`, which must not be 0. The bias is far below what a test
+    /// could detect.
     fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
@@ -39,11 +40,11 @@ impl SplitMix {
     }
 }
 
-/// Random numbers that follow from a seed. Not for secrets.
+/// Random numbers determined by a seed. Not for secrets.
 pub struct SeededRandom(Mutex<SplitMix>);
 
 impl SeededRandom {
-    /// The sequence of this seed.
+    /// Creates the generator for this seed.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(SplitMix(seed)))
     }

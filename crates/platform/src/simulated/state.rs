@@ -1,4 +1,4 @@
-//! The whole of a simulated disk: directories, files, locks, and the faults it was told to have.
+//! The state of a simulated disk: directories, files, locks and injected faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 
 use super::{SplitMix, file::File};
 
-/// How long a sync takes, in the time of `tokio::time`: uniform between the two.
+/// How long a sync takes, in `tokio::time`: uniformly distributed between `min` and `max`.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
     /// Shortest.
@@ -18,7 +18,7 @@ pub struct Latency {
     pub max: Duration,
 }
 
-/// A change of a directory that is not durable yet.
+/// A change of a directory that is not yet durable.
 enum Change {
     Link(String, u64),
     Unlink(String),
@@ -49,34 +49,34 @@ struct Directory {
 pub(super) struct State {
     pub(super) random: SplitMix,
     pub(super) latency: Option<Latency>,
-    /// Counts crashes: what was opened before one is of no use after.
+    /// Counts crashes: files and locks opened before a crash are invalid after it.
     pub(super) epoch: u64,
     pub(super) locks: BTreeSet<PathBuf>,
     pub(super) files: BTreeMap<u64, File>,
-    /// Operations that may change something, so far.
+    /// Number of operations so far that may change something.
     pub(super) operations: u64,
-    /// Of those, how many still work.
+    /// How many such operations are left before the power fails.
     pub(super) power_left: Option<u64>,
     /// Successful syncs before the next one that fails.
     pub(super) sync_failure_in: Option<u64>,
-    /// Syncs that failed so far.
+    /// Number of syncs that failed so far, plus writes that found no room.
     pub(super) failures: u64,
-    /// Syncs wait until it works again.
+    /// Whether the disk hangs: syncs wait until it works again.
     pub(super) hung: bool,
-    /// Bytes that all files together may have.
+    /// Maximum total size of all files, bytes.
     pub(super) capacity: Option<u64>,
-    /// Says "synced" and is not.
+    /// Whether syncs report success without syncing.
     pub(super) lying: bool,
     pub(super) trace: u32,
     directories: BTreeMap<PathBuf, Directory>,
     next_file: u64,
 }
 
-/// Whether an operation that may change something goes through.
+/// Whether the power is on for an operation that may change something.
 #[derive(PartialEq)]
 pub(super) enum Power {
     On,
-    /// The power goes while it runs: it has begun, and nothing of it is durable.
+    /// The power fails during the operation: it has started, and none of it is durable.
     Fails,
 }
 
@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    /// Whether this sync is the one that fails.
+    /// Returns whether this sync is the one that fails.
     pub(super) fn sync_fails(&mut self) -> bool {
         match &mut self.sync_failure_in {
             Some(0) => {
@@ -141,24 +141,24 @@ impl State {
         }
     }
 
-    /// How long the sync that begins now takes.
+    /// Draws the duration of the sync that starts now.
     pub(super) fn draw_latency(&mut self) -> Option<Duration> {
         let Latency { min, max } = self.latency?;
         let spread = max.saturating_sub(min).as_micros() as u64;
         Some(min + Duration::from_micros(self.random.below(spread + 1)))
     }
 
-    /// Bytes of all files.
+    /// Total size of all files, bytes.
     pub(super) fn used(&self) -> u64 {
         self.files.values().map(File::len).sum()
     }
 
-    /// Bytes that may still be added.
+    /// Bytes of free room.
     pub(super) fn room(&self) -> u64 {
         self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
-    /// There is no room: counts as a failure, after which a program may give up.
+    /// Returns the error of a write that found no room, and counts it as a failure, after which a program may give up.
     pub(super) fn full(&mut self) -> io::Error {
         self.failures += 1;
         io::ErrorKind::StorageFull.into()
@@ -183,7 +183,7 @@ impl State {
         Ok(self.directory(dir)?.names.keys().cloned().collect())
     }
 
-    /// The file of this name.
+    /// Returns the number of the file at this path.
     pub(super) fn find(&mut self, path: &Path) -> io::Result<u64> {
         let (dir, name) = Self::split(path)?;
         self.directory(dir)?.names.get(&name).copied().ok_or_else(|| not_found(path))
@@ -236,7 +236,7 @@ impl State {
         Ok(())
     }
 
-    /// Nothing is left.
+    /// Removes everything.
     pub(super) fn wipe(&mut self) {
         self.epoch += 1;
         self.locks.clear();
@@ -245,7 +245,7 @@ impl State {
         (self.power_left, self.sync_failure_in, self.hung) = (None, None, false);
     }
 
-    /// The power goes and comes back.
+    /// Simulates a power failure and restart.
     pub(super) fn crash(&mut self, seed: u64) {
         let mut random = SplitMix(seed);
         self.epoch += 1;

@@ -1,6 +1,6 @@
-//! The locks that threads share state through. In a release build they are those of the standard library. In a debug build
-//! each lock is also a [`point`] at which a test may let other threads go first: a model tries the orders of such points one
-//! after the other, and a test of whole processes has each thread pause at some of them.
+//! The locks for state that threads share. In a release build they are the standard library's. In a debug build each
+//! lock is also a scheduling [`point`] at which a test may let other threads run first: a model check tries the orders
+//! of these points one after another, and a test of whole processes makes threads pause at some of them.
 
 #[cfg(not(debug_assertions))]
 pub use std::sync::{Mutex, RwLock};

@@ -1,4 +1,4 @@
-//! Locks with a point before them where other threads may go first, for debug builds.
+//! Locks with a scheduling point before them, at which other threads may run first. For debug builds.
 
 use std::{
     cell::Cell,
@@ -9,15 +9,15 @@ use std::{
     time::Duration,
 };
 
-/// Of so many points a disturbed thread pauses at one.
+/// A disturbed thread pauses at one in this many points.
 const PAUSE_PART: u64 = 64;
-/// Of so many points it lets other threads go first at one.
+/// A disturbed thread yields at one in this many points.
 const YIELD_PART: u64 = 4;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(3);
 
 thread_local! {
-    /// What a model does at a point of this thread.
+    /// The function that a model check calls at the points of this thread.
     static MODEL: Cell<Option<fn()>> = const { Cell::new(None) };
     static RANDOM: Cell<u64> = const { Cell::new(0) };
 }
@@ -25,7 +25,7 @@ thread_local! {
 static SEED: OnceLock<u64> = OnceLock::new();
 static THREADS: AtomicU64 = AtomicU64::new(1);
 
-/// Other threads may go first here.
+/// Marks a point at which other threads may run first.
 pub fn point() {
     if let Some(switch) = MODEL.get() {
         switch();
@@ -34,7 +34,8 @@ pub fn point() {
     }
 }
 
-/// Has every thread of this process pause at some points, and so hold some locks for long. It can't be undone.
+/// Makes every thread of this process pause at some points, so that it holds some locks for a long time. This cannot be
+/// undone.
 pub fn disturb(seed: u64) {
     let _ = SEED.set(seed);
 }
@@ -49,7 +50,7 @@ fn pause(seed: u64) {
     }
 }
 
-/// This thread's next number (xorshift64*): each has a sequence of its own.
+/// Returns this thread's next random number (xorshift64*). Each thread has its own sequence.
 fn next_random(seed: u64) -> u64 {
     let mut state = RANDOM.get();
     if state == 0 {
@@ -62,7 +63,8 @@ fn next_random(seed: u64) -> u64 {
     state.wrapping_mul(0x2545_F491_4F6C_DD1D)
 }
 
-/// Has the points of this thread call `switch` while `run` runs: those of a model, whose threads are all on this one.
+/// Calls `switch` at every point that this thread reaches while `run` runs: those of a model, whose threads all run on
+/// this thread.
 #[cfg(feature = "simulated")]
 pub fn modelled<T>(switch: fn(), run: impl FnOnce() -> T) -> T {
     struct Unset;
@@ -76,7 +78,7 @@ pub fn modelled<T>(switch: fn(), run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// Takes a lock. The threads of a model are on one thread of the machine, which must not wait.
+/// Takes a lock. The threads of a model all run on one operating system thread, which must not block.
 fn take<G>(attempt: impl Fn() -> TryLockResult<G>, wait: impl FnOnce() -> LockResult<G>) -> LockResult<G> {
     point();
     if MODEL.get().is_none() {
@@ -91,47 +93,47 @@ fn take<G>(attempt: impl Fn() -> TryLockResult<G>, wait: impl FnOnce() -> LockRe
     }
 }
 
-/// [`std::sync::Mutex`].
+/// Like [`std::sync::Mutex`], with a [`point`] before each lock.
 #[derive(Default, Debug)]
 pub struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// As the standard library's.
+    /// Creates a mutex.
     pub const fn new(value: T) -> Self {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// As the standard library's.
+    /// Like the standard library's `lock`.
     ///
     /// # Errors
-    /// Another thread panicked while it held the lock.
+    /// If another thread panicked while holding the lock.
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         take(|| self.0.try_lock(), || self.0.lock())
     }
 }
 
-/// [`std::sync::RwLock`].
+/// Like [`std::sync::RwLock`], with a [`point`] before each lock.
 #[derive(Default, Debug)]
 pub struct RwLock<T>(std::sync::RwLock<T>);
 
 impl<T> RwLock<T> {
-    /// As the standard library's.
+    /// Creates a lock.
     pub const fn new(value: T) -> Self {
         Self(std::sync::RwLock::new(value))
     }
 
-    /// As the standard library's.
+    /// Like the standard library's `read`.
     ///
     /// # Errors
-    /// Another thread panicked while it held the lock for writing.
+    /// If another thread panicked while holding the lock for writing.
     pub fn read(&self) -> LockResult<RwLockReadGuard<'_, T>> {
         take(|| self.0.try_read(), || self.0.read())
     }
 
-    /// As the standard library's, with another point once the lock is held: whoever writes may be slow.
+    /// Like the standard library's `write`, with another point once the lock is held, as if the writer were slow.
     ///
     /// # Errors
-    /// As [`RwLock::read`].
+    /// See [`RwLock::read`].
     pub fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
         let guard = take(|| self.0.try_write(), || self.0.write());
         point();

@@ -1,4 +1,4 @@
-//! The circle: what is written of any settings is read as the same settings.
+//! Round trip: settings that are written are read back unchanged.
 
 use std::{collections::BTreeSet, os::unix::ffi::OsStringExt};
 
@@ -8,7 +8,7 @@ use super::*;
 
 const EVERY_ADDRESS_HOST: &str = "0.0.0.0";
 
-/// A number within bounds, more often at their edges.
+/// A number within bounds, often at the edges.
 fn within<T>(least: T, most: T) -> impl Strategy<Value = T>
 where
     T: Copy + std::fmt::Debug + 'static,
@@ -64,7 +64,7 @@ fn local_address() -> impl Strategy<Value = String> {
     (host, any::<u16>()).prop_map(|(host, port)| format!("{host}:{port}"))
 }
 
-/// A text with all that shells, JSON and Kubernetes read as something else.
+/// A text with everything that shells, JSON and Kubernetes give a special meaning.
 fn odd_text() -> impl Strategy<Value = String> {
     let odd = prop_oneof![
         Just("$"),
@@ -145,7 +145,7 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         (config.metrics_listen, config.worker_listen) = (metrics_listen, worker_listen);
         let (host, port) = config.listen.rsplit_once(':').expect("an address has a port");
         (config.advertise, config.advertises_host_name) = match advertise {
-            // Nobody else says where it is then.
+            // The host name is then the only source of the address.
             _ if by_name && host == EVERY_ADDRESS_HOST => (Some(format!("machine-7:{port}")), true),
             None if host == EVERY_ADDRESS_HOST => (Some(format!("10.0.0.1:{port}")), false),
             other => (other, false),
@@ -154,7 +154,7 @@ fn agent_settings() -> impl Strategy<Value = Process> {
     })
 }
 
-/// Bytes that no variable and no path can have are left out, and there is at least one.
+/// At least one byte, without bytes that variables and paths cannot contain.
 fn data() -> impl Strategy<Value = PathBuf> {
     prop::collection::vec(1..=u8::MAX, 1..20).prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
 }
@@ -234,7 +234,7 @@ proptest! {
 
     #[test]
     fn an_environment_is_read_as_what_it_was_written_of(startup in startup()) {
-        // A flag alone says that.
+        // Only a flag can set this.
         let startup = Startup { exit_with_parent: false, ..startup };
         let read = read_back(vec![], &startup.to_env()).unwrap_or_else(|error| panic!("{error}"));
         prop_assert_eq!(read, startup);

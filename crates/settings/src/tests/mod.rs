@@ -1,4 +1,4 @@
-//! Flags and environment, right and wrong.
+//! Flags and environment, valid and invalid.
 
 mod circle;
 
@@ -41,7 +41,7 @@ fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     base.iter().chain(more).copied().collect()
 }
 
-/// A worker's flags, of which `more` replaces those of the same name.
+/// A worker's flags, in which `more` replaces flags of the same name.
 fn worker<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let base = [
         "--role=worker",
@@ -198,15 +198,13 @@ fn ipv6_addresses_are_taken() {
 
 #[test]
 fn what_is_missing_is_named_with_the_flag_and_the_variable_that_give_it() {
-    assert_eq!(wrong(&[], &[]), "it is not said whether this is a coordinator or an agent: give --role or set ROLE");
-    assert_eq!(
-        wrong(&["--role=coordinator"], &[]),
-        "it is not said what the process is called: give --name or set HOSTNAME"
-    );
+    assert_eq!(wrong(&[], &[]), "the role of this process is missing: give --role or set ROLE");
+    assert_eq!(wrong(&["--role=coordinator"], &[]), "the name of this process is missing: give --name or set HOSTNAME");
     let args = ["--role=coordinator", "--name=c", "--cluster-id=f"];
     assert_eq!(
         wrong(&args, &[]),
-        "it listens on every address (0.0.0.0:8080), of which others can't reach any: give --advertise HOST:PORT or set POD_IP"
+        "the process listens on every address (0.0.0.0:8080), so its advertised address is unknown: give --advertise \
+         HOST:PORT or set POD_IP"
     );
 }
 
@@ -214,11 +212,11 @@ fn what_is_missing_is_named_with_the_flag_and_the_variable_that_give_it() {
 fn contradictions_are_told() {
     assert_eq!(
         wrong(&with(&COORDINATOR, &["--slots=2"]), &[]),
-        "--slots is for agents, and --role says coordinator: remove one of the two"
+        "--slots is for agents, but --role is coordinator: remove one of the two"
     );
     assert_eq!(
         wrong(&worker(&["--data=/d"]), &[]),
-        "--data is for coordinators, and --role says worker: remove one of the two"
+        "--data is for coordinators, but --role is worker: remove one of the two"
     );
     assert_eq!(
         wrong(&with(&COORDINATOR, &["--heartbeat-interval=1001ms"]), &[]),
@@ -384,6 +382,6 @@ fn a_header_has_a_value_or_takes_one_from_the_environment() {
     assert_eq!(values[0].as_deref(), Ok("application/json"));
     assert_eq!(values[1].as_deref(), Ok("Bearer s3cret"));
     assert!(values[2..5].iter().all(Result::is_err), "{values:?}");
-    let unset = "its value is to be in the environment variable UNSET, which is not set";
+    let unset = "the environment variable UNSET, which should hold its value, is not set";
     assert_eq!(values[5], Err(unset.into()));
 }

@@ -175,7 +175,7 @@ fn nothing_has_recovered_before_every_voter_answers() {
     assert_eq!(says(&down, "Degraded").1, "CoordinatorDown");
     assert!(!scene.events(&scene, Some(&wrong)).iter().any(|event| event.contains("Recovered")));
     scene.answer().status.coordinators[2].set_state(v1::CoordinatorState::Follower);
-    assert_eq!(scene.events(&scene, Some(&down)), ["Normal Recovered: What was wrong with the fleet is over."]);
+    assert_eq!(scene.events(&scene, Some(&down)), ["Normal Recovered: The fleet has recovered."]);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_rollout_that_is_paused_is_degraded_and_does_not_progress() {
     let events = scene.events(&scene, Some(&before));
     assert_eq!(events.len(), 1, "{events:?}");
     assert!(events[0].starts_with("Warning RolloutPaused"), "{events:?}");
-    assert!(scene.events(&scene, Some(&status)).is_empty(), "it is told once");
+    assert!(scene.events(&scene, Some(&status)).is_empty(), "it is reported once");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_rollout_is_told_from_its_start_to_its_end() {
     assert_eq!(says(&settling, "Progressing").1, "RollingCoordinators");
     scene.outcome.rollout = rollout::Step::Done;
     let events = scene.events(&scene, Some(&settling));
-    assert_eq!(events, ["Normal RolloutCompleted: Every coordinator runs what the spec says."]);
+    assert_eq!(events, ["Normal RolloutCompleted: Every coordinator matches the spec."]);
 }
 
 #[test]
@@ -270,7 +270,8 @@ fn only_pods_of_the_clusters_own_stateful_set_are_coordinators() {
         crate::observe::addresses(&seen.cluster, seen.stateful_set(), &seen.pods, None).len()
     };
     assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (3, 3));
-    // One with the labels and a name alone, one that somebody else controls, and one beyond the set's number.
+    // A pod with only the labels and a name, one that another owner controls, and one with an ordinal beyond the set's
+    // size.
     let owned_by = |ordinal: u32, owner: Option<&str>| {
         let mut pod = Pod::clone(&coordinator(ordinal));
         let owners = pod.metadata.owner_references.as_mut().expect("an owner");
@@ -282,12 +283,12 @@ fn only_pods_of_the_clusters_own_stateful_set_are_coordinators() {
     };
     scene.observation.pods.extend([owned_by(7, None), owned_by(8, Some("theirs")), coordinator(3)]);
     assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (3, 4));
-    // Of a set that is not this cluster's there is none.
+    // A set that does not belong to this cluster has no coordinators.
     let mut set = DynamicObject::clone(&scene.observation.objects[0].object);
     set.metadata.owner_references = None;
     scene.observation.objects[0].object = Arc::new(set);
     assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (0, 0));
-    // Where there is no set, its pods may be what is left of it.
+    // If the set does not exist, the pods may be left over from it.
     scene.observation.objects.remove(0);
     assert_eq!((addresses(&scene), scene.observation.coordinator_pods().len()), (0, 6));
 }
@@ -444,7 +445,7 @@ fn agents_of_no_pool_are_counted_apart() {
     let mut scene = scene();
     let mine = [agent("x", "", v1::AgentState::Live), agent("y", "gone", v1::AgentState::Standby)];
     let lost = agent("z", "", v1::AgentState::Lost);
-    // Nothing is attached to it yet, and its pod is a pool's.
+    // No process has attached to it yet, and its pod belongs to a pool.
     let waits = agent("w", "", v1::AgentState::Live);
     scene.answer().agents.extend(mine.into_iter().chain([lost, waits]));
     scene.observation.pods.push(agent_pod("w", json!({})));

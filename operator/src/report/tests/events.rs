@@ -1,4 +1,4 @@
-//! What is told between two looks.
+//! The events between two observations.
 
 use super::*;
 
@@ -59,8 +59,8 @@ fn an_agent_that_is_unhealthy_and_recovers_is_told_step_by_step_and_once() {
         recovery_step(5, "b", step(Readmit, 0)),
     ];
     insta::assert_snapshot!(now.events(&seen, Some(&before)).join("\n"));
-    assert!(now.events(&now, Some(&before)).is_empty(), "nothing is told twice");
-    // As events have a name by their number, another operator does not tell them twice either.
+    assert!(now.events(&now, Some(&before)).is_empty(), "nothing is published twice");
+    // Events are named by their step's number, so another operator does not publish them again either.
     let status = now.status(None);
     let snapshot = Snapshot::of(&seen.observation);
     let events = happened(&now.observation, &now.outcome, snapshot.as_ref(), Some(&status), &status);
@@ -95,7 +95,7 @@ fn steps_that_the_fleet_did_not_keep_are_counted_and_a_fleet_made_again_begins_a
     assert_eq!(events.len(), 2, "{events:?}");
     assert!(events[1].starts_with("Normal RecoveryStepsOmitted: 3 further steps"), "{events:?}");
     now.answer().status.recovery_steps = vec![unhealthy(1, "b", at - 301), unhealthy(2, "b", at)];
-    assert_eq!(now.events(&seen, Some(&before)).len(), 1, "what is old is no news");
+    assert_eq!(now.events(&seen, Some(&before)).len(), 1, "old steps are not reported");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn many_events_of_a_kind_are_told_in_one() {
     assert_eq!(events.len(), 9, "{events:?}");
     assert!(events[8].contains("AgentUnhealthy: 92 more at once, the last of them: Agent agent-100 "), "{events:?}");
     now.answer().status.recovery_steps.truncate(9);
-    assert_eq!(now.events(&seen, Some(&before)).len(), 9, "one more is told as it is");
+    assert_eq!(now.events(&seen, Some(&before)).len(), 9, "a single further event is published as it is");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_coordinator_with_a_new_disk_is_told_once_it_has_the_vote_of_the_old_one() {
     both.answer().status.coordinators.push(new);
     after.answer().status.coordinators[2].node_id = "new".into();
     let status = seen.status(None);
-    assert!(both.events(&seen, Some(&status)).is_empty(), "the old one votes, too");
+    assert!(both.events(&seen, Some(&status)).is_empty(), "the old one still has a vote, too");
     let told = [
         "Normal CoordinatorReplaced: fleet-coordinators-2 is a new coordinator with an empty disk; it has the vote of \
                  the old one.",
@@ -142,7 +142,7 @@ fn an_agent_that_was_lost_and_is_back_between_two_looks_is_told() {
     let before = seen.status(None);
     now.answer().agents[0].session = 2;
     let events = now.events(&seen, Some(&before));
-    assert_eq!(events, [r#"Warning AgentLost: Agent a of pool "data" was lost for a moment and is back."#]);
+    assert_eq!(events, [r#"Warning AgentLost: Agent a of pool "data" was lost briefly and is back."#]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ spec:
 ";
 const NOW: &str = "2026-11-23T12:00:00.5Z";
 
-/// A fleet in which all is well, to be changed by each test.
+/// A healthy fleet, which each test modifies.
 struct Scene {
     observation: Observation,
     outcome: Outcome,
@@ -147,7 +147,7 @@ fn scene() -> Scene {
     }
 }
 
-/// As the caches have it.
+/// Returns the observation with its objects as the caches keep them.
 fn reduced(observation: &Observation) -> Observation {
     let live = |live: &Live| Live::reduced(&live.kind, DynamicObject::clone(&live.object));
     Observation {
@@ -163,7 +163,7 @@ fn reduced(observation: &Observation) -> Observation {
 }
 
 impl Scene {
-    /// Of all that there is, which is the same as of what the caches keep of it.
+    /// Returns the status from complete objects, and asserts that it is the same from what the caches keep of them.
     fn status(&self, previous: Option<&RobeingClusterStatus>) -> RobeingClusterStatus {
         let whole = status(&self.observation, &self.outcome, previous);
         assert_eq!(status(&reduced(&self.observation), &self.outcome, previous), whole, "the caches lack what is read");

@@ -1,8 +1,8 @@
 //! The objects of a fleet, from a manifest to what is applied.
 //!
 //! The pod templates here are golden: a change in one of them restarts every fleet when the operator is upgraded. If a
-//! snapshot of a pod template changes, either take the change back, or be sure that restarting everything is worth it and
-//! say so in the changelog.
+//! snapshot of a pod template changes, either revert the change, or make sure that it is worth restarting everything
+//! and document it in the changelog.
 
 mod users;
 
@@ -246,7 +246,7 @@ fn pods_keep_the_restricted_standard() {
     }
 }
 
-/// As Kubernetes makes a variable's value of what a manifest says.
+/// Returns the value that Kubernetes gives to a variable with this text in a manifest.
 fn expanded(text: &str) -> String {
     let mut value = String::new();
     let mut rest = text.chars().peekable();

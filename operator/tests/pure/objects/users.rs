@@ -1,8 +1,8 @@
-//! What users bring: ports, images, templates, accounts, privileges.
+//! What users provide: ports, images, templates, accounts, privileges.
 
 use super::*;
 
-/// A pool of [`FULL`] with a container of its own beside the agent, changed.
+/// Returns [`FULL`] with a change to the pool that has a container of its own beside the agent.
 fn web(change: impl FnOnce(&mut robeing_crds::Pool)) -> RobeingCluster {
     let mut cluster = cluster(FULL);
     change(cluster.spec.pools.iter_mut().find(|pool| pool.name == "web").expect("a pool"));
@@ -23,7 +23,7 @@ fn ports_that_everybody_uses_are_a_users_own() {
         {"containerPort": 8080, "name": "again"}, {"containerPort": 17080, "protocol": "UDP"},
     ]);
     let mut cluster = listing(usual.clone());
-    // The agent is in the very container.
+    // In this pool the agent runs in the same container.
     cluster.spec.pools[0].container.as_mut().expect("a container").ports =
         serde_json::from_value(usual).expect("ports");
     let fleet = fleet(&cluster);
@@ -81,7 +81,7 @@ fn a_port_that_both_would_take_is_refused_with_what_to_do() {
         assert_eq!(refused.reason, "PortTaken");
         assert!(refused.message.contains(help), "{}", refused.message);
     }
-    // The schema lets it through, the agent would not start with it.
+    // The schema accepts it, but the agent would not start with it.
     let fleet_of_unfit = fleet(&url("http://a\\b"));
     let refused = fleet_of_unfit.refused.iter().find(|refused| refused.name == "web").expect("it is refused");
     assert_eq!(refused.reason, "InvalidPool");
@@ -179,7 +179,7 @@ fn coordinators_have_what_their_template_says() {
     let template = template(set);
     let (metadata, spec) = (&template["metadata"], &template["spec"]);
     assert_eq!((&metadata["labels"]["team"], &metadata["annotations"]["a"]), (&"core".into(), &"b".into()));
-    assert_eq!(metadata["labels"]["app.kubernetes.io/component"], "coordinator", "what selects them stays");
+    assert_eq!(metadata["labels"]["app.kubernetes.io/component"], "coordinator", "the selecting labels stay");
     assert_eq!((&spec["nodeSelector"]["disk"], &spec["tolerations"][0]["key"]), (&"ssd".into(), &"dedicated".into()));
     assert_eq!((&spec["priorityClassName"], &spec["runtimeClassName"]), (&"high".into(), &"gvisor".into()));
     assert_eq!(
@@ -192,7 +192,7 @@ fn coordinators_have_what_their_template_says() {
         spec["imagePullSecrets"].as_array().into_iter().flatten().map(|secret| &secret["name"]).collect();
     assert!(secrets.contains(&&Value::from("mine")), "{secrets:?}");
     assert_eq!(variable(set, "RUST_LOG").as_deref(), Some("debug"));
-    assert_eq!(variable(set, "ROBEING_DATA").as_deref(), Some("/var/lib/robeing"), "that is the operator's to say");
+    assert_eq!(variable(set, "ROBEING_DATA").as_deref(), Some("/var/lib/robeing"), "the operator sets it");
     assert!(
         objects
             .iter()
@@ -225,7 +225,7 @@ fn the_statefulset_keeps_the_size_of_its_disks_and_a_scaled_pool_has_the_fleets(
     assert_eq!(replicas, Some(10.into()), "and its standby");
 }
 
-/// What is in the one container of the agent's pod, and what is said of the whole pod.
+/// Returns the pod specification in the template of the Deployment `name`.
 fn pod_of(cluster: &RobeingCluster, name: &str) -> Value {
     let fleet = fleet(cluster);
     assert!(fleet.refused.iter().all(|refused| refused.name == "none"), "{:?}", fleet.refused);
@@ -267,7 +267,7 @@ fn who_is_to_be_root_is_not_kept_from_it() {
     };
     assert_eq!(of_pod(serde_json::json!({"runAsUser": 0})), Value::Null);
     assert_eq!(of_pod(serde_json::json!({"runAsUser": 1})), true);
-    assert_eq!(of_pod(serde_json::json!({"runAsUser": 0, "runAsNonRoot": true})), true, "as it was said");
+    assert_eq!(of_pod(serde_json::json!({"runAsUser": 0, "runAsNonRoot": true})), true, "as it was set");
     assert_eq!(with_security(serde_json::json!({"runAsUser": 0}))["runAsNonRoot"], false);
     assert_eq!(with_security(serde_json::json!({"runAsUser": 1}))["runAsNonRoot"], Value::Null);
 }
@@ -345,10 +345,10 @@ fn an_account_stays_while_any_template_names_it() {
         cluster
     };
     let own = accounts(&naming("full-data", ""));
-    assert_eq!(own.get("full-data"), Some(&true), "it is made, unless somebody brings it: {own:?}");
+    assert_eq!(own.get("full-data"), Some(&true), "it is created, unless the user provides it: {own:?}");
     assert_eq!(own.get("full-web"), Some(&false));
     assert_eq!(accounts(&naming("brought", "full-data")).get("full-data"), Some(&true), "another pool names it");
-    assert_eq!(accounts(&naming("brought", "")).get("full-data"), None, "nobody does");
+    assert_eq!(accounts(&naming("brought", "")).get("full-data"), None, "no pool names it");
     let mut refused = naming("brought", "full-data");
     refused.spec.pools[1].container.as_mut().expect("a container").image = None;
     assert_eq!(accounts(&refused).get("full-data"), Some(&true), "what runs of a refused pool stays");

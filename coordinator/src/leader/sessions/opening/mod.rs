@@ -1,5 +1,5 @@
-//! How an agent's session is opened. What may happen at the same time, and the order that makes it safe, is written at the head
-//! of [`sessions`](crate::leader::sessions).
+//! The opening of agents' sessions. [`sessions`](crate::leader::sessions) describes what may happen concurrently, and
+//! the order that makes it safe.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,16 +34,16 @@ use crate::{
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an opening waits for another connection of the same name to be opened.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an opening waits for the fate of the agent's loss.
+/// How long an opening waits for the outcome of the agent's loss.
 const LOSS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an opening looks at the state afresh because the session has ended meanwhile.
+/// Maximum number of times that an opening reads the state again because the session has ended meanwhile.
 const MAX_OPENINGS: usize = 4;
 
 /// Why no session was opened.
 pub enum JoinFailed {
-    /// This coordinator does not lead, or can't tell in time that it does.
+    /// This coordinator does not lead, or can't confirm in time that it does.
     NotLeading,
-    /// The agent can't have a session.
+    /// The agent can't have a session, for this reason.
     Refused(Status),
 }
 
@@ -56,23 +56,23 @@ impl From<ProposeError> for JoinFailed {
     }
 }
 
-/// A session that is open.
+/// An open session.
 pub struct Opened {
-    /// Whose.
+    /// The agent.
     pub agent: AgentId,
-    /// Which.
+    /// The session.
     pub session: SessionId,
-    /// Its connection.
+    /// The session's connection.
     pub link: Arc<SessionConnection>,
-    /// The agent can be asked how it is.
+    /// Whether the agent answers health checks.
     pub answers_health_checks: bool,
 }
 
-/// An agent's session, as the state has it when it is looked at.
+/// An agent's session, as read from the state.
 struct Stay {
     agent: AgentId,
     session: SessionId,
-    /// The agent goes on in it.
+    /// Whether the agent resumes it.
     resumed: bool,
 }
 
@@ -84,13 +84,13 @@ pub struct SessionOpener {
     pub state: StateReader,
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
-    /// By which it finds out where an agent's process is.
+    /// Determines where an agent's process listens.
     pub transport: Transport,
 }
 
 impl SessionOpener {
-    /// Opens a session for an agent that said hello, in the order that [`sessions`](crate::leader::sessions) demands: the state
-    /// is looked at, the connection is taken, and the state is looked at once more.
+    /// Opens a session for an agent that sent a Hello, in the order that [`sessions`](crate::leader::sessions)
+    /// requires: read the state, register the connection, and read the state again.
     pub async fn open(
         &self,
         hello: internal::Hello,
@@ -104,7 +104,8 @@ impl SessionOpener {
             None => self.transport.locate(peer, &hello.address).await,
         };
         let held = reconcile::held(&hello.held).await.map_err(JoinFailed::Refused)?;
-        // A leader that was replaced without knowing would hand out what others have finished, under numbers that were used.
+        // A leader that was replaced without knowing it would assign tasks that others have finished, with attempt
+        // numbers that were used.
         let barrier = self.state.ready_to_read(v1::Consistency::Linearizable.into());
         let leads = planted(Mistake::SessionWithoutBarrier)
             || matches!(tokio::time::timeout(BARRIER_TIMEOUT, barrier).await, Ok(Ok(())));
@@ -116,15 +117,15 @@ impl SessionOpener {
         let _turn = turn.map_err(|_| JoinFailed::NotLeading)?;
         for _ in 0..MAX_OPENINGS {
             let stay = self.stay(&hello, process, term).await?;
-            // The lease on a new session is one that this leader grants, as by the answer to a heartbeat.
+            // This leader grants the lease on a new session, as it does by answering a heartbeat.
             if !stay.resumed && !self.standing.may_grant_lease(term).await {
                 return Err(JoinFailed::NotLeading);
             }
-            // Leadership may have gone while the join was written; another leader serves the session then.
+            // Leadership may have been lost while the join was written; another leader serves the session then.
             if self.standing.leading() != Some(term) {
                 return Err(JoinFailed::NotLeading);
             }
-            // What the agent sends from now on comes after the session began to count.
+            // Whatever the agent sends from now on arrives after the session began to count.
             let waited_seq = waited.seq();
             let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
             let link = match sessions.connect(term, stay.agent, stay.session, origin, Instant::now()) {
@@ -149,10 +150,11 @@ impl SessionOpener {
         Err(JoinFailed::NotLeading)
     }
 
-    /// Hands an agent that has just connected what it lacks, and tells it what to stop, given what it `held`. False when its
-    /// session is over by now.
+    /// Queues for an agent that has just connected the attempts that it lacks and those that it must stop, given what
+    /// it `held`. Returns false if its session is over by now.
     fn begin(&self, stay: &Stay, link: &SessionConnection, held: &[AttemptKey]) -> bool {
-        // Once the link is there nothing that happens to the session is missed; what was before it is in the state.
+        // Once the connection is registered, nothing that happens to the session is missed; what happened before is in
+        // the state.
         let Some(known) = self.state.look(|fleet| slots_of(fleet, stay.agent, stay.session)) else {
             self.observer.sessions.ended(stay.agent, stay.session);
             return false;
@@ -166,22 +168,23 @@ impl SessionOpener {
         true
     }
 
-    /// The session that an agent goes on in, or a new one that is begun for it.
+    /// Returns the session that an agent resumes, or a new one that is begun for it.
     async fn stay(&self, hello: &internal::Hello, process: Option<SocketAddr>, term: u64) -> Result<Stay, JoinFailed> {
         let (rival, known) = self.state.look(|fleet| (rival(fleet, hello, process), resumable(fleet, hello)));
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
-                "another process is the agent {:?} (session {}); this one may be it once that one has left or counts as lost. If \
-                 both are to run, give them different names",
+                "another process holds the agent name {:?} (session {}); this one can join once that one has left or counts \
+                 as lost. If both are to run, give them different names",
                 hello.name, session.0
             ))));
         }
         if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
             return Ok(Stay { agent, session, resumed: true });
         }
-        // A process that moved goes on in its session, and the next leader must not look for it where it was.
+        // A process that moved resumes its session, but the move is written, so that the next leader does not probe the
+        // old location.
         let join = join(hello, process).map_err(JoinFailed::Refused)?;
-        // What is out of its bounds is refused whatever the state, so it need not go into the log.
+        // A join that is out of bounds is refused whatever the state, so it need not go into the log.
         let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
         join.check().map_err(refused)?;
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Joined(join))).await? {
@@ -207,29 +210,30 @@ impl SessionOpener {
     }
 }
 
-/// The session that the process that says hello may go on in, and where the process was then.
+/// Returns the session that the process that sent this Hello may resume, and where the process was then.
 fn resumable(fleet: &Fleet, hello: &internal::Hello) -> Option<(AgentId, SessionId, Option<SocketAddr>)> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
     (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session, agent.process))
 }
 
-/// The taken slots of an agent, in order; `None` if this session of it is over.
+/// Returns the occupied slots of an agent, in order; `None` if this session of it is over.
 fn slots_of(fleet: &Fleet, agent: AgentId, session: SessionId) -> Option<Vec<Held>> {
     let agent = fleet.agent(agent).filter(|agent| agent.session == session && agent.state != AgentState::Lost)?;
     Some(agent.held().collect())
 }
 
-/// Where a process that comes back from the same place was found before, so that its session need not wait for a name server.
+/// Returns where a process that comes back from the same address was located before, so that its session need not wait
+/// for name resolution.
 fn located(fleet: &Fleet, hello: &internal::Hello, peer: Option<SocketAddr>) -> Option<SocketAddr> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.address == hello.address;
     agent.process.filter(|process| same && peer.is_some_and(|peer| peer.ip().to_canonical() == process.ip()))
 }
 
-/// The session of another process of this name that may still run attempts. Until it has left or counts as lost, what it has
-/// must not be given away. A process that listens where that one did has proved that it is gone; one that merely says the same
-/// address has not, since a name may stand for another machine by now.
+/// Returns the session of another process with this name that may still run attempts. Until it has left or counts as
+/// lost, its work must not be given away. A process that listens where the other did has proved that the other is gone;
+/// one that merely advertises the same address has not, since a name may resolve to another machine by now.
 fn rival(fleet: &Fleet, hello: &internal::Hello, process: Option<SocketAddr>) -> Option<SessionId> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same_process = agent.incarnation == hello.incarnation;

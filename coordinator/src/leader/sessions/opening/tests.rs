@@ -47,8 +47,8 @@ fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
     let Reply::Joined { agent, session } = joined else { panic!("{joined:?}") };
     assert_eq!(rival(&fleet, &first, at(1, 1)), None, "the same process comes back");
     assert_eq!(rival(&fleet, &second, at(1, 2)), Some(session), "another port");
-    assert_eq!(rival(&fleet, &second, at(2, 1)), Some(session), "its name stands for another machine now");
-    assert_eq!(rival(&fleet, &second, None), Some(session), "who knows where it is");
+    assert_eq!(rival(&fleet, &second, at(2, 1)), Some(session), "its name resolves to another machine now");
+    assert_eq!(rival(&fleet, &second, None), Some(session), "its location is unknown");
     assert_eq!(rival(&fleet, &second, at(1, 1)), None, "it could not listen there if the first still did");
     fleet.apply(
         Stamp::at(2),
@@ -56,7 +56,7 @@ fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
         &mut Vec::new(),
     );
     assert_eq!(rival(&fleet, &second, at(1, 2)), None);
-    // Two whose whereabouts are unknown have nothing in common.
+    // Two processes whose locations are unknown have nothing in common.
     let unknown =
         fleet.apply(Stamp::at(3), Command::Agent(AgentCommand::Joined(join(&second, None).unwrap())), &mut Vec::new());
     assert!(matches!(unknown, Reply::Joined { .. }), "{unknown:?}");
@@ -71,7 +71,7 @@ const TIMING: SessionTiming = SessionTiming {
 };
 const TERM: u64 = 1;
 
-/// How the loss that is on its way was noticed, and what becomes of it.
+/// How the pending loss was detected, and what becomes of it.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
     Silent,
@@ -87,7 +87,7 @@ struct World {
     hello: internal::Hello,
     now: Instant,
     old: Arc<SessionConnection>,
-    /// What was applied and is not told yet.
+    /// Effects that were applied but are not reported yet.
     untold: Vec<Effect>,
     loss: LossAt,
     opening: OpeningAt,
@@ -148,7 +148,7 @@ impl World {
         Self { fleet, sessions, hello, now: later, old, untold, loss, opening, welcomed }
     }
 
-    /// The next step of the loss; whether it could be taken.
+    /// Takes the next step of the loss. Returns whether it was possible.
     fn lose(&mut self, how: Loss) -> bool {
         self.loss = match self.loss {
             LossAt::Noticing => match self.sessions.suspicions(self.now, 1).pop() {
@@ -167,7 +167,7 @@ impl World {
                 self.sessions.take_back(agent, session, self.now);
                 LossAt::Over
             }
-            // The log applies one command after the other, each told before the next.
+            // The log applies one command after the other, and reports each one's effects before the next.
             LossAt::Proposed(..) if !self.untold.is_empty() => return false,
             LossAt::Proposed(agent, session) => {
                 let lost = Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Silent });
@@ -187,7 +187,7 @@ impl World {
         true
     }
 
-    /// The next step of the opening; whether it could be taken.
+    /// Takes the next step of the opening. Returns whether it was possible.
     fn open(&mut self) -> bool {
         self.opening = match self.opening {
             OpeningAt::Looking => match resumable(&self.fleet, &self.hello) {
@@ -240,7 +240,7 @@ impl World {
         }
     }
 
-    /// An agent that was welcomed works: nothing that was on its way may take that from it afterwards.
+    /// Checks that a welcomed agent works: nothing that was pending may take that from it afterwards.
     fn check(&self, schedule: &[bool]) {
         let (agent, session, link) = self.welcomed.as_ref().expect("the agent is welcomed in the end");
         let of_state = self.fleet.agent(*agent).expect("it is known");
@@ -265,7 +265,7 @@ fn in_every_order_of_steps_an_agent_that_is_welcomed_is_not_taken_for_lost() {
                 }
                 let first_loses = !schedule[step];
                 let moved = if first_loses { world.lose(how) } else { world.open() };
-                // One that must wait is passed over.
+                // A step that must wait is skipped.
                 let moved = moved || if first_loses { world.open() } else { world.lose(how) };
                 assert!(moved, "both wait for ever: {schedule:?} {:?} {:?}", world.loss, world.opening);
                 step += 1;

@@ -1,4 +1,5 @@
-//! One scripted history, with the power going at every single operation on the disk, also while the log is read back.
+//! One scripted history with a power failure at every single disk operation, including those while the log is read
+//! back.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::raft::Vote;
 const SEGMENT: usize = 1024;
 const SEEDS: u64 = 4;
 
-/// Runs the script as far as the disk lets it: the state acknowledged last, and the one it was about to reach.
+/// Runs the script as far as the disk allows. Returns the state acknowledged last, and the one it was about to reach.
 async fn script(rig: &mut Rig) -> (Content, Content) {
     let mut state = Content::default();
     for round in 0..40 {
@@ -97,8 +98,8 @@ async fn the_power_may_go_again_while_the_log_is_read_back() {
     }
 }
 
-/// A crash may leave a spare of any length. It must not become a segment before it is whole, or a second crash leaves a
-/// segment that looks as if it had been cut short.
+/// A crash may leave a spare of any length. It must not become a segment before it is complete, or a second crash
+/// leaves a segment that looks truncated.
 #[tokio::test]
 async fn no_crash_leaves_a_segment_that_is_shorter_than_it_was_made() {
     const BEGINNING: u64 = 6;

@@ -1,4 +1,4 @@
-//! Damage: what a crash can do is repaired, everything else is refused.
+//! Tests of damage: what a crash can cause is repaired, everything else is refused.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ fn path(number: u64) -> PathBuf {
     segment::path(Path::new(DIR), number)
 }
 
-/// The frames of a segment: offset, and offset of the byte behind the body.
+/// Returns the frames of a segment: offset, and offset of the byte after the body.
 fn frames(disk: &SimulatedDisk, number: u64) -> Vec<(usize, usize)> {
     let content = disk.content(&path(number)).unwrap();
     let (mut offset, mut frames) = (0, Vec::new());
@@ -23,7 +23,7 @@ fn frames(disk: &SimulatedDisk, number: u64) -> Vec<(usize, usize)> {
     frames
 }
 
-/// The same disk, to be damaged once more.
+/// Returns a function that copies the disk, to be damaged once more.
 fn copy_of(disk: &SimulatedDisk, numbers: &[u64]) -> impl AsyncFn() -> SimulatedDisk {
     let contents: Vec<_> = numbers.iter().map(|&n| (n, disk.content(&path(n)).unwrap())).collect();
     async move || {
@@ -37,7 +37,7 @@ fn copy_of(disk: &SimulatedDisk, numbers: &[u64]) -> impl AsyncFn() -> Simulated
     }
 }
 
-/// A crash tears within the segment, which has its whole length before anything is written to it.
+/// A crash tears a write within the segment, which has its full length before anything is written to it.
 #[tokio::test]
 async fn a_log_torn_at_any_byte_goes_on_after_its_last_whole_frame() {
     const SEGMENT: usize = 4096;
@@ -47,7 +47,7 @@ async fn a_log_torn_at_any_byte_goes_on_after_its_last_whole_frame() {
     let (_, written) = frames[frames.len() - 1];
     for cut in 0..=written {
         for garbage in [0, 0xa5] {
-            // The padding is a part of the frame, and zero.
+            // The padding is part of the frame, and zero.
             let is_whole =
                 |end: usize| if garbage == 0 { end <= cut } else { end.next_multiple_of(frame::ALIGN) <= cut };
             let whole = frames.iter().filter(|(_, end)| is_whole(*end)).count();
@@ -59,7 +59,7 @@ async fn a_log_torn_at_any_byte_goes_on_after_its_last_whole_frame() {
             let next = expected.len() as u64;
             rig.append(vec![entry(2, next, 33)]).await.unwrap();
             let content = rig.reopen().await.content().await;
-            assert_eq!(content.last(), Some(id(2, next)), "it goes on after {cut}, where {garbage} begins");
+            assert_eq!(content.last(), Some(id(2, next)), "it continues after {cut}, where {garbage} begins");
         }
     }
 }
@@ -148,7 +148,7 @@ async fn a_missing_segment_is_refused() {
         let refused = Rig::try_open(&disk, 1024).await.err().expect("a hole must be refused");
         match refused {
             RecoveryError::MissingSegment { missing: named, .. } => assert_eq!(named, path(missing)),
-            // Nothing precedes the first, but its entries are missing.
+            // Nothing precedes the first segment, but its entries are missing.
             RecoveryError::Damaged { detail, .. } => assert!(missing == 1 && detail.contains("missing"), "{detail}"),
             other => panic!("{other}"),
         }

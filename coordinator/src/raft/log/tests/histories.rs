@@ -1,4 +1,4 @@
-//! Generated histories against a model: the log holds what was acknowledged, and of what was not at most a beginning.
+//! Generated histories compared with a model: the log holds everything acknowledged, and at most a prefix of the rest.
 
 use openraft::storage::RaftLogStorage;
 use proptest::{prelude::*, test_runner::TestCaseResult};
@@ -8,34 +8,34 @@ use crate::raft::Vote;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Entries of this many and this length, handed over without waiting.
+    /// Appends `count` entries of `len` bytes, without waiting.
     Append {
         count: u64,
         len: usize,
     },
     /// Waits for all appends.
     Settle,
-    /// Voids this many entries, in a new term.
+    /// Removes this many entries and starts a new term.
     Truncate {
         back: u64,
     },
-    /// Purges all entries but this many.
+    /// Purges all but this many entries.
     Purge {
         keep: u64,
     },
-    /// A snapshot was installed this far ahead of the log.
+    /// Installs a snapshot this far ahead of the log.
     Skip {
         ahead: u64,
     },
     Vote,
     Committed,
-    /// The process ends and comes back.
+    /// The process restarts.
     Reopen,
-    /// The power goes now.
+    /// The power fails now.
     Crash {
         seed: u64,
     },
-    /// The power goes some operations later.
+    /// The power fails some operations later.
     PowerOff {
         operations: u64,
     },
@@ -61,7 +61,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The log and what it may hold: the states since the last acknowledgement, oldest first, any of which a crash may leave.
+/// The log and the states it may have: those since the last acknowledgement, oldest first, any of which a crash may
+/// leave.
 struct History {
     rig: Option<Rig>,
     states: Vec<Content>,
@@ -83,7 +84,7 @@ impl History {
         self.states.drain(..self.states.len() - 1);
     }
 
-    /// Waits for the appends; `Err` when the log has failed.
+    /// Waits for the appends; `Err` if the log has failed.
     async fn settle(&mut self) -> std::io::Result<()> {
         for flushed in std::mem::take(&mut self.waiting) {
             flushed.await.expect("the writer answers everything")?;
@@ -92,7 +93,7 @@ impl History {
         Ok(())
     }
 
-    /// A record was written or refused.
+    /// Notes that a record was written or refused.
     fn record(&mut self, result: std::io::Result<()>, state: Content) -> std::io::Result<()> {
         self.states.push(state);
         result?;
@@ -143,7 +144,8 @@ impl History {
                 self.purge(gone.checked_sub(1).map(|last| entries[last].log_id)).await
             }
             Step::Skip { ahead } => {
-                // As the library does: first the entries that differ are void, then what the snapshot covers is purged.
+                // As the library does: first the entries that differ are removed, then what the snapshot covers is
+                // purged.
                 self.truncate(u64::MAX).await?;
                 let upto = id(self.term, self.now().next_index() + ahead);
                 self.purge(Some(upto)).await
@@ -171,7 +173,7 @@ impl History {
         }
     }
 
-    /// The log comes back after an end of any kind: one of the states it may have must be what it has.
+    /// Reopens the log after any kind of end. Its content must be one of the states that it may have.
     async fn come_back(&mut self, crash: Option<u64>) -> TestCaseResult {
         self.waiting.clear();
         let rig = self.rig.take().expect("the log is open between steps");
@@ -180,14 +182,14 @@ impl History {
         self.crashes += 1;
         match crash {
             Some(seed) => disk.crash(seed),
-            // A process that ends leaves nothing half written behind, but the fault may still be ahead.
+            // A process that exits leaves nothing half written, but the injected fault may still be ahead.
             None if Rig::try_open(&disk, segment_bytes).await.is_ok() => {}
             None => disk.crash(self.crashes),
         }
         let mut rig = match Rig::try_open(&disk, segment_bytes).await {
             Ok(rig) => rig,
             Err(e) => {
-                // Only a fault that was injected may stop it.
+                // Only an injected fault may prevent it.
                 disk.crash(self.crashes);
                 Rig::try_open(&disk, segment_bytes)
                     .await

@@ -1,4 +1,4 @@
-//! Limits, failures of the disk, and the real file system.
+//! Tests of limits, disk failures, and the real file system.
 
 use std::{path::Path, sync::Arc};
 
@@ -36,7 +36,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_until_the_log_is_opened_ane
 #[tokio::test]
 async fn what_is_applied_is_never_truncated() {
     let mut rig = filled(4096, 6, 20).await;
-    // Known to be committed is not enough: after a failed sync that may be ahead of what the log holds.
+    // Known to be committed is not enough: after a failed sync that may be ahead of the log.
     rig.log.save_committed(Some(id(1, 5))).await.unwrap();
     rig.log.truncate_after(Some(id(1, 4))).await.unwrap();
     rig.log.applied().note(3);
@@ -49,7 +49,7 @@ async fn what_is_applied_is_never_truncated() {
     assert_eq!(indexes(&rig.content().await), [0, 1, 2, 3]);
 }
 
-/// A stream of replication that was given up may still ask for entries that were purged since.
+/// A replication stream that was abandoned may still request entries that were purged since.
 #[tokio::test]
 async fn replication_never_reads_past_a_gap() {
     let mut rig = filled(4096, 12, 20).await;
@@ -66,12 +66,12 @@ async fn what_is_read_back_after_a_failed_sync_is_made_durable_before_it_counts(
     let mut rig = filled(4096, 3, 20).await;
     rig.disk.fail_sync_after(0);
     rig.append(vec![entry(1, 3, 20)]).await.unwrap_err();
-    // The process ends, the machine goes on: the entry is in the system's cache alone.
+    // The process exits but the machine keeps running: the entry is only in the operating system's cache.
     let mut rig = rig.reopen().await;
     let seen = indexes(&rig.content().await);
     for seed in 0..8 {
         rig = rig.crash(seed).await;
-        assert_eq!(indexes(&rig.content().await), seen, "what was seen once stays, seed {seed}");
+        assert_eq!(indexes(&rig.content().await), seen, "what was read once is kept, seed {seed}");
     }
 }
 
@@ -206,7 +206,7 @@ async fn an_empty_directory_is_an_empty_log() {
     assert_eq!(rig.disk.list(Path::new(DIR)).await.unwrap(), Vec::<String>::new());
 }
 
-/// On a full disk: how many entries are still taken.
+/// Fills the disk and returns how many entries are still accepted.
 async fn taken_on_a_full_disk(rig: &mut Rig, mut index: u64, len: usize, purges: bool) -> u64 {
     rig.disk.set_capacity(Some(0));
     let first = index;
@@ -227,14 +227,14 @@ async fn a_full_disk_leaves_the_log_its_reserve_which_lasts_as_long_as_the_log_i
     const LEN: usize = 200;
     let used = |rig: &Rig| rig.log.shared.stats.bytes.load(std::sync::atomic::Ordering::Relaxed);
     for purges in [false, true] {
-        // Nearly the whole of the first segment, so that both spares are there.
+        // Most of the first segment, so that both spares exist.
         let mut rig = filled(4096, 0, LEN).await;
         let mut index = 0;
         while used(&rig) < 4096 * 4 / 5 {
             rig.append(vec![entry(1, index, LEN)]).await.unwrap();
             index += 1;
         }
-        // The writer makes a spare once it has acknowledged.
+        // The writer creates a spare after it has acknowledged.
         rig.log.save_vote(&Vote::new(1, 1)).await.unwrap();
         let before = used(&rig);
         let taken = taken_on_a_full_disk(&mut rig, index, LEN, purges).await;
@@ -245,7 +245,7 @@ async fn a_full_disk_leaves_the_log_its_reserve_which_lasts_as_long_as_the_log_i
             assert!(bytes > 4096 * 2 * 4 / 5, "two segments in reserve held {taken} entries of {bytes} bytes");
             assert!(taken < 1_000);
         }
-        // Whatever was taken is there.
+        // Everything accepted is there.
         rig.disk.set_capacity(None);
         let last = rig.reopen().await.content().await.last().unwrap().index;
         assert_eq!(last, index + taken - 1);

@@ -1,4 +1,4 @@
-//! The log on a disk that fails: what was acknowledged is there after any crash, and nothing that was void comes back.
+//! Tests of the log on a failing disk: acknowledged entries survive any crash, and removed ones never come back.
 
 mod crashes;
 mod damage;
@@ -27,7 +27,7 @@ fn id(term: u64, index: u64) -> LogId {
     LogId::new(LeaderId::new(term, 1).to_committed(), index)
 }
 
-/// An entry whose content follows from its id, so that a mix-up shows.
+/// An entry whose content is derived from its id, so that a mix-up is detected.
 fn entry(term: u64, index: u64, len: usize) -> Entry {
     let pattern = (term * 31 + index) as u8;
     Entry { log_id: id(term, index), payload: EntryPayload::Normal(Batch(Bytes::from(vec![pattern; len]))) }
@@ -39,7 +39,7 @@ pub async fn new_disk() -> SimulatedDisk {
     disk
 }
 
-/// What the log says it holds.
+/// The log's content as reported by the log.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Content {
     vote: Option<Vote>,
@@ -48,7 +48,8 @@ struct Content {
 }
 
 impl Content {
-    /// Whether a log that was closed with `self` may be found with `found`: a vote may be found ahead of what was given.
+    /// Whether a log that was closed with the content `self` may be reopened with `found`: a vote may be ahead of the
+    /// one granted.
     fn may_be_found_as(&self, found: &Self) -> bool {
         let ahead = match (self.vote, found.vote) {
             (Some(given), Some(held)) => {
@@ -69,7 +70,7 @@ impl Content {
     }
 }
 
-/// An open log and the disk under it.
+/// An open log and its disk.
 pub struct Rig {
     pub disk: SimulatedDisk,
     pub log: Log,
@@ -90,7 +91,7 @@ impl Rig {
         Self::try_open(disk, segment_bytes).await.unwrap()
     }
 
-    /// Closes the log as a process that ends does.
+    /// Closes the log like a process that exits.
     async fn close(self) -> SimulatedDisk {
         drop(self.log);
         self.writer.await.unwrap();
@@ -110,7 +111,7 @@ impl Rig {
         Self::open(&disk, segment_bytes).await
     }
 
-    /// Hands entries over without waiting for them.
+    /// Enqueues entries without waiting for them.
     async fn begin_append(&mut self, entries: Vec<Entry>) -> std::io::Result<Flushed> {
         let (flushed, answer) = TypeConfig::oneshot();
         self.log.append(entries, IOFlushed::signal(flushed)).await?;
@@ -143,7 +144,7 @@ impl Rig {
     }
 }
 
-/// `count` entries of term 1 from index 0, each acknowledged before the next.
+/// A log with `count` entries of term 1 from index 0, each acknowledged before the next.
 async fn filled(segment_bytes: usize, count: u64, len: usize) -> Rig {
     let mut rig = Rig::open(&new_disk().await, segment_bytes).await;
     for index in 0..count {

@@ -1,4 +1,4 @@
-//! The consensus library's own tests of a storage, run against this log and the state machine.
+//! The consensus library's own storage tests, run against this log and the state machine.
 
 use std::{path::Path, sync::Arc};
 

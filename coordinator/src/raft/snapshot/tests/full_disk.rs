@@ -1,4 +1,5 @@
-//! A snapshot that finds no room on the disk: consensus goes on, the log is kept, and it is written when there is room.
+//! A snapshot that finds no space on the disk: consensus continues, the log is kept, and the snapshot is written once
+//! there is space.
 
 use std::{path::Path, sync::atomic::Ordering, time::Duration};
 
@@ -8,7 +9,7 @@ use crate::raft::fixture::*;
 
 const LAST: u64 = 5;
 
-/// Asks for snapshots, which the library does not hear while it takes one, until something is so.
+/// Requests snapshots until `is_so` holds. The library ignores requests while it takes a snapshot.
 async fn snapshots_until(follower: &Follower, is_so: impl Fn() -> bool) {
     let reached = async {
         while !is_so() {
@@ -19,7 +20,7 @@ async fn snapshots_until(follower: &Follower, is_so: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(30), reached).await.expect("in time");
 }
 
-/// Whether the next entry is taken.
+/// Returns whether the next entry is accepted.
 async fn goes_on(follower: &Follower, term: u64, leader: u64, prev: u64) -> bool {
     let next = id(term, leader, prev + 1);
     follower.append(term, leader, follower.log.id_at(prev), [next].into_iter(), Some(next)).await

@@ -1,4 +1,4 @@
-//! One snapshot file: what is written is read back, whatever crashes, and what is damaged is refused.
+//! Tests of one snapshot file: what is written is read back, whatever crashes, and a damaged file is refused.
 
 mod full_disk;
 mod races;
@@ -99,7 +99,7 @@ async fn an_older_snapshot_never_replaces_a_newer_one_and_is_dropped_without_an_
         assert_eq!(file.write(&meta(obsolete), &Bytes::from("late")).await.unwrap(), Kept::Obsolete);
     }
     assert_eq!(file.write(&SnapshotMeta::default(), &Bytes::from("late")).await.unwrap(), Kept::Obsolete);
-    // The rule holds across a start.
+    // The rule also holds across a restart.
     let (file, found) = opened(&disk).await;
     assert_eq!(found, Some((meta(5), Bytes::from("five"))));
     assert_eq!(file.write(&meta(4), &Bytes::from("late")).await.unwrap(), Kept::Obsolete);

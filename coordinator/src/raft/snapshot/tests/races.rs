@@ -1,5 +1,5 @@
-//! A leader's snapshot that arrives while this coordinator writes its own: the one that covers more stays, in whatever order
-//! they are written and wherever the power goes, and consensus goes on.
+//! A leader's snapshot that arrives while this coordinator writes its own: the one that covers more is kept, in
+//! whatever order they are written and whenever the power fails, and consensus continues.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,28 +7,28 @@ use robeing_platform::simulated::{Latency, SimulatedDisk};
 
 use crate::raft::fixture::*;
 
-/// The newest entry that is applied, and so covered by the coordinator's own snapshot.
+/// The newest entry that is applied, and therefore covered by the coordinator's own snapshot.
 const OWN_LAST: u64 = 5;
-/// The newest entry of the leader's.
+/// The newest entry that the leader's snapshot covers.
 const LEADERS_LAST: u64 = 9;
-/// After how many milliseconds the leader's comes: own writing takes about 120 ms.
+/// Delays of the leader's snapshot, milliseconds. Writing the own snapshot takes about 120 ms.
 const LATER: [u64; 4] = [0, 1, 40, 90];
 
 fn slow_disk(seed: u64) -> SimulatedDisk {
     SimulatedDisk::with_latency(seed, Latency { min: Duration::from_millis(10), max: Duration::from_millis(100) })
 }
 
-/// Both snapshots at once: whether the leader's was answered.
+/// Writes both snapshots at once. Returns whether the leader's was accepted.
 async fn race(follower: &Follower, later: u64) -> bool {
     follower.raft.raft().trigger().snapshot().await.unwrap();
     tokio::time::sleep(Duration::from_millis(later)).await;
     let installed = follower.install(LEADERS_LAST).await;
-    // Until whatever is still written is written.
+    // Waits until all pending writes are done.
     tokio::time::sleep(Duration::from_secs(10)).await;
     installed
 }
 
-/// Starts it again: the newest entry that it has applied.
+/// Restarts the follower. Returns it and the newest entry that it has applied.
 async fn start(disk: SimulatedDisk) -> (Follower, u64) {
     let follower = Follower::start(disk).await;
     let applied = follower.log.applied().end() - 1;
@@ -72,7 +72,7 @@ async fn a_crash_at_any_operation_of_both_leaves_a_coordinator_that_starts() {
                 let what = format!("{later} ms later, operation {operation}, seed {seed}");
                 assert!(applied >= if installed { LEADERS_LAST } else { 0 }, "{what}: {applied}");
                 starts_with.insert(applied);
-                // On top of that start, both again.
+                // After that start, both snapshots race again.
                 let prev = follower.log.id_at(applied);
                 assert!(follower.append(2, 3, prev, std::iter::empty(), prev).await, "{what}: consensus stopped");
                 assert!(race(&follower, later).await, "{what}: not installed after the start");
