@@ -30,7 +30,6 @@ pub mod retry;
 pub mod rollout;
 pub mod run;
 pub mod scale;
-pub mod serve;
 pub mod settings;
 mod status_writer;
 pub mod stores;

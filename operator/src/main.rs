@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "error: {error}");
         return ExitCode::from(WRONG_SETTINGS);
     }
-    telemetry::begin(settings.log_format == "json");
+    let _lines = telemetry::begin(settings.log_format == "json");
     // Fails only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -13,6 +13,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use robeing_telemetry::Monitored;
 use tower::{Layer, Service};
 
 /// Upper bounds of the buckets for the duration of reconciliations, in seconds.
@@ -52,15 +53,21 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
-    /// Returns all metrics as text.
-    pub fn encode(&self) -> String {
+impl Monitored for Metrics {
+    fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
 
+    /// A replica that stands by is as ready as the active one.
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+impl Metrics {
     /// Counts a reconciliation.
     pub fn reconciled(&self, ok: bool, took: Duration) {
         let result = if ok { "ok" } else { "error" };

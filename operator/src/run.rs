@@ -2,12 +2,13 @@
 
 use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 
-use futures::{StreamExt, TryFutureExt};
+use futures::StreamExt;
 use kube::{Client, client::ClientBuilder};
 use kube_runtime::{
     applier,
     controller::{self, Action, ReconcileRequest},
 };
+use robeing_telemetry::Monitor;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,7 +17,6 @@ use crate::{
     fleet_watch::FleetWatches,
     lease::{Elector, Lost},
     metrics::{CountRequests, Metrics},
-    serve::Server,
     settings::Settings,
     stores::{Caches, Pending},
     timeout::{ANSWER_WITHIN, AnswerWithin},
@@ -39,13 +39,8 @@ pub enum Error {
     #[error("could not create a client for the API server: {0}")]
     Client(#[from] kube::Error),
     /// The listen address could not be bound.
-    #[error("could not listen on {address}: {source}; set another --listen")]
-    Listen {
-        /// The configured address.
-        address: std::net::SocketAddr,
-        /// The cause.
-        source: std::io::Error,
-    },
+    #[error("{0}; set another --listen")]
+    Listen(std::io::Error),
 }
 
 /// Why the operator stopped.
@@ -70,11 +65,10 @@ pub async fn client(metrics: Metrics) -> Result<Client, Error> {
 /// Runs until `stop` is cancelled or the lease is lost.
 pub async fn run(settings: &Settings, stop: CancellationToken) -> Result<End, Error> {
     let metrics = Metrics::default();
-    let listening = |source| Error::Listen { address: settings.listen, source };
-    let server = Server::start(settings.listen, metrics.clone()).map_err(listening).await?;
+    let monitor = Monitor::start_on_tcp(&settings.listen.to_string(), metrics.clone()).await.map_err(Error::Listen)?;
     let client = client(metrics.clone()).await?;
     let end = elected(settings, client, &metrics, stop).await;
-    server.stop().await;
+    drop(monitor);
     Ok(end)
 }
 

@@ -1,4 +1,4 @@
-//! The command line against a live fleet: what it prints, in every form, and its exit codes.
+//! The command line with a live fleet: its output in every format, and its exit codes.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 const LINES: usize = 200;
 
-/// Somebody at a terminal, before a fleet.
+/// A user at a terminal, with a fleet.
 struct User {
     terminal: Terminal,
     endpoint: String,
@@ -29,7 +29,7 @@ async fn a_user_submits_and_looks() {
     let mut fleet = Fleet::start(spec).await;
     let user = User { terminal: Terminal::default(), endpoint: fleet.address("coordinator-0") };
 
-    // One task, waited for: its output as it is.
+    // One task with `--wait`: its output is printed unchanged.
     user.terminal.write("input", "printf 'a\\nb'");
     let ended = user.run(&["submit", "--kind", "shell", "--input", "input", "--wait"]).await;
     assert_eq!(ended.success(), "a\nb");
@@ -44,7 +44,7 @@ async fn a_user_submits_and_looks() {
     user.run(&["status"]).await.assert_failed(5, "no fleet answers");
 }
 
-/// Many, waited for: each input has its own result.
+/// Submits many tasks with `--wait`: each input has its own result.
 async fn submits_many(user: &User) -> BTreeSet<String> {
     let mut lines = String::new();
     for number in 0..LINES {
@@ -60,7 +60,7 @@ async fn submits_many(user: &User) -> BTreeSet<String> {
         assert_eq!(task["outputText"], format!("{}\n", number * number), "{task}");
     }
     let ids: BTreeSet<String> = tasks.iter().filter_map(|task| Some(task["id"].as_str()?.to_owned())).collect();
-    assert_eq!(ids.len(), LINES, "as many tasks as lines");
+    assert_eq!(ids.len(), LINES, "one task for each line");
     ids
 }
 
@@ -70,8 +70,8 @@ async fn lists_in_each_form(user: &User, ids: &BTreeSet<String>, pid: u32) {
     let listed: BTreeSet<String> = listed.filter_map(|task| Some(task["id"].as_str()?.to_owned())).collect();
     assert_eq!(listed, *ids);
     let table = user.run(&["tasks", "--kind", "squares", "--limit", "3"]).await;
-    assert_eq!(table.success().lines().count(), 1 + 3, "a head and three tasks: {table:?}");
-    assert!(table.stderr.contains("--page"), "how to go on: {table:?}");
+    assert_eq!(table.success().lines().count(), 1 + 3, "a header and three tasks: {table:?}");
+    assert!(table.stderr.contains("--page"), "how to get the next page: {table:?}");
     for what in ["tasks", "agents", "status"] {
         let as_json = user.run(&[what, "-o", "json"]).await.json();
         let as_yaml = user.run(&[what, "-o", "yaml"]).await;
@@ -98,8 +98,8 @@ async fn is_told_by_exit_codes(user: &User, fleet: &Fleet) {
     user.run(&["task", &nobody]).await.assert_failed(4, &nobody);
     let ended = user.run(&["cancel", &nobody, "not-an-id"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
-    assert!(ended.stdout.contains("never existed"), "each id has its answer: {ended:?}");
-    assert!(ended.stdout.contains("a task's id is a UUID"), "each id has its answer: {ended:?}");
+    assert!(ended.stdout.contains("never existed"), "each id has its own line: {ended:?}");
+    assert!(ended.stdout.contains("a task's id is a UUID"), "each id has its own line: {ended:?}");
     user.run(&["task", "not-an-id"]).await.assert_failed(4, "there is no task \"not-an-id\": a task's id is a UUID");
     let gate = fleet.gate("never");
     user.terminal.write("endless", &gate.wait());
@@ -107,7 +107,7 @@ async fn is_told_by_exit_codes(user: &User, fleet: &Fleet) {
         user.run(&["submit", "--kind", "shell", "--input", "endless", "--wait", "--wait-timeout", "200ms"]).await;
     ended.assert_failed(6, "had not finished");
     let running = user.run(&["tasks", "--state", "assigned", "-o", "json"]).await.json();
-    let id = running[0]["id"].as_str().unwrap_or_else(|| panic!("the task goes on: {running}")).to_owned();
+    let id = running[0]["id"].as_str().unwrap_or_else(|| panic!("the task still runs: {running}")).to_owned();
     let cancelled = user.run(&["cancel", &id, "--reason", "enough", "-o", "json"]).await.json();
     assert_eq!(cancelled, json!([{"id": id, "state": "TASK_STATE_CANCELLED"}]));
     let ended = user.run(&["task", &id, "--watch"]).await;
@@ -116,7 +116,7 @@ async fn is_told_by_exit_codes(user: &User, fleet: &Fleet) {
     assert_eq!((&task["state"], &task["cancelReason"]), (&json!("TASK_STATE_CANCELLED"), &json!("enough")), "{task}");
 }
 
-/// Why, and the result alone; twice the same key.
+/// Submits twice under the same key; also checks `--why` and `--result`.
 async fn submits_twice_under_a_key(user: &User) {
     user.terminal.write("keyed", &answer("keyed"));
     let keyed = ["submit", "--kind", "shell", "--input", "keyed", "--key", "one"];
@@ -129,7 +129,7 @@ async fn submits_twice_under_a_key(user: &User) {
     let ended = user.run(&["cancel", &first]).await;
     assert!(ended.success().contains("had succeeded before; nothing was cancelled"), "{ended:?}");
 
-    // What a second submission under a key does not change is told.
+    // The user is told which options a second submission under the same key does not change.
     let again = user.run(&keyed).await;
     assert_eq!((again.success().trim(), again.stderr.as_str()), (first.as_str(), ""), "it asks for the same");
     let again = user.run(&[&keyed[..], &["--priority", "9", "--deadline", "1m"]].concat()).await;
@@ -138,7 +138,7 @@ async fn submits_twice_under_a_key(user: &User) {
     assert!(again.stderr.contains(&told), "{again:?}");
     assert!(again.stderr.contains("is kept: priority 5, no deadline"), "{again:?}");
 
-    // What is told of a submission has the fields of a task, and many are a list, also when there is one.
+    // The output of a submission has the fields of a task; with `--inputs` it is a list even if there is only one task.
     let again = user.run(&[&keyed[..], &["-o", "json"]].concat()).await.json();
     assert_eq!(again, json!({"id": first, "existing": true}));
     user.terminal.write("one.jsonl", "\"true\"\n");

@@ -1,5 +1,5 @@
-//! `compose.yaml` without Docker: its services as processes of this machine, with exactly their environment, and its image
-//! as the Dockerfile and `make image` say it.
+//! `compose.yaml` without Docker: its services as processes on this machine, with exactly their environment, and its
+//! image as the Dockerfile and `make image` define it.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use robeing_tests::{
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-/// Where the services listen, where they serve their probes, and where processes attach.
+/// The ports of the API, of the probes, and of attaching processes.
 const PORTS: [&str; 3] = ["8080", "9090", "8081"];
 
 fn root() -> PathBuf {
@@ -27,7 +27,7 @@ fn root() -> PathBuf {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path} can't be read: {error}"))
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("can't read {path}: {error}"))
 }
 
 const COMPOSE: &str = "compose.yaml";
@@ -38,12 +38,12 @@ fn compose() -> Value {
 }
 
 fn parsed(path: &str) -> Value {
-    serde_yaml::from_str(&read(path)).unwrap_or_else(|error| panic!("{path} is no YAML: {error}"))
+    serde_yaml::from_str(&read(path)).unwrap_or_else(|error| panic!("{path} is not YAML: {error}"))
 }
 
-/// The environment of a service, written as a map or as a list.
+/// Returns the environment of a service, written as a map or as a list.
 fn environment_of(service: &Value) -> BTreeMap<String, String> {
-    let text = |value: &Value| value.as_str().expect("quoted, or YAML makes something else of it").to_owned();
+    let text = |value: &Value| value.as_str().expect("a quoted value, which YAML reads as text").to_owned();
     let said = &service["environment"];
     let pair = |line: &Value| {
         let line = text(line);
@@ -67,8 +67,8 @@ fn words(value: &Value) -> Vec<String> {
     value.as_array().expect("a list").iter().map(word).collect()
 }
 
-/// The services of compose.yaml as local processes: each name and port of theirs is one of the loopback address instead, and
-/// the volume a temporary directory.
+/// The services of compose.yaml as local processes: each of their host names and ports is replaced by a port of the
+/// loopback address, and the volume by a temporary directory.
 struct Composed {
     running: BTreeMap<String, Process>,
     compose: Value,
@@ -97,39 +97,40 @@ impl Composed {
         arguments.extend(self.environment(name).into_iter().map(|(key, value)| format!("{key}={value}")));
         arguments.push(program(AGENT).display().to_string());
         let log = self.dir.path().join(format!("{name}.log"));
-        // `env` becomes the program, with no variable but these.
+        // `env` execs the program with no variables but these.
         let process = Process::start(name, Path::new("/usr/bin/env"), &arguments, &log);
         self.running.insert(name.to_owned(), process);
     }
 
-    /// What compose.yaml says, with this machine's addresses, and what the container around it would give.
+    /// Returns the environment in compose.yaml, with this machine's addresses, and with what a container would add to
+    /// it.
     fn environment(&self, name: &str) -> BTreeMap<String, String> {
         let said = environment_of(&self.compose["services"][name]);
         let mut environment: BTreeMap<String, String> =
             said.into_iter().map(|(key, value)| (key, self.localized(name, &value))).collect();
         for given in ["ROBEING_LISTEN", "ROBEING_DATA"] {
-            assert!(!environment.contains_key(given), "{given} is what this test gives in the image's place");
+            assert!(!environment.contains_key(given), "{given} is set by this test instead of the image");
         }
         environment.insert("ROBEING_LISTEN".into(), self.address(name, "8080"));
-        // Every container has a host name, a loopback interface and a file system of its own.
+        // Every container has its own host name, loopback interface and file system.
         environment.insert("HOSTNAME".into(), format!("{name}-host"));
         environment.insert("ROBEING_WORKER_LISTEN".into(), self.address(name, "8081"));
         environment.insert("ROBEING_DATA".into(), self.dir.path().join(name).display().to_string());
         for mount in self.compose["services"][name]["volumes"].as_array().into_iter().flatten() {
-            assert_eq!(mount, "data:/var/lib/robeing", "the volume is where a coordinator's data is by default");
+            assert_eq!(mount, "data:/var/lib/robeing", "the volume is a coordinator's default data directory");
             environment.insert("ROBEING_DATA".into(), self.dir.path().join("data").display().to_string());
         }
         environment
     }
 
-    /// The address of this machine for a service's port.
+    /// Returns this machine's address for a port of a service.
     fn address(&self, service: &str, port: &str) -> String {
         let service = services(&self.compose).keys().position(|known| known == service).expect("a service");
         let port = PORTS.iter().position(|known| *known == port).expect("a port of the image");
         format!("127.0.0.1:{}", self.ports.numbers()[service * PORTS.len() + port])
     }
 
-    /// A text of a service with the addresses in it replaced.
+    /// Returns a text of a service with its addresses replaced.
     fn localized(&self, service: &str, text: &str) -> String {
         let mut text = text.to_owned();
         for port in PORTS {
@@ -146,7 +147,7 @@ impl Composed {
     /// Runs a service's health check as Docker would.
     fn health(&self, service: &str) -> Output {
         let test = words(&self.compose["services"][service]["healthcheck"]["test"]);
-        let [how, path, arguments @ ..] = &test[..] else { panic!("{test:?} is no command") };
+        let [how, path, arguments @ ..] = &test[..] else { panic!("{test:?} is not a command") };
         assert_eq!((how.as_str(), path.as_str()), ("CMD", "/robeing-agent"), "the image has no shell");
         let arguments = arguments.iter().map(|argument| self.localized(service, argument));
         Command::new(program(AGENT)).args(arguments).env_clear().output().expect("the agent starts")
@@ -166,7 +167,7 @@ impl Composed {
         FleetClient::new(&endpoints, Settings::default()).expect("the address is well formed")
     }
 
-    /// Does a task, and answers what became of it.
+    /// Runs a task until it ends, and returns it.
     async fn done(&self, kind: &str, input: &str) -> Task {
         let id = new_task_id();
         let input = input.to_owned().into();
@@ -178,7 +179,7 @@ impl Composed {
             }
         };
         let submitted = self.client().submit_many(vec![task], options, accept).await;
-        submitted.unwrap_or_else(|error| panic!("the fleet did not take a task: {error}"));
+        submitted.unwrap_or_else(|error| panic!("the fleet did not accept the task: {error}"));
         let request = GetTaskRequest { id, ..GetTaskRequest::default() };
         self.client().get_task(request).await.unwrap_or_else(|error| panic!("no task: {error}"))
     }
@@ -208,7 +209,7 @@ async fn the_services_do_the_tasks_of_both_specializations() {
         assert_eq!(task.state(), TaskState::Succeeded, "{task:#?}");
         assert_eq!(task.output[..], *b"hello", "{task:#?}");
         let agents: Vec<&str> = task.attempts.iter().map(|attempt| attempt.agent.as_str()).collect();
-        assert_eq!(agents, [agent], "the specialist of its kind does it: {task:#?}");
+        assert_eq!(agents, [agent], "the specialist of its kind runs it: {task:#?}");
     }
 }
 
@@ -223,7 +224,7 @@ async fn what_was_done_is_still_known_after_the_coordinator_was_killed() {
     fleet.start_one("coordinator");
     fleet.healthy("coordinator", true).await;
     let request = GetTaskRequest { id: task.id, ..GetTaskRequest::default() };
-    let found = fleet.client().get_task(request).await.expect("it is known");
+    let found = fleet.client().get_task(request).await.expect("the task is known");
     assert_eq!(found.output[..], *b"kept");
     eventually("the agents, back again", async || {
         let agents = fleet.client().list_agents(false, Consistency::Linearizable).await.map_err(|e| e.to_string())?;
@@ -274,7 +275,7 @@ async fn the_classic_file_gives_a_fleet_that_works_once_a_process_attaches() {
     process.kill();
 }
 
-/// It takes Engine 25: older ones refuse the whole file for it.
+/// `start_interval` needs Engine 25; older engines refuse the whole file because of it.
 #[test]
 fn older_engines_take_the_health_checks() {
     for (name, service) in services(&compose()) {
@@ -304,7 +305,7 @@ fn a_service_has_no_right_that_it_does_not_need() {
     assert!(compose["volumes"]["data"].is_object());
 }
 
-/// The value of a line of the Dockerfile's last stage that begins with this word.
+/// Returns the value of the line in the Dockerfile's last stage that begins with this instruction.
 fn instruction(word: &str) -> String {
     let dockerfile = read("Dockerfile");
     let last_stage = dockerfile.rsplit("\nFROM ").next().expect("there is a stage").to_owned();
@@ -312,7 +313,7 @@ fn instruction(word: &str) -> String {
     found.unwrap_or_else(|| panic!("the Dockerfile's last stage has no {word}"))
 }
 
-/// What `make image` would run.
+/// Returns the commands that `make image` would run.
 fn make_image() -> String {
     let make = Command::new("make").args(["--dry-run", "image"]).current_dir(root()).env_remove("MAKEFLAGS").output();
     let output = make.expect("make is installed");
@@ -327,7 +328,7 @@ fn after<'a>(text: &'a str, flag: &str) -> Vec<&'a str> {
 #[test]
 fn the_dockerfile_and_make_image_make_the_same_image() {
     let (dockerfile, make) = (read("Dockerfile"), make_image());
-    assert!(!dockerfile.contains("# syntax"), "BuildKit would fetch a frontend from a registry for it");
+    assert!(!dockerfile.contains("# syntax"), "BuildKit would fetch a frontend from a registry");
     let programs = ["robeing-operator", "robeing-agent", "robeing"];
     let in_docker = dockerfile.split("mkdir -p /image").nth(1).expect("programs are copied to /image");
     for (what, built) in [("the Dockerfile", &dockerfile), ("make image", &make)] {
@@ -346,19 +347,19 @@ fn the_dockerfile_and_make_image_make_the_same_image() {
     assert_eq!(instruction("USER"), after(&make, "--user")[0]);
     assert_eq!(instruction("USER"), "65532:65532");
     assert_eq!(instruction("ENTRYPOINT"), format!("[\"{}\"]", after(&make, "--entrypoint")[0]));
-    assert!(dockerfile.contains("\nFROM scratch\n"), "nothing else is in it");
+    assert!(dockerfile.contains("\nFROM scratch\n"), "the image contains nothing else");
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(instruction("ARG"), format!("VERSION={version}"));
     let names = ["robeing:latest", "robeing:coordinator", "robeing:worker"];
     assert_eq!(after(&make, "--name")[0], format!("robeing:{version}"));
-    assert_eq!(after(&make, "--name")[1..], names, "those of the classic manifests");
+    assert_eq!(after(&make, "--name")[1..], names, "the names in the classic manifests");
 }
 
 #[test]
 fn docker_is_sent_the_whole_workspace_and_nothing_else() {
     let ignored = read(".dockerignore");
     let lines: Vec<&str> = ignored.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(lines[0], "*", "everything is left out but what is named");
+    assert_eq!(lines[0], "*", "everything is excluded except what is named");
     let sent: Vec<&str> = lines[1..].iter().map(|line| line.strip_prefix('!').expect("named")).collect();
     for needed in ["Cargo.toml", "Cargo.lock", ".cargo"] {
         assert!(sent.contains(&needed), "{needed}");
@@ -368,14 +369,14 @@ fn docker_is_sent_the_whole_workspace_and_nothing_else() {
         manifest.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).expect("there are members");
     for member in members.split(',').map(|member| member.trim().trim_matches('"')).filter(|member| !member.is_empty()) {
         let top = member.split('/').next().expect("a path");
-        assert!(sent.contains(&top), "{member} is part of the workspace");
+        assert!(sent.contains(&top), "{member} is part of the workspace but not sent");
     }
     for forbidden in [".git", "target", "."] {
         assert!(!sent.contains(&forbidden), "{forbidden}");
     }
 }
 
-/// The flags and the environment names of the agent's help.
+/// Returns the flags and the environment variables in the agent's help.
 fn settings_of_the_agent() -> Vec<(String, Vec<String>)> {
     let output = Command::new(program(AGENT)).arg("--help").env_clear().output().expect("the agent starts");
     let help = String::from_utf8(output.stdout).expect("text");
@@ -411,7 +412,7 @@ fn every_setting_of_the_agent_is_documented_with_its_names_and_no_other() {
     expected.sort();
     documented_agent.sort();
     assert_eq!(documented_agent, expected, "docs/configuration.md and robeing-agent --help");
-    assert_eq!(rows.len(), expected.len(), "no row is of a setting that is not there");
+    assert_eq!(rows.len(), expected.len(), "no row is about a setting that does not exist");
 }
 
 #[test]
@@ -420,7 +421,7 @@ fn every_variable_of_compose_is_one_of_the_agents() {
     let compose = compose();
     for (name, service) in services(&compose) {
         for variable in environment_of(service).keys() {
-            assert!(settings.iter().any(|(_, names)| names.contains(variable)), "{name}: {variable} means nothing");
+            assert!(settings.iter().any(|(_, names)| names.contains(variable)), "{name}: {variable} is not a setting");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Coordinators that die, one or all, come back, or come back with nothing: nothing that was accepted is lost.
+//! Coordinators that die, one or all of them, and come back, with or without their data: no accepted task is lost.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +20,20 @@ const TASKS: usize = 300;
 const IN_FLIGHT: usize = 24;
 
 async fn fleet() -> Fleet {
-    // No agent is to be lost in these tests, however busy the machine is.
+    // In these tests no agent may be lost, however busy the machine is.
     Fleet::start(FleetSpec::new(3).pool(PoolSpec::new("work", 2)).session_timeout("10s")).await
 }
 
-/// Session and incarnation of each agent.
+/// Returns the session and incarnation of each agent.
 async fn sessions(fleet: &Fleet) -> BTreeMap<String, (u64, String)> {
     let agents = fleet.agents().await;
     agents.into_iter().map(|agent| (agent.name, (agent.session, agent.incarnation))).collect()
 }
 
 async fn assert_agents_kept(fleet: &Fleet, before: &BTreeMap<String, (u64, String)>) {
-    assert_eq!(&sessions(fleet).await, before, "sessions go on under a new leader");
+    assert_eq!(&sessions(fleet).await, before, "sessions continue under a new leader");
     let agents = fleet.agents().await;
-    assert!(agents.iter().all(|agent| agent.state() == AgentState::Live), "nobody is lost: {agents:#?}");
+    assert!(agents.iter().all(|agent| agent.state() == AgentState::Live), "no agent is lost: {agents:#?}");
     assert_eq!(fleet.status().await.redistributed_total, 0, "no task was taken from a healthy agent");
 }
 
@@ -68,12 +68,12 @@ async fn all_coordinators_killed_at_once_lose_nothing() {
     for name in fleet.coordinators() {
         fleet.start_one(&name);
     }
-    assert!(ended_before < TASKS, "they died in the middle of the load");
+    assert!(ended_before < TASKS, "they died while tasks were running");
     let history = load.complete().await;
     assert_eq!(history.accepted_count(), TASKS);
     history.assert_sound(&fleet.executions_file());
     assert_agents_kept(&fleet, &before).await;
-    // Once more, with nothing going on: results are read from the disk.
+    // Once more, while nothing runs: results are read from the disk.
     for name in fleet.coordinators() {
         fleet.kill(&name);
     }
@@ -98,7 +98,7 @@ async fn a_follower_that_was_away_catches_up() {
     assert_eq!(history.accepted_count(), 100, "two of three accept tasks");
     fleet.start_one(&follower);
     fleet.coordinators_agree().await;
-    // What it has itself, without asking the leader.
+    // Reads the follower's own state, without asking the leader.
     let client = fleet.client_of(&[&follower]);
     for id in history.accepted_ids() {
         let request = robeing_proto::v1::GetTaskRequest {
@@ -106,7 +106,7 @@ async fn a_follower_that_was_away_catches_up() {
             consistency: robeing_proto::v1::Consistency::Local.into(),
             ..Default::default()
         };
-        let task = client.get_task(request).await.unwrap_or_else(|error| panic!("{follower} lacks {id}: {error}"));
+        let task = client.get_task(request).await.unwrap_or_else(|error| panic!("{follower} has no {id}: {error}"));
         history.seen(robeing_tests::history::Seen::Get, &task);
     }
     history.assert_sound(&fleet.executions_file());
@@ -135,7 +135,7 @@ async fn a_coordinator_with_an_emptied_directory_joins_as_a_new_member() {
     assert!(status.coordinators.iter().all(|one| one.node_id != old), "the old node is gone: {status:#?}");
     load.complete().await.assert_sound(&fleet.executions_file());
 
-    // Its vote counts: with another one gone, it makes the majority.
+    // Its vote counts: with another coordinator gone, it is needed for the majority.
     let third = fleet.coordinators().into_iter().find(|name| *name != leader && *name != emptied).expect("a third");
     fleet.kill(&third);
     let mut load = Load::start(&fleet.client(), 20, IN_FLIGHT, "");
@@ -151,7 +151,7 @@ async fn a_leader_that_is_asked_to_stop_hands_over() {
     load.ended(TASKS / 6).await;
     fleet.terminate(&old);
     let status = fleet.ended(&old).await;
-    assert!(status.success(), "it ends in good order: {status}");
+    assert!(status.success(), "it ends with success: {status}");
     let log = fleet.process(&old).log();
     assert!(log.contains("stopping"), "{log}");
     fleet.leader_other_than(&old).await;
@@ -177,7 +177,7 @@ async fn a_follower_that_was_away_is_heard_of_again() {
     eventually("a follower that is ready", is_ready).await;
     fleet.kill(&follower);
     // Long enough that every kind of message to it has failed several times.
-    eventually("a leader that misses it", async || {
+    eventually("the leader reports it as unreachable", async || {
         let status = fleet.status().await;
         let state = status.coordinators.iter().find(|one| one.name == follower).map(|one| one.state());
         check(state == Some(CoordinatorState::Unreachable), (), state)
@@ -186,15 +186,15 @@ async fn a_follower_that_was_away_is_heard_of_again() {
     let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
     load.complete().await;
     fleet.start_one(&follower);
-    eventually("a follower that hears of the leader", is_ready).await;
+    eventually("a follower that is ready again", is_ready).await;
 }
 
-/// Tellings of a watch of the status until it has been silent for so long.
+/// Returns the number of updates of a status watch until there has been none for `silence`.
 async fn told_until_silent(watch: &mut tonic::Streaming<WatchStatusResponse>, silence: Duration) -> usize {
     let mut told = 0;
-    in_time("a watch that has nothing to tell", async {
+    in_time("a watch without updates", async {
         while let Ok(next) = timeout(silence, watch.message()).await {
-            next.expect("the coordinator is there").expect("a watch has no end");
+            next.expect("the coordinator runs").expect("a watch has no end");
             told += 1;
         }
     })
@@ -215,7 +215,7 @@ async fn a_watch_of_the_status_tells_each_change_and_nothing_at_rest() {
     let refused = client.watch_status(request(Duration::from_millis(1))).await.expect_err("that is too often");
     assert_eq!(refused.message(), "at_most_every must be 100ms to 1h");
     let mut watch = client.watch_status(request(APART)).await.expect("a watch").into_inner();
-    // It begins with a telling, and is silent once all agents are there.
+    // It begins with an update, and is silent once all agents have joined.
     assert!(told_until_silent(&mut watch, SILENCE).await >= 1);
 
     let began = Instant::now();
@@ -223,12 +223,12 @@ async fn a_watch_of_the_status_tells_each_change_and_nothing_at_rest() {
     load.complete().await.assert_sound(&fleet.executions_file());
     let most = began.elapsed().as_millis() / APART.as_millis() + 2;
     let told = told_until_silent(&mut watch, SILENCE).await;
-    assert!(told >= 1 && told as u128 <= most, "{TASKS} tasks were told {told} times, at most {most} are due");
+    assert!(told >= 1 && told as u128 <= most, "{TASKS} tasks caused {told} updates, at most {most} are allowed");
 
     let agent = fleet.agent_names().remove(0);
     fleet.kill(&agent);
-    in_time("the loss of an agent", watch.message()).await.expect("it is there").expect("no end");
+    in_time("the loss of an agent", watch.message()).await.expect("it runs").expect("no end");
     told_until_silent(&mut watch, SILENCE).await;
     fleet.kill(&leader);
-    in_time("another leader", watch.message()).await.expect("it is there").expect("no end");
+    in_time("another leader", watch.message()).await.expect("it runs").expect("no end");
 }

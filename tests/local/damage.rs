@@ -1,5 +1,5 @@
-//! Damaged data: a torn end of the log is cut off and told, and nothing is lost; any other damage is refused loudly. And a disk
-//! that fills up.
+//! Damaged data: a torn end of the log is truncated and logged, and nothing is lost; any other damage is refused with
+//! an error. Also: a disk that fills up.
 
 use std::{
     fs::{self, File},
@@ -18,13 +18,13 @@ use robeing_tests::{
 };
 use serde_json::json;
 
-/// What a frame of the log begins with. Then come the length of its body, its number and, 24 bytes from its start, the
+/// The beginning of a log frame. It is followed by the length of the body, the frame's number and, at offset 24, the
 /// body; frames begin at multiples of 8.
 const FRAME: [u8; 4] = *b"RBF1";
 const FRAME_HEAD: usize = 24;
 const FRAME_ALIGN: usize = 8;
 
-/// The newest segment of a coordinator's log, below its data directory.
+/// Returns the newest segment of the log in a coordinator's data directory.
 fn newest_segment(data: &Path) -> PathBuf {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut dirs = vec![data.to_owned()];
@@ -42,7 +42,7 @@ fn newest_segment(data: &Path) -> PathBuf {
     found.pop().unwrap_or_else(|| panic!("no log segment in {}", data.display()))
 }
 
-/// The frames of a segment: where each begins and ends, the padding included.
+/// Returns the beginning and end of each frame of a segment, including padding.
 fn frames(segment: &Path) -> Vec<(u64, u64)> {
     let bytes = fs::read(segment).expect("it is the test's file");
     let mut found = Vec::new();
@@ -57,7 +57,7 @@ fn frames(segment: &Path) -> Vec<(u64, u64)> {
     found
 }
 
-/// What a crash leaves of the frame that would come after this one: its head and some of its body.
+/// Returns what a crash may leave of the frame after this one: its header and part of its body.
 fn half_of_the_next(segment: &Path, last: u64) -> Vec<u8> {
     let bytes = fs::read(segment).expect("it is the test's file");
     let number = &bytes[last as usize + 8..last as usize + 16];
@@ -80,7 +80,7 @@ fn flip_byte(file: &Path, at: u64) {
     overwrite(file, at, &[!bytes[at as usize]]);
 }
 
-/// Starts a coordinator that must refuse to, and checks that it names the file.
+/// Starts a coordinator that must refuse to start, and checks that its log names the file.
 async fn assert_refuses(fleet: &mut Fleet, name: &str, file: &Path, problem: &str) {
     let before = fleet.process(name).log().len();
     fleet.start_one(name);
@@ -88,7 +88,7 @@ async fn assert_refuses(fleet: &mut Fleet, name: &str, file: &Path, problem: &st
     assert!(!status.success(), "it must not start: {status}");
     let log = fleet.process(name).log()[before..].to_owned();
     let file = file.display().to_string();
-    assert!(log.contains(&file) && log.contains(problem), "{file} is not in what it says: {log}");
+    assert!(log.contains(&file) && log.contains(problem), "{file} or {problem:?} is not in its log: {log}");
 }
 
 #[tokio::test]
@@ -102,7 +102,8 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
         fleet.kill(&name);
     }
 
-    // One was writing a frame: its head is there, with some of its body. Of another one's last frame the end did not arrive.
+    // One coordinator was writing a frame: its header was written, and part of its body. In another one's last frame,
+    // the end was not written.
     let segments: Vec<PathBuf> = fleet.coordinators().iter().map(|name| newest_segment(&fleet.data(name))).collect();
     let (last, end) = *frames(&segments[0]).last().expect("there are some");
     overwrite(&segments[0], end, &half_of_the_next(&segments[0], last));
@@ -116,7 +117,7 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     fleet.coordinators_agree().await;
     for name in ["coordinator-0", "coordinator-1"] {
         let log = fleet.process(name).log();
-        assert!(log.contains("torn by a crash"), "{name} says so: {log}");
+        assert!(log.contains("torn by a crash"), "{name} logs it: {log}");
     }
     for id in history.accepted_ids() {
         history.seen(robeing_tests::history::Seen::Get, &fleet.task(&id).await);
@@ -128,7 +129,7 @@ async fn a_torn_end_of_the_log_is_cut_and_damage_elsewhere_is_refused() {
     an_emptied_log_is_refused(&mut fleet, "coordinator-2").await;
 }
 
-/// Damage before the end was acknowledged once, so nothing is dropped.
+/// Damage before the end affects data that may have been acknowledged, so nothing is dropped.
 async fn a_flipped_byte_is_refused(fleet: &mut Fleet, name: &str) {
     fleet.kill(name);
     let segment = newest_segment(&fleet.data(name));
@@ -136,7 +137,7 @@ async fn a_flipped_byte_is_refused(fleet: &mut Fleet, name: &str) {
     let middle = written[written.len() / 2].0 + FRAME_HEAD as u64;
     flip_byte(&segment, middle);
     assert_refuses(fleet, name, &segment, "damaged").await;
-    // The others go on, and it comes back when it is repaired.
+    // The others continue, and the damaged coordinator works again once it is repaired.
     let mut load = Load::start(&fleet.client(), 20, 8, "");
     assert_eq!(load.complete().await.accepted_count(), 20);
     flip_byte(&segment, middle);
@@ -144,7 +145,8 @@ async fn a_flipped_byte_is_refused(fleet: &mut Fleet, name: &str) {
     fleet.coordinators_agree().await;
 }
 
-/// A segment has its whole length before it is written to, so what is shorter lost something that no crash can take.
+/// A segment has its full length before anything is written to it, so a shorter one has lost data that no crash can
+/// take.
 async fn a_segment_that_was_cut_short_is_refused(fleet: &mut Fleet, name: &str) {
     fleet.kill(name);
     let segment = newest_segment(&fleet.data(name));
@@ -161,12 +163,13 @@ async fn a_segment_that_was_cut_short_is_refused(fleet: &mut Fleet, name: &str) 
     fleet.start_one(name);
     fleet.coordinators_agree().await;
     fleet.kill(name);
-    assert_eq!(fs::metadata(&segment).expect("it is there").len(), whole, "it has its size again");
+    assert_eq!(fs::metadata(&segment).expect("it is there").len(), whole, "it has its full length again");
     fleet.start_one(name);
     fleet.coordinators_agree().await;
 }
 
-/// Its votes would be lost with the log, so it must not start under its old identity, nor forget that there was a log.
+/// Its votes would be lost with the log, so it must not start with its old identity, nor as if there had never been a
+/// log.
 async fn an_emptied_log_is_refused(fleet: &mut Fleet, name: &str) {
     fleet.kill(name);
     let data = fleet.data(name);
@@ -205,7 +208,7 @@ async fn a_snapshot_is_read_back_and_a_damaged_one_is_refused() {
     fleet.kill("coordinator-0");
     fleet.start_one("coordinator-0");
     fleet.ready().await;
-    assert_eq!(fleet.task(&kept.id).await, kept, "what was before the snapshot is there");
+    assert_eq!(fleet.task(&kept.id).await, kept, "the state before the snapshot is still there");
     let again = fleet.submit_one(task("again")).await;
     fleet.finished(&again, TaskState::Succeeded).await;
 
@@ -213,14 +216,14 @@ async fn a_snapshot_is_read_back_and_a_damaged_one_is_refused() {
     let middle = fs::metadata(&snapshot).expect("it is there").len() / 2;
     flip_byte(&snapshot, middle);
     assert_refuses(&mut fleet, "coordinator-0", &snapshot, "damaged").await;
-    // It said the truth: repaired, it starts.
+    // The report was right: once repaired, it starts.
     flip_byte(&snapshot, middle);
     fleet.start_one("coordinator-0");
     fleet.ready().await;
     assert_eq!(fleet.task(&kept.id).await, kept);
 }
 
-/// A small file system of its own, as a volume is.
+/// A small file system, as a volume is.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -230,7 +233,7 @@ impl SmallDisk {
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status();
         assert!(
             mounted.is_ok_and(|status| status.success()),
-            "a small disk can be mounted by root alone; run this test as root"
+            "only root can mount a small disk; run this test as root"
         );
         Self(dir)
     }
@@ -238,13 +241,13 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the coordinator may be about to end.
+        // Lazily, because the coordinator may still be ending.
         let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.path().display());
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} is still mounted", self.0.path().display());
     }
 }
 
-/// Submits tasks one after the other, each of about a MiB: the answers.
+/// Submits tasks one after the other, each of about a MiB, and returns the results.
 async fn submit_large(fleet: &Fleet, count: usize) -> Vec<SubmitResult> {
     let input = format!("echo done #{}", "x".repeat(1_000_000));
     let specs =
@@ -269,7 +272,7 @@ async fn a_nearly_full_disk_refuses_new_work_and_what_was_accepted_is_finished()
     fleet.start_one("coordinator-0");
     fleet.leader().await;
 
-    // Nothing runs yet, so all that is accepted stays.
+    // No agent runs yet, so everything that is accepted stays.
     let (accepted, refused): (Vec<_>, Vec<_>) =
         submit_large(&fleet, 150).await.into_iter().partition(|result| result.refusal.is_none());
     assert!(accepted.len() > 10, "{} tasks were accepted", accepted.len());
@@ -279,7 +282,7 @@ async fn a_nearly_full_disk_refuses_new_work_and_what_was_accepted_is_finished()
     let warnings = fleet.status().await.warnings;
     assert!(warnings.iter().any(|warning| warning.reason == "DiskNearlyFull"), "{warnings:?}");
 
-    // Joins and completions go on, and room comes back with what expires.
+    // Joins and completions still work, and results that expire free space.
     for agent in fleet.agent_names() {
         fleet.start_one(&agent);
     }
@@ -289,7 +292,7 @@ async fn a_nearly_full_disk_refuses_new_work_and_what_was_accepted_is_finished()
         check(succeeded as usize == accepted.len(), (), status)
     })
     .await;
-    eventually("new tasks are taken again", async || {
+    eventually("new tasks are accepted again", async || {
         let result = submit_large(&fleet, 1).await.remove(0);
         check(result.refusal.is_none(), (), result)
     })

@@ -1,5 +1,5 @@
-//! `robeing dev` with real coordinators and agents: it leaves nothing behind, fleets live side by side, and what dies
-//! is started again.
+//! `robeing dev` with real coordinators and agents: it leaves nothing behind, fleets run side by side, and processes
+//! that die are restarted.
 
 use nix::sys::signal::Signal;
 use robeing_tests::{
@@ -19,7 +19,7 @@ spec:
   - {name: work, replicas: 1, executor: {command: {argv: [/bin/sh, -s]}}}
 ";
 
-/// Starts a fleet, waits until it is ready, and lets a task run in it without end. Answers the processes of all that.
+/// Starts a fleet, waits until it is ready, and runs a task in it that never ends. Returns the processes of all that.
 async fn busy_fleet(terminal: &Terminal) -> (Dev, Vec<u32>) {
     terminal.write("manifest.yaml", MANIFEST);
     terminal.write("endless", "while :; do sleep 0.1; done");
@@ -27,7 +27,7 @@ async fn busy_fleet(terminal: &Terminal) -> (Dev, Vec<u32>) {
     dev.line_with(&["ready"]).await;
     terminal.run(&["submit", "--kind", "shell", "--input", "endless"]).await.success();
     let processes = eventually("coordinator, agent, the agent's guard and the command", async || {
-        // The command's own children come and go.
+        // At least these four; the command's own children come and go.
         let found: Vec<u32> = descendants(dev.pid());
         let running = terminal.run(&["tasks", "--state", "assigned", "-o", "json"]).await.json();
         let is_busy = running.as_array().is_some_and(|tasks| tasks.len() == 1);
@@ -52,9 +52,9 @@ async fn ctrl_c_ends_the_fleet_and_its_commands() {
     dev.signal(Signal::SIGINT);
     dev.line_with(&["stopping", "hand back the rest", "Ctrl-C again ends everything at once"]).await;
     let status = dev.ended().await;
-    assert!(status.success(), "a stop in order is a success: {status}: {:#?}", dev.lines());
+    assert!(status.success(), "a graceful stop is a success: {status}: {:#?}", dev.lines());
     let left: Vec<u32> = processes.into_iter().filter(|pid| is_running(*pid)).collect();
-    assert_eq!(left, Vec::<u32>::new(), "nothing outlives a fleet that was stopped");
+    assert_eq!(left, Vec::<u32>::new(), "no process outlives a fleet that was stopped");
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_task_that_runs_when_the_fleet_stops_is_handed_back_and_runs_when_it_s
     dev.signal(Signal::SIGINT);
     assert!(dev.ended().await.success(), "{:#?}", dev.lines());
     let _dev = start().await;
-    // An attempt that was lost would have been its only one.
+    // A lost attempt would have been its only one.
     terminal.run(&["task", &id, "--watch"]).await.success();
     assert_eq!(terminal.run(&["task", &id, "--result"]).await.success(), "again\n");
 }
@@ -110,9 +110,9 @@ async fn two_fleets_run_side_by_side_and_a_killed_agent_comes_back() {
         let agents = terminal.run(&["agents", "--fleet", "first", "-o", "json"]).await.json();
         agents.as_array().and_then(|agents| agents.first().cloned()).unwrap_or_default()
     };
-    let pid = agent().await["pid"].as_u64().expect("it is told");
+    let pid = agent().await["pid"].as_u64().expect("it is reported");
     let pid = u32::try_from(pid).expect("process ids are small");
-    assert!(descendants(first.pid()).contains(&pid), "it is of that fleet");
+    assert!(descendants(first.pid()).contains(&pid), "it belongs to that fleet");
     send(pid, Signal::SIGKILL);
     first.line_with(&["died", "work-0", "SIGKILL"]).await;
     eventually("the agent as a new process", async || {

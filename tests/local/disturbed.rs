@@ -1,5 +1,6 @@
-//! Processes whose threads pause wherever they take a lock, so that applying is slow and readers, writers and timers meet in
-//! orders that a quick machine hardly shows: nothing is lost, nothing is accepted twice, and nobody who lives counts as dead.
+//! Processes whose threads pause wherever they take a lock, so that applying is slow and readers, writers and timers
+//! meet in orders that a fast machine rarely shows: nothing is lost, nothing is accepted twice, and no live process
+//! counts as dead.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +15,17 @@ const TASKS: usize = 2_000;
 const IN_FLIGHT: usize = 128;
 const AGENTS: u32 = 6;
 
-/// The session of each agent but this one.
+/// Returns the session of each agent except `victim`.
 async fn sessions_but_of(victim: &str, fleet: &Fleet) -> BTreeMap<String, u64> {
     let agents = fleet.agents().await.into_iter();
     agents.filter(|agent| agent.name != victim).map(|agent| (agent.name, agent.session)).collect()
 }
 
-/// A fleet under load whose leader is killed once, and one of whose agents is. `workers` is how many threads a coordinator may have.
+/// Runs a fleet under load, and kills its leader once and one of its agents once. `workers` is the number of threads of
+/// a coordinator.
 async fn endures(seed: &str, workers: &str) {
     let pool = PoolSpec::new("work", AGENTS).slots(16);
-    // Longer than a busy machine may keep anybody waiting: a loss here would be the fault of a lock.
+    // Longer than a busy machine may delay any process: a lost session here would be the fault of a lock.
     let spec = FleetSpec::new(3).pool(pool).session_timeout("10s");
     let spec = spec.environment("ROBEING_TEST_DISTURB", seed).environment("ROBEING_TEST_WORKERS", workers);
     let mut fleet = Fleet::start(spec).await;
@@ -41,12 +43,12 @@ async fn endures(seed: &str, workers: &str) {
     let history = load.complete().await;
     assert_eq!(history.accepted_count(), TASKS);
     history.assert_sound(&fleet.executions_file());
-    eventually("all agents are there", async || {
+    eventually("all agents are live", async || {
         let agents = fleet.agents().await;
         check(agents.iter().all(|agent| agent.state() == AgentState::Live), (), agents)
     })
     .await;
-    assert_eq!(sessions_but_of(&victim, &fleet).await, before, "no agent but {victim} had to begin another session");
+    assert_eq!(sessions_but_of(&victim, &fleet).await, before, "only {victim} had to begin another session");
     fleet.coordinators_agree().await;
 }
 

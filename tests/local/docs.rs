@@ -1,4 +1,4 @@
-//! What the documentation shows is what works.
+//! Checks that what the documentation shows works.
 
 use std::{fs, path::PathBuf};
 
@@ -11,13 +11,13 @@ fn documents() -> Vec<(String, String)> {
     let docs = fs::read_dir(root().join("docs")).expect("there is a docs folder");
     paths.extend(docs.map(|entry| entry.expect("the folder can be listed").path()));
     let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{} can't be read: {e}", path.display()));
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("can't read {}: {e}", path.display()));
         (path.display().to_string(), text)
     };
     paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "md")).map(read).collect()
 }
 
-/// The content of the fenced blocks of one language.
+/// Returns the contents of the fenced blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
     text.split(&opening).skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
@@ -44,7 +44,7 @@ fn every_link_between_documents_leads_somewhere() {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(link, _)| link)) {
             let file = link.split('#').next().unwrap_or_default();
             if !file.is_empty() && !file.contains("://") {
-                assert!(folder.join(file).exists(), "{path} links to {link}, which is not there");
+                assert!(folder.join(file).exists(), "{path} links to {link}, which does not exist");
             }
         }
     }
@@ -55,7 +55,7 @@ fn every_source_file_in_the_documentation_exists() {
     for (path, text) in documents() {
         for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains('/') && name.ends_with(".rs")) {
             let is_whole = !name.contains(|c: char| c.is_whitespace() || "*<{…".contains(c));
-            // A path without the folder of the crate stands in a table of that crate.
+            // In a table about a crate, paths omit the folder of the crate.
             let folders = ["", "coordinator/src", "fleet/src", "agent/src"];
             let exists = folders.iter().any(|folder| root().join(folder).join(name).exists());
             assert!(!is_whole || exists, "{path} names {name}, which does not exist");
@@ -72,20 +72,20 @@ fn every_make_target_in_the_documentation_exists() {
                 let words = line.split('#').next().unwrap_or_default().split_whitespace();
                 for target in words.filter(|word| !word.contains('=')) {
                     let defined = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
-                    assert!(defined, "{path} says `make {target}`, which the Makefile does not have");
+                    assert!(defined, "{path} mentions `make {target}`, which the Makefile does not have");
                 }
             }
         }
     }
 }
 
-/// The names in the last column of a table's rows.
+/// Returns the names in the last column of a table's rows.
 fn held_by(table: &str) -> Vec<&str> {
     let rows = table.lines().filter(|line| line.starts_with('|')).skip(2);
     rows.flat_map(|row| {
         let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
         let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
-        assert!(!names.is_empty(), "nothing fails when this is broken: {row}");
+        assert!(!names.is_empty(), "no check fails if this is violated: {row}");
         names
     })
     .collect()
@@ -93,15 +93,14 @@ fn held_by(table: &str) -> Vec<&str> {
 
 #[test]
 fn every_promise_names_a_check_that_there_is_and_every_check_of_the_simulator_is_named() {
-    let read =
-        |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path} can't be read: {e}"));
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let text = read("docs/state-machine.md");
     let section = text.split("\n## ").find(|section| section.starts_with("Invariants")).expect("it has the tables");
     let tables: Vec<&str> = section.split("\n\n").filter(|part| part.starts_with('|')).collect();
-    let [fleet, simulator, others] = tables[..] else { panic!("there are {} tables, and not three", tables.len()) };
+    let [fleet, simulator, others] = tables[..] else { panic!("there are {} tables instead of three", tables.len()) };
     for name in held_by(fleet) {
         let files = [format!("fleet/tests/fleet/{name}.rs"), format!("fleet/src/{name}.rs")];
-        assert!(files.iter().any(|file| root().join(file).exists()), "there is neither of {files:?}");
+        assert!(files.iter().any(|file| root().join(file).exists()), "none of {files:?} exists");
     }
     let source = read("tests/sim/src/checks.rs");
     let list =
@@ -112,14 +111,14 @@ fn every_promise_names_a_check_that_there_is_and_every_check_of_the_simulator_is
         names.sort_unstable();
         names.dedup();
     }
-    assert_eq!(named, checks, "the simulator's checks in docs/state-machine.md, and those that there are");
+    assert_eq!(named, checks, "the simulator's checks in docs/state-machine.md and in checks.rs");
     for path in held_by(others) {
         let source = read(path);
         assert!(["#[test]", "::test"].iter().any(|mark| source.contains(mark)), "{path} has no tests");
     }
 }
 
-/// The texts that stand right after this in a source.
+/// Returns the string literals that come right after `this` in a source file.
 fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
     let text = |rest: &'a str| rest.trim_start().strip_prefix('"')?.split('"').next();
     source.split(this).skip(1).filter_map(text).collect()
@@ -127,8 +126,7 @@ fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_reason_and_event_of_the_operator_is_explained() {
-    let read =
-        |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path} can't be read: {e}"));
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let marks = [
         ("report/conditions.rs", r#"said("True","#),
         ("report/conditions.rs", r#"said("False","#),
@@ -149,5 +147,5 @@ fn every_reason_and_event_of_the_operator_is_explained() {
             known += 1;
         }
     }
-    assert!(known > 40, "the operator has more than {known} reasons");
+    assert!(known > 40, "the operator has more reasons than {known}");
 }

@@ -1,4 +1,4 @@
-//! An agent that is asked to stop finishes what it runs, or hands it back, and takes nothing new.
+//! An agent that gets SIGTERM finishes its tasks, or hands them back, and gets no new ones.
 
 use robeing_proto::v1::{AgentState, AttemptState, TaskState};
 use robeing_tests::{
@@ -17,20 +17,20 @@ async fn a_draining_agent_finishes_what_it_runs_and_takes_nothing_new() {
     fleet.terminate(&leaving);
     fleet.agent_is(&leaving, AgentState::Draining).await;
 
-    // Four tasks, one after another, and a slot is free at the leaving agent all the time.
+    // Four tasks, one after another, while the leaving agent always has a free slot.
     for _ in 0..4 {
         let id = fleet.submit_one(task(&answer("new"))).await;
         let ended = fleet.finished(&id, TaskState::Succeeded).await;
-        assert_ne!(ended.attempts[0].agent, leaving, "a draining agent takes nothing new: {ended:#?}");
+        assert_ne!(ended.attempts[0].agent, leaving, "a draining agent gets no new tasks: {ended:#?}");
     }
     assert_eq!(fleet.task(&held).await.state(), TaskState::Assigned);
     gate.open();
     let ended = fleet.finished(&held, TaskState::Succeeded).await;
     assert_eq!(ended.attempts.len(), 1, "it was finished where it ran: {ended:#?}");
     let status = fleet.ended(&leaving).await;
-    assert!(status.success(), "the agent ends in good order: {status}");
+    assert!(status.success(), "the agent ends with success: {status}");
     let left = fleet.agents().await;
-    assert!(left.iter().all(|agent| agent.name != leaving), "who leaves in good order is no loss: {left:#?}");
+    assert!(left.iter().all(|agent| agent.name != leaving), "an agent that leaves gracefully is not lost: {left:#?}");
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn what_does_not_finish_in_time_is_handed_back_and_is_no_attempt() {
     let leaving = fleet.task(&id).await.attempts[0].agent.clone();
     fleet.terminate(&leaving);
     let status = fleet.ended(&leaving).await;
-    assert!(status.success(), "the agent ends in good order: {status}");
+    assert!(status.success(), "the agent ends with success: {status}");
     assert_eq!(group_members(group), Vec::<u32>::new(), "the command was stopped before the agent left");
 
     fleet.executing(&id, 2).await;

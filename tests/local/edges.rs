@@ -1,4 +1,5 @@
-//! `robeing dev` at its edges, as a user meets them: terminals, nohup, servers that are slow to start, odd files and odd names.
+//! Edge cases of `robeing dev` that users meet: terminals, nohup, servers that are slow to start, odd files and odd
+//! names.
 
 use std::{
     ffi::OsStr,
@@ -33,7 +34,7 @@ async fn fleet(terminal: &Terminal, executor: &str) -> Dev {
     dev
 }
 
-/// A server in Python that ends with the test: `post` are the lines that answer a request.
+/// A server in Python that ends with the test. `post` contains the Python lines that handle a request.
 struct Server(Child);
 
 impl Server {
@@ -116,7 +117,7 @@ async fn a_server_that_is_slow_to_start_costs_no_attempt_and_one_that_is_busy_is
     let server = Server::start(port, "");
     terminal.run(&["task", &id, "--watch"]).await.success();
     assert_eq!(terminal.run(&["task", &id, "--result"]).await.success(), "hello");
-    assert_eq!(task(&terminal, &id).await["attemptsUsed"], 1, "what was handed back is free");
+    assert_eq!(task(&terminal, &id).await["attemptsUsed"], 1, "a hand-back does not count as an attempt");
     drop(server);
 
     let busy = "        asked.append(time.monotonic())\n        if len(asked) == 1: status, headers = 503, [('Retry-After', '3')]\n        \
@@ -124,7 +125,7 @@ async fn a_server_that_is_slow_to_start_costs_no_attempt_and_one_that_is_busy_is
     let server = Server::start(port, busy);
     let again = ["submit", "--kind", "k", "--input", "input", "--max-attempts", "2", "--wait"];
     let later: f64 = terminal.run(&again).await.success().parse().expect("seconds");
-    assert!(later >= 2.9, "it was asked again after {later} s");
+    assert!(later >= 2.9, "it was called again after {later} s");
     drop(server);
 
     let _server = Server::start(port, "        status = 404");
@@ -133,28 +134,28 @@ async fn a_server_that_is_slow_to_start_costs_no_attempt_and_one_that_is_busy_is
     assert!(!refused.stderr.contains(&secret), "{refused:?}");
     assert!(!dev.lines().iter().any(|line| line.contains(&secret)), "{:#?}", dev.lines());
     let shows = command_lines_with(&secret);
-    assert!(shows.is_empty(), "everybody on this machine sees {shows:?}");
+    assert!(shows.is_empty(), "every user of this machine can see {shows:?}");
     let logs = files(terminal.dir()).into_iter().filter(|path| !path.ends_with("manifest.yaml"));
     let logs: Vec<_> = logs.filter_map(|path| Some((fs::read(&path).ok()?, path))).collect();
     assert!(logs.iter().any(|(text, _)| String::from_utf8_lossy(text).contains("can't be reached")), "the agent's log");
     for (text, path) in logs {
-        assert!(!String::from_utf8_lossy(&text).contains(&secret), "it stands in {}", path.display());
+        assert!(!String::from_utf8_lossy(&text).contains(&secret), "the secret is in {}", path.display());
     }
 }
 
 fn command_lines_with(words: &str) -> Vec<String> {
-    let processes = fs::read_dir("/proc").expect("it is there").flatten();
+    let processes = fs::read_dir("/proc").expect("Linux has /proc").flatten();
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     lines.map(|line| String::from_utf8_lossy(&line).into_owned()).filter(|line| line.contains(words)).collect()
 }
 
-/// All files within a folder, however deep.
+/// Returns all files in a folder and its subfolders.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// A script(1) with `robeing dev` in it: a terminal at which nobody types.
+/// Runs `robeing dev` in script(1): on a terminal at which nobody types.
 #[tokio::test]
 async fn a_task_that_asks_at_the_terminal_is_not_stopped() {
     let terminal = Terminal::default();
@@ -182,7 +183,7 @@ async fn a_task_that_asks_at_the_terminal_is_not_stopped() {
     terminal.write("ask", "read x < /dev/tty; echo \"read: $?\"; ps -o tty= -p $$");
     let ended = terminal.run(&["submit", "--kind", "shell", "--input", "ask", "--wait", "--wait-timeout", "60s"]).await;
     assert_eq!(ended.success(), "read: 1\n?\n");
-    // Its terminal ends, which ends the fleet, also where this test was born to ignore that.
+    // This closes the fleet's terminal, which ends the fleet, even if this test inherited an ignored SIGHUP.
     let _ = at_terminal.kill();
     let _ = at_terminal.wait();
 }
@@ -212,7 +213,7 @@ async fn under_nohup_a_fleet_outlives_the_terminal() {
     terminal.write("input", "hello");
     let line = ["submit", "--kind", "k", "--input", "input", "--wait"];
     assert_eq!(terminal.run(&line).await.success(), "hello");
-    assert!(dev.try_wait().expect("it is a child").is_none(), "it goes on");
+    assert!(dev.try_wait().expect("it is a child").is_none(), "it still runs");
     send(dev.id(), Signal::SIGTERM);
     assert!(dev.wait().expect("it ends").success());
 }
@@ -223,16 +224,16 @@ async fn a_data_directory_of_any_name_is_the_one_that_is_used() {
     let data = terminal.dir().join(OsStr::from_bytes(b"d\xFFta"));
     fs::create_dir(&data).expect("made");
     terminal.write("manifest.yaml", &manifest("{echo: {}}"));
-    // A link of a plain name would be followed to the real one.
+    // A link with a plain name; the fleet uses the directory that it leads to.
     std::os::unix::fs::symlink(&data, terminal.dir().join("link")).expect("made");
     let mut dev = terminal.dev(&["-f", "manifest.yaml", "--data", "link"]);
     dev.line_with(&["ready"]).await;
     terminal.run(&["status"]).await.success();
     dev.signal(Signal::SIGTERM);
     assert!(dev.ended().await.success());
-    assert!(data.join("coordinator-0").is_dir(), "its log is there");
+    assert!(data.join("coordinator-0").is_dir(), "its data is there");
     let others = fs::read_dir(terminal.dir()).expect("listed").flatten();
-    // The link is none.
+    // The link itself is not a directory.
     let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
     let others: Vec<_> = others.filter(|entry| is_folder(entry) && entry.path() != data).collect();
     assert!(others.iter().all(|entry| !entry.path().join("coordinator-0").exists()), "{others:?}");

@@ -1,7 +1,8 @@
-//! Firewalls that reject with a reset, which a coordinator cannot tell from the kernel of a machine whose process has ended by
-//! the refusal alone: they take no agent's work while the agent has its lease.
+//! Firewalls that reject connections with a TCP reset. By a reset alone, a coordinator can't distinguish them from the
+//! kernel of a machine on which the agent's process has ended. They must not make it take away an agent's tasks while
+//! the agent has its lease.
 //!
-//! The test runs in a network namespace of its own, with agents behind a router. It needs root, and `unshare`, `ip` and
+//! The test runs in its own network namespace, with agents behind a router. It needs root, and `unshare`, `ip` and
 //! `iptables`, as the throwaway Kubernetes of the other tests does.
 
 use std::{env, fs, os::unix::fs::MetadataExt, path::Path, process::Command, time::Duration};
@@ -14,16 +15,17 @@ use robeing_tests::{
     wait::{check, eventually},
 };
 
-/// Set in the process that has a network of its own.
+/// Set in the process that has its own network.
 const INSIDE: &str = "ROBEING_TEST_NETWORK";
-/// The coordinators, the router and the agents behind it.
+/// The addresses of the coordinators and of the agents behind the router.
 const COORDINATORS: &str = "10.77.0.1";
 const AGENTS: &str = "10.77.1.1";
-/// Of each agent.
+/// The number of slots of each agent.
 const SLOTS: u32 = 16;
-/// Where the agent behind the router listens.
+/// The port on which the agent behind the router listens.
 const AGENT_PORT: u16 = 7_000;
-/// Makes the network: this namespace, a router, and agents behind it. `/run` is private, so that nothing of it is left.
+/// Creates the network: this namespace, a router, and agents behind it. `/run` is private, so that nothing is left
+/// behind.
 const NETWORK: &str = "
     mount -t tmpfs none /run && ip link set lo up && ip netns add router && ip netns add agents
     ip link add near type veth peer name near0 netns router
@@ -40,22 +42,22 @@ fn run(script: &str) {
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// On the router.
+/// Changes the firewall of the router.
 fn firewall(rule: &str) {
     run(&format!("ip netns exec router iptables {rule}"));
 }
 
-/// Runs this test again in a namespace of its own. True in there.
+/// Runs this test again in its own namespace. Returns true inside it.
 fn has_own_network(test: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         run(NETWORK);
         return true;
     }
     if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
-        eprintln!("not tested: only root can make a network namespace");
+        eprintln!("not tested: only root can create a network namespace");
         return false;
     }
-    let this = env::current_exe().expect("a test knows its own path");
+    let this = env::current_exe().expect("the path of this program is known");
     let mut inside = Command::new("unshare");
     inside.args(["--net", "--mount"]).arg(this).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
     let status = inside.status().expect("unshare can be started");
@@ -63,7 +65,7 @@ fn has_own_network(test: &str) -> bool {
     false
 }
 
-/// A fleet of three coordinators, with one agent behind the router, `far-0`, and one on this side, `near-0`.
+/// Starts a fleet of three coordinators, with one agent behind the router, `far-0`, and one on this side, `near-0`.
 async fn fleet(session_timeout: &'static str) -> Fleet {
     let spec = FleetSpec::new(3).session_timeout(session_timeout);
     let pool = |name| PoolSpec::new(name, 1).slots(SLOTS);
@@ -89,7 +91,8 @@ async fn fleet(session_timeout: &'static str) -> Fleet {
     fleet
 }
 
-/// Gives the agent behind the router a task that waits at a gate; the task and the group of its command.
+/// Gives the agent behind the router a task that waits at a gate; returns the task and the process group of its
+/// command.
 async fn busy_behind_the_router(fleet: &Fleet, gate: &Gate) -> (String, u32) {
     loop {
         let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
@@ -116,18 +119,18 @@ async fn a_firewall_that_resets_everything_takes_no_work_of_an_agent_that_has_it
     let (id, group) = busy_behind_the_router(&fleet, &gate).await;
     let pid = fleet.process("far-0").pid();
     firewall("-I FORWARD -p tcp -j REJECT --reject-with tcp-reset");
-    assert!(refuses(&format!("{AGENTS}:{AGENT_PORT}")), "the firewall answers as the agent's machine would");
-    // Some of them go to this agent: what is sent to it is answered with a reset, which the leader sees at once.
+    assert!(refuses(&format!("{AGENTS}:{AGENT_PORT}")), "the firewall responds as the agent's machine would");
+    // Some of them are assigned to this agent: what is sent to it gets a reset, which the leader notices at once.
     for _ in 0..SLOTS / 2 {
         fleet.submit_one(task(&gate.wait())).await;
     }
 
     fleet.executing(&id, 2).await;
-    // The second attempt looked for the first one's processes as it began.
+    // The second attempt looked for processes of the first one when it began.
     assert_eq!(overlaps(&fleet.executions_file()), Vec::<String>::new(), "attempts that ran at the same time");
-    assert_eq!(group_members(group), Vec::<u32>::new(), "the agent stopped its command by itself");
+    assert_eq!(group_members(group), Vec::<u32>::new(), "the agent stopped its command on its own");
     fleet.agent_is("far-0", AgentState::Lost).await;
-    assert!(Path::new(&format!("/proc/{pid}")).exists(), "the agent was there all the time");
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "the agent ran all the time");
 
     firewall("-D FORWARD -p tcp -j REJECT --reject-with tcp-reset");
     fleet.agent_is("far-0", AgentState::Live).await;
@@ -141,7 +144,7 @@ async fn behind_a_firewall_that_lets_nobody_connect_to_agents_a_guard_still_repo
     if !has_own_network("behind_a_firewall_that_lets_nobody_connect_to_agents_a_guard_still_reports") {
         return;
     }
-    // It accepts what the agent begins, as firewalls do that keep track of connections.
+    // It accepts connections that the agent opens, as stateful firewalls do.
     firewall("-I FORWARD -p tcp -d 10.77.1.1 --syn -j REJECT --reject-with tcp-reset");
     let mut fleet = fleet("600s").await;
     assert!(refuses(&format!("{AGENTS}:{AGENT_PORT}")), "nobody can connect to the agent");
@@ -149,7 +152,7 @@ async fn behind_a_firewall_that_lets_nobody_connect_to_agents_a_guard_still_repo
     let (id, group) = busy_behind_the_router(&fleet, &gate).await;
     fleet.kill("far-0");
     fleet.executing(&id, 2).await;
-    assert_eq!(group_members(group), Vec::<u32>::new(), "what the agent left behind was gone when it was reported");
+    assert_eq!(group_members(group), Vec::<u32>::new(), "the agent's processes were gone when its end was reported");
     gate.open();
     fleet.finished(&id, TaskState::Succeeded).await;
 }
@@ -159,7 +162,7 @@ async fn an_agent_that_is_killed_behind_a_router_is_lost_at_once() {
     if !has_own_network("an_agent_that_is_killed_behind_a_router_is_lost_at_once") {
         return;
     }
-    // Nobody waits for this timeout.
+    // Long enough that no session times out during the test.
     let mut fleet = fleet("600s").await;
     let gate = fleet.gate("all");
     let (id, group) = busy_behind_the_router(&fleet, &gate).await;

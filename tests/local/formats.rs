@@ -1,5 +1,5 @@
-//! Data directories of every format that a fleet was ever written in open for ever: each is kept in `tests/data`, with tasks in
-//! its snapshot and in its log.
+//! Every data format in which a fleet was ever written must stay readable forever: a data directory of each format is
+//! kept in `tests/data`, with tasks in its snapshot and in its log.
 //!
 //! A new format needs a directory: `ROBEING_KEEP_FORMAT=1 cargo test --workspace --test local formats::` writes it.
 
@@ -16,14 +16,15 @@ use robeing_tests::{
 };
 use serde_json::Value;
 
-/// When this is set, the directory of the present format is written.
+/// If this variable is set, the directory of the current format is written.
 const KEEP: &str = "ROBEING_KEEP_FORMAT";
 const COORDINATOR: &str = "coordinator-0";
-/// A log segment keeps so many zeros behind its content: the file gets its size again when it is opened.
+/// The number of zero bytes that are kept at the end of a log segment; the file gets its full length again when it is
+/// opened.
 const KEPT_ZEROS: usize = 4_096;
-/// Log entries after which a snapshot is written.
+/// The number of log entries after which a snapshot is written.
 const SNAPSHOT_AFTER: usize = 100;
-/// A task that succeeded and one that failed, each before the snapshot and after it; by their idempotency keys.
+/// A task that succeeds and one that fails, both before and after the snapshot, with their idempotency keys.
 const TASKS: [(&str, &str, TaskState); 4] = [
     ("early-success", "echo early", TaskState::Succeeded),
     ("early-failure", "echo no >&2; exit 3", TaskState::Failed),
@@ -40,19 +41,20 @@ fn spec() -> FleetSpec {
 
 fn of(key: &str, script: &str) -> TaskSpec {
     let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
-    // Fleet time stands still while nobody leads, so it is kept until a fleet has led for that long.
+    // Fleet time does not advance while there is no leader, so results are kept until the fleet has had a leader for
+    // this long.
     let result_ttl = Some(prost_types::Duration { seconds: 360 * 24 * 3600, nanos: 0 });
     TaskSpec { idempotency_key: key.to_owned(), retry: Some(retry), result_ttl, ..task(script) }
 }
 
-/// Submits tasks, or finds those that had been submitted, and waits for their ends.
+/// Submits tasks, or finds those that were submitted before, and waits until they have ended.
 async fn end(fleet: &Fleet, tasks: &[(&str, &str, TaskState)]) -> Vec<robeing_proto::v1::Task> {
     let mut ended = Vec::new();
     let address = fleet.address(COORDINATOR);
     let mut rpc = Rpc::connect(format!("http://{address}")).await.expect("it listens");
     for (key, script, state) in tasks {
-        // The id of the one that was submitted first.
-        let told = rpc.submit(SubmitRequest { tasks: vec![of(key, script)] }).await.expect("it is taken");
+        // The result contains the id of the task that was submitted first.
+        let told = rpc.submit(SubmitRequest { tasks: vec![of(key, script)] }).await.expect("it is accepted");
         ended.push(fleet.finished(&told.into_inner().results[0].task_id, *state).await);
     }
     ended
@@ -68,9 +70,9 @@ fn kept() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
 }
 
-/// Copies the files of a directory; of logs, what is not zero at their ends.
+/// Copies the files of a directory; of log segments, without most of the zeros at their end.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("it can be made");
+    fs::create_dir_all(to).expect("it can be created");
     for entry in fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
         let mut content = fs::read(entry.path()).expect("a file");
@@ -86,7 +88,7 @@ async fn keep(fleet: &mut Fleet) {
     end(fleet, &TASKS[..2]).await;
     let snapshot = fleet.data(COORDINATOR).join("snapshot");
     eventually("a snapshot", async || {
-        // Each is an entry or more.
+        // Each of these tasks is at least one log entry.
         if !snapshot.exists() {
             let filler =
                 |_| TaskSpec { result_ttl: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }), ..task(":") };
@@ -95,7 +97,7 @@ async fn keep(fleet: &mut Fleet) {
         check(snapshot.exists(), (), fleet.status().await.log_applied_index)
     })
     .await;
-    // What comes now is in the log alone.
+    // What follows is only in the log.
     stop(fleet).await;
     fleet.set_flag(COORDINATOR, "snapshot-after", &u32::MAX.to_string());
     fleet.start_one(COORDINATOR);
@@ -105,7 +107,7 @@ async fn keep(fleet: &mut Fleet) {
     let data = fleet.data(COORDINATOR);
     let snapshot = fs::read(&snapshot).expect("it is there");
     let holds = |key: &str| snapshot.windows(key.len()).any(|bytes| bytes == key.as_bytes());
-    assert_eq!(TASKS.map(|(key, ..)| holds(key)), [true, true, false, false], "what the snapshot holds");
+    assert_eq!(TASKS.map(|(key, ..)| holds(key)), [true, true, false, false], "which tasks the snapshot contains");
     copy(&data, &kept().join(format!("format-{}", format_of(&data))));
 }
 
@@ -141,7 +143,7 @@ async fn every_format_that_was_kept_opens_and_holds_what_it_held() {
         assert!(tasks[1].failure.as_ref().is_some_and(|failure| failure.stderr_tail == "no\n"), "{:#?}", tasks[1]);
         let after = fleet.status().await.finished_total.expect("totals");
         assert_eq!(after, before, "none of them ran again");
-        // The fleet may take the agent of then for one that is still there.
+        // The fleet may still count the agent of that time as live; new tasks succeed nevertheless.
         let more = fleet.submit_one(task("echo more")).await;
         fleet.finished(&more, TaskState::Succeeded).await;
         opened += 1;

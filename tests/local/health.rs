@@ -1,5 +1,5 @@
-//! Agents that are asked how they are: unhealthy ones get nothing new and hand back, failed ones count as lost, and all come
-//! back when they are well again. With real processes throughout.
+//! Health checks of agents: unhealthy agents get no new tasks and hand back theirs, failed ones count as lost, and all
+//! of them return once they are healthy again. All processes are real.
 
 use std::{
     fs,
@@ -42,16 +42,17 @@ fn fleet_of(coordinators: u32, pool: PoolSpec) -> FleetSpec {
     FleetSpec::new(coordinators).pool(pool).flag("health-check-interval", INTERVAL)
 }
 
-/// What was done about an agent, by its newest recoveries.
+/// Returns what was done about an agent, according to its most recent recovery steps.
 async fn recovery(fleet: &Fleet, agent: &str) -> Vec<RecoveryAction> {
-    let found = fleet.client().agent(agent, Consistency::Linearizable).await.expect("a fleet that answers");
+    let found = fleet.client().agent(agent, Consistency::Linearizable).await.expect("the fleet responds");
     found.expect("it is known").recovery.iter().map(robeing_proto::v1::RecoveryStep::action).collect()
 }
 
 async fn recovered(fleet: &Fleet, agent: &str, expected: &[RecoveryAction]) {
     eventually(&format!("the recovery of {agent}: {expected:?}"), async || {
         let done = recovery(fleet, agent).await;
-        // An agent that was there before its process had attached has come back before, and that is told, too.
+        // Earlier steps may precede these: an agent that joined before its process had attached has already joined
+        // again.
         check(done.ends_with(expected), (), done)
     })
     .await;
@@ -61,7 +62,7 @@ fn named(agents: &[Agent], state: AgentState) -> Option<String> {
     agents.iter().find(|agent| agent.state() == state).map(|agent| agent.name.clone())
 }
 
-/// Attaches a process that answers health checks: it is unhealthy while this file is there.
+/// Attaches a process that answers health checks: it is unhealthy while the file `health` exists.
 fn attach(fleet: &Fleet, agent: &str, health: &Path) -> Process {
     let mut line = vec![
         format!("ROBEING_WORKER_ADDRESS={}", fleet.attach_address(agent)),
@@ -84,7 +85,7 @@ async fn an_unhealthy_process_hands_its_tasks_to_a_standby_and_waits_when_it_is_
     let files = ["own-0", "own-1"].map(health);
     let _workers = [attach(&fleet, "own-0", &files[0]), attach(&fleet, "own-1", &files[1])];
     fleet.ready().await;
-    // Until its process has attached, an agent is there without slots; then it joins again.
+    // Until its process has attached, an agent is a member without slots; then it joins again.
     let (unwell, standby) = eventually("a live agent and its standby, their processes attached", async || {
         let agents = fleet.agents().await;
         let attached = agents.iter().all(|agent| agent.slots == 2);
@@ -104,13 +105,13 @@ async fn an_unhealthy_process_hands_its_tasks_to_a_standby_and_waits_when_it_is_
     assert!(agent.unhealthy_reason.contains("is unhealthy: no GPU"), "{agent:#?}");
     fleet.agent_is(&standby, AgentState::Live).await;
     fleet.executing(&id, 2).await;
-    assert!(group_members(group).is_empty(), "it was stopped before another began");
+    assert!(group_members(group).is_empty(), "the first attempt was stopped before the second began");
     let handed_back = fleet.task(&id).await;
     assert_eq!(handed_back.attempts[0].state(), AttemptState::HandedBack, "{handed_back:#?}");
     assert_eq!((handed_back.attempts[1].agent.as_str(), handed_back.attempts_used), (standby.as_str(), 1));
     recovered(&fleet, &unwell, &[Unhealthy, ActivateStandby, Redistribute]).await;
 
-    // Another leader knows it all, and goes on asking.
+    // Another leader has the same information, and continues the health checks.
     let leader = fleet.leader().await;
     fleet.kill(&leader);
     fleet.leader_other_than(&leader).await;
@@ -124,7 +125,7 @@ async fn an_unhealthy_process_hands_its_tasks_to_a_standby_and_waits_when_it_is_
     assert_eq!(overlaps(&fleet.executions_file()), Vec::<String>::new());
 }
 
-/// A server that answers `ok` to tasks, and is as well as it is told to be.
+/// A server that responds `ok` to tasks, and whose health the test controls.
 struct Server {
     port: u16,
     how: Arc<How>,
@@ -132,13 +133,13 @@ struct Server {
 }
 
 struct How {
-    /// What it answers to health checks.
+    /// The status code of its responses to health checks.
     status: AtomicU16,
-    /// How long that takes, milliseconds.
+    /// The time until it responds to a health check, in milliseconds.
     takes: AtomicU64,
-    /// Health checks so far.
+    /// The number of health checks so far.
     asked: AtomicU32,
-    /// Tasks are answered once this is true.
+    /// Whether it responds to tasks; until then, they wait.
     answers_tasks: watch::Sender<bool>,
 }
 
@@ -185,7 +186,7 @@ async fn answer_one(mut connection: TcpStream, how: Arc<How>) {
     let mut request = vec![0; 4096];
     let read = connection.read(&mut request).await.unwrap_or(0);
     let status = if request[..read].starts_with(b"POST ") {
-        how.answers_tasks.subscribe().wait_for(|answers| *answers).await.expect("the sender is in hand");
+        how.answers_tasks.subscribe().wait_for(|answers| *answers).await.expect("the sender exists");
         200
     } else {
         how.asked.fetch_add(1, Ordering::Relaxed);
@@ -193,11 +194,11 @@ async fn answer_one(mut connection: TcpStream, how: Arc<How>) {
         how.status.load(Ordering::Relaxed)
     };
     let answer = format!("HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
-    // The agent may have gone.
+    // The agent may have closed the connection.
     let _ = connection.write_all(answer.as_bytes()).await;
 }
 
-/// A task that is dead if one attempt at it fails.
+/// Creates a task that fails if its only attempt fails.
 fn once() -> TaskSpec {
     TaskSpec { retry: Some(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }), ..task("") }
 }
@@ -283,7 +284,7 @@ async fn why_an_agent_without_its_program_gets_nothing_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let program = directory.path().join("program");
     fs::write(&program, "#!/bin/sh\ncat\n").expect("to write it");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is our file");
     let pool = PoolSpec::new("work", 1).executor(json!({"command": {"argv": [program]}}));
     let fleet = Fleet::start(fleet_of(1, pool)).await;
     let aside = directory.path().join("aside");
@@ -335,20 +336,21 @@ async fn an_agent_that_lives_and_answers_no_health_check_is_given_up_once_it_has
             while let Ok(next) = tokio::time::timeout(Duration::from_millis(100), agent.next()).await {
                 match next {
                     Ok(Some(Told::HeartbeatAck(ack))) => answered = ack.seq,
-                    Ok(Some(Told::SessionEnded(_)) | None) | Err(_) => panic!("it ended before its lease: {next:?}"),
+                    Ok(Some(Told::SessionEnded(_)) | None) | Err(_) => panic!("ended before its lease: {next:?}"),
                     Ok(Some(_)) => {}
                 }
             }
         }
     };
-    in_time("heartbeats that are not answered", heartbeats).await;
-    // It looks for a leader that answers: the same one does, and only when it counts as lost.
+    in_time("heartbeats that are not acknowledged", heartbeats).await;
+    // The agent looks for a leader that acknowledges its heartbeats: it finds the same leader, which accepts it only
+    // once it counts as lost.
     let resuming = Hello { session: agent.welcome.session, answers_health_checks: true, ..hello("stuck") };
     let again = HandAgent::open(&fleet.address("coordinator-0"), resuming).await.expect("it may join");
     assert!(!again.welcome.resumed, "{:?}", again.welcome);
     while !matches!(agent.next().await, Ok(Some(Told::SessionEnded(_)))) {}
     recovered(&fleet, "stuck", &[Unhealthy, Lost, Remove, AttemptRecovery, Readmit]).await;
-    let found = fleet.client().agent("stuck", Consistency::Linearizable).await.expect("a fleet that answers");
+    let found = fleet.client().agent("stuck", Consistency::Linearizable).await.expect("the fleet responds");
     assert_eq!(found.expect("it is known").recovery[1].reason, "it failed its health checks");
 }
 

@@ -1,5 +1,5 @@
-//! What no right client says: malformed and stale messages, and bytes that are no messages at all. Each is refused,
-//! and the fleet goes on working.
+//! Messages that a correct client never sends: malformed and stale ones, and bytes that are no messages at all. Each is
+//! refused, and the fleet keeps working.
 
 use std::{hash::BuildHasher, time::Duration};
 
@@ -24,9 +24,9 @@ use tokio::{
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-/// How long garbage may be read before the test goes on; the other side need not close a connection.
+/// How long the test waits for a response to garbage; the other side need not close the connection.
 const LISTEN: Duration = Duration::from_millis(200);
-/// Connections that say nothing, for each port.
+/// The number of silent connections to each port.
 const SILENT: usize = 40;
 
 fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, words: &str) {
@@ -37,7 +37,7 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, wor
 
 #[tokio::test]
 async fn an_agent_that_does_not_keep_to_the_protocol_is_refused() {
-    // By hand, nobody sends heartbeats.
+    // Long, because scripted agents send no heartbeats.
     let fleet = Fleet::start(FleetSpec::new(1).session_timeout("60s")).await;
     let address = fleet.address("coordinator-0");
     let of = |change: fn(&mut Hello)| {
@@ -51,19 +51,19 @@ async fn an_agent_that_does_not_keep_to_the_protocol_is_refused() {
     assert_refused(of(|hello| hello.role = Role::Coordinator.into()).await, Code::InvalidArgument, "role");
     assert_refused(of(|hello| hello.role = 77).await, Code::InvalidArgument, "role");
     assert_refused(of(|hello| hello.name = "x".repeat(10_000)).await, Code::FailedPrecondition, "name");
-    assert_eq!(fleet.agents().await, [], "none of them is in the fleet");
+    assert_eq!(fleet.agents().await, [], "none of them has joined the fleet");
 }
 
 #[tokio::test]
 async fn a_completion_of_what_is_not_current_is_refused() {
     let fleet = Fleet::start(FleetSpec::new(1).session_timeout("60s")).await;
     let address = fleet.address("coordinator-0");
-    let mut first = HandAgent::open(&address, hello("first")).await.expect("a right hello");
+    let mut first = HandAgent::open(&address, hello("first")).await.expect("a valid Hello");
     let id = fleet.submit_one(task("done by hand")).await;
     let given = first.assignment().await;
     assert_eq!((given.task_id.as_str(), given.attempt), (id.as_str(), 1));
 
-    // Attempts that do not exist, tasks that do not exist, ids that are none, no outcome at all.
+    // Attempts that do not exist, tasks that do not exist, malformed ids, no outcome.
     for wrong in [
         completion(&given, 0, "wrong"),
         completion(&given, 2, "wrong"),
@@ -73,19 +73,19 @@ async fn a_completion_of_what_is_not_current_is_refused() {
         internal::Completion { outcome: None, ..completion(&given, 1, "wrong") },
     ] {
         let ack = first.complete(wrong.clone()).await;
-        assert!(!ack.accepted && !ack.reason.is_empty(), "{wrong:?} was answered with {ack:?}");
+        assert!(!ack.accepted && !ack.reason.is_empty(), "{wrong:?} got {ack:?}");
     }
-    // What another agent has.
-    let mut second = HandAgent::open(&address, hello("second")).await.expect("a right hello");
+    // A completion by another agent than the one that has the task.
+    let mut second = HandAgent::open(&address, hello("second")).await.expect("a valid Hello");
     let ack = second.complete(completion(&given, 1, "stolen")).await;
     assert!(!ack.accepted, "{ack:?}");
-    assert_eq!(fleet.task(&id).await.state(), TaskState::Assigned, "nothing of that counted");
+    assert_eq!(fleet.task(&id).await.state(), TaskState::Assigned, "no completion counted");
 
-    // The first one's process is another one now: its task goes to the second, and what is said of the first attempt is
-    // refused, by the old session and by the new one.
+    // The first agent has a new process: its task is assigned again, and completions of the first attempt are refused,
+    // from the old session and from the new one.
     let before = fleet.status().await.stale_refused_total;
     let again = Hello { incarnation: 7, ..hello("first") };
-    let mut reborn = HandAgent::open(&address, again).await.expect("a right hello");
+    let mut reborn = HandAgent::open(&address, again).await.expect("a valid Hello");
     assert!(!reborn.welcome.resumed && reborn.welcome.session != first.welcome.session);
     let ack = reborn.complete(completion(&given, 1, "late")).await;
     assert!(!ack.accepted, "{ack:?}");
@@ -99,18 +99,18 @@ async fn a_completion_of_what_is_not_current_is_refused() {
     let ended = fleet.finished(&id, TaskState::Succeeded).await;
     assert_eq!(ended.output, "right");
     let ack = holder.complete(completion(&given, 2, "more")).await;
-    assert!(!ack.accepted, "once is enough: {ack:?}");
+    assert!(!ack.accepted, "a task is completed only once: {ack:?}");
     assert_eq!(fleet.task(&id).await, ended);
     holder.say(Said::Heartbeat(Heartbeat { seq: 1 })).await;
 }
 
-/// Calls a method with a message that is not its own.
+/// Calls a method with a message of another type.
 async fn call_with_garbage(channel: &Channel, method: &'static str, message: Any) -> Status {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.expect("it is connected");
     let codec: ProstCodec<Any, Any> = ProstCodec::default();
     let answer = grpc.unary(Request::new(message), PathAndQuery::from_static(method), codec).await;
-    answer.err().unwrap_or_else(|| panic!("{method} took garbage"))
+    answer.err().unwrap_or_else(|| panic!("{method} accepted garbage"))
 }
 
 async fn malformed_calls(address: &str) {
@@ -125,7 +125,7 @@ async fn malformed_calls(address: &str) {
         "/robeing.internal.v1.Raft/Vote",
         "/robeing.internal.v1.Raft/Propose",
         "/robeing.internal.v1.Raft/Join",
-        // Of an earlier version.
+        // Methods of an earlier version, and one that never existed.
         "/robeing.v1.Raft/Vote",
         "/robeing.v1.Nothing/AtAll",
     ] {
@@ -145,7 +145,7 @@ async fn malformed_raft(channel: Channel) {
     let commands = vec![vec![0xff; 64].into(), Vec::new().into()];
     let propose = internal::ProposeRequest { commands, ..Default::default() };
     if let Ok(told) = raft.propose(propose).await {
-        // Each for itself, so that others' commands go on that were sent with them.
+        // Each command gets its own reply, so that commands of others in the same request are still executed.
         for reply in told.into_inner().replies {
             let reply = decode_reply(&reply);
             assert!(matches!(reply, Ok(Reply::Refused(Refusal::Unreadable { .. }))), "{reply:?}");
@@ -170,10 +170,11 @@ async fn malformed_raft(channel: Channel) {
     assert!(!matches!(&answer, Ok(answer) if answer.get_ref().joined), "{answer:?}");
 }
 
-/// Bytes that a coordinator of an empty fleet may take, whatever it is asked: a debug build takes some 60 MiB by itself.
+/// The memory that a coordinator of an empty fleet may use whatever requests it gets, in bytes; a debug build uses
+/// about 60 MiB at rest.
 const MODEST: u64 = 400 * 1024 * 1024;
 
-/// Small requests that would have a coordinator do, keep or answer very much.
+/// Small requests that would make a coordinator do, keep or return very much.
 #[tokio::test]
 async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory() {
     let mut fleet = Fleet::start(FleetSpec::new(1).session_timeout("60s")).await;
@@ -194,7 +195,7 @@ async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory()
     let more = [&ids[..], &ids[..1]].concat();
     assert_refused(client.cancel_tasks(cancel(&more, 0)).await, Code::InvalidArgument, "1000 at most");
 
-    // Parts of two bytes each that take hundreds in memory.
+    // Parts of two bytes each that take hundreds of bytes in memory.
     let submission = |tasks| v1::SubmitRequest { tasks: vec![v1::TaskSpec::default(); tasks] };
     assert_refused(client.submit(submission(2_000_000)).await, Code::InvalidArgument, "parts");
     assert_refused(client.submit(submission(1_001)).await, Code::InvalidArgument, "1000 at most");
@@ -204,16 +205,16 @@ async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory()
     let held = vec![internal::AttemptRef::default(); 1_000_000];
     assert_refused(HandAgent::open(&address, Hello { held, ..hello("holder") }).await, Code::InvalidArgument, "parts");
 
-    // Long texts are not repeated, nor kept.
+    // Long texts are neither repeated in responses nor kept.
     let long = "x".repeat(2 * MIB);
     let get = v1::GetTaskRequest { id: long.clone(), ..Default::default() };
-    let status = client.get_task(get).await.expect_err("it is no id");
+    let status = client.get_task(get).await.expect_err("it is not an id");
     assert!(status.code() == Code::InvalidArgument && status.message().len() < 200, "{status:?}");
     let spec = v1::TaskSpec { id: long.clone(), ..task("") };
-    let refused = client.submit(v1::SubmitRequest { tasks: vec![spec] }).await.expect("each has its answer");
-    assert!(format!("{refused:?}").len() < 2_000, "the answer is short");
+    let refused = client.submit(v1::SubmitRequest { tasks: vec![spec] }).await.expect("each task has its own result");
+    assert!(format!("{refused:?}").len() < 2_000, "the response is short");
     let list = v1::ListTasksRequest { page_token: long.clone(), ..Default::default() };
-    let status = client.list_tasks(list).await.expect_err("it is no token");
+    let status = client.list_tasks(list).await.expect_err("it is not a token");
     assert!(status.message().len() < 300, "{} bytes", status.message().len());
     for list in [
         v1::ListTasksRequest { kind: long.clone(), ..Default::default() },
@@ -223,28 +224,29 @@ async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory()
         assert_refused(client.list_tasks(list).await, Code::InvalidArgument, "the most is 253");
     }
     let states = vec![i32::from(TaskState::Queued); MIB];
-    client.list_tasks(v1::ListTasksRequest { states, ..Default::default() }).await.expect("one state, if often");
+    client.list_tasks(v1::ListTasksRequest { states, ..Default::default() }).await.expect("one state, repeated");
     let specializations = vec![long; 5];
     let hello = Hello { specializations, ..hello("expert") };
     assert_refused(HandAgent::open(&address, hello).await, Code::FailedPrecondition, "specializations");
 
     let peak = fleet.process("coordinator-0").peak_memory();
-    assert!(peak < MODEST, "the coordinator took {peak} bytes");
+    assert!(peak < MODEST, "the coordinator used {peak} bytes");
     let id = fleet.submit_one(task(&answer("fine"))).await;
     assert_eq!(fleet.task(&id).await.state(), TaskState::Queued);
 }
 
-/// Bytes without a pattern; their content does not matter to the test.
+/// Returns bytes without a pattern; their content does not matter to the test.
 fn noise(length: usize) -> Vec<u8> {
     let state = std::hash::RandomState::new();
     (0..length.div_ceil(8)).flat_map(|index| state.hash_one(index).to_le_bytes()).collect()
 }
 
-/// Sends garbage of all kinds to a port. Answers connections that stay open and say nothing, or half of something.
+/// Sends all kinds of garbage to a port. Returns connections that stay open, over which nothing or half a message was
+/// sent.
 async fn garbage(address: &str) -> Vec<TcpStream> {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    // A frame of headers that is said to be long and never is.
+    // The beginning of a header frame that claims to be long and never ends.
     let endless = [0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 1];
     for bytes in [
         noise(100_000),
@@ -256,7 +258,7 @@ async fn garbage(address: &str) -> Vec<TcpStream> {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
     ] {
         let mut stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
-        // The other side may close at any time.
+        // The other side may close the connection at any time.
         let _ = timeout(LISTEN, stream.write_all(&bytes)).await;
         let _ = timeout(LISTEN, stream.read_to_end(&mut Vec::new())).await;
     }
@@ -292,7 +294,7 @@ async fn garbage_on_every_port_leaves_the_fleet_working() {
         open.extend(garbage(port).await);
     }
 
-    // All connections are still open, and work goes on.
+    // All connections are still open, and tasks are still done.
     let mut load = Load::start(&fleet.client(), 40, 8, "");
     let history = load.complete().await;
     assert_eq!(history.accepted_count(), 40);
@@ -307,7 +309,7 @@ async fn garbage_on_every_port_leaves_the_fleet_working() {
     let nodes = |status: &v1::FleetStatus| {
         status.coordinators.iter().map(|one| (one.name.clone(), one.node_id.clone(), one.pid)).collect::<Vec<_>>()
     };
-    assert_eq!(nodes(&fleet.status().await), nodes(&members), "no process ended, and nobody joined");
+    assert_eq!(nodes(&fleet.status().await), nodes(&members), "no process ended or joined");
     for name in fleet.coordinators().into_iter().chain(fleet.agent_names()) {
         let log = fleet.process(&name).log();
         assert!(!log.contains("panicked"), "{name} panicked: {log}");

@@ -1,5 +1,5 @@
-//! Fleets of real processes on this machine, without Kubernetes: what users, operators of fleets, faults and strangers do to
-//! them. A module for each theme.
+//! Fleets of real processes on this machine, without Kubernetes: users, administrators, faults and hostile clients act
+//! on them. There is a module for each topic.
 
 mod admin;
 mod cli;

@@ -1,4 +1,4 @@
-//! Agents with as many slots as there may be, all of them taken: what a change of leaders costs them.
+//! Agents with the maximum number of slots, all of them taken: the effect of a leader change on them.
 
 use std::sync::{
     Arc,
@@ -26,10 +26,10 @@ use tonic::transport::Channel;
 
 const AGENTS: u32 = 3;
 const SLOTS: usize = 4_096;
-/// Tasks in one submission.
+/// The number of tasks in one submission.
 const AT_ONCE: usize = 1_000;
 
-/// What processes that only hold their tasks have seen.
+/// What the attached processes have seen; they only hold their tasks.
 #[derive(Default)]
 struct Seen {
     runs: AtomicUsize,
@@ -44,11 +44,11 @@ fn result(task_id: String, attempt: u32, outcome: task_result::Outcome) -> FromP
     said(from_process::Message::Result(TaskResult { task_id, attempt, outcome: Some(outcome) }))
 }
 
-/// Attaches to an agent and holds what it is given, until all is to be finished.
+/// Attaches to an agent and holds the tasks that it gets, until all are to be finished.
 async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: watch::Receiver<bool>) {
     let (say, outgoing) = mpsc::channel(64);
     let hello = Hello { name: "holder".into(), ..Hello::default() };
-    say.send(said(from_process::Message::Hello(hello))).await.expect("the receiver is in hand");
+    say.send(said(from_process::Message::Hello(hello))).await.expect("the receiver exists");
     let mut incoming = client.attach(ReceiverStream::new(outgoing)).await.expect("it is attached").into_inner();
     let mut held = Vec::new();
     loop {
@@ -67,7 +67,7 @@ async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: wa
                 let stopped = task_result::Outcome::Stopped(Stopped {});
                 say.send(result(stop.task_id, stop.attempt, stopped)).await.expect("the agent lives");
             }
-            // It did not say that it answers checks.
+            // Its Hello did not announce that it answers health checks.
             Some(to_process::Message::Welcome(_) | to_process::Message::HealthCheck(_)) => {}
             None => return,
         }
@@ -76,7 +76,7 @@ async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: wa
         let output = task_result::Outcome::Output("done".into());
         say.send(result(id, attempt, output)).await.expect("the agent lives");
     }
-    // Attached until the test ends.
+    // Stays attached until the test ends.
     while let Ok(Some(_)) = incoming.message().await {}
 }
 
@@ -115,7 +115,7 @@ async fn a_leader_that_dies_takes_nothing_from_agents_that_run_thousands_of_task
     let cancel = CancelTasksRequest { ids: cancelled.clone(), reason: "a test".into() };
     fleet.client().cancel_tasks(cancel).await.expect("a leader cancels");
     let stops = || seen.stops.load(Ordering::SeqCst);
-    eventually("what was cancelled is stopped", async || check(stops() == cancelled.len(), (), stops())).await;
+    eventually("cancelled tasks are stopped", async || check(stops() == cancelled.len(), (), stops())).await;
     finish.send_replace(true);
     let status = eventually("every task has ended", async || {
         let status = fleet.status().await;

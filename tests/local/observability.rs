@@ -1,4 +1,4 @@
-//! What machines that watch a fleet ask: gRPC health and reflection, metrics.
+//! The interfaces for monitoring a fleet: gRPC health and reflection, metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,13 +27,13 @@ async fn health(channel: Channel, service: &str) -> ServingStatus {
     answer.unwrap_or_else(|status| panic!("health of {service:?}: {status}")).into_inner().status()
 }
 
-/// What reflection answers to a question.
+/// Returns the reflection service's response to a request.
 async fn reflected(channel: Channel, question: MessageRequest) -> Option<MessageResponse> {
     let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
     let mut client = ServerReflectionClient::new(channel);
     let answers = in_time("reflection", client.server_reflection_info(tokio_stream::iter([request]))).await;
     let mut answers = answers.unwrap_or_else(|status| panic!("reflection: {status}")).into_inner();
-    // Of a symbol that it does not know the answer may be a status.
+    // For an unknown symbol, the response may be a status.
     in_time("an answer", answers.message()).await.ok().flatten()?.message_response
 }
 
@@ -46,8 +46,8 @@ async fn services(channel: Channel) -> Vec<String> {
     names
 }
 
-/// The file of a symbol or of this name, and all that it imports, as a client of reflection gathers them; empty if it is not
-/// known.
+/// Returns the file of this symbol or name and all its imports, as a reflection client collects them; empty if it is
+/// unknown.
 async fn described(channel: &Channel, question: MessageRequest) -> BTreeMap<String, FileDescriptorProto> {
     let mut found = BTreeMap::new();
     let mut questions = vec![question];
@@ -77,7 +77,7 @@ async fn assert_tells_nothing_private(channel: &Channel) {
     }
 }
 
-/// A page over HTTP/1.1: its status line and headers, and its body.
+/// Fetches a page over HTTP/1.1; returns its status line and headers, and its body.
 async fn page(address: &str, path: &str) -> (String, String) {
     let get = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -88,7 +88,7 @@ async fn page(address: &str, path: &str) -> (String, String) {
         std::io::Result::Ok(answer)
     };
     let answer = in_time(&format!("{path} of {address}"), get).await.unwrap_or_else(|error| panic!("{path}: {error}"));
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer of HTTP: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an HTTP response: {answer:?}"));
     (head.into(), body.into())
 }
 

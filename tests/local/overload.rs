@@ -1,5 +1,5 @@
-//! A fleet under more than it can take: what a few bulk submitters send fills no memory, and delays neither others' tasks nor
-//! what keeps the fleet whole.
+//! A fleet with more load than it can handle: a few bulk submitters neither fill its memory nor delay the tasks of
+//! others or the messages that keep the fleet working.
 
 use std::{
     collections::BTreeMap,
@@ -29,20 +29,20 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_stream::StreamExt;
 
 const MIB: u64 = 1024 * 1024;
-/// What a fleet may keep, bytes.
+/// The limit on what a fleet keeps, in bytes (`max-bytes`).
 const MAX_BYTES: u64 = 128 * MIB;
-/// What a coordinator may take besides twice that, bytes.
+/// The memory that a coordinator may use in addition to twice that limit, in bytes.
 const BESIDES: u64 = 200 * MIB;
-/// Bulk submitters, each with a stream.
+/// The number of bulk submitters, each with one stream.
 const STREAMS: usize = 4;
-/// Bytes of each of their inputs.
+/// The size of each of their inputs, in bytes.
 const INPUT: usize = 1_000_000;
-/// Tasks of the bulk submitters that are accepted before, and again while, others are looked at.
+/// The number of the bulk submitters' tasks that must be accepted before other tasks are timed, and again afterwards.
 const UNDER_WAY: u64 = 40;
-/// Others' tasks that are timed.
+/// The number of other tasks that are timed.
 const OTHERS: usize = 20;
 
-/// What became of the bulk submitters' tasks.
+/// The results of the bulk submitters' submissions.
 #[derive(Debug, Default)]
 struct Bulk {
     sent: AtomicU64,
@@ -54,7 +54,8 @@ fn millis(millis: u64) -> Option<WireDuration> {
     Some(WireDuration::try_from(Duration::from_millis(millis)).expect("it is short"))
 }
 
-/// A large task that no agent takes, and that is forgotten a second later, so that there is room for others all the time.
+/// Creates a large task that no agent can run and that is removed after a second, so that there is always room for
+/// other tasks.
 fn bulk_task(input: &Bytes) -> TaskSpec {
     TaskSpec {
         id: robeing_client::new_task_id(),
@@ -67,7 +68,7 @@ fn bulk_task(input: &Bytes) -> TaskSpec {
     }
 }
 
-/// Sends as much as the coordinator takes, until it is aborted.
+/// Submits as fast as the coordinator accepts, until it is aborted.
 async fn submit_in_bulk(address: String, bulk: Arc<Bulk>) {
     let mut client = FleetClient::connect(format!("http://{address}")).await.expect("it listens");
     let input = Bytes::from(vec![b'x'; INPUT]);
@@ -128,7 +129,7 @@ impl Drop for Load {
     }
 }
 
-/// How long others' tasks take to be accepted, one after the other, the longest last.
+/// Returns the times until other tasks are accepted, submitted one after the other, in increasing order.
 async fn times_of_others(fleet: &Fleet) -> Vec<Duration> {
     let mut times = Vec::new();
     for _ in 0..OTHERS {
@@ -174,20 +175,20 @@ async fn bulk_submitters_fill_no_memory_and_delay_nobody() {
         memory.insert(name.clone(), fleet.process(&name).peak_memory() / MIB);
     }
     let (bulk, median, longest) = (&load.bulk, others[OTHERS / 2], others[OTHERS - 1]);
-    // What CI measures depends on its machine; here for whoever reads the test's output.
+    // What CI measures depends on its machine, so it is only printed here.
     eprintln!("{bulk:?}: others' tasks {median:?} (longest {longest:?}), takeover {takeover:?}, join {join:?}");
     eprintln!("peak memory, MiB: {memory:?}");
     assert!(
         memory.values().all(|mib| *mib <= (2 * MAX_BYTES + BESIDES) / MIB),
-        "a coordinator took more than twice what it may keep and 200 MiB: {memory:?} MiB"
+        "a coordinator used more than twice its limit and 200 MiB: {memory:?} MiB"
     );
     drop(load);
-    assert_eq!(fleet.status().await.term, term, "leadership stayed where it was");
+    assert_eq!(fleet.status().await.term, term, "the leader has not changed");
     gate.open();
     fleet.finished(&id, TaskState::Succeeded).await;
 }
 
-/// Results of the largest size that is allowed, more than a message takes.
+/// The number of results of the largest allowed size; together they are larger than a message may be.
 const RESULTS: usize = 60;
 
 #[tokio::test]
@@ -219,11 +220,11 @@ async fn results_beyond_any_message_reach_a_reader_who_was_slow_and_a_watcher() 
     let mut finished = Vec::new();
     while finished.len() < RESULTS {
         let told =
-            answers.next().await.expect("the stream goes on until all is told").expect("no message is too large");
+            answers.next().await.expect("the stream ends after the last result").expect("no message is too large");
         for of in told.answers {
             match of.answer {
                 Some(Answer::Finished(task)) => {
-                    assert_eq!(task.output, input, "the whole result");
+                    assert_eq!(task.output, input, "the complete result");
                     finished.push(of.tag);
                 }
                 Some(Answer::Submitted(result)) => assert_eq!(result.refusal, None),

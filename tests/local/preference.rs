@@ -1,5 +1,5 @@
-//! Leadership moves to a coordinator that is clearly better, and tasks go on: three coordinators in this process, on real
-//! sockets and disks, on machines of which one is said to have nothing free.
+//! Leadership moves to a coordinator that is clearly better, and tasks are still accepted: three coordinators in this
+//! process, with real sockets and disks. The machine of one of them is reported as fully used.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Time for a transfer: much more than the half minute for which another must have been better.
+/// The time for a transfer: much more than the half minute for which another coordinator must have been better.
 const TRANSFER: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -65,7 +65,7 @@ fn config(name: &str, data: &Path, members: &[(String, String)]) -> CoordinatorC
     }
 }
 
-/// Whoever leads, once there is a leader.
+/// Returns the status, if there is a leader.
 async fn leader(client: &FleetClient) -> Result<FleetStatus, String> {
     let status = client.status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
     let known = !status.leader.is_empty();
@@ -91,7 +91,7 @@ async fn a_clearly_better_coordinator_is_given_the_lead() {
         machines.insert(name.clone(), machine);
     }
     let endpoints: Vec<String> = members.iter().map(|(_, address)| address.clone()).collect();
-    let client = FleetClient::new(&endpoints, Settings::default()).expect("these are addresses");
+    let client = FleetClient::new(&endpoints, Settings::default()).expect("the addresses are well formed");
     let before = eventually("a leader", async || leader(&client).await).await;
 
     machines[&before.leader].0.store(true, Ordering::Relaxed);
@@ -109,21 +109,21 @@ async fn a_clearly_better_coordinator_is_given_the_lead() {
         let found = status.coordinators.iter().find(|coordinator| coordinator.name == name);
         found.and_then(|coordinator| coordinator.leader_score).map(|score| score.resources)
     };
-    let seen = eventually("scores told by the new leader", async || {
+    let seen = eventually("scores reported by the new leader", async || {
         let status = leader(&client).await?;
         let (new, old) = (score(&status, &after.leader), score(&status, &before.leader));
         check(new == Some(1.0) && old == Some(0.0), status, format!("{new:?}, {old:?}"))
     })
     .await;
-    assert_ne!(seen.leader, before.leader, "it stays");
+    assert_ne!(seen.leader, before.leader, "the new leader remains");
     let task = TaskSpec { id: robeing_client::new_task_id(), kind: "any".into(), ..TaskSpec::default() };
     let taken = client.submit_many(vec![task], SubmitOptions::default(), |_| ()).await;
-    taken.expect("the new leader takes tasks");
+    taken.expect("the new leader accepts tasks");
 
     stop.cancel();
     in_time("all ended", async {
         while let Some(ended) = running.join_next().await {
-            ended.expect("no panic").expect("a coordinator that is asked to stop ends well");
+            ended.expect("no panic").expect("a coordinator that is stopped ends without an error");
         }
     })
     .await;

@@ -1,4 +1,5 @@
-//! An agent that dies, freezes or is cut off loses its tasks to others, and what it still says of them is refused.
+//! An agent that dies, freezes or is partitioned loses its tasks to other agents, and its later messages about them are
+//! refused.
 
 use robeing_proto::v1::{AgentState, AttemptState, FailureKind, Task, TaskState};
 use robeing_tests::{
@@ -9,7 +10,7 @@ use robeing_tests::{
     wait::{check, eventually},
 };
 
-/// Submits a task that waits at a gate, and waits until an agent executes it. Answers its id and that agent.
+/// Submits a task that waits at a gate, and waits until an agent executes it. Returns its id and that agent.
 async fn gated_task(fleet: &Fleet, gate: &Gate) -> (String, String) {
     let id = fleet.submit_one(task(&format!("{}\n{}", gate.wait(), answer("through")))).await;
     fleet.executing(&id, 1).await;
@@ -20,7 +21,7 @@ async fn gated_task(fleet: &Fleet, gate: &Gate) -> (String, String) {
 fn assert_taken_over(task: &Task, lost: &str) {
     let [first, second] = &task.attempts[..] else { panic!("two attempts expected: {task:#?}") };
     assert_eq!((first.agent.as_str(), first.state()), (lost, AttemptState::Lost), "{task:#?}");
-    let failure = first.failure.as_ref().expect("a lost attempt says why");
+    let failure = first.failure.as_ref().expect("a lost attempt has a failure");
     assert_eq!(failure.kind(), FailureKind::AgentLost, "{task:#?}");
     assert_ne!(second.agent, lost, "{task:#?}");
     assert_eq!(second.state(), AttemptState::Succeeded, "{task:#?}");
@@ -63,15 +64,15 @@ async fn tasks_of_a_killed_agent_run_elsewhere_and_a_standby_steps_in() {
         let ended = fleet.finished(id, TaskState::Succeeded).await;
         if of_victim.contains(id) {
             assert_taken_over(&ended, &victim);
-            assert_eq!(ended.attempts[1].agent, standby, "the only one with free slots: {ended:#?}");
+            assert_eq!(ended.attempts[1].agent, standby, "the only agent with free slots: {ended:#?}");
         } else {
             assert_eq!(ended.attempts.len(), 1, "a healthy agent keeps its tasks: {ended:#?}");
         }
     }
     assert!(fleet.status().await.redistributed_total >= 2);
 
-    // Back again, it is a new process in a new session.
-    let before = fleet.agents().await.into_iter().find(|agent| agent.name == victim).expect("it is remembered");
+    // When it returns, it is a new process with a new session.
+    let before = fleet.agents().await.into_iter().find(|agent| agent.name == victim).expect("it is still listed");
     fleet.start_one(&victim);
     let back = fleet.agent_such(&victim, "the agent back", |agent| agent.state() != AgentState::Lost).await;
     assert_ne!((back.session, back.incarnation), (before.session, before.incarnation));
@@ -83,7 +84,7 @@ async fn tasks_of_a_frozen_agent_run_elsewhere_and_what_it_says_later_is_refused
     let gate = fleet.gate("all");
     let (id, victim) = gated_task(&fleet, &gate).await;
     let before = fleet.agent_is(&victim, AgentState::Live).await;
-    // Its command goes on, so that it finds a result when it wakes.
+    // Its command continues, so that the agent finds a result when it is thawed.
     fleet.freeze(&victim);
     fleet.agent_is(&victim, AgentState::Lost).await;
     fleet.executing(&id, 2).await;
@@ -95,9 +96,9 @@ async fn tasks_of_a_frozen_agent_run_elsewhere_and_what_it_says_later_is_refused
     let expected = "the thawed agent in a new session";
     let back = fleet.agent_such(&victim, expected, |agent| agent.state() == AgentState::Live).await;
     assert_ne!(back.session, before.session);
-    assert_eq!(fleet.task(&id).await, ended, "the result stands");
+    assert_eq!(fleet.task(&id).await, ended, "the result is unchanged");
 
-    // It works again: enough tasks at once for both.
+    // It works again: enough concurrent tasks for both agents.
     let gate = fleet.gate("again");
     let tasks = (0..8).map(|_| task(&format!("{}\n{}", gate.wait(), answer("again")))).collect();
     let ids = fleet.submit(tasks).await;
@@ -117,7 +118,7 @@ async fn tasks_of_a_frozen_agent_run_elsewhere_and_what_it_says_later_is_refused
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
     let mut fleet = Fleet::prepare(FleetSpec::new(3).pool(PoolSpec::new("work", 2)));
-    // Everybody talks to everybody through the network, which can cut one off.
+    // All connections go through the network, which can partition an agent.
     let direct: Vec<String> = fleet.coordinators().iter().map(|name| fleet.address(name)).collect();
     let network = Network::to(&direct).await;
     let through = network.addresses().to_vec();
@@ -140,9 +141,9 @@ async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
 
     fleet.agent_is(&victim, AgentState::Lost).await;
     fleet.executing(&id, 2).await;
-    // The second attempt looked for the first one's processes as it began.
+    // The second attempt looked for processes of the first one when it began.
     assert_eq!(overlaps(&fleet.executions_file()), Vec::<String>::new(), "attempts that ran at the same time");
-    assert_eq!(group_members(group), Vec::<u32>::new(), "the cut-off agent stopped its command by itself");
+    assert_eq!(group_members(group), Vec::<u32>::new(), "the partitioned agent stopped its command on its own");
     gate.open();
     let ended = fleet.finished(&id, TaskState::Succeeded).await;
     assert_taken_over(&ended, &victim);
@@ -152,7 +153,7 @@ async fn an_agent_that_is_cut_off_stops_its_tasks_before_others_begin_them() {
     let back = fleet.agent_such(&victim, expected, |agent| agent.state() == AgentState::Live).await;
     assert_ne!(back.session, before.session);
     assert_eq!(back.pid, before.pid, "its process is the same");
-    assert_eq!(fleet.task(&id).await, ended, "the result stands");
+    assert_eq!(fleet.task(&id).await, ended, "the result is unchanged");
 }
 
 #[tokio::test]
@@ -164,11 +165,11 @@ async fn another_process_of_the_same_name_waits_until_the_first_counts_as_lost()
     fleet.freeze(&agent);
     fleet.start_another(&agent, "twin");
     fleet.executing(&id, 2).await;
-    // What is dead and can't be reaped by a frozen parent does not run.
+    // A zombie that its frozen parent can't reap does not run.
     assert_eq!(group_members(group), Vec::<u32>::new(), "attempts that ran at the same time");
     gate.open();
     let task = fleet.finished(&id, TaskState::Succeeded).await;
     let [first, second] = &task.attempts[..] else { panic!("two attempts expected: {task:#?}") };
     assert_eq!((first.state(), second.state()), (AttemptState::Lost, AttemptState::Succeeded), "{task:#?}");
-    assert!(fleet.process("twin").log().contains("another process holds the agent name"), "it is told why it waits");
+    assert!(fleet.process("twin").log().contains("another process holds the agent name"), "it logs why it waits");
 }

@@ -1,4 +1,5 @@
-//! The life of a task, as its submitter sees it: cancelled, out of time, retried, repeated, refused.
+//! The life of a task from its submitter's point of view: cancelled, past its deadline, retried, submitted again,
+//! refused.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ async fn one_coordinator(slots: u32) -> Fleet {
     Fleet::start(FleetSpec::new(1).pool(PoolSpec::new("work", 1).slots(slots)).session_timeout("10s")).await
 }
 
-/// Submits as a plain call, and answers what the fleet says.
+/// Submits tasks with a unary call, and returns the results.
 async fn submit(fleet: &Fleet, tasks: Vec<TaskSpec>) -> Vec<SubmitResult> {
     let address = fleet.address(&fleet.coordinators()[0]);
     let mut rpc = Rpc::connect(format!("http://{address}")).await.expect("it listens");
@@ -49,7 +50,7 @@ async fn cancel(client: &FleetClient, id: &str) -> TaskState {
 }
 
 fn failure_kind(task: &Task) -> FailureKind {
-    task.failure.as_ref().unwrap_or_else(|| panic!("it says why it failed: {task:#?}")).kind()
+    task.failure.as_ref().unwrap_or_else(|| panic!("it has a failure: {task:#?}")).kind()
 }
 
 async fn group_ends(group: u32) {
@@ -76,7 +77,7 @@ async fn a_cancelled_task_is_stopped_or_never_begun() {
     assert_eq!(ended.attempts[0].state(), AttemptState::Cancelled, "{ended:#?}");
     group_ends(group).await;
 
-    // The slot is free again, and the task that was cancelled while it waited does not take it.
+    // The slot is free again, and the task that was cancelled while it was queued does not take it.
     let next = fleet.submit_one(task(&answer("next"))).await;
     let next = fleet.finished(&next, TaskState::Succeeded).await;
     assert_eq!(fleet.executions_of(&queued), [], "it never ran");
@@ -100,7 +101,8 @@ async fn a_task_out_of_time_is_stopped() {
     let ended = fleet.finished(&waiting, TaskState::Failed).await;
     assert_eq!(failure_kind(&ended), FailureKind::Deadline, "{ended:#?}");
 
-    // The time of one attempt is another matter: there are others, and then no answer could be had.
+    // The timeout of an attempt is different: another attempt follows, and after the last one the task is
+    // dead-lettered.
     let retry = RetryPolicy { max_attempts: 2, initial_backoff: millis(10), ..RetryPolicy::default() };
     let slow = TaskSpec { attempt_timeout: millis(300), retry: Some(retry), ..task(&gate.wait()) };
     let slow = fleet.submit_one(slow).await;
@@ -124,12 +126,12 @@ async fn a_failed_attempt_is_repeated_after_its_backoff() {
     };
     let failing = TaskSpec { retry: Some(retry), ..task("echo 'no luck' >&2; exit 7") };
     let failing = fleet.submit_one(failing).await;
-    // This one has luck the second time.
+    // This one succeeds at its second attempt.
     let passing = task(&format!("[ $ROBEING_ATTEMPT = 2 ] || exit 1\n{}", answer("lucky")));
     let passing = fleet.submit_one(TaskSpec { retry: Some(retry), ..passing }).await;
 
     let ended = fleet.finished(&failing, TaskState::Failed).await;
-    let failure = ended.failure.clone().expect("it says why");
+    let failure = ended.failure.clone().expect("it has a failure");
     assert_eq!((failure.kind(), failure.code), (FailureKind::Exit, Some(7)), "{ended:#?}");
     assert!(failure.stderr_tail.contains("no luck"), "{failure:?}");
     assert_eq!((ended.attempts.len(), ended.attempts_used), (3, 3), "{ended:#?}");
@@ -144,7 +146,8 @@ async fn a_failed_attempt_is_repeated_after_its_backoff() {
             at(pair[1].assigned_at) - at(pair[0].ended_at)
         })
         .collect();
-    // By the wall time that is told, a pause may take a twentieth less, and each of its ends is cut to a millisecond.
+    // In the reported wall time, a pause may be a twentieth shorter, and both of its ends are truncated to
+    // milliseconds.
     let least = [200, 600].map(|pause: i64| pause * 19 / 20 - 1);
     assert!(pauses[0] >= least[0] && pauses[1] >= least[1], "at least {least:?} ms: {pauses:?}");
     assert_eq!(fleet.executions_of(&failing).len(), 3);
@@ -161,7 +164,7 @@ async fn a_repeated_submission_is_one_task() {
     assert_eq!((first.existing, &first.refusal), (false, &None));
     fleet.finished(&first.task_id, TaskState::Succeeded).await;
     let again = submit(&fleet, vec![keyed(&answer("once"))]).await.remove(0);
-    assert_eq!((again.existing, &again.task_id), (true, &first.task_id), "another id, and the same key");
+    assert_eq!((again.existing, &again.task_id), (true, &first.task_id), "another id, but the same key");
     let same_id = TaskSpec { id: first.task_id.clone(), idempotency_key: "the same".into(), ..task(&answer("once")) };
     let again = submit(&fleet, vec![same_id]).await.remove(0);
     assert_eq!((again.existing, &again.task_id), (true, &first.task_id));
@@ -178,7 +181,7 @@ async fn what_can_not_be_taken_is_refused_with_the_reason() {
     let spec = FleetSpec::new(1).pool(PoolSpec::new("work", 1).slots(1)).session_timeout("10s");
     let fleet = Fleet::start(spec.flag("max-queued", &MAX_QUEUED.to_string())).await;
 
-    // Each on its own: the good one among the bad is taken.
+    // Each task is checked separately: the valid one among the invalid ones is accepted.
     let padded = |bytes: usize| {
         let mut input = format!("{} #", answer("padded")).into_bytes();
         input.resize(bytes, b'x');
@@ -191,7 +194,7 @@ async fn what_can_not_be_taken_is_refused_with_the_reason() {
     let of_coordinators = TaskSpec { required_role: 1, ..task("") };
     let tasks = vec![padded(LIMIT), padded(LIMIT + 1), bad_id, no_kind, bad_priority, negative, of_coordinators];
     let results = submit(&fleet, tasks).await;
-    assert_eq!(results[0].refusal, None, "an input at the limit is taken");
+    assert_eq!(results[0].refusal, None, "an input at the limit is accepted");
     assert_refused(&results[1], "INVALID_ARGUMENT", &LIMIT.to_string());
     assert_refused(&results[2], "INVALID_ARGUMENT", "not-a-uuid");
     assert_refused(&results[3], "INVALID_ARGUMENT", "kind");
@@ -200,7 +203,7 @@ async fn what_can_not_be_taken_is_refused_with_the_reason() {
     assert_refused(&results[6], "INVALID_ARGUMENT", "required_role");
     fleet.finished(&results[0].task_id, TaskState::Succeeded).await;
 
-    // A full queue: so many unfinished tasks, and not one more.
+    // A full queue: this many unfinished tasks are accepted, and no more.
     let gate = fleet.gate("queue");
     let mut tasks: Vec<TaskSpec> =
         (0..=MAX_QUEUED).map(|_| TaskSpec { retry: no_retries(), ..task(&gate.wait()) }).collect();
@@ -217,13 +220,13 @@ async fn what_can_not_be_taken_is_refused_with_the_reason() {
     assert_eq!(again.refusal, None, "there is room again");
     fleet.finished(&again.task_id, TaskState::Succeeded).await;
 
-    // What does not exist.
+    // A task that does not exist.
     let unknown = robeing_client::new_task_id();
     let client = fleet.client();
     let request = GetTaskRequest { id: unknown.clone(), ..GetTaskRequest::default() };
     let answer = client.get_task(request).await;
     assert!(matches!(&answer, Err(ClientError::NotFound { message }) if message.contains(&unknown)), "{answer:?}");
     let request = CancelTasksRequest { ids: vec![unknown.clone()], reason: String::new() };
-    let answer = client.cancel_tasks(request).await.expect("the call as a whole is right");
+    let answer = client.cancel_tasks(request).await.expect("the call as a whole is valid");
     assert_eq!(answer.results[0].refusal.as_ref().map(|refusal| refusal.code.as_str()), Some("NOT_FOUND"));
 }

@@ -1,4 +1,4 @@
-//! Traces reach an OpenTelemetry collector where one is configured: here a collector's own gRPC service.
+//! Traces reach an OpenTelemetry collector if one is configured; here, the collector's gRPC service is the test itself.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// Exports that wait to be looked at.
+/// The capacity of the channel of exports.
 const EXPORTS: usize = 1_000;
 
 struct Collector(mpsc::Sender<ExportTraceServiceRequest>);
@@ -36,7 +36,7 @@ impl TraceService for Collector {
     }
 }
 
-/// Attributes that are text, by name.
+/// Returns the attributes that are text, by name.
 fn texts(attributes: &[KeyValue]) -> BTreeMap<&str, &str> {
     attributes.iter().filter_map(text).collect()
 }

@@ -1,5 +1,5 @@
-//! Coordinators of two versions in one fleet. The newer one has a feature more, which does nothing but be new: it takes tasks
-//! whose kind begins with `trial:` to need it.
+//! Coordinators of two versions in one fleet. The newer version has an additional feature that exists only for this
+//! test: tasks whose kind begins with `trial:` need it.
 
 use std::fs;
 
@@ -18,13 +18,13 @@ use tonic::{Code, transport::Server};
 
 const TASKS: usize = 400;
 const IN_FLIGHT: usize = 16;
-/// The version that brings the feature.
+/// The fleet version that introduces the feature.
 const NEW: u32 = 2;
 const OLD: u32 = 1;
-/// What the start of the newer version needs.
+/// The command prefix with which the newer version is started.
 const KNOWS_IT: &[&str] = &["/usr/bin/env", "ROBEING_TEST_TRIAL=1"];
 
-/// Replaces a coordinator's process by one of the newer, or of the older version.
+/// Replaces a coordinator's process with one of the newer or of the older version.
 async fn replace(fleet: &mut Fleet, name: &str, is_new: bool) {
     fleet.terminate(name);
     in_time("the end of the old process", fleet.ended(name)).await;
@@ -33,7 +33,7 @@ async fn replace(fleet: &mut Fleet, name: &str, is_new: bool) {
     fleet.coordinators_agree().await;
 }
 
-/// Submits a task that needs the feature to one coordinator, which must have the newer version.
+/// Submits a task that needs the feature to a coordinator, which must have the newer version.
 async fn try_feature(fleet: &Fleet, name: &str) -> SubmitResult {
     let mut rpc = Rpc::connect(format!("http://{}", fleet.address(name))).await.expect("it listens");
     let spec = TaskSpec { kind: "trial:new".to_owned(), ..task(&answer("new")) };
@@ -52,7 +52,7 @@ async fn assert_not_in_force(fleet: &Fleet, name: &str) {
 
 #[tokio::test]
 async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_lost_on_the_way() {
-    // No agent is to be lost, however busy the machine is.
+    // No agent may be lost, however busy the machine is.
     let pools = PoolSpec::new("work", 2);
     let mut fleet = Fleet::start(FleetSpec::new(3).pool(pools).session_timeout("10s")).await;
     let mut load = Load::start(&fleet.client(), TASKS, IN_FLIGHT, "");
@@ -62,7 +62,7 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
     assert_not_in_force(&fleet, &names[0]).await;
     replace(&mut fleet, &names[1], true).await;
     assert_not_in_force(&fleet, &names[1]).await;
-    // And back: what two new ones wrote the old one reads.
+    // And back: the old version reads what the two new ones wrote.
     replace(&mut fleet, &names[1], false).await;
     assert_not_in_force(&fleet, &names[0]).await;
     replace(&mut fleet, &names[1], true).await;
@@ -81,7 +81,7 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
 
     for name in &names {
         let told = try_feature(&fleet, name).await;
-        assert_eq!(told.refusal, None, "{name} takes it");
+        assert_eq!(told.refusal, None, "{name} accepts it");
         fleet.finished(&told.task_id, TaskState::Succeeded).await;
     }
 
@@ -90,7 +90,7 @@ async fn a_feature_comes_into_force_with_the_last_coordinator_and_nothing_is_los
     none_joins_that_does_not_know_what_is_in_force(&mut fleet, back).await;
 }
 
-/// The old version says so, ends, and the others go on.
+/// The old version logs why it can't start and ends, and the others continue.
 async fn there_is_no_way_back(fleet: &mut Fleet, back: &str) {
     fleet.terminate(back);
     in_time("the end of the old process", fleet.ended(back)).await;
@@ -109,7 +109,8 @@ async fn there_is_no_way_back(fleet: &mut Fleet, back: &str) {
     fleet.coordinators_agree().await;
 }
 
-/// One without data does not become a member that would not know what is in force, whether it asks for it or somebody else.
+/// A coordinator without data whose version is too old for the feature in force does not become a member, whether it
+/// asks to join or is added by an administrator.
 async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back: &str) {
     fleet.terminate(back);
     in_time("the end of the process", fleet.ended(back)).await;
@@ -133,7 +134,7 @@ async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back:
     assert_eq!(refused.message(), words);
     let status = fleet.status().await;
     let voters = status.coordinators.iter().filter(|coordinator| coordinator.voter).count();
-    assert_eq!(voters, 3, "the one that it was is not replaced: {status:?}");
+    assert_eq!(voters, 3, "its previous node is not replaced: {status:?}");
     assert!(fleet.process(back).ended().is_none(), "it waits");
     fleet.terminate(back);
     in_time("the end of the process", fleet.ended(back)).await;
@@ -142,7 +143,7 @@ async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back:
     fleet.coordinators_agree().await;
 }
 
-/// A coordinator of the version before: it serves, and knows no private service of this one.
+/// Simulates a coordinator of the previous version: it serves gRPC, but none of the internal services of this version.
 fn earlier_coordinator(address: &str) -> AbortOnDropHandle<()> {
     let address = address.parse().expect("an address");
     let (_, health) = tonic_health::server::health_reporter();
@@ -160,7 +161,7 @@ async fn what_finds_a_coordinator_of_the_version_before_says_so_and_works_once_t
         fleet.start_one(name);
     }
     for name in [&coordinators[0], &agent] {
-        eventually(&format!("{name} says why it does not go on"), async || {
+        eventually(&format!("{name} logs why it does not continue"), async || {
             let log = fleet.process(name).log();
             check(log.contains("it does not serve robeing.internal.v1") && log.contains("stop every process"), (), log)
         })

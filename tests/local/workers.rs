@@ -1,5 +1,5 @@
-//! Processes that attach to agents and run their tasks: what happens when one of them dies, its agent dies, or somebody
-//! cancels, with real processes throughout.
+//! Worker processes that attach to agents and run their tasks: what happens when such a process dies, its agent dies,
+//! or a task is cancelled. All processes are real.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use serde_json::json;
 
 const WORKER: &str = "robeing-test-worker";
 
-/// A fleet whose agents have nothing attached yet.
+/// Starts a fleet to whose agents nothing is attached yet.
 async fn fleet(agents: u32, slots: u32) -> Fleet {
     let mut fleet = Fleet::prepare(
         FleetSpec::new(1).pool(PoolSpec::new("own", agents).slots(slots).executor(json!({"worker": {}}))),
@@ -34,9 +34,9 @@ fn attach(fleet: &Fleet, agent: &str) -> Process {
     Process::start(&format!("{agent}'s worker"), Path::new("/usr/bin/env"), &line, &log)
 }
 
-/// Waits until an agent is a member that takes no tasks.
+/// Waits until an agent is a member that gets no tasks.
 async fn is_idle(fleet: &Fleet, agent: &str) {
-    eventually(&format!("{agent} takes nothing"), async || {
+    eventually(&format!("{agent} gets no tasks"), async || {
         let there = fleet.agents().await.into_iter().find(|known| known.name == agent);
         let idle = there
             .as_ref()
@@ -46,9 +46,9 @@ async fn is_idle(fleet: &Fleet, agent: &str) {
     .await;
 }
 
-/// Waits until an agent takes tasks.
+/// Waits until an agent gets tasks.
 async fn works(fleet: &Fleet, agent: &str) {
-    eventually(&format!("{agent} takes tasks"), async || {
+    eventually(&format!("{agent} gets tasks"), async || {
         let there = fleet.agents().await.into_iter().find(|known| known.name == agent);
         let works = there.as_ref().is_some_and(|agent| agent.state() == AgentState::Live && agent.slots > 0);
         check(works, (), there)
@@ -63,7 +63,7 @@ async fn all_work(fleet: &Fleet) {
 }
 
 async fn no_process_left(group: u32) {
-    eventually("the end of what ran", async || {
+    eventually("the end of the task's processes", async || {
         let left = group_members(group);
         check(left.is_empty(), (), left)
     })
@@ -73,7 +73,7 @@ async fn no_process_left(group: u32) {
 #[tokio::test]
 async fn an_agent_takes_tasks_while_something_is_attached() {
     let mut fleet = fleet(2, 2).await;
-    // Members from the start, which are given nothing.
+    // They are members from the start, but get no tasks.
     is_idle(&fleet, "own-0").await;
     is_idle(&fleet, "own-1").await;
     let early = fleet.submit_one(task(&answer("early"))).await;
@@ -89,17 +89,17 @@ async fn an_agent_takes_tasks_while_something_is_attached() {
     let _second = attach(&fleet, "own-1");
     works(&fleet, "own-1").await;
 
-    // One that can't do its work says why.
+    // A task that fails in the process has a failure with the reason.
     let retry = Some(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() });
     let broken = TaskSpec { retry, ..task("echo 'no licence' >&2; exit 3") };
     let failed = fleet.finished(&fleet.submit_one(broken).await, TaskState::Failed).await;
-    let failure = failed.attempts[0].failure.as_ref().expect("it says why");
+    let failure = failed.attempts[0].failure.as_ref().expect("it has a failure");
     assert_eq!((failure.kind(), failure.code), (FailureKind::Reported, Some(3)), "{failed:#?}");
     assert!(failure.message.contains("exit status: 3") && failure.stderr_tail.contains("no licence"), "{failure:?}");
     drop(first);
     is_idle(&fleet, "own-0").await;
     fleet.terminate("own-0");
-    assert!(fleet.ended("own-0").await.success(), "one that waits ends in order");
+    assert!(fleet.ended("own-0").await.success(), "an agent without tasks ends with success");
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn what_a_dead_process_ran_is_run_elsewhere_and_its_agent_waits_for_anothe
     gate.open();
     let done = fleet.finished(&id, TaskState::Succeeded).await;
     let [first, second] = &done.attempts[..] else { panic!("two attempts expected: {done:#?}") };
-    let failure = first.failure.as_ref().expect("it says why");
+    let failure = first.failure.as_ref().expect("it has a failure");
     assert_eq!((first.state(), failure.kind()), (AttemptState::Failed, FailureKind::Unreachable), "{done:#?}");
     assert!(failure.message.contains("was gone before it answered"), "{failure:?}");
     assert_ne!(second.agent, victim);
@@ -144,7 +144,7 @@ async fn a_process_outlives_its_agent_and_stops_what_it_ran_for_it() {
         String::from_utf8_lossy(&fleet.finished(&id, TaskState::Succeeded).await.output),
         format!("{id} 2 through\n")
     );
-    // The process attaches to the agent's successor by itself.
+    // The process attaches to the agent's successor on its own.
     fleet.start_one(&victim);
     works(&fleet, &victim).await;
 }

@@ -1,19 +1,19 @@
-//! What the documentation shows, for tests that try it.
+//! Reads what the documentation shows, for tests that check it.
 
 use std::{fs, path::Path};
 
 use serde_json::Value;
 
-/// The one manifest of a kind in a document, such as `docs/kubernetes.md`.
+/// Returns the only manifest of this kind in a document such as `docs/kubernetes.md`.
 ///
 /// # Panics
-/// When the document shows none of it, or several.
+/// If the document shows none, or more than one.
 pub fn manifest(document: &str, kind: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0));
     let values = blocks.filter_map(|block| serde_yaml::from_str::<Value>(block).ok());
     let found: Vec<Value> = values.filter(|value| value["kind"] == kind).collect();
-    let [one] = &found[..] else { panic!("{document} shows {} manifests of the kind {kind}, not one", found.len()) };
+    let [one] = &found[..] else { panic!("{document} shows {} manifests of kind {kind}, not one", found.len()) };
     one.clone()
 }

@@ -1,6 +1,6 @@
-//! A record of what a test submitted and of every ending it saw of each task, by whatever call, and the checks that
-//! such a record must pass: nothing accepted is lost, a task ends once and for all, its result is right, and it is the
-//! result of one attempt that really ran.
+//! A record of the tasks that a test submitted and of every end that any call reported for each task, and the checks on
+//! it: no accepted task is lost, a task ends exactly once, its result is right, and the result is that of one attempt
+//! that really ran.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,27 +13,27 @@ use robeing_proto::v1::{AttemptState, Task, TaskState};
 
 use crate::script::{Execution, executions};
 
-/// By which call the end of a task was seen.
+/// The call that reported the end of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
-    /// On the stream that submitted it.
+    /// The stream that submitted it.
     Stream,
-    /// By a watch.
+    /// A watch.
     Watch,
-    /// By asking for it.
+    /// A get.
     Get,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Record {
-    /// What the task answers.
+    /// The text that the task outputs.
     text: String,
     accepted: bool,
     refused: Option<String>,
     endings: Vec<(Seen, Task)>,
 }
 
-/// The record. Shared between those who submit and those who watch.
+/// The record. Submitters and watchers share it.
 #[derive(Debug, Default)]
 pub struct History {
     records: Mutex<BTreeMap<String, Record>>,
@@ -44,22 +44,22 @@ impl History {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task is submitted that answers this text, by [`answer`](crate::script::answer).
+    /// Records that a task is submitted whose script is [`answer`](crate::script::answer) with this text.
     pub fn submitted(&self, id: &str, text: &str) {
         self.records().entry(id.into()).or_default().text = text.into();
     }
 
-    /// It was accepted.
+    /// Records that the task was accepted.
     pub fn accepted(&self, id: &str) {
         self.records().entry(id.into()).or_default().accepted = true;
     }
 
-    /// It was refused.
+    /// Records that the task was refused.
     pub fn refused(&self, id: &str, why: &str) {
         self.records().entry(id.into()).or_default().refused = Some(why.into());
     }
 
-    /// A task was seen; counts when it has ended and is one of this record.
+    /// Records the end of a task, if it has ended and is in this record.
     pub fn seen(&self, how: Seen, task: &Task) {
         if is_finished(task.state())
             && let Some(record) = self.records().get_mut(&task.id)
@@ -68,28 +68,28 @@ impl History {
         }
     }
 
-    /// Ids of the accepted tasks.
+    /// Returns the ids of the accepted tasks.
     pub fn accepted_ids(&self) -> Vec<String> {
         self.records().iter().filter(|(_, record)| record.accepted).map(|(id, _)| id.clone()).collect()
     }
 
-    /// How many were accepted.
+    /// Returns the number of accepted tasks.
     pub fn accepted_count(&self) -> usize {
         self.records().values().filter(|record| record.accepted).count()
     }
 
-    /// How many ended, as far as was seen.
+    /// Returns the number of tasks that were seen to end.
     pub fn ended_count(&self) -> usize {
         self.records().values().filter(|record| !record.endings.is_empty()).count()
     }
 
-    /// Ids of the accepted tasks whose end was not seen by such a call.
+    /// Returns the ids of the accepted tasks whose end this call did not report.
     pub fn unseen_by(&self, how: Seen) -> Vec<String> {
         let unseen = |record: &Record| record.accepted && !record.endings.iter().any(|(by, _)| *by == how);
         self.records().iter().filter(|(_, record)| unseen(record)).map(|(id, _)| id.clone()).collect()
     }
 
-    /// What is wrong, in sentences. `executions` are those that really began.
+    /// Returns all violations, each as a sentence. `executions` are the executions that really began.
     pub fn violations(&self, executions: &[Execution]) -> Vec<String> {
         let mut found = Vec::new();
         let mut ran: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
@@ -105,14 +105,14 @@ impl History {
             let none = BTreeSet::new();
             check_task(id, record, ran.get(id.as_str()).unwrap_or(&none), &mut found);
         }
-        found.extend(ran.keys().filter(|id| !records.contains_key(**id)).map(|id| format!("{id} ran, unasked for")));
+        found.extend(ran.keys().filter(|id| !records.contains_key(**id)).map(|id| format!("{id} ran, not submitted")));
         found
     }
 
-    /// Checks the record against the executions noted in a file.
+    /// Checks the record against the executions in this file.
     ///
     /// # Panics
-    /// When anything is wrong.
+    /// If there is any violation.
     pub fn assert_sound(&self, file: &Path) {
         let executions = executions(file);
         let found = self.violations(&executions);
@@ -122,7 +122,7 @@ impl History {
 
 fn check_task(id: &str, record: &Record, ran: &BTreeSet<u32>, found: &mut Vec<String>) {
     if record.refused.is_some() && !record.accepted && !(ran.is_empty() && record.endings.is_empty()) {
-        found.push(format!("{id} was refused and ran all the same: attempts {ran:?}"));
+        found.push(format!("{id} was refused but ran: attempts {ran:?}"));
     }
     let Some((_, first)) = record.endings.first() else {
         if record.accepted {
@@ -149,7 +149,7 @@ fn check_result(id: &str, record: &Record, task: &Task, ran: &BTreeSet<u32>, fou
     let expected = format!("{id} {} {}\n", task.attempt, record.text);
     if task.output != expected.as_bytes() {
         let output = String::from_utf8_lossy(&task.output);
-        found.push(format!("{id} answered {output:?}, {expected:?} would be right"));
+        found.push(format!("{id} returned {output:?} instead of {expected:?}"));
     }
     if !ran.contains(&task.attempt) {
         found.push(format!("{id} has the result of attempt {}, but {ran:?} ran", task.attempt));
@@ -220,7 +220,7 @@ mod tests {
         let history = history();
         let task = Task { output: "a 2 text\n".into(), ..ended("a", 1) };
         history.seen(Seen::Get, &task);
-        assert_finds(&history, &[execution("a", 1)], "would be right");
+        assert_finds(&history, &[execution("a", 1)], "instead of");
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         let history = history();
         history.seen(Seen::Get, &ended("a", 1));
         history.refused("b", "full");
-        assert_finds(&history, &[execution("a", 1), execution("c", 1)], "unasked for");
-        assert_finds(&history, &[execution("a", 1), execution("b", 1)], "was refused and ran");
+        assert_finds(&history, &[execution("a", 1), execution("c", 1)], "not submitted");
+        assert_finds(&history, &[execution("a", 1), execution("b", 1)], "was refused but ran");
     }
 }

@@ -1,6 +1,7 @@
-//! What the suites share: fleets of real processes that can be killed and frozen, tasks that are shell scripts, a
-//! recorded history with its checks, and the outsides of a fleet (a proxy that cuts agents off, an agent written by
-//! hand); Robeing on Kubernetes; the operator before an API server that fails; the demo and the benchmark. See the modules.
+//! The code that the test suites share: fleets of real processes that can be killed and frozen, tasks that are shell
+//! scripts, a recorded history with its checks, what surrounds a fleet (a proxy that partitions agents, a scripted
+//! agent), Robeing on Kubernetes, the operator against an API server that fails, the demo and the benchmarks. See the
+//! modules.
 
 pub mod bench;
 pub mod demo;

@@ -1,5 +1,5 @@
-//! A steady load of recorded tasks, submitted over streams while a test kills what it likes, and watched from another
-//! side at the same time.
+//! A steady load of recorded tasks, submitted over streams while a test kills processes, and observed by a watch at the
+//! same time.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::{
     wait::{eventually, in_time},
 };
 
-/// Who submits, so that the watch tells these tasks alone.
+/// The submitter of these tasks; the watch filters by it.
 const SUBMITTER: &str = "load";
 
-/// A load that runs.
+/// A running load.
 #[derive(Debug)]
 pub struct Load {
     history: Arc<History>,
@@ -32,7 +32,7 @@ impl Drop for Load {
     }
 }
 
-/// A recorded task: a script that answers `text` after it did `before`.
+/// Creates a recorded task: a script that runs `before` and then outputs `text`.
 pub fn recorded(history: &History, before: &str, text: &str) -> TaskSpec {
     let spec = TaskSpec { submitter: SUBMITTER.into(), ..task(&format!("{before}\n{}", answer(text))) };
     history.submitted(&spec.id, text);
@@ -40,7 +40,7 @@ pub fn recorded(history: &History, before: &str, text: &str) -> TaskSpec {
 }
 
 impl Load {
-    /// Begins to submit so many tasks, of which `in_flight` are on their way at once. Each runs `before` first.
+    /// Starts to submit `count` tasks, at most `in_flight` at once. Each runs `before` first.
     pub fn start(client: &FleetClient, count: usize, in_flight: usize, before: &str) -> Self {
         let history = Arc::new(History::default());
         let submitting =
@@ -49,12 +49,12 @@ impl Load {
         Self { history, client: client.clone(), submitting, watching }
     }
 
-    /// The record.
+    /// Returns the record.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Waits until so many tasks have ended.
+    /// Waits until this many tasks have ended.
     pub async fn ended(&self, count: usize) {
         eventually(&format!("{count} tasks at their end"), async || {
             let ended = self.history.ended_count();
@@ -67,10 +67,10 @@ impl Load {
         .await;
     }
 
-    /// Waits until everything was submitted, and has ended as seen by the stream, the watch, and by asking.
+    /// Waits until everything was submitted and has ended, as reported by the stream, the watch and a get.
     ///
     /// # Panics
-    /// When that does not happen.
+    /// If that does not happen in time.
     pub async fn complete(&mut self) -> Arc<History> {
         in_time("the end of the load", &mut self.submitting).await.expect("submission ends without a panic");
         for id in self.history.accepted_ids() {
@@ -81,7 +81,7 @@ impl Load {
             });
             self.history.seen(Seen::Get, &task.await);
         }
-        eventually("every end told by the watch", async || {
+        eventually("the watch reports every end", async || {
             let unseen = self.history.unseen_by(Seen::Watch);
             if unseen.is_empty() { Ok(()) } else { Err(unseen) }
         })
@@ -95,10 +95,10 @@ async fn submit(client: FleetClient, history: Arc<History>, count: usize, in_fli
     submit_recorded(&client, &history, tasks, in_flight).await;
 }
 
-/// Submits tasks that the history knows, so many at once, and records what becomes of them until all have ended.
+/// Submits tasks that are in the history, at most `in_flight` at once, and records their results until all have ended.
 ///
 /// # Panics
-/// When the fleet gives up, or forgets a result.
+/// If the client gives up, or a result expires.
 pub async fn submit_recorded(client: &FleetClient, history: &History, tasks: Vec<TaskSpec>, in_flight: usize) {
     let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
     let options = SubmitOptions { window: in_flight, unfinished: in_flight, wait: true };

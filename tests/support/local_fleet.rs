@@ -1,6 +1,6 @@
-//! A fleet of real processes on this machine, as the demo and the benchmark use it: started from a manifest, waited for
-//! until it is whole, its leader and agents found by their process ids, ended with its directory. It knows the
-//! fleet's API and processes, and nothing of what they are used for.
+//! A fleet of real processes on this machine, for the demo and the benchmark: starts it from a manifest, waits until it
+//! is complete, finds the process ids of its leader and agents, and stops it and removes its directory. It knows the
+//! fleet's API and processes, and nothing about what they are used for.
 
 use std::{
     collections::BTreeSet,
@@ -25,23 +25,23 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How often the state of the fleet is looked at while it is waited for.
+/// The interval at which the fleet's state is polled while waiting.
 const POLL: Duration = Duration::from_millis(20);
-/// For how long a call of the client is tried.
+/// The timeout of a client's call, retries included.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where a fleet is started.
+/// The place in which a fleet is started.
 #[derive(Clone, Debug, Default)]
 pub struct Location {
-    /// The agent program; without it, the one beside this program.
+    /// The agent program; by default the one in the directory of this program.
     pub agent_bin: Option<PathBuf>,
-    /// The directory in which the fleet's own directory is made; without it, the one for temporary files.
+    /// The directory in which the fleet's own directory is created; by default the one for temporary files.
     pub parent: Option<PathBuf>,
-    /// The longest pause before a process that died is started again; without it, the usual one.
+    /// The longest pause before a process that died is restarted; by default that of `robeing dev`.
     pub longest_restart_pause: Option<Duration>,
 }
 
-/// A running fleet of local processes. When it is dropped its processes are killed and its directory is removed.
+/// A running fleet of local processes. Dropping it kills the processes and removes the directory.
 pub struct LocalFleet {
     fleet: DevFleet,
     cluster: RobeingCluster,
@@ -51,10 +51,10 @@ pub struct LocalFleet {
 }
 
 impl LocalFleet {
-    /// Starts the fleet of a manifest. It is not ready yet; see [`LocalFleet::whole`].
+    /// Starts the fleet of a manifest, without waiting until it is ready; see [`LocalFleet::whole`].
     ///
     /// # Errors
-    /// When the manifest is wrong or the processes can't be started.
+    /// If the manifest is invalid or the processes can't be started.
     pub async fn start(manifest: &str, place: &Location) -> Result<Self> {
         let cluster = robeing_crds::parse_manifest(manifest)?;
         let mut builder = tempfile::Builder::new();
@@ -63,7 +63,7 @@ impl LocalFleet {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         }
-        .context("no directory for the fleet's data could be made")?;
+        .context("could not create a directory for the fleet's data")?;
         let options = DevOptions {
             data: Some(directory.path().to_owned()),
             agent_bin: place.agent_bin.clone(),
@@ -76,44 +76,44 @@ impl LocalFleet {
         Ok(Self { fleet, cluster, pids, watcher, directory })
     }
 
-    /// The processes.
+    /// Returns the processes.
     pub fn processes(&self) -> &DevFleet {
         &self.fleet
     }
 
-    /// A new client of all coordinators.
+    /// Creates a client of all coordinators.
     ///
     /// # Errors
-    /// Not when the fleet's own endpoints are well formed.
+    /// Never if the fleet's own endpoints are well formed.
     pub fn client(&self) -> Result<FleetClient> {
         Ok(FleetClient::new(&self.fleet.endpoints(), settings())?)
     }
 
-    /// A new client of some coordinators.
+    /// Creates a client of these coordinators.
     ///
     /// # Errors
-    /// When an endpoint can't be read.
+    /// If an endpoint can't be parsed.
     pub fn client_of(&self, endpoints: &[String]) -> Result<FleetClient> {
         Ok(FleetClient::new(endpoints, settings())?)
     }
 
-    /// Where logs and data are.
+    /// Returns the directory with logs and data.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Every process id that the fleet's processes have had so far.
+    /// Returns every process id that the fleet's processes have had so far.
     pub fn pids(&self) -> Vec<u32> {
         let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
         pids.extend(self.fleet.processes().iter().filter_map(|process| process.pid));
         pids.iter().copied().collect()
     }
 
-    /// Waits until there is a leader, every coordinator is a voter that the leader hears from, and every pool has all
+    /// Waits until there is a leader, every coordinator is a voter that the leader can reach, and every pool has all
     /// its agents and standbys.
     ///
     /// # Errors
-    /// When that is not so within `patience`, saying what was missing.
+    /// If that is not the case within `patience`; the error states what is missing.
     pub async fn whole(&self, client: &FleetClient, patience: Duration) -> Result<FleetStatus> {
         let deadline = Instant::now() + patience;
         loop {
@@ -125,7 +125,7 @@ impl LocalFleet {
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= deadline {
-                bail!("the fleet is not whole after {patience:?}: {missing}");
+                bail!("the fleet is not complete after {patience:?}: {missing}");
             }
             sleep(POLL).await;
         }
@@ -140,38 +140,38 @@ impl LocalFleet {
             |c: &&Coordinator| c.voter && matches!(c.state(), CoordinatorState::Leader | CoordinatorState::Follower);
         let voters = status.coordinators.iter().filter(voting).count();
         if voters < wanted {
-            return Some(format!("{voters} of {wanted} coordinators vote"));
+            return Some(format!("{voters} of {wanted} coordinators are reachable voters"));
         }
         let (live, standby) = self.fleet.plan().agents;
         let agents = status.agents.unwrap_or_default();
         if agents.live < live || agents.standby < standby {
-            return Some(format!("{} of {live} agents work and {} of {standby} stand by", agents.live, agents.standby));
+            return Some(format!("{} of {live} agents live and {} of {standby} standby", agents.live, agents.standby));
         }
         None
     }
 
-    /// The process of the leader that a status names.
+    /// Returns the process id of the leader that a status names.
     ///
     /// # Errors
-    /// When there is no leader, or its process is not known.
+    /// If there is no leader, or its process is unknown.
     pub fn leader_pid(&self, status: &FleetStatus) -> Result<u32> {
         self.pid_of(&status.leader)
             .with_context(|| format!("the leader {:?} has no process in this fleet", status.leader))
     }
 
-    /// The process id of a coordinator or agent, while it runs.
+    /// Returns the process id of a coordinator or agent, if it runs.
     pub fn pid_of(&self, name: &str) -> Option<u32> {
         self.fleet.processes().into_iter().find(|process| process.name == name).and_then(|process| process.pid)
     }
 
-    /// Ends all processes in good order and says which process ids there were.
+    /// Shuts all processes down gracefully and returns all process ids that there were.
     pub async fn stop(&mut self) -> Vec<u32> {
         let pids = self.pids();
         self.fleet.stop().await;
         pids
     }
 
-    /// Keeps the directory, so that logs can be read; for after a failure.
+    /// Keeps the directory, so that the logs can be read after a failure.
     pub fn keep_directory(&mut self) -> &Path {
         self.directory.disable_cleanup(true);
         self.directory.path()
@@ -200,10 +200,10 @@ async fn note_pids(mut events: broadcast::Receiver<DevEvent>, pids: Arc<Mutex<BT
     }
 }
 
-/// The agents that work and have tasks, the busiest first.
+/// Returns the live agents that have tasks, the busiest first.
 ///
 /// # Errors
-/// When the fleet does not answer.
+/// If the fleet does not answer.
 pub async fn busy_agents(client: &FleetClient) -> Result<Vec<Agent>> {
     let mut agents = client.list_agents(false, Consistency::Linearizable).await?;
     agents.retain(|agent| agent.state() == AgentState::Live && agent.used_slots > 0);
@@ -211,11 +211,11 @@ pub async fn busy_agents(client: &FleetClient) -> Result<Vec<Agent>> {
     Ok(agents)
 }
 
-/// Sends a signal to one process.
+/// Sends a signal to a process.
 ///
 /// # Errors
-/// When there is no such process.
+/// If there is no such process.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).with_context(|| format!("{pid} is no process id"))?;
-    kill(Pid::from_raw(pid), signal).with_context(|| format!("process {pid} could not be sent {signal}"))
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).with_context(|| format!("{pid} is not a process id"))?;
+    kill(Pid::from_raw(pid), signal).with_context(|| format!("could not send {signal} to process {pid}"))
 }

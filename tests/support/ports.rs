@@ -1,5 +1,5 @@
-//! Ports for coordinators, whose addresses must be known before they start. They are taken from below the range that
-//! the kernel gives to outgoing connections, and locked against other tests, so that nobody else gets them meanwhile.
+//! Ports for coordinators, whose addresses must be known before they start. The ports are below the range that the
+//! kernel uses for outgoing connections, and each is locked, so that no other test takes it.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 const RANGE: Range<u16> = 12_000..32_000;
 
-/// Ports of the loopback address that are this test's until they are dropped.
+/// Ports of the loopback address, reserved until this is dropped.
 #[derive(Debug)]
 pub struct Ports {
     numbers: Vec<u16>,
@@ -18,10 +18,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Takes so many.
+    /// Reserves `count` ports.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// If fewer ports are free.
     pub fn take(count: usize) -> Self {
         let dir = env::temp_dir().join("robeing-test-ports");
         fs::create_dir_all(&dir).expect("the directory for temporary files can be written to");
@@ -39,7 +39,7 @@ impl Ports {
         panic!("no {count} ports in {RANGE:?} are free")
     }
 
-    /// Their numbers.
+    /// Returns the port numbers.
     pub fn numbers(&self) -> &[u16] {
         &self.numbers
     }

@@ -1,6 +1,6 @@
-//! A network between agents and coordinators that a test can cut: a proxy in front of each coordinator, which learns
-//! from an agent's Hello whose connection it is, and from some moment on passes nothing on for one agent, either way,
-//! without closing anything. That is what a dead switch looks like.
+//! A network between agents and coordinators that a test can partition: a proxy in front of each coordinator. The proxy
+//! learns from an agent's Hello which agent a connection belongs to. Once that agent is cut off, the proxy forwards
+//! nothing in either direction and closes nothing, like a dead switch.
 
 use std::{
     collections::BTreeSet,
@@ -19,13 +19,13 @@ use tokio::{
 
 use crate::ports::Ports;
 
-/// What a Hello to the test fleet begins with: its field 1, the cluster id, and the tag of field 2, the agent's name.
-/// Coordinators among themselves never say that.
+/// The beginning of a Hello to the test fleet: its field 1, the cluster id, and the tag of field 2, the agent's name.
+/// Connections between coordinators never contain these bytes.
 const HELLO: &[u8] = b"\x0a\x06tested\x12";
-/// A Hello is among the first so many bytes of a connection.
+/// A Hello is within the first `HEAD_BYTES` bytes of a connection.
 const HEAD_BYTES: usize = 8 * 1024;
 
-/// Proxies in front of addresses, in their order.
+/// Proxies in front of addresses, in the same order.
 #[derive(Debug)]
 pub struct Network {
     addresses: Vec<String>,
@@ -44,10 +44,10 @@ impl Drop for Network {
 }
 
 impl Network {
-    /// Proxies to these addresses.
+    /// Starts proxies in front of these addresses.
     ///
     /// # Panics
-    /// When no ports can be had.
+    /// If not enough ports are free.
     pub async fn to(targets: &[String]) -> Self {
         let ports = Ports::take(targets.len());
         let (cut, _) = watch::channel(BTreeSet::new());
@@ -60,7 +60,7 @@ impl Network {
         Self { addresses, cut, proxies, _ports: ports }
     }
 
-    /// Where the proxies listen.
+    /// Returns the addresses at which the proxies listen.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
     }
@@ -72,7 +72,7 @@ impl Network {
         });
     }
 
-    /// Connects all again. What was sent meanwhile arrives now, late.
+    /// Reconnects all agents. What was sent in the meantime arrives now.
     pub fn mend(&self) {
         self.cut.send_modify(BTreeSet::clear);
     }
@@ -80,7 +80,7 @@ impl Network {
 
 async fn serve(listener: TcpListener, target: String, cut: watch::Receiver<BTreeSet<String>>) {
     let mut connections = JoinSet::new();
-    // A listener of the loopback address fails for good or not at all.
+    // Accepting on the loopback address either always works or has failed for good.
     while let Ok((client, _)) = listener.accept().await {
         let (target, cut) = (target.clone(), cut.clone());
         connections.spawn(async move {
@@ -91,7 +91,7 @@ async fn serve(listener: TcpListener, target: String, cut: watch::Receiver<BTree
             let agent = Arc::new(OnceLock::new());
             let says = Direction { agent: Arc::clone(&agent), cut: cut.clone(), head: Some(Vec::new()) };
             let hears = Direction { agent, cut, head: None };
-            // The connection ends when either side does.
+            // The connection ends when either direction does.
             tokio::select! {
                 () = says.pass(client_in, server_out) => {}
                 () = hears.pass(server_in, client_out) => {}
@@ -103,14 +103,14 @@ async fn serve(listener: TcpListener, target: String, cut: watch::Receiver<BTree
 
 /// One direction of a connection.
 struct Direction {
-    /// Whose connection it is, once it is known to be an agent's.
+    /// The agent that the connection belongs to, once a Hello has been seen.
     agent: Arc<OnceLock<String>>,
     cut: watch::Receiver<BTreeSet<String>>,
-    /// What was said at first, of the direction in which a Hello may come and as long as it may.
+    /// The first bytes, kept only in the direction of a Hello and only until one is found or can no longer come.
     head: Option<Vec<u8>>,
 }
 
-/// The name in a Hello that is somewhere in these bytes.
+/// Returns the name in a Hello that is anywhere in these bytes.
 fn name_in(bytes: &[u8]) -> Option<String> {
     let after = bytes.windows(HELLO.len()).position(|window| window == HELLO)? + HELLO.len();
     let length = usize::from(*bytes.get(after)?);
@@ -119,7 +119,7 @@ fn name_in(bytes: &[u8]) -> Option<String> {
 }
 
 impl Direction {
-    /// Passes bytes on while the agent whose connection it is is not cut off.
+    /// Forwards bytes unless the agent that the connection belongs to is cut off.
     async fn pass(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut buffer = vec![0; 16 * 1024];
         loop {
@@ -144,7 +144,7 @@ impl Direction {
             self.head = None;
         }
         if let Some(name) = name {
-            // Nobody else sets it.
+            // Nothing else sets it.
             let _ = self.agent.set(name);
         }
     }

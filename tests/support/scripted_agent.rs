@@ -1,4 +1,4 @@
-//! An agent that a test plays itself, message by message, so that it can say what no right agent says.
+//! An agent whose messages a test sends one by one, so that it can send what a correct agent never sends.
 
 use robeing_proto::{
     internal::v1::{
@@ -14,16 +14,16 @@ use tonic::{Status, Streaming};
 
 use crate::wait::in_time;
 
-/// A session in hand.
+/// A session that the test controls.
 #[derive(Debug)]
 pub struct HandAgent {
     say: mpsc::Sender<AgentMessage>,
     told: Streaming<CoordinatorMessage>,
-    /// What the leader answered to Hello.
+    /// The leader's response to Hello.
     pub welcome: Welcome,
 }
 
-/// The Hello of a worker of the test fleet, of a port on which nothing listens.
+/// Returns the Hello of a worker of the test fleet. Nothing listens at its address.
 pub fn hello(name: &str) -> Hello {
     Hello {
         cluster_id: "tested".into(),
@@ -38,7 +38,7 @@ pub fn hello(name: &str) -> Hello {
     }
 }
 
-/// A completion with an output.
+/// Creates a completion with an output.
 pub fn completion(assignment: &Assignment, attempt: u32, output: &str) -> Completion {
     Completion {
         task_id: assignment.task_id.clone(),
@@ -49,17 +49,17 @@ pub fn completion(assignment: &Assignment, attempt: u32, output: &str) -> Comple
 }
 
 impl HandAgent {
-    /// Opens a session at a coordinator.
+    /// Opens a session with a coordinator.
     ///
     /// # Errors
-    /// What it answers instead of a welcome.
+    /// The status that the coordinator sends instead of a welcome.
     ///
     /// # Panics
-    /// When it answers nothing, or something else.
+    /// If the coordinator sends nothing, or something else.
     pub async fn open(address: &str, hello: Hello) -> Result<Self, Status> {
         let mut client = SessionClient::connect(format!("http://{address}")).await.expect("a coordinator listens");
         let (say, said) = mpsc::channel(16);
-        say.send(AgentMessage { message: Some(Said::Hello(hello)) }).await.expect("the receiver is in hand");
+        say.send(AgentMessage { message: Some(Said::Hello(hello)) }).await.expect("the receiver exists");
         let mut told = in_time("an answer to Hello", client.open(ReceiverStream::new(said))).await?.into_inner();
         let welcome = async {
             loop {
@@ -68,7 +68,8 @@ impl HandAgent {
                     Some(Told::Opening(opening)) => {
                         let waiting = Said::Waiting(Waiting { seq: opening.seq });
                         let waiting = AgentMessage { message: Some(waiting) };
-                        // One that has refused meanwhile hears nothing any more; the next message says why.
+                        // A coordinator that has refused the session in the meantime no longer reads; its next message
+                        // states why.
                         let _ = say.send(waiting).await;
                     }
                     other => panic!("instead of a welcome: {other:?}"),
@@ -79,16 +80,16 @@ impl HandAgent {
         Ok(Self { say, told, welcome })
     }
 
-    /// Says something.
+    /// Sends a message.
     ///
     /// # Panics
-    /// When the session is over.
+    /// If the session is over.
     pub async fn say(&self, said: Said) {
         let message = AgentMessage { message: Some(said) };
         self.say.send(message).await.expect("the coordinator keeps the session");
     }
 
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Errors
     /// The status with which the session ended.
@@ -97,10 +98,10 @@ impl HandAgent {
         Ok(message.and_then(|message| message.message))
     }
 
-    /// The next assignment; other messages are passed over.
+    /// Returns the next assignment and skips other messages.
     ///
     /// # Panics
-    /// When the session ends.
+    /// If the session ends.
     pub async fn assignment(&mut self) -> Assignment {
         loop {
             match self.next().await {
@@ -114,10 +115,10 @@ impl HandAgent {
         }
     }
 
-    /// Completes an attempt, and answers what the coordinator thinks of it.
+    /// Completes an attempt, and returns the coordinator's acknowledgement.
     ///
     /// # Panics
-    /// When the session ends.
+    /// If the session ends.
     pub async fn complete(&mut self, completion: Completion) -> CompletionAck {
         let (task_id, attempt) = (completion.task_id.clone(), completion.attempt);
         self.say(Said::Completions(Completions { completions: vec![completion] })).await;

@@ -19,46 +19,46 @@ use crate::{
     wait::{eventually, in_time},
 };
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// Its exit code.
     pub code: Option<i32>,
-    /// What it wrote.
+    /// What it wrote to standard output.
     pub stdout: String,
-    /// What it said aside.
+    /// What it wrote to standard error.
     pub stderr: String,
 }
 
 impl Ended {
-    /// Its output, of a command that succeeded.
+    /// Returns the output of a command that succeeded.
     ///
     /// # Panics
-    /// When it did not succeed.
+    /// If it did not succeed.
     pub fn success(&self) -> &str {
         assert_eq!(self.code, Some(0), "{self:?}");
         &self.stdout
     }
 
-    /// Its output as JSON.
+    /// Returns the output as JSON.
     ///
     /// # Panics
-    /// When it did not succeed, or wrote something else.
+    /// If it did not succeed, or its output is not JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(self.success()).unwrap_or_else(|error| panic!("no JSON: {error}: {self:?}"))
+        serde_json::from_str(self.success()).unwrap_or_else(|error| panic!("not JSON: {error}: {self:?}"))
     }
 
-    /// Checks that it failed in this way.
+    /// Checks that it failed with this exit code, and that its standard error contains `words`.
     ///
     /// # Panics
-    /// When it did not.
+    /// If that is not so.
     pub fn assert_failed(&self, code: i32, words: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(self.stderr.contains(words), "{words:?} is not in {self:?}");
     }
 }
 
-/// A user's place: a directory, and no fleets but those that were started from here.
+/// A user's environment: a directory, and no fleets except those that were started from it.
 #[derive(Debug)]
 pub struct Terminal {
     dir: TempDir,
@@ -71,15 +71,15 @@ impl Default for Terminal {
 }
 
 impl Terminal {
-    /// The directory in which commands run.
+    /// Returns the directory in which commands run.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Writes a file.
+    /// Writes a file in the directory.
     ///
     /// # Panics
-    /// When the directory can't be written to.
+    /// If the directory can't be written to.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::write(&path, text).expect("the test's directory can be written to");
@@ -89,7 +89,7 @@ impl Terminal {
     fn command(&self, line: &[&str]) -> Command {
         let mut command = Command::new(program(CLI));
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
-        // What a killed `robeing dev` leaves there goes with the test.
+        // Files that a killed `robeing dev` leaves there are removed with the test's directory.
         command.env("TMPDIR", self.dir.path());
         for name in ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER"] {
             command.env_remove(name);
@@ -97,10 +97,10 @@ impl Terminal {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it ends.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// If it does not end in time.
     pub async fn run(&self, line: &[&str]) -> Ended {
         let mut command = tokio::process::Command::from(self.command(line));
         command.kill_on_drop(true);
@@ -110,17 +110,17 @@ impl Terminal {
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Starts `robeing dev` with these further arguments.
+    /// Starts `robeing dev` with these additional arguments.
     ///
     /// # Panics
-    /// When it can't be started.
+    /// If it can't be started.
     pub fn dev(&self, line: &[&str]) -> Dev {
         let mut command = self.command(&[&["dev"], line].concat());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
         let stdout = child.stdout.take().expect("it is piped");
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let read = Arc::clone(&lines);
-        // Ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 read.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -130,7 +130,7 @@ impl Terminal {
     }
 }
 
-/// A running `robeing dev`. Killed when it is dropped, and all of its fleet with it.
+/// A running `robeing dev`. Dropping it kills it, and with it its whole fleet.
 #[derive(Debug)]
 pub struct Dev {
     child: Child,
@@ -145,17 +145,17 @@ impl Drop for Dev {
 }
 
 impl Dev {
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it said so far.
+    /// Returns the lines that it has written so far.
     pub fn lines(&self) -> MutexGuard<'_, Vec<String>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a line with all of these parts, and answers it.
+    /// Waits for a line that contains all of these parts, and returns it.
     pub async fn line_with(&self, parts: &[&str]) -> String {
         eventually(&format!("a line with {parts:?}"), async || {
             let lines = self.lines().clone();
@@ -173,7 +173,7 @@ impl Dev {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When it does not end in time.
+    /// If it does not end in time.
     pub async fn ended(&mut self) -> ExitStatus {
         eventually("the end of robeing dev", async || {
             self.child.try_wait().expect("it is our child").ok_or_else(|| self.lines().clone())

@@ -1,25 +1,25 @@
-//! Waiting for conditions, always with a deadline.
+//! Waits for conditions, always with a deadline.
 
 use std::{fmt::Debug, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-/// Time within which anything that is waited for must happen, on a machine that is busy with other tests, too.
+/// The time within which everything that a test waits for must happen, even on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(45);
-/// Pause between two looks.
+/// The pause between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Looks again and again until there is an answer.
+/// Calls `look` repeatedly until it returns `Ok`, and returns that value.
 ///
 /// # Panics
-/// When there is none within [`PATIENCE`], with what was seen last.
+/// If it does not within [`PATIENCE`]; the message contains the last `Err`.
 pub async fn eventually<T, S: Debug>(expected: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         match look().await {
             Ok(found) => return found,
             Err(seen) if Instant::now() >= until => {
-                panic!("within {PATIENCE:?} not seen: {expected}; instead: {seen:#?}")
+                panic!("waited {PATIENCE:?} for {expected}; last seen: {seen:#?}")
             }
             Err(_) => sleep(LOOK_EVERY).await,
         }
@@ -29,15 +29,15 @@ pub async fn eventually<T, S: Debug>(expected: &str, mut look: impl AsyncFnMut()
 /// Waits for a future.
 ///
 /// # Panics
-/// When it has not ended within [`PATIENCE`].
+/// If it does not complete within [`PATIENCE`].
 pub async fn in_time<T>(expected: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(done) => done,
-        Err(_) => panic!("within {PATIENCE:?} not done: {expected}"),
+        Err(_) => panic!("{expected}: not done within {PATIENCE:?}"),
     }
 }
 
-/// `Ok` when this holds, else what was seen instead: for [`eventually`].
+/// Returns `Ok(found)` if `holds`, else `Err(seen)`: for the closures of [`eventually`].
 pub fn check<T, S>(holds: bool, found: T, seen: S) -> Result<T, S> {
     if holds { Ok(found) } else { Err(seen) }
 }

@@ -24,7 +24,7 @@ fn dev_refuses_what_it_cannot_run() {
     bench.run(&["dev", "-f", "absent.yaml"]).assert(2, "can't read the manifest absent.yaml: No such file");
     bench.write("even.yaml", &MANIFEST.replace("replicas: 1}\n  pools", "replicas: 2}\n  pools"));
     bench.run(&["dev", "-f", "even.yaml"]).assert(2, "the manifest even.yaml can't be used:\n");
-    bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", "./absent"]).assert(7, "./absent is no program");
+    bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", "./absent"]).assert(7, "is not an executable program");
     bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", "manifest.yaml"]).assert(7, "it is not executable");
     bench.run(&["dev", "-f", "manifest.yaml", "--name", "../x", "--agent-bin", &agent]).assert(2, "can't be the name");
     let busy = TcpListener::bind("127.0.0.1:0").expect("a port is free");

@@ -7,3 +7,4 @@ mod monitor;
 pub use logs::*;
 pub use metrics::{Metrics, PREFIX};
 pub use monitor::*;
+pub use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};

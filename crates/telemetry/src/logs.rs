@@ -166,7 +166,7 @@ mod tests {
         let written = Arc::new(AtomicUsize::new(0));
         let (mut lines, guard) = lines_to(Stuck { until, written: Arc::clone(&written) });
         for n in 0..2 * MAX_PENDING_LINES {
-            writeln!(lines, "line {n}").expect("it never fails");
+            lines.write_all(format!("line {n}\n").as_bytes()).expect("it never fails");
         }
         // One is being written, and the others wait.
         let dropped = lines.error_counter().dropped_lines();

@@ -21,7 +21,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use robeing_net::Transport;
-use robeing_platform::{Connection, Listener};
+use robeing_platform::{Connection, Listener, TcpNetwork};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
@@ -56,6 +56,25 @@ impl Readiness {
     }
 }
 
+/// What a monitor serves.
+pub trait Monitored: Clone + Send + 'static {
+    /// Returns all metrics in the OpenMetrics text format.
+    fn encode(&self) -> String;
+
+    /// Returns whether `/readyz` answers 200.
+    fn is_ready(&self) -> bool;
+}
+
+impl Monitored for Metrics {
+    fn encode(&self) -> String {
+        Metrics::encode(self)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.readiness().is_ready()
+    }
+}
+
 /// The monitoring listener. It stops when dropped.
 #[derive(Debug)]
 pub struct Monitor {
@@ -68,12 +87,20 @@ impl Monitor {
     ///
     /// # Errors
     /// The operating system's error, with the address.
-    pub async fn start(transport: &Transport, address: &str, metrics: Metrics) -> io::Result<Self> {
+    pub async fn start(transport: &Transport, address: &str, metrics: impl Monitored) -> io::Result<Self> {
         let bound = transport.bind(address).await?;
         let local = bound.local_addr()?;
         info!(%local, "metrics and probes are served");
         let serving = tokio::spawn(serve(bound.into_listener(), metrics));
         Ok(Self { local, _serving: AbortOnDropHandle::new(serving) })
+    }
+
+    /// Does the same on the machine's own network.
+    ///
+    /// # Errors
+    /// As for [`Monitor::start`].
+    pub async fn start_on_tcp(address: &str, metrics: impl Monitored) -> io::Result<Self> {
+        Self::start(&Transport::new(Arc::new(TcpNetwork)), address, metrics).await
     }
 
     /// The local address, with the port that was actually bound.
@@ -82,7 +109,7 @@ impl Monitor {
     }
 }
 
-async fn serve(mut listener: Box<dyn Listener>, metrics: Metrics) {
+async fn serve(mut listener: Box<dyn Listener>, metrics: impl Monitored) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -101,7 +128,7 @@ async fn serve(mut listener: Box<dyn Listener>, metrics: Metrics) {
     }
 }
 
-async fn converse(connection: Connection, metrics: Metrics) {
+async fn converse(connection: Connection, metrics: impl Monitored) {
     let service = service_fn(move |request: Request<Incoming>| {
         let response = answer(request.method(), request.uri().path(), &metrics);
         async move { Ok::<_, Infallible>(response) }
@@ -115,14 +142,14 @@ async fn converse(connection: Connection, metrics: Metrics) {
     }
 }
 
-fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, metrics: &impl Monitored) -> Response<Full<Bytes>> {
     let (status, form, text) = match path {
         _ if !matches!(*method, Method::GET | Method::HEAD) => {
             (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into())
         }
         "/metrics" => (StatusCode::OK, OPENMETRICS, metrics.encode()),
         "/healthz" => (StatusCode::OK, TEXT, "ok\n".into()),
-        "/readyz" if metrics.readiness().is_ready() => (StatusCode::OK, TEXT, "ready\n".into()),
+        "/readyz" if metrics.is_ready() => (StatusCode::OK, TEXT, "ready\n".into()),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n".into()),
         _ => (StatusCode::NOT_FOUND, TEXT, "try /metrics, /healthz or /readyz\n".into()),
     };

@@ -1,5 +1,5 @@
-//! The process behind `devkube up`: it holds the cluster, and with it the way in from 127.0.0.1, after `up` has returned. The
-//! two speak through the holder's stderr: progress, and a last line once the cluster is up.
+//! The holder: the background process that `devkube up` starts. It holds the cluster, with the proxy on 127.0.0.1,
+//! after `up` has returned. `up` reads the holder's stderr: progress, and a last line once the cluster is up.
 
 use std::{
     io::Write as _,
@@ -16,17 +16,17 @@ use tokio::{
 
 use crate::Up;
 
-/// Begins the line that says that a cluster is up; its folder follows.
+/// The beginning of the line that reports that the cluster is up; the run folder follows.
 const IS_UP: &str = "devkube: up: ";
 
-/// The signals by which this process is asked to end.
+/// The signals that ask this process to terminate.
 pub(crate) struct Ends([Signal; 3]);
 
 impl Ends {
-    /// From now on they end nothing by themselves.
+    /// Installs signal handlers, so that these signals no longer terminate the process.
     ///
     /// # Errors
-    /// [`Error::Start`], when they can't be waited for.
+    /// [`Error::Start`] if the handlers can't be installed.
     pub(crate) fn new() -> Result<Self> {
         let failed = |source| Error::Start { command: "the wait for signals".into(), source };
         let [interrupt, terminate, hangup] =
@@ -34,7 +34,7 @@ impl Ends {
         Ok(Self([interrupt.map_err(failed)?, terminate.map_err(failed)?, hangup.map_err(failed)?]))
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
@@ -45,7 +45,8 @@ impl Ends {
     }
 }
 
-/// Starts a holder, and returns when its cluster is up, or it has said why it is not.
+/// Starts a holder, and returns when its cluster is up or the holder has exited. Prints the holder's progress and
+/// errors.
 pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
     let failed = |source| Error::Start { command: "devkube supervise".into(), source };
     let mut command = Command::new("setsid");
@@ -57,7 +58,6 @@ pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
     if up.keep_failed {
         command.arg("--keep-failed");
     }
-    // Not in this process's folder, which somebody may want to unmount.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     let mut ends = Ends::new()?;
@@ -86,28 +86,28 @@ pub(crate) async fn start(up: &Up) -> Result<ExitCode> {
     }
     let status = child.wait().await.map_err(failed)?;
     if let Some(signal) = status.signal() {
-        eprintln!("devkube: the holder was ended by signal {signal}: remove what it made with `devkube down`");
+        eprintln!("devkube: the process that holds the cluster was killed by signal {signal}: run `devkube down`");
     }
     Ok(ExitCode::FAILURE)
 }
 
-/// Asks the holder to remove what it made so far.
+/// Asks the holder to remove what it has created so far.
 fn end(child: &mut Child) {
     use nix::{sys::signal, unistd::Pid};
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        // One that ended already needs no asking.
+        // An error means that it has already ended.
         let _ = signal::kill(Pid::from_raw(pid), signal::Signal::SIGTERM);
     }
 }
 
-/// Makes a cluster and holds it until a signal, which removes it; or until `down`, which kills this process.
+/// Creates a cluster and holds it until a signal, then removes it. `down` kills this process instead.
 pub(crate) async fn hold(options: Options) -> Result<()> {
     let mut ends = Ends::new()?;
     let cluster = tokio::select! {
         cluster = Cluster::up(options, &tell) => cluster?,
         // Dropping an unfinished cluster removes it.
         () = ends.next() => {
-            tell("interrupted: what was made is removed");
+            tell("interrupted: the unfinished cluster was removed");
             return Ok(());
         }
     };
@@ -117,7 +117,7 @@ pub(crate) async fn hold(options: Options) -> Result<()> {
     cluster.down().await
 }
 
-/// Writes a line that nobody may be there to read.
+/// Writes a line to stderr, which nobody may be reading any more.
 fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "devkube: {text}");
 }

@@ -1,5 +1,5 @@
-//! A cluster's certificate authority and what it signs. Keys are P-256, made anew for every cluster, and readable by root
-//! alone.
+//! A cluster's certificate authority and the certificates it signs. Keys are P-256, generated for every cluster, and
+//! readable only by root.
 
 use std::path::{Path, PathBuf};
 
@@ -12,26 +12,26 @@ use crate::{
     record::write,
 };
 
-/// Signs for one cluster, and writes what it signs into a folder.
+/// The certificate authority of one cluster. Writes the certificates that it signs to a folder.
 pub(crate) struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// Whom a certificate is for.
+/// The subject of a certificate.
 pub(crate) struct Subject<'a> {
-    /// Its file name.
+    /// File name, without extension.
     pub(crate) file: &'a str,
-    /// The user that Kubernetes takes it for.
+    /// Kubernetes user name.
     pub(crate) user: &'a str,
-    /// That user's group, if any.
+    /// Group of the user, if any.
     pub(crate) group: Option<&'a str>,
-    /// Names and addresses it serves under; may be empty.
+    /// Host names and addresses for serving; may be empty.
     pub(crate) hosts: Vec<String>,
 }
 
 impl Authority {
-    /// Makes `ca.crt` and `ca.key` in a folder.
+    /// Creates `ca.crt` and `ca.key` in a folder.
     pub(crate) fn create(folder: &Path) -> Result<Self> {
         let failed = failed("the authority");
         let key = KeyPair::generate().map_err(&failed)?;
@@ -44,7 +44,7 @@ impl Authority {
         Ok(Self { folder: folder.into(), issuer: Issuer::new(params, key) })
     }
 
-    /// Makes `FILE.crt` and `FILE.key`.
+    /// Creates `FILE.crt` and `FILE.key`, where `FILE` is [`Subject::file`].
     pub(crate) fn sign(&self, subject: &Subject<'_>) -> Result<()> {
         let failed = failed(subject.user);
         let key = KeyPair::generate().map_err(&failed)?;
@@ -60,7 +60,7 @@ impl Authority {
         write(&self.folder.join(format!("{}.key", subject.file)), key.serialize_pem())
     }
 
-    /// Makes the pair that signs the tokens of service accounts: `sa.key` and `sa.pub`.
+    /// Creates the key pair for service account tokens: `sa.key` and `sa.pub`.
     pub(crate) fn token_keys(&self) -> Result<()> {
         let key = KeyPair::generate().map_err(failed("service accounts"))?;
         write(&self.folder.join("sa.key"), key.serialize_pem())?;

@@ -1,5 +1,5 @@
-//! The cgroups that a node's pods live in: one tree for each node, in every hierarchy of cgroup v1 or in the one of v2.
-//! Knows cgroups by name only.
+//! The cgroups of the nodes' pods: one tree for each node, in every hierarchy of cgroup v1 or in the single one of v2.
+//! Identifies cgroups only by name.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use crate::{error::Result, record::create_folder};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// The hierarchies of this machine.
+/// Returns the cgroup hierarchies of this machine.
 fn hierarchies() -> Vec<PathBuf> {
     let root = PathBuf::from(ROOT);
     if root.join("cgroup.controllers").exists() {
@@ -21,17 +21,18 @@ fn hierarchies() -> Vec<PathBuf> {
     folders.filter(|path| path.join("cgroup.procs").exists()).collect()
 }
 
-/// Makes a node's cgroup, so that the kubelet finds it.
+/// Creates a node's cgroup, which the kubelet expects to exist.
 pub(crate) fn create(name: &str) -> Result<()> {
     for hierarchy in hierarchies() {
         let folder = hierarchy.join(name);
         if hierarchy == Path::new(ROOT) {
-            // Version 2: what the parent doesn't hand down, the kubelet can't limit. A refusal shows in the kubelet's log.
+            // Version 2: the kubelet can't limit what the parent does not delegate. A failure shows in the kubelet's
+            // log.
             let _ = fs::write(hierarchy.join("cgroup.subtree_control"), "+cpu +cpuset +io +memory +pids");
         }
         create_folder(&folder)?;
         for setting in ["cpuset.cpus", "cpuset.mems"] {
-            // Version 1: a new cpuset is empty, and an empty one takes no process.
+            // Version 1: a new cpuset is empty, and no process can be added to an empty one.
             if let Ok(inherited) = fs::read(hierarchy.join(setting))
                 && hierarchy != Path::new(ROOT)
             {
@@ -42,8 +43,8 @@ pub(crate) fn create(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the cgroups whose names are chosen, and all below them; gives those that are still there, because something runs
-/// in them.
+/// Removes the cgroups whose names match, and all below them; returns those that still exist because processes run in
+/// them.
 pub(crate) fn remove(chosen: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mut left = Vec::new();
     for hierarchy in hierarchies() {
@@ -58,11 +59,11 @@ pub(crate) fn remove(chosen: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     left
 }
 
-/// Depth first: the kernel removes only a cgroup without children.
+/// Removes a cgroup and all below it, depth first: the kernel only removes cgroups without children.
 fn remove_tree(folder: &Path) {
     if let Ok(entries) = fs::read_dir(folder) {
         entries.flatten().filter(|entry| entry.path().is_dir()).for_each(|entry| remove_tree(&entry.path()));
     }
-    // Its files are the kernel's and go with it.
+    // Its files belong to the kernel and disappear with it.
     let _ = fs::remove_dir(folder);
 }

@@ -11,10 +11,11 @@ use crate::{
     tools::Tools,
 };
 
-/// How long one call may take; longer than the waits that such calls are given, so that those speak first.
+/// The deadline of one call. It is longer than the timeouts that calls are given as arguments, so that those expire
+/// first.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(300);
 
-/// Runs the two programs with a kubeconfig.
+/// Runs `kubectl` and `helm` with a kubeconfig.
 #[derive(Clone, Debug)]
 pub struct Clients {
     kubeconfig: PathBuf,
@@ -36,26 +37,26 @@ impl Clients {
         self.tools.path()
     }
 
-    /// Runs `kubectl` and gives its stdout.
+    /// Runs `kubectl` and returns its stdout.
     ///
     /// # Errors
-    /// When it fails, with its stderr, or takes longer than [`CALL_DEADLINE`].
+    /// If it fails (the error contains its stderr), or takes longer than [`CALL_DEADLINE`].
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.call("kubectl", arguments, None).await
     }
 
-    /// Runs `kubectl` with something on its stdin, such as a manifest for `apply -f -`.
+    /// Runs `kubectl` with `input` on its stdin, such as a manifest for `apply -f -`, and returns its stdout.
     ///
     /// # Errors
-    /// As [`Clients::kubectl`].
+    /// The same as for [`Clients::kubectl`].
     pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
         self.call("kubectl", arguments, Some(input.as_bytes())).await
     }
 
-    /// Runs `helm` and gives its stdout.
+    /// Runs `helm` and returns its stdout.
     ///
     /// # Errors
-    /// As [`Clients::kubectl`].
+    /// The same as for [`Clients::kubectl`].
     pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
         self.call("helm", arguments, None).await
     }

@@ -1,4 +1,4 @@
-//! A whole cluster: made, used, hurt, healed and removed.
+//! A whole cluster: creates, uses, partitions, crashes, heals and removes it.
 
 use std::{
     collections::BTreeSet,
@@ -28,31 +28,33 @@ use crate::{
     tools::{CACHE_VARIABLE, Tools, Wanted},
 };
 
-/// How many nodes a cluster has unless told otherwise.
+/// The default number of nodes of a cluster.
 pub const NODES: usize = 3;
-/// How many local volumes a node has unless told otherwise.
+/// The default number of local volumes on each node.
 pub const VOLUMES_PER_NODE: usize = 4;
-/// How long the nodes may take until all are ready, and DNS with them; and one node alone.
+/// The deadline for all nodes and DNS to become ready, and for a single node.
 const READY: Duration = Duration::from_secs(180);
-/// How long the kernel may take to let go of what ended.
+/// The deadline for the kernel to release the cgroups of killed processes.
 const GONE: Duration = Duration::from_secs(20);
 
-/// Is told what is being done, in a few words.
+/// Called with a short description of each step.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 
-/// What kind of cluster to make.
+/// Options for a new cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many nodes, up to [`crate::MAX_NODES`]. With none there is a control plane alone: the API server, etcd, and of the
-    /// controllers those that clean up, so that owned objects and namespaces go; no pod is made, let alone run.
+    /// The number of nodes, at most [`crate::MAX_NODES`]. With 0 there is only a control plane: the API server, etcd,
+    /// and the controllers that delete owned objects and the contents of namespaces; no controller creates pods, and
+    /// none run.
     pub nodes: usize,
-    /// How many local PersistentVolumes each node has. Each is bound once: nothing wipes them.
+    /// The number of local PersistentVolumes on each node. Each can be bound only once, because nothing wipes them.
     pub volumes_per_node: usize,
-    /// The cluster's folder, which must be empty or not exist. By default a new one in the system's temporary folder.
+    /// The cluster's folder, which must be empty or not exist. The default is a new one in the system's temporary
+    /// folder.
     pub run: Option<PathBuf>,
-    /// Whether this process is there for the cluster alone, so that `down` may end it.
+    /// Whether this process exists only for the cluster, so that `down` may kill it.
     pub supervised: bool,
-    /// Whether a cluster that didn't come up is left as it is, for a look at its logs; otherwise it is removed.
+    /// Whether a cluster that didn't come up is kept, so that its logs can be read; otherwise it is removed.
     pub keep_failed: bool,
 }
 
@@ -62,29 +64,30 @@ impl Default for Options {
     }
 }
 
-/// A cluster of several nodes on this machine. The one that made it holds it: it is removed when this is dropped.
+/// A cluster of several nodes on this machine. The value that [`Cluster::up`] returned holds the cluster: dropping it
+/// removes the cluster.
 #[derive(Debug)]
 pub struct Cluster {
     run: Run,
     plan: Plan,
     tools: Tools,
-    /// Of the holder alone.
+    /// Set only in the value that holds the cluster.
     proxy: Option<Proxy>,
     held: bool,
 }
 
 impl Cluster {
-    /// Brings up a cluster; it is ready for pods when this returns. Removes clusters in the temporary folder whose
-    /// holders are gone, first.
+    /// Creates a cluster; it is ready for pods when this returns. First removes clusters in the temporary folder whose
+    /// holding processes are gone.
     ///
     /// # Errors
-    /// When something is missing on this machine, or the cluster doesn't come up; nothing is left of it then, unless
-    /// [`Options::keep_failed`].
+    /// If something is missing on this machine, or the cluster doesn't come up; it is then removed, unless
+    /// [`Options::keep_failed`] is set.
     pub async fn up(options: Options, progress: Progress<'_>) -> Result<Self> {
         requirements::check_run(options.nodes > 0)?;
         let id = format!("{:08x}", RandomState::new().build_hasher().finish() as u32);
         let plan = Plan::new(&id, options.nodes)?;
-        // One that can't be removed is in nobody's way, and was told.
+        // A cluster that can't be removed does no harm, and has been reported through `progress`.
         let _ = Self::remove_abandoned(progress).await;
         let tools = Tools::ensure(Wanted::Cluster, progress).await?;
         visible(tools.folder(), CACHE_VARIABLE)?;
@@ -98,7 +101,7 @@ impl Cluster {
             supervised: options.supervised,
             tools: tools_folder,
         })?;
-        // From here on, whatever ends this function early removes what was made.
+        // From here on, leaving this function early removes what has been created.
         let mut cluster = Self { run, plan, tools, proxy: None, held: true };
         if let Err(error) = cluster.start(options.volumes_per_node, progress).await {
             cluster.held = !options.keep_failed;
@@ -107,10 +110,10 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A cluster that another process holds.
+    /// Returns the cluster of a run folder, which another process holds.
     ///
     /// # Errors
-    /// When there is none in this folder.
+    /// If this folder contains no cluster.
     pub fn attach(run: &Path) -> Result<Self> {
         let run = Run::new(absolute(run)?);
         let description = run.description()?;
@@ -118,20 +121,21 @@ impl Cluster {
         Ok(Self { run, plan, tools: Tools::at(description.tools), proxy: None, held: false })
     }
 
-    /// The run folders of the clusters in the system's temporary folder.
+    /// Returns the run folders of the clusters in the system's temporary folder.
     pub fn list() -> Vec<PathBuf> {
         teardown::runs_in(&std::env::temp_dir()).into_iter().map(|run| run.path().to_owned()).collect()
     }
 
-    /// Removes the clusters in the system's temporary folder whose holders are gone: nobody can reach them any more.
+    /// Removes the clusters in the system's temporary folder whose holding processes are gone: they can't be reached
+    /// any more.
     ///
     /// # Errors
-    /// The last of those that came up; the others are removed nevertheless.
+    /// The last error, if some clusters can't be removed; the others are removed nevertheless.
     pub async fn remove_abandoned(progress: Progress<'_>) -> Result<()> {
         let mut result = Ok(());
         for run in teardown::runs_in(&std::env::temp_dir()) {
             if run.description().is_ok_and(|description| !description.owner.is_alive()) {
-                progress(&format!("removing {}, whose holder is gone", run.path().display()));
+                progress(&format!("removing {}: its holding process is gone", run.path().display()));
                 if let Err(error) = blocking(move || teardown::remove(&run)).await {
                     progress(&error.to_string());
                     result = Err(error);
@@ -141,7 +145,7 @@ impl Cluster {
         result
     }
 
-    /// The cluster's own folder: kubeconfig, logs, keys and disks.
+    /// The cluster's run folder, with kubeconfig, logs, keys and the machines' disks.
     pub fn run(&self) -> &Path {
         self.run.path()
     }
@@ -151,15 +155,15 @@ impl Cluster {
         Clients::new(self.run.kubeconfig(), self.tools.clone())
     }
 
-    /// The names of its nodes.
+    /// The names of the nodes.
     pub fn nodes(&self) -> Vec<String> {
         self.plan.nodes().into_iter().map(|node| node.name).collect()
     }
 
-    /// Gives every node an image, from an OCI archive as [`crate::oci::Image::archive`] makes it.
+    /// Loads an image on every node, from an OCI archive such as [`crate::oci::Image::archive`] returns.
     ///
     /// # Errors
-    /// When a node refuses it, or is down.
+    /// If a node is off, or its containerd refuses the image.
     pub async fn load(&self, archive: &Path) -> Result<()> {
         let imports = self.plan.nodes().into_iter().map(async |place| {
             let machine = Machine::find(&place, &self.run)?;
@@ -168,24 +172,26 @@ impl Cluster {
         try_join_all(imports).await.map(drop)
     }
 
-    /// Cuts a node off all others, as if its cable was pulled. `cp` cuts off the control plane, which the host still reaches.
+    /// Cuts a node off from all others, as if its network cable were unplugged. `cp` cuts off the control plane, which
+    /// the host can still reach.
     ///
     /// # Errors
-    /// When there is no such machine.
+    /// If there is no such machine.
     pub async fn partition(&self, machine: &str) -> Result<()> {
         network::plug(&self.plan, &self.plan.machine(machine)?, false).await
     }
 
-    /// Cuts a node's power: it falls silent, and all its processes are gone. Its disk stays. `cp` takes the control plane away.
+    /// Powers a node off abruptly: it is disconnected, and all its processes are killed. Its disk is kept. `cp` powers
+    /// off the control plane.
     ///
     /// # Errors
-    /// When there is no such machine, or it is off already.
+    /// If there is no such machine, or it is already off.
     pub async fn crash(&self, machine: &str) -> Result<()> {
         let place = self.plan.machine(machine)?;
         let machine = Machine::find(&place, &self.run)?;
         network::plug(&self.plan, &place, false).await?;
         machine.stop().await?;
-        // A computer that starts again has no cgroups; the kubelet would take seconds over each that it finds.
+        // A real machine boots without cgroups; the kubelet would need seconds to clean up each one that it finds.
         eventually(&format!("the end of the cgroups of {}", place.name), GONE, async || {
             let left = cgroup::remove(|name| name == place.namespace);
             left.first().map_or(Ok(()), |left| Err(left.display().to_string()))
@@ -193,12 +199,13 @@ impl Cluster {
         .await
     }
 
-    /// Connects a node again, switches it on if it is off, lets go on what a signal stopped, and starts what of its programs does not
-    /// run; the node is `Ready` when this returns. Or `cp`, the control plane, all of which answers then.
+    /// Reconnects a node, powers it on if it is off, resumes processes that a signal stopped, and starts those of its
+    /// programs that are not running; the node is `Ready` when this returns. With `cp`, does the same for the control
+    /// plane, whose components are healthy when this returns.
     ///
     /// # Errors
-    /// When there is no such machine, or it doesn't start; when one of its programs ends, or the node is not ready in time;
-    /// and [`Error::Off`] when the control plane has no power, without which no node is ready.
+    /// If there is no such machine, or it doesn't start; if one of its programs exits, or the node does not become
+    /// ready in time; and [`Error::Off`] if the control plane is off, because no node can become ready without it.
     pub async fn heal(&self, machine: &str) -> Result<()> {
         let place = self.plan.machine(machine)?;
         network::plug(&self.plan, &place, true).await?;
@@ -221,7 +228,7 @@ impl Cluster {
         .await
     }
 
-    /// Removes the cluster, whoever holds it.
+    /// Removes the cluster, whichever process holds it.
     ///
     /// # Errors
     /// [`Error::Left`], with what could not be removed.
@@ -286,7 +293,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // Another process may have removed it meanwhile.
+        // Another process may have removed it in the meantime.
         if self.held && self.run.path().exists() {
             self.proxy.take();
             if let Err(error) = teardown::remove(&self.run) {
@@ -296,7 +303,7 @@ impl Drop for Cluster {
     }
 }
 
-/// What of a list of nodes and deployments is not ready yet.
+/// Fails with a description of what is not ready yet in a list of nodes and deployments.
 fn unready(list: &Value, wanted: &BTreeSet<String>) -> Result<(), String> {
     let mut waiting = wanted.clone();
     let mut dns = false;
@@ -321,19 +328,20 @@ fn unready(list: &Value, wanted: &BTreeSet<String>) -> Result<(), String> {
     }
 }
 
-/// Whether a node's kubelet has said that it is ready after the first look. What the API server knows at that look may be from
-/// before the node was lost: it is remembered in `first`, by the time at which the kubelet said it.
+/// Fails unless a node's kubelet has reported that it is ready since the first check. The API server's state at the
+/// first check may be from before the node was lost, so the kubelet's heartbeat time at that check is kept in `first`,
+/// and only a later heartbeat counts.
 fn heard(node: &Value, first: &mut Option<Value>) -> Result<(), String> {
     let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
     let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
-    let ready = ready.ok_or_else(|| String::from("its kubelet has not said how it is"))?;
+    let ready = ready.ok_or_else(|| String::from("its kubelet has not reported its status"))?;
     if first.get_or_insert_with(|| ready["lastHeartbeatTime"].clone()) == &ready["lastHeartbeatTime"] {
-        return Err("its kubelet has said nothing since".into());
+        return Err("its kubelet has not reported its status since the first check".into());
     }
     if ready["status"] == "True" { Ok(()) } else { Err(ready["message"].as_str().unwrap_or_default().to_owned()) }
 }
 
-/// Makes a folder that is this cluster's alone, and for this user alone.
+/// Creates a run folder for this cluster only, which only this user can access.
 fn run_folder(id: &str, asked: Option<&Path>) -> Result<Run> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let path = match asked {
@@ -354,7 +362,7 @@ fn run_folder(id: &str, asked: Option<&Path>) -> Result<Run> {
     Ok(Run::new(path))
 }
 
-/// Refuses a folder that the nodes would not see.
+/// Refuses a folder that would not be visible on the nodes.
 fn visible(path: &Path, setting: &'static str) -> Result<()> {
     let hidden = HIDDEN.into_iter().find(|hidden| path.starts_with(hidden));
     hidden.map_or(Ok(()), |hidden| Err(Error::Hidden { path: path.into(), hidden, setting }))
@@ -400,9 +408,9 @@ mod tests {
             json!({"status": {"conditions": [{"type": "MemoryPressure", "status": "False"}, ready]}})
         };
         let mut first = None;
-        assert!(heard(&json!({}), &mut first).unwrap_err().contains("has not said"));
-        assert!(heard(&node("10:00", "True"), &mut first).unwrap_err().contains("nothing since"), "from before");
-        assert!(heard(&node("10:00", "Unknown"), &mut first).unwrap_err().contains("nothing since"));
+        assert!(heard(&json!({}), &mut first).unwrap_err().contains("has not reported"));
+        assert!(heard(&node("10:00", "True"), &mut first).unwrap_err().contains("since the"), "from before");
+        assert!(heard(&node("10:00", "Unknown"), &mut first).unwrap_err().contains("since the"));
         assert_eq!(heard(&node("10:01", "False"), &mut first), Err("no network".into()));
         assert_eq!(heard(&node("10:02", "True"), &mut first), Ok(()));
     }

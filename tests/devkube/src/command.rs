@@ -1,4 +1,4 @@
-//! Running a program to its end, with a deadline and an error that says what it said. Knows nothing of clusters.
+//! Runs programs to completion, with a deadline; errors contain the program's stderr. Independent of clusters.
 
 use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
 
@@ -14,28 +14,28 @@ use tokio::{
 
 use crate::error::{Error, Result};
 
-/// How much of a program's stderr an error repeats, bytes.
+/// The bytes of a program's stderr that an error includes.
 const STDERR_KEPT: usize = 2_000;
-/// How often a condition is looked at.
+/// The interval between checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a command looks like to a person.
+/// Formats a command for messages.
 pub(crate) fn shown(command: &std::process::Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// A command whose end is waited for, and which doesn't outlive its caller.
+/// Returns a command without stdin that is killed when its handle is dropped.
 pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
     command.kill_on_drop(true).stdin(Stdio::null());
     command
 }
 
-/// Runs a command and gives what it wrote to stdout; `input` is its stdin.
+/// Runs a command and returns its stdout; `input` is its stdin.
 ///
 /// # Errors
-/// When it can't be started, ends with an error, or takes longer than `deadline`.
+/// If the command can't be started, fails, or takes longer than `deadline`.
 pub(crate) async fn run(mut command: Command, input: Option<&[u8]>, deadline: Duration) -> Result<String> {
     if input.is_some() {
         command.stdin(Stdio::piped());
@@ -44,24 +44,25 @@ pub(crate) async fn run(mut command: Command, input: Option<&[u8]>, deadline: Du
     finish(start(&mut command, &shown)?, &shown, input, deadline).await
 }
 
-/// A command that starts others, for [`run_with_children`]: it has a process group of its own, and ends when this process does.
+/// Returns a command that starts others, for [`run_with_children`]: it gets its own process group, and is killed when
+/// this process ends.
 pub(crate) fn program_with_children(name: &str) -> Command {
     let mut command = program("setpriv");
     command.args(["--pdeathsig", "KILL", name]).process_group(0);
     command
 }
 
-/// As [`run`]. When the command takes too long, or nobody waits for it any more, all that it started ends with it.
+/// Like [`run`], but kills the whole process group of the command if it takes too long or if this future is dropped.
 ///
 /// # Errors
-/// As [`run`].
+/// The same as for [`run`].
 pub(crate) async fn run_with_children(mut command: Command, deadline: Duration) -> Result<String> {
     let shown = shown(command.as_std());
     let child = start(&mut command, &shown)?;
     let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw));
     let result = finish(child, &shown, None, deadline).await;
     if !matches!(result, Err(Error::Deadline { .. })) {
-        // It ended by itself, and its id may be another's soon.
+        // The command has exited, and its id may be reused soon.
         group.0 = None;
     }
     result
@@ -74,7 +75,7 @@ struct Group(Option<Pid>);
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // One that ended in this moment is as good as killed.
+            // An error means that the group has just ended, which is the same as killed.
             let _ = killpg(group, Signal::SIGKILL);
         }
     }
@@ -89,7 +90,7 @@ async fn finish(mut child: Child, shown: &str, input: Option<&[u8]>, deadline: D
     let stdin = child.stdin.take();
     let feeding = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
-            // A program that ends before it read everything says why on its stderr.
+            // A program that exits before it has read everything reports the reason on stderr.
             let _ = stdin.write_all(input).await;
         }
     };
@@ -104,7 +105,7 @@ async fn finish(mut child: Child, shown: &str, input: Option<&[u8]>, deadline: D
     Err(Error::Command { command: shown.into(), status: output.status.to_string(), stderr })
 }
 
-/// The last bytes of a text, from the start of a line where there is one.
+/// Returns the last `most` bytes of a text, starting at the beginning of a line if possible.
 pub(crate) fn tail(text: &[u8], most: usize) -> String {
     let cut = text.len().saturating_sub(most);
     let kept = String::from_utf8_lossy(&text[cut..]);
@@ -112,10 +113,10 @@ pub(crate) fn tail(text: &[u8], most: usize) -> String {
     kept.trim().to_owned()
 }
 
-/// Looks at a condition until it holds. `look` gives `Ok` when it does, and what it saw when it does not.
+/// Checks a condition until it holds. `look` returns `Ok` if it does, and otherwise a description of what it found.
 ///
 /// # Errors
-/// [`Error::Deadline`], with what was seen last.
+/// [`Error::Deadline`], with the last description.
 pub(crate) async fn eventually<T, F>(what: &str, deadline: Duration, mut look: F) -> Result<T>
 where
     F: AsyncFnMut() -> Result<T, String>,
@@ -133,7 +134,7 @@ where
     }
 }
 
-/// Where a program is, if `PATH` leads to it.
+/// Looks a program up in `PATH`.
 pub(crate) fn which(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_program(file))
@@ -172,7 +173,8 @@ mod tests {
         assert!(matches!(error, Error::Deadline { .. }), "{error}");
     }
 
-    /// Runs a shell that waits for another program in the background, and gives that one's process once it is there.
+    /// Returns a shell command that waits for a background program, and a function that returns the background process
+    /// once it exists.
     fn shell_with_a_child(folder: &Path) -> (Command, impl AsyncFn() -> Process) {
         let note = folder.join("child");
         let mut command = program_with_children("sh");

@@ -1,4 +1,5 @@
-//! What the cluster's programs are told: command lines, configuration files and the first objects. Pure: values in, text out.
+//! The arguments and configuration files of the cluster's programs, and the cluster's initial objects. Pure: returns
+//! text.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -11,18 +12,19 @@ use crate::{
     tools::{DNS_IMAGE, PAUSE_IMAGE},
 };
 
-/// A machine's own folder, in its own view: this is what [`Run::disk`] holds.
+/// devkube's folder on a machine, as the machine sees it; on the host it is `lib/devkube` in [`Run::disk`].
 pub(crate) const OWN: &str = "/var/lib/devkube";
-/// Where a node's containerd listens, in the node's own view.
+/// The socket of a node's containerd, as the node sees it.
 pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
-/// The port of CoreDNS in its pod, which may not have a privileged one.
+/// The port of CoreDNS in its pod, which may not use a privileged port.
 const DNS_PORT: u16 = 1053;
-/// What a volume says it holds. Nothing enforces it.
+/// The declared capacity of a volume. It is not enforced.
 const VOLUME_SIZE: &str = "10Gi";
-/// The class of the local volumes, and the cluster's default.
+/// The storage class of the local volumes, which is the cluster's default class.
 const STORAGE_CLASS: &str = "local";
 
-/// Credentials for the API server at `server`, of the user whose certificate is `user` in the cluster's `pki` folder.
+/// Returns a kubeconfig for the API server at `server`, with the certificate called `user` in the cluster's `pki`
+/// folder.
 pub(crate) fn kubeconfig(pki: &Path, server: &str, user: &str) -> String {
     let file = |name: String| pki.join(name).display().to_string();
     json!({
@@ -39,7 +41,7 @@ pub(crate) fn kubeconfig(pki: &Path, server: &str, user: &str) -> String {
     .to_string()
 }
 
-/// How the API server is reached from the cluster's machines.
+/// Returns the URL of the API server for the cluster's machines.
 pub(crate) fn server(plan: &Plan) -> String {
     format!("https://{}:{}", plan.control_plane().address, Plan::API_PORT)
 }
@@ -51,7 +53,7 @@ pub(crate) fn etcd(run: &Run) -> Vec<String> {
         format!("--listen-client-urls={client}"),
         format!("--advertise-client-urls={client}"),
         "--listen-peer-urls=http://127.0.0.1:2380".into(),
-        // The cluster doesn't outlive a power loss.
+        // Safe, because the cluster does not survive a power failure of the host.
         "--unsafe-no-fsync".into(),
     ]
 }
@@ -91,12 +93,12 @@ pub(crate) fn controller_manager(run: &Run, plan: &Plan) -> Vec<String> {
         format!("--cluster-signing-cert-file={}", pki("ca.crt")),
         format!("--cluster-signing-key-file={}", pki("ca.key")),
         "--leader-elect=false".into(),
-        // A lost node is noticed in seconds, where the defaults take most of a minute.
+        // Detects a lost node within seconds; the defaults take most of a minute.
         "--node-monitor-grace-period=8s".into(),
         "--node-monitor-period=2s".into(),
     ];
     if plan.is_bare() {
-        // Nothing but what cleans up, as fast as it can.
+        // Only the controllers that clean up, without a noticeable rate limit.
         arguments.push("--controllers=garbage-collector-controller,namespace-controller".into());
         arguments.extend(["--kube-api-qps=1000", "--kube-api-burst=1000"].map(String::from));
     }
@@ -117,7 +119,7 @@ pub(crate) fn kubelet(run: &Run, node: &Place) -> Vec<String> {
     ]
 }
 
-/// The kubelet's configuration. Its cgroup is made by [`crate::cgroup`].
+/// Returns the kubelet's configuration. [`crate::cgroup`] creates its cgroup.
 pub(crate) fn kubelet_config(run: &Run, node: &Place) -> String {
     let pki = |name: &str| run.join("pki").join(name).display().to_string();
     pretty(&json!({
@@ -135,7 +137,7 @@ pub(crate) fn kubelet_config(run: &Run, node: &Place) -> String {
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
         "failCgroupV1": false,
-        // Takes refusals of kernel settings that a container or a small machine does not allow as they are.
+        // Lets the kubelet ignore errors for kernel settings that a container or a small machine does not allow.
         "featureGates": {"KubeletInUserNamespace": true},
         "oomScoreAdj": 0,
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
@@ -149,13 +151,13 @@ pub(crate) fn kubelet_config(run: &Run, node: &Place) -> String {
         "imageGCHighThresholdPercent": 100,
         "localStorageCapacityIsolation": true,
         "maxPods": 200,
-        // Together with the controller manager's grace period: a lost node shows within seconds.
+        // Together with the controller manager's grace period, this detects a lost node within seconds.
         "nodeStatusUpdateFrequency": "1s",
         "nodeLeaseDurationSeconds": 4,
     }))
 }
 
-/// The configuration of kube-proxy.
+/// Returns the configuration of kube-proxy.
 pub(crate) fn proxy_config(run: &Run, node: &Place) -> String {
     pretty(&json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -164,12 +166,12 @@ pub(crate) fn proxy_config(run: &Run, node: &Place) -> String {
         "mode": "iptables",
         "clusterCIDR": Plan::PODS,
         "hostnameOverride": node.name,
-        // The table belongs to the whole host.
+        // 0: don't change the limits of the connection tracking table, which belongs to the whole host.
         "conntrack": {"maxPerCore": 0, "min": 0},
     }))
 }
 
-/// The configuration of a node's containerd.
+/// Returns the configuration of a node's containerd.
 pub(crate) fn containerd_config() -> String {
     format!(
         r#"version = 2
@@ -188,7 +190,7 @@ pub(crate) fn containerd_config() -> String {
     )
 }
 
-/// The network of a node's pods.
+/// Returns the CNI configuration for the network of a node's pods.
 pub(crate) fn cni_config(pods: Ipv4Addr) -> String {
     pretty(&json!({
         "cniVersion": "0.4.0",
@@ -212,12 +214,12 @@ pub(crate) fn cni_config(pods: Ipv4Addr) -> String {
     }))
 }
 
-/// The folder of a node's volume, in the node's own view.
+/// Returns the folder of a volume, as the node sees it.
 pub(crate) fn volume_folder(index: usize) -> String {
     format!("{OWN}/volumes/{index}")
 }
 
-/// The objects that a new cluster gets: a default storage class, local volumes, and DNS.
+/// Returns the initial objects of a cluster: a default storage class, local volumes, and DNS.
 pub(crate) fn objects(plan: &Plan, volumes_per_node: usize) -> String {
     let mut items = vec![json!({
         "apiVersion": "storage.k8s.io/v1",
@@ -297,7 +299,7 @@ fn dns() -> Vec<Value> {
             "kind": "Deployment",
             "metadata": metadata,
             "spec": {
-                // Two, so that names resolve while a node is lost.
+                // Two, so that names still resolve when a node is lost.
                 "replicas": 2,
                 "selector": {"matchLabels": {"k8s-app": "kube-dns"}},
                 "template": {"metadata": {"labels": {"k8s-app": "kube-dns"}}, "spec": dns_pod()},
@@ -336,7 +338,7 @@ fn dns_pod() -> Value {
 }
 
 fn pretty(value: &Value) -> String {
-    // The alternate form of a JSON value is its indented text.
+    // The alternate format of a JSON value is indented.
     format!("{value:#}\n")
 }
 

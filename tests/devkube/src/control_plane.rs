@@ -1,5 +1,5 @@
-//! What runs on the control plane's machine: etcd, the API server, the controllers and the scheduler; and the credentials of
-//! all that speak to the API server.
+//! The programs of the control plane's machine: etcd, the API server, the controllers and the scheduler; and the
+//! credentials of all clients of the API server.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,12 +16,12 @@ use crate::{
     tools::Tools,
 };
 
-/// How long the API server may take until it is ready.
+/// The deadline for each component to become ready.
 const READY: Duration = Duration::from_secs(120);
-/// How long one look at it may take.
+/// The deadline of one check.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Makes keys, certificates and kubeconfigs. `near` is where the host reaches the API server.
+/// Creates keys, certificates and kubeconfigs. `near` is the address of the API server on the host.
 pub(crate) fn credentials(folder: &Run, plan: &Plan, near: SocketAddr) -> Result<()> {
     let pki = folder.join("pki");
     let authority = Authority::create(&pki)?;
@@ -51,7 +51,7 @@ pub(crate) fn credentials(folder: &Run, plan: &Plan, near: SocketAddr) -> Result
     write(&folder.kubeconfig(), config::kubeconfig(&pki, &format!("https://{near}"), "admin"))
 }
 
-/// Starts everything that does not run; the API server is ready and the others answer when this returns.
+/// Starts every component that is not running. When this returns, the API server is ready and the others are healthy.
 pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Vec<Service>> {
     let place = plan.control_plane();
     let machine = match Machine::find(&place, folder) {
@@ -74,7 +74,7 @@ pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Ve
     if !plan.is_bare() {
         services.push(serve("kube-scheduler", config::scheduler(folder)).await?);
     }
-    // The API server is the one that reaches them.
+    // Only the API server can reach the other components, so their health is requested from it.
     let components = ["controller-manager", "scheduler"].into_iter().take(if plan.is_bare() { 1 } else { 2 });
     for component in components {
         eventually_served(&mut services, &format!("the health of the {component}"), READY, async || {
@@ -85,14 +85,14 @@ pub(crate) async fn start(folder: &Run, plan: &Plan, tools: &Tools) -> Result<Ve
     Ok(services)
 }
 
-/// Whether a component of the control plane is well, as the API server tells it.
+/// Fails unless the API server reports that a component of the control plane is healthy.
 fn healthy(component: &str) -> Result<(), String> {
     let component: Value = serde_json::from_str(component).map_err(|error| error.to_string())?;
     let conditions = component["conditions"].as_array().into_iter().flatten();
     match conditions.into_iter().find(|condition| condition["type"] == "Healthy") {
         Some(condition) if condition["status"] == "True" => Ok(()),
         Some(condition) => Err(condition["error"].as_str().or(condition["message"].as_str()).unwrap_or("").to_owned()),
-        None => Err("it is not known".into()),
+        None => Err("its health is not known".into()),
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         };
         assert_eq!(healthy(&told("True")), Ok(()));
         assert_eq!(healthy(&told("False")), Err("connection refused".into()));
-        assert_eq!(healthy("{}"), Err("it is not known".into()));
+        assert_eq!(healthy("{}"), Err("its health is not known".into()));
         healthy("").unwrap_err();
     }
 }

@@ -1,5 +1,6 @@
-//! Asks a node's container runtime how it is, by the call `Status` of Kubernetes' container runtime interface (CRI, its file
-//! `api.proto`). A kubelet that starts before this is answered gives up and ends. Knows a socket, and no cluster.
+//! Checks whether a node's container runtime is ready, with the call `Status` of the Kubernetes container runtime
+//! interface (CRI, defined in `api.proto`). A kubelet that starts before the runtime answers this call exits. Needs
+//! only the runtime's socket.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,9 +14,9 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// How long one answer may take.
+/// The deadline of one call.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The condition that says whether containers can be run.
+/// The condition that is true if containers can be run.
 const RUNTIME_READY: &str = "RuntimeReady";
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -45,7 +46,7 @@ struct RuntimeCondition {
     message: String,
 }
 
-/// Fails, with what was answered, unless the runtime behind a socket takes containers.
+/// Fails, with a description of the answer, unless the runtime at this socket can run containers.
 pub(crate) async fn ready(socket: PathBuf) -> Result<(), String> {
     let answer = timeout(ANSWER, status(socket)).await.map_err(|_| format!("no answer within {ANSWER:?}"))??;
     runs(&answer)
@@ -56,7 +57,7 @@ async fn status(socket: PathBuf) -> Result<StatusResponse, String> {
         let connecting = UnixStream::connect(socket.clone());
         async move { connecting.await.map(TokioIo::new) }
     });
-    // The name is never looked up: the connector knows where to go.
+    // The host name is not resolved, because the connector uses the socket.
     let endpoint = Endpoint::from_static("http://containerd");
     let channel = endpoint.connect_with_connector(connector).await.map_err(|error| chain(&error))?;
     let mut client = Grpc::new(channel);
@@ -72,11 +73,11 @@ fn runs(answer: &StatusResponse) -> Result<(), String> {
     match conditions.into_iter().find(|condition| condition.kind == RUNTIME_READY) {
         Some(condition) if condition.status => Ok(()),
         Some(condition) => Err(format!("{}: {}", condition.reason, condition.message)),
-        None => Err(format!("it does not say {RUNTIME_READY}")),
+        None => Err(format!("it does not report {RUNTIME_READY}")),
     }
 }
 
-/// An error with its causes: tonic's own text leaves them out.
+/// Formats an error with its causes, which tonic's own text omits.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
@@ -95,8 +96,8 @@ mod tests {
         };
         assert_eq!(runs(&answer("RuntimeReady", true)), Ok(()));
         assert_eq!(runs(&answer("RuntimeReady", false)), Err("Starting: not yet".into()));
-        assert_eq!(runs(&answer("NetworkReady", true)), Err("it does not say RuntimeReady".into()));
-        assert_eq!(runs(&StatusResponse { status: None }), Err("it does not say RuntimeReady".into()));
+        assert_eq!(runs(&answer("NetworkReady", true)), Err("it does not report RuntimeReady".into()));
+        assert_eq!(runs(&StatusResponse { status: None }), Err("it does not report RuntimeReady".into()));
     }
 
     #[tokio::test]

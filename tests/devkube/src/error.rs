@@ -1,13 +1,13 @@
-//! What can go wrong, each with what to do about it. Knows nothing of the rest of the crate but its names.
+//! The errors of this crate. Their messages state what to do. Independent of the rest of the crate.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-/// A program that this machine lacks.
+/// A program that is missing on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// Its file name, as looked up in `PATH`.
+    /// File name, as looked up in `PATH`.
     pub program: &'static str,
-    /// How to get it: a Debian package, or a sentence where Debian's is too old.
+    /// Where to get it.
     pub source: Source,
 }
 
@@ -16,11 +16,11 @@ pub struct Missing {
 pub enum Source {
     /// A Debian package of this name.
     Debian(&'static str),
-    /// Something else, in a few words.
+    /// Another source, in a few words; for programs that Debian lacks, or has in too old a version.
     Other(&'static str),
 }
 
-/// Why a cluster could not do what was asked.
+/// Why an operation on a cluster failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Programs are not installed.
@@ -33,37 +33,37 @@ pub enum Error {
 
     /// The run folder or the cache would be hidden from the nodes.
     #[error(
-        "{path} lies below {hidden}, which each node replaces by a folder of its own: choose another place with {setting}"
+        "{path} is below {hidden}, which each node replaces with its own folder: choose another path with {setting}"
     )]
     Hidden {
-        /// The folder asked for.
+        /// The requested folder.
         path: PathBuf,
         /// The folder that a node replaces.
         hidden: &'static str,
-        /// The option or variable that says where.
+        /// The option or environment variable that sets the folder.
         setting: &'static str,
     },
 
-    /// A number of nodes that the address plan has no room for.
+    /// More nodes than the address plan supports.
     #[error("a cluster of {asked} nodes is not possible: ask for {most} at most")]
     Nodes {
-        /// How many were asked for.
+        /// The requested number.
         asked: usize,
-        /// How many are possible.
+        /// The maximum.
         most: usize,
     },
 
-    /// No machine of this name.
+    /// There is no machine with this name.
     #[error("there is no machine {name:?}: this cluster has {}", .known.join(", "))]
     NoMachine {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The machines there are.
+        /// The names of the existing machines.
         known: Vec<String>,
     },
 
-    /// The machine has no power.
-    #[error("machine {0} is off: `devkube heal {0}` switches it on")]
+    /// The machine is off.
+    #[error("machine {0} is off: `devkube heal {0}` powers it on")]
     Off(String),
 
     /// A command could not be started.
@@ -71,113 +71,113 @@ pub enum Error {
     Start {
         /// The command, with its arguments.
         command: String,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 
-    /// A command ended with an error.
+    /// A command failed.
     #[error("{command} ended with {status}: {stderr}")]
     Command {
         /// The command, with its arguments.
         command: String,
         /// Its exit status.
         status: String,
-        /// The end of what it said on stderr.
+        /// The end of its stderr.
         stderr: String,
     },
 
     /// Something took too long.
     #[error("{what} did not happen within {after:?}{}", detail(.last))]
     Deadline {
-        /// What was waited for.
+        /// The expected event.
         what: String,
-        /// How long.
+        /// The deadline.
         after: Duration,
-        /// What was seen last; may be empty.
+        /// What the last check found; may be empty.
         last: String,
     },
 
-    /// A program of the cluster ended by itself.
-    #[error("{service} ended by itself; the end of its log, {log}:\n{tail}", log = .log.display())]
+    /// A program of the cluster exited unexpectedly.
+    #[error("{service} exited unexpectedly; the end of its log, {log}:\n{tail}", log = .log.display())]
     ServiceEnded {
-        /// Which one, as `machine/program`.
+        /// The program, as `machine/program`; or only the machine.
         service: String,
-        /// Its log.
+        /// Path of its log.
         log: PathBuf,
-        /// The log's last lines.
+        /// The last lines of the log.
         tail: String,
     },
 
-    /// A file or folder.
+    /// An operation on a file or folder failed.
     #[error("{path} could not be {action}: {source}", path = .path.display())]
     File {
-        /// Past participle of what was tried: `read`, `written`, ...
+        /// The attempted operation, as a past participle: `read`, `written`, ...
         action: &'static str,
-        /// Which one.
+        /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 
-    /// A cluster's own notes make no sense.
+    /// A record of the cluster, or the output of a program, can't be parsed.
     #[error("{path} is not what devkube writes there ({problem}): the cluster can't be used; remove it with `devkube down --run`", path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it can't be parsed.
         problem: String,
     },
 
-    /// The way into the cluster's network could not be opened.
-    #[error("the way from 127.0.0.1 to the API server could not be opened: {source}")]
+    /// The proxy into the cluster's network could not be started.
+    #[error("the proxy from 127.0.0.1 to the API server could not be started: {source}")]
     Proxy {
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 
-    /// A certificate could not be made.
-    #[error("the certificate of {subject} could not be made: {source}")]
+    /// A certificate could not be created.
+    #[error("the certificate of {subject} could not be created: {source}")]
     Certificate {
-        /// Whose.
+        /// The subject of the certificate.
         subject: String,
-        /// Why not.
+        /// The cause.
         source: rcgen::Error,
     },
 
-    /// An image can't hold this.
-    #[error("the image can't hold {path:?}: {problem}")]
+    /// An image can't contain this entry.
+    #[error("the image can't contain {path:?}: {problem}")]
     Image {
         /// The path in the image.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with the path or its entry.
         problem: &'static str,
     },
 
-    /// No cluster to work on.
+    /// There is no cluster.
     #[error("no devkube cluster is up: start one with `devkube up`, or name its run folder with --run")]
     NoCluster,
 
-    /// More than one cluster.
+    /// There are several clusters, and none was selected.
     #[error("several devkube clusters are up: name one with --run: {}", list(.0))]
     SeveralClusters(Vec<PathBuf>),
 
-    /// This kind of cluster has no such thing.
+    /// This kind of cluster does not support the operation.
     #[error("{what} is not possible on {cluster}: {instead}")]
     NotPossible {
-        /// What was asked.
+        /// The requested operation.
         what: &'static str,
-        /// On which cluster.
+        /// The cluster.
         cluster: String,
         /// What to do instead.
         instead: &'static str,
     },
 
-    /// Teardown did its best, and something is still there.
-    #[error("these are left of the cluster: {}; run `devkube down` again", .0.join(", "))]
+    /// Teardown did not complete: something is left.
+    #[error("parts of the cluster are left: {}; run `devkube down` again", .0.join(", "))]
     Left(Vec<String>),
 }
 
-/// What this crate's functions give.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn missing(programs: &[Missing]) -> String {

@@ -1,40 +1,40 @@
-//! `devkube image`: files of this machine in, an OCI archive out.
+//! `devkube image`: writes an OCI archive with files of this machine.
 
 use std::path::PathBuf;
 
 use devkube::{Error, Result, busybox, oci::Image};
 
-/// What the image holds and how it starts.
+/// The files of the image, and how its container starts.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What pods call it, such as robeing:dev; again for each further name
+    /// Image name that pods use, such as robeing:dev; may be repeated
     #[arg(long = "name", value_name = "NAME", required = true)]
     names: Vec<String>,
-    /// A file, as SOURCE:PATH or SOURCE:PATH:MODE (octal; 0644 unless given)
+    /// A file, as SOURCE:PATH or SOURCE:PATH:MODE (octal, default 0644); may be repeated
     #[arg(long = "file", value_name = "SOURCE:PATH[:MODE]", value_parser = file)]
     files: Vec<File>,
-    /// A symbolic link, as PATH:TARGET
+    /// A symbolic link, as PATH:TARGET; may be repeated
     #[arg(long = "link", value_name = "PATH:TARGET", value_parser = pair)]
     links: Vec<(String, String)>,
-    /// A small userland too: this machine's static busybox, with a shell and the usual programs
+    /// Add a small userland: this machine's static busybox, with a shell and the usual programs
     #[arg(long)]
     userland: bool,
-    /// What runs; again for each word
+    /// The entrypoint; repeat for each word
     #[arg(long = "entrypoint", value_name = "WORD")]
     entrypoint: Vec<String>,
-    /// Its arguments where a pod names none; again for each word
+    /// The default arguments, if a pod sets none; repeat for each word
     #[arg(long = "cmd", value_name = "WORD", allow_hyphen_values = true)]
     command: Vec<String>,
-    /// A variable of its environment, as NAME=VALUE
+    /// An environment variable, as NAME=VALUE; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     environment: Vec<(String, String)>,
-    /// Whom it runs as, in digits: UID or UID:GID
+    /// The user, numeric: UID or UID:GID
     #[arg(long)]
     user: Option<String>,
-    /// The folder it starts in
+    /// The working directory
     #[arg(long)]
     workdir: Option<String>,
-    /// Where the archive goes
+    /// The archive to write
     #[arg(short, long)]
     output: PathBuf,
 }

@@ -1,6 +1,7 @@
-//! A throwaway Kubernetes of several nodes on one machine, for tests and demos: a real API server, etcd, scheduler and
-//! controllers, and on every node a real kubelet, kube-proxy and containerd. It needs no Docker and no registry. Nodes are
-//! namespaces of the kernel, which can be cut off, crashed and healed; everything goes away with them.
+//! A throwaway Kubernetes cluster of several nodes on one machine, for tests and demos: a real API server, etcd,
+//! scheduler and controllers, and on every node a real kubelet, kube-proxy and containerd. It needs no Docker and no
+//! registry. Nodes are kernel namespaces, which can be partitioned, crashed and healed; removing them removes
+//! everything that runs in them.
 //!
 //! ```no_run
 //! # async fn example() -> devkube::Result<()> {

@@ -1,6 +1,6 @@
-//! A machine of the cluster: namespaces of the kernel that look like a computer. Its network namespace stays; the others
-//! (processes and mounts) live as long as its first process, and end with everything in them when that is killed, as if the power
-//! was cut. In it, `/run` is empty memory and `/var/lib` and `/var/log` are the machine's own disk.
+//! A machine of the cluster: kernel namespaces that look like a computer. Its network namespace persists; the other
+//! ones (processes and mounts) live as long as its first process, and end with everything in them when that is killed,
+//! as in a power failure. In the machine, `/run` is a tmpfs, and `/var/lib` and `/var/log` are the machine's own disk.
 
 use std::{
     fs::{self, File},
@@ -20,22 +20,22 @@ use crate::{
     tools::Tools,
 };
 
-/// Folders of the host that a machine sees its own in place of.
+/// Folders of the host that a machine replaces with its own.
 pub(crate) const HIDDEN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
-/// How long the kernel may take to make or end a machine.
+/// The deadline for the kernel to start or end a machine.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How much of a log an error repeats, bytes.
+/// The bytes of a log that an error includes.
 const LOG_KEPT: usize = 2_000;
-/// How many bytes of a program's name the kernel keeps.
+/// The maximum length of a program name in `/proc/PID/comm`, bytes.
 const NAME_KEPT: usize = 15;
 
-/// Gives the machine its disk and mounts, in its own view.
+/// The script that mounts the machine's folders in its mount namespace; `$0` is its disk.
 const MOUNT: &str = r#"mount -t tmpfs -o mode=755 devkube /run
 mkdir -p /run/lock
 mount --bind "$0/lib" /var/lib
 mount --bind "$0/log" /var/log"#;
 
-/// A machine that runs.
+/// A running machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
     place: Place,
@@ -43,7 +43,7 @@ pub(crate) struct Machine {
     running: Running,
 }
 
-/// A program that runs on a machine. It goes on when this is dropped, until the machine ends.
+/// A program that runs on a machine. It keeps running when this is dropped, until the machine ends.
 #[derive(Debug)]
 pub(crate) struct Service {
     name: String,
@@ -51,17 +51,17 @@ pub(crate) struct Service {
     log: PathBuf,
 }
 
-/// How a service is known.
+/// How the process of a service is tracked.
 #[derive(Debug)]
 enum Held {
-    /// This process started it.
+    /// Started by this process.
     Started(Child),
-    /// It ran already.
+    /// Found already running.
     Found(Process),
 }
 
 impl Machine {
-    /// Switches a machine on. Its network namespace must be there.
+    /// Powers a machine on. Its network namespace must exist.
     pub(crate) async fn start(place: &Place, folder: &Run, tools: &Tools) -> Result<Self> {
         let disk = folder.disk(&place.name);
         create_folder(&disk.join("lib/devkube"))?;
@@ -72,7 +72,7 @@ impl Machine {
         command.args(["--propagation", "private"]).arg(tools.program("pause"));
         let child = spawn(command, &folder.log(&place.name))?;
         let holder = identify(&child).ok_or_else(|| ended(&place.name, &folder.log(&place.name)))?;
-        // The holder's child is there once the namespaces are.
+        // The holder has its child process once the namespaces exist.
         let inside = eventually(&format!("the start of machine {}", place.name), DEADLINE, async || {
             holder
                 .child()
@@ -97,14 +97,14 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A machine that is on, whichever process switched it on.
+    /// Returns a machine that is on, whichever process powered it on.
     pub(crate) fn find(place: &Place, folder: &Run) -> Result<Self> {
         let running = folder.machine(&place.name).ok().filter(|running| running.holder.is_alive());
         let running = running.ok_or_else(|| Error::Off(place.name.clone()))?;
         Ok(Self { place: place.clone(), run: folder.clone(), running })
     }
 
-    /// Cuts its power: all its processes are gone when this returns.
+    /// Powers the machine off abruptly: all its processes are gone when this returns.
     pub(crate) async fn stop(self) -> Result<()> {
         let waiting = self.waiting();
         self.running.holder.kill();
@@ -118,7 +118,7 @@ impl Machine {
         self.run.machine_ended(&self.place.name)
     }
 
-    /// A command that runs on the machine.
+    /// Returns a command that runs on the machine.
     pub(crate) fn enter(&self, name: impl AsRef<Path>) -> Command {
         let mut command = program("nsenter");
         command.kill_on_drop(false).arg(format!("--target={}", self.running.inside.pid));
@@ -126,17 +126,17 @@ impl Machine {
         command
     }
 
-    /// Where the host finds a file that the machine has in its own view.
+    /// Returns the path on the host of a file that the machine sees at `inside`.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.running.inside.pid))
     }
 
-    /// Starts a program that stays, unless it runs already.
+    /// Starts a long-running program, unless it is already running.
     pub(crate) async fn serve(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Service> {
         let running = self.running_program(name);
         if running.is_none() {
-            // One that was killed has its files and ports until the last of its threads is gone.
-            eventually(&format!("the end of the {name} before"), DEADLINE, async || match self.is_ending(name) {
+            // A killed program keeps its files and ports until the last of its threads is gone.
+            eventually(&format!("the end of the previous {name}"), DEADLINE, async || match self.is_ending(name) {
                 true => Err(String::from("some of its threads are still there")),
                 false => Ok(()),
             })
@@ -148,29 +148,29 @@ impl Machine {
             return Ok(Service { held: Held::Found(process), name, log });
         }
         let inner = self.enter(program);
-        // A session of its own: a Ctrl-C at the terminal is for the caller alone.
+        // Its own session, so that Ctrl-C at the terminal reaches only the caller.
         let mut command = Command::new("setsid");
         command.arg(inner.as_std().get_program()).args(inner.as_std().get_args()).args(arguments);
         Ok(Service { held: Held::Started(spawn(command, &log)?), name, log })
     }
 
-    /// Lets go on what a signal stopped.
+    /// Resumes processes that a signal stopped.
     pub(crate) fn wake(&self) {
         self.processes().into_iter().chain(self.waiting()).for_each(Process::resume);
     }
 
-    /// The parents of what runs here: an `nsenter` waits for each program. When its program is stopped it stops, too, and then nobody
-    /// is there for the program's end.
+    /// Returns the parents of this machine's processes: for each program, an `nsenter` waits. It stops itself when its
+    /// program is stopped, and a stopped `nsenter` does not reap its program.
     fn waiting(&self) -> Vec<Process> {
         self.processes().into_iter().filter_map(Process::parent).collect()
     }
 
-    /// The process of a program that runs here.
+    /// Returns the process of a program on this machine, if it is running.
     fn running_program(&self, name: &str) -> Option<Process> {
         self.processes().into_iter().find(|process| is_named(process.pid, name))
     }
 
-    /// Whether a program that was ended has threads that are not gone yet. Its first one counts for nothing: it has ended.
+    /// Returns whether an ended program still has threads. Its main thread does not count, because it has ended.
     fn is_ending(&self, name: &str) -> bool {
         let Some(own) = namespace(Path::new(&format!("/proc/{}", self.running.inside.pid))) else { return false };
         let threads = |pid: i32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -178,7 +178,7 @@ impl Machine {
         pids().any(|pid| is_named(pid, name) && is_here(pid))
     }
 
-    /// What runs here. Containers don't count: they have namespaces of their own.
+    /// Returns this machine's processes, without those in containers, which have their own namespaces.
     fn processes(&self) -> Vec<Process> {
         let of = |pid: i32| namespace(Path::new(&format!("/proc/{pid}")));
         let Some(own) = of(self.running.inside.pid) else { return Vec::new() };
@@ -186,13 +186,13 @@ impl Machine {
     }
 }
 
-/// The ids of all processes that the host sees.
+/// Returns the ids of all processes that the host sees.
 fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The namespace of ids that a process or a thread is in, by its folder in /proc; none once it has ended.
+/// Returns the PID namespace of a process or a thread, given its folder in `/proc`; `None` once it has ended.
 fn namespace(folder: &Path) -> Option<PathBuf> {
     fs::read_link(folder.join("ns/pid")).ok()
 }
@@ -203,7 +203,7 @@ fn is_named(pid: i32, name: &str) -> bool {
 }
 
 impl Service {
-    /// Fails when the program has ended.
+    /// Fails if the program has exited.
     pub(crate) fn check(&mut self) -> Result<()> {
         let runs = match &mut self.held {
             Held::Started(child) => matches!(child.try_wait(), Ok(None)),
@@ -213,10 +213,10 @@ impl Service {
     }
 }
 
-/// Looks at a condition until it holds, as [`eventually`] does; fails as soon as one of these services has ended.
+/// Checks a condition until it holds, like [`eventually`]; fails as soon as one of these services has exited.
 ///
 /// # Errors
-/// [`Error::ServiceEnded`], or as [`eventually`].
+/// [`Error::ServiceEnded`], or the same as for [`eventually`].
 pub(crate) async fn eventually_served<T, F>(
     services: &mut [Service],
     what: &str,
@@ -243,7 +243,7 @@ fn identify(child: &Child) -> Option<Process> {
     Process::of(i32::try_from(child.id()?).ok()?)
 }
 
-/// Whether a process is the first of its process namespace, and has its program loaded.
+/// Returns whether a process is the first of its PID namespace, and has already executed its program.
 fn is_first(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The command `devkube`: a cluster of its library, held by a process in the background until `down`.
+//! The command `devkube`: a cluster of this library, held by a background process until `down`.
 
 mod background;
 mod image;
@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use devkube::{Cluster, Error, NODES, Options, Result, Tools, VOLUMES_PER_NODE, Wanted};
 
-/// A throwaway Kubernetes of several nodes on one machine, for tests and demos.
+/// A throwaway Kubernetes cluster of several nodes on one machine, for tests and demos.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -18,22 +18,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build the programs that are missing, and nothing else
+    /// Build the missing programs, and nothing else
     Build,
-    /// Bring up a cluster; it runs in the background until `down`
+    /// Create a cluster; it runs in the background until `down`
     Up(Up),
-    /// Remove a cluster, and everything that it left anywhere
+    /// Remove a cluster and everything that it created
     Down {
         #[command(flatten)]
         which: Which,
         /// Remove all clusters in the temporary folder
         #[arg(long, conflicts_with = "run")]
         all: bool,
-        /// Remove those of them whose holders are gone: what tests leave that were cut off
+        /// Remove clusters in the temporary folder whose holding process is gone, such as those of interrupted tests
         #[arg(long, conflicts_with_all = ["run", "all"])]
         abandoned: bool,
     },
-    /// Give every node images, from OCI archives
+    /// Load images from OCI archives on every node
     Load {
         #[command(flatten)]
         which: Which,
@@ -41,42 +41,42 @@ enum Action {
         #[arg(required = true)]
         archives: Vec<PathBuf>,
     },
-    /// Cut a node off all others
+    /// Cut a node off from all others
     Partition(Node),
-    /// Cut a node's power: everything that runs on it is gone
+    /// Power a node off abruptly: everything that runs on it is killed
     Crash(Node),
-    /// Connect a node again, and switch it on if it is off
+    /// Reconnect a node, and power it on if it is off
     Heal(Node),
-    /// Print what a shell needs for kubectl and helm: eval "$(devkube env)"
+    /// Print the shell settings for kubectl and helm: eval "$(devkube env)"
     Env {
         #[command(flatten)]
         which: Which,
     },
     /// Write an OCI archive of one layer, from files
     Image(image::Arguments),
-    /// Hold a cluster: what `up` runs in the background
+    /// Hold a cluster; `up` runs this in the background
     #[command(hide = true)]
     Supervise(Up),
 }
 
-/// What cluster to make.
+/// The cluster to create.
 #[derive(Args, Clone)]
 struct Up {
-    /// How many nodes
+    /// Number of nodes
     #[arg(long, default_value_t = NODES)]
     nodes: usize,
-    /// How many local volumes on each node
+    /// Number of local volumes on each node
     #[arg(long, default_value_t = VOLUMES_PER_NODE)]
     volumes: usize,
     /// Its folder, empty or new [default: a new one in the temporary folder]
     #[arg(long, env = "DEVKUBE_RUN")]
     run: Option<PathBuf>,
-    /// Leave a cluster that didn't come up as it is, for a look at its logs; then `down`
+    /// If the cluster doesn't come up, keep it so that its logs can be read; remove it with `down`
     #[arg(long)]
     keep_failed: bool,
 }
 
-/// Which cluster.
+/// The cluster to act on.
 #[derive(Args)]
 struct Which {
     /// Its folder [default: the only one in the temporary folder]
@@ -88,7 +88,7 @@ struct Which {
 struct Node {
     #[command(flatten)]
     which: Which,
-    /// Its name, such as n2; or cp, the control plane
+    /// Name of the node, such as n2; or cp for the control plane
     node: String,
 }
 
@@ -141,7 +141,7 @@ async fn act(action: Action) -> Result<ExitCode> {
             let mut ends = background::Ends::new()?;
             tokio::select! {
                 tools = Tools::ensure(Wanted::Cluster, &say) => println!("{}", tools?.path().display()),
-                // Dropping an unfinished build ends it.
+                // Dropping an unfinished build stops it.
                 () = ends.next() => {
                     say("interrupted: the build is stopped");
                     return Ok(ExitCode::FAILURE);

@@ -1,5 +1,5 @@
-//! The cluster's network, made with `ip`: a bridge in a namespace of its own, and a namespace for each machine, joined to
-//! it by a veth pair. All links are made inside these namespaces, so the host's own network is never touched.
+//! The cluster's network, created with `ip`: a bridge in its own namespace, and a namespace for each machine, connected
+//! to the bridge by a veth pair. All links are created inside these namespaces, so the host's network is never changed.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,12 +11,12 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Where `ip netns` keeps a namespace.
+/// Returns the file by which `ip netns` refers to a namespace.
 pub(crate) fn namespace_path(name: &str) -> PathBuf {
     PathBuf::from("/run/netns").join(name)
 }
 
-/// Makes the namespaces and joins them.
+/// Creates the namespaces and connects them.
 pub(crate) async fn create(plan: &Plan) -> Result<()> {
     let lan = plan.lan();
     ip(&["netns", "add", &lan]).await?;
@@ -33,13 +33,14 @@ pub(crate) async fn create(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Plugs a machine into the LAN, in the words of `ip -batch`.
+/// Returns the `ip -batch` lines that connect a machine to the LAN.
 fn join(place: &Place) -> String {
     let (port, namespace) = (place.port(), &place.namespace);
     format!("link add {port} type veth peer name eth0 netns {namespace}\nlink set {port} master br0 up\n")
 }
 
-/// Addresses and routes of a machine. The default route leads to the LAN, where nobody answers for the outside.
+/// Returns the `ip -batch` lines for a machine's addresses and routes. The default route leads to the LAN, where no
+/// host answers for outside addresses.
 fn configure(plan: &Plan, place: &Place) -> String {
     let mut lines = format!(
         "link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\nroute add default dev eth0\n",
@@ -53,17 +54,17 @@ fn configure(plan: &Plan, place: &Place) -> String {
     lines
 }
 
-/// Cuts a machine off the others, or lets it back.
+/// Connects a machine's port to the LAN, or disconnects it.
 pub(crate) async fn plug(plan: &Plan, place: &Place, plugged: bool) -> Result<()> {
     let state = if plugged { "up" } else { "down" };
     ip(&["-n", &plan.lan(), "link", "set", &place.port(), state]).await
 }
 
-/// Forgets the pods' bridge of a machine whose pods are gone.
+/// Deletes the pod bridge of a machine whose pods are gone.
 pub(crate) async fn forget_pods(place: &Place) -> Result<()> {
     let bridge = namespace_path(&place.namespace);
     let mut command = program("nsenter");
-    // There is none before the first pod.
+    // The bridge does not exist before the first pod.
     command.arg(format!("--net={}", bridge.display())).args(["sh", "-c", "ip link del cni0 2>/dev/null || true"]);
     run(command, None, DEADLINE).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! What runs on a node: containerd with its images, then the kubelet and kube-proxy.
+//! The programs of a node: containerd with its images, then the kubelet and kube-proxy.
 
 use std::{path::Path, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     tools::Tools,
 };
 
-/// How long containerd may take until it runs containers.
+/// The deadline for containerd to be able to run containers.
 const CONTAINERD: Duration = Duration::from_secs(60);
-/// How long the import of an image may take.
+/// The deadline for importing an image.
 const IMPORT: Duration = Duration::from_secs(120);
 
-/// Writes what a new node has on its disk.
+/// Writes the initial files of a node's disk.
 pub(crate) fn prepare(place: &Place, folder: &Run, volumes: usize) -> Result<()> {
     let disk = folder.disk(&place.name).join("lib/devkube");
     for index in 1..=volumes {
@@ -32,11 +32,11 @@ pub(crate) fn prepare(place: &Place, folder: &Run, volumes: usize) -> Result<()>
     write(&disk.join("containerd.toml"), containerd_config())?;
     write(&disk.join("kubelet.json"), kubelet_config(folder, place))?;
     write(&disk.join("kube-proxy.json"), proxy_config(folder, place))?;
-    // No name server but the cluster's own.
+    // Empty: pods use no name server except the cluster's own.
     write(&disk.join("resolv.conf"), "")
 }
 
-/// Switches a node on if it is off. Its containerd takes containers when this returns, so that a kubelet can start.
+/// Powers a node on if it is off. When this returns, its containerd can run containers, so that a kubelet can start.
 pub(crate) async fn boot(place: &Place, folder: &Run, tools: &Tools) -> Result<(Machine, Service)> {
     let machine = match Machine::find(place, folder) {
         Ok(machine) => machine,
@@ -55,7 +55,7 @@ pub(crate) async fn boot(place: &Place, folder: &Run, tools: &Tools) -> Result<(
     Ok((machine, containerd))
 }
 
-/// Lets a node take part: starts its kubelet and kube-proxy, unless they run.
+/// Joins a node to the cluster: starts its kubelet and kube-proxy, unless they are running.
 pub(crate) async fn join(machine: &Machine, place: &Place, folder: &Run, tools: &Tools) -> Result<Vec<Service>> {
     let kubelet = machine.serve("kubelet", &tools.program("kubelet"), &config::kubelet(folder, place)).await?;
     let arguments = [format!("--config={}/kube-proxy.json", config::OWN)];
@@ -63,7 +63,7 @@ pub(crate) async fn join(machine: &Machine, place: &Place, folder: &Run, tools: 
     Ok(vec![kubelet, proxy])
 }
 
-/// Gives a node an image. The archive goes through a pipe: the node need not see the file.
+/// Imports an image on a node. The archive is piped, because the node may not see the file.
 pub(crate) async fn import(machine: &Machine, archive: &Path) -> Result<()> {
     let bytes = read(archive)?;
     let mut command = ctr(machine);

@@ -1,24 +1,24 @@
 //! Names and addresses of a cluster's parts. Pure.
 //!
-//! Every cluster has the same addresses: its network is a bridge in a namespace of its own, with no link to the host or
-//! to another cluster, so that nothing can collide and nothing leaves it. Only names in the host's view carry the
-//! cluster's id.
+//! Every cluster has the same addresses: its network is a bridge in its own namespace, without a link to the host or to
+//! another cluster, so addresses can't collide and no packet leaves the cluster. Only names that are visible on the
+//! host contain the cluster's id.
 
 use std::net::Ipv4Addr;
 
 use crate::error::{Error, Result};
 
-/// The most nodes that a cluster may have: what the address plan has room for.
+/// The maximum number of nodes of a cluster, for which the address plan has room.
 pub const MAX_NODES: usize = 50;
-/// How the API server is called in certificates of the cluster's own DNS.
+/// The domain of the cluster's DNS.
 pub const DOMAIN: &str = "cluster.local";
 
-/// The machine that runs the API server, etcd, the scheduler and the controllers. It is no node.
+/// The name of the machine that runs the API server, etcd, the scheduler and the controllers. It is not a node.
 pub const CONTROL_PLANE: &str = "cp";
-/// Host number of the control plane on the LAN; node `i` has this plus `i`.
+/// The host number of the control plane on the LAN; node `i` has this number plus `i`.
 const FIRST_HOST: u8 = 10;
 
-/// Who is who in a cluster.
+/// The names and addresses of a cluster's machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     id: String,
@@ -30,19 +30,19 @@ pub struct Plan {
 pub struct Place {
     /// `cp`, or `n1`, `n2`, ...
     pub name: String,
-    /// Its network namespace, as `ip netns` knows it.
+    /// Name of its network namespace for `ip netns`.
     pub namespace: String,
-    /// Its address on the cluster's LAN.
+    /// Address on the cluster's LAN.
     pub address: Ipv4Addr,
-    /// The network of its pods, of 24 bits; none for the control plane.
+    /// The /24 network of its pods; none for the control plane.
     pub pods: Option<Ipv4Addr>,
 }
 
 impl Plan {
-    /// A cluster of `nodes` nodes, called `id` (lower-case letters and digits).
+    /// Plans a cluster with `nodes` nodes and the id `id` (lower-case letters and digits).
     ///
     /// # Errors
-    /// [`Error::Nodes`] above [`MAX_NODES`].
+    /// [`Error::Nodes`] for more than [`MAX_NODES`] nodes.
     pub fn new(id: &str, nodes: usize) -> Result<Self> {
         if nodes <= MAX_NODES {
             Ok(Self { id: id.into(), nodes })
@@ -51,40 +51,40 @@ impl Plan {
         }
     }
 
-    /// What every name of this cluster on the host begins with.
+    /// Returns the prefix of this cluster's names on the host.
     pub fn prefix(&self) -> String {
         format!("devkube-{}-", self.id)
     }
 
-    /// The namespace of the bridge that joins the machines.
+    /// Returns the network namespace of the bridge that connects the machines.
     pub fn lan(&self) -> String {
         format!("{}lan", self.prefix())
     }
 
-    /// The control plane's machine.
+    /// Returns the control plane's machine.
     pub fn control_plane(&self) -> Place {
         self.place(CONTROL_PLANE.into(), 0)
     }
 
-    /// Whether it has a control plane alone, where pods are kept as objects and never run.
+    /// Returns whether the cluster consists only of a control plane, where pods are stored as objects and never run.
     pub fn is_bare(&self) -> bool {
         self.nodes == 0
     }
 
-    /// The nodes, in order.
+    /// Returns the nodes, in order.
     pub fn nodes(&self) -> Vec<Place> {
         (1..=self.nodes).map(|index| self.place(format!("n{index}"), index)).collect()
     }
 
-    /// All machines, the control plane first.
+    /// Returns all machines, the control plane first.
     pub fn places(&self) -> Vec<Place> {
         std::iter::once(self.control_plane()).chain(self.nodes()).collect()
     }
 
-    /// The machine called `name`.
+    /// Returns the machine with this name.
     ///
     /// # Errors
-    /// [`Error::NoMachine`].
+    /// [`Error::NoMachine`] if there is none.
     pub fn machine(&self, name: &str) -> Result<Place> {
         let places = self.places();
         places.iter().find(|place| place.name == name).cloned().ok_or_else(|| Error::NoMachine {
@@ -94,7 +94,7 @@ impl Plan {
     }
 
     fn place(&self, name: String, index: usize) -> Place {
-        // No loss: `index` is at most MAX_NODES.
+        // Does not truncate: `index` is at most MAX_NODES.
         let index = index as u8;
         Place {
             namespace: format!("{}{name}", self.prefix()),
@@ -104,20 +104,20 @@ impl Plan {
         }
     }
 
-    /// Where Services have their addresses.
+    /// The address range of Services.
     pub const SERVICES: &'static str = "10.96.0.0/16";
-    /// Where pods have theirs.
+    /// The address range of pods.
     pub const PODS: &'static str = "10.244.0.0/16";
-    /// The Service `kubernetes`.
+    /// The address of the Service `kubernetes`.
     pub const KUBERNETES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-    /// The Service `kube-dns`.
+    /// The address of the Service `kube-dns`.
     pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
     /// The API server's port on the control plane's machine.
     pub const API_PORT: u16 = 6443;
 }
 
 impl Place {
-    /// The name of this machine's port on the LAN's bridge.
+    /// Returns the name of this machine's port on the LAN's bridge.
     pub fn port(&self) -> String {
         format!("p-{}", self.name)
     }
@@ -142,7 +142,7 @@ mod tests {
         let last = plan.machine("n50").unwrap();
         assert_eq!(last.namespace, "devkube-0123abcd-n50");
         assert_eq!(last.pods, Some(Ipv4Addr::new(10, 244, 50, 0)));
-        // The kernel's limit for the name of an interface.
+        // The kernel's limit for interface names.
         assert!(last.port().len() < 16);
         assert_eq!(plan.control_plane().pods, None);
     }

@@ -1,5 +1,6 @@
-//! The way from the host to the API server: a port of 127.0.0.1 whose connections are carried on into the cluster's
-//! network, which the host has no other link to. Its thread listens in the host's namespace, then enters the cluster's.
+//! The proxy from the host to the API server: a port on 127.0.0.1 whose connections are forwarded into the cluster's
+//! network, to which the host has no other link. Its socket listens in the host's network namespace; its thread then
+//! enters the cluster's.
 
 use std::{
     fs::File,
@@ -20,14 +21,14 @@ use tokio::{
 
 use crate::error::{Error, Result};
 
-/// How many connections are carried at once; more wait in the kernel's queue.
+/// The maximum number of concurrent connections; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 1_024;
-/// How long the API server may take to answer a connection.
+/// The deadline for connecting to the API server.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long to wait when a connection could not be taken, such as for want of descriptors.
+/// The pause after a connection could not be accepted, for example because of a lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A port that leads into the cluster. It closes, with its connections, when this is dropped.
+/// A port that leads into the cluster. Dropping this closes the port and its connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
@@ -36,7 +37,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Opens a port of the host and leads it to `target` as seen from a network namespace.
+    /// Opens a port on the host and forwards its connections to `target` in a network namespace.
     pub(crate) fn start(namespace: File, target: SocketAddr) -> Result<Self> {
         let failed = |source| Error::Proxy { source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
@@ -47,7 +48,7 @@ impl Proxy {
         let thread = std::thread::Builder::new().name("devkube-proxy".into()).spawn(move || {
             let runtime = enter(&namespace);
             let failure = runtime.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
-            // The receiver waits for this; were it gone, nobody would want the proxy.
+            // The receiver waits for this value; without a receiver, the proxy is not needed.
             let _ = entered.send(failure);
             if let Ok(runtime) = runtime {
                 runtime.block_on(async {
@@ -66,7 +67,7 @@ impl Proxy {
         }
     }
 
-    /// Where the host connects.
+    /// The address of the port on the host.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -76,16 +77,16 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
-            // Its panic has been printed already.
+            // A panic has already been printed.
             let _ = thread.join();
         }
     }
 }
 
-/// Moves this thread, and no other, into a network namespace.
+/// Moves this thread, and no other, into a network namespace, and returns a runtime for it.
 fn enter(namespace: &File) -> io::Result<tokio::runtime::Runtime> {
     setns(namespace, CloneFlags::CLONE_NEWNET)?;
-    // Of this thread alone, so that every connection is made in the namespace.
+    // Single-threaded, so that every connection is made in the namespace.
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
@@ -104,7 +105,7 @@ async fn carry(listener: TcpListener, target: SocketAddr) {
     }
 }
 
-/// Carries one connection. Either side's end is the other's; there is nobody to tell more.
+/// Forwards one connection. If one side closes or fails, the other is closed; no error is reported.
 async fn forward(mut near: TcpStream, target: SocketAddr) {
     if let Ok(Ok(mut far)) = timeout(CONNECT, TcpStream::connect(target)).await {
         let _ = (near.set_nodelay(true), far.set_nodelay(true));
@@ -118,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Our own namespace is as good as another: entering it needs root as any other does.
+    /// Uses this process's own namespace: entering it needs root, like entering any other.
     #[test]
     fn bytes_go_both_ways_and_the_port_closes() {
         let far = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!(&heard, b"pong");
         drop(proxy);
         assert_eq!(near.read(&mut heard).unwrap_or(0), 0);
-        // Somebody else may have been given the port meanwhile, for a moment.
+        // Another process may briefly have been assigned the port in the meantime.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while std::net::TcpStream::connect(address).is_ok() {
             assert!(std::time::Instant::now() < end, "{address} is still open");

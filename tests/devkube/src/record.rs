@@ -1,5 +1,5 @@
-//! What a cluster writes down about itself in its run folder, so that a later process can find, use and end it. A process is
-//! known by its id and the time it started, so that another one that got the same id later is never taken for it.
+//! The records that a cluster keeps in its run folder, so that a later process can find, use and remove it. A process
+//! is identified by its id and start time, so that a later process with the same id is never mistaken for it.
 
 use std::{
     fs,
@@ -14,94 +14,95 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result};
 
-/// A process, by its id and when it started.
+/// A process, identified by its id and start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Process {
-    /// Its id.
+    /// Process id.
     pub(crate) pid: i32,
-    /// When it started, in clock ticks since the machine did.
+    /// Start time, in clock ticks since boot.
     pub(crate) started: u64,
 }
 
 impl Process {
-    /// This process itself.
+    /// Returns this process.
     pub(crate) fn myself() -> Option<Self> {
         Self::of(i32::try_from(std::process::id()).ok()?)
     }
 
-    /// The process that has an id now; none when it ended, reaped or not.
+    /// Returns the process that currently has an id; `None` if it has ended, even if it has not been reaped.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         parse(&stat).filter(|(state, _)| !matches!(state, 'Z' | 'X')).map(|(_, started)| Self { pid, started })
     }
 
-    /// Whether it still runs.
+    /// Returns whether the process is still running.
     pub(crate) fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Ends it, if it still runs.
+    /// Kills the process if it is still running.
     pub(crate) fn kill(self) {
         if self.is_alive() {
-            // One that ended in this moment is as good as killed.
+            // An error means that it has just ended, which is the same as killed.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         }
     }
 
-    /// Lets it go on, if a signal stopped it.
+    /// Resumes the process if a signal stopped it.
     pub(crate) fn resume(self) {
         if self.is_alive() {
-            // As with `kill`.
+            // An error means that it has just ended, as in `kill`.
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGCONT);
         }
     }
 
-    /// The process that started it, or took it in.
+    /// Returns the parent: the process that started it, or that adopted it.
     pub(crate) fn parent(self) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         Self::of(stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?)
     }
 
-    /// Its first child, by the kernel's list.
+    /// Returns the id of its first child in the kernel's list.
     pub(crate) fn child(self) -> Option<i32> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid);
         fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
     }
 }
 
-/// State and start time in a line of `/proc/PID/stat`. The name before them may hold anything, so the last parenthesis counts.
+/// Returns state and start time from `/proc/PID/stat`. The name before them may contain any characters, so the fields
+/// begin after the last parenthesis.
 fn parse(stat: &str) -> Option<(char, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    // proc(5): the start time is field 22, and the state field 3.
+    // proc(5): the start time is field 22, and the state is field 3.
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// What a cluster is, as written to `cluster.json`.
+/// The description of a cluster, stored in `cluster.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Description {
-    /// Its id.
+    /// Id of the cluster.
     pub(crate) id: String,
-    /// How many nodes.
+    /// Number of nodes.
     pub(crate) nodes: usize,
-    /// Who holds it: the process that runs its proxy.
+    /// The process that holds the cluster and runs its proxy.
     pub(crate) owner: Process,
-    /// Whether the owner is there for this cluster alone, and may be ended with it.
+    /// Whether the owner exists only for this cluster, and may be killed with it.
     pub(crate) supervised: bool,
-    /// Where its programs are.
+    /// Folder of the cluster's programs.
     pub(crate) tools: PathBuf,
 }
 
-/// What is written about a machine that runs.
+/// The record of a running machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Running {
-    /// Ends all processes of the machine when it is killed.
+    /// The process whose death kills all processes of the machine.
     pub(crate) holder: Process,
-    /// The first process inside, through which one enters. The kernel lets it end last.
+    /// The first process inside, whose namespaces other processes enter. The kernel ends it last.
     pub(crate) inside: Process,
 }
 
-/// A cluster's folder.
+/// A cluster's run folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Run(PathBuf);
 
@@ -155,7 +156,7 @@ impl Run {
         remove_file(&self.running(machine))
     }
 
-    /// All machines that were written down.
+    /// Returns the records of all running machines.
     pub(crate) fn machines(&self) -> Vec<Running> {
         let Ok(entries) = fs::read_dir(self.join("machines")) else { return Vec::new() };
         let files = entries.flatten().map(|entry| entry.path());
@@ -163,7 +164,7 @@ impl Run {
     }
 }
 
-/// Writes a file that only root can read.
+/// Writes a file that only its owner can read.
 pub(crate) fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
     let file = |source| Error::File { action: "written", path: path.into(), source };
@@ -196,7 +197,7 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes aside and renames, so that a reader sees all of it or none.
+/// Writes to another file and renames it, so that readers see either the whole content or none.
 fn store(path: &Path, value: &impl Serialize) -> Result<()> {
     let damaged = |error: serde_json::Error| Error::Damaged { path: path.into(), problem: error.to_string() };
     let aside = path.with_extension("new");

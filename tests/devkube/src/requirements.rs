@@ -1,4 +1,4 @@
-//! What this machine must have for a cluster, and what of it is missing. Looks at `PATH` and nothing else.
+//! The programs that this machine must have for a cluster. Checks which ones are missing, without running any.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Missing, Result, Source},
 };
 
-/// What every machine is made with.
+/// Programs for every machine of a cluster.
 const MACHINE: &[Missing] = &[
     Missing { program: "ip", source: Source::Debian("iproute2") },
     Missing { program: "sysctl", source: Source::Debian("procps") },
@@ -17,7 +17,7 @@ const MACHINE: &[Missing] = &[
     Missing { program: "mount", source: Source::Debian("mount") },
 ];
 
-/// What the nodes run on besides.
+/// Additional programs for nodes.
 const NODE: &[Missing] = &[
     Missing { program: "containerd", source: Source::Debian("containerd") },
     Missing { program: "ctr", source: Source::Debian("containerd") },
@@ -27,22 +27,22 @@ const NODE: &[Missing] = &[
     Missing { program: "conntrack", source: Source::Debian("conntrack") },
 ];
 
-/// What the programs are built with.
+/// Programs that build the cluster's programs.
 const BUILD: &[Missing] = &[
     Missing { program: "go", source: Source::Other("1.26 or later, from https://go.dev/dl") },
     Missing { program: "setpriv", source: Source::Debian("util-linux") },
     Missing { program: "cc", source: Source::Debian("gcc libc6-dev") },
 ];
 
-/// Where Debian puts the plugins of the container network.
+/// Debian's folder for the CNI plugins.
 pub(crate) const CNI: &str = "/usr/lib/cni";
-/// A busybox that needs no library.
+/// Path of the statically linked busybox.
 pub const BUSYBOX: &str = "/bin/busybox";
 
-/// Checks that a cluster can run here: one with nodes, or a control plane alone.
+/// Checks that a cluster can run on this machine: one with nodes, or only a control plane.
 ///
 /// # Errors
-/// [`Error::NotRoot`], or [`Error::Missing`] with all that is missing.
+/// [`Error::NotRoot`], or [`Error::Missing`] with all missing programs.
 pub(crate) fn check_run(nodes: bool) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
@@ -58,18 +58,18 @@ pub(crate) fn check_run(nodes: bool) -> Result<()> {
     none(missing)
 }
 
-/// Checks that the programs can be built here.
+/// Checks that the cluster's programs can be built on this machine.
 ///
 /// # Errors
-/// [`Error::Missing`].
+/// [`Error::Missing`] with all missing programs.
 pub(crate) fn check_build() -> Result<()> {
     none(lacking(BUILD, |program| which(program).is_some()))
 }
 
-/// The static busybox of this machine, for images with a userland.
+/// Returns this machine's static busybox, for images with a userland.
 ///
 /// # Errors
-/// [`Error::Missing`].
+/// [`Error::Missing`] if it can't be read.
 pub fn busybox() -> Result<Vec<u8>> {
     let missing = || Error::Missing(vec![Missing { program: "busybox", source: Source::Debian("busybox-static") }]);
     std::fs::read(BUSYBOX).map_err(|_| missing())

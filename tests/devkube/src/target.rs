@@ -1,4 +1,4 @@
-//! The cluster that a test suite runs on: one that it is given, one that kind makes where Docker runs, or devkube's own.
+//! The cluster that a test suite runs on: a given one, one that kind creates if Docker is running, or devkube's own.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,23 +17,25 @@ use crate::{
     tools::{Tools, Wanted},
 };
 
-/// How long Docker may take to say that it is there.
+/// The deadline of the check that Docker is running.
 const DOCKER: Duration = Duration::from_secs(10);
-/// How long kind may take to make a cluster: it downloads its nodes' image first.
+/// The deadline for kind to create a cluster: it first downloads the node image.
 const KIND: Duration = Duration::from_secs(15 * 60);
-/// Variable that says how a given cluster gets an image: a command of the shell, to which the archive's path is added.
+/// Environment variable with the shell command that loads an image into a given cluster; the archive's path is
+/// appended.
 pub const LOAD_VARIABLE: &str = "DEVKUBE_LOAD";
-/// How long that command may take.
+/// The deadline of that command.
 const LOAD: Duration = Duration::from_secs(5 * 60);
-/// How long a node of kind may take until it is ready again, in kubectl's words.
+/// The deadline for a kind node to become ready again, as an argument of kubectl.
 const KIND_READY: &str = "--timeout=180s";
-/// How long a command inside a kind node may take.
+/// The deadline of a `docker` command on a kind node.
 const INSIDE: Duration = Duration::from_secs(60);
-/// The rules that cut a kind node off: everything that crosses its cable, but nothing inside it.
+/// The iptables chains and interface options that cut a kind node off: they drop all traffic through `eth0`, and none
+/// inside the node.
 const CABLE: [(&str, &str); 3] = [("INPUT", "-i"), ("OUTPUT", "-o"), ("FORWARD", "-i")];
 
-/// A cluster for tests, of whichever kind. What the suite made is removed when this is dropped; [`TestCluster::down`] also
-/// says when that fails.
+/// A cluster for tests, of any kind. Dropping it removes a cluster that was created for the tests;
+/// [`TestCluster::down`] also returns an error if that fails.
 #[derive(Debug)]
 pub struct TestCluster {
     target: Target,
@@ -44,11 +46,11 @@ pub struct TestCluster {
 enum Target {
     Given,
     Kind(Kind),
-    // Large, and there is one.
+    // Boxed because it is large.
     Devkube(Box<Cluster>),
 }
 
-/// Which kind of cluster to take, and why.
+/// The kind of cluster to use; for devkube, also the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {
     Given(PathBuf),
@@ -57,39 +59,39 @@ enum Choice {
 }
 
 impl Cluster {
-    /// The cluster for a test suite: the one of `KUBECONFIG` when that is set, else a new one, by kind where Docker runs and
-    /// kind is installed, else devkube's. Says on stderr which one it took, and why.
+    /// Returns the cluster for a test suite: the one of `KUBECONFIG` if that is set; else a new kind cluster if Docker
+    /// is running and kind is installed; else a new devkube cluster. Prints to stderr which one it uses, and why.
     ///
     /// # Errors
-    /// When that cluster can't be used or made.
+    /// If the cluster can't be used or created.
     pub async fn for_tests() -> Result<TestCluster> {
         Self::for_tests_with(Options::default()).await
     }
 
-    /// As [`Cluster::for_tests`]; the options are for devkube's own cluster, and the number of nodes for kind's too.
+    /// Like [`Cluster::for_tests`], with options for a devkube cluster; the number of nodes also applies to kind.
     ///
     /// # Errors
-    /// As [`Cluster::for_tests`].
+    /// The same as for [`Cluster::for_tests`].
     pub async fn for_tests_with(options: Options) -> Result<TestCluster> {
         let kubeconfig = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
         let docker = if kubeconfig.is_none() { docker_runs().await } else { Err(String::new()) };
         let choice = choose(kubeconfig, docker, which("kind").is_some());
         match choice {
             Choice::Given(kubeconfig) => {
-                say(&format!("taking the cluster of KUBECONFIG={}", kubeconfig.display()));
+                say(&format!("using the cluster of KUBECONFIG={}", kubeconfig.display()));
                 let clients = Clients::new(kubeconfig, Tools::ensure(Wanted::Clients, &say).await?);
                 clients.kubectl(&["version"]).await?;
                 Ok(TestCluster { target: Target::Given, clients })
             }
             Choice::Kind => {
-                say("taking a new cluster of kind: KUBECONFIG is not set, and Docker runs");
+                say("using a new kind cluster: KUBECONFIG is not set, and Docker is running");
                 let tools = Tools::ensure(Wanted::Clients, &say).await?;
                 let kind = Kind::up(options.nodes).await?;
                 let clients = Clients::new(kind.kubeconfig(), tools);
                 Ok(TestCluster { target: Target::Kind(kind), clients })
             }
             Choice::Devkube { because } => {
-                say(&format!("taking a new cluster of devkube: KUBECONFIG is not set, and {because}"));
+                say(&format!("using a new devkube cluster: KUBECONFIG is not set, and {because}"));
                 let cluster = Self::up(options, &say).await?;
                 let clients = cluster.clients();
                 Ok(TestCluster { target: Target::Devkube(Box::new(cluster)), clients })
@@ -99,54 +101,55 @@ impl Cluster {
 }
 
 impl TestCluster {
-    /// A file with the credentials of an administrator; its server can be reached from this process.
+    /// The path of a kubeconfig with administrator credentials; its server can be reached from this process.
     pub fn kubeconfig(&self) -> &Path {
         self.clients.kubeconfig()
     }
 
-    /// `kubectl` and `helm`.
+    /// `kubectl` and `helm` for this cluster.
     pub fn clients(&self) -> &Clients {
         &self.clients
     }
 
-    /// Runs `kubectl` and gives its stdout.
+    /// Runs `kubectl` and returns its stdout.
     ///
     /// # Errors
-    /// As [`Clients::kubectl`].
+    /// The same as for [`Clients::kubectl`].
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.clients.kubectl(arguments).await
     }
 
-    /// Runs `kubectl` with something on its stdin.
+    /// Runs `kubectl` with `input` on its stdin, and returns its stdout.
     ///
     /// # Errors
-    /// As [`Clients::kubectl`].
+    /// The same as for [`Clients::kubectl`].
     pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
         self.clients.kubectl_with(arguments, input).await
     }
 
-    /// Runs `helm` and gives its stdout.
+    /// Runs `helm` and returns its stdout.
     ///
     /// # Errors
-    /// As [`Clients::kubectl`].
+    /// The same as for [`Clients::kubectl`].
     pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
         self.clients.helm(arguments).await
     }
 
-    /// The names of the nodes that are there for pods, whether or not they are ready.
+    /// Returns the names of the worker nodes, whether or not they are ready.
     ///
     /// # Errors
-    /// As [`Clients::kubectl`].
+    /// The same as for [`Clients::kubectl`]; and [`Error::Damaged`] if its output can't be parsed.
     pub async fn nodes(&self) -> Result<Vec<String>> {
         let list = self.kubectl(&["get", "nodes", "--output=json"]).await?;
         let damaged = |error: serde_json::Error| Error::Damaged {
-            path: "the answer of kubectl get nodes".into(),
+            path: "the output of kubectl get nodes".into(),
             problem: error.to_string(),
         };
         Ok(workers(&serde_json::from_str(&list).map_err(damaged)?))
     }
 
-    /// The name of the machine that runs the API server, for [`TestCluster::crash`] and the like; none in a given cluster.
+    /// Returns the name of the machine that runs the API server, for [`TestCluster::crash`] and similar calls; `None`
+    /// for a given cluster.
     pub fn control_plane(&self) -> Option<String> {
         match &self.target {
             Target::Given => None,
@@ -155,7 +158,7 @@ impl TestCluster {
         }
     }
 
-    /// The devkube cluster under this, if it is one.
+    /// Returns the underlying devkube cluster, if it is one.
     pub fn devkube(&self) -> Option<&Cluster> {
         match &self.target {
             Target::Devkube(cluster) => Some(cluster),
@@ -163,17 +166,17 @@ impl TestCluster {
         }
     }
 
-    /// Gives every node an image from an OCI archive. A given cluster does it by the command of [`LOAD_VARIABLE`].
+    /// Loads an image from an OCI archive on every node; for a given cluster, with the command in [`LOAD_VARIABLE`].
     ///
     /// # Errors
-    /// [`Error::NotPossible`] on a given cluster without that command; else when it fails, or a node refuses it.
+    /// [`Error::NotPossible`] for a given cluster without that command; otherwise if loading fails.
     pub async fn load_image(&self, archive: &Path) -> Result<()> {
         match &self.target {
             Target::Given => match std::env::var(LOAD_VARIABLE) {
                 Ok(loader) => load_by(&loader, archive).await,
                 Err(_) => Err(self.not_possible(
                     "loading an image",
-                    "set DEVKUBE_LOAD to a command that does it when an archive is added, such as `minikube image load`",
+                    "set DEVKUBE_LOAD to a command that loads an archive appended to it, such as `minikube image load`",
                 )),
             },
             Target::Kind(kind) => kind.load(archive).await,
@@ -181,25 +184,25 @@ impl TestCluster {
         }
     }
 
-    /// Cuts a node off the others, until [`TestCluster::heal`].
+    /// Cuts a node off from the others, until [`TestCluster::heal`].
     ///
     /// # Errors
-    /// [`Error::NotPossible`] on a given cluster; else when there is no such node.
+    /// [`Error::NotPossible`] for a given cluster; otherwise if there is no such node.
     pub async fn partition(&self, node: &str) -> Result<()> {
         match &self.target {
-            Target::Given => Err(self.not_possible("partitioning a node", "unset KUBECONFIG for a cluster that can")),
+            Target::Given => Err(self.not_possible("partitioning a node", "unset KUBECONFIG to create another one")),
             Target::Kind(kind) => kind.partition(node).await,
             Target::Devkube(cluster) => cluster.partition(node).await,
         }
     }
 
-    /// Kills everything on a node at once, until [`TestCluster::heal`].
+    /// Kills everything on a node at once; it stays off until [`TestCluster::heal`].
     ///
     /// # Errors
-    /// As [`TestCluster::partition`].
+    /// The same as for [`TestCluster::partition`].
     pub async fn crash(&self, node: &str) -> Result<()> {
         match &self.target {
-            Target::Given => Err(self.not_possible("crashing a node", "unset KUBECONFIG for a cluster that can")),
+            Target::Given => Err(self.not_possible("crashing a node", "unset KUBECONFIG to create another one")),
             Target::Kind(_) => docker(&["kill", node]).await,
             Target::Devkube(cluster) => cluster.crash(node).await,
         }
@@ -208,10 +211,10 @@ impl TestCluster {
     /// Ends a partition or a crash; the node is `Ready` when this returns.
     ///
     /// # Errors
-    /// As [`TestCluster::partition`]; and when the node does not become ready.
+    /// The same as for [`TestCluster::partition`]; and if the node does not become ready.
     pub async fn heal(&self, node: &str) -> Result<()> {
         match &self.target {
-            Target::Given => Err(self.not_possible("healing a node", "unset KUBECONFIG for a cluster that can")),
+            Target::Given => Err(self.not_possible("healing a node", "unset KUBECONFIG to create another one")),
             Target::Kind(kind) => {
                 kind.heal(node).await?;
                 let node = format!("node/{node}");
@@ -221,10 +224,10 @@ impl TestCluster {
         }
     }
 
-    /// Removes what was made; a given cluster stays.
+    /// Removes the cluster if it was created for the tests; a given cluster is kept.
     ///
     /// # Errors
-    /// When something of it is left.
+    /// If something is left of it.
     pub async fn down(self) -> Result<()> {
         match self.target {
             Target::Given => Ok(()),
@@ -238,7 +241,7 @@ impl TestCluster {
     }
 }
 
-/// The nodes of a list but those kept for the control plane.
+/// Returns the names of the nodes in a list, except those with the taint of the control plane.
 fn workers(list: &Value) -> Vec<String> {
     let kept = |node: &Value| {
         let taints = node["spec"]["taints"].as_array().into_iter().flatten();
@@ -263,7 +266,7 @@ async fn docker_runs() -> Result<(), String> {
     }
     let mut command = program("docker");
     command.args(["info", "--format", "{{.ServerVersion}}"]);
-    run(command, None, DOCKER).await.map(drop).map_err(|_| "no Docker engine answers".into())
+    run(command, None, DOCKER).await.map(drop).map_err(|_| "the Docker engine does not respond".into())
 }
 
 async fn load_by(loader: &str, archive: &Path) -> Result<()> {
@@ -276,7 +279,7 @@ fn say(text: &str) {
     eprintln!("devkube: {text}");
 }
 
-/// A cluster that kind made.
+/// A cluster that kind created.
 #[derive(Debug)]
 struct Kind {
     name: String,
@@ -317,7 +320,8 @@ impl Kind {
         Ok(())
     }
 
-    /// Takes out the rules of a partition; a node that was killed lost them, so that only starting it can fail.
+    /// Starts a node and deletes the rules of a partition. Errors of the deletion are ignored, because a killed node
+    /// has lost these rules.
     async fn heal(&self, node: &str) -> Result<()> {
         docker(&["start", node]).await?;
         for (chain, direction) in CABLE {
@@ -382,12 +386,12 @@ mod tests {
     #[test]
     fn a_given_cluster_comes_before_kind_and_kind_before_devkube() {
         let given = Some(PathBuf::from("/k"));
-        let no_docker = || Err("no Docker engine answers".to_owned());
+        let no_docker = || Err("the Docker engine does not respond".to_owned());
         let devkube = |because: &str| Choice::Devkube { because: because.into() };
         assert_eq!(choose(given.clone(), Ok(()), true), Choice::Given("/k".into()));
         assert_eq!(choose(given, no_docker(), false), Choice::Given("/k".into()));
         assert_eq!(choose(None, Ok(()), true), Choice::Kind);
         assert_eq!(choose(None, Ok(()), false), devkube("kind is not installed"));
-        assert_eq!(choose(None, no_docker(), true), devkube("no Docker engine answers"));
+        assert_eq!(choose(None, no_docker(), true), devkube("the Docker engine does not respond"));
     }
 }

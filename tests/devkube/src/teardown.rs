@@ -1,5 +1,5 @@
-//! Removing all of a cluster, whatever state it is in: from this process or a later one, after a failed start or a crash of
-//! whoever held it. Blocking, so that it can run where nothing can be awaited.
+//! Removes a whole cluster, whatever its state: from this process or a later one, after a failed start or a crash of
+//! the holding process. Blocking, so that it can run where `await` is not possible.
 
 use std::{
     collections::BTreeSet,
@@ -17,17 +17,17 @@ use crate::{
     record::{Process, Run},
 };
 
-/// How long the kernel may take to end what was killed.
+/// The deadline for the kernel to end killed processes and release their resources.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How often it is asked.
+/// The interval between attempts.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// What the names of run folders begin with.
+/// The prefix of the names of run folders.
 pub(crate) const RUN_PREFIX: &str = "devkube-";
 
-/// Ends and removes everything of the cluster in a run folder, the folder included.
+/// Kills the processes of the cluster in a run folder, and removes everything else of it, including the folder.
 ///
 /// # Errors
-/// [`Error::Left`] with what is still there; [`Error::File`] or [`Error::Damaged`] when this is no run folder.
+/// [`Error::Left`] with everything that is left; [`Error::File`] or [`Error::Damaged`] if this is not a run folder.
 pub(crate) fn remove(run: &Run) -> Result<()> {
     let description = run.description()?;
     let prefix = Plan::new(&description.id, description.nodes)?.prefix();
@@ -48,7 +48,7 @@ pub(crate) fn remove(run: &Run) -> Result<()> {
     fs::remove_dir_all(run.path()).map_err(|source| Error::File { action: "removed", path: run.path().into(), source })
 }
 
-/// Does what can be done now, and gives what is left to wait for.
+/// Removes what can be removed now, and returns what is left.
 fn sweep(run: &Run, prefix: &str) -> Vec<String> {
     let mut left = Vec::new();
     for running in run.machines() {
@@ -62,7 +62,7 @@ fn sweep(run: &Run, prefix: &str) -> Vec<String> {
         left.push(format!("process {}", process.pid));
     }
     if !left.is_empty() {
-        // What runs holds the rest.
+        // Running processes keep the rest in use.
         return left;
     }
     for mount in mounts_below(run.path()) {
@@ -78,7 +78,7 @@ fn sweep(run: &Run, prefix: &str) -> Vec<String> {
     left
 }
 
-/// The clusters whose run folders are in a folder.
+/// Returns the run folders in a folder, sorted by path.
 pub(crate) fn runs_in(folder: &Path) -> Vec<Run> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let named = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(RUN_PREFIX));
@@ -89,21 +89,22 @@ pub(crate) fn runs_in(folder: &Path) -> Vec<Run> {
     runs
 }
 
-/// Whether a folder is this user's own. The temporary folder is anybody's, and what a run folder says is acted on.
+/// Returns whether a folder belongs to this user. Any user can create folders in the temporary folder, and the records
+/// in a run folder decide which processes are killed.
 fn is_own(folder: &Path) -> bool {
     let own = nix::unistd::geteuid().as_raw();
     fs::symlink_metadata(folder).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own)
 }
 
-/// The network namespaces that carry a cluster's name.
+/// Returns the network namespaces whose names have a cluster's prefix.
 fn namespaces(prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
     let named = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     named.map(|entry| entry.path()).collect()
 }
 
-/// Processes in one of some network namespaces. They are the cluster's, since nobody else knows these namespaces: also those
-/// that were started in the moment before their record would have been written.
+/// Returns the processes in some network namespaces. They belong to the cluster, because nothing else uses its
+/// namespaces. This includes processes that were started just before they would have been recorded.
 fn processes_in(namespaces: &[PathBuf]) -> Vec<Process> {
     let wanted: BTreeSet<_> = namespaces.iter().flat_map(|path| identity(path)).collect();
     if wanted.is_empty() {
@@ -121,7 +122,7 @@ fn identity(namespace: &Path) -> Option<(u64, u64)> {
     namespace.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// What is mounted below a folder, in the host's view; the innermost first.
+/// Returns the mount points below a folder, as the host sees them, the latest mount first.
 fn mounts_below(folder: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -130,7 +131,7 @@ fn mounts_below(folder: &Path) -> Vec<String> {
     below
 }
 
-/// Runs a command whose effect is looked at afterwards.
+/// Runs a command and ignores its result: the caller checks the effect.
 fn quietly(name: &str, arguments: &[&str]) {
     let _ =
         Command::new(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -1,5 +1,5 @@
-//! The programs of a cluster: built once from the Go modules that are pinned beside this crate, and kept in a folder that is
-//! named by a hash of the pins. Nothing that was built elsewhere is downloaded.
+//! The programs of a cluster: built once from the Go modules that are pinned in this crate's folder, and kept in a
+//! folder that is named after a hash of the pins. No prebuilt binaries are downloaded.
 
 use std::{
     fs::File,
@@ -17,21 +17,21 @@ use crate::{
 
 /// A cold build of everything took 12 minutes on 2 cores; a busy machine may take several times that.
 const BUILD_DEADLINE: Duration = Duration::from_secs(60 * 60);
-/// Variable that says where the programs are kept.
+/// Environment variable for the folder in which the programs are kept.
 pub const CACHE_VARIABLE: &str = "DEVKUBE_CACHE";
 
-/// The image that holds a pod's namespaces.
+/// The image of the container that holds a pod's namespaces open.
 pub(crate) const PAUSE_IMAGE: &str = "localhost/pause:devkube";
-/// The cluster's DNS server.
+/// The image of the cluster's DNS server.
 pub(crate) const DNS_IMAGE: &str = "localhost/coredns:devkube";
 
 const PAUSE: &str = include_str!("pause.c");
 
-/// A Go module that pins some programs.
+/// A Go module that pins the versions of some programs.
 struct Module {
     name: &'static str,
     files: &'static [(&'static str, &'static str)],
-    /// Package and file name of each program.
+    /// Go package and file name of each program.
     programs: &'static [(&'static str, &'static str)],
     linker: &'static str,
 }
@@ -77,27 +77,27 @@ const MODULES: &[Module] = &[
     },
 ];
 
-/// Which programs are wanted.
+/// The programs to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// All that a cluster needs.
+    /// All programs of a cluster.
     Cluster,
-    /// `kubectl` and `helm`, for a cluster that is there already.
+    /// `kubectl` and `helm`, for an existing cluster.
     Clients,
 }
 
-/// A folder of programs that are all there.
+/// A folder that contains the built programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tools {
     folder: PathBuf,
 }
 
 impl Tools {
-    /// Builds what is missing of the programs; when another process builds them, waits for it. `progress` is told what is
-    /// being done.
+    /// Builds the programs that are missing; if another process is building them, waits for it. Calls `progress` with a
+    /// description of each step.
     ///
     /// # Errors
-    /// When Go or a C compiler is missing, or a build fails.
+    /// If Go, `setpriv` or a C compiler is missing, or a build fails.
     pub async fn ensure(wanted: Wanted, progress: &dyn Fn(&str)) -> Result<Self> {
         let tools = Self { folder: cache()?.join(key()) };
         if tools.lacks(wanted) {
@@ -109,12 +109,12 @@ impl Tools {
         Ok(tools)
     }
 
-    /// The programs in a folder that was made before.
+    /// Uses the programs in an existing folder.
     pub(crate) fn at(folder: PathBuf) -> Self {
         Self { folder }
     }
 
-    /// All of it: `bin` and `images`.
+    /// The whole folder, with `bin` and `images`.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -124,12 +124,12 @@ impl Tools {
         self.folder.join("bin")
     }
 
-    /// One of the programs.
+    /// The path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    /// The images that every node gets.
+    /// The archives of the images that are imported on every node.
     pub(crate) fn images(&self) -> [PathBuf; 2] {
         [self.image("pause"), self.image("coredns")]
     }
@@ -165,7 +165,8 @@ impl Tools {
         Ok(())
     }
 
-    /// Builds aside and renames, so that what is in place is whole. One `go build` for all, which share most packages.
+    /// Builds in a separate folder and renames, so that every program in place is complete. One `go build` for all
+    /// missing programs of a module, because they share most packages.
     async fn build_module(&self, module: &Module, missing: &[&(&str, &str)]) -> Result<()> {
         let source = self.folder.join("source").join(module.name);
         for (name, contents) in module.files {
@@ -173,7 +174,7 @@ impl Tools {
         }
         let aside = self.folder.join("aside");
         create_folder(&aside)?;
-        // One program may get a name of its own; several go to a folder by the names of their packages.
+        // For one program the file name can be chosen; several are written to a folder, named after their packages.
         let output = if let [(_, name)] = missing { aside.join(name) } else { aside.join(".") };
         let mut command = program_with_children("nice");
         command.args(["-n", "10", "go", "build", "-trimpath", "-mod=readonly", "-ldflags", module.linker, "-o"]);
@@ -211,7 +212,7 @@ impl Tools {
     }
 }
 
-/// Where all versions are kept.
+/// Returns the folder that contains the programs of all versions.
 fn cache() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set(CACHE_VARIABLE)
@@ -221,7 +222,7 @@ fn cache() -> Result<PathBuf> {
     std::path::absolute(&folder).map_err(|source| Error::File { action: "found", path: folder, source })
 }
 
-/// Names the pinned versions and how they are built.
+/// Returns a hash of the pinned versions and of how they are built.
 fn key() -> String {
     let mut pins = String::from(architecture());
     for module in MODULES {
@@ -233,7 +234,8 @@ fn key() -> String {
     hex(pins.as_bytes())[..16].to_owned()
 }
 
-/// Waits until no other process builds. The lock ends with the file, and so with this process.
+/// Waits until no other process is building. The lock is released when the file is closed, so also when this process
+/// ends.
 async fn lock(path: PathBuf) -> Result<File> {
     let file = move || -> std::io::Result<File> {
         let file = File::options().create(true).append(true).open(&path)?;

@@ -1,5 +1,6 @@
-//! A real cluster of three nodes, as a test suite uses it: pods with volumes and Services, a lost node, and nothing left at the
-//! end. Runs on whatever `Cluster::for_tests` takes; says which, and what of it a given cluster can't show.
+//! Tests a real cluster of three nodes as a test suite uses it: pods with volumes and Services, a lost node, and
+//! nothing left at the end. Runs on the cluster that `Cluster::for_tests` chooses; prints which one that is, and which
+//! parts a given cluster can't run.
 
 use std::{
     collections::BTreeSet,
@@ -15,13 +16,13 @@ use nix::{
     unistd::Pid,
 };
 
-/// For what the kubelets and controllers do in seconds, on a machine that may be busy.
+/// The deadline for what kubelets and controllers do within seconds; generous, because the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(180);
 
 const WORKLOAD: &str = include_str!("workload.yaml");
 const NAMESPACE: &str = "--namespace=devkube-test";
 
-/// Three pods, one on each node, each with a volume that holds its name, and a Service of their own.
+/// Three pods, one on each node, each with a volume that contains its name, and one Service for them.
 struct Workload<'a> {
     cluster: &'a TestCluster,
 }
@@ -44,7 +45,7 @@ impl<'a> Workload<'a> {
         self.cluster.kubectl(&all).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What a shell in a pod says.
+    /// Runs a shell script in a pod and returns its stdout.
     async fn shell(&self, pod: &str, script: &str) -> Result<String, String> {
         let arguments = [NAMESPACE, "exec", pod, "--", "sh", "-c", script];
         self.cluster.kubectl(&arguments).await.map_err(|error| error.to_string())
@@ -54,13 +55,13 @@ impl<'a> Workload<'a> {
         self.kubectl(&["get", object, &format!("--output=jsonpath={{{path}}}")]).await
     }
 
-    /// What a pod gets when it asks an address.
+    /// Sends an HTTP request from a pod to an address, and returns the response body.
     async fn fetch(&self, pod: &str, address: &str) -> Result<String, String> {
         self.shell(pod, &format!("timeout 5 wget -q -O - http://{address}/")).await.map(|text| text.trim().to_owned())
     }
 }
 
-/// Looks until something is as wanted.
+/// Checks a condition until it holds.
 async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
@@ -72,7 +73,7 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Stri
     }
 }
 
-/// What the API server knows of a node: `True`, `False` or `Unknown`.
+/// Returns the status of a node's condition `Ready`: `True`, `False` or `Unknown`; or an error text.
 async fn readiness(clients: &Clients, node: &str) -> String {
     let query = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
     clients.kubectl(&["get", "node", node, query]).await.unwrap_or_else(|error| error.to_string())
@@ -101,7 +102,7 @@ async fn a_cluster_runs_pods_loses_a_node_and_leaves_nothing() {
     } else {
         eprintln!("NOT TRIED: the loss of a node and of the API server, since a given cluster can't do that");
     }
-    cluster.kubectl(&["delete", "namespace", "devkube-test", "--wait=false"]).await.expect("a namespace that goes");
+    cluster.kubectl(&["delete", "namespace", "devkube-test", "--wait=false"]).await.expect("the namespace is deleted");
 
     let traces = cluster.devkube().map(|own| Traces::of(own.run()));
     cluster.down().await.unwrap_or_else(|error| panic!("{error}"));
@@ -142,7 +143,7 @@ async fn a_partition_is_noticed_and_heals(workload: &Workload<'_>, node: &str) {
     let cluster = workload.cluster;
     cluster.partition(node).await.expect("a partition");
     node_is(cluster.clients(), node, "Unknown").await;
-    cluster.heal(node).await.expect("its end");
+    cluster.heal(node).await.expect("it heals");
     assert_eq!(readiness(cluster.clients(), node).await, "True", "a healed node is ready");
     reaches_the_others(workload).await;
 }
@@ -151,7 +152,7 @@ async fn a_crashed_node_comes_back_with_its_volume(workload: &Workload<'_>, node
     let cluster = workload.cluster;
     cluster.crash(node).await.expect("a crash");
     node_is(cluster.clients(), node, "Unknown").await;
-    cluster.heal(node).await.expect("its end");
+    cluster.heal(node).await.expect("it heals");
     assert_eq!(readiness(cluster.clients(), node).await, "True", "a healed node is ready");
     reaches_the_others(workload).await;
     let starts = workload.shell("web-1", "wc -l < /data/starts").await;
@@ -166,13 +167,13 @@ async fn the_api_server_goes_and_comes_back(cluster: &TestCluster) {
     cluster.crash(&machine).await.expect("a crash");
     let refused = cluster.kubectl(&["get", "nodes", "--request-timeout=5s"]).await;
     assert!(refused.is_err(), "the API server still answers: {refused:?}");
-    cluster.heal(&machine).await.expect("its end");
+    cluster.heal(&machine).await.expect("it heals");
     for node in cluster.nodes().await.expect("an answer") {
         node_is(cluster.clients(), &node, "True").await;
     }
 }
 
-/// The pod of the lost node answers, and reaches the one of another node.
+/// Checks that the pod on the lost node runs again, and reaches a pod on another node.
 async fn reaches_the_others(workload: &Workload<'_>) {
     eventually("web-1 after its node came back", async || {
         let address = workload.field("pod/web-0", ".status.podIP").await;
@@ -181,7 +182,7 @@ async fn reaches_the_others(workload: &Workload<'_>) {
     .await;
 }
 
-/// A node of a cluster of its own, whose programs are hurt.
+/// A cluster of one node, whose programs are killed, stopped and misconfigured.
 struct Patient {
     cluster: Cluster,
 }
@@ -193,14 +194,14 @@ impl Patient {
         Self { cluster }
     }
 
-    /// The process of a program of a machine, by the first 15 letters of its name.
+    /// Returns the process of a program on a machine, given the first 15 characters of its name.
     fn program(&self, name: &str) -> Option<i32> {
         let processes = Traces::of(self.cluster.run()).processes();
         let mut pids = processes.into_iter().filter_map(|folder| folder.strip_prefix("/proc/")?.parse().ok());
         pids.find(|pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
     }
 
-    /// Sends programs of the node or of the control plane a signal, and waits until SIGKILL has ended them.
+    /// Sends a signal to programs of the node or of the control plane; after SIGKILL, waits until they have ended.
     async fn signal(&self, signal: Signal, programs: &[&str]) {
         let found = || programs.iter().map(|name| (name, self.program(name)));
         for (name, pid) in found() {
@@ -213,7 +214,7 @@ impl Patient {
         .await;
     }
 
-    /// Replaces a file on the node's disk, and gives what was in it.
+    /// Replaces a file on the node's disk, and returns its previous content.
     fn edit(&self, file: &str, text: &str) -> String {
         let path = self.cluster.run().join("machines/n1/lib/devkube").join(file);
         let before = fs::read_to_string(&path).expect("the node's own file");
@@ -225,15 +226,15 @@ impl Patient {
         self.cluster.heal(machine).await.unwrap_or_else(|error| panic!("{machine} is not healed: {error}"));
         let clients = self.cluster.clients();
         if machine == "cp" {
-            // Nodes that could not speak to it need a moment.
+            // Nodes that could not reach the control plane need a moment to reconnect.
             return node_is(&clients, "n1", "True").await;
         }
         assert_eq!(readiness(&clients, machine).await, "True", "a healed node is ready");
     }
 
-    /// Heals in vain, and gives the sentence that says why.
+    /// Expects that healing fails, and returns the error message.
     async fn stays_ill(&self, machine: &str) -> String {
-        self.cluster.heal(machine).await.expect_err("what stays dead is not healed").to_string()
+        self.cluster.heal(machine).await.expect_err("a broken machine does not heal").to_string()
     }
 }
 
@@ -256,11 +257,11 @@ async fn a_node_is_healed_when_it_is_ready_and_not_before() {
     patient.heals("n1").await;
     patient.heals("n1").await;
     patient.signal(Signal::SIGSTOP, &["kubelet", "containerd"]).await;
-    // In the same moment: what the API server knows of the node is from before.
+    // At once, so that the API server's state of the node is still from before.
     cluster.crash("n1").await.expect("a crash");
     patient.heals("n1").await;
 
-    // A containerd that never takes containers, and one that ends; then a kubelet that ends.
+    // A containerd that never becomes ready, and one that exits; then a kubelet that exits.
     let config = patient.edit(
         "containerd.toml",
         "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
@@ -273,11 +274,11 @@ async fn a_node_is_healed_when_it_is_ready_and_not_before() {
     patient.edit("containerd.toml", "nonsense");
     cluster.crash("n1").await.expect("a crash");
     let said = patient.stays_ill("n1").await;
-    assert!(said.contains("n1/containerd ended by itself"), "{said}");
+    assert!(said.contains("n1/containerd exited unexpectedly"), "{said}");
     patient.edit("containerd.toml", &config);
     let config = patient.edit("kubelet.json", "nonsense");
     let said = patient.stays_ill("n1").await;
-    assert!(said.contains("n1/kubelet ended by itself") && said.contains("kubelet.json"), "{said}");
+    assert!(said.contains("n1/kubelet exited unexpectedly") && said.contains("kubelet.json"), "{said}");
     patient.edit("kubelet.json", &config);
     patient.heals("n1").await;
 
@@ -298,7 +299,7 @@ async fn a_node_is_healed_when_it_is_ready_and_not_before() {
 #[tokio::test]
 async fn two_clusters_run_side_by_side_and_one_outlives_the_other() {
     if std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty()) {
-        eprintln!("KUBECONFIG is set: what devkube itself does is tried nevertheless, on clusters of its own");
+        eprintln!("KUBECONFIG is set: this test nevertheless uses new devkube clusters");
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let up = async |name: &str| {
@@ -308,10 +309,10 @@ async fn two_clusters_run_side_by_side_and_one_outlives_the_other() {
     let (one, other) = (up("one").await, up("other").await);
     let names = async |cluster: &Cluster| cluster.clients().kubectl(&["get", "nodes", "--output=name"]).await;
     assert_eq!(names(&one).await.expect("an answer"), "node/n1\n");
-    // A later process removes it from its folder, whoever holds it.
-    Cluster::attach(&folder.path().join("one")).expect("its folder").down().await.expect("its end");
+    // Any later process can remove a cluster by its run folder, whichever process holds it.
+    Cluster::attach(&folder.path().join("one")).expect("its folder").down().await.expect("it is removed");
     assert!(!folder.path().join("one").exists());
-    assert_eq!(names(&other).await.expect("the other one stays"), "node/n1\n");
+    assert_eq!(names(&other).await.expect("the other cluster still runs"), "node/n1\n");
     assert!(matches!(other.crash("n2").await, Err(Error::NoMachine { .. })));
     other.crash("n1").await.expect("a crash");
     assert!(matches!(other.crash("n1").await, Err(Error::Off(_))));
@@ -337,9 +338,9 @@ async fn a_control_plane_alone_keeps_objects_and_cleans_up() {
     clients.kubectl_with(&["create", "-f", "-"], &owned).await.expect("an owned object");
     cluster.crash("cp").await.expect("a crash");
     assert!(kubectl(&["get", "nodes", "--request-timeout=5s"]).await.is_err(), "the API server still answers");
-    cluster.heal("cp").await.expect("its end");
-    kubectl(&["delete", "configmap", "owner"]).await.expect("the owner goes");
-    eventually("the end of what it owned", async || {
+    cluster.heal("cp").await.expect("it heals");
+    kubectl(&["delete", "configmap", "owner"]).await.expect("the owner is deleted");
+    eventually("the deletion of the owned object", async || {
         let left = kubectl(&["get", "configmaps", "--output=name"]).await?;
         if left.contains("configmap/owned") { Err(left) } else { Ok(()) }
     })
@@ -376,7 +377,8 @@ async fn a_killed_holder_leaves_nothing_that_down_does_not_remove() {
     assert_eq!(traces.found(), Vec::<String>::new(), "something is left");
 }
 
-/// How a cluster is found on a machine: namespaces and cgroups by its name, processes by where they run.
+/// Finds the traces of a cluster on this machine: namespaces and cgroups by name, processes by PID namespace and
+/// cgroup.
 struct Traces {
     run: PathBuf,
     prefix: String,
@@ -384,7 +386,7 @@ struct Traces {
 }
 
 impl Traces {
-    /// Of a cluster that is up.
+    /// Returns what identifies the traces of a cluster, which must be up.
     fn of(run: &Path) -> Self {
         let read = |path: PathBuf| -> serde_json::Value {
             serde_json::from_slice(&fs::read(path).expect("a record")).expect("JSON")
@@ -399,7 +401,7 @@ impl Traces {
         Self { run: run.into(), prefix: format!("devkube-{id}-"), machines: machines.collect() }
     }
 
-    /// Everything that is there now.
+    /// Returns everything of the cluster that exists now.
     fn found(&self) -> Vec<String> {
         let mut found = self.processes();
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
@@ -416,13 +418,13 @@ impl Traces {
         found
     }
 
-    /// Those of the machines themselves, and those in the cgroups of pods.
+    /// Returns the processes in the machines' PID namespaces and in the cgroups of pods.
     fn processes(&self) -> Vec<String> {
         let folders = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
         let own = folders.filter(|folder| {
             let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
             if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")) {
-                // It has ended; the first process of this machine will notice.
+                // A zombie: it has ended, and will be reaped.
                 return false;
             }
             let inside = fs::read_link(folder.join("ns/pid")).is_ok_and(|namespace| self.machines.contains(&namespace));

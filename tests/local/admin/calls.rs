@@ -1,4 +1,4 @@
-//! The calls of the Admin service, and what the coordinators then say of themselves.
+//! Calls of the Admin service, and what coordinators report about themselves.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use robeing_tests::{
 };
 use tonic::{Code, Request, Status, transport::Channel};
 
-/// The Admin service at a coordinator. No call may hang.
+/// Connects to the Admin service of a coordinator. Every call needs a timeout; see [`timed`].
 pub async fn admin(fleet: &Fleet, at: &str) -> AdminClient<Channel> {
     let address = format!("http://{}", fleet.address(at));
     eventually("a connection to the coordinator", async || AdminClient::connect(address.clone()).await).await
@@ -34,11 +34,11 @@ pub async fn add_at(fleet: &Fleet, at: &str, name: &str, address: &str) -> Resul
     Ok(added.into_inner().node_id)
 }
 
-/// Adds a coordinator that may only be starting.
+/// Adds a coordinator, and retries while it is still starting.
 pub async fn added(fleet: &Fleet, at: &str, name: &str) -> String {
     eventually(&format!("{name} added"), async || match add(fleet, at, name).await {
         Err(status) if !matches!(status.code(), Code::Unavailable | Code::FailedPrecondition | Code::Aborted) => {
-            panic!("{name} is not added: {status}")
+            panic!("{name} was not added: {status}")
         }
         answer => answer,
     })
@@ -57,14 +57,14 @@ pub async fn transfer(fleet: &Fleet, at: &str, to: &str) -> Result<(String, u64)
     Ok((moved.leader, moved.term))
 }
 
-/// The coordinators that this one knows.
+/// Returns the coordinators that this one knows.
 pub async fn members(fleet: &Fleet, at: &str) -> Result<Vec<Coordinator>, String> {
     let client = fleet.client_of(&[at]);
     let status = client.status(Consistency::Linearizable).await;
     Ok(status.map_err(|error| error.to_string())?.coordinators)
 }
 
-/// Waits until exactly these are members, and all vote.
+/// Waits until the members are exactly these, and all are voters.
 pub async fn voters_are(fleet: &Fleet, at: &str, expected: &[&str]) {
     eventually(&format!("the voters {expected:?}"), async || {
         let members = members(fleet, at).await?;
@@ -75,7 +75,7 @@ pub async fn voters_are(fleet: &Fleet, at: &str, expected: &[&str]) {
 }
 
 pub async fn node_id(fleet: &Fleet, at: &str, name: &str) -> Option<String> {
-    let members = members(fleet, at).await.expect("it answers");
+    let members = members(fleet, at).await.expect("it responds");
     members.into_iter().find(|one| one.name == name).map(|one| one.node_id)
 }
 
@@ -94,7 +94,7 @@ pub async fn pools(fleet: &Fleet) -> Vec<(String, u32, u32, u32)> {
     fleet.status().await.pools.into_iter().map(shown).collect()
 }
 
-/// Whether `/readyz` says that a coordinator can do its work.
+/// Returns whether `/readyz` reports that a coordinator is ready.
 pub async fn is_ready(fleet: &Fleet, name: &str) -> Result<bool, String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let asking = async {

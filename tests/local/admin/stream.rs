@@ -1,4 +1,4 @@
-//! Tasks that go on while something is asked of the fleet, so that there is something to lose.
+//! Tasks that run while a test changes the fleet, so that there is something to lose.
 
 use std::sync::{
     Arc,
@@ -15,10 +15,10 @@ use robeing_tests::{
 };
 use tokio::task::JoinHandle;
 
-/// Tasks that are on their way at once.
+/// The number of tasks in flight.
 const IN_FLIGHT: usize = 16;
 
-/// Recorded tasks, one after the other until it is ended.
+/// Recorded tasks, submitted in batches until the stream is ended.
 pub struct Stream {
     history: Arc<History>,
     client: FleetClient,
@@ -33,7 +33,7 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// Begins, and waits for the first result.
+    /// Starts the stream, and waits for the first result.
     pub async fn begin(fleet: &Fleet) -> Self {
         let (history, enough) = (Arc::new(History::default()), Arc::new(AtomicBool::new(false)));
         let client = fleet.client();
@@ -43,7 +43,7 @@ impl Stream {
         stream
     }
 
-    /// Waits until more tasks have ended than now.
+    /// Waits until another task has ended.
     pub async fn goes_on(&self) {
         let before = self.history.ended_count();
         eventually("tasks that end", async || {
@@ -53,7 +53,7 @@ impl Stream {
         .await;
     }
 
-    /// Ends it, and checks that nothing was lost.
+    /// Ends the stream, and checks that nothing was lost.
     pub async fn end(mut self, fleet: &Fleet) {
         self.goes_on().await;
         self.enough.store(true, Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Stream {
             let task = self.client.get_task(request).await.unwrap_or_else(|error| panic!("no task {id}: {error}"));
             self.history.seen(Seen::Get, &task);
         }
-        assert!(self.history.accepted_count() >= IN_FLIGHT, "there was something to lose");
+        assert!(self.history.accepted_count() >= IN_FLIGHT, "there were tasks to lose");
         self.history.assert_sound(&fleet.executions_file());
     }
 }

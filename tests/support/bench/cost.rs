@@ -1,5 +1,5 @@
-//! What a round costs: syncs and bytes of the log, from the coordinators' own metrics, and processor time, from the
-//! system. Needs `/proc`; elsewhere costs are unknown.
+//! The cost of a round: log syncs and bytes from the coordinators' own metrics, and processor time from the system. It
+//! needs `/proc`; on other systems the costs are unknown.
 
 use std::{
     fs,
@@ -19,15 +19,15 @@ use tokio::{
 
 use crate::local_fleet::LocalFleet;
 
-/// A coordinator refreshes its metrics once a second.
+/// Longer than the one second between two updates of a coordinator's metrics.
 const REFRESH: Duration = Duration::from_millis(1_100);
 const SCRAPE: Duration = Duration::from_secs(2);
-/// Of `/proc/net/tcp`.
+/// The state of a listening socket in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
-/// Largest answer that is read, bytes.
+/// The largest response that is read, in bytes.
 const MAX_METRICS: u64 = 1024 * 1024;
 
-/// What a fleet and its client have used up so far.
+/// The resources that a fleet and its client have used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Used {
     syncs: f64,
@@ -39,30 +39,31 @@ pub struct Used {
     client_cpu: f64,
 }
 
-/// What one task costs, all coordinators together where not said otherwise.
+/// The cost of one task, summed over all coordinators unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// Syncs of the leader's log.
     pub leader_syncs: f64,
-    /// Syncs of the logs of all coordinators.
+    /// Syncs of all coordinators' logs.
     pub syncs: f64,
     /// Bytes written to all logs.
     pub log_bytes: f64,
-    /// Microseconds of processor time of the leader.
+    /// Processor time of the leader, in microseconds.
     pub leader_cpu_us: f64,
-    /// Microseconds of processor time of the other coordinators together.
+    /// Processor time of all other coordinators, in microseconds.
     pub followers_cpu_us: f64,
-    /// Microseconds of processor time of the agents together.
+    /// Processor time of all agents, in microseconds.
     pub agents_cpu_us: f64,
-    /// Microseconds of processor time of the client, which is the benchmark's own process.
+    /// Processor time of the client, which is the benchmark's own process, in microseconds.
     pub client_cpu_us: f64,
 }
 
 impl Used {
-    /// What was used until now. Takes over a second, because metrics are refreshed so rarely; nothing should run meanwhile.
+    /// Measures what was used so far. This takes more than a second, because metrics are updated only once a second;
+    /// nothing should run in the meantime.
     ///
     /// # Errors
-    /// When a coordinator's metrics can't be read.
+    /// If a coordinator's metrics can't be read.
     pub async fn now(fleet: &LocalFleet, leader: &str) -> Result<Self> {
         let mut used = Self { client_cpu: cpu_seconds(process::id()), ..Self::default() };
         sleep(REFRESH).await;
@@ -88,7 +89,7 @@ impl Used {
         Ok(used)
     }
 
-    /// What each of so many tasks cost since `before`.
+    /// Returns the cost of each of `tasks` tasks since `before`.
     pub fn since(&self, before: &Self, tasks: usize) -> Cost {
         let per_task = |now: f64, before: f64| (now - before) / tasks.max(1) as f64;
         let micros = |now: f64, before: f64| per_task(now, before) * 1e6;
@@ -104,18 +105,18 @@ impl Used {
     }
 }
 
-/// User and system time of a process; 0 when it is not known.
+/// Returns the user and system time of a process, or 0 if it is unknown.
 fn cpu_seconds(pid: u32) -> f64 {
-    /// Clock ticks of `/proc` in a second, on every Linux there is.
+    /// Clock ticks of `/proc` per second, the same on every Linux.
     const TICKS: f64 = 100.0;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Fields 14 and 15; those after the name are counted from 3.
+    // Fields 14 and 15; the first field after the name is field 3.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|f| f.parse::<f64>().ok()).unwrap_or_default();
     (ticks(11) + ticks(12)) / TICKS
 }
 
-/// The metrics of a coordinator. They are served at a port it took, which is the one it listens at beside its own.
+/// Fetches the metrics of a coordinator. It serves them at a port that it chose, the only other one that it listens on.
 async fn metrics(pid: u32, coordinators: &[String]) -> Result<String> {
     for port in listening_ports(pid) {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -135,10 +136,10 @@ async fn get(address: SocketAddr, path: &str) -> Result<String> {
     stream.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     stream.take(MAX_METRICS).read_to_string(&mut text).await?;
-    text.starts_with("HTTP/1.1 200").then_some(text).context("not answered with metrics")
+    text.starts_with("HTTP/1.1 200").then_some(text).context("the response is not metrics")
 }
 
-/// The value of a metric; 0 when there is none.
+/// Returns the value of a metric, or 0 if there is none.
 fn value(text: &str, name: &str) -> f64 {
     text.lines()
         .filter_map(|line| line.strip_prefix(name))
@@ -147,7 +148,7 @@ fn value(text: &str, name: &str) -> f64 {
         .unwrap_or_default()
 }
 
-/// TCP ports of IPv4 at which a process listens.
+/// Returns the TCP ports on which a process listens over IPv4.
 fn listening_ports(pid: u32) -> Vec<u16> {
     let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()

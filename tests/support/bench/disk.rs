@@ -1,4 +1,4 @@
-//! How long the disk itself takes for what a log does, for reference.
+//! The time that the disk itself takes for what a log does, for reference.
 
 use std::{
     fs::OpenOptions,
@@ -11,21 +11,20 @@ use anyhow::{Context, Result};
 
 use super::measure::Spread;
 
-/// Bytes that are written before each sync.
+/// The number of bytes that are written before each sync.
 const BLOCK: usize = 4096;
-/// Blocks of the file, written before and then overwritten, as in a preallocated log.
+/// The number of blocks in the file. All are written first and then overwritten, as in a preallocated log.
 const BLOCKS: usize = 1024;
-/// For how long it is measured.
+/// The duration of the measurement.
 const LENGTH: Duration = Duration::from_secs(1);
 
-/// The time of overwriting a block of a preallocated file and syncing it with `fdatasync`.
+/// Measures the time to overwrite a block of a preallocated file and to sync it with `fdatasync`.
 ///
 /// # Errors
-/// When the directory can't be written to.
+/// If the directory can't be written to.
 pub fn sync_latency(directory: &Path) -> Result<Spread> {
     let path = directory.join("disk-reference");
-    let measured =
-        sync_file(&path).with_context(|| format!("the disk below {} can't be measured", directory.display()));
+    let measured = sync_file(&path).with_context(|| format!("can't measure the disk of {}", directory.display()));
     let _ = std::fs::remove_file(&path);
     measured
 }

@@ -1,26 +1,26 @@
-//! Percentiles. Pure.
+//! Percentiles. This module is pure.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What a number of durations were like, in milliseconds.
+/// The distribution of a number of durations, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
-    /// Half took no longer.
+    /// The median.
     pub p50_ms: f64,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile.
     pub p99_ms: f64,
-    /// None took longer.
+    /// The maximum.
     pub max_ms: f64,
 }
 
 impl Spread {
-    /// Of durations in any order; nothing of none.
+    /// Returns the distribution of durations in any order; zeros if there are none.
     pub fn of(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         let at = |share: f64| {
-            // The nearest rank: the smallest value that so large a share of all does not exceed.
+            // The nearest rank: the smallest value that is at least as large as this share of all values.
             let rank = (share * durations.len() as f64).ceil() as usize;
             durations.get(rank.saturating_sub(1)).map_or(0.0, |d| d.as_secs_f64() * 1e3)
         };
@@ -28,7 +28,7 @@ impl Spread {
     }
 }
 
-/// The middle one; of an even number, the lower of the two. The values are ordered by `key`.
+/// Returns the median by `key`; for an even number of values, the lower of the two in the middle.
 pub fn median<T>(mut values: Vec<T>, key: impl Fn(&T) -> f64) -> Option<T> {
     values.sort_by(|a, b| key(a).total_cmp(&key(b)));
     let middle = values.len().saturating_sub(1) / 2;

@@ -1,6 +1,6 @@
-//! The benchmark: how many durable tasks a fleet of three coordinators takes on this machine and how long each waits,
-//! what a task costs, and how soon work goes on after a process is killed or frozen. Everything is real: processes,
-//! fsyncs on the disk of the data directory, clients over gRPC.
+//! The benchmark: how many durable tasks per second a fleet of three coordinators completes on this machine, how long
+//! each task takes, what a task costs, and how soon work resumes after a process is killed or frozen. Everything is
+//! real: processes, fsyncs on the disk of the data directory, clients over gRPC.
 
 mod cost;
 mod disk;
@@ -16,60 +16,60 @@ pub use report::{Report, Takeovers, Throughput};
 
 use crate::local_fleet::Location;
 
-/// Numbers of tasks in flight that are measured.
+/// The numbers of tasks in flight that are measured by default.
 pub const IN_FLIGHT: [usize; 3] = [1, 64, 1_024];
-/// Rounds of each number in flight; the median counts.
+/// The default number of rounds for each number in flight; the median is reported.
 pub const ROUNDS: usize = 3;
 
-/// A half of the benchmark.
+/// One half of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Tasks per second and what they cost.
+    /// Tasks per second and their cost.
     Throughput,
-    /// How soon work goes on after a failure.
+    /// How soon work resumes after a failure.
     Takeover,
 }
 
-/// Through which coordinators the client submits.
+/// The coordinator to which the client submits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// The one that leads.
+    /// The leader.
     Leader,
-    /// One that has to forward everything.
+    /// A follower, which has to forward everything.
     Follower,
 }
 
-/// What is measured, and how thoroughly.
+/// What is measured, and how often.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// Only this half.
+    /// Measures only this half.
     pub only: Option<Part>,
-    /// Numbers of tasks in flight.
+    /// The numbers of tasks in flight.
     pub in_flight: Vec<usize>,
-    /// Time each round is measured.
+    /// The time for which each round is measured.
     pub length: Duration,
-    /// Rounds of each number in flight.
+    /// The number of rounds for each number in flight.
     pub rounds: usize,
-    /// Trials of each kind of failure.
+    /// The number of trials for each kind of failure.
     pub trials: usize,
-    /// Agents that run the no-op tasks.
+    /// The number of agents that run the no-op tasks.
     pub agents: u32,
-    /// Through whom tasks are submitted.
+    /// The coordinator to which tasks are submitted.
     pub via: Via,
-    /// The directory on the disk to be measured.
+    /// A directory on the disk that is measured.
     pub data: PathBuf,
-    /// The agent program; without it, the one beside this program.
+    /// The agent program; by default the one in the directory of this program.
     pub agent_bin: Option<PathBuf>,
 }
 
-/// Measures. `tell` is given a line whenever a part is done.
+/// Runs the benchmark. `tell` receives a line when each part is done.
 ///
 /// # Errors
-/// When a fleet can't be started or does not do what is asked, when a task fails, or when the options make no sense.
+/// If a fleet can't be started or does not work as expected, a task fails, or the options are invalid.
 pub async fn run(options: &BenchOptions, tell: &mut dyn FnMut(String)) -> Result<Report> {
     check(options)?;
     std::fs::create_dir_all(&options.data)
-        .with_context(|| format!("the directory {} can't be made", options.data.display()))?;
+        .with_context(|| format!("can't create the directory {}", options.data.display()))?;
     let place =
         Location { agent_bin: options.agent_bin.clone(), parent: Some(options.data.clone()), ..Location::default() };
     let mut report = Report::of_this_machine(&options.data)?;
@@ -85,10 +85,10 @@ pub async fn run(options: &BenchOptions, tell: &mut dyn FnMut(String)) -> Result
 
 fn check(options: &BenchOptions) -> Result<()> {
     if options.rounds == 0 || options.trials == 0 || options.in_flight.contains(&0) || options.length.is_zero() {
-        bail!("rounds, trials, seconds and tasks in flight are at least 1");
+        bail!("rounds, trials, seconds and tasks in flight must be at least 1");
     }
     if options.agents == 0 || options.agents > throughput::MAX_AGENTS {
-        bail!("there can be 1 to {} agents", throughput::MAX_AGENTS);
+        bail!("the number of agents must be 1 to {}", throughput::MAX_AGENTS);
     }
     Ok(())
 }

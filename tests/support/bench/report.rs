@@ -1,4 +1,4 @@
-//! The figures, beside what they should be, as a table or as JSON.
+//! The figures next to their targets, as a table or as JSON.
 
 use std::{fmt, fs, path::Path};
 
@@ -8,19 +8,19 @@ use serde::Serialize;
 
 use super::{cost::Cost, disk, measure::Spread};
 
-/// What the figures are held to.
+/// The targets of the figures.
 mod target {
-    /// Tasks per second by number in flight, at least.
+    /// The minimum of tasks per second, by number in flight.
     pub const TASKS_PER_S: [(usize, f64); 2] = [(64, 4_500.0), (1_024, 10_000.0)];
-    /// Median latency by number in flight, at most, ms.
+    /// The maximum of the median latency by number in flight, in ms.
     pub const P50_MS: [(usize, f64); 1] = [(1, 4.0)];
-    /// p99 after the kill of an agent, at most, ms.
+    /// The maximum p99 after an agent is killed, in ms.
     pub const AGENT_KILLED_MS: f64 = 40.0;
-    /// p99 after an agent froze, at most, ms.
+    /// The maximum p99 after an agent is frozen, in ms.
     pub const AGENT_FROZEN_MS: f64 = 1_200.0;
-    /// p99 after an agent and all beside it fell silent, at most, ms: the session timeout, and a little.
+    /// The maximum p99 after an agent and its guard are frozen, in ms: the session timeout and a margin.
     pub const AGENT_SILENT_MS: f64 = 2_200.0;
-    /// p99 after the kill of the leader, at most, ms.
+    /// The maximum p99 after the leader is killed, in ms.
     pub const LEADER_KILLED_MS: f64 = 350.0;
 }
 
@@ -29,43 +29,43 @@ mod target {
 pub struct Report {
     /// Processors and memory.
     pub machine: String,
-    /// What the data directory is on, and how fast it syncs.
+    /// The disk of the data directory, and how fast it syncs.
     pub disk: Disk,
-    /// By number in flight.
+    /// The results by number in flight.
     pub throughput: Vec<Throughput>,
-    /// By kind of failure.
+    /// The results by kind of failure.
     pub takeover: Vec<Takeovers>,
 }
 
-/// The disk under the data directory.
+/// The disk of the data directory.
 #[derive(Debug, Serialize)]
 pub struct Disk {
-    /// It is memory, so that syncs cost nothing and the figures are not those of a durable fleet.
+    /// Whether it is memory, in which case syncs cost nothing and the figures are not those of a durable fleet.
     pub is_memory: bool,
-    /// Overwriting 4 KiB of a preallocated file and `fdatasync`.
+    /// The time to overwrite 4 KiB of a preallocated file and to call `fdatasync`.
     pub fdatasync: Spread,
 }
 
-/// One number in flight.
+/// The results of one number in flight.
 #[derive(Debug, Serialize)]
 pub struct Throughput {
-    /// Tasks submitted whose results were not told yet.
+    /// The number of submitted tasks whose results the client has not yet received.
     pub in_flight: usize,
     /// The round with the median rate.
     #[serde(flatten)]
     pub median: Round,
-    /// Of every round, in order.
+    /// The rate of every round, in order.
     pub tasks_per_s_of_rounds: Vec<f64>,
 }
 
-/// One round.
+/// The result of one round.
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
-    /// Results told per second.
+    /// Results received per second.
     pub tasks_per_s: f64,
-    /// From the submission of a task until its result was told.
+    /// The time from the submission of a task until its result is received.
     pub latency: Spread,
-    /// What a task cost.
+    /// The cost of a task.
     pub cost: Cost,
 }
 
@@ -73,19 +73,19 @@ pub struct Round {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// SIGKILL of an agent; until its task's next attempt runs elsewhere.
+    /// SIGKILL of an agent; measured until its task's next attempt runs elsewhere.
     AgentKilled,
-    /// SIGSTOP of an agent; until its task's next attempt runs elsewhere.
+    /// SIGSTOP of an agent; measured until its task's next attempt runs elsewhere.
     AgentFrozen,
-    /// SIGSTOP of an agent and its guard, of which nothing is heard any more, as of a machine that is cut off or frozen; until its
-    /// task's next attempt runs elsewhere.
+    /// SIGSTOP of an agent and its guard, so that neither sends anything, as on a machine that is partitioned or
+    /// frozen; measured until its task's next attempt runs elsewhere.
     AgentSilent,
-    /// SIGKILL of the leader; until the next task is accepted.
+    /// SIGKILL of the leader; measured until the next task is accepted.
     LeaderKilled,
 }
 
 impl Failure {
-    /// In the order in which they are measured.
+    /// All kinds, in the order in which they are measured.
     pub const ALL: [Self; 4] = [Self::AgentKilled, Self::AgentFrozen, Self::AgentSilent, Self::LeaderKilled];
 
     fn target_ms(self) -> f64 {
@@ -103,29 +103,29 @@ impl fmt::Display for Failure {
         f.pad(match self {
             Self::AgentKilled => "agent SIGKILL to its task running elsewhere",
             Self::AgentFrozen => "agent SIGSTOP to its task running elsewhere",
-            Self::AgentSilent => "agent's machine silent to its task elsewhere",
+            Self::AgentSilent => "agent and guard SIGSTOP to its task elsewhere",
             Self::LeaderKilled => "leader SIGKILL to the next task accepted",
         })
     }
 }
 
-/// One kind of failure.
+/// The results of one kind of failure.
 #[derive(Debug, Serialize)]
 pub struct Takeovers {
-    /// Which.
+    /// The kind of failure.
     pub failure: Failure,
-    /// Over all trials.
+    /// The distribution over all trials.
     #[serde(flatten)]
     pub spread: Spread,
-    /// Each trial, in order, ms.
+    /// The time of each trial in ms, in order.
     pub trials_ms: Vec<f64>,
 }
 
 impl Report {
-    /// A report of nothing yet but the machine and the disk under a directory.
+    /// Creates a report that contains only the machine and the disk of a directory.
     ///
     /// # Errors
-    /// When the directory can't be written to.
+    /// If the directory can't be written to.
     pub fn of_this_machine(data: &Path) -> Result<Self> {
         let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -153,7 +153,7 @@ impl fmt::Display for Disk {
         if self.is_memory {
             write!(
                 f,
-                " (in MEMORY: these are not the figures of a durable fleet; --data names a directory on a disk)"
+                " (in MEMORY: these are not the figures of a durable fleet; set --data to a directory on a disk)"
             )?;
         }
         Ok(())
@@ -162,9 +162,9 @@ impl fmt::Display for Disk {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}; 3 coordinators, every entry synced before it counts; {}", self.machine, self.disk)?;
+        writeln!(f, "{}; 3 coordinators, every entry synced before it is committed; {}", self.machine, self.disk)?;
         if !self.throughput.is_empty() {
-            writeln!(f, "\nDurable no-op tasks, from submission to the result told; median of the rounds\n")?;
+            writeln!(f, "\nDurable no-op tasks, from submission to result; median of the rounds\n")?;
             writeln!(
                 f,
                 "{:>9} {:>9} {:>9} {:>8} {:>8} {:>8}   target",
@@ -173,7 +173,7 @@ impl fmt::Display for Report {
             for row in &self.throughput {
                 row.write_speed(f)?;
             }
-            writeln!(f, "\nWhat a task costs\n")?;
+            writeln!(f, "\nCost of a task\n")?;
             writeln!(
                 f,
                 "{:>9} {:>13} {:>11} {:>10} {:>10} {:>13} {:>10} {:>10}",
@@ -191,7 +191,7 @@ impl fmt::Display for Report {
             }
         }
         if !self.takeover.is_empty() {
-            writeln!(f, "\nTime until work goes on\n")?;
+            writeln!(f, "\nTime until work resumes\n")?;
             writeln!(f, "{:45} {:>8} {:>8} {:>8}   target", "", "p50 ms", "p99 ms", "max ms")?;
             for row in &self.takeover {
                 let Spread { p50_ms, p99_ms, max_ms } = row.spread;

@@ -1,5 +1,5 @@
-//! How soon work goes on: a task's next attempt after its agent was killed or frozen, taken from when the command really
-//! starts, and the next acceptance of a task after the leader was killed.
+//! Measures how soon work resumes: after an agent is killed or frozen, until the command of its task's next attempt
+//! really starts; after the leader is killed, until the next task is accepted.
 
 use std::{
     cell::Cell,
@@ -29,16 +29,17 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(5);
-/// What the kernel shows as the name of a guard's process.
+/// The name that the kernel shows for a guard's process.
 const GUARD_NAME: &str = "robeing-guard";
-/// Longest a takeover may take.
+/// The longest time that a takeover may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Pause before a killed process is started again: no longer, since a trial begins with a whole fleet.
+/// The longest pause before a killed process is restarted. It is short, because each trial begins with a complete
+/// fleet.
 const RESTART_WITHIN: Duration = Duration::from_millis(500);
-/// Longest until the fleet has recovered from a trial.
+/// The longest time until the fleet has recovered from a trial.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// An agent of each pool appends the number of the attempt and the time to the file that its task names, and then waits.
+/// The agents append the number of the attempt and the time to the file that their task names, and then wait.
 const MANIFEST: &str = r#"
 apiVersion: robeing.io/v1alpha1
 kind: RobeingCluster
@@ -59,7 +60,7 @@ spec:
 /// Measures all kinds of failures.
 ///
 /// # Errors
-/// When the fleet can't be started, or nobody takes over.
+/// If the fleet can't be started, or no other process takes over.
 pub async fn measure(options: &BenchOptions, place: &Location, tell: &mut dyn FnMut(String)) -> Result<Vec<Takeovers>> {
     let place = Location { longest_restart_pause: Some(RESTART_WITHIN), ..place.clone() };
     let mut fleet = LocalFleet::start(MANIFEST, &place).await?;
@@ -105,7 +106,7 @@ async fn measure_failure(
     Ok(Takeovers { failure, spread, trials_ms })
 }
 
-/// The time from a signal to an agent that runs a task until the task's next attempt runs on another one.
+/// Returns the time from the signal to an agent that runs a task until the task's next attempt runs on another agent.
 async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, failure: Failure, trial: usize) -> Result<Duration> {
     let marks = fleet.directory().join(format!("marks-{failure:?}-{trial}"));
     let id = submit(client, &marks).await?;
@@ -134,15 +135,16 @@ async fn agent_trial(fleet: &LocalFleet, client: &FleetClient, failure: Failure,
     Ok(ran_at?.duration_since(sent_at).unwrap_or_default())
 }
 
-/// The process that sees to the end of an agent's commands when the agent can't.
+/// Returns the guard of an agent: the process that ends the agent's commands when the agent can't.
 fn guard_of(agent: u32) -> Result<u32> {
     let is_guard =
         |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == GUARD_NAME);
     descendants(agent).into_iter().find(is_guard).with_context(|| format!("the agent of process {agent} has no guard"))
 }
 
-/// The time from the kill of the leader until the next task is accepted of a client that keeps submitting. The killed
-/// coordinator is kept from running again meanwhile: started at once, it could go on leading, and nobody would take over.
+/// Returns the time from the SIGKILL of the leader until the next task of a client that keeps submitting is accepted.
+/// The killed coordinator is prevented from running in the meantime: if it were restarted at once, it could stay the
+/// leader, and no other coordinator would take over.
 async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<Duration> {
     let leader = client.status(Consistency::Linearizable).await?;
     let pid = fleet.leader_pid(&leader)?;
@@ -164,7 +166,7 @@ async fn leader_trial(fleet: &LocalFleet, client: &FleetClient) -> Result<Durati
     Ok(took)
 }
 
-/// Freezes a coordinator as soon as it is started again, before it listens. Ends only when it can't.
+/// Freezes a coordinator as soon as it is restarted, before it listens. Returns only on an error.
 async fn hold_back(events: &mut broadcast::Receiver<DevEvent>, name: &str, held: &Cell<Option<u32>>) -> Error {
     loop {
         match events.recv().await {
@@ -178,19 +180,19 @@ async fn hold_back(events: &mut broadcast::Receiver<DevEvent>, name: &str, held:
     }
 }
 
-/// A task that only has to be accepted.
+/// Submits a task that only has to be accepted.
 async fn submit_and_forget(client: &FleetClient, file: &Path) -> Result<()> {
     let id = submit(client, file).await?;
     forget(client, id).await
 }
 
-/// Cancels a task that has served its purpose.
+/// Cancels a task that is no longer needed.
 async fn forget(client: &FleetClient, id: String) -> Result<()> {
     client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "measured".into() }).await?;
     Ok(())
 }
 
-/// Submits a task that marks a file. Answers its id when it is accepted.
+/// Submits a task that appends to a file. Returns its id once it is accepted.
 async fn submit(client: &FleetClient, file: &Path) -> Result<String> {
     let input = format!("{}\n", file.display()).into_bytes().into();
     let spec = TaskSpec { kind: "mark".into(), input, ..TaskSpec::default() };
@@ -201,21 +203,21 @@ async fn submit(client: &FleetClient, file: &Path) -> Result<String> {
         }
     };
     client.submit_many([spec], SubmitOptions::default(), note).await?;
-    let result = answer.context("the submission was not answered")?;
+    let result = answer.context("the submission got no response")?;
     match result.refusal {
         None => Ok(result.task_id),
         Some(refusal) => bail!("the task was refused ({}): {}", refusal.code, refusal.message),
     }
 }
 
-/// The agent that has a task, and the number of the attempt.
+/// Returns the agent that has a task, and the number of the attempt.
 async fn holder(client: &FleetClient, id: &str) -> Result<(String, u32)> {
     let task = client.get_task(GetTaskRequest { id: id.into(), ..GetTaskRequest::default() }).await?;
     let attempt = task.attempts.last().with_context(|| format!("task {id} has no attempt"))?;
     Ok((attempt.agent.clone(), attempt.number))
 }
 
-/// Waits until an attempt has marked its beginning, and answers when that was.
+/// Waits until an attempt has recorded its start, and returns the time of the start.
 async fn mark(file: &Path, attempt: u32) -> Result<SystemTime> {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,5 +1,5 @@
-//! Durable no-op tasks, end to end: from the submission of each until its result is told, over one stream of one client,
-//! with a fixed number in flight.
+//! Measures durable no-op tasks end to end: from the submission of each until its result is received, over one stream
+//! of one client, with a fixed number in flight.
 
 use std::{
     cell::RefCell,
@@ -18,22 +18,23 @@ use super::{
 };
 use crate::local_fleet::{LocalFleet, Location};
 
-/// Agents there can be.
+/// The largest number of agents.
 pub const MAX_AGENTS: u32 = 64;
-/// Slots of all agents together: as many as are in flight at most.
+/// The slots of all agents together, as many as the largest number of tasks in flight.
 const SLOTS: u32 = 1_024;
-/// Time before a round in which nothing is counted.
+/// The time at the beginning of a round in which nothing is counted.
 const WARM_UP: Duration = Duration::from_secs(1);
 const READY: Duration = Duration::from_secs(60);
-/// How long results are kept, seconds. Short, so that the memory of a long run is bounded.
+/// The time for which results are kept, in seconds. It is short, to bound the memory of a long run.
 const RESULT_TTL_SECONDS: i64 = 10;
-/// Room for the submissions of a round.
+/// The initial capacity for the submissions of a round.
 const EXPECTED_TASKS: usize = 100_000;
 
-/// Measures every number in flight, in turns, so that a slow moment of the machine does not hit one alone.
+/// Measures every number in flight, taking turns, so that a slow moment of the machine does not affect only one of
+/// them.
 ///
 /// # Errors
-/// When the fleet can't be started, or a task does not succeed.
+/// If the fleet can't be started, or a task does not succeed.
 pub async fn measure(
     options: &BenchOptions,
     place: &Location,
@@ -88,16 +89,16 @@ async fn measure_round(options: &BenchOptions, fleet: &LocalFleet, in_flight: us
     Ok(Round { tasks_per_s: flow.tasks_per_s, latency: Spread::of(flow.latencies), cost })
 }
 
-/// What came back.
+/// The results of a round.
 struct Flow {
-    /// All, the warm-up included.
+    /// The number of all tasks that ended, including the warm-up.
     tasks: usize,
     tasks_per_s: f64,
-    /// Of those that ended while it was measured.
+    /// The latencies of the tasks that ended during the measurement.
     latencies: Vec<Duration>,
 }
 
-/// Keeps so many tasks in flight for a while.
+/// Keeps `in_flight` tasks in flight during the warm-up and then for `length`.
 async fn drive(client: &FleetClient, in_flight: usize, length: Duration) -> Result<Flow> {
     let counted_from = Instant::now() + WARM_UP;
     let counted_until = counted_from + length;

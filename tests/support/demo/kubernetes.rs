@@ -1,5 +1,6 @@
-//! The demo on Kubernetes: charts installed by helm, the example applied by kubectl, pods deleted instead of processes
-//! killed. The cluster is that of `KUBECONFIG`, or one that is made for it and removed.
+//! The demo on Kubernetes: helm installs the charts, kubectl applies the example, and pods are deleted instead of
+//! processes being killed. The cluster is that of `KUBECONFIG`, or one that is created for the demo and removed
+//! afterwards.
 
 use std::{
     path::Path,
@@ -22,13 +23,13 @@ use super::{
 };
 use crate::kubernetes as suite;
 
-/// The demo ends within this time, well or not, once there is a cluster.
+/// Once there is a cluster, the demo ends within this time, whether it passes or not.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
-/// Time that pods have to be ready, and to be gone.
+/// The time within which pods must be ready, and be gone.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// Pause between two looks.
+/// The pause between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// For how long a call to the fleet is tried: longer than a coordinator takes to be replaced.
+/// The timeout of a call to the fleet, retries included: longer than it takes to replace a coordinator.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The namespace of the demo's fleet.
 const NAMESPACE: &str = "robeing-demo";
@@ -37,7 +38,7 @@ const NAMESPACE: &str = "robeing-demo";
 struct Fleet<'a> {
     cluster: &'a TestCluster,
     name: String,
-    /// Coordinators and agents, those that stand by included.
+    /// The numbers of coordinators and of agents, including standbys.
     wanted: (u32, u32),
 }
 
@@ -65,13 +66,13 @@ impl Fleet<'_> {
         Ok(format!("kubectl delete pod {name}"))
     }
 
-    /// Waits until the resource says that everything it asks for is there.
+    /// Waits until the status of the resource reports that everything in the spec exists and is ready.
     async fn ready(&self) -> Result<()> {
         let (coordinators, agents) = self.wanted;
         let end = Instant::now() + PATIENCE;
         loop {
             let text = self.kubectl(&["get", "rbc", &self.name, "--output=json"]).await?;
-            let found: RobeingCluster = serde_json::from_str(&text).context("kubectl gives the resource")?;
+            let found: RobeingCluster = serde_json::from_str(&text).context("kubectl returned no RobeingCluster")?;
             let status = found.status.unwrap_or_default();
             let up = (status.coordinators.ready, status.coordinators.voters);
             let working = status.agents.ready + status.agents.standby;
@@ -81,31 +82,31 @@ impl Fleet<'_> {
             }
             if Instant::now() >= end {
                 let pods = self.kubectl(&["get", "rbc,pods", "--output=wide"]).await.unwrap_or_default();
-                bail!("the fleet is not as its resource asks after {PATIENCE:?}: {status:?}\n{pods}");
+                bail!("the fleet does not match its spec after {PATIENCE:?}: {status:?}\n{pods}");
             }
             sleep(LOOK_EVERY).await;
         }
     }
 }
 
-/// Runs the demo. `stop` ends it early, in order.
+/// Runs the demo. `stop` ends it early, with cleanup.
 ///
 /// # Errors
-/// When anything is not as it should be, when time is up, or when it was stopped.
+/// If any check fails, the time is up, or the demo was stopped.
 pub(super) async fn run(manifest: &str, exercises: &[Exercise], stop: impl Future<Output = ()>) -> Result<()> {
     let fleet = robeing_crds::parse_manifest(manifest)?;
-    let folder = tempfile::tempdir().context("no temporary directory could be made")?;
+    let folder = tempfile::tempdir().context("could not create a temporary directory")?;
     let archives = [suite::archive()?, suite::write_userland(folder.path())?];
     let mut narrator = Narrator::new();
-    narrator.say("a Kubernetes of three nodes");
+    narrator.say("starting a Kubernetes of three nodes");
     let cluster = Cluster::for_tests().await?;
     let played = tokio::select! {
         played = timeout(TIME_LIMIT, perform(&cluster, &fleet, &archives, exercises, &mut narrator)) => {
             played.unwrap_or_else(|_| bail!("not done after {TIME_LIMIT:?}"))
         }
-        () = stop => Err(anyhow!("stopped by a signal before all was done")),
+        () = stop => Err(anyhow!("stopped by a signal before the demo was done")),
     };
-    narrator.say("uninstalling, and removing the cluster if it was made for this");
+    narrator.say("uninstalling, and removing the cluster if the demo created it");
     let removed = remove(&cluster).await;
     let down = cluster.down().await;
     let summary = played?;
@@ -141,7 +142,7 @@ async fn perform(
     let settings = Settings { request_timeout: REQUEST_TIMEOUT, ..Settings::default() };
     let found = connection::find(&place, false, settings).await?;
     let summary = play::play(&fleet, found.client, exercises, narrator).await?;
-    fleet.ready().await.context("what was deleted was not replaced")?;
+    fleet.ready().await.context("the deleted pods were not replaced")?;
     narrator.say("both pods were replaced; kubectl get robeingclusters");
     let table = fleet.kubectl(&["get", "robeingclusters"]).await?;
     narrator.plain(table.trim_end());
@@ -149,11 +150,12 @@ async fn perform(
     let wait = format!("--timeout={}s", PATIENCE.as_secs());
     fleet.kubectl(&["delete", "robeingcluster", &fleet.name, "--wait=true", &wait]).await?;
     fleet.kubectl(&["wait", "--for=delete", "pods", "--all", &wait]).await?;
-    narrator.say("every pod of it is gone");
+    narrator.say("all its pods are gone");
     Ok(summary)
 }
 
-/// Applies the example. Its tasks run in an image that was given to the nodes, because they may have no registry.
+/// Applies the example. Its tasks run in an image that was loaded into the nodes, because the nodes may have no
+/// registry.
 async fn apply<'a>(cluster: &'a TestCluster, resource: &RobeingCluster, narrator: &mut Narrator) -> Result<Fleet<'a>> {
     let namespace = json!({
         "apiVersion": "v1",
@@ -161,8 +163,8 @@ async fn apply<'a>(cluster: &'a TestCluster, resource: &RobeingCluster, narrator
         "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     cluster.kubectl_with(&["apply", "-f", "-"], &namespace.to_string()).await?;
-    let name = resource.metadata.name.clone().context("the manifest names no cluster")?;
-    let mut manifest = serde_json::to_value(resource).context("a resource has a JSON form")?;
+    let name = resource.metadata.name.clone().context("the manifest has no name")?;
+    let mut manifest = serde_json::to_value(resource).context("the resource can't be written as JSON")?;
     manifest["metadata"]["namespace"] = json!(NAMESPACE);
     let mut agents = 0;
     for pool in manifest["spec"]["pools"].as_array_mut().into_iter().flatten() {
@@ -179,9 +181,9 @@ async fn apply<'a>(cluster: &'a TestCluster, resource: &RobeingCluster, narrator
     Ok(Fleet { cluster, name, wanted: (resource.spec.coordinators.replicas, agents) })
 }
 
-/// Removes what [`perform`] made, however far it came.
+/// Removes what [`perform`] created, however far it got.
 async fn remove(cluster: &TestCluster) -> Result<()> {
-    // While there is an operator to end the fleets of the namespace.
+    // Before the operator is removed, because the operator must finalize the fleets of the namespace.
     cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=120s"]).await?;
     let installed = cluster.helm(&["list", "--namespace", suite::SYSTEM, "--short"]).await?;
     if installed.lines().any(|release| release == "robeing") {

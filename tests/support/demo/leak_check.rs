@@ -1,5 +1,5 @@
-//! Makes sure that nothing of a fleet is left running: neither its processes, nor their process groups, nor, where
-//! the system lets a process adopt its orphaned descendants (Linux), anything that they ever started.
+//! Checks that nothing of a fleet is left running: neither its processes, nor their process groups, nor, where the
+//! system lets a process adopt its orphaned descendants (Linux), anything that they ever started.
 
 use std::{fs, process, time::Duration};
 
@@ -14,26 +14,25 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How long what was told to end may take to be gone.
+/// The time within which stopped processes must be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
-/// From now on, a descendant of this process whose parent dies becomes a child of this process, so that
-/// [`nothing_left`] sees it.
+/// Makes this process the parent of all its descendants whose own parent dies, so that [`nothing_left`] finds them.
 ///
 /// # Errors
-/// When the system refuses.
+/// If the system does not allow it.
 pub fn adopt_orphans() -> Result<()> {
     #[cfg(target_os = "linux")]
-    nix::sys::prctl::set_child_subreaper(true).context("orphaned processes can't be adopted")?;
+    nix::sys::prctl::set_child_subreaper(true).context("can't adopt orphaned processes")?;
     Ok(())
 }
 
-/// Waits until nothing is left of processes that led process groups with these ids. Only to be called when this process
-/// has no children that it wants to keep.
+/// Waits until nothing is left of the processes that led process groups with these ids. Call it only when this process
+/// has no other children that it needs.
 ///
 /// # Errors
-/// When something is left, naming it.
+/// If something is left; the error names it.
 pub async fn nothing_left(pids: &[u32]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -52,7 +51,7 @@ fn what_is_left(pids: &[u32]) -> Result<Vec<String>> {
     reap()?;
     let mut left = descendants(process::id());
     for pid in pids {
-        let group = Pid::from_raw(i32::try_from(*pid).with_context(|| format!("{pid} is no process id"))?);
+        let group = Pid::from_raw(i32::try_from(*pid).with_context(|| format!("{pid} is not a process id"))?);
         match killpg(group, None) {
             Err(Errno::ESRCH) => {}
             _ => left.push(format!("process group {pid}")),
@@ -61,19 +60,19 @@ fn what_is_left(pids: &[u32]) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// Takes note of the children that have ended, as a parent must before they are gone.
+/// Reaps the children that have ended.
 fn reap() -> Result<()> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(status) if status.pid().is_some() => {}
             Ok(_) | Err(Errno::ECHILD) => return Ok(()),
             Err(Errno::EINTR) => {}
-            Err(error) => return Err(error).context("children that ended can't be waited for"),
+            Err(error) => return Err(error).context("can't reap children"),
         }
     }
 }
 
-/// The processes below one, in words; empty where there is no `/proc`.
+/// Returns descriptions of the descendants of a process; empty where there is no `/proc`.
 fn descendants(of: u32) -> Vec<String> {
     let processes: Vec<_> = fs::read_dir("/proc")
         .into_iter()
@@ -93,7 +92,7 @@ fn descendants(of: u32) -> Vec<String> {
     found
 }
 
-/// From `pid (name) state parent …`, where the name may hold anything.
+/// Parses `pid (name) state parent …`, where the name may contain anything.
 fn parent_and_name(pid: u32) -> Option<(u32, String)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;

@@ -1,5 +1,5 @@
-//! What became of every task of the demo: accepted once, finished once, with the right answer; and how long it took
-//! others to go on with what the killed ones had.
+//! Records the result of every task of the demo and checks that each is accepted once, finishes once and has the right
+//! output. Also computes how long the takeovers from the killed processes took.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ pub struct Takeover {
     task_id: String,
     from: String,
     to: String,
-    /// From the kill to the next attempt.
+    /// The time from the kill to the next attempt.
     after: Duration,
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Takeover {
     }
 }
 
-/// Everything that was told of the demo's tasks.
+/// All that was reported about the demo's tasks.
 pub struct Ledger<'a> {
     exercises: &'a [Exercise],
     began: Instant,
@@ -39,14 +39,14 @@ pub struct Ledger<'a> {
     finished: usize,
     last_result: Instant,
     first_accepted_after_kill: Option<Instant>,
-    /// Which agent was killed, and when.
+    /// The agent that was killed, and when.
     pub agent_kill: Option<(String, SystemTime)>,
-    /// Which leader was killed, and when.
+    /// The leader that was killed, and when.
     pub leader_kill: Option<(String, Instant)>,
 }
 
 impl<'a> Ledger<'a> {
-    /// A ledger of these tasks, of which nothing is known yet. Time begins now.
+    /// Creates an empty ledger for these tasks. Time is counted from now.
     pub fn new(exercises: &'a [Exercise]) -> Self {
         let now = Instant::now();
         Self {
@@ -62,20 +62,20 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Tasks that finished, each with the right answer.
+    /// Returns the number of tasks that finished; each had the right output.
     pub fn finished(&self) -> usize {
         self.finished
     }
 
-    /// Time from the first submission to the last result.
+    /// Returns the time from the first submission to the last result.
     pub fn took(&self) -> Duration {
         self.last_result - self.began
     }
 
-    /// Takes note of an event.
+    /// Records an event.
     ///
     /// # Errors
-    /// When it should not have happened: a refusal, a failure, a wrong answer, a second end.
+    /// If it is one that must not happen: a refusal, a failure, a wrong output, a second end.
     pub fn note(&mut self, index: usize, event: SubmitEvent) -> Result<()> {
         match event {
             SubmitEvent::Submitted { result, .. } => {
@@ -104,7 +104,7 @@ impl<'a> Ledger<'a> {
         let right = &self.exercises[index].answer;
         if task.output != *right {
             let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
-            bail!("task {id} answered {:?}, and right is {:?}", shown(&task.output), shown(right));
+            bail!("task {id} returned {:?} instead of {:?}", shown(&task.output), shown(right));
         }
         self.tasks[index] = Some(task);
         self.finished += 1;
@@ -112,13 +112,13 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    /// The leader that was killed, and the time from then to the next acceptance of a task.
+    /// Returns the leader that was killed, and the time from then until the next task was accepted.
     pub fn leader_change(&self) -> Option<(&str, Duration)> {
         let (name, killed) = self.leader_kill.as_ref()?;
         Some((name, self.first_accepted_after_kill? - *killed))
     }
 
-    /// The tasks that the killed agent had, by the time others took them.
+    /// Returns the tasks that the killed agent had, ordered by the time until others took them over.
     pub fn takeovers(&self) -> Vec<Takeover> {
         let Some((victim, killed)) = &self.agent_kill else { return Vec::new() };
         let mut takeovers: Vec<Takeover> =
@@ -134,7 +134,7 @@ fn takeover(task: &Task, victim: &str, killed: SystemTime) -> Option<Takeover> {
     let lost = task.attempts.iter().position(is_lost)?;
     let next = task.attempts.get(lost + 1)?;
     let assigned = SystemTime::try_from(next.assigned_at?).ok()?;
-    // The fleet's clock counts milliseconds, so that a takeover within one can seem to be before the kill.
+    // The fleet's timestamps are in whole milliseconds, so a fast takeover may seem to precede the kill.
     let after = assigned.duration_since(killed).unwrap_or_default();
     Some(Takeover { task_id: task.id.clone(), from: victim.into(), to: next.agent.clone(), after })
 }

@@ -1,5 +1,5 @@
-//! The demo: the example fleet computes [`work::TASKS`] tasks over a text while an agent and then the leader are struck
-//! down, and every result is checked. It fails unless all is right and nothing is left running.
+//! The demo: the example fleet runs [`work::TASKS`] tasks over a text while an agent and then the leader are killed,
+//! and every result is checked. It fails unless every result is right and nothing is left running.
 
 mod kubernetes;
 mod leak_check;
@@ -19,36 +19,36 @@ use anyhow::{Context, Result};
 
 use crate::local_fleet::Location;
 
-/// The demo on this machine ends within this time, well or not.
+/// The demo on this machine ends within this time, whether it passes or not.
 pub const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the demo's fleet runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Where {
-    /// As processes of this machine.
+    /// As processes on this machine.
     #[default]
     Processes,
     /// On Kubernetes.
     Kubernetes,
 }
 
-/// What the demo is run with.
+/// The options of the demo.
 #[derive(Clone, Debug)]
 pub struct DemoOptions {
     /// The manifest of the fleet.
     pub manifest: PathBuf,
-    /// The text that is worked on.
+    /// The text that the tasks process.
     pub text: PathBuf,
     /// Where the fleet runs.
     pub on: Where,
-    /// The agent program of [`Where::Processes`]; without it, the one beside this program.
+    /// The agent program for [`Where::Processes`]; by default the one in the directory of this program.
     pub agent_bin: Option<PathBuf>,
 }
 
-/// Runs the demo and tells it on standard output. `stop` ends it early, in order.
+/// Runs the demo and writes its progress to standard output. `stop` ends it early, with cleanup.
 ///
 /// # Errors
-/// When anything is not as it should be, when time is up, or when it was stopped.
+/// If any check fails, the time is up, or the demo was stopped.
 pub async fn run(options: &DemoOptions, stop: impl Future<Output = ()>) -> Result<()> {
     let exercises = work::exercises(&read(&options.text)?);
     let manifest = read(&options.manifest)?;
@@ -62,5 +62,5 @@ pub async fn run(options: &DemoOptions, stop: impl Future<Output = ()>) -> Resul
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("{} can't be read", path.display()))
+    fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! The demo's output: lines with the time since its beginning, and how far it is; a line that is redrawn at a terminal,
-//! now and then a line of its own elsewhere.
+//! The demo's output: lines with the time since the start, and the progress: a bar that is redrawn on a terminal, or
+//! occasional lines if the output is not a terminal.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -8,14 +8,14 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Columns of the bar.
+/// The width of the bar in columns.
 const BAR: usize = 30;
-/// At a terminal the bar is redrawn no more often.
+/// The shortest time between two redraws of the bar on a terminal.
 const REDRAW: Duration = Duration::from_millis(50);
-/// Elsewhere there is a line for each such share of the whole.
+/// The number of progress lines if the output is not a terminal.
 const STEPS: usize = 10;
 
-/// Tells what happens. Output that nobody takes is no reason to stop: failures to write are ignored.
+/// Writes the output. Errors while writing are ignored: the demo does not stop because nothing reads its output.
 pub struct Narrator {
     began: Instant,
     is_terminal: bool,
@@ -25,25 +25,25 @@ pub struct Narrator {
 }
 
 impl Narrator {
-    /// A narrator whose time begins now.
+    /// Creates a narrator whose time starts now.
     pub fn new() -> Self {
         let is_terminal = io::stdout().is_terminal();
         Self { began: Instant::now(), is_terminal, bar_is_shown: false, drawn: None, step: 0 }
     }
 
-    /// A line.
+    /// Writes a line with the time.
     pub fn say(&mut self, line: &str) {
         self.clear();
         let _ = writeln!(io::stdout(), "{:7.2} s  {line}", self.began.elapsed().as_secs_f64());
     }
 
-    /// A line without the time.
+    /// Writes a line without the time.
     pub fn plain(&mut self, line: &str) {
         self.clear();
         let _ = writeln!(io::stdout(), "{line}");
     }
 
-    /// The last lines, apart from the others.
+    /// Writes the last lines, after an empty one.
     pub fn summary(&mut self, lines: &[String]) {
         self.plain("");
         for line in lines {
@@ -51,7 +51,7 @@ impl Narrator {
         }
     }
 
-    /// How many of all are done.
+    /// Shows that `done` of `all` results have arrived.
     pub fn progress(&mut self, done: usize, all: usize) {
         if !self.is_terminal {
             let step = done * STEPS / all.max(1);

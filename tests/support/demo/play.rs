@@ -1,5 +1,5 @@
-//! The play, wherever it is staged: tasks are submitted, an agent and then the leader are struck down in the middle, every
-//! result is checked, and all is summed up.
+//! The course of the demo, independent of where the fleet runs: submits the tasks, kills an agent and then the leader
+//! in the middle, checks every result, and returns a summary.
 
 use std::time::SystemTime;
 
@@ -15,30 +15,30 @@ use super::{
 };
 use crate::local_fleet::busy_agents;
 
-/// Tasks that are held back until the leader is gone, to see when the next one is accepted.
+/// The number of tasks that are submitted only after the leader is gone, to measure when the next one is accepted.
 const HELD_BACK: usize = 100;
-/// Results after which an agent is struck down.
+/// The number of results after which an agent is killed.
 const STRIKE_AGENT_AT: usize = TASKS / 3;
-/// Results after which the leader is struck down. Fewer than are submitted by then.
+/// The number of results after which the leader is killed; less than the number of tasks submitted by then.
 const STRIKE_LEADER_AT: usize = (TASKS - HELD_BACK) * 3 / 4;
-/// Events of submissions that wait to be taken: room for all there are, the acceptance and the end of each task.
+/// The capacity of the channel of submission events: enough for all of them, the acceptance and the end of each task.
 const EVENTS: usize = 2 * TASKS;
 
-/// Where a fleet runs, and how one strikes it there.
+/// A place where a fleet runs, with the means to kill its members.
 pub(super) trait Stage {
-    /// What happened to the agent and the leader in the end, in the past tense.
+    /// What happened to the agent and the leader, in the past tense.
     const STRUCK: &'static str;
-    /// Whether an agent that is struck has no time to finish or hand back what it runs.
+    /// Whether a killed agent has no time to finish or hand back its tasks.
     const SUDDEN: bool;
 
-    /// Strikes down an agent and says what was done.
+    /// Kills an agent and returns a description of how.
     async fn strike_agent(&self, agent: &Agent) -> Result<String>;
 
-    /// Strikes down the leader that a status names and says what was done.
+    /// Kills the leader that a status names and returns a description of how.
     async fn strike_leader(&self, status: &FleetStatus) -> Result<String>;
 }
 
-/// Plays on a fleet that is whole, until the summary.
+/// Runs the demo on a fleet that is complete, and returns the summary.
 pub(super) async fn play(
     stage: &impl Stage,
     client: FleetClient,
@@ -47,7 +47,7 @@ pub(super) async fn play(
 ) -> Result<Vec<String>> {
     let specialists = exercises.iter().filter(|exercise| is_for_specialists(&exercise.spec)).count();
     narrator.say(&format!(
-        "{TASKS} passages of a text: {} to be counted by workers, {specialists} to be turned to upper case by specialists",
+        "{TASKS} passages of a text: {} for workers to count, {specialists} for specialists to turn to upper case",
         TASKS - specialists
     ));
     let mut run = Run { stage, client, narrator, ledger: Ledger::new(exercises), waves: JoinSet::new() };
@@ -61,12 +61,12 @@ struct Run<'a, S> {
     client: FleetClient,
     narrator: &'a mut Narrator,
     ledger: Ledger<'a>,
-    /// Submissions, aborted when this is dropped.
+    /// The submissions, aborted when this is dropped.
     waves: JoinSet<Result<()>>,
 }
 
 impl<S: Stage> Run<'_, S> {
-    /// Submits everything, strikes on the way, and waits for every result.
+    /// Submits everything, kills the agent and the leader at their time, and waits for every result.
     async fn compute(&mut self, exercises: &[Exercise]) -> Result<()> {
         let (sender, mut events) = mpsc::channel(EVENTS);
         let specs = |range: std::ops::Range<usize>| exercises[range].iter().map(|e| e.spec.clone()).collect();
@@ -76,10 +76,10 @@ impl<S: Stage> Run<'_, S> {
         while self.ledger.finished() < TASKS {
             tokio::select! {
                 event = events.recv() => {
-                    let (index, event) = event.context("the submissions ended before every result was told")?;
+                    let (index, event) = event.context("the submissions ended before every result was received")?;
                     self.ledger.note(index, event)?;
                 }
-                Some(wave) = self.waves.join_next() => wave.context("a submission broke")??,
+                Some(wave) = self.waves.join_next() => wave.context("a submission panicked")??,
             }
             let finished = self.ledger.finished();
             self.narrator.progress(finished, TASKS);
@@ -98,7 +98,7 @@ impl<S: Stage> Run<'_, S> {
 
     async fn strike_agent(&mut self) -> Result<()> {
         let busy = busy_agents(&self.client).await?;
-        // A worker, because it is their pool that has a standby.
+        // A worker, because only the workers' pool has a standby.
         let victim = busy.iter().find(|agent| agent.role() == Role::Worker);
         let victim = victim.context("no worker was running a task, so there is nothing to take over")?;
         let line = self.stage.strike_agent(victim).await?;
@@ -116,15 +116,15 @@ impl<S: Stage> Run<'_, S> {
         Ok(())
     }
 
-    /// Checks what the fleet itself has to say and sums up.
+    /// Checks the fleet's own status and returns the summary.
     async fn conclude(&mut self) -> Result<Vec<String>> {
-        self.narrator.say("every result is in; each is compared with the right answer, computed here");
+        self.narrator.say("all results received; each is the same as the answer computed here");
         let status = self.client.status(Consistency::Linearizable).await?;
         let takeovers = self.ledger.takeovers();
-        ensure!(!(S::SUDDEN && takeovers.is_empty()), "the agent that was killed had no task that was taken over");
+        ensure!(!(S::SUDDEN && takeovers.is_empty()), "no task of the killed agent was taken over");
         check_totals(&status)?;
         let (killed_leader, accepted_after) =
-            self.ledger.leader_change().context("no task was accepted after the leader's end")?;
+            self.ledger.leader_change().context("no task was accepted after the leader was killed")?;
         let took = self.ledger.took();
         let mut lines = vec![
             format!("tasks      {TASKS} accepted, {TASKS} finished once, {TASKS} right answers"),
@@ -135,7 +135,7 @@ impl<S: Stage> Run<'_, S> {
             ),
         ];
         if takeovers.is_empty() {
-            lines.push(format!("agent      {}: it finished what it had and left; nothing was lost", S::STRUCK));
+            lines.push(format!("agent      {}: it finished its tasks and left; nothing was lost", S::STRUCK));
         }
         lines.extend(takeovers.iter().map(Takeover::to_string));
         lines.push(format!(
@@ -153,17 +153,17 @@ impl<S: Stage> Run<'_, S> {
     }
 }
 
-/// The fleet must have counted every task exactly once.
+/// Checks that the fleet has counted every task exactly once.
 fn check_totals(status: &FleetStatus) -> Result<()> {
     let totals = status.finished_total.unwrap_or_default();
     let succeeded = totals.succeeded as usize;
-    ensure!(succeeded == TASKS, "the fleet counts {succeeded} tasks that succeeded, and {TASKS} were submitted");
+    ensure!(succeeded == TASKS, "the fleet counts {succeeded} tasks that succeeded, but {TASKS} were submitted");
     let others = totals.failed + totals.cancelled + totals.dead_lettered;
     ensure!(others == 0, "the fleet counts {others} tasks that did not succeed");
     Ok(())
 }
 
-/// Submits tasks and tells what becomes of them, counted from `first`.
+/// Submits tasks and sends their events with indexes that start at `first`.
 async fn submit(
     client: FleetClient,
     first: usize,
@@ -176,7 +176,7 @@ async fn submit(
         | SubmitEvent::Finished { index, .. }
         | SubmitEvent::Expired { index, .. }) = &event;
         let index = first + index;
-        // There is room for all; when nobody listens any more, this is about to be aborted.
+        // The channel has room for all events; if it is closed, this task is about to be aborted.
         let _ = events.try_send((index, event));
     });
     Ok(told.await?)

@@ -1,4 +1,4 @@
-//! The demo on this machine: a fleet of processes that are killed.
+//! The demo on this machine: a fleet of processes, some of which are killed.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::local_fleet::{LocalFleet, Location, signal};
 
-/// Time the fleet has to be ready.
+/// The time within which the fleet must be ready.
 const READY: Duration = Duration::from_secs(30);
 
 impl Stage for LocalFleet {
@@ -34,10 +34,10 @@ impl Stage for LocalFleet {
     }
 }
 
-/// Runs the demo. `stop` ends it early, in order.
+/// Runs the demo. `stop` ends it early, with cleanup.
 ///
 /// # Errors
-/// When anything is not as it should be, when time is up, or when it was stopped.
+/// If any check fails, the time is up, or the demo was stopped.
 pub(super) async fn run(
     manifest: &str,
     place: &Location,
@@ -51,7 +51,7 @@ pub(super) async fn run(
         played = timeout(TIME_LIMIT, perform(&fleet, exercises, &mut narrator)) => {
             (played.unwrap_or_else(|_| bail!("not done after {TIME_LIMIT:?}")), false)
         }
-        () = stop => (Err(anyhow!("stopped by a signal before all was done")), true),
+        () = stop => (Err(anyhow!("stopped by a signal before the demo was done")), true),
     };
     narrator.say("stopping the fleet");
     let pids = fleet.stop().await;
@@ -63,7 +63,7 @@ pub(super) async fn run(
     let left = leak_check::nothing_left(&pids).await;
     let summary = played?;
     left?;
-    narrator.say(&format!("all {} processes are gone, and whatever they started", pids.len()));
+    narrator.say(&format!("all {} processes and everything they started are gone", pids.len()));
     narrator.summary(&summary);
     Ok(())
 }
@@ -71,7 +71,7 @@ pub(super) async fn run(
 async fn perform(fleet: &LocalFleet, exercises: &[Exercise], narrator: &mut Narrator) -> Result<Vec<String>> {
     let plan = fleet.processes().plan();
     narrator.say(&format!(
-        "starting {} processes: {} coordinators, {} agents and {} standing by",
+        "starting {} processes: {} coordinators, {} agents and {} standbys",
         plan.processes.len(),
         plan.coordinators.len(),
         plan.agents.0,
@@ -79,6 +79,6 @@ async fn perform(fleet: &LocalFleet, exercises: &[Exercise], narrator: &mut Narr
     ));
     let client = fleet.client()?;
     let status = fleet.whole(&client, READY).await?;
-    narrator.say(&format!("the fleet is whole; {} leads in term {}", status.leader, status.term));
+    narrator.say(&format!("the fleet is complete; {} leads in term {}", status.leader, status.term));
     play::play(fleet, client, exercises, narrator).await
 }

@@ -1,39 +1,40 @@
-//! The demo's tasks over a text, each with the answer it must have. Pure: the answers are computed here, without the
+//! The demo's tasks over a text, each with its expected output. Pure: the outputs are computed here, without the
 //! programs that the agents run.
 
 use robeing_proto::v1::TaskSpec;
 
-/// Tasks in all.
+/// The number of tasks.
 pub const TASKS: usize = 500;
-/// Lines of the text that one task gets, at least and at most.
+/// The minimum and maximum number of lines of text in a task.
 const PASSAGE_LINES: (usize, usize) = (100, 400);
-/// Lines from the beginning of one passage to the next one's, in a circle. A prime larger than a text has lines: passages of
-/// the same length, which are 300 apart, then never begin alike.
+/// The distance in lines from the beginning of one passage to that of the next, wrapping around at the end of the text.
+/// It is a prime larger than the number of lines in a text, so two passages of the same length, whose indexes differ by
+/// 300, never begin at the same line.
 const STEP: usize = 10_007;
-/// Of so many tasks in a row, one is for a specialist.
+/// One of this many consecutive tasks is for a specialist.
 const SPECIALIST_EVERY: usize = 4;
-/// What the workers of the example do: lines, words and bytes.
+/// The specialization of the example's workers: they count lines, words and bytes.
 const COUNTING: &str = "data_processing";
-/// What its specialists do: upper case.
+/// The specialization of its specialists: they convert to upper case.
 const SHOUTING: &str = "communication";
 
-/// A task and its right answer.
+/// A task and its expected output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exercise {
     /// The task.
     pub spec: TaskSpec,
-    /// The output it must have.
+    /// The expected output.
     pub answer: Vec<u8>,
 }
 
-/// The tasks of the demo over a text of several hundred lines: passages of it, no two alike, to be counted or to be
-/// turned to upper case.
+/// Returns the tasks of the demo over a text of several hundred lines: different passages of it, to be counted or
+/// converted to upper case.
 pub fn exercises(text: &str) -> Vec<Exercise> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     (0..TASKS).map(|index| exercise(index, &passage(&lines, index))).collect()
 }
 
-/// A passage that begins elsewhere, and is of another length, for each index.
+/// Returns the passage with this index; its beginning and length depend on the index.
 fn passage(lines: &[&str], index: usize) -> String {
     let (least, most) = PASSAGE_LINES;
     let length = (least + (index * 7) % (most - least)).min(lines.len());
@@ -49,7 +50,7 @@ fn exercise(index: usize, passage: &str) -> Exercise {
     };
     let spec = TaskSpec {
         kind: kind.into(),
-        // Only agents that can do it: a worker would count what a specialist should turn to upper case.
+        // Only agents that have the specialization get it: a worker would count what a specialist should convert.
         required_specialization: kind.into(),
         input: passage.as_bytes().to_vec().into(),
         submitter: "demo".into(),
@@ -58,14 +59,14 @@ fn exercise(index: usize, passage: &str) -> Exercise {
     Exercise { spec, answer: answer.into_bytes() }
 }
 
-/// Lines, words and bytes.
+/// Returns the numbers of lines, words and bytes, as `wc` prints them.
 fn count(text: &str) -> String {
     let lines = text.bytes().filter(|byte| *byte == b'\n').count();
     let words = text.split_ascii_whitespace().count();
     format!("{lines} {words} {}", text.len())
 }
 
-/// Whether a task is one for the specialists.
+/// Returns whether a task is for the specialists.
 pub fn is_for_specialists(spec: &TaskSpec) -> bool {
     spec.kind == SHOUTING
 }
@@ -78,7 +79,7 @@ mod tests {
 
     fn text() -> String {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/texts/lighthouse-log.txt");
-        std::fs::read_to_string(path).expect("the text is there")
+        std::fs::read_to_string(path).expect("the text exists")
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! A fleet of real processes, started by the command lines that `robeing dev` uses, but without its restarts: what a
-//! test kills stays dead until the test starts it again. Everything ends when the fleet is dropped, also by a panic.
+//! A fleet of real processes, started with the command lines that `robeing dev` uses, but without its restarts: a
+//! process that a test kills stays dead until the test restarts it. Dropping the fleet ends everything, also during a
+//! panic.
 
 mod spec;
 
@@ -30,30 +31,30 @@ use crate::{
     wait::{check, eventually},
 };
 
-/// For how long a client of a test tries a call: longer than anything a test does to a fleet.
+/// The timeout of a test client's call, retries included: longer than any outage that a test causes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Lines of each log that are shown when a test fails.
+/// The number of lines of each log that are shown when a test fails.
 const SHOWN_LINES: usize = 40;
-/// When this is set, the directory of a fleet whose test fails is kept.
+/// If this variable is set, the directory of a fleet whose test fails is kept.
 const KEEP: &str = "ROBEING_TEST_KEEP";
 
 /// A running fleet.
 #[derive(Debug)]
 pub struct Fleet {
-    // Processes end before their directory goes.
+    // Declared before `dir`: processes are dropped before their directory.
     running: BTreeMap<String, Process>,
     arguments: BTreeMap<String, Vec<String>>,
-    /// What each process finds in its environment, as words for env(1).
+    /// The environment variables of each process, as arguments of env(1).
     variables: BTreeMap<String, Vec<String>>,
     environment: Vec<String>,
-    /// What starts a process that is not started directly.
+    /// The programs through which processes are started that are not started directly.
     within: BTreeMap<String, Vec<String>>,
     plan: Plan,
     ports: Ports,
     dir: TempDir,
 }
 
-/// Sets a flag in a command line, in place of one of the same name.
+/// Sets a flag in a command line, replacing one of the same name.
 fn set_flag(arguments: &mut Vec<String>, name: &str, value: &str) {
     let prefix = format!("--{name}=");
     arguments.retain(|argument| !argument.starts_with(&prefix));
@@ -69,16 +70,16 @@ impl Fleet {
         fleet
     }
 
-    /// A fleet of which nothing runs yet.
+    /// Prepares a fleet without starting any process.
     ///
     /// # Panics
-    /// When the specification makes no valid manifest.
+    /// If the specification results in an invalid manifest.
     pub fn prepare(spec: FleetSpec) -> Self {
         let dir = tempfile::Builder::new().prefix("robeing-test-").tempdir().expect("a temporary directory");
         File::create(dir.path().join("executions")).expect("the directory can be written to");
         let manifest = spec.manifest(&dir.path().join("executions"));
         let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
-        // One for each coordinator's metrics, too.
+        // Each coordinator also needs a port for its metrics.
         let coordinators = 2 * spec.coordinators as usize;
         let ports = Ports::take(coordinators + attachable_agents(&cluster.spec));
         let (ours, attach) = ports.numbers().split_at(coordinators);
@@ -122,75 +123,75 @@ impl Fleet {
         }
     }
 
-    /// The test's directory: data, logs, and what a test puts there.
+    /// Returns the test's directory: data, logs, and the test's own files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The data directory of a coordinator.
+    /// Returns the data directory of a coordinator.
     pub fn data(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A closed gate for scripts.
+    /// Creates a closed gate for scripts.
     pub fn gate(&self, name: &str) -> Gate {
         Gate::closed(self.dir.path(), name)
     }
 
-    /// The file in which executions are noted.
+    /// Returns the file in which executions are recorded.
     pub fn executions_file(&self) -> PathBuf {
         self.dir.path().join("executions")
     }
 
-    /// The executions of a task that began, in order.
+    /// Returns the executions of a task that began, in order.
     pub fn executions_of(&self, task: &str) -> Vec<Execution> {
         executions(&self.executions_file()).into_iter().filter(|execution| execution.task == task).collect()
     }
 
-    /// Address of a coordinator, host:port.
+    /// Returns the address of a coordinator, host:port.
     ///
     /// # Panics
-    /// When there is none of this name.
+    /// If there is no coordinator of this name.
     pub fn address(&self, name: &str) -> String {
         let index = self.coordinators().iter().position(|known| known == name);
         self.plan.coordinators[index.unwrap_or_else(|| panic!("no coordinator {name}"))].clone()
     }
 
-    /// Where a coordinator serves its metrics, host:port.
+    /// Returns the address at which a coordinator serves its metrics, host:port.
     ///
     /// # Panics
-    /// When there is none of this name.
+    /// If there is no coordinator of this name.
     pub fn metrics_address(&self, name: &str) -> String {
         let index = self.coordinators().iter().position(|known| known == name);
         let index = index.unwrap_or_else(|| panic!("no coordinator {name}"));
         format!("127.0.0.1:{}", self.ports.numbers()[self.plan.coordinators.len() + index])
     }
 
-    /// The agents to which processes attach.
+    /// Returns the agents to which worker processes attach.
     pub fn attached_agents(&self) -> impl Iterator<Item = &str> {
         self.plan.attachable.iter().map(|(agent, _)| agent.as_str())
     }
 
-    /// Where processes attach to an agent, host:port.
+    /// Returns the address at which processes attach to an agent, host:port.
     ///
     /// # Panics
-    /// When none do.
+    /// If the agent is not one to which processes attach.
     pub fn attach_address(&self, agent: &str) -> String {
         let found = self.plan.attachable.iter().find(|(name, _)| name == agent);
         found.unwrap_or_else(|| panic!("nothing attaches to {agent}")).1.clone()
     }
 
-    /// The coordinators' endpoints.
+    /// Returns the coordinators' endpoints.
     pub fn endpoints(&self) -> Vec<String> {
         self.plan.endpoints()
     }
 
-    /// Names of the coordinators.
+    /// Returns the names of the coordinators.
     pub fn coordinators(&self) -> Vec<String> {
         self.names(|kind| *kind == ProcessKind::Coordinator)
     }
 
-    /// Names of the agents.
+    /// Returns the names of the agents.
     pub fn agent_names(&self) -> Vec<String> {
         self.names(|kind| *kind != ProcessKind::Coordinator)
     }
@@ -202,12 +203,12 @@ impl Fleet {
     /// Sets a flag of a process for its next start.
     ///
     /// # Panics
-    /// When there is no such process.
+    /// If there is no such process.
     pub fn set_flag(&mut self, name: &str, flag: &str, value: &str) {
         set_flag(self.arguments.get_mut(name).unwrap_or_else(|| panic!("no process {name}")), flag, value);
     }
 
-    /// Has a process started by another program, which must become it.
+    /// Starts a process through another program from now on, which must exec it.
     pub fn start_within(&mut self, name: &str, program: &[&str]) {
         self.within.insert(name.into(), program.iter().map(|word| (*word).to_owned()).collect());
     }
@@ -215,10 +216,10 @@ impl Fleet {
     /// Starts a process that does not run.
     ///
     /// # Panics
-    /// When there is no such process, or it runs.
+    /// If there is no such process, or it already runs.
     pub fn start_one(&mut self, name: &str) {
         if let Some(running) = self.running.get_mut(name) {
-            assert!(running.ended().is_some(), "{name} runs already");
+            assert!(running.ended().is_some(), "{name} already runs");
         }
         let arguments = self.arguments.get(name).unwrap_or_else(|| panic!("no process {name}"));
         let log = self.dir.path().join(format!("{name}.log"));
@@ -231,10 +232,10 @@ impl Fleet {
         self.running.insert(name.into(), process);
     }
 
-    /// Starts another process with the command line of one there is, the agent's or coordinator's name included.
+    /// Starts another process with the command line of an existing one, including the name of the agent or coordinator.
     ///
     /// # Panics
-    /// When there is no such process.
+    /// If there is no such process.
     pub fn start_another(&mut self, of: &str, called: &str) {
         let arguments = self.arguments.get(of).unwrap_or_else(|| panic!("no process {of}")).clone();
         self.arguments.insert(called.into(), arguments);
@@ -250,45 +251,45 @@ impl Fleet {
         }
     }
 
-    /// A process that was started.
+    /// Returns a process that was started.
     ///
     /// # Panics
-    /// When it was not.
+    /// If it was not started.
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.running.get_mut(name).unwrap_or_else(|| panic!("{name} was not started"))
     }
 
-    /// SIGKILLs a process.
+    /// Kills a process with SIGKILL.
     pub fn kill(&mut self, name: &str) {
         self.process(name).kill();
     }
 
-    /// Stops a process with SIGSTOP.
+    /// Freezes a process with SIGSTOP.
     pub fn freeze(&mut self, name: &str) {
         self.process(name).signal(Signal::SIGSTOP);
     }
 
-    /// Lets a frozen process go on.
+    /// Continues a frozen process.
     pub fn thaw(&mut self, name: &str) {
         self.process(name).signal(Signal::SIGCONT);
     }
 
-    /// Asks a process to end, with SIGTERM.
+    /// Sends SIGTERM to a process.
     pub fn terminate(&mut self, name: &str) {
         self.process(name).signal(Signal::SIGTERM);
     }
 
-    /// Waits until a process has ended by itself.
+    /// Waits until a process has ended, without ending it.
     pub async fn ended(&mut self, name: &str) -> ExitStatus {
         self.process(name).wait().await
     }
 
-    /// A client of all coordinators.
+    /// Creates a client of all coordinators.
     pub fn client(&self) -> FleetClient {
         self.client_of(&self.coordinators())
     }
 
-    /// A client of some coordinators.
+    /// Creates a client of these coordinators.
     ///
     /// # Panics
     /// Never with names of this fleet's coordinators.
@@ -302,7 +303,7 @@ impl Fleet {
     pub async fn ready(&self) {
         let agents = self.plan.agents.0 + self.plan.agents.1;
         eventually("a leader and all agents", async || {
-            // Not before a coordinator listens, so that the client does not give up.
+            // A call of a new client fails at once while no coordinator listens, so it is repeated here.
             let client = self.client();
             let status = client.status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
             let counts = status.agents.unwrap_or_default();
@@ -311,15 +312,15 @@ impl Fleet {
         .await;
     }
 
-    /// How the fleet is.
+    /// Returns the status of the fleet.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If the fleet does not answer.
     pub async fn status(&self) -> FleetStatus {
         self.client().status(Consistency::Linearizable).await.unwrap_or_else(|error| panic!("no status: {error}"))
     }
 
-    /// Waits until all coordinators are up, follow one leader and have applied what it has.
+    /// Waits until all coordinators are up, follow one leader and have applied what it has applied.
     pub async fn coordinators_agree(&self) -> FleetStatus {
         eventually("all coordinators up, voters, and as far as the leader", async || {
             let status = self.client().status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
@@ -338,7 +339,7 @@ impl Fleet {
         .await
     }
 
-    /// Waits until there is a leader, and answers its name.
+    /// Waits until there is a leader, and returns its name.
     pub async fn leader(&self) -> String {
         eventually("a leader", async || {
             let status = self.client().status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
@@ -347,7 +348,7 @@ impl Fleet {
         .await
     }
 
-    /// Waits until another coordinator than this one leads, and answers its name.
+    /// Waits until a coordinator other than `old` leads, and returns its name.
     pub async fn leader_other_than(&self, old: &str) -> String {
         let others: Vec<String> = self.coordinators().into_iter().filter(|name| name != old).collect();
         eventually("another leader", async || {
@@ -358,10 +359,10 @@ impl Fleet {
         .await
     }
 
-    /// The agents, those that were lost included.
+    /// Returns the agents, including lost ones.
     ///
     /// # Panics
-    /// When the fleet does not answer.
+    /// If the fleet does not answer.
     pub async fn agents(&self) -> Vec<Agent> {
         let listed = self.client().list_agents(true, Consistency::Linearizable).await;
         listed.unwrap_or_else(|error| panic!("no agents: {error}"))
@@ -372,7 +373,7 @@ impl Fleet {
         self.agent_such(name, &format!("agent {name} {state:?}"), |agent| agent.state() == state).await
     }
 
-    /// Waits until this holds for an agent.
+    /// Waits until `holds` returns true for an agent.
     pub async fn agent_such(&self, name: &str, expected: &str, holds: impl Fn(&Agent) -> bool) -> Agent {
         eventually(expected, async || {
             let agents = self.agents().await;
@@ -382,10 +383,10 @@ impl Fleet {
         .await
     }
 
-    /// Submits tasks, and answers their ids.
+    /// Submits tasks, and returns their ids.
     ///
     /// # Panics
-    /// When one is not accepted.
+    /// If one is not accepted.
     pub async fn submit(&self, tasks: Vec<TaskSpec>) -> Vec<String> {
         let ids: Vec<String> = tasks.iter().map(|task| task.id.clone()).collect();
         let accept = |event| {
@@ -394,25 +395,25 @@ impl Fleet {
             }
         };
         let submitted = self.client().submit_many(tasks, SubmitOptions::default(), accept).await;
-        submitted.unwrap_or_else(|error| panic!("the fleet did not take tasks: {error}"));
+        submitted.unwrap_or_else(|error| panic!("the fleet did not accept tasks: {error}"));
         ids
     }
 
-    /// Submits one task, and answers its id.
+    /// Submits one task, and returns its id.
     pub async fn submit_one(&self, task: TaskSpec) -> String {
         self.submit(vec![task]).await.remove(0)
     }
 
-    /// A task with its output.
+    /// Returns a task with its output.
     ///
     /// # Panics
-    /// When the fleet does not answer, or does not know it.
+    /// If the fleet does not answer, or does not know the task.
     pub async fn task(&self, id: &str) -> Task {
         let request = GetTaskRequest { id: id.into(), ..GetTaskRequest::default() };
         self.client().get_task(request).await.unwrap_or_else(|error| panic!("no task {id}: {error}"))
     }
 
-    /// Waits until this holds for a task.
+    /// Waits until `holds` returns true for a task.
     pub async fn task_such(&self, id: &str, expected: &str, holds: impl Fn(&Task) -> bool) -> Task {
         eventually(expected, async || {
             let task = self.task(id).await;
@@ -421,17 +422,17 @@ impl Fleet {
         .await
     }
 
-    /// Waits until a task has ended, and that in this state.
+    /// Waits until a task has ended, and checks that it is in this state.
     ///
     /// # Panics
-    /// When it ended in another one.
+    /// If it ended in another state.
     pub async fn finished(&self, id: &str, state: TaskState) -> Task {
         let task = self.task_such(id, "the end of the task", |task| is_finished(task.state())).await;
         assert_eq!(task.state(), state, "how the task ended: {task:#?}");
         task
     }
 
-    /// Waits until an attempt of a task really executes, and answers the process group of its command.
+    /// Waits until an attempt of a task really executes, and returns the process group of its command.
     pub async fn executing(&self, id: &str, attempt: u32) -> u32 {
         eventually(&format!("the execution of attempt {attempt} of {id}"), async || {
             let executions = self.executions_of(id);
@@ -455,10 +456,10 @@ impl Drop for Fleet {
                 self.dir.disable_cleanup(true);
                 eprintln!("--- kept in {}", self.dir.path().display());
             } else {
-                eprintln!("--- with {KEEP}=1 the logs and data are kept");
+                eprintln!("--- set {KEEP}=1 to keep the logs and data");
             }
         }
-        // Agents first, so that none is busy with coordinators that go.
+        // Agents first, so that none of them reports coordinators that are already gone.
         for process in self.running.values_mut().rev() {
             process.kill();
         }

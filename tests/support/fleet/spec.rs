@@ -1,4 +1,4 @@
-//! What a fleet of real processes is made of.
+//! The specification of a fleet of real processes.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub struct PoolSpec {
 }
 
 impl PoolSpec {
-    /// So many workers, which run the tasks' inputs as shell scripts.
+    /// Creates a pool of `agents` workers, which run the tasks' inputs as shell scripts.
     pub fn new(name: &str, agents: u32) -> Self {
         Self {
             name: name.into(),
@@ -34,39 +34,39 @@ impl PoolSpec {
         }
     }
 
-    /// Further agents that wait as standby.
+    /// Adds standby agents.
     pub fn standby(mut self, standby: u32) -> Self {
         self.standby = standby;
         self
     }
 
-    /// Tasks an agent runs at once.
+    /// Sets the number of tasks that an agent runs at once.
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
         self
     }
 
-    /// Specialists instead of workers.
+    /// Makes the agents specialists instead of workers.
     pub fn specialists(mut self, specialization: &str) -> Self {
         self.role = "Specialist";
         self.specializations = vec![specialization.into()];
         self
     }
 
-    /// Another executor, in the form of a manifest.
+    /// Sets another executor, in the form that manifests use.
     pub fn executor(mut self, executor: Value) -> Self {
         self.executor = Some(executor);
         self
     }
 
-    /// A flag of the agents' command line, without the dashes; replaces one of the same name.
+    /// Adds a flag to the agents' command line, without its dashes; it replaces one of the same name.
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.push((name.into(), value.into()));
         self
     }
 }
 
-/// What a fleet is made of.
+/// The specification of a fleet.
 #[derive(Clone, Debug)]
 pub struct FleetSpec {
     pub(super) coordinators: u32,
@@ -77,36 +77,36 @@ pub struct FleetSpec {
 }
 
 impl FleetSpec {
-    /// So many coordinators and no agents.
+    /// Creates a fleet of `coordinators` coordinators and no agents.
     pub fn new(coordinators: u32) -> Self {
         Self { coordinators, pools: Vec::new(), session_timeout: "2s", flags: Vec::new(), environment: Vec::new() }
     }
 
-    /// With a pool.
+    /// Adds a pool.
     pub fn pool(mut self, pool: PoolSpec) -> Self {
         self.pools.push(pool);
         self
     }
 
-    /// With another session timeout, for tests in which no loss but a certain one may be seen.
+    /// Sets the session timeout, for tests in which only one certain loss may happen.
     pub fn session_timeout(mut self, timeout: &'static str) -> Self {
         self.session_timeout = timeout;
         self
     }
 
-    /// A flag of the coordinators' command line, without the dashes; replaces one of the same name.
+    /// Adds a flag to the coordinators' command line, without its dashes; it replaces one of the same name.
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.push((name.into(), value.into()));
         self
     }
 
-    /// A variable in the environment of all processes.
+    /// Adds a variable to the environment of all processes.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push(format!("{name}={value}"));
         self
     }
 
-    /// As a manifest whose tasks note their executions in this file.
+    /// Returns the manifest; its tasks record their executions in this file.
     pub(super) fn manifest(&self, executions: &Path) -> String {
         let pool = |pool: &PoolSpec| {
             json!({
@@ -120,7 +120,7 @@ impl FleetSpec {
             })
         };
         let pools: Vec<Value> = self.pools.iter().map(pool).collect();
-        // JSON is YAML.
+        // JSON is valid YAML.
         json!({
             "apiVersion": "robeing.io/v1alpha1",
             "kind": "RobeingCluster",

@@ -1,4 +1,4 @@
-//! A cluster with Robeing installed and one fleet's namespace, and what can be seen of that fleet.
+//! A cluster on which Robeing is installed, the namespace of one fleet, and the ways to observe that fleet.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,18 +12,20 @@ use super::{
     image::{self, FIRST, USERLAND},
 };
 
-/// Namespace of the fleet, which enforces the restricted pod security standard.
+/// The namespace of the fleet, which enforces the restricted pod security standard.
 pub const NAMESPACE: &str = "fleets";
-/// Name of the fleet.
+/// The name of the fleet.
 pub const CLUSTER: &str = "robeing-agent-cluster";
-/// Name of its pool.
+/// The name of its pool.
 pub const POOL: &str = "worker";
-/// Time within which anything that is waited for must happen, on a machine that builds and tests other things, too.
+/// The time within which everything that a test waits for must happen, even on a machine that builds and tests other
+/// things.
 pub const PATIENCE: Duration = Duration::from_secs(300);
-/// Pause between two looks.
+/// The pause between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Waits for as many seconds as the first line of its input says, then counts words, with what a userland has.
+/// Sleeps for the number of seconds in the first line of its input, then counts words, using only programs of the
+/// userland image.
 pub const COUNT: &str = r#"read -r seconds; sleep "$seconds"; echo "$ROBEING_TASK_ID $ROBEING_ATTEMPT" $(wc -w)"#;
 
 /// A cluster of three nodes with both charts.
@@ -32,7 +34,7 @@ pub struct Deployed {
     cluster: TestCluster,
 }
 
-/// Says what is done and how long it took.
+/// Logs the beginning and the end of a step, and how long it took.
 pub async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
     eprintln!("=== {what}");
     let began = Instant::now();
@@ -41,17 +43,18 @@ pub async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
     done
 }
 
-/// What is not as in a fleet of three coordinators that is well; see [`whole`].
+/// Returns an error that describes how a fleet of three coordinators is not healthy; see [`whole`].
 pub fn settled(status: &RobeingClusterStatus, agents: u32) -> Result<(), String> {
     whole(status, 3, agents)
 }
 
-/// What is not as in a fleet that is well: so many coordinators and agents, a leader, and conditions that say so.
+/// Returns an error that describes how a fleet is not healthy: it must have this many coordinators and agents, a
+/// leader, and the conditions of a healthy fleet.
 pub fn whole(status: &RobeingClusterStatus, coordinators: u32, agents: u32) -> Result<(), String> {
     let counts = (status.coordinators.ready, status.coordinators.voters, status.agents.ready, status.agents.desired);
     if counts != (coordinators, coordinators, agents, agents) || status.leader.is_none() {
         return Err(format!(
-            "{counts:?} of {coordinators} coordinators and {agents} agents, led by {:?}",
+            "{counts:?} of {coordinators} coordinators and {agents} agents, leader {:?}",
             status.leader
         ));
     }
@@ -67,12 +70,12 @@ pub fn whole(status: &RobeingClusterStatus, coordinators: u32, agents: u32) -> R
     )
 }
 
-/// The first condition that is not in this state for this reason.
+/// Returns an error that names the first condition that does not have this status and reason.
 pub fn states(status: &RobeingClusterStatus, expected: &[(&str, &str, &str)]) -> Result<(), String> {
     for (of, state, reason) in expected {
         let found = status.conditions.iter().find(|condition| condition.type_ == *of);
         if !found.is_some_and(|condition| condition.status == *state && condition.reason == *reason) {
-            return Err(format!("{of} is not {state} for {reason}: {found:?}"));
+            return Err(format!("{of} is not {state} with reason {reason}: {found:?}"));
         }
     }
     Ok(())
@@ -87,10 +90,11 @@ fn uids<'a>(objects: impl Iterator<Item = &'a Value>) -> BTreeMap<String, String
 }
 
 impl Deployed {
-    /// Brings up a cluster, gives it the images, and installs both charts as the README says, with two operators.
+    /// Brings up a cluster, loads the images into it, and installs both charts as the README describes, with two
+    /// operators.
     ///
     /// # Panics
-    /// When anything that is needed is missing, or does not come up.
+    /// If anything that is needed is missing, or does not come up.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let archives = image::write_all(folder.path()).unwrap_or_else(|error| panic!("{error:#}"));
@@ -107,12 +111,12 @@ impl Deployed {
         deployed
     }
 
-    /// The cluster itself.
+    /// Returns the cluster itself.
     pub fn cluster(&self) -> &TestCluster {
         &self.cluster
     }
 
-    /// The fleet as the test applies it: the classic deployment, small enough for nodes that share a machine.
+    /// Returns the manifest that the test applies: the classic deployment, small enough for nodes that share a machine.
     pub fn fleet() -> Value {
         let resources = |cpu: &str, memory: &str| json!({"requests": {"cpu": "20m", "memory": "16Mi"}, "limits": {"cpu": cpu, "memory": memory}});
         json!({
@@ -139,24 +143,24 @@ impl Deployed {
     /// Runs `kubectl` in the fleet's namespace.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     pub async fn kubectl(&self, arguments: &[&str]) -> String {
         self.try_kubectl(arguments).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// As [`Deployed::kubectl`], for where the API server may be busy.
+    /// Like [`Deployed::kubectl`], for times when the API server may not respond.
     ///
     /// # Errors
-    /// What it said when it failed.
+    /// The output of kubectl, if it fails.
     pub async fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         let all = [&["--namespace", NAMESPACE], arguments].concat();
         self.cluster.kubectl(&all).await.map_err(|error| error.to_string())
     }
 
-    /// Runs `kubectl` in the fleet's namespace and reads its answer.
+    /// Runs `kubectl` in the fleet's namespace and parses its output as JSON.
     ///
     /// # Errors
-    /// When it fails, or does not answer JSON.
+    /// If it fails, or its output is not JSON.
     pub async fn json(&self, arguments: &[&str]) -> Result<Value, String> {
         let text = self.try_kubectl(&[arguments, &["--output=json"]].concat()).await?;
         serde_json::from_str(&text).map_err(|error| error.to_string())
@@ -165,72 +169,72 @@ impl Deployed {
     /// Applies a manifest.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If it is refused.
     pub async fn apply(&self, manifest: &Value) {
         let applied = self.cluster.kubectl_with(&["apply", "-f", "-"], &manifest.to_string()).await;
         applied.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Replaces a field of the fleet's spec, such as `/spec/image`.
+    /// Replaces a field of the fleet, such as `/spec/image`.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If it is refused.
     pub async fn change(&self, path: &str, value: Value) {
         self.patch(json!([{"op": "replace", "path": path, "value": value}])).await;
     }
 
-    /// Changes the fleet by a JSON patch.
+    /// Changes the fleet with a JSON patch.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If it is refused.
     pub async fn patch(&self, patch: Value) {
         self.kubectl(&["patch", "rbc", CLUSTER, "--type=json", "--patch", &patch.to_string()]).await;
     }
 
-    /// The status of the fleet, once it is about the newest spec.
+    /// Returns the status of the fleet, if it is that of the newest spec.
     ///
     /// # Errors
-    /// When it is not, or can't be had.
+    /// If it is not, or can't be read.
     pub async fn status(&self) -> Result<RobeingClusterStatus, String> {
         let found: RobeingCluster =
             serde_json::from_value(self.json(&["get", "rbc", CLUSTER]).await?).map_err(|error| error.to_string())?;
         let generation = found.metadata.generation;
         let status = found.status.ok_or("it has no status yet")?;
-        if status.observed_generation == generation { Ok(status) } else { Err("its status is of an older spec".into()) }
+        if status.observed_generation == generation { Ok(status) } else { Err("its status is of an old spec".into()) }
     }
 
-    /// Pods of a component, `coordinator` or `agent`.
+    /// Returns the pods of a component, `coordinator` or `agent`.
     ///
     /// # Errors
-    /// When they can't be listed.
+    /// If they can't be listed.
     pub async fn pods(&self, component: &str) -> Result<Vec<Value>, String> {
         let selector = format!("app.kubernetes.io/instance={CLUSTER},app.kubernetes.io/component={component}");
         let list = self.json(&["get", "pods", "--selector", &selector]).await?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Uids of a component's pods that are not being deleted, by name.
+    /// Returns the UIDs of a component's pods that are not being deleted, by name.
     ///
     /// # Errors
-    /// When they can't be listed.
+    /// If they can't be listed.
     pub async fn staying(&self, component: &str) -> Result<BTreeMap<String, String>, String> {
         let pods = self.pods(component).await?;
         Ok(uids(pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())))
     }
 
-    /// Uids of the coordinators' disks, by the names of their claims.
+    /// Returns the UIDs of the coordinators' PersistentVolumeClaims, by name.
     ///
     /// # Errors
-    /// When they can't be listed.
+    /// If they can't be listed.
     pub async fn claims(&self) -> Result<BTreeMap<String, String>, String> {
         let list = self.json(&["get", "persistentvolumeclaims"]).await?;
         Ok(uids(list["items"].as_array().into_iter().flatten()))
     }
 
-    /// A node with a coordinator that does not lead, that coordinator, and the agents on it.
+    /// Returns a node with agents and a coordinator that is not the leader, that coordinator, and those agents.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub async fn victim(&self) -> (String, String, Vec<String>) {
         let leader = self.status().await.expect("a status").leader.expect("a leader");
         let agents = self.pods("agent").await.expect("the agents' pods");
@@ -242,21 +246,21 @@ impl Deployed {
                 return (node, name, on_it);
             }
         }
-        panic!("no node has both agents and a coordinator that does not lead")
+        panic!("no node has both agents and a coordinator that is not the leader")
     }
 
-    /// One pod.
+    /// Returns a pod.
     ///
     /// # Panics
-    /// When there is none of this name.
+    /// If there is no pod of this name.
     pub async fn pod(&self, name: &str) -> Value {
         self.json(&["get", "pod", name]).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Looks until something is as wanted.
+    /// Calls `look` repeatedly until it returns `Ok`, and returns that value.
     ///
     /// # Panics
-    /// When it is not within [`PATIENCE`]; with what is there instead.
+    /// If it does not within [`PATIENCE`]; the message contains the last `Err`, and the state of the fleet is logged.
     pub async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -264,14 +268,14 @@ impl Deployed {
                 Ok(value) => return value,
                 Err(last) if Instant::now() >= end => {
                     eprintln!("{}", self.described().await);
-                    panic!("{what}: not within {PATIENCE:?}; last: {last}");
+                    panic!("{what}: not within {PATIENCE:?}; last seen: {last}");
                 }
                 Err(_) => sleep(LOOK_EVERY).await,
             }
         }
     }
 
-    /// Waits for a status.
+    /// Waits until `check` accepts the status, and returns it.
     ///
     /// # Panics
     /// As [`Deployed::until`].
@@ -287,7 +291,7 @@ impl Deployed {
         .await
     }
 
-    /// Waits until the fleet is well and has so many agents.
+    /// Waits until the fleet is healthy and has this many agents.
     ///
     /// # Panics
     /// As [`Deployed::until`].
@@ -295,41 +299,42 @@ impl Deployed {
         self.until_whole(3, agents).await
     }
 
-    /// Waits until the fleet is well and has so many coordinators and agents.
+    /// Waits until the fleet is healthy and has this many coordinators and agents.
     ///
     /// # Panics
     /// As [`Deployed::until`].
     pub async fn until_whole(&self, coordinators: u32, agents: u32) -> RobeingClusterStatus {
-        let what = format!("a fleet of {coordinators} coordinators and {agents} agents that is well");
+        let what = format!("a healthy fleet of {coordinators} coordinators and {agents} agents");
         self.until_status(&what, |status| whole(status, coordinators, agents)).await
     }
 
-    /// The operator's pod that is active.
+    /// Returns the pod of the active operator, the one that holds the lease.
     ///
     /// # Errors
-    /// When there is none.
+    /// If none does.
     pub async fn active_operator(&self) -> Result<String, String> {
         let lease = ["get", "lease", "robeing-operator", "--namespace", SYSTEM];
         let holder = [&lease[..], &["--output=jsonpath={.spec.holderIdentity}"]].concat();
         let holder = self.cluster.kubectl(&holder).await.map_err(|error| error.to_string())?;
         let pod = holder.split('_').next().unwrap_or_default();
-        if pod.is_empty() { Err("nobody holds the lease".into()) } else { Ok(pod.to_owned()) }
+        if pod.is_empty() { Err("no replica holds the lease".into()) } else { Ok(pod.to_owned()) }
     }
 
-    /// The node of that pod.
+    /// Returns the node of the active operator's pod.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub async fn node_of_active(&self) -> String {
         let pod = self.active_operator().await.unwrap_or_else(|error| panic!("{error}"));
         let node = ["get", "pod", &pod, "--namespace", SYSTEM, "--output=jsonpath={.spec.nodeName}"];
         self.cluster.kubectl(&node).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Requests to the API server that the operator's replicas counted, by verb and resource.
+    /// Returns the number of requests to the API server that the operator's replicas have counted, by verb and
+    /// resource.
     ///
     /// # Errors
-    /// When a replica does not answer.
+    /// If a replica does not answer.
     pub async fn requests(&self) -> Result<BTreeMap<String, u64>, String> {
         let cluster = &self.cluster;
         let said = |error: devkube::Error| error.to_string();
@@ -348,7 +353,7 @@ impl Deployed {
         Ok(requests)
     }
 
-    /// Everything that helps to see why something did not happen.
+    /// Returns everything that helps to find out why something did not happen.
     async fn described(&self) -> String {
         let mut said = String::new();
         let logs = ["logs", "--namespace", SYSTEM, "--selector=app.kubernetes.io/name=robeing-operator", "--tail=30"];
@@ -365,10 +370,10 @@ impl Deployed {
         said
     }
 
-    /// Uninstalls what was installed and removes the cluster, if it was made for this.
+    /// Uninstalls what was installed and removes the cluster, if it was created by [`Deployed::start`].
     ///
     /// # Panics
-    /// When something is left.
+    /// If something can't be removed.
     pub async fn down(self) {
         self.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]).await;
         charts::uninstall(&self.cluster).await.unwrap_or_else(|error| panic!("{error}"));

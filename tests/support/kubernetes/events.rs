@@ -1,18 +1,18 @@
-//! What the operator tells of a fleet by events, and what it must not.
+//! The events that the operator must, and must not, publish about a fleet.
 
 use std::collections::BTreeSet;
 
 use super::deployed::{CLUSTER, Deployed, text};
 
-/// The events that were there at some time.
+/// The events that existed at some time.
 #[derive(Clone, Debug, Default)]
 pub struct Mark(BTreeSet<String>);
 
 impl Deployed {
-    /// Events of the fleet as `(name, reason, note)`, in no order.
+    /// Returns the events of the fleet as `(name, reason, note)`, in no particular order.
     ///
     /// # Errors
-    /// When they can't be listed.
+    /// If they can't be listed.
     pub async fn events(&self) -> Result<Vec<(String, String, String)>, String> {
         let list = self.json(&["get", "events.events.k8s.io"]).await?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
@@ -20,26 +20,26 @@ impl Deployed {
         Ok(ours.map(|event| (text(&event["metadata"]["name"]), text(&event["reason"]), text(&event["note"]))).collect())
     }
 
-    /// Remembers the events that are there, so that later ones can be told from them.
+    /// Remembers the events that exist now, to distinguish later ones from them.
     ///
     /// # Panics
-    /// When they can't be listed.
+    /// If they can't be listed.
     pub async fn mark(&self) -> Mark {
         let events = self.events().await.unwrap_or_else(|error| panic!("{error}"));
         Mark(events.into_iter().map(|(name, ..)| name).collect())
     }
 
-    /// The notes of the events of one reason since then.
+    /// Returns the notes of the events with this reason since a mark.
     ///
     /// # Errors
-    /// When they can't be listed.
+    /// If they can't be listed.
     pub async fn notes(&self, since: &Mark, reason: &str) -> Result<Vec<String>, String> {
         let events = self.events().await?.into_iter();
         let new = events.filter(|(name, what, _)| what == reason && !since.0.contains(name));
         Ok(new.map(|(.., note)| note).collect())
     }
 
-    /// Waits for an event of this reason whose note contains these words; answers the note.
+    /// Waits for an event with this reason whose note contains `words`, and returns the note.
     ///
     /// # Panics
     /// As [`Deployed::until`].
@@ -51,10 +51,11 @@ impl Deployed {
         .await
     }
 
-    /// Makes sure that nothing was told for any of these reasons since then.
+    /// Checks that there are no events with any of these reasons since a mark. The second part of a pair is the failure
+    /// message.
     ///
     /// # Panics
-    /// When something was, or the events can't be listed.
+    /// If there are any, or the events can't be listed.
     pub async fn never_told(&self, since: &Mark, reasons: &[(&str, &str)]) {
         for (reason, why) in reasons {
             let notes = self.notes(since, reason).await.unwrap_or_else(|error| panic!("{error}"));
@@ -62,8 +63,8 @@ impl Deployed {
         }
     }
 
-    /// Waits until the loss of these agents is told, and what became of their tasks. `operator_too` says that the operator was
-    /// lost with them; what became of the tasks may then be told too late for the test.
+    /// Waits for the events about the loss of these agents and about their tasks. `operator_too` states that the
+    /// operator was lost with them: the event about the tasks may then come too late for the test, and is not awaited.
     ///
     /// # Panics
     /// As [`Deployed::until`].
@@ -76,16 +77,16 @@ impl Deployed {
         }
     }
 
-    /// Makes sure that no agent whose pod ended since then was lost: they drain. Those that stay may be lost for a moment, on
-    /// a machine that is busy for longer than a session lasts without a heartbeat.
+    /// Checks that no agent whose pod ended since a mark was lost: such agents drain. Agents whose pods remain may be
+    /// lost for a moment, if the machine is so busy that their heartbeats are delayed beyond the session timeout.
     ///
     /// # Panics
-    /// When one was, or the events can't be listed.
+    /// If one was lost, or the events can't be listed.
     pub async fn all_drained(&self, since: &Mark) {
         let lost = self.notes(since, "AgentLost").await.unwrap_or_else(|error| panic!("{error}"));
         let staying = self.staying("agent").await.unwrap_or_else(|error| panic!("{error}"));
         let ended = |note: &&String| !note.ends_with("is back.") && !staying.keys().any(|name| note.contains(name));
         let ended: Vec<_> = lost.iter().filter(ended).collect();
-        assert!(ended.is_empty(), "agents that end drain: {ended:?}");
+        assert!(ended.is_empty(), "agents that should have drained were lost: {ended:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! A way to each coordinator from outside: `kubectl port-forward`, begun anew whenever it ends or the pod is another one.
+//! Connections to each coordinator from outside: `kubectl port-forward`, restarted whenever it ends or the pod is
+//! replaced.
 
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
@@ -16,24 +17,24 @@ use tokio::{
 use super::deployed::{CLUSTER, NAMESPACE};
 use crate::{ports::Ports, wait::eventually};
 
-/// Pause between two looks at the pods.
+/// The pause between two checks of the pods.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a call is tried: longer than a fleet is without a leader, on a machine that is busy.
+/// The timeout of a call, retries included: longer than a fleet is without a leader on a busy machine.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Uid of each coordinator's pod that runs.
+/// The UID of each coordinator's pod that runs, by name.
 type Pods = BTreeMap<String, String>;
 
-/// Local ports that lead to the coordinators. They close when this is dropped.
+/// Local ports that are forwarded to the coordinators. They close when this is dropped.
 #[derive(Debug)]
 pub struct Forwards {
     ports: Ports,
-    // Ends the forwards when it is dropped.
+    // Dropping it ends the forwards.
     _tasks: JoinSet<()>,
 }
 
 impl Forwards {
-    /// To so many coordinators. They need not run yet.
+    /// Starts forwards to this many coordinators, which need not run yet.
     pub fn start(clients: &Clients, coordinators: usize) -> Self {
         let ports = Ports::take(coordinators);
         let mut tasks = JoinSet::new();
@@ -46,20 +47,20 @@ impl Forwards {
         Self { ports, _tasks: tasks }
     }
 
-    /// A client that asks whichever of them answers, once one does.
+    /// Waits until a coordinator responds, and returns a client of all of them.
     ///
     /// # Panics
-    /// When none does in time.
+    /// If none does in time.
     pub async fn client(&self) -> FleetClient {
         let endpoints: Vec<String> = self.ports.numbers().iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let settings = Settings { connect_timeout: REQUEST_TIMEOUT, request_timeout: REQUEST_TIMEOUT };
-        let client = FleetClient::new(&endpoints, settings).expect("these are addresses");
-        eventually("a way to a coordinator", async || client.status(Consistency::Linearizable).await).await;
+        let client = FleetClient::new(&endpoints, settings).expect("the addresses are well formed");
+        eventually("a coordinator that responds", async || client.status(Consistency::Linearizable).await).await;
         client
     }
 }
 
-/// Tells which pods run, until nobody listens.
+/// Publishes which pods run, until there are no receivers.
 async fn look(clients: Clients, tell: watch::Sender<Pods>) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -88,12 +89,12 @@ fn running(list: &Value) -> Pods {
     pods.filter_map(|pod| Some((text(pod, "name")?, text(pod, "uid")?))).collect()
 }
 
-/// Forwards a port to a pod for as long as somebody tells of it.
+/// Forwards a port to a pod, restarting the forward as needed, until the pods are no longer published.
 async fn keep(clients: Clients, pod: String, port: u16, mut pods: watch::Receiver<Pods>) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        // Not faster, also where the forward ends at once.
+        // Limits the rate of restarts if the forward ends at once.
         tick.tick().await;
         let Ok(uid) = pods.wait_for(|pods| pods.contains_key(&pod)).await.map(|pods| pods[&pod].clone()) else {
             return;
@@ -108,7 +109,7 @@ async fn keep(clients: Clients, pod: String, port: u16, mut pods: watch::Receive
             _ = forward.wait() => false,
             gone = pods.wait_for(|pods| pods.get(&pod) != Some(&uid)) => gone.is_err(),
         };
-        // It may have ended by itself.
+        // Fails if it has already ended.
         let _ = forward.kill().await;
         if over {
             return;

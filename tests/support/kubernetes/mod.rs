@@ -1,5 +1,6 @@
-//! Robeing on a real Kubernetes, as a user has it: charts installed by helm, manifests applied by kubectl, tasks submitted
-//! through a forwarded port. Knows how to wait and to look; what is to be seen is the test's affair.
+//! Robeing on a real Kubernetes, used as a user does: helm installs the charts, kubectl applies the manifests, and
+//! tasks are submitted through a forwarded port. These modules wait for and read the state; the tests decide what it
+//! must be.
 
 mod charts;
 mod deployed;

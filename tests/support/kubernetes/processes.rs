@@ -1,4 +1,4 @@
-//! Processes in pods, where the pods' machines are this one.
+//! Processes in pods, for clusters whose nodes run on this machine.
 
 use std::fs;
 
@@ -7,13 +7,14 @@ use nix::{
     unistd::Pid,
 };
 
-/// Longest name of a process that the kernel keeps.
+/// The longest process name that the kernel keeps, in characters.
 const NAME_CHARACTERS: usize = 15;
 
-/// SIGKILLs the processes of a program that run in the pod with this uid, wherever they are on this machine; how many.
+/// Kills all processes of a program in the pod with this UID, anywhere on this machine, with SIGKILL. Returns how many
+/// there were.
 ///
 /// # Panics
-/// When one can't be killed.
+/// If one can't be killed.
 pub fn kill_program_of(uid: &str, program: &str) -> usize {
     let pids = pids_of(uid, program);
     for pid in &pids {
@@ -22,10 +23,10 @@ pub fn kill_program_of(uid: &str, program: &str) -> usize {
     pids.len()
 }
 
-/// The processes of a program that run in the pod with this uid, wherever they are on this machine.
+/// Returns the processes of a program in the pod with this UID, anywhere on this machine.
 ///
 /// # Panics
-/// When there is no `/proc`.
+/// If there is no `/proc`.
 pub fn pids_of(uid: &str, program: &str) -> Vec<i32> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").expect("Linux has /proc").flatten() {

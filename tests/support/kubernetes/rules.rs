@@ -1,4 +1,4 @@
-//! Every rule of the resource, each with a manifest that breaks it and the sentence that must come back.
+//! Every validation rule of the resource, each with a manifest that violates it and the expected error message.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ pub struct Refused {
     pub what: &'static str,
     /// The manifest.
     pub manifest: Value,
-    /// The beginning of the sentence that says so.
+    /// The beginning of the expected error message.
     pub sentence: &'static str,
 }
 
@@ -24,7 +24,7 @@ fn manifest(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": metadata, "spec": spec})
 }
 
-/// A spec with one pool that echoes, but for these fields.
+/// Returns a spec with one pool, an echo pool except for these fields.
 fn pool(changed: Value) -> Value {
     let mut pool = json!({"name": "echo", "executor": {"echo": {}}});
     if let (Some(pool), Some(changed)) = (pool.as_object_mut(), changed.as_object()) {
@@ -33,7 +33,7 @@ fn pool(changed: Value) -> Value {
     json!({"pools": [pool]})
 }
 
-/// A manifest for each way to break a rule of a new cluster.
+/// Returns a manifest for each way to violate a rule of a new cluster.
 pub fn refused() -> Vec<Refused> {
     let mut all = names();
     all.extend(coordinators());
@@ -77,7 +77,7 @@ fn coordinators() -> Vec<Refused> {
             "The size must be a Kubernetes quantity above zero",
         ),
         with_spec(
-            "less than no memory",
+            "a negative amount of memory",
             json!({"coordinators": {"resources": {"limits": {"memory": "-1"}}}}),
             "The amount must be a Kubernetes quantity that is not negative",
         ),
@@ -94,7 +94,7 @@ fn pools() -> Vec<Refused> {
         with_spec("no executor", pool(json!({"executor": {}})), one),
         with_spec("two executors", pool(json!({"executor": {"echo": {}, "worker": {}}})), one),
         with_spec(
-            "a pool that is shouted",
+            "a pool name in upper case",
             pool(json!({"name": "Echo"})),
             "The name of a pool must be lower-case letters",
         ),
@@ -109,7 +109,7 @@ fn pools() -> Vec<Refused> {
             "A pool of specialists must name at least one",
         ),
         with_spec(
-            "a skill with a space",
+            "a specialization with a space",
             pool(json!({"specializations": ["a b"]})),
             "A specialization must be lower-case letters",
         ),
@@ -157,7 +157,7 @@ fn times() -> Vec<Refused> {
     ]
 }
 
-/// Changes of a cluster with disks that it must refuse, as patches.
+/// Returns changes, as patches, that a cluster with disks must refuse.
 pub fn later_changes() -> Vec<(&'static str, Value)> {
     vec![
         ("another storage class", json!({"spec": {"coordinators": {"storage": {"storageClassName": "other"}}}})),
@@ -166,28 +166,28 @@ pub fn later_changes() -> Vec<(&'static str, Value)> {
 }
 
 impl Deployed {
-    /// Tries a manifest; answers what the API server says against it.
+    /// Tries to create a manifest, and returns the API server's error.
     ///
     /// # Errors
-    /// When it says nothing against it.
+    /// If the API server accepts it.
     pub async fn refusal(&self, refused: &Refused) -> Result<String, String> {
         let manifest = refused.manifest.to_string();
         let tried = self.cluster().kubectl_with(&["create", "--dry-run=server", "-f", "-"], &manifest);
         match tried.await {
-            Ok(_) => Err(format!("{} is taken", refused.what)),
+            Ok(_) => Err(format!("{} is accepted", refused.what)),
             Err(error) => Ok(error.to_string()),
         }
     }
 
-    /// Tries a change of the fleet; answers what the API server says against it.
+    /// Tries to change the fleet, and returns the API server's error.
     ///
     /// # Errors
-    /// When it says nothing against it.
+    /// If the API server accepts it.
     pub async fn refusal_of_change(&self, patch: &Value) -> Result<String, String> {
         let patch = patch.to_string();
         let arguments = ["patch", "rbc", CLUSTER, "--dry-run=server", "--type=merge", "--patch", &patch];
         match self.try_kubectl(&arguments).await {
-            Ok(_) => Err(format!("{patch} is taken")),
+            Ok(_) => Err(format!("{patch} is accepted")),
             Err(said) => Ok(said),
         }
     }

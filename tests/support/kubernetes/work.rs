@@ -1,4 +1,4 @@
-//! Tasks of a known answer, and the check that each was accepted once, ended once, and is right.
+//! Tasks with a known output, and the check that each is accepted once, ends once, and has that output.
 
 use std::{
     collections::BTreeMap,
@@ -13,24 +13,25 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::deployed::PATIENCE;
 
-/// What the tasks ask for.
+/// The kind and required specialization of the tasks.
 pub const KIND: &str = "data_processing";
-/// Questions at once when all tasks are read again.
+/// The number of concurrent requests when all tasks are read again.
 const READERS: usize = 16;
 
-/// A task, and how many words it is to count.
+/// A task, and the number of words that it should count.
 #[derive(Clone, Debug)]
 pub struct Exercise {
     spec: TaskSpec,
     words: usize,
 }
 
-/// So many tasks that each take so many seconds. Their input is the seconds, a line, then words to be counted.
+/// Creates `count` tasks that each take `seconds` seconds. Their input is the seconds, a line break, and words to be
+/// counted.
 pub fn exercises(count: usize, seconds: u32) -> Vec<Exercise> {
     exercises_of(KIND, count, seconds)
 }
 
-/// The same for agents of another specialization.
+/// Creates the same tasks for agents of another specialization.
 pub fn exercises_of(specialization: &str, count: usize, seconds: u32) -> Vec<Exercise> {
     let exercise = |index: usize| {
         let words = 1 + index % 97;
@@ -47,7 +48,7 @@ pub fn exercises_of(specialization: &str, count: usize, seconds: u32) -> Vec<Exe
     (0..count).map(exercise).collect()
 }
 
-/// What was said of one task.
+/// The events of one task.
 #[derive(Clone, Debug, Default)]
 struct Entry {
     accepted: usize,
@@ -57,7 +58,7 @@ struct Entry {
 
 type Ledger = BTreeMap<usize, Entry>;
 
-/// Tasks on their way.
+/// Submitted tasks.
 #[derive(Debug)]
 pub struct Running {
     client: FleetClient,
@@ -88,7 +89,7 @@ fn note(ledger: &Mutex<Ledger>, event: SubmitEvent) {
 }
 
 impl Running {
-    /// Submits tasks and waits for their ends in the background.
+    /// Submits tasks and waits for their results in the background.
     pub fn start(client: &FleetClient, exercises: Vec<Exercise>) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::new()));
         let specs: Vec<TaskSpec> = exercises.iter().map(|exercise| exercise.spec.clone()).collect();
@@ -102,22 +103,22 @@ impl Running {
         Self { client: client.clone(), exercises, ledger, submission }
     }
 
-    /// Whether the submission is over, because all have ended or because it failed.
+    /// Returns whether the submission is over, because all tasks have ended or because it failed.
     pub fn is_over(&self) -> bool {
         self.submission.is_finished()
     }
 
-    /// How many were accepted.
+    /// Returns how many tasks were accepted.
     pub fn accepted(&self) -> usize {
         locked(&self.ledger).values().filter(|entry| entry.accepted > 0).count()
     }
 
-    /// How many have ended.
+    /// Returns how many tasks have ended.
     pub fn ended(&self) -> usize {
         locked(&self.ledger).values().filter(|entry| !entry.endings.is_empty()).count()
     }
 
-    /// What the fleet tells of those whose end was not told, and of its agents.
+    /// Returns what the fleet reports about the tasks whose end was not received, and about its agents.
     async fn unended(&self) -> String {
         let unended = |index: &usize| locked(&self.ledger).get(index).is_none_or(|entry| entry.endings.is_empty());
         let mut told = Vec::new();
@@ -131,17 +132,18 @@ impl Running {
         told.join("\n")
     }
 
-    /// Waits until all have ended, and checks each.
+    /// Waits until all tasks have ended, and checks each.
     ///
     /// # Panics
-    /// When one was not accepted once, not ended once, or is not right; or when they take too long.
+    /// If a task was not accepted exactly once, did not end exactly once or has the wrong output, or if they take too
+    /// long.
     pub async fn soundly(mut self) {
         match timeout(PATIENCE, &mut self.submission).await {
             Ok(done) => done.expect("the submission does not panic").unwrap_or_else(|error| panic!("{error}")),
             Err(_) => {
                 let (ended, unended) = (self.ended(), self.unended().await);
                 panic!(
-                    "{ended} of {} tasks ended within {PATIENCE:?}; of the others it is told:\n{unended}",
+                    "{ended} of {} tasks ended within {PATIENCE:?}; about the others the fleet reports:\n{unended}",
                     self.exercises.len()
                 )
             }
@@ -166,14 +168,15 @@ impl Running {
     }
 }
 
-/// Runs rounds of so many tasks of so many seconds for as long as this takes, and checks each. The last round ends after it.
+/// Runs rounds of `tasks` tasks of `seconds` seconds each until `work` is done, and checks them. The last round ends
+/// after `work`.
 ///
 /// # Panics
 /// As [`Running::soundly`].
 pub async fn under_load<T>(client: &FleetClient, tasks: usize, seconds: u32, work: impl Future<Output = T>) -> T {
     let (stop, stopped) = watch::channel(false);
     let load = async {
-        // At least one, however soon the work is done.
+        // Runs at least one round, however soon the work is done.
         loop {
             Running::start(client, exercises(tasks, seconds)).soundly().await;
             if *stopped.borrow() {
@@ -190,10 +193,10 @@ pub async fn under_load<T>(client: &FleetClient, tasks: usize, seconds: u32, wor
     done
 }
 
-/// What is wrong with a task, by what was said of it and by what is read of it at the end.
+/// Returns what is wrong with a task, according to its events and to its final state.
 fn check(exercise: &Exercise, entry: Option<&Entry>, read: &Task) -> Option<String> {
     let id = &exercise.spec.id;
-    let Some(entry) = entry else { return Some(format!("{id} was never answered")) };
+    let Some(entry) = entry else { return Some(format!("{id} got no event")) };
     let [ended] = &entry.endings[..] else { return Some(format!("{id} ended {} times", entry.endings.len())) };
     let same = |a: &Task, b: &Task| (a.state, &a.output, a.attempt) == (b.state, &b.output, b.attempt);
     let succeeded = read.attempts.iter().filter(|attempt| attempt.state() == AttemptState::Succeeded);
@@ -202,9 +205,9 @@ fn check(exercise: &Exercise, entry: Option<&Entry>, read: &Task) -> Option<Stri
     let wrong = if !entry.problems.is_empty() || entry.accepted != 1 {
         format!("was accepted {} times: {:?}", entry.accepted, entry.problems)
     } else if read.state() != TaskState::Succeeded || !same(ended, read) {
-        format!("ended as {ended:?} and is read as {read:?}")
+        format!("ended as {ended:?} but is read as {read:?}")
     } else if read.output != expected.as_bytes() {
-        format!("answers {:?} instead of {expected:?}", String::from_utf8_lossy(&read.output))
+        format!("returned {:?} instead of {expected:?}", String::from_utf8_lossy(&read.output))
     } else if succeeded != [read.attempt] {
         format!("has the result of attempt {}, but attempts {succeeded:?} succeeded", read.attempt)
     } else {
@@ -240,7 +243,7 @@ mod tests {
             let found = check(&exercise, entry, task).unwrap_or_default();
             assert!(found.contains(words), "{words:?} is not in {found:?}");
         };
-        finds(None, &task, "never answered");
+        finds(None, &task, "no event");
         finds(Some(&Entry { accepted: 2, ..entry.clone() }), &task, "accepted 2 times");
         finds(Some(&Entry { endings: vec![task.clone(), task.clone()], ..entry.clone() }), &task, "ended 2 times");
         finds(Some(&entry), &Task { attempt: 1, ..task.clone() }, "is read as");

@@ -1,4 +1,4 @@
-//! The control plane, and operators before it.
+//! The control plane, and operators that use it.
 
 use std::{
     fmt::Debug,
@@ -26,13 +26,13 @@ use crate::{
     program::program,
 };
 
-/// How long anything that is waited for may take, on a machine that is busy with other tests, too.
+/// The time within which everything that a test waits for must happen, even on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// Pause between two looks.
+/// The pause between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Exit code of an operator that lost its lease.
+/// The exit code of an operator that lost its lease.
 const LEASE_LOST: i32 = 3;
-/// The kinds that the operator makes: group, version, kind, plural.
+/// The kinds of objects that the operator creates: group, version, kind, plural.
 pub(super) const OWNED: [(&str, &str, &str, &str); 7] = [
     ("apps", "v1", "StatefulSet", "statefulsets"),
     ("apps", "v1", "Deployment", "deployments"),
@@ -45,24 +45,24 @@ pub(super) const OWNED: [(&str, &str, &str, &str); 7] = [
 const CLUSTERS: (&str, &str, &str, &str) = ("robeing.io", "v1alpha1", "RobeingCluster", "robeingclusters");
 const DEFINITION: &str = include_str!("../../../crds/robeingclusters.yaml");
 
-/// Looks again and again until there is an answer.
+/// Calls `look` repeatedly until it returns `Ok`, and returns that value.
 ///
 /// # Panics
-/// When there is none in time, with what was seen last.
+/// If it does not in time; the message contains the last `Err`.
 pub async fn until<T, S: Debug>(expected: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         match look().await {
             Ok(found) => return found,
             Err(seen) if Instant::now() >= end => {
-                panic!("within {PATIENCE:?} not seen: {expected}; instead: {seen:#?}")
+                panic!("waited {PATIENCE:?} for {expected}; last seen: {seen:#?}")
             }
             Err(_) => sleep(LOOK_EVERY).await,
         }
     }
 }
 
-/// A control plane with the definition of `RobeingCluster`s.
+/// A control plane with the CustomResourceDefinition of `RobeingCluster`.
 #[derive(Debug)]
 pub struct ControlPlane {
     cluster: Cluster,
@@ -72,36 +72,36 @@ pub struct ControlPlane {
 /// How an operator is started.
 #[derive(Clone, Debug)]
 pub struct OperatorSettings {
-    /// A name for its log, and its identity.
+    /// The name of its log, and its identity.
     pub name: String,
-    /// The namespaces it watches; all with none.
+    /// The namespaces that it watches; if empty, all.
     pub namespaces: Vec<String>,
-    /// Its lease's name, in the namespace `default`.
+    /// The name of its lease, in the namespace `default`.
     pub lease: String,
-    /// The image of fleets that name none.
+    /// The image of fleets that set none.
     pub image: String,
-    /// How long the lease lasts, how long it may go without a renewal, and how often it is renewed.
+    /// The lease's duration, renew deadline and retry period.
     pub timings: [&'static str; 3],
-    /// How often it looks at a fleet without being told of a change.
+    /// The interval at which it polls fleets without notifications of changes.
     pub poll: &'static str,
 }
 
-/// An operator that runs, with a way to the API server of its own.
+/// A running operator, with its own proxy to the API server.
 #[derive(Debug)]
 pub struct Operator {
-    /// Its way to the API server.
+    /// Its proxy to the API server.
     pub requests: Requests,
     settings: OperatorSettings,
     process: Process,
-    /// Where it serves its metrics.
+    /// The port at which it serves its metrics.
     ports: Ports,
-    /// Which request was this process's first.
+    /// The number of this process's first request.
     first: usize,
     folder: PathBuf,
 }
 
 impl OperatorSettings {
-    /// One for a namespace, with a lease of that name.
+    /// Returns settings for one namespace, which is also the name of the operator and of the lease.
     pub fn of(namespace: &str) -> Self {
         Self {
             name: namespace.to_owned(),
@@ -115,12 +115,12 @@ impl OperatorSettings {
 }
 
 impl ControlPlane {
-    /// Brings it up.
+    /// Brings up a control plane.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it does not come up.
     pub async fn up() -> Self {
-        // Only fails when one is installed already, and then there is one.
+        // Fails only if one is already installed, which is fine as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let options = Options { nodes: 0, ..Options::default() };
         let cluster = Cluster::up(options, &|step| eprintln!("devkube: {step}")).await;
@@ -130,43 +130,43 @@ impl ControlPlane {
         let clients = stage.cluster.clients();
         clients.kubectl_with(&["create", "-f", "-"], DEFINITION).await.unwrap_or_else(|error| panic!("{error}"));
         let clusters = Self::api(&stage.client().await, "default", "robeingclusters");
-        until("RobeingClusters are known", async || clusters.list(&ListParams::default()).await.map(drop)).await;
+        until("list of RobeingClusters", async || clusters.list(&ListParams::default()).await.map(drop)).await;
         stage
     }
 
-    /// Removes it.
+    /// Removes the control plane.
     pub async fn down(self) {
         self.cluster.down().await.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// SIGKILLs the API server, etcd and the controllers.
+    /// Kills the API server, etcd and the controllers with SIGKILL.
     pub async fn crash(&self) {
         self.cluster.crash("cp").await.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Starts them again.
+    /// Restarts them.
     pub async fn heal(&self) {
         self.cluster.heal("cp").await.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// The test's own way to the API server, as somebody who may do everything.
+    /// Creates the test's own client of the API server, with all rights.
     pub async fn client(&self) -> Client {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Client::try_from(config.expect("a configuration")).expect("a client")
     }
 
-    /// The kubeconfig of somebody who may do everything.
+    /// Returns a kubeconfig with all rights.
     pub fn kubeconfig(&self) -> PathBuf {
         self.cluster.run().join("kubeconfig")
     }
 
-    /// A folder that is removed with it.
+    /// Returns a folder that is removed when this is dropped.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Makes a namespace.
+    /// Creates a namespace.
     pub async fn namespace(client: &Client, name: &str) {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Namespace"));
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
@@ -174,7 +174,7 @@ impl ControlPlane {
         made.unwrap_or_else(|error| panic!("namespace {name}: {error}"));
     }
 
-    /// Makes a RobeingCluster.
+    /// Creates a RobeingCluster.
     pub async fn create(client: &Client, namespace: &str, name: &str, spec: &Value) {
         let object = json!({
             "apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": {"name": name}, "spec": spec,
@@ -184,34 +184,35 @@ impl ControlPlane {
         made.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    /// Changes an object by a merge patch, as a user called `hand`.
+    /// Changes an object with a merge patch, with the field manager `hand`.
     pub async fn patch(client: &Client, namespace: &str, plural: &str, name: &str, patch: &Value) -> DynamicObject {
         let parameters = PatchParams { field_manager: Some("hand".into()), ..PatchParams::default() };
         let patched = Self::api(client, namespace, plural).patch(name, &parameters, &Patch::Merge(patch)).await;
         patched.unwrap_or_else(|error| panic!("{plural}/{name}: {error}"))
     }
 
-    /// An object as it is.
+    /// Returns an object.
     pub async fn get(client: &Client, namespace: &str, plural: &str, name: &str) -> Result<DynamicObject, String> {
         let got = Self::api(client, namespace, plural).get(name).await;
         got.map_err(|error| format!("{plural}/{name}: {error}"))
     }
 
-    /// Objects of a plural name, such as `services`; of a kind that the operator makes, or `robeingclusters`.
+    /// Returns the API for objects by plural name, such as `services`: of the kinds that the operator creates, or
+    /// `robeingclusters`.
     ///
     /// # Panics
-    /// When there is no such kind.
+    /// If there is no such kind.
     pub fn api(client: &Client, namespace: &str, plural: &str) -> Api<DynamicObject> {
         let known = OWNED.iter().chain([&CLUSTERS]).find(|kind| kind.3 == plural);
-        let (group, version, kind, plural) = known.unwrap_or_else(|| panic!("{plural} are not known"));
+        let (group, version, kind, plural) = known.unwrap_or_else(|| panic!("unknown kind {plural}"));
         let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         Api::namespaced_with(client.clone(), namespace, &resource)
     }
 
-    /// All objects of a namespace that are of the kinds that the operator makes.
+    /// Returns all objects in a namespace of the kinds that the operator creates.
     ///
     /// # Errors
-    /// When the API server does not answer.
+    /// If the API server does not answer.
     pub async fn objects(client: &Client, namespace: &str) -> Result<Vec<(&'static str, DynamicObject)>, String> {
         let lists = OWNED.iter().map(async |(_, _, kind, plural)| {
             let api = Self::api(client, namespace, plural);
@@ -219,15 +220,15 @@ impl ControlPlane {
             Ok::<_, String>(list.items.into_iter().map(|object| (*kind, object)).collect::<Vec<_>>())
         });
         let lists: Result<Vec<_>, _> = join_all(lists).await.into_iter().collect();
-        // What every namespace has.
+        // Objects that every namespace has.
         let theirs = |name: &str| matches!(name, "default" | "kube-root-ca.crt");
         Ok(lists?.into_iter().flatten().filter(|(_, object)| !theirs(&object.name_any())).collect())
     }
 
-    /// Their essence, and the status of each `RobeingCluster`.
+    /// Returns the essence of all these objects, and the status of each `RobeingCluster`.
     ///
     /// # Errors
-    /// When the API server does not answer.
+    /// If the API server does not answer.
     pub async fn essence(client: &Client, namespace: &str) -> Result<Essence, String> {
         let objects = Self::objects(client, namespace).await?;
         let clusters = Self::api(client, namespace, "robeingclusters").list(&ListParams::default()).await;
@@ -261,7 +262,7 @@ fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests, metric
     let listen = format!("127.0.0.1:{metrics}");
     let mut arguments = vec![
         format!("KUBECONFIG={}", kubeconfig.display()),
-        // Enough to see what it did, and not so much that writing it costs time.
+        // Enough to show what it did, and little enough that writing it costs no time.
         "RUST_LOG=info".to_owned(),
         program("robeing-operator").display().to_string(),
     ];
@@ -280,27 +281,27 @@ fn start(folder: &Path, settings: &OperatorSettings, requests: &Requests, metric
     if !settings.namespaces.is_empty() {
         arguments.extend(["--watch-namespaces".to_owned(), settings.namespaces.join(",")]);
     }
-    // `env` becomes the operator: the process keeps its id.
+    // `env` execs the operator, so the process id is the operator's.
     Process::start(name, Path::new("/usr/bin/env"), &arguments, &folder.join(format!("{name}.log")))
 }
 
 impl Operator {
-    /// SIGKILLs it.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts it again, as a kubelet would.
+    /// Restarts it, as a kubelet would.
     pub fn restart(&mut self) {
         self.kill();
         self.first = self.requests.mark();
         self.process = start(&self.folder, &self.settings, &self.requests, self.ports.numbers()[0]);
     }
 
-    /// Starts it again if it has ended because it lost its lease, which it may on a machine that is too busy.
+    /// Restarts it if it has ended because it lost its lease, which may happen on a busy machine.
     ///
     /// # Panics
-    /// When it ended otherwise.
+    /// If it ended for another reason.
     pub fn restart_if_lost(&mut self) {
         if let Some(status) = self.process.ended() {
             assert_eq!(status.code(), Some(LEASE_LOST), "{}", self.log());
@@ -308,36 +309,36 @@ impl Operator {
         }
     }
 
-    /// Waits until it ended because it lost its lease.
+    /// Waits until it has ended because it lost its lease.
     pub async fn loses_its_lease(&mut self) {
         let status = until("the end of an operator without a lease", async || self.process.ended().ok_or("it runs"));
         let status = status.await;
         assert_eq!(status.code(), Some(LEASE_LOST), "{}", self.log());
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM, and waits until it has ended.
     pub async fn ends_when_asked(&mut self) {
         self.process.signal(Signal::SIGTERM);
-        let status = until("the end of an operator that was asked to", async || self.process.ended().ok_or("it runs"));
+        let status = until("the end of an operator after SIGTERM", async || self.process.ended().ok_or("it runs"));
         assert_eq!(status.await.code(), Some(0), "{}", self.log());
     }
 
-    /// Whether it runs.
+    /// Returns whether it runs.
     pub fn runs(&mut self) -> bool {
         self.process.ended().is_none()
     }
 
-    /// What it said.
+    /// Returns its log.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Waits until it wrote nothing but its lease, so often in a row; gives the mark since when.
+    /// Waits until its last requests are only lease renewals, at least this many; returns the mark at which they began.
     pub async fn rests(&mut self, renewals: usize) -> usize {
         self.rests_after(0, renewals).await
     }
 
-    /// The same, with nothing counted that was before a mark.
+    /// Like [`Operator::rests`], but counts only requests after a mark.
     pub async fn rests_after(&mut self, mark: usize, renewals: usize) -> usize {
         until("an operator at rest", async || {
             self.restart_if_lost();
@@ -346,10 +347,11 @@ impl Operator {
         .await
     }
 
-    /// Since which mark it only renewed its lease, if it did so often enough; else how often it did, and the last requests.
+    /// Returns the mark after which it only renewed its lease, if it did so at least this often; otherwise the number
+    /// of renewals and the last requests.
     ///
     /// # Errors
-    /// When it is not at rest.
+    /// If it is not at rest.
     pub fn resting(&self, renewals: usize) -> Result<usize, (usize, Vec<String>)> {
         self.resting_after(0, renewals)
     }
@@ -357,7 +359,7 @@ impl Operator {
     fn resting_after(&self, mark: usize, renewals: usize) -> Result<usize, (usize, Vec<String>)> {
         let calls = self.requests.since(0);
         let busy = |call: &Call| matches!(call.sort, Sort::Write | Sort::Read);
-        // One that has not filled its caches does not rest.
+        // A process that has not yet filled its caches is not at rest.
         let last = calls.iter().rposition(busy).filter(|last| *last >= self.first);
         let since = last.map_or(calls.len(), |last| last + 1).max(mark);
         let is_renewal = |call: &&Call| call.is_renewal();
@@ -366,21 +368,21 @@ impl Operator {
         if seen >= renewals { Ok(since) } else { Err((seen, last)) }
     }
 
-    /// Memory that it holds, and the most it ever held, bytes.
+    /// Returns its resident memory and its peak memory, in bytes.
     pub fn memory(&self) -> (u64, u64) {
         (processes::memory(self.process.pid()), self.process.peak_memory())
     }
 
-    /// Rounds for a fleet so far.
+    /// Returns the number of reconciles so far.
     ///
     /// # Panics
-    /// When it does not say.
+    /// If its metrics can't be read.
     pub async fn rounds(&self) -> u64 {
         let rounds = super::bench::rounds(self.ports.numbers()[0]).await;
         rounds.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// Processor time it used, in clock ticks, of which there are 100 a second.
+    /// Returns its processor time in clock ticks, 100 per second.
     pub fn ticks(&self) -> u64 {
         processes::cpu_ticks(self.process.pid())
     }

@@ -1,16 +1,16 @@
-//! What of an object must be equal after every fault: all that somebody set, and how often it was changed. What the API server
-//! makes up anew for each object (uids, times, addresses) is left out.
+//! The part of an object that must be equal after every fault: all fields that some client set, and how often it was
+//! changed. What the API server generates for each object (UIDs, times, addresses) is left out.
 
 use std::collections::BTreeMap;
 
 use kube::{ResourceExt, api::DynamicObject};
 use serde_json::{Map, Value, json};
 
-/// Objects by kind and name.
+/// The essences of objects, by kind and name.
 pub type Essence = BTreeMap<String, Value>;
 
-/// An object's essence, with `kind/name`. Its namespace is left out wherever it is said, so that those of two namespaces can be
-/// compared.
+/// Returns an object's essence, with `kind/name`. Its namespace is replaced everywhere, so that objects of two
+/// namespaces can be compared.
 pub fn essence(kind: &str, object: &DynamicObject) -> (String, Value) {
     let mut data = object.data.clone();
     if let Some(fields) = data.as_object_mut() {
@@ -32,7 +32,7 @@ pub fn essence(kind: &str, object: &DynamicObject) -> (String, Value) {
     (format!("{kind}/{}", object.name_any()), without_namespace(&value, object))
 }
 
-/// The status of a cluster without its times.
+/// Returns the status of a cluster without its times.
 pub fn status_essence(object: &DynamicObject) -> Value {
     let mut status = object.data["status"].clone();
     for condition in status["conditions"].as_array_mut().into_iter().flatten() {
@@ -51,5 +51,5 @@ fn without_addresses(spec: &mut Map<String, Value>) {
 fn without_namespace(value: &Value, object: &DynamicObject) -> Value {
     let namespace = object.namespace().unwrap_or_default();
     let text = value.to_string().replace(&namespace, "(namespace)");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text} was JSON before its namespace went: {error}"))
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text} is not JSON without its namespace: {error}"))
 }

@@ -1,6 +1,7 @@
-//! The operator as a process before a real API server that is made to fail: a control plane without nodes, a way to it that
-//! records every request and can be cut at any of them, and objects reduced to what must be equal. It knows no part of the
-//! operator itself, only its program and what it asks of the API server. And what the operator costs, with many fleets.
+//! The operator as a process with a real API server that fails on demand: a control plane without nodes, a proxy to it
+//! that records every request and can fail at any of them, and objects reduced to what must be equal. This code knows
+//! nothing of the operator but its program and its requests to the API server. Also measures what the operator costs
+//! with many fleets.
 
 pub mod bench;
 mod control_plane;

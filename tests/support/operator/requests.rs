@@ -1,6 +1,6 @@
-//! A plain HTTP proxy before the API server. It records what is asked, and fails on demand: as a server that refuses, that
-//! closes connections, or that never answers; or by holding everything from the N-th write on, right before or right after the
-//! API server gets it, so that the caller can be killed there.
+//! A plain HTTP proxy in front of the API server. It records requests and fails on demand: it returns errors, closes
+//! connections or never responds; or it holds everything from the N-th write on, right before or right after the API
+//! server gets it, so that the caller can be killed at that point.
 
 use std::{
     convert::Infallible,
@@ -26,12 +26,12 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What a request is for.
+/// The type of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
-    /// It waits for changes.
+    /// It watches.
     Watch,
-    /// It is about a Lease, whatever it does.
+    /// It gets or changes a Lease.
     Lease,
     /// It gets or lists.
     Read,
@@ -39,49 +39,49 @@ pub enum Sort {
     Write,
 }
 
-/// A request that was made.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// When it came.
+    /// When it arrived.
     pub at: Instant,
     /// `GET`, `PATCH`, …
     pub method: Method,
     /// Path and query.
     pub path: String,
-    /// What for.
+    /// Its type.
     pub sort: Sort,
-    /// What the API server answered; none when it did not.
+    /// The status code of the API server's response; none if there was no response.
     pub status: Option<u16>,
 }
 
-/// How the way to the API server is.
+/// How the proxy fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// As it should be.
+    /// It does not.
     None,
-    /// Every request is answered with 503, and watches end.
+    /// Every request gets a 503, and watches end.
     Unavailable,
     /// Connections are closed at their first request, and watches end.
     Closed,
-    /// Nothing is answered any more, and nothing is closed.
+    /// Nothing gets a response, and nothing is closed.
     Silent,
 }
 
-/// On which side of a write the caller is stopped.
+/// The side of a write at which the caller is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// The API server never gets it.
+    /// The API server never gets the write.
     Before,
-    /// The API server did it, and the caller never learns of it.
+    /// The API server applies the write, but the caller gets no response.
     After,
 }
 
 #[derive(Debug, Default)]
 struct Book {
     calls: Vec<Call>,
-    /// At which of the writes still to come, counted from 1, everything stops.
+    /// The future write at which everything stops, counted from 1.
     stop: Option<(usize, When)>,
-    /// A part of the path of a request that is never answered, once.
+    /// A part of the path of the write whose response is lost, once.
     lost: Option<&'static str>,
 }
 
@@ -92,7 +92,7 @@ struct Shared {
     stopped: watch::Sender<bool>,
 }
 
-/// A way to the API server. It closes, with its connections, when this is dropped.
+/// A proxy to the API server. It closes, with its connections, when this is dropped.
 #[derive(Debug)]
 pub struct Requests {
     address: SocketAddr,
@@ -103,10 +103,10 @@ pub struct Requests {
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl Requests {
-    /// Opens a port of the loopback address whose requests `client` passes on.
+    /// Opens a port on the loopback address whose requests are forwarded through `client`.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// If no port is free.
     pub async fn to(client: Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port of the loopback address");
         let address = listener.local_addr().expect("a listener has an address");
@@ -119,7 +119,7 @@ impl Requests {
         Self { address, shared, serving }
     }
 
-    /// Its URL.
+    /// Returns its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -128,62 +128,62 @@ impl Requests {
         self.shared.book(look)
     }
 
-    /// How many requests were made so far, for [`Requests::since`].
+    /// Returns the number of requests so far, for [`Requests::since`].
     pub fn mark(&self) -> usize {
         self.book(|book| book.calls.len())
     }
 
-    /// The requests since a mark.
+    /// Returns the requests since a mark.
     pub fn since(&self, mark: usize) -> Vec<Call> {
         self.book(|book| book.calls[mark..].to_vec())
     }
 
-    /// The requests of some sort since a mark, as lines.
+    /// Returns the requests of a type since a mark, as lines.
     pub fn lines(&self, mark: usize, sort: Sort) -> Vec<String> {
         let calls = self.since(mark);
         calls.iter().filter(|call| call.sort == sort).map(Call::line).collect()
     }
 
-    /// Fails from now on, or works again.
+    /// Starts to fail, or stops failing.
     pub fn fail(&self, failure: Failure) {
         self.shared.failure.send_replace(failure);
     }
 
-    /// Falls silent at the `nth` write from now on, counted from 1, leases not counted.
+    /// Stops responding at the `nth` write from now on, counted from 1; writes of Leases do not count.
     pub fn stop_at(&self, nth: usize, when: When) {
         self.shared.stopped.send_replace(false);
         self.book(|book| book.stop = Some((nth, when)));
     }
 
-    /// Whether that write came.
+    /// Returns whether that write has arrived.
     pub fn has_stopped(&self) -> bool {
         *self.shared.stopped.borrow()
     }
 
-    /// Works again, with no stop ahead.
+    /// Works normally again, and cancels a stop that has not yet happened.
     pub fn resume(&self) {
         self.book(|book| book.stop = None);
         self.fail(Failure::None);
     }
 
-    /// Loses the answer to the next write whose path has this in it, and nothing else.
+    /// Loses the response to the next write whose path contains `part`, and nothing else.
     pub fn lose(&self, part: &'static str) {
         self.book(|book| book.lost = Some(part));
     }
 
-    /// Whether such a write is still awaited.
+    /// Returns whether that write has not yet arrived.
     pub fn has_yet_to_lose(&self) -> bool {
         self.book(|book| book.lost.is_some())
     }
 }
 
 impl Call {
-    /// Whether it took or renewed a Lease.
+    /// Returns whether it acquired or renewed a Lease.
     pub fn is_renewal(&self) -> bool {
         self.sort == Sort::Lease && self.method != Method::GET && matches!(self.status, Some(200 | 201))
     }
 
-    /// Method, path and answer.
+    /// Returns the method, path and status code.
     pub fn line(&self) -> String {
         let status = self.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
         format!("{} {} {status}", self.method, self.path)
@@ -201,7 +201,7 @@ impl Shared {
         look(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes a request down; gives its number, and where the caller is to be stopped at it.
+    /// Records a request; returns its number, its type, and where the caller is to be stopped at it.
     fn write_down(&self, request: &Request<Incoming>) -> (usize, Sort, Option<When>) {
         let path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
         let sort = sort(request.method(), &path);
@@ -240,7 +240,7 @@ fn sort(method: &Method, path: &str) -> Sort {
 
 async fn serve(listener: TcpListener, client: Client, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
-    // A listener of the loopback address fails for good or not at all.
+    // Accepting on the loopback address either always works or has failed for good.
     while let Ok((stream, _)) = listener.accept().await {
         connections.spawn(connection(stream, client.clone(), Arc::clone(&shared)));
         while connections.try_join_next().is_some() {}
@@ -250,7 +250,7 @@ async fn serve(listener: TcpListener, client: Client, shared: Arc<Shared>) {
 async fn connection(stream: TcpStream, client: Client, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| answer(request, client.clone(), Arc::clone(&shared)));
-    // How it ends is the caller's to find out.
+    // The caller sees how the connection ends.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -264,7 +264,7 @@ async fn answer(request: Request<Incoming>, client: Client, shared: Arc<Shared>)
     pass(&mut failure).await?;
     if *failure.borrow() == Failure::Unavailable {
         let body =
-            r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":503,"message":"it is made to fail"}"#;
+            r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":503,"message":"the test makes it fail"}"#;
         let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {}).boxed_unsync();
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -287,7 +287,7 @@ async fn answer(request: Request<Incoming>, client: Client, shared: Arc<Shared>)
     Ok(Response::from_parts(head, watched(body, failure)))
 }
 
-/// Waits while nothing is to be answered.
+/// Waits while the failure is `Silent`.
 async fn pass(failure: &mut watch::Receiver<Failure>) -> std::io::Result<()> {
     let seen = failure.wait_for(|failure| *failure != Failure::Silent).await.map(|seen| *seen);
     match seen {
@@ -299,20 +299,20 @@ async fn pass(failure: &mut watch::Receiver<Failure>) -> std::io::Result<()> {
 async fn forward(request: Request<Incoming>, client: &Client) -> std::io::Result<Response<Body>> {
     let (mut head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-    // They are about the connection to this proxy.
+    // These headers are about the connection to this proxy.
     for name in [http::header::HOST, http::header::CONNECTION, http::header::CONTENT_LENGTH] {
         head.headers.remove(name);
     }
     client.send(Request::from_parts(head, Body::from(body))).await.map_err(std::io::Error::other)
 }
 
-/// A body that ends or falls silent when the way fails.
+/// Returns a body that ends or stalls when the proxy fails.
 fn watched(body: Body, failure: watch::Receiver<Failure>) -> UnsyncBoxBody<Bytes, std::io::Error> {
     let parts = stream::unfold((body.into_data_stream(), failure), |(mut body, mut failure)| async move {
         let broken = async {
             let seen = failure.wait_for(|failure| *failure != Failure::None).await.map(|seen| *seen);
             if matches!(seen, Ok(Failure::Silent)) {
-                // What was lost on a silent way stays lost.
+                // What was lost while the proxy was silent is not sent later: the body ends.
                 let _ = failure.wait_for(|failure| *failure != Failure::Silent).await;
             }
         };

@@ -88,7 +88,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-operator",
         folder: "operator",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
+        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings", "robeing-telemetry"],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
 ];

@@ -25,6 +25,7 @@
 //! connection, which distinguishes an attempt that never started from one that did, nor accept more than a hundred
 //! headers.
 
+mod health_path;
 mod retry_after;
 mod tls;
 mod transport;
@@ -39,17 +40,18 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, Method, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy::{Error, connect::CaptureConnection};
-use robeing_target::{Target, redacted, shown};
+use robeing_target::{Target, redacted};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    health_path::HealthPath,
     retry_after::retry_after,
     transport::{Heard, Transport, heard},
 };
@@ -69,8 +71,6 @@ pub const SECURED_WITHIN: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the body of an error is read.
 pub const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
-/// How long the health path may take to answer before the agent joins the fleet.
-const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// The maximum number of headers in an answer.
 pub const MAX_HEADERS: usize = 1_000;
 
@@ -97,47 +97,6 @@ pub struct HttpExecutor {
     transport: Arc<Transport>,
     presence: Presence,
     under_way: Mutex<Vec<Arc<Progress>>>,
-}
-
-/// The server's health path.
-struct HealthPath {
-    uri: Uri,
-    headers: HeaderMap,
-    transport: Arc<Transport>,
-}
-
-impl HealthPath {
-    fn new(uri: Uri, headers: &HeaderMap, transport: Arc<Transport>) -> Self {
-        let mut headers = headers.clone();
-        headers.remove(CONTENT_TYPE);
-        Self { uri, headers, transport }
-    }
-
-    /// Requests it. Has no timeout of its own.
-    async fn ask(&self) -> Health {
-        let mut request = Request::new(Full::default());
-        *request.uri_mut() = self.uri.clone();
-        request.headers_mut().clone_from(&self.headers);
-        let shown = shown(&self.uri);
-        match self.transport.send(request, drop).await {
-            Ok(answer) if answer.status().is_success() => Health::Healthy,
-            Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
-            Err(error) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
-            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", trouble::causes(&error))),
-        }
-    }
-
-    /// Requests it within [`ASK_WITHIN`]; the error says why it did not answer 2xx.
-    async fn answers(&self) -> Result<(), String> {
-        match tokio::time::timeout(ASK_WITHIN, self.ask()).await {
-            Ok(Health::Healthy) => Ok(()),
-            Ok(Health::Unhealthy(why) | Health::Silent(why) | Health::Failed(why)) => Err(why),
-            Err(_) => {
-                let within = humantime::format_duration(ASK_WITHIN);
-                Err(format!("{} did not answer within {within}", shown(&self.uri)))
-            }
-        }
-    }
 }
 
 /// The progress of an attempt.
@@ -424,7 +383,7 @@ impl Executor for HttpExecutor {
         let answer = tokio::time::timeout(within, asked).await;
         let within = humantime::format_duration(within);
         answer.unwrap_or_else(|_| match &self.health {
-            Some(health) => Health::Silent(format!("{} did not answer within {within}", shown(&health.uri))),
+            Some(health) => Health::Silent(format!("{} did not answer within {within}", health.shown())),
             None if self.is_connected() => Health::Healthy,
             None => Health::Silent(format!("{} accepted no connection within {within}", self.target.shown())),
         })

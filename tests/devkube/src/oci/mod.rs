@@ -1,4 +1,4 @@
-//! Images without Docker: files in, an OCI image archive of one layer out. Pure; the same input gives the same bytes.
+//! Builds OCI image archives of one layer from files, without Docker. Pure: the same input gives the same bytes.
 
 mod tar;
 
@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The programs that [`Image::userland`] offers through links to busybox.
+/// The programs that [`Image::userland`] provides as links to busybox.
 const APPLETS: &[&str] = &[
     "[",
     "awk",
@@ -74,7 +74,7 @@ const APPLETS: &[&str] = &[
     "xargs",
 ];
 
-/// What an image holds and how it starts.
+/// An image: its files, and how its container starts.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
     entries: Vec<(String, Entry)>,
@@ -93,13 +93,13 @@ enum Entry {
 }
 
 impl Image {
-    /// An empty image: no file, no program.
+    /// Creates an empty image, without files and without an entrypoint.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An image with a small userland: busybox (a static one's bytes), links to it for the usual programs, and `/tmp`.
-    /// It knows nothing of what it is used for.
+    /// Creates an image with a small userland: busybox (the bytes of a static build), links to it for the usual
+    /// programs, and `/tmp`.
     pub fn userland(busybox: Vec<u8>) -> Self {
         let mut image = Self::new()
             .folder("/tmp", 0o1777)
@@ -113,7 +113,7 @@ impl Image {
         image
     }
 
-    /// Adds a file; `mode` is its permission bits. A later entry of the same path replaces an earlier one.
+    /// Adds a file; `mode` is its permission bits. A later entry with the same path replaces an earlier one.
     #[must_use]
     pub fn file(self, path: &str, mode: u32, contents: impl Into<Vec<u8>>) -> Self {
         self.entry(path, Entry::File { mode, contents: contents.into() })
@@ -125,7 +125,7 @@ impl Image {
         self.entry(path, Entry::Link { target: target.into() })
     }
 
-    /// Adds a folder; those above files are made without being named.
+    /// Adds a folder. The parent folders of an entry are created implicitly.
     #[must_use]
     pub fn folder(self, path: &str, mode: u32) -> Self {
         self.entry(path, Entry::Folder { mode })
@@ -138,54 +138,54 @@ impl Image {
         self
     }
 
-    /// What runs, before the arguments.
+    /// Sets the entrypoint: the program and its leading arguments.
     #[must_use]
     pub fn entrypoint<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.entrypoint = words.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The arguments, where a pod names none.
+    /// Sets the default arguments, which a pod's `args` replace.
     #[must_use]
     pub fn command<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.command = words.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push(format!("{name}={value}"));
         self
     }
 
-    /// Whom it runs as: `uid` or `uid:gid`, in digits, so that `runAsNonRoot` can be checked.
+    /// Sets the user: a numeric `uid` or `uid:gid`, so that the kubelet can verify `runAsNonRoot`.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         self.user = Some(user.into());
         self
     }
 
-    /// The folder it starts in.
+    /// Sets the working directory.
     #[must_use]
     pub fn working_directory(mut self, folder: &str) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// The archive, for containerd (`ctr images import`), kind (`kind load image-archive`), podman or skopeo. `name` is
-    /// what pods call it, such as `robeing:dev`.
+    /// Returns the archive, for containerd (`ctr images import`), kind (`kind load image-archive`), podman or skopeo.
+    /// Pods refer to the image as `name`, such as `robeing:dev`.
     ///
     /// # Errors
-    /// [`Error::Image`] when a path is empty, climbs, or is longer than the tar format can say.
+    /// [`Error::Image`] if a path is empty, has an empty, `.` or `..` part, or is too long for the tar format.
     pub fn archive(&self, name: &str) -> Result<Vec<u8>> {
         self.archive_of(&[name])
     }
 
-    /// The archive of an image that has these names.
+    /// Returns the archive of an image with several names.
     ///
     /// # Errors
-    /// As of [`Image::archive`].
+    /// The same as for [`Image::archive`].
     pub fn archive_of(&self, names: &[impl AsRef<str>]) -> Result<Vec<u8>> {
         let layer = self.layer()?;
         let config = self.config(&digest(&layer));
@@ -257,7 +257,7 @@ impl Image {
     }
 }
 
-/// The whole name of an image, as nodes look it up: with a registry and a tag.
+/// Returns the full name of an image, by which nodes look it up: with a registry and a tag.
 pub fn full_name(name: &str) -> String {
     let (registry, rest) = match name.split_once('/') {
         Some((first, rest)) if first == "localhost" || first.contains(['.', ':']) => (first, rest.to_owned()),
@@ -296,7 +296,7 @@ fn to_bytes(value: &serde_json::Value) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-/// This machine's architecture, as OCI and Go name it.
+/// Returns this machine's architecture, as OCI and Go name it.
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -344,7 +344,7 @@ mod tests {
         assert_ne!(image().archive("a:1").unwrap(), image().user("1").archive("a:1").unwrap());
     }
 
-    /// A second opinion: the tar program unpacks what was written, and every blob is what its name says.
+    /// Cross-check: the tar program can unpack the archive, and every blob's content matches its digest.
     #[test]
     fn tar_unpacks_the_archive_and_its_layer() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,12 +1,12 @@
-//! Tar archives (POSIX ustar), written with neither clock nor owner, so that they depend on nothing but their contents.
+//! Writes tar archives (POSIX ustar) without timestamps and owners, so that the bytes depend only on the contents.
 
 use crate::error::{Error, Result};
 
-/// Tar's unit, bytes.
+/// The size of a tar block, bytes.
 const BLOCK: usize = 512;
-/// How long a path may be in the name field, bytes.
+/// The length of the name field, bytes.
 const NAME: usize = 100;
-/// How much of a longer path's folders the prefix field takes, bytes.
+/// The length of the prefix field, which holds leading folders of a longer path, bytes.
 const PREFIX: usize = 155;
 
 /// An archive that is being written.
@@ -32,7 +32,7 @@ impl Writer {
         self.header(path, 0o777, 0, b'2', target)
     }
 
-    /// A folder; a second one of the same path is left out.
+    /// Adds a folder, unless the archive already has a folder with this path.
     pub(super) fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
         if !self.folders.insert(path.into()) {
             return Ok(());
@@ -40,7 +40,7 @@ impl Writer {
         self.header(&format!("{path}/"), mode, 0, b'5', "")
     }
 
-    /// Closes the archive: two empty blocks.
+    /// Ends the archive with two empty blocks, and returns it.
     pub(super) fn end(mut self) -> Vec<u8> {
         self.bytes.resize(self.bytes.len() + 2 * BLOCK, 0);
         self.bytes
@@ -53,7 +53,7 @@ impl Writer {
     fn header(&mut self, path: &str, mode: u32, size: usize, kind: u8, link: &str) -> Result<()> {
         let (prefix, name) = split(path)?;
         if link.len() > NAME {
-            return Err(Error::Image { path: path.into(), problem: "its link's target is longer than 100 bytes" });
+            return Err(Error::Image { path: path.into(), problem: "its link target is longer than 100 bytes" });
         }
         let mut block = [0; BLOCK];
         block[..name.len()].copy_from_slice(name.as_bytes());
@@ -66,7 +66,7 @@ impl Writer {
         block[157..157 + link.len()].copy_from_slice(link.as_bytes());
         block[257..265].copy_from_slice(b"ustar\x0000");
         block[345..345 + prefix.len()].copy_from_slice(prefix.as_bytes());
-        // The checksum is taken with its own field as spaces.
+        // The checksum is computed with its own field filled with spaces.
         block[148..156].fill(b' ');
         let sum = block.iter().map(|byte| usize::from(*byte)).sum();
         octal(&mut block[148..155], sum);
@@ -75,7 +75,7 @@ impl Writer {
     }
 }
 
-/// Octal digits that fill a field but for its closing NUL.
+/// Writes a number in octal digits that fill the field, except for a closing NUL.
 fn octal(field: &mut [u8], value: usize) {
     let width = field.len() - 1;
     let digits = format!("{value:0width$o}");
@@ -83,7 +83,7 @@ fn octal(field: &mut [u8], value: usize) {
     field[width] = 0;
 }
 
-/// Splits a path that is too long for the name field at a slash.
+/// Splits a path into prefix and name, at a slash, if it is too long for the name field.
 fn split(path: &str) -> Result<(&str, &str)> {
     if path.len() <= NAME {
         return Ok(("", path));
@@ -91,7 +91,7 @@ fn split(path: &str) -> Result<(&str, &str)> {
     path.match_indices('/')
         .map(|(at, _)| (&path[..at], &path[at + 1..]))
         .find(|(prefix, name)| prefix.len() <= PREFIX && name.len() <= NAME && !name.is_empty())
-        .ok_or_else(|| Error::Image { path: path.into(), problem: "its path is longer than tar can say" })
+        .ok_or_else(|| Error::Image { path: path.into(), problem: "its path is too long for the tar format" })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What ends a command with all that it started.
+//! Tests of `tests/contained`, which ends a command together with all processes that it started.
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use crate::script;
 
-/// For what a shell does at once, on a machine that may be busy.
+/// The deadline for what a shell does at once; generous, because the machine may be busy.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Something that starts others in all ways, and says their process ids.
+/// A script that starts processes in different ways, and records their ids and its own.
 const FAMILY: &str = r#"
     note() { echo $1 >> "$NOTES/pids"; }
     sleep 1000 & note $!
@@ -40,7 +40,8 @@ struct Family {
 impl Family {
     fn start(arguments: &[&str], once: &str) -> Self {
         let notes = tempfile::tempdir().expect("a temporary folder");
-        // Whoever runs the tests in the background has them ignore Ctrl-C, and a shell never traps what it was born to ignore.
+        // Tests that run in the background ignore SIGINT, and a shell can't trap a signal that was ignored when it
+        // started.
         let mut command = Command::new("env");
         command
             .arg("--default-signal")
@@ -48,7 +49,7 @@ impl Family {
             .env_remove("ROBEING_CONTAINED")
             .env("NOTES", notes.path())
             .env("ONCE", once);
-        // No program of this name is there: no cluster is to be removed.
+        // There is no devkube in this folder, so that no cluster is removed.
         command.env("CARGO_TARGET_DIR", notes.path()).process_group(0);
         let contained = command.stdin(Stdio::null()).spawn().expect("it can be started");
         Self { notes, contained }
@@ -73,7 +74,7 @@ impl Family {
 }
 
 impl Drop for Family {
-    /// What a failed test leaves would stay for good.
+    /// Kills what a failed test leaves, which would otherwise run forever.
     fn drop(&mut self) {
         for pid in self.members().into_iter().filter(|pid| runs(*pid)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -127,7 +128,8 @@ fn what_ends_by_itself_leaves_nothing() {
     assert_eq!(members.into_iter().filter(|pid| runs(*pid)).count(), 0, "some are left");
 }
 
-/// Before `make` itself, as the Makefile has it: by what a terminal, a service manager, `timeout` and the kernel do.
+/// Runs `tests/contained` from `make`, as the Makefile does, and ends `make` in the ways of a terminal, a service
+/// manager, `timeout` and the kernel.
 #[test]
 fn a_make_that_is_ended_takes_with_it_all_that_it_started() {
     let makefile = fs::read_to_string(script("../Makefile")).expect("the Makefile");

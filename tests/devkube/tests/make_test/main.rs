@@ -1,6 +1,6 @@
-//! What `make test` does besides testing: it sets the machine up (`tests/setup`), goes on when something fails and says what did
-//! (`tests/run`), and takes with it all that it started (`tests/contained`). The scripts run with programs that stand in for those
-//! of a machine, in a folder of their own: nothing is installed or built.
+//! Tests what `make test` does besides testing: it sets the machine up (`tests/setup`), continues after failures and
+//! reports them (`tests/run`), and ends all processes that it started (`tests/contained`). The scripts run with stubs
+//! instead of the machine's programs, in their own folder: nothing is installed or built.
 
 mod contained;
 
@@ -14,16 +14,16 @@ use std::{
 
 use tempfile::TempDir;
 
-/// What every machine has, of the real one.
+/// Programs of the real machine that every fake one has.
 const UTILITIES: [&str; 20] = [
     "awk", "bash", "cat", "chmod", "cut", "date", "dirname", "env", "grep", "mkdir", "mktemp", "printf", "rm", "sed",
     "sh", "sleep", "sort", "tee", "true", "xargs",
 ];
-/// What a machine with Rust has besides, standing in.
+/// Additional stubs of a machine with Rust and Go.
 const RUST: &[(&str, &str)] =
     &[("id", "echo 0"), ("uname", "echo x86_64"), ("cargo", "exit 0"), ("rustc", "echo /nowhere"), ("go", GO)];
 const GO: &str = r#"case $2 in GOVERSION) echo go1.26.1 ;; GOTOOLCHAIN) echo local ;; esac"#;
-/// Puts into the machine what it is asked to install, as Debian does.
+/// A stub of `apt-get` that adds stubs of the programs in the requested packages, to the folders that Debian uses.
 const APT_GET: &str = r#"
     echo "apt-get $*" >> "$SETUP_ROOT/calls"
     stand_in() { for file in "$@"; do
@@ -49,13 +49,13 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-/// A machine of stand-ins.
+/// A fake machine: a folder of stubs.
 struct Machine {
     root: TempDir,
 }
 
 impl Machine {
-    /// One with Rust, Go and apt-get, and nothing else.
+    /// Returns a machine with only Rust, Go and `apt-get`.
     fn fresh() -> Self {
         let machine = Self { root: tempfile::tempdir().expect("a temporary folder") };
         for name in UTILITIES {
@@ -74,7 +74,7 @@ impl Machine {
         self.root.path().join("usr/bin")
     }
 
-    /// Adds a program, or replaces it.
+    /// Adds a stub, or replaces it.
     fn add(&self, name: &str, does: &str) {
         let path = self.bin().join(name);
         let _ = fs::remove_file(&path);
@@ -86,7 +86,7 @@ impl Machine {
         fs::remove_file(self.bin().join(name)).expect("it is there");
     }
 
-    /// The calls that stand-ins noted, and forgets them.
+    /// Returns the calls that the stubs have recorded, and clears the record.
     fn calls(&self) -> Vec<String> {
         let file = self.root.path().join("calls");
         let calls = fs::read_to_string(&file).unwrap_or_default();
@@ -101,7 +101,7 @@ impl Machine {
         command
     }
 
-    /// Runs one of the scripts: whether it succeeded, and what it said.
+    /// Runs one of the scripts; returns whether it succeeded, and its stdout and stderr.
     fn run(&self, mut command: Command) -> (bool, String) {
         let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("bash can be started");
         (status.success(), [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat())
@@ -118,7 +118,7 @@ fn all_that_is_missing_is_installed_at_once_and_then_nothing() {
     let (succeeded, said) = machine.set_up(&["build", "kube"]);
     assert!(succeeded, "{said}");
     assert!(said.contains("this machine lacks cc libc.a make containerd"), "{said}");
-    // This one gets itself what it needs.
+    // This Go downloads the toolchain that it needs.
     machine.add("go", &GO.replace("1.26.1", "1.24.5").replace("local", "auto"));
     let calls = machine.calls();
     let [update, install] = &calls[..] else { panic!("{calls:?}") };
@@ -149,7 +149,7 @@ fn who_is_not_root_asks_sudo_for_it() {
     assert!(succeeded, "{said}");
     let sudo: Vec<_> = machine.calls().into_iter().filter(|call| call.starts_with("sudo")).collect();
     assert!(sudo[0] == "sudo true" && sudo[1].ends_with(" update") && sudo[2].contains(" install -y "), "{sudo:?}");
-    // What Debian keeps for root is found where other users don't look.
+    // Programs in /usr/sbin are found, although Debian does not put it in the PATH of other users.
     machine.remove("runc");
     machine.remove("iptables");
     assert_eq!(machine.set_up(&["build", "kube"]), (true, String::new()));
@@ -164,7 +164,7 @@ fn what_can_not_be_set_up_is_told_in_a_sentence() {
         let machine = Machine::fresh();
         let for_kubernetes = parts.contains(&"kube");
         if for_kubernetes {
-            // All the rest is there.
+            // Everything else is installed.
             machine.set_up(&["build"]);
         }
         change(&machine);
@@ -198,7 +198,8 @@ fn what_can_not_be_set_up_is_told_in_a_sentence() {
     check(&|machine| machine.remove("rustc"), &["image"], "rustup, which would add it");
 }
 
-/// A cargo that knows four test programs, of which `local` fails and `simulation` dies, and so does one of Kubernetes.
+/// A stub of `cargo` with test programs, of which `local` and `operator` (which needs Kubernetes) fail, and
+/// `simulation` is killed by a signal.
 const CARGO: &str = r#"
     echo "cargo $*" >> "$SETUP_ROOT/calls"
     [ "$1" != nextest ] || exit 1
@@ -222,7 +223,7 @@ const CARGO: &str = r#"
     exit $failed"#;
 
 impl Machine {
-    /// One on which `make test` has something to run.
+    /// Returns a machine on which `make test` has tests to run.
     fn with_tests() -> Self {
         let machine = Self::fresh();
         machine.set_up(&["build", "kube"]);
@@ -232,7 +233,7 @@ impl Machine {
         machine
     }
 
-    /// What the build of the throwaway Kubernetes does.
+    /// Adds a stub of `devkube`, which builds the throwaway Kubernetes.
     fn devkube(&self, does: &str) {
         let folder = self.root.path().join("target/debug");
         fs::create_dir_all(&folder).expect("a folder");
@@ -246,7 +247,7 @@ impl Machine {
         self.run(command)
     }
 
-    /// The calls of `cargo test`.
+    /// Returns the recorded calls of `cargo test`.
     fn test_runs(&self) -> Vec<String> {
         self.calls().into_iter().filter(|call| call.starts_with("cargo test")).collect()
     }
@@ -316,7 +317,8 @@ fn who_is_not_root_runs_the_tests_on_kubernetes_by_sudo() {
     assert_eq!([&runs[0], &runs[3]], [RUNS[0], RUNS[3]]);
 }
 
-/// Test programs whose text says that they need root, Kubernetes, helm or Prometheus are those that `KUBE=no` leaves out.
+/// The test programs whose source shows that they need root, Kubernetes, helm or Prometheus are the ones that `KUBE=no`
+/// leaves out.
 #[test]
 fn what_needs_kubernetes_is_known_to_the_test_command() {
     let marks = [
@@ -342,7 +344,7 @@ fn what_needs_kubernetes_is_known_to_the_test_command() {
         }
     }
     found.extend(modules_with(&marks, &script("devkube/tests")));
-    // This program names the marks.
+    // This file contains the marks only as strings.
     found.remove("make_test");
     let run = fs::read_to_string(script("run")).expect("the script");
     let list = |name: &str| {
@@ -355,7 +357,7 @@ fn what_needs_kubernetes_is_known_to_the_test_command() {
     assert_eq!(found, known, "tests/run has the lists kube_tests and root_modules");
 }
 
-/// The modules at the top of a folder in which, or below which, one of the marks stands.
+/// Returns the top-level modules of a folder that contain one of the marks, directly or in a submodule.
 fn modules_with(marks: &[&str], folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![folder.to_owned()];

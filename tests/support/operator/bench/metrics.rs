@@ -1,4 +1,4 @@
-//! The operator's own figures, as Prometheus would read them.
+//! The operator's own metrics, read as Prometheus would read them.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,7 +11,7 @@ use tokio::{
 const CALLS: &str = "robeing_operator_api_requests_total";
 const ROUNDS: &str = "robeing_operator_reconciles_total";
 
-/// Calls to the API server by verb and resource, but for the lease and the beginning of watches.
+/// Requests to the API server by verb and resource, except for the lease and the start of watches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     by_kind: BTreeMap<String, u64>,
@@ -19,17 +19,17 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// All of them.
+    /// Returns the total number.
     pub fn total(&self) -> u64 {
         self.by_kind.values().sum()
     }
 
-    /// Whether watches have begun.
+    /// Returns whether watches have started.
     pub fn is_started(&self) -> bool {
         self.watches > 0
     }
 
-    /// Those that were not among earlier ones.
+    /// Returns the requests that are not included in an earlier reading.
     pub fn since(&self, earlier: &Self) -> Self {
         let more = |(kind, count): (&String, &u64)| {
             let new = count.saturating_sub(earlier.by_kind.get(kind).copied().unwrap_or(0));
@@ -69,7 +69,7 @@ impl fmt::Display for Calls {
     }
 }
 
-/// The labels and the value of each sample of a counter.
+/// Returns the labels and the value of each sample of a counter.
 fn samples<'a>(text: &'a str, of: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
     text.lines().filter_map(move |line| {
         let (labels, value) = line.strip_prefix(of)?.rsplit_once(' ')?;
@@ -77,12 +77,12 @@ fn samples<'a>(text: &'a str, of: &'a str) -> impl Iterator<Item = (&'a str, u64
     })
 }
 
-/// The calls so far.
+/// Returns the requests so far.
 pub async fn calls(port: u16) -> Result<Calls> {
     Ok(Calls::read(&scrape(port).await?))
 }
 
-/// The rounds so far.
+/// Returns the number of reconciles so far.
 pub async fn rounds(port: u16) -> Result<u64> {
     Ok(samples(&scrape(port).await?, ROUNDS).map(|(_, count)| count).sum())
 }

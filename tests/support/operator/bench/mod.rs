@@ -1,5 +1,5 @@
-//! What the operator costs: many fleets made at once, at rest, and deleted, before a real API server without nodes. With
-//! [`BenchOptions::running`] their pods are stood in for, and their coordinators answer.
+//! What the operator costs: many fleets created at once, at rest, and deleted, with a real API server without nodes.
+//! With [`BenchOptions::running`], their pods are simulated, with coordinators that respond.
 
 mod metrics;
 mod pods;
@@ -28,48 +28,48 @@ use crate::{
     processes::{self, Process},
 };
 
-/// Fleets that are made unless told otherwise.
+/// The default number of fleets.
 pub const FLEETS: usize = 1_000;
-/// How long a window of rest is unless told otherwise.
+/// The default duration of the measurement at rest.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// Objects of each fleet: seven of the coordinators, and an account and a Deployment of the pool.
+/// The number of objects of each fleet: seven for the coordinators, and a ServiceAccount and a Deployment for the pool.
 pub const OBJECTS: usize = 9;
-/// The most fleets that can be asked for: their stand-ins have an address each in a /16.
+/// The largest number of fleets: each simulated coordinator has an address in a /16.
 pub const MOST_FLEETS: usize = 10_000;
-/// How many are made or deleted at the same time.
+/// The number of fleets that are created or deleted concurrently.
 const AT_ONCE: usize = 50;
-/// How long any phase may take until the benchmark gives up.
+/// The time after which the benchmark gives up on any phase.
 const PHASE: Duration = Duration::from_secs(900);
-/// Time without a call but for the lease and watches after which the operator counts as at rest.
+/// The time without requests, except for the lease and watches, after which the operator counts as at rest.
 const QUIET: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const NAMESPACE: &str = "bench";
-/// What every namespace has, which is nobody's fleet's.
+/// The objects that exist in every namespace and belong to no fleet.
 const EVERYWHERE: [(&str, &str); 2] = [("serviceaccounts", "default"), ("configmaps", "kube-root-ca.crt")];
 
-/// What is measured.
+/// The options of the benchmark.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// Fleets that are made at once.
+    /// The number of fleets, created at once.
     pub fleets: usize,
-    /// How long rest is measured.
+    /// The duration of the measurement at rest.
     pub window: Duration,
     /// The operator's program.
     pub operator: PathBuf,
-    /// Whether their pods are stood in for, and their coordinators answer.
+    /// Whether pods are simulated, with coordinators that respond.
     pub running: bool,
 }
 
-/// Processor, memory and calls over a window of rest.
+/// CPU time, memory and requests during a time at rest.
 #[derive(Clone, Debug, Default)]
 pub struct Rest {
-    /// Of one core, percent.
+    /// The percentage of one core.
     pub core: f64,
-    /// Memory held at its end, MiB.
+    /// The resident memory at the end, in MiB.
     pub memory: f64,
-    /// Calls but for the lease and the beginning of watches.
+    /// Requests, except for the lease and the start of watches.
     pub calls: Calls,
-    /// Rounds for a fleet.
+    /// The number of reconciles.
     pub rounds: u64,
 }
 
@@ -80,15 +80,16 @@ struct Bench<'a> {
     metrics: u16,
 }
 
-/// Measures. `tell` is given a line whenever a part is done. Everything that was started is ended when this returns or is dropped.
+/// Runs the benchmark. `tell` receives a line when each part is done. Everything that was started has ended when this
+/// returns or is dropped.
 ///
 /// # Errors
-/// When a phase takes longer than a quarter of an hour, the operator ends, or the API server does not answer.
+/// If a phase takes longer than a quarter of an hour, the operator ends, or the API server does not answer.
 ///
 /// # Panics
-/// When no control plane comes up.
+/// If no control plane comes up.
 pub async fn run(options: &BenchOptions, tell: &dyn Fn(String)) -> Result<Report> {
-    ensure!((1..=MOST_FLEETS).contains(&options.fleets), "fleets are 1 to {MOST_FLEETS}");
+    ensure!((1..=MOST_FLEETS).contains(&options.fleets), "the number of fleets must be 1 to {MOST_FLEETS}");
     let stage = ControlPlane::up().await;
     let measured = on_stage(&stage, options, tell).await;
     stage.down().await;
@@ -105,15 +106,15 @@ async fn on_stage(stage: &ControlPlane, options: &BenchOptions, tell: &dyn Fn(St
     let mut report = Report { fleets: options.fleets, running: options.running, ..Report::default() };
     bench.quiet().await?;
     report.without = bench.memory();
-    tell(format!("without fleets the operator holds {:.0} MiB", report.without));
+    tell(format!("without fleets, the operator uses {:.0} MiB", report.without));
 
     let (began, before) = (Instant::now(), bench.calls().await?);
     let used = processes::cpu_ticks(bench.operator.pid());
-    report.objects_after = limited("all objects", bench.create(began, tell)).await?;
-    tell(format!("all objects are there after {:.1} s", report.objects_after.as_secs_f64()));
+    report.objects_after = limited("creating all objects", bench.create(began, tell)).await?;
+    tell(format!("all objects existed after {:.1} s", report.objects_after.as_secs_f64()));
     let stand_ins = match options.running {
         true => {
-            Some(limited("the stand-ins of all pods", StandIns::start(&bench.client, NAMESPACE, options.fleets)).await?)
+            Some(limited("the simulation of pods", StandIns::start(&bench.client, NAMESPACE, options.fleets)).await?)
         }
         false => None,
     };
@@ -121,27 +122,27 @@ async fn on_stage(stage: &ControlPlane, options: &BenchOptions, tell: &dyn Fn(St
     report.made_with = bench.calls().await?.since(&before);
     report.made_core_seconds = seconds(processes::cpu_ticks(bench.operator.pid()) - used);
     tell(format!(
-        "at rest; {} calls and {:.1} s of a core until then",
+        "at rest; {} requests and {:.1} s of CPU time until then",
         report.made_with.total(),
         report.made_core_seconds
     ));
     report.rest = bench.rest().await?;
     report.peak = peak(&bench.operator);
-    tell(format!("rest was measured for {:.0} s: {:.2} % of a core", options.window.as_secs_f64(), report.rest.core));
+    tell(format!("measured {:.0} s at rest: {:.2} % of a core", options.window.as_secs_f64(), report.rest.core));
     if let Some(stand_ins) = &stand_ins {
-        report.shown_after = Some(limited("a changed queue in a status", bench.shown(stand_ins)).await?);
+        report.shown_after = Some(limited("showing a queue in a status", bench.shown(stand_ins)).await?);
     }
 
-    limited("the end of all objects", bench.delete()).await?;
+    limited("deleting all objects", bench.delete()).await?;
     drop(stand_ins);
     bench.quiet().await?;
     report.after = bench.rest().await?;
-    tell(format!("after all are deleted the operator holds {:.0} MiB", report.after.memory));
+    tell(format!("after all fleets were deleted, the operator uses {:.0} MiB", report.after.memory));
     Ok(report)
 }
 
 async fn limited<T>(what: &str, phase: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(PHASE, phase).await.with_context(|| format!("within {PHASE:?} not seen: {what}"))?
+    timeout(PHASE, phase).await.with_context(|| format!("{what} took longer than {PHASE:?}"))?
 }
 
 fn seconds(ticks: u64) -> f64 {
@@ -156,7 +157,7 @@ fn peak(operator: &Process) -> f64 {
     mib(operator.peak_memory())
 }
 
-/// As its chart starts it, with its own way to the API server.
+/// Starts the operator as its chart does, but with this kubeconfig.
 fn start(stage: &ControlPlane, program: &Path, metrics: u16) -> Result<Process> {
     ensure!(program.is_file(), "there is no operator at {}; `make bench-operator` builds it", program.display());
     let arguments = [
@@ -166,7 +167,7 @@ fn start(stage: &ControlPlane, program: &Path, metrics: u16) -> Result<Process> 
         "--image=robeing:one".to_owned(),
         format!("--listen=127.0.0.1:{metrics}"),
     ];
-    // `env` becomes the operator: the process keeps its id.
+    // `env` execs the operator, so the process id is the operator's.
     Ok(Process::start("operator", Path::new("/usr/bin/env"), &arguments, &stage.folder().join("operator.log")))
 }
 
@@ -183,7 +184,7 @@ impl Bench<'_> {
         mib(processes::memory(self.operator.pid()))
     }
 
-    /// That it runs.
+    /// Returns an error if the operator does not run.
     fn runs(&mut self) -> Result<()> {
         match self.operator.ended() {
             Some(status) => bail!("the operator ended with {status}: {}", self.operator.log()),
@@ -196,7 +197,7 @@ impl Bench<'_> {
         metrics::calls(self.metrics).await
     }
 
-    /// Makes all fleets at once; how long after `began` all their objects were there.
+    /// Creates all fleets at once, and returns the time from `began` until all their objects existed.
     async fn create(&mut self, began: Instant, tell: &dyn Fn(String)) -> Result<Duration> {
         let (api, fleets) = (self.fleets(), self.options.fleets);
         let objects = (0..fleets).map(|number| {
@@ -213,7 +214,7 @@ impl Bench<'_> {
         let made =
             stream::iter(objects).map(async |object| anyhow::Ok(api.create(&parameters, &object?).await.map(drop)?));
         made.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        tell(format!("{fleets} fleets were made within {:.1} s", began.elapsed().as_secs_f64()));
+        tell(format!("{fleets} fleets were created within {:.1} s", began.elapsed().as_secs_f64()));
         loop {
             let seen = self.count().await?;
             if seen >= fleets * OBJECTS {
@@ -234,7 +235,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// How many objects there are of the kinds that the operator makes. Asks for one of each, and how many remain.
+    /// Returns the number of objects of the kinds that the operator creates. It lists one object of each kind and reads
+    /// how many remain.
     async fn count(&self) -> Result<usize> {
         let one = ListParams::default().limit(1);
         let mut count = 0;
@@ -260,7 +262,8 @@ impl Bench<'_> {
             ensure!(Instant::now() < end, "the operator was not at rest within {PHASE:?}: {known:?}");
             looks.tick().await;
             self.runs()?;
-            // It serves from its start on, and works once it holds the lease and knows what there is.
+            // The operator serves metrics from its start, but works only once it holds the lease and has filled its
+            // caches.
             let Ok(calls) = self.calls().await else { continue };
             let calls = calls.is_started().then_some(calls);
             if calls.as_ref().map(Calls::total) != known.as_ref().map(Calls::total) {
@@ -270,7 +273,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Measures a window in which nothing happens.
+    /// Measures a time in which nothing happens.
     async fn rest(&mut self) -> Result<Rest> {
         let pid = self.operator.pid();
         let (before, rounds, ticks, began) =
@@ -282,7 +285,7 @@ impl Bench<'_> {
         Ok(Rest { core: used / took * 100.0, memory: self.memory(), calls, rounds })
     }
 
-    /// How long it takes until the status of a fleet at rest shows a queue.
+    /// Measures how long it takes until the status of a fleet at rest shows a queue.
     async fn shown(&self, stand_ins: &StandIns) -> Result<Duration> {
         const QUEUED: u64 = 4_711;
         let (api, number) = (self.fleets(), self.options.fleets / 2);

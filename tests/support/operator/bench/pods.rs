@@ -1,5 +1,5 @@
-//! Stand-ins for what a control plane without nodes lacks: the controllers and kubelets of each fleet, which make its pods and say
-//! that they run; and its coordinator, which answers for a fleet that is well.
+//! Stand-ins for what a control plane without nodes lacks: the controllers and kubelets, which create each fleet's pods
+//! and report them as running; and each fleet's coordinator, which reports a healthy fleet.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -24,12 +24,12 @@ use tonic::{Request, Response, Status, transport::Server};
 use super::{AT_ONCE, name};
 use crate::operator::ControlPlane;
 
-/// Where coordinators are asked.
+/// The port of the coordinators.
 const PORT: u16 = 8080;
-/// Pods of the pool of each fleet.
+/// The number of pods in the pool of each fleet.
 const AGENTS: u32 = 2;
 const REVISION: &str = "one";
-/// What every namespace has where all controllers run.
+/// The ServiceAccount that exists in every namespace where all controllers run.
 const ACCOUNT: &str = "default";
 const ALREADY_EXISTS: u16 = 409;
 
@@ -40,21 +40,21 @@ pub struct StandIns {
     _serving: JoinSet<Result<(), tonic::transport::Error>>,
 }
 
-/// The coordinator's address of a fleet: of the loopback network, and its own.
+/// Returns the address of a fleet's coordinator: one of the loopback network, different for each fleet.
 fn address(number: usize) -> Ipv4Addr {
     let [high, low] = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
     Ipv4Addr::new(127, 77, high, low)
 }
 
 impl StandIns {
-    /// Lets the pods of all fleets run.
+    /// Simulates the pods of all fleets.
     pub async fn start(client: &Client, namespace: &str, fleets: usize) -> Result<Self> {
         let (mut queues, mut serving) = (Vec::new(), JoinSet::new());
         for number in 0..fleets {
             let queue = watch::Sender::new(0);
             let at = SocketAddr::from((address(number), PORT));
             let listener =
-                TcpListener::bind(at).await.with_context(|| format!("coordinators are stood in for at {at}"))?;
+                TcpListener::bind(at).await.with_context(|| format!("can't simulate a coordinator at {at}"))?;
             let coordinator = Coordinator { fleet: name(number), queue: queue.subscribe(), asked: Arc::default() };
             let server = Server::builder()
                 .add_service(FleetServer::new(coordinator.clone()))
@@ -69,13 +69,13 @@ impl StandIns {
         Ok(Self { queues, _serving: serving })
     }
 
-    /// Puts so many tasks into the queue of a fleet.
+    /// Sets the number of queued tasks of a fleet.
     pub fn queue(&self, number: usize, queued: u64) {
         self.queues[number].send_replace(queued);
     }
 }
 
-/// The account of the pods, which no controller makes here.
+/// Creates the pods' ServiceAccount, because no controller does so here.
 async fn account(client: &Client, namespace: &str) -> Result<()> {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ServiceAccount"));
     let account = DynamicObject::new(ACCOUNT, &kind);
@@ -85,7 +85,7 @@ async fn account(client: &Client, namespace: &str) -> Result<()> {
     }
 }
 
-/// Does what the controllers and the kubelets would for one fleet.
+/// Does for one fleet what the controllers and kubelets would do.
 async fn run(client: &Client, namespace: &str, number: usize) -> Result<()> {
     let fleet = name(number);
     let (set_name, deployment_name) = (format!("{fleet}-coordinators"), format!("{fleet}-data"));
@@ -132,7 +132,7 @@ async fn patch_status(api: &Api<DynamicObject>, name: &str, status: Value) -> Re
     Ok(())
 }
 
-/// Makes a pod that runs at an address.
+/// Creates a pod that is reported as running at an address.
 async fn pod(
     client: &Client,
     namespace: &str,
@@ -166,7 +166,7 @@ async fn pod(
     patch_status(&api, name, status).await
 }
 
-/// Answers for a fleet that is well.
+/// Responds like the coordinator of a healthy fleet.
 #[derive(Clone, Debug)]
 struct Coordinator {
     fleet: String,
@@ -177,7 +177,7 @@ struct Coordinator {
 type Stream<T> = stream::BoxStream<'static, Result<T, Status>>;
 
 fn not_here<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("a stand-in of a coordinator"))
+    Err(Status::unimplemented("this is a simulated coordinator"))
 }
 
 #[tonic::async_trait]
