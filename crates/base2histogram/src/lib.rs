@@ -2,8 +2,8 @@
 //!
 //! The crates.io crate of this name computes 26 MB of tables on first use, for precisions that nothing here needs; they
 //! would make up most of an idle coordinator's memory. openraft only records into its histograms; reading them is
-//! behind a feature that is off. This crate replaces it: the same names, with one counter per bit length. It depends on
-//! nothing that uses it.
+//! behind a feature that is off. This crate replaces it: the same names, with one counter per bit length. It has no
+//! dependencies.
 
 use std::{fmt, marker::PhantomData};
 

@@ -53,7 +53,7 @@ impl Target {
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(TargetError::Scheme);
         }
-        // The parser would skip further slashes and take the first part of the path for the host.
+        // The parser would skip further slashes and use the first part of the path as the host.
         if rest.is_empty() || rest.starts_with(['/', '?', '#']) {
             return Err(TargetError::NoHost);
         }

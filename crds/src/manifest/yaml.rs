@@ -1,7 +1,7 @@
 //! Parses text into JSON values with their positions in the text. YAML is read with tight limits, because a few lines
 //! of aliases can expand to gigabytes.
 
-use std::{collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -47,6 +47,9 @@ impl Places {
     }
 }
 
+/// The maximum number of dashes that are whole words in lists in brackets; each costs a further parse.
+const MAX_DASHES: usize = 32;
+
 /// Kinds whose documents contain other documents.
 const LISTS: [&str; 2] = ["List", "RobeingClusterList"];
 
@@ -64,11 +67,38 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
         return Err(ManifestError::TooLarge);
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let nodes: Vec<Node> = serde_yaml::from_multiple_with_options(text, options()).map_err(|error| syntax(&error))?;
+    let nodes = parse(text)?;
     if nodes.is_empty() {
         return Err(ManifestError::Empty);
     }
     Ok(nodes.into_iter().map(document).flat_map(items).collect())
+}
+
+/// Parses the text. A dash that is a whole word, as in `[cat, -]`, is put in quotes first, because kubectl takes it and the
+/// parser, which follows the YAML specification, does not. At most [`MAX_DASHES`] of them are.
+fn parse(text: &str) -> Result<Vec<Node>, ManifestError> {
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..MAX_DASHES {
+        match serde_yaml::from_multiple_with_options(&text, options()) {
+            Ok(nodes) => return Ok(nodes),
+            Err(error) => match dash(&text, &error) {
+                Some(at) => text.to_mut().replace_range(at..=at, "\"-\""),
+                None => return Err(syntax(&error)),
+            },
+        }
+    }
+    serde_yaml::from_multiple_with_options(&text, options()).map_err(|error| syntax(&error))
+}
+
+/// Returns where the dash is that the parser refuses as the beginning of a word.
+fn dash(text: &str, error: &serde_yaml::Error) -> Option<usize> {
+    let error = error.without_snippet();
+    let at = error.location().filter(|_| error.to_string().contains("plain scalar cannot start with '-'"))?;
+    let line = usize::try_from(at.line()).ok()?.checked_sub(1)?;
+    let column = usize::try_from(at.column()).ok()?.checked_sub(1)?;
+    let start: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
+    let at = start + text[start..].char_indices().nth(column)?.0;
+    text[at..].starts_with('-').then_some(at)
 }
 
 /// Returns the documents in a list, as `kubectl get -o yaml` prints it, or the document itself if it is not a list.

@@ -100,3 +100,28 @@ fn json_and_a_byte_order_mark_are_read() {
     assert!(cluster.spec.suspend);
     parse_manifest(&format!("\u{feff}{}", spec("{}"))).unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[test]
+fn a_dash_may_be_a_word() {
+    let argv = |list: &str| {
+        let pool = format!("{{pools: [{{name: p, executor: {{command: {{argv: {list}}}}}}}]}}");
+        let cluster = parse_manifest(&spec(&pool)).unwrap_or_else(|error| panic!("{list}: {error}"));
+        serde_json::to_value(&cluster.spec.pools[0].executor).expect("JSON")["command"]["argv"].clone()
+    };
+    assert_eq!(argv("[cat, -]"), serde_json::json!(["cat", "-"]));
+    assert_eq!(argv("[tar, -tf, -, -v]"), serde_json::json!(["tar", "-tf", "-", "-v"]));
+    assert_eq!(argv("[é, -, '-', \"-\", -,\n  -]"), serde_json::json!(["é", "-", "-", "-", "-", "-"]));
+    let many = format!("[{}]", vec!["-"; 200].join(", "));
+    let pool = format!("{{pools: [{{name: p, executor: {{command: {{argv: {many}}}}}}}]}}");
+    assert!(parse_manifest(&spec(&pool)).expect_err("too many").to_string().contains("plain scalar"));
+}
+
+#[test]
+fn what_may_be_a_secret_is_not_repeated() {
+    for http in ["\"http://user:PASSWORD@h/\"", "{url: \"http://h/\", headers: [\"X-Key: PASSWORD\"]}"] {
+        let pool = format!("{{pools: [{{name: p, executor: {{http: {http}}}}}]}}");
+        let refused = parse_manifest(&spec(&pool)).expect_err("it is no map").to_string();
+        assert!(refused.contains("This must be a map of fields, but is text."), "{refused}");
+        assert!(!refused.contains("PASSWORD"), "{refused}");
+    }
+}
