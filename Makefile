@@ -1,45 +1,46 @@
-# What there is to do with this repository. `make` alone says so. Every build is of the whole workspace, so that all
-# share one compilation of the dependencies.
+# The tasks of this repository; `make` alone lists them. Every build is of the whole workspace, so that all builds share
+# one compilation of the dependencies.
 
 CARGO ?= cargo
-# Where cargo puts what it builds.
+# Cargo's target directory.
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
-# Seeds of the simulator.
+# The number of the simulator's seeds.
 SEEDS ?= 50
-# Ways to break the fleet on purpose that the simulator has to find: all, one by its name, or a part such as 0/5.
+# Mistakes to plant in the code that the simulator must find: all, one by its name, or a part such as 0/5.
 SABOTAGE ?=
-# Where the demo runs: local, or kube for the Kubernetes of KUBECONFIG or else a throwaway one (as root, see tests/devkube).
+# Where the demo runs: local, or kube for the Kubernetes of KUBECONFIG or else a throwaway one (as root, see
+# tests/devkube).
 CLUSTER ?= local
-# How many fleets make bench-operator makes.
+# The number of fleets that bench-operator creates.
 FLEETS ?= 1000
-# Further arguments for the demo and the benchmarks, such as ARGS='--only takeover --trials 5'.
+# Additional arguments for the demo and the benchmarks, such as ARGS='--only takeover --trials 5'.
 ARGS ?=
 
-# no: `make test` leaves out the tests that need root and Kubernetes.
+# no: `make test` skips the tests that need root and Kubernetes.
 KUBE ?= yes
 
-# What `make e2e` runs: a fleet's life on Kubernetes, minutes, and day two, some more.
+# The parts of `make e2e`: the life of a fleet on Kubernetes (minutes), and day two (some more).
 E2E ?= life day_two
 
 # Installs what is missing on this machine for the parts of the project that follow.
 SETUP := bash tests/setup
-# Before a command that starts others: what ends it, or make, ends them too.
+# A prefix for commands that start other processes: whatever ends the command, or make, also ends those.
 CONTAINED := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM) bash tests/contained
 
-# The image: what pods call it, and the target its programs are built for, which links them statically.
+# The name of the image in pods, and the target for which its programs are built, which links them statically.
 IMAGE ?= robeing:0.1.0
-# Its further names: those of the classic manifests.
+# Additional names of the image: those in the classic manifests.
 IMAGE_ALSO ?= robeing:latest robeing:coordinator robeing:worker
 IMAGE_TARGET ?= $(shell uname -m)-unknown-linux-musl
 IMAGE_PROGRAMS := robeing-operator robeing-agent robeing
-# Init containers copy from it, and every node pulls it.
+# Init containers copy from the image, and every node pulls it, so its size is limited.
 IMAGE_MOST_BYTES := 40000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help
 .PHONY: help build fmt fmt-check lint test demo bench bench-operator sim crds image e2e docs-check ci
 
-help: ## Say what there is
+help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the programs for use: target/release/robeing and robeing-agent
@@ -48,36 +49,36 @@ build: ## Build the programs for use: target/release/robeing and robeing-agent
 fmt: ## Format all code
 	$(CARGO) fmt --all
 
-fmt-check: ## Fail when code is not formatted
+fmt-check: ## Fail if code is not formatted
 	$(CARGO) fmt --all --check
 
-lint: ## Check all code with clippy, a warning is an error, and that no crate reaches across a wall
+lint: ## Check all code with clippy (warnings are errors), the dependency rules and the style
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --workspace --test kubernetes -- -D warnings
 	$(CARGO) build --workspace --bin robeing-walls
 	$(TARGET)/debug/robeing-walls
 
-test: ## Install what is missing and run all tests, to the last; KUBE=no: without those that need root and Kubernetes
+test: ## Install what is missing, run all tests even if some fail; KUBE=no: without those that need root and Kubernetes
 	@CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' KUBE='$(KUBE)' $(CONTAINED) bash tests/run
 
-demo: $(if $(filter kube,$(CLUSTER)),image) ## Run the example fleet, kill an agent and the leader under 500 tasks, check all; CLUSTER=kube: on Kubernetes
+demo: $(if $(filter kube,$(CLUSTER)),image) ## Run 500 tasks while an agent and the leader are killed, check all; CLUSTER=kube: on Kubernetes
 	@$(SETUP) build $(filter kube,$(CLUSTER))
 	$(CARGO) build --workspace --bin robeing-agent --bin robeing-demo $(if $(filter kube,$(CLUSTER)),--bin devkube)
 	$(if $(filter kube,$(CLUSTER)),$(CONTAINED) $(TARGET)/debug/devkube build)
 	$(CONTAINED) $(TARGET)/debug/robeing-demo --cluster $(CLUSTER) $(ARGS)
 
-bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' says how
+bench: ## Measure throughput, latency, cost and takeover times on this machine; ARGS='--help' lists the options
 	$(CARGO) build --release --workspace --bin robeing-agent --bin robeing-bench
 	$(TARGET)/release/robeing-bench --data $(TARGET)/bench $(ARGS)
 
-bench-operator: ## Measure what the operator costs with FLEETS fleets, before a throwaway API server; as root, see tests/devkube
+bench-operator: ## Measure the operator's cost with FLEETS fleets and a throwaway API server; as root, see tests/devkube
 	@$(SETUP) build kube
 	$(CARGO) build --release --workspace --bin robeing-operator
 	$(CARGO) build --workspace --bin robeing-bench-operator --bin devkube
 	$(CONTAINED) $(TARGET)/debug/devkube build
 	$(CONTAINED) $(TARGET)/debug/robeing-bench-operator --operator $(TARGET)/release/robeing-operator --fleets $(FLEETS) $(ARGS)
 
-sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: see that planted mistakes are found
+sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: find planted mistakes
 	$(CARGO) build --workspace --bin robeing-sim
 	$(TARGET)/debug/robeing-sim --seeds $(SEEDS) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
@@ -89,8 +90,9 @@ crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference
 	$(TARGET)/debug/crdgen --reference > docs/reference.md.new
 	mv docs/reference.md.new docs/reference.md
 
-# The same programs, user and entrypoint as the Dockerfile's, without its labels and its empty /var/lib/robeing. Built package by
-# package: a build of the whole workspace has features in it that tests ask for.
+# The image has the same programs, user and entrypoint as the Dockerfile's, but not its labels and its empty
+# /var/lib/robeing. It is built package by package, because a build of the whole workspace includes features that only
+# tests need.
 image: ## Build the image without Docker: target/image/robeing.tar, an OCI archive called IMAGE
 	@$(SETUP) build image
 	CC_$(subst -,_,$(IMAGE_TARGET))=musl-gcc $(CARGO) build --locked --profile image --target $(IMAGE_TARGET) \
@@ -103,7 +105,7 @@ image: ## Build the image without Docker: target/image/robeing.tar, an OCI archi
 	@size=$$(stat --format %s $(TARGET)/image/robeing.tar); echo "$(TARGET)/image/robeing.tar: $$size bytes"; \
 	  if [ $$size -gt $(IMAGE_MOST_BYTES) ]; then echo "that is more than $(IMAGE_MOST_BYTES)"; exit 1; fi
 
-e2e: image ## Install, use, hurt, scale, roll out and keep a fleet on a real Kubernetes: as root, see tests/devkube
+e2e: image ## Install, use, scale and upgrade a fleet on a real Kubernetes, with faults; as root, see tests/devkube
 	@$(SETUP) build kube
 	$(CARGO) build --workspace --bins
 	$(CONTAINED) $(TARGET)/debug/devkube build

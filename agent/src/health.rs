@@ -23,7 +23,7 @@ pub const MAX_ANSWER: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// The URL can't be queried.
-    #[error("{0:?} can't be asked: give a URL such as {DEFAULT_URL}")]
+    #[error("{0:?} can't be queried: give a URL such as {DEFAULT_URL}")]
     Url(String),
     /// The process did not answer.
     #[error("{url} does not answer: {error}")]

@@ -1,5 +1,5 @@
-//! An agent's identity. It is only claimed so far: it comes from the agent's settings, and a coordinator trusts every
-//! connection.
+//! An agent's identity. For now it is claimed, not proved: it comes from the agent's settings, and coordinators trust
+//! every connection.
 
 use robeing_proto::v1;
 use robeing_settings::{AgentConfig, AgentRole};

@@ -1,4 +1,5 @@
-//! The one agent binary of Robeing: coordinator, agent session and executors.
+//! The library of Robeing's agents: the session with the leader, and the executors. The binary `robeing-agent` runs
+//! these, or a coordinator.
 
 pub mod executor;
 pub mod identity;

@@ -20,8 +20,8 @@ use tracing::info;
 const WATCHER_STACK: usize = 64 * 1024;
 
 /// Resets signal state that the parent may have left: an ignored SIGCHLD, with which the kernel discards the exit
-/// status of children, and blocked signals, which commands would inherit. Ignores SIGXFSZ, so that a log that reaches the
-/// limit of file sizes (`ulimit -f`) causes failed writes, as a full disk does.
+/// status of children, and blocked signals, which commands would inherit. Ignores SIGXFSZ, so that a log that reaches
+/// the limit of file sizes (`ulimit -f`) causes failed writes, as a full disk does.
 #[allow(unsafe_code)]
 pub fn reset_signals() {
     // SAFETY: the default disposition is not a function, so it can't break the rules for signal handlers; no other
@@ -34,14 +34,15 @@ pub fn reset_signals() {
 
 /// Ends this process at once when its parent is gone or closes this process's stdin.
 ///
-/// The kernel kills this process when its parent ends, which also reaches a stopped process. Strictly, the end of the
-/// thread that started this process counts, so the parent must start it from a long-lived thread: `robeing dev` uses
-/// its main thread, the only one of its runtime. Watching the parent from this process (a pidfd) would not work while
-/// this process is stopped.
+/// The kernel kills this process when its parent ends (PR_SET_PDEATHSIG), even if this process is stopped. The parent
+/// is strictly the thread that started this process, so that must be a long-lived thread: `robeing dev` uses its main
+/// thread, the only one of its runtime. Watching the parent from this process (a pidfd) would not work while this
+/// process is stopped.
 pub fn end_with_parent() -> io::Result<()> {
     let parent = getppid();
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // The parent may have ended just before; the signal would then be for the end of another parent.
+    // If the parent ended before that call, this process already has another parent, and gets no signal for the old
+    // one.
     if getppid() != parent {
         process::exit(0);
     }
@@ -73,7 +74,7 @@ pub fn stop_on_signals(shutdown: CancellationToken) -> io::Result<()> {
             };
             asked += 1;
             if asked > 1 {
-                // Not logged: lines that wait to be written would be lost.
+                // Written directly: the exit discards log lines that wait to be written.
                 robeing_telemetry::say(&format!("received {signal} again: exiting at once"));
                 process::exit(128 + signal as i32);
             }

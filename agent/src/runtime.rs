@@ -1,6 +1,6 @@
-//! Assembles an agent in dependency order: its identity, its executor, its listener and its session. Messages, role
-//! duties and decisions will go between listener and session: the listener serves them, and they end after the session
-//! has drained.
+//! Assembles an agent in dependency order: its identity, its executor, its listener and its session. Planned components
+//! (messages, role duties, decisions) will be created between listener and session, because the listener serves them
+//! and they must end after the session has drained.
 //!
 //! This module reads neither settings nor the environment, so the simulator runs the shipped code.
 

@@ -13,7 +13,7 @@ pub(crate) const TELLING: usize = 4;
 pub(crate) enum Encoding {
     /// UTF-8, as far as the leading bytes show.
     Utf8,
-    /// UTF-16, with the function that makes a code unit of two bytes.
+    /// UTF-16, with the function that converts two bytes to a code unit.
     Utf16(fn([u8; 2]) -> u16),
 }
 

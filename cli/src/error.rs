@@ -48,8 +48,8 @@ pub enum CliError {
     NotFound(String),
     /// No running `robeing dev` fleet with the requested name was found.
     #[error(
-        "no running fleet of `robeing dev` named {name:?} is found in {}{}; --endpoint reaches any",
-        .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or "),
+        "no running `robeing dev` fleet is named {name:?} (searched {}){}; --endpoint reaches any fleet",
+        .searched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and "),
         found(.others)
     )]
     NoDevFleet {
@@ -62,7 +62,7 @@ pub enum CliError {
     },
     /// Several running `robeing dev` fleets have the requested name.
     #[error(
-        "{} fleets of `robeing dev` named {name:?} run; choose one by --endpoint:{}",
+        "{} running `robeing dev` fleets are named {name:?}; choose one with --endpoint:{}",
         .fleets.len(),
         .fleets.iter().map(|fleet| format!("\n  --endpoint {fleet}")).collect::<String>()
     )]
@@ -120,8 +120,8 @@ fn hint(error: &ClientError) -> &'static str {
 
 fn found(others: &[String]) -> String {
     match others {
-        [] => ", nor any other".into(),
-        others => format!(", but {}", others.join(", ")),
+        [] => "; no other fleet is running".into(),
+        others => format!("; running: {}", others.join(", ")),
     }
 }
 

@@ -20,7 +20,8 @@ pub enum Exit {
     TimedOut = 6,
     /// Something on this machine failed.
     Local = 7,
-    /// Interrupted by Ctrl-C. `robeing dev`, which Ctrl-C shuts down gracefully, returns [`Exit::Success`] instead.
+    /// Interrupted by Ctrl-C. If Ctrl-C shuts a running `robeing dev` fleet down gracefully, the result is
+    /// [`Exit::Success`]; after a second Ctrl-C, or before the fleet has started, it is this one.
     Interrupted = 130,
 }
 

@@ -1,5 +1,5 @@
-//! Assembles a coordinator. Its handles are created, its tasks started and its services built here and nowhere else.
-//! Every module receives only the handles that it uses.
+//! Assembles a coordinator: only this module creates its handles, starts its tasks and builds its services. Every other
+//! module receives just the handles that it uses.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -64,7 +64,8 @@ use crate::{
     warnings::Warnings,
 };
 
-/// The log keeps `1 / ENTRIES_KEPT_SHARE` of the entries between two snapshots behind each snapshot.
+/// Of the entries that a new snapshot covers, the log keeps the newest: as many as `1 / ENTRIES_KEPT_SHARE` of the
+/// entries between two snapshots.
 const ENTRIES_KEPT_SHARE: u32 = 100;
 
 /// Pause before recording that the log has begun is retried.
@@ -476,7 +477,8 @@ impl Parts {
     }
 }
 
-/// Records in the data directory that the log has begun, once the first entry is applied and therefore durable.
+/// Records in the data directory that the log has begun, once an entry after the first one, which has index 0, is
+/// applied and therefore durable.
 async fn note_log_begun(observer: Arc<ApplyObserver>, identity: Arc<Identity>, outside: Outside, dir: PathBuf) {
     let mut applied = observer.applied_indexes();
     if applied.wait_for(|applied| *applied > 1).await.is_err() {

@@ -5,9 +5,10 @@
 //! and for the log until then. Completions, losses, joins and ticks are still accepted. Each coordinator measures its
 //! own disk and reports the result when the leader polls it.
 //!
-//! New tasks are refused when fewer than a majority of the voters respond and have enough space. One full disk must not
-//! stop a fleet that would survive the loss of that coordinator; but when the others with space are not a majority, the
-//! next full disk would stop it. It makes no difference whether the coordinator that is short of space is the leader.
+//! New tasks are refused when a voter is short of space and those that respond and have enough are not a majority. One
+//! full disk must not stop a fleet that would survive the loss of that coordinator; but without a majority that has
+//! space, the next full disk would stop it. It makes no difference whether the coordinator that is short of space is
+//! the leader.
 
 use std::{
     path::{Path, PathBuf},

@@ -6,7 +6,7 @@ use robeing_fleet::{
     Role, SessionId, Stamp, SubmitTask, TaskCommand, TaskId,
 };
 
-/// A join command for a worker agent of this name.
+/// What a worker of this name reports when it joins.
 pub fn join(name: &str, slots: u32) -> AgentJoin {
     AgentJoin {
         name: name.into(),
@@ -22,7 +22,7 @@ pub fn join(name: &str, slots: u32) -> AgentJoin {
     }
 }
 
-/// A task that any worker can run, with a single attempt.
+/// A task that any worker can run.
 pub fn task(id: u128, input: Bytes) -> SubmitTask {
     SubmitTask::new(TaskId(id), "kind", input)
 }
@@ -39,7 +39,7 @@ pub fn fleet_with_agent() -> (Fleet, AgentId, SessionId) {
     (fleet, agent, session)
 }
 
-/// A fleet with tasks 1 to `count`, all of which ended with `outcome`.
+/// A fleet with tasks 1 to `count`, each of which ended with `outcome`.
 pub fn fleet_with_ended(count: u128, outcome: &Outcome) -> Fleet {
     let (mut fleet, agent, session) = fleet_with_agent();
     for id in 1..=count {

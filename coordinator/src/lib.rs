@@ -61,7 +61,7 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reasons why a coordinator can't start or must stop.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
-    /// The limits of the fleet's state contradict each other.
+    /// The fleet's configuration is out of bounds.
     #[error("invalid fleet configuration: {0}")]
     Settings(Refusal),
     /// The data directory can't be used.
@@ -79,7 +79,8 @@ pub enum CoordinatorError {
     /// Consensus could not be started.
     #[error("{0}")]
     Consensus(String),
-    /// Consensus stopped: the disk failed, or a command could not be applied.
+    /// Consensus stopped or must stop: the disk failed, a command could not be applied, or a leader contradicted
+    /// applied entries.
     #[error("consensus stopped: {0}")]
     Stopped(String),
     /// The server failed.
@@ -109,7 +110,8 @@ async fn run_seen(
     shutdown: CancellationToken,
     see: impl FnOnce(&Assembled),
 ) -> Result<(), CoordinatorError> {
-    // This coordinator proposes these limits once it leads, and the state machine would refuse them.
+    // This coordinator proposes its configuration once it leads; the state machine would refuse an invalid one only
+    // then.
     fleet_config(&config).check().map_err(CoordinatorError::Settings)?;
     let transport = Transport::new(Arc::clone(&platform.network));
     let opening = async {
@@ -133,7 +135,7 @@ async fn run_seen(
     }
     let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
     let outside = Outside::new(platform, transport);
-    // Its tasks end before consensus and the log's writer, which carry out their writes.
+    // The tasks of this lifetime must end before consensus and the log's writer, which carry out the tasks' writes.
     let lifetime = Lifetime::default();
     let assembled = assemble(&config, outside, &data.identity, address, opened.log, &metrics, &lifetime).await?;
     see(&assembled);

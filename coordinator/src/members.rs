@@ -51,8 +51,8 @@ impl Members {
         let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
-    /// Returns the lock to hold during a requested change of the members or the leader; `None` while another change
-    /// holds it.
+    /// Takes the lock that must be held while the members or the leader are changed on request; `None` while another
+    /// change holds it.
     pub fn hold(&self) -> Option<OwnedMutexGuard<()>> {
         Arc::clone(&self.changing).try_lock_owned().ok()
     }

@@ -1,5 +1,5 @@
-//! Short requests to other coordinators, over connections that are kept. A connection on which a request stayed
-//! unanswered is dropped: the coordinator may have come back elsewhere under the same name.
+//! Short requests to other coordinators, over connections that are kept. A connection on which a request failed or got
+//! no response is dropped: the coordinator may have restarted elsewhere under the same name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use tracing::warn;
 
 /// How long one request to another coordinator may take.
 pub const PEER_TIMEOUT: Duration = Duration::from_millis(300);
-/// Maximum number of connections kept: far more than a fleet has coordinators. At this limit all are dropped, and made
-/// again when needed.
+/// Maximum number of connections kept: far more than a fleet has coordinators. At this limit all are dropped; they are
+/// opened again when needed.
 pub const MAX_KEPT: usize = 32;
 
 /// The connections of one coordinator to others.
@@ -59,8 +59,8 @@ impl Peers {
         self.kept().channels.remove(address);
     }
 
-    /// Records how the coordinator at an address refused a call, and logs it once if it runs an earlier version.
-    /// Returns the description of the problem in that case.
+    /// Handles a call that the coordinator at an address refused. If the status shows that it runs an earlier version,
+    /// records that, logs it once, and returns a description of the problem.
     pub fn refused(&self, address: &str, status: &Status) -> Option<&'static str> {
         let problem = earlier_version(status)?;
         let mut kept = self.kept();
@@ -101,7 +101,7 @@ impl Peers {
         let answered = timeout(within, question(client)).await;
         let refused = |status: &Status| self.refused(address, status).is_some();
         if !matches!(&answered, Ok(Err(status)) if refused(status)) {
-            // A coordinator of an earlier version may have been stopped meanwhile, as the log asked for.
+            // A coordinator of an earlier version may have been stopped meanwhile, as the log message asks.
             self.kept().earlier.remove(address);
         }
         match answered {

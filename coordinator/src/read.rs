@@ -1,4 +1,4 @@
-//! Reads of the state: as it is here, or with everything in it that was accepted before.
+//! Reads of the state: as it is on this node, or once it includes everything that was accepted before the read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
     raft::SharedFleet,
 };
 
-/// How long a read waits for a leader and for the entries that it must have seen.
+/// How long a read waits for a leader, and then until the entries that it must include are applied.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before a read looks for a leader again.
+/// Pause before a read tries again to find a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
 
 /// Number of agents read from the state at once.
@@ -35,13 +35,13 @@ pub struct StateReader {
 }
 
 impl StateReader {
-    /// Creates a reader of this fleet, whose observer knows what is applied. The leader is asked what a read must have
-    /// seen.
+    /// Creates a reader of this fleet, whose observer knows what is applied. The reader asks the leader which entries a
+    /// read must include.
     pub fn new(fleet: SharedFleet, observer: Arc<ApplyObserver>, standing: Standing, peers: Arc<Peers>) -> Self {
         Self { fleet, observer, standing, peers }
     }
 
-    /// Reads the state with `look`, which must be short and of bounded size: applying waits meanwhile.
+    /// Reads the state with `look`, whose work must be short and bounded, because no command is applied meanwhile.
     pub fn look<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
         look(&self.fleet.read())
     }

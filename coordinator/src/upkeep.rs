@@ -37,16 +37,16 @@ const TICK_RETRY: Duration = Duration::from_millis(200);
 /// Minimum time between two ticks.
 const TICK_APART: Duration = Duration::from_millis(5);
 
-/// While something is pending, fleet time is written to the log at intervals of at most the time left until it is due,
-/// divided by this number. That much fleet time is lost when all coordinators end at once.
+/// While a timer is pending, fleet time is written to the log at intervals of the time left until the timer is due,
+/// divided by this number. If all coordinators stop at the same time, the fleet time since the last write is lost.
 const TICK_PART: u64 = 32;
-/// But the interval is no shorter than this, and no longer than [`TICK_LONGEST`].
+/// The shortest such interval. The longest is [`TICK_LONGEST`].
 const TICK_SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time without a tick while something is pending.
 const TICK_LONGEST: Duration = Duration::from_secs(10);
 
-/// Returns how long to wait before checking again whether to tick, by the fleet's clock: zero when a tick is due.
-/// `stamped` is the newest time in the log.
+/// Returns how long to wait before checking again whether a tick is due; zero if one is. `due` is when the next timer
+/// is due, `stamped` the newest time in the log, and `now` the fleet's clock.
 fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Duration {
     let left = Duration::from_millis(due.saturating_sub(now));
     let apart = (left / TICK_PART as u32).clamp(TICK_SHORTEST, TICK_LONGEST);
@@ -60,8 +60,8 @@ fn until_tick(due: FleetMillis, stamped: FleetMillis, now: FleetMillis) -> Durat
     (wait * part / (part + 1)).max(TICK_APART)
 }
 
-/// Proposes a tick when something is due, and from time to time while something is pending, while this coordinator
-/// leads. Runs until it stops.
+/// While this coordinator leads: proposes a tick when a timer is due, and from time to time while one is pending. Runs
+/// until the coordinator stops.
 pub async fn timers(
     standing: Standing,
     state: StateReader,
@@ -88,7 +88,7 @@ pub async fn timers(
             }
             tokio::select! {
                 () = until_not_leading(&mut raft_role, term) => break,
-                // Something may be due earlier now.
+                // A timer may be due earlier now.
                 () = observer.timers.notified() => {}
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
@@ -96,16 +96,17 @@ pub async fn timers(
     }
 }
 
-/// Returns whether a snapshot is due, `grown` bytes of log after the last one, with a state of `state` bytes.
+/// Returns whether a snapshot is due: the log has grown by `grown` bytes since the last one, and the state has `state`
+/// bytes.
 fn is_due(grown: u64, state: u64) -> bool {
     grown > SNAPSHOT_AFTER_BYTES.max(state)
 }
 
-/// Returns whether a snapshot is due on a disk that is short of room, `grown` bytes of log after the last one. It is
-/// due earlier than usual, since a snapshot lets the log be purged; and also once the next one, of `size` bytes, would
-/// be clearly smaller than the `on_disk` bytes of the last. Without the latter a disk would stay full forever: while it
-/// is full, new work is refused, so the log does not grow, and the snapshot from before the results expired would never
-/// be replaced.
+/// Returns whether a snapshot is due on a disk that is short of space; the log has grown by `grown` bytes since the
+/// last one. It is due earlier than usual, because a snapshot lets the log be purged. It is also due once the next one,
+/// of `size` bytes, would be clearly smaller than the last one, which has `on_disk` bytes. Without the second rule a
+/// disk could stay full forever: while it is full, new tasks are refused, so the log hardly grows, and a snapshot that
+/// contains expired results would never be replaced.
 fn is_due_when_short(grown: u64, size: u64, on_disk: u64) -> bool {
     let segment = SEGMENT_BYTES as u64;
     grown > segment || grown > 0 && on_disk > size.saturating_mul(2).saturating_add(segment)
@@ -123,8 +124,9 @@ pub struct SnapshotKeeper {
 }
 
 impl SnapshotKeeper {
-    /// Writes snapshots: after `after_entries` entries, or [`SNAPSHOT_AFTER_BYTES`]. A snapshot that finds no room is
-    /// retried. Runs until the coordinator stops.
+    /// Writes a snapshot when the log has `after_entries` entries, or has grown by [`SNAPSHOT_AFTER_BYTES`] or the size
+    /// of the state, whichever is more. A snapshot that the disk has no space for is retried. Runs until the
+    /// coordinator stops.
     pub async fn run(self) {
         let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
         let mut retry_at = None;

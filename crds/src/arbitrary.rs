@@ -142,7 +142,7 @@ fn specializations() -> impl Strategy<Value = Vec<String>> {
         .prop_map(|skills| skills.into_iter().collect())
 }
 
-/// The maximum number of specializations.
+/// A set of `most` specializations.
 fn numbered(most: usize) -> impl Strategy<Value = std::collections::BTreeSet<String>> {
     Just((0..most).map(|index| format!("skill_{index}")).collect())
 }

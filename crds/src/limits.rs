@@ -10,7 +10,7 @@ use robeing_settings::settings;
 
 /// Maximum length of a cluster's `metadata.name`, in characters. The coordinators' StatefulSet is named
 /// `<cluster>-coordinators`, and its pods have that name plus an eleven-character revision suffix in a label of at most
-/// 63 characters.
+/// 63 characters, so the limit may not exceed 39.
 pub const MAX_CLUSTER_NAME: u32 = 36;
 /// Maximum length of a pool's name, in characters.
 pub const MAX_POOL_NAME: u32 = 32;
@@ -32,7 +32,7 @@ pub const MAX_POOL_REPLICAS: u32 = settings::POOL_REPLICAS.most;
 pub const MAX_POOL_STANDBY: u32 = settings::POOL_STANDBY.most;
 /// Maximum number of tasks that one agent runs at once.
 pub const MAX_SLOTS: u32 = settings::SLOTS.most;
-/// Maximum termination grace period of a pod, seconds: one day.
+/// Maximum termination grace period of a pod, in seconds: one day.
 pub const MAX_GRACE_SECONDS: i64 = 86_400;
 /// Highest port number.
 pub const MAX_PORT: u32 = 65_535;
@@ -40,7 +40,7 @@ pub const MAX_PORT: u32 = 65_535;
 pub const MAX_ARGV: u32 = 64;
 /// Maximum length of one argument in a command's `argv`, in characters.
 pub const MAX_ARG: u32 = 8_192;
-/// Maximum size of an executor as JSON, bytes. An agent gets it in one argument or environment variable, which Linux
+/// Maximum size of an executor as JSON, in bytes. An agent gets it in one argument or environment variable, which Linux
 /// limits to 128 KiB.
 pub const MAX_EXECUTOR_BYTES: usize = 100 * 1024;
 /// Maximum length of an `http` executor's URL, in characters.
@@ -75,7 +75,7 @@ pub const MAX_ATTEMPTS: u32 = settings::MAX_ATTEMPTS.most;
 /// Maximum number of environment variables, volumes, tolerations and the like, each, that a pool may add to its pods.
 pub const MAX_POD_LIST: u32 = 128;
 
-/// Maximum size of a manifest, bytes (1 MiB); etcd would not store a larger object either.
+/// Maximum size of a manifest, in bytes (1 MiB). By default etcd accepts requests of up to 1.5 MiB.
 pub const MAX_MANIFEST_BYTES: usize = 1024 * 1024;
 /// Maximum nesting depth of maps and lists in a manifest. The deepest Kubernetes type used here, a pod's affinity,
 /// needs 16.

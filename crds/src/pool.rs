@@ -73,8 +73,8 @@ pub struct Pool {
     pub agent_ports: Option<AgentPorts>,
 
     /// The container that tasks run in, as in a pod but without a name. If not set, the agents' own image is used. With
-    /// the command executor, the agent runs inside this container; with http and worker, this container runs unchanged
-    /// next to the agent's container.
+    /// the command executor, the agent runs inside this container; with http and worker, this container keeps its own
+    /// command and runs next to the agent's container.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "embedded::serialize_nameless")]
     #[schemars(schema_with = "embedded::nameless_container")]
     pub container: Option<Container>,
@@ -361,7 +361,7 @@ impl Executor {
                 (Err(error), _) => Some(("http.url".into(), format!("This URL can't be called: {error}."))),
                 (Ok(target), Some(path)) => {
                     let error = target.at(path).err()?;
-                    Some(("http.healthPath".into(), format!("This path can't be asked for: {error}.")))
+                    Some(("http.healthPath".into(), format!("This path can't be requested: {error}.")))
                 }
                 (Ok(_), None) => None,
             },

@@ -24,7 +24,8 @@ pub struct Recovery {
     pub session_timeout: Duration,
 
     /// How often the leader checks the health of each agent, and through it of what runs its tasks. An unhealthy agent
-    /// hands back its tasks and gets none until it is healthy again. The operator polls the fleet at least this often.
+    /// hands back its tasks and gets none until it is healthy again. The operator polls a healthy fleet that can't
+    /// notify it of changes at this interval, or at its own if that is shorter.
     #[serde(default = "default_health_check_interval")]
     #[x_kube(validation = rules::duration_of("healthCheckInterval", &settings::HEALTH_CHECK_INTERVAL))]
     pub health_check_interval: Duration,

@@ -60,11 +60,12 @@ pub(crate) fn cluster_name_length() -> Rule {
 pub(crate) fn derived_names() -> Rule {
     rule(
         format!(
-            "!has(self.spec.pools) || self.spec.pools.all(p, size(self.metadata.name) + size(p.name) <= {MAX_CLUSTER_AND_POOL_NAME})"
+            "!has(self.spec.pools) || \
+             self.spec.pools.all(p, size(self.metadata.name) + size(p.name) <= {MAX_CLUSTER_AND_POOL_NAME})"
         ),
         format!(
-            "The name of the cluster and that of a pool may have at most {MAX_CLUSTER_AND_POOL_NAME} characters together, to \
-             leave room for the names of the pool's pods; shorten metadata.name or the longest pool name."
+            "The name of the cluster and that of a pool may have at most {MAX_CLUSTER_AND_POOL_NAME} characters \
+             together, to leave room for the names of the pool's pods; shorten metadata.name or the longest pool name."
         ),
     )
     .field_path(".spec.pools")
@@ -73,8 +74,8 @@ pub(crate) fn derived_names() -> Rule {
 pub(crate) fn replicas_of_a_pool() -> Rule {
     rule(
         "!has(self.spec.replicas) || has(self.spec.scaledPool)",
-        "This RobeingCluster does not say which pool to scale; name one in spec.scaledPool, or set replicas of the pools themselves, \
-         in spec.pools.",
+        "This RobeingCluster does not say which pool to scale; name one in spec.scaledPool, or set replicas of the \
+         pools themselves, in spec.pools.",
     )
     .field_path(".spec.replicas")
 }
@@ -89,8 +90,8 @@ pub(crate) fn scaled_pool_has_a_size() -> Rule {
 
 pub(crate) fn scaled_pool_is_a_pool() -> Rule {
     rule(
-        "!has(self.spec.scaledPool) || (has(self.spec.pools) && self.spec.pools.exists(p, p.name == self.spec.scaledPool && \
-         !has(p.replicas)))",
+        "!has(self.spec.scaledPool) || (has(self.spec.pools) && \
+         self.spec.pools.exists(p, p.name == self.spec.scaledPool && !has(p.replicas)))",
         "The pool to scale must be one of spec.pools that has no replicas of its own; its size is spec.replicas.",
     )
     .field_path(".spec.scaledPool")
@@ -106,7 +107,8 @@ pub(crate) fn agent_ports_differ() -> Rule {
 pub(crate) fn odd_coordinators() -> Rule {
     rule(
         "self % 2 != 0",
-        "The number of coordinators must be odd (1, 3, 5 or 7): an even one survives no more losses than the odd one below it.",
+        "The number of coordinators must be odd (1, 3, 5 or 7): an even one survives no more losses than the odd one \
+         below it.",
     )
 }
 
@@ -115,8 +117,8 @@ pub(crate) fn storage_is_kept() -> Rule {
         "has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || \
          (has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && \
          (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)))",
-        "The storage of the coordinators cannot be added, removed or given another class after the cluster was made; put it back, \
-         or make a new RobeingCluster.",
+        "The storage of the coordinators cannot be added, removed or given another class after the cluster was made; \
+         put it back, or make a new RobeingCluster.",
     )
     .field_path(".storage")
 }
@@ -159,8 +161,8 @@ pub(crate) fn pool_name_reserved() -> Rule {
 pub(crate) fn specialization_form() -> Rule {
     rule(
         "self.matches('^[a-z0-9]([-_a-z0-9]*[a-z0-9])?$')",
-        "A specialization must be lower-case letters, digits, '-' and '_', and start and end with a letter or digit, such as \
-         data_processing.",
+        "A specialization must be lower-case letters, digits, '-' and '_', and start and end with a letter or digit, \
+         such as data_processing.",
     )
 }
 
@@ -194,7 +196,8 @@ pub(crate) fn argv_names_a_program() -> Rule {
 pub(crate) fn http_url() -> Rule {
     rule(
         "self.matches('^(?i:https?)://[^/?#[:space:][:cntrl:]]+([/?#][^[:space:][:cntrl:]]*)?$')",
-        "The URL must start with http:// or https://, name a host and have no blanks, such as http://127.0.0.1:9000/run.",
+        "The URL must start with http:// or https://, name a host and have no blanks, such as \
+         http://127.0.0.1:9000/run.",
     )
 }
 
@@ -252,7 +255,8 @@ pub(crate) fn duration_between(field: &str, least: Duration, most: Duration) -> 
     let (least, most) = (text::duration(least), text::duration(most));
     rule(
         format!(
-            "!self.matches('{DURATION_FORM}') || (duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
+            "!self.matches('{DURATION_FORM}') || \
+             (duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
         ),
         format!("{field} must be at least {least} and at most {most}."),
     )
@@ -267,8 +271,8 @@ pub(crate) fn heartbeats_within_session() -> Rule {
             well_formed("heartbeatInterval"),
             well_formed("sessionTimeout")
         ),
-        "sessionTimeout must be at least twice heartbeatInterval, so that one late heartbeat does not lose an agent; lengthen \
-         sessionTimeout or shorten heartbeatInterval.",
+        "sessionTimeout must be at least twice heartbeatInterval, so that one late heartbeat does not lose an agent; \
+         lengthen sessionTimeout or shorten heartbeatInterval.",
     )
     .field_path(".sessionTimeout")
 }

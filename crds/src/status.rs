@@ -13,9 +13,9 @@ pub mod condition_types {
     pub const READY: &str = "Ready";
     /// The fleet is being changed to match the spec.
     pub const PROGRESSING: &str = "Progressing";
-    /// Something is wrong that does not stop the fleet; the reason states what.
+    /// Something is wrong, whether or not the fleet still works; the reason states what.
     pub const DEGRADED: &str = "Degraded";
-    /// A majority of the voters is up, so the fleet accepts tasks.
+    /// A leader is elected and a majority of the voters is up and caught up, so the fleet accepts tasks.
     pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
     /// The spec suspends the fleet.
     pub const SUSPENDED: &str = "Suspended";
@@ -68,7 +68,8 @@ pub struct RobeingClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// The image that the fleet was created with, and keeps if its spec names none.
+    /// The operator's default image that the fleet uses because its spec names none. The fleet keeps it when that
+    /// default changes. Not set if the spec names an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 
@@ -83,13 +84,13 @@ pub struct RobeingClusterStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[schemars(inline)]
 pub enum Phase {
-    /// Nothing is running yet.
+    /// The fleet has had no leader yet.
     Pending,
     /// The fleet is being changed to match the spec.
     Progressing,
     /// The fleet matches the spec.
     Running,
-    /// The fleet runs, but not as well as the spec requires.
+    /// Something is wrong, or the fleet has lost its quorum; the conditions state what.
     Degraded,
     /// The spec suspends the fleet.
     Suspended,

@@ -13,7 +13,7 @@ use crate::{
     version::{FIRST_VERSION, known_version},
 };
 
-/// Counters of a valid state are below this, which leaves room to count on.
+/// Counters of a valid state are below this, so that incrementing them can't overflow.
 pub(crate) const COUNTER_ROOM: u64 = u64::MAX / 2;
 
 pub(crate) type Check = Result<(), String>;
@@ -50,8 +50,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_slots(state)
 }
 
-/// Checks that the counts of displaced tasks are right, and that an agent's tasks are recorded as redistributed once
-/// all of them are.
+/// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is
+/// recorded once it is complete.
 fn check_displaced(state: &State) -> Check {
     let mut displaced: BTreeMap<AgentId, u32> = BTreeMap::new();
     for from in state.tasks.kept.values().filter_map(|task| task.displaced_from) {
@@ -67,7 +67,8 @@ fn check_displaced(state: &State) -> Check {
     Ok(())
 }
 
-/// Checks that each active slot is one assigned task's current attempt and vice versa, and that no stopping slot is.
+/// Checks that each active slot holds the current attempt of one assigned task and vice versa, and that no stopping
+/// slot holds a current attempt.
 fn check_slots(state: &State) -> Check {
     let mut current = BTreeSet::new();
     for task in state.tasks.kept.values() {

@@ -149,7 +149,7 @@ impl RetryPolicy {
 impl FleetConfig {
     /// Refuses a configuration that is out of bounds.
     pub fn check(&self) -> Result<(), Refusal> {
-        // A negative bonus would break the order in which the scheduler looks for the best agent.
+        // The scheduler finds the best agent only if a matching specialization never lowers a score.
         check_weight("weights.specialization", self.weights.specialization, 0)?;
         check_weight("weights.load", self.weights.load, -MAX_WEIGHT)?;
         check_weight("weights.performance", self.weights.performance, -MAX_WEIGHT)?;

@@ -4,8 +4,8 @@ use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
 use ahash::RandomState;
 
-/// A hash map with random keys per process, so that nobody can choose ids that collide. It can't be iterated: the state
-/// does not determine the order, and this way the random keys never affect anything.
+/// A hash map with random keys per process, so that no client can choose ids that collide. It can't be iterated: the
+/// order would depend on the random keys, which must not affect the state.
 #[derive(Clone, Debug)]
 pub(crate) struct FixedMap<K: Eq + Hash, V>(HashMap<K, V, RandomState>);
 

@@ -50,7 +50,7 @@ pub struct Totals {
 pub(crate) struct State {
     pub version: u32,
     pub config: FleetConfig,
-    /// The latest fleet time seen, and the newest wall time.
+    /// The latest fleet time seen, and the wall time of the newest command.
     pub now: Stamp,
     pub revision: u64,
     pub totals: Totals,
@@ -68,15 +68,16 @@ pub enum Progress {
     Halfway(Unfinished),
 }
 
-/// The rest of a command that is being applied. Boxed, so that the many commands that finish at once don't move it.
+/// The rest of a command that is being applied. Boxed, because most commands finish immediately and would otherwise
+/// move a large value for nothing.
 #[derive(Debug)]
 pub struct Unfinished(Box<Rest>);
 
 #[derive(Debug)]
 enum Rest {
-    /// Due timers, at most this many, and then the command.
+    /// Fires at most `left_to_fire` due timers, then runs the command.
     Fire { left_to_fire: usize, command: Command },
-    /// The work of the command after its first step.
+    /// Does the work of the command after its first step.
     Work { reply: Reply, jobs: Jobs },
 }
 
@@ -115,8 +116,8 @@ impl Fleet {
     }
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then applies `command` and appends the effects. A
-    /// fleet time lower than the latest seen is replaced by the latest seen; any wall time is accepted, and nothing
-    /// falls due by it. A command that is refused changes nothing itself.
+    /// fleet time lower than the latest seen is replaced by the latest seen. Any wall time is accepted, because no
+    /// timer depends on it. A refused command itself changes nothing.
     pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
         let mut progress = self.begin(now, command, usize::MAX, effects);
         loop {

@@ -1,6 +1,6 @@
-//! Everything that is computed from the state and kept, so that nothing has to be searched for. Each change of a task
-//! or an agent is bracketed by `leave` and `enter`. Rebuilding from the state gives equal indexes, which the audit
-//! checks.
+//! The indexes: everything that is computed from the state and kept, so that no operation has to search the state. Each
+//! change of a task or an agent is bracketed by `leave` and `enter`. Rebuilding from the state gives equal indexes,
+//! which the audit checks.
 
 use crate::{
     Agent, HeldState, Task, Weights, agents::indexes::AgentIndexes, fleet::State, schedule::Schedule,

@@ -16,8 +16,8 @@ pub const MAX_SLOTS: u32 = 4096;
 pub const MAX_AGENTS: u32 = 20_000;
 /// Most pools that one [`crate::PoolCommand::Set`] may name.
 pub const MAX_POOLS: usize = 64;
-/// Number of known pools, set ones included, from which on a join can't bring a new pool. [`crate::PoolCommand::Set`]
-/// can add up to [`MAX_POOLS`] more.
+/// Number of known pools, including those that were set, at which a join can no longer add a pool.
+/// [`crate::PoolCommand::Set`] can add up to [`MAX_POOLS`] more.
 pub const MAX_KEPT_POOLS: usize = 1_024;
 /// Most attempts a retry policy may allow.
 pub const MAX_ATTEMPTS: u32 = 1_000;

@@ -34,7 +34,7 @@ pub enum Reply {
     /// The attempt was current and its result counts.
     #[bilrost(tag(4), message)]
     Completed,
-    /// The attempt was not current: nothing changed except that the slot it held, if any, is free.
+    /// The attempt was not current: its result is discarded, and the slot that it held, if any, is free.
     #[bilrost(5)]
     Stale(StaleReason),
     /// The command was applied and has no result.

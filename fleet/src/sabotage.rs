@@ -75,7 +75,7 @@ mistakes! {
     CancelHitsNext = "cancel-hits-next",
     /// A watch omits some changes.
     WatchSkips = "watch-skips",
-    /// An agent's successes are sometimes not counted, at random on each coordinator.
+    /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }
 
@@ -98,7 +98,7 @@ mod switch {
         PLANTED.load(Ordering::Relaxed) == mistake as usize + 1
     }
 
-    /// Returns true once in a while, independently of the log.
+    /// Returns true at every fifth call in this process, independently of the log.
     pub fn by_chance() -> bool {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         ASKED.fetch_add(1, Ordering::Relaxed).is_multiple_of(5)

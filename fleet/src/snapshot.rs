@@ -4,8 +4,8 @@
 //! Invariants between the beginning and the end of a snapshot:
 //! - Agents and tasks are taken in the order of their numbers. All numbers below the next one were taken as they were
 //!   at the beginning; numbers that were assigned after the beginning are never taken.
-//! - Whatever changes or is removed before it was taken is saved first, once. So the first version that is saved or
-//!   found under a number is the one it had at the beginning.
+//! - The old version of an entry that changes or is removed before it was taken is saved, once. So the version that is
+//!   saved under a number, or else the one in the state, is the version from the beginning.
 //!
 //! So the bytes are those that [`Fleet::encode`] would have returned at the beginning.
 
@@ -140,7 +140,7 @@ impl Fleet {
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
             retired: None,
         }));
-        // A buffer that grows step by step would cost half as much again.
+        // Growing the buffer step by step would add about half to the cost.
         let out = Vec::with_capacity(self.stored_bytes() as usize + tasks.kept.len() * TASK_BYTES);
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
@@ -154,7 +154,8 @@ impl Fleet {
         snapshot
     }
 
-    /// Replaces this state by another one and returns it. Snapshots that are being taken of it can still be finished.
+    /// Replaces this state by another one and returns the old one, of which snapshots in progress can still be
+    /// finished.
     pub fn replace(&mut self, with: Fleet) -> Arc<Fleet> {
         let old = Arc::new(std::mem::replace(self, with));
         old.snapshots.each(|rest| rest.retired = Some(Arc::clone(&old)));
@@ -163,8 +164,9 @@ impl Fleet {
 }
 
 impl Snapshot {
-    /// Takes the next part, of at most `limit` agents or tasks, from the fleet of which the snapshot was begun; `None`
-    /// when everything is taken. The cost per entry is small whatever its size, because entries are shared, not copied.
+    /// Takes the next part, of at most `limit` agents or tasks, from the fleet that the snapshot was begun on. Returns
+    /// `None` when everything is taken. The cost per entry is small whatever its size, because entries are shared, not
+    /// copied.
     pub fn take(&mut self, fleet: &Fleet, limit: usize) -> Option<Part> {
         let mut rest = lock(&self.rest);
         let retired = rest.retired.clone();

@@ -9,7 +9,7 @@ use crate::{
     AgentId, Effect, Fleet, FleetConfig, RecoveryEvent, Reply, agents::lost::Requeue, schedule::free_agents::FreeAgents,
 };
 
-/// The jobs left to do; the next one is the last.
+/// The jobs left to do, as a stack: the next one is at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs(Vec<Job>);
 
@@ -21,14 +21,14 @@ pub(crate) enum Job {
     Place(vec::IntoIter<u64>),
     /// Give an agent queued tasks for as long as it has a free slot.
     Pull(AgentId),
-    /// Activate standby agents of a pool for as long as it lacks live agents. If an agent failed, each is a step of its
-    /// recovery.
+    /// Activate standby agents of a pool for as long as it lacks live agents. If this is because an agent failed, each
+    /// activation is recorded as a step of that agent's recovery.
     Fill(String, Option<AgentId>),
     /// Record a step of an agent's recovery.
     Record(AgentId, RecoveryEvent),
     /// Open a session for an agent that has none.
     Enter(Box<crate::agents::sessions::Entering>),
-    /// Clean up the pool that an agent came from, and fill that pool and its new one.
+    /// Remove the pool that an agent left, if it is empty; then fill that pool and the agent's new one.
     Refill(Option<String>, Option<String>),
     /// Rank the agents by the weights of another configuration, which comes into force afterwards.
     Rerank(Box<Rerank>),

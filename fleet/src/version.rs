@@ -96,7 +96,8 @@ impl Fleet {
     }
 }
 
-/// A switch that decides whether the process knows [`Feature::Trial`], so that tests can run both kinds of program.
+/// A switch that decides whether the process knows [`Feature::Trial`], so that tests can run both an older and a newer
+/// program.
 #[cfg(feature = "trial")]
 pub mod trial {
     use std::sync::atomic::{AtomicBool, Ordering};

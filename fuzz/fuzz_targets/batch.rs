@@ -1,4 +1,4 @@
-//! The payload of a log entry is opened or refused.
+//! The payload of a log entry is either decoded or refused; one that is decoded encodes to the same bytes.
 #![no_main]
 
 use bytes::Bytes;

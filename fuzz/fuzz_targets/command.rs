@@ -1,4 +1,5 @@
-//! A command is read or refused; one that was read is written as it was read, and never breaks a fleet.
+//! A command is either decoded or refused; one that is decoded encodes to the same bytes, and violates no invariant
+//! when it is applied.
 #![no_main]
 
 use robeing_fleet::{Fleet, FleetConfig, Stamp, decode_command, encode_command};
@@ -7,7 +8,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(command) = decode_command(bytes) else { return };
     let mut again = Vec::new();
     encode_command(&command, &mut again);
-    assert_eq!(again, bytes, "there is one form of it");
+    assert_eq!(again, bytes, "the encoding is canonical");
     let mut fleet = Fleet::new(FleetConfig::default());
     fleet.apply(Stamp::at(1), command, &mut Vec::new());
     fleet.audit().expect("the invariants hold");

@@ -1,4 +1,4 @@
-//! A manifest is read or refused with a sentence, whatever it is.
+//! Any text is either parsed as a manifest or refused with a message.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|text: &str| {

@@ -72,15 +72,21 @@ pub(crate) struct ClusterCache {
     pub(crate) uid: Option<String>,
     pub(crate) records: apply::Records,
     pub(crate) refusals: Refusals,
+    /// The last snapshot, which the events are derived from.
     pub(crate) seen: Option<report::Snapshot>,
+    /// The status that was patched last, and when.
     pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
+    /// The pool sizes that were sent to the coordinators last.
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
+    /// The uid of the coordinator pod that was deleted last, while the watch cache still contains it.
     pub(crate) evicting: Option<String>,
     /// Since when coordinator pods have been missing.
     pub(crate) missing_since: Option<Instant>,
+    /// The address of the coordinator that responded in the last reconciliation.
     pub(crate) asked: Option<String>,
     /// When activity was last observed.
     pub(crate) happened: Option<Instant>,
+    /// Number of consecutive failed reconciliations.
     pub(crate) failures: u32,
 }
 
@@ -229,8 +235,8 @@ fn outlook(
     }
 }
 
-/// Returns the time until something changes by time alone: what is reported of pods, or when a refused request to the
-/// API server may be retried.
+/// Returns the time until something changes merely because time passes: what is reported about pods, existing or
+/// missing, or whether a refused request to the API server may be retried.
 fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     let pods = observation.pods.iter().filter_map(|pod| health::changes_at(pod, observation.now)).min();
     let of_pods = pods.map(|at| at.duration_since(observation.now).unsigned_abs());
@@ -240,7 +246,8 @@ fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     of_pods.into_iter().chain(later.map(|at| at - now)).min()
 }
 
-/// Queries the coordinators first and then reads the caches, so that the caches are newer even than a slow response.
+/// Queries the coordinators first and then reads the caches, so that the cached state is newer than the response,
+/// however slow that was.
 async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut ClusterCache) -> Observation {
     let name = cluster.name_any();
     let set = context.caches.stateful_set(cluster);
@@ -249,7 +256,8 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
     context.news.keep(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name, &addresses);
     let mut fleet = context.coordinators.ask(&addresses).await;
     if fleet.is_err() && cache.asked.is_some() {
-        // A new leader is elected within a second; then only the leader's name has changed.
+        // The leader may have died. A new one is elected within a second; a retry after that finds only a new leader,
+        // and no loss of the quorum is reported.
         tokio::time::sleep(ELECTED_WITHIN).await;
         fleet = context.coordinators.ask(&addresses).await;
     }
@@ -348,7 +356,7 @@ async fn report(
     let before = own.or_else(|| cluster.status.clone());
     let status = report::status(observation, outcome, before.as_ref());
     let events = report::happened(observation, outcome, cache.seen.as_ref(), before.as_ref(), &status);
-    // The conditions of others are left alone.
+    // Conditions that others have set are ignored in the comparison.
     if before.as_ref().map(report::own) != Some(report::own(&status)) {
         patch_status(context, cluster, &status).await?;
         cache.patched = Some((status.clone(), Instant::now()));

@@ -1,6 +1,6 @@
-//! Executes the steps with the coordinators and the agents, besides applying objects: what `scale`, `rollout` and the
-//! sizes of the pools require, one call each. A coordinator's refusal is reported, not retried; the next reconciliation
-//! tries again.
+//! Executes the steps other than applying objects: the calls to the coordinators, and the changes to pods and claims,
+//! that `scale`, `rollout` and the sizes of pools and disks require. A coordinator's refusal is reported; only the next
+//! reconciliation tries again.
 
 use std::collections::BTreeSet;
 
@@ -173,7 +173,8 @@ async fn delete_seen<K: kube::Resource<DynamicType = ()>>(
     apply::unless_refused(&mut cache.refusals, (&kind.kind, name, || DELETING), work).await
 }
 
-/// Requests larger disks for the coordinators if the spec does, which their StatefulSet can't. Returns the refusals.
+/// Enlarges the coordinators' claims if the spec asks for larger disks, since the claim templates of a StatefulSet
+/// can't be changed. Returns the refusals.
 pub(crate) async fn grow_disks(
     observation: &Observation,
     fleet: &ValidatedCluster,
@@ -209,8 +210,8 @@ pub(crate) async fn grow_disks(
     Ok(refused)
 }
 
-/// Returns whether a claim is that of a coordinator's existing disk which is smaller than desired. The API server does
-/// not enlarge a claim that is not bound to a disk yet.
+/// Returns whether a claim belongs to a coordinator, is bound, and requests less than desired. The API server does not
+/// enlarge a claim that is not bound yet.
 fn is_to_grow(claim: &PersistentVolumeClaim, cluster: &str, wanted: &Quantity) -> bool {
     let name = claim.name_any();
     let ordinal = name.strip_prefix(names::DATA_VOLUME).and_then(|rest| rest.strip_prefix('-'));
@@ -220,7 +221,8 @@ fn is_to_grow(claim: &PersistentVolumeClaim, cluster: &str, wanted: &Quantity) -
     is_ours && is_bound && grows && claim.metadata.deletion_timestamp.is_none()
 }
 
-/// The result of a step. The inner error is a refusal of the coordinators, the outer one of the API server.
+/// The result of a step. The inner error is that of a call to a coordinator, the outer one that of a request to the API
+/// server.
 pub(crate) type Asked = Result<Result<(), coordinators::Error>, apply::Error>;
 
 /// Adds or removes a voter, or deletes the disk of a removed one.

@@ -135,7 +135,7 @@ pub fn failure(pod: &Pod, now: Timestamp) -> Option<Failure> {
         .then(|| of(Kind::Unschedulable, None, unschedulable(pod, unscheduled.message.as_deref())))?
 }
 
-/// Returns when [`failure`] or [`away_for_long`] next changes by time alone; `None` if never.
+/// Returns when [`failure`] or [`away_for_long`] may next change merely because time passes; `None` if never.
 pub fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
     let since = |of: &str| {
         let condition = condition(pod, of).filter(|condition| condition.status != "True")?;
@@ -166,7 +166,7 @@ fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
 }
 
 fn node_gone(pod: &Pod) -> String {
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("it was on");
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("<unknown>");
     let disks = claims(pod);
     let disk = if disks.is_empty() {
         String::new()

@@ -54,6 +54,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(COULD_NOT_START)
 }
 
+/// Runs the operator until a termination signal arrives or the lease is lost.
 async fn until_told(settings: &Settings) -> anyhow::Result<End> {
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -168,7 +168,7 @@ impl Observation {
         })
     }
 
-    /// Returns the coordinators' pods. A pod of an older template is recognized by the StatefulSet's newest revision.
+    /// Returns the coordinators' pods. A pod is outdated if its revision is not the newest one of the StatefulSet.
     pub fn coordinator_pods(&self) -> Pods {
         let cluster = self.name();
         let newest = self.stateful_set().filter(|_| self.template_seen());

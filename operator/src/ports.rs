@@ -28,7 +28,7 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
 
 /// Returns the setting of the agent's port that has this number.
 fn what_takes(ports: AgentPorts, number: u32, attach: Option<u32>) -> Option<&'static str> {
-    // The variable may set another port than the default one to attach to.
+    // An attach port other than `agentPorts.attach` was set by the variable.
     let name = if attach == Some(ports.attach) { "agentPorts.attach" } else { WORKER_ADDRESS };
     let own = [("agentPorts.grpc", Some(ports.grpc)), ("agentPorts.metrics", Some(ports.metrics)), (name, attach)];
     own.into_iter().find(|(_, port)| *port == Some(number)).map(|(name, _)| name)
@@ -40,8 +40,8 @@ fn attaches_at(work: &Work) -> Option<&str> {
     attaches_at.as_deref()
 }
 
-/// Returns the port of a host:port of the loopback interface, as agents accept it. `None` if it is no such address, or
-/// if the port is 0, which no process could find.
+/// Returns the port of a host:port of the loopback interface, as agents accept it. `None` if it is not such an address,
+/// or if the port is 0, which no process could find.
 pub(crate) fn of_local_address(text: &str) -> Option<u16> {
     robeing_settings::local_port(text).filter(|port| *port > 0)
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::names;
 
 /// Returns the replicas that only this operator owns and that the next apply no longer sets. `None` if there is nothing
-/// to keep: a pool of zero agents, which autoscalers would not scale up, is also reset to one.
+/// to keep. Zero replicas are not kept but reset to one, because autoscalers do not scale up from zero.
 pub fn abandoned(wish: &DynamicObject, live: &DynamicObject) -> Option<u64> {
     if wish.data.pointer("/spec/replicas").is_some() {
         return None;
@@ -27,7 +27,7 @@ pub fn abandoned(wish: &DynamicObject, live: &DynamicObject) -> Option<u64> {
     (speak.peek().is_some() && speak.all(|operator| operator)).then_some(replicas)
 }
 
-/// Returns the apply of the other field manager, which is valid only for the version that was read.
+/// Returns the apply request of the other field manager. It fails if the object has changed since it was read.
 fn said(live: &DynamicObject, replicas: u64) -> Value {
     let (types, meta) = (live.types.clone().unwrap_or_default(), &live.metadata);
     json!({

@@ -20,7 +20,7 @@ pub(crate) const UNREACHED: Duration = Duration::from_secs(300);
 const OF_QUIET: u32 = 10;
 /// The largest fraction by which jitter shortens a pause, so that fleets created together are not reconciled together.
 const CHANCE: f64 = 0.25;
-/// The shortest pause if something changes by time alone.
+/// The shortest pause if something changes merely because time passes.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// The result of a reconciliation, as far as it determines when the next one runs.
@@ -38,7 +38,7 @@ pub(crate) struct Outlook {
     pub(crate) told: bool,
     /// Time since the last activity.
     pub(crate) quiet: Duration,
-    /// Time until something changes by time alone.
+    /// Time until something changes merely because time passes.
     pub(crate) due: Option<Duration>,
 }
 

@@ -36,8 +36,8 @@ impl Refusals {
         self.0.contains_key(&(kind.to_owned(), name.to_owned()))
     }
 
-    /// Returns the refusal due to which this request must not be made now. `wish` is a number that identifies the
-    /// request and the state of its object: if the object has changed, the response may differ.
+    /// Returns the refusal that forbids making this request now, if any. `wish` is a number that identifies the request
+    /// and the state of its object: if the object has changed, the response may differ.
     pub fn of(&self, kind: &str, name: &str, wish: u64, now: Instant) -> Option<&Refusal> {
         let refusal = self.0.get(&(kind.to_owned(), name.to_owned()))?;
         Some(refusal).filter(|refusal| refusal.wish == wish && now < refusal.until)

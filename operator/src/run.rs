@@ -52,7 +52,8 @@ pub enum End {
     LeaseLost(Lost),
 }
 
-/// Creates a client that counts its requests and limits the wait for each response to [`ANSWER_WITHIN`].
+/// Creates a client that counts its requests and limits the wait for each response, except those of watches, to
+/// [`ANSWER_WITHIN`].
 pub async fn client(metrics: Metrics) -> Result<Client, Error> {
     let mut config = kube::Config::infer().await?;
     config.connect_timeout = Some(CONNECT_WITHIN);

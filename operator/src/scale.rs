@@ -81,8 +81,8 @@ fn ordinals(view: &View<'_>, membership: &Membership) -> BTreeSet<u32> {
     membership.members.iter().filter_map(|member| names::ordinal(view.cluster, &member.name)).collect()
 }
 
-/// Plans the size of a StatefulSet that does not exist. What is left of an earlier one, which may have been deleted
-/// manually or with an earlier cluster of the same name, has votes that must not all end at once.
+/// Plans the size of a StatefulSet that does not exist. Pods and disks may be left of an earlier one, which was deleted
+/// manually or with an earlier cluster of the same name. They still have votes, which must not all be lost at once.
 fn begin(view: &View<'_>) -> Plan {
     let there = view.pods.iter().chain(view.claims).filter(|ordinal| **ordinal < MAX_COORDINATORS);
     Plan::new(view.wanted.max(beyond(there)), Step::Settled)
@@ -109,7 +109,8 @@ fn next(view: &View<'_>) -> Plan {
 }
 
 /// Plans without a leader. It is unknown who has a vote, so the set does not shrink and no disk is deleted. The set
-/// grows, unless onto disks of removed coordinators; its other disks may be those of the very majority that is missing.
+/// grows, unless new pods would start on disks of removed coordinators. Other existing disks are used: they may be
+/// those of the very majority that is missing.
 fn without_a_leader(view: &View<'_>, current: u32) -> Plan {
     let leftovers =
         view.claims.iter().any(|ordinal| (current..view.wanted.min(view.member_high_water)).contains(ordinal));
@@ -148,5 +149,5 @@ fn addition(view: &View<'_>, membership: &Membership) -> Option<Step> {
     if view.running.contains(&joining) {
         return Some(Step::Add(joining));
     }
-    Some(Step::Wait(format!("{} does not run yet", names::coordinator(view.cluster, joining))))
+    Some(Step::Wait(format!("{} is not running yet", names::coordinator(view.cluster, joining))))
 }

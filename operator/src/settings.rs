@@ -149,7 +149,7 @@ mod tests {
         assert!(timings("3s", "2s", "1s").is_ok());
         for (duration, deadline, retry) in [("10s", "10s", "2s"), ("15s", "10s", "6s"), ("1500ms", "1s", "100ms")] {
             let error = timings(duration, deadline, retry).expect_err("must be refused");
-            assert!(error.to_string().contains("renew deadline be shorter"), "{error}");
+            assert!(error.to_string().contains("the deadline shorter than it"), "{error}");
         }
     }
 

@@ -108,7 +108,8 @@ impl Caches {
         (Self { clusters, owned, pods, claims }, Box::pin(stream::select_all(changes)))
     }
 
-    /// Waits until every cache has been filled for the first time. Fails if the stream that fills them was dropped.
+    /// Waits until every cache has been filled for the first time. Fails if the stream that fills them is dropped
+    /// before the clusters are listed.
     pub async fn filled(&self) -> Result<(), reflector::store::WriterDropped> {
         self.clusters.wait_until_ready().await?;
         self.pods.filled().await;

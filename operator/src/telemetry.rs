@@ -3,8 +3,8 @@
 use robeing_telemetry::WorkerGuard;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Starts logging at the levels set by `RUST_LOG`; does nothing if logging has already started. Dropping the guard writes the
-/// remaining lines.
+/// Starts logging at the levels set by `RUST_LOG`; does nothing if logging has already started. Dropping the guard
+/// writes the remaining lines.
 #[must_use = "lines are dropped without it"]
 pub fn begin(json: bool) -> WorkerGuard {
     let filter =

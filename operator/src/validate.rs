@@ -20,7 +20,7 @@ use robeing_settings::{
 use crate::{names, ports};
 
 /// How much longer a pod's grace period is than its drain timeout, so that the agent can report the tasks that it hands
-/// back.
+/// back; at most half of the grace period.
 pub const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 /// The settings of the operator that the built objects depend on.
@@ -303,7 +303,7 @@ fn work(pool: &Pool, agent_ports: AgentPorts) -> Result<Work, (&'static str, Str
             Ok(Work::BesideAgent { container, attaches_at })
         }
         (Executor::Command(_), Some(container)) => Ok(Work::InUserContainer(container)),
-        // The settings are those of the agent's own container.
+        // The echo executor runs no program: `container` configures the agent's own container.
         (Executor::Echo {}, Some(container)) => Ok(Work::InUserContainer(container)),
         (Executor::Command(_) | Executor::Http(_) | Executor::Echo {}, None) => Ok(Work::InAgent),
     }

@@ -4,10 +4,10 @@
 
 use crate::MAX_MESSAGE_BYTES;
 
-/// The budget of one message, bytes. A single larger item is sent alone.
+/// The budget of one message, in bytes. A single larger item is sent alone.
 pub const MESSAGE_BUDGET_BYTES: usize = 1024 * 1024;
-/// The maximum size of a single item of any message, bytes: a task with its input, its output and the failures of its
-/// attempts.
+/// The maximum size of a single item of any message, in bytes: a task with its input, its output and the failures of
+/// its attempts.
 pub const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
 
 const _: () = assert!(

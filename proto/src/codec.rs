@@ -1,6 +1,7 @@
-//! The codec of all services: protobuf that refuses a message with very many parts before decoding it. An empty part
-//! takes two bytes in a message and hundreds in memory, so a message within its limit in bytes could take a hundred
-//! times that in memory.
+//! The codec of all services: protobuf that refuses a message with very many parts before decoding it. A part is one
+//! occurrence of a field at the top level of the message, such as one item of a repeated field. An empty part takes two
+//! bytes in a message and hundreds in memory, so a message within its limit in bytes could take a hundred times that in
+//! memory.
 
 use std::{any::TypeId, marker::PhantomData};
 
@@ -84,7 +85,7 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     }
 }
 
-/// Returns whether all fields of this message type are messages themselves, whose parts are counted too.
+/// Returns whether this message type only wraps other messages, whose parts are counted too.
 fn is_envelope<U: 'static>() -> bool {
     [TypeId::of::<internal::AgentMessage>(), TypeId::of::<internal::CoordinatorMessage>()].contains(&TypeId::of::<U>())
 }

@@ -35,7 +35,7 @@ pub mod worker {
 /// The encoded `FileDescriptorSet` of `robeing.v1` and its imports, for gRPC reflection and for proto3 JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/robeing.bin"));
 
-/// The maximum size of a gRPC message, bytes: room for a batch of inputs of maximum size.
+/// The maximum size of a gRPC message, in bytes: room for a batch of inputs of maximum size.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ async fn submits_twice_under_a_key(user: &User) {
     assert_eq!(again.success().trim(), first);
     let told = format!("the key \"one\" belongs to task {first}, which was submitted earlier");
     assert!(again.stderr.contains(&told), "{again:?}");
-    assert!(again.stderr.contains("is kept: priority 5, no deadline"), "{again:?}");
+    assert!(again.stderr.contains("is kept and differs: priority 5, no deadline"), "{again:?}");
 
     // The output of a submission has the fields of a task; with `--inputs` it is a list even if there is only one task.
     let again = user.run(&[&keyed[..], &["-o", "json"]].concat()).await.json();

@@ -50,7 +50,7 @@ async fn ctrl_c_ends_the_fleet_and_its_commands() {
     let terminal = Terminal::default();
     let (mut dev, processes) = busy_fleet(&terminal).await;
     dev.signal(Signal::SIGINT);
-    dev.line_with(&["stopping", "hand back the rest", "Ctrl-C again ends everything at once"]).await;
+    dev.line_with(&["stopping", "hand back the rest", "Ctrl-C again kills everything at once"]).await;
     let status = dev.ended().await;
     assert!(status.success(), "a graceful stop is a success: {status}: {:#?}", dev.lines());
     let left: Vec<u32> = processes.into_iter().filter(|pid| is_running(*pid)).collect();

@@ -1,4 +1,5 @@
-//! The query by which the documented ScaledObject sizes a pool, asked of Debian's Prometheus, which scrapes a fleet's coordinators.
+//! The query with which the documented ScaledObject sizes a pool, run by Debian's Prometheus, which scrapes a fleet's
+//! coordinators.
 
 use std::{
     fs,
@@ -22,13 +23,13 @@ use tokio::net::TcpStream;
 
 /// From Debian's package of that name.
 const PROMETHEUS: &str = "/usr/bin/prometheus";
-/// Tasks that wait for an agent, besides the one that runs.
+/// The number of tasks that wait for an agent, in addition to the one that runs.
 const WAITING: usize = 6;
-/// Tasks of another fleet.
+/// The number of tasks of another fleet.
 const MANY: u32 = 11;
 const COORDINATORS: u32 = 3;
 
-/// The query of the documented ScaledObject, and its threshold.
+/// Returns the query of the documented ScaledObject, and its threshold.
 fn documented_query() -> (String, String) {
     let object = documented::manifest("docs/kubernetes.md", "ScaledObject");
     let metadata = &object["spec"]["triggers"][0]["metadata"];
@@ -36,7 +37,7 @@ fn documented_query() -> (String, String) {
     (text("query"), text("threshold"))
 }
 
-/// Coordinators as Prometheus finds those of clusters: with the labels of their pods.
+/// Returns a configuration with the coordinators of these fleets as targets, with the labels of their pods.
 fn configuration(fleets: &[(&str, &str, &Fleet)]) -> Value {
     let mut targets = Vec::new();
     for (namespace, cluster, fleet) in fleets {
@@ -52,7 +53,7 @@ fn configuration(fleets: &[(&str, &str, &Fleet)]) -> Value {
     })
 }
 
-/// What Prometheus answers to a query now, as numbers.
+/// Returns the current result of a query, as numbers.
 async fn ask(port: u16, query: &str) -> Result<Vec<f64>, String> {
     let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.map_err(|e| e.to_string())?;
@@ -75,7 +76,8 @@ async fn the_documented_query_is_the_number_of_tasks_that_want_an_agent() {
     let (query, threshold) = documented_query();
     assert!(threshold.parse::<u32>().is_ok_and(|tasks| tasks > 0), "{threshold}");
     let fleet = Fleet::start(FleetSpec::new(COORDINATORS).pool(PoolSpec::new("work", 1))).await;
-    // Another one, which has more to do, and counts in neither way.
+    // Another fleet with more tasks, which must not be counted: neither as another cluster of the namespace nor as a
+    // cluster of the same name in another namespace.
     let other = Fleet::start(FleetSpec::new(1)).await;
     other.submit((0..MANY).map(|_| task("exit 0")).collect()).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -89,10 +91,10 @@ async fn the_documented_query_is_the_number_of_tasks_that_want_an_agent() {
         format!("--storage.tsdb.path={}", folder.path().join("data").display()),
         format!("--web.listen-address=127.0.0.1:{port}"),
     ];
-    assert!(Path::new(PROMETHEUS).exists(), "{PROMETHEUS} is not there; `tests/setup kube` installs it");
+    assert!(Path::new(PROMETHEUS).exists(), "{PROMETHEUS} does not exist; `tests/setup kube` installs it");
     let prometheus = Process::start("prometheus", Path::new(PROMETHEUS), &flags, &folder.path().join("log"));
     let is = async |wanted: f64| {
-        // Once all that it comes from is known, so that it is not right for a moment alone.
+        // Waits until all the metrics behind the query have their final values, so that it is not right only by chance.
         let of_each = "robeing_tasks_queued + robeing_tasks_running";
         let mut all = vec![wanted; COORDINATORS as usize];
         all.extend([f64::from(MANY); 2]);

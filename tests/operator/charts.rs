@@ -1,4 +1,5 @@
-//! The Helm charts: what they render, what they refuse, and what rights they give. Needs helm, and no cluster.
+//! The Helm charts: what they render, which values they refuse, and which rights they grant. The tests need helm, but
+//! no cluster.
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +11,11 @@ use std::{
 use robeing_tests::program::program;
 use serde_json::Value;
 
-/// Says which helm to use.
+/// The environment variable with the path of helm.
 const HELM: &str = "HELM";
-/// Says where `devkube build` keeps its programs.
+/// The environment variable with the folder in which `devkube build` keeps its programs.
 const DEVKUBE_CACHE: &str = "DEVKUBE_CACHE";
-/// The Kubernetes whose objects are rendered: helm alone knows of none.
+/// The Kubernetes version to render for, because there is no cluster that helm could ask.
 const KUBERNETES: &str = "1.34.0";
 
 fn root() -> PathBuf {
@@ -22,10 +23,10 @@ fn root() -> PathBuf {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path} can't be read: {error}"))
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("can't read {path}: {error}"))
 }
 
-/// What `HELM` says, else the one in `PATH`, else one that `devkube build` made.
+/// Returns the helm that `HELM` names, else the one in `PATH`, else the one that `devkube build` built.
 fn helm() -> PathBuf {
     if let Some(helm) = env::var_os(HELM) {
         return helm.into();
@@ -44,16 +45,16 @@ fn run(arguments: &[&str]) -> Output {
     let helm = helm();
     let mut command = Command::new(&helm);
     command.args(arguments).current_dir(root());
-    // Neither a cluster of this machine nor its user's settings have a say.
+    // No cluster of this machine and no settings of its user may affect the result.
     command.env_remove("KUBECONFIG").env("HELM_NAMESPACE", "robeing-system");
-    command.output().unwrap_or_else(|error| panic!("{} can't be started: {error}", helm.display()))
+    command.output().unwrap_or_else(|error| panic!("can't start {}: {error}", helm.display()))
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The text that a chart renders to.
+/// Returns the text that a chart renders to.
 fn rendered(release: &str, chart: &str, settings: &[&str]) -> String {
     let base = ["template", release, chart, "--kube-version", KUBERNETES];
     let output = run(&[&base, settings].concat());
@@ -61,11 +62,11 @@ fn rendered(release: &str, chart: &str, settings: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// Why a chart does not render.
+/// Returns the error of a chart that does not render.
 fn refusal(chart: &str, settings: &[&str]) -> String {
     let base = ["template", "robeing", chart, "--kube-version", KUBERNETES];
     let output = run(&[&base, settings].concat());
-    assert!(!output.status.success(), "{chart} takes {settings:?}");
+    assert!(!output.status.success(), "{chart} accepts {settings:?}");
     text(&output.stderr)
 }
 
@@ -94,7 +95,7 @@ fn words(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// Every settings file of the chart, and its own.
+/// Returns the chart's defaults and each of its values files in `ci/`.
 fn all_settings() -> Vec<Vec<String>> {
     let mut all = vec![vec![]];
     for entry in fs::read_dir(root().join("charts/robeing/ci")).expect("the chart has settings to try") {
@@ -139,7 +140,7 @@ fn the_definition_is_the_generated_one() {
     let metadata = definition["metadata"].as_object_mut().expect("it has metadata");
     metadata.retain(|key, _| key == "name");
     let generated: Value = serde_yaml::from_str(&read("crds/robeingclusters.yaml")).expect("it is YAML");
-    assert!(definition == generated, "nothing but labels and annotations is added");
+    assert!(definition == generated, "only labels and annotations are added");
 }
 
 #[test]
@@ -152,12 +153,12 @@ fn the_definition_can_go_with_its_release_and_carry_more() {
     let kept = ["--set", "annotations.helm\\.sh/resource-policy=drop"];
     let objects = documents(&rendered("robeing-crds", "charts/robeing-crds", &kept));
     let annotations = &only(&objects, "CustomResourceDefinition")["metadata"]["annotations"];
-    assert_eq!(annotations["helm.sh/resource-policy"], "keep", "keep says whether it is kept");
+    assert_eq!(annotations["helm.sh/resource-policy"], "keep", "the value `keep` determines whether it is kept");
 }
 
 #[test]
 fn the_definition_is_no_part_of_the_operators_chart() {
-    // Helm never upgrades what is in crds/.
+    // Helm never upgrades the contents of crds/.
     for chart in ["charts/robeing", "charts/robeing-crds"] {
         assert!(!root().join(chart).join("crds").exists(), "{chart}");
     }
@@ -226,7 +227,7 @@ fn every_setting_is_in_the_schema_and_every_one_there_has_a_default() {
         let keys =
             |of: &Value| of.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<BTreeSet<_>>();
         let mut known = keys(&schema["properties"]);
-        // Helm adds it by itself.
+        // Helm itself adds this key.
         known.remove("global");
         assert_eq!(keys(&values), known, "{chart}");
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -237,7 +238,7 @@ fn every_setting_is_in_the_schema_and_every_one_there_has_a_default() {
     }
 }
 
-/// The rules of all roles, with the name of their role.
+/// Returns the rules of all roles, with the names of the roles.
 fn rules(objects: &[Value]) -> Vec<(String, Value)> {
     let roles = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")));
     let of = |role: &Value| {
@@ -294,7 +295,7 @@ fn with_namespaces_named_nothing_is_cluster_wide() {
         let places: Vec<String> = of_kind(&objects, kind).into_iter().map(namespace).collect();
         assert_eq!(places, ["a", "b", "robeing-system"], "{kind}");
     }
-    // What it may do there is what it may do elsewhere with a ClusterRole.
+    // The rights in these namespaces are the same as those of the ClusterRole.
     let rules_of = |objects: &[Value], role: &str| -> Vec<Value> {
         rules(objects).into_iter().filter(|(name, _)| name == role).map(|(_, rule)| rule).collect()
     };
@@ -346,7 +347,7 @@ fn the_operators_pods_meet_the_restricted_standard() {
 
 #[test]
 fn what_selects_the_operator_is_not_what_the_operator_makes() {
-    // The operator removes what has its labels and is in no spec.
+    // The operator deletes objects with its labels that are not in any spec.
     for settings in all_settings() {
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         for object in operator(&settings) {
@@ -388,12 +389,13 @@ fn names_are_dns_labels_however_long_the_release_is_called() {
     for release in ["r", "robeing", &"a".repeat(53), &format!("{}-robeing-x", "a".repeat(43))] {
         let objects = documents(&rendered(release, "charts/robeing", &[]));
         let name = only(&objects, "Deployment")["metadata"]["name"].as_str().expect("a name");
-        // A Deployment adds up to 17 characters for a pod's name.
+        // A Deployment adds up to 17 characters for the name of a pod.
         assert!(name.len() <= 63 - 17 && !name.contains("--"), "{name}");
     }
 }
 
-/// What a chart says after it was installed. Helm shows it to a cluster alone, so here it is rendered as an object.
+/// Returns the notes that a chart shows after its installation. Helm renders them only with a cluster, so they are
+/// rendered as an object here.
 fn notes(chart: &str, settings: &[&str]) -> String {
     let copy = tempfile::tempdir().expect("a temporary directory");
     copy_folder(&root().join(chart), copy.path());
@@ -407,7 +409,7 @@ fn notes(chart: &str, settings: &[&str]) -> String {
 }
 
 fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("it can be made");
+    fs::create_dir_all(to).expect("it can be created");
     for entry in fs::read_dir(from).expect("it can be listed") {
         let path = entry.expect("it can be listed").path();
         let target = to.join(path.file_name().expect("it has a name"));
@@ -451,7 +453,7 @@ fn the_documentations_helm_commands_are_right() {
             let command = line.split('#').next().unwrap_or_default();
             let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
             let ["helm", "install" | "upgrade", release, chart, settings @ ..] = &words[..] else { continue };
-            // These are of an installation alone.
+            // These flags only apply to an installation.
             let about_the_cluster = ["--create-namespace", "--reuse-values", "--install"];
             let settings: Vec<&str> =
                 settings.iter().copied().filter(|word| !about_the_cluster.contains(word)).collect();
@@ -464,7 +466,7 @@ fn the_documentations_helm_commands_are_right() {
 
 #[test]
 fn the_operator_takes_the_arguments_that_it_is_given() {
-    // What stands before --help is read first.
+    // Arguments before --help are parsed first.
     let taken = |arguments: &[String]| {
         let output = Command::new(program("robeing-operator")).args(arguments).arg("--help").env_clear().output();
         let output = output.expect("the operator starts");
@@ -477,5 +479,5 @@ fn the_operator_takes_the_arguments_that_it_is_given() {
         let (is_taken, complaint) = taken(&arguments);
         assert!(is_taken, "{arguments:?}: {complaint}");
     }
-    assert!(!taken(&["--no-such-flag=1".into()]).0 && !taken(&["--lease-duration=soon".into()]).0, "others are not");
+    assert!(!taken(&["--no-such-flag=1".into()]).0 && !taken(&["--lease-duration=soon".into()]).0, "not invalid ones");
 }

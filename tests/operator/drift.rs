@@ -1,5 +1,6 @@
-//! Drift of everything that the operator says: each value in each list of each object that it keeps is changed by hand, as are
-//! fields that exclude its own, and all is as before within seconds, with nobody's name left on it but the operator's.
+//! Drift of all fields that the operator sets: each value in each list of each object that it owns is changed manually,
+//! and so are fields that exclude its own. Within seconds everything is as before, and the field manager with which the
+//! operator repairs objects is not left on them.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,11 @@ use tokio::time::timeout;
 use crate::{CLUSTER, spec};
 
 const NAMESPACE: &str = "drift";
-/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+/// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 6;
-/// How soon a change is put back, on a machine that is busy with other tests, too.
+/// The time within which a change is reverted, even on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(15);
-/// Changes that the API server takes, at least: fewer would mean that nothing was tried.
+/// The minimum number of changes that the API server accepts: fewer would mean that nothing was tested.
 const LEAST_TAKEN: usize = 60;
 const OBJECTS: [(&str, &str); 9] = [
     ("services", CLUSTER),
@@ -65,9 +66,9 @@ pub async fn lists_are_put_back(stage: &ControlPlane, client: &Client) {
             }
         }
     }
-    eprintln!("{taken} changes in lists were put back, the slowest after {slowest:?}");
-    assert!(late.is_empty(), "not put back within {SOON:?}:\n{}", late.join("\n"));
-    assert!(taken >= LEAST_TAKEN, "the API server took {taken} changes only");
+    eprintln!("{taken} changes in lists were reverted, the slowest after {slowest:?}");
+    assert!(late.is_empty(), "not reverted within {SOON:?}:\n{}", late.join("\n"));
+    assert!(taken >= LEAST_TAKEN, "the API server accepted only {taken} changes");
     exclusive_fields_are_put_back(client).await;
     what_is_added_stays(client).await;
     operator.rests(RENEWALS).await;
@@ -78,7 +79,7 @@ pub async fn lists_are_put_back(stage: &ControlPlane, client: &Client) {
     }
 }
 
-/// Every plain value within a list's first entry, changed: its path, and the other value.
+/// Collects a changed value for every scalar within a list's first entry, with its path.
 fn values_in_lists(value: &Value, path: &str, listed: bool, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(fields) => {
@@ -111,13 +112,13 @@ fn values_in_lists(value: &Value, path: &str, listed: bool, found: &mut Vec<(Str
     }
 }
 
-/// What the object says, in an order that does not matter.
+/// Returns the content of the object, in a normalized order.
 fn said(object: &DynamicObject) -> Value {
     let mut said = json!({
         "spec": object.data.get("spec"), "data": object.data.get("data"),
         "labels": object.labels(), "annotations": object.annotations(),
     });
-    // The Deployment controller's own.
+    // The Deployment controller's own annotation.
     if let Some(annotations) = said["annotations"].as_object_mut() {
         annotations.remove("deployment.kubernetes.io/revision");
     }
@@ -136,8 +137,8 @@ fn sorted(value: &mut Value) {
     }
 }
 
-/// Changes one value by hand, and waits until all is as before; how long it took, or what is not. `None`: the API server does not
-/// take it.
+/// Changes one value manually, and waits until everything is as before. Returns how long it took, or what differs;
+/// `None` if the API server refuses the change.
 async fn put_back(
     client: &Client,
     (plural, name): (&str, &str),
@@ -153,9 +154,9 @@ async fn put_back(
         changed.metadata.managed_fields = None;
         match api.replace(name, &parameters, &changed).await {
             Ok(edited) => break (before, edited),
-            // Not a change that anybody can make.
+            // The change is invalid for everybody.
             Err(kube::Error::Api(status)) if [400, 422].contains(&status.code) => return None,
-            // The operator is not done with what was changed before.
+            // The operator is not yet done with the previous change.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => panic!("{plural}/{name}{path}: {error}"),
         }
@@ -183,7 +184,7 @@ async fn as_before(
     }
 }
 
-/// Of two fields that exclude each other the API server refuses the second, whoever says it.
+/// The API server refuses the second of two fields that exclude each other, whoever sets it.
 async fn exclusive_fields_are_put_back(client: &Client) {
     let handlers = json!([{"name": "agent", "readinessProbe": {"httpGet": null, "exec": {"command": ["/true"]}}}]);
     for (plural, name, edit) in [
@@ -200,7 +201,7 @@ async fn exclusive_fields_are_put_back(client: &Client) {
         let before = said(&ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object"));
         let mut patch = edit.clone();
         if let Some(containers) = patch.pointer_mut("/spec/template/spec/containers") {
-            // A merge patch replaces lists, so the rest of the container goes along.
+            // A merge patch replaces lists, so it contains the rest of the container as well.
             let live = ControlPlane::get(client, NAMESPACE, plural, name).await.expect("an object");
             let mut whole = live.data["spec"]["template"]["spec"]["containers"].clone();
             whole[0]["readinessProbe"] = json!({"exec": {"command": ["/true"]}});
@@ -208,7 +209,7 @@ async fn exclusive_fields_are_put_back(client: &Client) {
         }
         ControlPlane::patch(client, NAMESPACE, plural, name, &patch).await;
         let put_back = as_before(client, (plural, name), &edit.to_string(), &before).await;
-        put_back.unwrap_or_else(|drift| panic!("not put back within {SOON:?}: {drift}"));
+        put_back.unwrap_or_else(|drift| panic!("not reverted within {SOON:?}: {drift}"));
     }
 }
 
@@ -218,7 +219,7 @@ async fn what_is_added_stays(client: &Client) {
         {"name": "theirs", "port": 7000, "protocol": "TCP", "targetPort": 7000},
     ]}});
     ControlPlane::patch(client, NAMESPACE, "services", CLUSTER, &ports).await;
-    until("the operator's part is put back", async || {
+    until("the operator's port is restored", async || {
         let service = ControlPlane::get(client, NAMESPACE, "services", CLUSTER).await?;
         let ports = service.data["spec"]["ports"].as_array().cloned().unwrap_or_default();
         let is =

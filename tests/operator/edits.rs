@@ -1,4 +1,5 @@
-//! Others change what the operator owns: its fields are put back, theirs are left, and neither takes many calls.
+//! Other clients change objects that the operator owns: its fields are restored, theirs are kept, and neither takes
+//! many requests.
 
 use kube::{
     Client,
@@ -9,18 +10,18 @@ use serde_json::{Value, json};
 
 use crate::{CLUSTER, spec};
 
-/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+/// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 6;
-/// The most writes that one edit may lead to: the object, the status, and an event of each.
+/// The maximum number of writes that one edit may cause: the object, the status, and an event for each.
 const MOST_WRITES: usize = 4;
 const NAMESPACE: &str = "edits";
 
-/// An edit, and what is seen of the object in the end.
+/// An edit, and the final content of the object.
 struct Edit {
     what: &'static str,
     object: (&'static str, &'static str),
     patch: Value,
-    /// Paths in the object, and what is there in the end.
+    /// Paths in the object, and their final values.
     in_the_end: Vec<(&'static str, Value)>,
 }
 
@@ -154,7 +155,7 @@ async fn edited(client: &Client, operator: &mut Operator, edit: &Edit) {
         wrong.map_or(Ok(()), |(path, value)| Err(format!("{path}: {} instead of {value}", field(&seen, path))))
     };
     until(edit.what, &mut done).await;
-    // An edit that is left alone is looked at, too, so there may be nothing to write.
+    // The operator also checks an edit that it keeps, so there may be nothing to write.
     operator.rests_after(operator.requests.mark(), RENEWALS).await;
     done().await.unwrap_or_else(|wrong| panic!("{}, at rest: {wrong}", edit.what));
     let writes = operator.requests.lines(mark, Sort::Write);
@@ -170,7 +171,7 @@ async fn deletions_are_undone(client: &Client, operator: &mut Operator) {
         let mark = operator.requests.mark();
         let deleted = ControlPlane::api(client, NAMESPACE, plural).delete(name, &DeleteParams::background()).await;
         deleted.unwrap_or_else(|error| panic!("{plural}/{name}: {error}"));
-        until("a deleted object anew", async || {
+        until("a recreated object", async || {
             let uid = ControlPlane::get(client, NAMESPACE, plural, name).await?.metadata.uid;
             if uid == before { Err("it is not deleted".to_owned()) } else { Ok(()) }
         })
@@ -182,7 +183,7 @@ async fn deletions_are_undone(client: &Client, operator: &mut Operator) {
     }
 }
 
-/// A pool that had a size in the spec keeps it until an autoscaler says another.
+/// A pool that had a size in the spec keeps it until an autoscaler sets another one.
 async fn an_autoscaler_takes_over_what_there_is(client: &Client, operator: &mut Operator) {
     let mark = operator.requests.mark();
     let mut spec = spec();
@@ -190,7 +191,7 @@ async fn an_autoscaler_takes_over_what_there_is(client: &Client, operator: &mut 
     spec["pools"][0].as_object_mut().expect("a pool").remove("standby");
     ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": spec["pools"]}}))
         .await;
-    until("the change is reported on", async || {
+    until("the change is in the status", async || {
         let cluster = ControlPlane::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
         let reported = cluster.data["status"]["observedGeneration"].as_i64();
         if reported == cluster.metadata.generation { Ok(()) } else { Err(format!("{reported:?}")) }
@@ -199,13 +200,13 @@ async fn an_autoscaler_takes_over_what_there_is(client: &Client, operator: &mut 
     operator.rests(RENEWALS).await;
     let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
     let writes = operator.requests.lines(mark, Sort::Write);
-    assert_eq!(pool.data["spec"]["replicas"], 3, "a pool that is left to an autoscaler shrank: {writes:#?}");
+    assert_eq!(pool.data["spec"]["replicas"], 3, "a pool that was handed to an autoscaler shrank: {writes:#?}");
     let patch = json!({"spec": {"replicas": 6}});
     ControlPlane::patch(client, NAMESPACE, "deployments", "first-data", &patch).await;
-    // Something else of it is put back, and this is left.
+    // Another field of the object is restored, and this one is kept.
     ControlPlane::patch(client, NAMESPACE, "deployments", "first-data", &json!({"spec": {"revisionHistoryLimit": 1}}))
         .await;
-    until("what is owned is put back", async || {
+    until("owned fields are restored", async || {
         let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await?;
         let history = pool.data["spec"]["revisionHistoryLimit"].clone();
         if history == 5 { Ok(()) } else { Err(history.to_string()) }
@@ -213,14 +214,14 @@ async fn an_autoscaler_takes_over_what_there_is(client: &Client, operator: &mut 
     .await;
     operator.rests(RENEWALS).await;
     let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("a pool");
-    assert_eq!(pool.data["spec"]["replicas"], 6, "what an autoscaler said was not left alone");
+    assert_eq!(pool.data["spec"]["replicas"], 6, "the size that an autoscaler set was not kept");
     let suspend = async |suspend: bool| {
         ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"suspend": suspend}}))
             .await;
         until("a pool suspended or resumed", async || {
             let pool = ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await?;
             let replicas = pool.data["spec"]["replicas"].as_u64();
-            // Nothing would scale up a pool of none.
+            // Nothing would scale up a pool of zero.
             if replicas == Some(u64::from(!suspend)) { Ok(()) } else { Err(format!("{replicas:?}")) }
         })
         .await;

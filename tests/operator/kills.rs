@@ -1,4 +1,5 @@
-//! Killed right before and right after each write, a new process ends where the old one would have.
+//! An operator is killed right before and right after each of its writes; a new process reaches the same result as one
+//! that was not killed.
 
 use futures::{StreamExt, stream};
 use kube::Client;
@@ -7,20 +8,21 @@ use serde_json::{Value, json};
 
 use crate::{CLUSTER, spec};
 
-/// How many are killed at the same time, each in its namespace.
+/// The number of operators that are tested concurrently, each in its own namespace.
 const AT_ONCE: usize = 6;
-/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+/// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 6;
 
-/// What one operator did: the objects after a fleet was made and after it was changed, and the writes that each took.
+/// The result of an operator that is not killed: the objects after a fleet was created and after it was changed, and
+/// the writes of both phases.
 pub struct Alone {
-    /// After each phase.
+    /// The objects after each phase.
     pub ends: [Essence; 2],
-    /// In each phase.
+    /// The writes in each phase.
     pub writes: [Vec<String>; 2],
 }
 
-/// A change that makes, changes and deletes objects.
+/// A change that creates, changes and deletes objects.
 fn change() -> Value {
     json!({"spec": {
         "image": "robeing:next",
@@ -33,24 +35,24 @@ fn change() -> Value {
 }
 
 fn settings(namespace: &str) -> OperatorSettings {
-    // Short, since each new process waits for the end of the lease of the one that was killed.
+    // Short, since each new process waits until the lease of the killed one expires.
     OperatorSettings { timings: ["2s", "1500ms", "200ms"], ..OperatorSettings::of(namespace) }
 }
 
-/// Gives what an operator does that is not killed.
+/// Returns the result of an operator that is not killed.
 pub async fn killed_in_each_step(stage: &ControlPlane, client: &Client) -> Alone {
     let undisturbed = undisturbed(stage, client).await;
     let alone = &undisturbed;
     let [made, changed] = [&alone.writes[0], &alone.writes[1]];
-    eprintln!("{} writes make a fleet of 3 coordinators and 2 pools: {made:#?}", made.len());
+    eprintln!("{} writes create a fleet of 3 coordinators and 2 pools: {made:#?}", made.len());
     eprintln!("{} writes change it: {changed:#?}", changed.len());
     let (kills, last) = kill_at_every_write(stage, client, alone).await;
-    eprintln!("killed {kills} times, at up to {last} writes");
-    assert!(last >= made.len().max(changed.len()) - 1, "killed at {last} writes only, of {made:?} and {changed:?}");
+    eprintln!("killed {kills} times, up to write {last}");
+    assert!(last >= made.len().max(changed.len()) - 1, "killed only up to write {last}, of {made:?} and {changed:?}");
     undisturbed
 }
 
-/// How often there was a write at which to kill, and the last of them.
+/// Returns the number of kills, and the number of the last write at which an operator was killed.
 async fn kill_at_every_write(stage: &ControlPlane, client: &Client, alone: &Alone) -> (usize, usize) {
     let cases = (1..).flat_map(|nth| [(nth, When::Before), (nth, When::After)]);
     let cases = stream::iter(cases)
@@ -96,7 +98,7 @@ async fn begin(client: &Client, namespace: &str, phase: usize) {
     }
 }
 
-/// Whether the newest spec was reported on, and nothing was written since.
+/// Returns `Ok` if the newest spec is in the status, and nothing has been written since.
 async fn ended(client: &Client, namespace: &str, operator: &Operator) -> Result<(), String> {
     operator.resting(RENEWALS).map_err(|seen| format!("{seen:?}"))?;
     let cluster = ControlPlane::get(client, namespace, "robeingclusters", CLUSTER).await?;
@@ -104,7 +106,7 @@ async fn ended(client: &Client, namespace: &str, operator: &Operator) -> Result<
     if reported.is_some() && reported == cluster.metadata.generation { Ok(()) } else { Err(format!("{cluster:?}")) }
 }
 
-/// In how many of the two phases there was a write at which to kill.
+/// Returns in how many of the two phases there was a write at which to kill.
 async fn killed_at(stage: &ControlPlane, client: &Client, nth: usize, when: When, alone: &Alone) -> usize {
     let namespace = format!("kills-{}-{nth:02}", if when == When::Before { "before" } else { "after" });
     let namespace = namespace.as_str();
@@ -130,7 +132,7 @@ async fn killed_at(stage: &ControlPlane, client: &Client, nth: usize, when: When
         }
         operator.requests.resume();
         let wanted = &alone.ends[phase];
-        let same = until("what an operator does that is not killed", async || {
+        let same = until("the result of an operator that is not killed", async || {
             operator.restart_if_lost();
             ended(client, namespace, &operator).await?;
             let seen = ControlPlane::essence(client, namespace).await?;
@@ -141,7 +143,7 @@ async fn killed_at(stage: &ControlPlane, client: &Client, nth: usize, when: When
     kills
 }
 
-/// What of the wanted objects is otherwise, by key.
+/// Returns the objects that differ, by key.
 pub fn difference(wanted: &Essence, seen: &Essence) -> String {
     let keys: std::collections::BTreeSet<&String> = wanted.keys().chain(seen.keys()).collect();
     let other = keys.into_iter().filter(|key| wanted.get(*key) != seen.get(*key));

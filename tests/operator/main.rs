@@ -1,6 +1,7 @@
-//! The operator before a real API server under faults: killed in each step of its work, two at once, the API server gone,
-//! hands in what it owns, and 200 clusters. One control plane without nodes for all, so coordinators never run: what is tried
-//! is all that the operator does with the API server. And what stands around it: the charts, and the documented autoscaling.
+//! The operator with a real API server under faults: killed at each step of its work, two operators at once, an API
+//! server that is unavailable, manual edits of the objects that it owns, and 200 clusters. All tests share one control
+//! plane without nodes, so coordinators never run: the tests cover everything that the operator does with the API
+//! server. Also: the charts, and the documented autoscaling.
 
 mod autoscaling;
 mod charts;
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 /// The name of every test's cluster.
 pub const CLUSTER: &str = "first";
 
-/// A fleet with a pool of a fixed size and one that is left to an autoscaler.
+/// Returns the spec of a fleet with a pool of a fixed size and one that is sized by an autoscaler.
 pub fn spec() -> Value {
     json!({
         "coordinators": {"replicas": 3, "storage": {"size": "1Gi"}},
@@ -32,7 +33,7 @@ pub fn spec() -> Value {
     })
 }
 
-/// Says what is done and how long it took.
+/// Logs the beginning and the end of a step, and how long it took.
 async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
     eprintln!("=== {what}");
     let began = Instant::now();
@@ -45,16 +46,16 @@ async fn step<T>(what: &str, work: impl Future<Output = T>) -> T {
 async fn the_operator_withstands_faults() {
     let stage = step("a control plane", ControlPlane::up()).await;
     let client = stage.client().await;
-    // What is waited for without work runs beside the others.
+    // Steps that mostly wait run concurrently with the others.
     let kills = async {
         let alone = step("killed in each step", kills::killed_in_each_step(&stage, &client)).await;
         step("two operators that know nothing of each other", pairs::two_agree(&stage, &client, &alone)).await;
     };
     tokio::join!(
         kills,
-        step("an answer that never comes", outages::a_lost_answer_is_not_waited_for(&stage, &client)),
+        step("a response that never comes", outages::a_lost_answer_is_not_waited_for(&stage, &client)),
         step("two operators of one lease", pairs::one_of_two_works(&stage, &client)),
-        step("edits by hand", edits::what_is_owned_is_put_back(&stage, &client)),
+        step("manual edits", edits::what_is_owned_is_put_back(&stage, &client)),
         step("drift of lists", drift::lists_are_put_back(&stage, &client)),
         step("what users write", specs::what_users_write_is_taken(&stage, &client)),
         step("what is refused", refusals::what_is_refused_harms_nothing_else(&stage, &client)),

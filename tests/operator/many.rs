@@ -1,5 +1,5 @@
-//! 200 clusters made and deleted at once: how many calls each takes, that there are none at rest, that hardly one of them is looked
-//! at then, and the memory it takes.
+//! 200 clusters created and deleted at once: the number of requests for each, that there are none at rest, that almost
+//! none are reconciled at rest, and the memory that the operator uses.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,23 @@ use robeing_tests::operator::{Call, ControlPlane, Operator, OperatorSettings, So
 use serde_json::json;
 
 const CLUSTERS: usize = 200;
-/// How many are made or deleted at the same time.
+/// The number of clusters that are created or deleted concurrently.
 const AT_ONCE: usize = 50;
-/// Renewals of the lease at rest.
+/// The number of lease renewals at rest.
 const RENEWALS: usize = 20;
-/// Objects of each: 7 of the coordinators, and an account and a Deployment of the pool.
+/// The number of objects of each cluster: 7 for the coordinators, and a ServiceAccount and a Deployment for the pool.
 const OBJECTS: usize = 9;
-/// The most calls that making a cluster may take: one for each object, and its status and events, which may change while the
-/// caches come after.
+/// The maximum number of requests to create a cluster: one for each object, and those for its status and events, which
+/// may change while the caches catch up.
 const MOST_CALLS: usize = OBJECTS + 8;
-/// The most rounds for a fleet in a few seconds of rest: only watches and time wake a fleet, and time does so after minutes.
+/// The maximum number of reconciles in a few seconds at rest: only watches and timers trigger a reconcile, and timers
+/// do so after minutes.
 const MOST_ROUNDS: u64 = CLUSTERS as u64 / 10;
 const NAMESPACE: &str = "many";
 
 pub async fn two_hundred_clusters(stage: &ControlPlane, client: &Client) {
     ControlPlane::namespace(client, NAMESPACE).await;
-    // As by default.
+    // The default.
     let settings = OperatorSettings { poll: "3s", ..OperatorSettings::of(NAMESPACE) };
     let mut operator = stage.operator(settings).await;
     operator.rests(1).await;
@@ -36,7 +37,7 @@ pub async fn two_hundred_clusters(stage: &ControlPlane, client: &Client) {
     create(client).await;
     until("all objects of all clusters", async || {
         assert!(operator.runs(), "{}", operator.log());
-        // Counting them costs the API server more than making some.
+        // Counting the objects costs the API server more than creating some.
         let writes = operator.requests.lines(mark, Sort::Write).len();
         if writes < CLUSTERS * OBJECTS {
             return Err(writes);
@@ -61,11 +62,11 @@ pub async fn two_hundred_clusters(stage: &ControlPlane, client: &Client) {
     let calls = operator.requests.since(mark);
     let writes = operator.requests.lines(mark, Sort::Write);
     eprintln!(
-        "{} calls during the deletion of {CLUSTERS} clusters, {} of them writes",
+        "{} requests during the deletion of {CLUSTERS} clusters, {} of them writes",
         without_lease(&calls),
         writes.len()
     );
-    assert_eq!(count(client).await, 0, "made anew after its cluster was deleted: {writes:#?}");
+    assert_eq!(count(client).await, 0, "recreated after its cluster was deleted: {writes:#?}");
     let (after, _) = operator.memory();
     eprintln!(
         "memory of the operator in MiB: {:.1} without clusters, {:.1} with {CLUSTERS} (at most {:.1}), {:.1} after them",
@@ -109,7 +110,7 @@ async fn delete(client: &Client) {
     deleted.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// How many objects there are of the kinds that the operator makes, all with their cluster as owner.
+/// Returns the number of objects of the kinds that the operator creates; all of them must be owned by their cluster.
 async fn count(client: &Client) -> usize {
     let objects = ControlPlane::objects(client, NAMESPACE).await.unwrap_or_default();
     let orphans: Vec<String> = objects
@@ -117,12 +118,12 @@ async fn count(client: &Client) -> usize {
         .filter(|(_, object)| object.owner_references().is_empty())
         .map(|(_, it)| it.name_any())
         .collect();
-    assert_eq!(orphans, Vec::<String>::new(), "without an owner, nobody cleans up after them");
+    assert_eq!(orphans, Vec::<String>::new(), "objects without an owner are never deleted");
     let clusters = ControlPlane::api(client, NAMESPACE, "robeingclusters").list(&ListParams::default()).await;
     objects.len() + if objects.is_empty() { clusters.map_or(1, |clusters| clusters.items.len()) } else { 0 }
 }
 
-/// Waits for rest, and looks at what there is of it: watches and the lease.
+/// Waits until the operator is at rest, and checks that it then only watches and renews the lease.
 async fn rests(operator: &mut Operator, what: &str) {
     let since = operator.rests(RENEWALS).await;
     let (mark, ticks, rounds) = (operator.requests.mark(), operator.ticks(), operator.rounds().await);
@@ -135,19 +136,19 @@ async fn rests(operator: &mut Operator, what: &str) {
     let at_rest = operator.requests.since(since);
     let others: Vec<String> =
         at_rest.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)).map(Call::line).collect();
-    assert_eq!(others, Vec::<String>::new(), "calls at rest, {what}");
+    assert_eq!(others, Vec::<String>::new(), "requests at rest, {what}");
     eprintln!(
-        "at rest {what}: {} calls in {span:.1} s, all of them watches and the lease; {rounds} rounds, {used:.1} s of processor",
+        "at rest {what}: {} requests in {span:.1} s, all watches or lease; {rounds} reconciles, {used:.1} s of CPU",
         calls.len()
     );
-    assert!(rounds <= MOST_ROUNDS, "{rounds} rounds in {span:.1} s of rest, {what}");
+    assert!(rounds <= MOST_ROUNDS, "{rounds} reconciles in {span:.1} s at rest, {what}");
 }
 
 fn without_lease(calls: &[Call]) -> usize {
     calls.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)).count()
 }
 
-/// Asserts how many calls each cluster took.
+/// Checks the number of requests for each cluster.
 fn per_cluster(calls: &[Call]) {
     let mut of: BTreeMap<String, Vec<String>> = (0..CLUSTERS).map(|number| (name(number), Vec::new())).collect();
     for call in calls.iter().filter(|call| matches!(call.sort, Sort::Read | Sort::Write)) {
@@ -159,11 +160,11 @@ fn per_cluster(calls: &[Call]) {
     let (least, most) = (counts().min().unwrap_or(0), counts().max().unwrap_or(0));
     let total = without_lease(calls);
     eprintln!(
-        "{total} calls made {CLUSTERS} clusters: {:.1} for each, of which {least} to {most} are about its objects",
+        "{total} requests created {CLUSTERS} clusters: {:.1} for each, {least} to {most} of them about its objects",
         total as f64 / CLUSTERS as f64
     );
     let worst = of.values().find(|calls| calls.len() == most);
-    eprintln!("the most that one took: {worst:#?}");
+    eprintln!("the most for one cluster: {worst:#?}");
     assert!(most <= MOST_CALLS, "{worst:#?}");
-    assert!(total <= CLUSTERS * MOST_CALLS, "{total} calls in all");
+    assert!(total <= CLUSTERS * MOST_CALLS, "{total} requests in total");
 }

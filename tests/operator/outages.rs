@@ -1,4 +1,5 @@
-//! The API server refuses, closes, is silent, or is gone: the operator ends or goes on as it should, and changes nothing.
+//! The API server returns errors, closes connections, does not respond, or is killed: the operator ends or continues as
+//! it should, and changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +12,15 @@ use robeing_tests::operator::{Call, ControlPlane, Failure, Operator, OperatorSet
 
 use crate::{CLUSTER, spec};
 
-/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+/// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 8;
-/// Requests that an operator makes to an API server that fails, to see that it goes on trying.
+/// The number of requests to a failing API server that show that the operator keeps trying.
 const TRIES: usize = 3;
 
 type Versions = BTreeMap<String, (Option<String>, Option<String>)>;
 
-/// Every object with its uid and version, the clusters included: nothing was made, deleted or changed while they are equal.
+/// Returns every object with its UID and resource version, including the clusters: while they are equal, nothing was
+/// created, deleted or changed.
 async fn versions(client: &Client, namespace: &str) -> Result<Versions, String> {
     let mut objects = ControlPlane::objects(client, namespace).await?;
     let clusters = ControlPlane::api(client, namespace, "robeingclusters").list(&ListParams::default()).await;
@@ -30,7 +32,7 @@ async fn versions(client: &Client, namespace: &str) -> Result<Versions, String> 
         .collect())
 }
 
-/// An operator at rest, and its fleet's objects.
+/// Starts an operator, and waits until it is at rest; returns it and its fleet's objects.
 async fn rested(stage: &ControlPlane, client: &Client, settings: OperatorSettings) -> (Operator, Versions) {
     let namespace = settings.lease.clone();
     ControlPlane::namespace(client, &namespace).await;
@@ -46,7 +48,7 @@ fn short(namespace: &str) -> OperatorSettings {
     OperatorSettings { timings: ["3s", "2s", "200ms"], ..OperatorSettings::of(namespace) }
 }
 
-/// A new process applies everything once more: nothing of that may change, and nothing may be deleted.
+/// A new process applies everything once more: this must change and delete nothing.
 fn assert_applied_once_at_most(operator: &Operator, mark: usize, objects: &Versions, what: &str) {
     let writes = operator.requests.since(mark).into_iter().filter(|call| call.sort == Sort::Write);
     let writes: Vec<_> = writes.collect();
@@ -62,10 +64,10 @@ pub async fn an_outage_changes_nothing(stage: &ControlPlane, client: &Client) {
         let mark = operator.requests.mark();
         operator.requests.fail(failure);
         operator.loses_its_lease().await;
-        // What a kubelet starts meanwhile waits, and does not end again and again.
+        // A process that a kubelet starts in the meantime waits, and does not end repeatedly.
         operator.restart();
         let again = operator.requests.mark();
-        until("an operator that goes on trying", async || {
+        until("an operator that keeps trying", async || {
             let tried = operator.requests.mark() - again;
             assert!(operator.runs(), "{failure:?}: {}", operator.log());
             if tried >= TRIES { Ok(()) } else { Err(tried) }
@@ -89,19 +91,19 @@ pub async fn the_api_server_is_killed(stage: &ControlPlane, client: &Client) {
     operator.loses_its_lease().await;
     operator.restart();
     stage.heal().await;
-    let after = until("the API server answers", async || versions(client, namespace).await).await;
-    assert_eq!(after, before, "the API server itself forgot something");
+    let after = until("the API server responds", async || versions(client, namespace).await).await;
+    assert_eq!(after, before, "the API server itself lost something");
     operator.rests(RENEWALS).await;
     assert_applied_once_at_most(&operator, mark, &before, "the API server's end");
     assert_eq!(versions(client, namespace).await.expect("the objects"), before);
     works(client, namespace).await;
 }
 
-/// It does what it should again.
+/// Checks that the operator works again.
 async fn works(client: &Client, namespace: &str) {
     let deleted = ControlPlane::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
     deleted.unwrap_or_else(|error| panic!("a Service to delete: {error}"));
-    until("a deleted Service anew", async || ControlPlane::get(client, namespace, "services", CLUSTER).await).await;
+    until("a recreated Service", async || ControlPlane::get(client, namespace, "services", CLUSTER).await).await;
 }
 
 async fn a_short_outage_ends_nobody(stage: &ControlPlane, client: &Client) {
@@ -117,7 +119,7 @@ async fn a_short_outage_ends_nobody(stage: &ControlPlane, client: &Client) {
         })
         .await;
         operator.requests.resume();
-        assert!(operator.runs(), "it ended before its time: {}", operator.log());
+        assert!(operator.runs(), "it ended too early: {}", operator.log());
     }
     operator.rests_after(operator.requests.mark(), RENEWALS).await;
     assert!(operator.runs(), "{}", operator.log());
@@ -126,7 +128,7 @@ async fn a_short_outage_ends_nobody(stage: &ControlPlane, client: &Client) {
     works(client, namespace).await;
 }
 
-/// A write whose answer got lost on a connection that nobody closes: the cluster is looked after again all the same.
+/// The response to a write is lost on a connection that stays open: the cluster is reconciled again nevertheless.
 pub async fn a_lost_answer_is_not_waited_for(stage: &ControlPlane, client: &Client) {
     let namespace = "outages-lost";
     ControlPlane::namespace(client, namespace).await;
@@ -134,5 +136,5 @@ pub async fn a_lost_answer_is_not_waited_for(stage: &ControlPlane, client: &Clie
     operator.requests.lose("/services/");
     ControlPlane::create(client, namespace, CLUSTER, &spec()).await;
     until("a fleet", async || ControlPlane::get(client, namespace, "deployments", "first-auto").await).await;
-    assert!(!operator.requests.has_yet_to_lose(), "no answer was lost");
+    assert!(!operator.requests.has_yet_to_lose(), "no response was lost");
 }

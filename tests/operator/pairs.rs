@@ -1,4 +1,4 @@
-//! Two operators: of one lease, only one works; of two leases, both do, and agree.
+//! Two operators: with one lease, only one of them works; with two leases, both work, and agree.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::{
     spec,
 };
 
-/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+/// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 24;
-/// The lease of the first test, long enough for a busy machine.
+/// The lease duration of the first test, long enough for a busy machine.
 const LEASE: Duration = Duration::from_secs(4);
 
 pub async fn one_of_two_works(stage: &ControlPlane, client: &Client) {
@@ -33,7 +33,7 @@ pub async fn one_of_two_works(stage: &ControlPlane, client: &Client) {
     until("a fleet", async || ControlPlane::get(client, namespace, "deployments", "first-auto").await).await;
     active.rests(RENEWALS).await;
     assert!(active.runs() && !active.requests.lines(0, Sort::Write).is_empty());
-    // The one that waits reads the lease, and does nothing else.
+    // The waiting operator only reads the lease.
     let looks = waiting.requests.since(0);
     assert!(looks.len() > RENEWALS / 2, "{looks:?}");
     assert!(looks.iter().all(|call| call.sort == Sort::Lease && call.method == Method::GET), "{looks:?}");
@@ -41,36 +41,36 @@ pub async fn one_of_two_works(stage: &ControlPlane, client: &Client) {
     active.kill();
     let delete = ControlPlane::api(client, namespace, "services").delete(CLUSTER, &DeleteParams::default()).await;
     delete.expect("a Service to delete");
-    let taken = until("the other one takes over", async || {
+    let taken = until("the other operator takes over", async || {
         waiting.requests.since(0).into_iter().find(|call| call.is_renewal()).ok_or_else(|| waiting.log())
     });
     let taken = taken.await;
     let renewed = active.requests.since(0).into_iter().rfind(|call| call.is_renewal()).expect("it renewed its lease");
     let after = taken.at.duration_since(renewed.at);
     eprintln!("the lease was taken over {:.1} s after its last renewal", after.as_secs_f64());
-    assert!(after >= LEASE, "taken over after {after:?}, while the first one might have worked");
+    assert!(after >= LEASE, "taken over after {after:?}, while the first operator might still have worked");
     until("the Service is back", async || ControlPlane::get(client, namespace, "services", CLUSTER).await).await;
 
-    // Who is asked to end gives the lease up, so that nobody waits for its end.
+    // An operator that gets SIGTERM releases the lease, so that the other need not wait until it expires.
     active.restart();
     let mark = active.requests.mark();
     until(
-        "the first one waits now",
+        "the first operator waits now",
         async || {
             if active.requests.mark() > mark + 2 { Ok(()) } else { Err(active.log()) }
         },
     )
     .await;
     waiting.ends_when_asked().await;
-    let again = until("the first one works again", async || {
+    let again = until("the first operator works again", async || {
         active.requests.since(mark).into_iter().find(|call| call.is_renewal()).ok_or_else(|| active.log())
     });
     let again = again.await;
     let released = waiting.requests.since(0).into_iter().rfind(|call| call.is_renewal()).expect("it had the lease");
-    eprintln!("a lease that was given up was taken after {:.1} s", (again.at - released.at).as_secs_f64());
+    eprintln!("a released lease was acquired after {:.1} s", (again.at - released.at).as_secs_f64());
 }
 
-/// Two that were installed twice by mistake, with two images, while both are at the same work.
+/// Two operators that were installed by mistake, with different images, work on the same fleet at the same time.
 pub async fn two_agree(stage: &ControlPlane, client: &Client, alone: &Alone) {
     let namespace = "pair-two-leases";
     ControlPlane::namespace(client, namespace).await;
@@ -84,7 +84,7 @@ pub async fn two_agree(stage: &ControlPlane, client: &Client, alone: &Alone) {
     let mut two = stage.operator(settings("two")).await;
     one.rests(1).await;
     two.rests(1).await;
-    // Both are at the first object at the same time.
+    // Both write the first object at the same time.
     for operator in [&one, &two] {
         operator.requests.stop_at(1, When::Before);
     }
@@ -103,14 +103,14 @@ pub async fn two_agree(stage: &ControlPlane, client: &Client, alone: &Alone) {
         if rest.0.is_ok() && rest.1.is_ok() && writes.iter().all(|writes| *writes > 0) { Ok(writes) } else { Err(rest) }
     })
     .await;
-    eprintln!("two operators wrote {writes:?} times to make a fleet that one makes with {}", alone.writes[0].len());
+    eprintln!("two operators wrote {writes:?} times to create a fleet that one creates with {}", alone.writes[0].len());
     assert!(writes.iter().sum::<usize>() <= 4 * alone.writes[0].len(), "they fight: {writes:?}");
     let seen = ControlPlane::essence(client, namespace).await.expect("the objects");
     let (seen, wanted) = (timeless(&seen), timeless(&alone.ends[0]));
     assert_eq!(seen, wanted, "{}", difference(&wanted, &seen));
 }
 
-/// Objects however often they were changed, and whichever operator's image they have.
+/// Returns the objects without their generations, and with the same image for both operators.
 fn timeless(essence: &Essence) -> Essence {
     let less = |(key, value): (&String, &Value)| {
         let mut value = value.clone();

@@ -1,5 +1,5 @@
-//! What the operator refuses to build, and what the API server refuses: both are told, neither harms what runs, and nothing is
-//! asked again and again.
+//! What the operator refuses to build, and what the API server refuses: both are reported, neither affects what runs,
+//! and retries become rarer.
 
 use kube::{
     Api, Client,
@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 use crate::{CLUSTER, spec};
 
 const NAMESPACE: &str = "refusals";
-/// Renewals of the lease after which an operator that wrote nothing else has nothing else to write.
+/// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 6;
-/// Times that something which is always refused was asked, after which the pauses are told from a pause of a second.
+/// The number of attempts that are always refused after which the backoff is distinguishable from a pause of one
+/// second.
 const TIMES: usize = 5;
-/// The pauses between so many: 1, 2, 4 and 8 seconds, each shortened by up to a quarter by chance.
+/// The minimum sum of the pauses between these attempts: 1, 2, 4 and 8 seconds, each shortened by up to a quarter at
+/// random.
 const PAUSES_SECONDS: u64 = 11;
 
 pub async fn what_is_refused_harms_nothing_else(stage: &ControlPlane, client: &Client) {
@@ -33,9 +35,9 @@ async fn pools(client: &Client, pools: Vec<Value>) {
     ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": {"pools": pools}})).await;
 }
 
-/// Waits until the newest spec is reported on, with this in the message of `Degraded`.
+/// Waits until the status is that of the newest spec, and the message of `Degraded` contains `words`.
 async fn until_degraded(client: &Client, words: &str) {
-    until(&format!("{words:?} is told"), async || {
+    until(&format!("{words:?} is reported"), async || {
         let cluster = ControlPlane::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
         let (status, generation) = (&cluster.data["status"], cluster.metadata.generation);
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
@@ -59,8 +61,8 @@ async fn a_pool_that_can_not_be_built_any_more_stays(client: &Client, operator: 
         ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await.expect("the pool is still there");
     assert_eq!(after.metadata.uid, before.metadata.uid);
     assert_eq!(after.data["spec"], before.data["spec"]);
-    ControlPlane::get(client, NAMESPACE, "serviceaccounts", "first-data").await.expect("so is its account");
-    // Out of the spec it goes.
+    ControlPlane::get(client, NAMESPACE, "serviceaccounts", "first-data").await.expect("its account is kept");
+    // Once it is removed from the spec, it is deleted.
     pools(client, vec![spec()["pools"][1].clone()]).await;
     until("the pool is gone", async || match ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await {
         Ok(_) => Err("it is there"),
@@ -72,11 +74,11 @@ async fn a_pool_that_can_not_be_built_any_more_stays(client: &Client, operator: 
 async fn an_object_that_is_refused_is_asked_ever_more_seldom(client: &Client, operator: &Operator) {
     let mark = operator.requests.mark();
     let mut broken = spec()["pools"][0].clone();
-    // The schema lets it pass, and the API server refuses the Deployment.
+    // The schema accepts it, but the API server refuses the Deployment.
     broken["template"] = json!({"labels": {"no label": "x"}});
     pools(client, vec![spec()["pools"][1].clone(), broken]).await;
     until_degraded(client, "the API server refused to apply Deployment first-data").await;
-    let asked = until("it is asked again and again", async || {
+    let asked = until("it is retried repeatedly", async || {
         let calls = operator.requests.since(mark).into_iter();
         let asked: Vec<_> =
             calls.filter(|call| call.sort == Sort::Write && call.path.contains("deployments/first-data")).collect();
@@ -84,14 +86,14 @@ async fn an_object_that_is_refused_is_asked_ever_more_seldom(client: &Client, op
     })
     .await;
     let took = asked[TIMES - 1].at.duration_since(asked[0].at).as_secs();
-    assert!(took >= PAUSES_SECONDS, "asked {TIMES} times within {took} s");
-    // A change is not kept waiting, and the refusal ends with its cause.
+    assert!(took >= PAUSES_SECONDS, "tried {TIMES} times within {took} s");
+    // A change is not delayed by the backoff, and the refusal ends with its cause.
     pools(client, spec()["pools"].as_array().expect("pools").clone()).await;
-    until("the pool is made", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await).await;
+    until("the new pool", async || ControlPlane::get(client, NAMESPACE, "deployments", "first-data").await).await;
     until_degraded(client, "Nothing is wrong").await;
 }
 
-/// A StatefulSet that is made anew begins with as many coordinators as have disks, whatever the spec says.
+/// A recreated StatefulSet starts with as many coordinators as have disks, whatever the spec contains.
 async fn disks_that_are_there_have_room(client: &Client) {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "PersistentVolumeClaim"));
     let disks: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
@@ -105,7 +107,7 @@ async fn disks_that_are_there_have_room(client: &Client) {
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
         });
         let claim = serde_json::from_value(claim).expect("a claim");
-        disks.create(&PostParams::default(), &claim).await.expect("a claim is made");
+        disks.create(&PostParams::default(), &claim).await.expect("a claim is created");
     }
     let sets = ControlPlane::api(client, NAMESPACE, "statefulsets");
     let before = sets.get("first-coordinators").await.expect("a StatefulSet").metadata.uid;
@@ -117,5 +119,5 @@ async fn disks_that_are_there_have_room(client: &Client) {
     })
     .await;
     let left = disks.list(&ListParams::default()).await.expect("the claims").items.len();
-    assert_eq!(left, 5, "no disk goes while nobody says whose it is");
+    assert_eq!(left, 5, "no disk is deleted while the members are unknown");
 }

@@ -1,5 +1,6 @@
-//! What users write in a spec is taken by a real API server, one after the other in one fleet: ports that everybody uses, images
-//! under a moving tag, sources that change their kind, sizes by the scale subresource, larger disks.
+//! A real API server accepts what the operator builds from users' specs, one change after the other in one fleet: ports
+//! that several containers use, images with a moving tag, sources that change their kind, sizes set through the scale
+//! subresource, larger disks.
 
 use kube::{
     Api, Client,
@@ -32,19 +33,19 @@ async fn change(client: &Client, spec: Value) {
     ControlPlane::patch(client, NAMESPACE, "robeingclusters", CLUSTER, &json!({"spec": spec})).await;
 }
 
-/// The message of a condition that describes the newest spec.
+/// Returns the reason and message of a condition, if it describes the newest spec.
 async fn condition(client: &Client, kind: &str) -> Result<(String, String), String> {
     let cluster = ControlPlane::get(client, NAMESPACE, "robeingclusters", CLUSTER).await?;
     let conditions = cluster.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
     if found["observedGeneration"].as_i64() != cluster.metadata.generation {
-        return Err("the status is of an older spec".into());
+        return Err("the status is that of an older spec".into());
     }
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
     Ok((text("reason"), text("message")))
 }
 
-/// Waits until a path of an object has a value, and nothing was refused meanwhile.
+/// Waits until a path of an object has a value, and checks that nothing was refused in the meantime.
 async fn until_it_is(client: &Client, (plural, name): (&str, &str), path: &str, value: &Value) {
     until(&format!("{plural}/{name}{path} is {value}"), async || {
         let (reason, message) = condition(client, "Degraded").await?;
@@ -147,7 +148,7 @@ async fn a_clash_is_told(client: &Client) {
     let mut pools = web(&json!({}), &json!({}));
     pools["pools"][0]["container"]["ports"] = json!([{"containerPort": 17080}]);
     change(client, pools.clone()).await;
-    until("the clash is told", async || {
+    until("the clash is reported", async || {
         let (reason, message) = condition(client, "Degraded").await?;
         if reason == "PortTaken" && message.contains("agentPorts.grpc") {
             Ok(())
@@ -187,7 +188,7 @@ async fn a_fleet_is_scaled(client: &Client) {
     .await;
 }
 
-/// By KEDA's own definition, with no field that it does not know.
+/// Checked against KEDA's own CustomResourceDefinition, with strict field validation.
 async fn the_documented_scaled_object_is_one(client: &Client) {
     let of =
         |group: &str, version: &str, kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
@@ -195,12 +196,12 @@ async fn the_documented_scaled_object_is_one(client: &Client) {
         serde_yaml::from_str(include_str!("../fixtures/keda.sh_scaledobjects.yaml")).expect("a definition");
     let definitions: Api<DynamicObject> =
         Api::all_with(client.clone(), &of("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
-    definitions.create(&PostParams::default(), &definition).await.expect("KEDA's definition is taken");
+    definitions.create(&PostParams::default(), &definition).await.expect("KEDA's definition is accepted");
     let objects: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), NAMESPACE, &of("keda.sh", "v1alpha1", "ScaledObject"));
     let strict = || PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply("hand") };
     let documented = documented::manifest("docs/kubernetes.md", "ScaledObject");
-    until("the documented ScaledObject is taken", async || {
+    until("the documented ScaledObject is accepted", async || {
         let taken = objects.patch("first", &strict(), &Patch::Apply(&documented)).await;
         taken.map(drop).map_err(|error| error.to_string())
     })
@@ -209,12 +210,12 @@ async fn the_documented_scaled_object_is_one(client: &Client) {
     wrong["spec"]["maxReplicas"] = json!(1);
     let refused = objects.patch("first", &strict(), &Patch::Apply(&wrong)).await.expect_err("no such field");
     assert!(refused.to_string().contains("maxReplicas"), "{refused}");
-    // What it scales is there, and its scale can be read and written, as KEDA's autoscaler does.
+    // Its target is the cluster whose scale was read and written before, as KEDA's autoscaler does.
     let target = &documented["spec"]["scaleTargetRef"];
     assert_eq!(*target, json!({"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "name": CLUSTER}));
 }
 
-/// There is no StatefulSet controller and no node here, so the claim and its volume are the test's.
+/// There is no StatefulSet controller and no node here, so the test creates the claims.
 async fn disks_grow(client: &Client) {
     let make = async |group: &str, kind: &str, plural: &str, namespaced: bool, object: Value| {
         let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
@@ -261,7 +262,7 @@ async fn disks_grow(client: &Client) {
         if size == "2Gi" { Ok(()) } else { Err(size.to_string()) }
     })
     .await;
-    until("a class that does not grow is told", async || {
+    until("a class that can't expand is reported", async || {
         let (reason, message) = condition(client, "Degraded").await?;
         let told =
             reason == "ApplyFailed" && message.contains("enlarge PersistentVolumeClaim data-first-coordinators-1");
@@ -270,5 +271,5 @@ async fn disks_grow(client: &Client) {
     .await;
     let set = ControlPlane::get(client, NAMESPACE, "statefulsets", "first-coordinators").await.expect("a StatefulSet");
     let template = &set.data["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"];
-    assert_eq!(*template, json!("1Gi"), "that can't be changed");
+    assert_eq!(*template, json!("1Gi"), "the template can't be changed");
 }

@@ -6,21 +6,21 @@ use clap::Parser;
 use robeing_tests::operator::bench::{self, BenchOptions, FLEETS, WINDOW};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Measures what the operator costs before a real API server: fleets made at once, at rest, and deleted. Needs what
-/// tests/devkube needs, and root.
+/// Measures what the operator costs with a real API server: fleets created at once, at rest, and deleted. Needs root,
+/// and what tests/devkube needs.
 #[derive(Parser)]
 #[command(name = "robeing-bench-operator")]
 struct Args {
-    /// Fleets that are made
+    /// Number of fleets to create
     #[arg(long, value_name = "N", default_value_t = FLEETS)]
     fleets: usize,
-    /// Seconds that rest is measured
+    /// Seconds to measure at rest
     #[arg(long, value_name = "N", default_value_t = WINDOW.as_secs())]
     seconds: u64,
-    /// Stand in for their pods, and let their coordinators answer at 127.77.0.0/16
+    /// Simulate their pods, with coordinators that respond at 127.77.0.0/16
     #[arg(long)]
     running: bool,
-    /// The operator's program, of a release build
+    /// The operator's program, from a release build
     #[arg(long, value_name = "FILE", default_value = "target/release/robeing-operator")]
     operator: PathBuf,
 }
@@ -47,10 +47,10 @@ async fn measure(args: Args) -> anyhow::Result<bench::Report> {
         running: args.running,
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // When it is dropped, so are the operator and the control plane.
+    // Dropping it ends the operator and the control plane.
     tokio::select! {
         report = bench::run(&options, &|line| eprintln!("{line}")) => report,
         _ = interrupt.recv() => anyhow::bail!("interrupted"),
-        _ = terminate.recv() => anyhow::bail!("told to end"),
+        _ = terminate.recv() => anyhow::bail!("terminated"),
     }
 }

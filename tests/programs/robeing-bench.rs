@@ -7,38 +7,38 @@ use robeing_tests::bench::{self, BenchOptions, IN_FLIGHT, Part, ROUNDS, Report, 
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures a fleet of three coordinators on this machine, every log entry synced: durable no-op tasks per second, and
-/// how soon work goes on after a process is killed or frozen. Figures are those of a release build.
+/// how soon work resumes after a process is killed or frozen. Only the figures of a release build are meaningful.
 #[derive(Parser)]
 #[command(name = "robeing-bench")]
 struct Args {
-    /// Only one half
+    /// Run only one half
     #[arg(long, value_enum)]
     only: Option<Half>,
-    /// Tasks in flight, one or several numbers
+    /// Numbers of tasks in flight, separated by commas
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = IN_FLIGHT)]
     in_flight: Vec<usize>,
-    /// Seconds each round is measured, after a second of warm-up
+    /// Seconds for which each round is measured, after a second of warm-up
     #[arg(long, value_name = "N", default_value_t = 5)]
     seconds: u64,
-    /// Rounds of each number in flight; the median counts
+    /// Rounds for each number in flight; the median is reported
     #[arg(long, value_name = "N", default_value_t = ROUNDS)]
     rounds: usize,
-    /// Trials of each kind of failure
+    /// Trials for each kind of failure
     #[arg(long, value_name = "N", default_value_t = 100)]
     trials: usize,
-    /// Agents that share the no-op tasks
+    /// Number of agents that share the no-op tasks
     #[arg(long, value_name = "N", default_value_t = 1)]
     agents: u32,
-    /// The coordinator that the client submits to
+    /// The coordinator to which the client submits
     #[arg(long, value_enum, default_value = "leader")]
     via: Coordinator,
-    /// A directory on the disk to be measured; what is made in it is removed
+    /// A directory on the disk to measure; everything created in it is removed
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     data: PathBuf,
-    /// The agent program; without it, the one beside this program
+    /// The agent program; by default the one in the directory of this program
     #[arg(long, value_name = "FILE", env = "ROBEING_AGENT_BIN")]
     agent_bin: Option<PathBuf>,
-    /// How to print the figures
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
@@ -78,7 +78,7 @@ async fn main() -> ExitCode {
 
 async fn measure(args: &Args) -> anyhow::Result<String> {
     if cfg!(debug_assertions) {
-        eprintln!("this is a debug build: its figures say nothing; use `make bench`");
+        eprintln!("this is a debug build: its figures are meaningless; use `make bench`");
     }
     let options = BenchOptions {
         only: args.only.map(|half| match half {
@@ -99,11 +99,11 @@ async fn measure(args: &Args) -> anyhow::Result<String> {
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut tell = |line: String| eprintln!("{line}");
-    // When it is dropped, so is the fleet: its processes are killed and its directory is removed.
+    // Dropping it drops the fleet: its processes are killed and its directory is removed.
     let report = tokio::select! {
         report = bench::run(&options, &mut tell) => report?,
         _ = interrupt.recv() => anyhow::bail!("interrupted"),
-        _ = terminate.recv() => anyhow::bail!("told to end"),
+        _ = terminate.recv() => anyhow::bail!("terminated"),
     };
     render(&report, args.output)
 }

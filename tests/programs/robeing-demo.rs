@@ -6,21 +6,21 @@ use clap::{Parser, ValueEnum};
 use robeing_tests::demo::{self, DemoOptions, Where};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs the example fleet, gives it 500 tasks, kills an agent and then the leader (on Kubernetes: deletes their pods), and
-/// checks every result.
+/// Runs the example fleet, submits 500 tasks, kills an agent and then the leader (on Kubernetes: deletes their pods),
+/// and checks every result.
 #[derive(Parser)]
 #[command(name = "robeing-demo")]
 struct Args {
-    /// Where the fleet runs: as processes of this machine, or on the Kubernetes of KUBECONFIG or else a throwaway one
+    /// Where the fleet runs: as processes on this machine, or on the Kubernetes of KUBECONFIG, or else a throwaway one
     #[arg(long, value_enum, default_value_t = On::Local)]
     cluster: On,
     /// The manifest of the fleet
     #[arg(short = 'f', long, value_name = "FILE", default_value_os_t = example("robeingcluster.yaml"))]
     manifest: PathBuf,
-    /// The text that is worked on
+    /// The text that the tasks process
     #[arg(long, value_name = "FILE", default_value_os_t = example("texts/lighthouse-log.txt"))]
     text: PathBuf,
-    /// The agent program; without it, the one beside this program
+    /// The agent program; by default the one in the directory of this program
     #[arg(long, value_name = "FILE", env = "ROBEING_AGENT_BIN")]
     agent_bin: Option<PathBuf>,
 }
@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
     let stop = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(interrupt), Ok(terminate)) => either(interrupt, terminate),
         (Err(error), _) | (_, Err(error)) => {
-            eprintln!("robeing-demo: signals can't be listened to: {error}");
+            eprintln!("robeing-demo: can't listen for signals: {error}");
             return ExitCode::FAILURE;
         }
     };

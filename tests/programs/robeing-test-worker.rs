@@ -1,9 +1,10 @@
-//! A process that attaches to an agent with the executor `worker`, as a user's would: each task is an argument vector, from
-//! this program's own arguments, with the task's input on its standard input.
+//! A process that attaches to an agent with the executor `worker`, as a user's process would: each task runs the
+//! command in this program's arguments, with the task's input on its standard input.
 //!
 //! `ROBEING_WORKER_ADDRESS=127.0.0.1:8081 robeing-test-worker /bin/sh -c 'wc -w'`
 //!
-//! With ROBEING_TEST_WORKER_HEALTH it answers health checks: it is unhealthy, by the content, while that file is there.
+//! If ROBEING_TEST_WORKER_HEALTH is set, it answers health checks: while that file exists it is unhealthy, with the
+//! file's content as the reason.
 
 use std::{
     collections::HashMap,
@@ -29,11 +30,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
-/// Between two tries to attach: the agent may have just ended.
+/// The pause between two attempts to attach: the agent may have just ended.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often the agent is asked whether it is there, and how long it has to answer.
+/// The interval of HTTP/2 keepalive pings to the agent, and the time within which it must respond.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Messages to the agent that are not sent yet.
+/// The capacity of the channel of messages to the agent.
 const UNSENT: usize = 64;
 
 #[tokio::main(flavor = "current_thread")]
@@ -51,9 +52,9 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs tasks until the stream ends; what runs then is stopped.
+/// Runs tasks until the stream ends; tasks that run then are stopped.
 async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    // So that it notices an agent that is frozen, and stops what it runs for it.
+    // To notice a frozen agent, and to stop its tasks.
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
@@ -66,7 +67,7 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
     let mut incoming = client.attach(ReceiverStream::new(said)).await?.into_inner();
     eprintln!("attached to {address}");
     let mut tasks = JoinSet::new();
-    // Dropped, it stops the task.
+    // Dropping a sender stops its task.
     let mut running: HashMap<(String, u32), oneshot::Sender<()>> = HashMap::new();
     loop {
         tokio::select! {
@@ -78,7 +79,7 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
                     tasks.spawn(run(argv.to_vec(), task, stop));
                 }
                 Some(to_process::Message::Stop(stop)) => {
-                    // It answers once nothing of it runs.
+                    // The task responds once none of its processes runs.
                     drop(running.remove(&(stop.task_id, stop.attempt)));
                 }
                 Some(to_process::Message::HealthCheck(check)) => {
@@ -104,7 +105,7 @@ fn result((task_id, attempt): (String, u32), outcome: task_result::Outcome) -> F
     FromProcess { message: Some(from_process::Message::Result(result)) }
 }
 
-/// A process group that ends with its task.
+/// A process group that is killed when this is dropped.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -122,7 +123,7 @@ async fn run(argv: Vec<String>, task: Task, stop: oneshot::Receiver<()>) -> ((St
     (key, outcome)
 }
 
-/// Waits until nothing of a group that was killed is left.
+/// Waits until no process of a killed group is left.
 async fn gone(group: Pid) {
     while killpg(group, None).is_ok() {
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -14,11 +14,11 @@
 //!   SIGKILL. A command that exceeds the output limit, or whose future is dropped, gets SIGKILL at once.
 //! - The command's own process decides how the attempt ends. Processes of its group that still have the output open
 //!   when it exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time
-//!   limit, to write and close it: a pipe to `cat` would wait for them, too. After a failure the same applies to
-//!   stderr, and after a success stderr has [`STDERR_GRACE`]. Then the rest of the group is killed, so that no child
-//!   remains. A process that left the group is out of reach. Once the group is empty, a process that is still in its
-//!   session, as after `timeout` or with a shell's job control, has [`SESSION_GRACE`]; one that left the session too
-//!   (`setsid`) is not waited for.
+//!   limit, to write and close it; a reader such as `cat` in a shell pipeline would wait for them, too. After a failure
+//!   the same applies to stderr, and after a success stderr has [`STDERR_GRACE`]. Then the rest of the group is killed,
+//!   so that no child remains. A process that left the group is not killed. Once the group is empty, a process that is
+//!   still in its session, as after `timeout` or with a shell's job control, has [`SESSION_GRACE`]; one that left the
+//!   session too (`setsid`) is not waited for.
 //! - Every command has its own session, without a terminal, so that none can block on terminal input.
 //! - A command need not read its input.
 
@@ -248,7 +248,7 @@ impl CommandExecutor {
 impl Executor for CommandExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
         let stop = Stop::new(attempt.time_limit, cancel);
-        // The start is not cancelled midway: whatever it produced must be ended in order first.
+        // A start is not cancelled midway: if it created a process, that must be shut down properly.
         let mut launched = match self.launch(&attempt, &stop).await {
             Ok(launched) => launched,
             Err(Unlaunched::Cancelled) => return Outcome::Cancelled,

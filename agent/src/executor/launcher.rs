@@ -1,8 +1,8 @@
 //! The thread that starts all commands of an executor.
 //!
-//! A command has the kernel kill it when its parent dies, and for the kernel the parent is the thread that forked it.
-//! The threads of an async runtime come and go, so commands are started from a thread that lives as long as the
-//! executor. This module holds the only `unsafe` code of the executors: what a command does between fork and exec.
+//! The kernel kills a command when its parent dies (PR_SET_PDEATHSIG), and the parent is the thread that forked it. The
+//! threads of an async runtime come and go, so commands are started from a thread that lives as long as the executor.
+//! This module holds the only `unsafe` code of the executors: what a command does between fork and exec.
 
 use std::{
     env,
@@ -271,7 +271,7 @@ struct NoStdin(io::Error);
 fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::Result<Launched> {
     check_directory()?;
     let image = Image::new(launch)?;
-    // Only for the program's name in errors: the image replaces its exec.
+    // The standard library requires a program here, but never execs it: the image's exec comes first.
     let mut command = Command::new(launch.argv.first().ok_or(io::ErrorKind::InvalidInput)?);
     command
         .stdin(if launch.has_input { Stdio::piped() } else { empty_input()? })
@@ -409,7 +409,7 @@ fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
     let agent = getpid();
     let before_exec = move || {
         setsid()?;
-        // The agent ignores it.
+        // The agent ignores SIGXFSZ, which an exec would pass on.
         // SAFETY: the default disposition is not a function, so it can't break the rules for signal handlers.
         unsafe { signal(Signal::SIGXFSZ, SigHandler::SigDfl) }?;
         set_pdeathsig(Signal::SIGKILL)?;

@@ -2,8 +2,7 @@
 //!
 //! An executor knows processes, pipes, HTTP and local gRPC. It knows nothing of sessions, coordinators or the fleet; it
 //! decides whether a failed attempt is worth another one, and nothing else about retries. When `run` returns or its
-//! future is dropped, every process that the attempt started under the agent is gone; a server or an attached process
-//! is only notified.
+//! future is dropped, the attempt's process group is killed; a server or an attached process is only notified.
 
 use std::time::Duration;
 
@@ -197,8 +196,8 @@ pub enum FailureKind {
     OutputTooLarge,
     /// The HTTP server answered with a status other than 2xx.
     Http,
-    /// The HTTP server could not be reached, or the connection to it or to an attached process broke before the answer
-    /// was complete.
+    /// The connection to the HTTP server or to the attached process broke before the answer was complete, or the server
+    /// did not answer with HTTP.
     Unreachable,
     /// An attached process reported a failure.
     Reported,
@@ -255,7 +254,7 @@ pub enum ExecutorError {
         reason: TargetError,
     },
     /// The health path can't be requested.
-    #[error("executor.http.healthPath {path:?} can't be asked for ({reason}); write it as /PATH")]
+    #[error("executor.http.healthPath {path:?} can't be requested ({reason}); write it as /PATH")]
     BadHealthPath {
         /// The path as given, without its query.
         path: String,

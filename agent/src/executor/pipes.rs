@@ -82,7 +82,7 @@ impl Pipes {
             });
         }
         if let Some(stderr) = self.stderr.take() {
-            // A process outside the group that writes faster than this reads must not keep the agent here.
+            // A process outside the group that writes faster than this loop reads must not keep it running forever.
             let mut left = self.tail.limit.saturating_add(MAX_PIPE);
             drain_now(&stderr, |bytes| {
                 self.tail.push(bytes);

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 /// The pauses between retries of starting an attempt, in order; after the last one the attempt is handed back. Most
-/// shortages are shorter.
+/// shortages last less than their sum.
 pub(super) const TRY_AGAIN: [Duration; 5] = [
     Duration::from_millis(20),
     Duration::from_millis(50),
@@ -72,8 +72,8 @@ impl Presence {
         self.shared.present.subscribe()
     }
 
-    /// Records that no attempt can start, for the reason `why`. Returns after the agent could react, so that it is
-    /// already leaving the fleet when it hands the attempt back.
+    /// Records that no attempt can start, for the reason `why`. Yields before it returns, so that the agent is already
+    /// leaving the fleet when it hands the attempt back.
     pub(super) async fn lost(&self, why: &str) {
         if self.shared.present.send_if_modified(|present| std::mem::replace(present, false)) {
             tracing::warn!(why, "no task can start here: the agent leaves the fleet until one can");

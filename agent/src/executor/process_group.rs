@@ -29,7 +29,7 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(200), Duration::
 /// The longest pause between two checks in `/proc` of a group, since each scans all processes.
 const LOOK_CLOSER_SELDOM: Duration = Duration::from_millis(500);
 
-/// The pause from which a remaining group is checked in `/proc`, to see whether it has only zombies.
+/// About how long a group may remain before `/proc` is scanned, to see whether it has only zombies.
 const LOOK_CLOSER: Duration = Duration::from_millis(2);
 
 /// A running command: the leader of a process group, and the group.
@@ -114,7 +114,7 @@ impl Drop for ProcessGroup {
             signal(self.id, Signal::SIGKILL);
         }
         let (id, is_gone, guard) = (self.id, self.is_gone, self.guard.take());
-        // Ends within twice GONE_WITHIN, or with the runtime, which ends only with the agent.
+        // Ends after about GONE_WITHIN at the latest, or with the runtime, which ends only with the agent.
         self.runtime.spawn(async move { bury(id, &mut leader, is_gone, guard.as_deref()).await });
     }
 }
@@ -151,7 +151,8 @@ async fn gone(group: Pid, give_up: Instant) -> bool {
         if !signal(group, Signal::SIGKILL) {
             return true;
         }
-        // Zombies that another process must reap, and may never, run nothing and hold nothing open.
+        // Zombies count as gone: they run nothing and hold nothing open, and the process that must reap them may never
+        // do so.
         if pause >= LOOK_CLOSER && only_zombies(group) {
             // This process may have adopted some since the reap above.
             reaper::reap_group(group);

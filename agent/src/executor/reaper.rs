@@ -33,11 +33,10 @@ static ADOPTING: AtomicBool = AtomicBool::new(false);
 /// Makes this process a subreaper, so that it adopts the orphans below it, as process 1 always does. The agent calls
 /// this once at startup, so that it sees the end of every process its commands leave behind.
 ///
-/// From then on the executors reap every zombie child unless it shares this process's group, as every child does that
-/// is started in the usual way, or leads a group that an executor started.
+/// From then on the executors reap every zombie child, except one that shares this process's group, as a child does by
+/// default, or that leads a group started by an executor.
 ///
 /// # Errors
-/// When the kernel refuses.
 /// When the kernel refuses.
 pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;

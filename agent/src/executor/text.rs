@@ -1,4 +1,4 @@
-//! What executors share: deadlines, time limits, and bytes shown to people. Uses timers, and no I/O.
+//! Helpers that executors share: the formatting of deadlines, time limits and bytes. Uses timers, but no I/O.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ pub(super) fn rfc3339(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
 }
 
-/// Returns the message for an error that means that no further file or connection can be opened.
+/// Returns the message for an errno that means that no further file or connection can be opened; `None` for any other.
 pub(super) fn too_many_files(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::EMFILE => Some("the agent has too many files open; raise its limit (ulimit -n), or give it fewer slots"),

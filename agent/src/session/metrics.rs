@@ -33,7 +33,7 @@ impl SessionMetrics {
             running: metrics.gauge("agent_running", "Attempts that are running"),
             completions: metrics.counters("agent_completions", "Attempts that ended, by outcome"),
             reconnects: metrics.counter("agent_reconnects", "Connections to a leader after the first"),
-            fences: metrics.counter("agent_fences", "Leases that expired, each stopping all running attempts"),
+            fences: metrics.counter("agent_fences", "Leases that expired or were revoked, each stopping all attempts"),
             heartbeat_round_trip: metrics.histogram(
                 "agent_heartbeat_round_trip_seconds",
                 "Time from a heartbeat to its acknowledgement",

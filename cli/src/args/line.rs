@@ -1,5 +1,5 @@
-//! Parses a command line: the grammar, under the name that the program is called by, and the variables of the
-//! environment.
+//! Parses a command line, including the environment variables that set arguments. Help and errors show the name that
+//! the program is called by.
 
 use std::{env, ffi::OsString};
 
@@ -17,7 +17,7 @@ pub fn called_as(program: &str) -> &'static str {
     if file == "kubectl-robeing" || file == "kubectl-robeing.exe" { "kubectl robeing" } else { PROGRAM }
 }
 
-/// Returns the grammar of the command line, under the name that the program is called by.
+/// Returns the grammar of the command line, whose help and errors show this name of the program.
 pub fn grammar(name: &'static str) -> clap::Command {
     Cli::command().bin_name(name).display_name(name).after_help(Exit::table())
 }

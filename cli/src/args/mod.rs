@@ -52,9 +52,9 @@ pub enum Command {
 #[command(next_help_heading = "Fleet")]
 pub struct Connection {
     /// The address of a coordinator, host:port or http://host:port. Repeat it, or separate several by commas: any
-    /// coordinator will do, and the next is tried when one does not answer. Without it (an empty ROBEING_ENDPOINT
-    /// counts as unset) and --cluster: the newest fleet that `robeing dev` runs for this user, else
-    /// http://127.0.0.1:8080; as `kubectl robeing`, the RobeingCluster of the current namespace
+    /// coordinator will do, and the next is tried when one does not answer. If no option and no variable selects a
+    /// fleet, the default is the newest fleet that `robeing dev` runs for this user, else http://127.0.0.1:8080; as
+    /// `kubectl robeing`, the RobeingCluster of the current namespace. An empty ROBEING_ENDPOINT counts as unset
     #[arg(
         long,
         global = true,
@@ -97,7 +97,7 @@ pub struct Connection {
     )]
     pub request_timeout: Duration,
 
-    /// The program runs as kubectl's plugin, whose fleets are on Kubernetes by default.
+    /// Whether the program runs as kubectl's plugin, which selects a fleet on Kubernetes by default.
     #[arg(skip)]
     pub is_plugin: bool,
 }
@@ -189,9 +189,8 @@ Commands run directly on this machine: a pool's `container` only applies on Kube
 
 Ctrl-C and SIGTERM stop the fleet gracefully: agents get some seconds to finish running tasks and hand back the rest, \
 then the coordinators stop. A second Ctrl-C kills everything at once. Either way, and even if this process is killed \
-with SIGKILL, the coordinators, the agents and the process groups of the commands they run end. A process that left \
-its group with setsid keeps running. A temporary directory that is left behind after SIGKILL is removed by the next \
-`robeing dev`.
+with SIGKILL, no coordinator, agent or process group of a command keeps running; only a process that left its group \
+with setsid does. A temporary directory that is left behind after SIGKILL is removed by the next `robeing dev`.
 
 Header values that an http executor takes from Secrets come from the Secrets in the manifest. A manifest contains one \
 RobeingCluster; other resources in it are ignored.")]

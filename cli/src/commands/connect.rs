@@ -122,8 +122,8 @@ mod tests {
         assert_eq!(choose(fleets(), Some("b")).expect("one has the name"), ["http://127.0.0.1:9"]);
         let error = choose(fleets(), Some("c")).expect_err("none has the name");
         let error = error.to_string();
-        assert!(error.starts_with("no running fleet of `robeing dev` named \"c\" is found in /"), "{error}");
-        assert!(error.ends_with(", but a, a, b; --endpoint reaches any"), "{error}");
+        assert!(error.starts_with("no running `robeing dev` fleet is named \"c\" (searched /"), "{error}");
+        assert!(error.ends_with("; running: a, a, b; --endpoint reaches any fleet"), "{error}");
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let error = choose(fleets, Some("a")).expect_err("two have the name");
         assert_eq!(error.exit(), crate::exit::Exit::Usage);
         insta::assert_snapshot!(error, @r#"
-        2 fleets of `robeing dev` named "a" run; choose one by --endpoint:
+        2 running `robeing dev` fleets are named "a"; choose one with --endpoint:
           --endpoint http://127.0.0.1:5   (process 1, data in /tmp)
           --endpoint http://127.0.0.1:3   (process 1, data in /tmp)
         "#);

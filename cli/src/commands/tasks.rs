@@ -87,8 +87,8 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
     Ok(Exit::Success)
 }
 
-/// Writes the output of a task that succeeded: unmodified, or as [`shown_at_terminal`] if standard output is a terminal. For
-/// any other task, prints on standard error how it ended.
+/// Writes the output of a task that succeeded: unmodified, or as [`shown_at_terminal`] if standard output is a
+/// terminal. For any other task, prints on standard error how it ended, or that it has not finished.
 pub(super) fn write_result(out: &mut dyn Write, task: &Task) -> Result<Exit, CliError> {
     write_result_to(out, io::stdout().is_terminal(), task)
 }

@@ -42,10 +42,10 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Printed when the reader of standard output is gone.
 const UNREAD: &str = "nobody reads the output any more, so the fleet is stopped; redirect it to a file or /dev/null to run without a reader";
 
-/// Runs `robeing dev` until a signal ends it, and prints the error if it fails.
+/// Runs `robeing dev` until a signal arrives or nobody reads its output, and prints the error if it fails.
 ///
 /// # Errors
-/// If nothing can be printed at all.
+/// If signals can't be received, or the thread that prints can't be started.
 pub async fn run(args: DevArgs) -> Result<Exit, CliError> {
     // From here on a signal stops the fleet gracefully, even while it starts.
     let mut signals = Signals::new().map_err(DevError::Signals)?;
@@ -125,8 +125,8 @@ async fn stop(
     screen: &mut Screen,
 ) -> bool {
     screen.line(format!(
-        "stopping: agents finish what they run for up to {}s and hand back the rest, and are killed after {}s; then the \
-         coordinators end, within {}s; Ctrl-C again ends everything at once",
+        "stopping: agents have up to {}s to finish their tasks, hand back the rest, and are killed after {}s; then the \
+         coordinators stop, within {}s; Ctrl-C again kills everything at once",
         DRAIN_TIMEOUT.as_secs(),
         STOP_GRACE.as_secs(),
         STOP_GRACE.as_secs()
@@ -142,7 +142,7 @@ async fn stop(
         }
     };
     if !was_stopped {
-        screen.line("ending everything at once");
+        screen.line("killing everything at once");
         fleet.kill().await;
     }
     was_stopped

@@ -1,6 +1,6 @@
-//! The data directory of a fleet. Only one `robeing dev` uses it at a time. Its state file holds the fleet's name and
-//! the coordinators' ports, by which the coordinators know each other, and also distinguishes it from unrelated
-//! directories.
+//! The data directory of a fleet. Only one `robeing dev` uses it at a time. Its state file contains the fleet's name
+//! and the coordinators' ports, by which the coordinators know each other. The state file also distinguishes the
+//! directory from unrelated ones.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -84,7 +84,7 @@ impl DataDir {
         }
         let ports = match wanted {
             Some(ports) => {
-                ports::ensure_free(&ports, "choose another --port, or leave it out to take free ones").await?;
+                ports::ensure_free(&ports, "choose another --port, or omit it to use free ports").await?;
                 ports
             }
             None => ports::free(count)?,
@@ -211,9 +211,9 @@ mod tests {
         let data = DataDir::open(Some(dir.path())).expect("free again");
         assert_eq!(data.agree_on("a", 3, None).await.expect("the same fleet"), ports);
         for (name, count, base, words) in [
-            ("b", 3, None, r#"holds the fleet "a", but "b" is asked for"#),
-            ("a", 1, None, "holds a fleet of 3 coordinators, but one of 1 coordinator is asked for"),
-            ("a", 3, Some(1), "but one on [1, 2, 3] is asked for"),
+            ("b", 3, None, r#"holds the fleet "a", but "b" was requested"#),
+            ("a", 1, None, "holds a fleet of 3 coordinators, but one of 1 coordinator was requested"),
+            ("a", 3, Some(1), "but one on [1, 2, 3] was requested"),
         ] {
             let error = data.agree_on(name, count, base).await.expect_err("another fleet").to_string();
             assert!(error.contains(words), "{error}");

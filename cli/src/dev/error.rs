@@ -33,7 +33,10 @@ pub enum DevError {
         name: String,
     },
     /// The given agent program can't be executed.
-    #[error("{} is not an executable program ({problem}); name robeing-agent with --agent-bin or ROBEING_AGENT_BIN", .path.display())]
+    #[error(
+        "{} is not an executable program ({problem}); point --agent-bin or ROBEING_AGENT_BIN to robeing-agent",
+        .path.display()
+    )]
     AgentProgram {
         /// The path that was given.
         path: PathBuf,
@@ -41,7 +44,10 @@ pub enum DevError {
         problem: String,
     },
     /// The program is not an agent.
-    #[error("{} is not robeing-agent ({problem}); name robeing-agent with --agent-bin or ROBEING_AGENT_BIN", .path.display())]
+    #[error(
+        "{} is not robeing-agent ({problem}); point --agent-bin or ROBEING_AGENT_BIN to robeing-agent",
+        .path.display()
+    )]
     NoAgent {
         /// The program.
         path: PathBuf,
@@ -51,7 +57,7 @@ pub enum DevError {
     /// No agent program was found.
     #[error(
         "robeing-agent is neither beside this program{} nor in PATH; build it with `cargo build -p robeing-agent`, or \
-         name it with --agent-bin or ROBEING_AGENT_BIN",
+         point --agent-bin or ROBEING_AGENT_BIN to it",
         .beside.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default()
     )]
     NoAgentProgram {
@@ -78,7 +84,7 @@ pub enum DevError {
     #[error("can't listen on 127.0.0.1: {0}")]
     Listen(io::Error),
     /// Another `robeing dev` uses the directory.
-    #[error("{} is in use by another `robeing dev`{}; stop that one or take another directory", .dir.display(), by(.pid))]
+    #[error("{} is in use by another `robeing dev`{}; stop it or use another directory", .dir.display(), by(.pid))]
     DataInUse {
         /// The directory.
         dir: PathBuf,
@@ -87,7 +93,7 @@ pub enum DevError {
     },
     /// The directory contains something other than a fleet.
     #[error(
-        "{} is not empty and was not made by `robeing dev --data` (it has {found}); take a new or an empty directory",
+        "{} is not empty and was not made by `robeing dev --data` (it has {found}); use a new or an empty directory",
         .dir.display()
     )]
     ForeignData {
@@ -97,7 +103,7 @@ pub enum DevError {
         found: String,
     },
     /// The directory contains another fleet.
-    #[error("{} holds {held}, but {wanted} is asked for; take another --data directory", .dir.display())]
+    #[error("{} holds {held}, but {wanted} was requested; use another --data directory", .dir.display())]
     OtherFleet {
         /// The directory.
         dir: PathBuf,
@@ -123,7 +129,7 @@ pub enum DevError {
 fn room(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room there, or name a directory on another disk with --data, or with TMPDIR for one that is removed at the end"
+            "; free space there, or use another disk: set --data, or TMPDIR for a directory that is removed at the end"
         }
         _ => "",
     }
@@ -142,8 +148,8 @@ mod tests {
         let full = |error: io::Error| DevError::Data { dir: "/d".into(), error }.to_string();
         let sentence = full(io::Error::from_raw_os_error(nix::libc::ENOSPC));
         assert!(sentence.starts_with("can't use the data directory /d: No space left on device"), "{sentence}");
-        assert!(sentence.contains("; make room there, or name a directory on another disk with --data"), "{sentence}");
+        assert!(sentence.contains("; free space there, or use another disk: set --data"), "{sentence}");
         let other = full(io::ErrorKind::PermissionDenied.into());
-        assert!(!other.contains("make room"), "{other}");
+        assert!(!other.contains("free space"), "{other}");
     }
 }

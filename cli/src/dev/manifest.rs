@@ -55,8 +55,8 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
     let pools = shaped_for_pods(&manifest.cluster.spec);
     if !pools.is_empty() {
         screen.note(format!(
-            "note: tasks run here as this user, in this environment and directory; the other fields of `template` and \
-             `container` only apply on Kubernetes: pool {}",
+            "note: tasks run here as this user, in this environment and directory; `template` and `container` only \
+             apply on Kubernetes; they are set in pool {}",
             pools.join(", ")
         ));
     }

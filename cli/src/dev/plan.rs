@@ -68,7 +68,7 @@ pub struct Plan {
     pub agents: (u32, u32),
     /// The agents that user processes attach to, with the address (host:port) to attach at.
     pub attachable: Vec<(String, String)>,
-    /// The manifest sets `suspend`, so there are no agents.
+    /// Whether the manifest sets `suspend`; then there are no agents.
     pub suspended: bool,
     /// All processes, coordinators first.
     pub processes: Vec<Process>,

@@ -67,7 +67,7 @@ pub(super) fn from_base(base: u16, count: usize) -> Result<Vec<u16>, DevError> {
 pub(super) async fn for_attaching(count: usize, base: Option<u16>, coordinators: usize) -> Result<Vec<u16>, DevError> {
     let Some(base) = base else { return free(count) };
     let ports = from_base(base, coordinators + count)?.split_off(coordinators);
-    ensure_free(&ports, "choose another --port, or leave it out to take free ones").await?;
+    ensure_free(&ports, "choose another --port, or omit it to use free ports").await?;
     Ok(ports)
 }
 

@@ -7,7 +7,7 @@ use robeing_crds::{Executor, Pool, RobeingClusterSpec};
 
 use super::{Secrets, agent_binary::check};
 
-/// The search path for programs if `PATH` is not set, as in the system.
+/// The search path for programs if `PATH` is not set: the same as the system's default.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// Returns the problems, as field paths and sentences.
@@ -46,9 +46,10 @@ fn has_agents(spec: &RobeingClusterSpec, pool: &Pool) -> bool {
     !spec.suspend && (pool.replicas != Some(0) || pool.standby > 0)
 }
 
-/// Returns why a program can't be run here, as a sentence. A relative path with a directory is left to the agents.
+/// Returns why a program can't be run here, as a sentence. A relative path with a slash is not checked here: the agents
+/// resolve it.
 fn program_problem(program: &str, path: &OsStr) -> Option<String> {
-    let here = "robeing dev runs commands on this machine, without the pool's container; install it or name another.";
+    let here = "robeing dev runs commands on this machine, without the pool's container; install it or use another.";
     if program.contains('/') {
         let problem = check(Path::new(program)).err().filter(|_| program.starts_with('/'))?;
         return Some(format!("The program {program} can't be run ({problem}): {here}"));

@@ -22,7 +22,7 @@ use crate::render::{note, plural, printable_lines};
 
 /// Capacity of the queue of messages; lines beyond that are dropped, and counted.
 const QUEUE: usize = 1_024;
-/// Number of queued messages up to which a frame is still queued. A frame is outdated half a second later.
+/// If more messages than this are queued, a frame is dropped, since it is outdated half a second later.
 const BEFORE_FRAME: usize = 16;
 /// How long the end of the program waits for queued output.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
 //! The Secrets in a manifest, for headers that refer to them. They are decoded as kubectl decodes them. A value that
-//! can't be a header is refused here, because the agent would exit because of it again and again.
+//! can't be a header is refused here; otherwise the agent would exit on it again and again.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -1,5 +1,5 @@
-//! Parses one line of a file of JSON lines. The text of a value is not changed: numbers keep all their digits, fields
-//! keep their order and duplicates, and values can be nested to any depth.
+//! Parses one line of a file of JSON lines. A string is decoded; the text of any other input is not changed: numbers
+//! keep all their digits, fields keep their order and duplicates, and values can be nested to any depth.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub enum Form {
     Values,
     /// Each line is an object with an input and options.
     Tasks {
-        /// The kind is set for all lines, so a line can omit it.
+        /// Whether the kind is set for all lines; then a line can omit it.
         has_kind: bool,
     },
 }

@@ -1,5 +1,5 @@
-//! The fields of Kubernetes objects that are read here. There are few, all optional, so that other versions of the
-//! operator and the API server work as well.
+//! The fields of Kubernetes objects that are read here. There are few, and nearly all are optional, so that other
+//! versions of the operator and the API server work as well.
 
 use serde::Deserialize;
 

@@ -67,7 +67,7 @@ pub enum KubernetesError {
     },
     /// A permission is missing.
     #[error(
-        "permission to {right} in namespace {namespace:?} is missing ({message}); ask for it, the role {:?} grants it",
+        "permission to {right} in namespace {namespace:?} is missing ({message}); the ClusterRole {:?} grants it",
         role(.right)
     )]
     Forbidden {
@@ -90,7 +90,8 @@ pub enum KubernetesError {
     },
     /// The API server does not have the CustomResourceDefinition.
     #[error(
-        "the API server at {url} does not know RobeingClusters; install the chart robeing-crds, or `robeing crd | kubectl create -f -`"
+        "the API server at {url} does not know RobeingClusters; install the chart robeing-crds, or run \
+         `robeing crd | kubectl create -f -`"
     )]
     NoDefinition {
         /// The URL of the API server.

@@ -88,7 +88,7 @@ impl Dialer for Coordinators {
 }
 
 /// Returns the first success. The next future is started whenever one fails or `pause` has passed. If all fail, returns
-/// the last failure; if there are none, `None`.
+/// the last failure; if `work` is empty, `None`.
 async fn staggered<F, T, E>(mut work: impl Iterator<Item = F>, pause: Duration) -> Option<Result<T, E>>
 where
     F: Future<Output = Result<T, E>>,

@@ -377,7 +377,7 @@ async fn a_missing_right_is_named() {
         assert_eq!(
             sentence,
             format!(
-                "permission to {right} in namespace \"team\" is missing (User \"ada\" cannot do that); ask for it, the role \
+                "permission to {right} in namespace \"team\" is missing (User \"ada\" cannot do that); the ClusterRole \
                  {role:?} grants it"
             )
         );

@@ -160,7 +160,7 @@ pub fn write_document<T: Serialize>(out: &mut dyn Write, format: Format, documen
         Format::Json | Format::Table => None,
     };
     let text = match yaml {
-        // Not every YAML string can have escapes. JSON is YAML, too.
+        // Only some forms of YAML strings allow escapes; all JSON strings do, and JSON is also YAML.
         Some(yaml) if !yaml.contains(is_let_stand) => yaml,
         _ => serde_json::to_string_pretty(document)
             .map(escape_controls)

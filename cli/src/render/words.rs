@@ -63,8 +63,8 @@ const SECOND: u128 = 1_000 * MILLISECOND;
 const MINUTE: u128 = 60 * SECOND;
 const HOUR: u128 = 60 * MINUTE;
 
-/// Formats a duration rounded to its two largest units: `250ms`, `4.2s`, `3m5s`, `2h10m`, `5d3h`. Below a millisecond
-/// it is in microseconds, at least one.
+/// Formats a duration rounded to its two largest units: `250ms`, `4.2s`, `3m5s`, `2h10m`, `5d3h`. A nonzero duration
+/// below a millisecond is in microseconds, at least one.
 pub fn short_duration(span: Duration) -> String {
     let nanos = span.as_nanos();
     let rounded = |unit: u128| (nanos + unit / 2) / unit;

@@ -168,7 +168,7 @@ fn fleets_of_one_name_are_told_apart_by_their_endpoints() {
     let mut second = Dev::start(&bench, &agent, &[]);
     let newer = endpoint(&mut second);
     let named = bench.run(&["agents", "--fleet", "example"]);
-    named.assert(2, "2 fleets of `robeing dev` named \"example\" run; choose one by --endpoint:");
+    named.assert(2, "2 running `robeing dev` fleets are named \"example\"; choose one with --endpoint:");
     named.assert(2, &format!("--endpoint {older} "));
     named.assert(2, &format!("--endpoint {newer} "));
     let unnamed = bench.run(&["agents"]);
@@ -332,9 +332,9 @@ fn a_process_that_ignores_sigterm_is_killed_by_a_second_signal() {
     let mut dev = Dev::start(&bench, &agent, &[]);
     let pids = ["coordinator-0", "data-0", "data-1"].map(|name| dev.pid_of(name));
     dev.signal(Signal::SIGINT);
-    dev.line_with(&["stopping", "for up to 4s", "after 5s", "Ctrl-C again ends everything at once"]);
+    dev.line_with(&["stopping", "up to 4s", "after 5s", "Ctrl-C again kills everything at once"]);
     dev.signal(Signal::SIGINT);
-    dev.line_with(&["ending everything at once"]);
+    dev.line_with(&["killing everything at once"]);
     assert_eq!(dev.ended(), Some(130));
     assert!(pids.into_iter().all(has_ended), "a process outlived its fleet");
 }
@@ -369,7 +369,7 @@ fn a_fleet_comes_back_on_its_ports_and_refuses_another_in_its_place() {
     let agent = agent.display().to_string();
     bench
         .run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "data", "--name", "other"])
-        .assert(7, "holds the fleet \"example\", but \"other\" is asked for");
+        .assert(7, "holds the fleet \"example\", but \"other\" was requested");
 }
 
 #[test]
@@ -382,10 +382,10 @@ fn other_commands_find_the_running_fleet() {
     // The fake agent does not listen, so the error shows which endpoint was tried.
     bench.run(&["status"]).assert(5, &format!("no fleet answers at {endpoint} "));
     bench.run(&["status", "--fleet", "example"]).assert(5, &endpoint);
-    bench.run(&["status", "--fleet", "other"]).assert(4, ", but example; --endpoint reaches any");
+    bench.run(&["status", "--fleet", "other"]).assert(4, "; running: example; --endpoint reaches any fleet");
     dev.signal(Signal::SIGTERM);
     assert_eq!(dev.ended(), Some(0));
-    bench.run(&["status", "--fleet", "example"]).assert(4, ", nor any other; --endpoint reaches any");
+    bench.run(&["status", "--fleet", "example"]).assert(4, "; no other fleet is running; --endpoint reaches any fleet");
 }
 
 #[test]

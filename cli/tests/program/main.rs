@@ -26,7 +26,7 @@ fn exit_codes_and_sentences() {
         &format!("error: no fleet answers at http://{endpoint} (connection refused); start one with `robeing dev -f MANIFEST`"),
     );
     bench.run(&["status", "--endpoint", "https://x"]).assert(2, "\"https://x\" is not an endpoint");
-    bench.run(&["agents", "--fleet", "none"]).assert(4, "named \"none\" is found in ");
+    bench.run(&["agents", "--fleet", "none"]).assert(4, "is named \"none\" (searched ");
     bench.run(&["nonsense"]).assert(2, "unrecognized subcommand");
     bench.run(&["submit", "--kind", "k", "--input", "absent"]).assert(2, "can't read absent: No such file");
     bench.write("bad.jsonl", "\"good\"\nbad\n");

@@ -1,6 +1,6 @@
-//! The Admin service, for administrators. Any coordinator accepts a call and carries it out if it leads, or forwards it
-//! once to the one that does: a mark in the metadata prevents forwarding loops. A call follows leadership that moves
-//! meanwhile.
+//! The Admin service, for administrators. Any coordinator accepts a call. It carries the call out if it leads, or
+//! forwards it to the leader; a mark in the metadata prevents a call from being forwarded twice. If leadership moves
+//! meanwhile, the call is tried at the new leader.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::{
 const FORWARDED: &str = "robeing-forwarded";
 /// How long a call waits for a leader, each time there is none.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the leader may take for a forwarded call: longer than any change may take.
+/// How long the leader may take for a forwarded call: the longest time to catch up, and the time for four commits.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(CATCH_UP_TIMEOUT.as_secs() + 4 * COMMIT_TIMEOUT.as_secs());
 /// Maximum number of times that a call is tried at a leader.
 const MAX_LEADERS: u32 = 8;

@@ -62,7 +62,7 @@ fn code_of(refusal: &Refusal) -> Code {
 }
 
 /// Returns the refusal that a successful call reports for a reply that does not belong to its command. A command whose
-/// reply can't be decoded was applied all the same.
+/// reply can't be decoded was nevertheless applied.
 pub fn unexpected(reply: &Reply) -> v1::Refusal {
     let (code, message) = match reply {
         Reply::Unreadable { problem } => (
@@ -74,7 +74,7 @@ pub fn unexpected(reply: &Reply) -> v1::Refusal {
     v1::Refusal { code: code.to_owned(), message }
 }
 
-/// Returns the name of the code of a refusal within a successful call.
+/// Returns the name of a refusal's code, for a refusal within a successful call.
 pub fn code_name(refusal: &Refusal) -> &'static str {
     match code_of(refusal) {
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",

@@ -16,7 +16,7 @@ use crate::{
 /// The Guards service.
 pub struct GuardReports {
     pub member: Member,
-    /// Has the losses written that guards report.
+    /// Writes the losses that guards report.
     pub detector: FailureDetector,
     pub lifetime: Lifetime,
 }
@@ -69,7 +69,7 @@ impl internal::guards_server::Guards for GuardReports {
         info!(agent = report.agent, session = session.0, stopped = report.stopped, "the agent's guard reports its end");
         match detector.observer.sessions.reported(term, agent, session) {
             Some(true) => {
-                // In a separate task: the loss has to be proposed even if the guard goes away.
+                // In a separate task, because the loss has to be proposed even if the guard disconnects.
                 let detector = detector.clone();
                 let losing = async move { detector.lose(term, agent, session, reason).await };
                 settled(self.lifetime.tasks().spawn(losing).await.unwrap_or(false))

@@ -15,8 +15,7 @@ use crate::{
     raft::{AppendStream, ConsensusServer},
 };
 
-/// Maximum number of senders that another coordinator may stand for at once: the commands of one entry, each from a
-/// different sender.
+/// Maximum number of senders that a forwarding coordinator may stand for: one for each command of an entry.
 const MAX_FORWARDED_SENDERS: u32 = MAX_BATCH_COMMANDS as u32;
 
 /// The Raft service.

@@ -35,9 +35,10 @@ use crate::{
     read::StateReader,
 };
 
-/// Tasks of one stream that are not accepted yet or whose results are pending; at this limit it is not read further.
+/// Maximum number of tasks of one stream that are not accepted yet or whose results are pending; at this limit the
+/// stream is not read further.
 pub const MAX_OUTSTANDING: usize = 16_384;
-/// Maximum number of tasks read at once, so that applying does not wait long.
+/// Maximum number of tasks read at once, so that commands do not wait long to be applied.
 const MAX_LOOKED_AT: usize = 1_000;
 /// Messages in flight to one client; what exceeds this waits in the stream's mailbox.
 const SEND_BUFFER: usize = 1;
@@ -97,8 +98,8 @@ impl Submissions {
     /// Returns the submissions that need not be proposed, because they are certain to be refused: there is no room in
     /// the state, or on the coordinators' disks. The keys are indexes into `submissions`.
     ///
-    /// Only an up-to-date state shows which tasks are new: the answer to a repeated submission is the task that was
-    /// accepted.
+    /// The state is read again once it is up to date, because only then does it show which tasks are new: a repeated
+    /// submission is not refused, but answered with the task that was accepted.
     async fn without_room(&self, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
         let disks = self.rooms.refusal(Instant::now());
         let refusal = |fleet: &Fleet, submission: &SubmitTask| {
@@ -140,7 +141,7 @@ impl Submissions {
             let size = group.len();
             match self.proposer.propose_encoded(Lane::Users, sender, group).await {
                 Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
-                // Nothing of this group was accepted, and the next groups are not tried: this answers all of them.
+                // Nothing of this group was accepted, and the next groups are not tried: all of them get this refusal.
                 Err(busy @ ProposeError::Busy) => {
                     let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
                     outcomes.extend(std::iter::repeat_n(Err(convert::exhausted(&busy)), left));
@@ -220,7 +221,7 @@ fn missing() -> Status {
 /// The parts of a finished task that are sent.
 const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
 
-/// Converts a letter to its API form.
+/// Converts an answer to its API form.
 fn answer(letter: &Letter) -> Answer {
     match letter {
         Letter::Submitted(result) => Answer::Submitted((**result).clone()),
@@ -234,7 +235,7 @@ struct Asked {
     tag: u64,
     id: TaskId,
     wait: bool,
-    /// How often the state had been replaced when it was proposed.
+    /// How many times the state had been replaced by a snapshot when it was proposed.
     installs: u64,
 }
 
@@ -242,7 +243,7 @@ struct Asked {
 #[derive(Clone, Copy)]
 struct Waiting {
     id: TaskId,
-    /// Whether the task is known to be accepted: only then is it gone if the state lacks it.
+    /// Whether the task is known to be accepted. Only such a task can have expired if the state lacks it.
     accepted: bool,
 }
 
@@ -267,7 +268,7 @@ struct Serving {
     catching_up: Option<CatchingUp>,
 }
 
-/// Determines whether accepted tasks that the state lacks are gone or still to be applied here.
+/// Determines whether accepted tasks that the state lacks have expired or are not applied here yet.
 struct CatchingUp {
     /// The missing tasks, by tag.
     missing: BTreeSet<(u64, TaskId)>,
@@ -316,7 +317,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Returns whether there is room for what the client sends next. Answers that it does not read take up room, too.
+    /// Returns whether there is room for what the client sends next. Answers that it has not read take up room, too.
     fn may_read(&self) -> bool {
         self.proposed + self.waiting.len() < MAX_OUTSTANDING
             && self.proposed_bytes < MAX_PROPOSED_BYTES
@@ -353,8 +354,8 @@ impl Serving {
         self.submissions.state.look(|fleet| ApplyObserver::result(fleet, id)).unwrap_or(Letter::Expired(id))
     }
 
-    /// Sends the results that came with a replacement of the state. If a task is missing from the state, starts to
-    /// determine whether it is gone or still to come.
+    /// Sends the results that a replacement of the state has brought. If a task is missing from the state, starts to
+    /// determine whether it has expired or is not applied here yet.
     fn look_again(&mut self) {
         let missing = self.tell_results();
         if let Some(catching_up) = &mut self.catching_up {
@@ -388,8 +389,8 @@ impl Serving {
         missing
     }
 
-    /// If this coordinator has caught up, the tasks that were missing and still are have ended and expired. Without a
-    /// leader this can't be known, and the check is repeated.
+    /// Sends the expiry of the tasks that were missing and still are, if this coordinator has caught up: then they have
+    /// ended and their results have expired. Otherwise, for example without a leader, the check is repeated.
     fn tell_expired(&mut self, caught_up: bool) {
         let Some(CatchingUp { missing, again, .. }) = self.catching_up.take() else { return };
         if caught_up {
@@ -402,7 +403,7 @@ impl Serving {
         }
     }
 
-    /// Sends an answer, unless the task that applies the log was faster.
+    /// Queues an answer, unless the observer has queued one when the log was applied.
     fn answer(&mut self, tag: u64, id: TaskId, letter: Letter) {
         if self.submissions.observer.forget(id, &self.mailbox, tag) {
             self.mailbox.put(tag, letter);
@@ -467,7 +468,8 @@ impl Serving {
                 }
                 _ => {}
             }
-            // The mailbox returns it before any result of the task, whether found above or reported meanwhile.
+            // The mailbox returns it before any result of this task, even one that was found above or reported
+            // meanwhile.
             self.mailbox.put(tag, answer);
         }
         // The state was replaced meanwhile, and its results looked up before these tasks were known to be accepted.

@@ -1,10 +1,10 @@
-//! Keep-alive while a session is being opened: the leader reports that it is opening it, and the agent that it still
-//! waits.
+//! Keep-alive while a session is being opened: the leader reports that it is opening the session, and the agent reports
+//! that it is still waiting.
 //!
 //! Opening a session may take long: a leader that was just elected has to commit the first entry of its term, and the
-//! agent's join has to be committed; each takes as long as the disks take. An agent cannot tell a slow leader from one
-//! that is frozen or was replaced, and in the latter case must soon look for another. So the leader reports
-//! periodically that it is opening the session, and only while a majority confirms that it leads.
+//! agent's join has to be committed; each takes as long as the disks take. An agent can't distinguish a slow leader
+//! from one that is frozen or was replaced, although in that case it should soon try another. So the leader reports
+//! periodically that it is opening the session, but only while a majority confirms that it leads.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -39,8 +39,8 @@ impl Waited {
     }
 }
 
-/// Runs `opening` and sends Openings to the agent meanwhile. Returns `None` if the agent goes away, or if it takes
-/// longer than [`OPEN_WITHIN`].
+/// Runs `opening` and sends Openings to the agent meanwhile. Returns `None` if the agent disconnects or sends anything
+/// but Waiting, or if `opening` takes longer than [`OPEN_WITHIN`].
 pub async fn while_opening<T>(
     standing: &Standing,
     inbound: &mut Streaming<AgentMessage>,

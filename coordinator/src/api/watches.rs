@@ -1,5 +1,6 @@
-//! Task watches: the changes since a revision, then changes as they happen. Nothing is queued for a watcher: it reads
-//! the state in the order of revisions, so one that is slow, or was away, merely sees fewer of the states in between.
+//! Task watches: the changes since a revision, then changes as they happen. Nothing is queued for a watcher: a watch
+//! reads the state in the order of revisions, so a watcher that is slow or was disconnected merely sees fewer of the
+//! intermediate states.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,7 @@ use crate::{
     read::StateReader,
 };
 
-/// Maximum number of tasks read at once, so that applying does not wait long, and so in one message.
+/// Maximum number of tasks read at once, and therefore in one message, so that commands do not wait long to be applied.
 const MAX_LOOKED_AT: usize = 500;
 /// Minimum time between two reads of a watch that has seen everything: faster changes are sent together.
 const LOOK_APART: Duration = Duration::from_millis(5);

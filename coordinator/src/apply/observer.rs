@@ -1,6 +1,6 @@
-//! Notifies everyone who waits for applied commands: watchers of the revision, submitters that wait for results, and
-//! agents' sessions. Applying waits for the observer, so it only records things and wakes tasks. It holds no lock on
-//! the state; what it passes on is shared with the state, and the receiver converts it into messages.
+//! Notifies everything that waits for applied commands: watches of the revision, submitters that wait for results, and
+//! agents' sessions. The state machine waits for it, so it only records changes and wakes tasks. It holds no
+//! lock on the state; what it passes on is shared with the state, and the receiver converts it into messages.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -61,8 +61,8 @@ impl ApplyObserver {
         self.applied.subscribe()
     }
 
-    /// Returns a watch of how many times a snapshot has replaced the whole state. Whoever waits for a result must then
-    /// read the state: what happened within the gap is not reported.
+    /// Returns a watch of how many times a snapshot has replaced the whole state. A caller that waits for a result must
+    /// read the state after each: the effects of the skipped entries are not reported.
     pub fn installs(&self) -> watch::Receiver<u64> {
         self.installs.subscribe()
     }

@@ -10,8 +10,8 @@ use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use robeing_proto::v1::SubmitResult;
 use tokio::sync::Notify;
 
-/// Bytes of results kept for one stream whose client does not read them. Beyond that, only the task id is queued; such
-/// a result is read from the state, where it stays until it expires, when its turn comes.
+/// Maximum bytes of results kept for one stream whose client does not read them. Beyond that, only the task id is
+/// queued; the result is read from the state when it is sent, unless it has expired by then.
 pub const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes that a result counts for besides its input, output and failure texts.
 const RESULT_BYTES: usize = 1024;
@@ -46,8 +46,7 @@ impl Letter {
 ///
 /// Invariant: for a tag that was [expected](ResultStream::expect), the outcome of the submission is taken before any
 /// result. A result may be known first, for example when a proposal that was repeated after a change of leaders is
-/// answered after its task has run. The two come from different tasks, so their order is established here and nowhere
-/// else.
+/// answered after its task has run. Two tokio tasks put them concurrently, so only this type can order them.
 #[derive(Default)]
 pub struct ResultStream {
     letters: Mutex<Letters>,

@@ -1,4 +1,4 @@
-//! The fleet's clock on this coordinator: fleet time, which durations are measured in, and the wall time that the
+//! The fleet's clock on this coordinator: fleet time, in which durations are measured, and the wall time that the
 //! coordinators agree on. `core` defines both and explains why they can be trusted; this module has the shared handle
 //! and the task that keeps the clock running.
 
@@ -56,7 +56,7 @@ impl FleetClock {
         what(&mut core, own_wall, Instant::now())
     }
 
-    /// Returns this machine's wall clock, Unix milliseconds, for reporting to the leader.
+    /// Returns the time of this machine's wall clock, Unix milliseconds, for reporting to the leader.
     pub fn own_wall(&self) -> u64 {
         self.wall.unix_millis()
     }
@@ -71,7 +71,7 @@ impl FleetClock {
         self.with(|core, _, now| core.heard(leadership, stamp, now));
     }
 
-    /// Records the wall clock, Unix milliseconds, that another coordinator just reported.
+    /// Records the wall clock reading, Unix milliseconds, that another coordinator just reported.
     pub fn read(&self, node: NodeId, wall: u64) {
         self.with(|core, _, now| core.read(node, wall, now));
     }

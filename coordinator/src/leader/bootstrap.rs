@@ -91,8 +91,8 @@ impl Bootstrap {
         }
     }
 
-    /// Asks the other configured coordinators who they are. Returns those that answer, with their addresses, and the
-    /// names of the rest.
+    /// Asks the other configured coordinators to describe themselves. Returns the descriptions and addresses of those
+    /// that answer as configured, and the names of the rest.
     async fn look_at_others(
         &self,
         configured: &[(String, String)],
@@ -187,9 +187,8 @@ impl Bootstrap {
         answer
     }
 
-    /// Detects that this coordinator was removed, while it was down or running, and logs it. A removed coordinator
-    /// takes part in nothing, ends its clients' streams, and does not disturb the others until it is added again. Runs
-    /// until the node stops.
+    /// Detects that this coordinator was removed, while it was down or running, and logs it. Until it is added again, a
+    /// removed coordinator serves no streams and does not disturb the others. Runs until the node stops.
     pub async fn notice_removal(self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;

@@ -72,7 +72,7 @@ impl Descriptions {
         self.ask_as(id, address, None).await
     }
 
-    /// Same as [`Descriptions::ask`], with a statement from this coordinator as leader.
+    /// Same as [`Descriptions::ask`], but the request also carries a statement from this coordinator as leader.
     pub async fn ask_as(
         &self,
         id: NodeId,
@@ -89,7 +89,7 @@ impl Descriptions {
 
     /// Takes the leader's statement from its request for a description.
     pub fn hear(&self, said: internal::LeadersWord) {
-        // A leader that was replaced may not know it; its statement is ignored.
+        // The statement of a leader that was replaced, and may not know it, is ignored.
         let leads = self.standing.term().is_some();
         if !leads && said.term >= self.log.vote().map_or(0, |vote| vote.leader_id.term) {
             self.rooms.note_told((!said.refusal.is_empty()).then_some(said.refusal), Instant::now());

@@ -42,7 +42,7 @@ pub const REACH_AGAIN: Duration = Duration::from_secs(10);
 /// The origin of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
-    /// Where its process is certain to listen, if known.
+    /// The address at which its process is certain to listen, if known.
     pub process: Option<SocketAddr>,
     /// The end of its connection. The default never ends, for a session that has had no connection to this leader.
     pub ending: Ending,
@@ -75,12 +75,13 @@ impl Signs {
         Self { origin, reached: false }
     }
 
-    /// Returns where its process is certain to listen, if known.
+    /// Returns the address at which its process is certain to listen, if known.
     pub fn process(&self) -> Option<SocketAddr> {
         self.origin.process
     }
 
-    /// Records a probe of its location while the session was connected. Returns whether no further probe is needed.
+    /// Records a probe of its location that was made while the session was connected. Returns whether no further probe
+    /// is needed.
     pub fn asked(&mut self, accepted: Option<bool>) -> bool {
         self.reached |= accepted == Some(true);
         self.reached
@@ -91,8 +92,8 @@ impl Signs {
         self.reached && self.origin.ending.closed_by_peer()
     }
 
-    /// Evaluates a probe of the location after the session has lost its connection. `waited`: its guard had its time to
-    /// report.
+    /// Evaluates a probe of the location after the session has lost its connection. `waited` states whether its guard
+    /// has had [`GUARD_FIRST`] to report.
     pub fn judge(&self, accepted: Option<bool>, waited: bool) -> Verdict {
         match accepted {
             Some(false) if self.await_refusal() && (waited || !self.origin.guarded) => Verdict::Gone,

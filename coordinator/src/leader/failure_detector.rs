@@ -1,5 +1,5 @@
 //! The leader's failure detector: it resolves the suspicions of [`sessions`](super::sessions) about agents that are
-//! silent or whose process is gone, and has their loss written.
+//! silent, have failed or whose process is gone, and proposes their loss.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ pub struct FailureDetector {
     pub observer: Arc<ApplyObserver>,
     /// Probes agents' processes.
     pub transport: Transport,
-    /// Ignored, unless [`Mistake::SilenceByWallClock`] is planted.
+    /// Used only if [`Mistake::SilenceByWallClock`] is planted.
     pub clock: FleetClock,
 }
 
@@ -76,7 +76,8 @@ impl FailureDetector {
         let mut looked = Instant::now();
         loop {
             tokio::select! {
-                // Dropping the set cancels the pursuits in flight; the log decides about what they proposed.
+                // Dropping the set cancels the tasks that resolve suspicions; the log decides about the losses that
+                // they have proposed.
                 () = until_not_leading(&mut raft_role, term) => return,
                 Some(_) = pursuits.join_next() => {}
                 () = next_look(sessions, looked), if pursuits.len() < MAX_AT_ONCE => {
@@ -100,7 +101,7 @@ impl FailureDetector {
         }
     }
 
-    /// Returns the instant according to this machine's wall clock, which may be wrong.
+    /// Returns `now`, moved by as much as this machine's wall clock is ahead of the fleet's.
     fn by_wall_clock(&self, now: Instant) -> Instant {
         let ahead = self.clock.offset().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
         now + Duration::from_millis(ahead)
@@ -137,7 +138,7 @@ impl FailureDetector {
         info!(agent = name, ?reason, "agent lost");
         self.observer.recoveries.began(agent, Instant::now());
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Lost { agent, session, reason })).await {
-            // Applying the command has ended the session, too.
+            // The observer also ends the session when the command is applied.
             Ok(_) => {
                 self.observer.sessions.ended(agent, session);
                 true

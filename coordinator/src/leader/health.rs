@@ -1,5 +1,5 @@
-//! Health checks by the leader: over each session, every health check interval, it asks the agent for its health and,
-//! through the agent, for the health of what runs its tasks. [`Checks`] counts the answers and derives a verdict;
+//! Health checks by the leader: over each session, once per health check interval, it asks the agent for its own health
+//! and for the health of the executor that runs its tasks. [`Checks`] counts the answers and derives a verdict;
 //! [`SessionHealth`] writes the verdict to the log.
 //!
 //! The verdict is compared with the fleet's state at every check. A verdict that could not be written is therefore
@@ -25,16 +25,17 @@ use crate::{
     read::StateReader,
 };
 
-/// Consecutive checks without an answer, from the agent or from what runs its tasks, after which an agent is unhealthy.
-/// If the agent itself reports that it is unhealthy, one answer is enough.
+/// Number of consecutive checks without an answer, from the agent or from its executor, after which an agent is
+/// unhealthy. A single answer is enough if the agent reports that it is unhealthy.
 pub const UNHEALTHY_AFTER: u32 = 2;
-/// Consecutive good answers after which an unhealthy agent is readmitted.
+/// Number of consecutive good answers after which an unhealthy agent is readmitted.
 pub const HEALTHY_AFTER: u32 = 2;
-/// Consecutive checks without any answer after which an agent has failed, even if its heartbeats arrive.
+/// Number of consecutive checks without any answer after which an agent has failed, even if its heartbeats arrive.
 pub const FAILED_AFTER: u32 = 6;
 /// The longest an agent may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Number of parts of the interval over which the first checks of agents that connect at the same time are spread.
+/// Number of parts into which the interval is divided to spread the first checks of agents that connect at the same
+/// time.
 const SPREAD: u32 = 1_024;
 
 /// The change that an agent's answers call for.
@@ -62,7 +63,7 @@ struct Checks {
     open: bool,
     /// Consecutive checks without an answer.
     unanswered: u32,
-    /// Consecutive checks without an answer from what runs the tasks.
+    /// Consecutive checks without an answer from the agent or from its executor.
     silent: u32,
     /// Consecutive good answers.
     good: u32,
@@ -275,7 +276,8 @@ impl SessionHealth {
         let verdict = checks.verdict(state);
         if let Some(Verdict::Failed(at)) = verdict {
             warn!(agent = self.name(), reason = checks.unhealthy, "agent failed");
-            // This loss is proposed where all losses are, so that no connection of the agent is accepted meanwhile.
+            // This loss goes through the session table like all others, so that no connection of the agent is accepted
+            // meanwhile.
             return self.observer.sessions.failed(self.agent, &self.link, at);
         }
         if self.writing.is_some() {

@@ -1,10 +1,10 @@
 //! Immediate replacement of a leader whose process has ended, without waiting for an election timeout.
 //!
 //! Each coordinator holds connections from the leader. When one ends, the coordinator probes the leader's address: if
-//! nothing listens there, it takes the leader's process for gone. It then ignores the leader's lease and stands for
-//! election after a short pause, which differs between coordinators so that the candidates stand one after the other.
-//! Pre-vote stays on: while a majority has not made the same observation, or still follows the leader, no vote and no
-//! term changes.
+//! nothing listens there, it assumes that the leader's process is gone. It then ignores the leader's lease and stands
+//! for election after a short pause, which differs between coordinators so that the candidates stand one after the
+//! other. Pre-vote stays on: while a majority has not made the same observation, or still follows the leader, no vote
+//! and no term changes.
 //!
 //! All of this affects latency only, never safety. The evidence may be wrong (a firewall that begins to reject
 //! connections looks the same, and a name may resolve to another machine by now). A majority that is misled then elects
@@ -31,8 +31,8 @@ use crate::{
 
 /// How long a process may take to accept or refuse a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How many times a coordinator stands for election after the loss of one leader before it leaves that to the election
-/// timeout.
+/// How many times a coordinator stands for election after the loss of one leader. Afterwards the election timeout
+/// decides.
 const ROUNDS: u32 = 5;
 
 /// Signals when connections from a leader end. Cheap to clone.
@@ -120,14 +120,14 @@ fn followed(raft_role: &RaftRole) -> Option<NodeId> {
     }
 }
 
-/// Returns the time that each candidate has before the next one stands.
+/// Returns the time that a candidate has before the next one stands for election.
 fn step(timing: Timing) -> Duration {
     timing.election_min / 5
 }
 
-/// Returns the pause of the voter at `place` among the remaining `voters`. In round 0 it is long enough for the others
-/// to make the same observation and for the candidates before it to stand; in later rounds, for every candidate to have
-/// had a turn.
+/// Returns how long the voter at `place` among the remaining `voters` waits before it stands for election. In round 0
+/// this is long enough for the others to make the same observation and for the candidates before it to stand; in later
+/// rounds, for every candidate to stand once.
 fn pause(timing: Timing, place: usize, voters: usize, round: u32) -> Duration {
     let steps = if round == 0 { place } else { voters };
     step(timing) / 6 + step(timing) * u32::try_from(steps).unwrap_or(u32::MAX).min(16)

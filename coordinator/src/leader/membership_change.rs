@@ -300,8 +300,8 @@ impl MembershipChange {
         committed(self.raft.remove_learners(left)).await
     }
 
-    /// Ensures that a majority answers this leader now. A change that the majority does not accept is in force all the
-    /// same until it is undone, so no change begins without a majority.
+    /// Ensures that a majority answers this leader now. A new membership takes effect as soon as it is in the leader's
+    /// log, even if no majority accepts it, so no change begins without a majority.
     async fn quorum(&self) -> Result<(), ChangeError> {
         let asking = async {
             loop {

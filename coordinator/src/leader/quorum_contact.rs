@@ -34,12 +34,13 @@ use crate::{
     raft::{CoreState, NodeId, RaftHandle, VotedFor},
 };
 
-/// Minimum time between two rounds of questions while the first is not settled.
+/// Minimum time between two rounds of questions while the first has not been confirmed by a majority.
 const ROUND_APART: Duration = Duration::from_millis(20);
 /// How long an answer is awaited. A later one proves too little, and one that never arrives means that the connection
 /// is dead.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Maximum number of unanswered questions to one voter; at this limit it is not asked again.
+/// Maximum number of unanswered questions to one voter; at this limit it is asked no more until one is answered or
+/// times out.
 const MAX_UNANSWERED: usize = 32;
 
 /// The time at which each voter's newest confirmation was requested.

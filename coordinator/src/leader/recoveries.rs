@@ -1,6 +1,6 @@
 //! Durations of the steps of agent recoveries as the leader measures them: from when it detected the problem to when
-//! the step was applied. Every coordinator applies every step, but only a leader records them, so that a sum over the
-//! fleet is right.
+//! the step was applied. Every coordinator applies every step, but only the leader records it, so that a sum over all
+//! coordinators counts each step once.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,8 +24,8 @@ use crate::{
 
 /// Upper bounds of a step's duration, seconds: from a commit on a fast disk to an agent that is repaired manually.
 const BOUNDS: [f64; 14] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0];
-/// Maximum number of agents whose recovery is timed at once. For others, the duration in fleet time counts, in
-/// milliseconds.
+/// Maximum number of agents whose recovery is timed at once. For the others, the step's duration in fleet time is used,
+/// which has a resolution of one millisecond.
 const MAX_TIMED: usize = 4_096;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

@@ -71,7 +71,7 @@ impl Scores {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Records the answers of one round and returns the members as candidates; members that are gone are forgotten.
+    /// Records the answers of one round and returns the members as candidates. Forgets those that were not asked.
     fn note(&self, answers: &[(NodeId, Option<internal::DescribeResponse>)], least: u64) -> Vec<Candidate> {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         records.retain(|id, _| answers.iter().any(|(known, _)| known == id));
@@ -107,7 +107,7 @@ pub struct Candidate {
 }
 
 /// Decides when to transfer leadership. Pure, with hysteresis. Each challenger has its own timer, because two
-/// challengers of about the same score take turns at being the best.
+/// challengers with about the same score may alternate as the best.
 #[derive(Default)]
 pub struct Choice {
     /// Since when each member has been fit and clearly better than the leader at every check.

@@ -24,8 +24,8 @@ pub const SILENCE: Duration = Duration::from_secs(3);
 /// How long a leader waits for a majority's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The time of the last contact from a leader. The consensus state does not show it: a coordinator that is cut off or
-/// was removed requests votes in vain and keeps the leader that it knew.
+/// The time of the last contact from a leader. The consensus state does not show it: a coordinator that is partitioned
+/// or was removed requests votes without success and still reports the leader that it last knew.
 struct LeaderContact {
     start: Instant,
     millis: AtomicU64,
@@ -92,8 +92,8 @@ impl Standing {
     }
 
     /// Returns how long ago a majority was last known to follow this leader; `None` if none was yet, or if this
-    /// coordinator does not lead. The voters' confirmations of their votes count as well as their acknowledgements of
-    /// entries, which wait for their disks.
+    /// coordinator does not lead. Both count: the voters' acknowledgements of entries, which wait for their disks, and
+    /// the confirmations of their votes, which do not.
     pub fn quorum_age(&self) -> Option<Duration> {
         let term = self.term()?;
         if self.raft.voters() <= 1 {

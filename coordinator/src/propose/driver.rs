@@ -30,8 +30,8 @@ use crate::{
     raft::{Batch, Fate, NodeId, RaftHandle, SharedFleet, audit},
 };
 
-/// How long a batch may be with another coordinator: as long as its requests may wait. A leader that is replaced
-/// meanwhile is abandoned at once, and one with a slow disk answers late.
+/// How long a forwarded batch may take: as long as its requests may wait, because a leader with a slow disk answers
+/// late. If the leader is replaced meanwhile, its answer is no longer awaited.
 pub(super) const FORWARD_TIMEOUT: Duration = PROPOSE_TIMEOUT;
 /// Pause before a batch is proposed again when no change of leadership was observed.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -129,7 +129,7 @@ impl Driver {
         let mut replies = replies.into_iter();
         for request in outcome.requests {
             let own: Vec<Reply> = replies.by_ref().take(request.commands.len()).collect();
-            // The receiver is gone when the caller's connection broke; the command is applied all the same.
+            // The receiver is gone if the caller's connection broke; the command is applied nevertheless.
             drop(request.answer.send(Ok(request.refused.among(own))));
         }
     }
@@ -237,8 +237,8 @@ impl Driver {
     }
 }
 
-/// Returns the result of a call to the leader, or `None` as soon as that coordinator no longer leads: a frozen or
-/// partitioned one does not respond, and requests to its successor should not have to wait for that.
+/// Returns the result of a call to the leader, or `None` as soon as that coordinator no longer leads: if it is frozen
+/// or partitioned, it does not respond, and requests to its successor should not wait for it.
 pub(super) async fn while_following<T>(
     mut raft_role: watch::Receiver<RaftRole>,
     of: NodeId,

@@ -16,7 +16,7 @@ impl Refused {
         self.0.is_empty()
     }
 
-    /// Adds refusals from a later pass over the commands that were left; their positions refer to those.
+    /// Adds the refusals from a later pass over the commands that were left. Their positions are among those commands.
     pub fn add(&mut self, later: Refused) {
         let earlier: Vec<usize> = self.0.iter().map(|(position, _)| *position).collect();
         // The position among all commands of the request.
@@ -25,8 +25,8 @@ impl Refused {
         self.0.sort_by_key(|(position, _)| *position);
     }
 
-    /// Returns the replies to all commands of the request: these, which belong to the commands that were not refused,
-    /// with the refusals inserted at their positions.
+    /// Returns the replies to all commands of the request: `replies`, which belong to the commands that were not
+    /// refused, with the refusals inserted at their positions.
     pub fn among(self, replies: Vec<Reply>) -> Vec<Reply> {
         let mut all = replies;
         for (position, refusal) in self.0 {

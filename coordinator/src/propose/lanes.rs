@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use robeing_fleet::{AgentCommand, Command, ControlCommand, PoolCommand, TaskCommand};
 use robeing_proto::internal::v1 as internal;
 
-/// Bytes that a sender may send in one turn. A larger request waits until several turns have added up.
+/// Bytes that a sender may send in one turn. A larger request waits until the unused bytes of several turns add up.
 const QUANTUM: usize = 64 * 1024;
-/// Consecutive entries that may go without users' commands while some wait; the next entry gives them priority over
-/// completions.
+/// Number of consecutive entries without users' commands, while some wait, after which the next entry gives them
+/// priority over completions.
 const MAX_PASSED_OVER: u32 = 3;
 
 /// The priority class that a command waits in.
@@ -82,7 +82,7 @@ impl From<Lane> for internal::Lane {
 pub struct Sender {
     /// Distinguishes senders.
     pub id: u64,
-    /// The number of senders it stands for, at least 1: it gets as many turns.
+    /// The number of senders it stands for, at least 1: it may send as many times the bytes in each turn.
     pub weight: u32,
 }
 
@@ -99,9 +99,9 @@ pub trait Waiting {
 /// The limits of one entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Bytes of commands. A single larger request goes alone.
+    /// Maximum bytes of commands. A single larger request gets an entry of its own.
     pub bytes: usize,
-    /// Number of commands, with the same exception.
+    /// Maximum number of commands, with the same exception.
     pub commands: usize,
 }
 
@@ -234,7 +234,7 @@ impl<T: Waiting> Lanes<T> {
         self.lanes[lane as usize].waiting == 0
     }
 
-    /// Drops requests from the front of each sender's queue as long as `unwanted` holds, and passes them to `dropped`.
+    /// Removes requests from the front of each sender's queue while `unwanted` holds, and passes them to `dropped`.
     pub fn drop_oldest(&mut self, mut unwanted: impl FnMut(&T) -> bool, mut dropped: impl FnMut(T)) {
         for turns in &mut self.lanes {
             for queue in turns.queues.values_mut() {

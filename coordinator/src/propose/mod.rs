@@ -1,9 +1,9 @@
-//! Gets commands into the log. Requests that arrive while earlier entries are being written go into one entry (group
-//! commit). A follower forwards the same batches to the leader. A batch that was refused, or whose outcome is unknown
-//! because leadership changed meanwhile, is proposed again: every command is idempotent through the ids it carries.
+//! Writes commands to the log. Requests that arrive while earlier entries are being written go into one entry (group
+//! commit). A follower forwards such batches to the leader. A batch that was refused, or whose outcome is unknown
+//! because leadership changed meanwhile, is proposed again: every command is idempotent because of the ids it carries.
 //!
-//! Each lane (see [`lanes`]) limits the bytes that may wait: a sender beyond the limit waits before it submits
-//! anything, and so does not read on from its client. Senders are admitted in the order in which they asked.
+//! Each lane (see [`lanes`]) limits the bytes that may wait: beyond the limit, a sender has to wait before it can
+//! submit anything, and therefore stops reading from its client. Senders are admitted in the order of their requests.
 
 mod driver;
 mod gate;
@@ -43,10 +43,10 @@ pub const MAX_WAITING: usize = 4_096;
 pub const MAX_BATCH_COMMANDS: usize = 2_048;
 /// Approximate maximum of bytes of commands in one entry. Urgent commands wait for the entries before them.
 pub const MAX_BATCH_BYTES: usize = MESSAGE_BUDGET_BYTES;
-/// Maximum bytes of commands in one request, including the overhead of each: more than any request that is created here
-/// or forwarded by another coordinator has.
+/// Maximum bytes of commands in one request, including the overhead of each. No request that is created here or
+/// forwarded by another coordinator is that large.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes that a command counts for besides its own, so that the number of commands is bounded too.
+/// Bytes that a command counts for in addition to its own, so that the number of commands is bounded, too.
 const COMMAND_OVERHEAD: usize = 128;
 /// Maximum number of entries in flight. More would make each smaller.
 pub const MAX_IN_FLIGHT: usize = 2;
@@ -67,7 +67,7 @@ pub enum ProposeError {
          less at once"
     )]
     Busy,
-    /// It was sent towards the log, but nothing confirmed that it is there.
+    /// It was proposed or forwarded, but not confirmed to be in the log.
     #[error(
         "the coordinators did not answer within {PROPOSE_TIMEOUT:?}; it is unknown whether this was accepted; a \
          request with its own id can be submitted again"
@@ -108,8 +108,8 @@ struct Request {
 }
 
 impl Request {
-    /// Returns what to propose again of a request that is not known to be written. A request of [`Scope::InTerm`] that
-    /// may be in the log is not proposed again: the term is over.
+    /// Returns the request to propose again after an attempt that is not known to have written it. A request of
+    /// [`Scope::InTerm`] that may be in the log is not proposed again, because the term is over; it fails instead.
     fn once_more(self, was_refused: bool) -> Option<Self> {
         match (self.scope, was_refused) {
             (Scope::InTerm(_), false) => {
@@ -159,7 +159,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Whether a coordinator may write it that leads in `term`, or, if `None`, does not lead.
+    /// Whether it may be written on a coordinator that leads in `term` or, if `None`, does not lead.
     fn fits(self, term: Option<u64>) -> bool {
         match self {
             Self::Anywhere => true,
@@ -312,7 +312,7 @@ impl Proposer {
     }
 }
 
-/// Returns why a request failed in time: either other entries were settled meanwhile, or none.
+/// Returns the error for a request that timed out, which depends on whether other entries were settled meanwhile.
 fn given_up(handed_in: u64, settled: &AtomicU64, tried: bool) -> ProposeError {
     if settled.load(Ordering::Relaxed) == handed_in {
         return ProposeError::NoLeader;

@@ -1,5 +1,6 @@
 //! Reports what was applied as tracing events with their own targets, so that the simulator can compare coordinators
-//! and check the fleet's invariants after every log entry. Costs nothing unless a subscriber listens at level TRACE.
+//! and check the fleet's invariants after every log entry. Computes the checksum and the audit only if a subscriber
+//! listens at level TRACE.
 
 use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp};
 use tracing::Level;

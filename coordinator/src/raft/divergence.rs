@@ -18,8 +18,9 @@ use openraft::{entry::RaftEntry, vote::RaftLeaderId};
 use super::{LogId, NodeId, wire::AppendRequest};
 use crate::{advice::REJOIN, raft::log::Log};
 
-/// How much of a log is applied. Clones share it. A snapshot that is installed counts only with the first entry after
-/// it: the entries that the log still holds beside it, until they are purged, may be another leader's.
+/// How much of a log is applied. Clones share it. A snapshot that is installed counts only once the first entry after
+/// it is applied: until the log is purged, it may still hold other entries, of another leader, at the indexes that the
+/// snapshot covers.
 #[derive(Clone, Debug, Default)]
 pub struct Applied(Arc<AtomicU64>);
 
@@ -63,7 +64,8 @@ impl fmt::Display for Divergence {
 
 /// Returns the first entry in the request that differs from the one applied here at its index.
 pub fn divergence(log: &Log, request: &AppendRequest) -> Option<Divergence> {
-    // Read in this order: then no leader that committed an entry before `end` has a newer vote than this one.
+    // Reads `end` first and the vote second, so that no leader that committed an entry before `end` has a newer vote
+    // than this one.
     let end = log.applied().end();
     let vote = log.vote();
     let leader = request.vote.leader_id;

@@ -69,7 +69,7 @@ impl Follower {
         let state = open_state(&disk, &log).await.unwrap();
         let snapshots = state.stats();
         let network = PeerNetwork::new(Transport::new(Platform::real().network), clock());
-        // It never starts an election.
+        // Timeouts so long that it never starts an election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = raft::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
         let (sender, contradicted) = watch::channel(None);

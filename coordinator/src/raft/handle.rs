@@ -181,7 +181,7 @@ impl RaftHandle {
         }
     }
 
-    /// As leader: returns how long ago this node sent the newest message that a majority has answered.
+    /// As leader: returns how long ago this node sent the newest message that a majority has acknowledged.
     pub fn majority_heard_ago(&self) -> Option<Duration> {
         self.0.data_metrics().borrow_watched().last_quorum_acked.map(|at| at.elapsed())
     }
@@ -225,7 +225,7 @@ impl RaftHandle {
         self.0.trigger().elect(true).await.map_err(|_| RaftError::Stopped)
     }
 
-    /// Returns whether this node's log has begun, with the first members or by a leader.
+    /// Returns whether this node's log has begun: this node wrote the first members, or a leader has replicated to it.
     pub async fn has_begun(&self) -> bool {
         self.0.is_initialized().await.unwrap_or(true)
     }

@@ -34,8 +34,8 @@ pub struct CoreState {
 }
 
 impl RaftHandle {
-    /// Reads the state within the core, so that it was true at some moment between the call and its return. `None` once
-    /// the core has stopped.
+    /// Reads the state within the core, so that it was true at some moment between the call and its return. Returns
+    /// `None` once the core has stopped.
     pub async fn core_state(&self) -> Option<CoreState> {
         let read = self.raft().with_raft_state(|state| CoreState {
             voted_for: state.vote_ref().into(),
@@ -45,9 +45,9 @@ impl RaftHandle {
         read.await.ok()
     }
 
-    /// Lets this node vote, and start elections, before the lease of the leader that it follows expires. It handles the
-    /// request that a leader sends to all followers when it transfers leadership, with a successor other than this
-    /// node, so no election is started by it.
+    /// Lets this node vote, and start elections, before the lease of the leader that it follows expires. To do so, it
+    /// handles the request that a leader sends to all followers when it transfers leadership. The successor in the
+    /// request is not this node, so the request itself starts no election.
     pub async fn end_lease(&self, leader: NodeId) {
         let vote: Result<Vote, _> = self.raft().with_raft_state(|state| *state.vote_ref()).await;
         // An error means that the core has stopped.

@@ -28,7 +28,8 @@ const SNAPSHOT_CHUNK: usize = 1024 * 1024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// How long the response to entries may take before the stream is reopened. It is unrelated to elections, whose
 /// heartbeats are sent separately: a large batch on a slow disk or a busy machine takes longer than a heartbeat may,
-/// and giving up would only send it again. It covers several syncs of a disk that takes a second for each.
+/// and after a timeout it would only be sent again. The time suffices for several syncs of a disk that takes a second
+/// for each.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a coordinator had no space for a snapshot.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
@@ -79,8 +80,8 @@ pub struct PeerClient {
 }
 
 /// The pause before a replication stream is opened: none at first and after any response, then longer with each stream
-/// that brought no response. The library's own pauses don't cover a stream that can't be opened; without these it would
-/// retry at once.
+/// that got no response. The library's own pauses don't cover a stream that can't be opened: without this one it would
+/// retry immediately.
 #[derive(Clone, Default)]
 struct StreamBackoff(Arc<Mutex<Duration>>);
 

@@ -1,9 +1,9 @@
 //! Election restraint while disks are slow.
 //!
-//! A voter whose disk takes longer to write a vote than the candidate waits responds too late. Its own election timeout
-//! has expired by then as well, so it would start an election at once, ask the others for votes that take as long, and
-//! so on in turns. After a late vote it therefore gives the candidate time to ask again, which costs no sync then (see
-//! the log's promises of votes).
+//! A voter whose disk takes longer to write a vote than the candidate waits responds too late. By then its own election
+//! timeout has expired as well, so it would start an election immediately and request votes that take as long; the
+//! coordinators would compete like this in turns. After a late vote, the voter therefore gives the candidate time to
+//! ask again, which then costs no sync (see the log's promises of votes).
 
 use std::{
     sync::{
@@ -18,8 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Raft, RaftHandle, Timing};
 
-/// Maximum number of votes that are being written or, after a late one, still restrain this node. Further vote requests
-/// are refused.
+/// Maximum number of votes that restrain this node: those that are being written, and late ones for a while afterwards.
+/// Further vote requests are refused.
 const MAX_VOTES: usize = 64;
 
 /// Keeps this node from starting elections while it votes, and for a while after a late vote.
@@ -32,7 +32,7 @@ pub struct Restraint {
     stop: CancellationToken,
 }
 
-/// While one exists, this node does not start elections.
+/// A guard: while one exists, this node does not start elections.
 struct Held(Restraint);
 
 impl Held {

@@ -31,8 +31,8 @@ use crate::{
 /// Bytes that must stay free for the log when a snapshot is installed.
 const ROOM_BESIDE_SNAPSHOT: u64 = SEGMENT_BYTES as u64;
 
-/// Maximum bytes of entries that one leader may have sent and that are not written yet; beyond it nothing more is read
-/// from the leader. The library alone would accept 64 requests of any size.
+/// Maximum bytes of entries that one leader has sent and that are not written yet; beyond it nothing more is read from
+/// the leader. The library alone would accept 64 requests of any size.
 const APPEND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// Handles the requests to one node.
@@ -110,8 +110,9 @@ impl ConsensusServer {
         Err(Status::failed_precondition(format!("this is coordinator {:016x}, not {target:016x}", self.id)))
     }
 
-    /// Blocks a request that contradicts entries that are applied here. The library would silently treat its entries as
-    /// the ones it has, and continue with a state that differs from the leader's.
+    /// Blocks a request that contradicts entries that are applied here, and reports why this coordinator must stop. The
+    /// library would silently assume that the request's entries are the ones it has, and continue with a state that
+    /// differs from the leader's.
     fn check_applied(&self, request: wire::AppendRequest) -> Result<wire::AppendRequest, ()> {
         match divergence::divergence(&self.log, &request) {
             None => Ok(request),
@@ -219,7 +220,7 @@ impl ConsensusServer {
                     self.id
                 )))
             }
-            // If the free space is unknown, the write shows whether it suffices.
+            // If the free space is unknown, only the write shows whether it suffices.
             Ok(_) | Err(_) => Ok(()),
         }
     }

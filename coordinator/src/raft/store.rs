@@ -33,12 +33,13 @@ use crate::{
     raft::log::Log,
 };
 
-/// Commands, or steps of a large one, that are applied before the lock is released for readers of the state.
+/// Maximum number of commands, or of steps of a large one, that are applied before the lock is released for readers of
+/// the state.
 const MAX_STEPS_AT_ONCE: usize = 128;
-/// Tasks or agents that a snapshot copies before the lock is released for commands.
+/// Maximum number of tasks or agents that a snapshot takes before the lock is released for commands.
 const MAX_TAKEN_AT_ONCE: usize = 512;
 
-/// An effect, and the part of the state that is reported with it.
+/// An effect, and the part of the state that is reported to the observer with it.
 #[derive(Debug)]
 pub struct Told {
     /// The effect.
@@ -66,8 +67,8 @@ impl Told {
     }
 }
 
-/// Is notified of what was applied, in the order of the log, before the command is answered. The state is not locked
-/// during the call, but can't change either: nothing is applied before it returns. Must not block.
+/// Gets notified of what was applied, in the order of the log, before the command is answered. The state is not locked
+/// during a call, but can't change either: nothing is applied before the call returns. Implementations must not block.
 pub trait Observer: Send + Sync + 'static {
     /// Reports the effects of what was just applied, up to this revision.
     fn applied(&self, revision: u64, told: Vec<Told>);
@@ -110,7 +111,7 @@ pub struct StateMachine {
     observer: Arc<dyn Observer>,
     file: SnapshotFile,
     applied: Option<LogId>,
-    /// The same, shared with the log.
+    /// How much of the log is applied, shared with the log.
     noted: Applied,
     membership: StoredMembership,
     effects: Vec<Effect>,
@@ -191,7 +192,8 @@ impl StateMachine {
         let (now, commands) = batch.open().map_err(|e| halt(&e))?;
         let commands: Vec<_> =
             commands.into_iter().map(|bytes| decode_command(&bytes)).collect::<Result<_, _>>().map_err(|e| halt(&e))?;
-        // The others apply a `RaiseVersion` that this binary does not know, so its state would diverge from theirs.
+        // The others apply a `RaiseVersion` to a version that this binary does not know, so its state would diverge
+        // from theirs.
         if let Some(version) = commands.iter().find_map(unknown_version) {
             return Err(halt(&version));
         }
@@ -205,8 +207,8 @@ impl StateMachine {
         Ok(slices.replies)
     }
 
-    /// Applies as much as readers of the state may have to wait for, and reports its effects. Returns whether more is
-    /// left. A reader may see a command half applied; a reader that waits for the whole entry never does.
+    /// Applies at most [`MAX_STEPS_AT_ONCE`] commands or steps, and reports their effects. Returns whether more is
+    /// left. In between, a reader may see a command half applied; a reader that waits for the whole entry never does.
     fn apply_slice(&mut self, slices: &mut Slices) -> bool {
         let first = self.effects.len();
         let mut fleet = self.fleet.write();
@@ -358,8 +360,7 @@ pub struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    /// Copies and encodes the state part by part. The lock is held only while a part is copied, not while it is
-    /// encoded.
+    /// Takes and encodes the state part by part. The lock is held only while a part is taken, not while it is encoded.
     async fn encode(&mut self) -> io::Result<Bytes> {
         let once = || io::Error::other("a snapshot is built once");
         let mut taking = self.taking.take().ok_or_else(once)?;

@@ -127,8 +127,8 @@ impl fmt::Display for Batch {
 /// The replies to a batch's commands, in order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Replies {
-    /// One reply per command. The library requires this to be serializable, but only passes it to the waiting caller in
-    /// this process.
+    /// One reply per command. The library requires this type to be serializable, but only passes it to the waiting
+    /// caller in this process.
     #[serde(skip)]
     pub all: Arc<Vec<Reply>>,
 }

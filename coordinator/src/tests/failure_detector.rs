@@ -9,7 +9,7 @@ use crate::tests::{
     fleet::{SESSION_TIMEOUT, TestFleet},
 };
 
-/// How much later than possible a loss may be detected and written.
+/// How much later than the earliest possible time a loss may be detected and written.
 const NOTICED_WITHIN: Duration = Duration::from_millis(200);
 
 /// Starts a fleet with an agent; returns it with its leader and the agent.

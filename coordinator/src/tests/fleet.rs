@@ -126,7 +126,7 @@ impl TestFleet {
 
     /// Gives a coordinator that is down an empty disk.
     pub fn empty_disk(&mut self, n: usize) {
-        // A new disk: what is left of the old process may still write to its own.
+        // A new disk, because tasks of the old process may still write to the old one.
         self.starts += 1;
         self.disks[n] = SimulatedDisk::new(self.starts);
     }

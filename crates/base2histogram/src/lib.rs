@@ -10,7 +10,7 @@ use std::{fmt, marker::PhantomData};
 /// The number of bit lengths a `u64` can have: 0 to 64.
 const LENGTHS: usize = u64::BITS as usize + 1;
 
-/// Counts values by bit length. `T` has no meaning here; the replaced crate has it.
+/// Counts values by bit length. `T` is unused; it exists because the replaced crate has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram<T = ()> {
     counts: [u64; LENGTHS],

@@ -16,7 +16,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The `host:port` form for opening a socket.
+    /// Returns the `host:port` form for opening a socket.
     pub(crate) fn dial(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }

@@ -1,5 +1,5 @@
-//! Calls to the coordinators of clusters, each with a deadline. This module decides which coordinator is called; its
-//! callers decide what to call. Connections are kept between polls.
+//! Calls to the coordinators of clusters, each with a deadline, except for watches. For queries, this module decides
+//! which coordinator is called. Connections are kept between calls.
 
 use std::{
     collections::{HashMap, HashSet},

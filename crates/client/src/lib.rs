@@ -76,7 +76,8 @@ struct Inner {
     targets: Vec<Target>,
     /// Index of the endpoint that is tried first.
     current: AtomicUsize,
-    /// An endpoint has accepted a connection. From then on the fleet is known to exist, and failed calls are retried.
+    /// Whether an endpoint has accepted a connection. From then on the fleet is known to exist, and failed calls are
+    /// retried.
     contacted: AtomicBool,
     settings: Settings,
 }
@@ -129,9 +130,9 @@ impl FleetClient {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Creates a client of a fleet that was discovered by other means. `dialer` opens its connections, in `slots` slots
-    /// (at least 1, one per coordinator), of which `first` is tried first. Users know the fleet by `name`. Needs a
-    /// tokio runtime.
+    /// Creates a client of a fleet that was discovered by other means. `dialer` opens its connections, one per slot;
+    /// there are `slots` slots (one per coordinator, at least 1), and slot `first` is tried first. Users know the fleet
+    /// by `name`. Needs a tokio runtime.
     pub fn over(name: &str, dialer: Arc<dyn Dialer>, slots: usize, first: usize, settings: Settings) -> Self {
         let targets = (0..slots.max(1)).map(|slot| Target {
             name: name.into(),
@@ -315,7 +316,7 @@ impl Tries {
         self.began + self.client.inner.settings.request_timeout
     }
 
-    /// The deadline of an attempt that starts now.
+    /// Returns the deadline of an attempt that starts now.
     pub(crate) fn attempt_ends(&self) -> Instant {
         match self.client.inner.targets.len() {
             1 => self.ends(),

@@ -270,7 +270,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         }
     }
 
-    /// With nothing left to submit, no stream is needed.
+    /// Waits for the watched tasks. It needs no stream while there is nothing to submit.
     async fn await_watched(&mut self) -> Result<Option<Status>, ClientError> {
         while !self.watched.is_empty() && self.unanswered.is_empty() {
             let told = self.awaited.next().await?;
@@ -280,7 +280,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         Ok(None)
     }
 
-    /// When to give up on a coordinator that owes answers and sends nothing.
+    /// Returns when to give up on a coordinator that owes answers and sends nothing.
     fn patience(&self) -> Instant {
         Instant::now()
             + if self.client.inner.targets.len() > 1 {

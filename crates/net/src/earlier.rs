@@ -6,7 +6,8 @@ use tonic::{Code, Status};
 /// The message reported about a peer that does not serve the private protocol.
 pub const EARLIER_VERSION: &str = "it does not serve robeing.internal.v1, so it is not a coordinator, or it runs an \
                                    earlier version, which cannot be in a fleet with this one: check the address; if it \
-                                   runs an earlier version, stop every process of that version and restart it with this one";
+                                   runs an earlier version, stop every process of that version and restart it with \
+                                   this one";
 
 /// Returns [`EARLIER_VERSION`] if the status is `UNIMPLEMENTED`, as from a process without the private service. An
 /// agent's listener and a web server answer the same way.

@@ -8,7 +8,7 @@
 use robeing_platform::Random;
 use sha2::{Digest, Sha256};
 
-/// Length of a secret, bytes.
+/// Length of a secret, in bytes.
 pub const SECRET_BYTES: usize = 16;
 
 /// The secret of one incarnation. Its `Debug` form does not reveal it.

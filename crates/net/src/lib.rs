@@ -20,19 +20,20 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 /// Timeout for establishing a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Timeout for resolving a name; after it the name counts as unknown. Opening an agent's session waits for this.
+/// Timeout for resolving a name; after it the name counts as unknown. An agent's session is opened only after this
+/// look-up.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Interval of keep-alive pings on a connection with open calls.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long to wait for the answer to a keep-alive ping.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Flow-control window of one stream, bytes; a connection's window is four times as large.
+/// Flow-control window of one stream, in bytes; a connection's window is four times as large.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// Maximum number of open connections per listener; further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Maximum number of concurrent calls per connection.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 1_024;
-/// Maximum size of the headers of one call, bytes.
+/// Maximum size of the headers of one call, in bytes.
 pub const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// How long open calls may continue after the server is asked to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -255,7 +256,7 @@ macro_rules! limited {
     };
 }
 
-/// The maximum size of a message, bytes.
+/// The maximum size of a message, in bytes.
 pub const fn message_limit() -> usize {
     MAX_MESSAGE_BYTES
 }

@@ -52,7 +52,7 @@ pub trait DiskFile: Send + Sync + 'static {
     async fn write_at_and_sync(&self, offset: u64, data: Bytes) -> io::Result<()>;
     /// Reads `len` bytes at `offset`, or fewer at the end of the file.
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
-    /// Returns the length of the file, bytes.
+    /// Returns the length of the file, in bytes.
     async fn len(&self) -> io::Result<u64>;
     /// Extends the file with zeros to `len` bytes and makes that durable, so that later writes within it change no
     /// metadata and sync in half the time.

@@ -19,10 +19,10 @@ use tokio::{sync::watch, time::Instant};
 pub const MAX_LOOKUPS: usize = 32;
 /// Maximum number of concurrent look-ups of one name.
 pub const MAX_LOOKUPS_OF_A_NAME: usize = 3;
-/// Time after which another look-up of the same name is started although the first is still running: a name server that
-/// did not answer the first one may be answering again.
+/// Time after which another look-up of the same name is started although the last one is still running: a name server
+/// that did not answer that one may be answering again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// Stack size of a look-up thread, bytes.
+/// Stack size of a look-up thread, in bytes.
 const STACK: usize = 256 * 1024;
 
 /// The result of a look-up. An error is kept as its kind and text, because several callers may receive it.

@@ -113,7 +113,7 @@ pub struct FleetLimits {
     pub max_queued: Option<u32>,
     /// Maximum number of tasks kept, including finished ones.
     pub max_tasks: Option<u32>,
-    /// Maximum total size of inputs and outputs held, bytes.
+    /// Maximum total size of inputs and outputs held, in bytes.
     pub max_bytes: Option<u64>,
     /// How long a finished task is kept.
     pub result_ttl: Option<Duration>,

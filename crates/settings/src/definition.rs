@@ -91,11 +91,11 @@ pub struct Span {
 pub struct Term {
     /// Its name in the weights setting.
     pub name: &'static str,
-    /// The least accepted weight, points.
+    /// The least accepted weight, in points.
     pub least: i32,
-    /// The greatest accepted weight, points.
+    /// The greatest accepted weight, in points.
     pub most: i32,
-    /// The weight if it is not set, points.
+    /// The weight if it is not set, in points.
     pub default: i32,
 }
 

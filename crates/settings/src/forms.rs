@@ -51,7 +51,7 @@ pub(super) fn local_address(value: &Value) -> Result<String, ConfigError> {
     }
 }
 
-/// Returns the port of a `host:port` of the loopback interface, as agents take it for
+/// Returns the port of a `host:port` of the loopback interface, as agents accept it for
 /// [`WORKER_LISTEN`](super::settings::WORKER_LISTEN). `None` if the text is not such an address.
 pub fn local_port(text: &str) -> Option<u16> {
     let address = parse_address(text.trim())?;

@@ -213,7 +213,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     let common = Common::read(sources)?;
     let coordinators = match sources.get(&settings::COORDINATORS) {
         Some(value) => forms::coordinators(&value)?,
-        // The Service of a RobeingCluster is named after it.
+        // The Service of a RobeingCluster has the cluster's name.
         None => vec![format!("{}:{DEFAULT_PORT}", common.cluster_id)],
     };
     let advertise = common.advertise(sources, None)?;
@@ -225,12 +225,12 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     config.specializations = skills.unwrap_or_default();
     if role == AgentRole::Specialist && config.specializations.is_empty() {
         return Err(ConfigError::Wrong(
-            "a specialist without a specialization gets no tasks: give --specializations or set SPECIALIZATION, or make \
-             it a worker"
+            "a specialist without a specialization gets no tasks: give --specializations or set SPECIALIZATION, or \
+             make it a worker"
                 .into(),
         ));
     }
-    // Has no effect on an agent, but is checked so that a typing error does not go unnoticed.
+    // Has no effect on an agent, but is checked so that a typo does not go unnoticed.
     number(sources, &settings::AGENT_COUNT)?;
     let pool = sources.get(&settings::POOL).filter(|value| !value.text.is_empty());
     config.pool = pool.map(|value| forms::name(&value)).transpose()?.unwrap_or_default();

@@ -19,7 +19,7 @@ pub struct Said {
     pub value: OsString,
     /// The environment variable that carries it.
     pub variable: &'static str,
-    /// Whether it may be a flag. Secrets may not, because every user of a machine can see command lines.
+    /// Whether it may be passed as a flag. Secrets may not, because every user of a machine can see command lines.
     pub by_flag: bool,
 }
 

@@ -15,7 +15,7 @@ use super::{
 pub const MAX_DURATION: Duration = Duration::from_millis(limits::MAX_DURATION_MS);
 /// The maximum number of agents in a pool or fleet.
 pub const MAX_AGENTS: u32 = limits::MAX_AGENTS;
-/// Maximum length of the name of a process, cluster, pool or specialization, bytes.
+/// Maximum length of the name of a process, cluster, pool or specialization, in bytes.
 pub const MAX_NAME_BYTES: usize = limits::MAX_NAME_BYTES;
 /// The maximum number of specializations of one agent.
 pub const MAX_SPECIALIZATIONS: usize = limits::MAX_SPECIALIZATIONS;
@@ -192,8 +192,8 @@ pub const WEIGHTS: Setting = Setting::new(
 )
 .unset("specialization=50,load=-10,performance=20");
 
-/// The term for having the specialization named by the task's kind. With a negative weight the scheduler could not
-/// search for the best agent.
+/// The term for having the specialization named by the task's kind. Its weight must not be negative, because the
+/// scheduler could not search for the best agent otherwise.
 pub const SPECIALIZATION_TERM: Term =
     Term { name: "specialization", least: 0, most: limits::MAX_WEIGHT, default: limits::DEFAULT_SPECIALIZATION_WEIGHT };
 /// The term for load: its weight is zero or less, because load lowers the score.
@@ -225,7 +225,7 @@ pub const MAX_TASKS: Number<u32> = Number {
     default: limits::DEFAULT_MAX_TASKS,
 };
 
-/// Maximum total size of inputs and outputs held, bytes.
+/// Maximum total size of inputs and outputs held, in bytes.
 pub const MAX_BYTES: Number<u64> = Number {
     setting: Setting::new(
         For::Coordinators,

@@ -2,7 +2,7 @@
 //! would refuse.
 //!
 //! URLs are parsed as by browsers (WHATWG): characters outside ASCII are percent-encoded, and host names go through
-//! IDNA. Some input that browsers silently repair is refused here, because it is probably a typing error: whitespace,
+//! IDNA. Some input that browsers silently repair is refused here, because it is probably a typo: whitespace,
 //! backslashes, a missing host. User names, passwords and tokens in a URL are left out of its display form.
 
 use base64::{Engine, prelude::BASE64_STANDARD};

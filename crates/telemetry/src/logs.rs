@@ -24,8 +24,8 @@ const OWN: &str = "robeing";
 /// Environment variables, either of which enables traces.
 pub const OTLP_ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
-/// The maximum number of log lines that wait to be written; further ones are dropped. A stderr that accepts nothing, such as
-/// a stopped terminal or a pipe that nobody reads, must not stop the process.
+/// The maximum number of log lines that wait to be written; further ones are dropped. A stderr that accepts nothing,
+/// such as a stopped terminal or a pipe that nobody reads, must not stop the process.
 pub const MAX_PENDING_LINES: usize = 8_192;
 /// How long [`say`] waits for stderr.
 const SAY_WITHIN: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ const SAY_WITHIN: Duration = Duration::from_secs(1);
 /// Prints on stderr why the process ends, independently of logging. A failed write is ignored, and one that blocks is
 /// abandoned after a second: they must not change how the process ends.
 pub fn say(error: &dyn Display) {
-    // Write the line at once, so that it is not interleaved with other writers of the same log.
+    // One write call for the whole line, so that other writers of the same log don't interleave with it.
     let line = format!("robeing-agent: {error}\n");
     let (written, wait) = mpsc::channel();
     let write = move || {
@@ -67,8 +67,8 @@ pub struct Logs {
     lines: WorkerGuard,
 }
 
-/// Returns a writer of lines to stderr that never blocks, and the guard that writes the remaining lines when it is dropped,
-/// within about a second.
+/// Returns a writer of lines to stderr that never blocks, and the guard that writes the remaining lines when it is
+/// dropped, within about a second.
 pub fn lines() -> (NonBlocking, WorkerGuard) {
     lines_to(io::stderr())
 }

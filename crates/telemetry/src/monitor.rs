@@ -95,7 +95,7 @@ impl Monitor {
         Ok(Self { local, _serving: AbortOnDropHandle::new(serving) })
     }
 
-    /// Does the same on the machine's own network.
+    /// Like [`Monitor::start`], on the machine's own network.
     ///
     /// # Errors
     /// As for [`Monitor::start`].

@@ -1,6 +1,6 @@
 //! Suggests the known word that was probably meant by a misspelled one.
 
-/// Maximum length of a word that is compared, in characters; longer words are not typing errors.
+/// Maximum length of a word that is compared, in characters; longer words are not typos.
 const LONGEST: usize = 64;
 
 /// Returns the candidate with the smallest edit distance to `word`, if it is small enough.

@@ -47,7 +47,7 @@ impl Places {
     }
 }
 
-/// The maximum number of dashes that are whole words in lists in brackets; each costs a further parse.
+/// The maximum number of bare dashes in flow sequences that are accepted; each costs a further parse.
 const MAX_DASHES: usize = 32;
 
 /// Kinds whose documents contain other documents.
@@ -58,7 +58,7 @@ pub(super) fn is_list(document: &Value) -> bool {
     document.get("kind").and_then(Value::as_str).is_some_and(|kind| LISTS.contains(&kind))
 }
 
-/// Whole numbers up to this are exactly representable as a float.
+/// All whole numbers up to this one can be represented exactly as a float.
 const MAX_WHOLE_FLOAT: f64 = (1_u64 << 53) as f64;
 
 /// Reads the documents of `text`, including those in lists; empty documents are left out.
@@ -74,8 +74,8 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
     Ok(nodes.into_iter().map(document).flat_map(items).collect())
 }
 
-/// Parses the text. A dash that is a whole word, as in `[cat, -]`, is put in quotes first, because kubectl takes it and the
-/// parser, which follows the YAML specification, does not. At most [`MAX_DASHES`] of them are.
+/// Parses the text. When the parser refuses a bare dash, as in `[cat, -]`, the dash is put in quotes and the text is
+/// parsed again, at most [`MAX_DASHES`] times: kubectl accepts such a dash, but the YAML specification does not.
 fn parse(text: &str) -> Result<Vec<Node>, ManifestError> {
     let mut text = Cow::Borrowed(text);
     for _ in 0..MAX_DASHES {
@@ -90,7 +90,8 @@ fn parse(text: &str) -> Result<Vec<Node>, ManifestError> {
     serde_yaml::from_multiple_with_options(&text, options()).map_err(|error| syntax(&error))
 }
 
-/// Returns where the dash is that the parser refuses as the beginning of a word.
+/// Returns the index in `text` of a dash that the parser refuses as the start of a plain scalar; `None` for any other
+/// error.
 fn dash(text: &str, error: &serde_yaml::Error) -> Option<usize> {
     let error = error.without_snippet();
     let at = error.location().filter(|_| error.to_string().contains("plain scalar cannot start with '-'"))?;

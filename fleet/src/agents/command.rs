@@ -36,7 +36,7 @@ pub enum AgentCommand {
         #[bilrost(2)]
         session: SessionId,
     },
-    /// An agent leaves gracefully; what it still holds is queued again at no cost to the tasks.
+    /// An agent leaves gracefully; the tasks that it still holds are queued again, as if it had handed them back.
     #[bilrost(tag(6), message)]
     Left {
         /// The agent.
@@ -79,8 +79,8 @@ pub enum AgentCommand {
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum PoolCommand {
-    /// Sets the sizes of the named pools, as the administrator wants them. A set size overrides what joining agents
-    /// report for as long as the newest such command names the pool.
+    /// Sets the sizes of the named pools, as the administrator wants them. The set size of a pool overrides what
+    /// joining agents report, until a later such command omits the pool.
     #[bilrost(10)]
     Set(Vec<PoolShape>),
 }
@@ -90,12 +90,12 @@ pub enum PoolCommand {
 pub enum Role {
     /// Takes tasks that require no other role and no specialization that the agent lacks.
     Worker = 0,
-    /// As a worker, but takes tasks of its domain first.
+    /// Like a worker, but takes tasks of its domain first.
     Specialist = 1,
     /// Takes only tasks that require its role, or that require no role and have one of its specializations as their
     /// domain.
     Messenger = 2,
-    /// As a messenger, with its own role.
+    /// Like a messenger, but with its own role.
     Guardian = 3,
 }
 
@@ -124,8 +124,8 @@ pub struct AgentJoin {
     /// Where others reach the agent, as it reports: host:port.
     #[bilrost(7)]
     pub address: String,
-    /// Where its process certainly listens: only this process, or one in its place, can accept a connection there.
-    /// `None` if that is not known.
+    /// The address at which its process is certain to listen: only this process, or one that has replaced it, can
+    /// accept a connection there. `None` if that is not known.
     #[bilrost(tag(8), encoding(Endpoint))]
     pub process: Option<SocketAddr>,
     /// Process id.

@@ -1,4 +1,4 @@
-//! Indexes of agents and pools, so that none has to be searched for.
+//! Indexes of agents and pools, so that no operation has to search them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -158,7 +158,8 @@ impl Stopping {
 }
 
 impl PoolMembers {
-    /// Returns how many agents should be live in a pool of this shape. If `replicas` is not fixed, at least one.
+    /// Returns how many agents should be live in a pool of this shape: if `replicas` is not fixed, at least one of its
+    /// members.
     pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {
         let known = self.live + self.draining + self.lost + self.unhealthy + self.standby.len() as u32;
         replicas.unwrap_or_else(|| known.saturating_sub(standby).max(u32::from(known > 0)))

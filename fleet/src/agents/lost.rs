@@ -1,5 +1,5 @@
 //! What the loss of an agent does to its session, to the attempts it held and to its pool. An agent that leaves
-//! gracefully is handled the same way, but at no cost to its tasks, and it is forgotten.
+//! gracefully is handled the same way, except that its attempts count as handed back and that it is forgotten.
 //!
 //! The attempts are queued again one by one, in the order of the queue; then all of them are placed.
 
@@ -22,7 +22,7 @@ pub(crate) struct Requeue {
     /// How the agent was lost, as text; `None` if it left gracefully and is forgotten.
     pub lost: Option<String>,
     pub held: btree_map::IntoIter<(TaskId, u32), HeldState>,
-    /// The tasks' places in the queue; once sorted, the first of the queue is last.
+    /// The tasks' places in the queue. Once sorted, they are in reverse order, so that `pop` returns the first.
     pub ranks: Vec<Rank>,
     pub is_sorted: bool,
     pub requeued: Vec<u64>,
@@ -47,7 +47,8 @@ impl Fleet {
         Reply::Done
     }
 
-    /// Ends a session, by loss or (`None`) gracefully, and schedules queueing and placing what the agent held.
+    /// Ends a session, because of a `loss` or gracefully (`None`), and schedules the requeueing and placing of the
+    /// tasks that the agent held.
     pub(super) fn end_session(
         &mut self,
         id: AgentId,

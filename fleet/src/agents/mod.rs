@@ -29,7 +29,7 @@ pub enum AgentState {
     Standby = 1,
     /// Gets no new tasks and finishes what it has.
     Draining = 2,
-    /// Is gone, and remembered for a while.
+    /// Is gone, but is remembered for a while.
     Lost = 3,
     /// Gets no new tasks until it is healthy again, and hands back what it has.
     Unhealthy = 4,
@@ -120,7 +120,7 @@ pub struct Agent {
     /// Where others reach the agent, as it reports: host:port.
     #[bilrost(9)]
     pub address: String,
-    /// Where its process certainly listens; see [`AgentJoin::process`](crate::AgentJoin::process).
+    /// The address at which its process is certain to listen; see [`AgentJoin::process`](crate::AgentJoin::process).
     #[bilrost(tag(10), encoding(Endpoint))]
     pub process: Option<SocketAddr>,
     /// Process id.

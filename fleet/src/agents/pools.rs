@@ -1,7 +1,7 @@
 //! Pools: how many agents of each should be live, and which are on standby.
 //!
-//! The agents that join a pool report its size, until the administrator sets it; then only the set size counts. No
-//! agent is sent back to standby: which agents of a shrunk pool stop is not decided here.
+//! The agents that join a pool report its size, until the administrator sets it; then only the set size counts. When a
+//! pool shrinks, its live agents stay live: which of them stop is not decided here.
 
 use std::collections::BTreeSet;
 

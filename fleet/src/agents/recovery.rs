@@ -183,7 +183,7 @@ impl RecoveryLog {
     }
 
     /// Returns whether everything is within bounds, which is checked for everything read from a snapshot. Numbers must
-    /// be below `room`, so that counting on can't overflow.
+    /// be below `room`, so that incrementing them can't overflow.
     pub(crate) fn is_sound(&self, room: u64) -> bool {
         let numbers = || self.steps.iter().map(|step| step.number);
         self.steps.len() <= MAX_FLEET_RECOVERY_STEPS
@@ -211,7 +211,7 @@ impl Fleet {
         effects.push(Effect::Recovery { agent: id, step });
     }
 
-    /// Counts tasks that were queued because of this agent and must be given to others.
+    /// Adds to the agent's count of displaced tasks: tasks that it lost or handed back and that need another agent.
     pub(crate) fn displace(&mut self, from: AgentId, tasks: u32) {
         if tasks > 0 {
             self.change_work(from, |agent| {

@@ -158,7 +158,8 @@ impl Fleet {
         self.open_session(id, join, jobs)
     }
 
-    /// Returns a new session for the agent and schedules its opening, by which time the agent has no other session.
+    /// Returns a new session for the agent and schedules its opening. When that job runs, the agent has no other
+    /// session.
     fn open_session(&mut self, id: AgentId, join: AgentJoin, jobs: &mut Jobs) -> Reply {
         let session = SessionId(self.state.agents.next_session);
         self.state.agents.next_session += 1;
@@ -225,8 +226,8 @@ impl Fleet {
         Reply::Done
     }
 
-    /// Schedules the activation of standbys in the agent's pool, after the jobs that are pushed later. If the agent
-    /// `failed`, each activation is a step of its recovery.
+    /// Schedules the activation of standbys in the agent's pool. It runs after the jobs that are pushed later. If the
+    /// agent `failed`, each activation is a step of its recovery.
     pub(crate) fn fill_afterwards(&self, id: AgentId, failed: bool, jobs: &mut Jobs) {
         let pool = self.state.agents.known.get(&id).and_then(|a| a.pool.clone());
         if let Some(pool) = pool {

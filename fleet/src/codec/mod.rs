@@ -31,7 +31,7 @@ const HEADER: usize = 4;
 /// The only codec so far: bilrost.
 const BILROST: u8 = 1;
 
-/// The kind of a message. Never 0 to 8, with which the earlier, untagged messages began.
+/// The kind of a message. The numbers 0 to 8 are not used: earlier, untagged messages began with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Command = b'C' as isize,
@@ -167,7 +167,7 @@ pub fn encode_command(command: &Command, out: &mut Vec<u8>) {
     command::write(command, out);
 }
 
-/// Decodes a command, which must fill `bytes`.
+/// Decodes a command. Refuses `bytes` that contain anything after it.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
     decode_by(command::read, Kind::Command, bytes, |command| Feature::version_of(command.feature()))
 }
@@ -185,7 +185,7 @@ pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
     encode(Kind::Reply, Feature::version_of(None), reply, out);
 }
 
-/// Decodes a reply, which must fill `bytes`.
+/// Decodes a reply. Refuses `bytes` that contain anything after it.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
     decode(Kind::Reply, bytes, |_| Feature::version_of(None))
 }

@@ -1,4 +1,5 @@
-//! Encoding of the state as a message. It is written in parts, because it may be large and may change meanwhile.
+//! Encoding of the state as a message. The message is written in parts, because the state may be large and may change
+//! meanwhile.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -63,8 +64,8 @@ struct Head {
     kinds: KindTimes,
     #[bilrost(10)]
     pools: BTreeMap<String, Pool>,
-    /// The number of agents, tasks and recoveries that follow: a message that is cut off between two fields is still
-    /// well-formed.
+    /// The numbers of agents, tasks and recoveries that follow, to detect a message that was cut off between two
+    /// fields, which is still well-formed.
     #[bilrost(11)]
     agents: u64,
     #[bilrost(12)]
@@ -109,8 +110,8 @@ pub(crate) struct StateWriter {
 }
 
 impl StateWriter {
-    /// Appends everything but the agents and tasks of the current state to `out`. The recovery steps are written at the
-    /// end.
+    /// Appends the head of the current state to `out`. The recovery steps are copied now, and written by
+    /// [`StateWriter::finish`] after the agents and tasks.
     pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
         begin(Kind::State, state.version, &mut out);
         let mut writer = Self { recoveries: state.agents.recoveries.clone(), last: 0, out, field: Vec::new() };

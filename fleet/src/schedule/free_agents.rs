@@ -1,5 +1,5 @@
-//! Which agent takes a task: the agents with a free slot in sets per role, and per role and specialization, ordered by
-//! score. The best of any number of agents is the first of one of a few ordered sets.
+//! Which agent takes a task: the agents with a free slot, in sets per role and per role and specialization, ordered by
+//! score. However many agents there are, the best one is the first of one of a few sets.
 //!
 //! The part of a score that depends on the task is a single bonus for a match. It is never negative, so the best
 //! matching agent is the first of its specialization's set, and the best other agent, if it can win at all, is the
@@ -29,7 +29,8 @@ pub(crate) struct Needs<'a> {
 }
 
 impl Needs<'_> {
-    /// Returns whether an agent of this role may take the task, with (`matched`) or without the domain.
+    /// Returns whether an agent of this role may take the task. `matched` states whether the task's domain is one of
+    /// the agent's specializations.
     pub(crate) fn fit(&self, role: Role, matched: bool) -> bool {
         if self.specialization_required && !matched {
             return false;

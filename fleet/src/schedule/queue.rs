@@ -1,4 +1,4 @@
-//! Which task an agent takes: the ready tasks in sets per required role, and per required role and domain, ordered by
+//! Which task an agent takes: the ready tasks, in sets per required role and per required role and domain, ordered by
 //! priority and then by acceptance.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! The score of an agent for a task, which the scheduler compares and which explains the choice to readers. Integers
-//! only.
+//! The score of an agent for a task. The scheduler compares scores, and the attempt's score explains the choice to
+//! readers. Scores are integers, so that every coordinator computes the same.
 
 use bilrost::Message;
 
@@ -28,7 +28,8 @@ pub(crate) fn match_bonus(weights: &Weights) -> i64 {
     i64::from(weights.specialization) * 1000
 }
 
-/// Returns the score of `agent` in its current state; `matched` if the task is of its domain.
+/// Returns the score of `agent` in its current state. `matched` states whether the task's domain is one of the agent's
+/// specializations.
 pub(crate) fn score(weights: &Weights, agent: &Agent, matched: bool) -> ScoreTerms {
     let specialization = if matched { match_bonus(weights) } else { 0 };
     let load = i64::from(weights.load) * i64::from(agent.load());

@@ -1,5 +1,5 @@
-//! How long tasks of a kind take in this fleet, to judge the speed of an agent. Bounded: the kind not seen for longest
-//! is dropped first.
+//! How long tasks of a kind take in this fleet, to judge the speed of an agent. The number of kinds is bounded: the
+//! kind not seen for longest is dropped first.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The course of attempts: assignment, completion, cancellation, timeouts and retries.
+//! The life of attempts: assignment, completion, cancellation, timeouts and retries.
 
 use bytes::Bytes;
 
@@ -204,8 +204,8 @@ impl Fleet {
         Reply::Completed
     }
 
-    /// Prepares for a planted mistake, the result of an attempt that is not current. Everything else stays consistent,
-    /// so that only the result can reveal the mistake.
+    /// Prepares [`Mistake::StaleResultAccepted`]: ends the current attempt, so that the result of another one can be
+    /// accepted. Everything else stays consistent, so that only the result can reveal the mistake.
     fn take_as_current(&mut self, id: AgentId, attempt: (TaskId, u32), effects: &mut Vec<Effect>) {
         self.change_work(id, |agent| agent.held.remove(&attempt));
         self.indexes.agents.stopping.remove((attempt.0, attempt.1, id));

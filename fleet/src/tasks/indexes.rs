@@ -1,4 +1,4 @@
-//! Indexes of tasks, so that none has to be searched for.
+//! Indexes of tasks, so that no operation has to search them.
 
 use std::collections::BTreeMap;
 

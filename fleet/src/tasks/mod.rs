@@ -203,8 +203,8 @@ pub struct Task {
 }
 
 impl Task {
-    /// Returns the queued task of a valid submission. `floor` is the highest fencing number that an agent may still be
-    /// stopping for its id.
+    /// Creates the task of a valid submission, in state `Queued`. `floor` is the highest fencing number that an agent
+    /// may still be stopping for its id.
     pub(crate) fn accept(s: SubmitTask, seq: u64, now: Stamp, config: &FleetConfig, floor: u32) -> Task {
         Task {
             seq,
@@ -316,8 +316,8 @@ impl Task {
         self.not_before = (pause > 0).then(|| now.fleet.saturating_add(pause));
     }
 
-    /// Moves the task to its final state. It is kept for at least one millisecond, so that it is not forgotten as it
-    /// ends.
+    /// Moves the task to its final state. It is kept for at least one millisecond, so that it is not forgotten in the
+    /// moment in which it ends.
     pub(crate) fn finish(&mut self, now: Stamp, state: TaskState, failure: Option<Failure>) {
         debug_assert!(state.is_final() && !self.state.is_final() && self.current().is_none());
         self.state = state;

@@ -67,8 +67,8 @@ impl SubmitTask {
 }
 
 impl Fleet {
-    /// Returns the refusal that this submission would get if it is out of bounds or if there is no room for it in the
-    /// current state. A submission whose id or key is known needs no room: its reply names the known task.
+    /// Returns the refusal that this submission would get now, if it is out of bounds or the state has no room for it.
+    /// A submission whose id or key is known needs no room: its reply names the known task.
     pub fn refusal_of(&self, submission: &SubmitTask) -> Option<Refusal> {
         if let Err(refusal) = submission.check() {
             return Some(refusal);
@@ -108,7 +108,7 @@ impl Fleet {
         self.submitted_before(submission).is_some()
     }
 
-    /// Returns the reply, if the id or the idempotency key is known.
+    /// Returns the reply to a submission whose id or idempotency key is known; `None` if it is new.
     fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let by_id = self.indexes.tasks.ids.get(&submission.id);
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);

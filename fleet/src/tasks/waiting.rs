@@ -16,7 +16,7 @@ impl<'a> Waiting<'a> {
         (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5] })
     }
 
-    /// Returns whether the task waits for an agent, so that [`Waiting::words`] is right only after every agent was
+    /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
         self.task.not_before.is_none()

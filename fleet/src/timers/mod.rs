@@ -40,7 +40,7 @@ impl Due {
             Timer::Expiry(seq) => (3, seq),
             Timer::Forget(agent) => (4, u64::from(agent.0)),
         };
-        // A timer that is due after the last moment never fires, and must not overflow into another one.
+        // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
         let at = at.min(MAX_TIME_MS + 1);
         Due(u128::from(at) << (KIND_BITS + OWNER_BITS) | kind << OWNER_BITS | u128::from(owner))
     }

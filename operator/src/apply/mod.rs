@@ -218,8 +218,8 @@ pub async fn unless_refused<T>(
     done
 }
 
-/// Returns whether a workload would run as a ServiceAccount, or reach its coordinators through a Service, of someone
-/// else.
+/// Returns whether a workload depends on an object that belongs to someone else: on the ServiceAccount that it would
+/// run as, or on the Service through which it would reach its coordinators.
 fn rests_on(wish: &DynamicObject, foreign: &HashSet<(String, String)>) -> bool {
     let Some(pod) = wish.data.pointer("/spec/template/spec") else { return false };
     let account = pod.get("serviceAccountName").and_then(serde_json::Value::as_str).unwrap_or_default();
@@ -361,7 +361,7 @@ async fn apply_one(
     let applied = match applied {
         Some(made) => made,
         None => {
-            // Changes to it before this process started are unknown, too.
+            // Without a record, this process can't know whether someone else has changed the object.
             let drifted = records.get(&key).is_none_or(|record| record.desired == desired);
             change(&api, wish, live, drifted).await?
         }

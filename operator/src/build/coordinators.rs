@@ -151,8 +151,8 @@ fn environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
         env(&settings::MAX_ATTEMPTS, recovery.max_attempts.to_string()),
         env(&settings::WEIGHTS, text::weights((&fleet.weights).into())),
     ]);
-    // Not set to the coordinators' own default, so that the pods are the same as those of operators that did not set it
-    // yet.
+    // The coordinators' own default is not set explicitly, so that the pod template is the same as that of earlier
+    // operator versions, which did not set this variable.
     let health_checks = recovery.health_check_interval.get();
     if health_checks != settings::HEALTH_CHECK_INTERVAL.default {
         environment.push(env(&settings::HEALTH_CHECK_INTERVAL, text::duration(health_checks)));

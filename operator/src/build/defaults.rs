@@ -1,6 +1,6 @@
-//! The API server's defaults, set by the operator itself. A field that no one sets is not restored by anyone. And a
-//! default within one of several alternatives (the handler of a probe, or the source of a volume or a variable) remains
-//! when another alternative is chosen, and the API server then refuses both.
+//! The API server's defaults, set by the operator itself, for two reasons. If a field that the operator does not set is
+//! changed, nothing restores it. And a default within one of several alternatives (the handler of a probe, or the
+//! source of a volume or a variable) remains when another alternative is chosen; the API server then refuses both.
 
 use k8s_openapi::api::core::v1::{
     Container, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSpec, Probe,

@@ -22,7 +22,7 @@ use crate::{index::Key, stores::Pending};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A coordinator whose stream lasted this long before it ended is not one that always fails.
+/// If a stream lasted this long before it ended, its coordinator is watched again at once, and the pauses start over.
 const RELIABLE_AFTER: Duration = Duration::from_secs(60);
 /// The range that coordinators accept for the minimum time between two updates.
 const APART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3_600));

@@ -1,6 +1,6 @@
 //! Leader election among the operator's replicas by a Lease, which is only ever written over the version that was read.
-//! The holder renews it. A holder that can't stops being active before the wait of the other replicas ends, by its own
-//! monotonic clock.
+//! The holder renews it. A holder that can't renew it exits, by its own monotonic clock, before another replica may
+//! take the lease.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ impl Timings {
 /// Timings that could allow two active replicas at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "lease timings {duration:?}, {deadline:?} and {retry:?}: the lease must last whole seconds, its renew deadline be shorter, \
-     and the retry period at most half of that"
+    "lease duration {duration:?}, renew deadline {deadline:?}, retry period {retry:?}: the duration must be whole \
+     seconds, the deadline shorter than it, and the retry period at most half the deadline"
 )]
 pub struct WrongTimings {
     duration: Duration,
@@ -74,7 +74,7 @@ pub struct Elector {
 pub struct Held {
     elector: Elector,
     lease: Lease,
-    /// The lease is valid until then without a renewal.
+    /// Without a renewal, this replica is active only until then.
     until: Instant,
 }
 

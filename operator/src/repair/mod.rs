@@ -1,8 +1,8 @@
 //! Repairs what a server-side apply alone can't. Apply merges lists by keys: an entry whose key was changed manually is
 //! a different entry, which remains beside the operator's own, and either takes effect or makes the API server refuse
-//! both. And of fields that exclude each other, one that was set manually remains when the operator's is restored. So
-//! the lists of such an object, or its whole spec, are first brought to their desired state by a patch of another field
-//! manager, which owns none of it in the end. What to patch is a pure decision.
+//! both. Likewise, if two fields exclude each other, one that was set manually remains when the operator's is restored.
+//! So the lists of such an object, or its whole spec, are first brought to their desired state by a patch of another
+//! field manager, which owns none of it in the end. What to patch is a pure decision.
 
 use kube::{
     Api, ResourceExt,

@@ -199,8 +199,8 @@ fn has_larger_disks(observation: &Observation) -> bool {
 fn uncreated(observation: &Observation, (made, wanted): (u32, u32)) -> Said {
     let set = names::coordinators(&observation.name());
     let message = format!(
-        "Of {wanted} coordinators only {made} have a pod. `kubectl describe statefulset {set}` shows why; often a quota or an \
-         admission policy refuses the others."
+        "Only {made} of {wanted} coordinator pods exist. `kubectl describe statefulset {set}` shows why; often a quota \
+         or an admission policy refuses the others."
     );
     said("True", "CoordinatorsNotCreated", message)
 }
@@ -212,7 +212,7 @@ fn warning(warning: &v1::Warning) -> Said {
     said("True", reason, format!("{}.", warning.message.trim_end_matches('.')))
 }
 
-/// Returns whether a condition can have this reason: CamelCase, and shorter than the API server requires.
+/// Returns whether a condition can have this reason: CamelCase, and not longer than [`MAX_REASON`].
 fn is_reason(reason: &str) -> bool {
     (1..=MAX_REASON).contains(&reason.len())
         && reason.starts_with(|first: char| first.is_ascii_uppercase())
@@ -222,8 +222,8 @@ fn is_reason(reason: &str) -> bool {
 fn disks_lost(observation: &Observation) -> Option<Said> {
     let lost = observation.claims.iter().find(|claim| health::disk_lost(claim))?;
     let message = format!(
-        "PersistentVolumeClaim {} lost its volume. Delete it, and the coordinator's pod: it comes back empty and copies what \
-         the others have.",
+        "PersistentVolumeClaim {} lost its volume. Delete it and the coordinator's pod: the coordinator then starts \
+         with an empty disk and copies the state from the others.",
         lost.name_any()
     );
     Some(said("True", "DiskLost", message))
@@ -257,7 +257,7 @@ fn coordinator_down(observation: &Observation) -> Option<String> {
 }
 
 /// Describes a voter that is not healthy yet, if the fleet was degraded before: its pod's problem may be solved, but
-/// the fleet has not recovered before the voter responds to the leader.
+/// the fleet has recovered only when the voter responds to the leader.
 fn still_down(observation: &Observation, previous: Option<&RobeingClusterStatus>) -> Option<String> {
     previous.filter(|previous| state(previous, types::DEGRADED) == Some("True"))?;
     let membership = observation.membership()?;
@@ -313,13 +313,13 @@ fn progressing(
     match &outcome.scale.step {
         Scale::Settled => {}
         Scale::Add(ordinal) => {
-            return said("True", "AddingCoordinator", format!("Coordinator {ordinal} is getting its vote{declined}."));
+            return said("True", "AddingCoordinator", format!("Coordinator {ordinal} is becoming a voter{declined}."));
         }
         Scale::Remove(ordinal) => {
             return said(
                 "True",
                 "RemovingCoordinator",
-                format!("Coordinator {ordinal} is giving up its vote{declined}."),
+                format!("Coordinator {ordinal} is being removed as a voter{declined}."),
             );
         }
         Scale::DeleteClaim(ordinal) => {
@@ -338,7 +338,7 @@ fn progressing(
             return said("True", "RollingCoordinators", format!("{pod} is being replaced{declined}."));
         }
         Rollout::Transfer { to } => {
-            return said("True", "RollingCoordinators", format!("{to} is taking the lead{declined}."));
+            return said("True", "RollingCoordinators", format!("Leadership is being transferred to {to}{declined}."));
         }
         Rollout::Wait(why) => return said("True", "RollingCoordinators", format!("Waiting: {why}.")),
     }
@@ -381,7 +381,7 @@ fn missing_agents<'a>(pools: impl IntoIterator<Item = &'a PoolView>) -> Option<S
     let short = pools.into_iter().filter(|pool| pool.ready() < pool.desired);
     let sentence = |pool: &PoolView| match (pool.live + pool.standby, pool.desired) {
         (agents, desired) if agents < desired => format!("Pool {:?} has {agents} of {desired} agents.", pool.name),
-        (_, desired) => format!("Of the {desired} pods of pool {:?} {} are ready.", pool.name, pool.ready_pods),
+        (_, desired) => format!("Pool {:?}: {} of {desired} pods are ready.", pool.name, pool.ready_pods),
     };
     let sentences: Vec<String> = short.map(sentence).collect();
     if sentences.is_empty() { None } else { Some(sentences.join(" ")) }

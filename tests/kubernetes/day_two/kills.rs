@@ -1,5 +1,6 @@
-//! The operator SIGKILLed after each step that can be seen of it, while coordinators are added, replaced and removed under
-//! load: its successor goes on from there, and whatever it finds half done never takes two voters away at once.
+//! The operator is killed with SIGKILL after each of its visible steps, while coordinators are added, replaced and
+//! removed under load. Its successor continues from that point, and never makes two voters unavailable at once,
+//! whatever it finds half done.
 
 use std::{
     cell::Cell,
@@ -14,17 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{MOST, ROUND, SECONDS, UNHARMED, claim, coordinator, members, node_ids, until_another};
 
-/// Agents of the pool at this time.
+/// The number of agents in the pool at this point.
 const AGENTS: u32 = 2;
-/// Steps that there are at least: two pods, disks and votes more; three pods replaced; two votes, pods and disks fewer.
+/// The minimum number of kills. The visible steps: two pods, disks and votes are added; five pods are replaced; two
+/// votes, pods and disks are removed. Several of them may be seen at once.
 const LEAST: u32 = 8;
-/// Most kills, so that it ends.
+/// The maximum number of kills, so that the test ends.
 const MOST_KILLS: u32 = 60;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Short, so that a successor need not wait long.
 const LEASE: &str = "lease.duration=6s,lease.renewDeadline=4s,lease.retryPeriod=1s";
 
-/// What can be seen of the operator's steps: the members by id with their votes, and uids of pods and disks.
+/// What is visible of the operator's steps: the members by node id with their votes, and the UIDs of pods and disks.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     members: BTreeMap<String, (String, bool)>,
@@ -38,26 +40,26 @@ async fn look(deployed: &Deployed, client: &FleetClient) -> Result<Seen, String>
 }
 
 impl Seen {
-    /// Voters whose pod is not there.
+    /// Returns the voters that have no pod.
     fn away(&self) -> BTreeSet<&str> {
         let voters = self.members.values().filter(|(_, voter)| *voter).map(|(name, _)| name.as_str());
         voters.filter(|name| !self.pods.contains_key(*name)).collect()
     }
 }
 
-/// Kills the active operator after each change that is seen, until it is told to stop.
+/// Kills the active operator after each visible change, until `stop` is cancelled.
 async fn kill_at_each_change(deployed: &Deployed, client: &FleetClient, kills: &Cell<u32>, stop: &CancellationToken) {
     let mut last = look(deployed, client).await.unwrap_or_else(|error| panic!("{error}"));
     while !stop.is_cancelled() {
-        // Between two leaders there is nothing to be seen.
+        // Nothing can be read while there is no leader.
         if let Ok(now) = look(deployed, client).await
             && now != last
         {
-            assert!(now.away().len() <= 1, "{:?} are away at once: {now:?}, before {last:?}", now.away());
+            assert!(now.away().len() <= 1, "{:?} are unavailable at once: {now:?}, before {last:?}", now.away());
             last = now;
             kill_active(deployed).await;
             kills.set(kills.get() + 1);
-            assert!(kills.get() <= MOST_KILLS, "it never ends: {last:?}");
+            assert!(kills.get() <= MOST_KILLS, "the changes never end: {last:?}");
         }
         sleep(LOOK_EVERY).await;
     }
@@ -71,7 +73,7 @@ async fn kill_active(deployed: &Deployed) {
     if deployed.cluster().devkube().is_some() {
         kill_program_of(&uid, "robeing-operator");
     }
-    // A new pod starts at once, where the same one would be held back for longer each time.
+    // A new pod starts at once, whereas a restarted container would be delayed longer each time.
     let delete = [&["delete", "pod", &active, "--grace-period=0", "--force"], &within[..]].concat();
     deployed.cluster().kubectl(&delete).await.unwrap_or_else(|error| panic!("{error}"));
     until_another(deployed, &active).await;
@@ -101,12 +103,12 @@ pub async fn killed_in_each_step(deployed: &Deployed, client: &FleetClient) {
     under_load(client, ROUND, SECONDS, hurt).await;
     eprintln!("=== the operator was killed {} times", kills.get());
     assert!(kills.get() >= LEAST, "{} kills", kills.get());
-    assert_eq!(node_ids(client).await, ids, "nobody lost a disk");
+    assert_eq!(node_ids(client).await, ids, "no coordinator lost its disk");
     deployed.until_whole(3, AGENTS).await;
     deployed.never_told(&since, &UNHARMED).await;
 }
 
-/// Waits until every coordinator asks for what the spec says, and is well.
+/// Waits until every coordinator has the requests of the spec, and the fleet is healthy.
 async fn until_replaced(deployed: &Deployed) {
     deployed
         .until("new requests in every coordinator", async || {
@@ -126,7 +128,7 @@ async fn until_replaced(deployed: &Deployed) {
 async fn until_disks(deployed: &Deployed, disks: &BTreeMap<String, String>) {
     assert!((0..3).all(|ordinal| disks.contains_key(&claim(&coordinator(ordinal)))), "{disks:?}");
     deployed
-        .until("the disks of those that stay", async || {
+        .until("the disks of the remaining coordinators", async || {
             let now = deployed.claims().await?;
             if now == *disks { Ok(()) } else { Err(format!("{now:?} instead of {disks:?}")) }
         })

@@ -1,7 +1,7 @@
-//! What the operator promises for a fleet that is there, on a real Kubernetes of three nodes, with tasks under way: other
-//! numbers of coordinators, suspension, pools that shrink while they are busy, a lost disk, a lost node, a pool that does not
-//! run, and the operator's own end. Each step checks the results of its tasks and what `kubectl` tells. `make e2e
-//! E2E=day_two` runs it.
+//! What the operator promises for an existing fleet, on a real Kubernetes of three nodes, while tasks run: changed
+//! numbers of coordinators, suspension, pools that shrink while they are busy, a lost disk, a lost node, a pool that
+//! does not run, and the end of the operator itself. Each step checks the results of its tasks and the output of
+//! `kubectl`. `make e2e E2E=day_two` runs it.
 
 mod kills;
 
@@ -16,19 +16,19 @@ use robeing_tests::kubernetes::{
 };
 use serde_json::json;
 
-/// Agents of the pool.
+/// The number of agents in the pool.
 const AGENTS: u32 = 4;
-/// Most coordinators.
+/// The largest number of coordinators.
 const MOST: u32 = 5;
-/// Tasks of a round of load, and how long each takes: 16 run at once.
+/// The number of tasks in a round of load, and the seconds that each takes: 16 run at once.
 const ROUND: usize = 40;
 const SECONDS: u32 = 2;
-/// How long agents may take to end, so that a lost node is told earlier than with the default.
+/// The agents' termination grace period, shorter than the default so that the loss of a node is reported earlier.
 const GRACE_SECONDS: u32 = 10;
-/// The pool that does not run, and what its agents can do when it does.
+/// The pool that does not run at first, and its agents' specialization.
 const BROKEN: &str = "letters";
 const LETTERS: &str = "letter_writing";
-/// Answers like the command of the other pool, over HTTP.
+/// Does the same as the command of the other pool, over HTTP.
 const SERVER: &str = r#"mkdir -p /tmp/www/cgi-bin
 cat > /tmp/www/cgi-bin/run <<'END'
 #!/bin/sh
@@ -37,7 +37,7 @@ read -r seconds; sleep "$seconds"; echo "$HTTP_ROBEING_TASK_ID $HTTP_ROBEING_ATT
 END
 chmod 755 /tmp/www/cgi-bin/run
 exec httpd -f -p 127.0.0.1:8000 -h /tmp/www"#;
-/// What must not be told of anything here.
+/// Events that must never occur here, with the failure message.
 const UNHARMED: [(&str, &str); 1] = [("QuorumLost", "a majority stays up")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +77,7 @@ fn claim(coordinator: &str) -> String {
     format!("data-{coordinator}")
 }
 
-/// Node ids of the members with and without a vote, by the names of their coordinators.
+/// Returns the name, node id and vote of each member.
 async fn members(client: &FleetClient) -> Result<Vec<(String, String, bool)>, String> {
     let status = client.status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
     Ok(status.coordinators.into_iter().map(|member| (member.name, member.node_id, member.voter)).collect())
@@ -107,7 +107,7 @@ async fn coordinators_come_and_go(deployed: &Deployed, client: &FleetClient) {
         }
     }
     deployed.never_told(&since, &UNHARMED).await;
-    // The disks of those that left go, and no other.
+    // The disks of the removed coordinators are deleted, and no others.
     let kept: BTreeMap<_, _> =
         grown.into_iter().filter(|(name, _)| (0..3).any(|k| *name == claim(&coordinator(k)))).collect();
     assert!(first.iter().all(|(name, uid)| kept.get(name) == Some(uid)), "{first:?} was there, {kept:?} is");
@@ -119,12 +119,12 @@ async fn coordinators_come_and_go(deployed: &Deployed, client: &FleetClient) {
         .await;
 }
 
-/// Whether three members and three pods are left. None may have a vote whose pod went before.
+/// Returns `Ok` if three members and three pods are left. Checks that no member has a vote whose pod is already gone.
 async fn votes_go_before_pods(deployed: &Deployed, client: &FleetClient) -> Result<(), String> {
     let staying = deployed.staying("coordinator").await?;
     let members = members(client).await?;
     let early = members.iter().find(|(name, _, voter)| *voter && !staying.contains_key(name));
-    assert!(early.is_none(), "{early:?} has a vote still, and of the pods {staying:?} are left");
+    assert!(early.is_none(), "{early:?} still has a vote, but only the pods {staying:?} are left");
     let numbers = (members.len(), deployed.pods("coordinator").await?.len());
     if numbers == (3, 3) { Ok(()) } else { Err(format!("{numbers:?} members and pods")) }
 }
@@ -163,7 +163,7 @@ async fn it_is_suspended_and_resumed(deployed: &Deployed, client: &FleetClient) 
         })
         .await;
     assert_eq!(suspended.phase, Some(Phase::Suspended));
-    // What is submitted now is accepted, and waits with the rest.
+    // Tasks that are submitted now are accepted, and wait with the others.
     let later = Running::start(client, exercises(ROUND, 0));
     deployed
         .until("tasks that all wait, and no agent's pod", async || {
@@ -174,7 +174,7 @@ async fn it_is_suspended_and_resumed(deployed: &Deployed, client: &FleetClient) 
             if as_wanted { Ok(()) } else { Err(format!("{tasks:?}, {waiting} wait, {pods} pods, {accepted} accepted")) }
         })
         .await;
-    assert!(!begun.is_over() && later.ended() == 0, "nobody was there to run them");
+    assert!(!begun.is_over() && later.ended() == 0, "there was no agent to run them");
     assert_eq!(deployed.staying("coordinator").await.expect("pods"), coordinators, "the coordinators stay");
 
     deployed.change("/spec/suspend", json!(false)).await;
@@ -186,7 +186,7 @@ async fn it_is_suspended_and_resumed(deployed: &Deployed, client: &FleetClient) 
     deployed.never_told(&since, &UNHARMED).await;
 }
 
-/// The agents that are at work.
+/// Returns the agents that have tasks.
 async fn busy(client: &FleetClient) -> Result<BTreeSet<String>, String> {
     let agents = client.list_agents(false, Consistency::Linearizable).await.map_err(|error| error.to_string())?;
     Ok(agents.into_iter().filter(|agent| agent.used_slots > 0).map(|agent| agent.name).collect())
@@ -197,7 +197,7 @@ async fn a_busy_pool_shrinks(deployed: &Deployed, client: &FleetClient) {
     size(6).await;
     deployed.until_whole(3, 6).await;
     let since = deployed.mark().await;
-    // Longer than an agent may take to end, so that the last one to go hands its task back.
+    // Longer than the termination grace period, so that the last agent to leave hands its task back.
     let long = Running::start(client, exercises(3, 2 * GRACE_SECONDS));
     deployed
         .until("three agents at work", async || {
@@ -214,9 +214,9 @@ async fn a_busy_pool_shrinks(deployed: &Deployed, client: &FleetClient) {
                 if left.len() == to { Ok(left) } else { Err(format!("{left:?}")) }
             })
             .await;
-        // What one that goes hands back comes later than this.
+        // A leaving agent hands back its task only after this check.
         let busy = busy(client).await.unwrap_or_else(|error| panic!("{error}"));
-        assert!(left.is_subset(&busy), "{left:?} are left, and busy are {busy:?}");
+        assert!(left.is_subset(&busy), "{left:?} are left, but {busy:?} are busy");
     }
     assert_eq!(long.ended(), 0, "all were busy until now");
     long.soundly().await;
@@ -227,10 +227,10 @@ async fn a_busy_pool_shrinks(deployed: &Deployed, client: &FleetClient) {
     deployed.until_whole(3, AGENTS).await;
 }
 
-/// A coordinator that does not lead.
+/// Returns a coordinator that is not the leader.
 async fn follower(deployed: &Deployed) -> String {
     let leader = deployed.status().await.expect("a status").leader.expect("a leader");
-    (0..3).map(coordinator).find(|name| *name != leader).expect("one of three does not lead")
+    (0..3).map(coordinator).find(|name| *name != leader).expect("two of three are followers")
 }
 
 async fn node_ids(client: &FleetClient) -> BTreeMap<String, String> {
@@ -238,13 +238,13 @@ async fn node_ids(client: &FleetClient) -> BTreeMap<String, String> {
     members.into_iter().map(|(name, id, _)| (name, id)).collect()
 }
 
-/// Deletes a coordinator's disk and its pod, as the documentation says.
+/// Deletes a coordinator's disk and its pod, as documented.
 async fn delete_disk_and_pod(deployed: &Deployed, name: &str) {
     deployed.kubectl(&["delete", "pvc", &claim(name), "--wait=false"]).await;
     deployed.kubectl(&["delete", "pod", name]).await;
 }
 
-/// Waits for three coordinators with a vote, of which this one is new and has a new disk.
+/// Waits until there are three voters, of which only this coordinator is new and has a new disk.
 async fn until_replaced(
     deployed: &Deployed,
     client: &FleetClient,
@@ -253,7 +253,7 @@ async fn until_replaced(
     disks: &BTreeMap<String, String>,
 ) {
     deployed
-        .until(&format!("a new {name} that votes"), async || {
+        .until(&format!("a new {name} that is a voter"), async || {
             let members = members(client).await?;
             let voters: BTreeMap<_, _> =
                 members.iter().filter(|(.., voter)| *voter).map(|(name, id, _)| (name.clone(), id.clone())).collect();
@@ -281,10 +281,10 @@ async fn a_disk_is_lost(deployed: &Deployed, client: &FleetClient) {
     deployed.never_told(&since, &UNHARMED).await;
 }
 
-/// Waits until the condition `Degraded` says all of this.
+/// Waits until the message of the condition `Degraded` contains all of these words.
 async fn until_degraded(deployed: &Deployed, words: &[&str]) {
     deployed
-        .until_status("a fleet that says what is wrong", |status| {
+        .until_status("a fleet that reports what is wrong", |status| {
             let degraded = status.conditions.iter().find(|condition| condition.type_ == types::DEGRADED);
             let message = degraded.map(|degraded| degraded.message.as_str()).unwrap_or_default();
             let missing: Vec<_> = words.iter().filter(|word| !message.contains(**word)).collect();
@@ -296,7 +296,7 @@ async fn until_degraded(deployed: &Deployed, words: &[&str]) {
 async fn a_node_is_lost(deployed: &Deployed, client: &FleetClient) {
     if deployed.cluster().control_plane().is_none() {
         eprintln!(
-            "NOT TRIED: a node that is lost, which a given cluster can't show; unset KUBECONFIG for one that can"
+            "NOT TESTED: the loss of a node, which is impossible in an existing cluster; unset KUBECONFIG to create one"
         );
         return;
     }
@@ -314,7 +314,7 @@ async fn a_node_is_lost(deployed: &Deployed, client: &FleetClient) {
     let operator_too = deployed.node_of_active().await == node;
     eprintln!("=== the active operator is on that node: {operator_too}");
     deployed.cluster().crash(&node).await.expect("a node can be crashed");
-    step("what was lost is told, and work goes on", async {
+    step("losses are reported, and work continues", async {
         deployed.told_lost(&since, &agents, operator_too).await;
         let lost = format!("{name} (node {node}, disk {})", claim(&name));
         deployed.told(&since, "CoordinatorDown", &lost).await;
@@ -331,7 +331,7 @@ async fn a_node_is_lost(deployed: &Deployed, client: &FleetClient) {
     deployed.told(&since, "Recovered", "").await;
     deployed.never_told(&since, &UNHARMED).await;
 
-    // It comes back after all, and changes nothing.
+    // The node returns after all, and nothing changes.
     let members = node_ids(client).await;
     deployed.cluster().heal(&node).await.expect("a node can be healed");
     deployed
@@ -345,11 +345,11 @@ async fn a_node_is_lost(deployed: &Deployed, client: &FleetClient) {
     assert_eq!(node_ids(client).await, members);
 }
 
-/// The agents are made anew elsewhere; the coordinator and its disk wait for somebody's word.
+/// The agents are recreated on other nodes; the coordinator and its disk wait for an administrator.
 async fn a_lost_node_is_given_up(deployed: &Deployed, node: &str, name: &str) {
     let down = format!("{name} (node {node}, disk {})", claim(name));
     let unended = format!("node {node} does not confirm that the pod has terminated");
-    step("the node is told to be gone", until_degraded(deployed, &[&down, &unended])).await;
+    step("the loss of the node is reported", until_degraded(deployed, &[&down, &unended])).await;
     deployed
         .until_status("all agents without that node", |status| {
             states(status, &[(types::QUORUM_HEALTHY, "True", "LeaderElected"), (types::READY, "True", "FleetReady")])?;
@@ -377,8 +377,8 @@ async fn a_pool_does_not_run(deployed: &Deployed, client: &FleetClient) {
     assert!(note.contains("\"executor\"") && note.contains("exit code 3"), "{note}");
     assert!(note.contains("the licence is missing"), "{note}");
     let degraded = [(types::DEGRADED, "True", "CrashLooping"), (types::QUORUM_HEALTHY, "True", "LeaderElected")];
-    deployed.until_status("a fleet that says what fails", |status| states(status, &degraded)).await;
-    // The others work as before.
+    deployed.until_status("a fleet that reports what fails", |status| states(status, &degraded)).await;
+    // The other pool works as before.
     Running::start(client, exercises(ROUND, 0)).soundly().await;
 
     let since = deployed.mark().await;
@@ -390,7 +390,8 @@ async fn a_pool_does_not_run(deployed: &Deployed, client: &FleetClient) {
     deployed.until_whole(3, AGENTS).await;
 }
 
-/// What a process that dies ran is run by the other; its pod is ready again once a new one has attached.
+/// The task of a process that dies is run by the other one; its pod becomes ready again once a new process has
+/// attached.
 async fn processes_attach(deployed: &Deployed, client: &FleetClient) {
     let pool = json!({
         "name": BROKEN, "role": "Specialist", "specializations": [LETTERS], "replicas": 2, "slots": 2,
@@ -417,7 +418,7 @@ async fn processes_attach(deployed: &Deployed, client: &FleetClient) {
     assert_eq!(restarted["metadata"]["uid"], uid.as_str());
     let status = &restarted["status"];
     assert_eq!(status["initContainerStatuses"][0]["restartCount"], 1, "{status:#}");
-    assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "its agent stayed: {status:#}");
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "its agent was not restarted: {status:#}");
     deployed.patch(json!([{"op": "remove", "path": "/spec/pools/1"}])).await;
     deployed.until_whole(3, AGENTS).await;
 }
@@ -431,7 +432,7 @@ async fn until_another(deployed: &Deployed, than: &str) -> String {
         .await
 }
 
-/// Uids and restarts of all pods of the fleet that are not on their way out.
+/// Returns the UIDs and restart counts of all pods of the fleet that are not being deleted.
 async fn lives(deployed: &Deployed) -> BTreeMap<String, (String, u64)> {
     let mut lives = BTreeMap::new();
     for component in ["coordinator", "agent"] {
@@ -456,7 +457,7 @@ async fn the_operator_ends(deployed: &Deployed, client: &FleetClient) {
     };
     let ends = async {
         let first = deployed.active_operator().await.unwrap_or_else(|error| panic!("{error}"));
-        // It can't give the lease back.
+        // Deleted without grace, so that it can't release the lease.
         delete(&["pod", &first, "--grace-period=0", "--force"]).await;
         let second = step("the other replica takes over", until_another(deployed, &first)).await;
         delete(&["pods", "--selector=app.kubernetes.io/name=robeing-operator"]).await;
@@ -466,13 +467,14 @@ async fn the_operator_ends(deployed: &Deployed, client: &FleetClient) {
     under_load(client, ROUND, SECONDS, ends).await;
     assert_eq!(lives(deployed).await, before, "no pod of the fleet was touched");
     deployed.never_told(&since, &[UNHARMED[0], ("RolloutStarted", "nothing changed")]).await;
-    // The new one does what is asked.
+    // The new operator acts on changes.
     deployed.change("/spec/pools/0/replicas", json!(2)).await;
     deployed.told(&since, "PoolScaled", &format!("Pool {POOL:?} was scaled from {AGENTS} to 2 agents")).await;
     deployed.until_whole(3, 2).await;
 }
 
-/// Its pods stay, and have votes: none may go before its vote is gone, and what they know outlives it all.
+/// The pods are orphaned, and have votes: none may be deleted before its vote is removed, and the fleet keeps its
+/// state.
 async fn a_set_is_deleted_while_it_shrinks(deployed: &Deployed, client: &FleetClient) {
     let since = deployed.mark().await;
     let set = format!("{CLUSTER}-coordinators");
@@ -482,7 +484,7 @@ async fn a_set_is_deleted_while_it_shrinks(deployed: &Deployed, client: &FleetCl
         deployed.change("/spec/coordinators/replicas", json!(1)).await;
         deployed.until_whole(1, 2).await;
         let after = deployed.json(&["get", "statefulset", &set]).await.expect("a StatefulSet");
-        assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"], "it was made anew");
+        assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"], "it was recreated");
         deployed.change("/spec/coordinators/replicas", json!(3)).await;
         deployed.until_whole(3, 2).await;
     };

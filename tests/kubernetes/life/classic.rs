@@ -1,4 +1,4 @@
-//! The classic Deployment, as `examples/classic/` has it, beside a `RobeingCluster` of its cluster's name.
+//! The classic Deployment of `examples/classic/`, next to a `RobeingCluster` with its cluster's name.
 
 use std::{path::Path, process::Command};
 
@@ -9,7 +9,7 @@ use robeing_tests::{
 };
 use serde_json::{Value, json};
 
-/// A namespace that enforces nothing: the manifest says nothing of security.
+/// A namespace that enforces no pod security standard, because the manifest sets no security context.
 const NAMESPACE: &str = "classic";
 const CLUSTER: &str = "robeing-cluster-01";
 const AGENTS: usize = 5;
@@ -22,7 +22,8 @@ fn documents(file: &str) -> Vec<Value> {
     vec![parsed]
 }
 
-/// The manifests, with requests that fit on nodes that share a machine, and for an image that is there and in no registry.
+/// Returns the manifests, with requests that fit on nodes that share a machine, and for an image that is on the nodes
+/// but in no registry.
 fn manifests() -> Value {
     let mut items = [documents("robeingcluster.yaml"), documents("deployment.yaml")].concat();
     for item in &mut items {
@@ -36,7 +37,7 @@ fn manifests() -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-/// The command line, at this fleet.
+/// Runs the command line against this fleet.
 fn robeing(deployed: &Deployed, arguments: &[&str]) -> Result<String, String> {
     let kubeconfig = deployed.cluster().clients().kubeconfig().to_owned();
     let mut command = Command::new(program("robeing"));
@@ -65,7 +66,7 @@ pub async fn the_classic_deployment_works(deployed: &Deployed) {
             if live.len() == AGENTS { Ok(live) } else { Err(format!("{agents:#?}")) }
         })
         .await;
-    // Others reach them there; the name of a pod is nobody's.
+    // The address must be an IP address: the name of such a pod can't be resolved.
     for agent in &seen {
         let host = agent["address"].as_str().and_then(|address| address.rsplit_once(':')).map(|(host, _)| host);
         assert!(host.is_some_and(|host| host.parse::<std::net::IpAddr>().is_ok()), "{agent:#}");
@@ -81,7 +82,7 @@ pub async fn the_classic_deployment_works(deployed: &Deployed) {
     let pods: Value = serde_json::from_str(&pods.await.unwrap_or_else(|error| panic!("{error}"))).expect("JSON");
     let uid = pods["items"][0]["metadata"]["uid"].as_str().expect("a pod");
     let [agent, ..] = pids_of(uid, "robeing-agent")[..] else { panic!("no agent runs in pod {uid}") };
-    // What a container beside the agent would be: a process in the pod's network.
+    // What a container next to the agent would be: a process in the pod's network namespace.
     let line = [
         format!("--net=/proc/{agent}/ns/net"),
         "env".to_owned(),
@@ -98,7 +99,7 @@ pub async fn the_classic_deployment_works(deployed: &Deployed) {
     let done = robeing(deployed, &["submit", "--kind", "work", "--inputs", &inputs, "--wait", "--output", "json"]);
     let done = done.unwrap_or_else(|error| panic!("{error}\n{}", process.log()));
     assert_eq!(done.matches("\"TASK_STATE_SUCCEEDED\"").count(), TASKS, "{done}");
-    // Without its process an agent leaves the fleet; and the operator looks now and then.
+    // While its process is attached; without it, an agent leaves the fleet. The operator polls only now and then.
     deployed
         .until("all agents in the resource's columns", async || {
             let shown = ["--namespace", NAMESPACE, "get", "rbc", CLUSTER];

@@ -1,6 +1,6 @@
-//! What a user does with Robeing on Kubernetes, in order, on one cluster of three nodes: installs both charts, runs the classic
-//! deployment, hurts it while it works, scales it, rolls an image out, and one that does not run, and deletes it. Each step
-//! checks what `kubectl` then tells of it. `make e2e E2E=life` runs it.
+//! What a user does with Robeing on Kubernetes, in order, on one cluster of three nodes: installs both charts, runs the
+//! classic deployment, causes faults while a fleet works, scales it, rolls out an image and one that does not run, and
+//! deletes the fleet. Each step checks what `kubectl` then reports. `make e2e E2E=life` runs it.
 
 mod classic;
 
@@ -13,17 +13,17 @@ use robeing_tests::kubernetes::{
 };
 use serde_json::{Value, json};
 
-/// Tasks that the fleet is hurt under.
+/// The number of tasks during which faults happen.
 const TASKS: usize = 1_000;
-/// How long each of them takes, so that all faults happen while they run: 20 run at once.
+/// The seconds that each of them takes, so that all faults happen while they run: 20 run at once.
 const SECONDS: u32 = 2;
-/// Tasks that must have ended before the first fault, and between two of them.
+/// The number of tasks that must have ended before the first fault, and between two faults.
 const BETWEEN_FAULTS: usize = 40;
-/// Renewals of the Lease during which the operator must be silent otherwise.
+/// The number of renewals of the Lease during which the operator must send no other requests.
 const RENEWALS_AT_REST: u64 = 10;
-/// Times that are watched for the fleet to be at rest.
+/// The number of attempts to find the fleet at rest.
 const WINDOWS_AT_REST: usize = 5;
-/// Kinds of objects that remain: of the namespace itself, of what is retained, and of what passes by itself.
+/// Objects that may remain: those of the namespace itself, those that are retained, and those that expire.
 const NOT_OF_A_FLEET: [&str; 5] = [
     "configmap/kube-root-ca.crt",
     "serviceaccount/default",
@@ -40,16 +40,16 @@ async fn a_fleet_is_installed_used_hurt_changed_and_deleted() {
 }
 
 async fn use_it(deployed: &Deployed) {
-    step("every rule refuses what breaks it", every_rule_refuses(deployed)).await;
+    step("every rule refuses what violates it", every_rule_refuses(deployed)).await;
     step("the classic Deployment", classic::the_classic_deployment_works(deployed)).await;
     step("a fleet becomes ready", a_fleet_becomes_ready(deployed)).await;
-    step("what is changed too late is refused", later_changes_are_refused(deployed)).await;
-    step("at rest there is lease traffic alone", only_the_lease_moves_at_rest(deployed)).await;
+    step("changes that are not allowed later are refused", later_changes_are_refused(deployed)).await;
+    step("at rest there are only requests for the lease", only_the_lease_moves_at_rest(deployed)).await;
     let forwards = Forwards::start(deployed.cluster().clients(), 3);
     step("1,000 tasks and three faults", tasks_survive_faults(deployed, &forwards)).await;
     step("7 agents, then 2", pools_scale(deployed)).await;
     step("an image is rolled out under load", an_image_rolls_out(deployed, &forwards)).await;
-    step("an image that is not there, and back", a_bad_image_stops_and_goes_back(deployed, &forwards)).await;
+    step("an image that does not exist, and back", a_bad_image_stops_and_goes_back(deployed, &forwards)).await;
     step("the end", nothing_is_left_but_the_disks(deployed)).await;
 }
 
@@ -91,7 +91,7 @@ async fn a_fleet_becomes_ready(deployed: &Deployed) {
         assert_eq!(environment(container, "AGENT_ROLE"), "WORKER", "{container:#}");
         assert_eq!(environment(container, "CLUSTER_ID"), CLUSTER, "{container:#}");
         assert_eq!(container["resources"]["limits"]["cpu"], "500m", "{container:#}");
-        // The tasks' own userland is there, and Robeing's command line is not.
+        // The tasks' own userland is in the container, and Robeing's command line is not.
         let name = pod["metadata"]["name"].as_str().expect("a pod has a name");
         let said = deployed
             .kubectl(&["exec", name, "--", "sh", "-c", "echo $AGENT_ROLE; test -e /robeing || echo none"])
@@ -108,7 +108,7 @@ fn environment<'a>(container: &'a Value, name: &str) -> &'a str {
     found.and_then(|variable| variable["value"].as_str()).unwrap_or("(not set)")
 }
 
-/// `kubectl get rbc` tells of this leader and so many agents.
+/// Checks that `kubectl get rbc` shows this leader and this many agents.
 async fn assert_columns(deployed: &Deployed, leader: &str, agents: u32) {
     let table = deployed.kubectl(&["get", "rbc"]).await;
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -124,16 +124,16 @@ async fn only_the_lease_moves_at_rest(deployed: &Deployed) {
         let more = requests_beside_the_lease(deployed).await;
         let after = deployed.status().await.expect("a status");
         if after == before {
-            assert!(more.is_empty(), "while the lease was renewed {RENEWALS_AT_REST} times there was also: {more:?}");
+            assert!(more.is_empty(), "while the lease was renewed {RENEWALS_AT_REST} times, there were also: {more:?}");
             return;
         }
-        // On a machine that is busy enough there are elections, which are to be told.
+        // On a very busy machine there are elections, which the operator must report.
         eprintln!("=== the fleet was not at rest: {before:?} became {after:?}");
     }
-    panic!("in {WINDOWS_AT_REST} times {RENEWALS_AT_REST} renewals of the lease the fleet was never at rest");
+    panic!("the fleet was never at rest in {WINDOWS_AT_REST} times {RENEWALS_AT_REST} renewals of the lease");
 }
 
-/// Requests of the operator while its lease was renewed so often, but watches and those of the lease.
+/// Returns the operator's requests during this many renewals of its lease, except for watches and those for the lease.
 async fn requests_beside_the_lease(deployed: &Deployed) -> Vec<String> {
     let renewals = |requests: &BTreeMap<String, u64>| {
         requests.get(r#"{verb="update",resource="leases"}"#).copied().unwrap_or_default()
@@ -164,17 +164,17 @@ async fn tasks_survive_faults(deployed: &Deployed, forwards: &Forwards) {
             .await
     };
     let so_far = ended(BETWEEN_FAULTS).await;
-    assert_eq!(running.accepted(), TASKS, "the fleet takes tasks faster than it finishes them");
+    assert_eq!(running.accepted(), TASKS, "the fleet accepts tasks faster than it finishes them");
     step("a worker's pod is deleted", a_worker_is_deleted(deployed)).await;
     let so_far = ended(so_far + BETWEEN_FAULTS).await;
     step("the leader's process is killed", the_leader_is_killed(deployed)).await;
     ended(so_far + BETWEEN_FAULTS).await;
-    step("a node is cut off", a_node_is_cut_off(deployed, &running)).await;
+    step("a node is partitioned", a_node_is_cut_off(deployed, &running)).await;
 
     let since = deployed.mark().await;
     running.soundly().await;
     let status = deployed
-        .until_status("a fleet that is well and idle", |status| {
+        .until_status("a healthy and idle fleet", |status| {
             settled(status, 5)?;
             let tasks = &status.tasks;
             if (tasks.running, tasks.queued, tasks.failed) == (0, 0, 0) { Ok(()) } else { Err(format!("{tasks:?}")) }
@@ -187,7 +187,7 @@ async fn tasks_survive_faults(deployed: &Deployed, forwards: &Forwards) {
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-/// As a user deletes it: it drains, and nobody is lost.
+/// Deletes a worker's pod as a user does: the agent drains, and none is lost.
 async fn a_worker_is_deleted(deployed: &Deployed) {
     let since = deployed.mark().await;
     let pods = deployed.pods("agent").await.expect("the agents' pods");
@@ -208,7 +208,7 @@ async fn the_leader_is_killed(deployed: &Deployed) {
         assert_eq!(kill_program_of(uid, "robeing-agent"), 1, "a coordinator is one process");
     } else {
         eprintln!(
-            "NOT TRIED: SIGKILL of the leader's process, which is on another machine; its pod is deleted at once instead"
+            "NOT TESTED: SIGKILL of the leader's process, which is on another machine; its pod is deleted instead"
         );
         deployed.kubectl(&["delete", "pod", &leader, "--grace-period=0", "--force"]).await;
     }
@@ -220,7 +220,7 @@ async fn the_leader_is_killed(deployed: &Deployed) {
         .await;
     let now = after.leader.expect("a leader");
     deployed.told(&since, "LeaderChanged", " is the leader in term ").await;
-    assert_ne!(now, leader, "a coordinator that starts leads at once");
+    assert_ne!(now, leader, "a coordinator that has just started leads again");
     deployed.until_settled(5).await;
     let pod = deployed.pod(&leader).await;
     let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
@@ -230,17 +230,17 @@ async fn the_leader_is_killed(deployed: &Deployed) {
 async fn a_node_is_cut_off(deployed: &Deployed, running: &Running) {
     if deployed.cluster().control_plane().is_none() {
         eprintln!(
-            "NOT TRIED: a node that is cut off, which a given cluster can't show; unset KUBECONFIG for one that can"
+            "NOT TESTED: a partitioned node, which is impossible in an existing cluster; unset KUBECONFIG to create one"
         );
         return;
     }
     let since = deployed.mark().await;
     let (node, coordinator, agents) = deployed.victim().await;
     let operator_too = deployed.node_of_active().await == node;
-    deployed.cluster().partition(&node).await.expect("a node can be cut off");
+    deployed.cluster().partition(&node).await.expect("a node can be partitioned");
     deployed.told_lost(&since, &agents, operator_too).await;
     deployed
-        .until_status("a fleet that says what it lacks", |status| {
+        .until_status("a fleet that reports what is missing", |status| {
             states(
                 status,
                 &[(types::DEGRADED, "True", "CoordinatorDown"), (types::QUORUM_HEALTHY, "True", "LeaderElected")],
@@ -272,7 +272,7 @@ async fn pools_scale(deployed: &Deployed) {
     }
 }
 
-/// The images of a component's pods, by pod; of an agent, that of the container which brings the agent.
+/// Returns the images of a component's pods by pod name; for agents, that of the init container which copies the agent.
 async fn images(deployed: &Deployed, component: &str) -> Result<BTreeMap<String, String>, String> {
     let containers = if component == "agent" { "initContainers" } else { "containers" };
     let pods = deployed.pods(component).await?;
@@ -291,7 +291,7 @@ async fn until_all_run(deployed: &Deployed, image: &str) {
     }
 }
 
-/// Coordinators in the order in which their pods were made.
+/// Returns the coordinators in the order in which their pods were created.
 async fn by_age(deployed: &Deployed) -> Vec<String> {
     let mut pods = deployed.pods("coordinator").await.expect("the coordinators' pods");
     pods.sort_by_key(|pod| pod["metadata"]["creationTimestamp"].as_str().map(ToOwned::to_owned));
@@ -303,16 +303,16 @@ async fn an_image_rolls_out(deployed: &Deployed, forwards: &Forwards) {
     let leader = deployed.until_settled(2).await.leader.expect("a leader");
     let client = forwards.client().await;
     under_load(&client, BETWEEN_FAULTS, 1, roll_out(deployed, &since, &leader)).await;
-    deployed.never_told(&since, &[("QuorumLost", "a majority stays up"), ("RolloutPaused", "it goes on")]).await;
+    deployed.never_told(&since, &[("QuorumLost", "a majority stays up"), ("RolloutPaused", "it continues")]).await;
     deployed.all_drained(&since).await;
 }
 
-/// Rolls the second image out, and sees it told: followers first, the leader last, after it handed over.
+/// Rolls out the second image and checks the events: followers first, the leader last, after a transfer of leadership.
 async fn roll_out(deployed: &Deployed, since: &Mark, leader: &str) {
     deployed.change("/spec/image", json!(SECOND)).await;
     deployed.told(since, "RolloutStarted", "The coordinators are being replaced one by one").await;
     deployed
-        .until_status("a rollout that is told", |status| {
+        .until_status("a rollout that is reported", |status| {
             let rolling = (types::PROGRESSING, "True", "RollingCoordinators");
             states(status, &[rolling, (types::QUORUM_HEALTHY, "True", "LeaderElected")])
         })
@@ -323,8 +323,8 @@ async fn roll_out(deployed: &Deployed, since: &Mark, leader: &str) {
     let asked = deployed.notes(since, "LeadershipTransfer").await.expect("events");
     let moved = deployed.notes(since, "LeaderChanged").await.expect("events");
     if asked.is_empty() && !moved.is_empty() {
-        // On a machine that is busy enough there are elections, and then nobody need be asked.
-        eprintln!("NOT TRIED: a transfer, because leadership moved by itself: {moved:?}");
+        // On a very busy machine there are elections, and then no transfer is necessary.
+        eprintln!("NOT TESTED: a transfer, because leadership moved in elections: {moved:?}");
         return;
     }
     let transfer = deployed.told(since, "LeadershipTransfer", "is asked to lead").await;
@@ -357,7 +357,7 @@ async fn a_bad_image_stops_and_goes_back(deployed: &Deployed, forwards: &Forward
         let (bad, good): (Vec<_>, Vec<_>) = images.values().partition(|image| *image == MISSING);
         assert_eq!((bad.len(), good.len()), (1, 2), "it stops at the first {component}: {images:?}");
     }
-    // The others work as before.
+    // The other pods work as before.
     Running::start(&forwards.client().await, exercises(BETWEEN_FAULTS, 0)).soundly().await;
 
     let since = deployed.mark().await;
@@ -375,7 +375,7 @@ async fn nothing_is_left_but_the_disks(deployed: &Deployed) {
     let kinds = deployed.kubectl(&["api-resources", "--namespaced", "--verbs=list,delete", "--output=name"]).await;
     let kinds = kinds.lines().collect::<Vec<_>>().join(",");
     deployed
-        .until("the end of everything the operator made", async || {
+        .until("the end of everything that the operator created", async || {
             let left = deployed.try_kubectl(&["get", &kinds, "--output=name", "--ignore-not-found"]).await?;
             let left = left.lines().filter(|name| !NOT_OF_A_FLEET.iter().any(|known| name.starts_with(known)));
             let left: Vec<&str> = left.collect();

@@ -1,5 +1,5 @@
-//! Everything that a run is held to: each promise of the fleet, and the check that fails when it is broken. Most checks are
-//! made while the run goes on, where what they look at happens; those that need the whole run are here.
+//! All checks of a run: each promise of the fleet, and the check that fails if it is broken. Most checks are made
+//! during the run, where the event that they check happens; those that need the whole run are here.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ macro_rules! checks {
         }
 
         impl Check {
-            /// Its name.
+            /// Returns the name of the check.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$check => $name,)+
@@ -25,54 +25,55 @@ macro_rules! checks {
             }
         }
 
-        /// Every check and the promise that it is about.
+        /// Every check with its promise.
         pub const PROMISES: &[(&str, &str)] = &[$(($name, $promise)),+];
     };
 }
 
 checks! {
-    Lost = "lost": "an accepted task comes to its end, and does not disappear before its TTL",
-    Once = "once": "a task ends once",
-    Final = "final": "a task that has ended never changes",
-    Result = "result": "the result of a task is that of its current attempt, by the agent that was given it",
-    Lease = "lease": "an agent is taken for lost for its silence only when its lease has been over for a while",
-    Numbers = "numbers": "an attempt is begun once; its number is never used again",
-    Alone = "alone": "no two agents run one task at once, while their clocks run at about the same rate",
-    Slots = "slots": "an agent is given no more than it has slots, those counted that it still clears",
+    Lost = "lost": "no accepted task disappears before its TTL, and each one finishes",
+    Once = "once": "a task finishes only once",
+    Final = "final": "a finished task never changes",
+    Result = "result": "a task's result is that of its current attempt, from the agent that it was assigned to",
+    Lease = "lease": "a silent agent counts as lost only a quarter of the session timeout after its lease has ended",
+    Numbers = "numbers": "an attempt is started once; its number is never used again",
+    Alone = "alone": "no two agents run one task at the same time, while their clocks run at about the same rate",
+    Slots = "slots": "an agent gets no more tasks than it has slots, including those that it is still stopping",
     Fit = "fit": "a task runs only on agents that fit it",
-    Input = "input": "an attempt gets the input that was submitted",
-    Refused = "refused": "what is in its bounds is accepted, and what was accepted is the task that was submitted",
-    Attempts = "attempts": "a task has as many attempts as its policy allows, and fails or is dead-lettered only when it must",
-    Cancel = "cancel": "a task is cancelled only if somebody asks for it",
-    History = "history": "every call takes effect at one moment between its begin and its answer",
-    Told = "told": "a result is told after the acceptance, and only when there is one",
-    Watch = "watch": "a watch goes on where it broke, and never back",
-    Missed = "missed": "an agent whose process is gone has no session left soon after a coordinator leads",
-    Kept = "kept": "no session of an agent that is in order ends while nothing is wrong but clocks",
-    Health = "health": "an agent that is not well is given nothing, once its health checks have told",
-    Prompt = "prompt": "a result that an agent has is taken as soon as the agent has a session",
-    Votes = "votes": "a vote is on disk before it is given",
+    Input = "input": "an attempt gets the input as it was submitted",
+    Refused = "refused": "a submission within bounds is accepted, once, as it was submitted",
+    Attempts = "attempts": "a task has at most as many attempts as its policy allows, and ends only as they allow",
+    Cancel = "cancel": "a task is cancelled only on request",
+    History = "history": "every call takes effect at one moment between its start and its response (linearizability)",
+    Told = "told": "a result is reported only after the acceptance, and only if there is one",
+    Watch = "watch": "a watch resumes where it broke, and never goes back",
+    Missed = "missed": "an agent whose process is gone loses its session soon after there is a leader",
+    Kept = "kept": "a healthy agent keeps its session once nothing but clocks is wrong",
+    Health = "health": "an unhealthy agent gets no tasks once its health checks have shown that it is unhealthy",
+    Prompt = "prompt": "a result is accepted as soon as its agent has a session",
+    Votes = "votes": "a vote is on disk before it is granted",
     Agreement = "agreement": "all coordinators have the same state after the same log entry",
     Audit = "audit": "after every log entry the state is consistent: slots, queues, pools, indexes, counts, fencing numbers",
-    Stopped = "stopped": "a coordinator stops by itself only when its disk fails or when its data is damaged",
+    Stopped = "stopped": "a coordinator stops on its own only if its disk fails or its data is damaged",
     Damage = "damage": "a coordinator refuses damaged data",
-    Time = "time": "while a coordinator leads a duration d ends after 0.95 d to 1.1 d + 1 s, whatever wall clocks say",
-    Admin = "admin": "a change of members, leader or pools succeeds, or is refused for a reason that is told",
+    Time = "time": "while there is a leader, a duration d ends after 0.95 d to 1.1 d + 1 s, whatever wall clocks show",
+    Admin = "admin": "a change of members, leader or pools succeeds, or is refused with a reason",
     Busy = "busy": "something happens in every run",
 }
 
-/// How long a result may lie on an agent that has a session, while the leader writes other things.
+/// The shortest time for which a result must have waited on an agent with a session to count as skipped.
 const PROMPT: Duration = Duration::from_millis(1_800);
-/// Time after a session was opened, and before a result was taken, in which it does not count what else was written.
+/// The time after a session was opened, and before a result was accepted, in which other writes do not count.
 const EDGE: Duration = Duration::from_millis(300);
 
-/// How often the leader writes before a result that lies on an agent counts as passed over: once what was being written when it
-/// came, once what had come before it, and once more. With disks that take a second each of it takes that long.
+/// The number of the leader's writes after which a result that still waits on an agent counts as skipped: one for what
+/// was being written when the result came, one for what had come before it, and one more. On slow disks, each write may
+/// take a second.
 const WRITES: usize = 3;
-/// Entries that are applied within so short a time were written together.
+/// Entries that are applied within this time were written together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// Everything that does not hold.
+/// Returns all violations of the run.
 pub fn violations(notes: &mut Notes) -> Vec<String> {
     check_ends(notes);
     check_begins(notes);
@@ -84,7 +85,7 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     std::mem::take(&mut notes.violations)
 }
 
-/// The log entries that finished each task.
+/// Returns the log entries that finished each task.
 fn finished(notes: &Notes) -> BTreeMap<String, Vec<u64>> {
     let mut finished: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for (index, applied) in &notes.applied {
@@ -100,9 +101,9 @@ fn check_ends(notes: &mut Notes) {
     let mut found = Vec::new();
     for (id, accepted) in &notes.accepted {
         if accepted.ended.is_none() && !notes.fleeting.contains(id) {
-            found.push((Check::Lost, format!("task {id} was accepted and never finished")));
+            found.push((Check::Lost, format!("task {id} was accepted but never finished")));
         } else if !finished.contains_key(id) && !notes.fleeting.contains(id) {
-            found.push((Check::Lost, format!("task {id} was accepted, and no log entry finished it")));
+            found.push((Check::Lost, format!("task {id} was accepted, but no log entry finished it")));
         }
     }
     for (id, indexes) in finished.iter().filter(|(_, indexes)| indexes.len() > 1) {
@@ -116,7 +117,7 @@ fn check_begins(notes: &mut Notes) {
         .begun
         .iter()
         .filter(|((id, _), times)| **times > 1 && !notes.fleeting.contains(id))
-        .map(|((id, attempt), times)| format!("attempt {attempt} of task {id} was begun {times} times"))
+        .map(|((id, attempt), times)| format!("attempt {attempt} of task {id} was started {times} times"))
         .collect();
     again.into_iter().for_each(|what| notes.violation(Check::Numbers, what));
 }
@@ -134,7 +135,8 @@ fn check_history(notes: &mut Notes) {
     }
 }
 
-/// A result that was taken long after its agent had a session again, though other entries were written meanwhile.
+/// Finds results that were accepted long after their agent had a session again, although other entries were written in
+/// the meantime.
 fn check_prompt(notes: &mut Notes) {
     let mut found = Vec::new();
     for (id, indexes) in finished(notes) {
@@ -142,7 +144,7 @@ fn check_prompt(notes: &mut Notes) {
         let runs = notes.ran.range((id.clone(), 0)..=(id.clone(), u32::MAX));
         let Some(((_, attempt), ran)) = runs.last() else { continue };
         let Some(agent) = notes.agents.get(&ran.agent) else { continue };
-        // One that ended otherwise, such as by its deadline, did not wait for this result.
+        // A task that ended in another way, such as by its deadline, did not wait for this result.
         let succeeded = notes.accepted.get(&id).and_then(|accepted| accepted.ended.as_deref());
         if !succeeded.is_some_and(|ended| ended.starts_with("Succeeded")) {
             continue;
@@ -156,7 +158,7 @@ fn check_prompt(notes: &mut Notes) {
         let quiet = !agent.disturbed.iter().any(|time| (opened..=taken).contains(time));
         if taken - opened >= PROMPT && quiet && writes(notes, opened + EDGE, taken.saturating_sub(EDGE)) >= WRITES {
             found.push(format!(
-                "attempt {attempt} of task {id} ended at {:?} on {}, which has a session since {opened:?}, and was taken at \
+                "attempt {attempt} of task {id} ended at {:?} on {} with a session since {opened:?}, but accepted at \
                  {taken:?}",
                 ran.at, ran.agent
             ));
@@ -165,7 +167,7 @@ fn check_prompt(notes: &mut Notes) {
     found.into_iter().for_each(|what| notes.violation(Check::Prompt, what));
 }
 
-/// How often something was written within a time.
+/// Returns the number of writes within a time.
 fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
     let mut last = None;
     let mut count = 0;
@@ -180,7 +182,7 @@ fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
     count
 }
 
-/// A run in one line.
+/// Returns a summary of a run in one line.
 pub fn summary(notes: &Notes) -> String {
     let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
     for ended in notes.accepted.values().filter_map(|accepted| accepted.ended.as_deref()) {

@@ -1,4 +1,4 @@
-//! Submitters: they submit, submit again, cancel and ask, through any coordinator, and hold the fleet to what they were told.
+//! Submitters: they submit, submit again, cancel and read through any coordinator, and check the responses.
 
 use std::{future::Future, rc::Rc, sync::Arc, time::Duration};
 
@@ -18,38 +18,38 @@ use crate::{
     tasks::{self, Mix},
 };
 
-/// How long one call may take.
+/// The timeout of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the next answer on a stream may take.
+/// The timeout of the next response on a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Tasks of a listing.
+/// The page size of listings.
 const PAGE: u32 = 1_000;
 
-/// One submitter.
+/// A submitter.
 pub struct Submitter {
     /// Its name.
     pub name: String,
-    /// Its world.
+    /// Its platform.
     pub platform: Platform,
-    /// Addresses of the coordinators.
+    /// The addresses of the coordinators.
     pub coordinators: Vec<String>,
-    /// Tasks to submit.
+    /// The number of tasks that it submits.
     pub tasks: usize,
-    /// When it submits some more.
+    /// The times at which it submits additional tasks.
     pub pulses: Rc<[Pulse]>,
-    /// How many.
+    /// The number of additional tasks at each of these times.
     pub pulse: usize,
-    /// Which tasks.
+    /// The mix of its tasks.
     pub mix: Mix,
     /// A role that the last agent has.
     pub odd_role: AgentRole,
-    /// Over which time.
+    /// The time over which the submissions are spread.
     pub during: Duration,
-    /// Where it is noted.
+    /// The record of the run.
     pub record: Record,
 }
 
-/// A number below `bound`, which is not 0.
+/// Returns a random number below `bound`, which must not be 0.
 pub fn below(random: &dyn Random, bound: u64) -> u64 {
     random.next_u64() % bound
 }
@@ -75,7 +75,7 @@ impl Submitter {
         limited!(FleetClient::new(channel))
     }
 
-    /// One call, on a connection of its own.
+    /// Makes one call on a connection of its own.
     async fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
         coordinator: usize,
@@ -91,7 +91,7 @@ impl Submitter {
         self.below(self.coordinators.len() as u64) as usize
     }
 
-    /// Notes that a submission begins: the number of the call.
+    /// Records that a submission begins; returns the number of the call.
     fn submits(&self, spec: &v1::TaskSpec) -> usize {
         let key = (!spec.idempotency_key.is_empty()).then(|| spec.idempotency_key.clone());
         if let Some(delay) = spec.delay.and_then(|delay| Duration::try_from(delay).ok()) {
@@ -104,7 +104,7 @@ impl Submitter {
         self.record.asked(Op::Submit { id: spec.id.clone(), key, content })
     }
 
-    /// Notes what came of it.
+    /// Records the response to a submission.
     fn submitted(&self, call: usize, result: &v1::SubmitResult) {
         let answer = match &result.refusal {
             Some(refused) => refusal(refused),
@@ -117,10 +117,11 @@ impl Submitter {
         }
     }
 
-    /// Submits on a stream and waits there for the result, as long as the stream lasts: what was answered.
+    /// Submits on a stream and waits there for the result while the stream lasts; returns the response to the
+    /// submission.
     async fn submit_and_wait(&self, spec: &v1::TaskSpec) -> Option<v1::SubmitResult> {
         let task = v1::StreamedTask { tag: 1, task: Some(spec.clone()), wait: true };
-        // The open end keeps the stream: nothing more is submitted, but results are told.
+        // The request side ends here, but the response side stays open until the result is reported.
         let request = futures::stream::iter([v1::SubmitStreamRequest { tasks: vec![task] }]);
         let call = self.submits(spec);
         let stream = self.call(self.any(), async |mut fleet| fleet.submit_stream(request).await).await;
@@ -137,17 +138,17 @@ impl Submitter {
                         submitted = Some(result);
                     }
                     Some(Streamed::Finished(task)) if submitted.is_none() => {
-                        let what = format!("task {} was finished before it was accepted", task.id);
+                        let what = format!("task {} finished before it was accepted", task.id);
                         self.record.violation(Check::Told, what);
                     }
                     Some(Streamed::Finished(task)) => {
                         if !results::note(&self.record, &task) {
-                            let what = format!("task {} was told as finished and is not", task.id);
+                            let what = format!("task {} was reported as finished but is not", task.id);
                             self.record.violation(Check::Told, what);
                         }
                         return submitted;
                     }
-                    // What became of it is looked for by the other clients.
+                    // The other clients check what became of the task.
                     Some(Streamed::Expired(_)) => return submitted,
                     None => {}
                 }
@@ -156,7 +157,7 @@ impl Submitter {
         submitted
     }
 
-    /// One submission, if it is answered.
+    /// Makes one submission; returns its result if there is a response.
     async fn submit_once(&self, spec: &v1::TaskSpec) -> Option<v1::SubmitResult> {
         let request = v1::SubmitRequest { tasks: vec![spec.clone()] };
         let call = self.submits(spec);
@@ -175,7 +176,7 @@ impl Submitter {
         }
     }
 
-    /// Submits until it is accepted.
+    /// Submits a task until it is accepted.
     async fn submit(&self, spec: &v1::TaskSpec) -> v1::SubmitResult {
         if self.below(4) == 0
             && let Some(result) = self.submit_and_wait(spec).await
@@ -194,13 +195,13 @@ impl Submitter {
         }
     }
 
-    /// Submits a task, and does with it what one may do.
+    /// Submits a task, and may read it, submit it again or cancel it.
     async fn submit_one(&self, spec: &v1::TaskSpec, may_cancel: bool) {
         let first = self.submit(spec).await;
         if first.task_id != spec.id {
             self.record.violation(Check::Refused, format!("task {} was accepted as {}", spec.id, first.task_id));
         }
-        // At once, and mostly elsewhere: it must be there.
+        // Read at once, mostly through another coordinator: the task must exist.
         if self.below(self.mix.read_one_of) == 0 {
             self.look(&spec.id, self.any(), v1::Consistency::Linearizable).await;
         }
@@ -217,7 +218,7 @@ impl Submitter {
         }
     }
 
-    /// Submits what was accepted once more: as it was, under its key with a new id, or as something else.
+    /// Submits an accepted task once more: unchanged, under its key with a new id, or with other content.
     async fn submit_again(&self, spec: &v1::TaskSpec) {
         let mut again = spec.clone();
         match self.below(3) {
@@ -254,7 +255,8 @@ impl Submitter {
         self.record.answered(call, answer);
     }
 
-    /// Reads a task and compares it with what is known: whether it was read, and is finished, or forgotten by now.
+    /// Reads a task and compares it with the record. Returns whether it was read and is finished, or is forgotten by
+    /// now.
     async fn look(&self, id: &str, coordinator: usize, consistency: v1::Consistency) -> bool {
         let request = v1::GetTaskRequest { id: id.to_owned(), include_input: false, consistency: consistency.into() };
         let linearizable = consistency == v1::Consistency::Linearizable;
@@ -275,7 +277,7 @@ impl Submitter {
                 self.record.notes().check_forgotten(id, since);
                 let fleeting = self.record.notes().fleeting.contains(id);
                 if linearizable && !fleeting {
-                    let what = format!("task {id} was accepted and is not there: {status}");
+                    let what = format!("task {id} was accepted but does not exist: {status}");
                     self.record.violation(Check::Lost, what);
                 }
                 fleeting
@@ -297,7 +299,7 @@ impl Submitter {
         }
     }
 
-    /// Submits a task whose result is kept for a moment, and, when it is forgotten, another with its id.
+    /// Submits a task whose result is kept only for a moment, and, once it is forgotten, another one with its id.
     async fn use_an_id_twice(self: Rc<Self>) -> Option<String> {
         let spec = self.mix.fleeting(&self.platform, &self.name);
         {
@@ -314,7 +316,7 @@ impl Submitter {
         None
     }
 
-    /// One task and what comes with it, until it is finished: its id.
+    /// Runs through the life of one task until it is finished, and returns its id.
     async fn activity(self: Rc<Self>, spec: v1::TaskSpec, may_cancel: bool) -> Option<String> {
         self.submit_one(&spec, may_cancel).await;
         if self.below(8) == 0 {
@@ -326,8 +328,8 @@ impl Submitter {
         Some(spec.id)
     }
 
-    /// Does all of it, one task beside the other, so that none waits for calls that are not answered; returns when every task
-    /// is finished, and every coordinator says so.
+    /// Runs the submitter, with all tasks concurrently, so that none waits for calls without a response. Returns when
+    /// every task is finished, and every coordinator reports it.
     pub async fn run(self) {
         let submitter = Rc::new(self);
         let apart = submitter.during / submitter.tasks as u32;
@@ -344,7 +346,7 @@ impl Submitter {
             }
         }
         for n in 0..submitter.tasks {
-            // Now and then many at once, so that there is a queue.
+            // Sometimes many at once, so that there is a queue.
             if !(burst..burst + submitter.tasks / 3).contains(&n) {
                 submitter.pause(apart * 3).await;
             }

@@ -1,4 +1,5 @@
-//! Wall clocks that jump by hours and drift, on any host and as long as the run lasts, and the check that no duration notices.
+//! Wall clocks that jump by hours and drift, on any host and for as long as the run lasts, and the check that this
+//! affects no duration.
 
 use std::{
     cell::RefCell,
@@ -21,11 +22,11 @@ use tracing_subscriber::{Layer, layer::Context};
 
 use crate::clients::below;
 
-/// Clocks are set until then; their errors stay.
+/// Clocks are set until this time; their errors remain.
 const UNTIL: Duration = Duration::from_secs(60);
-/// Most that a clock is wrong, either way.
+/// The largest error of a clock, in either direction, in milliseconds.
 const MOST: u64 = 3 * 3_600_000;
-/// Most that a clock gains or loses in each thousand.
+/// The largest drift of a clock, in either direction, in thousandths.
 const DRIFT: u64 = 300;
 
 /// The wall clocks of all hosts.
@@ -38,19 +39,19 @@ pub struct WallClocks {
 }
 
 impl WallClocks {
-    /// Of a run.
+    /// Creates the clocks of a run.
     pub fn new(seed: u64, go_wrong: bool) -> Self {
         let random = Rc::new(SeededRandom::new(seed ^ 0x636c_6f63_6b73));
         Self { go_wrong, clocks: Rc::default(), random, next: Rc::default() }
     }
 
-    /// That of a host; what was wrong with it stays so when its process starts again.
+    /// Returns the clock of a host; its error persists when the host's process is restarted.
     pub fn of(&self, host: &str, right: Arc<dyn Clock>) -> Arc<dyn Clock> {
         let mut clocks = self.clocks.borrow_mut();
         Arc::new(clocks.entry(host.to_owned()).or_insert_with(|| WrongClock::new(right)).clone())
     }
 
-    /// Sets a clock now and then: whether one was set.
+    /// Occasionally sets a clock; returns whether one was set.
     pub fn step(&self, now: Duration) -> bool {
         let mut next = self.next.borrow_mut();
         let clocks = self.clocks.borrow();
@@ -72,7 +73,7 @@ impl WallClocks {
     }
 }
 
-/// One log entry.
+/// The times of one log entry.
 #[derive(Clone, Copy)]
 struct Entry {
     stamped: u64,
@@ -80,22 +81,22 @@ struct Entry {
     due: u64,
 }
 
-/// When which fleet times were stamped, and what was applied.
+/// When fleet times were stamped, and the entries that were applied.
 #[derive(Default)]
 struct Seen {
     now: Duration,
-    /// By fleet time: the first and the last moment at which a batch was stamped with it.
+    /// For each fleet time, the first and the last moment at which a batch was stamped with it.
     stamped: BTreeMap<u64, (Duration, Duration)>,
     entries: BTreeMap<u64, Entry>,
 }
 
-/// All that is known of a run's time. Clones share it.
+/// The times of a run. Clones share them.
 #[derive(Clone, Default)]
 pub struct Times(Arc<Mutex<Seen>>);
 
-/// What every bound leaves for rounding, milliseconds.
+/// The tolerance of every bound for rounding, in milliseconds.
 const ROUNDING: u64 = 5;
-/// How late something may be while nothing is wrong with the fleet, milliseconds.
+/// How late something may be while nothing is wrong with the fleet, in milliseconds.
 const LATE: u64 = 1_000;
 
 impl Times {
@@ -103,20 +104,20 @@ impl Times {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The simulated time of this step.
+    /// Sets the simulated time of the current step.
     pub fn set(&self, now: Duration) {
         self.seen().now = now;
     }
 
-    /// When the batch of a log entry was stamped.
+    /// Returns when the batch of a log entry was stamped.
     pub fn stamped_at(&self, index: u64) -> Option<Duration> {
         let seen = self.seen();
         let entry = seen.entries.get(&index)?;
         seen.stamped.get(&entry.stamped).map(|(first, _)| *first)
     }
 
-    /// Durations that ended outside their bounds: too early at any time, or too late after `calm`, when nothing is wrong but the
-    /// clocks.
+    /// Returns the durations that ended outside their bounds: too early at any time, or too late after `calm`, when
+    /// nothing but clocks is wrong.
     pub fn violations(&self, calm: Duration) -> Vec<String> {
         let seen = self.seen();
         let real = |entry: &Entry| seen.stamped.get(&entry.stamped).copied();
@@ -145,7 +146,7 @@ impl Times {
         for pair in calm.windows(2) {
             let [(start, _), (end, (to, _))] = pair else { continue };
             if start.due.max(start.now) + LATE < end.now {
-                found.push(format!("what was due at {} was done at {}, at {to:?}", start.due, end.now));
+                found.push(format!("a timer that was due at {} fired at {}, at {to:?}", start.due, end.now));
             }
         }
         found

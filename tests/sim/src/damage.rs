@@ -1,4 +1,4 @@
-//! Damage to a coordinator's data that it must notice.
+//! Damage to a coordinator's data, which it must detect.
 
 use std::path::Path;
 
@@ -7,18 +7,18 @@ use robeing_platform::{Random, simulated::SimulatedDisk};
 use crate::{clients::below, hosts::DATA};
 
 const SNAPSHOT: &str = "snapshot";
-/// A log that holds less has too few frames: damage of the last one looks like a torn write.
+/// A shorter log has too few frames: damage in the last one looks like a torn write.
 const LEAST_LOG: usize = 20_000;
 
-/// Flips a bit of what was synced: of the snapshot, or, if `of_log`, of the log, well before its end. Whether there was
-/// anything to flip.
+/// Flips a bit of synced data: of the snapshot or, if `of_log`, of the log, well before its end. Returns whether there
+/// was anything to flip.
 pub fn flip_bit(disk: &SimulatedDisk, random: &dyn Random, of_log: bool) -> bool {
     let dir = Path::new(DATA);
     let files = disk.files(dir);
     let snapshot = files.iter().any(|name| name == SNAPSHOT).then(|| dir.join(SNAPSHOT));
     let log = files.iter().find(|name| name.ends_with(".log")).filter(|_| of_log).map(|name| dir.join(name));
     let whole = |path: &Path| disk.content(path).map_or(0, |content| content.len());
-    // What is behind the last frame holds zeros.
+    // The file contains zeros after the last frame.
     let written = |path: &Path| {
         disk.content(path).map_or(0, |content| content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1))
     };

@@ -1,5 +1,5 @@
-//! What running a task means in the simulation: time passes, and it mostly succeeds. Which way a task goes follows from its
-//! input; the output says which attempt made it, and where.
+//! The executor of the simulation: it lets time pass, and most tasks succeed. A task's input determines what happens;
+//! its output contains the attempt and the agent that produced it.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use crate::{
     record::{Record, Running},
 };
 
-/// How long a stubborn task goes on after it was asked to stop.
+/// How long a stubborn task continues after it was asked to stop.
 const STUBBORN_FOR: Duration = Duration::from_millis(300);
-/// How long a deaf task goes on after it was asked to stop, at most.
+/// How long a deaf task continues after it was asked to stop, at most.
 const DEAF_FOR: Duration = Duration::from_millis(700);
-/// Tasks of this kind name the agent's specialization that they need.
+/// Tasks whose kind has this prefix name the specialization that they need.
 const SPECIALIZED: &str = "special/";
-/// Tasks of this kind name the agent's role that they need.
+/// Tasks whose kind has this prefix name the role that they need.
 const OF_ROLE: &str = "role/";
 
-/// What an agent must be to run a task.
+/// What a task requires of its agent.
 #[derive(Clone, Copy)]
 pub enum Needs {
-    /// Any that may run it.
+    /// Nothing: any worker or specialist will do.
     Nothing,
-    /// Have this specialization.
+    /// This specialization.
     Specialization(&'static str),
-    /// Have this role.
+    /// This role.
     Role(AgentRole),
 }
 
 impl Needs {
-    /// The kind of tasks that need it.
+    /// Returns the kind of tasks with this requirement.
     pub fn kind(self) -> String {
         match self {
             Self::Nothing => "simulated".to_owned(),
@@ -45,44 +45,44 @@ impl Needs {
     }
 }
 
-/// An executor of one agent.
+/// The executor of an agent.
 pub struct SimulatedExecutor {
-    /// Whose.
+    /// The agent.
     pub agent: String,
-    /// Whose results it gives.
+    /// The agent that its outputs name.
     pub signs_as: String,
-    /// What the agent has.
+    /// The agent's specializations.
     pub specializations: Vec<String>,
-    /// What it is.
+    /// The agent's role.
     pub role: AgentRole,
-    /// Where it is noted.
+    /// The record of the run.
     pub record: Record,
 }
 
-/// How a task goes, as its input says.
+/// The course of a task, determined by its input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Course {
-    /// Succeeds after so many milliseconds.
+    /// Succeeds after this many milliseconds.
     Succeed(u64),
-    /// The same, and takes its time when it is asked to stop.
+    /// The same, but takes some time to stop.
     Stubborn(u64),
-    /// The same, and does not listen: it goes on, and succeeds all the same.
+    /// The same, but ignores that it is asked to stop, and succeeds nevertheless.
     Deaf(u64),
-    /// Succeeds at once, with so many bytes.
+    /// Succeeds at once, with an output of this many bytes.
     Large(u64),
-    /// Fails twice, then succeeds.
+    /// Fails twice, then succeeds, after this many milliseconds each.
     Retry(u64),
-    /// Fails for good.
+    /// Fails permanently.
     Fail(u64),
-    /// Does not heed its time limit, nor that it is to stop: it goes on for so many milliseconds after the limit, and succeeds.
-    /// Later attempts at it take half the limit.
+    /// Ignores its time limit and that it is asked to stop: it continues for this many milliseconds after the limit,
+    /// and succeeds. Later attempts take half the limit.
     Overrun(u64),
-    /// Never ends by itself.
+    /// Never ends on its own.
     Hang,
 }
 
 impl Course {
-    /// As an input, filled up to a length.
+    /// Returns the input for this course, padded to a length.
     pub fn input(self, len: usize) -> Bytes {
         let mut text = match self {
             Self::Succeed(ms) => format!("succeed {ms}"),
@@ -120,7 +120,7 @@ impl Course {
     }
 }
 
-/// What every output begins with.
+/// Returns the prefix of every output.
 pub fn signature(task: &str, attempt: u32, agent: &str) -> String {
     format!("{task} {attempt} {agent}")
 }
@@ -133,7 +133,7 @@ fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
 impl SimulatedExecutor {
     async fn work(&self, attempt: &Attempt) -> Outcome {
         let Some(course) = Course::of(&attempt.input) else {
-            let what = format!("task {} arrived with another input: {:?}", attempt.task_id, attempt.input);
+            let what = format!("task {} got another input: {:?}", attempt.task_id, attempt.input);
             self.record.violation(Check::Input, what);
             return failed(FailureKind::Exit, "the simulated task failed", false);
         };
@@ -158,7 +158,7 @@ impl SimulatedExecutor {
         outcome.unwrap_or(Outcome::Succeeded { output: output.into() })
     }
 
-    /// What comes of an attempt that is asked to stop.
+    /// Waits until an attempt is asked to stop, and returns its outcome.
     async fn stop(&self, attempt: &Attempt, cancel: &CancellationToken, running: &Running) -> Outcome {
         cancel.cancelled().await;
         running.cancelled();
@@ -178,11 +178,11 @@ impl SimulatedExecutor {
     fn check_fit(&self, attempt: &Attempt) {
         let (special, of_role) = (attempt.kind.strip_prefix(SPECIALIZED), attempt.kind.strip_prefix(OF_ROLE));
         let has_not = special.is_some_and(|needed| !self.specializations.iter().any(|has| has == needed));
-        // Without a wish of its own a task is for workers and specialists.
+        // A task without requirements is for workers and specialists.
         let (is_any, is_general) =
             (special.is_none() && of_role.is_none(), matches!(self.role, AgentRole::Worker | AgentRole::Specialist));
         if has_not || of_role.is_some_and(|needed| needed != format!("{:?}", self.role)) || (is_any && !is_general) {
-            let what = format!("{} runs task {} of the kind {}", self.agent, attempt.task_id, attempt.kind);
+            let what = format!("{} runs task {} of kind {}", self.agent, attempt.task_id, attempt.kind);
             self.record.violation(Check::Fit, what);
         }
     }
@@ -207,7 +207,7 @@ impl Executor for SimulatedExecutor {
             outcome = self.work(&attempt) => outcome,
             () = tokio::time::sleep(limit) => failed(FailureKind::TimedOut, "the simulated task took too long", true),
         };
-        // What is tried again has no end yet.
+        // A failure that is retried is not the end.
         if !matches!(&outcome, Outcome::Failed(failure) if failure.retryable) {
             running.ends(&self.agent);
         } else {

@@ -1,20 +1,20 @@
-//! What may go wrong: with machines, processes, disks and the network. When, is in [`plan`](crate::plan).
+//! The faults of machines, processes, disks and the network. [`plan`](crate::plan) determines when they happen.
 
 use std::str::FromStr;
 
-/// Something done to the world.
+/// A change to the simulated world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// The process is gone at once, as by SIGKILL; what it wrote stays.
+    /// The process is gone at once, as after SIGKILL; the data that it wrote remains.
     Kill(Host),
-    /// The machine loses power: unsynced writes are lost, torn, or kept, and nobody is told.
+    /// The machine loses power: unsynced writes are lost, torn, or kept, and no peer is notified.
     PowerLoss(Host),
-    /// All coordinators at once.
+    /// All coordinators lose power at once.
     PowerLossOfAll,
-    /// The process is gone, and its machine's disk is replaced by an empty one. Happens to one coordinator of a run at most:
-    /// what only a minority has may be lost, but two emptied disks are a majority.
+    /// The process is gone, and its machine's disk is replaced by an empty one. This happens to at most one coordinator
+    /// in a run: data that only a minority has may be lost, but two emptied disks are a majority.
     EmptyDisk(Host),
-    /// The same, for a bit that flips in what was synced: the coordinator has to notice, and its disk is replaced.
+    /// The same, for a bit that flips in synced data: the coordinator must detect it, and its disk is replaced.
     FlipBit(Host),
     /// The process is asked to stop.
     Stop(Host),
@@ -22,59 +22,60 @@ pub enum Action {
     Start(Host),
     /// The process is gone for good.
     Retire(Host),
-    /// A sync fails soon.
+    /// One of the next syncs fails.
     FailSync(Host),
-    /// Syncs take up to so many milliseconds.
+    /// Syncs take up to this many milliseconds.
     SlowDisk(Host, u64),
-    /// No sync comes to an end.
+    /// Syncs hang.
     HangDisk(Host),
-    /// There is room for so many bytes more.
+    /// The disk has room for only this many more bytes.
     FillDisk(Host, u64),
-    /// The disk works as ever.
+    /// The disk works normally again.
     MendDisk(Host),
-    /// Nothing arrives between two.
+    /// Nothing arrives between two hosts.
     Cut(Host, Host),
-    /// Nothing arrives from one at the other.
+    /// Nothing arrives from the first host at the second.
     CutOneWay(Host, Host),
-    /// Everything from one to the other takes up to so many milliseconds longer.
+    /// Everything from the first host to the second takes up to this many milliseconds longer.
     SlowLink(Host, Host, u64),
-    /// What is cut or slow between two is no more.
+    /// The link between two hosts is neither cut nor slow any more.
     Mend(Host, Host),
-    /// The connections between two break.
+    /// The connections between two hosts break.
     Break(Host, Host),
-    /// Nothing arrives from and at a host.
+    /// Nothing arrives from or at a host.
     Isolate(Host),
-    /// The process is stopped where it is, as by SIGSTOP; its machine goes on taking what is sent to it.
+    /// The process is suspended, as by SIGSTOP; its machine still accepts what is sent to it.
     Pause(Host),
-    /// A host is cut off or paused no more.
+    /// A host is no longer isolated or paused.
     Free(Host),
-    /// An agent's executor answers health checks so, until it is cured; one that has failed until its process starts again.
+    /// An agent's executor answers health checks with this illness until it is cured; a failed one until its process is
+    /// restarted.
     Sicken(usize, Ill),
-    /// An agent's executor is well.
+    /// An agent's executor is healthy again.
     Cure(usize),
-    /// Segments are lost now and then, and sent again.
+    /// Segments are occasionally lost and retransmitted.
     Lossy,
-    /// None is lost any more.
+    /// No more segments are lost.
     Lossless,
-    /// Several faults that together are hard: see [`unfold`](crate::plan::unfold).
+    /// A hard combination of faults: see [`unfold`](crate::plan::unfold).
     Hard(Hard),
 }
 
-/// What ails an agent's executor.
+/// An illness of an agent's executor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ill {
-    /// It says that it can't run attempts.
+    /// It reports that it can't run attempts.
     Unhealthy,
-    /// It says that what runs attempts does not answer.
+    /// It reports that the process which runs attempts does not answer.
     Silent,
     /// It does not answer.
     Hung,
-    /// It says that it can never run attempts again.
+    /// It reports that it can never run attempts again.
     Failed,
 }
 
 impl Ill {
-    /// All of them.
+    /// All illnesses.
     pub const ALL: [Self; 4] = [Self::Unhealthy, Self::Silent, Self::Hung, Self::Failed];
 }
 
@@ -114,7 +115,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: &[Self] = &[
         Self::Kill,
         Self::PowerLoss,
@@ -134,36 +135,40 @@ impl Kind {
     ];
 }
 
-/// Faults that only together show what they are to show. Who leads, and which agent has work, is looked up when they happen.
+/// Faults that are hard only in combination. The leader, and the agents that have tasks, are determined when they
+/// begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hard {
-    /// The leader and an agent die at the same moment, the agent for good: the next leader must miss it.
+    /// The leader and an agent die at the same moment, the agent for good: the next leader must detect its absence.
     DiesWithLeader,
-    /// The leader and some agents are cut off from everybody else, but not from clients.
+    /// The leader and some agents are cut off from all other hosts, but not from clients.
     Split,
-    /// The leader is cut off from the other coordinators, not from agents and clients, and meanwhile agents lose those others:
-    /// they may come back to the stale one.
+    /// The leader is cut off from the other coordinators, but not from agents and clients, and then agents lose the
+    /// other coordinators: they may return to the stale leader.
     BackToStaleLeader,
-    /// The leader dies while another coordinator's disk is slow, which loses power when it has had time to vote.
+    /// The leader dies while the other coordinators' disks are slow, and they lose power when they have had time to
+    /// vote.
     VoterLosesPower,
-    /// An agent is paused while acknowledgements are on their way, goes on before its lease is over, and is cut off by then.
+    /// An agent is paused while acknowledgements are in transit, resumes before its lease ends, and is then cut off.
     Doze,
-    /// An agent is cut off, and its connections break for its leader.
+    /// An agent is cut off, and its leader sees its connections break.
     Severed,
     /// The same, and the leader dies.
     SeveredUnderNewLeader,
-    /// The connections of an agent break again and again, and what it sends takes long.
+    /// The connections of an agent break repeatedly, and what it sends is slow.
     Flapping,
-    /// What the leader says to an agent takes long; then nothing that the agent says arrives, and old answers still do.
+    /// What the leader sends to an agent is slow; then nothing from the agent arrives, while old responses still reach
+    /// it.
     LateAnswers,
-    /// What an agent says arrives when its loss is on the way into the log, on disks that are slow.
+    /// What an agent sends arrives while its loss is being written to the log, on slow disks.
     LateResults,
-    /// An agent with work is not well for longer than health checks take to find out, and nothing else is wrong with it.
+    /// An agent with tasks is unhealthy for longer than health checks need to detect it, and nothing else is wrong with
+    /// it.
     Unwell,
 }
 
 impl Hard {
-    /// All of them.
+    /// All combinations.
     pub const ALL: &[Self] = &[
         Self::DiesWithLeader,
         Self::Split,
@@ -178,7 +183,7 @@ impl Hard {
         Self::Unwell,
     ];
 
-    /// Its name.
+    /// Returns its name.
     pub fn kind(self) -> &'static str {
         match self {
             Self::DiesWithLeader => "dies-with-leader",
@@ -202,11 +207,11 @@ impl FromStr for Hard {
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.iter().find(|hard| hard.kind() == name).copied();
         let names: Vec<&str> = Self::ALL.iter().map(|hard| hard.kind()).collect();
-        found.ok_or_else(|| format!("there are {}", names.join(", ")))
+        found.ok_or_else(|| format!("known: {}", names.join(", ")))
     }
 }
 
-/// A host that faults happen to.
+/// A host to which faults happen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Host {
     /// A coordinator.
@@ -216,7 +221,7 @@ pub enum Host {
 }
 
 impl Host {
-    /// Its name on the network.
+    /// Returns its name on the network.
     pub fn name(self) -> String {
         match self {
             Self::Coordinator(n) => format!("coordinator-{n}"),
@@ -226,7 +231,7 @@ impl Host {
 }
 
 impl Action {
-    /// What kind of fault it is; `None` for the mending of one.
+    /// Returns the kind of the fault, or `None` if the action repairs one.
     pub fn kind(self) -> Option<&'static str> {
         Some(match self {
             Self::Kill(_) => "kill",
@@ -256,11 +261,11 @@ impl Action {
     }
 }
 
-/// Coordinators and agents there are.
+/// The numbers of coordinators and agents.
 #[derive(Clone, Copy)]
 pub struct Size {
-    /// Coordinators that the fleet begins with.
+    /// The coordinators with which the fleet starts.
     pub coordinators: usize,
-    /// Agents.
+    /// The agents.
     pub agents: usize,
 }

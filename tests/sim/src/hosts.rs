@@ -32,22 +32,24 @@ use crate::{
     wire::Wire,
 };
 
-/// How many machines of each kind there are.
+/// The numbers of machines of each kind.
 pub const SIZE: Size = Size { coordinators: 3, agents: 5 };
-/// A coordinator that is no member at first.
+/// A coordinator that is not a member at first.
 pub const SPARE: Host = Host::Coordinator(SIZE.coordinators);
-/// The agents that are workers, of one pool; the others are specialists, or the last of them something else.
+/// The number of workers, which form one pool; the other agents are specialists, except that the last one may have
+/// another role.
 pub const WORKERS: usize = 3;
 /// The workers' pool.
 pub const POOL: &str = "work";
-/// Workers that work; the others wait.
+/// The number of active workers; the others are standbys.
 pub const POOL_REPLICAS: u32 = WORKERS as u32 - 1;
-/// Where a coordinator has its data.
+/// The data directory of a coordinator.
 pub const DATA: &str = "/data";
 const PORT: u16 = 7000;
-/// How long an agent may be silent.
+/// The session timeout.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Entries between two snapshots: few, so that logs are cut and newcomers and stragglers get snapshots.
+/// The number of entries between two snapshots: few, so that logs are truncated, and new and lagging coordinators get
+/// snapshots.
 const SNAPSHOT_AFTER: u32 = 30;
 
 /// What the simulation and its hosts share.
@@ -57,9 +59,9 @@ pub struct Shared {
     pub profile: Rc<Profile>,
     pub record: Record,
     pub wire: Wire,
-    /// How to ask each process to stop.
+    /// The tokens that ask each process to stop.
     pub stops: Rc<RefCell<BTreeMap<String, CancellationToken>>>,
-    /// How often each process was started.
+    /// The number of starts of each process.
     pub starts: Rc<RefCell<BTreeMap<String, u64>>>,
     /// Coordinators whose data was damaged.
     pub damaged: Rc<RefCell<BTreeSet<Host>>>,
@@ -69,7 +71,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The world as one process has it; each start has random numbers of its own.
+    /// Returns the platform of a process; each start has its own random numbers.
     pub fn platform(&self, name: &str, disk: SimulatedDisk) -> Platform {
         let start = *self.starts.borrow_mut().entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(1);
         let host = u64::from(crc32c::crc32c(name.as_bytes()));
@@ -83,7 +85,7 @@ impl Shared {
         }
     }
 
-    /// A token by which the process is asked to stop.
+    /// Returns a new token that asks the process to stop.
     fn started(&self, name: &str) -> CancellationToken {
         let stop = CancellationToken::new();
         self.stops.borrow_mut().insert(name.to_owned(), stop.clone());
@@ -91,22 +93,22 @@ impl Shared {
     }
 }
 
-/// Where a host listens.
+/// Returns the address on which a host listens.
 pub fn address(host: Host) -> String {
     format!("{}:{PORT}", host.name())
 }
 
-/// Names and addresses of the coordinators that the fleet begins with.
+/// Returns the names and addresses of the coordinators with which the fleet starts.
 pub fn coordinators() -> Vec<(String, String)> {
     (0..SIZE.coordinators).map(Host::Coordinator).map(|host| (host.name(), address(host))).collect()
 }
 
-/// Addresses that clients know.
+/// Returns the addresses that clients know.
 pub fn addresses() -> Vec<String> {
     coordinators().into_iter().map(|(_, address)| address).collect()
 }
 
-/// Everything that faults happen to.
+/// Returns all hosts to which faults happen.
 pub fn hosts() -> Vec<Host> {
     (0..=SIZE.coordinators).map(Host::Coordinator).chain((0..SIZE.agents).map(Host::Agent)).collect()
 }
@@ -160,7 +162,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
     }
 }
 
-/// A coordinator's process.
+/// Runs a coordinator's process.
 pub async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
     let name = host.name();
     let failures = disk.failures();
@@ -169,7 +171,7 @@ pub async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
     let config = coordinator_config(name.clone(), &shared.profile);
     match coordinator::run(config, platform, Metrics::default(), stop).await {
         Ok(()) => {}
-        // A failed disk must stop it; the next start finds what the disk has.
+        // A failed disk must stop it; the next start recovers what the disk has.
         Err(error) if disk.failures() > failures => {
             tracing::warn!(target: "robeing_sim", name, %error, "stopped, as it must");
         }
@@ -180,7 +182,7 @@ pub async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
     }
 }
 
-/// An agent's process.
+/// Runs an agent's process.
 pub async fn run_agent(shared: Shared, number: usize) {
     let name = Host::Agent(number).name();
     let platform = shared.platform(&name, SimulatedDisk::new(0));
@@ -194,7 +196,7 @@ pub async fn run_agent(shared: Shared, number: usize) {
         role: config.role,
         record: shared.record.clone(),
     };
-    // An agent that can't hand back what it holds says so; the coordinators find out by themselves.
+    // An agent that can't hand back its attempts ends with an error; the coordinators detect its loss on their own.
     if let Err(error) =
         runtime::run(config, platform, async { Ok(Arc::new(executor) as _) }, Metrics::default(), stop).await
     {

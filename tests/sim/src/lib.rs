@@ -1,6 +1,6 @@
-//! Runs the shipped coordinator and agent code on a simulated network, clock and disk, under faults that a seed decides, and
-//! holds every run to the fleet's invariants. A seed that is run again does exactly the same again, when each is a process of
-//! its own.
+//! Runs the shipped coordinator and agent code on a simulated network, clock and disk, under faults that a seed
+//! determines, and checks the fleet's invariants in every run. Running a seed again does exactly the same, if each run
+//! is a process of its own.
 
 mod checks;
 mod clients;

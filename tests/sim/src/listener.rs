@@ -1,4 +1,4 @@
-//! Listens to the events of a run: they go into its checksum, and what some of them say is noted.
+//! Listens to the events of a run, adds them to its checksum, and records what some of them report.
 
 use std::fmt::Write as _;
 
@@ -20,16 +20,16 @@ use crate::{
     record::{Applied, Assigned, Notes, Record},
 };
 
-/// The consensus library. Its events name real times, which differ from run to run.
+/// The consensus library. Its events contain real times, which differ between runs.
 const LIBRARY: &str = "openraft";
-/// What the shipped code says when a coordinator's place changes.
+/// The shipped code's message when a coordinator's role changes.
 const LEADERSHIP: &str = "leadership changed";
-/// What an agent says when it has a session.
+/// An agent's message when it has a session.
 const OPENED: &str = "the session is open";
-/// What an agent says when it has lost its leader.
+/// An agent's message when it has lost its leader.
 const LOST: &str = "the connection to the leader is lost; looking for the leader";
 
-/// Listens to every event of a run, and tells them all if `verbose`.
+/// Starts to listen to every event of a run, and prints them all if `verbose`.
 pub fn listen(record: &Record, times: &Times, verbose: bool) {
     let listener = Listener { record: record.clone(), verbose };
     tracing_subscriber::registry().with(listener).with(times.clone()).init();
@@ -40,7 +40,7 @@ struct Listener {
     verbose: bool,
 }
 
-/// Fields of an event, written out.
+/// The fields of an event, as text and parsed.
 #[derive(Default)]
 struct Fields {
     line: String,
@@ -103,13 +103,13 @@ fn assigned(text: &str) -> Option<Assigned> {
     })
 }
 
-/// The number of a session, and whose it is if it begins.
+/// Parses the number of a session, and the name of its agent if it begins.
 fn session(text: &str) -> Option<(u64, Option<String>)> {
     let mut words = text.split(' ');
     Some((words.next()?.parse().ok()?, words.next().map(str::to_owned)))
 }
 
-/// The term in what is said of a leader.
+/// Parses the term from a leader's role.
 fn term(raft_role: &str) -> Option<u64> {
     let digits = raft_role.strip_prefix("Leading { term: ")?.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()

@@ -1,6 +1,6 @@
-//! The lives of tasks: as they were asked for, as executors saw them, and as clients are told them at their end. How many
-//! attempts there were, why there was another one or none, and whether nothing came before its time. And of agents: that none
-//! is taken for lost without a reason.
+//! Checks the lives of tasks, from what was submitted, what executors saw, and what clients read at the end: how many
+//! attempts there were, why another one was or was not made, and that nothing happened too early. Also checks that no
+//! agent loses its session without a reason.
 
 use std::time::Duration;
 
@@ -11,37 +11,37 @@ use crate::{
     record::{Applied, Notes, ROUNDING},
 };
 
-/// Attempts of a task whose submitter does not say how many.
+/// The number of attempts of a task whose submitter sets none.
 const DEFAULT_ATTEMPTS: u32 = 5;
-/// The pause before the second attempt of a task whose submitter does not say how long.
+/// The pause before the second attempt of a task whose submitter sets none.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Each further pause is so many times as long.
+/// Each further pause is longer by this factor.
 const GROWTH: u32 = 2;
-/// Since when, before nothing is wrong any more, an agent's process must have run for its session to be one that is kept.
+/// How long before `calm_from` an agent's process must have started for its session to be one that must be kept.
 const SETTLED: Duration = Duration::from_secs(5);
 
-/// What a submitter asks for.
+/// What a submitter asked for.
 pub struct Asked {
-    /// When it asked first.
+    /// When it submitted first.
     at: Duration,
     attempts: u32,
     pause: Duration,
     deadline: Option<Duration>,
     timeout: Option<Duration>,
-    /// Of its input.
+    /// The checksum of the input.
     checksum: u32,
 }
 
 /// What was seen of an attempt.
 #[derive(Default)]
 pub struct Seen {
-    /// When the command was stamped by which it was given to an agent.
+    /// When the command that assigned it was stamped.
     pub assigned: Option<Duration>,
-    /// When an executor began it.
+    /// When an executor started it.
     pub begun: Option<Duration>,
-    /// When it failed there, to be tried again.
+    /// When it failed in the executor, if it may be retried.
     pub failed: Option<Duration>,
 }
 
@@ -49,13 +49,14 @@ fn duration(wire: Option<prost_types::Duration>) -> Option<Duration> {
     wire.and_then(|wire| Duration::try_from(wire).ok())
 }
 
-/// The pause after so many attempts that count.
+/// Returns the pause after this many counted attempts.
 fn pause(asked: &Asked, counted: u32) -> Duration {
     let grown = GROWTH.saturating_pow(counted.saturating_sub(1));
     asked.pause.saturating_mul(grown).min(LONGEST_PAUSE)
 }
 
-/// Whether something that lasts so long may be over after this time: whatever clocks do, fleet time is 5 % fast at most.
+/// Returns whether `passed` is too short for something that takes `lasts`: whatever clocks do, fleet time is at most 5
+/// % fast.
 fn is_early(lasts: Duration, passed: Duration) -> bool {
     passed + ROUNDING < lasts.mul_f64(0.95)
 }
@@ -68,16 +69,16 @@ fn is_retryable(attempt: &v1::Attempt) -> bool {
     attempt.failure.as_ref().is_some_and(|failure| failure.retryable)
 }
 
-/// What is wrong with the number of attempts of a finished task, or with its end.
+/// Returns what is wrong with the number of attempts of a finished task, or with its end.
 fn miscounted(task: &v1::Task, asked: &Asked) -> Option<String> {
     let counted = task.attempts.iter().filter(|attempt| counts(attempt)).count() as u32;
     let numbered = (1..).zip(&task.attempts).all(|(number, attempt)| number == attempt.number);
     if !numbered || task.attempt as usize != task.attempts.len() {
-        return Some("its attempts are not numbered one after the other".to_owned());
+        return Some("its attempts are not numbered consecutively".to_owned());
     }
     if (task.max_attempts, task.attempts_used) != (asked.attempts, counted) || counted > asked.attempts {
         let told = format!("{} of {} attempts count", task.attempts_used, task.max_attempts);
-        return Some(format!("it is told that {told}, and there were {counted} of {}", asked.attempts));
+        return Some(format!("it reports that {told}, but there were {counted} of {}", asked.attempts));
     }
     let (last, earlier) = task.attempts.split_last()?;
     let goes_on = |attempt: &v1::Attempt| match attempt.state() {
@@ -86,7 +87,7 @@ fn miscounted(task: &v1::Task, asked: &Asked) -> Option<String> {
         _ => false,
     };
     if !earlier.iter().all(goes_on) {
-        return Some("it went on after an end".to_owned());
+        return Some("it continued after an end".to_owned());
     }
     let used_up = counted == asked.attempts;
     let on_time = task.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Deadline);
@@ -97,11 +98,11 @@ fn miscounted(task: &v1::Task, asked: &Asked) -> Option<String> {
         TaskState::DeadLettered => used_up && matches!(last.state(), AttemptState::Lost | AttemptState::TimedOut),
         _ => true,
     };
-    (!fine).then(|| "it must not end so".to_owned())
+    (!fine).then(|| "it must not end like this".to_owned())
 }
 
 impl Notes {
-    /// Notes what is asked for, the first time.
+    /// Records a submission, if it is the first of its task.
     pub fn ask(&mut self, spec: &v1::TaskSpec) {
         let retry = spec.retry.unwrap_or_default();
         let asked = Asked {
@@ -115,21 +116,18 @@ impl Notes {
         self.asked.entry(spec.id.clone()).or_insert(asked);
     }
 
-    /// An attempt gets the input that was asked for.
+    /// Checks that an attempt gets the input that was submitted.
     pub fn check_input(&mut self, task: &str, input: &[u8]) {
         let checksum = crc32c::crc32c(input);
         if !self.fleeting.contains(task) && self.asked.get(task).is_some_and(|asked| asked.checksum != checksum) {
             let start = input[..input.len().min(64)].escape_ascii();
-            self.violation(
-                Check::Input,
-                format!("task {task} arrived with another input of {} bytes: {start}", input.len()),
-            );
+            self.violation(Check::Input, format!("task {task} got another input of {} bytes: {start}", input.len()));
         }
     }
 
-    /// Holds a finished task, as a client is told it, to what was asked for and what executors saw.
+    /// Checks a finished task, as a client read it, against what was submitted and what executors saw.
     pub fn check_life(&mut self, task: &v1::Task) {
-        // Some answers leave the attempts out.
+        // Some responses omit the attempts.
         let Some(asked) = self.asked.get(&task.id).filter(|_| task.attempts.len() == task.attempt as usize) else {
             return;
         };
@@ -141,7 +139,7 @@ impl Notes {
         }
     }
 
-    /// What came too early in a task's life.
+    /// Returns what happened too early in a task's life.
     fn early(&self, task: &v1::Task, asked: &Asked) -> Option<String> {
         let on_time = task.failure.as_ref().is_some_and(|failure| failure.kind() == FailureKind::Deadline);
         if let (Some(deadline), Some(finished)) = (asked.deadline, self.finished_at.get(&task.id))
@@ -149,7 +147,7 @@ impl Notes {
             && is_early(deadline, finished.saturating_sub(asked.at))
         {
             return Some(format!(
-                "it has {deadline:?} since {:?}, and its deadline had passed at {finished:?}",
+                "it had {deadline:?} from {:?} on, but its deadline had passed at {finished:?}",
                 asked.at
             ));
         }
@@ -162,7 +160,7 @@ impl Notes {
                 && attempt.state() == AttemptState::TimedOut
                 && is_early(timeout, failed.saturating_sub(assigned))
             {
-                return Some(format!("attempt {} has {timeout:?}, from {assigned:?} to {failed:?}", attempt.number));
+                return Some(format!("attempt {} has {timeout:?}, but ran {assigned:?} to {failed:?}", attempt.number));
             }
             let pause = pause(asked, counted);
             if let Some(next) = task.attempts.get(n + 1).and_then(seen).and_then(|seen| seen.begun)
@@ -170,8 +168,8 @@ impl Notes {
                 && is_early(pause, next.saturating_sub(failed))
             {
                 return Some(format!(
-                    "attempt {} failed at {failed:?}, and after {pause:?} another is made; it \
-                                     was begun at {next:?}",
+                    "attempt {} failed at {failed:?}, and its backoff is {pause:?}, but the next one \
+                                     was started at {next:?}",
                     attempt.number
                 ));
             }
@@ -179,7 +177,7 @@ impl Notes {
         None
     }
 
-    /// Agents that are in order keep their sessions, once nothing is wrong but clocks.
+    /// Checks that healthy agents keep their sessions once nothing but clocks is wrong.
     pub fn check_kept(&mut self, applied: &Applied) {
         if self.now < self.calm_from {
             return;
@@ -190,7 +188,7 @@ impl Notes {
             let since = self.agents.get(&name).and_then(|agent| agent.started.last()).copied().unwrap_or_default();
             if since + SETTLED < self.calm_from && !self.ill.contains_key(&name) && !self.retired.contains(&name) {
                 let what =
-                    format!("{name} runs since {since:?}, nothing ails it, and its session ended at {:?}", self.now);
+                    format!("{name} runs since {since:?} and is healthy, but its session ended at {:?}", self.now);
                 self.violation(Check::Kept, what);
             }
         }

@@ -1,4 +1,4 @@
-//! Runs seeds of the simulator, each in a process of its own, and says what they found.
+//! Runs seeds of the simulator, each in a process of its own, and reports the results.
 
 use std::{
     process::{Command, ExitCode, Output},
@@ -9,38 +9,38 @@ use std::{
 use clap::Parser;
 use robeing_sim::{Hard, PROMISES, Sabotage, Selection, run};
 
-/// Every so many seeds, one is run twice and compared.
+/// One of this many seeds is run twice, and the runs are compared.
 const REPLAY_EVERY: u64 = 10;
 
 #[derive(Parser)]
 #[command(about = "Runs a fleet on a simulated network, clock and disk, under faults, and checks its invariants")]
 struct Args {
-    /// How many seeds to run, each in a process of its own.
+    /// Number of seeds to run, each in a process of its own.
     #[arg(long, default_value_t = 50)]
     seeds: u64,
-    /// The first of them.
+    /// The first seed.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Processes at once; all processors if not given.
+    /// Number of concurrent processes; by default the number of processors.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Run this one seed, in this process.
+    /// Run only this seed, in this process.
     #[arg(long)]
     seed: Option<u64>,
-    /// Tell everything that happens, with the simulated time.
+    /// Print every event, with the simulated time.
     #[arg(long)]
     verbose: bool,
-    /// Break the fleet on purpose, to see that it is noticed.
+    /// Plant a mistake, to see that it is noticed.
     #[arg(long = "break", hide = true)]
     sabotage: Option<Sabotage>,
-    /// Break the fleet in every way there is, in this one, or in those of a part (such as 0/5), and say which of the seeds
-    /// notices it first, and by which check.
+    /// Plant mistakes: all, one by its name, or those of a part (such as 0/5). Report which seed notices each first,
+    /// and by which check.
     #[arg(long = "sabotage")]
     selection: Option<Selection>,
-    /// Have no faults but those of this name that are hard together, twice.
+    /// Have no faults except the hard combination of this name, twice.
     #[arg(long)]
     only: Option<Hard>,
-    /// Say what is checked.
+    /// List the checks.
     #[arg(long)]
     checks: bool,
 }
@@ -76,7 +76,7 @@ fn run_one(args: &Args, seed: u64, sabotage: Option<Sabotage>) -> std::io::Resul
     command.output()
 }
 
-/// Runs one seed, some of them twice: whether all was well, and what to tell.
+/// Runs one seed, some of them twice; returns whether all was well, and the output.
 fn judge(args: &Args, seed: u64) -> (bool, String) {
     let first = match run_one(args, seed, args.sabotage) {
         Ok(output) => output,
@@ -85,7 +85,7 @@ fn judge(args: &Args, seed: u64) -> (bool, String) {
     let mut told = String::from_utf8_lossy(&first.stdout).into_owned();
     if !first.status.success() {
         told.push_str(&String::from_utf8_lossy(&first.stderr));
-        told.push_str(&format!("seed {seed} failed ({}); see it again with --seed {seed} --verbose\n", first.status));
+        told.push_str(&format!("seed {seed} failed ({}); reproduce it with --seed {seed} --verbose\n", first.status));
         return (false, told);
     }
     if !seed.is_multiple_of(REPLAY_EVERY) {
@@ -95,7 +95,7 @@ fn judge(args: &Args, seed: u64) -> (bool, String) {
         Ok(second) if second.stdout == first.stdout => (true, format!("{} (again: the same)\n", told.trim_end())),
         Ok(second) => {
             let again = String::from_utf8_lossy(&second.stdout);
-            (false, format!("seed {seed} did not do the same again:\n{told}{again}"))
+            (false, format!("seed {seed} did something else when it was run again:\n{told}{again}"))
         }
         Err(e) => (false, format!("seed {seed} could not be run again: {e}\n")),
     }
@@ -105,17 +105,17 @@ fn jobs(args: &Args) -> usize {
     args.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1)
 }
 
-/// The first violation in what a run told.
+/// Returns the first violation in the output of a run.
 fn first_violation(output: &Output) -> String {
     let told = String::from_utf8_lossy(&output.stdout);
     let violation = told.lines().find_map(|line| line.strip_prefix("  ")).map(str::to_owned);
     violation.unwrap_or_else(|| {
         let told = String::from_utf8_lossy(&output.stderr);
-        format!("it did not come to its end: {}", told.lines().last().unwrap_or_default())
+        format!("it did not finish: {}", told.lines().last().unwrap_or_default())
     })
 }
 
-/// What a seed notices of what is broken. One that fails as well when nothing is broken notices nothing.
+/// Returns what a seed notices of a planted mistake. A seed that fails without the mistake as well notices nothing.
 fn notices(args: &Args, seed: u64, sabotage: Sabotage) -> Option<String> {
     let whole = match run_one(args, seed, Some(sabotage)) {
         Ok(output) if output.status.success() => return None,
@@ -124,13 +124,13 @@ fn notices(args: &Args, seed: u64, sabotage: Sabotage) -> Option<String> {
     };
     match whole {
         Ok((output, whole)) if whole.status.success() => return Some(first_violation(&output)),
-        Ok((_, whole)) => println!("seed {seed} fails with nothing broken: {}", first_violation(&whole)),
+        Ok((_, whole)) => println!("seed {seed} fails without a planted mistake: {}", first_violation(&whole)),
         Err(error) => println!("seed {seed} could not be run: {error}"),
     }
     None
 }
 
-/// Whether a seed notices what is broken, and tells which.
+/// Returns whether a seed notices a planted mistake, and prints which.
 fn is_found(args: &Args, sabotage: Sabotage) -> bool {
     let started = Instant::now();
     let todo = Mutex::new(args.first..args.first.saturating_add(args.seeds));

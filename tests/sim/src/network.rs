@@ -1,4 +1,4 @@
-//! The simulated network, clock and machine, as the shipped code asks for them.
+//! The simulated network, clock and machine behind the interfaces that the shipped code uses.
 
 use std::{
     io,
@@ -15,17 +15,17 @@ use crate::{
     wire::{self, HostId, Port, Socket, Wire},
 };
 
-/// Sockets of one machine.
+/// The sockets of one machine.
 pub struct SimulatedNetwork {
     wire: Wire,
     host: HostId,
 }
 
 impl SimulatedNetwork {
-    /// Of the machine of this name.
+    /// Creates the sockets of the machine with this name.
     ///
     /// # Panics
-    /// When the network has no such machine.
+    /// If the network has no such machine.
     pub fn new(wire: Wire, name: &str) -> Self {
         let host = wire.host(name).unwrap_or_else(|| panic!("the simulation has no machine {name}"));
         Self { wire, host }
@@ -103,9 +103,9 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The simulated time, on a machine whose clock is somewhat wrong.
+/// The simulated time, on a machine whose clock is slightly wrong.
 pub struct SimulatedClock {
-    /// By how many milliseconds it is ahead.
+    /// The error of the clock in milliseconds; it is ahead.
     pub ahead: u64,
 }
 
@@ -115,7 +115,7 @@ impl Clock for SimulatedClock {
     }
 }
 
-/// A machine of which nothing is known that another run would not know.
+/// A machine whose properties are the same in every run.
 pub struct SimulatedHost;
 
 impl Host for SimulatedHost {

@@ -1,5 +1,5 @@
-//! Whoever runs the fleet: changes its coordinators, its leader and the sizes of its pools while faults happen, and leaves
-//! it as it was.
+//! The administrator of the fleet: changes its coordinators, its leader and the sizes of its pools while faults happen,
+//! and finally restores the initial state.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,37 +10,37 @@ use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{checks::Check, clients::below, record::Record};
 
-/// How long one call may take.
+/// The timeout of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
-/// Pause before a call is made again.
+/// The pause before a call is repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// Which changes are made.
+/// The changes that are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Changes {
-    /// Coordinators come and go.
+    /// Coordinators are added and removed.
     pub members: bool,
-    /// Leadership is handed over.
+    /// Leadership is transferred.
     pub leader: bool,
     /// Pools grow and shrink.
     pub pools: bool,
 }
 
-/// One who runs the fleet.
+/// An administrator of the fleet.
 pub struct Operator {
-    /// Its world.
+    /// Its platform.
     pub platform: Platform,
-    /// Names and addresses of the coordinators that the fleet begins with.
+    /// The names and addresses of the coordinators with which the fleet starts.
     pub coordinators: Vec<(String, String)>,
-    /// Name and address of one more.
+    /// The name and address of an additional coordinator.
     pub spare: (String, String),
-    /// How large the pool is when nothing is changed, and its name.
+    /// The name of the pool, and its initial size.
     pub pool: (String, u32),
-    /// Which changes are made.
+    /// The changes that are made.
     pub changes: Changes,
-    /// For how long.
+    /// The time for which changes are made.
     pub during: Duration,
-    /// Where it is noted.
+    /// The record of the run.
     pub record: Record,
 }
 
@@ -49,7 +49,7 @@ impl Operator {
         below(&*self.platform.random, bound)
     }
 
-    /// One call, at any coordinator: whether it succeeded.
+    /// Makes one call to any coordinator; returns whether it succeeded.
     async fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
         call: impl FnOnce(AdminClient<Channel>) -> F,
@@ -88,7 +88,7 @@ impl Operator {
         self.call(async |mut admin| admin.set_pools(request).await).await
     }
 
-    /// The step of a change of members, of which there are always three at least.
+    /// Makes the next step of a change of members; there are always at least three members.
     async fn change_members(&self, step: &mut usize) {
         let gone = &self.coordinators[(*step / 4) % self.coordinators.len()];
         let done = match *step % 4 {
@@ -102,7 +102,7 @@ impl Operator {
         }
     }
 
-    /// Does all of it; returns when the fleet is as it was.
+    /// Runs the administrator; returns when the fleet is in its initial state again.
     pub async fn run(self) {
         let ends = tokio::time::Instant::now() + self.during;
         let mut step = 0;

@@ -1,4 +1,4 @@
-//! Which faults happen when. A seed decides all of them; each is mended after a while, and none is left when they stop.
+//! Determines from a seed which faults happen when. Each is repaired after a while, and none is left at the end.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use crate::{
     profile::Swarm,
 };
 
-/// How long before the end of all faults several at once may begin.
+/// The latest start of a hard combination, counted back from the end of all faults.
 const HARD_UNTIL: Duration = Duration::from_secs(4);
 
-/// How long tasks take that are submitted before something hard, milliseconds: mostly longer than it takes to lose an agent.
+/// The duration of tasks that are submitted before a hard combination, in milliseconds: mostly longer than it takes to
+/// detect the loss of an agent.
 const URGENT: (u64, u64) = (3_500, 6_500);
 
-/// How long before several faults at once long tasks are submitted.
+/// How long before a hard combination long tasks are submitted.
 const PULSE_BEFORE: Duration = Duration::from_millis(300);
 
 struct Plan<'a> {
@@ -26,7 +27,7 @@ struct Plan<'a> {
     actions: Vec<(Duration, Action)>,
 }
 
-/// All actions of a run, by their time.
+/// Returns all actions of a run, ordered by time.
 pub fn plan(seed: u64, size: Size, swarm: &Swarm, from: Duration, to: Duration) -> Vec<(Duration, Action)> {
     let mut plan = Plan { random: SeededRandom::new(seed), size, swarm, actions: Vec::new() };
     let mut at = from;
@@ -51,24 +52,25 @@ pub fn plan(seed: u64, size: Size, swarm: &Swarm, from: Duration, to: Duration) 
     actions
 }
 
-/// Several faults at once of one kind, twice, and none else.
+/// Returns one hard combination, twice, and no other faults.
 pub fn only(hard: Hard, from: Duration, to: Duration) -> Vec<(Duration, Action)> {
     [from + PULSE_BEFORE, to - HARD_UNTIL].map(|at| (at, Action::Hard(hard))).into()
 }
 
-/// Of so many seeds one has faults of one kind alone, so that no other fault hides what they show.
+/// One of this many seeds has only one hard combination, so that no other fault hides its effects.
 const FOCUSED_ONE_OF: u64 = 4;
 
-/// Kinds that follow each other in the list are alike: every so manyth comes next.
+/// Combinations that are next to each other in the list are alike, so focused seeds advance by this many.
 const FOCUS_STRIDE: usize = 2;
 
-/// The kind of faults that a seed has alone, if it is such a seed: all kinds in turn.
+/// Returns the hard combination that a seed is focused on, if it is such a seed; the combinations take turns.
 pub fn focus(seed: u64) -> Option<Hard> {
     let nth = (seed / FOCUSED_ONE_OF) as usize * FOCUS_STRIDE % Hard::ALL.len();
     (seed % FOCUSED_ONE_OF == 2).then(|| Hard::ALL[nth])
 }
 
-/// The kinds of a seed: those of any three that follow each other, the first of which is divisible by three, are all kinds.
+/// Returns the hard combinations of a seed. Three consecutive seeds, the first of which is divisible by three, together
+/// have all of them.
 fn hard_of(seed: u64) -> Vec<Hard> {
     let each = Hard::ALL.len().div_ceil(3);
     let random = SeededRandom::new(seed / 3);
@@ -79,16 +81,16 @@ fn hard_of(seed: u64) -> Vec<Hard> {
     all.chunks(each).nth((seed % 3) as usize).unwrap_or_default().to_vec()
 }
 
-/// Tasks that are submitted so that agents have work when something hard begins.
+/// Tasks that are submitted so that agents have tasks when a hard combination begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Pulse {
-    /// When.
+    /// When they are submitted.
     pub at: Duration,
-    /// How long they take, milliseconds.
+    /// The range of their durations in milliseconds.
     pub lasts: (u64, u64),
 }
 
-/// When agents are to get some tasks: before what is hard for those who have work.
+/// Returns when agents should get additional tasks: before each hard combination.
 pub fn pulses(actions: &[(Duration, Action)]) -> Vec<Pulse> {
     let hard = actions
         .iter()
@@ -96,12 +98,12 @@ pub fn pulses(actions: &[(Duration, Action)]) -> Vec<Pulse> {
     hard.map(|(at, hard)| Pulse { at: at.saturating_sub(PULSE_BEFORE), lasts: lasts(hard) }).collect()
 }
 
-/// How long tasks take that something hard is to happen to, milliseconds.
+/// Returns the duration of tasks for a hard combination, in milliseconds.
 fn lasts(hard: Hard) -> (u64, u64) {
     match hard {
-        // Their results are to be on their way while the agent is cut off.
+        // Their results should be in transit while the agent is cut off.
         Hard::LateResults => (500, 1_500),
-        // Some of them are to end between two breaks.
+        // Some of them should end between two breaks.
         Hard::Flapping => (500, 4_500),
         _ => URGENT,
     }
@@ -149,7 +151,7 @@ impl Plan<'_> {
         self.actions.push((back, Action::Start(host)));
     }
 
-    /// A kind of fault, as often as the swarm has it.
+    /// Draws a kind of fault, with the weights of the swarm.
     fn kind(&self) -> Kind {
         let all: u64 = self.swarm.weights.values().sum();
         let mut left = self.below(all.max(1));
@@ -191,7 +193,7 @@ impl Plan<'_> {
         self.actions.push((at, fault));
         // Mostly short, sometimes longer than every timeout.
         let most = if self.below(self.swarm.long_one_of) == 0 { 6_000 } else { 1_500 };
-        // Illness is noticed by health checks only, which take their time.
+        // Only health checks detect illness, which takes time.
         let least = if matches!(fault, Action::Sicken(..)) { 3_000 } else { 50 };
         let after = at + millis(least + self.below(most));
         if fault == Action::PowerLossOfAll {
@@ -203,21 +205,21 @@ impl Plan<'_> {
     }
 }
 
-/// Whom faults happen to that are hard together, as it is when they begin.
+/// The targets of a hard combination, determined when it begins.
 #[derive(Clone, Copy)]
 pub struct Scene {
-    /// The coordinator that leads.
+    /// The leader.
     pub leader: usize,
-    /// An agent with work.
+    /// An agent with tasks.
     pub agent: usize,
-    /// An agent with work that nobody has to come back for.
+    /// A worker with tasks, for which other agents can stand in.
     pub replaceable: usize,
-    /// Coordinators and agents there are.
+    /// The numbers of coordinators and agents.
     pub size: Size,
 }
 
 impl Scene {
-    /// All coordinators but the leader, the one that is no member at first among them.
+    /// Returns all coordinators except the leader, including the one that is not a member at first.
     fn others(self) -> impl Iterator<Item = Host> {
         (0..=self.size.coordinators).filter(move |n| *n != self.leader).map(Host::Coordinator)
     }
@@ -227,13 +229,13 @@ impl Scene {
     }
 }
 
-/// Cuts every link between two sides, and mends it.
+/// Cuts every link between two sides, and repairs it at `until`.
 fn parted(sides: [&[Host]; 2], until: Duration) -> Vec<(Duration, Action)> {
     let pairs = sides[0].iter().flat_map(|a| sides[1].iter().map(move |b| (*a, *b)));
     pairs.flat_map(|(a, b)| [(Duration::ZERO, Action::Cut(a, b)), (until, Action::Mend(a, b))]).collect()
 }
 
-/// What several faults at once are, one after the other, counted from now.
+/// Returns the actions of a hard combination, with times relative to its start.
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, Action)> {
     let (leads, agent) = (Host::Coordinator(scene.leader), Host::Agent(scene.agent));
@@ -266,7 +268,7 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::Doze => {
-            // Acknowledgements are on their way when it is paused.
+            // Acknowledgements are in transit when it is paused.
             let sleeps = later(600, 1_100);
             let wakes = sleeps + later(380, 540);
             vec![
@@ -288,7 +290,7 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
             actions
         }
         Hard::LateAnswers => {
-            // Slower step by step, so that none seems to be missing.
+            // Slower in steps, so that none seems to be missing.
             let slower = [450, 650, 850, 1_050].into_iter().zip([0, 500, 1_000, 1_500]);
             let slow = slower.map(|(by, at)| (millis(at), Action::SlowLink(leads, agent, by)));
             let cut = later(2_300, 2_900);
@@ -316,7 +318,7 @@ pub fn unfold(hard: Hard, scene: Scene, random: &dyn Random) -> Vec<(Duration, A
     }
 }
 
-/// By the time at which agents lose the other coordinators they are with the next leader.
+/// When agents lose the other coordinators, they are already connected to the next leader.
 fn back_to_stale_leader(leads: Host, others: &[Host], scene: Scene, random: &dyn Random) -> Vec<(Duration, Action)> {
     let at = millis(1_400 + below(random, 1_600));
     let back = at + millis(700 + below(random, 900));
@@ -329,7 +331,7 @@ fn back_to_stale_leader(leads: Host, others: &[Host], scene: Scene, random: &dyn
             continue;
         }
         for agent in scene.agents() {
-            // First they learn that their connections are no more.
+            // They first learn that their connections are gone.
             actions.push((at, Action::Break(*other, agent)));
             actions.push((at + millis(7), Action::Cut(*other, agent)));
             actions.push((back, Action::Mend(*other, agent)));
@@ -366,7 +368,7 @@ mod tests {
     #[test]
     fn each_kind_has_a_seed_for_itself() {
         let seeds = 0..FOCUSED_ONE_OF * Hard::ALL.len() as u64;
-        assert!(seeds.end <= 50, "fifty seeds are to have every kind");
+        assert!(seeds.end <= 50, "fifty seeds should have every combination");
         let focused: Vec<Hard> = seeds.filter_map(focus).collect();
         assert_eq!(focused.len(), Hard::ALL.len());
         assert!(Hard::ALL.iter().all(|hard| focused.contains(hard)), "{focused:?}");

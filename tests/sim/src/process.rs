@@ -1,6 +1,6 @@
-//! One simulated process: the shipped code on a runtime of its own, whose clock the simulation drives. A process that is
-//! paused is not run at all, as by SIGSTOP: no task of it is polled and no timer fires. When it goes on its monotonic clock
-//! has moved by the whole pause, and all that is due happens at once.
+//! A simulated process: the shipped code on its own runtime, whose clock the simulation drives. A paused process is not
+//! run at all, as after SIGSTOP: no task is polled and no timer fires. When it resumes, its monotonic clock has
+//! advanced by the whole pause, and everything that is due happens at once.
 
 use std::{pin::Pin, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
     task::{JoinHandle, LocalSet},
 };
 
-/// What a process runs, from its start to its end.
+/// The program of a process, from its start to its end.
 pub type Program = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
 
 struct Running {
@@ -24,27 +24,27 @@ pub struct Process {
     program: Program,
     random: SeededRandom,
     running: Option<Running>,
-    /// Since when it is paused, in simulated time.
+    /// The simulated time since which it is paused.
     paused: Option<Duration>,
 }
 
 impl Process {
-    /// A process that does not run yet.
+    /// Creates a process that does not run yet.
     pub fn new(seed: u64, program: Program) -> Self {
         Self { program, random: SeededRandom::new(seed), running: None, paused: None }
     }
 
-    /// Whether it runs, or is paused.
+    /// Returns whether it runs, or is paused.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether it is paused.
+    /// Returns whether it is paused.
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
-    /// Starts it, in place of the one that may run.
+    /// Starts it, after killing it if it runs.
     pub fn start(&mut self) {
         self.kill();
         let runtime = Builder::new_current_thread()
@@ -56,7 +56,7 @@ impl Process {
             .expect("a runtime without I/O needs nothing of the system");
         let mut tasks = LocalSet::new();
         tasks.unhandled_panic(UnhandledPanic::ShutdownRuntime);
-        // Timers fire at whole milliseconds only.
+        // Timers fire only at whole milliseconds.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         let main = {
             let _guard = runtime.enter();
@@ -75,14 +75,14 @@ impl Process {
         }
     }
 
-    /// Runs it no more until [`Process::go_on`].
+    /// Suspends it until [`Process::go_on`].
     pub fn pause(&mut self, now: Duration) {
         if self.running.is_some() {
             self.paused.get_or_insert(now);
         }
     }
 
-    /// Lets it go on after a pause.
+    /// Resumes it after a pause.
     pub fn go_on(&mut self, now: Duration) {
         if let (Some(since), Some(running)) = (self.paused.take(), &self.running) {
             let pause = now.saturating_sub(since);
@@ -90,7 +90,7 @@ impl Process {
         }
     }
 
-    /// Runs it for so long, unless it is paused. It ends when its program does.
+    /// Runs it for this time, unless it is paused. It ends when its program does.
     pub fn tick(&mut self, time: Duration) {
         if self.paused.is_some() {
             return;
@@ -120,7 +120,7 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(1);
 
-    /// A process that notes, every 10 ms, how much time has passed since its start.
+    /// Returns a process that records, every 10 ms, how much time has passed since its start.
     fn ticking() -> (Process, Rc<RefCell<Vec<u128>>>) {
         let notes: Rc<RefCell<Vec<u128>>> = Rc::default();
         let noted = Rc::clone(&notes);

@@ -1,5 +1,6 @@
-//! What a seed's run is like. Runs differ in kind, not only in detail: each seed draws which work there is and how much, which
-//! faults happen and how often, so that what only a few of them together show is shown by some seed (swarm testing).
+//! The profile of a seed's run. Runs differ in kind, not only in detail: each seed draws which tasks there are and how
+//! many, which faults happen and how often, so that a problem that needs several of these together is found by some
+//! seed (swarm testing).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,62 +9,62 @@ use robeing_settings::AgentRole;
 
 use crate::{clients::below, faults::Kind, operator::Changes, tasks::Mix};
 
-/// Who submits.
+/// The number of submitters.
 pub const SUBMITTERS: usize = 3;
-/// Bounds of the tasks of one submitter.
+/// The minimum and maximum number of tasks of one submitter.
 const TASKS: (u64, u64) = (14, 36);
-/// Tasks of one submitter where agents have hundreds of slots and all are to be used.
+/// The number of tasks of one submitter if agents have hundreds of slots and all are to be used.
 const CROWD: usize = 120;
-/// Slots of agents that have many.
+/// The number of slots of agents with many.
 const MANY_SLOTS: u32 = 300;
-/// Work for each slot of every agent, in milliseconds, besides what comes before hard faults: some of what the fleet does while
-/// faults happen, or more than that.
+/// The work for each slot of every agent in milliseconds, without the tasks before hard combinations: part of what the
+/// fleet can do while faults happen, or more than that.
 const WORK: (u64, u64) = (5_000, 16_000);
 
-/// What a run is like.
+/// The profile of a run.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Slots of every agent.
+    /// The number of slots of every agent.
     pub slots: u32,
-    /// The role of the last agent, which has a specialization like the one before it.
+    /// The role of the last agent, which has the same specialization as the one before it.
     pub odd_role: AgentRole,
-    /// Tasks of each submitter.
+    /// The number of tasks of each submitter.
     pub tasks: usize,
-    /// What they are like.
+    /// The mix of the tasks.
     pub mix: Mix,
-    /// What is changed on purpose.
+    /// The administrator's changes.
     pub changes: Changes,
-    /// What a delivery takes at most while nothing is wrong.
+    /// The longest delivery while nothing is wrong.
     pub network: Duration,
-    /// What a sync takes at most while nothing is wrong.
+    /// The longest sync while nothing is wrong.
     pub disk: Duration,
-    /// How often agents are asked how they are.
+    /// The interval of health checks.
     pub health_checks: Duration,
     /// The faults.
     pub swarm: Swarm,
 }
 
-/// Which faults happen how often.
+/// Which faults happen, and how often.
 #[derive(Clone, Debug)]
 pub struct Swarm {
-    /// How often each kind is drawn, in proportion to the others; none: no single faults at all.
+    /// The relative frequency of each kind; if empty, there are no single faults at all.
     pub weights: BTreeMap<Kind, u64>,
-    /// Milliseconds from one fault to the next, on average.
+    /// The average time from one fault to the next, in milliseconds.
     pub apart: u64,
-    /// One fault of so many may outlast every timeout.
+    /// One of this many faults may outlast every timeout.
     pub long_one_of: u64,
-    /// Now and then several faults happen at once that together are hard.
+    /// Whether there are hard combinations of faults.
     pub has_hard: bool,
-    /// Segments are lost for a while.
+    /// Whether segments are lost for a while.
     pub is_lossy: bool,
-    /// Wall clocks are set wrong.
+    /// Whether wall clocks are set wrong.
     pub wrong_clocks: bool,
-    /// A coordinator's disk is emptied, or a bit of it flips.
+    /// Whether a coordinator's disk is emptied, or one of its bits flips.
     pub loses_disk: bool,
 }
 
 impl Profile {
-    /// Of this seed.
+    /// Returns the profile of a seed.
     pub fn of(seed: u64) -> Self {
         let random = SeededRandom::new(seed ^ 0x5157_4152_4d00);
         let one_of = |n| below(&random, n) == 0;
@@ -94,7 +95,8 @@ impl Profile {
         }
     }
 
-    /// Long tasks that each submitter submits at once before something hard: more than half of all slots, not all of them.
+    /// Returns the number of long tasks that each submitter submits at once before a hard combination: for more than
+    /// half of all slots, but not for all of them, if agents have at most 4.
     pub fn pulse(&self) -> usize {
         self.slots.min(4) as usize
     }
@@ -117,7 +119,7 @@ impl Swarm {
     }
 }
 
-/// A number between two, the first of which may come up.
+/// Returns a random number from the first bound, inclusive, to the second, exclusive.
 pub fn between(random: &dyn Random, (from, to): (u64, u64)) -> u64 {
     from + below(random, to - from)
 }

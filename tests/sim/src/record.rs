@@ -1,5 +1,6 @@
-//! What happened in a run: a checksum over every event, which must be the same when the seed is run again; what each
-//! coordinator applied; what agents ran; what clients asked and were told. What must not happen is noted at once.
+//! The record of a run: a checksum over every event, which must be the same when the seed is run again; what each
+//! coordinator applied; what agents ran; the calls of clients and their responses. Violations are recorded as they
+//! happen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,109 +19,110 @@ use crate::{
     lives::{Asked, Seen},
 };
 
-/// What a bound of a duration leaves for rounding.
+/// The tolerance of the bounds of durations for rounding.
 pub const ROUNDING: Duration = Duration::from_millis(5);
 
-/// Health checks after which it is known how an agent is that says so itself; the first may have just been answered.
+/// The number of health check intervals after which the state of an agent that reports it is known; the first check may
+/// have just been answered.
 const CHECKS_TO_HEAR: u32 = 2;
-/// The same of one that says nothing, which is forgiven once.
+/// The same for other illnesses: a missing answer is tolerated once.
 const CHECKS_TO_NOTICE: u32 = 4;
-/// What it takes, besides, to write it down and to hand back what was on its way.
+/// The additional time to write it to the log and to hand back attempts in transit.
 const TO_WRITE_IT: Duration = Duration::from_secs(1);
 
-/// What followed from one log entry.
+/// The effects of one log entry.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Applied {
-    /// Of the state after it.
+    /// The checksum of the state after it.
     pub checksum: u64,
     /// The tasks that ended with it.
     pub finished: Vec<String>,
-    /// The attempts that began with it.
+    /// The attempts that it assigned.
     pub assigned: Vec<Assigned>,
-    /// The sessions that began, and whose they are, or ended with it.
+    /// The sessions that began with it, with their agents, or ended with it.
     pub sessions: Vec<(u64, Option<String>)>,
-    /// The agents that were taken for lost with it, for they were not heard from.
+    /// The agents that it counted as lost because of their silence.
     pub silent: Vec<String>,
 }
 
-/// An attempt as it is given to an agent.
+/// An attempt as it is assigned to an agent.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Assigned {
     /// The agent's name.
     pub agent: String,
-    /// Its slots.
+    /// The number of its slots.
     pub slots: usize,
     /// The task.
     pub task: String,
-    /// The attempt's number.
+    /// The number of the attempt.
     pub attempt: u32,
 }
 
-/// A task that a submitter was told is accepted.
+/// A task whose submitter was notified of its acceptance.
 #[derive(Clone, Debug, Default)]
 pub struct Accepted {
-    /// Whether somebody asked to cancel it.
+    /// Whether a client asked to cancel it.
     pub cancelled: bool,
-    /// How it ended, as first read: everything that must never change.
+    /// Its end, as first read: everything that must never change.
     pub ended: Option<String>,
 }
 
 /// An attempt that an executor runs.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Where.
+    /// The agent.
     pub agent: String,
-    /// Which.
+    /// The number of the attempt.
     pub attempt: u32,
-    /// It has a limit of its own, after which the coordinators go on without waiting for its end.
+    /// Whether it has a time limit, after which the coordinators continue without waiting for its end.
     pub limited: bool,
-    /// The coordinators asked for its end.
+    /// Whether the coordinators asked it to stop.
     pub cancelled: bool,
     number: u64,
 }
 
-/// An attempt that an executor has ended.
+/// An attempt that has ended in its executor.
 #[derive(Clone, Debug)]
 pub struct Ran {
-    /// Where.
+    /// The agent.
     pub agent: String,
-    /// When.
+    /// When it ended.
     pub at: Duration,
 }
 
-/// What is known of one agent's process.
+/// What is known about the process of an agent.
 #[derive(Default)]
 pub struct AgentNotes {
-    /// Until when its guard lets run what it runs.
+    /// Until when its guard lets its attempts run.
     lease: Option<Duration>,
-    /// When it was started again.
+    /// When it was restarted.
     pub started: Vec<Duration>,
-    /// When a session of it began in the log, which it may not know of yet.
+    /// When a session of it began in the log, which it may not know yet.
     pub joined: Vec<Duration>,
-    /// When it opened a session or went on with one.
+    /// When it opened or resumed a session.
     pub opened: Vec<Duration>,
-    /// When it lost the connection to its leader, was paused, or went on.
+    /// When it lost the connection to its leader, was paused, or resumed.
     pub disturbed: Vec<Duration>,
 }
 
-/// Everything noted of a run.
+/// Everything that is recorded about a run.
 #[derive(Default)]
 pub struct Notes {
     /// Log entries by index.
     pub applied: BTreeMap<u64, Applied>,
-    /// When each log entry was first applied anywhere.
+    /// When each log entry was first applied by any coordinator.
     pub applied_at: BTreeMap<u64, Duration>,
     /// Accepted tasks by id.
     pub accepted: BTreeMap<String, Accepted>,
     /// Tasks that are forgotten soon after their end, and whose ids are used again.
     pub fleeting: BTreeSet<String>,
-    /// When each delayed task may be begun at the earliest.
+    /// When each delayed task may start at the earliest.
     pub not_before: BTreeMap<String, Duration>,
-    /// For how long the results of those are kept.
+    /// How long the results of short-lived tasks are kept.
     pub ttl: BTreeMap<String, Duration>,
-    /// When each task came to its end, the last that had this id.
+    /// When each task ended; for an id that is used again, the last one.
     pub finished_at: BTreeMap<String, Duration>,
-    /// When the leader stamped the batch with which it did.
+    /// When the leader stamped the batch with which it ended.
     ended_at: BTreeMap<String, Duration>,
     /// What submitters asked for, by task.
     pub asked: BTreeMap<String, Asked>,
@@ -128,52 +130,52 @@ pub struct Notes {
     pub times: Times,
     /// What was seen of each attempt.
     pub seen: BTreeMap<(String, u32), Seen>,
-    /// From when on nothing is wrong with the fleet any more but its clocks, and which processes faults have ended for good.
+    /// From when on nothing but clocks is wrong with the fleet, and the processes that faults have ended for good.
     pub calm_from: Duration,
     pub retired: BTreeSet<String>,
-    /// How often each attempt was begun by an executor.
+    /// How often executors started each attempt.
     pub begun: BTreeMap<(String, u32), u32>,
-    /// Attempts that executors have ended by themselves, but for failures that are tried again.
+    /// Attempts that ended in their executors on their own, except for failures that are retried.
     pub ran: BTreeMap<(String, u32), Ran>,
     /// What runs now, by task.
     pub runs: BTreeMap<String, Vec<Run>>,
-    /// By name.
+    /// Agents by name.
     pub agents: BTreeMap<String, AgentNotes>,
-    /// Sessions that have begun and not ended, and whose they are.
+    /// The sessions that have begun and not ended, with their agents.
     pub sessions: BTreeMap<u64, String>,
     /// Processes that are paused.
     pub paused: BTreeSet<String>,
-    /// When processes went on that were paused: they have done nothing yet at that very moment.
+    /// When paused processes resumed: at that very moment they have not yet done anything.
     pub went_on: BTreeMap<String, Duration>,
-    /// Agents whose executors are not well, and since when.
+    /// Agents whose executors are ill, and since when.
     pub ill: BTreeMap<String, (Ill, Duration)>,
-    /// Agents that are to be asked how they are so often.
+    /// The interval of health checks.
     pub health_checks: Duration,
-    /// When any coordinator's place changed last.
+    /// When the role of any coordinator last changed.
     pub leadership_changed: Duration,
-    /// The terms of the coordinators that believe to lead.
+    /// The terms of the coordinators that consider themselves the leader.
     pub leading: BTreeMap<String, u64>,
-    /// The newest vote that each node has given: its term and for whom.
+    /// The newest vote that each node has granted: its term and its candidate.
     pub votes: BTreeMap<u64, (u64, u64)>,
-    /// Every call of clients.
+    /// All calls of clients.
     pub history: Vec<Call>,
-    /// Groups of calls of which it could not be decided whether they are explained.
+    /// The number of groups of calls that are undecided.
     pub undecided: u32,
-    /// Begins and ends of calls so far.
+    /// The number of starts and ends of calls so far.
     moments: u64,
-    /// Faults injected, by kind.
+    /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
-    /// Snapshots that coordinators wrote.
+    /// The number of snapshots that coordinators wrote.
     pub snapshots_written: u32,
-    /// Snapshots that they got from their leader.
+    /// The number of snapshots that they received from their leader.
     pub snapshots_installed: u32,
-    /// What must not have happened.
+    /// The violations.
     pub violations: Vec<String>,
-    /// Simulated time at the beginning of this step.
+    /// The simulated time at the beginning of this step.
     pub now: Duration,
     /// The process that runs now.
     pub running: String,
-    /// Events that went into the checksum.
+    /// The number of events in the checksum.
     pub events: u64,
     /// The checksum over all events so far.
     pub trace: u32,
@@ -185,18 +187,18 @@ pub struct Notes {
 pub struct Record(Arc<Mutex<Notes>>);
 
 impl Record {
-    /// The notes.
+    /// Locks and returns the notes.
     pub fn notes(&self) -> MutexGuard<'_, Notes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes something that must not happen.
+    /// Records a violation.
     pub fn violation(&self, check: Check, what: String) {
         tracing::error!(target: "robeing_sim", what, "violation");
         self.notes().violation(check, what);
     }
 
-    /// Notes that a call begins: its number.
+    /// Records that a call begins; returns its number.
     pub fn asked(&self, op: Op) -> usize {
         let mut notes = self.notes();
         let began = notes.moment();
@@ -204,7 +206,7 @@ impl Record {
         notes.history.len() - 1
     }
 
-    /// Notes how a call was answered. One that never is may take effect at any time, or not at all.
+    /// Records the response to a call. A call without a response may take effect at any time, or not at all.
     pub fn answered(&self, call: usize, answer: Answer) {
         let mut notes = self.notes();
         let ended = notes.moment();
@@ -213,7 +215,7 @@ impl Record {
         }
     }
 
-    /// Notes that an executor begins an attempt. It ends when what is given is dropped.
+    /// Records that an executor starts an attempt. The attempt ends when the returned value is dropped.
     pub fn runs(&self, agent: &str, task: &str, attempt: u32, limited: bool) -> Running {
         let mut notes = self.notes();
         *notes.begun.entry((task.to_owned(), attempt)).or_default() += 1;
@@ -225,13 +227,13 @@ impl Record {
         notes.runs.entry(task.to_owned()).or_default().push(run);
         notes.check_alone(task);
         notes.check_delay(task);
-        notes.check_health(agent, "begins", task);
+        notes.check_health(agent, "starts", task);
         drop(notes);
         Running { record: self.clone(), task: task.to_owned(), attempt, number }
     }
 }
 
-/// An attempt that runs.
+/// A running attempt.
 pub struct Running {
     record: Record,
     task: String,
@@ -240,21 +242,21 @@ pub struct Running {
 }
 
 impl Running {
-    /// The coordinators want it to end.
+    /// Records that the coordinators want it to stop.
     pub fn cancelled(&self) {
         let mut notes = self.record.notes();
         let runs = notes.runs.get_mut(&self.task).into_iter().flatten();
         runs.filter(|run| run.number == self.number).for_each(|run| run.cancelled = true);
     }
 
-    /// It fails, and may be tried again.
+    /// Records that it failed and may be retried.
     pub fn fails(&self) {
         let mut notes = self.record.notes();
         let now = notes.now;
         notes.seen.entry((self.task.clone(), self.attempt)).or_default().failed = Some(now);
     }
 
-    /// It comes to its end by itself.
+    /// Records that it ended on its own.
     pub fn ends(&self, agent: &str) {
         let mut notes = self.record.notes();
         let at = notes.now;
@@ -275,7 +277,7 @@ impl Drop for Running {
 }
 
 impl Notes {
-    /// Notes something that must not happen.
+    /// Records a violation.
     pub fn violation(&mut self, check: Check, what: String) {
         self.violations.push(format!("{}: {what}", check.name()));
     }
@@ -285,34 +287,36 @@ impl Notes {
         self.moments
     }
 
-    /// Notes for how much longer an agent's guard lets run what it runs.
+    /// Records how much longer an agent's guard lets its attempts run.
     pub fn lease(&mut self, agent: &str, left: Option<Duration>) {
         let lease = &mut self.agents.entry(agent.to_owned()).or_default().lease;
         let until = left.map(|left| self.now + left);
-        // An agent that was paused learns late that its lease is over, and not since when.
+        // An agent that was paused learns too late that its lease has ended, and does not know when.
         let known = lease.filter(|_| left == Some(Duration::ZERO));
         *lease = until.map(|until| known.map_or(until, |known| known.min(until)));
     }
 
-    /// Agents that run something that was not stopped, each as often as it runs something.
+    /// Returns the agents that run attempts which were not asked to stop, once for each attempt.
     pub fn busy(&self) -> Vec<&str> {
         let runs = self.runs.values().flatten().filter(|run| !run.cancelled && !self.paused.contains(&run.agent));
         runs.map(|run| run.agent.as_str()).collect()
     }
 
-    /// The coordinator that leads, if it is known: the one of the highest term.
+    /// Returns the leader, if it is known: the one with the highest term.
     pub fn leader(&self) -> Option<&str> {
         self.leading.iter().max_by_key(|(_, term)| **term).map(|(name, _)| name.as_str())
     }
 
-    /// Whether what an agent runs really runs: of one that is paused its guard has stopped it by the end of its lease.
+    /// Returns whether an agent's attempts really run: those of a paused agent have been stopped by its guard at the
+    /// end of its lease.
     fn is_alive(&self, agent: &str) -> bool {
         let lease = self.agents.get(agent).and_then(|agent| agent.lease);
         let is_paused = self.paused.contains(agent) || self.went_on.get(agent) == Some(&self.now);
         !is_paused || lease.is_none_or(|until| self.now < until)
     }
 
-    /// No two agents run one task at once, but when the coordinators gave up waiting for the end of an attempt.
+    /// Checks that no two agents run one task at the same time, except when the coordinators gave up waiting for the
+    /// end of an attempt.
     pub fn check_alone(&mut self, task: &str) {
         if self.fleeting.contains(task) {
             return;
@@ -331,78 +335,78 @@ impl Notes {
         }
     }
 
-    /// An agent's executor is not well from now on.
+    /// Records that an agent's executor is ill from now on.
     pub fn sicken(&mut self, agent: String, ill: Ill) {
         self.ill.insert(agent, (ill, self.now));
     }
 
-    /// An agent's executor is well again, unless it has failed: then only another process is.
+    /// Records that an agent's executor is healthy again, unless it has failed: then only a new process is.
     pub fn cure(&mut self, agent: &str) {
         if self.ill(agent).is_some_and(|ill| ill != Ill::Failed) {
             self.ill.remove(agent);
         }
     }
 
-    /// A process starts again.
+    /// Records that a process starts again.
     pub fn started(&mut self, host: &str) {
         self.ill.remove(host);
         self.agents.entry(host.to_owned()).or_default().started.push(self.now);
     }
 
-    /// What ails an agent's executor.
+    /// Returns the illness of an agent's executor.
     pub fn ill(&self, agent: &str) -> Option<Ill> {
         self.ill.get(agent).map(|(ill, _)| *ill)
     }
 
-    /// An agent that has not been well for a while, undisturbed and while one coordinator led, is given nothing.
+    /// Checks that an agent which has been ill for a while, undisturbed and with one leader, gets no tasks.
     fn check_health(&mut self, agent: &str, does: &str, task: &str) {
         let Some((ill, since)) = self.ill.get(agent).copied() else { return };
         let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.joined).chain(&agent.disturbed));
         let since = seen.into_iter().flatten().copied().fold(since.max(self.leadership_changed), Duration::max);
         let checks = if ill == Ill::Unhealthy { CHECKS_TO_HEAR } else { CHECKS_TO_NOTICE };
         let known_by = since + self.health_checks * checks + TO_WRITE_IT;
-        // Entries are applied again and again, so that one that says so would have been.
+        // Entries were applied around that time, so one about the illness would have been applied as well.
         let writes = self.applied_at.values().rev().any(|at| (known_by - TO_WRITE_IT / 2..known_by).contains(at));
         if writes && known_by < self.now {
             let what =
-                format!("{agent} has been {ill:?} and in order otherwise since {since:?}, and {does} task {task}");
+                format!("{agent} has been {ill:?} and otherwise undisturbed since {since:?}, but {does} task {task}");
             self.violation(Check::Health, what);
         }
     }
 
-    /// The same of all tasks.
+    /// Makes the check of [`Notes::check_alone`] for all tasks.
     pub fn check_all_alone(&mut self) {
         let several: Vec<String> =
             self.runs.iter().filter(|(_, runs)| runs.len() > 1).map(|(task, _)| task.clone()).collect();
         several.iter().for_each(|task| self.check_alone(task));
     }
 
-    /// A task is not begun before its delay has passed.
+    /// Checks that a task does not start before its delay has passed.
     fn check_delay(&mut self, task: &str) {
         if let Some(not_before) = self.not_before.get(task).filter(|not_before| self.now + ROUNDING < **not_before) {
-            let what = format!("task {task} begins at {:?}, and not before {not_before:?} was asked for", self.now);
+            let what = format!("task {task} starts at {:?}, but was delayed until {not_before:?}", self.now);
             self.violation(Check::Time, what);
         }
     }
 
-    /// A task that is not there any more was kept for its TTL after its end.
-    /// Whoever looked began to at `since`.
+    /// Checks that a task that no longer exists was kept for its TTL after its end. The read that did not find it began
+    /// at `since`.
     pub fn check_forgotten(&mut self, task: &str, since: Duration) {
         let Some(ttl) = self.ttl.get(task).copied() else { return };
         let ended = self.finished_at.get(task).copied();
-        // A submission that was late on its way brings back a task that is forgotten already.
+        // A delayed submission may recreate a task that was already forgotten.
         if ended.is_some_and(|ended| ended >= since) {
             return;
         }
         let ended = self.ended_at.get(task).copied();
         if ended.is_none_or(|ended| self.now + ROUNDING < ended + ttl.mul_f64(0.95)) {
             let what =
-                format!("task {task} ended at {ended:?}, is kept for {ttl:?}, and is not there at {:?}", self.now);
+                format!("task {task} ended at {ended:?}, is kept for {ttl:?}, but does not exist at {:?}", self.now);
             self.violation(Check::Time, what);
         }
     }
 
-    /// Notes what followed from a log entry, on any coordinator.
+    /// Records the effects of a log entry on any coordinator.
     pub fn applied(&mut self, index: u64, applied: Applied, broken: &str) {
         if !broken.is_empty() {
             self.violation(Check::Audit, format!("after entry {index} the state is inconsistent: {broken}"));
@@ -422,7 +426,7 @@ impl Notes {
                 }
                 for Assigned { agent, task, attempt, .. } in &applied.assigned {
                     self.seen.entry((task.clone(), *attempt)).or_default().assigned = stamped;
-                    self.check_health(agent, "is given", task);
+                    self.check_health(agent, "gets", task);
                 }
                 self.check_kept(&applied);
                 for (session, agent) in &applied.sessions {
@@ -440,20 +444,21 @@ impl Notes {
         }
     }
 
-    /// Who is given an attempt has a slot for it, in fact and not only in the books.
+    /// Checks that an agent that is assigned an attempt has a free slot, in fact and not only in the state.
     fn check_slots(&mut self, index: u64, applied: &Applied) {
         for Assigned { agent, slots, task, attempt } in &applied.assigned {
             let busy = self.runs.values().flatten().filter(|run| run.agent == *agent).count();
             if busy >= *slots && self.is_alive(agent) {
                 let what = format!(
-                    "entry {index} gives {agent} attempt {attempt} of task {task}, and all of its {slots} slots are taken"
+                    "entry {index} assigns {agent} attempt {attempt} of task {task}, but its {slots} slots are taken"
                 );
                 self.violation(Check::Slots, what);
             }
         }
     }
 
-    /// Who is not heard from has had time to stop what it ran: a quarter of the session timeout since its lease ended.
+    /// Checks that a silent agent that counts as lost has had time to stop its attempts: a quarter of the session
+    /// timeout since the end of its lease.
     fn check_leases(&mut self, index: u64, applied: &Applied) {
         for name in &applied.silent {
             let lease = self.agents.get(name).and_then(|agent| agent.lease);
@@ -461,23 +466,23 @@ impl Notes {
                 continue;
             };
             let what =
-                format!("entry {index} takes {name} for lost at {:?}, and its lease lasts until {until:?}", self.now);
+                format!("entry {index} counts {name} as lost at {:?}, but its lease lasts until {until:?}", self.now);
             self.violation(Check::Lease, what);
         }
     }
 
-    /// A coordinator leads.
+    /// Records that a coordinator leads.
     pub fn leads(&mut self, name: String, term: u64) {
         self.leading.insert(name, term);
     }
 
-    /// A vote was given by a node, or found on its disk.
+    /// Records that a node granted a vote, or checks one that was found on its disk.
     pub fn vote(&mut self, node: u64, vote: (u64, u64), given: bool) {
         let known = self.votes.entry(node).or_default();
         if given {
             *known = (*known).max(vote);
         } else if vote < *known {
-            let what = format!("node {node:016x} has vote {vote:?} on disk and had given {known:?}");
+            let what = format!("node {node:016x} has vote {vote:?} on disk but had granted {known:?}");
             self.violation(Check::Votes, what);
         }
     }

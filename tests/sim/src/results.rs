@@ -1,4 +1,4 @@
-//! Results as clients are told them: a task that is finished never changes, and its result is that of its last attempt.
+//! Checks results as clients read them: a finished task never changes, and its result is that of its last attempt.
 
 use robeing_proto::v1::{self, TaskState};
 
@@ -8,12 +8,12 @@ use crate::{
     record::{Accepted, Record},
 };
 
-/// Whether a task's state is one that it stays in.
+/// Returns whether the state of a task is final.
 pub fn is_final(task: &v1::Task) -> bool {
     !matches!(task.state(), TaskState::Unspecified | TaskState::Queued | TaskState::Assigned)
 }
 
-/// Everything of a finished task that must never change.
+/// Returns everything about a finished task that must never change.
 fn ending(task: &v1::Task) -> String {
     let output = String::from_utf8_lossy(&task.output[..task.output.len().min(100)]).into_owned();
     format!(
@@ -27,7 +27,7 @@ fn ending(task: &v1::Task) -> String {
     )
 }
 
-/// What is wrong with a finished task's result.
+/// Returns what is wrong with a finished task's result.
 fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<(Check, String)> {
     match task.state() {
         TaskState::Succeeded => {
@@ -39,13 +39,13 @@ fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<(Check, String)> {
             (!current).then_some((Check::Result, what))
         }
         TaskState::Cancelled if !accepted.cancelled => {
-            Some((Check::Cancel, "it is cancelled, and nobody asked for it".to_owned()))
+            Some((Check::Cancel, "it is cancelled, but no client asked for it".to_owned()))
         }
         _ => None,
     }
 }
 
-/// Compares a task with what is known of it, and notes how it ended: whether it is finished.
+/// Compares a task with the record, and records its end. Returns whether it is finished.
 pub fn note(record: &Record, task: &v1::Task) -> bool {
     if !is_final(task) {
         return false;
@@ -57,7 +57,7 @@ pub fn note(record: &Record, task: &v1::Task) -> bool {
     if let Some((check, problem)) = wrong(task, &known) {
         record.violation(check, format!("task {}: {problem}", task.id));
     }
-    // Its id may be another task's by now.
+    // Its id may belong to another task by now.
     if fleeting {
         return true;
     }
@@ -65,7 +65,7 @@ pub fn note(record: &Record, task: &v1::Task) -> bool {
     let ended = ending(task);
     match known.ended {
         Some(before) if before != ended => {
-            record.violation(Check::Final, format!("task {} was finished and changed: {before}, now {ended}", task.id));
+            record.violation(Check::Final, format!("task {} was finished but changed: {before}, now {ended}", task.id));
         }
         Some(_) => {}
         None => {

@@ -1,29 +1,29 @@
-//! Ways to break the fleet on purpose, to see that each is noticed: mistakes in its code, which debug builds have in them, and
-//! release builds with the feature `sabotage`; and machines and agents that lie.
+//! Planted mistakes, to check that each is noticed: mistakes in the fleet's code, which are in debug builds and in
+//! release builds with the feature `sabotage`; and disks and agents that lie.
 
 use std::str::FromStr;
 
 use robeing_fleet::sabotage::{self, Mistake};
 
-/// A way to break the fleet on purpose.
+/// A planted mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
-    /// Disks say "synced" and are not, and all coordinators lose power.
+    /// Disks report "synced" without syncing, and all coordinators lose power.
     LyingDisks,
-    /// Agents answer with the output of another attempt.
+    /// Agents return the output of another attempt.
     WrongOutput,
     /// A mistake in the fleet's code.
     Mistake(Mistake),
 }
 
 impl Sabotage {
-    /// All that this build can do.
+    /// Returns all mistakes that this build can plant.
     pub fn all() -> Vec<Self> {
         let mistakes = Mistake::ALL.iter().filter(|_| sabotage::COMPILED).map(|mistake| Self::Mistake(*mistake));
         [Self::LyingDisks, Self::WrongOutput].into_iter().chain(mistakes).collect()
     }
 
-    /// Its name on the command line.
+    /// Returns its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::LyingDisks => "lying-disks",
@@ -32,7 +32,7 @@ impl Sabotage {
         }
     }
 
-    /// Makes the mistake, if it is one of the code.
+    /// Plants the mistake, if it is one in the code.
     pub fn begin(self) {
         if let Self::Mistake(mistake) = self {
             sabotage::plant(mistake);
@@ -48,13 +48,13 @@ impl FromStr for Sabotage {
         let found = all.iter().find(|sabotage| sabotage.name() == name).copied();
         found.ok_or_else(|| {
             let names: Vec<&str> = all.iter().map(|sabotage| sabotage.name()).collect();
-            let more = if sabotage::COMPILED { "" } else { "; others are in builds with the feature sabotage" };
-            format!("no such sabotage here; there are {}{more}", names.join(", "))
+            let more = if sabotage::COMPILED { "" } else { "; builds with the feature sabotage have more" };
+            format!("no such sabotage here; known: {}{more}", names.join(", "))
         })
     }
 }
 
-/// Which of all are to be tried: all of them, one by its name, or the `n`th of `of` parts, written as `n/of`.
+/// A selection of mistakes: all of them, one by its name, or the `n`th of `of` parts, written as `n/of`.
 #[derive(Clone, Debug)]
 pub struct Selection(pub Vec<Sabotage>);
 

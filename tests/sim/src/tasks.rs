@@ -14,46 +14,48 @@ use crate::{
 
 /// The specialization of the specialists.
 pub const SPECIALIZATION: &str = "parsing";
-/// A large payload, bytes: just what is allowed, together with what an output begins with.
+/// The size of a large payload in bytes: just within the limit, including the prefix of an output.
 const LARGE: usize = (1 << 20) - 256;
-/// The shortest of long tasks, milliseconds: longer than it takes to lose an agent, so that what it ran is begun elsewhere.
+/// The minimum duration of long tasks, in milliseconds: longer than it takes to detect the loss of an agent, so that
+/// they are restarted elsewhere.
 const LONG_FROM: u64 = 1_500;
-/// The longest of middling tasks, milliseconds.
+/// The maximum duration of medium tasks, in milliseconds.
 const MIDDLING_TO: u64 = 1_000;
-/// The longest delay, milliseconds.
+/// The maximum delay, in milliseconds.
 const DELAY_TO: u64 = 3_000;
-/// The time limit of tasks that do not heed it, and of those that hang, milliseconds.
+/// The time limit of tasks that ignore it, and of those that hang, in milliseconds.
 const LIMITS: (u64, u64) = (400, 1_000);
-/// How long tasks go on that do not heed their limit, milliseconds: mostly until the coordinators have given up the attempt and
-/// the next one waits or runs.
+/// How long tasks that ignore their limit continue after it, in milliseconds: mostly until the coordinators have given
+/// up the attempt and the next one waits or runs.
 const OVERRUN: (u64, u64) = (ATTEMPT_GRACE_MS - 100, ATTEMPT_GRACE_MS + 700);
-/// The longest of short tasks, milliseconds.
+/// The maximum duration of short tasks, in milliseconds.
 const SHORT_TO: u64 = 150;
 
-/// What a run's tasks are like.
+/// The mix of a run's tasks.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
-    /// Of twelve tasks so many are long.
+    /// The number of long tasks in twelve.
     pub long: u64,
-    /// The longest, milliseconds.
+    /// The maximum duration, in milliseconds.
     pub long_to: u64,
-    /// Of twelve tasks that run to their end, so many take their time when they are asked to stop, or do not listen.
+    /// Of twelve tasks that run to their end, the number of those that take some time to stop, or ignore that they are
+    /// asked to.
     pub stubborn: u64,
-    /// One of so many is cancelled.
+    /// One of this many is cancelled.
     pub cancel_one_of: u64,
-    /// Most that is waited before it is, milliseconds.
+    /// The longest time until it is cancelled, in milliseconds.
     pub cancel_within: u64,
-    /// One of so many is read as soon as it was accepted.
+    /// One of this many is read as soon as it was accepted.
     pub read_one_of: u64,
-    /// Some are as large as is allowed.
+    /// Whether some are as large as allowed.
     pub is_large: bool,
-    /// Some are forgotten soon after their end.
+    /// Whether some are forgotten soon after their end.
     pub is_fleeting: bool,
-    /// Some need a specialist, or an agent of a certain role.
+    /// Whether some need a specialist, or an agent of a certain role.
     pub is_special: bool,
 }
 
-/// A new task's id.
+/// Returns the id of a new task.
 pub fn new_id(platform: &Platform) -> String {
     let id = robeing_platform::uuid_v7(&*platform.clock, &*platform.random);
     uuid::Uuid::from_u128(id).to_string()
@@ -64,7 +66,7 @@ fn millis(ms: u64) -> prost_types::Duration {
 }
 
 impl Mix {
-    /// Of a run.
+    /// Draws the mix of a run.
     pub fn draw(random: &dyn Random) -> Self {
         let one_of = |n| below(random, n) == 0;
         Self {
@@ -80,7 +82,7 @@ impl Mix {
         }
     }
 
-    /// How long a task takes on average, about, in milliseconds.
+    /// Returns the approximate average duration of a task, in milliseconds.
     pub fn average(self) -> u64 {
         (self.long * (LONG_FROM + self.long_to) / 2 + 3 * MIDDLING_TO / 2 + (9 - self.long) * SHORT_TO / 2) / 12
     }
@@ -107,12 +109,12 @@ impl Mix {
         }
     }
 
-    /// A new task. `odd_role` is a role that one agent alone has, if that is so.
+    /// Creates a task. `odd_role` is the role of the last agent, which in some runs is the only one with it.
     pub fn task(self, platform: &Platform, submitter: &str, odd_role: AgentRole) -> v1::TaskSpec {
         let random = &*platform.random;
         let course = self.course(random);
         let id = new_id(platform);
-        // A task that hangs is given up soon: waiting for it shows nothing more.
+        // A task that hangs is given up soon: waiting longer would show nothing more.
         let max_attempts = if course == Course::Hang { 2 } else { 0 };
         let retry = v1::RetryPolicy { max_attempts, initial_backoff: Some(millis(200)), ..v1::RetryPolicy::default() };
         let needs = match below(random, 8) {
@@ -143,7 +145,7 @@ impl Mix {
         }
     }
 
-    /// A new task that goes before the others and takes so many milliseconds.
+    /// Creates a task that goes before the others, with a duration from this range in milliseconds.
     pub fn urgent(platform: &Platform, submitter: &str, lasts: (u64, u64)) -> v1::TaskSpec {
         let random = &*platform.random;
         v1::TaskSpec {
@@ -156,7 +158,7 @@ impl Mix {
         }
     }
 
-    /// A new task that is forgotten soon after its end.
+    /// Creates a task that is forgotten soon after its end.
     pub fn fleeting(self, platform: &Platform, submitter: &str) -> v1::TaskSpec {
         let random = &*platform.random;
         let id = new_id(platform);

@@ -1,5 +1,5 @@
-//! A watcher: it follows all tasks from the first revision, resumes at any coordinator when its watch breaks, and must be told
-//! the end of every task that was accepted.
+//! A watcher: it follows all tasks from the first revision, resumes at any coordinator when its watch breaks, and must
+//! receive the end of every accepted task.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -10,18 +10,18 @@ use tonic::Streaming;
 
 use crate::{checks::Check, clients::below, record::Record, results};
 
-/// A watch that tells nothing for so long is taken up elsewhere.
+/// A watch without a message for this long is resumed at another coordinator.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One watcher.
+/// A watcher.
 pub struct Watcher {
-    /// Its world.
+    /// Its platform.
     pub platform: Platform,
-    /// Addresses of the coordinators.
+    /// The addresses of the coordinators.
     pub coordinators: Vec<String>,
-    /// Tasks there will be.
+    /// The number of tasks that there will be.
     pub tasks: usize,
-    /// Where it is noted.
+    /// The record of the run.
     pub record: Record,
 }
 
@@ -35,7 +35,7 @@ impl Watcher {
         Some(answer.ok()?.ok()?.into_inner())
     }
 
-    /// Watches until it was told the end of every task.
+    /// Watches until it has received the end of every task.
     pub async fn run(self) {
         let mut revision = 0;
         let mut finished = BTreeSet::new();

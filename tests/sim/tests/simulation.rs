@@ -1,4 +1,4 @@
-//! The simulator itself: a few of its seeds hold, a seed does the same again, and a fleet that is broken on purpose is noticed.
+//! Tests the simulator itself: a few of its seeds hold, a seed does the same again, and a planted mistake is noticed.
 //! `make sim` runs many more.
 
 use std::{
@@ -39,12 +39,12 @@ fn another_seed_is_another_run() {
 
 #[test]
 fn disks_that_lose_what_they_said_was_synced_are_noticed() {
-    // One run may be lucky, as what was lost may not have mattered.
+    // One run may be lucky, because what was lost may not have mattered.
     let output = simulate(&["--seeds", "4", "--first", "1", "--break", "lying-disks"]);
     let told = told(&output);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("FAILED"), "{told}");
-    let signs = ["is damaged", "is not there", "differ", "on disk and had given"];
+    let signs = ["is damaged", "does not exist", "differ", "on disk but had granted"];
     assert!(signs.iter().any(|sign| told.contains(sign)), "{told}");
 }
 
@@ -75,7 +75,7 @@ fn every_planted_mistake_has_a_place_where_it_is_made() {
     }
 }
 
-/// Adds every source file below a folder to a text.
+/// Appends every source file in a folder and its subfolders to a text.
 fn read_into(text: &mut String, folder: &Path) {
     for entry in fs::read_dir(folder).expect("a folder of sources") {
         let path = entry.expect("an entry").path();

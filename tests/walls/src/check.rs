@@ -1,16 +1,16 @@
-//! What reaches across a wall.
+//! Finds violations of the dependency rules.
 
 use serde_json::Value;
 
 use crate::table::{CRATES, LIBRARIES, PURE, UNSHIPPED, WORDS, Words};
 
-/// A dependency, as cargo tells it.
+/// A dependency, as cargo reports it.
 struct Arrow<'a> {
     from: &'a str,
     to: &'a str,
 }
 
-/// What crates are built with; what only their tests need is no matter.
+/// Returns the dependencies of crates, except for those that only their tests need.
 fn arrows(metadata: &Value) -> Vec<Arrow<'_>> {
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
     packages
@@ -24,7 +24,7 @@ fn arrows(metadata: &Value) -> Vec<Arrow<'_>> {
         .collect()
 }
 
-/// Dependencies that the table does not have, of what `cargo metadata --no-deps` prints.
+/// Returns the dependencies that the table does not allow, in the output of `cargo metadata --no-deps`.
 pub fn crates(metadata: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for Arrow { from, to } in arrows(metadata) {
@@ -34,30 +34,30 @@ pub fn crates(metadata: &Value) -> Vec<String> {
             && ours
             && !known.uses.contains(&to)
         {
-            found.push(format!("{from} depends on {to}, and may not: {}", known.why));
+            found.push(format!("{from} depends on {to}, which is not allowed: {}", known.why));
         }
         if let Some(pure) = PURE.iter().find(|pure| pure.name == from)
             && !pure.uses.contains(&to)
         {
-            found.push(format!("{from} depends on {to}; it is pure, and may use {} alone", pure.uses.join(", ")));
+            found.push(format!("{from} depends on {to}; it is pure, and may use only {}", pure.uses.join(", ")));
         }
         for library in LIBRARIES {
             if to.starts_with(library.prefix) && known.is_some() && !library.users.contains(&from) {
-                found.push(format!("{from} depends on {to}, which {} alone may use", library.users.join(", ")));
+                found.push(format!("{from} depends on {to}, which only {} may use", library.users.join(", ")));
             }
         }
     }
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let there: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
     let missing = CRATES.iter().filter(|one| !there.contains(&one.name));
-    found.extend(missing.map(|one| format!("{} is in the table of walls, and there is no such crate", one.name)));
+    found.extend(missing.map(|one| format!("{} is in the table of walls, but there is no such crate", one.name)));
     let known = |name: &str| UNSHIPPED.contains(&name) || CRATES.iter().any(|one| one.name == name);
     let unknown = there.iter().filter(|name| !known(name));
     found.extend(unknown.map(|name| format!("{name} is not in the table of walls")));
     found
 }
 
-/// Whether a file is one of tests.
+/// Returns whether a file contains only test code.
 fn is_test(path: &str) -> bool {
     path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "fixture.rs") || part.ends_with("_tests.rs"))
 }
@@ -72,7 +72,7 @@ fn in_one_file(wall: &Words, path: &str, text: &str, found: &mut Vec<String>) {
     }
     let mut lines = text.lines().enumerate().peekable();
     while let Some((number, line)) = lines.next() {
-        // The tests of a file stand at its end; what else is for tests alone has a file of its own.
+        // A file's tests are at its end; other code for tests is in a file of its own.
         let begins_tests = |next: &str| next.starts_with("mod ") && next.ends_with('{');
         if line == "#[cfg(test)]" && lines.peek().is_some_and(|(_, next)| begins_tests(next)) {
             return;
@@ -81,12 +81,12 @@ fn in_one_file(wall: &Words, path: &str, text: &str, found: &mut Vec<String>) {
             continue;
         }
         for word in wall.words.iter().filter(|word| line.contains(**word)) {
-            found.push(format!("{path}:{}: {word} stands here, and may not: {}", number + 1, wall.why));
+            found.push(format!("{path}:{}: {word} is not allowed here: {}", number + 1, wall.why));
         }
     }
 }
 
-/// Words in a source file that may not stand there. The path is relative to the project.
+/// Returns the words in a source file that are not allowed there. The path is relative to the project.
 pub fn source(path: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     WORDS.iter().for_each(|wall| in_one_file(wall, path, text, &mut found));
@@ -130,7 +130,7 @@ mod tests {
                     other.name
                 );
                 let in_tests = crates(&metadata(Some((one.name, other.name, "dev"))));
-                assert_eq!(in_tests, Vec::<String>::new(), "what only tests need is no matter");
+                assert_eq!(in_tests, Vec::<String>::new(), "dependencies of tests are allowed");
             }
             if one.name != "robeing-coordinator" {
                 let found = crates(&metadata(Some((one.name, "openraft-rt", "normal"))));
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(crates(&unknown), ["robeing-new is not in the table of walls"]);
         let mut gone = metadata(None);
         gone["packages"].as_array_mut().unwrap().pop();
-        assert_eq!(crates(&gone).len(), 1, "a crate that is not there any more");
+        assert_eq!(crates(&gone).len(), 1, "a crate that no longer exists");
     }
 
     #[test]

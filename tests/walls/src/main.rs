@@ -1,5 +1,6 @@
-//! `make lint` runs this: it fails, and says what, when a crate or a folder reaches across a wall, or a file is not in the style
-//! of the project. With `--table` it prints the crates and what each may use, as `docs/architecture.md` has it.
+//! Part of `make lint`: it fails and lists the violations if a crate or a folder violates a dependency rule ("wall"),
+//! or a file does not follow the style of the project. With `--table` it prints the crates and what each may use, as in
+//! `docs/architecture.md`.
 
 mod check;
 mod style;
@@ -13,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Folders that are not read.
+/// Folders that are skipped.
 const PASSED_OVER: [&str; 2] = ["target", ".git"];
 
 fn root() -> PathBuf {
@@ -26,7 +27,7 @@ fn metadata() -> Result<Value, String> {
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .current_dir(root())
         .output()
-        .map_err(|error| format!("cargo can't be run: {error}"))?;
+        .map_err(|error| format!("can't run cargo: {error}"))?;
     if !output.status.success() {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)));
     }
@@ -49,7 +50,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
 fn violations() -> Result<Vec<String>, String> {
     let mut found = check::crates(&metadata()?);
     let mut files = Vec::new();
-    sources(&root(), &mut files).map_err(|error| format!("the sources can't be listed: {error}"))?;
+    sources(&root(), &mut files).map_err(|error| format!("can't list the sources: {error}"))?;
     files.sort();
     let mut paths = Vec::new();
     for file in files {
@@ -83,13 +84,13 @@ fn main() -> ExitCode {
         Ok(found) => {
             found.iter().for_each(|what| eprintln!("{what}"));
             eprintln!(
-                "{} in all; the table of walls is in tests/walls/src/table.rs, the style in style.rs",
+                "{} violations; the table of walls is in tests/walls/src/table.rs, the style in style.rs",
                 found.len()
             );
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("the walls can't be checked: {error}");
+            eprintln!("can't check the walls: {error}");
             ExitCode::FAILURE
         }
     }

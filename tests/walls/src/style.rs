@@ -1,12 +1,12 @@
-//! One style of imports, of modules and of unit tests, which neither rustfmt nor clippy holds.
+//! Rules for the style of imports, modules and unit tests that neither rustfmt nor clippy checks.
 
-/// Lines of a source file at most.
+/// The maximum number of lines in a source file.
 const MAX_LINES: usize = 500;
 
 /// The groups of imports, in their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
-    /// What comes with Rust.
+    /// Crates that come with Rust.
     Standard,
     /// Other crates.
     Crates,
@@ -24,11 +24,11 @@ impl Group {
     }
 }
 
-/// What a line at the left edge begins.
+/// What a line without indentation begins.
 enum Begins<'a> {
-    /// An import, of this crate or module.
+    /// An import, with the first segment of its path.
     Import(&'a str),
-    /// Something that imports may not come after.
+    /// An item after which there may be no imports.
     Item,
     /// Something else.
     Other,
@@ -54,7 +54,7 @@ fn begins(line: &str) -> Begins<'_> {
     }
 }
 
-/// Imports of a file that are not in one place, not in their order, or twice of one crate.
+/// Finds imports that are not at the top, not in order, or the second one for a crate.
 fn imports(path: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut roots = Vec::new();
@@ -63,14 +63,14 @@ fn imports(path: &str, text: &str) -> Vec<String> {
     let mut attribute = false;
     for (number, line) in text.lines().enumerate() {
         match begins(line) {
-            // What is imported under a condition may stand by itself.
+            // A conditional import may be separate.
             Begins::Import(_) if attribute && !is_past => {}
             Begins::Import(root) => {
                 let mut say = |what: &str| found.push(format!("{path}:{}: {root} is imported {what}", number + 1));
                 if is_past {
-                    say("in the middle of the file, and not at its top");
+                    say("in the middle of the file instead of at its top");
                 } else if roots.contains(&root) {
-                    say("a second time: one `use` is for one crate");
+                    say("a second time: there is one `use` for each crate");
                 } else if Group::of(root) < latest {
                     say("too late: the standard library comes first, then other crates, then this one");
                 }
@@ -85,7 +85,7 @@ fn imports(path: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Tests of a source file that are neither in a module `tests` at its end nor in a file or folder `tests`.
+/// Finds tests that are neither in a module `tests` at the end of their file nor in a file or folder `tests`.
 fn unit_tests(path: &str, text: &str) -> Vec<String> {
     let parts: Vec<&str> = path.split('/').collect();
     let Some(sources) = parts.iter().position(|part| *part == "src") else { return Vec::new() };
@@ -99,41 +99,42 @@ fn unit_tests(path: &str, text: &str) -> Vec<String> {
         |line: &str| line.trim_start().starts_with("#[test]") || line.trim_start().starts_with("#[tokio::test");
     if let Some((number, _)) = before.lines().enumerate().find(|(_, line)| is_test(line)) {
         found.push(format!(
-            "{path}:{}: a test stands outside the module `tests` at the end of the file, or tests.rs of its folder",
+            "{path}:{}: a test is outside the module `tests` at the end of the file, or tests.rs of its folder",
             number + 1
         ));
     }
     if after.is_some_and(|after| !after.trim().is_empty()) {
-        found.push(format!("{path}: something comes after the module `tests`, which is the last"));
+        found.push(format!("{path}: something comes after the module `tests`, which must be last"));
     }
     found
 }
 
-/// What a source file has that is not in the style of the project. The path is relative to the project.
+/// Finds everything in a source file that does not follow the style of the project. The path is relative to the
+/// project.
 pub fn source(path: &str, text: &str) -> Vec<String> {
     let mut found = imports(path, text);
     found.extend(unit_tests(path, text));
     if let Some((number, _)) = text.lines().enumerate().find(|(_, line)| line.trim_start().starts_with("#[path")) {
-        found.push(format!("{path}:{}: a module stands where its name says, without #[path]", number + 1));
+        found.push(format!("{path}:{}: a module is in the file of its name, without #[path]", number + 1));
     }
     let lines = text.lines().count();
     if lines > MAX_LINES {
-        found.push(format!("{path}: it has {lines} lines, which is more than {MAX_LINES}: make two of it"));
+        found.push(format!("{path}: it has {lines} lines, which is more than {MAX_LINES}: split it"));
     }
     if path.ends_with("_tests.rs") {
-        found.push(format!("{path}: the tests of a module stand in its folder, in tests.rs"));
+        found.push(format!("{path}: the tests of a module belong in its folder, in tests.rs"));
     }
     found
 }
 
-/// Modules that have a folder, and stand beside it: they stand in it, as mod.rs.
+/// Finds modules that have a folder but are next to it instead of in it, as mod.rs.
 pub fn modules(paths: &[String]) -> Vec<String> {
     let has_folder = |path: &&String| {
         let folder = format!("{}/", path.trim_end_matches(".rs"));
         paths.iter().any(|other| other.starts_with(&folder))
     };
     let beside = paths.iter().filter(|path| path.ends_with(".rs")).filter(has_folder);
-    beside.map(|path| format!("{path}: a module with a folder stands in it, as mod.rs")).collect()
+    beside.map(|path| format!("{path}: a module with a folder belongs in it, as mod.rs")).collect()
 }
 
 #[cfg(test)]
@@ -160,24 +161,24 @@ mod tests {
         assert!(complaint("a/src/b.rs", &middle).contains("http is imported in the middle"));
         let within =
             GOOD.replace("use std::fs", "macro_rules! f {\n    () => {\n        fn f() {}\n    };\n}\nuse std::fs");
-        assert_eq!(source("a/src/b.rs", &within), Vec::<String>::new(), "after what is within something else");
+        assert_eq!(source("a/src/b.rs", &within), Vec::<String>::new(), "after an indented item");
         let apart = format!("{}{GOOD}", "#[cfg(test)]\nuse serde::de;\n");
-        assert_eq!(source("a/src/b.rs", &apart), Vec::<String>::new(), "under a condition");
+        assert_eq!(source("a/src/b.rs", &apart), Vec::<String>::new(), "a conditional import");
         let public = format!("pub use serde::de;\n{GOOD}");
-        assert_eq!(source("a/src/b.rs", &public), Vec::<String>::new(), "for others");
+        assert_eq!(source("a/src/b.rs", &public), Vec::<String>::new(), "a public import");
     }
 
     #[test]
     fn unit_tests_are_the_end_of_a_file_or_files_of_their_own() {
         let test = "#[test]\nfn it() {}\n";
-        assert!(complaint("a/src/b.rs", test).starts_with("a/src/b.rs:1: a test stands outside"));
+        assert!(complaint("a/src/b.rs", test).starts_with("a/src/b.rs:1: a test is outside"));
         for path in ["a/src/tests.rs", "a/src/b/tests/c.rs", "a/tests/b/c.rs"] {
             assert_eq!(source(path, test), Vec::<String>::new(), "{path}");
         }
         let within = "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    #[tokio::test]\n    async fn it() {}\n}\n";
         assert_eq!(source("a/src/b.rs", within), Vec::<String>::new());
         assert!(complaint("a/src/b.rs", &format!("{within}\nfn g() {{}}\n")).contains("something comes after"));
-        assert!(complaint("a/src/b_tests.rs", "fn f() {}\n").contains("stand in its folder"));
+        assert!(complaint("a/src/b_tests.rs", "fn f() {}\n").contains("belong in its folder"));
     }
 
     #[test]
@@ -191,7 +192,7 @@ mod tests {
         let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
         assert_eq!(modules(&paths(&["a/b/mod.rs", "a/b/c.rs", "a/bc.rs"])), Vec::<String>::new());
         let found = modules(&paths(&["a/b.rs", "a/b/c.rs"]));
-        assert_eq!(found, ["a/b.rs: a module with a folder stands in it, as mod.rs"]);
+        assert_eq!(found, ["a/b.rs: a module with a folder belongs in it, as mod.rs"]);
         assert!(complaint("a/src/b.rs", "#[path = \"c.rs\"]\nmod b;\n").contains("without #[path]"));
     }
 }

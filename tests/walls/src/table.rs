@@ -1,19 +1,19 @@
-//! The walls, in one place.
+//! The dependency rules ("walls"), in one place.
 
-/// A crate, and what it may depend on.
+/// A crate, and the crates that it may depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Crate {
-    /// Its name.
+    /// The name of the crate.
     pub name: &'static str,
-    /// Its folder.
+    /// The folder of the crate.
     pub folder: &'static str,
     /// Crates of the project that it may use.
     pub uses: &'static [&'static str],
-    /// Why not others.
+    /// The reason why it may use no others.
     pub why: &'static str,
 }
 
-/// The plumbing of processes in a fleet.
+/// The shared crates for processes of a fleet.
 const PLUMBING: &[&str] =
     &["robeing-fleet", "robeing-net", "robeing-platform", "robeing-proto", "robeing-settings", "robeing-telemetry"];
 
@@ -93,54 +93,54 @@ pub const CRATES: &[Crate] = &[
     },
 ];
 
-/// Crates that may use everything: tests, and what stands in for somebody else's crate.
+/// Crates that may use everything: tests, and replacements of third-party crates.
 pub const UNSHIPPED: &[&str] = &["base2histogram", "devkube", "robeing-sim", "robeing-tests", "robeing-walls"];
 
-/// A crate that may depend on nothing but this.
+/// A crate with a fixed list of dependencies.
 #[derive(Clone, Copy, Debug)]
 pub struct Pure {
-    /// Its name.
+    /// The name of the crate.
     pub name: &'static str,
-    /// All its dependencies.
+    /// All crates that it may depend on.
     pub uses: &'static [&'static str],
 }
 
-/// Crates without runtime, network, clock or randomness.
+/// Crates without a runtime, network, clock or randomness.
 pub const PURE: &[Pure] =
     &[Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] }];
 
-/// A library that few may use.
+/// A library that only some crates may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Library {
-    /// What its crates' names begin with.
+    /// The prefix of the names of the library's crates.
     pub prefix: &'static str,
-    /// Who may.
+    /// The crates that may use it.
     pub users: &'static [&'static str],
 }
 
-/// Libraries that end at a wall.
+/// Libraries that only some crates may use.
 pub const LIBRARIES: &[Library] = &[Library { prefix: "openraft", users: &["robeing-coordinator"] }];
 
-/// Words of the sources that stand in some places alone.
+/// Words that may occur only in some places of the sources.
 #[derive(Clone, Copy, Debug)]
 pub struct Words {
     /// The words.
     pub words: &'static [&'static str],
-    /// The folders in which they are looked for.
+    /// The folders in which they are searched for.
     pub folders: &'static [&'static str],
-    /// Files and folders in which they may stand.
+    /// Files and folders in which they may occur.
     pub allowed: &'static [&'static str],
-    /// Why.
+    /// The reason.
     pub why: &'static str,
 }
 
-/// Walls within crates. Lines of tests and comments are passed over.
+/// Rules within crates. Tests and comments are not checked.
 pub const WORDS: &[Words] = &[
     Words {
         words: &["openraft"],
         folders: &["coordinator/src"],
         allowed: &["coordinator/src/raft"],
-        why: "the consensus library ends at RaftHandle",
+        why: "the consensus library is hidden behind RaftHandle",
     },
     Words {
         words: &["robeing_coordinator"],
@@ -152,24 +152,24 @@ pub const WORDS: &[Words] = &[
         words: &["Endpoint::from", "Server::builder(", "connect_lazy(", "connect_with_connector"],
         folders: &["agent/src", "cli/src", "coordinator/src", "crates", "operator/src"],
         allowed: &["crates/net/src", "crates/client/src/stub.rs"],
-        why: "channels and listeners are made in one place",
+        why: "channels and listeners are created in one place",
     },
     Words {
         words: &["internal::v1", "robeing_proto::internal"],
         folders: &["cli/src", "crates", "crds/src", "fleet/src", "operator/src"],
         allowed: &[],
-        why: "only processes of a fleet speak the private protocols; the others know the public API alone",
+        why: "only processes of a fleet use the private protocols; all others use only the public API",
     },
     Words {
         words: &["f32", "f64"],
         folders: &["fleet/src"],
         allowed: &[],
-        why: "the state machine has no floats, so that it does the same on every machine",
+        why: "the state machine has no floats, so that it computes the same on every machine",
     },
     Words {
         words: &["HashMap", "HashSet"],
         folders: &["fleet/src"],
         allowed: &["fleet/src/fixed_map.rs"],
-        why: "what is iterated is in ordered maps; FixedMap is for look-ups",
+        why: "everything that is iterated is in ordered maps; FixedMap is only for lookups",
     },
 ];

@@ -45,8 +45,8 @@ use self::{
 };
 use super::reaper;
 
-/// The hidden subcommand that turns the agent's binary into a guard: its `main` must call [`main`] before anything else
-/// when this is the first argument.
+/// The hidden subcommand that turns the agent's binary into a guard: when this is the first argument, the binary's own
+/// `main` must call this module's [`main`] before anything else.
 pub const GUARD_SUBCOMMAND: &str = "group-guard";
 
 /// The path through which a process sees its own program, even if the file has been removed.

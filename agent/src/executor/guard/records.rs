@@ -1,11 +1,12 @@
-//! The records that an agent sends its guard over a pipe. A record is a process group as four little-endian bytes,
-//! positive to add and negative to remove, or a number that no group has, followed by its payload.
+//! The records that an agent sends its guard over a pipe. A record is a process-group id as four little-endian bytes,
+//! positive to add the group and negative to remove it; or a marker that no command's group has as its id, followed by
+//! a payload.
 
 use std::{collections::VecDeque, time::Duration};
 
 use prost::Message;
 
-/// Bytes of a record without a payload.
+/// Size of a record without a payload, in bytes.
 pub(in crate::executor) const RECORD: usize = 4;
 /// Marks a lease; its milliseconds follow. No command's group has this id.
 const LEASE: i32 = 1;
@@ -44,7 +45,7 @@ pub(super) enum Told {
     GroupGone(i32),
     /// The lease ends after this time; `None`: never.
     Lease(Option<Duration>),
-    /// The agent is in this session; 0: in none.
+    /// The agent's session; with id 0: it has none.
     Stay(Box<Stay>),
 }
 

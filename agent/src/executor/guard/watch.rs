@@ -6,8 +6,8 @@
 //! is slow, starved or swapped out is never in that state; nor is one whose machine or container is frozen, which
 //! freezes the guard too. The guard then does the following, in this order:
 //!
-//! 1. It revokes the session. The agent finds that written in a pipe before it acts on anything when it resumes, and
-//!    starts no attempt of the session.
+//! 1. It revokes the session, by writing that into a pipe. When the agent resumes, it reads the pipe before it acts on
+//!    anything, and starts no attempt of the session.
 //! 2. It checks the agent once more. If the agent runs again, it may or may not have seen the revocation, so nothing is
 //!    reported; the agent gives up the session itself.
 //! 3. It kills every process group and waits until they are gone, including those that register meanwhile, since a
@@ -181,7 +181,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Does what is due.
+    /// Performs the action that is due at `now`, if any.
     fn look(&mut self, now: Instant) {
         let Some(lease) = self.lease else { return };
         if lease.ends <= now {

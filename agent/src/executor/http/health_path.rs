@@ -1,4 +1,4 @@
-//! The path of a server that says how it is.
+//! The health path: a URL of the server that the agent requests to check the server's health.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ impl HealthPath {
         Self { uri, headers, transport }
     }
 
-    /// Returns its URL without what must not be shown.
+    /// Returns its URL for display, without credentials and query.
     pub(super) fn shown(&self) -> String {
         shown(&self.uri)
     }
@@ -42,7 +42,7 @@ impl HealthPath {
             Ok(answer) if answer.status().is_success() => Health::Healthy,
             Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
             Err(error) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
-            Err(error) => Health::Silent(format!("{shown} can't be asked: {}", trouble::causes(&error))),
+            Err(error) => Health::Silent(format!("the request to {shown} failed: {}", trouble::causes(&error))),
         }
     }
 

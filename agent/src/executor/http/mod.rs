@@ -8,16 +8,15 @@
 //! URL's query are ever shown.
 //!
 //! - 3xx, and 4xx other than 408 and 429, are failures that are not retryable: redirects are not followed. 5xx, 408,
-//!   429, a broken connection and an exceeded time limit are retryable, not before the `Retry-After` of the answer. An
-//!   answer that is too large, or has more than [`MAX_HEADERS`] headers, is not retryable.
+//!   429, a broken connection and an exceeded time limit are retryable, but not before the `Retry-After` of the answer.
+//!   An answer that is too large, or has more than [`MAX_HEADERS`] headers, is not retryable.
 //! - The status of an error decides, however long its body takes; the body is read for at most [`ERROR_BODY_WITHIN`].
 //! - If no connection can be made, or no TLS session, the attempt never started. The connection is retried for a
 //!   second; then the attempt is handed back, and the agent leaves the fleet until the server accepts connections.
-//! - The executor's health is that of a GET of the health path, if one is set: any status but 2xx is unhealthy, and the
-//!   agent joins the fleet only after the first 2xx. Without
-//!   a health path the executor is healthy while an attempt has a connection, or else while the server accepts one: a
-//!   server that handles one request at a time would leave connections that only check it in its queue until that is
-//!   full.
+//! - If a health path is set, a GET of it determines the executor's health: any status but 2xx is unhealthy, and the
+//!   agent joins the fleet only after the first 2xx. Without a health path the executor is healthy while an attempt has
+//!   a connection, or else while the server accepts one. No probing connection is opened in the first case, because a
+//!   server that handles one request at a time would leave such connections in its queue until that is full.
 //! - When the attempt is cancelled, or its future dropped, the connection is closed; a server may take that as the
 //!   signal to stop.
 //!
@@ -66,8 +65,8 @@ use super::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long setting up a usable connection to the server may take: name resolution, connecting and the TLS handshake.
 pub const SECURED_WITHIN: Duration = Duration::from_secs(10);
-/// An attempt with a shorter time limit than this counts as timed out, rather than as without a server, if it makes no
-/// connection within that limit.
+/// If an attempt makes no connection within its time limit, it counts as timed out if that limit is shorter than this,
+/// and otherwise as never started, because the server can't be reached.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the body of an error is read.
 pub const ERROR_BODY_WITHIN: Duration = Duration::from_secs(5);
@@ -105,7 +104,7 @@ struct Progress {
     connection: Mutex<Option<CaptureConnection>>,
     /// Why the last finished call failed to connect.
     unreached: Mutex<Option<String>>,
-    /// The error status that the server answered, while its body is read.
+    /// The failure for the error status that the server answered; set while the answer's body is read.
     refused: Mutex<Option<Failure>>,
 }
 

@@ -1,4 +1,4 @@
-//! Parses when a server wants to be asked again: its `Retry-After` header (RFC 9110, section 10.2.3).
+//! Parses the `Retry-After` header (RFC 9110, section 10.2.3).
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,8 @@ use http::{
     header::{DATE, HeaderName, RETRY_AFTER},
 };
 
-/// Returns the delay from the answer on. A date is relative to the server's `Date` header, or to `now` without one.
+/// Returns the delay, counted from the answer. A date is relative to the server's `Date` header, or to `now` without
+/// one.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let wanted = text(RETRY_AFTER)?;

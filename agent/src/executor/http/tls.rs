@@ -1,9 +1,9 @@
-//! Which https servers are trusted: the system's trusted certificates decide, or those that SSL_CERT_FILE and
+//! Decides which https servers are trusted: by the system's trusted certificates, or those that SSL_CERT_FILE and
 //! SSL_CERT_DIR name.
 //!
-//! A server that presents exactly one of these certificates is trusted even if it is a CA certificate, as `openssl req
-//! -x509` creates them, or its issuer is not trusted. webpki rejects these, since a CA should not be a server and a
-//! chain should end in one; but listing the server's own certificate is an explicit choice.
+//! A server whose own certificate is one of these is trusted even if it is a CA certificate, as `openssl req -x509`
+//! creates them, or if its issuer is not trusted. webpki rejects such a certificate, since a CA should not be a server
+//! and a chain should end in a CA; but listing the server's own certificate is an explicit choice.
 
 use std::{env, fmt, path::PathBuf, sync::Arc};
 
@@ -67,7 +67,7 @@ pub(super) fn config() -> Result<ClientConfig, CertificatesError> {
     with_verifier(provider, verifier)
 }
 
-/// Returns the TLS configuration for connections without TLS, which trusts no certificates.
+/// Returns the TLS configuration of a connector that only makes connections without TLS: it trusts no certificate.
 pub(super) fn trusting_nobody() -> Result<ClientConfig, CertificatesError> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = config.with_safe_default_protocol_versions().map_err(|error| Box::new(error) as Box<_>)?;
@@ -204,7 +204,7 @@ fn is_common_name(certificate: &CertificateDer<'_>, server: &ServerName<'_>) -> 
     let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return false };
     let subject = parsed.subject();
     let Some(at) = subject.windows(COMMON_NAME.len()).rposition(|bytes| bytes == COMMON_NAME) else { return false };
-    // A string type, its length, the text; server names are shorter than what needs the long form of the length.
+    // DER: the string type, the length, the text. Server names are too short to need the long form of the length.
     let name = match subject.get(at + COMMON_NAME.len()..) {
         Some([_, length @ ..=0x7F, text @ ..]) => text.get(..usize::from(*length)),
         _ => None,

@@ -42,7 +42,7 @@ use super::{CONNECT_WITHIN, MAX_HEADERS, SECURED_WITHIN, tls, trouble};
 /// servers, so that a server rarely closes it just as a request is sent.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
 /// TCP keepalive: how long a connection is idle before the first probe, the pause between two probes, and how many may
-/// go unanswered. So a server that vanished silently does not hold a slot forever.
+/// go unanswered. Without probes, a server that vanished silently would hold a slot forever.
 ///
 /// No probe is sent while sent data is unacknowledged. The kernel then retransmits, and gives up after a quarter of an
 /// hour (`net.ipv4.tcp_retries2`). Setting `TCP_USER_TIMEOUT` instead would also count the time in which a busy but
@@ -69,6 +69,8 @@ pub(super) struct Transport {
 }
 
 impl Transport {
+    /// Creates the connector and its clients.
+    ///
     /// # Errors
     /// When the trusted certificates, which https needs, can't be read.
     pub(super) fn new(is_https: bool) -> Result<Self, tls::CertificatesError> {
@@ -116,8 +118,8 @@ impl Transport {
             Ok(answer) => {
                 let note = answer.extensions().get::<Arc<Note>>();
                 let is_kept = note.is_some_and(|note| note.has_served.swap(true, Ordering::Relaxed));
-                // The server gave up waiting on an idle connection; the status only says why it closes it (RFC 9110,
-                // 15.5.9).
+                // The server closes a connection that was idle for too long; the status only gives the reason (RFC
+                // 9110, 15.5.9).
                 if is_kept && answer.status() == StatusCode::REQUEST_TIMEOUT && sent.elapsed() < CLOSED_WITHIN {
                     return self.fresh.request(again).await.or(Ok(answer));
                 }
@@ -155,7 +157,7 @@ fn late(error: BoxError) -> BoxError {
     format!("name resolution, connecting and the TLS handshake took more than {within}").into()
 }
 
-/// Whether a connection has served a request before, and returned no byte after the last one.
+/// Whether a connection has served a request before, and nothing was received on it since the last one was sent.
 fn was_closed(connection: &CaptureConnection) -> bool {
     note_of(connection).is_some_and(|note| note.has_served() && !note.is_heard())
 }
@@ -241,8 +243,8 @@ impl Read for Noted {
         let room = bytes.len().min(into.remaining());
         let mut read = ReadBuf::uninit(&mut bytes[..room]);
         match ready!(Pin::new(&mut self.stream).poll_read(cx, read.unfilled())) {
-            // Many servers close a TLS connection without announcing it. An answer whose length is not given ends there, as
-            // curl and browsers take it; one that is shorter than its length is still detected as broken.
+            // Many servers close a TLS connection without a close_notify. As in curl and browsers, this ends an answer
+            // without a declared length; one that is shorter than its declared length is still detected as broken.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.note.is_heard() => {}
             read => read?,
         }

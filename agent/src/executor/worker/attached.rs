@@ -74,7 +74,7 @@ struct Process {
 struct ProcessHealth {
     /// The process answers health checks.
     answers: bool,
-    /// The newest check, and the receiver of its answer.
+    /// The sequence number of the newest check, and the sender for its answer.
     asked: Option<(u64, oneshot::Sender<String>)>,
     /// The reason the process gave for being unhealthy.
     unhealthy: Option<String>,
@@ -292,7 +292,8 @@ impl Attached {
         }
     }
 
-    /// Must be called with the lock held, so that the last update is the latest state.
+    /// Publishes the number of processes and whether there is one. Must be called with the lock held, so that updates
+    /// are in order.
     fn changed(&self, state: &State) {
         self.gauge.set(i64::try_from(state.processes.len()).unwrap_or(i64::MAX));
         let present = !state.processes.is_empty();

@@ -165,7 +165,8 @@ impl Executor for WorkerExecutor {
         Some(self.attached.presence())
     }
 
-    /// Nothing is wrong while no process is attached, and users check that the agent is there before they start one.
+    /// Returns true: nothing is wrong while no process is attached, and users check that the agent is in the fleet
+    /// before they start one.
     fn is_member_when_absent(&self) -> bool {
         true
     }

@@ -114,7 +114,7 @@ async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc
             }
         }
     };
-    // At once: the outgoing stream of a process that is gone may not be polled for a while.
+    // Detach here already: the outgoing stream of a process that is gone may not be polled for a while.
     attached.leave(number);
     end
 }

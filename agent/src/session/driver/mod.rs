@@ -113,7 +113,8 @@ pub(super) struct Driver {
     secret: Secret,
     search: Search,
     leader_link: LeaderLink,
-    /// A stream that went silent; kept until another is open, because its end is a sign that this process has ended.
+    /// A stream that went silent. It is kept until another is open, because a coordinator takes its end as a sign that
+    /// this process has ended.
     suspect_link: Option<Box<Link>>,
     session: Option<Session>,
     held: Held,
@@ -257,7 +258,7 @@ impl Driver {
 
     // ---- Time ----
 
-    /// Does what is due and sets the timer to what is due next. `Some`: the agent ends with this result.
+    /// Performs the actions that are due and sets the timer for the next one. `Some`: the agent ends with this result.
     fn keep_time(&mut self, now: Instant) -> Option<Result<(), SessionError>> {
         self.fence_if_over(now);
         if matches!(self.leader_link, LeaderLink::Open(_))
@@ -316,8 +317,8 @@ impl Driver {
                 Phase::Working => return Ok(None),
                 Phase::Leaving(until) if now < *until && connected => return Ok(Some(*until)),
                 Phase::Leaving(_) => return Err(Ok(())),
-                // Nothing runs any more, and no coordinator can take back what did. A coordinator that was sent a Hello
-                // may have opened a session; unless the agent leaves it, its next session counts it as lost.
+                // Nothing runs, and without a valid session nothing can be handed back. A coordinator that was sent a
+                // Hello may have opened one: unless the agent leaves that, it counts as lost when it joins again.
                 Phase::Draining(_) if self.session.as_ref().is_none_or(|s| s.is_fenced) => match self.leader_link {
                     LeaderLink::Greeting(..) if !self.asked_to_stop => return Ok(None),
                     _ => return Err(Ok(())),
@@ -374,7 +375,7 @@ impl Driver {
         self.held.hand_back_running();
         self.held.hand_back_waiting();
         self.begin_search(now, true);
-        // Nothing runs any more, so closing it may count as the end of this process.
+        // Nothing runs any more, so a coordinator may take its end as that of this process.
         self.suspect_link = None;
         self.tell_lease();
         self.deps.metrics.running.set(0);

@@ -22,7 +22,7 @@ async fn expect_drain(call: &mut Call) {
 async fn expect_leave(call: &mut Call) {
     let message = call.next().await;
     assert!(matches!(message, Some(FromAgent::Leave(_))), "expected Leave, got {message:?}");
-    assert!(call.next().await.is_none(), "nothing is said after Leave");
+    assert!(call.next().await.is_none(), "nothing is sent after Leave");
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +122,7 @@ async fn when_the_coordinators_are_gone_the_lease_ends_the_drain() {
     drop((call, leader));
     let asked = Instant::now();
     agent.shutdown.cancel();
-    agent.end().await.expect("everything of the session is void, so nothing is left to tell");
+    agent.end().await.expect("the session is over, so nothing is left to report");
     a.gone().await;
     assert!(asked.elapsed() <= Duration::from_secs(2));
 }

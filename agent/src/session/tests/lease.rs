@@ -161,8 +161,8 @@ async fn a_process_that_was_stopped_and_goes_on_does_nothing_in_a_session_that_i
     let (mut call, hello) = leader.welcome(8, false).await;
     assert!(!a.is_running(), "what ran is stopped before anything else");
     assert!(!agent.has_started_another(), "nothing of the old session is begun");
-    assert_eq!((hello.session, hello.held.len()), (0, 0), "it begins anew");
-    assert_ne!(hello.incarnation, incarnation_of(&before.secret), "as another stay");
+    assert_eq!((hello.session, hello.held.len()), (0, 0), "it starts over");
+    assert_ne!(hello.incarnation, incarnation_of(&before.secret), "with a new incarnation");
     call.assign(&["c"]).await;
     call.quiet_for(TIMEOUT * 2).await;
     assert_eq!(agent.started().await.attempt.task_id, "c", "the new session is its own");

@@ -16,7 +16,7 @@ async fn expect_leave(call: &mut Call) {
     call.say(Message::Drained(Drained {})).await;
     let message = call.next().await;
     assert!(matches!(message, Some(FromAgent::Leave(_))), "expected Leave, got {message:?}");
-    assert!(call.next().await.is_none(), "nothing is said after Leave");
+    assert!(call.next().await.is_none(), "nothing is sent after Leave");
 }
 
 async fn expect_drain(call: &mut Call) {
@@ -70,7 +70,7 @@ async fn it_joins_when_something_is_there_leaves_when_nothing_is_and_comes_back(
 
     present.send_replace(true);
     let (call, second) = leader.welcome(2, false).await;
-    assert_eq!(second.session, 0, "it comes anew");
+    assert_eq!(second.session, 0, "it asks for a new session");
     assert_ne!(first.incarnation, second.incarnation);
     call.assign(&["c"]).await;
     agent.started().await.succeed();
@@ -209,7 +209,7 @@ async fn one_for_attaching_is_a_member_from_the_start_and_has_slots_while_someth
     drop(call);
     let (call, second) = leader.welcome(3, false).await;
     assert_is_idle(&second);
-    assert_eq!(second.session, 0, "it comes anew");
+    assert_eq!(second.session, 0, "it asks for a new session");
     assert_ne!(first.incarnation, second.incarnation);
 
     present.send_replace(true);

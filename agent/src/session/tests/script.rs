@@ -392,8 +392,8 @@ impl Agent {
     }
 }
 
-/// Returns an agent with so many slots that has just opened this session, its stream, the leader at the other end, and
-/// the network between them, which must be kept.
+/// Starts an agent with `slots` slots, and opens `session` for it. Returns the agent, its stream, the leader at the
+/// other end, and the network between them; all must be kept.
 pub async fn in_session(slots: u32, session: u64) -> (Agent, Call, Coordinator, MemoryNetwork) {
     let network = MemoryNetwork::default();
     let mut leader = Coordinator::start(&network, C0).await;

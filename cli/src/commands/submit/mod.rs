@@ -30,7 +30,7 @@ const NAMED_UNFINISHED: usize = 10;
 const ANONYMOUS: &str = "anonymous";
 /// The status if no task was sent.
 const UNSENT: &str = "nothing was submitted";
-/// Number of tasks from which a progress bar is shown.
+/// Minimum number of tasks for which a progress bar is shown.
 const MANY: usize = 2;
 
 /// Submits the tasks, unless interrupted by Ctrl-C.
@@ -174,7 +174,7 @@ async fn tell_what_is_kept(client: &FleetClient, asked: &TaskSpec, id: &str) {
     let differing = differences(asked, &task);
     if !differing.is_empty() {
         note(&format!(
-            "note: the key {:?} belongs to task {}, which was submitted earlier; the original request is kept: {}",
+            "note: the key {:?} belongs to task {}, which was submitted earlier; its request is kept and differs: {}",
             asked.idempotency_key,
             task.id,
             differing.join(", ")

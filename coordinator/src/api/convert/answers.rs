@@ -9,8 +9,8 @@ use crate::api::errors;
 /// Maximum size of the fixed parts of an answer, a failure or an attempt, bytes.
 const ANSWER_BYTES: usize = 256;
 
-/// Returns the size of an answer in a message, bytes, or a little more: cheaper than the exact size, since it is
-/// computed for every answer.
+/// Returns an upper bound of the size of an answer in a message, bytes. It is computed for every answer, and costs less
+/// than the exact size.
 pub fn answer_size(answer: &v1::streamed_answer::Answer) -> usize {
     use v1::streamed_answer::Answer;
     let refusal = |refusal: &v1::Refusal| refusal.code.len() + refusal.message.len();
@@ -79,7 +79,7 @@ mod tests {
         for answer in finished.into_iter().chain([Answer::Submitted(submitted)]) {
             let assumed = answer_size(&answer);
             let answer = v1::StreamedAnswer { tag: u64::MAX, answer: Some(answer) };
-            // Including the tag and the length that it has as a part of its message.
+            // Including the key and the length prefix of its field in the message.
             let exact = answer.encoded_len() + 6;
             assert!(assumed >= exact && assumed <= exact + 1024, "{assumed} bytes assumed for {exact}");
         }

@@ -1,8 +1,7 @@
-//! The only place where the fleet's types are converted to API types, and API types to those of the fleet; one file per
-//! domain.
+//! The only place where the fleet's types are converted to API types and back; one file per domain.
 //!
-//! Nothing here is called under the state's lock: data is taken from the state as it is (shared, or a few numbers), and
-//! converted to messages afterwards.
+//! No message is built under the state's lock: callers take data from the state as it is (shared, or a few numbers; see
+//! [`Figures::of`]), and convert it to messages afterwards.
 
 mod agents;
 mod answers;
@@ -27,8 +26,8 @@ pub use self::{
     tasks::{Parts, task, task_state, task_states},
 };
 
-/// Converts between an enum of the fleet and the API enum that has the same name and the same variants, among others;
-/// both ways with one table.
+/// Defines the conversions, in both directions, between an enum of the fleet and the API enum of the same name, which
+/// has the same variants and possibly more.
 macro_rules! same_variants {
     ($(#[$told:meta])* $to:ident, $(#[$heard:meta])* $from:ident, $name:ident { $($variant:ident),+ $(,)? }) => {
         $(#[$told])*

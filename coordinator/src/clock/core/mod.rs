@@ -4,7 +4,7 @@
 //! monotonic clock, at 0.95 to 1.05 of its rate, towards the wall time. It starts at the highest fleet time that the
 //! previous leader is known to have reached, so it never goes back, and it stops while no coordinator leads.
 //!
-//! **Wall time** is the time in which times of day are shown and compared: the median of the voters' wall clocks.
+//! **Wall time** is the time of day, for display and comparison: the median of the voters' wall clocks.
 //!
 //! Why a duration never ends early, whichever coordinator leads: let `F` be the current leader's fleet time at a
 //! moment, over all leaders in the order of their terms. Each advances at 1.05 of real time at most. A new leader
@@ -13,9 +13,9 @@
 //! so it is dropped as soon as an entry or a report of a newer leader is known; and a leader's clock runs only once it
 //! has applied everything accepted before its term. Hence `F` itself rises by 1.05 of real time at most.
 //!
-//! A duration ends late only by what a leader's clock loses: the time between its last report that the next leader
-//! received and its own end; what exceeds [`MAX_STEP`] in each stall; and the time without contact with a majority,
-//! when no coordinator led.
+//! A duration ends late only by the time that leaders' clocks lose: the time between a leader's last report that its
+//! successor received and the end of its leadership; the part of each stall that exceeds [`MAX_STEP`]; and the time
+//! without contact with a majority or without a leader.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,12 +29,12 @@ use super::super::raft::NodeId;
 
 /// Largest deviation of fleet time's rate from the monotonic clock: one part in this many (5 %).
 pub const SLEW_PART: u64 = 20;
-/// Longest time between two updates that counts. Anything beyond means that this process stalled, and then it did not
-/// lead.
+/// Longest time between two updates that counts as elapsed. If more time passed, this process stalled and did not
+/// lead meanwhile.
 pub const MAX_STEP: Duration = Duration::from_secs(1);
 /// Maximum age of a voter's wall clock reading. Until then the reading is extrapolated with the monotonic clock.
 pub const READING_TTL: Duration = Duration::from_secs(60);
-/// How long a leader's clock report is extrapolated where it is only shown.
+/// How long a leader's clock report is extrapolated for display.
 pub const WORD_TTL: Duration = Duration::from_secs(3);
 
 /// A leadership: its term and the leader's node id, in the consensus library's order.
@@ -195,8 +195,8 @@ impl Core {
     }
 
     /// Returns the median of the voters' wall clocks. A voter without a recent reading counts with the previous median,
-    /// carried forward, and so does one additional value if the number is even: of two clocks, the one that is wrong by
-    /// hours must not win.
+    /// carried forward. If the number of voters is even, the previous median also counts once more: of two clocks, one
+    /// that is wrong by hours must not decide.
     fn median(&self, carried: Option<u64>, own: u64, now: Instant) -> u64 {
         let reading = |node: &NodeId| {
             if *node == self.own {

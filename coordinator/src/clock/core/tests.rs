@@ -12,8 +12,8 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A leader of the first term among these voters, of which it is the first. `ahead` is by how many milliseconds each
-/// voter's wall clock is ahead.
+/// The leader of the first term, which is the first of the voters. `ahead` is by how many milliseconds each voter's
+/// wall clock is ahead.
 struct Leader {
     core: Core,
     start: Instant,

@@ -19,7 +19,7 @@ pub struct Outbox {
     pub heartbeat: Option<u64>,
     /// The newest health check to send.
     pub health_check: Option<HealthCheck>,
-    /// Whether the agent is unhealthy and has to hand back what it has.
+    /// Whether the agent has to hand back its attempts, because it is unhealthy.
     pub hand_back: bool,
     /// Whether the agent's drain was recorded.
     pub drained: bool,
@@ -58,7 +58,7 @@ impl SessionConnection {
         self.news.notify_one();
     }
 
-    /// Takes everything that waits, which may be nothing.
+    /// Takes everything that waits, without waiting if that is nothing.
     pub fn take_now(&self) -> Outbox {
         std::mem::take(&mut *self.outbox())
     }

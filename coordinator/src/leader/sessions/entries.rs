@@ -36,10 +36,11 @@ pub(super) struct Entry {
     pub(super) link: Option<Arc<SessionConnection>>,
     /// When its process is to be probed.
     pub(super) probe_at: Option<Instant>,
-    /// Whether it has failed: its loss is proposed at its turn in [`Sessions::looks`], and `losing` is set until it is
-    /// written.
+    /// Whether it has failed: its loss is proposed when its check in [`Sessions::looks`] is due, and `losing` is set
+    /// until the loss is written.
     pub(super) failed: bool,
-    /// Set while its loss is proposed, or will be because it has failed, and is undecided.
+    /// Set while the outcome of its proposed loss is unknown, and while it has failed and its loss is yet to be
+    /// proposed.
     pub(super) losing: Option<Losing>,
     /// Its key in [`Sessions::looks`]; `None` while its loss is proposed.
     pub(super) look_at: Option<Instant>,
@@ -52,12 +53,12 @@ pub(super) struct Sessions {
     /// Whether the term is over here.
     pub(super) over: bool,
     pub(super) entries: BTreeMap<AgentId, Entry>,
-    /// When each agent must be checked next: never later than something is due for it. Messages from the agent do not
-    /// change this, so that a heartbeat costs little.
+    /// When each agent is checked next: no later than the earliest time at which something is due for it. Messages from
+    /// the agent do not change this, so that a heartbeat costs little.
     pub(super) looks: BTreeSet<(Instant, AgentId)>,
     /// The total time for which this coordinator stalled and could not receive heartbeats.
     pub(super) excused: Duration,
-    /// Silence of an agent counts from this instant at the earliest: until then no heartbeat could be answered.
+    /// The earliest instant from which the silence of an agent counts: until then no heartbeat could be answered.
     pub(super) unheard_until: Option<Instant>,
 }
 
@@ -103,7 +104,7 @@ impl Sessions {
         }
     }
 
-    /// Schedules the next check of an agent at `at`, and not before.
+    /// Schedules the next check of an agent at exactly `at`, even if it was scheduled earlier.
     pub(super) fn look_when(&mut self, agent: AgentId, at: Instant) {
         let Some(entry) = self.entries.get_mut(&agent) else { return };
         if let Some(before) = entry.look_at.replace(at) {

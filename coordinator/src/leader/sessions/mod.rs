@@ -48,14 +48,14 @@ use crate::leader::evidence::{Origin, REACH_AGAIN, Signs, Verdict};
 /// An attempt: the task and its fencing number.
 pub type AttemptKey = (TaskId, u32);
 
-/// What to do about an agent that has not been heard from.
+/// What to do about an agent that may be lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Suspicion {
     /// The agent was silent for the timeout: it is lost.
     Silent(AgentId, SessionId),
-    /// The agent is there, but has failed and runs nothing any more: it is lost.
+    /// The agent's process exists, but the agent has failed and no longer runs anything: it is lost.
     Failed(AgentId, SessionId),
-    /// Probe whether the agent's process is there: its connection broke, or is new.
+    /// Probe whether the agent's process listens at this address: its connection broke, or is new.
     Probe(AgentId, SessionId, SocketAddr),
 }
 
@@ -85,10 +85,10 @@ pub struct SessionTiming {
 }
 
 impl SessionTiming {
-    /// Returns the maximum age of the leader's last contact with a majority when it answers a heartbeat: half of the
-    /// quarter of the timeout by which an agent's lease ends early. So a leader that was replaced without knowing it
-    /// can't keep an agent working longer than the new leader waits for the agent, and the agent has the other half to
-    /// stop.
+    /// Returns the maximum age of the leader's last contact with a majority when it answers a heartbeat. An agent's
+    /// lease ends a quarter of the timeout early, and this is half of that quarter. So a leader that was replaced
+    /// without knowing it can't keep an agent working longer than the new leader waits for the agent; the other half is
+    /// the time that the agent has to stop.
     pub fn lease_margin(&self) -> Duration {
         self.timeout / 8
     }
@@ -139,9 +139,9 @@ impl SessionTable {
         drop(self.of_term(term));
     }
 
-    /// Records a session that may have no connection here: its agent has a full session timeout to connect. Without a
-    /// connection of its own, this leader has nothing for which a refusal could be a proof; only a guard may know more.
-    /// A session that is already known is left unchanged.
+    /// Records a session that may have no connection here: its agent has a full session timeout to connect. Until it
+    /// does, a refused probe would prove nothing to this leader, so only a guard's report can prove the loss earlier. A
+    /// session that is already known is left unchanged.
     pub fn started(&self, agent: AgentId, session: SessionId, process: Option<SocketAddr>, now: Instant) {
         if planted(Mistake::AbsentAgentsForgotten) {
             return;
@@ -195,7 +195,7 @@ impl SessionTable {
             }
         }
         let link = Arc::new(SessionConnection::default());
-        // Probe its location now, so that a later refusal means something.
+        // Probe its location now: only if it accepts a connection can a later refusal prove anything.
         let ask_at = origin.process.map(|_| now);
         let entry = Entry {
             session,
@@ -275,14 +275,14 @@ impl SessionTable {
     }
 
     /// Records that this leader had no contact with a majority until `now`, so it renewed no lease: every agent has a
-    /// full session timeout from then on. An agent may rely on this to keep working while coordinators cannot give its
-    /// work away.
+    /// full session timeout from then on. Agents rely on this to keep working while the coordinators can't reassign
+    /// their tasks.
     pub fn without_contact(&self, now: Instant) {
         self.sessions().unheard_until = Some(now);
     }
 
-    /// Returns what to do about agents that have not been heard from, for at most `limit` of them. Each suspicion is
-    /// returned once, until it is taken back.
+    /// Returns what to do about agents that may be lost, for at most `limit` of them. Each suspicion is returned once,
+    /// until it is taken back.
     pub fn suspicions(&self, now: Instant, limit: usize) -> Vec<Suspicion> {
         let mut found = Vec::new();
         let mut sessions = self.sessions();
@@ -300,7 +300,7 @@ impl SessionTable {
     }
 
     /// Records a probe of an agent's process and returns the verdict. On [`Verdict::Gone`] the caller has to propose
-    /// the loss. `waited`: the agent's guard had its time to report.
+    /// the loss. `waited` states whether the agent's guard has had its time to report.
     pub fn probed(
         &self,
         agent: AgentId,
@@ -351,7 +351,7 @@ impl SessionTable {
         self.hurry.notified().await;
     }
 
-    /// Records that a loss was certainly not written, so that the agent is suspected again.
+    /// Records that a loss is known not to be written, so that the agent is suspected again.
     pub fn take_back(&self, agent: AgentId, session: SessionId, now: Instant) {
         let mut sessions = self.sessions();
         if let Some(entry) = sessions.entry(agent, session) {
@@ -381,7 +381,8 @@ impl SessionTable {
         }
     }
 
-    /// Has an attempt stopped, if its agent is connected here. Otherwise the agent is notified when it connects.
+    /// Sends the order to stop an attempt to its agent, if it is connected here. Otherwise the agent gets it when it
+    /// connects.
     pub fn stop(&self, agent: AgentId, session: SessionId, attempt: AttemptKey) {
         if let Some(link) = self.link(agent, session) {
             link.put(|outbox| outbox.stops.push(attempt));

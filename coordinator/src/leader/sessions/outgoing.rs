@@ -66,9 +66,9 @@ impl Outgoing {
             && self.ended.is_none()
     }
 
-    /// Returns the next message; `None` if nothing is left to send. If an attempt has ended, its stop follows its
-    /// assignment or is sent alone: the stop is queued after the state has changed, and what is read from the state is
-    /// sent at once.
+    /// Returns the next message; `None` if nothing is left to send. The stop of an attempt is never sent before its
+    /// assignment: it is queued only after the state has changed, an assignment is sent as soon as it is read from the
+    /// state, and an attempt that is no longer current is not assigned.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
             return Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq }));
@@ -92,7 +92,7 @@ impl Outgoing {
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
-        // Sent after everything that is to be handed back.
+        // Sent after all assignments, so that the agent hands back those, too.
         if std::mem::take(&mut self.hand_back) {
             return Some(ToAgent::HandBack(internal::HandBack {}));
         }

@@ -8,8 +8,8 @@ use tonic::Status;
 
 use crate::{api::convert, leader::sessions::AttemptKey};
 
-/// Maximum number of attempts that a Hello may name. An agent holds what fills its slots, what it still has to stop,
-/// and what is not acknowledged yet; it starts nothing while too much of that waits.
+/// Maximum number of attempts that a Hello may name. An agent holds the attempts in its slots, those that it still has
+/// to stop, and those whose completion is not acknowledged yet; while it has too many of these, it starts no others.
 pub const MAX_HELD: usize = 4 * MAX_SLOTS as usize;
 /// Number of attempts read before yielding to other tasks.
 const READ_AT_ONCE: usize = 1_024;

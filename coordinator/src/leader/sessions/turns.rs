@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Turns for opening sessions: connections of agents with the same name are opened one after the other, so that of two
-/// processes with one name the second finds the outcome of the first.
+/// Turns for opening sessions: sessions of agents with the same name are opened one after the other, so that the second
+/// of two processes with one name finds the outcome of the first.
 #[derive(Default)]
 pub(super) struct Turns {
     names: Mutex<BTreeSet<String>>,

@@ -71,7 +71,7 @@ pub fn torn_len(head: &[u8], seq: u64) -> usize {
     announced(head).filter(|_| head[8..16] == seq.to_le_bytes()).unwrap_or(0)
 }
 
-/// Returns the offset of the first place where a frame may begin. `bytes` must begin at a multiple of [`ALIGN`].
+/// Returns the first offset at which a frame may begin. `bytes` must begin at a multiple of [`ALIGN`].
 pub fn find_begun(bytes: &[u8]) -> Option<usize> {
     let magic = MAGIC.to_le_bytes();
     bytes.chunks(ALIGN).position(|chunk| chunk.starts_with(&magic)).map(|chunks| chunks * ALIGN)

@@ -46,13 +46,13 @@ pub enum Found {
 pub struct Index {
     /// The newest vote.
     pub vote: Option<Vote>,
-    /// The newest entry known to be committed, as far as reported.
+    /// The newest entry that the library has reported as committed.
     pub committed: Option<LogId>,
     /// The newest entry that was purged.
     pub purged: Option<LogId>,
     slots: VecDeque<Slot>,
     cached: usize,
-    /// The slots before this position hold no entry.
+    /// The entries of the slots before this position are evicted from memory.
     evicted: usize,
 }
 

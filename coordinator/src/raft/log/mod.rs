@@ -1,9 +1,9 @@
 //! The Raft log on disk: segments of checksummed frames, written by one task with group commit, behind the consensus
 //! library's storage trait. Nothing is acknowledged before it is synced.
 //!
-//! It is this project's own because existing logs don't guarantee that: `raft-log` 0.4.6 silently drops acknowledged
-//! entries when one bit of a length flips in its newest file, refuses to open after a zeroed tail (which a crash may
-//! leave), and opens its files and threads itself, so that no simulator can drop its unsynced writes.
+//! This project has its own log because existing ones don't guarantee that: `raft-log` 0.4.6 silently drops
+//! acknowledged entries when one bit of a length flips in its newest file, refuses to open after a zeroed tail (which a
+//! crash may leave), and opens its files and threads itself, so that no simulator can drop its unsynced writes.
 
 mod frame;
 mod index;
@@ -50,8 +50,8 @@ use self::{
 pub use self::{recovery::RecoveryError, segment::SEGMENT_BYTES};
 use crate::raft::{Applied, Entry, LogId, NodeId, TypeConfig, Vote};
 
-/// Maximum bytes of entries that one read returns (but always at least one entry): they go into one message, or are
-/// applied.
+/// Maximum bytes of entries that one limited read returns, though always at least one entry. They are sent in one
+/// message or applied.
 const READ_BYTES: usize = MESSAGE_BUDGET_BYTES;
 /// Maximum entries considered for one such read.
 const READ_ENTRIES: u64 = 256;
@@ -114,7 +114,7 @@ impl Shared {
         Ok(file)
     }
 
-    /// Reads the entry `id` in the frame at `place`. `last` keeps the frame for the next entry in it.
+    /// Reads the entry `id` in the frame at `place`. `last` caches the decoded frame for the next entry in it.
     async fn read_entry(&self, id: LogId, place: Place, last: &mut Option<(Place, Vec<Entry>)>) -> io::Result<Entry> {
         if last.as_ref().is_none_or(|(at, _)| *at != place) {
             *last = Some((place, self.read_entries(place).await?));
@@ -186,9 +186,9 @@ impl Log {
         let file = match recovered.segments.last() {
             Some((number, _)) => {
                 let file = disk.open(&segment::path(dir, *number), false).await?;
-                // The last frame may never have been synced, or its sync may have failed, which a later sync does not
-                // make up for: it was read from the operating system's cache, and from now on it counts. It is
-                // therefore written again.
+                // The last frame may be only in the operating system's cache: it was never synced, or its sync failed,
+                // which a later sync does not repair. From now on it counts as durable, so it is written and synced
+                // again.
                 if let Some(frame) = recovered.last_frame {
                     let content = frame::encode(segment::salt(salt, *number), frame.seq, &frame.body);
                     file.write_at_and_sync(frame.offset, content).await?;
@@ -297,8 +297,8 @@ impl Log {
         written.await.map_err(|_| io::Error::other("the log's writer has stopped"))?
     }
 
-    /// Enqueues a record without waiting for the disk, which would block the consensus core. Only for records that a
-    /// crash may undo.
+    /// Enqueues a record without waiting for the disk, because waiting would block the consensus core. Only for records
+    /// that a crash may undo.
     ///
     /// # Errors
     /// The log has failed before. A failure of this write is reported by the operations that follow it.
@@ -321,7 +321,7 @@ impl Log {
                 Found::Here(entry) => entry,
                 Found::At(id, place) => match self.shared.read_entry(id, place, &mut frame).await {
                     Ok(entry) => entry,
-                    // It was purged meanwhile and its segment reused; so were the entries before it.
+                    // The entry was purged meanwhile and its segment reused; so were the entries before it.
                     Err(_) if self.shared.index().purged.is_some_and(|p| p.index() >= id.index()) => {
                         entries.clear();
                         continue;
@@ -414,7 +414,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         // After a crash this record may be the newest one, so it ends the promise.
         *lock(&self.shared.promise) = None;
         if vote.is_committed() && before.is_some_and(|before| before.leader_id == vote.leader_id) {
-            // It need not be durable that the candidate this node voted for was elected: the vote for it is.
+            // The vote for this candidate is durable already; that the candidate was elected need not be.
             self.wait_for_writes().await?;
             return self.hand_over_record(Record::Vote(*vote)).await;
         }
@@ -431,7 +431,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        // Written with the next frame: it only saves the next start some replaying.
+        // Written with the next frame, not on its own: it only saves some replaying at the next start.
         self.shared.index().committed = committed;
         *lock(&self.shared.unsaved_commit) = committed;
         Ok(())

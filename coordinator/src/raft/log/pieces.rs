@@ -33,8 +33,8 @@ impl Pieces {
         self.len
     }
 
-    /// Returns the bytes from `offset` on that are in memory, after reading at least `least` bytes if the file has
-    /// them.
+    /// Returns the bytes from `offset` on that are in memory. Reads a piece first if those are fewer than `least` and
+    /// the file has more.
     async fn from(&mut self, offset: usize, least: usize) -> io::Result<Bytes> {
         let end = self.start + self.piece.len();
         let wanted = offset.saturating_add(least).min(self.len);

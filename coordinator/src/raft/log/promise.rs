@@ -20,7 +20,7 @@ use openraft::vote::RaftLeaderId;
 
 use crate::raft::{NodeId, Vote};
 
-/// Number of terms after the one a vote is granted in for which it is durable as well.
+/// Number of terms, following the one in which a vote is granted, for which the vote is durable as well.
 pub const TERMS_AHEAD: u64 = 16;
 
 /// A durable promise: the candidate has this coordinator's vote in every term up to `last_term`.
@@ -42,7 +42,8 @@ impl Promise {
         Vote::new(self.last_term, self.candidate)
     }
 
-    /// Whether the vote is one of those promised. A committed vote, which says that the candidate was elected, is not.
+    /// Whether the vote is one of those promised. A committed vote, which states that the candidate was elected, is
+    /// not.
     pub fn covers(&self, vote: &Vote) -> bool {
         !vote.is_committed() && vote.leader_id.node_id == self.candidate && vote.leader_id.term() <= self.last_term
     }

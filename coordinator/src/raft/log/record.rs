@@ -35,7 +35,7 @@ pub enum Record {
     Entry(Entry),
 }
 
-/// A record in a whole frame that can't be decoded: a newer version wrote it, or a bug did.
+/// A record that can't be decoded although its frame is whole: a newer version wrote it, or there is a bug.
 #[derive(Debug, thiserror::Error)]
 #[error("record kind {kind}: {problem}")]
 pub struct BadRecord {

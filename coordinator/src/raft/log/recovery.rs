@@ -1,4 +1,4 @@
-//! Reads a log back after any kind of stop.
+//! Reads a log back after a shutdown or a crash.
 //!
 //! Each frame is written and synced before the next one is started, so at most the last frame can be torn. Hence an
 //! incomplete frame with no whole frame after it was cut off by a crash and never acknowledged; it is dropped. An
@@ -126,8 +126,8 @@ pub async fn recover(
         }
     }
     let mut reader = Reader { dir, salt: log_salt, index: Index::default(), next_seq: None, last_frame: None };
-    // Segments whose entries were all purged may be gone, so what was purged must be known before the first entry is
-    // read.
+    // Segments whose entries were all purged may be missing, so the newest purge must be known before the first entry
+    // is read.
     reader.index.purged = newest_purge(disk, dir, log_salt, &numbers).await?;
     let mut segments: Vec<(u64, Option<u64>)> = Vec::new();
     let (mut tail, mut torn_bytes) = (0, 0);
@@ -240,8 +240,8 @@ impl Reader<'_> {
         Ok((offset, highest))
     }
 
-    /// Whether a truncated segment never had a frame in the part it lost: frames are contiguous, and the place where
-    /// the next one would begin is still there and has none.
+    /// Whether a truncated segment never had a frame in the part that it lost: frames are contiguous, and the header of
+    /// the next frame, which would lie in the part that is left, was never written.
     async fn ends_before_the_cut(&self, end: usize, content: &mut Pieces) -> Result<bool, RecoveryError> {
         let next = self.next_seq.unwrap_or(FIRST_SEQ);
         Ok(end > 0 && content.len() >= end + frame::HEADER && content.torn_len(end, next).await? == 0)

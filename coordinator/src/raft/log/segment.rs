@@ -1,6 +1,6 @@
 //! Segments: files of one size, filled with zeros in advance so that writing within them changes no metadata, and
-//! reused when everything in them was purged. The name shows the kind of file: `0000000000000007.log` for a segment,
-//! `spare-3` for a spare one.
+//! reused when everything in them was purged. The name shows the kind of file: `0000000000000007.log` is a segment,
+//! `spare-3` a spare segment.
 //!
 //! Invariant: a file has its full size, durably, before it gets a segment's name, and never shrinks afterwards. So no
 //! crash leaves a shorter segment; one that is shorter was truncated by something else, and what it lost may have been
@@ -61,7 +61,7 @@ impl Spares {
         Self { disk, dir, size, names, next: highest.map_or(0, |n| n.wrapping_add(1)) }
     }
 
-    /// Whether there are as many spares as are kept.
+    /// Whether there are [`SPARES`] spares, so that no further one is needed.
     pub fn complete(&self) -> bool {
         self.names.len() >= SPARES
     }
@@ -84,15 +84,15 @@ impl Spares {
         let path = self.dir.join(name);
         let filled = self.disk.open(&path, create).await?.fill_to(self.size as u64).await;
         if filled.is_err() {
-            // A half-made spare must not keep a full disk full, nor may one whose sync failed look complete the next
-            // time.
+            // An incomplete spare must not take space on a full disk, and one whose sync failed must not pass for a
+            // complete one at the next start.
             drop(self.disk.remove(&path).await);
         }
         filled
     }
 
-    /// Takes a spare, creating one if there is none, and makes it segment `number`. Syncs the directory, without which
-    /// the new name would not be durable.
+    /// Takes a spare, creating one if there is none, and makes it segment `number`. Syncs the directory, because
+    /// otherwise the new name would not be durable.
     pub async fn take(&mut self, number: u64) -> io::Result<Arc<dyn DiskFile>> {
         if self.names.is_empty() {
             self.prepare().await?;

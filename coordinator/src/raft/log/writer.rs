@@ -73,7 +73,7 @@ pub struct Writer {
     pub(super) spares_tried: u64,
 }
 
-/// The part of what a new segment must repeat that is certain to be on disk.
+/// The newest vote and the newest purge that are certain to be on disk. A new segment must repeat them.
 #[derive(Default)]
 pub(super) struct Durable {
     pub(super) vote: Option<Vote>,
@@ -216,13 +216,14 @@ impl Writer {
         Ok(place)
     }
 
-    /// Starts a new segment, which begins with everything that must be known without the older ones.
+    /// Starts a new segment. It begins with everything that must be known when the older segments are gone.
     async fn begin_segment(&mut self, need: usize) -> io::Result<()> {
         let number = self.segments.back().map_or(segment::FIRST, |(number, _)| number + 1);
         let file = self.spares.take(number).await?;
         let mut body = BytesMut::new();
         record::put_record(&mut body, &Record::Start(number));
-        // Only what is already on disk may be repeated here: the rest is written in its turn.
+        // Only what is already on disk may be repeated here; a newer vote or purge is still to be written by its own
+        // record.
         if let Some(vote) = &self.durable.vote {
             record::put_record(&mut body, &Record::Vote(*vote));
         }

@@ -1,6 +1,6 @@
-//! Models of the places where threads share a coordinator's state. They run the shipped code, each thousands of times,
-//! with a random order of its steps each time: a step is what happens between two locks. The random choices come from a
-//! fixed seed; a failure is printed as a schedule that shuttle can replay.
+//! Models of the places where threads share a coordinator's state. They run the shipped code, each up to thousands of
+//! times, each time with a random order of the threads' steps; a step is what happens between two locks. The random
+//! choices come from a fixed seed; a failure is printed as a schedule that shuttle can replay.
 //!
 //! A model can't show what happens within the locks of the libraries, or how long a thread has to wait.
 

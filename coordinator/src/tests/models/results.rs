@@ -57,7 +57,7 @@ fn end(by: End, fleet: &SharedFleet, observer: &Arc<ApplyObserver>, command: Com
     }
 }
 
-/// Reads the state, and answers if the task has ended there and nobody else answers.
+/// Reads the state, and puts the result if the task has ended there and the observer has not put it.
 fn look(fleet: &SharedFleet, observer: &ApplyObserver, mailbox: &Arc<ResultStream>) {
     let ended = ApplyObserver::result(&fleet.read(), TASK);
     if let Some(ended) = ended

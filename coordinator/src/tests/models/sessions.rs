@@ -45,7 +45,8 @@ struct World {
     observer: Arc<ApplyObserver>,
     /// The log: one command is applied after the other.
     log: Arc<Mutex<(StateMachine, u64)>>,
-    /// Not a scheduling point, so that an event is recorded together with the step before it.
+    /// A lock of the standard library, which is no scheduling point, so that an event is recorded together with the
+    /// step before it.
     events: Arc<Unpointed<Vec<Event>>>,
 }
 

@@ -14,7 +14,7 @@ use crate::{
     tests::models::{apply, explore, fails, machine, results::TIMING},
 };
 
-/// More tasks than are taken, or applied, at once.
+/// More tasks than are taken or applied under one lock.
 const TASKS: u128 = 600;
 /// Each order takes long with so many tasks.
 const FEW_ORDERS: usize = 100;

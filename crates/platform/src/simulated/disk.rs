@@ -67,7 +67,8 @@ impl SimulatedDisk {
     }
 
     /// Simulates a power failure and restart. `seed` determines what survives of unsynced changes: any subset of a
-    /// file's sectors, any subset of a directory's changes. Open files and locks become invalid; injected faults end.
+    /// file's sectors, any subset of a directory's changes. Open files and locks become invalid. A pending power or
+    /// sync failure is cancelled and a hang ends; latency, capacity and [`SimulatedDisk::lie`] remain.
     pub fn crash(&self, seed: u64) {
         self.state().crash(seed);
     }
@@ -109,7 +110,7 @@ impl SimulatedDisk {
         self.state().capacity = bytes;
     }
 
-    /// Returns the total size of all files, bytes.
+    /// Returns the total size of all files, in bytes.
     pub fn used(&self) -> u64 {
         self.state().used()
     }

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 pub use self::{clock::WrongClock, disk::SimulatedDisk, host::HostNetwork, memory::MemoryNetwork, state::Latency};
 use super::Random;
 
-/// Size of a sector, bytes: a torn write keeps or loses whole sectors.
+/// Size of a sector, in bytes: a torn write keeps or loses whole sectors.
 pub const SECTOR: usize = 512;
 
 /// SplitMix64: a small generator of good quality whose whole state is its seed.

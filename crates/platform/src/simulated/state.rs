@@ -63,7 +63,7 @@ pub(super) struct State {
     pub(super) failures: u64,
     /// Whether the disk hangs: syncs wait until it works again.
     pub(super) hung: bool,
-    /// Maximum total size of all files, bytes.
+    /// Maximum total size of all files, in bytes.
     pub(super) capacity: Option<u64>,
     /// Whether syncs report success without syncing.
     pub(super) lying: bool,
@@ -76,7 +76,7 @@ pub(super) struct State {
 #[derive(PartialEq)]
 pub(super) enum Power {
     On,
-    /// The power fails during the operation: it has started, and none of it is durable.
+    /// The power fails during the operation: it has started, and like any unsynced change it may survive in part.
     Fails,
 }
 
@@ -148,7 +148,7 @@ impl State {
         Some(min + Duration::from_micros(self.random.below(spread + 1)))
     }
 
-    /// Total size of all files, bytes.
+    /// Total size of all files, in bytes.
     pub(super) fn used(&self) -> u64 {
         self.files.values().map(File::len).sum()
     }

@@ -220,8 +220,8 @@ fn contradictions_are_told() {
     );
     assert_eq!(
         wrong(&with(&COORDINATOR, &["--heartbeat-interval=1001ms"]), &[]),
-        "the session timeout (2s) is shorter than 2 heartbeat intervals (1s1ms each): lengthen --session-timeout or shorten \
-         --heartbeat-interval"
+        "the session timeout (2s) is shorter than 2 heartbeat intervals (1s1ms each): lengthen --session-timeout or \
+         shorten --heartbeat-interval"
     );
     assert!(wrong(&worker(&["--pool-replicas=3"]), &[]).contains("give --pool too"));
     assert!(

@@ -328,7 +328,7 @@ fn a_fleet_whose_pods_are_not_ready_is_not_ready() {
     deployment.data["status"]["readyReplicas"] = 1.into();
     scene.observation.objects[1] = Live::new("Deployment", deployment);
     let status = scene.status(None);
-    assert_eq!(says(&status, "Ready"), ("False", "AgentsMissing", "Of the 3 pods of pool \"data\" 1 are ready."));
+    assert_eq!(says(&status, "Ready"), ("False", "AgentsMissing", "Pool \"data\": 1 of 3 pods are ready."));
     assert_eq!((says(&status, "Progressing").1, status.agents.ready), ("StartingAgents", 4));
 }
 
@@ -436,7 +436,7 @@ fn coordinators_that_nobody_makes_are_told_as_such() {
     let status = scene.status(None);
     let (state, reason, message) = says(&status, "Degraded");
     assert_eq!((state, reason), ("True", "CoordinatorsNotCreated"));
-    assert!(message.starts_with("Of 3 coordinators only 1 have a pod."), "{message}");
+    assert!(message.starts_with("Only 1 of 3 coordinator pods exist."), "{message}");
     assert!(message.contains("kubectl describe statefulset fleet-coordinators"), "{message}");
 }
 

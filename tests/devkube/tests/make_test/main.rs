@@ -137,7 +137,7 @@ fn only_what_is_asked_for_is_installed() {
     assert!(succeeded, "{said}");
     assert!(machine.calls()[1].ends_with(" gcc libc6-dev make"), "Kubernetes is left out");
     let (succeeded, said) = machine.set_up(&["kubernetes"]);
-    assert!(!succeeded && said.contains("there is no kubernetes; there are build kube lint image"), "{said}");
+    assert!(!succeeded && said.contains("unknown part kubernetes; known: build kube lint image"), "{said}");
 }
 
 #[test]
@@ -173,25 +173,25 @@ fn what_can_not_be_set_up_is_told_in_a_sentence() {
         assert_eq!(said.contains("make test KUBE=no"), for_kubernetes, "the way without, where it helps: {said}");
     };
     let no_root = |machine: &Machine| machine.add("id", "echo 1000");
-    check(&no_root, &["build"], "apt-get install gcc libc6-dev make needs root: be root, or install sudo");
-    check(&no_root, &["build", "kube"], "needs root: be root, or install sudo");
+    check(&no_root, &["build"], "apt-get install gcc libc6-dev make needs root: run this as root, or install sudo");
+    check(&no_root, &["build", "kube"], "needs root: run this as root, or install sudo");
     let all_but_root = |machine: &Machine| {
         machine.set_up(&["kube"]);
         no_root(machine);
     };
-    check(&all_but_root, &["build", "kube"], "a throwaway Kubernetes needs root: be root, or install sudo");
+    check(&all_but_root, &["build", "kube"], "a throwaway Kubernetes needs root: run this as root, or install sudo");
     let refused = |machine: &Machine| {
         no_root(machine);
         machine.add("sudo", "exit 1");
     };
-    check(&refused, &["build", "kube"], "needs root, which sudo did not give");
+    check(&refused, &["build", "kube"], "needs root, but sudo failed");
     let no_network = |machine: &Machine| machine.add("apt-get", "echo could not resolve; exit 100");
     check(&no_network, &["build", "kube"], "apt-get could not install containerd runc");
     let nothing_in_it = |machine: &Machine| machine.add("apt-get", "exit 0");
-    check(&nothing_in_it, &["build"], "and cc libc.a make is still missing");
-    check(&|machine| machine.remove("apt-get"), &["build"], "install by hand what Debian has in gcc libc6-dev make");
+    check(&nothing_in_it, &["build"], "but cc libc.a make is still missing");
+    check(&|machine| machine.remove("apt-get"), &["build"], "install manually what Debian has in gcc libc6-dev make");
     check(&|machine| machine.remove("cargo"), &["build"], "Rust is missing: install it from https://rustup.rs");
-    let go = "built with Go 1.26 or later, from https://go.dev/dl; here is";
+    let go = "built with Go 1.26 or later, from https://go.dev/dl; found";
     check(&|machine| machine.remove("go"), &["build", "kube"], &format!("{go} none"));
     let old = |machine: &Machine| machine.add("go", &GO.replace("1.26.1", "1.24rc2"));
     check(&old, &["build", "kube"], &format!("{go} go1.24rc2"));
@@ -281,12 +281,11 @@ fn kube_no_leaves_out_what_needs_kubernetes_and_says_so() {
     machine.remove("containerd");
     machine.remove("go");
     let (succeeded, said) = machine.tests(Some("no"));
-    let left_out =
-        "NOT RUN: cluster operator local::firewall: they need root and Kubernetes, and KUBE=no was asked for";
+    let left_out = "NOT RUN: cluster operator local::firewall: they need root and Kubernetes, and KUBE=no is set";
     assert!(!succeeded && said.ends_with(&format!("\n=== summary\n{left_out}\nFAILED:{FAILURES}")), "{said}");
     assert_eq!(machine.test_runs(), [RUNS[0], RUNS[3]]);
     let (succeeded, said) = machine.tests(Some("perhaps"));
-    assert!(!succeeded && said.contains("KUBE is yes or no, and not perhaps"), "{said}");
+    assert!(!succeeded && said.contains("KUBE must be yes or no, not perhaps"), "{said}");
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! What clients asked and were told, and whether that can be explained by a fleet that does one thing after the other
-//! (linearizability), by the search of Wing and Gong with Lowe's memory of what was tried. Tasks that share no key have
-//! nothing to do with each other, so each group is looked at by itself.
+//! The calls of clients with their responses, and the check that a fleet which executes one call after the other could
+//! have given these responses (linearizability): the search of Wing and Gong with Lowe's memoization. Tasks that share
+//! no key are independent, so each group of calls is checked separately.
 //!
-//! The model leaves out what goes on within the fleet: that a task ends, and that one whose result is kept only for a moment
-//! is forgotten, may happen at any time, and is known once a client was told.
+//! The model omits what happens inside the fleet: that a task ends, and that a task whose result is kept only for a
+//! moment is forgotten, may happen at any time, and is known once a client got a response that shows it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -14,33 +14,33 @@ use robeing_proto::v1::{self, TaskState};
 
 use crate::results::is_final;
 
-/// Calls of one group; a larger one is not decided.
+/// The largest number of calls in a group; larger groups are undecided.
 const MAX_CALLS: usize = 2_000;
-/// States of the search that are visited in one group; beyond it nothing is decided.
+/// The largest number of states that the search visits in one group; beyond it, the group is undecided.
 const MAX_VISITED: usize = 1_000_000;
 
-/// What was asked.
+/// The request of a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
-    /// Take this task.
+    /// Submit this task.
     Submit {
-        /// Drawn by the submitter.
+        /// The id that the submitter generated.
         id: String,
         /// Its idempotency key.
         key: Option<String>,
         /// A checksum of kind and input.
         content: u32,
     },
-    /// How is this task?
+    /// Get this task.
     Get(String),
     /// Cancel this task.
     Cancel(String),
-    /// How are all tasks?
+    /// List all tasks.
     List,
 }
 
 impl Op {
-    /// The task that it is about.
+    /// Returns the task that the request is about.
     fn task(&self) -> Option<&String> {
         match self {
             Self::Submit { id, .. } | Self::Get(id) | Self::Cancel(id) => Some(id),
@@ -49,40 +49,40 @@ impl Op {
     }
 }
 
-/// What was told.
+/// The response to a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// Nothing, or an error that leaves open what happened.
+    /// None, or an error that leaves open what happened.
     Unknown,
-    /// Refused for a reason that has nothing to do with other tasks.
+    /// Refused for a reason that is unrelated to other tasks.
     Refused,
-    /// It was taken.
+    /// The task was accepted.
     New,
-    /// It had been taken as this task.
+    /// The task had already been accepted as this one.
     Existing(String),
-    /// The id or the key is another task's.
+    /// The id or the key belongs to another task.
     Conflict,
     /// There is no such task.
     NotFound,
-    /// It is so.
+    /// The state of the task.
     Found(Seen),
-    /// After the call it is so.
+    /// The state of the task after the cancellation.
     Ended(TaskState),
-    /// All tasks there are.
+    /// The states of all tasks.
     All(BTreeMap<String, Seen>),
 }
 
-/// A task as it was told.
+/// The state of a task in a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seen {
-    /// Its end, if it has ended.
+    /// Its final state, if it has ended.
     pub ended: Option<TaskState>,
-    /// When it last changed.
+    /// Its revision.
     pub revision: u64,
 }
 
 impl Seen {
-    /// Of a task.
+    /// Returns the state of a task.
     pub fn of(task: &v1::Task) -> Self {
         Self { ended: is_final(task).then(|| task.state()), revision: task.revision }
     }
@@ -91,22 +91,22 @@ impl Seen {
 /// A call of a client.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// What was asked.
+    /// Its request.
     pub op: Op,
-    /// When, in moments of the run.
+    /// When it began, as a sequence number within the run.
     pub began: u64,
-    /// When it was answered, if ever.
+    /// When its response came, if ever.
     pub ended: Option<u64>,
-    /// How.
+    /// Its response.
     pub answer: Answer,
 }
 
-/// What a group's history is.
+/// The verdict on a group's history.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Explained.
+    /// An order explains all responses.
     Linearizable,
-    /// Not to be explained; the longest explanation ends before this call.
+    /// No order does; the longest explanation ends before this call.
     Not(String),
     /// The search was given up.
     Undecided,
@@ -118,17 +118,18 @@ struct Known {
     content: u32,
     key: Option<String>,
     ended: Option<i32>,
-    /// At least that of the last change, or, once it was told after the end, exactly.
+    /// A lower bound of its revision or, once a response showed it after the end, its exact revision.
     revision: u64,
     exact: bool,
 }
 
 type Model = BTreeMap<String, Known>;
 
-/// Splits calls into groups that share no task and no key. A listing is a reading of every task that was ever submitted.
+/// Splits calls into groups that share no task and no key. A listing counts as a read of every task that was ever
+/// submitted.
 fn groups(calls: &[Call]) -> Vec<Vec<Call>> {
     let mut ids: BTreeSet<&String> = BTreeSet::new();
-    // The group of each key is that of the first task that has it.
+    // The group of a key is that of the first task that has it.
     let (mut owners, mut parents): (BTreeMap<&String, &String>, BTreeMap<&String, &String>) = Default::default();
     for call in calls {
         if let Op::Submit { id, key, .. } = &call.op {
@@ -167,13 +168,13 @@ fn groups(calls: &[Call]) -> Vec<Vec<Call>> {
     groups.into_values().collect()
 }
 
-/// Every group's verdict but those that are explained.
+/// Returns the verdicts on all groups that are not linearizable.
 pub fn check(calls: &[Call], fleeting: &BTreeSet<String>) -> Vec<Verdict> {
     let verdicts = groups(calls).into_iter().map(|group| explain(&group, fleeting));
     verdicts.filter(|verdict| *verdict != Verdict::Linearizable).collect()
 }
 
-/// The states that may follow when this call takes effect and is answered so; none if it can't.
+/// Returns the models that may follow if this call takes effect with this response; none if it can't.
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) -> Vec<Model> {
     let absent = |id: &str| !model.contains_key(id) || fleeting.contains(id);
@@ -202,7 +203,8 @@ fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) 
         (Op::Submit { id, key, content }, Answer::Existing(told)) => {
             let is_it = told == id || absent(id) && owner(key).as_ref() == Some(told);
             let same = model.get(told).is_some_and(|known| known.content == *content);
-            // A coordinator proposes again what it does not know the fate of: the call may find what it did itself.
+            // A coordinator proposes a command again if it does not know whether the first proposal was applied: a call
+            // may find its own task.
             let itself = if told == id { follow(model, op, &Answer::New, fleeting) } else { Vec::new() };
             itself.into_iter().chain((is_it && same).then(|| model.clone())).collect()
         }
@@ -258,7 +260,7 @@ fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) 
                 known.ended.get_or_insert(TaskState::Cancelled.into());
             }
         }),
-        // A reading that was not answered changes nothing.
+        // A read without a response changes nothing.
         (Op::Get(_) | Op::List, Answer::Unknown) => vec![model.clone()],
         _ => Vec::new(),
     }
@@ -267,15 +269,15 @@ fn follow(model: &Model, op: &Op, answer: &Answer, fleeting: &BTreeSet<String>) 
 struct Search<'a> {
     calls: &'a [Call],
     fleeting: &'a BTreeSet<String>,
-    /// Nothing in the group is ever forgotten.
+    /// No task of the group is ever forgotten.
     is_lasting: bool,
-    /// What was tried, by fingerprint: each state takes kilobytes.
+    /// Fingerprints of the visited states, because each state takes kilobytes.
     visited: HashSet<u128>,
-    /// Calls that the longest explanation so far has, and the one that it can't have.
+    /// The length of the longest explanation so far, and the call that it can't include.
     best: (usize, usize),
 }
 
-/// A place in the search: which calls are explained, and what follows.
+/// A state of the search: the calls that are explained, and the resulting model.
 struct Place {
     done: Vec<u64>,
     count: usize,
@@ -284,7 +286,7 @@ struct Place {
 }
 
 impl Place {
-    /// The place after one more call.
+    /// Returns the state after one more call.
     fn after(&self, n: usize, calls: usize, model: Model) -> Self {
         let mut done = self.done.clone();
         done[n / 64] |= 1 << (n % 64);
@@ -307,7 +309,7 @@ fn has(done: &[u64], n: usize) -> bool {
 }
 
 impl Search<'_> {
-    /// The places that follow; `None` when every answered call is explained.
+    /// Returns the states that follow; `None` if every call with a response is explained.
     fn next(&mut self, place: &Place) -> Option<Vec<Place>> {
         let open = (place.first_open..self.calls.len()).filter(|n| !has(&place.done, *n));
         let first_end = open.clone().filter_map(|n| self.calls[n].ended.map(|ended| (ended, n))).min()?;
@@ -319,14 +321,14 @@ impl Search<'_> {
             let call = &self.calls[n];
             let mut models = follow(&place.model, &call.op, &call.answer, self.fleeting);
             if self.is_lasting && call.answer != Answer::Unknown && models.len() == 1 && models[0] == place.model {
-                // What changes nothing here changes nothing later either, in whatever explanation there is: so it can as well
-                // take effect here. Of what is forgotten that is not so: a task that is there already may be gone when it
-                // is submitted again.
+                // A call that changes nothing here changes nothing later either, in any explanation, so it may as well
+                // take effect here. This does not hold for tasks that are forgotten: one that exists now may be gone
+                // when it is submitted again.
                 places = vec![place.after(n, self.calls.len(), models.remove(0))];
                 break;
             }
             if call.ended.is_none() {
-                // Never to take effect explains as much.
+                // Without taking effect, it explains as much.
                 models.retain(|model| *model != place.model);
             }
             if self.hides_an_earlier_one(call, open.clone()) {
@@ -338,7 +340,8 @@ impl Search<'_> {
         Some(places)
     }
 
-    /// Whether a reading tells of a later change of its task than another that is still to be explained, and then never is.
+    /// Returns whether a read reports a later revision of its task than another read that is not yet explained, and
+    /// then never can be.
     fn hides_an_earlier_one(&self, call: &Call, mut open: impl Iterator<Item = usize>) -> bool {
         let (Op::Get(id), Answer::Found(seen)) = (&call.op, &call.answer) else { return false };
         let is_earlier = |other: &Call| match (&other.op, &other.answer) {
@@ -349,7 +352,7 @@ impl Search<'_> {
     }
 }
 
-/// Looks for an order of a group's calls that explains every answer.
+/// Searches for an order of a group's calls that explains every response.
 fn explain(calls: &[Call], fleeting: &BTreeSet<String>) -> Verdict {
     if calls.len() > MAX_CALLS {
         return Verdict::Undecided;
@@ -375,14 +378,14 @@ fn explain(calls: &[Call], fleeting: &BTreeSet<String>) -> Verdict {
     }
     let (explained, at) = search.best;
     Verdict::Not(format!(
-        "{:?} is not explained, after {explained} of {} calls: {:?}",
+        "{:?} can't be explained after {explained} of {} calls: {:?}",
         calls[at],
         calls.len(),
         nearby(&calls, at)
     ))
 }
 
-/// The calls around one, for whoever reads of a violation.
+/// Returns the calls around one, for the message of a violation.
 fn nearby(calls: &[Call], at: usize) -> &[Call] {
     &calls[at.saturating_sub(6)..(at + 3).min(calls.len())]
 }

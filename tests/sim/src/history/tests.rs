@@ -1,4 +1,4 @@
-//! Histories that are explained, and some that are not.
+//! Histories that can be explained, and some that can't.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn a_life_of_a_task_is_explained() {
 fn a_reading_that_misses_what_was_accepted_before_is_not() {
     let accepted = call(submit(A, None), 1, 2, Answer::New);
     assert_not(&[accepted.clone(), call(get(), 3, 4, Answer::NotFound)]);
-    // While it is not accepted yet, both are right.
+    // Until the response to the submission, both are right.
     assert_explained(&[call(submit(A, None), 1, 5, Answer::New), call(get(), 3, 4, Answer::NotFound)]);
     assert_not(&[accepted, call(Op::List, 3, 4, Answer::All(BTreeMap::new()))]);
 }
@@ -135,7 +135,7 @@ fn many_readings_at_once_that_nothing_explains_are_decided() {
     let readings = |tells: &dyn Fn(u64) -> u64| {
         (0..40).map(|n| call(get(), 3 + n, 100, found(None, 10 + tells(n)))).collect::<Vec<_>>()
     };
-    // Nothing changes between the one and the other, or each tells of a later change.
+    // Nothing changes between two reads, or each reports a later change.
     for tells in [&(|_| 0_u64) as &dyn Fn(u64) -> u64, &|n| n, &|n| 40 - n] {
         let mut calls = vec![accepted.clone()];
         calls.extend(readings(tells));
@@ -150,7 +150,7 @@ fn a_task_that_is_submitted_again_when_it_was_forgotten_is_explained() {
     let again = call(submit(A, None), 3, 10, Answer::New);
     let calls = [
         call(submit(A, None), 1, 2, Answer::New),
-        // It begins before it is known to be forgotten, and takes effect after.
+        // It begins before the task is known to be forgotten, and takes effect afterwards.
         again,
         call(get(), 5, 6, Answer::NotFound),
         call(get(), 11, 12, found(None, 206)),

@@ -1,7 +1,8 @@
-//! The network between the simulated machines, as TCP looks to those who use it: a connection is two streams of bytes that
-//! arrive late, in order and whole, as long as it lasts. Each machine has a kernel of its own, which takes connections and
-//! bytes whatever the process does: one that is paused finds them all when it goes on. While a link is cut nothing arrives;
-//! what was sent meanwhile is sent again when it is mended. A connection breaks only when it is made to.
+//! The network between the simulated machines, as TCP appears to its users: a connection is two streams of bytes that
+//! arrive late, in order and complete while it lasts. Each machine has its own kernel, which accepts connections and
+//! bytes whatever the process does: a paused process finds them all when it resumes. While a link is cut nothing
+//! arrives; what was sent in the meantime is retransmitted when the link is repaired. A connection breaks only when a
+//! fault breaks it.
 
 mod socket;
 
@@ -20,24 +21,25 @@ use robeing_platform::{Random, simulated::SeededRandom};
 pub use self::socket::{Port, Socket};
 use crate::clients::below;
 
-/// Bytes of one direction of a connection that were sent and not read, beyond which the sender waits.
+/// The number of bytes in one direction of a connection that were sent and not read, beyond which the sender waits.
 const WINDOW: usize = 256 * 1024;
-/// Bytes sent at once at most.
+/// The largest number of bytes that are sent at once.
 const MAX_SEGMENT: usize = 64 * 1024;
-/// The shortest delivery.
+/// The shortest latency.
 const MIN_LATENCY: Duration = Duration::from_micros(200);
-/// How long what was lost takes longer than what was not, at least, and at most twice that.
+/// The minimum additional latency of lost segments; the maximum is twice that.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
-/// Of so many segments one is lost while the network is lossy.
+/// One of this many segments is lost while the network is lossy.
 const LOST_ONE_OF: u64 = 100;
-/// Time a peer has to read what was delivered before its connection breaks.
+/// The time that a peer has to read delivered bytes before its connection breaks.
 const BREAK_AFTER: Duration = Duration::from_millis(5);
-/// How late what was sent on a broken connection may arrive: behind what its sender has sent since on another.
+/// The maximum delay of bytes sent on a broken connection: they may arrive behind what their sender has since sent on
+/// another one.
 const STRAYS_FOR: Duration = Duration::from_millis(1_500);
 
-/// A machine's number on the network.
+/// The number of a machine on the network.
 pub type HostId = usize;
-/// Which end of a connection: 0 is the one that connected.
+/// One end of a connection: 0 is the one that connected.
 type End = usize;
 
 enum Unit {
@@ -50,22 +52,22 @@ enum Unit {
 struct Way {
     flying: VecDeque<(Duration, Unit)>,
     arrived: VecDeque<Bytes>,
-    /// Bytes sent and not read.
+    /// The number of bytes that were sent and not read.
     unread: usize,
-    /// The sender sends no more.
+    /// Whether the sender has shut it down.
     shut: bool,
-    /// The reader has been told so.
+    /// Whether the reader's kernel has received that.
     finished: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// How far the opening of a connection is.
+/// The progress of opening a connection.
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
-    /// The request is on its way and arrives then.
+    /// The request is in transit and arrives at this time.
     Asking(Duration),
-    /// The answer is on its way: whether somebody listens.
+    /// The response is in transit and arrives at this time; the flag is whether anything listens.
     Answering(Duration, bool),
     Refused,
     Open,
@@ -78,9 +80,9 @@ struct Conn {
     opener: Option<Waker>,
     /// What each end sends.
     ways: [Way; 2],
-    /// Whether a process has this end.
+    /// Whether a process holds this end.
     held: [bool; 2],
-    /// When this end learns that the connection is no more.
+    /// When this end learns that the connection is gone.
     reset_at: [Option<Duration>; 2],
     reset: [bool; 2],
 }
@@ -104,7 +106,7 @@ struct State {
     conns: BTreeMap<u64, Conn>,
     next_conn: u64,
     trace: u32,
-    /// Woken when the lock is free: what a waker does when it is dropped is not known.
+    /// Woken after the lock is released: dropping or waking a waker may run other code.
     woken: Vec<Waker>,
 }
 
@@ -112,7 +114,7 @@ struct State {
 #[derive(Clone)]
 pub struct Wire(Arc<Mutex<State>>);
 
-/// Where a port of a machine is.
+/// Returns the address of a port of a machine.
 pub fn address(host: HostId, port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(10, 0, 0, host as u8 + 1), port))
 }
@@ -135,7 +137,7 @@ impl State {
         !self.cut.contains(&(from, to)) && !self.off.contains(&to)
     }
 
-    /// Lets everything arrive that is due on one connection.
+    /// Delivers everything that is due on one connection.
     fn deliver(&mut self, id: u64, conn: &mut Conn) {
         self.open(id, conn);
         for end in [0, 1] {
@@ -144,7 +146,7 @@ impl State {
                 continue;
             }
             while conn.ways[end].flying.front().is_some_and(|(at, _)| *at <= self.now) {
-                // A kernel that knows nothing of the connection says so.
+                // A kernel that does not know the connection sends a reset.
                 if !conn.held[1 - end] && conn.phase == Phase::Open {
                     conn.ways[end].flying.clear();
                     let learns = self.now + self.latency(to, from);
@@ -168,7 +170,7 @@ impl State {
         }
     }
 
-    /// Goes on with the opening of a connection.
+    /// Advances the opening of a connection.
     fn open(&mut self, id: u64, conn: &mut Conn) {
         let [from, to] = conn.hosts;
         match conn.phase {
@@ -192,7 +194,7 @@ impl State {
         }
     }
 
-    /// Sends on one way of a connection, behind what is on its way already.
+    /// Sends in one direction of a connection, behind what is already in transit.
     fn send(&mut self, id: u64, end: End, unit: Unit) {
         let Some(mut conn) = self.conns.remove(&id) else { return };
         let (content, len) = match &unit {
@@ -211,7 +213,7 @@ impl State {
         self.conns.insert(id, conn);
     }
 
-    /// A process gives up its end.
+    /// Releases a process's end.
     fn let_go(&mut self, id: u64, end: End) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.held[end] = false;
@@ -229,7 +231,7 @@ impl State {
 }
 
 impl Wire {
-    /// A network of the machines of these names, numbered from 0. `max_latency` is what a delivery takes at most, while
+    /// Creates a network of machines with these names, numbered from 0. `max_latency` is the longest latency while
     /// nothing is wrong.
     pub fn new(seed: u64, names: Vec<String>, max_latency: Duration) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -253,14 +255,14 @@ impl Wire {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of the machine of this name, or with this IP address.
+    /// Returns the number of the machine with this name or IP address.
     pub fn host(&self, name: &str) -> Option<HostId> {
         let names = &self.state().names;
         let named = names.iter().position(|known| known == name);
         named.or_else(|| (0..names.len()).find(|host| address(*host, 0).ip().to_string() == name))
     }
 
-    /// Lets everything arrive that is due at this time.
+    /// Delivers everything that is due at this time.
     pub fn step(&self, now: Duration) {
         let woken = {
             let mut state = self.state();
@@ -275,17 +277,17 @@ impl Wire {
         woken.into_iter().for_each(Waker::wake);
     }
 
-    /// A checksum of everything that was sent, when, and by whom.
+    /// Returns a checksum of everything that was sent, when, and by which end.
     pub fn trace(&self) -> u32 {
         self.state().trace
     }
 
-    /// Nothing arrives from one machine at the other.
+    /// Cuts the link from one machine to another: nothing arrives.
     pub fn cut(&self, from: HostId, to: HostId) {
         self.state().cut.insert((from, to));
     }
 
-    /// What was cut, or made slow, is no more. What was sent meanwhile is sent again, a little later.
+    /// Repairs a link that was cut or slowed. What was sent while it was cut is retransmitted, a little later.
     pub fn mend(&self, from: HostId, to: HostId) {
         let mut state = self.state();
         state.slow.remove(&(from, to));
@@ -303,17 +305,18 @@ impl Wire {
         }
     }
 
-    /// Everything from one machine to the other takes longer, up to so much.
+    /// Slows everything from one machine to another, by up to `most`.
     pub fn slow(&self, from: HostId, to: HostId, most: Duration) {
         self.state().slow.insert((from, to), most);
     }
 
-    /// Whether now and then something is lost, and sent again.
+    /// Sets whether segments are occasionally lost and retransmitted.
     pub fn set_lossy(&self, lossy: bool) {
         self.state().lossy = lossy;
     }
 
-    /// A machine without power: it takes and sends nothing, and knows nothing of its connections when it is back.
+    /// Turns a machine's power off or on: without power it receives and sends nothing, and afterwards it does not know
+    /// its connections.
     pub fn set_off(&self, host: HostId, off: bool) {
         let mut state = self.state();
         if off {
@@ -323,9 +326,9 @@ impl Wire {
         };
     }
 
-    /// Every connection between two machines breaks, as when something between them forgets it. Of each, what the one that
-    /// connected has sent is delivered before, or not, or long after it knows of the break, so that it arrives behind what was
-    /// sent again; the answers are lost.
+    /// Breaks every connection between two machines, as when a device between them forgets it. What the connecting end
+    /// has sent is delivered before the break, or not at all, or long after that end knows of the break, so that it
+    /// arrives behind what was sent again; what the other end sent is lost.
     pub fn break_all(&self, a: HostId, b: HostId) {
         let mut state = self.state();
         let State { now, random, conns, .. } = &mut *state;
@@ -347,7 +350,7 @@ impl Wire {
         }
     }
 
-    /// Connects to a port of a machine. Waits for as long as there is no answer.
+    /// Connects to a port of a machine. Waits until there is a response.
     pub async fn connect(&self, from: HostId, to: HostId, port: u16) -> io::Result<Socket> {
         let id = {
             let mut state = self.state();
@@ -367,7 +370,7 @@ impl Wire {
             state.conns.insert(id, conn);
             id
         };
-        // Gives the connection up when it is dropped before there is an answer.
+        // Releases the connection if this is dropped before there is a response.
         let socket = Socket { wire: self.clone(), conn: id, end: 0 };
         std::future::poll_fn(|cx| self.poll_opened(id, cx)).await?;
         Ok(socket)

@@ -1,4 +1,4 @@
-//! What a process holds of the network: a port that it listens on, and its end of a connection.
+//! What a process holds of the network: a port on which it listens, and its end of a connection.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ pub struct Socket {
     pub(super) end: End,
 }
 
-/// A port that is listened on.
+/// A port on which a process listens.
 pub struct Port {
     pub(super) wire: Wire,
     pub(super) host: HostId,
@@ -25,18 +25,18 @@ pub struct Port {
 }
 
 impl Port {
-    /// Where it listens.
+    /// Returns its address.
     pub fn local_addr(&self) -> SocketAddr {
         address(self.host, self.port)
     }
 
-    /// The next connection. Cancellation-safe.
+    /// Waits for the next connection. Cancellation-safe.
     pub async fn accept(&mut self) -> (Socket, SocketAddr) {
         std::future::poll_fn(|cx| {
             let mut state = self.wire.state();
             let Some(listening) = state.listeners.get_mut(&(self.host, self.port)) else { return Poll::Pending };
             if let Some(conn) = listening.queue.pop_front() {
-                // One that was given up before it was accepted is taken, too, and found to be broken.
+                // A connection that was closed before it was accepted is returned as well, and turns out to be broken.
                 let peer = state.conns.get(&conn).map_or(self.host, |conn| conn.hosts[0]);
                 let from = address(peer, 32_768 + (conn % 28_000) as u16);
                 return Poll::Ready((Socket { wire: self.wire.clone(), conn, end: 1 }, from));
@@ -65,14 +65,14 @@ impl Drop for Port {
 }
 
 impl Socket {
-    /// The other side.
+    /// Returns the address of the other end.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         let state = self.wire.state();
         let conn = state.conns.get(&self.conn)?;
         Some(address(conn.hosts[1 - self.end], conn.port))
     }
 
-    /// Reads what has arrived: nothing at the end of the stream.
+    /// Reads bytes that have arrived; returns none at the end of the stream.
     pub fn poll_read(&self, cx: &Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
         let mut state = self.wire.state();
         let Some(conn) = state.conns.get_mut(&self.conn) else { return Poll::Ready(Err(reset())) };
@@ -100,7 +100,7 @@ impl Socket {
         Poll::Pending
     }
 
-    /// Sends as much as fits.
+    /// Sends as many bytes as fit.
     pub fn poll_write(&self, cx: &Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.wire.state();
         let Some(conn) = state.conns.get_mut(&self.conn) else { return Poll::Ready(Err(reset())) };
@@ -119,7 +119,7 @@ impl Socket {
         Poll::Ready(Ok(room))
     }
 
-    /// Sends no more.
+    /// Sends the end of the stream.
     pub fn shut_down(&self) {
         let mut state = self.wire.state();
         let Some(conn) = state.conns.get_mut(&self.conn) else { return };

@@ -1,4 +1,4 @@
-//! What the network promises to those who use it.
+//! What the network guarantees to its users.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// Two machines and a connection from A to B, at 100 ms.
+/// Returns two machines and a connection from A to B, at 100 ms.
 fn connected() -> (Wire, Port, Socket, Socket) {
     connected_by(1)
 }
@@ -94,7 +94,7 @@ fn a_machine_that_was_without_power_knows_no_connection() {
     drop(b);
     send(&a, b"lost").unwrap().unwrap();
     wire.step(millis(1_000));
-    assert!(receive(&a).is_none(), "nobody says anything");
+    assert!(receive(&a).is_none(), "no reset arrives");
     wire.set_off(B, false);
     (1_000..1_100).for_each(|ms| wire.step(millis(ms)));
     assert_eq!(receive(&a).unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);

@@ -1,4 +1,4 @@
-//! What is done to the machines of a run.
+//! The actions on the machines of a run.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl World {
     }
 
     fn power_loss(&mut self, host: Host) {
-        // Before the process ends: nobody is told.
+        // Before the process ends, so that no peer is notified.
         self.wire.set_off(self.number(&host.name()), true);
         self.kill(host);
         let seed = self.random.next_u64();
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// Does something to each link of a host, in each direction.
+    /// Changes each link of a host, in both directions.
     fn each_link(&self, host: Host, change: impl Fn(&Wire, usize, usize)) {
         for other in everybody().into_iter().filter(|other| *other != host.name()) {
             let (a, b) = (self.number(&host.name()), self.number(&other));
@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    /// A coordinator's process ends, and what it had on its disk is lost.
+    /// Ends a coordinator's process, and loses or damages the data on its disk.
     fn lose_disk(&mut self, host: Host, action: Action) {
         self.kill(host);
         self.hurt_disk(host, Action::MendDisk(host));
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// Looks who leads and who has work, and has everything happen in its time.
+    /// Determines the leader and the agents with tasks, and schedules all actions of a hard combination.
     fn begin_hard(&mut self, hard: Hard) {
         let notes = self.shared.record.notes();
         let leader = (0..=SIZE.coordinators).find(|n| Some(Host::Coordinator(*n).name().as_str()) == notes.leader());
@@ -183,7 +183,7 @@ impl World {
         let scene = Scene {
             leader: leader.unwrap_or_else(|| below(&self.random, SIZE.coordinators as u64) as usize),
             agent: one_of(numbers.clone(), SIZE.agents),
-            // Each of the others has something that no worker has.
+            // Each of the other agents has something that no worker has.
             replaceable: one_of(numbers.into_iter().filter(|n| *n < WORKERS).collect(), WORKERS),
             size: SIZE,
         };
@@ -199,7 +199,7 @@ impl World {
         self.actions.insert((at, number), action);
     }
 
-    /// Notes that an agent has not had its time for itself.
+    /// Records that an agent was disturbed.
     fn disturb(&self, host: Host) {
         let mut notes = self.shared.record.notes();
         let now = notes.now;

@@ -1,4 +1,4 @@
-//! One run: a fleet on simulated machines, the faults that happen to it, and its end.
+//! A run: a fleet on simulated machines, the faults that happen to it, and the verdict.
 
 mod actions;
 
@@ -35,52 +35,52 @@ use crate::{
 
 const WATCHER: &str = "watcher";
 const OPERATOR: &str = "operator";
-/// Time from one step to the next.
+/// The time from one step to the next.
 const TICK: Duration = Duration::from_millis(2);
-/// Simulated time at which faults begin.
+/// The simulated time at which faults begin.
 const FAULTS_FROM: Duration = Duration::from_secs(2);
-/// Simulated time at which disks begin to lie, where they are to: when the fleet is at work.
+/// The simulated time at which disks begin to lie, if they should: when the fleet has tasks.
 const LIES_FROM: Duration = Duration::from_millis(1_800);
-/// Simulated time at which faults stop.
+/// The simulated time at which faults stop.
 const FAULTS_TO: Duration = Duration::from_secs(12);
-/// Simulated time from which nothing is wrong with the fleet any more but its clocks.
+/// The simulated time from which nothing but clocks is wrong with the fleet.
 const CALM_FROM: Duration = Duration::from_secs(17);
-/// By when everything is finished. Hanging tasks and their retries are the slowest.
+/// The simulated time by which everything must be finished. Hanging tasks and their retries are the slowest.
 const ALL_DONE: Duration = Duration::from_secs(90);
-/// How often it is looked after what ended by itself, and at what agents run.
+/// The interval at which ended processes, and the attempts that agents run, are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a coordinator may take to find that its data is damaged: a few syncs, on a slow disk.
+/// The time within which a coordinator must detect that its data is damaged: a few syncs, on a slow disk.
 const NOTICED_WITHIN: Duration = Duration::from_secs(6);
-/// How long after its end, and after the last fault, an agent may still count as present.
+/// The time after its end, and after the last fault, for which an agent may still have a session.
 const MISSED_WITHIN: Duration = Duration::from_secs(8);
-/// How long a process that ended by itself stays away.
+/// The time for which a process that ended on its own stays down.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
-/// Start of simulated time: any fixed moment will do.
+/// The start of simulated time; any fixed moment would do.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
 struct World {
     shared: Shared,
     wire: Wire,
     processes: BTreeMap<Host, Process>,
-    /// Processes that faults do not happen to; the run is over when all have ended.
+    /// Processes to which faults do not happen; the run is over when all have ended.
     clients: BTreeMap<String, Process>,
     disks: Vec<SimulatedDisk>,
-    /// What syncs take while nothing is wrong.
+    /// The latency of syncs while nothing is wrong.
     latency: Latency,
     random: SeededRandom,
     now: Duration,
-    /// What is still to happen; in the order in which it was added, where it is to happen at once.
+    /// Future actions; those with the same time are in the order in which they were added.
     actions: BTreeMap<(Duration, usize), Action>,
     next_action: usize,
-    /// When coordinators with damaged data must have noticed.
+    /// When coordinators with damaged data must have detected it.
     notice_by: BTreeMap<Host, Duration>,
-    /// Processes that ended by themselves, and when they are started again.
+    /// Processes that ended on their own, and when they are restarted.
     restarts: BTreeMap<Host, Duration>,
-    /// Processes that are down on purpose.
+    /// Processes that are down because of a fault.
     held_down: BTreeSet<Host>,
     /// Processes that are gone for good.
     retired: BTreeSet<Host>,
-    /// When everybody submits some tasks more.
+    /// When all submitters submit additional tasks.
     pulses: Rc<[Pulse]>,
 }
 
@@ -88,7 +88,7 @@ fn submitter(n: usize) -> String {
     format!("submitter-{n}")
 }
 
-/// Everybody on the network.
+/// Returns the names of all hosts and clients on the network.
 fn everybody() -> Vec<String> {
     let clients = (0..SUBMITTERS).map(submitter).chain([WATCHER.to_owned(), OPERATOR.to_owned()]);
     hosts().into_iter().map(Host::name).chain(clients).collect()
@@ -209,7 +209,7 @@ impl World {
         self.wire.host(name).expect("the network has every host from the beginning")
     }
 
-    /// Starts what ended by itself, as a supervisor does.
+    /// Restarts processes that ended on their own, as a supervisor does.
     fn supervise(&mut self) {
         for host in hosts() {
             self.replace_damaged(host);
@@ -223,22 +223,23 @@ impl World {
         }
     }
 
-    /// Whether it is still to be seen that what is gone is missed.
+    /// Returns whether it remains to be checked that the absence of retired agents is detected.
     fn has_to_miss(&self) -> bool {
         !self.retired.is_empty() && self.now <= FAULTS_TO + MISSED_WITHIN + LOOK_EVERY
     }
 
-    /// Once nothing is wrong any more an agent that is gone is missed.
+    /// Checks that agents that are gone have no session, once nothing is wrong any more.
     fn check_missed(&self) {
         let mut notes = self.shared.record.notes();
         let kept = |host: &Host| notes.sessions.values().any(|agent| *agent == host.name());
         let missed: Vec<String> = self.retired.iter().filter(|host| kept(host)).map(|host| host.name()).collect();
         for name in missed {
-            notes.violation(Check::Missed, format!("{name} is gone and has its session still"));
+            notes.violation(Check::Missed, format!("{name} is gone but still has its session"));
         }
     }
 
-    /// Gives a coordinator that has refused its damaged data an empty disk. The others are a majority, and theirs are whole.
+    /// Gives a coordinator that has refused its damaged data an empty disk. The others are a majority with intact
+    /// disks.
     fn replace_damaged(&mut self, host: Host) {
         let Some(notice_by) = self.notice_by.get(&host).copied() else { return };
         if self.process(host).is_running() {
@@ -255,7 +256,7 @@ impl World {
         }
     }
 
-    /// Everything works again.
+    /// Repairs everything.
     fn heal(&mut self) {
         tracing::info!(target: "robeing_sim", "no more faults");
         self.actions.clear();
@@ -269,14 +270,14 @@ impl World {
         self.held_down.clear();
     }
 
-    /// From now on this process runs, as far as the record goes.
+    /// Records that this process runs from now on.
     fn enter(&self, name: &str) {
         let mut notes = self.shared.record.notes();
         notes.running.clear();
         notes.running.push_str(name);
     }
 
-    /// Runs every process for one step, in any order.
+    /// Runs every process for one step, in random order.
     fn tick(&mut self) {
         let mut order: Vec<Result<Host, String>> =
             self.processes.keys().map(|host| Ok(*host)).chain(self.clients.keys().cloned().map(Err)).collect();
@@ -338,7 +339,7 @@ impl World {
             if now > ALL_DONE {
                 let waiting = self.clients.iter().filter(|(_, client)| client.is_running());
                 let waiting: Vec<&str> = waiting.map(|(name, _)| name.as_str()).collect();
-                return Err(format!("not everything was done after {ALL_DONE:?}; still at it: {}", waiting.join(", ")));
+                return Err(format!("not everything was done after {ALL_DONE:?}; running: {}", waiting.join(", ")));
             }
             self.wire.step(now);
             self.tick();
@@ -348,7 +349,7 @@ impl World {
     }
 }
 
-/// Runs one seed and tells of it: whether everything held.
+/// Runs one seed and prints the result; returns whether everything held.
 pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Hard>) -> bool {
     time::set(EPOCH);
     let record = Record::default();
@@ -388,7 +389,7 @@ pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Ha
     let ended = world.run();
     let disks = world.disks.iter().fold(0, |trace, disk| crc32c::crc32c_append(trace, &disk.trace().to_le_bytes()));
     let (wire, simulated) = (world.wire.trace(), world.now);
-    // Processes note their ends.
+    // Processes record their ends when they are dropped.
     drop(world);
     let mut notes = record.notes();
     let trace = crc32c::crc32c_append(notes.trace, &wire.to_le_bytes());

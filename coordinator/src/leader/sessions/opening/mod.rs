@@ -117,7 +117,7 @@ impl SessionOpener {
         let _turn = turn.map_err(|_| JoinFailed::NotLeading)?;
         for _ in 0..MAX_OPENINGS {
             let stay = self.stay(&hello, process, term).await?;
-            // This leader grants the lease on a new session, as it does by answering a heartbeat.
+            // Opening a new session grants a lease, like answering a heartbeat does.
             if !stay.resumed && !self.standing.may_grant_lease(term).await {
                 return Err(JoinFailed::NotLeading);
             }
@@ -125,7 +125,7 @@ impl SessionOpener {
             if self.standing.leading() != Some(term) {
                 return Err(JoinFailed::NotLeading);
             }
-            // Whatever the agent sends from now on arrives after the session began to count.
+            // The session timeout starts below, so the lease must count from a message that has arrived by now.
             let waited_seq = waited.seq();
             let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
             let link = match sessions.connect(term, stay.agent, stay.session, origin, Instant::now()) {
@@ -150,11 +150,11 @@ impl SessionOpener {
         Err(JoinFailed::NotLeading)
     }
 
-    /// Queues for an agent that has just connected the attempts that it lacks and those that it must stop, given what
-    /// it `held`. Returns false if its session is over by now.
+    /// Queues the attempts that an agent that has just connected lacks, and those that it must stop; `held` are those
+    /// that it has. Returns false if its session is over by now.
     fn begin(&self, stay: &Stay, link: &SessionConnection, held: &[AttemptKey]) -> bool {
-        // Once the connection is registered, nothing that happens to the session is missed; what happened before is in
-        // the state.
+        // The registered connection receives everything that happens to the session from now on; what happened before
+        // is in the state.
         let Some(known) = self.state.look(|fleet| slots_of(fleet, stay.agent, stay.session)) else {
             self.observer.sessions.ended(stay.agent, stay.session);
             return false;
@@ -210,7 +210,7 @@ impl SessionOpener {
     }
 }
 
-/// Returns the session that the process that sent this Hello may resume, and where the process was then.
+/// Returns the session that the sender of this Hello may resume, and where its process was last located.
 fn resumable(fleet: &Fleet, hello: &internal::Hello) -> Option<(AgentId, SessionId, Option<SocketAddr>)> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
@@ -231,9 +231,9 @@ fn located(fleet: &Fleet, hello: &internal::Hello, peer: Option<SocketAddr>) -> 
     agent.process.filter(|process| same && peer.is_some_and(|peer| peer.ip().to_canonical() == process.ip()))
 }
 
-/// Returns the session of another process with this name that may still run attempts. Until it has left or counts as
-/// lost, its work must not be given away. A process that listens where the other did has proved that the other is gone;
-/// one that merely advertises the same address has not, since a name may resolve to another machine by now.
+/// Returns the session of another process with this name that may still run attempts. Until that process has left or
+/// counts as lost, its tasks must not be reassigned. A process that listens where the other did proves that the other
+/// is gone; one that merely advertises the same address does not, because a name may resolve to another machine by now.
 fn rival(fleet: &Fleet, hello: &internal::Hello, process: Option<SocketAddr>) -> Option<SessionId> {
     let agent = fleet.agent_by_name(&hello.name)?;
     let same_process = agent.incarnation == hello.incarnation;

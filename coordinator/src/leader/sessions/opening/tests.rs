@@ -80,7 +80,7 @@ enum Loss {
     NotWritten,
 }
 
-/// What the steps of two tasks and the log do to one agent, one step at a time.
+/// Performs the steps of the two tasks (a loss and an opening) and of the log for one agent, one step at a time.
 struct World {
     fleet: Fleet,
     sessions: SessionTable,
@@ -212,7 +212,7 @@ impl World {
                     }
                     Connection::Losing(decided) if !decided.is_cancelled() => return false,
                     Connection::Losing(_) | Connection::Replaced => OpeningAt::Looking,
-                    Connection::TermOver => panic!("the term goes on"),
+                    Connection::TermOver => panic!("the term is not over"),
                 }
             }
             OpeningAt::Connected(agent, session) => match slots_of(&self.fleet, agent, session) {

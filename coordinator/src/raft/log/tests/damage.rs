@@ -37,7 +37,7 @@ fn copy_of(disk: &SimulatedDisk, numbers: &[u64]) -> impl AsyncFn() -> Simulated
     }
 }
 
-/// A crash tears a write within the segment, which has its full length before anything is written to it.
+/// A crash can tear a write only within the segment, which has its full length before anything is written to it.
 #[tokio::test]
 async fn a_log_torn_at_any_byte_goes_on_after_its_last_whole_frame() {
     const SEGMENT: usize = 4096;

@@ -61,8 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The log and the states it may have: those since the last acknowledgement, oldest first, any of which a crash may
-/// leave.
+/// The log, and the states that a crash may leave it in: those since the last acknowledgement, oldest first.
 struct History {
     rig: Option<Rig>,
     states: Vec<Content>,
@@ -93,7 +92,7 @@ impl History {
         Ok(())
     }
 
-    /// Notes that a record was written or refused.
+    /// Notes that a record was written, or that writing it failed.
     fn record(&mut self, result: std::io::Result<()>, state: Content) -> std::io::Result<()> {
         self.states.push(state);
         result?;

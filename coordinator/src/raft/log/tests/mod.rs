@@ -48,8 +48,8 @@ struct Content {
 }
 
 impl Content {
-    /// Whether a log that was closed with the content `self` may be reopened with `found`: a vote may be ahead of the
-    /// one granted.
+    /// Whether a log that was closed with the content `self` may be reopened with `found`, whose vote may be ahead of
+    /// the one granted.
     fn may_be_found_as(&self, found: &Self) -> bool {
         let ahead = match (self.vote, found.vote) {
             (Some(given), Some(held)) => {
