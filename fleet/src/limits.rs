@@ -17,7 +17,7 @@ pub const MAX_AGENTS: u32 = 20_000;
 /// Most pools that one [`crate::PoolCommand::Set`] may name.
 pub const MAX_POOLS: usize = 64;
 /// Number of known pools, including those that were set, at which a join can no longer add a pool.
-/// [`crate::PoolCommand::Set`] can add up to [`MAX_POOLS`] more.
+/// [`crate::PoolCommand::Set`] can add up to [`MAX_POOLS`] more, which are kept for as long as agents have joined them.
 pub const MAX_KEPT_POOLS: usize = 1_024;
 /// Most attempts a retry policy may allow.
 pub const MAX_ATTEMPTS: u32 = 1_000;

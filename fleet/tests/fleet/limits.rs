@@ -183,9 +183,17 @@ fn agents_bring_so_many_pools_with_them_and_more_join_those_that_are_known() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(join(&mut trial, another, 7), Reply::Joined { .. }), "a pool that is known");
-    let shape = |n: usize| PoolShape { name: format!("set{n}"), replicas: None, standby: 0 };
-    trial.set_pools((0..MAX_POOLS).map(shape).collect());
+    let shape = |n: usize| PoolShape { name: format!("p{n}"), replicas: None, standby: 0 };
+    trial.set_pools((another..another + MAX_POOLS).map(shape).collect());
     assert_eq!(trial.fleet.pools().len(), MAX_KEPT_POOLS + MAX_POOLS, "set pools may exceed the limit of joins");
+    // Agents join these, and others are set.
+    for n in 0..MAX_POOLS {
+        assert!(matches!(join(&mut trial, another + 1 + n, another + n), Reply::Joined { .. }));
+    }
+    trial.set_pools((another + MAX_POOLS..another + 2 * MAX_POOLS).map(shape).collect());
+    assert_eq!(trial.fleet.pools().len(), MAX_KEPT_POOLS + 2 * MAX_POOLS);
+    assert_eq!(trial.fleet.audit(), Ok(()));
+    Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
 }
 
 #[test]
