@@ -193,7 +193,7 @@ fn agents_bring_so_many_pools_with_them_and_more_join_those_that_are_known() {
     trial.set_pools((another + MAX_POOLS..another + 2 * MAX_POOLS).map(shape).collect());
     assert_eq!(trial.fleet.pools().len(), MAX_KEPT_POOLS + 2 * MAX_POOLS);
     assert_eq!(trial.fleet.audit(), Ok(()));
-    Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    robeing_fleet::Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
 }
 
 #[test]
