@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
-    guard::{Guard, Stay},
+    guard::{Guard, SessionInfo},
     launcher::{Launch, Launched, Launcher, NotLaunched},
     pipes::Pipes,
     presence::{Look, Presence, TRY_AGAIN},
@@ -278,9 +278,9 @@ impl Executor for CommandExecutor {
         checked.unwrap_or_else(|_| Health::Silent(late()))
     }
 
-    fn stay(&self, stay: Option<Stay>) {
+    fn set_session(&self, info: Option<SessionInfo>) {
         if let Some(guard) = &self.guard {
-            guard.stay(stay);
+            guard.set_session(info);
         }
     }
 

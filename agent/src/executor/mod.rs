@@ -29,7 +29,7 @@ mod text;
 
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
-pub use guard::{Guard, Stay};
+pub use guard::{Guard, SessionInfo};
 pub use http::{
     CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS, SECURED_WITHIN,
 };
@@ -61,8 +61,8 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Sets the session that attempts belong to from now on; `None`: no session. The guard of an executor reports to
     /// the coordinators when nothing of the session runs any more and the agent can't report that itself.
-    fn stay(&self, stay: Option<Stay>) {
-        let _ = stay;
+    fn set_session(&self, info: Option<SessionInfo>) {
+        let _ = info;
     }
 
     /// Whether the executor has a guard.

@@ -106,8 +106,8 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), SessionE
             continue;
         }
         let idle = CancellationToken::new();
-        let stay = driver::Driver::new(if works { deps.clone() } else { deps.idle() });
-        let mut stay = pin!(stay.run(shutdown.clone(), idle.clone()));
+        let info = driver::Driver::new(if works { deps.clone() } else { deps.idle() });
+        let mut info = pin!(info.run(shutdown.clone(), idle.clone()));
         let end = tokio::select! {
             biased;
             // This is polled before an unstarted attempt is handed back: no more tasks must be assigned then.
@@ -117,9 +117,9 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), SessionE
                     false => info!("tasks can start here: the agent accepts them"),
                 }
                 idle.cancel();
-                stay.await
+                info.await
             }
-            end = &mut stay => end,
+            end = &mut info => end,
         };
         if shutdown.is_cancelled() || !idle.is_cancelled() {
             return end;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, Stay, guard};
+use robeing_agent::executor::{CommandConfig, CommandExecutor, Executor, Guard, Outcome, SessionInfo, guard};
 use robeing_net::Transport;
 use robeing_platform::Platform;
 use robeing_proto::internal::v1::{
@@ -181,8 +181,8 @@ impl Coordinator {
     }
 }
 
-fn stay(coordinator: String) -> Stay {
-    Stay {
+fn info(coordinator: String) -> SessionInfo {
+    SessionInfo {
         cluster_id: "cluster".into(),
         agent: "agent".into(),
         session: 7,
@@ -290,7 +290,7 @@ async fn plays_the_agent() {
     }
     let mut looking = None;
     if let (Some(guard), "agent-in-a-session") = (&guard, part.as_str()) {
-        guard.stay(Some(stay(env::var(COORDINATOR).expect("a coordinator"))));
+        guard.set_session(Some(info(env::var(COORDINATOR).expect("a coordinator"))));
         let (guard, directory) = (Arc::clone(guard), directory.clone());
         // As the agent does: it renews the lease, and checks for a revocation before it does anything.
         looking = Some(tokio::spawn(async move {

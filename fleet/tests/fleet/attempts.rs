@@ -232,7 +232,7 @@ fn no_command_panics_whatever_numbers_it_names() {
         let agent = robeing_fleet::AgentId(n);
         let session = robeing_fleet::SessionId(u64::from(n));
         trial.apply(Command::Agent(AgentCommand::Draining { agent, session }));
-        let stay = crate::fixture::Stay { agent, session };
+        let stay = crate::fixture::OpenSession { agent, session };
         for attempt in [0, 1, u32::MAX] {
             trial.complete(stay, TaskId(1), attempt, Outcome::Stopped);
         }

@@ -19,7 +19,7 @@ pub struct Trial {
 
 /// An agent in one of its sessions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stay {
+pub struct OpenSession {
     pub agent: AgentId,
     pub session: SessionId,
 }
@@ -124,9 +124,9 @@ impl Trial {
         self.apply(Command::Task(TaskCommand::Cancel { task, reason }))
     }
 
-    pub fn join(&mut self, join: AgentJoin) -> Stay {
+    pub fn join(&mut self, join: AgentJoin) -> OpenSession {
         match self.apply(Command::Agent(AgentCommand::Joined(join))) {
-            Reply::Joined { agent, session } => Stay { agent, session },
+            Reply::Joined { agent, session } => OpenSession { agent, session },
             other => panic!("not joined: {other:?}"),
         }
     }
@@ -138,7 +138,7 @@ impl Trial {
         }
     }
 
-    pub fn lose(&mut self, stay: Stay) -> Reply {
+    pub fn lose(&mut self, stay: OpenSession) -> Reply {
         self.apply(Command::Agent(AgentCommand::Lost {
             agent: stay.agent,
             session: stay.session,
@@ -146,23 +146,23 @@ impl Trial {
         }))
     }
 
-    pub fn drain(&mut self, stay: Stay) -> Reply {
-        let Stay { agent, session } = stay;
+    pub fn drain(&mut self, stay: OpenSession) -> Reply {
+        let OpenSession { agent, session } = stay;
         self.apply(Command::Agent(AgentCommand::Draining { agent, session }))
     }
 
-    pub fn leave(&mut self, stay: Stay) -> Reply {
-        let Stay { agent, session } = stay;
+    pub fn leave(&mut self, stay: OpenSession) -> Reply {
+        let OpenSession { agent, session } = stay;
         self.apply(Command::Agent(AgentCommand::Left { agent, session }))
     }
 
-    pub fn unhealthy(&mut self, stay: Stay, reason: &str) -> Reply {
-        let Stay { agent, session } = stay;
+    pub fn unhealthy(&mut self, stay: OpenSession, reason: &str) -> Reply {
+        let OpenSession { agent, session } = stay;
         self.apply(Command::Agent(AgentCommand::Unhealthy { agent, session, reason: reason.to_owned() }))
     }
 
-    pub fn healthy(&mut self, stay: Stay, readmit: bool) -> Reply {
-        let Stay { agent, session } = stay;
+    pub fn healthy(&mut self, stay: OpenSession, readmit: bool) -> Reply {
+        let OpenSession { agent, session } = stay;
         self.apply(Command::Agent(AgentCommand::Healthy { agent, session, readmit }))
     }
 
@@ -173,11 +173,18 @@ impl Trial {
     }
 
     /// Completes `attempt` of `task` with this outcome, as reported in the session `stay`.
-    pub fn complete(&mut self, stay: Stay, task: TaskId, attempt: u32, outcome: Outcome) -> Reply {
+    pub fn complete(&mut self, stay: OpenSession, task: TaskId, attempt: u32, outcome: Outcome) -> Reply {
         self.complete_after(stay, task, attempt, outcome, 1000)
     }
 
-    pub fn complete_after(&mut self, stay: Stay, task: TaskId, attempt: u32, outcome: Outcome, ran_us: u64) -> Reply {
+    pub fn complete_after(
+        &mut self,
+        stay: OpenSession,
+        task: TaskId,
+        attempt: u32,
+        outcome: Outcome,
+        ran_us: u64,
+    ) -> Reply {
         self.apply(Command::Task(TaskCommand::Complete(Completion {
             agent: stay.agent,
             session: stay.session,

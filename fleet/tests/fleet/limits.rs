@@ -160,7 +160,7 @@ fn a_fleet_full_of_agents_forgets_the_longest_lost_one_for_a_newcomer_and_else_r
     assert_eq!(join(&mut trial, MAX_AGENTS), full);
     let lost = trial.fleet.agent_by_name("w7").map(|a| (a.id, a.session));
     let (agent, session) = lost.expect("it joined");
-    trial.lose(crate::fixture::Stay { agent, session });
+    trial.lose(crate::fixture::OpenSession { agent, session });
     assert!(matches!(join(&mut trial, MAX_AGENTS), Reply::Joined { .. }));
     assert!(trial.fleet.agent_by_name("w7").is_none());
 }

@@ -5,13 +5,13 @@ use robeing_fleet::{
     Effect, PoolShape, PoolView, TaskState,
 };
 
-use crate::fixture::{Stay, Trial, pooled, task};
+use crate::fixture::{OpenSession, Trial, pooled, task};
 
 fn states(trial: &Trial) -> Vec<AgentState> {
     trial.fleet.agents().map(|a| a.state).collect()
 }
 
-fn join(trial: &mut Trial, names: &[&str], replicas: Option<u32>, standby: u32) -> Vec<Stay> {
+fn join(trial: &mut Trial, names: &[&str], replicas: Option<u32>, standby: u32) -> Vec<OpenSession> {
     names.iter().map(|name| trial.join(pooled(name, replicas, standby))).collect()
 }
 

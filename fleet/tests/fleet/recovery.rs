@@ -5,9 +5,9 @@ use robeing_fleet::{
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_REASON_BYTES, MAX_RECOVERY_STEPS},
 };
 
-use crate::fixture::{Stay, Trial, failure, pooled, retry, success, task, worker};
+use crate::fixture::{OpenSession, Trial, failure, pooled, retry, success, task, worker};
 
-fn state(trial: &Trial, stay: Stay) -> AgentState {
+fn state(trial: &Trial, stay: OpenSession) -> AgentState {
     trial.fleet.agent(stay.agent).expect("it is known").state
 }
 
@@ -134,7 +134,7 @@ fn an_unhealthy_standby_is_not_activated() {
 #[test]
 fn without_a_fixed_number_an_unhealthy_agent_is_replaced_as_a_lost_one_is() {
     let mut trial = Trial::new();
-    let stays: Vec<Stay> = ["a", "b", "c"].map(|name| trial.join(pooled(name, None, 1))).into();
+    let stays: Vec<OpenSession> = ["a", "b", "c"].map(|name| trial.join(pooled(name, None, 1))).into();
     assert_eq!(state(&trial, stays[1]), AgentState::Standby);
     trial.unhealthy(stays[0], "503");
     assert_eq!(state(&trial, stays[1]), AgentState::Live);

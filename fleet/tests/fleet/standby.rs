@@ -6,13 +6,13 @@ use robeing_fleet::{
     Effect, PoolView, TaskState,
 };
 
-use crate::fixture::{Stay, Trial, pooled, task, worker};
+use crate::fixture::{OpenSession, Trial, pooled, task, worker};
 
 fn states(trial: &Trial) -> Vec<AgentState> {
     trial.fleet.agents().map(|a| a.state).collect()
 }
 
-fn join(trial: &mut Trial, names: &[&str], replicas: Option<u32>, standby: u32) -> Vec<Stay> {
+fn join(trial: &mut Trial, names: &[&str], replicas: Option<u32>, standby: u32) -> Vec<OpenSession> {
     let joins = names.iter();
     joins.map(|name| trial.join(pooled(name, replicas, standby))).collect()
 }

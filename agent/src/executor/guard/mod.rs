@@ -37,10 +37,10 @@ use nix::{
     unistd::Pid,
 };
 
-pub use self::records::Stay;
+pub use self::records::SessionInfo;
 pub(super) use self::records::record;
 use self::{
-    records::{lease_record, stay_record},
+    records::{lease_record, session_record},
     watch::{REVOKED, Watch},
 };
 use super::reaper;
@@ -69,7 +69,7 @@ struct State {
     registry: Arc<OwnedFd>,
     groups: HashSet<i32>,
     /// The agent's session.
-    stay: Option<Stay>,
+    info: Option<SessionInfo>,
     /// The read end of the guard's stdout.
     says: OwnedFd,
     /// Output of the guard that is not a complete line yet.
@@ -109,7 +109,7 @@ impl Guard {
         let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
         let Started { process, registry, says } = start(program, &args)?;
         let (groups, heard) = (HashSet::new(), Vec::new());
-        let state = State { process, registry, groups, stay: None, says, heard, revoked: None };
+        let state = State { process, registry, groups, info: None, says, heard, revoked: None };
         Ok(Self { program: program.to_owned(), args, state: Mutex::new(state) })
     }
 
@@ -167,12 +167,12 @@ impl Guard {
     }
 
     /// Sends the guard the agent's session; `None`: no session.
-    pub fn stay(&self, stay: Option<Stay>) {
+    pub fn set_session(&self, info: Option<SessionInfo>) {
         let mut state = self.lock();
-        if state.stay != stay {
-            state.stay = stay;
+        if state.info != info {
+            state.info = info;
             let dead = state.guard_is_gone();
-            if dead || state.tell_stay().is_err() {
+            if dead || state.send_session().is_err() {
                 self.replace_and_log(&mut state);
             }
         }
@@ -182,7 +182,7 @@ impl Guard {
     pub fn is_revoked(&self) -> bool {
         let mut state = self.lock();
         state.hear();
-        state.revoked.is_some() && state.revoked == state.stay.as_ref().map(|stay| stay.session)
+        state.revoked.is_some() && state.revoked == state.info.as_ref().map(|info| info.session)
     }
 
     /// Replaces a guard that died or stopped reading, and passes the running groups to its successor.
@@ -206,7 +206,7 @@ impl Guard {
         state.registry = registry;
         state.says = says;
         state.heard.clear();
-        state.tell_stay()?;
+        state.send_session()?;
         for group in &state.groups {
             send(&state.registry, *group)?;
         }
@@ -224,9 +224,9 @@ impl State {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
-    fn tell_stay(&self) -> Result<(), Errno> {
-        let none = Stay::default();
-        let record = stay_record(self.stay.as_ref().unwrap_or(&none));
+    fn send_session(&self) -> Result<(), Errno> {
+        let none = SessionInfo::default();
+        let record = session_record(self.info.as_ref().unwrap_or(&none));
         nix::unistd::write(self.registry.as_fd(), &record).map(drop)
     }
 

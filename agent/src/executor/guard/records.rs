@@ -10,14 +10,14 @@ use prost::Message;
 pub(in crate::executor) const RECORD: usize = 4;
 /// Marks a lease; its milliseconds follow. No command's group has this id.
 const LEASE: i32 = 1;
-/// Marks a [`Stay`]; its length in bytes and its bytes follow.
+/// Marks a [`SessionInfo`]; its length in bytes and its bytes follow.
 const STAY: i32 = i32::MIN;
 /// The maximum size of an atomic write to a pipe, in bytes.
 const ATOMIC: usize = 4096;
 
 /// The agent's session, with everything that a guard needs to report its end.
 #[derive(Clone, PartialEq, Eq, Message)]
-pub struct Stay {
+pub struct SessionInfo {
     /// The cluster's id.
     #[prost(string, tag = "1")]
     pub cluster_id: String,
@@ -40,13 +40,13 @@ pub struct Stay {
 
 /// One record received from the agent.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Told {
+pub(super) enum GuardRecord {
     Group(i32),
     GroupGone(i32),
     /// The lease ends after this time; `None`: never.
     Lease(Option<Duration>),
     /// The agent's session; with id 0: it has none.
-    Stay(Box<Stay>),
+    Session(Box<SessionInfo>),
 }
 
 /// Returns the record that adds a (positive) or removes a (negative) process group.
@@ -63,10 +63,10 @@ pub(super) fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
 }
 
 /// Returns the record of a session, with as many coordinator addresses as fit.
-pub(super) fn stay_record(stay: &Stay) -> Vec<u8> {
-    let mut stay = stay.clone();
-    while stay.encoded_len() + 2 * RECORD > ATOMIC && stay.coordinators.pop().is_some() {}
-    let content = stay.encode_to_vec();
+pub(super) fn session_record(info: &SessionInfo) -> Vec<u8> {
+    let mut info = info.clone();
+    while info.encoded_len() + 2 * RECORD > ATOMIC && info.coordinators.pop().is_some() {}
+    let content = info.encode_to_vec();
     let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
     [&STAY.to_le_bytes()[..], &length.to_le_bytes(), &content].concat()
 }
@@ -77,7 +77,7 @@ pub(super) struct Records(VecDeque<u8>);
 
 impl Records {
     /// Adds bytes and returns the records that are complete now.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Told> {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<GuardRecord> {
         self.0.extend(bytes);
         std::iter::from_fn(|| self.next()).collect()
     }
@@ -87,12 +87,12 @@ impl Records {
         Some([bytes.next()?, bytes.next()?, bytes.next()?, bytes.next()?])
     }
 
-    fn next(&mut self) -> Option<Told> {
+    fn next(&mut self) -> Option<GuardRecord> {
         match i32::from_le_bytes(self.number(0)?) {
             LEASE => {
                 let left = Duration::from_millis(u64::from(u32::from_le_bytes(self.number(1)?)));
                 self.0.drain(..2 * RECORD);
-                Some(Told::Lease((!left.is_zero()).then_some(left)))
+                Some(GuardRecord::Lease((!left.is_zero()).then_some(left)))
             }
             STAY => {
                 let end = 2 * RECORD + usize::try_from(u32::from_le_bytes(self.number(1)?)).ok()?;
@@ -101,12 +101,16 @@ impl Records {
                 }
                 let content: Vec<u8> = self.0.drain(..end).skip(2 * RECORD).collect();
                 // An undecodable session counts as none, since nothing could be reported about it.
-                Some(Told::Stay(Box::new(Stay::decode(&content[..]).unwrap_or_default())))
+                Some(GuardRecord::Session(Box::new(SessionInfo::decode(&content[..]).unwrap_or_default())))
             }
             group => {
                 self.0.drain(..RECORD);
                 // 0 is no command's group; killing it would kill the caller's own group.
-                Some(if group > LEASE { Told::Group(group) } else { Told::GroupGone(group.saturating_neg()) })
+                Some(if group > LEASE {
+                    GuardRecord::Group(group)
+                } else {
+                    GuardRecord::GroupGone(group.saturating_neg())
+                })
             }
         }
     }
@@ -116,8 +120,8 @@ impl Records {
 mod tests {
     use super::*;
 
-    fn stay(coordinators: usize) -> Stay {
-        Stay {
+    fn info(coordinators: usize) -> SessionInfo {
+        SessionInfo {
             cluster_id: "cluster".into(),
             agent: "agent".into(),
             session: 7,
@@ -130,13 +134,13 @@ mod tests {
     #[test]
     fn records_may_arrive_in_pieces() {
         let bytes =
-            [&record(7)[..], &lease_record(500), &stay_record(&stay(1)), &lease_record(0), &record(-9)].concat();
+            [&record(7)[..], &lease_record(500), &session_record(&info(1)), &lease_record(0), &record(-9)].concat();
         let expected = [
-            Told::Group(7),
-            Told::Lease(Some(Duration::from_millis(500))),
-            Told::Stay(Box::new(stay(1))),
-            Told::Lease(None),
-            Told::GroupGone(9),
+            GuardRecord::Group(7),
+            GuardRecord::Lease(Some(Duration::from_millis(500))),
+            GuardRecord::Session(Box::new(info(1))),
+            GuardRecord::Lease(None),
+            GuardRecord::GroupGone(9),
         ];
         for cut in 0..=bytes.len() {
             let mut records = Records::default();
@@ -147,9 +151,11 @@ mod tests {
 
     #[test]
     fn a_session_is_told_in_one_write_whatever_its_addresses() {
-        let bytes = stay_record(&stay(100));
+        let bytes = session_record(&info(100));
         assert!(bytes.len() <= ATOMIC, "{}", bytes.len());
-        let Some(Told::Stay(told)) = Records::default().take(&bytes).pop() else { panic!("expected a session record") };
+        let Some(GuardRecord::Session(told)) = Records::default().take(&bytes).pop() else {
+            panic!("expected a session record")
+        };
         assert!(told.coordinators.len() > 10);
         assert_eq!((told.session, told.agent.as_str()), (7, "agent"));
     }
@@ -157,7 +163,7 @@ mod tests {
     #[test]
     fn no_record_adds_every_process_or_the_guards_own_group() {
         for group in [0, -1, -i32::MAX] {
-            assert!(matches!(Records::default().take(&record(group))[..], [Told::GroupGone(_)]), "{group}");
+            assert!(matches!(Records::default().take(&record(group))[..], [GuardRecord::GroupGone(_)]), "{group}");
         }
     }
 }

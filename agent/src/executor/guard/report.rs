@@ -7,7 +7,7 @@ use robeing_platform::Platform;
 use robeing_proto::internal::v1::{GuardReport, guards_client::GuardsClient};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::records::Stay;
+use super::records::SessionInfo;
 
 /// How long one coordinator may take to answer. The leader commits the loss before it answers.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
@@ -28,26 +28,26 @@ pub(super) enum Ended {
 }
 
 /// Reports until a coordinator accepts the report or it is no longer useful. Blocks.
-pub(super) fn report(stay: &Stay, ended: Ended) {
+pub(super) fn report(info: &SessionInfo, ended: Ended) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     // Without a runtime nothing is reported, and the session timeout decides.
     if let Ok(runtime) = runtime {
-        let until = Instant::now() + Duration::from_millis(stay.within_ms.into()).min(TRY_FOR);
-        runtime.block_on(async { drop(timeout_at(until, tell(stay, ended)).await) });
+        let until = Instant::now() + Duration::from_millis(info.within_ms.into()).min(TRY_FOR);
+        runtime.block_on(async { drop(timeout_at(until, tell(info, ended)).await) });
     }
 }
 
-async fn tell(stay: &Stay, ended: Ended) {
+async fn tell(info: &SessionInfo, ended: Ended) {
     let transport = Transport::new(Arc::clone(&Platform::real().network));
     let (mut pause, longest) = PAUSE;
     loop {
-        let mut open: Vec<String> = stay.coordinators.iter().rev().cloned().collect();
+        let mut open: Vec<String> = info.coordinators.iter().rev().cloned().collect();
         let mut asked = Vec::new();
         while let Some(address) = open.pop() {
             if asked.contains(&address) {
                 continue;
             }
-            match timeout(ASK_WITHIN, ask(&transport, &address, stay, ended)).await {
+            match timeout(ASK_WITHIN, ask(&transport, &address, info, ended)).await {
                 Ok(Answer::Settled) => return,
                 Ok(Answer::Ask(leader)) => open.push(leader),
                 Ok(Answer::NotNow) | Err(_) => {}
@@ -67,13 +67,13 @@ enum Answer {
     NotNow,
 }
 
-async fn ask(transport: &Transport, address: &str, stay: &Stay, ended: Ended) -> Answer {
+async fn ask(transport: &Transport, address: &str, info: &SessionInfo, ended: Ended) -> Answer {
     let Ok(channel) = transport.connect(address, CONNECT_WITHIN).await else { return Answer::NotNow };
     let report = GuardReport {
-        cluster_id: stay.cluster_id.clone(),
-        agent: stay.agent.clone(),
-        session: stay.session,
-        secret: stay.secret.clone().into(),
+        cluster_id: info.cluster_id.clone(),
+        agent: info.agent.clone(),
+        session: info.session,
+        secret: info.secret.clone().into(),
         stopped: ended == Ended::Stopped,
     };
     match limited!(GuardsClient::new(channel)).report(report).await {

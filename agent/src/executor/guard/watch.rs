@@ -31,7 +31,7 @@ use nix::{
 };
 
 use super::{
-    records::{Records, Stay, Told},
+    records::{GuardRecord, Records, SessionInfo},
     report::{self, Ended},
 };
 use crate::executor::process_group;
@@ -66,7 +66,7 @@ pub(super) struct Watch<'a> {
     lease: Option<Lease>,
     /// Since when the agent has been seen stopped.
     stopped_since: Option<Instant>,
-    stay: Option<Stay>,
+    info: Option<SessionInfo>,
     /// The session of `stay` is revoked: none of its attempts may run.
     is_revoked: bool,
 }
@@ -80,7 +80,7 @@ impl<'a> Watch<'a> {
             groups: HashSet::new(),
             lease: None,
             stopped_since: None,
-            stay: None,
+            info: None,
             is_revoked: false,
         }
     }
@@ -89,8 +89,8 @@ impl<'a> Watch<'a> {
     pub(super) fn run(mut self) {
         while self.wait() {}
         let is_gone = self.end_groups();
-        if let Some(stay) = self.stay.filter(|_| is_gone) {
-            report::report(&stay, Ended::Gone);
+        if let Some(info) = self.info.filter(|_| is_gone) {
+            report::report(&info, Ended::Gone);
         }
     }
 
@@ -109,7 +109,7 @@ impl<'a> Watch<'a> {
     /// When the agent must be checked, or its lease ends.
     fn due(&self, now: Instant) -> Option<Instant> {
         let lease = self.lease?;
-        let may_be_stopped = self.stay.is_some() && !self.is_revoked && now < lease.ends;
+        let may_be_stopped = self.info.is_some() && !self.is_revoked && now < lease.ends;
         let look = if self.stopped_since.is_some() { now + LOOK_EVERY } else { lease.quiet_from };
         Some(if may_be_stopped { look.min(lease.ends) } else { lease.ends })
     }
@@ -158,14 +158,14 @@ impl<'a> Watch<'a> {
     pub(super) fn take(&mut self, bytes: &[u8], now: Instant) {
         for told in self.read.take(bytes) {
             match told {
-                Told::Group(group) => {
+                GuardRecord::Group(group) => {
                     self.groups.insert(group);
                     if self.is_revoked {
                         kill(&self.groups);
                     }
                 }
-                Told::GroupGone(group) => drop(self.groups.remove(&group)),
-                Told::Lease(left) => {
+                GuardRecord::GroupGone(group) => drop(self.groups.remove(&group)),
+                GuardRecord::Lease(left) => {
                     self.stopped_since = None;
                     self.lease = left.map(|left| Lease {
                         quiet_from: now + left * QUIET_SHARE / 8,
@@ -173,9 +173,9 @@ impl<'a> Watch<'a> {
                         ends: now + left,
                     });
                 }
-                Told::Stay(stay) => {
-                    self.is_revoked &= self.stay.as_ref().is_some_and(|known| known.session == stay.session);
-                    self.stay = (stay.session != 0).then_some(*stay);
+                GuardRecord::Session(info) => {
+                    self.is_revoked &= self.info.as_ref().is_some_and(|known| known.session == info.session);
+                    self.info = (info.session != 0).then_some(*info);
                 }
             }
         }
@@ -189,7 +189,7 @@ impl<'a> Watch<'a> {
             self.lease = None;
             return;
         }
-        if now < lease.quiet_from || self.stay.is_none() || self.is_revoked {
+        if now < lease.quiet_from || self.info.is_none() || self.is_revoked {
             return;
         }
         if !is_stopped(self.agent) {
@@ -208,9 +208,9 @@ impl<'a> Watch<'a> {
     fn revoke(&mut self) {
         // A stopped agent sends nothing more, so afterwards all its records are known.
         self.catch_up();
-        let Some(stay) = self.stay.clone().filter(|_| self.stopped_since.is_some()) else { return };
+        let Some(info) = self.info.clone().filter(|_| self.stopped_since.is_some()) else { return };
         // If the agent can't see the revocation, it could resume as if nothing had happened.
-        if writeln!(std::io::stdout(), "\n{REVOKED}{}", stay.session).is_err() {
+        if writeln!(std::io::stdout(), "\n{REVOKED}{}", info.session).is_err() {
             self.stopped_since = None;
             return;
         }
@@ -218,7 +218,7 @@ impl<'a> Watch<'a> {
         let is_stopped = is_stopped(self.agent);
         if self.end_groups() && is_stopped {
             // On another thread, because the watch must continue.
-            std::thread::spawn(move || report::report(&stay, Ended::Stopped));
+            std::thread::spawn(move || report::report(&info, Ended::Stopped));
         }
     }
 
@@ -270,14 +270,14 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::{
-        super::records::{lease_record, record, stay_record},
+        super::records::{lease_record, record, session_record},
         *,
     };
 
     const LEASE: Duration = Duration::from_millis(1_600);
 
-    fn stay() -> Stay {
-        Stay { session: 7, ..Stay::default() }
+    fn info() -> SessionInfo {
+        SessionInfo { session: 7, ..SessionInfo::default() }
     }
 
     fn watch_after(records: BorrowedFd<'_>, told: impl IntoIterator<Item = Vec<u8>>, now: Instant) -> Watch<'_> {
@@ -308,16 +308,17 @@ mod tests {
         let (read, _write) = nix::unistd::pipe().unwrap();
         let now = Instant::now();
         let lease = lease_record(1_600).to_vec();
-        let watch = watch_after(read.as_fd(), [lease.clone(), stay_record(&stay())], now);
+        let watch = watch_after(read.as_fd(), [lease.clone(), session_record(&info())], now);
         assert_eq!(watch.due(now), Some(now + LEASE * QUIET_SHARE / 8), "a session, and no renewal by then");
-        let mut watch = watch_after(read.as_fd(), [lease.clone(), stay_record(&stay())], now);
+        let mut watch = watch_after(read.as_fd(), [lease.clone(), session_record(&info())], now);
         watch.take(&lease, now + LEASE / 3);
         assert_eq!(watch.due(now + LEASE / 3), Some(now + LEASE / 3 + LEASE * QUIET_SHARE / 8), "it was renewed");
         let watch = watch_after(read.as_fd(), [lease.clone()], now);
         assert_eq!(watch.due(now), Some(now + LEASE), "without a session there is nothing to revoke");
-        let watch = watch_after(read.as_fd(), [lease, stay_record(&stay()), stay_record(&Stay::default())], now);
+        let watch =
+            watch_after(read.as_fd(), [lease, session_record(&info()), session_record(&SessionInfo::default())], now);
         assert_eq!(watch.due(now), Some(now + LEASE), "it has left the session");
-        let watch = watch_after(read.as_fd(), [stay_record(&stay()), lease_record(0).to_vec()], now);
+        let watch = watch_after(read.as_fd(), [session_record(&info()), lease_record(0).to_vec()], now);
         assert_eq!(watch.due(now), None, "a lease can be called off");
     }
 
@@ -326,7 +327,7 @@ mod tests {
         let (read, _write) = nix::unistd::pipe().unwrap();
         let start = Instant::now();
         // This test process plays the agent.
-        let mut watch = watch_after(read.as_fd(), [lease_record(1_600).to_vec(), stay_record(&stay())], start);
+        let mut watch = watch_after(read.as_fd(), [lease_record(1_600).to_vec(), session_record(&info())], start);
         let mut now = start;
         while now < start + LEASE - LOOK_EVERY {
             now += LOOK_EVERY;
@@ -340,11 +341,11 @@ mod tests {
     fn another_session_is_not_revoked_with_the_one_before() {
         let (read, _write) = nix::unistd::pipe().unwrap();
         let now = Instant::now();
-        let mut watch = watch_after(read.as_fd(), [stay_record(&stay())], now);
+        let mut watch = watch_after(read.as_fd(), [session_record(&info())], now);
         watch.is_revoked = true;
-        watch.take(&stay_record(&stay()), now);
+        watch.take(&session_record(&info()), now);
         assert!(watch.is_revoked, "the same session, told again");
-        watch.take(&stay_record(&Stay { session: 8, ..Stay::default() }), now);
+        watch.take(&session_record(&SessionInfo { session: 8, ..SessionInfo::default() }), now);
         assert!(!watch.is_revoked);
     }
 }

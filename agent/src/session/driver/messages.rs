@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{Driver, LeaderLink, Session};
 use crate::{
-    executor::Stay,
+    executor::SessionInfo,
     identity::told_role,
     session::{drain::Phase, held::Key, lease::Lease, link::Link},
 };
@@ -68,7 +68,7 @@ impl Driver {
             }
         }
         self.tell_lease();
-        self.tell_stay(&link.address, welcome);
+        self.send_session(&link.address, welcome);
         self.progress = now;
         self.search.learn(&welcome.coordinators);
         if !planted(Mistake::CompletionsNotResent) {
@@ -148,10 +148,10 @@ impl Driver {
     }
 
     /// Passes the session to the executor's guard: what it would have to report as ended, and to which coordinators.
-    fn tell_stay(&self, leader: &str, welcome: &internal::Welcome) {
+    fn send_session(&self, leader: &str, welcome: &internal::Welcome) {
         let others = welcome.coordinators.iter().filter(|address| *address != leader);
         let coordinators = std::iter::once(leader.to_owned()).chain(others.cloned());
-        self.deps.executor.stay(Some(Stay {
+        self.deps.executor.set_session(Some(SessionInfo {
             cluster_id: self.deps.config.cluster_id.clone(),
             agent: self.deps.config.name.clone(),
             session: welcome.session,

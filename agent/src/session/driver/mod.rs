@@ -180,7 +180,7 @@ impl Driver {
             if let Some(end) = self.keep_time(now) {
                 self.deps.readiness.set(false);
                 if end.is_ok() {
-                    self.deps.executor.stay(None);
+                    self.deps.executor.set_session(None);
                 }
                 return end;
             }
@@ -480,7 +480,7 @@ impl Driver {
         self.held.reset();
         self.suspect_link = None;
         self.session = None;
-        self.deps.executor.stay(None);
+        self.deps.executor.set_session(None);
         self.tell_lease();
         self.deps.metrics.running.set(0);
         self.deps.readiness.set(false);

@@ -152,7 +152,7 @@ async fn a_process_that_was_stopped_and_goes_on_does_nothing_in_a_session_that_i
     call.quiet_for(INTERVAL).await;
     assert!(a.is_running());
     assert_eq!(agent.guard.session(), Some(7), "the guard knows what it would have to report");
-    let before = agent.guard.stay.lock().unwrap().clone().expect("it is in a session");
+    let before = agent.guard.info.lock().unwrap().clone().expect("it is in a session");
     // The process is stopped well within its lease, while messages arrive for it; meanwhile the guard acts.
     *agent.guard.revoked.lock().unwrap() = Some(7);
     call.assign(&["b"]).await;

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use crate::{
-    executor::{Attempt, Executor, Health, Outcome, Stay},
+    executor::{Attempt, Executor, Health, Outcome, SessionInfo},
     runtime::{AgentError, run},
 };
 
@@ -203,7 +203,7 @@ pub struct Manual {
 /// What the agent sent its guard, and what the guard does.
 #[derive(Default)]
 pub struct Guard {
-    pub stay: Mutex<Option<Stay>>,
+    pub info: Mutex<Option<SessionInfo>>,
     /// The session that the guard has revoked.
     pub revoked: Mutex<Option<u64>>,
 }
@@ -211,7 +211,7 @@ pub struct Guard {
 impl Guard {
     /// The session whose end the guard would report.
     pub fn session(&self) -> Option<u64> {
-        self.stay.lock().unwrap().as_ref().map(|stay| stay.session)
+        self.info.lock().unwrap().as_ref().map(|info| info.session)
     }
 }
 
@@ -286,8 +286,8 @@ impl Executor for Manual {
         }
     }
 
-    fn stay(&self, stay: Option<Stay>) {
-        *self.guard.stay.lock().unwrap() = stay;
+    fn set_session(&self, info: Option<SessionInfo>) {
+        *self.guard.info.lock().unwrap() = info;
     }
 
     fn is_guarded(&self) -> bool {

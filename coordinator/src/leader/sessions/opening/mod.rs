@@ -69,7 +69,7 @@ pub struct Opened {
 }
 
 /// An agent's session, as read from the state.
-struct Stay {
+struct OpenSession {
     agent: AgentId,
     session: SessionId,
     /// Whether the agent resumes it.
@@ -116,9 +116,9 @@ impl SessionOpener {
         let turn = tokio::time::timeout(TURN_TIMEOUT, sessions.turn(&hello.name)).await;
         let _turn = turn.map_err(|_| JoinFailed::NotLeading)?;
         for _ in 0..MAX_OPENINGS {
-            let stay = self.stay(&hello, process, term).await?;
+            let opened = self.find_or_join(&hello, process, term).await?;
             // Opening a new session grants a lease, like answering a heartbeat does.
-            if !stay.resumed && !self.standing.may_grant_lease(term).await {
+            if !opened.resumed && !self.standing.may_grant_lease(term).await {
                 return Err(JoinFailed::NotLeading);
             }
             // Leadership may have been lost while the join was written; another leader serves the session then.
@@ -128,7 +128,7 @@ impl SessionOpener {
             // The session timeout starts below, so the lease must count from a message that has arrived by now.
             let waited_seq = waited.seq();
             let origin = Origin { process, ending: ending.clone(), guarded: hello.guarded };
-            let link = match sessions.connect(term, stay.agent, stay.session, origin, Instant::now()) {
+            let link = match sessions.connect(term, opened.agent, opened.session, origin, Instant::now()) {
                 Connection::Taken(link) => link,
                 Connection::TermOver => return Err(JoinFailed::NotLeading),
                 Connection::Replaced => continue,
@@ -138,10 +138,10 @@ impl SessionOpener {
                     continue;
                 }
             };
-            if !self.begin(&stay, &link, &held) {
+            if !self.begin(&opened, &link, &held) {
                 continue;
             }
-            let Stay { agent, session, resumed } = stay;
+            let OpenSession { agent, session, resumed } = opened;
             info!(agent = hello.name, session = session.0, resumed, "agent connected");
             let welcome = self.welcome(term, session, resumed, waited_seq);
             let answers_health_checks = hello.answers_health_checks;
@@ -152,14 +152,14 @@ impl SessionOpener {
 
     /// Queues the attempts that an agent that has just connected lacks, and those that it must stop; `held` are those
     /// that it has. Returns false if its session is over by now.
-    fn begin(&self, stay: &Stay, link: &SessionConnection, held: &[AttemptKey]) -> bool {
+    fn begin(&self, opened: &OpenSession, link: &SessionConnection, held: &[AttemptKey]) -> bool {
         // The registered connection receives everything that happens to the session from now on; what happened before
         // is in the state.
-        let Some(known) = self.state.look(|fleet| slots_of(fleet, stay.agent, stay.session)) else {
-            self.observer.sessions.ended(stay.agent, stay.session);
+        let Some(known) = self.state.look(|fleet| slots_of(fleet, opened.agent, opened.session)) else {
+            self.observer.sessions.ended(opened.agent, opened.session);
             return false;
         };
-        let held = if stay.resumed { held } else { &[] };
+        let held = if opened.resumed { held } else { &[] };
         let (assignments, stops) = reconcile::differences(&known, held);
         link.put(|outbox| {
             outbox.assignments.extend(assignments);
@@ -169,7 +169,12 @@ impl SessionOpener {
     }
 
     /// Returns the session that an agent resumes, or a new one that is begun for it.
-    async fn stay(&self, hello: &internal::Hello, process: Option<SocketAddr>, term: u64) -> Result<Stay, JoinFailed> {
+    async fn find_or_join(
+        &self,
+        hello: &internal::Hello,
+        process: Option<SocketAddr>,
+        term: u64,
+    ) -> Result<OpenSession, JoinFailed> {
         let (rival, known) = self.state.look(|fleet| (rival(fleet, hello, process), resumable(fleet, hello)));
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
@@ -179,7 +184,7 @@ impl SessionOpener {
             ))));
         }
         if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
-            return Ok(Stay { agent, session, resumed: true });
+            return Ok(OpenSession { agent, session, resumed: true });
         }
         // A process that moved resumes its session, but the move is written, so that the next leader does not probe the
         // old location.
@@ -189,7 +194,7 @@ impl SessionOpener {
         join.check().map_err(refused)?;
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Joined(join))).await? {
             Reply::Joined { agent, session } => {
-                Ok(Stay { agent, session, resumed: known.is_some_and(|(_, known, _)| known == session) })
+                Ok(OpenSession { agent, session, resumed: known.is_some_and(|(_, known, _)| known == session) })
             }
             Reply::Refused(refusal) => Err(JoinFailed::Refused(Status::failed_precondition(refusal.to_string()))),
             other => Err(JoinFailed::Refused(Status::internal(format!("unexpected reply {other:?}")))),
