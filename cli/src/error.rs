@@ -84,14 +84,6 @@ pub enum CliError {
         /// What is known about the tasks.
         standing: String,
     },
-    /// A file could not be read.
-    #[error("can't read {}: {error}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        error: io::Error,
-    },
     /// The output could not be written.
     #[error("can't write the output: {0}")]
     Output(#[from] io::Error),
@@ -151,7 +143,7 @@ impl CliError {
             Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,
-            Self::Dev(_) | Self::Read { .. } | Self::Output(_) | Self::Render { .. } => Exit::Local,
+            Self::Dev(_) | Self::Output(_) | Self::Render { .. } => Exit::Local,
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use mimalloc::MiMalloc;
-use robeing_operator::{
+use robeing_operator::runtime::{
     run::{End, run},
     settings::Settings,
     telemetry,

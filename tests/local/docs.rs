@@ -128,13 +128,13 @@ fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
 fn every_reason_and_event_of_the_operator_is_explained() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let marks = [
-        ("report/conditions.rs", r#"said("True","#),
-        ("report/conditions.rs", r#"said("False","#),
-        ("report/events.rs", "normal("),
-        ("report/events.rs", "warning("),
-        ("health.rs", "=>"),
-        ("rollout.rs", "reason:"),
-        ("validate.rs", "Err(("),
+        ("controller/report/conditions.rs", r#"said("True","#),
+        ("controller/report/conditions.rs", r#"said("False","#),
+        ("controller/report/events.rs", "normal("),
+        ("controller/report/events.rs", "warning("),
+        ("controller/health.rs", "=>"),
+        ("quorum/rollout.rs", "reason:"),
+        ("controller/validate.rs", "Err(("),
     ];
     let guide = read("docs/kubernetes.md");
     let mut known = 0;

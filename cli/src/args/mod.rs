@@ -304,7 +304,7 @@ pub struct SubmitArgs {
 
     /// Idempotency key. A second submission with the same key, kind and input returns the first one's task, with its
     /// options; with another kind or input it is refused
-    #[arg(long, value_name = "IDEMPOTENCY", conflicts_with_all = ["inputs", "tasks"])]
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["inputs", "tasks"])]
     pub key: Option<String>,
 
     /// The name of the submitter, for listing and fair sharing. Without it: $USER, else the user's name on this

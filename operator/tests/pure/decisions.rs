@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use robeing_operator::{
     names,
-    quorum::{CAUGHT_UP_WITHIN, CoordinatorPod, Member, Membership, Pods},
-    rollout::{self, Step},
-    scale,
+    quorum::{
+        membership::{CAUGHT_UP_WITHIN, CoordinatorPod, Member, Membership, Pods},
+        rollout::{self, Step},
+        scale,
+    },
 };
 
 const CLUSTER: &str = "fleet";

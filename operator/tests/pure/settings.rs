@@ -12,9 +12,11 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use proptest::prelude::*;
 use robeing_crds::{Executor, HttpExecutor, Pool, RobeingCluster, arbitrary, limits};
 use robeing_operator::{
-    build::{self, Desired},
+    controller::{
+        build::{self, Desired},
+        validate::{Kept, OperatorContext, ValidatedCluster, validate},
+    },
     names,
-    validate::{Kept, OperatorContext, ValidatedCluster, validate},
 };
 use robeing_settings::{
     AgentConfig, CoordinatorConfig, ExecutorSpec, HeaderSpec, LogFormat, Process, Startup, parse, settings,

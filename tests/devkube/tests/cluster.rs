@@ -100,7 +100,7 @@ async fn a_cluster_runs_pods_loses_a_node_and_leaves_nothing() {
         a_crashed_node_comes_back_with_its_volume(&workload, &node).await;
         the_api_server_goes_and_comes_back(&cluster).await;
     } else {
-        eprintln!("NOT TRIED: the loss of a node and of the API server, since a given cluster can't do that");
+        eprintln!("NOT TESTED: the loss of a node and of the API server, since a given cluster can't do that");
     }
     cluster.kubectl(&["delete", "namespace", "devkube-test", "--wait=false"]).await.expect("the namespace is deleted");
 

@@ -23,6 +23,7 @@ mod entries;
 pub mod opening;
 pub mod outgoing;
 pub mod reconcile;
+mod silence;
 mod turns;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -8,7 +8,7 @@ mod users;
 
 use kube::ResourceExt;
 use robeing_crds::{RobeingCluster, parse_manifest};
-use robeing_operator::{
+use robeing_operator::controller::{
     build::{self, Desired},
     validate::{Kept, OperatorContext, Unbuildable, ValidatedCluster, Work, validate},
 };

@@ -1,0 +1,289 @@
+//! A pool of agents: its Deployment. The number of agents is set in the Deployment and sent to the coordinators, but
+//! not part of the pod template, so that scaling restarts nothing.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Container, ContainerPort, EmptyDirVolumeSource, EnvVar, PodTemplateSpec, ResourceRequirements, Toleration,
+            Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+use robeing_crds::PodOverrides;
+use robeing_settings::{
+    settings::{self, WORKER_ADDRESS},
+    text,
+};
+
+use super::{
+    metadata,
+    pod::{self, AGENT_VOLUME, add_env, env, env_as_is, env_from_secret},
+    pull,
+};
+use crate::{
+    controller::validate::{self, FleetPool, ValidatedCluster, Work},
+    names::{self, AGENT_DIRECTORY, AGENT_PROGRAM, Component},
+};
+
+/// How long a rollout may make no progress before it counts as stuck.
+const PROGRESS_DEADLINE_SECONDS: i32 = 120;
+/// How long an agent's pod remains on an unreachable node, in seconds. Its tasks run elsewhere by then.
+const UNREACHABLE_SECONDS: i64 = 30;
+/// Memory limit of an agent beside the user's container, in MiB, and how much each of its slots adds.
+const BESIDE_MEMORY: u32 = 256;
+const BESIDE_MEMORY_OF_SLOT: u32 = 4;
+/// The environment variables that define an agent of its pool; a template can't change them.
+const FIXED: [&str; 6] = [
+    settings::ROLE.variable(),
+    settings::CLUSTER_ID.variable(),
+    settings::NAME.variable(),
+    settings::POOL.variable(),
+    settings::LISTEN.variable(),
+    settings::METRICS_LISTEN.variable(),
+];
+
+/// Returns a pool's Deployment. A rollout creates one more pod before it deletes one, so that a new image that does not
+/// work stops at its first pod. If pods need ports of their nodes, it deletes one before it creates another.
+pub(super) fn deployment(fleet: &ValidatedCluster, pool: &FleetPool) -> Deployment {
+    let mut metadata = metadata(fleet, names::pool(&fleet.name, &pool.name));
+    metadata.labels = Some(labels(fleet, pool));
+    let template = template(fleet, pool);
+    let (more, fewer) = if needs_ports_of_node(&template) { (0, 1) } else { (1, 0) };
+    let one_at_a_time = RollingUpdateDeployment {
+        max_surge: Some(IntOrString::Int(more)),
+        max_unavailable: Some(IntOrString::Int(fewer)),
+    };
+    Deployment {
+        metadata,
+        spec: Some(DeploymentSpec {
+            replicas: pool.pods(fleet.suspend).and_then(|pods| i32::try_from(pods).ok()),
+            selector: LabelSelector { match_labels: Some(selector(fleet, pool)), ..LabelSelector::default() },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(one_at_a_time),
+            }),
+            progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+            revision_history_limit: Some(5),
+            template,
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn labels(fleet: &ValidatedCluster, pool: &FleetPool) -> std::collections::BTreeMap<String, String> {
+    names::component_labels(&fleet.name, Component::Agent, Some(&pool.name))
+}
+
+fn selector(fleet: &ValidatedCluster, pool: &FleetPool) -> std::collections::BTreeMap<String, String> {
+    names::selector(&fleet.name, Component::Agent, Some(&pool.name))
+}
+
+fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
+    let (init_containers, containers) = containers(fleet, pool);
+    let mut volumes = Vec::new();
+    if init_containers.iter().chain(&containers).any(mounts_the_agent) {
+        let empty = EmptyDirVolumeSource::default();
+        volumes.push(Volume { name: AGENT_VOLUME.into(), empty_dir: Some(empty), ..Volume::default() });
+    }
+    let parts = pod::Parts {
+        labels: labels(fleet, pool),
+        account: validate::service_account(fleet, pool),
+        init_containers,
+        containers,
+        volumes,
+        tolerations: short_stays(&pool.template),
+        spread: pod::spread(selector(fleet, pool), Some(vec!["pod-template-hash".into()])),
+        grace_seconds: i64::try_from(pool.grace.as_secs()).ok(),
+    };
+    pod::template(fleet, parts, &pool.template)
+}
+
+/// Returns whether no two of these pods can run on one node. If every node has one, there is no room for one more.
+fn needs_ports_of_node(template: &PodTemplateSpec) -> bool {
+    let Some(spec) = &template.spec else { return false };
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports.any(|port| port.host_port.is_some_and(|port| port > 0))
+}
+
+fn ports(pool: &FleetPool) -> pod::Ports {
+    pod::Ports { grpc: (names::AGENT_GRPC, pool.grpc_port), metrics: (names::AGENT_METRICS, pool.metrics_port) }
+}
+
+fn mounts_the_agent(container: &Container) -> bool {
+    container.volume_mounts.iter().flatten().any(|mount| mount.name == AGENT_VOLUME)
+}
+
+/// Returns the init containers and the containers of an agent's pod.
+fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Vec<Container>) {
+    match &pool.work {
+        Work::InAgent => {
+            let mut agent = agent(fleet, pool, true);
+            agent.resources = pool.resources.clone();
+            add_env(&mut agent, &pool.template.env, &FIXED);
+            (vec![], vec![agent])
+        }
+        Work::InUserContainer(given) => {
+            let own_image = !validate::is_copied(given, &fleet.image);
+            let mut agent = entrypoint(fleet, pool, given, own_image);
+            add_env(&mut agent, &pool.template.env, &FIXED);
+            if own_image { (vec![], vec![agent]) } else { (vec![install(fleet)], vec![agent]) }
+        }
+        Work::BesideAgent { container, attaches_at } => {
+            let mut beside = user_container(pool, container, false);
+            beside.name = "executor".into();
+            // A native sidecar: it starts before the agent accepts tasks, and terminates after the agent has drained.
+            beside.restart_policy = Some("Always".into());
+            add_env(&mut beside, &pool.template.env, &FIXED);
+            let mut agent = agent(fleet, pool, true);
+            agent.resources = Some(beside_resources(pool));
+            if let Some(address) = attaches_at {
+                add_env(&mut beside, &[pod::variable(WORKER_ADDRESS, address)], &FIXED);
+                add_env(&mut agent, &[env(&settings::WORKER_LISTEN, address)], &FIXED);
+            }
+            (vec![beside], vec![agent])
+        }
+    }
+}
+
+/// Returns the agent's container, with the Robeing image.
+fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
+    let mut container = Container {
+        name: "agent".into(),
+        image: Some(fleet.image.clone()),
+        image_pull_policy: Some(pull::of_fleet(fleet)),
+        command: Some(vec![AGENT_PROGRAM.into()]),
+        env: Some(environment(fleet, pool)),
+        security_context: Some(pod::container_security(None, ours)),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        ..Container::default()
+    };
+    pod::observed(&mut container, ports(pool));
+    container
+}
+
+/// Returns the user's container, with the agent as its entrypoint.
+fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own_image: bool) -> Container {
+    let mut container = user_container(pool, given, own_image);
+    container.name = "agent".into();
+    if own_image {
+        container.image = Some(fleet.image.clone());
+        container.image_pull_policy = given.image_pull_policy.clone().or_else(|| Some(pull::of_fleet(fleet)));
+    }
+    container.args = None;
+    container.command = Some(vec![if own_image {
+        AGENT_PROGRAM.to_owned()
+    } else {
+        container.volume_mounts.get_or_insert_default().push(agent_mount(true));
+        format!("{AGENT_DIRECTORY}{AGENT_PROGRAM}")
+    }]);
+    let own = container.env.take().unwrap_or_default();
+    container.env = Some(environment(fleet, pool));
+    add_env(&mut container, &own, &FIXED);
+    pod::observed(&mut container, ports(pool));
+    container
+}
+
+fn user_container(pool: &FleetPool, given: &Container, own_image: bool) -> Container {
+    let mut container = given.clone();
+    container.resources = container.resources.or_else(|| pool.resources.clone());
+    let mut security = pod::container_security(container.security_context.take(), own_image);
+    pod::allow_root(&mut security, pool.template.security_context.as_ref());
+    container.security_context = Some(security);
+    container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
+    if let Some(image) = &container.image {
+        container.image_pull_policy.get_or_insert_with(|| pull::default_policy(image).to_owned());
+    }
+    // The API server accepts each only once; if a manifest repeats one, the last one counts, as in a pod.
+    container.env = container.env.map(|env| last_of_each(env, |variable| variable.name.clone()));
+    container.ports = container.ports.map(|ports| last_of_each(ports, port_key));
+    container
+}
+
+fn port_key(port: &ContainerPort) -> (i32, String) {
+    (port.container_port, port.protocol.clone().unwrap_or_else(|| "TCP".into()))
+}
+
+/// Returns the items with each key once: its last item, at the position of its first.
+fn last_of_each<T, K: PartialEq>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    for item in items {
+        match kept.iter_mut().find(|known| key(known) == key(&item)) {
+            Some(known) => *known = item,
+            None => kept.push(item),
+        }
+    }
+    kept
+}
+
+/// Returns the resources of an agent that runs no task itself but holds the inputs and outputs of tasks. In a namespace
+/// with a quota, a pod can be created only if every container sets its resources.
+fn beside_resources(pool: &FleetPool) -> ResourceRequirements {
+    let memory = BESIDE_MEMORY.saturating_add(BESIDE_MEMORY_OF_SLOT.saturating_mul(pool.slots));
+    pod::resources(["20m", "32Mi"], ["1", &format!("{memory}Mi")])
+}
+
+/// Returns the container that copies the agent's program to where the user's container finds it.
+fn install(fleet: &ValidatedCluster) -> Container {
+    Container {
+        name: "install-agent".into(),
+        image: Some(fleet.image.clone()),
+        image_pull_policy: Some(pull::of_fleet(fleet)),
+        command: Some(vec![AGENT_PROGRAM.into(), "install".into(), format!("{AGENT_DIRECTORY}{AGENT_PROGRAM}")]),
+        resources: Some(pod::resources(["10m", "16Mi"], ["500m", "128Mi"])),
+        security_context: Some(pod::container_security(None, true)),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        volume_mounts: Some(vec![agent_mount(false)]),
+        ..Container::default()
+    }
+}
+
+fn agent_mount(read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: AGENT_VOLUME.into(),
+        mount_path: AGENT_DIRECTORY.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
+    let mut environment = pod::identity(pool.role.into(), &fleet.name, ports(pool));
+    environment.extend([
+        env(&settings::LISTEN, format!("0.0.0.0:{}", pool.grpc_port)),
+        env(&settings::COORDINATORS, names::service_address(&fleet.name, &fleet.namespace)),
+        env(&settings::POOL, &pool.name),
+        env(&settings::SLOTS, pool.slots.to_string()),
+        env(&settings::DRAIN_TIMEOUT, text::seconds(pool.drain_timeout.max(Duration::from_secs(1)))),
+        env_as_is(&settings::EXECUTOR, &pool.executor.to_json()),
+    ]);
+    if !pool.specializations.is_empty() {
+        environment.push(env(&settings::SPECIALIZATIONS, text::list(&pool.specializations)));
+    }
+    environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
+    environment
+}
+
+/// Returns tolerations that keep agents only briefly on unreachable nodes, unless the template sets how long.
+fn short_stays(overrides: &PodOverrides) -> Vec<Toleration> {
+    let keys = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    // An empty key or effect matches all.
+    let means = |said: Option<&str>, one: &str| said.is_none_or(|said| said.is_empty() || said == one);
+    let said = |key: &str, toleration: &Toleration| {
+        means(toleration.key.as_deref(), key) && means(toleration.effect.as_deref(), "NoExecute")
+    };
+    let unsaid = keys.into_iter().filter(|key| !overrides.tolerations.iter().any(|toleration| said(key, toleration)));
+    let stay = |key: &str| Toleration {
+        key: Some(key.into()),
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        toleration_seconds: Some(UNREACHABLE_SECONDS),
+        value: None,
+    };
+    unsaid.map(stay).collect()
+}
