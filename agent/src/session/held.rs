@@ -199,7 +199,9 @@ impl Held {
     /// Hands back all running attempts, which the caller has stopped.
     pub fn hand_back_running(&mut self) {
         let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running { .. }));
-        let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
+        let mut keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
+        // The oldest tasks first, as their ids say.
+        keys.sort_by(|one, other| one.task_id.cmp(&other.task_id));
         for key in keys {
             self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }

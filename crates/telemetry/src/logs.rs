@@ -1,20 +1,15 @@
 //! Logs on stderr, and traces to an OpenTelemetry collector if one is configured. The program sets them up once.
 
-use std::{
-    fmt::Display,
-    io::{self, IsTerminal, Write},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::io::{self, IsTerminal};
 
 use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use robeing_settings::LogFormat;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::lines::{LinesGuard, lines};
 
 /// The log filter unless `RUST_LOG` is set. The consensus library warns about every message that fails, dozens per
 /// second while a coordinator is down.
@@ -23,28 +18,6 @@ pub const DEFAULT_LOG: &str = "info,openraft=error,h2=warn,hyper=warn,tonic=warn
 const OWN: &str = "robeing";
 /// Environment variables, either of which enables traces.
 pub const OTLP_ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
-
-/// The maximum number of log lines that wait to be written; further ones are dropped. A stderr that accepts nothing,
-/// such as a stopped terminal or a pipe that nobody reads, must not stop the process.
-pub const MAX_PENDING_LINES: usize = 8_192;
-/// How long [`say`] waits for stderr.
-const SAY_WITHIN: Duration = Duration::from_secs(1);
-
-/// Prints on stderr why the process ends, independently of logging. A failed write is ignored, and one that blocks is
-/// abandoned after a second: they must not change how the process ends.
-pub fn say(error: &dyn Display) {
-    // One write call for the whole line, so that other writers of the same log don't interleave with it.
-    let line = format!("robeing-agent: {error}\n");
-    let (written, wait) = mpsc::channel();
-    let write = move || {
-        let _ = io::stderr().write_all(line.as_bytes());
-        let _ = written.send(());
-    };
-    // If the thread can't be created, the line is lost.
-    if thread::Builder::new().name("last-words".into()).spawn(write).is_ok() {
-        let _ = wait.recv_timeout(SAY_WITHIN);
-    }
-}
 
 /// The reason logs or traces could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -64,17 +37,7 @@ pub enum TelemetryError {
 #[must_use = "logs and traces end when it is dropped"]
 pub struct Logs {
     traces: Option<SdkTracerProvider>,
-    lines: WorkerGuard,
-}
-
-/// Returns a writer of lines to stderr that never blocks, and the guard that writes the remaining lines when it is
-/// dropped, within about a second.
-pub fn lines() -> (NonBlocking, WorkerGuard) {
-    lines_to(io::stderr())
-}
-
-fn lines_to(output: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_PENDING_LINES).thread_name("log").finish(output)
+    lines: LinesGuard,
 }
 
 /// Sets up logs and traces of the process called `name`. Traces require this to be called within a tokio runtime.
@@ -92,7 +55,7 @@ pub fn init(
     // A line that can't be written, for example because the disk is full, is lost. Otherwise the layer would report
     // that on stderr, which would fail as well, and panic.
     let (writer, guard) = lines();
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).log_internal_errors(false);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -127,56 +90,5 @@ impl Logs {
             let _ = traces.shutdown();
         }
         drop(self.lines);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-        time::Instant,
-    };
-
-    use super::*;
-
-    /// An output that blocks until the sender is dropped, and counts what it was given.
-    struct Stuck {
-        until: mpsc::Receiver<()>,
-        written: Arc<AtomicUsize>,
-    }
-
-    impl Write for Stuck {
-        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            let _ = self.until.recv();
-            self.written.fetch_add(1, Ordering::Relaxed);
-            Ok(line.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn an_output_that_is_stuck_holds_nobody_up_and_further_lines_are_dropped() {
-        let (release, until) = mpsc::channel();
-        let written = Arc::new(AtomicUsize::new(0));
-        let (mut lines, guard) = lines_to(Stuck { until, written: Arc::clone(&written) });
-        for n in 0..2 * MAX_PENDING_LINES {
-            lines.write_all(format!("line {n}\n").as_bytes()).expect("it never fails");
-        }
-        // One is being written, and the others wait.
-        let dropped = lines.error_counter().dropped_lines();
-        assert!((MAX_PENDING_LINES - 1..=MAX_PENDING_LINES).contains(&dropped), "{dropped}");
-        drop(release);
-        let end = Instant::now() + Duration::from_secs(60);
-        while written.load(Ordering::Relaxed) < MAX_PENDING_LINES && Instant::now() < end {
-            thread::yield_now();
-        }
-        drop(guard);
-        assert_eq!(written.load(Ordering::Relaxed) + dropped, 2 * MAX_PENDING_LINES);
     }
 }

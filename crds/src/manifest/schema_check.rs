@@ -80,7 +80,8 @@ fn check_type(schema: &Value, value: &Value, path: &str, report: &mut Report) ->
         };
         let found = match (expected, value) {
             // It may be a URL or a header with a password in it.
-            ("a map of fields" | "a list", Value::String(_)) if path.contains("executor.http") => "text".to_owned(),
+            (_, Value::String(_)) if path.contains("executor.http") || path.ends_with(".executor") => "text".to_owned(),
+            (_, Value::Number(_)) if path.contains("executor.http") => "a number".to_owned(),
             _ => describe(value),
         };
         report.add(path, format!("This must be {expected}, but is {found}{advice}."));

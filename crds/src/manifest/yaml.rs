@@ -67,39 +67,56 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, ManifestError> {
         return Err(ManifestError::TooLarge);
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let nodes = parse(text)?;
+    let (nodes, quoted) = parse(text)?;
     if nodes.is_empty() {
         return Err(ManifestError::Empty);
     }
-    Ok(nodes.into_iter().map(document).flat_map(items).collect())
+    let mut documents: Vec<Document> = nodes.into_iter().map(document).flat_map(items).collect();
+    let places = documents.iter_mut().flat_map(|document| document.places.0.values_mut());
+    places.for_each(|place| *place = quoted.original(*place));
+    Ok(documents)
 }
 
-/// Parses the text. When the parser refuses a bare dash, as in `[cat, -]`, the dash is put in quotes and the text is
-/// parsed again, at most [`MAX_DASHES`] times: kubectl accepts such a dash, but the YAML specification does not.
-fn parse(text: &str) -> Result<Vec<Node>, ManifestError> {
+/// Parses the text. A dash that is a whole word, as in `[cat, -]`, is put in quotes first, because kubectl takes it and the
+/// parser, which follows the YAML specification, does not. At most [`MAX_DASHES`] of them are. Also returns where.
+fn parse(text: &str) -> Result<(Vec<Node>, Quoted), ManifestError> {
     let mut text = Cow::Borrowed(text);
-    for _ in 0..MAX_DASHES {
+    let mut quoted = Quoted::default();
+    loop {
         match serde_yaml::from_multiple_with_options(&text, options()) {
-            Ok(nodes) => return Ok(nodes),
-            Err(error) => match dash(&text, &error) {
-                Some(at) => text.to_mut().replace_range(at..=at, "\"-\""),
-                None => return Err(syntax(&error)),
+            Ok(nodes) => return Ok((nodes, quoted)),
+            Err(error) => match dash(&text, &error).filter(|_| quoted.0.len() < MAX_DASHES) {
+                Some((at, place)) => {
+                    text.to_mut().replace_range(at..=at, "\"-\"");
+                    quoted.0.push(place);
+                }
+                None => return Err(syntax(&error, &quoted)),
             },
         }
     }
-    serde_yaml::from_multiple_with_options(&text, options()).map_err(|error| syntax(&error))
 }
 
-/// Returns the index in `text` of a dash that the parser refuses as the start of a plain scalar; `None` for any other
-/// error.
-fn dash(text: &str, error: &serde_yaml::Error) -> Option<usize> {
+/// Where dashes were put in quotes, in the order of the text, each as the text was then.
+#[derive(Debug, Default)]
+struct Quoted(Vec<Location>);
+
+impl Quoted {
+    /// Returns the position in the original text.
+    fn original(&self, place: Location) -> Location {
+        let before = self.0.iter().filter(|dash| dash.line == place.line && dash.column < place.column).count();
+        Location { line: place.line, column: place.column.saturating_sub(2 * before as u64) }
+    }
+}
+
+/// Returns where the dash is that the parser refuses as the beginning of a word.
+fn dash(text: &str, error: &serde_yaml::Error) -> Option<(usize, Location)> {
     let error = error.without_snippet();
     let at = error.location().filter(|_| error.to_string().contains("plain scalar cannot start with '-'"))?;
     let line = usize::try_from(at.line()).ok()?.checked_sub(1)?;
     let column = usize::try_from(at.column()).ok()?.checked_sub(1)?;
     let start: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
-    let at = start + text[start..].char_indices().nth(column)?.0;
-    text[at..].starts_with('-').then_some(at)
+    let byte = start + text.get(start..)?.char_indices().nth(column)?.0;
+    text[byte..].starts_with('-').then_some((byte, Location { line: at.line(), column: at.column() }))
 }
 
 /// Returns the documents in a list, as `kubectl get -o yaml` prints it, or the document itself if it is not a list.
@@ -130,10 +147,10 @@ fn options() -> Options {
     }
 }
 
-fn syntax(error: &serde_yaml::Error) -> ManifestError {
+fn syntax(error: &serde_yaml::Error, quoted: &Quoted) -> ManifestError {
     let error = error.without_snippet();
     let place = error.location().map(|at| Location { line: at.line(), column: at.column() });
-    ManifestError::Syntax { place, reason: reason(error, place) }
+    ManifestError::Syntax { place: place.map(|place| quoted.original(place)), reason: reason(error, place) }
 }
 
 /// Returns a sentence that explains why the text could not be parsed. The parser's own message is used only where it is

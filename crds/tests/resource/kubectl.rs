@@ -111,6 +111,10 @@ fn a_dash_may_be_a_word() {
     assert_eq!(argv("[cat, -]"), serde_json::json!(["cat", "-"]));
     assert_eq!(argv("[tar, -tf, -, -v]"), serde_json::json!(["tar", "-tf", "-", "-v"]));
     assert_eq!(argv("[é, -, '-', \"-\", -,\n  -]"), serde_json::json!(["é", "-", "-", "-", "-", "-"]));
+    let misspelled = spec("{pools: [{name: p, executor: {command: {argv: [tar, -, -], tiemout: 1s}}}]}");
+    let refused = parse_manifest(&misspelled).expect_err("it is misspelled").to_string();
+    let column = misspelled.lines().last().and_then(|line| line.find("tiemout")).expect("it is there") + 1;
+    assert!(refused.contains(&format!("(line 4, column {column})")), "{refused}");
     let many = format!("[{}]", vec!["-"; 200].join(", "));
     let pool = format!("{{pools: [{{name: p, executor: {{command: {{argv: {many}}}}}}}]}}");
     assert!(parse_manifest(&spec(&pool)).expect_err("too many").to_string().contains("plain scalar"));
@@ -118,10 +122,14 @@ fn a_dash_may_be_a_word() {
 
 #[test]
 fn what_may_be_a_secret_is_not_repeated() {
-    for http in ["\"http://user:PASSWORD@h/\"", "{url: \"http://h/\", headers: [\"X-Key: PASSWORD\"]}"] {
-        let pool = format!("{{pools: [{{name: p, executor: {{http: {http}}}}}]}}");
-        let refused = parse_manifest(&spec(&pool)).expect_err("it is no map").to_string();
-        assert!(refused.contains("This must be a map of fields, but is text."), "{refused}");
-        assert!(!refused.contains("PASSWORD"), "{refused}");
+    for (executor, said) in [
+        ("\"http://user:4711@h/\"", "This must be a map of fields, but is text."),
+        ("{http: \"http://user:4711@h/\"}", "This must be a map of fields, but is text."),
+        ("{http: {url: \"http://h/\", headers: [\"X-Key: 4711\"]}}", "This must be a map of fields, but is text."),
+        ("{http: {url: \"http://h/\", headers: [{name: X-Key, value: 4711}]}}", "This must be text, but is a number;"),
+    ] {
+        let pool = format!("{{pools: [{{name: p, executor: {executor}}}]}}");
+        let refused = parse_manifest(&spec(&pool)).expect_err("it is wrong").to_string();
+        assert!(refused.contains(said) && !refused.contains("4711"), "{refused}");
     }
 }

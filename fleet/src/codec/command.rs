@@ -28,12 +28,24 @@ pub(super) fn read(mut message: &[u8]) -> Result<Command, DecodeError> {
     if message.is_empty() {
         return Ok(Command::Control(ControlCommand::Tick));
     }
-    let (number, wire_type) = TagReader::new().decode_key(Capped::new(&mut message))?;
+    let mut numbers = TagReader::new();
+    let (number, wire_type) = numbers.decode_key(Capped::new(&mut message))?;
     let command = read_field(number, wire_type, &mut message)?;
-    match message {
-        [] => Ok(command),
-        _ => Err(DecodeError::new(DecodeErrorKind::ConflictingFields)),
+    if message.is_empty() {
+        return Ok(command);
     }
+    let (number, _) = numbers.decode_key(Capped::new(&mut message))?;
+    Err(DecodeError::new(match is_known(number) {
+        true => DecodeErrorKind::ConflictingFields,
+        // A later version may have added it.
+        false => DecodeErrorKind::UnknownField,
+    }))
+}
+
+fn is_known(number: u32) -> bool {
+    let known =
+        [TaskCommand::FIELD_TAGS, AgentCommand::FIELD_TAGS, PoolCommand::FIELD_TAGS, ControlCommand::FIELD_TAGS];
+    known.iter().any(|numbers| numbers.contains(&number))
 }
 
 fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<Command, DecodeError> {

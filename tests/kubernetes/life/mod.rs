@@ -80,7 +80,7 @@ async fn a_fleet_becomes_ready(deployed: &Deployed) {
     let status = deployed.until_settled(5).await;
     assert_eq!(status.phase, Some(Phase::Running));
     let leader = status.leader.expect("a settled fleet has a leader");
-    deployed.told(&before, "LeaderChanged", &format!("{leader} leads now")).await;
+    deployed.told(&before, "LeaderChanged", &format!("{leader} is the leader in term")).await;
     deployed.told(&before, "QuorumReached", "A majority of the coordinators agrees").await;
     assert_columns(deployed, &leader, 5).await;
 

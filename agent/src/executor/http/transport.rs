@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, StatusCode, Uri};
+use http::{
+    Extensions, Request, Response, StatusCode, Uri,
+    header::{CONNECTION, RETRY_AFTER},
+};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -120,7 +123,7 @@ impl Transport {
                 let is_kept = note.is_some_and(|note| note.has_served.swap(true, Ordering::Relaxed));
                 // The server closes a connection that was idle for too long; the status only gives the reason (RFC
                 // 9110, 15.5.9).
-                if is_kept && answer.status() == StatusCode::REQUEST_TIMEOUT && sent.elapsed() < CLOSED_WITHIN {
+                if is_kept && is_idle_close(&answer) && sent.elapsed() < CLOSED_WITHIN {
                     return self.fresh.request(again).await.or(Ok(answer));
                 }
                 Ok(answer)
@@ -146,6 +149,13 @@ impl Transport {
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
         Ok(())
     }
+}
+
+/// Whether an answer only says why the server closes an idle connection. An application's own 408 keeps the connection, or
+/// says when to come back.
+fn is_idle_close(answer: &Response<Incoming>) -> bool {
+    let closes = answer.headers().get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+    answer.status() == StatusCode::REQUEST_TIMEOUT && closes && !answer.headers().contains_key(RETRY_AFTER)
 }
 
 /// Replaces a timeout error with one that lists the steps of setting up a connection.

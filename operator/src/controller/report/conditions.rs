@@ -285,7 +285,8 @@ fn stuck(deployment: &Live) -> Option<String> {
     };
     // Refused pods, for example by a quota, are reported at once; a lack of progress after the Deployment's deadline.
     let refused = conditions.iter().find(|condition| is(condition, "ReplicaFailure", "True"));
-    if conditions.iter().any(|condition| field(condition, "reason").as_deref() == Some("DeploymentPaused")) {
+    let is_paused = |condition: &Value| field(condition, "reason").as_deref() == Some("DeploymentPaused");
+    if refused.is_none() && conditions.iter().any(is_paused) {
         let name = deployment.object.name_any();
         return Some(format!("its Deployment is paused; `kubectl rollout resume deployment/{name}` resumes it."));
     }
