@@ -310,16 +310,20 @@ fn serves_and_ends(mut command: Command, probes: usize) {
 /// A terminal that was stopped, or a pipe that nobody reads, takes a few lines and then blocks.
 #[test]
 fn it_runs_and_ends_in_order_where_nobody_reads_stderr() {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
+    // A pipe that is full.
+    let full = || {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4_096)).expect("Linux");
+        writer.write_all(&[b'x'; 4_096]).expect("it has room");
+        (reader, writer)
+    };
+    let (reader, writer) = full();
     let mut command = lonely(&[]);
     command.stderr(writer);
-    // Each is logged in several lines: far more than a pipe holds.
-    serves_and_ends(command, 300);
+    serves_and_ends(command, 10);
     drop(reader);
-    // Neither do its last words keep it.
-    let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4_096)).expect("Linux");
-    writer.write_all(&[b'x'; 4_096]).expect("it has room");
+    // The last words do not keep it, either.
+    let (reader, writer) = full();
     let child = program(&["--role=boss"]).stderr(writer).spawn().expect("it starts");
     let mut ended = Running { child, lines: mpsc::channel().1 };
     assert_eq!(ended.ended().code(), Some(2));
