@@ -2,7 +2,7 @@
 //! acknowledged yet. This module does not know how attempts run or how completions are sent. It uses only ordered maps,
 //! so that a simulated run is reproducible.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use robeing_fleet::limits::MAX_SLOTS;
 use robeing_proto::{
@@ -26,34 +26,12 @@ pub const BATCH_COMPLETIONS: usize = 1_024;
 const COMPLETION_OVERHEAD: usize = 128;
 
 /// One attempt at a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The task's id.
     pub task_id: String,
     /// The attempt's fencing number.
     pub attempt: u32,
-}
-
-impl Key {
-    /// Returns the last bytes of the id as a number.
-    fn tail(&self) -> u64 {
-        self.task_id.as_bytes().last_chunk().map_or(0, |tail| u64::from_be_bytes(*tail))
-    }
-}
-
-impl Ord for Key {
-    /// Compares the ends of the ids first. Ids are UUIDs that begin with the time (RFC 9562, 5.7) and end with a random
-    /// number: one comparison of numbers decides, where comparing from the beginning would read most of both texts.
-    fn cmp(&self, other: &Self) -> Ordering {
-        let ends = self.tail().cmp(&other.tail());
-        ends.then_with(|| (&self.task_id, self.attempt).cmp(&(&other.task_id, other.attempt)))
-    }
-}
-
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl From<&internal::Assignment> for Key {
@@ -199,9 +177,7 @@ impl Held {
     /// Hands back all running attempts, which the caller has stopped.
     pub fn hand_back_running(&mut self) {
         let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running { .. }));
-        let mut keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
-        // The oldest tasks first, as their ids say.
-        keys.sort_by(|one, other| one.task_id.cmp(&other.task_id));
+        let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }
