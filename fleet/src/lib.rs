@@ -2,6 +2,7 @@
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
+//! Look-up tables are hashed with random keys, which affect no result.
 
 mod agents;
 mod audit;

@@ -34,18 +34,10 @@ pub(super) fn read(mut message: &[u8]) -> Result<Command, DecodeError> {
     if message.is_empty() {
         return Ok(command);
     }
-    let (number, _) = numbers.decode_key(Capped::new(&mut message))?;
-    Err(DecodeError::new(match is_known(number) {
-        true => DecodeErrorKind::ConflictingFields,
-        // A later version may have added it.
-        false => DecodeErrorKind::UnknownField,
-    }))
-}
-
-fn is_known(number: u32) -> bool {
-    let known =
-        [TaskCommand::FIELD_TAGS, AgentCommand::FIELD_TAGS, PoolCommand::FIELD_TAGS, ControlCommand::FIELD_TAGS];
-    known.iter().any(|numbers| numbers.contains(&number))
+    let (number, wire_type) = numbers.decode_key(Capped::new(&mut message))?;
+    // An unknown field is reported as such, because a later version may have added it.
+    read_field(number, wire_type, &mut message)?;
+    Err(DecodeError::new(DecodeErrorKind::ConflictingFields))
 }
 
 fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<Command, DecodeError> {

@@ -105,7 +105,7 @@ pub struct Pure {
     pub uses: &'static [&'static str],
 }
 
-/// Crates without a runtime, network, clock or randomness.
+/// Crates without a runtime, network or clock, and without randomness but the keys by which `ahash` looks up.
 pub const PURE: &[Pure] =
     &[Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] }];
 
