@@ -192,7 +192,7 @@ fn check(argv: &[String], guard: Option<&Arc<Guard>>) -> Health {
             "the guard of the agent's commands is gone and can't be started again: {error}"
         ));
     }
-    if let Err(error) = env::current_dir() {
+    if let Err(error) = check_directory() {
         return Health::Unhealthy(format!("the agent's working directory is gone: {error}; restart the agent"));
     }
     // A command needs one pipe each for stdin, stdout and stderr. These are closed again here.

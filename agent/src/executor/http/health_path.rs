@@ -27,34 +27,26 @@ impl HealthPath {
         Self { uri, headers, transport }
     }
 
-    /// Returns its URL for display, without credentials and query.
-    pub(super) fn shown(&self) -> String {
-        shown(&self.uri)
-    }
-
-    /// Requests it. Has no timeout of its own.
-    pub(super) async fn ask(&self) -> Health {
+    /// Requests it; a server that takes longer than `within` to answer is silent.
+    pub(super) async fn ask(&self, within: Duration) -> Health {
+        let shown = shown(&self.uri);
         let mut request = Request::new(Full::<Bytes>::default());
         *request.uri_mut() = self.uri.clone();
         request.headers_mut().clone_from(&self.headers);
-        let shown = self.shown();
-        match self.transport.send(request, drop).await {
-            Ok(answer) if answer.status().is_success() => Health::Healthy,
-            Ok(answer) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
-            Err(error) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
-            Err(error) => Health::Silent(format!("the request to {shown} failed: {}", trouble::causes(&error))),
+        match tokio::time::timeout(within, self.transport.send(request, drop)).await {
+            Ok(Ok(answer)) if answer.status().is_success() => Health::Healthy,
+            Ok(Ok(answer)) => Health::Unhealthy(format!("{shown} answered {}", answer.status())),
+            Ok(Err(error)) if error.is_connect() => Health::Silent(trouble::unreachable(&shown, &error)),
+            Ok(Err(error)) => Health::Silent(format!("the request to {shown} failed: {}", trouble::causes(&error))),
+            Err(_) => Health::Silent(format!("{shown} did not answer within {}", humantime::format_duration(within))),
         }
     }
 
-    /// Requests it within [`ASK_WITHIN`]; the error says why it did not answer 2xx.
+    /// Requests it as before the agent joins the fleet; the error says why it did not answer 2xx.
     pub(super) async fn answers(&self) -> Result<(), String> {
-        match tokio::time::timeout(ASK_WITHIN, self.ask()).await {
-            Ok(Health::Healthy) => Ok(()),
-            Ok(Health::Unhealthy(why) | Health::Silent(why) | Health::Failed(why)) => Err(why),
-            Err(_) => {
-                let within = humantime::format_duration(ASK_WITHIN);
-                Err(format!("{} did not answer within {within}", self.shown()))
-            }
+        match self.ask(ASK_WITHIN).await {
+            Health::Healthy => Ok(()),
+            Health::Unhealthy(why) | Health::Silent(why) | Health::Failed(why) => Err(why),
         }
     }
 }

@@ -373,19 +373,17 @@ impl Executor for HttpExecutor {
     }
 
     async fn health(&self, within: Duration) -> Health {
-        let asked = async {
-            match &self.health {
-                Some(health) => health.ask().await,
-                None => self.accepts().await,
+        if let Some(health) = &self.health {
+            return health.ask(within).await;
+        }
+        match tokio::time::timeout(within, self.accepts()).await {
+            Ok(health) => health,
+            Err(_) if self.is_connected() => Health::Healthy,
+            Err(_) => {
+                let within = humantime::format_duration(within);
+                Health::Silent(format!("{} accepted no connection within {within}", self.target.shown()))
             }
-        };
-        let answer = tokio::time::timeout(within, asked).await;
-        let within = humantime::format_duration(within);
-        answer.unwrap_or_else(|_| match &self.health {
-            Some(health) => Health::Silent(format!("{} did not answer within {within}", health.shown())),
-            None if self.is_connected() => Health::Healthy,
-            None => Health::Silent(format!("{} accepted no connection within {within}", self.target.shown())),
-        })
+        }
     }
 
     fn presence(&self) -> Option<watch::Receiver<bool>> {
