@@ -15,8 +15,8 @@ use crate::{
     error::CliError,
     exit::Exit,
     render::{
-        Document, change_line, note, print_list, print_one, printable, state_in_sentence, state_word, table, task_text,
-        tasks_table, write_line,
+        Document, change_line, note, print_list, print_one, printable_text, state_in_sentence, state_word, table,
+        task_text, tasks_table, write_line,
     },
 };
 
@@ -87,28 +87,20 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
     Ok(Exit::Success)
 }
 
-/// Writes the output of a task that succeeded: unmodified, or as [`shown_at_terminal`] if standard output is a
+/// Writes the output of a task that succeeded: unmodified, or as [`printable_text`] if standard output is a
 /// terminal. For any other task, prints on standard error how it ended, or that it has not finished.
 pub(super) fn write_result(out: &mut dyn Write, task: &Task) -> Result<Exit, CliError> {
     write_result_to(out, io::stdout().is_terminal(), task)
 }
 
-/// Returns an output without the characters that a terminal would interpret. An output that is not text is not shown.
-fn shown_at_terminal(output: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(output).ok()?;
-    let lines: Vec<_> =
-        text.split('\n').map(|line| line.split('\t').map(printable).collect::<Vec<_>>().join("\t")).collect();
-    Some(lines.join("\n"))
-}
-
 fn write_result_to(out: &mut dyn Write, is_terminal: bool, task: &Task) -> Result<Exit, CliError> {
     if task.state() == TaskState::Succeeded {
-        match shown_at_terminal(&task.output) {
-            Some(text) if is_terminal => out.write_all(text.as_bytes())?,
-            None if is_terminal => {
+        match std::str::from_utf8(&task.output) {
+            _ if !is_terminal => out.write_all(&task.output)?,
+            Ok(text) => out.write_all(printable_text(text).as_bytes())?,
+            Err(_) => {
                 note(&format!("the result has {} bytes and is not text; redirect it to a file", task.output.len()));
             }
-            _ => out.write_all(&task.output)?,
         }
         out.flush()?;
         return Ok(Exit::Success);

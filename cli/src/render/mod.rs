@@ -14,7 +14,8 @@ pub use status::{agent_text, agents_table, live_view, resource_text, status_text
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
 pub use words::{
-    plural, preview, printable, printable_lines, role_word, short_duration, state_in_sentence, state_word,
+    plural, preview, printable, printable_lines, printable_text, role_word, short_duration, state_in_sentence,
+    state_word,
 };
 
 use crate::{args::Format, error::CliError};

@@ -122,6 +122,11 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if is_obeyed(c) { ' ' } else { c }).collect()
 }
 
+/// Applies [`printable`] to everything but line ends and tabs.
+pub fn printable_text(text: &str) -> String {
+    text.chars().map(|c| if is_obeyed(c) && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+}
+
 /// Applies [`printable`] to each line.
 pub fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
