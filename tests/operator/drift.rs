@@ -184,7 +184,7 @@ async fn as_before(
     }
 }
 
-/// The API server refuses the second of two fields that exclude each other, whoever sets it.
+/// The API server refuses the second of two mutually exclusive fields, whichever field manager sets it.
 async fn exclusive_fields_are_put_back(client: &Client) {
     let handlers = json!([{"name": "agent", "readinessProbe": {"httpGet": null, "exec": {"command": ["/true"]}}}]);
     for (plural, name, edit) in [
