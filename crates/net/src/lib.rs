@@ -5,9 +5,11 @@ pub mod client;
 pub mod earlier;
 pub mod incarnation;
 mod incoming;
+pub mod security;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+pub use incoming::ConnectInfo;
 use hyper_util::rt::TokioIo;
 use robeing_platform::{Connection, Listener, Network};
 use robeing_proto::MAX_MESSAGE_BYTES;
@@ -17,6 +19,8 @@ use tonic::{
     transport::{Channel, Endpoint, Server, Uri},
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+
+use crate::security::{Expected, Tls};
 
 /// Timeout for establishing a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -99,28 +103,51 @@ fn innermost(error: &dyn std::error::Error) -> String {
 #[derive(Clone)]
 pub struct Transport {
     network: Arc<dyn Network>,
+    tls: Option<Tls>,
 }
 
 impl Transport {
-    /// Creates a transport on the given network.
+    /// Creates a transport on the given network, without TLS.
     pub fn new(network: Arc<dyn Network>) -> Self {
-        Self { network }
+        Self { network, tls: None }
     }
 
-    /// Returns a channel to `host:port`. It connects on first use, and reconnects when the connection is lost.
+    /// Creates a transport on the given network, with TLS.
+    pub fn secured(network: Arc<dyn Network>, tls: Tls) -> Self {
+        Self { network, tls: Some(tls) }
+    }
+
+    /// Returns the same network without TLS: for probes and metrics, and for connections within this machine.
+    pub fn plain(&self) -> Self {
+        Self::new(Arc::clone(&self.network))
+    }
+
+    /// Returns the TLS of this transport, if it has one.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Returns a channel to the coordinator at `host:port`. It connects on first use, and reconnects when the
+    /// connection is lost.
     pub fn channel(&self, address: &str) -> Result<Channel, BadAddress> {
-        let target = target(address)?;
-        Ok(endpoint(target)?.connect_with_connector_lazy(self.connector(target)))
+        self.channel_to(address, Expected::Coordinator)
     }
 
-    /// Connects to `host:port` and returns the channel.
+    /// Returns a channel to whom is expected at `host:port`. It connects on first use, and reconnects when the
+    /// connection is lost.
+    pub fn channel_to(&self, address: &str, expected: Expected) -> Result<Channel, BadAddress> {
+        let target = target(address)?;
+        Ok(endpoint(target)?.connect_with_connector_lazy(self.connector(target, expected)))
+    }
+
+    /// Connects to the coordinator at `host:port` and returns the channel.
     ///
     /// # Errors
     /// [`ConnectError`] if the address is malformed, or if no connection is established `within` this time.
     pub async fn connect(&self, address: &str, within: Duration) -> Result<Channel, ConnectError> {
         let target = target(address)?;
         let endpoint = endpoint(target)?.connect_timeout(within);
-        let connecting = endpoint.connect_with_connector(self.connector(target));
+        let connecting = endpoint.connect_with_connector(self.connector(target, Expected::Coordinator));
         let failed = |reason: String| ConnectError::Failed { address: target.to_owned(), reason };
         match tokio::time::timeout(within, connecting).await {
             Ok(Ok(channel)) => Ok(channel),
@@ -132,13 +159,24 @@ impl Transport {
     fn connector(
         &self,
         target: &str,
+        expected: Expected,
     ) -> impl tower::Service<Uri, Response = TokioIo<Connection>, Error = io::Error, Future: Send> + Send + 'static
     {
-        let (network, target) = (Arc::clone(&self.network), target.to_owned());
+        let (transport, target, expected) = (self.clone(), target.to_owned(), Arc::new(expected));
         tower::service_fn(move |_: Uri| {
-            let (network, target) = (Arc::clone(&network), target.clone());
-            async move { network.connect(&target).await.map(TokioIo::new) }
+            let (transport, target, expected) = (transport.clone(), target.clone(), Arc::clone(&expected));
+            async move { transport.open(&target, &expected).await.map(TokioIo::new) }
         })
+    }
+
+    /// Opens a connection, with TLS if this transport has it.
+    async fn open(&self, target: &str, expected: &Expected) -> io::Result<Connection> {
+        let connection = self.network.connect(target).await?;
+        let Some(tls) = &self.tls else { return Ok(connection) };
+        match tls.connect(connection, expected).await {
+            Err(error) if tls.is_permissive() && security::speaks_no_tls(&error) => self.network.connect(target).await,
+            connected => connected,
+        }
     }
 
     /// Returns the listening address of the process that connected from `peer` and advertises `advertised`, if it can
@@ -184,13 +222,14 @@ impl Transport {
             .listen(address)
             .await
             .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
-        Ok(Bound { listener })
+        Ok(Bound { listener, tls: self.tls.clone() })
     }
 }
 
 /// A bound listener that does not serve yet.
 pub struct Bound {
     listener: Box<dyn Listener>,
+    tls: Option<Tls>,
 }
 
 impl Bound {
@@ -214,7 +253,7 @@ impl Bound {
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming::accepted(self.listener), stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(incoming::accepted(self.listener, self.tls), stop.clone().cancelled_owned());
         let overdue = async {
             stop.cancelled().await;
             tokio::time::sleep(SHUTDOWN_GRACE).await;

@@ -1,0 +1,153 @@
+//! What a process trusts and how it proves who it is, with the TLS settings made of it.
+
+use std::{fmt, sync::Arc};
+
+use robeing_identity::{Certificate, IdentityError, PrivateKey, SpiffeId, TrustBundle};
+use rustls::{
+    ClientConfig, ServerConfig, SupportedProtocolVersion,
+    client::Resumption,
+    crypto::{CryptoProvider, ring},
+    pki_types::CertificateDer,
+    server::NoServerSessionStorage,
+    version::TLS13,
+};
+
+use super::{clock::TrustClock, verifier::PeerVerifier};
+
+/// The one version of TLS that is spoken.
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
+/// What is spoken over TLS: HTTP/2, as gRPC needs it.
+const ALPN: &[u8] = b"h2";
+
+/// Why credentials can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// A certificate or key can't be read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The TLS library refuses them.
+    #[error("TLS can't be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The certificate of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCertificate {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// What it states.
+    pub stated: Certificate,
+}
+
+/// What a process trusts, and its own certificate, at some moment; they are replaced as a whole when the certificate is
+/// renewed or an authority is added or removed. Connections that exist are not affected.
+pub struct Credentials {
+    cluster: String,
+    bundle: Option<TrustBundle>,
+    own: Option<OwnCertificate>,
+    pub(super) client: Arc<ClientConfig>,
+    /// `None` while this process has no certificate.
+    pub(super) server: Option<Arc<ServerConfig>>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("cluster", &self.cluster).field("own", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    /// Creates the credentials of a process of this cluster. Without a `bundle` it trusts whatever server it meets,
+    /// which is right only for the first contact of open enrolment. Without `own` it can neither serve nor prove who
+    /// it is.
+    ///
+    /// # Errors
+    /// If the certificate names no member, or TLS can't use it with this key.
+    pub fn new(
+        cluster: &str,
+        bundle: Option<TrustBundle>,
+        own: Option<(CertificateDer<'static>, &PrivateKey)>,
+        clock: &Arc<TrustClock>,
+    ) -> Result<Self, CredentialsError> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(PeerVerifier::new(bundle.as_ref(), Arc::clone(clock), Arc::clone(&provider))?);
+        let client = client_config(&verifier, &provider, clock, own.as_ref())?;
+        let server = own.as_ref().map(|own| server_config(&verifier, &provider, clock, own)).transpose()?;
+        let own = own.map(|(certificate, _)| {
+            let stated = Certificate::from_der(&certificate)?;
+            Ok::<_, CredentialsError>(OwnCertificate { certificate, stated })
+        });
+        Ok(Self {
+            cluster: cluster.to_owned(),
+            bundle,
+            own: own.transpose()?,
+            client: Arc::new(client),
+            server: server.map(Arc::new),
+        })
+    }
+
+    /// Returns the cluster that the process belongs to.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Returns the trusted authorities, if any are known.
+    pub fn bundle(&self) -> Option<&TrustBundle> {
+        self.bundle.as_ref()
+    }
+
+    /// Returns the certificate of this process, if it has one.
+    pub fn own(&self) -> Option<&OwnCertificate> {
+        self.own.as_ref()
+    }
+
+    /// Returns who this process is, if it has a certificate.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        self.own.as_ref().map(|own| &own.stated.id)
+    }
+
+    /// Returns whether a peer with this id is of the same fleet.
+    pub(super) fn is_of_this_fleet(&self, peer: &SpiffeId) -> bool {
+        match self.id() {
+            Some(own) => own.realm() == peer.realm(),
+            None => peer.realm().cluster() == self.cluster,
+        }
+    }
+}
+
+fn client_config(
+    verifier: &Arc<PeerVerifier>,
+    provider: &Arc<CryptoProvider>,
+    clock: &Arc<TrustClock>,
+    own: Option<&(CertificateDer<'static>, &PrivateKey)>,
+) -> Result<ClientConfig, CredentialsError> {
+    let builder = ClientConfig::builder_with_details(Arc::clone(provider), Arc::clone(clock) as _)
+        .with_protocol_versions(VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as _);
+    let mut config = match own {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate.clone()], key.to_der())?,
+        None => builder.with_no_client_auth(),
+    };
+    // A resumed connection would not present the certificate again.
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+fn server_config(
+    verifier: &Arc<PeerVerifier>,
+    provider: &Arc<CryptoProvider>,
+    clock: &Arc<TrustClock>,
+    (certificate, key): &(CertificateDer<'static>, &PrivateKey),
+) -> Result<ServerConfig, CredentialsError> {
+    let mut config = ServerConfig::builder_with_details(Arc::clone(provider), Arc::clone(clock) as _)
+        .with_protocol_versions(VERSIONS)?
+        .with_client_cert_verifier(Arc::clone(verifier) as _)
+        .with_single_cert(vec![certificate.clone()], key.to_der())?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
