@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS};
+use super::{
+    EnrolmentConfig, TlsMode,
+    settings::{DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS},
+};
 
 /// Default of [`AgentConfig::worker_listen`].
 pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
@@ -46,6 +49,10 @@ pub struct AgentConfig {
     pub metrics_listen: Option<String>,
     /// Address that worker processes attach to, with [`ExecutorSpec::Worker`]: `host:port` of the loopback interface.
     pub worker_listen: String,
+    /// Whether the agent's connections are encrypted.
+    pub tls: TlsMode,
+    /// How the agent enrols, with TLS.
+    pub enrolment: EnrolmentConfig,
 }
 
 impl AgentConfig {
@@ -67,6 +74,8 @@ impl AgentConfig {
             drain_timeout: DRAIN_TIMEOUT.default,
             metrics_listen: None,
             worker_listen: DEFAULT_WORKER_LISTEN.to_owned(),
+            tls: TlsMode::default(),
+            enrolment: EnrolmentConfig::default(),
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::settings::{
-    DISCONNECT_GRACE, HEALTH_CHECK_INTERVAL, HEARTBEAT_INTERVAL, LOAD_TERM, MAX_ATTEMPTS, PERFORMANCE_TERM,
-    SESSION_TIMEOUT, SNAPSHOT_AFTER, SPECIALIZATION_TERM,
+use super::{
+    AuthorityConfig, TlsMode,
+    settings::{
+        DISCONNECT_GRACE, HEALTH_CHECK_INTERVAL, HEARTBEAT_INTERVAL, LOAD_TERM, MAX_ATTEMPTS, PERFORMANCE_TERM,
+        SESSION_TIMEOUT, SNAPSHOT_AFTER, SPECIALIZATION_TERM,
+    },
 };
 
 /// Default of [`CoordinatorConfig::data`].
@@ -57,6 +60,10 @@ pub struct CoordinatorConfig {
     pub expected_agents: Option<u32>,
     /// Address for metrics and probes over HTTP, `host:port`.
     pub metrics_listen: Option<String>,
+    /// Whether the coordinator's connections are encrypted.
+    pub tls: TlsMode,
+    /// How the coordinator certifies the members of its fleet, with TLS.
+    pub authority: AuthorityConfig,
 }
 
 impl CoordinatorConfig {
@@ -81,6 +88,8 @@ impl CoordinatorConfig {
             snapshot_after: SNAPSHOT_AFTER.default,
             expected_agents: None,
             metrics_listen: None,
+            tls: TlsMode::default(),
+            authority: AuthorityConfig::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    ConfigError, ExecutorSpec, LogFormat, ProcessRole, Weights,
+    ConfigError, Enrolment, ExecutorSpec, LogFormat, ProcessRole, TlsMode, Weights,
     definition::{Number, Span},
     settings::{LOAD_TERM, MAX_DURATION, MAX_NAME_BYTES, MAX_SPECIALIZATIONS, PERFORMANCE_TERM, SPECIALIZATION_TERM},
     sources::{Sources, Value},
@@ -26,6 +26,27 @@ pub(super) fn log_format(value: &Value) -> Result<LogFormat, ConfigError> {
     let text = value.text.trim();
     let format = LogFormat::ALL.into_iter().find(|format| text.eq_ignore_ascii_case(format.as_str()));
     format.ok_or_else(|| value.wrong("text or json"))
+}
+
+pub(super) fn tls(value: &Value) -> Result<TlsMode, ConfigError> {
+    let text = value.text.trim();
+    let mode = TlsMode::ALL.into_iter().find(|mode| text.eq_ignore_ascii_case(mode.as_str()));
+    mode.ok_or_else(|| value.wrong("strict, permissive or off"))
+}
+
+pub(super) fn enrolment(value: &Value) -> Result<Enrolment, ConfigError> {
+    let text = value.text.trim();
+    let mode = Enrolment::ALL.into_iter().find(|mode| text.eq_ignore_ascii_case(mode.as_str()));
+    mode.ok_or_else(|| value.wrong("proof or open"))
+}
+
+/// Parses a trust domain of SPIFFE ids, which has no capital letters.
+pub(super) fn trust_domain(value: &Value) -> Result<String, ConfigError> {
+    let domain = name(value)?;
+    match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Err(value.wrong("a name without capital letters, such as robeing.local")),
+        false => Ok(domain),
+    }
 }
 
 pub(super) fn name(value: &Value) -> Result<String, ConfigError> {
@@ -69,14 +90,13 @@ fn parse_address(text: &str) -> Option<String> {
     (plausible && whole && port.parse::<u16>().is_ok()).then(|| text.to_owned())
 }
 
-/// Parses addresses of coordinators: `host:port`, `host`, or an `http://` URL of these.
+/// Parses addresses of coordinators: `host:port`, `host`, or a URL of these.
 pub(super) fn coordinators(value: &Value) -> Result<Vec<String>, ConfigError> {
     let mut addresses = Vec::new();
     for part in value.list() {
-        if part.starts_with("https://") {
-            return Err(value.wrong("http://host:port or host:port; https is not supported"));
-        }
-        let plain = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
+        // Which scheme a URL has makes no difference: whether TLS is spoken, another setting says.
+        let plain = part.strip_prefix("http://").or_else(|| part.strip_prefix("https://")).unwrap_or(part);
+        let plain = plain.trim_end_matches('/');
         let with_port = || format!("{plain}:{DEFAULT_PORT}");
         let address = parse_address(plain).or_else(|| parse_address(&with_port()));
         let address = address.filter(|address| !address.ends_with(":0"));

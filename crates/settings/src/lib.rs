@@ -10,6 +10,7 @@ mod coordinator;
 mod definition;
 mod forms;
 mod said;
+mod security;
 pub mod settings;
 mod sources;
 pub mod text;
@@ -17,7 +18,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 pub use agent::*;
 pub use command::command;
@@ -26,6 +27,7 @@ pub use definition::{Defined, For, Number, Setting, Span, Term};
 pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL, local_port};
 use forms::{number, span};
 pub use said::{CommandLine, Said};
+pub use security::*;
 use settings::{HOSTNAME, POD_IP};
 use sources::Sources;
 
@@ -191,7 +193,58 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
     };
     config.snapshot_after = number(sources, &settings::SNAPSHOT_AFTER)?.unwrap_or(config.snapshot_after);
     config.expected_agents = number(sources, &settings::AGENT_COUNT)?;
+    config.tls = common.tls;
+    config.authority = authority(sources)?;
+    if common.tls != TlsMode::Off && config.authority.directory.is_none() && config.initial_coordinators.len() > 1 {
+        return Err(ConfigError::Wrong(format!(
+            "several coordinators need one certificate authority, and each would make its own: give --{} DIR, the same \
+             to all of them",
+            settings::CA.flag
+        )));
+    }
     Ok(config)
+}
+
+fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
+    let mut config = AuthorityConfig::default();
+    config.directory = path(sources, &settings::CA);
+    let enrolment = sources.get(&settings::ENROLMENT).filter(|value| !value.text.is_empty());
+    config.enrolment = enrolment.map(|value| forms::enrolment(&value)).transpose()?;
+    if let Some(value) = sources.get(&settings::TRUST_DOMAIN) {
+        config.trust_domain = forms::trust_domain(&value)?;
+    }
+    if let Some(value) = sources.get(&settings::NAMESPACE) {
+        config.namespace = forms::name(&value)?;
+    }
+    config.rights = path(sources, &settings::RIGHTS);
+    Ok(config)
+}
+
+fn path(sources: &Sources<'_>, setting: &Setting) -> Option<PathBuf> {
+    sources.get(setting).filter(|value| !value.text.is_empty()).map(|value| PathBuf::from(value.text))
+}
+
+fn enrolment(sources: &Sources<'_>) -> Result<EnrolmentConfig, ConfigError> {
+    let token = sources.get(&settings::JOIN_TOKEN).map(|value| value.text.trim().to_owned());
+    let proofs = [
+        (&settings::JOIN_TOKEN, token.filter(|token| !token.is_empty()).map(JoinProof::Token)),
+        (&settings::JOIN_SECRET, path(sources, &settings::JOIN_SECRET).map(JoinProof::Secret)),
+        (
+            &settings::SERVICE_ACCOUNT_TOKEN,
+            path(sources, &settings::SERVICE_ACCOUNT_TOKEN).map(JoinProof::ServiceAccount),
+        ),
+    ];
+    let mut given = proofs.into_iter().filter_map(|(setting, proof)| Some((setting, proof?)));
+    let proof = match (given.next(), given.next()) {
+        (Some((one, _)), Some((other, _))) => {
+            return Err(ConfigError::Wrong(format!(
+                "an agent enrols with one proof: give either --{} or --{}",
+                one.flag, other.flag
+            )));
+        }
+        (first, _) => first.map(|(_, proof)| proof).unwrap_or_default(),
+    };
+    Ok(EnrolmentConfig { trust: path(sources, &settings::TRUST), proof })
 }
 
 fn check_session(config: &CoordinatorConfig) -> Result<(), ConfigError> {
@@ -246,6 +299,8 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     if let Some(value) = sources.get(&settings::WORKER_LISTEN) {
         config.worker_listen = forms::local_address(&value)?;
     }
+    config.tls = common.tls;
+    config.enrolment = enrolment(sources)?;
     Ok(config)
 }
 
@@ -255,11 +310,26 @@ struct Common {
     cluster_id: String,
     listen: String,
     metrics_listen: Option<String>,
+    tls: TlsMode,
 }
 
 impl Common {
     fn read(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let common = Self::read_values(sources)?;
+        if common.tls == TlsMode::Off && local_port(&common.listen).is_none() {
+            return Err(ConfigError::Wrong(format!(
+                "without TLS, anyone who reaches {} could take part in the fleet: listen on a loopback address, such as \
+                 127.0.0.1:{DEFAULT_PORT}, or leave --{} at strict",
+                common.listen,
+                settings::TLS.flag
+            )));
+        }
+        Ok(common)
+    }
+
+    fn read_values(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let address = |setting| sources.get(setting).map(|value| forms::address(&value)).transpose();
+        let tls = sources.get(&settings::TLS).filter(|value| !value.text.is_empty());
         Ok(Self {
             name: forms::name(&sources.require(&settings::NAME, "the name of this process")?)?,
             cluster_id: sources
@@ -267,6 +337,7 @@ impl Common {
                 .map_or_else(|| Ok(DEFAULT_CLUSTER.to_owned()), |value| forms::name(&value))?,
             listen: address(&settings::LISTEN)?.unwrap_or_else(|| format!("0.0.0.0:{DEFAULT_PORT}")),
             metrics_listen: address(&settings::METRICS_LISTEN)?,
+            tls: tls.map(|value| forms::tls(&value)).transpose()?.unwrap_or_default(),
         })
     }
 

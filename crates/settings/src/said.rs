@@ -1,9 +1,9 @@
 //! Writes settings as flags and environment variables: the inverse of [`parse`](super::parse).
 
-use std::{ffi::OsString, fmt};
+use std::{ffi::OsString, fmt, path::Path};
 
 use super::{
-    AgentConfig, CoordinatorConfig, ExecutorSpec, FleetLimits, Process, ProcessRole, Startup,
+    AgentConfig, CoordinatorConfig, ExecutorSpec, FleetLimits, JoinProof, Process, ProcessRole, Startup,
     command::EXIT_WITH_PARENT,
     definition::{Number, Setting, Span},
     settings::{self, HOSTNAME},
@@ -107,6 +107,13 @@ fn coordinator(config: &CoordinatorConfig, list: &mut List) {
     list.span(&settings::RESULT_TTL, result_ttl);
     list.number(&settings::SNAPSHOT_AFTER, Some(config.snapshot_after));
     list.number(&settings::AGENT_COUNT, config.expected_agents);
+    list.text(&settings::TLS, config.tls.as_str());
+    let authority = &config.authority;
+    list.path(&settings::CA, authority.directory.as_deref());
+    list.some(&settings::ENROLMENT, authority.enrolment.map(|enrolment| enrolment.as_str()));
+    list.text(&settings::TRUST_DOMAIN, &authority.trust_domain);
+    list.text(&settings::NAMESPACE, &authority.namespace);
+    list.path(&settings::RIGHTS, authority.rights.as_deref());
 }
 
 fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
@@ -141,6 +148,19 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
         list.text(&settings::SPECIALIZATIONS, text::list(&config.specializations));
     }
     list.text(&settings::WORKER_LISTEN, &config.worker_listen);
+    list.text(&settings::TLS, config.tls.as_str());
+    list.path(&settings::TRUST, config.enrolment.trust.as_deref());
+    match &config.enrolment.proof {
+        JoinProof::None => {}
+        JoinProof::Token(token) => list.0.push(Said {
+            setting: settings::JOIN_TOKEN,
+            value: token.into(),
+            variable: settings::JOIN_TOKEN.variable(),
+            by_flag: false,
+        }),
+        JoinProof::Secret(file) => list.path(&settings::JOIN_SECRET, Some(file)),
+        JoinProof::ServiceAccount(file) => list.path(&settings::SERVICE_ACCOUNT_TOKEN, Some(file)),
+    }
 }
 
 /// The settings collected so far.
@@ -151,6 +171,13 @@ impl List {
     fn text(&mut self, setting: &Setting, value: impl Into<String>) {
         let value = OsString::from(value.into());
         self.0.push(Said { setting: *setting, value, variable: setting.variable(), by_flag: true });
+    }
+
+    fn path(&mut self, setting: &Setting, value: Option<&Path>) {
+        if let Some(path) = value {
+            let variable = setting.variable();
+            self.0.push(Said { setting: *setting, value: path.into(), variable, by_flag: true });
+        }
     }
 
     fn some(&mut self, setting: &Setting, value: Option<&str>) {

@@ -122,6 +122,46 @@ fn role() -> impl Strategy<Value = AgentRole> {
     ]
 }
 
+/// TLS settings that go with this listening address.
+fn tls(of_loopback: TlsMode, listen: &str) -> TlsMode {
+    match local_port(listen) {
+        None if of_loopback == TlsMode::Off => TlsMode::Strict,
+        _ => of_loopback,
+    }
+}
+
+fn mode() -> impl Strategy<Value = TlsMode> {
+    prop_oneof![Just(TlsMode::Strict), Just(TlsMode::Permissive), Just(TlsMode::Off)]
+}
+
+fn file() -> impl Strategy<Value = PathBuf> {
+    "[!-~]([ -~]{0,20}[!-~])?".prop_map(PathBuf::from)
+}
+
+fn enrolment() -> impl Strategy<Value = EnrolmentConfig> {
+    let proof = prop_oneof![
+        Just(JoinProof::None),
+        "[!-~]{1,40}".prop_map(JoinProof::Token),
+        file().prop_map(JoinProof::Secret),
+        file().prop_map(JoinProof::ServiceAccount),
+    ];
+    (prop::option::of(file()), proof).prop_map(|(trust, proof)| EnrolmentConfig { trust, proof })
+}
+
+fn authority() -> impl Strategy<Value = AuthorityConfig> {
+    let enrolment = prop::option::of(prop_oneof![Just(Enrolment::Proof), Just(Enrolment::Open)]);
+    let names = ("[-_.a-z0-9]{1,12}", name());
+    (prop::option::of(file()), enrolment, names, prop::option::of(file())).prop_map(
+        |(directory, enrolment, (trust_domain, namespace), rights)| AuthorityConfig {
+            directory,
+            enrolment,
+            trust_domain,
+            namespace,
+            rights,
+        },
+    )
+}
+
 fn agent_settings() -> impl Strategy<Value = Process> {
     let who = (name(), name(), role(), address(0), distinct(address(1), MAX_COORDINATORS));
     let pool = prop::option::of((name(), of_number(settings::POOL_REPLICAS), of_number(settings::POOL_STANDBY)));
@@ -131,11 +171,13 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         of_number(settings::SLOTS),
         of_span(settings::DRAIN_TIMEOUT),
     );
-    (who, pool, where_it_is, how, executor()).prop_map(|(who, pool, where_it_is, how, executor)| {
+    let security = (mode(), enrolment());
+    (who, pool, where_it_is, how, executor(), security).prop_map(|(who, pool, where_it_is, how, executor, security)| {
         let (name, cluster_id, role, listen, mut coordinators) = who;
         coordinators.push("coordinator:1".into());
         let mut config =
             AgentConfig::new(name, cluster_id, role, listen, coordinators.split_off(coordinators.len() / 2));
+        (config.tls, config.enrolment) = (tls(security.0, &config.listen), security.1);
         (config.pool, config.pool_replicas, config.pool_standby) = pool.unwrap_or_default();
         (config.specializations, config.slots, config.drain_timeout) = how;
         if config.specializations.is_empty() && role == AgentRole::Specialist {
@@ -196,11 +238,17 @@ fn coordinator_settings() -> impl Strategy<Value = Process> {
         of_number(settings::SNAPSHOT_AFTER),
         prop::option::of(of_number(settings::AGENT_COUNT)),
     );
-    (who, members, times, numbers).prop_map(|(who, members, times, numbers)| {
+    (who, members, times, numbers, mode(), authority()).prop_map(|(who, members, times, numbers, mode, authority)| {
         let (name, cluster_id, listen, advertise, metrics_listen, data) = who;
         let mut config = CoordinatorConfig::new(name, cluster_id, listen);
         let members = members.into_iter().enumerate().map(|(index, address)| (format!("c-{index}"), address));
         config.initial_coordinators = members.collect();
+        config.tls = tls(mode, &config.listen);
+        let several = config.initial_coordinators.len() > 1 && config.tls != TlsMode::Off;
+        config.authority = AuthorityConfig {
+            directory: authority.directory.or_else(|| several.then(|| PathBuf::from("/ca"))),
+            ..authority
+        };
         let must_say = config.listen.starts_with(EVERY_ADDRESS_HOST) || config.name.starts_with("c-");
         config.advertise = advertise.or_else(|| must_say.then(|| "10.0.0.1:1".to_owned()));
         (config.metrics_listen, config.data) = (metrics_listen, data);
@@ -269,7 +317,16 @@ fn the_defaults_that_help_shows_are_those_that_are_taken() {
         let shown = setting.shown_default().expect("it has a default");
         (setting.variable(), OsString::from(shown))
     };
-    let said = [settings::CLUSTER_ID, settings::DATA, settings::ELECTION_TIMEOUT, settings::WEIGHTS].map(|s| read(&s));
+    let said = [
+        settings::CLUSTER_ID,
+        settings::DATA,
+        settings::ELECTION_TIMEOUT,
+        settings::WEIGHTS,
+        settings::TLS,
+        settings::TRUST_DOMAIN,
+        settings::NAMESPACE,
+    ];
+    let said = said.map(|setting| read(&setting));
     let who = ["--role=coordinator", "--name=c", "--advertise=a:1"].map(str::to_owned);
     let of = |environment: &[_]| read_back(who.to_vec(), environment).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(of(&said), of(&[]));

@@ -96,6 +96,8 @@ fn the_flags_of_an_agent_are_read() {
         drain_timeout: Duration::from_secs(5),
         metrics_listen: None,
         worker_listen: "127.0.0.1:8081".into(),
+        tls: TlsMode::Strict,
+        enrolment: EnrolmentConfig::default(),
     };
     assert_eq!(config, expected);
 }
@@ -105,6 +107,7 @@ fn the_flags_of_a_coordinator_are_read() {
     let more = [
         "--data=/tmp/d",
         "--initial-coordinators=c-0=127.0.0.1:1,c-1=127.0.0.1:2",
+        "--ca=/ca",
         "--heartbeat-interval=250ms",
         "--session-timeout=1s",
         "--max-attempts=3",
@@ -245,7 +248,6 @@ fn malformed_values_are_told_with_where_they_come_from_and_what_to_give() {
     );
     for (flag, value) in [
         ("--drain-timeout", "soon"),
-        ("--coordinators", "https://a:1"),
         ("--coordinators", "a:0"),
         ("--coordinators", ","),
         ("--coordinators", "a b:1"),
@@ -384,4 +386,43 @@ fn a_header_has_a_value_or_takes_one_from_the_environment() {
     assert!(values[2..5].iter().all(Result::is_err), "{values:?}");
     let unset = "the environment variable UNSET, which should hold its value, is not set";
     assert_eq!(values[5], Err(unset.into()));
+}
+
+#[test]
+fn an_agent_enrols_with_one_proof() {
+    let proof = |env: &[(&str, &str)]| agent(&worker(&[]), env).enrolment.proof;
+    assert_eq!(proof(&[]), JoinProof::None);
+    assert_eq!(proof(&[("ROBEING_JOIN_TOKEN", " t\n")]), JoinProof::Token("t".into()));
+    assert_eq!(proof(&[("ROBEING_JOIN_SECRET", "/s")]), JoinProof::Secret("/s".into()));
+    assert_eq!(proof(&[("ROBEING_SERVICE_ACCOUNT_TOKEN", "/t")]), JoinProof::ServiceAccount("/t".into()));
+    let two = wrong(&worker(&[]), &[("ROBEING_JOIN_TOKEN", "t"), ("ROBEING_JOIN_SECRET", "/s")]);
+    assert_eq!(two, "an agent enrols with one proof: give either --join-token or --join-secret");
+    assert_eq!(format!("{:?}", JoinProof::Token("secret".into())), "Token");
+}
+
+#[test]
+fn plaintext_is_for_loopback_addresses_alone() {
+    assert_eq!(agent(&worker(&["--tls=off"]), &[]).tls, TlsMode::Off);
+    assert_eq!(agent(&worker(&[]), &[]).tls, TlsMode::Strict);
+    let refused = wrong(&worker(&["--tls=off", "--listen=0.0.0.0:1", "--advertise=a:1"]), &[]);
+    assert!(refused.contains("listen on a loopback address"), "{refused}");
+    let refused = wrong(&worker(&["--tls=maybe"]), &[]);
+    assert!(refused.contains("strict, permissive or off"), "{refused}");
+}
+
+#[test]
+fn several_coordinators_share_one_authority() {
+    let members = "--initial-coordinators=c-0=127.0.0.1:1,c-1=127.0.0.1:2";
+    let refused = wrong(&with(&COORDINATOR, &[members]), &[]);
+    assert!(refused.contains("give --ca DIR"), "{refused}");
+    let shared = coordinator(&with(&COORDINATOR, &[members, "--ca=/ca"]), &[]);
+    assert_eq!(shared.authority.enrolment(), Enrolment::Proof);
+    assert_eq!(coordinator(&with(&COORDINATOR, &[members, "--tls=off"]), &[]).tls, TlsMode::Off);
+    let own = coordinator(&COORDINATOR, &[]);
+    assert_eq!(own.authority.enrolment(), Enrolment::Open);
+    let closed = coordinator(&with(&COORDINATOR, &["--enrolment=proof", "--trust-domain=a.example"]), &[]);
+    assert_eq!(closed.authority.enrolment(), Enrolment::Proof);
+    assert_eq!(closed.authority.trust_domain, "a.example");
+    let refused = wrong(&with(&COORDINATOR, &["--trust-domain=A"]), &[]);
+    assert!(refused.contains("without capital letters"), "{refused}");
 }
