@@ -7,9 +7,11 @@ use super::ClientError;
 /// The port of a coordinator if the endpoint has none.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// Where a coordinator listens: parsed from `host`, `host:port` or `http://host:port`, displayed as the last.
+/// Where a coordinator listens: parsed from `host`, `host:port`, `http://host:port` or `https://host:port`, displayed
+/// as one of the last two. The scheme `https` states that the coordinator must prove who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
+    https: bool,
     /// A host name or IP address; IPv6 in brackets.
     host: String,
     port: u16,
@@ -20,11 +22,17 @@ impl Address {
     pub(crate) fn dial(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
+
+    /// Returns whether the coordinator must prove who it is.
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
 }
 
@@ -34,11 +42,11 @@ impl FromStr for Address {
     fn from_str(given: &str) -> Result<Self, ClientError> {
         let bad = |problem: &str| ClientError::BadEndpoint { given: given.into(), problem: problem.into() };
         let text = given.trim();
-        let rest = match text.split_once("://") {
-            None => text,
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(bad("coordinators are reached over http for now")),
-            Some(_) => return Err(bad("its scheme is not http")),
+        let (https, rest) = match text.split_once("://") {
+            None => (false, text),
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some(_) => return Err(bad("its scheme is neither http nor https")),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.is_empty() {
@@ -59,7 +67,7 @@ impl FromStr for Address {
                 Ok(port) => port,
             },
         };
-        Ok(Self { host: host.into(), port })
+        Ok(Self { https, host: host.into(), port })
     }
 }
 
@@ -90,6 +98,7 @@ mod tests {
             ("fleet.example", "http://fleet.example:8080"),
             (" [::1]:7000 ", "http://[::1]:7000"),
             ("[::1]", "http://[::1]:8080"),
+            ("https://fleet", "https://fleet:8080"),
         ] {
             let address: Address = given.parse().unwrap_or_else(|error| panic!("{given}: {error}"));
             assert_eq!(address.to_string(), url);
@@ -102,7 +111,6 @@ mod tests {
             ("", "names no host"),
             (":8080", "names no host"),
             ("http://", "names no host"),
-            ("https://fleet:8080", "over http"),
             ("unix://x", "scheme"),
             ("fleet:0", "port"),
             ("fleet:65536", "port"),

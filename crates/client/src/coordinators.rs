@@ -150,7 +150,7 @@ impl CoordinatorClient {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let channel = tcp_channel(address, CONNECT_DEADLINE, KEEP_ALIVE)
+        let channel = tcp_channel(address, CONNECT_DEADLINE, KEEP_ALIVE, None)
             .map_err(|error| refused("connect", address, &Status::invalid_argument(error.to_string())))?;
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)

@@ -5,6 +5,7 @@
 mod address;
 pub mod coordinators;
 mod error;
+mod security;
 mod submit;
 mod watch;
 mod watch_pool;
@@ -22,6 +23,7 @@ pub use address::Address;
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use robeing_net::client::{ByteStream, Dialer};
+pub use robeing_net::security::CredentialsError;
 use robeing_net::{
     client::{KeepAlive, dialed_channel, takes_connections, tcp_channel},
     limited,
@@ -30,9 +32,10 @@ use robeing_proto::v1::{
     Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
     ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, fleet_client::FleetClient as Rpc,
 };
+pub use security::{Bearer, ClientIdentity, Security};
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status, service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;
 pub use watch::TaskWatch;
 
@@ -50,18 +53,23 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 const KEEP_ALIVE: KeepAlive =
     KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_secs(2), while_idle: true };
 
-/// Time limits of a [`FleetClient`].
+/// The connection to one coordinator.
+pub type Wire = InterceptedService<Channel, Bearer>;
+
+/// Time limits and credentials of a [`FleetClient`].
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Time limit for the first connection, over all endpoints.
     pub connect_timeout: Duration,
     /// Time limit for a call, over all endpoints and retries.
     pub request_timeout: Duration,
+    /// How to connect: without TLS, unless set.
+    pub security: Security,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { connect_timeout: CONNECT_TIMEOUT, request_timeout: REQUEST_TIMEOUT }
+        Self { connect_timeout: CONNECT_TIMEOUT, request_timeout: REQUEST_TIMEOUT, security: Security::default() }
     }
 }
 
@@ -118,7 +126,8 @@ impl FleetClient {
         let mut targets = Vec::new();
         for given in endpoints {
             let address: Address = given.as_ref().parse()?;
-            let channel = tcp_channel(&address.to_string(), settings.connect_timeout, KEEP_ALIVE).map_err(|error| {
+            let tls = settings.security.tls();
+            let channel = tcp_channel(&address.dial(), settings.connect_timeout, KEEP_ALIVE, tls).map_err(|error| {
                 ClientError::BadEndpoint { given: given.as_ref().into(), problem: error.to_string() }
             })?;
             targets.push(Target { name: address.to_string(), address: Some(address), channel });
@@ -137,7 +146,7 @@ impl FleetClient {
         let targets = (0..slots.max(1)).map(|slot| Target {
             name: name.into(),
             address: None,
-            channel: dialed_channel(Arc::clone(&dialer), slot, KEEP_ALIVE),
+            channel: dialed_channel(Arc::clone(&dialer), slot, KEEP_ALIVE, settings.security.tls()),
         });
         let inner = Inner {
             targets: targets.collect(),
@@ -228,7 +237,7 @@ impl FleetClient {
     /// allow; so the call must be safe to repeat.
     pub async fn call<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
     where
-        F: Fn(Rpc<Channel>) -> A,
+        F: Fn(Rpc<Wire>) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
         self.contact().await?;
@@ -288,8 +297,9 @@ impl FleetClient {
         &self.inner.targets[target].name
     }
 
-    fn rpc(&self, target: usize) -> Rpc<Channel> {
-        limited!(Rpc::new(self.inner.targets[target].channel.clone()))
+    fn rpc(&self, target: usize) -> Rpc<Wire> {
+        let channel = self.inner.targets[target].channel.clone();
+        limited!(Rpc::with_interceptor(channel, self.inner.settings.security.bearer()))
     }
 
     /// Moves from `target` to the next endpoint, unless another call already has.

@@ -4,6 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
+use robeing_platform::{Connection, Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -11,12 +12,16 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::{BadAddress, plain_endpoint};
+use crate::{
+    BadAddress, Transport, plain_endpoint,
+    security::{Expected, Tls},
+    target,
+};
 
 /// A bidirectional byte stream.
-pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
 
 /// Opens connections to the coordinators of one fleet. A client has several slots, which should lead to different
 /// coordinators; when a call fails, the client moves to the next slot. A slot dials again when its connection is lost.
@@ -45,24 +50,45 @@ impl KeepAlive {
     }
 }
 
-/// Returns a channel to `host:port`. It connects on the first call, and reconnects when the connection is lost.
-/// Requires a tokio runtime.
+/// Returns a channel to the coordinator at `host:port`, with TLS if given. It connects on the first call, and reconnects
+/// when the connection is lost. Requires a tokio runtime.
 ///
 /// # Errors
 /// [`BadAddress`] if `address` is not `host:port`.
-pub fn tcp_channel(address: &str, connect_timeout: Duration, keep_alive: KeepAlive) -> Result<Channel, BadAddress> {
-    let endpoint = plain_endpoint(address)?.connect_timeout(connect_timeout).tcp_nodelay(true);
-    Ok(keep_alive.of(endpoint).connect_lazy())
+pub fn tcp_channel(
+    address: &str,
+    connect_timeout: Duration,
+    keep_alive: KeepAlive,
+    tls: Option<&Tls>,
+) -> Result<Channel, BadAddress> {
+    let endpoint = plain_endpoint(address)?.connect_timeout(connect_timeout);
+    let network = Arc::clone(&Platform::real().network);
+    let transport = match tls {
+        Some(tls) => Transport::secured(network, tls.clone()),
+        None => Transport::new(network),
+    };
+    let connector = transport.connector(target(address)?, Expected::Coordinator);
+    Ok(keep_alive.of(endpoint).connect_with_connector_lazy(connector))
 }
 
-/// Returns a channel over the connections that the dialer opens for this slot. It dials on the first call. Requires a
-/// tokio runtime.
-pub fn dialed_channel(dialer: Arc<dyn Dialer>, slot: usize, keep_alive: KeepAlive) -> Channel {
+/// Returns a channel over the connections that the dialer opens for this slot, with TLS if given. It dials on the first
+/// call. Requires a tokio runtime.
+pub fn dialed_channel(dialer: Arc<dyn Dialer>, slot: usize, keep_alive: KeepAlive, tls: Option<&Tls>) -> Channel {
     // The name is never resolved; it only appears in the requests.
     let endpoint = keep_alive.of(Endpoint::from_static("http://coordinator"));
+    let tls = tls.cloned();
     endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let dialled = Arc::clone(&dialer).dial(slot);
-        async move { dialled.await.map(TokioIo::new) }
+        let (dialer, tls) = (Arc::clone(&dialer), tls.clone());
+        async move {
+            let dialled = Connection::new(Arc::clone(&dialer).dial(slot).await?, None);
+            let Some(tls) = tls else { return Ok(TokioIo::new(dialled)) };
+            match tls.connect(dialled, &Expected::Coordinator).await {
+                Err(error) if tls.is_permissive() && crate::security::speaks_no_tls(&error) => {
+                    dialer.dial(slot).await.map(|dialled| TokioIo::new(Connection::new(dialled, None)))
+                }
+                connected => connected.map(TokioIo::new),
+            }
+        }
     }))
 }
 

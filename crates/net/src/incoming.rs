@@ -83,12 +83,7 @@ async fn accept(listener: &mut Box<dyn Listener>) -> Connection {
     }
 }
 
-async fn greet(
-    tls: Tls,
-    connection: Connection,
-    limits: PeerLimits,
-    permit: OwnedSemaphorePermit,
-) -> Option<Accepted> {
+async fn greet(tls: Tls, connection: Connection, limits: PeerLimits, permit: OwnedSemaphorePermit) -> Option<Accepted> {
     // Its own task, so that handshakes run on all threads, and on when nobody asks for the next connection.
     let handshake = tokio::spawn(async move { tls.accept(connection, limits).await });
     let greeted = tokio_util::task::AbortOnDropHandle::new(handshake).await.ok()??;

@@ -9,8 +9,8 @@ pub mod security;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-pub use incoming::ConnectInfo;
 use hyper_util::rt::TokioIo;
+pub use incoming::ConnectInfo;
 use robeing_platform::{Connection, Listener, Network};
 use robeing_proto::MAX_MESSAGE_BYTES;
 use tokio_util::sync::CancellationToken;

@@ -57,7 +57,8 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Creates the credentials of a process of this cluster. Without a `bundle` it trusts whatever server it meets,
+    /// Creates the credentials of a process of this cluster; a client that knows no name of the cluster gives an empty
+    /// one. Without a `bundle` it trusts whatever server it meets,
     /// which is right only for the first contact of open enrolment. Without `own` it can neither serve nor prove who
     /// it is.
     ///
@@ -110,7 +111,7 @@ impl Credentials {
     pub(super) fn is_of_this_fleet(&self, peer: &SpiffeId) -> bool {
         match self.id() {
             Some(own) => own.realm() == peer.realm(),
-            None => peer.realm().cluster() == self.cluster,
+            None => self.cluster.is_empty() || peer.realm().cluster() == self.cluster,
         }
     }
 }

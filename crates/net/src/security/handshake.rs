@@ -48,7 +48,9 @@ impl Tls {
             debug!(?peer, reason = why.as_str(), problem, "a connection was refused");
         };
         let counted = match peer.map(|peer| limits.anonymous(peer.ip())) {
-            Some(None) => return drop_with(refused, (Refused::TooMany, "too many connections without a certificate".into())),
+            Some(None) => {
+                return drop_with(refused, (Refused::TooMany, "too many connections without a certificate".into()));
+            }
             Some(counted) => counted,
             None => None,
         };
@@ -81,7 +83,8 @@ impl Tls {
             return Ok(Greeted { connection, info, identity: None, encrypted: false, counted: None });
         }
         let credentials = self.credentials();
-        let config = credentials.server.clone().ok_or((Refused::NotReady, "this process has no certificate yet".into()))?;
+        let config =
+            credentials.server.clone().ok_or((Refused::NotReady, "this process has no certificate yet".into()))?;
         let stream = TlsAcceptor::from(config).accept(connection).await.map_err(failed)?;
         let other = |problem| (Refused::OtherFleet, problem);
         let identity = identity_of(stream.get_ref().1.peer_certificates()).map_err(other)?;
@@ -108,9 +111,13 @@ fn drop_with<T>(refused: impl FnOnce((Refused, String)), problem: (Refused, Stri
 
 /// Returns why a handshake failed.
 fn reason_of(error: &io::Error) -> Refused {
-    let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else { return Refused::Malformed };
+    let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
+        return Refused::Malformed;
+    };
     match error {
-        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => Refused::Expired,
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Refused::Expired
+        }
         Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
             Refused::NotYetValid
         }

@@ -16,8 +16,8 @@ use std::{fmt, io, sync::Arc};
 
 pub use clock::TrustClock;
 pub use credentials::{Credentials, CredentialsError, OwnCertificate};
-pub use limits::{MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY};
 pub(crate) use limits::{Counted, PeerLimits};
+pub use limits::{MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY};
 use robeing_identity::{Certificate, PeerRole, SpiffeId};
 use robeing_platform::Connection;
 use rustls::pki_types::{CertificateDer, ServerName};

@@ -273,8 +273,6 @@ async fn one_address_can_not_use_up_the_connections_of_a_listener() {
     timeout(PATIENCE, next.read_to_end(&mut answer)).await.expect("it is closed").ok();
     assert_eq!(server.stats().refused(Refused::TooMany), 1);
     drop(silent);
-    let served = async {
-        while call(&Process::new("one", &[&ours], None, 0), &address).await.is_err() {}
-    };
+    let served = async { while call(&Process::new("one", &[&ours], None, 0), &address).await.is_err() {} };
     timeout(PATIENCE, served).await.expect("there is room again");
 }

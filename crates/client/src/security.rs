@@ -1,0 +1,138 @@
+//! How a client proves who it is, and whom it trusts.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use robeing_identity::{IdentityError, PrivateKey, TrustBundle};
+use robeing_net::security::{Credentials, CredentialsError, Tls, TrustClock};
+use robeing_platform::Platform;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::sync::watch;
+use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor};
+
+/// The credentials of a client, as it keeps them.
+#[derive(Clone, Default)]
+pub struct ClientIdentity {
+    /// The name of the cluster. Empty if it is not known.
+    pub cluster: String,
+    /// The authorities that it trusts, PEM.
+    pub trust: String,
+    /// Its certificate and private key, PEM.
+    pub certificate: Option<(String, String)>,
+    /// A token of the audience `robeing`.
+    pub token: Option<String>,
+}
+
+impl fmt::Debug for ClientIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientIdentity").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// How a client connects. Cheap to clone; clones share the credentials.
+#[derive(Clone, Default)]
+pub struct Security {
+    tls: Option<Tls>,
+    /// Keeps the credentials replaceable.
+    replace: Option<Arc<watch::Sender<Arc<Credentials>>>>,
+    bearer: Bearer,
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Security").field("tls", &self.tls.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Security {
+    /// Connects without TLS.
+    pub fn plain() -> Self {
+        Self::default()
+    }
+
+    /// Connects with TLS, but trusts whatever coordinator it meets, and falls back to plaintext where a server speaks
+    /// no TLS. For endpoints that the user gave without saying whom to trust.
+    ///
+    /// # Errors
+    /// If TLS can't be set up.
+    pub fn opportunistic() -> Result<Self, CredentialsError> {
+        let clock = Arc::new(TrustClock::new(Platform::real().clock));
+        Ok(Self::of(Credentials::new("", None, None, &clock)?, true, None))
+    }
+
+    /// Connects with TLS to coordinators that an authority of this identity has certified.
+    ///
+    /// # Errors
+    /// If the identity can't be used.
+    pub fn with_identity(identity: &ClientIdentity) -> Result<Self, CredentialsError> {
+        Ok(Self::of(credentials(identity)?, false, identity.token.as_deref()))
+    }
+
+    /// Replaces the identity, for connections that are made from now on.
+    ///
+    /// # Errors
+    /// If the identity can't be used.
+    pub fn replace(&self, identity: &ClientIdentity) -> Result<(), CredentialsError> {
+        let credentials = credentials(identity)?;
+        if let Some(replace) = &self.replace {
+            replace.send_replace(Arc::new(credentials));
+        }
+        self.bearer.set(identity.token.as_deref());
+        Ok(())
+    }
+
+    fn of(credentials: Credentials, permissive: bool, token: Option<&str>) -> Self {
+        let (sender, receiver) = watch::channel(Arc::new(credentials));
+        let bearer = Bearer::default();
+        bearer.set(token);
+        Self { tls: Some(Tls::new(receiver, permissive)), replace: Some(Arc::new(sender)), bearer }
+    }
+
+    /// Returns the TLS to connect with, if any.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Returns what adds the token to calls.
+    pub(crate) fn bearer(&self) -> Bearer {
+        self.bearer.clone()
+    }
+}
+
+fn credentials(identity: &ClientIdentity) -> Result<Credentials, CredentialsError> {
+    let bundle = TrustBundle::from_pem(&identity.trust)?;
+    let clock = Arc::new(TrustClock::new(Platform::real().clock));
+    let Some((certificate, key)) = &identity.certificate else {
+        return Credentials::new(&identity.cluster, Some(bundle), None, &clock);
+    };
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
+        .map_err(|error| IdentityError::Unreadable { what: "client certificate", problem: error.to_string() })?;
+    let key = PrivateKey::from_pem(key)?;
+    Credentials::new(&identity.cluster, Some(bundle), Some((certificate, &key)), &clock)
+}
+
+/// Adds a client's token to its calls, if it has one.
+#[derive(Clone, Default)]
+pub struct Bearer(Arc<RwLock<Option<MetadataValue<tonic::metadata::Ascii>>>>);
+
+impl Bearer {
+    fn set(&self, token: Option<&str>) {
+        let value = token.and_then(|token| {
+            let mut value: MetadataValue<_> = format!("Bearer {}", token.trim()).parse().ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
