@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     AgentId, AgentState, Fleet, HeldState, TaskId,
     agents::audit::{check_agents, check_standby},
+    audit_log::audit::check_audit_log,
     fleet::State,
+    identity::audit::check_identity,
     indexes::Indexes,
     limits::*,
     schedule::audit::check_work_conserving,
@@ -47,7 +49,9 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_tasks(state, &mut revisions)?;
     check_agents(state, &mut revisions)?;
     check_displaced(state)?;
-    check_slots(state)
+    check_slots(state)?;
+    check_identity(state)?;
+    check_audit_log(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

@@ -2,7 +2,7 @@
 
 use bilrost::Oneof;
 
-use crate::{AgentCommand, FleetConfig, PoolCommand, TaskCommand};
+use crate::{AgentCommand, AuditCommand, FleetConfig, IdentityCommand, PoolCommand, TaskCommand};
 
 /// One command of the batch in a log entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +15,10 @@ pub enum Command {
     Pool(PoolCommand),
     /// A command for the fleet itself.
     Control(ControlCommand),
+    /// A command about who may be in the fleet.
+    Identity(IdentityCommand),
+    /// A command for the audit log.
+    Audit(AuditCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

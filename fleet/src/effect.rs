@@ -79,4 +79,7 @@ pub enum Effect {
         /// The step.
         step: RecoveryStep,
     },
+    /// Who may be in the fleet changed: the configuration, an enrolment or a bar. Coordinators refresh what they check
+    /// for each call.
+    TrustChanged,
 }

@@ -8,6 +8,8 @@ use bilrost::Message;
 use crate::{
     Agent, AgentId, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task, TaskState,
     agents::state::Agents,
+    audit_log::state::AuditLog,
+    identity::state::Identity,
     indexes::Indexes,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     schedule::speed::KindTimes,
@@ -57,6 +59,8 @@ pub(crate) struct State {
     pub tasks: Tasks,
     pub agents: Agents,
     pub kinds: KindTimes,
+    pub identity: Identity,
+    pub audit_log: AuditLog,
 }
 
 /// How far a command has been applied.
@@ -106,6 +110,8 @@ impl Fleet {
             tasks: Tasks::default(),
             agents: Agents::default(),
             kinds: KindTimes::default(),
+            identity: Identity::default(),
+            audit_log: AuditLog::default(),
         };
         Fleet::from_state(state)
     }
@@ -117,7 +123,7 @@ impl Fleet {
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then applies `command` and appends the effects. A
     /// fleet time lower than the latest seen is replaced by the latest seen. Any wall time is accepted, because no
-    /// timer depends on it. A refused command itself changes nothing.
+    /// timer depends on it. A refused command itself changes nothing but the audit log.
     pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
         let mut progress = self.begin(now, command, usize::MAX, effects);
         loop {
@@ -191,6 +197,8 @@ impl Fleet {
             Command::Control(ControlCommand::Tick) => Reply::Done,
             Command::Control(ControlCommand::Configure(config)) => self.configure(config, jobs),
             Command::Control(ControlCommand::RaiseVersion(version)) => self.raise_version(version),
+            Command::Identity(command) => self.run_identity(command, jobs, effects),
+            Command::Audit(command) => self.run_audit(command),
         }
     }
 

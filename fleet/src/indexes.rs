@@ -3,8 +3,8 @@
 //! which the audit checks.
 
 use crate::{
-    Agent, HeldState, Task, Weights, agents::indexes::AgentIndexes, fleet::State, schedule::Schedule,
-    tasks::indexes::TaskIndexes, timers::Timers,
+    Agent, HeldState, Task, Weights, agents::indexes::AgentIndexes, fleet::State, identity::indexes::IdentityIndexes,
+    schedule::Schedule, tasks::indexes::TaskIndexes, timers::Timers,
 };
 
 /// The indexes of all domains.
@@ -12,6 +12,7 @@ use crate::{
 pub(crate) struct Indexes {
     pub tasks: TaskIndexes,
     pub agents: AgentIndexes,
+    pub identity: IdentityIndexes,
     pub schedule: Schedule,
     pub timers: Timers,
 }
@@ -23,6 +24,8 @@ impl Indexes {
         for task in state.tasks.kept.values() {
             indexes.add_task(task);
         }
+        // The agents, which follow, show whose agent has a session.
+        indexes.identity = IdentityIndexes::rebuild(&state.identity);
         for agent in state.agents.known.values() {
             indexes.enter_agent(agent, &state.config.weights);
             let stopping = agent.held.iter().filter(|(_, held)| **held == HeldState::Stopping);
@@ -60,6 +63,7 @@ impl Indexes {
     /// Indexes an agent after a change.
     pub(crate) fn enter_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.agents.enter(agent);
+        self.identity.enter_agent(agent);
         self.enter_work(agent, weights);
         self.timers.set_agent(agent);
     }
@@ -67,6 +71,7 @@ impl Indexes {
     /// Removes an agent before a change.
     pub(crate) fn leave_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.agents.leave(agent);
+        self.identity.leave_agent(agent);
         self.leave_work(agent, weights);
         self.timers.clear_agent(agent);
     }

@@ -6,15 +6,18 @@
 
 mod agents;
 mod audit;
+mod audit_log;
 mod codec;
 mod command;
 mod config;
 mod effect;
 mod fixed_map;
 mod fleet;
+mod identity;
 mod ids;
 mod indexes;
 pub mod limits;
+mod numbered;
 mod query;
 mod reply;
 pub mod sabotage;
@@ -31,11 +34,19 @@ pub use agents::{
     query::AgentCounts,
     recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
 };
+pub use audit_log::{
+    AuditOutcome, AuditRecord,
+    command::{AuditCommand, AuditEntry},
+};
 pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
 pub use command::{Command, ControlCommand};
 pub use config::{FleetConfig, Weights};
 pub use effect::{CancelCause, Effect};
 pub use fleet::{Fleet, Progress, Totals, Unfinished};
+pub use identity::{
+    Bar, BarKind, Enrolment, ProofKind, SingleUse,
+    command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
+};
 pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use schedule::score::ScoreTerms;

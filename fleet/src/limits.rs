@@ -37,7 +37,7 @@ pub const DEFAULT_MAX_TASKS: u32 = 1_000_000;
 pub const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// Largest snapshot of a fleet that coordinators send and accept, bytes. A configuration that could lead to a larger
 /// one is refused; see `FleetConfig::largest_snapshot`.
-pub const MAX_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+pub const MAX_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024 * 1024 + MAX_TRUST_BYTES;
 /// Least number of bytes by which results may exceed `FleetConfig::max_bytes`, because an accepted task may have an
 /// output; the allowance is `max_bytes` if that is more. Beyond it, outputs are refused and texts are cut to
 /// [`SCARCE_TEXT_BYTES`].
@@ -94,3 +94,50 @@ pub const MAX_FIRINGS: usize = 10_000;
 pub const MAX_SCANNED: usize = 1_000;
 /// Latest time the state machine represents, ms: the end of the year 9999. Later times are clamped to it.
 pub const MAX_TIME_MS: u64 = 253_402_300_799_999;
+/// Longest bundle of trusted certificates, and longest key set of an issuer of tokens, bytes: 64 KiB each.
+pub const MAX_TRUST_TEXT_BYTES: usize = 64 * 1024;
+/// Most issuers of tokens that a fleet trusts.
+pub const MAX_TOKEN_ISSUERS: usize = 4;
+/// Longest issuer or audience of tokens, bytes.
+pub const MAX_ISSUER_BYTES: usize = 512;
+/// Most service accounts that a pool's agents may have.
+pub const MAX_SERVICE_ACCOUNTS: usize = 8;
+/// Longest service account, bytes: a namespace, a slash and a name.
+pub const MAX_SERVICE_ACCOUNT_BYTES: usize = 63 + 1 + 253;
+/// Most join secrets of a pool: the current one and the one before it.
+pub const MAX_JOIN_SECRETS: usize = 2;
+/// Most used proofs that are remembered; beyond it, no agent is enrolled with a single-use proof.
+pub const MAX_SPENT_PROOFS: usize = 100_000;
+/// How long after its expiry a used proof is remembered, ms of wall time: one hour.
+pub const SPENT_PROOF_GRACE_MS: u64 = 3600 * 1000;
+/// Most expired proofs that one command forgets. More than one, so that they are forgotten faster than new ones come.
+pub const MAX_PROOFS_FORGOTTEN: usize = 4;
+/// Most enrolments that are remembered; beyond it, the oldest one of an agent without a session makes room.
+pub const MAX_ENROLMENTS: usize = 20_000;
+/// Most agents that are barred at once.
+pub const MAX_BARS: usize = 10_000;
+/// Longest actor or subject in the audit log, bytes; longer ones are cut.
+pub const MAX_ACTOR_BYTES: usize = 2 * MAX_NAME_BYTES;
+/// Longest detail in the audit log, bytes; longer ones are cut.
+pub const MAX_DETAIL_BYTES: usize = 512;
+/// Most records of the audit log that are kept, newest last.
+pub const MAX_AUDIT_RECORDS: usize = 10_000;
+/// Most records that one [`crate::AuditCommand::Record`] may add.
+pub const MAX_AUDIT_BATCH: usize = 100;
+/// Most bytes of the identity configuration in a snapshot.
+pub const MAX_IDENTITY_CONFIG_BYTES: u64 = 1024 * 1024;
+/// Most bytes of an enrolment in a snapshot.
+pub const MAX_ENROLMENT_OVERHEAD: u64 = 1024;
+/// Most bytes of a bar in a snapshot.
+pub const MAX_BAR_OVERHEAD: u64 = 2 * 1024;
+/// Most bytes of a used proof in a snapshot.
+pub const MAX_SPENT_PROOF_OVERHEAD: u64 = 64;
+/// Most bytes of a record of the audit log in a snapshot.
+pub const MAX_AUDIT_RECORD_OVERHEAD: u64 = 2 * 1024;
+/// Most bytes of enrolments, bars, used proofs and the audit log in a snapshot. They have fixed limits, so this is part
+/// of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+pub const MAX_TRUST_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
+    + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
+    + MAX_BARS as u64 * MAX_BAR_OVERHEAD
+    + MAX_SPENT_PROOFS as u64 * MAX_SPENT_PROOF_OVERHEAD
+    + MAX_AUDIT_RECORDS as u64 * MAX_AUDIT_RECORD_OVERHEAD;

@@ -2,7 +2,7 @@
 
 use bilrost::{Enumeration, Message, Oneof};
 
-use crate::{AgentId, SessionId, TaskId, TaskState};
+use crate::{AgentId, BarKind, SessionId, TaskId, TaskState, UnixMillis, ids::utc};
 
 /// The reply to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
@@ -40,7 +40,7 @@ pub enum Reply {
     /// The command was applied and has no result.
     #[bilrost(empty)]
     Done,
-    /// The command was refused and changed nothing.
+    /// The command was refused and changed nothing but the audit log.
     #[bilrost(6)]
     Refused(Refusal),
     /// The sizes of the pools are set.
@@ -49,6 +49,13 @@ pub enum Reply {
         /// The fleet's revision after the command.
         #[bilrost(1)]
         revision: u64,
+    },
+    /// The agent is enrolled with this key.
+    #[bilrost(tag(8), message)]
+    Enrolled {
+        /// The enrolment's epoch.
+        #[bilrost(1)]
+        epoch: u64,
     },
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.
@@ -204,5 +211,76 @@ pub enum Refusal {
         /// Which coordinators' disks are full, and the remedy.
         #[bilrost(1)]
         reason: String,
+    },
+    /// The single-use proof was used before.
+    #[error("the proof of agent {agent} was used before, and proves an identity only once; enrol with a new one")]
+    #[bilrost(tag(11), message)]
+    ProofSpent {
+        /// The agent that is to be enrolled.
+        #[bilrost(1)]
+        agent: String,
+    },
+    /// The single-use proof expired so long ago that the fleet no longer knows whether it was used.
+    #[error("the proof expired at {}; enrol with a new one", utc(*.expired))]
+    #[bilrost(tag(12), message)]
+    ProofExpired {
+        /// When the proof expired.
+        #[bilrost(1)]
+        expired: UnixMillis,
+    },
+    /// The fleet takes no agents without a proof.
+    #[error("this fleet enrols no agent without a proof of its identity; set the enrolment to open, or give a proof")]
+    #[bilrost(tag(13), message)]
+    OpenEnrolmentOff,
+    /// The agent is barred from the fleet.
+    #[error(
+        "agent {agent} was {} at {} by {by} ({reason}); release it to let it in again", .kind.past(), utc(*.since)
+    )]
+    #[bilrost(tag(14), message)]
+    Barred {
+        /// The agent's name.
+        #[bilrost(1)]
+        agent: String,
+        /// The kind of the bar.
+        #[bilrost(2)]
+        kind: BarKind,
+        /// When the agent was barred.
+        #[bilrost(3)]
+        since: UnixMillis,
+        /// Why.
+        #[bilrost(4)]
+        reason: String,
+        /// By whom.
+        #[bilrost(5)]
+        by: String,
+    },
+    /// A live agent with another key has this name.
+    #[error(
+        "the name {agent} belongs to a live agent that was enrolled with another key at {}; stop that agent, or give \
+         this one another name or a proof that names it",
+        utc(*.since)
+    )]
+    #[bilrost(tag(15), message)]
+    NameHeld {
+        /// The name.
+        #[bilrost(1)]
+        agent: String,
+        /// When the other key was enrolled.
+        #[bilrost(2)]
+        since: UnixMillis,
+    },
+    /// A limit of the fleet is reached.
+    #[error("the fleet has {limit} {what}, which is the limit; {remedy}")]
+    #[bilrost(tag(16), message)]
+    Full {
+        /// What there are so many of.
+        #[bilrost(1)]
+        what: String,
+        /// The limit.
+        #[bilrost(2)]
+        limit: u64,
+        /// What to do.
+        #[bilrost(3)]
+        remedy: String,
     },
 }

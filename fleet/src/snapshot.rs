@@ -2,7 +2,7 @@
 //! the state of that moment is then taken in parts, with commands applied in between.
 //!
 //! Invariants between the beginning and the end of a snapshot:
-//! - Agents and tasks are taken in the order of their numbers. All numbers below the next one were taken as they were
+//! - Agents, then tasks, then the entries of the other domains are taken in the order of their numbers. All numbers below the next one were taken as they were
 //!   at the beginning; numbers that were assigned after the beginning are never taken.
 //! - The old version of an entry that changes or is removed before it was taken is saved, once. So the version that is
 //!   saved under a number, or else the one in the state, is the version from the beginning.
@@ -15,9 +15,11 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, Fleet, Task,
+    Agent, AgentId, AuditRecord, Bar, Enrolment, Fleet, Task,
     codec::{CodecError, StateWriter},
     fleet::State,
+    identity::SpentProof,
+    numbered::{Entry, Numbered},
 };
 
 /// The snapshots that are being taken of a fleet. A clone of the fleet has none.
@@ -32,16 +34,20 @@ impl Clone for Snapshots {
 
 /// The part of the state that is not taken yet.
 #[derive(Debug)]
-struct Rest {
+pub(crate) struct Rest {
     agents: Untaken<AgentId, Agent>,
     tasks: Untaken<u64, Task>,
+    pub enrolments: Untaken<u64, Enrolment>,
+    pub bars: Untaken<u64, Bar>,
+    pub spent: Untaken<u64, SpentProof>,
+    pub records: Untaken<u64, AuditRecord>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
 
-/// The agents or tasks with numbers from `next` up to `end`, exclusive.
+/// The entries of one kind with numbers from `next` up to `end`, exclusive.
 #[derive(Debug)]
-struct Untaken<K, V> {
+pub(crate) struct Untaken<K, V> {
     next: K,
     end: K,
     /// The versions from the beginning of the snapshot; whatever is missing here has not changed since.
@@ -78,6 +84,17 @@ impl<K: Ord + Copy, V> Untaken<K, V> {
     }
 }
 
+impl<V: Entry> Untaken<u64, V> {
+    fn all(entries: &Numbered<V>) -> Self {
+        Self { next: 1, end: entries.last() + 1, saved: BTreeMap::new() }
+    }
+
+    fn take_of(&mut self, current: &Numbered<V>, limit: usize) -> Vec<Arc<V>> {
+        let taken = self.take(current.kept(), limit, |number| number + 1);
+        taken.into_iter().map(|(_, entry)| entry).collect()
+    }
+}
+
 fn lock(rest: &Mutex<Rest>) -> MutexGuard<'_, Rest> {
     rest.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -104,6 +121,11 @@ impl Snapshots {
             self.each(|rest| rest.agents.save(agent.id, agent));
         }
     }
+
+    /// Saves an entry of another domain for the snapshots, before a change or after its removal.
+    pub(crate) fn save<V: Entry>(&self, entry: &Arc<V>) {
+        self.each(|rest| V::untaken(rest).save(entry.number(), entry));
+    }
 }
 
 /// A part of a snapshot, shared with the state until it is encoded.
@@ -112,8 +134,70 @@ pub struct Part(Content);
 
 #[derive(Debug)]
 enum Content {
-    Agents(Vec<(AgentId, Arc<Agent>)>),
-    Tasks(Vec<(u64, Arc<Task>)>),
+    Agents(Vec<Arc<Agent>>),
+    Tasks(Vec<Arc<Task>>),
+    Enrolments(Vec<Arc<Enrolment>>),
+    Bars(Vec<Arc<Bar>>),
+    Spent(Vec<Arc<SpentProof>>),
+    Records(Vec<Arc<AuditRecord>>),
+}
+
+impl Content {
+    fn len(&self) -> usize {
+        match self {
+            Content::Agents(agents) => agents.len(),
+            Content::Tasks(tasks) => tasks.len(),
+            Content::Enrolments(enrolments) => enrolments.len(),
+            Content::Bars(bars) => bars.len(),
+            Content::Spent(spent) => spent.len(),
+            Content::Records(records) => records.len(),
+        }
+    }
+}
+
+/// What a snapshot takes next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Agents,
+    Tasks,
+    Enrolments,
+    Bars,
+    Spent,
+    Records,
+    End,
+}
+
+impl Stage {
+    fn next(self) -> Stage {
+        match self {
+            Stage::Agents => Stage::Tasks,
+            Stage::Tasks => Stage::Enrolments,
+            Stage::Enrolments => Stage::Bars,
+            Stage::Bars => Stage::Spent,
+            Stage::Spent => Stage::Records,
+            Stage::Records | Stage::End => Stage::End,
+        }
+    }
+
+    /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
+    fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
+        fn values<K, V>(taken: Vec<(K, V)>) -> Vec<V> {
+            taken.into_iter().map(|(_, value)| value).collect()
+        }
+        let State { agents, tasks, identity, audit_log, .. } = state;
+        Some(match self {
+            Stage::Agents => {
+                let taken = rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1));
+                Content::Agents(values(taken))
+            }
+            Stage::Tasks => Content::Tasks(values(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1))),
+            Stage::Enrolments => Content::Enrolments(rest.enrolments.take_of(&identity.enrolments, limit)),
+            Stage::Bars => Content::Bars(rest.bars.take_of(&identity.bars, limit)),
+            Stage::Spent => Content::Spent(rest.spent.take_of(&identity.spent, limit)),
+            Stage::Records => Content::Records(rest.records.take_of(&audit_log.records, limit)),
+            Stage::End => return None,
+        })
+    }
 }
 
 /// A snapshot that is being taken. Dropping it cancels it.
@@ -122,32 +206,37 @@ pub struct Snapshot {
     rest: Arc<Mutex<Rest>>,
     /// The bytes written so far.
     writer: StateWriter,
-    agents_left: usize,
-    tasks_left: usize,
-    /// Whether all agents are taken.
-    at_tasks: bool,
+    /// Number of entries that are not encoded yet.
+    left: usize,
+    stage: Stage,
 }
 
 /// Approximate size of a task in a snapshot besides its input, output and texts, bytes.
 const TASK_BYTES: usize = 384;
+/// Approximate size of an entry of another domain in a snapshot, bytes.
+const ENTRY_BYTES: usize = 192;
 
 impl Fleet {
-    /// Begins a snapshot of the current state. The cost does not grow with the number of agents or tasks.
+    /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
+            enrolments: Untaken::all(&identity.enrolments),
+            bars: Untaken::all(&identity.bars),
+            spent: Untaken::all(&identity.spent),
+            records: Untaken::all(&audit_log.records),
             retired: None,
         }));
+        let others = identity.enrolments.len() + identity.bars.len() + identity.spent.len() + audit_log.records.len();
         // Growing the buffer step by step would add about half to the cost.
-        let out = Vec::with_capacity(self.stored_bytes() as usize + tasks.kept.len() * TASK_BYTES);
+        let room = self.stored_bytes() as usize + tasks.kept.len() * TASK_BYTES + others * ENTRY_BYTES;
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
-            writer: StateWriter::begin(&self.state, out),
-            agents_left: agents.known.len(),
-            tasks_left: tasks.kept.len(),
-            at_tasks: false,
+            writer: StateWriter::begin(&self.state, Vec::with_capacity(room)),
+            left: agents.known.len() + tasks.kept.len() + others,
+            stage: Stage::Agents,
         };
         self.snapshots.0.retain(|rest| rest.strong_count() > 0);
         self.snapshots.0.push(Arc::downgrade(&rest));
@@ -164,35 +253,32 @@ impl Fleet {
 }
 
 impl Snapshot {
-    /// Takes the next part, of at most `limit` agents or tasks, from the fleet that the snapshot was begun on. Returns
-    /// `None` when everything is taken. The cost per entry is small whatever its size, because entries are shared, not
-    /// copied.
+    /// Takes the next part, of at most `limit` entries, from the fleet that the snapshot was begun on. Returns `None`
+    /// when everything is taken. The cost per entry is small whatever its size, because entries are shared, not copied.
     pub fn take(&mut self, fleet: &Fleet, limit: usize) -> Option<Part> {
         let mut rest = lock(&self.rest);
         let retired = rest.retired.clone();
         let state = &retired.as_deref().unwrap_or(fleet).state;
-        if !self.at_tasks {
-            let agents = rest.agents.take(&state.agents.known, limit, |AgentId(id)| AgentId(id + 1));
-            if !agents.is_empty() {
-                return Some(Part(Content::Agents(agents)));
+        loop {
+            let content = self.stage.take(&mut rest, state, limit)?;
+            if content.len() > 0 {
+                return Some(Part(content));
             }
-            self.at_tasks = true;
+            self.stage = self.stage.next();
         }
-        let tasks = rest.tasks.take(&state.tasks.kept, limit, |seq| seq + 1);
-        (!tasks.is_empty()).then_some(Part(Content::Tasks(tasks)))
     }
 
     /// Encodes a part. Parts must be encoded in the order in which they were taken.
     pub fn encode(&mut self, part: &Part) {
+        self.left = self.left.saturating_sub(part.0.len());
+        let writer = &mut self.writer;
         match &part.0 {
-            Content::Agents(agents) => {
-                self.agents_left = self.agents_left.saturating_sub(agents.len());
-                agents.iter().for_each(|(_, agent)| self.writer.agent(agent));
-            }
-            Content::Tasks(tasks) => {
-                self.tasks_left = self.tasks_left.saturating_sub(tasks.len());
-                tasks.iter().for_each(|(_, task)| self.writer.task(task));
-            }
+            Content::Agents(agents) => agents.iter().for_each(|agent| writer.agent(agent)),
+            Content::Tasks(tasks) => tasks.iter().for_each(|task| writer.task(task)),
+            Content::Enrolments(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Bars(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Spent(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Records(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 
@@ -201,10 +287,9 @@ impl Snapshot {
     /// # Errors
     /// Returns an error if not everything was taken and encoded.
     pub fn finish(self) -> Result<Vec<u8>, CodecError> {
-        if (self.agents_left, self.tasks_left) != (0, 0) {
-            let missing = format!("{} agents and {} tasks are missing", self.agents_left, self.tasks_left);
-            return Err(CodecError::Inconsistent(missing));
+        match self.left {
+            0 => Ok(self.writer.finish()),
+            left => Err(CodecError::Inconsistent(format!("{left} entries are missing"))),
         }
-        Ok(self.writer.finish())
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Job {
     Enter(Box<crate::agents::sessions::Entering>),
     /// Remove the pool that an agent left, if it is empty; then fill that pool and the agent's new one.
     Refill(Option<String>, Option<String>),
+    /// Forget an agent that has no session.
+    Forget(AgentId),
     /// Rank the agents by the weights of another configuration, which comes into force afterwards.
     Rerank(Box<Rerank>),
     /// Drop the entries of sets that are no longer needed, one by one.
@@ -93,6 +95,7 @@ impl Fleet {
                     jobs.push(Job::Fill(pool, None));
                 }
             }
+            Job::Forget(agent) => self.forget(agent),
             Job::Rerank(rerank) => self.rerank(rerank, jobs),
             Job::Discard(mut free) => {
                 if free.discard_one() {

@@ -6,7 +6,7 @@
 //! Once a feature is in force, commands may use it and the state may contain what it adds. Until then a command that
 //! needs it is refused, so every program that knows the version in force can read what any other program writes.
 
-use crate::{Command, Fleet, Refusal, TaskCommand};
+use crate::{AgentCommand, Command, Fleet, LossReason, Refusal, Reply, TaskCommand};
 
 /// The version of a new fleet.
 pub const FIRST_VERSION: u32 = 1;
@@ -20,7 +20,9 @@ pub fn known_version() -> u32 {
 /// A behaviour that only some versions have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feature {
-    /// A feature without any effect, for tests of upgrades.
+    /// Enrolments, bars and the audit log.
+    Identity,
+    /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
 }
@@ -28,6 +30,7 @@ pub enum Feature {
 impl Feature {
     /// All features that this build contains.
     pub const ALL: &[Feature] = &[
+        Feature::Identity,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -35,14 +38,16 @@ impl Feature {
     /// Returns the fleet version that introduces the feature.
     pub fn since(self) -> u32 {
         match self {
+            Feature::Identity => 2,
             #[cfg(feature = "trial")]
-            Feature::Trial => 2,
+            Feature::Trial => 4,
         }
     }
 
     /// Returns the feature's name, for messages.
     pub fn name(self) -> &'static str {
         match self {
+            Feature::Identity => "identity",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -55,6 +60,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
+            Feature::Identity => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -66,7 +72,53 @@ impl Command {
     pub fn feature(&self) -> Option<Feature> {
         match self {
             Command::Task(command) => command.feature(),
+            Command::Agent(AgentCommand::Lost { reason: LossReason::Barred, .. }) => Some(Feature::Identity),
+            Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
+        }
+    }
+}
+
+impl Reply {
+    /// Returns the newest feature without which no fleet gives this reply.
+    pub(crate) fn feature(&self) -> Option<Feature> {
+        match self {
+            Reply::Enrolled { .. } => Some(Feature::Identity),
+            Reply::Refused(refusal) => refusal.feature(),
+            Reply::Submitted { .. }
+            | Reply::Cancelled(_)
+            | Reply::Joined { .. }
+            | Reply::Completed
+            | Reply::Stale(_)
+            | Reply::Done
+            | Reply::PoolsSet { .. }
+            | Reply::Unreadable { .. } => None,
+        }
+    }
+}
+
+impl Refusal {
+    fn feature(&self) -> Option<Feature> {
+        match self {
+            Refusal::ProofSpent { .. }
+            | Refusal::ProofExpired { .. }
+            | Refusal::OpenEnrolmentOff
+            | Refusal::Barred { .. }
+            | Refusal::NameHeld { .. }
+            | Refusal::Full { .. } => Some(Feature::Identity),
+            Refusal::QueueFull { .. }
+            | Refusal::TooManyTasks { .. }
+            | Refusal::StorageFull { .. }
+            | Refusal::InputTooLarge { .. }
+            | Refusal::Invalid { .. }
+            | Refusal::Conflict { .. }
+            | Refusal::UnknownTask { .. }
+            | Refusal::TooManyAgents { .. }
+            | Refusal::StaleSession
+            | Refusal::Version { .. }
+            | Refusal::NotInForce { .. }
+            | Refusal::Unreadable { .. }
+            | Refusal::NoRoom { .. } => None,
         }
     }
 }

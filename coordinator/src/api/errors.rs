@@ -51,9 +51,14 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::TooManyTasks { .. }
         | Refusal::StorageFull { .. }
         | Refusal::NoRoom { .. }
-        | Refusal::TooManyAgents { .. } => Code::ResourceExhausted,
+        | Refusal::TooManyAgents { .. }
+        | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
-        Refusal::Conflict { .. } => Code::AlreadyExists,
+        Refusal::Conflict { .. } | Refusal::NameHeld { .. } => Code::AlreadyExists,
+        Refusal::ProofSpent { .. }
+        | Refusal::ProofExpired { .. }
+        | Refusal::OpenEnrolmentOff
+        | Refusal::Barred { .. } => Code::PermissionDenied,
         Refusal::UnknownTask { .. } => Code::NotFound,
         Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
             Code::FailedPrecondition

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use robeing_fleet::{AgentCommand, Command, ControlCommand, PoolCommand, TaskCommand};
+use robeing_fleet::{AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, PoolCommand, TaskCommand};
 use robeing_proto::internal::v1 as internal;
 
 /// Bytes that a sender may send in one turn. A larger request waits until the unused bytes of several turns add up.
@@ -18,11 +18,11 @@ const MAX_PASSED_OVER: u32 = 3;
 /// The priority class that a command waits in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
-    /// What keeps the fleet consistent: joins, losses, drains, health, ticks, settings.
+    /// What keeps the fleet consistent: joins, losses, drains, health, ticks, settings, and who may be in the fleet.
     Fleet,
     /// Completions of attempts, which free slots.
     Completions,
-    /// Users' commands: submissions and cancellations.
+    /// Users' commands: submissions and cancellations; and records of the audit log, which nobody waits for.
     Users,
 }
 
@@ -33,7 +33,9 @@ impl Lane {
     /// Returns the lane of this command.
     pub fn of(command: &Command) -> Self {
         match command {
-            Command::Task(TaskCommand::Submit(_)) | Command::Task(TaskCommand::Cancel { .. }) => Self::Users,
+            Command::Task(TaskCommand::Submit(_))
+            | Command::Task(TaskCommand::Cancel { .. })
+            | Command::Audit(AuditCommand::Record(_)) => Self::Users,
             Command::Task(TaskCommand::Complete(_)) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))
             | Command::Agent(AgentCommand::Lost { .. })
@@ -44,7 +46,11 @@ impl Lane {
             | Command::Control(ControlCommand::Tick)
             | Command::Control(ControlCommand::Configure(_))
             | Command::Control(ControlCommand::RaiseVersion(_))
-            | Command::Pool(PoolCommand::Set(_)) => Self::Fleet,
+            | Command::Pool(PoolCommand::Set(_))
+            | Command::Identity(IdentityCommand::Configure(_))
+            | Command::Identity(IdentityCommand::Enrol(_))
+            | Command::Identity(IdentityCommand::Bar { .. })
+            | Command::Identity(IdentityCommand::Release { .. }) => Self::Fleet,
         }
     }
 

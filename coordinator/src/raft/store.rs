@@ -61,7 +61,9 @@ impl Told {
             | Effect::Redistributed { from: agent, .. }
             | Effect::StandbyActivated { agent }
             | Effect::Recovery { agent, .. } => (None, fleet.agent(*agent)),
-            Effect::Assign { .. } | Effect::Stop { .. } | Effect::SessionEnded { .. } => (None, None),
+            Effect::Assign { .. } | Effect::Stop { .. } | Effect::SessionEnded { .. } | Effect::TrustChanged => {
+                (None, None)
+            }
         };
         Self { effect: effect.clone(), task: task.cloned(), agent: agent.cloned(), now: fleet.now() }
     }

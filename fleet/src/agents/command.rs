@@ -163,6 +163,8 @@ pub enum LossReason {
     Replaced = 2,
     /// The agent is alive but failed its health checks beyond recovery.
     Failed = 3,
+    /// The agent was barred. Needs [`Feature::Identity`](crate::Feature::Identity).
+    Barred = 4,
 }
 
 impl Fleet {

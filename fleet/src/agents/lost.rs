@@ -49,7 +49,7 @@ impl Fleet {
 
     /// Ends a session, because of a `loss` or gracefully (`None`), and schedules the requeueing and placing of the
     /// tasks that the agent held.
-    pub(super) fn end_session(
+    pub(crate) fn end_session(
         &mut self,
         id: AgentId,
         loss: Option<LossReason>,
@@ -61,7 +61,8 @@ impl Fleet {
         let active = self.active_attempts(id);
         let ended = self.change_agent(id, |agent| {
             let held = std::mem::take(&mut agent.held);
-            if loss.is_some() {
+            // That an agent was barred says nothing about how well it works.
+            if loss.is_some_and(|reason| reason != LossReason::Barred) {
                 agent.record.note_failure(active);
             }
             agent.state = AgentState::Lost;
@@ -76,6 +77,7 @@ impl Fleet {
             LossReason::Silent => "it was not heard from any more",
             LossReason::Replaced => "another process of its name joined",
             LossReason::Failed => "it failed its health checks",
+            LossReason::Barred => "it was barred from the fleet",
         });
         if let Some(reason) = loss {
             self.record_step(id, RecoveryEvent::Lost { reason }, effects);

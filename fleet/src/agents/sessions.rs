@@ -51,7 +51,7 @@ fn sorted(names: Vec<String>) -> Vec<Arc<str>> {
 
 impl Fleet {
     pub(crate) fn join(&mut self, join: AgentJoin, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
-        if let Err(refusal) = join.check().and_then(|()| self.check_pool(&join)) {
+        if let Err(refusal) = self.check_join(&join) {
             return Reply::Refused(refusal);
         }
         let known = self.indexes.agents.names.get(join.name.as_str()).copied();
@@ -76,6 +76,12 @@ impl Fleet {
             }
             None => self.join_new(join, jobs),
         }
+    }
+
+    fn check_join(&self, join: &AgentJoin) -> Result<(), Refusal> {
+        join.check()?;
+        self.check_not_barred(&join.name)?;
+        self.check_pool(join)
     }
 
     /// Refuses a join that brings a new pool when [`MAX_KEPT_POOLS`] pools are already known.

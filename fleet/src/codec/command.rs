@@ -10,7 +10,7 @@ use bilrost::{
     },
 };
 
-use crate::{AgentCommand, Command, ControlCommand, PoolCommand, TaskCommand};
+use crate::{AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, PoolCommand, TaskCommand};
 
 /// Appends a command's message.
 pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
@@ -20,6 +20,8 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Agent(command) => command.oneof_encode(out, &mut tags),
         Command::Pool(command) => command.oneof_encode(out, &mut tags),
         Command::Control(command) => command.oneof_encode(out, &mut tags),
+        Command::Identity(command) => command.oneof_encode(out, &mut tags),
+        Command::Audit(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -55,6 +57,14 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = PoolCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Pool(command));
     }
+    if IdentityCommand::FIELD_TAGS.contains(&number) {
+        let read = IdentityCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Identity(command));
+    }
+    if AuditCommand::FIELD_TAGS.contains(&number) {
+        let read = AuditCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Audit(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -69,12 +79,18 @@ mod tests {
 
     #[test]
     fn no_number_is_of_two_domains() {
-        let mut numbers =
-            [TaskCommand::FIELD_TAGS, AgentCommand::FIELD_TAGS, PoolCommand::FIELD_TAGS, ControlCommand::FIELD_TAGS]
-                .concat();
+        let mut numbers = [
+            TaskCommand::FIELD_TAGS,
+            AgentCommand::FIELD_TAGS,
+            PoolCommand::FIELD_TAGS,
+            ControlCommand::FIELD_TAGS,
+            IdentityCommand::FIELD_TAGS,
+            AuditCommand::FIELD_TAGS,
+        ]
+        .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (12, 12), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (17, 17), "{numbers:?}");
     }
 }

@@ -182,12 +182,12 @@ pub fn command_version(bytes: &[u8]) -> u32 {
 
 /// Appends an encoded reply to `out`.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
-    encode(Kind::Reply, Feature::version_of(None), reply, out);
+    encode(Kind::Reply, Feature::version_of(reply.feature()), reply, out);
 }
 
 /// Decodes a reply. Refuses `bytes` that contain anything after it.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
-    decode(Kind::Reply, bytes, |_| Feature::version_of(None))
+    decode(Kind::Reply, bytes, |reply: &Reply| Feature::version_of(reply.feature()))
 }
 
 impl Fleet {

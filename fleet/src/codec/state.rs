@@ -10,21 +10,25 @@ use bilrost::{
 
 use super::{CodecError, Kind, begin, decode};
 use crate::{
-    Agent, FleetConfig, FleetRecoveryStep, Stamp, Task,
+    Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Stamp, Task,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
     },
+    audit_log::state::AuditLog,
     fleet::{State, Totals},
+    identity::{SpentProof, state::Identity},
+    numbered::{Entry, Numbered},
     schedule::speed::KindTimes,
     tasks::state::Tasks,
 };
 
-/// The field numbers of the message.
+/// The field numbers of the message, besides those of [`Entry`].
 const HEAD: u32 = 1;
 const AGENT: u32 = 2;
 const TASK: u32 = 3;
 const RECOVERY: u32 = 4;
+const IDENTITY: u32 = 5;
 
 /// The whole state as a message, for decoding.
 #[derive(PartialEq, Eq, Message)]
@@ -38,6 +42,16 @@ struct Whole {
     tasks: Vec<Task>,
     #[bilrost(4)]
     recoveries: Vec<FleetRecoveryStep>,
+    #[bilrost(5)]
+    identity: Option<IdentityConfig>,
+    #[bilrost(6)]
+    enrolments: Vec<Enrolment>,
+    #[bilrost(7)]
+    bars: Vec<Bar>,
+    #[bilrost(8)]
+    spent: Vec<SpentProof>,
+    #[bilrost(9)]
+    records: Vec<AuditRecord>,
 }
 
 /// Everything that occurs once in the state.
@@ -72,13 +86,60 @@ struct Head {
     tasks: u64,
     #[bilrost(13)]
     recoveries: u64,
+    #[bilrost(14)]
+    identity: IdentityHead,
+    #[bilrost(15)]
+    records: NumberedHead,
+}
+
+/// What the head contains about identities.
+#[derive(PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+struct IdentityHead {
+    /// There is a configuration.
+    #[bilrost(1)]
+    is_configured: bool,
+    #[bilrost(2)]
+    enrolments: NumberedHead,
+    #[bilrost(3)]
+    bars: NumberedHead,
+    #[bilrost(4)]
+    spent: NumberedHead,
+}
+
+/// What the head contains about entries that have numbers.
+#[derive(PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+struct NumberedHead {
+    /// The highest number that was ever given.
+    #[bilrost(1)]
+    last: u64,
+    /// The number of entries that follow.
+    #[bilrost(2)]
+    kept: u64,
+}
+
+impl NumberedHead {
+    fn of<V>(entries: &Numbered<V>) -> Self {
+        Self { last: entries.last(), kept: entries.len() as u64 }
+    }
+
+    /// Returns the entries that follow the head.
+    fn with<V: Entry>(self, entries: Vec<V>) -> Result<Numbered<V>, CodecError> {
+        if entries.len() as u64 != self.kept {
+            return Err(CodecError::Inconsistent(format!("some {} are missing", V::NAME)));
+        }
+        Ok(Numbered::of(by_number(V::NAME, entries, V::number)?, self.last))
+    }
 }
 
 impl Head {
     fn of(state: &State) -> Self {
         // Without `..`, so that new fields of the state must be added here.
-        let State { version, config, now, revision, totals, tasks, agents, kinds } = state;
+        let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log } = state;
         let Tasks { kept, next_seq } = tasks;
+        let Identity { config: trusted, enrolments, bars, spent } = identity;
+        let AuditLog { records } = audit_log;
         let Agents { known, next, next_session, pools, recoveries } = agents;
         Self {
             version: *version,
@@ -94,14 +155,23 @@ impl Head {
             agents: known.len() as u64,
             tasks: kept.len() as u64,
             recoveries: recoveries.steps().count() as u64,
+            identity: IdentityHead {
+                is_configured: trusted.is_some(),
+                enrolments: NumberedHead::of(enrolments),
+                bars: NumberedHead::of(bars),
+                spent: NumberedHead::of(spent),
+            },
+            records: NumberedHead::of(records),
         }
     }
 }
 
-/// Writes a state: the head, then agents and tasks in the order of their numbers, then the recovery steps.
+/// Writes a state: the head, then agents and tasks in the order of their numbers, then the recovery steps and the
+/// configuration of identities, then the entries of the other domains in the order of their fields and numbers.
 #[derive(Debug)]
 pub(crate) struct StateWriter {
     recoveries: RecoveryLog,
+    identity: Option<Arc<IdentityConfig>>,
     /// The number of the previous field.
     last: u32,
     out: Vec<u8>,
@@ -110,11 +180,13 @@ pub(crate) struct StateWriter {
 }
 
 impl StateWriter {
-    /// Appends the head of the current state to `out`. The recovery steps are copied now, and written by
-    /// [`StateWriter::finish`] after the agents and tasks.
+    /// Appends the head of the current state to `out`. What is written after the agents and tasks but
+    /// is no entry is kept until then.
     pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
         begin(Kind::State, state.version, &mut out);
-        let mut writer = Self { recoveries: state.agents.recoveries.clone(), last: 0, out, field: Vec::new() };
+        let recoveries = state.agents.recoveries.clone();
+        let identity = state.identity.config.clone();
+        let mut writer = Self { recoveries, identity, last: 0, out, field: Vec::new() };
         writer.field(HEAD, &Head::of(state));
         writer
     }
@@ -138,11 +210,24 @@ impl StateWriter {
         self.field(TASK, task);
     }
 
-    /// Returns the bytes.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    /// Writes the next entry of another domain. No agent or task may follow.
+    pub(crate) fn entry<V: Entry>(&mut self, entry: &V) {
+        self.write_kept();
+        self.field(V::FIELD, entry);
+    }
+
+    fn write_kept(&mut self) {
         for step in std::mem::take(&mut self.recoveries).steps() {
             self.field(RECOVERY, step.as_ref());
         }
+        if let Some(identity) = self.identity.take() {
+            self.field(IDENTITY, identity.as_ref());
+        }
+    }
+
+    /// Returns the bytes.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.write_kept();
         self.out
     }
 }
@@ -152,6 +237,10 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     let mut writer = StateWriter::begin(state, out);
     state.agents.known.values().for_each(|agent| writer.agent(agent));
     state.tasks.kept.values().for_each(|task| writer.task(task));
+    state.identity.enrolments.iter().for_each(|enrolment| writer.entry(enrolment.as_ref()));
+    state.identity.bars.iter().for_each(|bar| writer.entry(bar.as_ref()));
+    state.identity.spent.iter().for_each(|spent| writer.entry(spent.as_ref()));
+    state.audit_log.records.iter().for_each(|record| writer.entry(record.as_ref()));
     writer.finish()
 }
 
@@ -169,10 +258,14 @@ fn by_number<K: Ord, V>(
 
 /// Reads a state. Doesn't check that a fleet can have this state.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
-    let Whole { head, agents, tasks, recoveries } = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
+    let whole = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
+    let Whole { head, agents, tasks, recoveries, identity, enrolments, bars, spent, records } = whole;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
         return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));
+    }
+    if head.identity.is_configured != identity.is_some() {
+        return Err(CodecError::Inconsistent("the configuration of identities is missing".to_owned()));
     }
     Ok(State {
         version: head.version,
@@ -189,5 +282,12 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
             recoveries: RecoveryLog::of(recoveries),
         },
         kinds: head.kinds,
+        identity: Identity {
+            config: identity.map(Arc::new),
+            enrolments: head.identity.enrolments.with(enrolments)?,
+            bars: head.identity.bars.with(bars)?,
+            spent: head.identity.spent.with(spent)?,
+        },
+        audit_log: AuditLog { records: head.records.with(records)? },
     })
 }

@@ -4,13 +4,68 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, CodecError, Command, Completion, ControlCommand, FIRST_VERSION, Failure,
-    FailureKind, Fleet, FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, Refusal, Reply, Role, SessionId,
-    StaleReason, Stamp, SubmitTask, TaskCommand, TaskId, TaskState, decode_command, decode_reply, encode_command,
-    encode_reply, known_version,
+    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, AuditOutcome, BarKind, CodecError, Command, Completion,
+    ControlCommand, Enrol, EnrolmentMode, FIRST_VERSION, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand,
+    IdentityConfig, LossReason, Outcome, PoolCommand, PoolShape, PoolTrust, ProofKind, Refusal, Reply, Role, SessionId,
+    StaleReason, Stamp, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer, command_version, decode_command,
+    decode_reply, encode_command, encode_reply, known_version,
 };
 
-use crate::fixture::{Trial, pooled, retry, specialist, success, task, worker};
+use crate::fixture::{Trial, enrolment, pooled, retry, specialist, success, task, worker};
+
+fn trusted() -> IdentityConfig {
+    let issuer =
+        TokenIssuer { issuer: "https://api".to_owned(), audience: "robeing".to_owned(), jwks: "{}".to_owned() };
+    let pool = PoolTrust {
+        pool: "data".to_owned(),
+        role: Role::Specialist,
+        service_accounts: vec!["default/agents".to_owned()],
+        secrets: vec![[1; 32], [2; 32]],
+    };
+    IdentityConfig {
+        bundle: "PEM".to_owned(),
+        enrolment: EnrolmentMode::Open,
+        issuers: vec![issuer],
+        pools: vec![pool],
+    }
+}
+
+fn recorded() -> Vec<AuditEntry> {
+    let entry = AuditEntry {
+        actor: "eve".to_owned(),
+        action: "message.send".to_owned(),
+        subject: "bob".to_owned(),
+        outcome: AuditOutcome::Denied,
+        detail: "spoofed".to_owned(),
+    };
+    vec![entry.clone(), AuditEntry { outcome: AuditOutcome::Allowed, ..entry }]
+}
+
+fn identity_commands() -> Vec<Command> {
+    let (agent, reason, by) = ("a".to_owned(), "it lied".to_owned(), "carol".to_owned());
+    vec![
+        Command::Identity(IdentityCommand::Configure(trusted())),
+        Command::Identity(IdentityCommand::Enrol(enrolment("a", 1, 2))),
+        Command::Identity(IdentityCommand::Enrol(Enrol {
+            role: Role::Guardian,
+            pool: None,
+            proof: ProofKind::ServiceAccount,
+            single_use: None,
+            names_agent: true,
+            ..enrolment("b", 3, 0)
+        })),
+        Command::Identity(IdentityCommand::Bar { agent: agent.clone(), kind: BarKind::Quarantined, reason, by }),
+        Command::Identity(IdentityCommand::Bar {
+            agent: "b".to_owned(),
+            kind: BarKind::Removed,
+            reason: String::new(),
+            by: String::new(),
+        }),
+        Command::Identity(IdentityCommand::Release { agent, by: "dave".to_owned() }),
+        Command::Audit(AuditCommand::Record(recorded())),
+        Command::Agent(AgentCommand::Lost { agent: AgentId(7), session: SessionId(300), reason: LossReason::Barred }),
+    ]
+}
 
 fn commands() -> Vec<Command> {
     let agent = AgentId(7);
@@ -68,6 +123,9 @@ fn commands() -> Vec<Command> {
             PoolShape { name: "mail".to_owned(), ..shape(None, 0) },
         ])),
     ]
+    .into_iter()
+    .chain(identity_commands())
+    .collect()
 }
 
 fn shape(replicas: Option<u32>, standby: u32) -> PoolShape {
@@ -97,6 +155,19 @@ fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::Unreadable { problem: "too new".to_owned() }),
         Reply::PoolsSet { revision: 300 },
         Reply::Unreadable { problem: "too new".to_owned() },
+        Reply::Enrolled { epoch: 300 },
+        Reply::Refused(Refusal::ProofSpent { agent: "a".to_owned() }),
+        Reply::Refused(Refusal::ProofExpired { expired: 300 }),
+        Reply::Refused(Refusal::OpenEnrolmentOff),
+        Reply::Refused(Refusal::Barred {
+            agent: "a".to_owned(),
+            kind: BarKind::Quarantined,
+            since: 300,
+            reason: "it lied".to_owned(),
+            by: "carol".to_owned(),
+        }),
+        Reply::Refused(Refusal::NameHeld { agent: "a".to_owned(), since: 300 }),
+        Reply::Refused(Refusal::Full { what: "bars".to_owned(), limit: 9, remedy: "wait".to_owned() }),
     ]
 }
 
@@ -137,6 +208,19 @@ fn busy() -> Trial {
     trial
 }
 
+/// A fleet of the newest version that also contains some of everything that needs it.
+fn newest() -> Trial {
+    let mut trial = busy();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+    trial.identity(IdentityCommand::Configure(trusted()));
+    trial.enrol(enrolment("a", 1, 1));
+    trial.enrol(enrolment("e", 2, 2));
+    trial.bar("d", BarKind::Quarantined);
+    trial.bar("b", BarKind::Removed);
+    trial.record(recorded());
+    trial
+}
+
 /// If this fails, logs and replies written before can no longer be read: add a new variant or format instead.
 #[test]
 fn the_bytes_of_commands_and_replies_are_what_they_always_were() {
@@ -163,6 +247,59 @@ fn the_bytes_of_a_snapshot_are_what_they_always_were() {
     trial.submit(task(2));
     trial.complete(stay, id, 1, success());
     insta::assert_snapshot!(hex(&trial.fleet.encode()));
+}
+
+#[test]
+fn the_bytes_of_a_snapshot_of_a_newer_version_are_what_they_always_were() {
+    // Without what exists only for tests of upgrades.
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(2)));
+    trial.identity(IdentityCommand::Configure(trusted()));
+    trial.enrol(enrolment("a", 1, 1));
+    trial.bar("b", BarKind::Quarantined);
+    trial.record(recorded());
+    insta::assert_snapshot!(hex(&trial.fleet.encode()));
+}
+
+#[test]
+fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
+    for command in commands() {
+        let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
+        assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
+    }
+    assert!(identity_commands().iter().all(|command| command_version(&encoded(command)) == 2));
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::Tick));
+    for command in identity_commands() {
+        let before = trial.fleet.encode();
+        let reply = trial.apply(command);
+        assert!(matches!(reply, Reply::Refused(Refusal::NotInForce { since: 2, .. })), "{reply:?}");
+        assert_eq!(trial.fleet.encode(), before, "nothing that an older program can't read");
+    }
+}
+
+/// Returns the bytes of a state in which every message of this version says that it is of the first one.
+fn as_of_the_first_version(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    // In the header; and the head's first field, after the head's key and length.
+    bytes[2] = 1;
+    let at = (5..bytes.len()).find(|at| bytes[*at] == 4 && bytes[at + 1] == known_version() as u8).expect("a version");
+    bytes[at + 1] = 1;
+    bytes
+}
+
+#[test]
+fn a_state_with_what_its_version_does_not_have_is_refused() {
+    let mut trial = Trial::newest();
+    trial.record(recorded());
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "an audit log before its version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    trial.identity(IdentityCommand::Configure(trusted()));
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "identities before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 
 #[test]
@@ -199,7 +336,7 @@ fn what_a_later_version_has_added_is_refused_and_named() {
     field.extend([7 << 2, 1]);
     newer(&field, CodecError::Unknown { what: "command", number: 2 });
     let mut version = tick.clone();
-    version[2] += 1;
+    version[2] = known_version() as u8 + 1;
     let found = known_version() + 1;
     newer(&version, CodecError::Version { what: "command", found, known: known_version() });
     let mut codec = tick;
@@ -257,7 +394,7 @@ fn pools_that_are_set_stay_so() {
 #[test]
 fn a_snapshot_of_a_newer_fleet_version_is_refused() {
     let mut bytes = busy().fleet.encode();
-    bytes[2] += 1;
+    bytes[2] = known_version() as u8 + 1;
     let version = CodecError::Version { what: "snapshot", found: known_version() + 1, known: known_version() };
     assert_eq!(Fleet::decode(&bytes).err(), Some(version));
 }
@@ -277,20 +414,24 @@ fn versions_are_raised_only_to_what_is_known() {
 
 #[test]
 fn a_snapshot_that_breaks_off_anywhere_is_refused() {
-    let bytes = busy().fleet.encode();
-    for end in 0..bytes.len() {
-        assert!(Fleet::decode(&bytes[..end]).is_err(), "cut at {end}");
+    for fleet in [busy().fleet, newest().fleet] {
+        let bytes = fleet.encode();
+        for end in 0..bytes.len() {
+            assert!(Fleet::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
     }
 }
 
 #[test]
 fn a_snapshot_with_any_byte_changed_is_refused_or_the_state_of_a_sound_fleet() {
-    let bytes = busy().fleet.encode();
-    for at in 0..bytes.len() {
-        for change in [1, 0x80, 0xff] {
-            let mut bytes = bytes.clone();
-            bytes[at] ^= change;
-            survive(&bytes);
+    for fleet in [busy().fleet, newest().fleet] {
+        let bytes = fleet.encode();
+        for at in 0..bytes.len() {
+            for change in [1, 0x80, 0xff] {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= change;
+                survive(&bytes);
+            }
         }
     }
 }
@@ -312,8 +453,10 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bytes_are_read_or_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        bytes.splice(..0, *b"C\x01\x01\x00");
+    fn any_bytes_are_read_or_refused(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..200), version in 1..=known_version() as u8,
+    ) {
+        bytes.splice(..0, [b'C', 1, version, 0]);
         if let Ok(command) = decode_command(&bytes) {
             prop_assert_eq!(encoded(&command), bytes.clone(), "there is only one encoding");
             Trial::new().apply(command);

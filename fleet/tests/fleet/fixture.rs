@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, Command, Completion, ControlCommand, Effect, Failure, FailureKind, Fleet,
-    FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
-    Stamp, SubmitTask, Task, TaskCommand, TaskId, TaskState,
+    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BarKind, Command, Completion, ControlCommand, Effect,
+    Enrol, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand, LossReason, Outcome, PoolCommand, PoolShape,
+    ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse, Stamp, SubmitTask, Task, TaskCommand,
+    TaskId, TaskState, known_version,
 };
 
 pub struct Trial {
@@ -52,6 +53,19 @@ pub fn pooled(name: &str, replicas: Option<u32>, standby: u32) -> AgentJoin {
     AgentJoin { pool: Some(PoolShape { name: "data".to_owned(), replicas, standby }), ..worker(name) }
 }
 
+/// Returns the enrolment of a worker of the pool `data` by a token that can be used once.
+pub fn enrolment(agent: &str, key: u8, proof: u8) -> Enrol {
+    Enrol {
+        agent: agent.to_owned(),
+        role: Role::Worker,
+        pool: Some("data".to_owned()),
+        key: [key; 32],
+        proof: ProofKind::JoinToken,
+        single_use: Some(SingleUse { id: [proof; 32], expires: 2_000_000 }),
+        names_agent: false,
+    }
+}
+
 pub fn retry(max_attempts: u32) -> Option<RetryPolicy> {
     Some(RetryPolicy { max_attempts, ..RetryPolicy::default() })
 }
@@ -93,6 +107,13 @@ impl Trial {
         Trial { fleet: Fleet::new(config), now: 1_000_000, wall_ahead: 0, effects: Vec::new() }
     }
 
+    /// Returns a fleet of the newest version.
+    pub fn newest() -> Trial {
+        let mut trial = Trial::new();
+        trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+        trial
+    }
+
     pub fn stamp(&self) -> Stamp {
         Stamp { fleet: self.now, wall: self.now.saturating_add_signed(self.wall_ahead) }
     }
@@ -117,6 +138,30 @@ impl Trial {
             Reply::Submitted { task, .. } => task,
             other => panic!("not accepted: {other:?}"),
         }
+    }
+
+    pub fn identity(&mut self, command: IdentityCommand) -> Reply {
+        self.apply(Command::Identity(command))
+    }
+
+    pub fn enrol(&mut self, enrol: Enrol) -> u64 {
+        match self.identity(IdentityCommand::Enrol(enrol)) {
+            Reply::Enrolled { epoch } => epoch,
+            other => panic!("not enrolled: {other:?}"),
+        }
+    }
+
+    pub fn bar(&mut self, agent: &str, kind: BarKind) -> Reply {
+        let (agent, reason, by) = (agent.to_owned(), "it lied".to_owned(), "carol".to_owned());
+        self.identity(IdentityCommand::Bar { agent, kind, reason, by })
+    }
+
+    pub fn release(&mut self, agent: &str) -> Reply {
+        self.identity(IdentityCommand::Release { agent: agent.to_owned(), by: "dave".to_owned() })
+    }
+
+    pub fn record(&mut self, entries: Vec<AuditEntry>) -> Reply {
+        self.apply(Command::Audit(AuditCommand::Record(entries)))
     }
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {

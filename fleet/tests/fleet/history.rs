@@ -1,200 +1,24 @@
-//! Generated histories: what may happen to a fleet, and the checks after every step.
+//! A history of a fleet: applies generated steps, with the checks after every one.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use proptest::prelude::*;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AgentState, Command, Completion, ControlCommand, Counts, Effect, Failure,
-    FailureKind, Fleet, FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply,
-    RetryPolicy, Role, SessionId, Stamp, SubmitTask, Task, TaskCommand, TaskId, TaskState, Weights,
-    limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS},
+    AgentCommand, AgentId, AgentState, Command, Completion, ControlCommand, Counts, Effect, Fleet, FleetConfig,
+    LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply, SessionId, Stamp, Task,
+    TaskCommand, TaskId, TaskState,
+    limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS, SPENT_PROOF_GRACE_MS},
 };
 
 use crate::{
     life,
     naive::{self, Wanted},
+    ops::{Lie, Op},
+    trust::Twin,
 };
-
-pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
-const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
-
-/// How a completion is falsified.
-#[derive(Clone, Copy, Debug)]
-pub enum Lie {
-    None,
-    Session,
-    Attempt,
-    Agent,
-    /// It is for an attempt that was assigned earlier.
-    Old,
-}
-
-/// One step. Numbers are taken modulo the number of candidates.
-#[derive(Clone, Debug)]
-pub enum Op {
-    Submit(SubmitTask),
-    Cancel(u16),
-    Join(AgentJoin),
-    Lose(u16, bool),
-    Drain(u16),
-    Leave(u16),
-    Unhealthy(u16, bool),
-    Healthy(u16, bool),
-    Complete(u16, Outcome, Lie),
-    Tick,
-    Configure(FleetConfig),
-    Raise(u32),
-    SetPools(Vec<PoolShape>),
-}
 
 fn changes_state(event: &RecoveryEvent) -> bool {
     use RecoveryEvent::{Lost, Readmitted, Unhealthy};
     matches!(event, Unhealthy { .. } | Lost { .. } | Readmitted { .. })
-}
-
-fn name_of(n: u8) -> String {
-    format!("agent-{n}")
-}
-
-prop_compose! {
-    fn submission()(
-        id in 0..40u128, kind in 0..4usize, size in 0..64usize, priority in 0..12u8,
-        deadline_in in prop::option::weighted(0.2, 0..20_000u64),
-        delay in prop::option::weighted(0.2, 0..5_000u64),
-        attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
-        attempts in 0..4u32, backoff in 0..500u64,
-        (role, skill, key, ttl) in (
-            prop::option::weighted(0.2, 0..4usize),
-            prop::option::weighted(0.2, 0..4usize),
-            prop::option::weighted(0.2, 0..6u8),
-            prop::option::weighted(0.5, 0..5_000u64),
-        ),
-    ) -> SubmitTask {
-        SubmitTask {
-            priority,
-            deadline_in,
-            delay,
-            attempt_timeout,
-            retry: Some(RetryPolicy {
-                max_attempts: attempts,
-                initial_backoff: backoff,
-                max_backoff: 2_000,
-                multiplier_percent: 150,
-            }),
-            required_role: role.map(|r| ROLES[r]),
-            required_specialization: skill.map(|s| KINDS[s].to_owned()),
-            idempotency_key: key.map(|k| format!("key-{k}")),
-            result_ttl: ttl,
-            submitter: "history".to_owned(),
-            ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
-        }
-    }
-}
-
-prop_compose! {
-    fn joining()(
-        name in 0..9u8, incarnation in 0..3u64, role in 0..6usize, skills in prop::collection::vec(0..4usize, 0..3),
-        slots in 0..4u32, pool in prop::option::of((0..2u8, prop::option::of(0..4u32), 0..3u32)),
-    ) -> AgentJoin {
-        AgentJoin {
-            name: name_of(name),
-            incarnation,
-            role: *ROLES.get(role).unwrap_or(&Role::Worker),
-            pool: pool.map(|(n, replicas, standby)| PoolShape { name: format!("pool-{n}"), replicas, standby }),
-            specializations: skills.into_iter().map(|s| KINDS[s].to_owned()).collect(),
-            slots,
-            address: "127.0.0.1:1".to_owned(),
-        process: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 1))),
-            pid: 1,
-            version: "1".to_owned(),
-        }
-    }
-}
-
-fn outcome() -> impl Strategy<Value = Outcome> {
-    let kinds =
-        prop::sample::select(vec![FailureKind::Exit, FailureKind::TimedOut, FailureKind::Deadline, FailureKind::Http]);
-    let asked = prop_oneof![3 => Just(0), 1 => 1..3_000u64, 1 => Just(u64::MAX)];
-    let failed = (kinds, prop::bool::weighted(0.8), asked).prop_map(|(kind, retryable, retry_after_ms)| {
-        Outcome::Failed(Failure {
-            kind,
-            message: "no".to_owned(),
-            code: Some(1),
-            stderr_tail: String::new(),
-            retryable,
-            retry_after_ms,
-        })
-    });
-    prop_oneof![
-        4 => prop::collection::vec(any::<u8>(), 0..4).prop_map(|v| Outcome::Succeeded(v.into())),
-        3 => failed,
-        1 => Just(Outcome::Stopped),
-        1 => Just(Outcome::HandedBack),
-    ]
-}
-
-prop_compose! {
-    fn configuration()(
-        specialization in -1..60i32, load in -20..5i32, performance in -5..30i32,
-        max_queued in 0..30u32, max_tasks in 5..40u32, max_bytes in 0..200u64, lost_agent_ttl in 0..20_000u64,
-    ) -> FleetConfig {
-        FleetConfig {
-            weights: Weights { specialization, load, performance },
-            result_ttl: 3_000,
-            max_queued, max_tasks, max_bytes, lost_agent_ttl,
-            ..FleetConfig::default()
-        }
-    }
-}
-
-/// Shapes that sometimes repeat a name, which is refused, or name a pool that no agent joins.
-fn pools() -> impl Strategy<Value = Vec<PoolShape>> {
-    let shape = (0..3u8, prop::option::weighted(0.8, 0..5u32), 0..3u32);
-    let shape = shape.prop_map(|(n, replicas, standby)| PoolShape { name: format!("pool-{n}"), replicas, standby });
-    prop::collection::vec(shape, 0..3)
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let lie = prop::sample::select(vec![
-        Lie::None,
-        Lie::None,
-        Lie::None,
-        Lie::None,
-        Lie::None,
-        Lie::Session,
-        Lie::Attempt,
-        Lie::Agent,
-        Lie::Old,
-        Lie::Old,
-    ]);
-    prop_oneof![
-        30 => submission().prop_map(Op::Submit),
-        4 => any::<u16>().prop_map(Op::Cancel),
-        12 => joining().prop_map(Op::Join),
-        4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Lose(n, right)),
-        2 => any::<u16>().prop_map(Op::Drain),
-        2 => any::<u16>().prop_map(Op::Leave),
-        4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Unhealthy(n, right)),
-        4 => (any::<u16>(), any::<bool>()).prop_map(|(n, readmit)| Op::Healthy(n, readmit)),
-        30 => (any::<u16>(), outcome(), lie).prop_map(|(n, o, l)| Op::Complete(n, o, l)),
-        8 => Just(Op::Tick),
-        1 => configuration().prop_map(Op::Configure),
-        1 => (0..3u32).prop_map(Op::Raise),
-        3 => pools().prop_map(Op::SetPools),
-    ]
-}
-
-/// Steps, each with the milliseconds that pass before it (negative: a new leader's clock is behind).
-pub fn steps() -> impl Strategy<Value = Vec<(i64, Op)>> {
-    let passing = prop_oneof![
-        6 => Just(0i64),
-        6 => 1..200i64,
-        2 => 200..6_000i64,
-        1 => -500..0i64,
-        1 => 6_000..40_000i64,
-    ];
-    prop::collection::vec((passing, op()), 1..120)
 }
 
 /// A fleet, its log, and what the checks must remember about it.
@@ -216,6 +40,8 @@ pub struct History {
     set: Vec<PoolShape>,
     /// All recovery steps so far.
     recovered: Vec<(AgentId, RecoveryStep)>,
+    /// What the other domains should contain.
+    twin: Twin,
 }
 
 impl History {
@@ -223,7 +49,8 @@ impl History {
         History {
             fleet: Fleet::new(FleetConfig::default()),
             log: Vec::new(),
-            now: Stamp::at(1_000_000),
+            // Some of the generated proofs expired so long ago that they are forgotten soon.
+            now: Stamp { fleet: 1_000_000, wall: 1_000_000 + SPENT_PROOF_GRACE_MS },
             before: life::Before::default(),
             known: BTreeMap::new(),
             assigned: Vec::new(),
@@ -232,6 +59,7 @@ impl History {
             accepted_results: 0,
             set: Vec::new(),
             recovered: Vec::new(),
+            twin: Twin::default(),
         }
     }
 
@@ -354,6 +182,7 @@ impl History {
             Op::Configure(config) => Command::Control(ControlCommand::Configure(config.clone())),
             Op::Raise(version) => Command::Control(ControlCommand::RaiseVersion(*version)),
             Op::SetPools(shapes) => Command::Pool(PoolCommand::Set(shapes.clone())),
+            Op::Other(command) => command.clone(),
         }
     }
 
@@ -395,6 +224,7 @@ impl History {
         let reply = self.fleet.apply(self.now, command.clone(), &mut effects);
         self.check(revision, &effects);
         life::check(&self.before, &self.fleet, &command, &reply, &effects);
+        self.twin.check(&self.before, &self.fleet, (&command, &reply), &effects);
         (reply, effects)
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use robeing_fleet::{
-    Agent, AgentCommand, AgentId, AgentState, Attempt, AttemptEnd, Command, ControlCommand, Effect, Failure,
-    FailureKind, Fleet, Reply, Role, Task, TaskState,
+    Agent, AgentCommand, AgentId, AgentState, Attempt, AttemptEnd, BarKind, Command, ControlCommand, Effect, Failure,
+    FailureKind, Fleet, IdentityCommand, LossReason, Reply, Role, Task, TaskState,
     limits::{ATTEMPT_GRACE_MS, MAX_FREE_HAND_BACKS, MAX_RETRY_AFTER_MS},
 };
 
@@ -158,6 +158,7 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
         Command::Agent(AgentCommand::Lost { .. })
             | Command::Agent(AgentCommand::Left { .. })
             | Command::Agent(AgentCommand::Joined(_))
+            | Command::Identity(IdentityCommand::Bar { .. })
     );
     let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
     let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
@@ -196,17 +197,18 @@ fn moved(success: u32, sample: i64) -> u32 {
     (success + (sample - success) / 8) as u32
 }
 
-/// Checks that results, failures, timeouts and losses count for an agent, and that deadlines, cancellations and
-/// hand-backs do not.
+/// Checks that results, failures, timeouts and losses count for an agent, and that deadlines, cancellations, hand-backs
+/// and bars do not.
 fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
     let (mut succeeded, mut failed, mut lost) = (0, 0, 0);
+    let barred = agent.lost.is_some_and(|loss| loss.reason == LossReason::Barred);
     for attempt in ends.iter().filter(|attempt| attempt.agent == agent.id) {
         match attempt.end {
             Some(AttemptEnd::Succeeded) => succeeded += 1,
             Some(AttemptEnd::Failed | AttemptEnd::TimedOut) => {
                 failed += u64::from(failure_of(attempt).kind != FailureKind::Deadline);
             }
-            Some(AttemptEnd::Lost) => lost += 1,
+            Some(AttemptEnd::Lost) => lost += u64::from(!barred),
             _ => {}
         }
     }
@@ -247,7 +249,8 @@ fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Atte
             None => {
                 let left = matches!(command, Command::Agent(AgentCommand::Left { agent, .. }) if agent == id);
                 let due = was.lost.is_some_and(|loss| loss.forget_at <= now);
-                assert!(left || due, "{} is forgotten", was.name);
+                let removed = fleet.bar_of(&was.name).is_some_and(|bar| bar.kind == BarKind::Removed);
+                assert!(left || due || removed, "{} is forgotten", was.name);
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Tests of the state machine through its public API, in one test binary.
 
 mod attempts;
+mod audit_log;
 mod codec;
 mod fixture;
 mod histories;
 mod history;
+mod identity;
 mod life;
 mod limits;
 mod naive;
+mod ops;
 mod pools;
 mod queries;
 mod recovery;
@@ -16,3 +19,4 @@ mod sessions;
 mod standby;
 mod submission;
 mod timers;
+mod trust;

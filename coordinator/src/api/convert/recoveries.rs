@@ -59,5 +59,6 @@ pub fn loss_reason(reason: LossReason) -> &'static str {
         LossReason::Silent => "no heartbeat for the session timeout",
         LossReason::Replaced => "another process of its name joined",
         LossReason::Failed => "it failed its health checks",
+        LossReason::Barred => "it was barred from the fleet",
     }
 }
